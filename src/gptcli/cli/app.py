@@ -1,0 +1,61 @@
+"""The `gptcli` command: the verbs assembled, and errors turned into one line and an exit code.
+
+Importing this module must stay cheap (`gptcli --help` in a quarter of a second): verbs import what they run inside
+their functions.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from gptcli import __version__
+
+app = typer.Typer(
+    name="gptcli",
+    help="Train a GPT on your own text, generate from it, and know honestly how good it is.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"gptcli {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    if debug:
+        os.environ["GPTCLI_DEBUG"] = "1"
+
+
+def main() -> None:
+    """Run the command; every error a user can cause ends in one line on stderr and its exit code."""
+    from gptcli.errors import GptcliError
+
+    try:
+        app()
+    except GptcliError as error:
+        if os.environ.get("GPTCLI_DEBUG"):
+            raise
+        print(f"gptcli: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("gptcli: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of stdout went away (`gptcli generate run | head`): that is how pipes end, not an error.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)

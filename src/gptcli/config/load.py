@@ -1,0 +1,218 @@
+"""Reading, merging and validating configuration, with errors that name the key, where it was set, and the nearest key.
+
+Files merge left to right, then each `--set key=value`. A table with a `name` (a tagged union such as `[optim]`) whose
+name changes starts afresh, since the fields of one optimizer mean nothing to another.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import UnionType
+from typing import Any, TypeVar
+
+import pydantic
+import tomli_w
+
+from gptcli.config.base import Config
+from gptcli.errors import ConfigError, StorageError
+
+MAX_CONFIG_BYTES = 1_000_000
+ConfigType = TypeVar("ConfigType", bound=Config)
+
+
+@dataclass(frozen=True)
+class RawConfig:
+    """Nested values as they were written, and for every leaf key (dotted) the place that set it."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    origins: dict[str, str] = field(default_factory=dict)
+
+
+def read_toml(path: Path) -> RawConfig:
+    """Read one TOML file.
+
+    Raises:
+        StorageError: the file cannot be read.
+        ConfigError: it is not TOML, or larger than any config is.
+    """
+    try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise ConfigError(f"{path} is larger than {MAX_CONFIG_BYTES:,} bytes", "a config file is a short TOML file")
+        values = tomllib.loads(path.read_bytes().decode())
+    except OSError as error:
+        raise StorageError(f"cannot read config {path}: {error.strerror}", "check the path") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path} is not a TOML file: {error}") from error
+    return with_origin(values, str(path))
+
+
+def parse_assignment(text: str) -> RawConfig:
+    """`a.b=c` -> {"a": {"b": c}}; the value is read as TOML and otherwise taken as a string."""
+    key, equals, value = text.partition("=")
+    parts = [part.strip() for part in key.split(".")]
+    if not equals or not all(parts):
+        raise ConfigError(f"--set {text!r} is not an assignment", "write --set section.key=value")
+    try:
+        parsed = tomllib.loads(f"value = {value}")
+        leaf = parsed["value"] if set(parsed) == {"value"} else value
+    except (tomllib.TOMLDecodeError, RecursionError):
+        leaf = value.strip()
+    nested: dict[str, Any] = {parts[-1]: leaf}
+    for part in reversed(parts[:-1]):
+        nested = {part: nested}
+    return with_origin(nested, "--set")
+
+
+def with_origin(values: Mapping[str, Any], origin: str) -> RawConfig:
+    """Mark every leaf of `values` as set by `origin`."""
+    return RawConfig(dict(values), {key: origin for key in leaf_keys(values)})
+
+
+def leaf_keys(values: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """The dotted names of all leaves of nested tables."""
+    keys = []
+    for name, value in values.items():
+        keys.extend(leaf_keys(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [f"{prefix}{name}"])
+    return keys
+
+
+def merge(*configs: RawConfig) -> RawConfig:
+    """Merge left to right: a later leaf replaces an earlier one, tables merge, a table of another `name` starts afresh."""
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for config in configs:
+        values = merge_tables(values, config.values)
+        origins.update(config.origins)
+    present = set(leaf_keys(values))
+    return RawConfig(values, {key: origin for key, origin in origins.items() if key in present})
+
+
+def merge_tables(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    if "name" in old and "name" in new and old["name"] != new["name"]:
+        return dict(new)
+    merged = dict(old)
+    for key, value in new.items():
+        both_tables = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = merge_tables(merged[key], value) if both_tables else value
+    return merged
+
+
+def validate(kind: type[ConfigType], raw: RawConfig) -> ConfigType:
+    """Build the frozen config, or raise one ConfigError that names the first wrong key, its place and the remedy."""
+    raw = RawConfig(with_default_names(kind, raw.values), raw.origins)
+    try:
+        return kind.model_validate(arrays_as_tuples(raw.values))
+    except pydantic.ValidationError as error:
+        raise explain(kind, raw, error) from error
+
+
+def with_default_names(kind: type[Config], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Give every tagged-union table that names no member the name of its default, so that `optim.lr=1` suffices."""
+    named = dict(values)
+    for key, value in values.items():
+        if not isinstance(value, Mapping) or key not in kind.model_fields:
+            continue
+        information = kind.model_fields[key]
+        default = information.get_default(call_default_factory=True)
+        if "name" not in value and isinstance(default, Config) and "name" in type(default).model_fields:
+            value = {"name": default.name, **value}
+        member = member_named(information.annotation, value.get("name"))
+        named[key] = with_default_names(member, value) if member else value
+    return named
+
+
+def arrays_as_tuples(value: Any) -> Any:
+    """Configs are frozen, so TOML's arrays become tuples; keys and other values stay as they are."""
+    if isinstance(value, Mapping):
+        return {key: arrays_as_tuples(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(arrays_as_tuples(item) for item in value)
+    return value
+
+
+def explain(kind: type[Config], raw: RawConfig, error: pydantic.ValidationError) -> ConfigError:
+    """The first of pydantic's errors in one line: where it was set, which key, what is wrong, the nearest valid key."""
+    details = error.errors(include_url=False)
+    first = next((detail for detail in details if detail["type"] == "extra_forbidden"), details[0])
+    path = key_path(first["loc"], raw.values)
+    key = ".".join(path)
+    place = raw.origins.get(key) or next((o for k, o in raw.origins.items() if k.startswith(f"{key}.") or not key), "")
+    where = f"{place}: " if place else ""
+    if first["type"] == "extra_forbidden":
+        known = known_keys(kind, path[:-1], raw.values)
+        return ConfigError(f"{where}unknown key {key!r}", suggest(path[-1], path[:-1], known))
+    if first["type"].startswith("union_tag"):
+        expected = first.get("ctx", {}).get("expected_tags", "")
+        return ConfigError(f"{where}{key}.name must be one of {expected}" if key else f"{where}{first['msg']}")
+    if first["type"] == "value_error":
+        message = str(first["ctx"]["error"])
+        return ConfigError(f"{where}{key}: {message}" if key else f"{where}{message}")
+    given = first["input"]
+    shown = "" if isinstance(given, Mapping) else f", not {given!r}"
+    return ConfigError(f"{where}{key}: {lower_first(first['msg'])}{shown}")
+
+
+def key_path(location: tuple[int | str, ...], values: Mapping[str, Any]) -> list[str]:
+    """pydantic's location without the union tags that it puts between the keys."""
+    path: list[str] = []
+    current: Any = values
+    for position, part in enumerate(location):
+        is_last = position == len(location) - 1
+        if isinstance(current, Mapping) and part not in current and not is_last:
+            continue
+        path.append(str(part))
+        current = current.get(part) if isinstance(current, Mapping) else None
+    return path
+
+
+def known_keys(kind: Any, path: list[str], values: Mapping[str, Any]) -> list[str]:
+    """The valid keys of the section at `path`, following the `name` that a tagged union was given."""
+    section = kind
+    current: Any = values
+    for part in path:
+        current = current.get(part, {}) if isinstance(current, Mapping) else {}
+        section = section.model_fields[part].annotation if part in getattr(section, "model_fields", {}) else None
+        section = member_named(section, current.get("name") if isinstance(current, Mapping) else None)
+    return list(getattr(section, "model_fields", {}))
+
+
+def member_named(annotation: Any, name: str | None) -> Any:
+    """The config class that `annotation` stands for; of a union the one whose `name` is as given."""
+    members = [m for m in union_members(annotation) if isinstance(m, type) and issubclass(m, Config)]
+    for member in members:
+        tag = member.model_fields.get("name")
+        if tag is not None and name in typing.get_args(tag.annotation):
+            return member
+    return members[0] if members else None
+
+
+def union_members(annotation: Any) -> list[Any]:
+    """The members of a (possibly annotated) union, or the annotation itself."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        return union_members(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) in (typing.Union, UnionType):
+        return [inner for member in typing.get_args(annotation) for inner in union_members(member)]
+    return [annotation]
+
+
+def suggest(wrong: str, path: list[str], known: list[str]) -> str:
+    close = difflib.get_close_matches(wrong, known, n=1, cutoff=0.5)
+    prefix = "".join(f"{part}." for part in path)
+    if close:
+        return f"did you mean {prefix + close[0]!r}?"
+    section = ".".join(path) or "the top level"
+    return f"the keys of {section} are {', '.join(known)}" if known else f"{section} has no keys"
+
+
+def lower_first(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+def dump_toml(config: Config) -> str:
+    """The config as TOML; keys whose value is none are left out, since TOML has no null."""
+    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))

@@ -1,0 +1,109 @@
+"""What the command says to the person: stderr is talk, stdout is data. A tqdm bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+
+def say(message: str = "") -> None:
+    """Print one message to stderr, above a progress bar if one is shown."""
+    bar = Progress.active
+    if bar is not None and bar.bar is not None:
+        bar.bar.write(message, file=sys.stderr)
+    else:
+        print(message, file=sys.stderr, flush=True)
+
+
+class Progress:
+    """Progress of a long piece of work, on stderr.
+
+    On a terminal it is a tqdm bar; elsewhere one plain line every `interval` seconds, so that a log file stays
+    readable. Use as a context manager; `update(n, **figures)` advances by n and shows the figures beside the rate.
+    """
+
+    active: Progress | None = None
+
+    def __init__(
+        self,
+        description: str,
+        total: int | None = None,
+        *,
+        unit: str = "it",
+        initial: int = 0,
+        interval: float = 10.0,
+        scale: bool = False,
+    ) -> None:
+        self.description, self.total, self.unit, self.interval = description, total, unit, interval
+        self.count, self.initial, self.scale = initial, initial, scale
+        self.figures: dict[str, str] = {}
+        self.bar = None
+
+    def __enter__(self) -> Self:
+        self.began = self.said = time.monotonic()
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self.bar = tqdm(
+                total=self.total,
+                initial=self.initial,
+                desc=self.description,
+                unit=self.unit,
+                unit_scale=self.scale,
+                dynamic_ncols=True,
+                file=sys.stderr,
+                leave=False,
+            )
+        Progress.active = self
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        Progress.active = None
+        if self.bar is not None:
+            self.bar.close()
+
+    def update(self, n: int = 1, **figures: str) -> None:
+        self.count += n
+        self.figures.update(figures)
+        if self.bar is not None:
+            if figures:
+                self.bar.set_postfix(self.figures, refresh=False)
+            self.bar.update(n)
+        elif time.monotonic() - self.said >= self.interval:
+            self.said = time.monotonic()
+            print(self.line(), file=sys.stderr, flush=True)
+
+    def line(self) -> str:
+        """The plain line: `train 120/2000 step, 14 s gone, 220 s left, loss 2.31`."""
+        gone = time.monotonic() - self.began
+        done = self.count - self.initial
+        amount = f"{self.count:,}/{self.total:,}" if self.total else f"{self.count:,}"
+        parts = [f"{self.description} {amount} {self.unit}", f"{duration(gone)} gone"]
+        if self.total and done:
+            parts.append(f"{duration(gone / done * (self.total - self.count))} left")
+        return ", ".join(parts + [f"{name} {value}" for name, value in self.figures.items()])
+
+
+def duration(seconds: float) -> str:
+    """A duration for people: `0.8 s`, `42 s`, `3 min 20 s`, `5 h 12 min`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"
+
+
+def size(count: float, unit: str = "B") -> str:
+    """A count for people in powers of 1000: `1.12 MB`, `124 M`."""
+    for prefix in ("", "k", "M", "G", "T"):
+        if abs(count) < 1000:
+            digits = f"{count:.0f}" if prefix == "" else f"{count:.3g}"
+            return f"{digits} {prefix}{unit}".rstrip()
+        count /= 1000
+    return f"{count:.3g} P{unit}"

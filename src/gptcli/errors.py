@@ -1,0 +1,74 @@
+"""Every error that a user can cause, and the exit code it ends the command with.
+
+    GptcliError                 1   (never raised itself)
+    ├── UsageError              2   the command line asks for something impossible
+    │   └── ConfigError         2   a config file or a --set value is wrong
+    ├── DataError               3   a corpus, a prompt or a shard cannot be used
+    │   └── TokenizerError      3   a tokenizer cannot be read, trained, or represent a text
+    ├── CheckpointError         4   a run or model directory is missing, damaged or of another kind
+    ├── StorageError            5   the disk is full, or a path cannot be read or written
+    ├── DivergedError           6   the loss stopped being a number
+    ├── OutOfMemoryError        7   the model or batch does not fit
+    └── Stopped           130/143   SIGINT or SIGTERM, after saving
+
+The message is one line that names the thing and the remedy; the command line prints it without a traceback
+(`--debug` shows one).
+"""
+
+from __future__ import annotations
+
+
+class GptcliError(Exception):
+    """One line for the user: what is wrong, then `remedy`, what to do about it."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        text = f"{message}; {remedy}" if remedy else message
+        super().__init__(" ".join(text.split()))
+
+
+class UsageError(GptcliError):
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    pass
+
+
+class DataError(GptcliError):
+    exit_code = 3
+
+
+class TokenizerError(DataError):
+    pass
+
+
+class CheckpointError(GptcliError):
+    exit_code = 4
+
+
+class StorageError(GptcliError):
+    exit_code = 5
+
+
+class DivergedError(GptcliError):
+    exit_code = 6
+
+
+class OutOfMemoryError(GptcliError):
+    exit_code = 7
+
+
+class Stopped(GptcliError):
+    """The run was asked to stop and has saved; `signum` decides the exit code (128 + signal number)."""
+
+    def __init__(self, message: str, signum: int, remedy: str = "") -> None:
+        super().__init__(message, remedy)
+        self.signum = signum
+        self.exit_code = 128 + signum
+
+
+def missing_extra(package: str, extra: str, purpose: str) -> UsageError:
+    """The error for a feature whose optional dependency is not installed."""
+    return UsageError(f"{purpose} needs {package}, which is not installed", f"pip install 'gptcli[{extra}]'")

@@ -1,0 +1,33 @@
+"""Fixtures that every test may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The project's checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Reference corpora and tokenizers beside the checkout; a newcomer has none, CI must have them."""
+    folder = ROOT.parent / "shared"
+    if not (folder / "corpora").is_dir():
+        if os.environ.get("CI"):
+            pytest.fail(f"{folder} is missing: the reference corpora must lie beside the checkout in CI")
+        pytest.skip("the reference corpora (../shared) are not beside this checkout")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or fills the user's own cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
