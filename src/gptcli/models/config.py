@@ -1,0 +1,116 @@
+"""The shape of a GPT, as a config of slots. Knows no tensors: importing it does not import torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from gptcli.config import Config
+
+GATED_MLPS = ("swiglu", "geglu")
+
+
+class ModelConfig(Config):
+    """`[model]`: one decoder-only Transformer, assembled from slots. The defaults are Qwen3's architecture, small."""
+
+    vocab_size: int = Field(default=0, ge=0)
+    """Number of token ids; 0 takes it from the tokenizer."""
+    context_length: int = Field(default=256, ge=1)
+    """Longest sequence, in tokens, that the model is trained on and made for."""
+    n_layer: int = Field(default=4, ge=1)
+    """Number of Transformer blocks."""
+    n_head: int = Field(default=4, ge=1)
+    """Number of attention (query) heads in a block."""
+    n_kv_head: int | None = Field(default=None, ge=1)
+    """Number of key and value heads: n_head is multi-head (the default), fewer is grouped-query, 1 is multi-query."""
+    n_embd: int = Field(default=128, ge=1)
+    """Width of the residual stream."""
+    head_dim: int | None = Field(default=None, ge=1)
+    """Width of one attention head; n_embd / n_head by default."""
+    intermediate_size: int | None = Field(default=None, ge=1)
+    """Hidden width of the MLP; by default 4 n_embd, and for gated MLPs 8/3 n_embd rounded up to a multiple of 32."""
+    norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
+    """Normalisation before attention, before the MLP and at the end."""
+    norm_eps: float = Field(default=1e-6, gt=0)
+    """Small number that keeps a normalisation from dividing by zero."""
+    position: Literal["rope", "learned", "none"] = "rope"
+    """How tokens know their place: rotary embedding, a learned vector for each position, or not at all."""
+    rope_theta: float = Field(default=10000.0, gt=0)
+    """Base of RoPE's wavelengths; longer contexts use a larger one."""
+    rotary_fraction: float = Field(default=1.0, gt=0, le=1)
+    """Part of each head that RoPE turns; 1 is all of it."""
+    mlp: Literal["swiglu", "geglu", "gelu", "gelu_tanh", "relu2"] = "swiglu"
+    """Feed-forward network: gated (swiglu, geglu) or plain (gelu, gelu_tanh as in GPT-2, relu2)."""
+    qk_norm: bool = True
+    """Whether queries and keys are RMS-normalised in each head, which keeps attention stable at high learning rates."""
+    bias: bool = False
+    """Whether linear layers and layer norms have biases."""
+    tie_embeddings: bool = True
+    """Whether the output projection shares the token embedding's weights."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Probability to drop an embedding, an attention weight or a block's output while training."""
+    parallel_residual: bool = False
+    """Whether attention and MLP read the same input and are added together (GPT-NeoX) instead of one after the other."""
+    logit_softcap: float | None = Field(default=None, gt=0)
+    """Bound c on the logits, which become c tanh(logits / c) (Gemma 2); none leaves them free."""
+    window_pattern: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Attention windows, cycled over the layers: 0 sees everything before, w the token itself and the w - 1 before it."""
+    attention: Literal["fast", "reference"] = "fast"
+    """Attention through torch's fused kernels, or by the plain formula, slower, to check the other against."""
+    init_std: float = Field(default=0.02, gt=0)
+    """Standard deviation of the initial weights; those that write to the residual stream are scaled by 1/sqrt(2 n_layer)."""
+    activation_checkpointing: bool = False
+    """Whether blocks are computed again in the backward pass instead of kept: less memory, about a third more time."""
+
+    @property
+    def kv_heads(self) -> int:
+        return self.n_kv_head or self.n_head
+
+    @property
+    def head_width(self) -> int:
+        return self.head_dim or self.n_embd // self.n_head
+
+    @property
+    def rotary_dim(self) -> int:
+        """How many of a head's dimensions RoPE turns."""
+        return int(self.head_width * self.rotary_fraction)
+
+    @property
+    def gated(self) -> bool:
+        """Whether the MLP has a gate matrix beside its up matrix."""
+        return self.mlp in GATED_MLPS
+
+    @property
+    def mlp_width(self) -> int:
+        if self.intermediate_size is not None:
+            return self.intermediate_size
+        return -(-8 * self.n_embd // (3 * 32)) * 32 if self.gated else 4 * self.n_embd
+
+    def window(self, layer: int) -> int:
+        """The attention window of a layer (0-based); 0 is no window."""
+        return self.window_pattern[layer % len(self.window_pattern)] if self.window_pattern else 0
+
+    @model_validator(mode="after")
+    def check_heads(self) -> Self:
+        if self.head_dim is None and self.n_embd % self.n_head:
+            below = self.n_embd // self.n_head * self.n_head
+            nearest = f"n_embd={below} or n_embd={below + self.n_head}" if below else f"n_embd={self.n_head}"
+            raise ValueError(
+                f"n_embd={self.n_embd} is not divisible by n_head={self.n_head}; set {nearest}, or give head_dim"
+            )
+        if self.n_head % self.kv_heads:
+            divisors = [str(d) for d in range(1, self.n_head + 1) if self.n_head % d == 0]
+            raise ValueError(
+                f"n_kv_head={self.kv_heads} does not divide n_head={self.n_head}; choose one of {', '.join(divisors)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def check_rotary(self) -> Self:
+        if self.position == "rope" and (self.rotary_dim % 2 or self.rotary_dim == 0):
+            raise ValueError(
+                f"RoPE turns pairs, but rotary_fraction={self.rotary_fraction:g} of a head of {self.head_width} is "
+                f"{self.rotary_dim} dimensions; choose head_dim, n_embd or rotary_fraction so that it is even"
+            )
+        return self

@@ -1,0 +1,177 @@
+"""The GPT: token ids in, logits or loss out. Knows nothing of text, data files, optimizers or sampling.
+
+Shapes: B batch, T time, S cached keys, C n_embd, V vocab.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from gptcli.errors import ConfigError, UsageError
+from gptcli.models.block import Block, build_norm
+from gptcli.models.config import ModelConfig
+from gptcli.nn.cache import KVCache
+from gptcli.nn.loss import at_least_fp32, cross_entropy_sum
+from gptcli.nn.mask import attention_mask
+from gptcli.nn.parameters import ParameterInfo, ParameterKind
+from gptcli.nn.rope import RotaryEmbedding, row_positions
+
+
+class GPT(nn.Module):
+    """A decoder-only Transformer (Radford et al. 2019), each part chosen by `config`. Build it with `build_model`."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        if config.vocab_size == 0:
+            raise ConfigError("model.vocab_size is 0", "take it from the tokenizer before the model is built")
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.n_embd)
+        if config.position == "learned":
+            self.position_embedding = nn.Embedding(config.context_length, config.n_embd)
+        if config.position == "rope":
+            self.rope = RotaryEmbedding(config.rotary_dim, config.rope_theta, config.context_length)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
+        self.final_norm = build_norm(config)
+        if not config.tie_embeddings:
+            self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+
+    def forward(self, input_ids: Tensor, *, cache: KVCache | None = None, segment_ids: Tensor | None = None) -> Tensor:
+        """input_ids (B, T) -> logits (B, T, V).
+
+        With a `cache` the tokens follow those it holds and are added to it. `segment_ids` (B, T) keeps attention
+        within runs of the same number, such as one document.
+
+        Raises:
+            UsageError: learned positions end before the sequence does.
+        """
+        return self.logits(self.hidden_states(input_ids, cache, segment_ids))
+
+    def last_logits(self, input_ids: Tensor, cache: KVCache) -> Tensor:
+        """input_ids (B, T), appended to the cache -> logits (B, V) after the last of them."""
+        return self.logits(self.hidden_states(input_ids, cache)[:, -1])
+
+    def loss_sum(self, input_ids: Tensor, targets: Tensor, segment_ids: Tensor | None = None) -> Tensor:
+        """input_ids and targets (B, T) -> scalar: nats summed over the targets that are not IGNORE_INDEX."""
+        return cross_entropy_sum(self(input_ids, segment_ids=segment_ids), targets)
+
+    def hidden_states(
+        self, input_ids: Tensor, cache: KVCache | None = None, segment_ids: Tensor | None = None
+    ) -> Tensor:
+        """input_ids (B, T) -> what the head reads, (B, T, C)."""
+        if cache is not None and segment_ids is not None:
+            raise ValueError("segment_ids are for whole sequences, not for cached decoding")
+        count, device = input_ids.shape[1], input_ids.device
+        offset, start = (0, None) if cache is None else (cache.length, cache.padding())
+        x = self.embed(input_ids, offset, start)
+        rotary = self.rope(offset, count, start, device) if self.config.position == "rope" else None
+        masks = {
+            window: attention_mask(
+                count, offset + count, window=window, start=start, segment_ids=segment_ids, device=device
+            )
+            for window in sorted({block.window for block in self.blocks})
+        }
+        recompute = self.config.activation_checkpointing and self.training
+        for block in self.blocks:
+            arguments = (x, rotary, masks[block.window], cache)
+            x = checkpoint(block, *arguments, use_reentrant=False) if recompute else block(*arguments)
+        if cache is not None:
+            cache.advance(count)
+        return self.final_norm(x)
+
+    def embed(self, input_ids: Tensor, offset: int, start: Tensor | None) -> Tensor:
+        """input_ids (B, T), from slot `offset` on -> (B, T, C), with learned positions added where the model has them."""
+        x = self.embedding(input_ids)
+        if self.config.position == "learned":
+            end = offset + input_ids.shape[1]
+            if end > self.config.context_length:
+                raise UsageError(
+                    f"this model has learned positions for {self.config.context_length} tokens and was given {end}",
+                    "use a shorter context",
+                )
+            table = self.position_embedding.weight
+            x = x + (table[offset:end] if start is None else table[row_positions(offset, input_ids.shape[1], start)])
+        return F.dropout(x, self.config.dropout) if self.training and self.config.dropout else x
+
+    def logits(self, x: Tensor) -> Tensor:
+        """x (..., C) -> logits (..., V)"""
+        logits = F.linear(x, self.embedding.weight if self.config.tie_embeddings else self.head.weight)
+        if self.config.logit_softcap is not None:
+            cap = self.config.logit_softcap
+            logits = cap * torch.tanh(at_least_fp32(logits) / cap)
+        return logits
+
+    def new_cache(self, batch_size: int, capacity: int) -> KVCache:
+        """An empty KV cache for `capacity` tokens a row, on the model's device and in its dtype."""
+        config, weight = self.config, self.embedding.weight
+        return KVCache(
+            config.n_layer, batch_size, capacity, config.kv_heads, config.head_width, weight.device, weight.dtype
+        )
+
+    def parameter_infos(self) -> list[ParameterInfo]:
+        """Every parameter once, with its role and the matrices fused in it."""
+        return [
+            ParameterInfo(name, tensor, parameter_kind(name, tensor), fused_rows(name, self.config))
+            for name, tensor in self.named_parameters()
+        ]
+
+    def parameter_count(self) -> int:
+        """Number of weights; shared ones count once."""
+        return sum(tensor.numel() for tensor in self.parameters())
+
+
+def parameter_kind(name: str, tensor: Tensor) -> ParameterKind:
+    if name in ("embedding.weight", "position_embedding.weight"):
+        return "embedding"
+    if name == "head.weight":
+        return "head"
+    return "matrix" if tensor.dim() >= 2 else "vector"
+
+
+def fused_rows(name: str, config: ModelConfig) -> tuple[int, ...]:
+    """Row counts of the matrices that the weight of that name holds, if it holds several."""
+    if name.endswith("attention.qkv.weight"):
+        return tuple(heads * config.head_width for heads in (config.n_head, config.kv_heads, config.kv_heads))
+    if name.endswith("mlp.up.weight") and config.gated:
+        return (config.mlp_width, config.mlp_width)
+    return ()
+
+
+def build_model(
+    config: ModelConfig,
+    *,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> GPT:
+    """A GPT with freshly drawn weights, the same for the same seed on every device; `meta` takes no memory."""
+    device = torch.device(device)
+    with torch.device("meta"):
+        model = GPT(config).to(dtype)
+    if device.type == "meta":
+        return model
+    model.to_empty(device=device)
+    if config.position == "rope":
+        model.rope.fill(config.context_length, device)
+    initialize(model, seed)
+    return model
+
+
+@torch.no_grad()
+def initialize(model: GPT, seed: int) -> None:
+    """GPT-2's initialisation: weights normal(0, init_std), norms 1, biases 0.
+
+    The projections that write to the residual stream are scaled by 1/sqrt(2 n_layer), so that the stream's variance
+    does not grow with depth (Radford et al. 2019, section 2.3). Drawn on the CPU in fp32, one parameter at a time.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    residual_std = model.config.init_std / (2 * model.config.n_layer) ** 0.5
+    for name, tensor in model.named_parameters():
+        if tensor.dim() == 1:
+            tensor.fill_(0.0 if name.endswith("bias") else 1.0)
+            continue
+        residual = name.endswith(("attention.output.weight", "mlp.down.weight"))
+        std = residual_std if residual else model.config.init_std
+        tensor.copy_(torch.empty(tensor.shape, dtype=torch.float32).normal_(0.0, std, generator=generator))

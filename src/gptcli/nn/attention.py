@@ -1,0 +1,97 @@
+"""Causal self-attention, with a plain-formula path to check against and a fast path to use.
+
+Knows nothing of layers, configs or what a mask means: it is given one. Shapes: B batch, T time, S cached keys,
+C n_embd, H n_head, K n_kv_head, D head_dim.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gptcli.nn.cache import KVCache
+from gptcli.nn.norm import RMSNorm
+from gptcli.nn.rope import Rotary, apply_rotary
+
+AttentionFunction = Callable[[Tensor, Tensor, Tensor, Tensor | None, float], Tensor]
+
+
+def attention_reference(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
+    """softmax(QK^T / sqrt(D)) V, as the formula stands (Vaswani et al. 2017, arXiv:1706.03762).
+
+    q (B, H, T, D), k and v (B, K, S, D) -> (B, H, T, D). Query head h reads key head h // (H / K) (Ainslie et al. 2023,
+    arXiv:2305.13245). `mask` (1 or B, 1, T, S) is true where a query may look; without one it is plain causal, the
+    queries being the last T of the S slots. `dropout` is the probability to drop an attention weight.
+    """
+    queries_per_key = q.shape[1] // k.shape[1]
+    k = k.repeat_interleave(queries_per_key, dim=1)  # (B, H, S, D)
+    v = v.repeat_interleave(queries_per_key, dim=1)  # (B, H, S, D)
+    if mask is None:
+        T, S = q.shape[2], k.shape[2]
+        mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
+    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # (B, H, T, S)
+    weights = scores.masked_fill(~mask, -math.inf).softmax(dim=-1)
+    return F.dropout(weights, dropout) @ v
+
+
+def attention_fast(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
+    """The same as `attention_reference` through torch's fused kernels; without a mask T must be S or 1."""
+    is_causal = mask is None and q.shape[2] > 1
+    enable_gqa = q.shape[1] != k.shape[1]
+    return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=is_causal, enable_gqa=enable_gqa)
+
+
+class Attention(nn.Module):
+    """Multi-head, grouped-query (K < H) or multi-query (K = 1) attention, with q, k and v from one matrix.
+
+    `qkv` has (H + 2K) * D rows: the query heads, then the key heads, then the value heads. With `qk_norm_eps`, each
+    head's q and k pass an RMSNorm over D before the rotation (Qwen3).
+    """
+
+    def __init__(
+        self,
+        n_embd: int,
+        n_head: int,
+        n_kv_head: int,
+        head_dim: int,
+        *,
+        bias: bool = False,
+        qk_norm_eps: float | None = None,
+        dropout: float = 0.0,
+        function: AttentionFunction = attention_fast,
+    ) -> None:
+        super().__init__()
+        self.n_head, self.n_kv_head, self.head_dim = n_head, n_kv_head, head_dim
+        self.dropout, self.function = dropout, function
+        self.qkv = nn.Linear(n_embd, (n_head + 2 * n_kv_head) * head_dim, bias=bias)
+        self.output = nn.Linear(n_head * head_dim, n_embd, bias=bias)
+        self.q_norm = None if qk_norm_eps is None else RMSNorm(head_dim, qk_norm_eps)
+        self.k_norm = None if qk_norm_eps is None else RMSNorm(head_dim, qk_norm_eps)
+
+    def forward(
+        self,
+        x: Tensor,
+        rotary: Rotary | None = None,
+        mask: Tensor | None = None,
+        cache: KVCache | None = None,
+        layer: int = 0,
+    ) -> Tensor:
+        """x (B, T, C) -> (B, T, C); with a cache, the T tokens follow those it holds for `layer`."""
+        B, T, _ = x.shape
+        heads = (self.n_head, self.n_kv_head, self.n_kv_head)
+        qkv = self.qkv(x).view(B, T, sum(heads), self.head_dim)  # (B, T, H+2K, D)
+        q, k, v = (part.transpose(1, 2) for part in qkv.split(heads, dim=2))  # (B, H, T, D), (B, K, T, D) twice
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if rotary is not None:
+            q, k = apply_rotary(q, rotary), apply_rotary(k, rotary)
+        if cache is not None:
+            k, v = cache.update(layer, k, v)  # (B, K, S, D)
+        dropout = self.dropout if self.training else 0.0
+        y = self.function(q, k, v, mask, dropout)  # (B, H, T, D)
+        y = self.output(y.transpose(1, 2).reshape(B, T, -1))  # (B, T, C)
+        return F.dropout(y, dropout) if dropout else y

@@ -1,0 +1,86 @@
+"""Where the numbers live and how wide they are: devices, precisions, and the memory they took. Knows no model."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import Literal
+
+import torch
+
+from gptcli.errors import UsageError
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+ResolvedPrecision = Literal["fp32", "bf16", "fp16"]
+
+AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """`auto` (CUDA where there is one, else the CPU), `cpu`, `cuda`, `cuda:N` or `mps` -> a device that is there.
+
+    Raises:
+        UsageError: no such device, or this torch cannot use it.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"device {name!r} is unknown", "use auto, cpu, cuda, cuda:N or mps") from error
+    match device.type:
+        case "cpu":
+            return device
+        case "cuda":
+            count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+            if count == 0:
+                raise UsageError(f"device {name!r}: this torch sees no CUDA device", "use cpu or auto")
+            if device.index is not None and device.index >= count:
+                raise UsageError(f"device {name!r}: there are {count} CUDA devices", f"the last is cuda:{count - 1}")
+            return device
+        case "mps":
+            if not torch.backends.mps.is_available():
+                raise UsageError("device 'mps': this torch sees no Apple GPU", "use cpu or auto")
+            return device
+        case _:
+            raise UsageError(f"device {name!r} is not supported", "use auto, cpu, cuda, cuda:N or mps")
+
+
+def resolve_precision(device: torch.device, precision: Precision) -> ResolvedPrecision:
+    """`auto` is bf16 on a CUDA device whose hardware computes in it, and fp32 elsewhere."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return "bf16"
+    return "fp32"
+
+
+def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[object]:
+    """A context in which matrix products and attention compute in `precision`; weights and sums stay fp32."""
+    dtype = AUTOCAST_DTYPES.get(resolve_precision(device, precision))
+    return torch.autocast(device.type, dtype=dtype) if dtype else contextlib.nullcontext()
+
+
+def use_tf32(device: torch.device, enabled: bool) -> None:
+    """Let fp32 matrix products on CUDA round their inputs to TF32's 10-bit mantissa (faster), or forbid it."""
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high" if enabled else "highest")
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most memory that this process held so far: tensors on a CUDA device, the whole process elsewhere."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done all that it was given, so that a clock tells the truth."""
+    match device.type:
+        case "cuda":
+            torch.cuda.synchronize(device)
+        case "mps":
+            torch.mps.synchronize()

@@ -1,0 +1,72 @@
+"""Rotary position embedding (Su et al. 2021, arXiv:2104.09864), in Hugging Face's half rotation.
+
+Pairs are (x[i], x[i + R/2]), i < R/2, turned by the angle position / theta^(2i/R). R, the rotary dimension, is at most
+D: what lies beyond it is left as it is (GPT-NeoX). Knows nothing of attention or caches.
+Shapes: B batch, T time, N any number of heads, D head_dim, R rotary dimension.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+Rotary = tuple[Tensor, Tensor]
+"""cos and signed sin of the angles, (T, R) or (B, 1, T, R); see `RotaryEmbedding`."""
+
+
+class RotaryEmbedding(nn.Module):
+    """Tables of cos and sin, computed in fp32 for `length` positions and made again when more are asked for.
+
+    Both have R columns: cos twice, and sin first negative, then positive, so that a rotation is
+    `x * cos + swap_halves(x) * sin`.
+    """
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, rotary_dim: int, theta: float, length: int) -> None:
+        super().__init__()
+        self.rotary_dim, self.theta = rotary_dim, theta
+        self.register_buffer("cos", torch.empty(0, rotary_dim), persistent=False)
+        self.register_buffer("sin", torch.empty(0, rotary_dim), persistent=False)
+        self.fill(length, self.cos.device)
+
+    def fill(self, length: int, device: torch.device) -> None:
+        """Compute the tables for positions 0 <= p < length."""
+        exponents = torch.arange(0, self.rotary_dim, 2, dtype=torch.float32, device=device) / self.rotary_dim  # (R/2,)
+        positions = torch.arange(length, dtype=torch.float32, device=device)
+        angles = torch.outer(positions, self.theta**-exponents)  # (length, R/2)
+        cos, sin = angles.cos(), angles.sin()
+        self.cos = torch.cat((cos, cos), dim=-1)  # (length, R)
+        self.sin = torch.cat((-sin, sin), dim=-1)  # (length, R)
+
+    def forward(self, offset: int, count: int, start: Tensor | None, device: torch.device) -> Rotary:
+        """The tables for `count` slots from `offset` on: (count, R), or (B, 1, count, R) if rows have a `start` (B,).
+
+        A slot's position is the slot minus its row's start; slots before it, which hold padding, count as position 0.
+        """
+        end = offset + count
+        # A model that was moved, cast, or built on the meta device gets its tables anew where and as they are needed.
+        if end > self.cos.shape[0] or self.cos.device != device or self.cos.dtype != torch.float32:
+            self.fill(max(end, self.cos.shape[0]), device)
+        if start is None:
+            return self.cos[offset:end], self.sin[offset:end]
+        positions = row_positions(offset, count, start)  # (B, T)
+        return self.cos[positions].unsqueeze(1), self.sin[positions].unsqueeze(1)  # (B, 1, T, R)
+
+
+def row_positions(offset: int, count: int, start: Tensor) -> Tensor:
+    """Positions (B, count) of the slots from `offset` on in rows that begin at slot `start` (B,); padding is at 0."""
+    slots = torch.arange(offset, offset + count, device=start.device)
+    return (slots - start[:, None]).clamp_min(0)
+
+
+def apply_rotary(x: Tensor, rotary: Rotary) -> Tensor:
+    """Turn x (B, N, T, D) by the angles of its positions; computed in at least fp32, returned in x's dtype."""
+    cos, sin = rotary
+    rotary_dim = cos.shape[-1]
+    if rotary_dim < x.shape[-1]:
+        turned = apply_rotary(x[..., :rotary_dim], rotary)
+        return torch.cat((turned, x[..., rotary_dim:]), dim=-1)  # (B, N, T, D)
+    swapped = torch.roll(x, rotary_dim // 2, dims=-1)  # the halves change places
+    return torch.addcmul(x * cos, swapped, sin).to(x.dtype)
