@@ -1,0 +1,45 @@
+"""Bounds on a safetensors file's header, checked before the file is given to the library that parses it.
+
+The format: 8 bytes of little-endian header length, a JSON header (name -> dtype, shape, [begin, end)), then the data
+(https://github.com/huggingface/safetensors). Knows no tensor.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+from gptcli.checkpoint import strict_json
+from gptcli.errors import CheckpointError
+
+MAX_HEADER_BYTES = 16 * 2**20
+MAX_TENSORS = 2**17
+
+
+def require_sane_header(path: Path) -> None:
+    """Check that the header is bounded and that the tensors it names fill the file exactly once, without overlap.
+
+    Raises:
+        CheckpointError: names the file and what is wrong with its header.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
+        if length > min(size - 8, MAX_HEADER_BYTES):
+            raise CheckpointError(f"{path} is damaged or hostile: its header claims {length:,} bytes")
+        text = file.read(length)
+    try:
+        entries = {name: entry for name, entry in strict_json.loads(text).items() if name != "__metadata__"}
+        spans = sorted(tuple(entry["data_offsets"]) for entry in entries.values())
+        end = 0
+        for begin, stop in spans:
+            if begin != end or stop < begin:
+                raise ValueError("tensors overlap or leave gaps")
+            end = stop
+        if len(entries) > MAX_TENSORS:
+            raise ValueError(f"{len(entries):,} tensors")
+        if end != size - 8 - length:
+            raise ValueError("tensors do not fill the file")
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{path} is damaged or hostile: bad safetensors header: {error}") from error

@@ -1,0 +1,124 @@
+"""The manifest of a checkpoint: which files it holds, their sizes and SHA-256, and the figures worth listing.
+
+It is written last, so a directory without one is no checkpoint. It proves itself too: its last entry is the SHA-256 of
+the others, and a manifest is accepted only if its bytes are exactly those that this module would have written. So one
+flipped bit in any file of a checkpoint, this one included, is found before anything is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gptcli.checkpoint import strict_json
+from gptcli.checkpoint.header import require_sane_header
+from gptcli.errors import CheckpointError
+from gptcli.storage import sha256_file, storage_errors
+
+MANIFEST_NAME = "manifest.json"
+FORMAT = "gptcli checkpoint"
+VERSION = 1
+MAX_MANIFEST_BYTES = 1_000_000
+FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+REMEDY = "`gptcli checkpoint list RUN` shows which are whole"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a checkpoint says of itself.
+
+    files: name -> (size in bytes, hex SHA-256).
+    config_fingerprint, data_fingerprint: whatever the trainer uses to recognise its config and data; None if not given.
+    """
+
+    step: int
+    val_loss: float | None
+    config_fingerprint: str | None
+    data_fingerprint: str | None
+    files: dict[str, tuple[int, str]]
+
+    def render(self) -> str:
+        """The text of manifest.json."""
+        fields: dict[str, Any] = {
+            "format": FORMAT,
+            "version": VERSION,
+            "step": self.step,
+            "val_loss": self.val_loss,
+            "config_fingerprint": self.config_fingerprint,
+            "data_fingerprint": self.data_fingerprint,
+            "files": {name: {"bytes": size, "sha256": digest} for name, (size, digest) in sorted(self.files.items())},
+        }
+        fields["sha256"] = hashlib.sha256(strict_json.dumps(fields).encode()).hexdigest()
+        return strict_json.dumps(fields, indent=2) + "\n"
+
+
+def describe(directory: Path, state: dict[str, Any], step: int) -> Manifest:
+    """The manifest of the files that lie in `directory`; `val_loss` and the fingerprints are read from `state`."""
+    files = {path.name: (path.stat().st_size, sha256_file(path)) for path in directory.iterdir()}
+    return Manifest(step, state.get("val_loss"), state.get("config_fingerprint"), state.get("data_fingerprint"), files)
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Read and check the manifest itself, without reading the files that it names.
+
+    Raises:
+        CheckpointError: it is missing, damaged, of another kind or a newer version, or names a file outside.
+    """
+    path = directory / MANIFEST_NAME
+    require_regular_file(path)
+    with storage_errors(path, "read"):
+        if path.stat().st_size > MAX_MANIFEST_BYTES:
+            raise CheckpointError(f"{path} is larger than any manifest of a checkpoint", REMEDY)
+        text = path.read_bytes()
+    try:
+        fields = strict_json.loads(text)
+        if fields["format"] == FORMAT and fields["version"] > VERSION:
+            raise CheckpointError(f"{directory} was written by a newer gptcli", "update gptcli to read it")
+        files = {name: (entry["bytes"], entry["sha256"]) for name, entry in fields["files"].items()}
+        figures = (fields[key] for key in ("step", "val_loss", "config_fingerprint", "data_fingerprint"))
+        manifest = Manifest(*figures, files)
+        whole = manifest.render().encode() == text
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{path} is damaged: not a manifest", REMEDY) from error
+    if not whole:
+        raise CheckpointError(f"{path} is damaged: its checksum does not match", REMEDY)
+    for name in files:
+        if not FILE_NAME.fullmatch(name) or name == MANIFEST_NAME:
+            raise CheckpointError(f"{path} names {name!r}, which is not a file of this checkpoint", "do not use it")
+    return manifest
+
+
+def verify(directory: Path) -> Manifest:
+    """Check every byte of the checkpoint in `directory` against its manifest, before any of it is used.
+
+    Raises:
+        CheckpointError: names the file that is missing, of another size, changed, not a regular file, or (tensors)
+            with a header that no honest writer makes.
+    """
+    manifest = read_manifest(directory)
+    for name, (size, digest) in manifest.files.items():
+        path = directory / name
+        require_regular_file(path)
+        with storage_errors(path, "read"):
+            found = path.stat().st_size
+            if found != size:
+                raise CheckpointError(f"{path} is damaged: {found:,} bytes, should be {size:,}", REMEDY)
+            if sha256_file(path) != digest:
+                raise CheckpointError(f"{path} is damaged: its SHA-256 does not match the manifest", REMEDY)
+            if path.suffix == ".safetensors":
+                require_sane_header(path)
+    return manifest
+
+
+def require_regular_file(path: Path) -> None:
+    """Refuse what is missing, and links and devices: they lead out of the checkpoint's directory."""
+    try:
+        mode = path.lstat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise CheckpointError(f"{path} is missing", REMEDY) from None
+    if not stat.S_ISREG(mode):
+        raise CheckpointError(f"{path} is not a regular file", "do not use this checkpoint")

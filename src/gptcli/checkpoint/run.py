@@ -1,0 +1,146 @@
+"""A run directory: where its config, metrics and checkpoints lie, and which checkpoints are good. Reads no tensor.
+
+RUN/run.toml                             the resolved config; what makes a directory a run
+RUN/metrics.jsonl                        one line a logged step
+RUN/writer.lock                          held by the process that trains
+RUN/checkpoints/step-00000100/           model.safetensors, optimizer.safetensors, state.json, manifest.json
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from gptcli.checkpoint.lock import writer_lock
+from gptcli.checkpoint.manifest import read_manifest, verify
+from gptcli.errors import CheckpointError, UsageError
+from gptcli.storage import TEMPORARY_MARK, clean_temporaries, fsync_path, storage_errors
+
+STEP_NAME = re.compile(r"step-(\d{8,})")
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """One checkpoint of a run. `val_loss` (nats per token) is None when it was not evaluated, or is damaged."""
+
+    path: Path
+    step: int
+    val_loss: float | None
+
+    def size_bytes(self) -> int:
+        """Bytes on disk."""
+        return sum(path.lstat().st_size for path in self.path.iterdir())
+
+    def damage(self) -> CheckpointError | None:
+        """Read every byte: None if the checkpoint is whole, otherwise the error that names the damaged file."""
+        try:
+            verify(self.path)
+        except CheckpointError as error:
+            return error
+        return None
+
+
+class RunDirectory:
+    """The paths of a run. Constructing one touches nothing; use `create` or `open`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self.config_path = self.path / "run.toml"
+        self.metrics_path = self.path / "metrics.jsonl"
+        self.lock_path = self.path / "writer.lock"
+        self.checkpoints_dir = self.path / "checkpoints"
+
+    @classmethod
+    def create(cls, path: Path) -> RunDirectory:
+        """Make the directory of a new run; it becomes a run when `config_path` is written.
+
+        Raises:
+            UsageError: a run or something else lies there already; names the process that writes it, if one does.
+            StorageError: the directory cannot be made.
+        """
+        run = cls(path)
+        if cls.is_run(path):
+            with run.lock():
+                raise UsageError(f"{path} already holds a run", "continue it with --resume or choose another --out")
+        with storage_errors(run.path, "create"):
+            run.checkpoints_dir.mkdir(parents=True, exist_ok=True)
+            own = {run.lock_path.name, run.checkpoints_dir.name}
+            foreign = [p.name for p in run.path.iterdir() if p.name not in own and TEMPORARY_MARK not in p.name]
+        if foreign:
+            raise UsageError(f"{path} is not empty (it holds {foreign[0]!r})", "choose another --out")
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> RunDirectory:
+        """The run at `path`.
+
+        Raises:
+            CheckpointError: there is none; says what is missing.
+        """
+        run = cls(path)
+        if not run.path.exists():
+            raise CheckpointError(f"{path} does not exist", "give the directory that `gptcli train --out` wrote")
+        if not cls.is_run(path):
+            raise CheckpointError(f"{path} is not a run directory: it has no {run.config_path.name}")
+        return run
+
+    @staticmethod
+    def is_run(path: Path) -> bool:
+        return RunDirectory(path).config_path.is_file()
+
+    def lock(self) -> AbstractContextManager[None]:
+        """`with run.lock():` makes this process the one that writes; UsageError names the one that already does."""
+        return writer_lock(self.lock_path)
+
+    def checkpoint_path(self, step: int) -> Path:
+        return self.checkpoints_dir / f"step-{step:08d}"
+
+    def checkpoints(self) -> list[CheckpointInfo]:
+        """All checkpoints, damaged ones too, sorted by step."""
+        if not self.checkpoints_dir.is_dir():
+            return []
+        found = [(STEP_NAME.fullmatch(path.name), path) for path in self.checkpoints_dir.iterdir()]
+        steps = sorted((int(name[1]), path) for name, path in found if name)
+        return [CheckpointInfo(path, step, listed_val_loss(path)) for step, path in steps]
+
+    def last_good(self, damaged: list[CheckpointError] | None = None) -> CheckpointInfo | None:
+        """The newest checkpoint whose every byte verifies; None when there is none.
+
+        The errors of newer, damaged ones, each naming its file, are appended to `damaged`: say them loudly.
+        """
+        for info in reversed(self.checkpoints()):
+            error = info.damage()
+            if error is None:
+                return info
+            if damaged is not None:
+                damaged.append(error)
+        return None
+
+    def best(self) -> CheckpointInfo | None:
+        """The checkpoint of lowest validation loss (the later of equals); the newest when none was evaluated."""
+        found = self.checkpoints()
+        return min(reversed(found), key=lambda info: math.inf if info.val_loss is None else info.val_loss, default=None)
+
+    def clean(self) -> list[Path]:
+        """Remove what killed processes left half-written; call it while holding the lock. Returns what was removed.
+
+        A checkpoint that was whole but not yet renamed is finished instead: it may be the only one of its step.
+        """
+        for orphan in sorted(self.checkpoints_dir.glob(f"step-*{TEMPORARY_MARK}*")):
+            target = orphan.with_name(orphan.name.partition(TEMPORARY_MARK)[0])
+            if not target.exists() and CheckpointInfo(orphan, 0, None).damage() is None:
+                orphan.rename(target)
+                fsync_path(self.checkpoints_dir)
+        return clean_temporaries(self.path) + clean_temporaries(self.checkpoints_dir)
+
+
+def listed_val_loss(path: Path) -> float | None:
+    """The finite validation loss in a checkpoint's manifest; None if there is none."""
+    try:
+        loss = read_manifest(path).val_loss
+    except CheckpointError:
+        return None
+    return loss if isinstance(loss, int | float) and math.isfinite(loss) else None

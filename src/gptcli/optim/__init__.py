@@ -1,0 +1,1 @@
+"""Optimizers, learning-rate schedules and gradient clipping. Knows parameters and their kinds, no model and no file."""
