@@ -1,4 +1,4 @@
-"""What the command says to the person: stderr is talk, stdout is data. A tqdm bar on a terminal, plain lines elsewhere."""
+"""What the command says to the person: stdout is data, stderr is talk (a tqdm bar, or plain lines off a terminal)."""
 
 from __future__ import annotations
 

@@ -13,6 +13,13 @@ from typing import Annotated
 import typer
 
 from gptcli import __version__
+from gptcli.cli.checkpoint import checkpoint_app
+from gptcli.cli.config import config_app
+from gptcli.cli.data import data_app
+from gptcli.cli.eval import evaluate
+from gptcli.cli.generate import generate
+from gptcli.cli.tokenizer import tokenizer_app
+from gptcli.cli.train import train
 
 app = typer.Typer(
     name="gptcli",
@@ -39,6 +46,15 @@ def options(
 ) -> None:
     if debug:
         os.environ["GPTCLI_DEBUG"] = "1"
+
+
+app.command("train")(train)
+app.command("generate")(generate)
+app.command("eval")(evaluate)
+app.add_typer(data_app, name="data")
+app.add_typer(tokenizer_app, name="tokenizer")
+app.add_typer(checkpoint_app, name="checkpoint")
+app.add_typer(config_app, name="config")
 
 
 def main() -> None:

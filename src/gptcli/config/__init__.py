@@ -1,4 +1,4 @@
-"""TOML files and `--set a.b=c` become frozen, validated objects. Knows no key: each section is owned by a floor above."""
+"""TOML files and `--set a.b=c` become frozen, validated objects. Knows no key: every section has its owner above."""
 
 from gptcli.config.base import Config
 from gptcli.config.load import RawConfig, dump_toml, merge, parse_assignment, read_toml, validate

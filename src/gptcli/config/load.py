@@ -82,7 +82,7 @@ def leaf_keys(values: Mapping[str, Any], prefix: str = "") -> list[str]:
 
 
 def merge(*configs: RawConfig) -> RawConfig:
-    """Merge left to right: a later leaf replaces an earlier one, tables merge, a table of another `name` starts afresh."""
+    """Merge left to right: later leaves replace earlier ones, tables merge, a table given a new `name` starts over."""
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for config in configs:

@@ -1,0 +1,86 @@
+"""Configs described for people: annotated TOML (`gptcli config show`) and the tables of docs/config.md."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Iterator
+from typing import Any
+
+import tomli_w
+from pydantic.fields import FieldInfo
+
+from gptcli.config.base import Config
+from gptcli.config.load import union_members
+
+
+def annotated_toml(config: Config, prefix: str = "") -> str:
+    """The resolved config as TOML, every key under a comment that says what it means."""
+    lines: list[str] = []
+    sections: list[str] = []
+    for name, information in type(config).model_fields.items():
+        value = getattr(config, name)
+        if isinstance(value, Config):
+            heading = f"{prefix}{name}"
+            sections.append(f"\n# {first_line(type(value))}\n[{heading}]\n{annotated_toml(value, f'{heading}.')}")
+            continue
+        if information.description:
+            lines.append(f"# {one_line(information.description)}")
+        dumped = config.model_dump(mode="json")[name]
+        lines.append(f"# {name} =    (not set)" if dumped is None else tomli_w.dumps({name: dumped}).rstrip())
+    return "\n".join(lines) + "\n" + "".join(sections)
+
+
+def markdown_tables(kind: type[Config], prefix: str = "") -> Iterator[str]:
+    """A Markdown section for `kind` and each config inside it: key, type, default, meaning."""
+    rows, inner = [], []
+    for name, information in kind.model_fields.items():
+        members = [m for m in union_members(information.annotation) if isinstance(m, type) and issubclass(m, Config)]
+        if members:
+            inner.extend((member, f"{prefix}{name}.", len(members) > 1) for member in members)
+        else:
+            rows.append(
+                f"| `{prefix}{name}` | {type_name(information)} | {default_text(information)} "
+                f"| {one_line(information.description or '')} |"
+            )
+    if rows:
+        yield "| key | type | default | meaning |\n| --- | --- | --- | --- |\n" + "\n".join(rows) + "\n"
+    for member, path, is_choice in inner:
+        title = path.rstrip(".")
+        if is_choice:
+            title += f', name = "{member.model_fields["name"].default}"'
+        yield f"## {title}\n\n{first_line(member)}\n"
+        yield from markdown_tables(member, path)
+
+
+def type_name(information: FieldInfo) -> str:
+    """The type as a user would say it: `integer`, `"fp32" or "bf16"`, `array of integer`."""
+    return " or ".join(dict.fromkeys(name_of(member) for member in union_members(information.annotation)))
+
+
+def name_of(annotation: Any) -> str:
+    if typing.get_origin(annotation) is typing.Literal:
+        return " or ".join(
+            f'"{value}"' if isinstance(value, str) else str(value) for value in typing.get_args(annotation)
+        )
+    if typing.get_origin(annotation) is tuple:
+        return f"array of {name_of(typing.get_args(annotation)[0])}"
+    simple = {int: "integer", float: "number", str: "string", bool: "true or false", type(None): "not set"}
+    return simple.get(annotation, getattr(annotation, "__name__", str(annotation)))
+
+
+def default_text(information: FieldInfo) -> str:
+    if information.is_required():
+        return "(required)"
+    value = information.get_default(call_default_factory=True)
+    if value is None:
+        return "not set"
+    dumped = list(value) if isinstance(value, tuple) else value
+    return f"`{tomli_w.dumps({'x': dumped}).removeprefix('x = ').strip()}`"
+
+
+def first_line(kind: type[Config]) -> str:
+    return (kind.__doc__ or kind.__name__).strip().splitlines()[0]
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")

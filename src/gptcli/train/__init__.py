@@ -1,0 +1,1 @@
+"""The trainer: from a resolved configuration to a run directory that holds a trained model."""

@@ -1,0 +1,111 @@
+"""The whole configuration of a training run, composed of the sections that the floors below own. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from gptcli.config import Config
+from gptcli.data.config import DataConfig
+from gptcli.models.config import ModelConfig
+from gptcli.optim.config import AdamWConfig, CosineSchedule, OptimConfig, ScheduleConfig
+
+
+class TrainerConfig(Config):
+    """How long, how much at once, and what happens while it runs."""
+
+    max_steps: int = Field(2000, ge=1)
+    """Optimizer steps in all."""
+
+    tokens_per_step: int = Field(8192, ge=1)
+    """Target tokens of one optimizer step. It fixes the optimisation; accumulation follows from it and batch_size."""
+
+    batch_size: int = Field(16, ge=1)
+    """Sequences in one micro-batch: what goes through the model at once. Changes speed and memory, not the result."""
+
+    seq_len: int | None = Field(None, ge=1)
+    """Tokens of one training sequence; none: the model's context_length."""
+
+    grad_clip: float = Field(1.0, ge=0)
+    """Largest global gradient norm; a larger gradient is scaled down to it. 0 switches clipping off."""
+
+    max_bad_steps: int = Field(3, ge=1)
+    """Stop after so many steps in a row whose loss or gradient was not finite (each of them changes nothing)."""
+
+    log_every_steps: int = Field(20, ge=1)
+    """Steps between two lines of metrics.jsonl."""
+
+    eval_every_steps: int = Field(250, ge=1)
+    """Steps between two measurements of the validation loss."""
+
+    eval_tokens: int = Field(65536, ge=1)
+    """Validation tokens of each such measurement, always the same ones; the end of the run measures the whole split."""
+
+    checkpoint_every_steps: int = Field(250, ge=1)
+    """Steps between two checkpoints. The best and the last ones are always kept."""
+
+    keep_last: int = Field(2, ge=1)
+    """How many of the latest checkpoints to keep beside the best one."""
+
+    sample_every_steps: int = Field(500, ge=0)
+    """Steps between two printed samples of generated text; 0: none."""
+
+    sample_tokens: int = Field(100, ge=1)
+    """Tokens of such a sample."""
+
+    sample_prompt: str = ""
+    """What such a sample begins with; empty: the start of a document."""
+
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Number format of matrix products; auto: bf16 on a CUDA device that has it, fp32 elsewhere. Weights stay fp32."""
+
+    tf32: bool = True
+    """Allow TensorFloat-32 in fp32 matrix products on CUDA."""
+
+    compile: bool = False
+    """Compile the loss with torch.compile: slow to start, faster after that; pays on long runs."""
+
+    trackers: tuple[Literal["tensorboard"], ...] = ()
+    """Where metrics go besides metrics.jsonl."""
+
+
+class RunConfig(Config):
+    """Everything that decides a run. `run.toml` in a run directory holds exactly this, resolved."""
+
+    device: str = "auto"
+    """auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:N or mps."""
+
+    seed: int = Field(1337, ge=0, lt=2**63)
+    """Decides the initial weights, the order of the data and dropout."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    optim: OptimConfig = AdamWConfig()
+    schedule: ScheduleConfig = CosineSchedule()
+    train: TrainerConfig = TrainerConfig()
+
+    @property
+    def seq_len(self) -> int:
+        """Tokens of one training sequence."""
+        return self.train.seq_len or self.model.context_length
+
+    @property
+    def sequences_per_step(self) -> int:
+        """Sequences of one optimizer step, over all its micro-batches."""
+        return self.train.tokens_per_step // self.seq_len
+
+    @model_validator(mode="after")
+    def check_lengths(self) -> RunConfig:
+        if self.seq_len > self.model.context_length:
+            raise ValueError(
+                f"train.seq_len {self.seq_len} is longer than model.context_length {self.model.context_length}; "
+                "lower the one or raise the other"
+            )
+        if self.train.tokens_per_step % self.seq_len:
+            nearest = max(1, round(self.train.tokens_per_step / self.seq_len)) * self.seq_len
+            raise ValueError(
+                f"train.tokens_per_step {self.train.tokens_per_step} is not a multiple of the sequence length "
+                f"{self.seq_len}; the nearest one is {nearest}"
+            )
+        return self

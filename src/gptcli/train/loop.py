@@ -1,0 +1,242 @@
+"""The training loop: steps, and what happens between them (metrics, validation, samples, checkpoints, stopping).
+
+Everything between steps is decided by the step number alone, and every step is a function of the weights and
+(seed, step), so a run that was stopped and resumed passes through the same weights as one that was not.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+
+from gptcli.checkpoint.flatten import flatten_state, restore_state
+from gptcli.checkpoint.load import Checkpoint
+from gptcli.checkpoint.metrics import MetricsLog
+from gptcli.checkpoint.run import RunDirectory
+from gptcli.checkpoint.save import prune, save_checkpoint
+from gptcli.console import Progress, duration, say
+from gptcli.errors import CheckpointError, DivergedError, Stopped
+from gptcli.evaluate.shards import shard_loss
+from gptcli.generate.config import GenerationConfig
+from gptcli.generate.text import generate
+from gptcli.models.gpt import GPT
+from gptcli.nn.device import peak_memory_bytes
+from gptcli.optim.build import build_optimizer
+from gptcli.optim.schedule import lr_factor, set_lr
+from gptcli.train.plan import Plan
+from gptcli.train.signals import StopRequest
+from gptcli.train.step import Stepper, StepResult, micro_batches, step_seed
+from gptcli.train.trackers import open_trackers
+
+
+@dataclass
+class Position:
+    """Where a run stands: all that a checkpoint holds besides tensors."""
+
+    step: int = 0
+    tokens: int = 0
+    elapsed_seconds: float = 0.0
+    val_loss: float | None = None
+    best_val_loss: float | None = None
+    best_step: int | None = None
+    bad_steps: int = 0
+    interval_loss: float = 0.0
+    interval_steps: int = 0
+
+
+class Trainer:
+    """Trains `model` by `plan` inside `run`, from step 0 or from where `restore` put it."""
+
+    def __init__(self, plan: Plan, model: GPT, run: RunDirectory) -> None:
+        config = plan.config
+        self.plan, self.model, self.run_directory = plan, model, run
+        self.config, self.train_config = config, config.train
+        self.optimizer = build_optimizer(model.parameter_infos(), config.optim)
+        loss_sum = torch.compile(model.loss_sum) if config.train.compile else model.loss_sum
+        self.stepper = Stepper(
+            model,
+            self.optimizer,
+            loss_sum,
+            device=plan.device,
+            precision=plan.precision,
+            grad_clip=config.train.grad_clip,
+        )
+        self.position = Position()
+        self.metrics = MetricsLog(run.metrics_path)
+        self.trackers = open_trackers(config.train.trackers, run.path)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Continue from a checkpoint: weights, moments, scaler and position; later lines of the metrics are dropped."""
+        state = checkpoint.state
+        if state["data_fingerprint"] != self.plan.data.train.fingerprint:
+            raise CheckpointError(
+                "the corpus or tokenizer is not the one this run was trained on",
+                "restore the corpus, or start a new run with another --out",
+            )
+        self.model.load_state_dict(checkpoint.tensors["model"])
+        restore_state(self.optimizer, checkpoint.tensors["optimizer"], state["optimizer"])
+        if state["scaler"]:
+            self.stepper.scaler.load_state_dict(state["scaler"])
+        self.position = Position(**{field.name: state[field.name] for field in fields(Position)})
+        self.metrics.truncate_after(self.position.step)
+
+    def run(self, stop: StopRequest) -> None:
+        """Train to `max_steps`; on return the last step is saved.
+
+        Raises:
+            Stopped: a signal asked for it, after saving.
+            DivergedError: too many steps in a row were not finite; the last good checkpoint is whole.
+        """
+        config, position = self.train_config, self.position
+        self.model.train()
+        self.began = time.perf_counter() - position.elapsed_seconds
+        self.log_mark = (time.perf_counter(), position.tokens)
+        try:
+            with Progress("train", config.max_steps, unit="steps", initial=position.step) as progress:
+                while position.step < config.max_steps:
+                    self.advance(progress)
+                    if stop.signum is not None:
+                        self.save()
+                        raise self.stopped(stop.signum)
+        finally:
+            for tracker in self.trackers:
+                tracker.close()
+
+    def advance(self, progress: Progress) -> None:
+        """One step and the events that its number calls for."""
+        config, position = self.train_config, self.position
+        result = self.step()
+        progress.update(1, loss=f"{result.loss:.3f}", **self.rates())
+        is_last = position.step == config.max_steps
+        evaluating = is_last or position.step % config.eval_every_steps == 0
+        improved = self.evaluate() if evaluating else False
+        if evaluating or position.step % config.log_every_steps == 0:
+            self.log(result, evaluated=evaluating)
+        if config.sample_every_steps and position.step % config.sample_every_steps == 0:
+            self.sample()
+        if improved or is_last or position.step % config.checkpoint_every_steps == 0:
+            self.save()
+
+    def step(self) -> StepResult:
+        """The next optimizer step; counts bad ones and gives up after `max_bad_steps` in a row."""
+        config, position = self.config, self.position
+        torch.manual_seed(step_seed(config.seed, position.step))
+        factor = lr_factor(config.schedule, position.step, config.train.max_steps, config.optim.lr)
+        set_lr(self.optimizer, factor)
+        batches = list(
+            micro_batches(self.plan.batches, position.step, config.sequences_per_step, config.train.batch_size)
+        )
+        result = self.stepper.run(batches)
+        position.step += 1
+        position.tokens += result.tokens
+        position.elapsed_seconds = time.perf_counter() - self.began
+        if self.stepper.is_bad(result):
+            self.count_bad_step(result)
+        else:
+            position.bad_steps = 0
+            position.interval_loss += result.loss
+            position.interval_steps += 1
+        return result
+
+    def count_bad_step(self, result: StepResult) -> None:
+        position = self.position
+        position.bad_steps += 1
+        say(f"step {position.step}: loss {result.loss}, gradient norm {result.grad_norm}: the step is skipped")
+        if position.bad_steps >= self.train_config.max_bad_steps:
+            raise DivergedError(
+                f"training diverged: {position.bad_steps} steps in a row up to step {position.step} had no finite loss",
+                f"lower optim.lr (now {self.config.optim.lr:g}) and start again, or resume from the last checkpoint",
+            )
+
+    def rates(self) -> dict[str, str]:
+        """The figures shown beside the progress bar."""
+        position = self.position
+        figures = {"tokens/s": f"{position.tokens / max(position.elapsed_seconds, 1e-9):,.0f}"}
+        if position.val_loss is not None:
+            figures["val_loss"] = f"{position.val_loss:.3f}"
+        return figures
+
+    def evaluate(self) -> bool:
+        """Measure the validation loss on its fixed part; returns whether it is the best so far."""
+        position = self.position
+        position.val_loss = shard_loss(
+            self.model,
+            self.plan.data.val,
+            seq_len=self.config.seq_len,
+            batch_size=self.train_config.batch_size,
+            max_tokens=self.train_config.eval_tokens,
+            device=self.plan.device,
+            precision=self.plan.precision,
+        ).loss
+        improved = math.isfinite(position.val_loss) and (
+            position.best_val_loss is None or position.val_loss < position.best_val_loss
+        )
+        if improved:
+            position.best_val_loss, position.best_step = position.val_loss, position.step
+        return improved
+
+    def log(self, result: StepResult, *, evaluated: bool) -> None:
+        """Append one line to metrics.jsonl; train_loss is the mean over the steps since the last line."""
+        position = self.position
+        then, tokens_then = self.log_mark
+        now = time.perf_counter()
+        self.log_mark = (now, position.tokens)
+        line: dict[str, Any] = {
+            "step": position.step,
+            "tokens": position.tokens,
+            "elapsed_seconds": round(position.elapsed_seconds, 3),
+            "train_loss": position.interval_loss / position.interval_steps if position.interval_steps else None,
+            "val_loss": position.val_loss if evaluated else None,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "grad_norm": result.grad_norm,
+            "tokens_per_second": round((position.tokens - tokens_then) / max(now - then, 1e-9), 1),
+            "memory_bytes": peak_memory_bytes(self.plan.device),
+        }
+        position.interval_loss, position.interval_steps = 0.0, 0
+        self.metrics.append(line)
+        for tracker in self.trackers:
+            tracker.log(position.step, line)
+        if evaluated:
+            train_loss = math.nan if line["train_loss"] is None else line["train_loss"]
+            say(
+                f"step {position.step:,}/{self.train_config.max_steps:,}: train loss {train_loss:.4f}, "
+                f"val loss {position.val_loss:.4f}, {duration(position.elapsed_seconds)}"
+            )
+
+    def sample(self) -> None:
+        """Print and store a sample of generated text, without touching the training's randomness."""
+        config = GenerationConfig(max_new_tokens=self.train_config.sample_tokens, seed=self.config.seed)
+        result = generate(self.model, self.plan.data.tokenizer, [self.train_config.sample_prompt], config)
+        self.model.train()
+        text = self.train_config.sample_prompt + result.prompts[0].completions[0].text
+        say(f"--- sample at step {self.position.step:,}\n{text}\n---")
+        MetricsLog(self.run_directory.path / "samples.jsonl").append({"step": self.position.step, "text": text})
+
+    def save(self) -> None:
+        """Write a checkpoint of this step (unless it is there already) and remove those no longer wanted."""
+        position = self.position
+        if any(saved.step == position.step for saved in self.run_directory.checkpoints()):
+            return
+        tensors, optimizer = flatten_state(self.optimizer)
+        state = asdict(position) | {
+            "optimizer": optimizer,
+            "scaler": self.stepper.scaler.state_dict(),
+            "data_fingerprint": self.plan.data.train.fingerprint,
+        }
+        save_checkpoint(
+            self.run_directory, position.step, {"model": self.model.state_dict(), "optimizer": tensors}, state
+        )
+        prune(self.run_directory, self.train_config.keep_last)
+
+    def stopped(self, signum: int) -> Stopped:
+        name = signal.Signals(signum).name
+        return Stopped(
+            f"stopped by {name} at step {self.position.step:,} of {self.train_config.max_steps:,}, saved",
+            signum,
+            f"go on with: gptcli train --resume --out {self.run_directory.path}",
+        )

@@ -1,0 +1,178 @@
+"""`train()`: one call from the user's settings to a finished, self-contained run directory."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gptcli.checkpoint.load import load_checkpoint
+from gptcli.checkpoint.run import RunDirectory
+from gptcli.config import RawConfig, dump_toml, merge, parse_assignment, read_toml
+from gptcli.config.load import with_origin
+from gptcli.config.shipped import find_config
+from gptcli.console import say, size
+from gptcli.data.prepare import default_cache_dir
+from gptcli.errors import CheckpointError, OutOfMemoryError, UsageError
+from gptcli.evaluate.shards import shard_loss
+from gptcli.interop.huggingface import write_huggingface
+from gptcli.models.gpt import GPT, build_model
+from gptcli.nn.device import allow_tf32, peak_memory_bytes
+from gptcli.storage import atomic_directory, clean_temporaries, write_atomic
+from gptcli.train.loop import Trainer
+from gptcli.train.plan import Plan, machine_memory_bytes, make_plan, probe_step_seconds
+from gptcli.train.screen import show_plan, show_summary
+from gptcli.train.signals import StopRequest
+
+MAX_KEPT_VALIDATION_BYTES = 50_000_000
+"""A validation split up to this size is copied into the run directory, so that `gptcli eval RUN` needs nothing else."""
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """What the user typed."""
+
+    corpus: tuple[str, ...] = ()
+    config_files: tuple[str, ...] = ()
+    assignments: tuple[str, ...] = ()
+    out: Path | None = None
+    resume: bool = False
+    dry_run: bool = False
+    cache_dir: Path | None = None
+
+
+def train(request: TrainRequest) -> dict[str, Any]:
+    """Train as requested; returns the summary (`gptcli train --json` prints it), which is empty after a dry run.
+
+    Raises:
+        UsageError, DataError, CheckpointError, StorageError, DivergedError, OutOfMemoryError, Stopped.
+    """
+    resumable = resumable_run(request)
+    user = read_settings(request, resumable)
+    plan = make_plan(user, request.cache_dir or default_cache_dir())
+    out = request.out or fresh_directory(plan.config.data.corpus)
+    model = None
+    if plan.memory_bytes <= machine_memory_bytes(plan.device):
+        model = build_model(plan.config.model, seed=plan.config.seed, device=plan.device)
+    allow_tf32(plan.config.train.tf32)
+    show_plan(plan, probe_step_seconds(plan, model) if model is not None else None)
+    if request.dry_run:
+        return {}
+    if model is None:
+        raise OutOfMemoryError(
+            f"training needs about {size(plan.memory_bytes)} and {plan.device} has "
+            f"{size(machine_memory_bytes(plan.device))}",
+            "choose a smaller model, train.batch_size or context, or set model.activation_checkpointing=true",
+        )
+    run = resumable or RunDirectory.create(out)
+    with run.lock():
+        return train_in(run, plan, model, resumed=resumable is not None)
+
+
+def train_in(run: RunDirectory, plan: Plan, model: GPT, *, resumed: bool) -> dict[str, Any]:
+    """Train inside a locked run directory and leave it complete."""
+    for leftover in clean_temporaries(run.path) + clean_temporaries(run.checkpoints_dir):
+        say(f"removed {leftover}, left behind by a process that was killed")
+    describe_run(run, plan)
+    trainer = Trainer(plan, model, run)
+    if resumed:
+        restore_newest(trainer, run)
+    with StopRequest() as stop:
+        trainer.run(stop)
+    return finish(trainer)
+
+
+def resumable_run(request: TrainRequest) -> RunDirectory | None:
+    """The run to go on with, or none to begin one; refuses to begin where one already is."""
+    if request.resume:
+        if request.out is None:
+            raise UsageError("--resume needs to know which run", "name it: --out runs/NAME")
+        if RunDirectory.is_run(request.out):
+            return RunDirectory.open(request.out)
+        if not request.corpus and not request.config_files:
+            raise CheckpointError(f"{request.out} is no run directory: nothing to resume", "check the path")
+        say(f"{request.out} holds no run yet: starting from the beginning")
+    elif request.out is not None and RunDirectory.is_run(request.out) and not request.dry_run:
+        raise UsageError(f"{request.out} already holds a run", "add --resume to go on with it, or choose another --out")
+    return None
+
+
+def read_settings(request: TrainRequest, resumable: RunDirectory | None) -> RawConfig:
+    """What the user set: the resumed run's own settings, then -c files, --set values and CORPUS arguments."""
+    parts = [read_toml(resumable.config_path)] if resumable else []
+    parts += [read_toml(find_config(name)) for name in request.config_files]
+    parts += [parse_assignment(text) for text in request.assignments]
+    if request.corpus:
+        parts.append(with_origin({"data": {"corpus": list(request.corpus)}}, "CORPUS"))
+    return merge(*parts)
+
+
+def fresh_directory(corpus: tuple[str, ...]) -> Path:
+    """`runs/NAME` after the corpus, with a number if there is one of that name already."""
+    stem = Path(corpus[0]).name.split(".")[0] if corpus[0] != "-" else "stdin"
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-") or "run"
+    candidates = (Path("runs") / (name if n == 1 else f"{name}-{n}") for n in range(1, sys.maxsize))
+    return next(path for path in candidates if not path.exists())
+
+
+def describe_run(run: RunDirectory, plan: Plan) -> None:
+    """Write what makes the directory self-contained: config, tokenizer, data report, validation split."""
+    write_atomic(run.config_path, dump_toml(plan.config))
+    plan.data.tokenizer.save(run.path)
+    write_atomic(run.path / "data.json", json.dumps(plan.data.report, indent=2) + "\n")
+    source = plan.data.val.directory
+    kept = run.path / "val"
+    if not kept.exists() and sum(file.stat().st_size for file in source.iterdir()) <= MAX_KEPT_VALIDATION_BYTES:
+        with atomic_directory(kept) as folder:
+            shutil.copytree(source, folder, dirs_exist_ok=True)
+
+
+def restore_newest(trainer: Trainer, run: RunDirectory) -> None:
+    """Put the trainer where the newest whole checkpoint stands; damaged ones are named."""
+    newest, damaged = run.last_good()
+    for error in damaged:
+        say(f"warning: {error}")
+    if newest is None:
+        say("the run has no checkpoint yet: starting from the beginning")
+        trainer.metrics.truncate_after(0)
+        return
+    trainer.restore(load_checkpoint(newest.path, parts=("model", "optimizer"), device="cpu"))
+    say(f"resumed at step {trainer.position.step:,} of {trainer.config.train.max_steps:,}")
+
+
+def finish(trainer: Trainer) -> dict[str, Any]:
+    """Measure the best weights on the whole validation split, write them as a Hugging Face model, sum up."""
+    run, plan, model, position = trainer.run_directory, trainer.plan, trainer.model, trainer.position
+    train_loss = next(line["train_loss"] for line in reversed(trainer.metrics.read()) if line["train_loss"] is not None)
+    best = run.best()
+    if best is not None and best.step != position.step:
+        model.load_state_dict(load_checkpoint(best.path, parts=("model",), device="cpu").tensors["model"])
+    whole = shard_loss(
+        model,
+        plan.data.val,
+        seq_len=plan.config.seq_len,
+        batch_size=plan.config.train.batch_size,
+        max_tokens=None,
+        device=plan.device,
+        precision=plan.precision,
+    )
+    write_huggingface(model, plan.data.tokenizer, run.path)
+    summary = {
+        "run": str(run.path),
+        "steps": position.step,
+        "tokens": position.tokens,
+        "parameters": plan.parameters,
+        "train_seconds": round(position.elapsed_seconds, 3),
+        "tokens_per_second": round(position.tokens / max(position.elapsed_seconds, 1e-9), 1),
+        "train_loss": train_loss,
+        "val_loss": whole.loss,
+        "val_bits_per_byte": whole.bits_per_byte,
+        "peak_memory_bytes": peak_memory_bytes(plan.device),
+    }
+    write_atomic(run.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+    show_summary(summary, run)
+    return summary

@@ -1,0 +1,79 @@
+"""What a run tells the person: the first screen before anything happens, and the summary after it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from gptcli.checkpoint.run import RunDirectory
+from gptcli.console import duration, say, size
+from gptcli.train.plan import Plan, describe_model
+
+
+def show_plan(plan: Plan, step_seconds: float | None) -> None:
+    """Print the first screen: corpus, split, tokenizer, model, steps, epochs, estimated time and memory."""
+    for label, text in plan_lines(plan, step_seconds):
+        say(f"{label:<11} {text}")
+
+
+def plan_lines(plan: Plan, step_seconds: float | None) -> list[tuple[str, str]]:
+    """The first screen as (label, text) pairs."""
+    config, data, train = plan.config, plan.data, plan.config.train
+    tokens = train.max_steps * train.tokens_per_step
+    lines = [("corpus", line) for line in corpus_lines(plan)]
+    lines += [
+        ("tokenizer", f"{data.tokenizer.name}, {data.tokenizer.vocab_size:,} entries"),
+        ("tokens", f"{len(data.train):,} train, {len(data.val):,} validation" + (", from the cache" * data.from_cache)),
+        ("model", f"{size(plan.parameters, '')} parameters: {describe_model(config.model)}"),
+        ("device", f"{plan.device}, {plan.precision}" + (", compiled" if train.compile else "")),
+        ("optimizer", f"{config.optim.name}, lr {config.optim.lr:g}, {config.schedule.name} schedule"),
+        (
+            "steps",
+            f"{train.max_steps:,} of {train.tokens_per_step:,} tokens (micro-batches of {train.batch_size} x "
+            f"{config.seq_len}) = {size(tokens, 'tokens')}, {plan.epochs:.2g} epochs",
+        ),
+        ("memory", f"about {size(plan.memory_bytes)}"),
+    ]
+    if step_seconds is not None:
+        lines.append(
+            ("time", f"about {duration(step_seconds * train.max_steps)} ({step_seconds * 1000:.0f} ms a step)")
+        )
+    if plan.chosen:
+        lines.append(("chosen", "by the size of the corpus and the device: " + ", ".join(short_names(plan.chosen))))
+    return lines
+
+
+def corpus_lines(plan: Plan) -> list[str]:
+    """What was read, dropped and split, in a line or two."""
+    scan = plan.scan
+    names = ", ".join(plan.config.data.corpus[:3]) + (" ..." if len(plan.config.data.corpus) > 3 else "")
+    kept = (
+        f"{names}: {scan.train.documents + scan.val.documents:,} documents, {size(scan.train.bytes + scan.val.bytes)}"
+    )
+    if scan.duplicates:
+        kept += f", {scan.duplicates:,} exact duplicates ({size(scan.duplicate_bytes)}) dropped"
+    split = f"{size(scan.train.bytes)} to train on, {size(scan.val.bytes)} to validate: {scan.split_rule}"
+    return [kept, split]
+
+
+def short_names(keys: tuple[str, ...]) -> list[str]:
+    """Dotted keys without their section where that is clear."""
+    return [key.removeprefix("model.").removeprefix("train.").removeprefix("data.") for key in keys]
+
+
+def show_summary(summary: dict[str, Any], run: RunDirectory) -> None:
+    """Print how good the model is, what it took, and what to type next."""
+    say("")
+    say(
+        f"validation loss {summary['val_loss']:.4f} nats/token, perplexity {math.exp(summary['val_loss']):.2f}, "
+        f"{summary['val_bits_per_byte']:.4f} bits per byte (best checkpoint, whole validation split)"
+    )
+    say(
+        f"{summary['steps']:,} steps, {size(summary['tokens'], 'tokens')} in {duration(summary['train_seconds'])}, "
+        f"{summary['tokens_per_second']:,.0f} tokens/s, peak memory {size(summary['peak_memory_bytes'])}"
+    )
+    say(f"run directory {run.path}")
+    say("")
+    say("next:")
+    say(f'  gptcli generate {run.path} "Once upon a time"')
+    say(f"  gptcli eval {run.path}")

@@ -1,0 +1,35 @@
+"""Asking a run to stop: a first signal is noted and answered between two steps, a second one leaves at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+
+
+class StopRequest:
+    """While entered, holds the number of the first stop signal received in `signum` (None: go on)."""
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+
+    def __enter__(self) -> Self:
+        self.previous: dict[int, Any] = {number: signal.signal(number, self.receive) for number in STOP_SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+    def receive(self, signum: int, frame: FrameType | None) -> None:
+        if self.signum is not None:
+            # Checkpoints appear by rename, so leaving in the middle of anything leaves the last one whole.
+            os.write(sys.stderr.fileno(), b"\ngptcli: second signal: leaving without saving\n")
+            os._exit(128 + signum)
+        self.signum = signum

@@ -1,0 +1,129 @@
+"""The zero-config rule: what `gptcli train book.txt` chooses from the size of the corpus and the device.
+
+docs/architecture.md tells how the numbers were found. Knows only plain numbers; anything the user set stands.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from gptcli.config import RawConfig
+from gptcli.config.load import with_origin
+
+ORIGIN = "the zero-config rule"
+
+
+class Shape(NamedTuple):
+    """Layers, width, context and tokens of a step, chosen for training splits of at least `minimum_bytes`."""
+
+    minimum_bytes: int
+    n_layer: int
+    n_embd: int
+    context_length: int
+    tokens_per_step: int
+    max_steps: int
+
+
+# On a CPU the shape is what two cores train in about five minutes; more text only makes longer runs worthwhile.
+CPU_SHAPES = (
+    Shape(0, n_layer=2, n_embd=128, context_length=64, tokens_per_step=1024, max_steps=1500),
+    Shape(100_000, n_layer=4, n_embd=128, context_length=128, tokens_per_step=2048, max_steps=2000),
+    Shape(4_000_000, n_layer=4, n_embd=256, context_length=128, tokens_per_step=2048, max_steps=2000),
+)
+# On a GPU the shape grows with the corpus, at roughly 20 tokens a parameter (Hoffmann et al. 2022).
+GPU_SHAPES = (
+    Shape(0, n_layer=4, n_embd=256, context_length=128, tokens_per_step=8192, max_steps=1000),
+    Shape(500_000, n_layer=6, n_embd=384, context_length=256, tokens_per_step=16384, max_steps=2500),
+    Shape(20_000_000, n_layer=8, n_embd=512, context_length=512, tokens_per_step=65536, max_steps=5000),
+    Shape(500_000_000, n_layer=12, n_embd=768, context_length=1024, tokens_per_step=262144, max_steps=10000),
+)
+MAX_EPOCHS = 40
+HEAD_WIDTH = 32
+MICRO_BATCH_TOKENS = {"cpu": 2048, "gpu": 16384}
+
+
+def choose_tokenizer(train_bytes: int, distinct_characters: int) -> dict[str, Any]:
+    """Characters for a very small text with a small alphabet, otherwise BPE with about sqrt(bytes) entries."""
+    if train_bytes < 50_000:
+        return {"name": "char" if distinct_characters <= 512 else "byte"}
+    return {"name": "bpe", "vocab_size": min(32768, max(512, 2 ** round(math.log2(train_bytes) / 2)))}
+
+
+def choose_shape(train_bytes: int, device_type: str) -> Shape:
+    shapes = CPU_SHAPES if device_type == "cpu" else GPU_SHAPES
+    return next(shape for shape in reversed(shapes) if train_bytes >= shape.minimum_bytes)
+
+
+def zero_config(train_bytes: int, distinct_characters: int, device_type: str, user: RawConfig) -> RawConfig:
+    """The values for every key the rule decides, given what the user already set (which shapes what follows from it).
+
+    Args:
+        train_bytes: UTF-8 bytes of the training split.
+        distinct_characters: how many different characters it holds.
+        device_type: "cpu", "cuda" or "mps".
+        user: the merged files and --set values; a key found there is left out of the result.
+    """
+    shape = choose_shape(train_bytes, device_type)
+    chosen = {
+        "data": {"tokenizer": choose_tokenizer(train_bytes, distinct_characters)},
+        "model": choose_model(shape, user.values.get("model", {})),
+        "train": choose_training(shape, train_bytes, device_type, user.values),
+        "schedule": {"name": "linear", "warmup_steps": 50, "min_lr": 0.0},
+        "optim": {"name": "adamw", "lr": 3e-3 if shape.n_embd <= 256 else 1e-3, "weight_decay": 0.1},
+    }
+    return with_origin(without_keys(chosen, user.values), ORIGIN)
+
+
+def choose_model(shape: Shape, given: Mapping[str, Any]) -> dict[str, Any]:
+    """A shape with heads that divide whatever width the user set."""
+    width = given.get("n_embd", shape.n_embd)
+    model = {"n_layer": shape.n_layer, "n_embd": width, "context_length": shape.context_length}
+    if isinstance(width, int) and "head_dim" not in given:
+        heads = max(1, width // HEAD_WIDTH)
+        kv_heads = given.get("n_kv_head")
+        fits = [h for h in range(heads, 0, -1) if width % h == 0 and (not kv_heads or h % kv_heads == 0)]
+        model["n_head"] = fits[0] if fits else 1
+    return model
+
+
+def choose_training(shape: Shape, train_bytes: int, device_type: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Steps and batch, for whatever sequence length the user set; short corpora get no more than MAX_EPOCHS epochs."""
+    train, model = given.get("train", {}), given.get("model", {})
+    seq_len = train.get("seq_len") or model.get("context_length", shape.context_length)
+    if not isinstance(seq_len, int) or seq_len < 1:
+        return {}
+    batch_size = train.get("batch_size") or max(
+        1, MICRO_BATCH_TOKENS["cpu" if device_type == "cpu" else "gpu"] // seq_len
+    )
+    tokens_per_step = max(1, round(shape.tokens_per_step / seq_len)) * seq_len
+    # A BPE token is about three bytes of text; the estimate only bounds the epochs, so it need not be exact.
+    epochs_bound = MAX_EPOCHS * (train_bytes / 3) / tokens_per_step
+    max_steps = train.get("max_steps") or int(min(shape.max_steps, max(100, epochs_bound)))
+    every = max(1, max_steps // 10)
+    return {
+        "max_steps": max_steps,
+        "tokens_per_step": tokens_per_step,
+        "batch_size": min(batch_size, tokens_per_step // seq_len),
+        "eval_every_steps": every,
+        "checkpoint_every_steps": every,
+        "sample_every_steps": max(1, max_steps // 4),
+        "log_every_steps": max(1, max_steps // 200),
+    }
+
+
+def without_keys(chosen: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """`chosen` without every leaf that `given` sets; a table given under another `name` is left out whole."""
+    kept: dict[str, Any] = {}
+    for key, value in chosen.items():
+        other = given.get(key)
+        if key not in given:
+            kept[key] = value
+        elif (
+            isinstance(value, Mapping)
+            and isinstance(other, Mapping)
+            and other.get("name", value.get("name")) == value.get("name")
+        ):
+            kept[key] = without_keys(value, other)
+    return kept

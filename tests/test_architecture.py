@@ -1,0 +1,81 @@
+"""The floors of docs/architecture.md hold, and the command starts without torch."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FLOORS = {
+    "errors": 0, "storage": 0, "console": 0,
+    "config": 1,
+    "nn": 2, "tokenizer": 2,
+    "models": 3, "data": 3, "optim": 3,
+    "checkpoint": 4,
+    "generate": 5, "interop": 5,
+    "evaluate": 6,
+    "train": 7,
+    "cli": 9,
+}  # fmt: skip
+SOURCE = Path(__file__).resolve().parents[1] / "src" / "gptcli"
+FILES = sorted(path for path in SOURCE.rglob("*.py") if path.parent != SOURCE or path.stem in FLOORS)
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file imports, those inside functions included."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            names.add(node.module or "")
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def package_of(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_a_package_imports_only_from_lower_floors(path: Path) -> None:
+    package = package_of(path)
+    for name in imports(path):
+        other = name.removeprefix("gptcli.").split(".")[0]
+        if name.startswith("gptcli.") and other in FLOORS and other != package:
+            assert FLOORS[other] < FLOORS[package], f"{package} (floor {FLOORS[package]}) imports {name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_typer_is_known_to_the_command_line_only(path: Path) -> None:
+    if package_of(path) != "cli":
+        assert not any(name.split(".")[0] == "typer" for name in imports(path))
+
+
+def test_no_file_is_longer_than_a_reader_can_bear() -> None:
+    long = {str(path): n for path in FILES if (n := len(path.read_text().splitlines())) > 400}
+    assert not long
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["train", "--help"]])
+def test_help_does_not_import_torch(arguments: list[str]) -> None:
+    code = f"import sys; sys.argv = ['gptcli', *{arguments!r}]\n" + (
+        "from gptcli.cli.app import main\n"
+        "try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code\n"
+        "heavy = {'torch', 'numpy', 'tokenizers', 'datasets', 'pydantic'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "gptcli" in done.stdout
+
+
+@pytest.mark.parametrize("module", ["gptcli.train.config", "gptcli.models.estimate", "gptcli.train.zero_config"])
+def test_configs_are_read_without_torch(module: str) -> None:
+    code = f"import sys, {module}; assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
