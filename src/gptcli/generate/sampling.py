@@ -1,0 +1,98 @@
+"""From logits to the next ids: pure functions on tensors. Knows no model, no text and no configuration.
+
+Legend: B rows, V vocab. The filters return new logits in which a token that may not be drawn has -inf. They equal
+`transformers`' logits processors on the same logits, ties included, and are applied in its order: repetition penalty,
+temperature, top-k, top-p, min-p.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+UINT64 = 2**64 - 1
+GOLDEN_GAMMA = np.uint64(0x9E3779B97F4A7C15)
+
+
+def repetition_penalty(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
+    """logits (B, V), seen (B, V) bool -> (B, V): seen tokens' logits divided by `penalty` if positive, else multiplied.
+
+    Source: Keskar et al. 2019 (CTRL), section 4.1.
+    """
+    return torch.where(seen, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
+
+
+def top_k(logits: Tensor, k: int) -> Tensor:
+    """logits (B, V) -> (B, V) with all below the k-th largest removed; tokens that tie with the k-th stay.
+
+    Source: Fan et al. 2018, section 5.
+    """
+    smallest_kept = logits.topk(min(k, logits.size(-1))).values[:, -1:]  # (B, 1)
+    return logits.masked_fill(logits < smallest_kept, -torch.inf)
+
+
+def top_p(logits: Tensor, p: float) -> Tensor:
+    """logits (B, V) -> (B, V) with only the smallest set of most likely tokens whose probability reaches p.
+
+    The most likely token always stays. Source: Holtzman et al. 2020 (nucleus sampling).
+    """
+    # Summed from the least likely up: a token goes while the tail that ends with it weighs no more than 1 - p.
+    ascending, order = logits.sort()
+    outside = ascending.softmax(-1).cumsum(-1) <= 1 - p
+    outside[:, -1] = False
+    return logits.masked_fill(torch.empty_like(outside).scatter_(-1, order, outside), -torch.inf)
+
+
+def min_p(logits: Tensor, p: float) -> Tensor:
+    """logits (B, V) -> (B, V) without the tokens less likely than p times the most likely one.
+
+    Source: Nguyen et al. 2024 (min-p sampling).
+    """
+    probabilities = logits.softmax(-1)
+    return logits.masked_fill(probabilities < p * probabilities.amax(-1, keepdim=True), -torch.inf)
+
+
+def greedy(logits: Tensor) -> Tensor:
+    """logits (B, V) -> the most likely id of each row (B,)."""
+    return logits.argmax(-1)
+
+
+def sample(logits: Tensor, draws: Tensor) -> Tensor:
+    """logits (B, V), one number in [0, 1) a row (B,) float64 -> ids (B,) by inversion of the cumulative distribution.
+
+    A row's id depends on its own logits and number only, and never has probability zero.
+    """
+    if logits.device.type == "mps":  # has no float64
+        logits = logits.cpu()
+    cumulative = logits.double().softmax(-1).cumsum(-1)  # (B, V)
+    # The total is 1 only up to rounding; the number is scaled by it, so that it always falls inside.
+    thresholds = draws.to(cumulative.device)[:, None] * cumulative[:, -1:]  # (B, 1)
+    ids = torch.searchsorted(cumulative, thresholds, right=True)[:, 0]
+    return ids.clamp_(max=logits.size(-1) - 1)  # beyond the end only when the logits are not numbers
+
+
+def log_probabilities(logits: Tensor, ids: Tensor) -> Tensor:
+    """logits (B, V), ids (B,) -> log-probability in nats of each row's id (B,)."""
+    return logits.gather(-1, ids[:, None])[:, 0] - logits.logsumexp(-1)
+
+
+def uniform_draws(seeds: Sequence[int], positions: Sequence[int]) -> Tensor:
+    """The number at `positions[i]` of the stream of `seeds[i]`: float64 (B,), uniform in [0, 1).
+
+    A pure function, so a draw can be repeated, and skipping one costs nothing: what token n of a sample becomes does
+    not depend on what else is generated, nor on how many tokens are proposed at a time. SplitMix64 (Steele, Lea and
+    Flood 2014) whose starting state is the mixed seed, so that neighbouring seeds have unrelated streams.
+    """
+    state = splitmix64(np.array([seed & UINT64 for seed in seeds], dtype=np.uint64))
+    state += (np.array(positions, dtype=np.uint64) + np.uint64(1)) * GOLDEN_GAMMA
+    return torch.from_numpy((splitmix64(state) >> np.uint64(11)) * 2.0**-53)
+
+
+def splitmix64(state: np.ndarray) -> np.ndarray:
+    """SplitMix64's output function: (B,) uint64 -> (B,) uint64, a bijection that scatters neighbours."""
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))

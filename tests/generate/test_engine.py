@@ -1,0 +1,222 @@
+"""The engine against a loop of full forwards without a cache, which is the definition of what it must give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from gptcli.errors import CheckpointError, OutOfMemoryError
+from gptcli.generate import sampling
+from gptcli.generate.config import GenerationConfig
+from gptcli.generate.engine import Engine, Row
+from gptcli.generate.merge import merge_caches
+from gptcli.models.gpt import GPT
+
+MakeModel = Callable[..., GPT]
+
+PROMPTS = [[5], [1, 2, 3, 4, 5, 6, 7], [9, 8], list(range(16)), [1, 2, 3, 4, 5, 6, 7], [28, 0, 13, 4, 4, 4, 2, 1, 11]]
+SCHEMES = [{"position": "rope"}, {"position": "learned"}, {"position": "none"}, {"window_pattern": (4, 0)}]
+
+
+def rows_for(prompts: list[list[int]], seed: int = 0) -> list[Row]:
+    return [Row(list(prompt), seed + i, len(prompt)) for i, prompt in enumerate(prompts)]
+
+
+def finished(model: GPT, config: GenerationConfig, rows: list[Row], eot_id: int | None = None) -> list[Row]:
+    for _ in Engine(model, config, eot_id).run(rows):
+        pass
+    return rows
+
+
+@torch.no_grad()
+def defined(model: GPT, config: GenerationConfig, prompt: list[int], seed: int) -> tuple[list[int], list[float]]:
+    """ids and logprobs by full forwards over the window; slides as documented: the last half is kept when it is full."""
+    context = model.config.context_length
+    ids, start, logprobs = list(prompt), max(0, len(prompt) - context), []
+    for position in range(config.max_new_tokens):
+        if len(ids) - start > context:
+            start = len(ids) - context // 2
+        logits = model(torch.tensor([ids[start:]]))[:, -1]
+        if config.temperature == 0:
+            token = int(logits.argmax())
+        else:
+            draw = sampling.uniform_draws([seed], [position])
+            token = int(sampling.sample(logits / config.temperature, draw))
+        logprobs.append(float(logits.log_softmax(-1)[0, token]))
+        ids.append(token)
+    return ids[len(prompt) :], logprobs
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+@pytest.mark.parametrize("temperature", [0.0, 1.3])
+def test_mixed_batch_gives_what_full_forwards_give_also_when_it_slides(
+    make_model: MakeModel, scheme: dict, temperature: float
+) -> None:
+    model = make_model(**scheme)
+    config = GenerationConfig(temperature=temperature, max_new_tokens=60)
+    for row in finished(model, config, rows_for(PROMPTS)):
+        tokens, logprobs = defined(model, config, row.ids[: row.prompt_length], row.seed)
+        assert row.ids[row.prompt_length :] == tokens
+        torch.testing.assert_close(row.logprobs, logprobs, rtol=1e-9, atol=1e-9)
+        assert row.finish_reason == "length"
+
+
+@pytest.mark.parametrize("settings", [{"repetition_penalty": 1.4}, {"top_k": 5, "top_p": 0.8}, {"min_p": 0.1}])
+@pytest.mark.parametrize("batch_size", [2, 32])
+def test_each_row_of_a_batch_is_what_it_is_alone(make_model: MakeModel, settings: dict, batch_size: int) -> None:
+    """Some rows end early (at id 3), so that the others go on in a smaller batch."""
+    model = make_model(torch.float32)
+    config = GenerationConfig(temperature=1.0, max_new_tokens=50, batch_size=batch_size, **settings)
+    together = finished(model, config, rows_for(PROMPTS, seed=40), eot_id=3)
+    assert {row.finish_reason for row in together} == {"eot", "length"}
+    for row in together:
+        alone = Row(row.ids[: row.prompt_length], row.seed, row.prompt_length)
+        finished(model, config, [alone], eot_id=3)
+        assert (row.ids, row.finish_reason) == (alone.ids, alone.finish_reason)
+
+
+def test_cache_grows_without_changing_a_token(make_model: MakeModel) -> None:
+    model = make_model(context_length=600, n_layer=1)
+    config = GenerationConfig(temperature=0.9, max_new_tokens=300)
+    rows = rows_for([[1, 2], [3] * 20])
+    capacities = set()
+    engine = Engine(model, config)
+    original = engine.decode
+    engine.decode = lambda rows, cache: (capacities.add(cache.capacity), original(rows, cache))[1]
+    for _ in engine.run(rows):
+        pass
+    assert len(capacities) > 1, "the cache was meant to grow"
+    for row in rows:
+        assert row.ids[row.prompt_length :] == defined(model, config, row.ids[: row.prompt_length], row.seed)[0]
+
+
+def test_samples_of_one_prompt_read_it_once(make_model: MakeModel) -> None:
+    model = make_model()
+    shapes = []
+    original = model.last_logits
+    model.last_logits = lambda ids, cache: (shapes.append(tuple(ids.shape)), original(ids, cache))[1]
+    rows = [Row([1, 2, 3], seed, 3) for seed in range(5)]
+    finished(model, GenerationConfig(max_new_tokens=4), rows)
+    assert shapes == [(1, 3), (5, 1), (5, 1), (5, 1)]
+    assert len({tuple(row.ids) for row in rows}) > 1, "different seeds give different samples"
+
+
+def test_ended_rows_leave_the_batch(make_model: MakeModel) -> None:
+    model = make_model()
+    sizes = []
+    original = model.last_logits
+    model.last_logits = lambda ids, cache: (sizes.append(ids.shape[0]), original(ids, cache))[1]
+    rows = rows_for(PROMPTS[:3])
+    for row in Engine(model, GenerationConfig(max_new_tokens=6)).run(rows):
+        if row is rows[1] and row.count == 2:
+            row.finish_reason = "stop"
+    assert sizes == [3, 3, 2, 2, 2, 2]
+    assert [row.count for row in rows] == [6, 2, 6]
+    assert [row.finish_reason for row in rows] == ["length", "stop", "length"]
+
+
+def test_overflow_stop_ends_when_the_context_is_full(make_model: MakeModel) -> None:
+    """The token that the full context predicts is the last."""
+    model = make_model()
+    rows = finished(model, GenerationConfig(max_new_tokens=10**9, overflow="stop"), rows_for(PROMPTS))
+    assert {len(row.ids) for row in rows} == {17}
+    assert {row.finish_reason for row in rows} == {"length"}
+
+
+def test_a_context_of_one_token_slides(make_model: MakeModel) -> None:
+    model = make_model(context_length=1)
+    config = GenerationConfig(temperature=1.0, max_new_tokens=9)
+    row = finished(model, config, rows_for([[4, 5]]))[0]
+    expected, last = [], 5
+    with torch.no_grad():
+        for position in range(9):
+            logits = model(torch.tensor([[last]]))[:, -1]
+            last = int(sampling.sample(logits, sampling.uniform_draws([0], [position])))
+            expected.append(last)
+    assert row.ids[2:] == expected
+
+
+def test_a_prompt_longer_than_the_context_is_read_from_its_end(make_model: MakeModel) -> None:
+    model = make_model()
+    config = GenerationConfig(temperature=0.0, max_new_tokens=5)
+    prompt = [(7 * i) % 29 for i in range(50)]
+    row = finished(model, config, rows_for([prompt]))[0]
+    assert row.ids[50:] == defined(model, config, prompt, 0)[0]
+
+
+def test_end_of_text_is_the_last_token(make_model: MakeModel) -> None:
+    model = make_model()
+    reference = finished(model, GenerationConfig(temperature=0.0, max_new_tokens=12), rows_for([[1, 2]]))[0].ids[2:]
+    eot = reference[4]
+    row = finished(model, GenerationConfig(temperature=0.0, max_new_tokens=12), rows_for([[1, 2]]), eot)[0]
+    assert row.finish_reason == "eot"
+    assert row.ids[2:] == reference[: reference.index(eot) + 1]
+
+
+def test_running_out_of_memory_halves_the_batch_and_changes_no_token(make_model: MakeModel) -> None:
+    config = GenerationConfig(temperature=1.0, max_new_tokens=40, repetition_penalty=1.1)
+    expected = [row.ids for row in finished(make_model(), config, rows_for(PROMPTS))]
+    model = make_model()
+    original, calls = model.last_logits, []
+
+    def limited(ids: torch.Tensor, cache: object) -> torch.Tensor:
+        calls.append(ids.shape[0])
+        if len(calls) > 20 and ids.shape[0] > 2:  # also in the middle of a batch, after it has slid
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(ids, cache)
+
+    model.last_logits = limited
+    assert [row.ids for row in finished(model, config, rows_for(PROMPTS))] == expected
+    assert max(calls[22:]) <= 3
+
+
+def test_a_row_that_does_not_fit_alone_is_one_clear_error(make_model: MakeModel) -> None:
+    model = make_model()
+
+    def never(ids: torch.Tensor, cache: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model.last_logits = never
+    with pytest.raises(OutOfMemoryError, match="does not fit"):
+        finished(model, GenerationConfig(), rows_for(PROMPTS))
+
+
+def test_logits_that_are_not_numbers_are_one_clear_error(make_model: MakeModel) -> None:
+    model = make_model()
+    model.head.weight.data.fill_(torch.nan)
+    for temperature in (0.0, 1.0):
+        with pytest.raises(CheckpointError, match="not numbers"):
+            finished(model, GenerationConfig(temperature=temperature), rows_for(PROMPTS))
+
+
+def test_training_goes_on_undisturbed(make_model: MakeModel) -> None:
+    """Training mode, the global random state and the ability to take gradients are as before."""
+    model = make_model(dropout=0.3).train()
+    before = torch.get_rng_state()
+    finished(model, GenerationConfig(max_new_tokens=20), rows_for(PROMPTS))
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), before)
+    model.loss_sum(torch.tensor([[1, 2, 3]]), torch.tensor([[2, 3, 4]])).backward()
+
+
+def test_merged_caches_decode_as_each_did(make_model: MakeModel) -> None:
+    model = make_model()
+    generator = torch.Generator().manual_seed(0)
+    caches, expected = [], []
+    for count, pads in ((7, [2, 4]), (3, [0]), (5, [5 - 1])):
+        cache = model.new_cache(len(pads), 12)
+        cache.start = torch.tensor(pads)
+        with torch.no_grad():
+            model.last_logits(torch.randint(29, (len(pads), count), generator=generator), cache)
+        caches.append(cache)
+    merged = merge_caches(model, caches, 6)
+    assert merged.length == 5 and merged.start.tolist() == [0, 2, 2, 4]
+    token = torch.tensor([[17]])
+    with torch.no_grad():
+        for cache in caches:
+            expected.append(model.last_logits(token.expand(cache.batch_size, 1), cache))
+        torch.testing.assert_close(model.last_logits(token.expand(4, 1), merged), torch.cat(expected))
+    with pytest.raises(ValueError, match="cannot hold"):
+        merge_caches(model, caches, 4)
