@@ -1,0 +1,174 @@
+"""A whole training run: what it leaves behind, and that stopping and resuming changes nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from gptcli.checkpoint.run import RunDirectory
+from gptcli.errors import CheckpointError, DataError, DivergedError, Stopped, UsageError
+from gptcli.train.loop import Trainer
+from gptcli.train.run import TrainRequest, train
+
+SETTINGS = (
+    "model.n_layer=2", "model.n_embd=32", "model.n_head=2", "model.context_length=16", "model.dropout=0.1",
+    "data.tokenizer.name=char", "train.max_steps=12", "train.tokens_per_step=128", "train.batch_size=3",
+    "train.eval_every_steps=4", "train.eval_tokens=256", "train.checkpoint_every_steps=4", "train.log_every_steps=2",
+    "train.sample_every_steps=6", "train.sample_tokens=8", "device=cpu",
+)  # fmt: skip
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    path = tmp_path / "corpus.txt"
+    lines = (f"line {n}: the {('cat', 'dog', 'owl')[n % 3]} counts {n * n}.\n" for n in range(300))
+    path.write_text("".join(lines))
+    return path
+
+
+def request(corpus: Path, out: Path, *more: str, **options: bool) -> TrainRequest:
+    return TrainRequest(corpus=(str(corpus),), assignments=(*SETTINGS, *more), out=out, **options)
+
+
+def weights(run: Path, step: int, part: str = "model") -> dict[str, torch.Tensor]:
+    return load_file(RunDirectory(run).checkpoint_path(step) / f"{part}.safetensors")
+
+
+def lines(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_leaves_all_that_later_commands_need(corpus: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    summary = train(request(corpus, run))
+    assert summary["steps"] == 12 and summary["tokens"] == 12 * 128
+    assert summary["val_bits_per_byte"] == pytest.approx(summary["val_loss"] / math.log(2), rel=0.02)
+    assert set(summary) == {
+        "run", "steps", "tokens", "parameters", "train_seconds", "tokens_per_second", "train_loss", "val_loss",
+        "val_bits_per_byte", "peak_memory_bytes",
+    }  # fmt: skip
+    for name in ("run.toml", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+                 "generation_config.json", "metrics.jsonl", "data.json", "samples.jsonl", "val"):  # fmt: skip
+        assert (run / name).exists(), name
+    metrics = lines(run)
+    assert [line["step"] for line in metrics] == [2, 4, 6, 8, 10, 12]
+    assert [line["step"] for line in metrics if line["val_loss"] is not None] == [4, 8, 12]
+    assert {"step", "tokens", "elapsed_seconds", "train_loss", "val_loss", "lr", "grad_norm", "tokens_per_second",
+            "memory_bytes"} == set(metrics[0])  # fmt: skip
+
+
+def test_training_learns(corpus: Path, tmp_path: Path) -> None:
+    train(request(corpus, tmp_path / "run", "train.max_steps=150", "optim.lr=0.01", "model.dropout=0.0"))
+    metrics = lines(tmp_path / "run")
+    assert metrics[-1]["train_loss"] < 0.6 * metrics[0]["train_loss"]
+    assert metrics[-1]["val_loss"] < 0.6 * metrics[0]["train_loss"]
+
+
+def stop_after(step: int, monkeypatch: pytest.MonkeyPatch, signum: int = signal.SIGINT) -> None:
+    """Send this process a real signal within step `step`."""
+    original = Trainer.step
+
+    def stepping(trainer: Trainer) -> object:
+        result = original(trainer)
+        if trainer.position.step == step:
+            signal.raise_signal(signum)
+        return result
+
+    monkeypatch.setattr(Trainer, "step", stepping)
+
+
+@pytest.mark.parametrize("step", [1, 4, 7, 11])
+def test_resume_is_bitwise_identical(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    train(request(corpus, whole))
+    with monkeypatch.context() as patch, pytest.raises(Stopped) as stopped:
+        stop_after(step, patch)
+        train(request(corpus, broken))
+    assert stopped.value.exit_code == 130
+    assert f"gptcli train --resume --out {broken}" in str(stopped.value)
+    train(TrainRequest(out=broken, resume=True))
+    for part in ("model", "optimizer"):
+        expected, found = weights(whole, 12, part), weights(broken, 12, part)
+        assert expected.keys() == found.keys()
+        assert all(torch.equal(expected[name], found[name]) for name in expected)
+    timeless = ("step", "tokens", "train_loss", "val_loss", "lr", "grad_norm")
+    assert [[line[k] for k in timeless] for line in lines(whole)] == [
+        [line[k] for k in timeless] for line in lines(broken)
+    ]
+
+
+@pytest.mark.parametrize("key", ["train.eval_every_steps=5", "train.sample_every_steps=1", "train.batch_size=8"])
+def test_looking_at_a_run_does_not_change_it(corpus: Path, tmp_path: Path, key: str) -> None:
+    train(request(corpus, tmp_path / "one", "model.dropout=0.0"))
+    train(request(corpus, tmp_path / "two", "model.dropout=0.0", key))
+    one, two = weights(tmp_path / "one", 12), weights(tmp_path / "two", 12)
+    if "batch_size" in key:
+        assert all(torch.allclose(one[name], two[name], atol=1e-5) for name in one)
+    else:
+        assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_signal_number_decides_the_exit_code(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop_after(3, monkeypatch, signal.SIGTERM)
+    with pytest.raises(Stopped) as stopped:
+        train(request(corpus, tmp_path / "run"))
+    assert stopped.value.exit_code == 143
+    assert [saved.step for saved in RunDirectory(tmp_path / "run").checkpoints()] == [3]
+
+
+def test_the_best_and_the_last_checkpoints_are_kept(corpus: Path, tmp_path: Path) -> None:
+    train(request(corpus, tmp_path / "run", "train.checkpoint_every_steps=1", "train.keep_last=2"))
+    run = RunDirectory(tmp_path / "run")
+    best = run.best()
+    assert best is not None
+    assert {saved.step for saved in run.checkpoints()} == {best.step, 11, 12}
+
+
+def test_a_diverging_run_stops_with_its_last_good_checkpoint(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(DivergedError, match=r"lower optim\.lr"):
+        train(request(corpus, tmp_path / "run", "optim.name=sgd", "optim.lr=1e30", "train.grad_clip=0",
+                      "train.max_steps=50"))  # fmt: skip
+
+
+def test_a_dry_run_writes_no_run_directory(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(request(corpus, tmp_path / "run", dry_run=True)) == {}
+    assert not (tmp_path / "run").exists()
+    shown = capsys.readouterr().err
+    for label in ("corpus", "tokenizer", "model", "steps", "memory", "time", "chosen"):
+        assert label in shown
+
+
+def test_a_second_training_in_one_directory_is_refused(corpus: Path, tmp_path: Path) -> None:
+    train(request(corpus, tmp_path / "run"))
+    with pytest.raises(UsageError, match="--resume"):
+        train(request(corpus, tmp_path / "run"))
+
+
+def test_resuming_with_another_corpus_is_refused(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        stop_after(5, patch)
+        train(request(corpus, tmp_path / "run"))
+    corpus.write_text(corpus.read_text().replace("owl", "cow"))
+    with pytest.raises(CheckpointError, match="corpus"):
+        train(TrainRequest(out=tmp_path / "run", resume=True))
+
+
+def test_resuming_nothing_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="nothing to resume"):
+        train(TrainRequest(out=tmp_path / "run", resume=True))
+    with pytest.raises(UsageError, match="--out"):
+        train(TrainRequest(resume=True))
+
+
+def test_a_corpus_shorter_than_a_sequence_is_an_error_that_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "short.txt"
+    path.write_text("too short to learn from")
+    with pytest.raises(DataError):
+        train(request(path, tmp_path / "run", "model.context_length=512", "train.tokens_per_step=512"))
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,63 @@
+"""The zero-config rule fills in what the user left open and leaves alone what the user set."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from gptcli.config import merge, parse_assignment, validate
+from gptcli.train.config import RunConfig
+from gptcli.train.zero_config import zero_config
+
+SIZES = [500, 40_000, 300_000, 1_000_000, 30_000_000, 3_000_000_000]
+
+
+@pytest.mark.parametrize(("train_bytes", "device"), itertools.product(SIZES, ["cpu", "cuda", "mps"]))
+def test_the_rule_gives_a_valid_config_for_every_size_and_device(train_bytes: int, device: str) -> None:
+    validate(RunConfig, zero_config(train_bytes, 90, device, merge()))
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_more_text_never_gets_a_smaller_model_or_vocabulary(device: str) -> None:
+    configs = [validate(RunConfig, zero_config(size, 90, device, merge())) for size in SIZES]
+    widths = [config.model.n_embd for config in configs]
+    vocabularies = [getattr(config.data.tokenizer, "vocab_size", 0) for config in configs]
+    assert widths == sorted(widths) and vocabularies == sorted(vocabularies)
+
+
+@pytest.mark.parametrize(
+    "assignment",
+    [
+        "model.n_layer=7",
+        "model.n_embd=96",
+        "train.max_steps=12",
+        "train.batch_size=3",
+        "model.context_length=48",
+        "train.seq_len=32",
+        "optim.lr=0.5",
+        "optim.name=sgd",
+        "schedule.name=constant",
+        "data.tokenizer.name=byte",
+    ],
+)
+def test_a_key_that_the_user_set_stands(assignment: str) -> None:
+    user = parse_assignment(assignment)
+    resolved = merge(zero_config(1_000_000, 90, "cpu", user), user)
+    value = validate(RunConfig, resolved)
+    for part in assignment.partition("=")[0].split("."):
+        value = getattr(value, part)
+    assert str(value) == assignment.partition("=")[2]
+
+
+def test_heads_fit_whatever_width_the_user_set() -> None:
+    for width in (8, 20, 48, 100, 130, 192, 1000):
+        user = parse_assignment(f"model.n_embd={width}")
+        config = validate(RunConfig, merge(zero_config(1_000_000, 90, "cpu", user), user))
+        assert config.model.n_embd % config.model.n_head == 0
+
+
+def test_a_short_corpus_gets_few_epochs() -> None:
+    config = validate(RunConfig, zero_config(60_000, 90, "cuda", merge()))
+    tokens = config.train.max_steps * config.train.tokens_per_step
+    assert tokens <= max(45 * 60_000, 100 * config.train.tokens_per_step)
