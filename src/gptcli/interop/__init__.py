@@ -1,0 +1,1 @@
+"""Models of other programs: their configs, tensor names and files, read and written. One table a family."""

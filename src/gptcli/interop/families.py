@@ -1,0 +1,38 @@
+"""All families, and which of them a model or a config.json belongs to."""
+
+from __future__ import annotations
+
+from gptcli.interop.family import Family, ForeignConfig
+from gptcli.interop.gpt2 import GPT2
+from gptcli.interop.llama import LLAMA, MISTRAL, QWEN3
+from gptcli.interop.own import OWN
+from gptcli.models.config import ModelConfig
+
+FAMILIES = (GPT2, LLAMA, QWEN3, MISTRAL)
+"""In the order in which a model of ours is offered to them."""
+
+
+def family_of(config: ModelConfig) -> tuple[Family, str]:
+    """The first family that computes exactly what `config` describes, and "" ; or our own form, and why, in words."""
+    offers = [(family, family.obstacles(config)) for family in FAMILIES]
+    for family, wrong in offers:
+        if not wrong:
+            return family, ""
+    nearest_first = sorted(offers, key=lambda offer: len(offer[1]))
+    why = ". ".join(f"For {family.architecture} {'; '.join(wrong)}" for family, wrong in nearest_first)
+    return OWN, f"transformers has no class that computes this model. {why}."
+
+
+def family_named(foreign: ForeignConfig) -> Family:
+    """The family that a config.json names.
+
+    Raises:
+        CheckpointError: it names none, or one that is not supported; the message lists those that are.
+    """
+    name = foreign.values.get("model_type")
+    for family in (*FAMILIES, OWN):
+        if family.name == name:
+            return family
+    supported = ", ".join(sorted(family.name for family in FAMILIES))
+    what = f"model_type {name!r}" if name else "a config without model_type"
+    raise foreign.unsupported(what, f"the supported families are {supported}")

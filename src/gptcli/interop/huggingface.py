@@ -1,0 +1,137 @@
+"""A Hugging Face model directory, written from a model of ours and read into one.
+
+`transformers`, vLLM and llama.cpp's converter open what is written here; what they write is opened here. Knows no run
+and no checkpoint, and never imports transformers.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gptcli.config import RawConfig, validate
+from gptcli.errors import CheckpointError, ConfigError
+from gptcli.interop.families import family_named, family_of
+from gptcli.interop.family import Family, ForeignConfig, Json, Mapped
+from gptcli.interop.weights import SINGLE, WeightFiles, read_json, read_weights, write_weights
+from gptcli.models.config import ModelConfig
+from gptcli.models.gpt import GPT, build_model
+from gptcli.storage import storage_errors, write_atomic
+from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
+
+CONFIG = "config.json"
+
+
+def write_huggingface(model: GPT, tokenizer: Tokenizer, directory: Path) -> str:
+    """Write `model` and `tokenizer` to `directory`, which may exist; each file is replaced whole, config.json last.
+
+    Returns which transformers class opens it, or why none does, in words. A model without a class is written in our
+    own form, which `read_huggingface` reads all the same.
+
+    Raises:
+        StorageError: the disk is full or the directory cannot be written.
+    """
+    directory = Path(directory)
+    with storage_errors(directory, "create"):
+        directory.mkdir(parents=True, exist_ok=True)
+    family, reason = family_of(model.config)
+    config = family.written_as(model.config)
+    state = model.state_dict()
+    dtype = str(model.embedding.weight.dtype).removeprefix("torch.")
+    mapping = map_model(family, config)
+    missing = {m.ours: next(iter(m.theirs.values())) for m in mapping if m.ours not in state}
+    state |= {name: torch.zeros(shape, dtype=model.embedding.weight.dtype) for name, shape in missing.items()}
+
+    tokenizer.save(directory)
+    write_weights(directory / SINGLE, state, mapping)
+    write_json(directory / "generation_config.json", generation_config(tokenizer))
+    write_json(directory / CONFIG, foreign_config(family, config, tokenizer, dtype, reason))
+    return reason or f"transformers opens it as {family.architecture}"
+
+
+def read_huggingface(
+    directory: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> tuple[GPT, Tokenizer]:
+    """The model (in evaluation mode) and tokenizer of a Hugging Face directory of a supported family, or of our own.
+
+    Raises:
+        CheckpointError: it is none, incomplete or damaged, or of a family or variant that is not supported.
+        TokenizerError: it has no tokenizer that can be read.
+    """
+    directory = Path(directory)
+    foreign = read_foreign_config(directory)
+    family = family_named(foreign)
+    config = model_config(family, foreign)
+    files = WeightFiles(directory)
+    tokenizer = load_tokenizer(directory)
+    require_embedded(tokenizer, config, directory)
+    state = read_weights(files, family, map_model(family, config), torch.device(device), dtype)
+    model = build_model(config, device="meta", dtype=dtype)
+    model.load_state_dict(state, assign=True)
+    return model.eval(), tokenizer
+
+
+def map_model(family: Family, config: ModelConfig) -> list[Mapped]:
+    """Every tensor of the model that `config` describes, by our name and by the family's."""
+    skeleton = build_model(config, device="meta")
+    return family.map_tensors(config, {name: tuple(tensor.shape) for name, tensor in skeleton.state_dict().items()})
+
+
+def foreign_config(family: Family, config: ModelConfig, tokenizer: Tokenizer, dtype: str, reason: str) -> Json:
+    """The content of config.json. transformers 4 reads `torch_dtype`, transformers 5 `dtype`."""
+    return {
+        **({"architectures": [family.architecture]} if family.architecture else {"no_transformers_class": reason}),
+        "model_type": family.name,
+        "vocab_size": config.vocab_size,
+        "tie_word_embeddings": config.tie_embeddings,
+        "initializer_range": config.init_std,
+        "dtype": dtype,
+        "torch_dtype": dtype,
+        "bos_token_id": tokenizer.bos_id,
+        "eos_token_id": tokenizer.eot_id,
+        "use_cache": True,
+        **family.write_config(config),
+    }
+
+
+def generation_config(tokenizer: Tokenizer) -> Json:
+    """What transformers' `generate` should know: where a text begins and ends, and what fills shorter rows."""
+    return {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eot_id, "pad_token_id": tokenizer.eot_id}
+
+
+def read_foreign_config(directory: Path) -> ForeignConfig:
+    path = directory / CONFIG
+    if not path.is_file():
+        raise CheckpointError(f"{directory} is not a model directory: it has no {CONFIG}", "check the path")
+    foreign = ForeignConfig(str(path), read_json(path))
+    if foreign.values.get("quantization_config") is not None:
+        raise foreign.unsupported("a quantized model", "use the original weights")
+    return foreign
+
+
+def model_config(family: Family, foreign: ForeignConfig) -> ModelConfig:
+    """The config of ours that computes what a config.json describes."""
+    values: dict[str, Any] = family.read_config(foreign)
+    shared = {"vocab_size": foreign.need("vocab_size"), "init_std": foreign.get("initializer_range", 0.02)}
+    try:
+        return validate(ModelConfig, RawConfig(shared | values, dict.fromkeys(shared | values, foreign.path)))
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def require_embedded(tokenizer: Tokenizer, config: ModelConfig, directory: Path) -> None:
+    """Refuse a tokenizer whose ids the model has no embeddings for; special tokens added later may lie beyond them."""
+    size = tokenizer.backend.get_vocab_size(with_added_tokens=False)
+    special = [token_id for token_id in (tokenizer.bos_id, tokenizer.eot_id) if token_id is not None]
+    if max(size - 1, *special, 0) >= config.vocab_size:
+        raise CheckpointError(
+            f"{directory}: the tokenizer has more tokens than the model's {config.vocab_size:,} embeddings",
+            "take the tokenizer and the weights from the same model",
+        )
+
+
+def write_json(path: Path, value: Json) -> None:
+    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -1,0 +1,118 @@
+"""One way in for every command that takes a model: a run of ours, a Hugging Face directory, or `hf:NAME`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from gptcli.checkpoint.load import load_checkpoint
+from gptcli.checkpoint.run import CheckpointInfo, RunDirectory
+from gptcli.config import RawConfig, read_toml, validate
+from gptcli.errors import CheckpointError, UsageError
+from gptcli.interop.huggingface import CONFIG, read_huggingface
+from gptcli.models.config import ModelConfig
+from gptcli.models.gpt import GPT, build_model
+from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
+
+HUB_PREFIX = "hf:"
+HUB_FILES = ["*.json", "*.safetensors", "*.txt"]
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in evaluation mode with its tokenizer; `run` if it is one of ours; `source` says in words what it is."""
+
+    model: GPT
+    tokenizer: Tokenizer
+    run: RunDirectory | None
+    source: str
+
+
+def load_model(
+    path: Path | str,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    checkpoint: str = "best",
+) -> LoadedModel:
+    """Load the model at `path`, or `hf:NAME` or `hf:NAME@REVISION` from the hub (or its cache, when offline).
+
+    Args:
+        checkpoint: of a run: `best` (lowest validation loss), `last` (newest whole one) or a step.
+
+    Raises:
+        CheckpointError: there is no such model, or it is damaged or not supported.
+        UsageError: `checkpoint` is none of these, or given for what is not a run.
+    """
+    if str(path).startswith(HUB_PREFIX):
+        directory = fetch_from_hub(str(path).removeprefix(HUB_PREFIX))
+        return load_directory(directory, str(path), device, dtype)
+    directory = Path(path)
+    if RunDirectory.is_run(directory):
+        return load_run(RunDirectory.open(directory), checkpoint, torch.device(device), dtype)
+    if (directory / CONFIG).is_file():
+        return load_directory(directory, f"Hugging Face directory {directory}", device, dtype)
+    if not directory.exists():
+        raise CheckpointError(f"{path} does not exist", "give a run, a Hugging Face model directory, or hf:NAME")
+    what = "has neither run.toml (a run) nor config.json (a Hugging Face model)" if directory.is_dir() else "is a file"
+    raise CheckpointError(f"{path} is not a model directory: it {what}", "give the directory that holds the model")
+
+
+def load_directory(directory: Path, source: str, device: torch.device | str, dtype: torch.dtype) -> LoadedModel:
+    model, tokenizer = read_huggingface(directory, device, dtype)
+    return LoadedModel(model, tokenizer, None, source)
+
+
+def load_run(run: RunDirectory, checkpoint: str, device: torch.device, dtype: torch.dtype) -> LoadedModel:
+    """The model of a checkpoint of a run of ours, as its run.toml describes it."""
+    raw = read_toml(run.config_path)
+    values = raw.values.get("model", {})
+    config = validate(ModelConfig, RawConfig(values, dict.fromkeys(values, str(run.config_path))))
+    info = choose_checkpoint(run, checkpoint)
+    tokenizer = load_tokenizer(run.path)
+    tensors = load_checkpoint(info.path, parts=("model",)).tensors["model"]
+    model = build_model(config, device="meta", dtype=dtype)
+    try:
+        model.load_state_dict({name: tensor.to(device, dtype) for name, tensor in tensors.items()}, assign=True)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{info.path} does not hold the model that {run.config_path} describes: {error}"
+        ) from error
+    loss = "" if info.val_loss is None else f", val loss {info.val_loss:.4f}"
+    return LoadedModel(model.eval(), tokenizer, run, f"run {run.path}, step {info.step}{loss}")
+
+
+def choose_checkpoint(run: RunDirectory, checkpoint: str) -> CheckpointInfo:
+    if checkpoint not in ("best", "last") and not checkpoint.isdecimal():
+        raise UsageError(f"checkpoint {checkpoint!r} is unknown", "choose best, last or a step")
+    found = run.checkpoints()
+    if checkpoint.isdecimal():
+        chosen = next((info for info in found if info.step == int(checkpoint)), None)
+        steps = ", ".join(str(info.step) for info in found)
+        if chosen is None and found:
+            raise CheckpointError(f"{run.path} has no checkpoint of step {checkpoint}", f"it has steps {steps}")
+    else:
+        chosen = run.best() if checkpoint == "best" else run.last_good()
+    if chosen is None:
+        raise CheckpointError(f"{run.path} has no {'whole ' if found else ''}checkpoint", "train it first")
+    return chosen
+
+
+def fetch_from_hub(name: str) -> Path:
+    """Bring the files of a model from the hub into its cache, never a pickle; HF_HUB_OFFLINE=1 only looks there.
+
+    Raises:
+        CheckpointError: no such model, no access, or no connection; one line.
+    """
+    from huggingface_hub import snapshot_download
+
+    repo, _, revision = name.partition("@")
+    try:
+        found = snapshot_download(repo, revision=revision or None, allow_patterns=HUB_FILES, ignore_patterns=["*/*"])
+    except Exception as error:  # the library lets through the errors of whichever HTTP client its version uses
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        remedy = "check the name, your access and the connection"
+        raise CheckpointError(f"hf:{name} cannot be fetched: {reason.strip().rstrip('.')}", remedy) from error
+    return Path(found)

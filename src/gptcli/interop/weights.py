@@ -1,0 +1,209 @@
+"""Weights in safetensors files, carried through a family's table: theirs -> ours and ours -> theirs.
+
+Reads no pickle: a `.bin` or `.pt` can run code when it is opened.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from gptcli.checkpoint.header import require_sane_header
+from gptcli.errors import CheckpointError, StorageError
+from gptcli.interop.family import Family, Mapped, Shape, compact
+from gptcli.storage import fsync_path, storage_errors, temporary_name
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+MAX_JSON_BYTES = 64 * 2**20
+FLOATS = ("F64", "F32", "F16", "BF16")
+
+
+class WeightFiles:
+    """The tensors of a model directory, in one safetensors file or in the shards that an index names. Maps them lazily.
+
+    Raises:
+        CheckpointError: there are none, a shard is missing or damaged, or the index leads out of the directory.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.homes: dict[str, Any] = {}
+        for path in weight_paths(directory):
+            file = open_safetensors(path)
+            self.homes.update(dict.fromkeys(file.keys(), file))
+
+    def describe(self, prefix: str) -> dict[str, tuple[str, Shape, str]]:
+        """Canonical name -> (name in the file, shape, safetensors dtype).
+
+        A bare model (`GPT2Model`, `LlamaModel`) was saved without the prefix that the class with a head has.
+        """
+        bare = not any(name.startswith(prefix) for name in self.homes)
+        found = {}
+        for name, file in self.homes.items():
+            entry = file.get_slice(name)
+            canonical = prefix + name if bare and not name.startswith("lm_head.") else name
+            found[canonical] = (name, tuple(entry.get_shape()), entry.get_dtype())
+        return found
+
+    def read(self, name: str) -> Tensor:
+        try:
+            return self.homes[name].get_tensor(name)
+        except SafetensorError as error:
+            raise CheckpointError(f"{self.directory}: tensor {name} cannot be read: {error}") from error
+
+
+def weight_paths(directory: Path) -> list[Path]:
+    """The safetensors files that hold the weights of the model in `directory`."""
+    if (directory / SINGLE).is_file():
+        return [directory / SINGLE]
+    if (directory / INDEX).is_file():
+        return shard_paths(directory / INDEX)
+    pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in directory.glob(pattern))
+    if pickles:
+        raise CheckpointError(
+            f"{directory} holds its weights only as a pickle ({pickles[0]}), which can run code when it is opened",
+            "convert it where you trust it: transformers' from_pretrained, then save_pretrained, writes safetensors",
+        )
+    raise CheckpointError(f"{directory} has no weights: neither {SINGLE} nor {INDEX}")
+
+
+def shard_paths(index: Path) -> list[Path]:
+    """The shards that an index names, all of which must be files beside it."""
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(n, str) for n in weight_map.values()):
+        raise CheckpointError(f"{index} has no 'weight_map' from tensors to files", "fetch the model again")
+    paths = []
+    for name in sorted(set(weight_map.values())):
+        if PureWindowsPath(name).name != name or not name.endswith(".safetensors"):
+            raise CheckpointError(f"{index} names {name!r}, which is not a safetensors file beside it", "do not use it")
+        if not (index.parent / name).is_file():
+            raise CheckpointError(f"{index.parent} lacks {name}, which {index.name} names", "fetch the model again")
+        paths.append(index.parent / name)
+    return paths
+
+
+def open_safetensors(path: Path) -> Any:
+    with storage_errors(path, "read"):
+        require_sane_header(path)
+        try:
+            return safe_open(path, framework="pt", device="cpu")
+        except SafetensorError as error:
+            raise CheckpointError(f"{path} is damaged: {error}", "fetch the model again") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        CheckpointError: it is no JSON object.
+    """
+    with storage_errors(path, "read"):
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise CheckpointError(f"{path} is larger than any such file", "do not use it")
+        content = path.read_bytes()
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not JSON: {error}", "fetch the model again") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} is not a JSON object", "fetch the model again")
+    return value
+
+
+def read_weights(
+    files: WeightFiles, family: Family, mapping: Sequence[Mapped], device: torch.device, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """All tensors of ours, on `device` in `dtype`, read one at a time so that memory holds the model once.
+
+    Raises:
+        CheckpointError: one line that names every missing, unexpected, misshapen or non-floating tensor.
+    """
+    found = files.describe(family.prefix)
+    expected = {name: shape for mapped in mapping for name, shape in mapped.theirs.items()}
+    extra = [name for name in found.keys() - expected.keys() if not re.fullmatch(family.ignored, name)]
+    head, embedding = tied_names(family)
+    if head in extra and embedding in found and found[head][1:] == found[embedding][1:]:
+        require_equal_head(files, found[head][0], found[embedding][0])
+        extra.remove(head)
+    require_match(files.directory, family, expected, found, extra)
+    state = {}
+    for mapped in mapping:
+        parts = [files.read(found[name][0]) for name in mapped.theirs]
+        parts = [part.T for part in parts] if mapped.transposed else parts
+        shape = (sum(len(part) for part in parts), *parts[0].shape[1:])
+        whole = torch.empty(shape, dtype=dtype, device=device)
+        for part, rows in zip(parts, whole.split([len(part) for part in parts]), strict=True):
+            rows.copy_(part)
+        state[mapped.ours] = whole
+    return state
+
+
+def tied_names(family: Family) -> tuple[str, str]:
+    """What the family calls the output projection and the token embedding."""
+    modules = {rule.ours: rule.theirs[0] for rule in family.table}
+    return f"{modules['head']}.weight", f"{modules['embedding']}.weight"
+
+
+def require_equal_head(files: WeightFiles, head: str, embedding: str) -> None:
+    """A tied model may store its head a second time, but then it must be the embedding."""
+    if not torch.equal(files.read(head), files.read(embedding)):
+        raise CheckpointError(
+            f"{files.directory}: config.json ties {head} to {embedding}, but they differ",
+            "set tie_word_embeddings to false in config.json if both were trained",
+        )
+
+
+def require_match(
+    directory: Path,
+    family: Family,
+    expected: Mapping[str, Shape],
+    found: Mapping[str, tuple[str, Shape, str]],
+    extra: Sequence[str],
+) -> None:
+    wrong = []
+    if missing := expected.keys() - found.keys():
+        wrong.append(f"missing {compact(missing)}")
+    if extra:
+        wrong.append(f"unexpected {compact(extra)}")
+    for name in sorted(expected.keys() & found.keys()):
+        _, shape, dtype = found[name]
+        if shape != expected[name]:
+            wrong.append(f"{name} has shape {shape}, should be {expected[name]}")
+        if dtype not in FLOATS:
+            wrong.append(f"{name} is {dtype}, should be one of {', '.join(FLOATS)}")
+    if wrong:
+        raise CheckpointError(
+            f"{directory} does not hold the {family.name} model of its config.json: {'; '.join(wrong)}"
+        )
+
+
+def write_weights(path: Path, state: Mapping[str, Tensor], mapping: Sequence[Mapped]) -> None:
+    """Write tensors of ours under their names, in the dtype that they have; the file is whole or absent."""
+    theirs = {}
+    for mapped in mapping:
+        tensor = state[mapped.ours].detach().cpu()
+        tensor = tensor.T if mapped.transposed else tensor
+        axis = tensor.dim() - 1 if mapped.transposed else 0
+        heights = [shape[axis] for shape in mapped.theirs.values()]
+        for name, part in zip(mapped.theirs, tensor.split(heights, dim=axis), strict=True):
+            theirs[name] = part.contiguous()
+    temporary = temporary_name(path)
+    with storage_errors(path):
+        try:
+            save_file(theirs, temporary, metadata={"format": "pt"})
+            fsync_path(temporary)
+            temporary.replace(path)
+        except SafetensorError as error:
+            raise StorageError(f"cannot write {path}: {error}", "check the free disk space") from error
+        finally:
+            temporary.unlink(missing_ok=True)
+        fsync_path(path.parent)
