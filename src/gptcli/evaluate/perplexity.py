@@ -1,0 +1,233 @@
+"""Perplexity and bits per byte of documents, each token scored exactly once. Takes a model and a tokenizer, never a path.
+
+Each document stands by itself: it is prefixed with the tokenizer's bos (else end-of-text) token where there is one, so
+that its first token is scored too, and read in the windows of windows.py. The end-of-text token after a document is
+not part of its text and not scored. Documents are streamed: what is kept of each is a few sums.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, TypedDict, Unpack
+
+import numpy as np
+
+from gptcli.data.shards import TokenShards
+from gptcli.errors import DataError
+from gptcli.evaluate.passages import PASSAGE_TOKENS, Passage, WorstPassages
+from gptcli.evaluate.scoring import Scorer, Sequence, default_batch_size, evaluation_mode
+from gptcli.evaluate.statistics import Totals, Uncertainty, bootstrap_ratio
+from gptcli.evaluate.windows import resolve_windows
+from gptcli.models.gpt import GPT
+from gptcli.tokenizer.tokenizer import Tokenizer
+
+
+class TextDocument(Protocol):
+    """A text and where it came from; `gptcli.data.corpus.Document` is one."""
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def source(self) -> str: ...
+
+
+class EncodedDocument(NamedTuple):
+    """A document to be scored: its ids (N,) without prefix, and the size of the text that they stand for."""
+
+    source: str
+    ids: np.ndarray
+    bytes: int
+    words: int
+
+
+@dataclass(frozen=True)
+class FileScore:
+    """The scores of all documents of one source; `uncertainty` is none where there is too little to resample."""
+
+    source: str
+    totals: Totals
+    uncertainty: Uncertainty | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured, and how. `prefix` is the text of the prefix token, none where the tokenizer has no such token.
+
+    Without a prefix the first token of each document is context only: neither it nor its bytes are counted.
+    `unknown_tokens` were scored as the tokenizer's unknown token, which stands for every character that it lacks.
+    """
+
+    totals: Totals
+    uncertainty: Uncertainty | None
+    files: tuple[FileScore, ...]
+    worst: tuple[Passage, ...]
+    context: int
+    stride: int
+    prefix: str | None
+    unknown_tokens: int
+    seconds: float
+
+
+class Options(TypedDict, total=False):
+    """How to measure; each may be left out.
+
+    context, stride: in tokens; by default the model's context length, and half of the context.
+    batch_size: windows at a time; by default as many as take a modest amount of memory.
+    worst: how many of the most surprising passages to keep.
+    seed: of the bootstrap.
+    on_tokens: called after each batch with the number of tokens scored and their summed nats.
+    """
+
+    context: int | None
+    stride: int | None
+    batch_size: int | None
+    worst: int
+    seed: int
+    on_tokens: Callable[[int, float], None] | None
+
+
+def evaluate_texts(
+    model: GPT, tokenizer: Tokenizer, documents: Iterable[TextDocument], **options: Unpack[Options]
+) -> Evaluation:
+    """Score texts, encoded as they are (special tokens written out in a text are text).
+
+    Raises: as `evaluate_documents`.
+    """
+    return evaluate_documents(model, tokenizer, encoded_texts(tokenizer, documents), **options)
+
+
+def evaluate_shards(
+    model: GPT, tokenizer: Tokenizer, shards: TokenShards, name: str, **options: Unpack[Options]
+) -> Evaluation:
+    """Score the documents of a split exactly as they were encoded for training; `name` stands for their source.
+
+    Raises: as `evaluate_documents`.
+    """
+    return evaluate_documents(model, tokenizer, stored_documents(tokenizer, shards, name), **options)
+
+
+def evaluate_documents(
+    model: GPT,
+    tokenizer: Tokenizer,
+    documents: Iterable[EncodedDocument],
+    *,
+    context: int | None = None,
+    stride: int | None = None,
+    batch_size: int | None = None,
+    worst: int = 0,
+    seed: int = 0,
+    on_tokens: Callable[[int, float], None] | None = None,
+) -> Evaluation:
+    """Score documents whose ids are known; see `Options`.
+
+    Raises:
+        UsageError: impossible context or stride.
+        DataError: nothing to score.
+        OutOfMemoryError: one window does not fit the device.
+    """
+    began = time.monotonic()
+    context, stride = resolve_windows(context, stride, model.config.context_length)
+    scorer = Scorer(
+        model,
+        context=context,
+        stride=stride,
+        batch_size=batch_size or default_batch_size(context, model.config.vocab_size, next(model.parameters()).device),
+        on_tokens=on_tokens,
+    )
+    prefix_id = tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.eot_id
+    prefix = np.array([] if prefix_id is None else [prefix_id], dtype=np.uint32)
+    pairs = ((document, np.concatenate((prefix, document.ids))) for document in documents)
+    tallies: dict[str, Tally] = {}
+    passages, unknown = WorstPassages(worst, tokenizer), 0
+    with evaluation_mode(model):
+        for sequence in scorer.score(pairs):
+            document = sequence.key
+            if not len(sequence.losses):
+                continue
+            tally = tallies.setdefault(document.source, Tally(block=max(stride, PASSAGE_TOKENS)))
+            tally.add(sequence, unscored_bytes=0 if len(prefix) else token_bytes(tokenizer, int(document.ids[0])))
+            passages.consider(document.source, tally.documents, document.ids, sequence.losses)
+            if tokenizer.unk_id is not None:
+                unknown += int((document.ids == tokenizer.unk_id).sum())
+    if not tallies:
+        raise DataError("there is not one token to score in this text", "give a text that is not empty")
+    whole = Tally.together(list(tallies.values()))
+    return Evaluation(
+        totals=whole.totals(),
+        uncertainty=whole.uncertainty(seed),
+        files=tuple(FileScore(name, tally.totals(), tally.uncertainty(seed)) for name, tally in tallies.items()),
+        worst=passages.passages(),
+        context=context,
+        stride=stride,
+        prefix=None if prefix_id is None else tokenizer.token_text(prefix_id),
+        unknown_tokens=unknown,
+        seconds=time.monotonic() - began,
+    )
+
+
+def encoded_texts(tokenizer: Tokenizer, documents: Iterable[TextDocument]) -> Iterator[EncodedDocument]:
+    """Encode documents one at a time."""
+    for document in documents:
+        ids = np.asarray(tokenizer.encode(document.text), dtype=np.uint32)
+        yield EncodedDocument(document.source, ids, len(document.text.encode()), count_words(document.text))
+
+
+def count_words(text: str) -> int:
+    """lm-eval's number of words, len(re.split(r"\\s+", text)), without making the list."""
+    return sum(1 for _ in re.finditer(r"\s+", text)) + 1
+
+
+def token_bytes(tokenizer: Tokenizer, token: int) -> int:
+    """UTF-8 bytes that a token stands for; part of a character, which decodes to U+FFFD, counts as one byte."""
+    return len(tokenizer.decode([token]).replace("\N{REPLACEMENT CHARACTER}", "?").encode())
+
+
+class Tally:
+    """Sums of the documents of one source; of a single document also those of its blocks of `block` tokens."""
+
+    def __init__(self, block: int) -> None:
+        self.block = block
+        self.nats, self.tokens = array("d"), array("q")
+        self.bytes = self.words = 0
+        self.blocks: tuple[np.ndarray, np.ndarray] | None = None
+
+    @property
+    def documents(self) -> int:
+        return len(self.tokens)
+
+    def add(self, sequence: Sequence[EncodedDocument], unscored_bytes: int) -> None:
+        losses, document = sequence.losses, sequence.key
+        self.nats.append(float(losses.sum()))
+        self.tokens.append(len(losses))
+        self.bytes += document.bytes - unscored_bytes
+        self.words += document.words
+        starts = np.arange(0, len(losses), self.block)
+        sizes = np.diff(starts, append=len(losses))
+        self.blocks = (np.add.reduceat(losses, starts), sizes) if self.documents == 1 else None
+
+    @classmethod
+    def together(cls, tallies: list[Tally]) -> Tally:
+        """The tally of all sources."""
+        if len(tallies) == 1:
+            return tallies[0]
+        whole = cls(tallies[0].block)
+        for tally in tallies:
+            whole.nats.extend(tally.nats)
+            whole.tokens.extend(tally.tokens)
+            whole.bytes += tally.bytes
+            whole.words += tally.words
+        return whole
+
+    def totals(self) -> Totals:
+        return Totals(float(np.sum(self.nats)), int(np.sum(self.tokens)), self.bytes, self.words, self.documents)
+
+    def uncertainty(self, seed: int) -> Uncertainty | None:
+        """By resampling documents; where there is only one, its blocks."""
+        if self.blocks is not None:
+            return bootstrap_ratio(*self.blocks, f"blocks of {self.block} tokens of the one document", seed)
+        return bootstrap_ratio(np.asarray(self.nats), np.asarray(self.tokens), "documents", seed)

@@ -1,0 +1,161 @@
+"""An evaluation in words and figures: a table for people, one JSON object for programs. Measures nothing."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from gptcli.evaluate.passages import Passage
+from gptcli.evaluate.perplexity import Evaluation, FileScore
+from gptcli.evaluate.statistics import Totals, Uncertainty, exponential
+
+MAX_FILES_SHOWN = 50
+
+
+def as_json(evaluation: Evaluation, source: str) -> dict[str, Any]:
+    """The object that `gptcli eval --json` prints. `source` says which model was measured.
+
+    JSON has no infinity: a score that is not finite is null.
+    """
+    return {
+        "model": source,
+        **scores(evaluation.totals, evaluation.uncertainty),
+        "context": evaluation.context,
+        "stride": evaluation.stride,
+        "prefix": evaluation.prefix,
+        "unknown_characters": evaluation.unknown_tokens,
+        "seconds": round(evaluation.seconds, 3),
+        "files": [{"file": file.source, **scores(file.totals, file.uncertainty)} for file in evaluation.files],
+        "worst": [passage_as_json(passage) for passage in evaluation.worst],
+    }
+
+
+def scores(totals: Totals, uncertainty: Uncertainty | None) -> dict[str, Any]:
+    found = uncertainty
+    return {
+        "loss": finite(totals.loss),
+        "perplexity": finite(totals.perplexity),
+        "bits_per_byte": finite(totals.bits_per_byte),
+        "byte_perplexity": finite(totals.byte_perplexity),
+        "word_perplexity": finite(totals.word_perplexity),
+        "tokens": totals.tokens,
+        "bytes": totals.bytes,
+        "words": totals.words,
+        "documents": totals.documents,
+        "loss_stderr": found and finite(found.stderr),
+        "loss_interval": found and [finite(found.low), finite(found.high)],
+        "perplexity_interval": found and [finite(exponential(found.low)), finite(exponential(found.high))],
+        "resampled": found and found.unit,
+    }
+
+
+def finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def passage_as_json(passage: Passage) -> dict[str, Any]:
+    return {
+        "loss": finite(passage.loss),
+        "file": passage.source,
+        "document": passage.document,
+        "position": passage.position,
+        "tokens": passage.tokens,
+        "before": passage.before,
+        "text": passage.text,
+        "after": passage.after,
+        "peak": passage.peak,
+        "peak_nats": finite(passage.peak_nats),
+    }
+
+
+def as_text(evaluation: Evaluation, source: str) -> str:
+    """What `gptcli eval` prints: what was done, the scores, the files, the worst passages."""
+    lines = [f"model            {source}", *method(evaluation), "", *headline(evaluation)]
+    if len(evaluation.files) > 1:
+        lines += ["", *file_table(evaluation.files)]
+    for number, passage in enumerate(evaluation.worst, start=1):
+        lines += ["", *passage_lines(number, passage)]
+    return "\n".join(lines)
+
+
+def method(evaluation: Evaluation) -> list[str]:
+    totals = evaluation.totals
+    if evaluation.prefix is None:
+        prefix = (
+            "no prefix: the tokenizer has no bos or end-of-text token, so each document's first token is not scored"
+        )
+    else:
+        prefix = f"each prefixed with {evaluation.prefix}"
+    only = evaluation.files[0].source if len(evaluation.files) == 1 else f"{len(evaluation.files):,} files"
+    lines = [
+        f"text             {only}",
+        f"documents        {totals.documents:,}, {prefix}",
+        f"scored           {totals.tokens:,} tokens, each exactly once, for {totals.bytes:,} bytes and "
+        f"{totals.words:,} words",
+        f"windows          context {evaluation.context} tokens, stride {evaluation.stride}: after the first window "
+        f"each token sees at least {max(1, evaluation.context - evaluation.stride)} tokens before it",
+    ]
+    if evaluation.unknown_tokens:
+        lines.append(
+            f"WARNING          {evaluation.unknown_tokens:,} unknown characters were scored as <unk>: these figures "
+            "cannot be compared with those of a tokenizer that has them"
+        )
+    return lines
+
+
+def headline(evaluation: Evaluation) -> list[str]:
+    totals, found = evaluation.totals, evaluation.uncertainty
+    nats = "nats per token"
+    if found is None:
+        sure = ["                 (no confidence interval: too little text to resample)"]
+        perplexity_interval = ""
+    else:
+        sure = [
+            f"                 95 % interval {found.low:.4f} to {found.high:.4f}, standard error {found.stderr:.4f}: "
+            f"bootstrap over {found.unit}"
+        ]
+        perplexity_interval = f" (95 % interval {figure(exponential(found.low))} to {figure(exponential(found.high))})"
+    return [
+        f"loss             {totals.loss:.4f} {nats}",
+        *sure,
+        f"perplexity       {figure(totals.perplexity)}{perplexity_interval}",
+        f"bits per byte    {totals.bits_per_byte:.4f}",
+        f"byte perplexity  {figure(totals.byte_perplexity)}",
+        f"word perplexity  {figure(totals.word_perplexity)}",
+    ]
+
+
+def figure(value: float) -> str:
+    """Four decimals for everyday numbers, fewer digits for huge ones."""
+    return f"{value:,.4f}" if value < 1e6 else f"{value:.4g}"
+
+
+def file_table(files: tuple[FileScore, ...]) -> list[str]:
+    """One line a file, in the order in which they were read."""
+    shown = files[:MAX_FILES_SHOWN]
+    width = min(60, max(len(file.source) for file in shown))
+    lines = [f"{'file':{width}}  {'documents':>9}  {'tokens':>11}  {'loss':>17}  {'perplexity':>12}  {'bits/byte':>9}"]
+    for file in shown:
+        totals, found = file.totals, file.uncertainty
+        name = file.source if len(file.source) <= width else f"…{file.source[1 - width :]}"
+        loss = f"{totals.loss:.4f}" + (f" ± {found.stderr:.4f}" if found else " " * 9)
+        lines.append(
+            f"{name:{width}}  {totals.documents:>9,}  {totals.tokens:>11,}  {loss:>17}  "
+            f"{figure(totals.perplexity):>12}  {totals.bits_per_byte:>9.4f}"
+        )
+    if len(files) > len(shown):
+        lines.append(f"… and {len(files) - len(shown):,} files more (--json lists them all)")
+    return lines
+
+
+def passage_lines(number: int, passage: Passage) -> list[str]:
+    return [
+        f"{number}. {passage.loss:.3f} nats per token over {passage.tokens} tokens from token {passage.position:,} of "
+        f"document {passage.document:,}, {passage.source}; most surprising: {passage.peak!r} ({passage.peak_nats:.2f})",
+        f"   {one_line(passage.before)}>>>{one_line(passage.text)}<<<{one_line(passage.after)}",
+    ]
+
+
+def one_line(text: str) -> str:
+    """Line breaks made visible and other control characters harmless to a terminal."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

@@ -1,0 +1,93 @@
+"""The validation loss of a training loop: quick, the same tokens at every call, no randomness used or disturbed.
+
+It reads the token stream as training does, documents end to end, in windows that do not overlap; the careful
+measurement, each document by itself and with overlapping windows, is in perplexity.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gptcli.data.shards import TokenShards
+from gptcli.errors import DataError
+from gptcli.evaluate.scoring import evaluation_mode
+from gptcli.models.gpt import GPT
+from gptcli.nn.device import Precision, autocast
+from gptcli.nn.loss import IGNORE_INDEX
+
+
+class ShardLoss(NamedTuple):
+    """Mean loss in nats over `tokens` target tokens; bits per byte of text only where the whole split was read."""
+
+    loss: float
+    tokens: int
+    bits_per_byte: float | None
+
+
+def shard_loss(
+    model: GPT,
+    shards: TokenShards,
+    *,
+    seq_len: int,
+    batch_size: int,
+    max_tokens: int | None,
+    device: torch.device,
+    precision: Precision,
+) -> ShardLoss:
+    """The loss over the whole split, or over windows of `seq_len` spread evenly over it, `max_tokens` in all.
+
+    The targets of the whole split are every token of the stream but the first, end-of-text tokens included, each
+    exactly once. The model's mode is put back.
+
+    Raises:
+        DataError: the split holds fewer than two tokens.
+    """
+    if len(shards) < 2:
+        raise DataError("the validation split holds fewer than two tokens", "give it more text (data.val_fraction)")
+    starts = window_starts(len(shards), seq_len, max_tokens)
+    total, tokens = torch.zeros((), dtype=torch.float64), 0
+    with evaluation_mode(model):
+        total = total.to(device) if device.type != "mps" else total  # Apple GPUs have no float64
+        for input_ids, targets in batches(shards, starts, seq_len, batch_size):
+            with autocast(device, precision):
+                total += model.loss_sum(input_ids.to(device), targets.to(device)).to(total.device).double()
+            tokens += int((targets != IGNORE_INDEX).sum())
+    nats = total.item()
+    is_whole = tokens == len(shards) - 1
+    return ShardLoss(nats / tokens, tokens, nats / shards.bytes / math.log(2) if is_whole and shards.bytes else None)
+
+
+def window_starts(length: int, seq_len: int, max_tokens: int | None) -> list[int]:
+    """Where the windows begin in a stream of `length` tokens.
+
+    The whole stream is cut into windows of seq_len targets, the last one possibly shorter; when that is more than
+    max_tokens, so many whole windows as fit (at least one), the i-th of k at the i/k-th part of the stream.
+    """
+    targets = length - 1
+    if max_tokens is None or targets <= max_tokens:
+        return list(range(0, targets, seq_len))
+    whole = targets // seq_len
+    count = min(whole, max(1, max_tokens // seq_len))
+    return [index * whole // count * seq_len for index in range(count)] or [0]
+
+
+def batches(shards: TokenShards, starts: list[int], seq_len: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """input_ids (B, T) and targets (B, T); a window that the stream's end cuts short is padded and ignored there.
+
+    All but the last batch have one shape, and T is always seq_len, so that a compiled model is compiled at most twice.
+    """
+    for first in range(0, len(starts), batch_size):
+        chosen = starts[first : first + batch_size]
+        input_ids = np.zeros((len(chosen), seq_len), dtype=np.int64)
+        targets = np.full((len(chosen), seq_len), IGNORE_INDEX, dtype=np.int64)
+        for row, start in enumerate(chosen):
+            ids = shards.read(start, min(start + seq_len + 1, len(shards)))
+            input_ids[row, : len(ids) - 1] = ids[:-1]
+            targets[row, : len(ids) - 1] = ids[1:]
+        yield torch.from_numpy(input_ids), torch.from_numpy(targets)

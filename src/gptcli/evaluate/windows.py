@@ -1,0 +1,59 @@
+"""Which tokens are scored with which context: integer arithmetic. Knows neither models nor tokenizers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from gptcli.errors import UsageError
+
+
+class Window(NamedTuple):
+    """Positions [start, stop) of a sequence, of which [scored, stop) are scored by this window; start < scored < stop.
+
+    The model is fed positions [start, stop - 1): its output at position p - 1 scores the token at p.
+    """
+
+    start: int
+    stop: int
+    scored: int
+
+
+def score_windows(length: int, context: int, stride: int) -> Iterator[Window]:
+    """Windows that score positions 1 .. length - 1 of a sequence exactly once each, in order.
+
+    This is the strided recipe of Hugging Face's guide "Perplexity of fixed-length models": the first window holds
+    `context` tokens, each further one starts `stride` later and scores the tokens that no window before it scored, so
+    that each has at least `context - stride` tokens before it in its window. Position 0 (the prefix token, where there
+    is one) is never scored, since nothing comes before it.
+
+    With stride == context the windows do not overlap, and the recipe would leave the first token of each unscored.
+    Such a window takes one token more on its left instead; the model is still fed no more than `context` tokens.
+    """
+    scored = 1
+    for start in range(0, length, stride):
+        stop = min(start + context, length)
+        if stop > scored:
+            yield Window(min(start, scored - 1), stop, scored)
+            scored = stop
+        if stop == length:
+            return
+
+
+def resolve_windows(context: int | None, stride: int | None, limit: int) -> tuple[int, int]:
+    """The context and stride to use: by default the model's `limit`, and half of the context.
+
+    Raises:
+        UsageError: the context is longer than the model's, or the stride longer than the context.
+    """
+    context = limit if context is None else context
+    if not 1 <= context <= limit:
+        raise UsageError(
+            f"a context of {context} tokens is not possible with this model", f"choose --context from 1 to {limit}"
+        )
+    stride = max(1, context // 2) if stride is None else stride
+    if not 1 <= stride <= context:
+        raise UsageError(
+            f"a stride of {stride} tokens would skip tokens or stand still", f"choose --stride from 1 to {context}"
+        )
+    return context, stride

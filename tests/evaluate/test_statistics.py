@@ -1,0 +1,80 @@
+"""Ratios of totals, and bootstrap intervals against closed forms and known coverage."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from gptcli.evaluate import statistics
+from gptcli.evaluate.statistics import Totals, bootstrap_ratio
+
+
+def test_scores_are_ratios_of_totals() -> None:
+    totals = Totals(nats=120.0, tokens=60, bytes=240, words=40, documents=2)
+    assert totals.loss == 2.0
+    assert totals.perplexity == pytest.approx(math.e**2)
+    assert totals.bits_per_byte == pytest.approx(0.5 / math.log(2))
+    assert totals.byte_perplexity == pytest.approx(2**totals.bits_per_byte)
+    assert totals.word_perplexity == pytest.approx(math.e**3)
+
+
+def test_a_perplexity_beyond_a_float_is_infinite() -> None:
+    assert Totals(nats=5000.0, tokens=500, bytes=2000, words=1).word_perplexity == math.inf
+
+
+def test_stderr_with_equal_denominators_is_that_of_a_mean() -> None:
+    nats = np.random.default_rng(7).normal(300, 30, size=400)
+    found = bootstrap_ratio(nats, np.full(400, 100), "documents")
+    assert found is not None
+    assert found.stderr == pytest.approx(nats.std() / math.sqrt(400) / 100, rel=0.1)
+    mean = nats.mean() / 100
+    assert (found.low - mean, found.high - mean) == pytest.approx((-1.96 * found.stderr, 1.96 * found.stderr), rel=0.15)
+
+
+def test_stderr_of_a_ratio_agrees_with_its_linearisation() -> None:
+    """Cochran, Sampling Techniques, 2.11: var(R) ~ sum((x - R t)^2) / (sum t)^2."""
+    generator = np.random.default_rng(3)
+    tokens = generator.integers(10, 500, size=500)
+    nats = tokens * generator.normal(3, 0.4, size=500)
+    ratio = nats.sum() / tokens.sum()
+    expected = math.sqrt(((nats - ratio * tokens) ** 2).sum()) / tokens.sum()
+    found = bootstrap_ratio(nats, tokens, "documents")
+    assert found is not None
+    assert found.stderr == pytest.approx(expected, rel=0.1)
+
+
+def test_interval_covers_the_truth_about_95_times_in_100() -> None:
+    generator = np.random.default_rng(11)
+    covered = 0
+    for _ in range(100):
+        tokens = generator.integers(50, 150, size=60)
+        found = bootstrap_ratio(tokens * 2.0 + generator.normal(0, 20, size=60), tokens, "documents")
+        assert found is not None
+        covered += found.low <= 2.0 <= found.high
+    assert 85 <= covered <= 100
+
+
+def test_same_scores_give_the_same_interval_and_another_seed_another() -> None:
+    nats, tokens = np.arange(1.0, 21.0), np.full(20, 5)
+    assert bootstrap_ratio(nats, tokens, "documents") == bootstrap_ratio(nats, tokens, "documents")
+    assert bootstrap_ratio(nats, tokens, "documents") != bootstrap_ratio(nats, tokens, "documents", seed=1)
+
+
+def test_one_unit_has_no_interval_and_empty_units_do_not_count() -> None:
+    assert bootstrap_ratio(np.array([5.0]), np.array([2]), "documents") is None
+    assert bootstrap_ratio(np.array([5.0, 0.0]), np.array([2, 0]), "documents") is None
+
+
+def test_pooling_many_units_keeps_the_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(5)
+    tokens = generator.integers(50, 150, size=3000)
+    nats = tokens * 2.0 + generator.normal(0, 20, size=3000)
+    whole = bootstrap_ratio(nats, tokens, "documents")
+    monkeypatch.setattr(statistics, "MAX_UNITS", 700)
+    pooled = bootstrap_ratio(nats, tokens, "documents")
+    assert whole is not None
+    assert pooled is not None
+    assert pooled.stderr == pytest.approx(whole.stderr, rel=0.15)
+    assert pooled.unit == "3,000 documents in 700 groups"
