@@ -32,7 +32,7 @@ def finished(model: GPT, config: GenerationConfig, rows: list[Row], eot_id: int 
 
 @torch.no_grad()
 def defined(model: GPT, config: GenerationConfig, prompt: list[int], seed: int) -> tuple[list[int], list[float]]:
-    """ids and logprobs by full forwards over the window; slides as documented: the last half is kept when it is full."""
+    """ids and logprobs by full forwards over the window, of which the last half is kept when it is full."""
     context = model.config.context_length
     ids, start, logprobs = list(prompt), max(0, len(prompt) - context), []
     for position in range(config.max_new_tokens):

@@ -1,0 +1,69 @@
+"""`gptcli generate`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Literal
+
+import typer
+
+
+def generate(
+    run: Annotated[str, typer.Argument(help="A run, a Hugging Face model directory, or hf:NAME.", show_default=False)],
+    prompt: Annotated[
+        str | None, typer.Argument(help="What the text begins with; without it, a document's beginning.")
+    ] = None,
+    prompt_file: Annotated[
+        str | None, typer.Option(metavar="FILE", help="One prompt a line (blank lines are left out); - is stdin.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens of a sample at most.")] = 200,
+    temperature: Annotated[float, typer.Option(help="0 is greedy, 1 the model's own distribution.")] = 0.8,
+    top_k: Annotated[int | None, typer.Option(help="Draw from the K most likely tokens only.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Draw from the likeliest tokens that sum to P only.")] = None,
+    min_p: Annotated[float | None, typer.Option(help="Leave out what is below this part of the likeliest.")] = None,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1 discourages repetition.")] = 1.0,
+    num_samples: Annotated[int, typer.Option(help="Samples for each prompt.")] = 1,
+    stop: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="End before this text; may be given several times.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Sample I is drawn with seed + I and can be had again alone.")] = 0,
+    overflow: Annotated[
+        Literal["slide", "stop"], typer.Option(help="When the context is full: keep its last half and go on, or stop.")
+    ] = "slide",
+    document_start: Annotated[
+        bool, typer.Option("--document-start", help="Read each prompt as the beginning of a document.")
+    ] = False,
+    batch_size: Annotated[int, typer.Option(help="Samples generated side by side at most.")] = 32,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    precision: Annotated[
+        Literal["fp32", "bf16", "fp16"], typer.Option(help="Numbers to compute in; bf16 is faster on a GPU.")
+    ] = "fp32",
+    checkpoint: Annotated[str, typer.Option(help="Of a run: best, last, or a step.")] = "best",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object when all is done.")] = False,
+) -> None:
+    """Generate text. Stdout has the generated text and nothing else; the prompt and the talk go to stderr."""
+    from gptcli.config import RawConfig, validate
+    from gptcli.generate.config import GenerationConfig
+    from gptcli.generate.terminal import Printer, read_prompts
+
+    stop = stop or []
+    # Every setting of generation is an option of the same name.
+    options = {name: value for name, value in locals().items() if name in GenerationConfig.model_fields}
+    config = validate(GenerationConfig, RawConfig(options))
+    prompts = read_prompts(prompt, prompt_file)
+
+    import torch
+
+    from gptcli.console import say
+    from gptcli.generate.text import generate as generate_texts
+    from gptcli.interop.load import load_model
+    from gptcli.nn.device import AUTOCAST_DTYPES, resolve_device
+
+    where, dtype = resolve_device(device), AUTOCAST_DTYPES.get(precision, torch.float32)
+    loaded = load_model(run, device=where, dtype=dtype, checkpoint=checkpoint)
+    say(f"{loaded.source}, on {where} in {precision}")
+    with Printer(prompts, config, silent=as_json) as printer:
+        result = generate_texts(loaded.model, loaded.tokenizer, prompts, config, printer.on_text, printer.on_completion)
+    if as_json:
+        print(json.dumps(result.report(several=prompt_file is not None)))
+    say(f"{result.token_count:,} tokens, {result.tokens_per_second:,.1f} tokens/s")

@@ -1,0 +1,192 @@
+"""Prompts in, texts out: encodes the prompts, lets the engine draw, and turns what it draws into text as it comes.
+
+Takes a model and a tokenizer; knows no path and no terminal.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from gptcli.console import say
+from gptcli.errors import CheckpointError, DataError, TokenizerError
+from gptcli.generate.config import GenerationConfig
+from gptcli.generate.engine import Engine, FinishReason, Row
+from gptcli.generate.streamer import TextStream
+from gptcli.models.gpt import GPT
+
+if TYPE_CHECKING:
+    from gptcli.tokenizer.tokenizer import Tokenizer
+
+
+class Completion(NamedTuple):
+    """One sample of a prompt."""
+
+    text: str
+    """What follows the prompt, without end-of-text token and stop string."""
+    tokens: list[int]
+    """Every id drawn, also those of the end-of-text token or a stop string that ended the sample."""
+    logprobs: list[float]
+    """Of each token: its log-probability in nats under the model itself, before temperature, penalty and filters."""
+    finish_reason: FinishReason
+    """`stop`: a stop string; `eot`: the end-of-text token; `length`: max_new_tokens, or the context is full."""
+    seed: int
+    """The seed that gives this sample again, alone."""
+
+
+class GeneratedPrompt(NamedTuple):
+    prompt: str
+    completions: list[Completion]
+
+    def report(self) -> dict[str, Any]:
+        """For JSON: {"prompt", "completions": [{"text", "tokens", "logprobs", "finish_reason", "seed"}]}."""
+        return {"prompt": self.prompt, "completions": [completion._asdict() for completion in self.completions]}
+
+
+class Generation(NamedTuple):
+    prompts: list[GeneratedPrompt]
+    tokens_per_second: float
+    """Of all samples together, reading the prompts included."""
+
+    @property
+    def token_count(self) -> int:
+        """Tokens drawn, of all samples together."""
+        return sum(len(completion.tokens) for prompt in self.prompts for completion in prompt.completions)
+
+    def report(self, *, several: bool) -> dict[str, Any]:
+        """For JSON: the report of the one prompt, or {"results": [...]} of `several`, and "tokens_per_second"."""
+        reports = [prompt.report() for prompt in self.prompts]
+        return ({"results": reports} if several else reports[0]) | {"tokens_per_second": self.tokens_per_second}
+
+
+@dataclass
+class Sample:
+    """A row of the engine with its text so far."""
+
+    row: Row
+    stream: TextStream
+    pieces: list[str] = field(default_factory=list)
+
+    def advance(self) -> str:
+        """Take in the row's newest id: the text that it adds. Ends the row when a stop string is complete."""
+        row = self.row
+        piece = "" if row.finish_reason == "eot" else self.stream.step(row.ids[-1])
+        if row.finish_reason is not None:
+            piece += self.stream.finish()
+        if self.stream.stopped:
+            row.finish_reason = "stop"
+        self.pieces.append(piece)
+        return piece
+
+    def completion(self) -> Completion:
+        row = self.row
+        assert row.finish_reason is not None
+        return Completion("".join(self.pieces), row.ids[row.prompt_length :], row.logprobs, row.finish_reason, row.seed)
+
+
+def generate(
+    model: GPT,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    config: GenerationConfig,
+    on_text: Callable[[int, str], None] | None = None,
+    on_completion: Callable[[int, Completion], None] | None = None,
+) -> Generation:
+    """`config.num_samples` texts for every prompt.
+
+    Sample i of prompt p has the number p * num_samples + i. `on_text(number, piece)` is called with whole characters
+    as they become certain, `on_completion(number, completion)` when a sample has ended; samples advance side by side.
+
+    Raises:
+        DataError: a prompt cannot be used with this tokenizer or, where the overflow is to stop, is too long.
+        CheckpointError: the model and the tokenizer do not belong together, or the weights are damaged.
+        OutOfMemoryError: not even one sample fits on the device.
+    """
+    encoded = [encode_prompt(tokenizer, prompt, config, place(i, prompts)) for i, prompt in enumerate(prompts)]
+    for i, ids in enumerate(encoded):
+        check_prompt(ids, model, config, place(i, prompts))
+    samples = [
+        Sample(Row(list(ids), config.seed + i, len(ids)), TextStream(tokenizer, config.stop, ids))
+        for ids in encoded
+        for i in range(config.num_samples)
+    ]
+    numbers = {sample.row: number for number, sample in enumerate(samples)}
+    completions: dict[int, Completion] = {}
+    began = time.perf_counter()
+    for row in Engine(model, config, tokenizer.eot_id).run([sample.row for sample in samples]):
+        number = numbers[row]
+        piece = samples[number].advance()
+        if piece and on_text:
+            on_text(number, piece)
+        if row.finish_reason is not None:
+            completions[number] = samples[number].completion()
+            if on_completion:
+                on_completion(number, completions[number])
+    elapsed = time.perf_counter() - began
+    count = sum(sample.row.count for sample in samples)
+    each = config.num_samples
+    return Generation(
+        [
+            GeneratedPrompt(prompt, [completions[number] for number in range(i * each, (i + 1) * each)])
+            for i, prompt in enumerate(prompts)
+        ],
+        count / elapsed,
+    )
+
+
+def place(index: int, prompts: Sequence[str]) -> str:
+    """How a message calls the prompt at `index`."""
+    return "the prompt" if len(prompts) == 1 else f"prompt {index + 1}"
+
+
+def encode_prompt(tokenizer: Tokenizer, prompt: str, config: GenerationConfig, name: str) -> list[int]:
+    """The ids that the model reads before it writes; at least one.
+
+    Raises:
+        DataError: the tokenizer cannot represent the prompt, or it is empty and there is no token to begin with.
+    """
+    try:
+        prompt.encode()
+        tokenizer.require_representable(prompt)
+    except UnicodeEncodeError as error:
+        raise DataError(f"{name} is not valid UTF-8 at character {error.start + 1}", "give it in UTF-8") from error
+    except TokenizerError as error:
+        raise TokenizerError(f"{name}: {error}") from error
+    ids = tokenizer.encode(prompt)
+    beginning = tokenizer.eot_id if tokenizer.bos_id is None else tokenizer.bos_id
+    if config.document_start or not ids:
+        if beginning is None:
+            why = "it is empty" if not ids else "document_start is set"
+            raise DataError(
+                f"{name} needs a token that begins a document ({why}) and this tokenizer has none", "give some text"
+            )
+        return [beginning, *ids]
+    return tokens_put_before(tokenizer) + ids
+
+
+def tokens_put_before(tokenizer: Tokenizer) -> list[int]:
+    """The special tokens that the tokenizer itself puts before a text (Llama's does, GPT-2's does not)."""
+    encoding = tokenizer.backend.encode("a", add_special_tokens=True)
+    marks = zip(encoding.ids, encoding.special_tokens_mask, strict=True)
+    return [token for token, _ in takewhile(lambda mark: mark[1] == 1, marks)]
+
+
+def check_prompt(ids: Sequence[int], model: GPT, config: GenerationConfig, name: str) -> None:
+    """Raise an error, or say what will be left out, where the prompt does not suit the model."""
+    if max(ids) >= model.config.vocab_size:
+        raise CheckpointError(
+            f"the tokenizer gives id {max(ids)} and the model knows {model.config.vocab_size}",
+            "use the tokenizer that the model was trained with",
+        )
+    context = model.config.context_length
+    if len(ids) <= context:
+        return
+    if config.overflow == "stop":
+        raise DataError(
+            f"{name} has {len(ids)} tokens, more than the model's context of {context}",
+            "shorten it, or let it slide (overflow slide)",
+        )
+    say(f"{name} has {len(ids)} tokens: only its last {context} are read, the model's context")

@@ -1,0 +1,83 @@
+"""What is read from prompt files, and what is printed where."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+
+from gptcli.errors import DataError, StorageError, UsageError
+from gptcli.generate.config import GenerationConfig
+from gptcli.generate.terminal import Printer, read_prompts
+from gptcli.generate.text import Completion
+
+DONE = Completion("", [], [], "length", 0)
+
+
+def test_a_prompt_file_has_one_prompt_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = "\ufefffirst \r\n\n  second\u2028still second\n \nthird".encode()
+    expected = ["first ", "  second\u2028still second", "third"]
+    file = tmp_path / "prompts.txt"
+    file.write_bytes(content)
+    assert read_prompts(None, str(file)) == expected
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+    assert read_prompts(None, "-") == expected
+
+
+def test_without_a_file_the_prompt_is_the_one_given_or_empty() -> None:
+    assert read_prompts("Once", None) == ["Once"]
+    assert read_prompts(None, None) == [""]
+
+
+def test_prompt_files_that_cannot_be_used_are_clear_errors(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.txt"
+    with pytest.raises(StorageError, match=r"cannot read .*prompts\.txt"):
+        read_prompts(None, str(file))
+    file.write_bytes(b"ab\xff")
+    with pytest.raises(DataError, match="not UTF-8 at byte 2"):
+        read_prompts(None, str(file))
+    file.write_bytes(b"\n  \n")
+    with pytest.raises(DataError, match="no prompt"):
+        read_prompts(None, str(file))
+    with pytest.raises(UsageError, match="both"):
+        read_prompts("Once", str(file))
+
+
+def test_one_sample_is_printed_piece_by_piece(capsys: pytest.CaptureFixture) -> None:
+    with Printer(["Once"], GenerationConfig()) as printer:
+        printer.on_text(0, " upon")
+        assert capsys.readouterr().out == " upon"
+        printer.on_text(0, " a time")
+        assert capsys.readouterr().out == " a time"
+        printer.on_completion(0, DONE)
+    assert capsys.readouterr() == ("\n", "")
+
+
+def test_samples_are_printed_in_order_whichever_ends_first(capsys: pytest.CaptureFixture) -> None:
+    with Printer(["P", "Q"], GenerationConfig(num_samples=2, seed=5)) as printer:
+        for number, piece in ((2, "c1"), (0, "a1"), (1, "b1"), (2, "c2")):
+            printer.on_text(number, piece)
+        printer.on_completion(2, DONE)
+        assert capsys.readouterr().out == "a1"
+        printer.on_completion(0, DONE)
+        assert capsys.readouterr().out == "\nb1"
+        printer.on_completion(1, DONE)
+        printer.on_completion(3, DONE)
+    out, err = capsys.readouterr()
+    assert out == "\nc1c2\n\n"
+    assert err.splitlines()[-1] == "--- prompt 2 of 2, sample 2 of 2, seed 6"
+
+
+def test_silent_printer_prints_nothing(capsys: pytest.CaptureFixture) -> None:
+    with Printer(["P"], GenerationConfig(), silent=True) as printer:
+        printer.on_text(0, "text")
+        printer.on_completion(0, DONE)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_what_was_generated_before_an_interrupt_stays_and_its_line_ends(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(KeyboardInterrupt), Printer(["P"], GenerationConfig()) as printer:
+        printer.on_text(0, "so far")
+        raise KeyboardInterrupt
+    assert capsys.readouterr().out == "so far\n"
