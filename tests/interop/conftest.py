@@ -1,0 +1,61 @@
+"""A tokenizer, models with lively weights, and transformers kept quiet: shared by the tests of interop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from gptcli.models.config import ModelConfig
+from gptcli.models.gpt import GPT, build_model
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quiet_transformers() -> None:
+    """Progress bars and advice off; Python warnings stay errors."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    from gptcli.tokenizer.config import ByteTokenizerConfig
+    from gptcli.tokenizer.train import build_tokenizer
+
+    return build_tokenizer(ByteTokenizerConfig(), lambda: iter(()))
+
+
+@pytest.fixture(scope="session")
+def lively() -> Callable[[nn.Module], nn.Module]:
+    """Redraw all weights, so that norms are not 1, biases not 0 and logits far apart: a swapped tensor must show."""
+
+    def redraw(model: nn.Module) -> nn.Module:
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for _, tensor in sorted(model.named_parameters()):
+                noise = torch.randn(tensor.shape, generator=generator)
+                tensor.copy_(1 + 0.3 * noise if tensor.dim() == 1 else 1.5 * noise / max(tensor.shape[1], 1) ** 0.5)
+        return model.eval()
+
+    return redraw
+
+
+@pytest.fixture(scope="session")
+def our_model(tokenizer, lively) -> Callable[..., GPT]:
+    """A small lively model of ours, of the tokenizer's vocabulary."""
+
+    def build(**slots) -> GPT:
+        sizes = {"vocab_size": tokenizer.vocab_size, "context_length": 64, "n_layer": 3, "n_head": 4, "n_embd": 48}
+        return lively(build_model(ModelConfig(**(sizes | slots))))
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def some_ids(tokenizer) -> torch.Tensor:
+    """Token ids (2, 64): as long as the context of `our_model`."""
+    return torch.randint(tokenizer.vocab_size, (2, 64), generator=torch.Generator().manual_seed(2))

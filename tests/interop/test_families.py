@@ -1,0 +1,137 @@
+"""The tables and configs of the families, and what each refuses, in words."""
+
+from __future__ import annotations
+
+import pytest
+import transformers
+
+from gptcli.errors import CheckpointError
+from gptcli.interop.families import FAMILIES, family_named, family_of
+from gptcli.interop.family import ForeignConfig, compact
+from gptcli.interop.huggingface import map_model, model_config
+from gptcli.models.config import ModelConfig
+
+SIZES = {
+    "n_layer",
+    "n_head",
+    "n_embd",
+    "vocab_size",
+    "context_length",
+    "intermediate_size",
+    "norm_eps",
+    "tie_embeddings",
+}
+CHECKED_AS_SHAPES = {"n_kv_head", "head_dim", "window_pattern"}
+ONLY_ROPE = {"rope_theta", "rotary_fraction"}
+WITHOUT_EFFECT_ON_LOGITS = {"dropout", "attention", "init_std", "activation_checkpointing"}
+
+LLAMA = {
+    "model_type": "llama",
+    "vocab_size": 10,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 50,
+    "max_position_embeddings": 16,
+}
+MISTRAL = LLAMA | {"model_type": "mistral", "num_attention_heads": 8}
+QWEN3 = LLAMA | {"model_type": "qwen3", "head_dim": 8, "num_key_value_heads": 4}
+GPT2 = {"model_type": "gpt2", "vocab_size": 10, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 16}
+
+
+def read(values: dict) -> ModelConfig:
+    foreign = ForeignConfig("config.json", values)
+    return model_config(family_named(foreign), foreign)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_every_slot_of_the_model_is_restricted_or_carried_by_each_family(family):
+    """A new slot of ModelConfig fails here until each family says what it can hold."""
+    decided = set(family.slots) | SIZES | CHECKED_AS_SHAPES | WITHOUT_EFFECT_ON_LOGITS
+    decided |= {"bias"} if family.name == "gpt2" else set()  # carried: written as zeros where there are none
+    decided |= {"rope_theta"} if family.slots["position"] == ("rope",) else ONLY_ROPE
+    assert decided == set(ModelConfig.model_fields)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_a_table_names_no_tensor_twice(family):
+    gpt2 = {"norm": "layernorm", "position": "learned", "mlp": "gelu", "bias": True, "qk_norm": False}
+    config = ModelConfig(vocab_size=10, tie_embeddings=False, **(gpt2 if family.name == "gpt2" else {}))
+    theirs = [name for mapped in map_model(family, config) for name in mapped.theirs]
+    assert len(theirs) == len(set(theirs))
+
+
+@pytest.mark.parametrize(
+    ("slots", "words"),
+    [
+        ({"parallel_residual": True}, "For Qwen3ForCausalLM parallel_residual must be off, not on"),
+        ({"rotary_fraction": 0.5}, "For Qwen3ForCausalLM rotary_fraction must be 1.0, not 0.5"),
+        ({"window_pattern": (3, 5)}, "its sliding windows must have one width, not [3, 5]"),
+        (
+            {"norm": "layernorm", "position": "learned", "mlp": "gelu", "qk_norm": False, "n_kv_head": 1},
+            "n_kv_head must",
+        ),
+        (
+            {"norm": "layernorm", "position": "learned", "mlp": "gelu", "qk_norm": False, "head_dim": 8},
+            "must be n_embd",
+        ),
+    ],
+)
+def test_what_no_family_holds_is_explained_by_the_nearest(slots, words):
+    family, reason = family_of(ModelConfig(vocab_size=10, **slots))
+    assert family.architecture is None
+    assert words in reason
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"model_type": "gpt_neox"}, "the supported families are gpt2, llama, mistral, qwen3"),
+        ({"hidden_size": 3}, "without model_type"),
+        (LLAMA | {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope scaling 'linear' is not supported"),
+        (LLAMA | {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, "rope scaling 'llama3'"),
+        (LLAMA | {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope scaling 'yarn'"),
+        (LLAMA | {"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "differ from layer to layer"),
+        (LLAMA | {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
+        (LLAMA | {"attention_bias": True}, "attention_bias = True with mlp_bias = False"),
+        (LLAMA | {"hidden_act": "relu"}, "hidden_act = 'relu' is not supported"),
+        (LLAMA | {"hidden_size": "32"}, "hidden_size = '32'"),
+        (LLAMA | {"hidden_size": 30}, "not divisible"),
+        (LLAMA | {"rms_norm_eps": "small"}, "rms_norm_eps = 'small'"),
+        ({k: v for k, v in LLAMA.items() if k != "num_hidden_layers"}, "has no num_hidden_layers"),
+        (QWEN3 | {"attention_bias": True}, "attention_bias = True is not supported"),
+        (GPT2 | {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
+        (GPT2 | {"activation_function": "gelu_fast"}, "activation_function = 'gelu_fast'"),
+        ({"model_type": "gptcli", "vocab_size": 10}, "no table 'gptcli'"),
+        ({"model_type": "gptcli", "vocab_size": 10, "gptcli": {"n_heads": 3}}, "unknown key 'n_heads'"),
+    ],
+)
+def test_configs_that_our_slots_cannot_hold_are_refused_in_one_line(values, words):
+    with pytest.raises(CheckpointError) as caught:
+        read(values)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "config.json" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [LLAMA, QWEN3, GPT2, MISTRAL],
+    ids=lambda v: v["model_type"],
+)
+def test_missing_keys_mean_what_they_mean_to_transformers(values):
+    ours = read(values)
+    theirs = transformers.AutoConfig.for_model(**values)
+    assert ours.kv_heads == getattr(theirs, "num_key_value_heads", theirs.num_attention_heads)
+    assert ours.head_width == getattr(theirs, "head_dim", 32 // theirs.num_attention_heads)
+    assert ours.norm_eps == getattr(theirs, "rms_norm_eps" if ours.position == "rope" else "layer_norm_epsilon")
+    assert ours.tie_embeddings == theirs.tie_word_embeddings
+    assert ours.context_length == theirs.max_position_embeddings
+    assert ours.window(0) == (getattr(theirs, "sliding_window", None) or 0)
+    if ours.position == "rope":
+        assert ours.rope_theta == theirs.rope_parameters["rope_theta"]
+
+
+def test_names_are_gathered_over_layers_and_none_is_left_out():
+    names = ["h.0.a", "h.1.a", "h.2.a", "h.1.b", "h.3.b", "h.7.c", "wte"]
+    assert compact(names) == "h.[0-2].a, h.[1,3].b, h.7.c, wte"

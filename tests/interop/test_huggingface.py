@@ -1,0 +1,316 @@
+"""What we write, transformers computes the same with; what transformers writes, we compute the same with."""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+
+import pytest
+import torch
+import transformers
+
+from gptcli.errors import CheckpointError
+from gptcli.interop.huggingface import read_huggingface, write_huggingface
+
+TOLERANCE = 1e-4  # in fp32, on logits of the order of 1 to 10
+
+GPT2 = {"norm": "layernorm", "position": "learned", "mlp": "gelu_tanh", "bias": True, "qk_norm": False}
+LLAMA = {"qk_norm": False}
+OURS = {
+    "qwen3": ("Qwen3ForCausalLM", {}),
+    "qwen3 untied": ("Qwen3ForCausalLM", {"tie_embeddings": False}),
+    "qwen3 grouped, wide heads": ("Qwen3ForCausalLM", {"n_kv_head": 2, "head_dim": 14, "n_embd": 45}),
+    "qwen3 alternating windows": ("Qwen3ForCausalLM", {"window_pattern": (0, 9), "rope_theta": 5e5}),
+    "llama": ("LlamaForCausalLM", LLAMA),
+    "llama untied, multi-query": ("LlamaForCausalLM", LLAMA | {"tie_embeddings": False, "n_kv_head": 1}),
+    "llama with biases, odd widths": (
+        "LlamaForCausalLM",
+        LLAMA | {"bias": True, "n_head": 6, "n_kv_head": 3, "n_embd": 54, "head_dim": 10, "intermediate_size": 37},
+    ),
+    "llama with GELU": ("LlamaForCausalLM", LLAMA | {"mlp": "geglu", "norm_eps": 1e-3}),
+    "mistral": ("MistralForCausalLM", LLAMA | {"window_pattern": (7,), "n_kv_head": 2}),
+    "mistral without window": ("MistralForCausalLM", LLAMA | {"n_embd": 45, "head_dim": 12}),
+    "gpt2": ("GPT2LMHeadModel", GPT2),
+    "gpt2 untied, odd widths": (
+        "GPT2LMHeadModel",
+        GPT2 | {"tie_embeddings": False, "n_head": 5, "n_embd": 55, "intermediate_size": 77, "norm_eps": 1e-3},
+    ),
+    "gpt2 without biases": ("GPT2LMHeadModel", GPT2 | {"bias": False, "mlp": "gelu"}),
+}
+THEIRS = {
+    "gpt2": transformers.GPT2Config(n_embd=48, n_layer=3, n_head=4, n_positions=64),
+    "gpt2 untied": transformers.GPT2Config(
+        n_embd=55,
+        n_layer=2,
+        n_head=5,
+        n_positions=64,
+        n_inner=77,
+        tie_word_embeddings=False,
+        activation_function="gelu",
+    ),
+    "llama": transformers.LlamaConfig(
+        hidden_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=50,
+        max_position_embeddings=64,
+        rope_parameters={"rope_type": "default", "rope_theta": 5e5},
+    ),
+    "llama tied, with biases": transformers.LlamaConfig(
+        hidden_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=6,
+        num_key_value_heads=3,
+        head_dim=14,
+        intermediate_size=37,
+        max_position_embeddings=64,
+        attention_bias=True,
+        mlp_bias=True,
+        tie_word_embeddings=True,
+    ),
+    "mistral": transformers.MistralConfig(
+        hidden_size=45,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=10,
+        intermediate_size=50,
+        max_position_embeddings=64,
+        sliding_window=7,
+    ),
+    "qwen3": transformers.Qwen3Config(
+        hidden_size=45,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=14,
+        intermediate_size=50,
+        max_position_embeddings=64,
+    ),
+    "qwen3 tied, upper layers windowed": transformers.Qwen3Config(
+        hidden_size=48,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        head_dim=12,
+        intermediate_size=50,
+        max_position_embeddings=64,
+        tie_word_embeddings=True,
+        use_sliding_window=True,
+        sliding_window=9,
+        max_window_layers=2,
+    ),
+}
+
+
+def open_with_transformers(directory) -> transformers.PreTrainedModel:
+    return transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+
+
+@pytest.fixture
+def their_model(tokenizer, lively, tmp_path):
+    """Save a lively random-weight model of transformers with a tokenizer beside it; returns the model."""
+
+    def save(config: transformers.PreTrainedConfig, **how) -> transformers.PreTrainedModel:
+        config = copy.deepcopy(config)
+        config.vocab_size = tokenizer.vocab_size
+        config.bos_token_id = config.eos_token_id = tokenizer.eot_id
+        model = lively(transformers.AutoModelForCausalLM.from_config(config))
+        model.save_pretrained(tmp_path, **how)
+        tokenizer.save(tmp_path)
+        return model
+
+    return save
+
+
+@pytest.mark.parametrize(("architecture", "slots"), OURS.values(), ids=OURS)
+@torch.no_grad()
+def test_transformers_computes_the_same_logits(our_model, tokenizer, some_ids, tmp_path, architecture, slots):
+    model = our_model(**slots)
+    assert architecture in write_huggingface(model, tokenizer, tmp_path)
+    theirs = open_with_transformers(tmp_path)
+    assert type(theirs).__name__ == architecture
+    torch.testing.assert_close(theirs(some_ids).logits, model(some_ids), atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize(("architecture", "slots"), OURS.values(), ids=OURS)
+@torch.no_grad()
+def test_greedy_text_through_both_caches_is_the_same(our_model, tokenizer, some_ids, tmp_path, architecture, slots):
+    model, prompt = our_model(**slots), some_ids[:1, :8]
+    write_huggingface(model, tokenizer, tmp_path)
+    reference = open_with_transformers(tmp_path)
+    reference.config.eos_token_id = reference.generation_config.eos_token_id = None  # go on after an end of text
+    theirs = reference.generate(
+        prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=48, do_sample=False, pad_token_id=0
+    )
+    cache = model.new_cache(1, 64)
+    ours, step = prompt, prompt
+    for _ in range(48):
+        step = model.last_logits(step, cache).argmax(-1, keepdim=True)
+        ours = torch.cat((ours, step), dim=1)
+    assert ours.tolist() == theirs.tolist()
+
+
+@pytest.mark.parametrize("slots", [slots for _, slots in OURS.values()], ids=OURS)
+def test_round_trip_keeps_every_bit(our_model, tokenizer, tmp_path, slots):
+    model = our_model(**slots)
+    write_huggingface(model, tokenizer, tmp_path)
+    again, its_tokenizer = read_huggingface(tmp_path)
+    saved, read = model.state_dict(), again.state_dict()
+    for name in read:
+        # A GPT-2 that was trained without biases comes back with biases of zero.
+        torch.testing.assert_close(read[name], saved.get(name, torch.zeros_like(read[name])), atol=0, rtol=0)
+    assert saved.keys() <= read.keys()
+    assert again.config.mlp_width == model.config.mlp_width
+    assert its_tokenizer.fingerprint == tokenizer.fingerprint
+    assert not again.training
+
+
+@pytest.mark.parametrize("config", THEIRS.values(), ids=THEIRS)
+@torch.no_grad()
+def test_models_of_transformers_compute_the_same_here(their_model, some_ids, tmp_path, config):
+    theirs = their_model(config)
+    ours, _ = read_huggingface(tmp_path)
+    torch.testing.assert_close(ours(some_ids), theirs(some_ids).logits, atol=TOLERANCE, rtol=0)
+
+
+@torch.no_grad()
+def test_shards_are_read_as_one_model(their_model, some_ids, tmp_path):
+    theirs = their_model(THEIRS["qwen3"], max_shard_size="30KB")
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 2
+    ours, _ = read_huggingface(tmp_path)
+    torch.testing.assert_close(ours(some_ids), theirs(some_ids).logits, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("narrow", [torch.bfloat16, torch.float16])
+@torch.no_grad()
+def test_narrow_weights_are_widened_without_change(their_model, some_ids, tmp_path, narrow):
+    their_model(THEIRS["llama"]).to(narrow).save_pretrained(tmp_path)
+    theirs, (ours, _) = open_with_transformers(tmp_path), read_huggingface(tmp_path, dtype=torch.float32)
+    assert ours.embedding.weight.dtype == torch.float32
+    torch.testing.assert_close(ours(some_ids), theirs(some_ids).logits, atol=TOLERANCE, rtol=0)
+
+
+def test_asked_dtype_is_given(our_model, tokenizer, tmp_path):
+    write_huggingface(our_model(), tokenizer, tmp_path)
+    model, _ = read_huggingface(tmp_path, dtype=torch.bfloat16)
+    assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.bfloat16}
+
+
+@torch.no_grad()
+def test_config_of_transformers_4_is_understood(their_model, some_ids, tmp_path):
+    theirs = their_model(THEIRS["llama"])
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    config |= {"rope_theta": config.pop("rope_parameters")["rope_theta"], "torch_dtype": config.pop("dtype")}
+    path.write_text(json.dumps(config | {"rope_scaling": None}))
+    ours, _ = read_huggingface(tmp_path)
+    assert ours.config.rope_theta == 5e5
+    torch.testing.assert_close(ours(some_ids), theirs(some_ids).logits, atol=TOLERANCE, rtol=0)
+
+
+@torch.no_grad()
+def test_gpt2_as_first_published_is_read(their_model, some_ids, tmp_path):
+    """The published files are of the bare model, hold causal masks, and their config leaves most keys out."""
+    from safetensors.torch import save_file
+
+    theirs = their_model(transformers.GPT2Config(n_embd=48, n_layer=3, n_head=4, n_positions=64))
+    bare = {name: tensor.contiguous() for name, tensor in theirs.transformer.state_dict().items()}
+    masks = {f"h.{layer}.attn.bias": torch.ones(1, 1, 64, 64).tril() for layer in range(3)}
+    save_file(bare | masks, tmp_path / "model.safetensors")
+    kept = {"model_type", "vocab_size", "n_embd", "n_layer", "n_head", "n_positions"}
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key in kept}))
+    ours, _ = read_huggingface(tmp_path)
+    torch.testing.assert_close(ours(some_ids), theirs(some_ids).logits, atol=TOLERANCE, rtol=0)
+
+
+@torch.no_grad()
+def test_every_combination_of_slots_is_exact_in_transformers_or_refused_in_words(
+    our_model, tokenizer, some_ids, tmp_path
+):
+    draw = random.Random(3)
+    with_class = 0
+    for trial in range(40):
+        near_llama = {"norm": "rmsnorm", "position": "rope", "mlp": "swiglu"}
+        slots = {
+            "norm": draw.choice(["rmsnorm", "layernorm"]),
+            "position": draw.choice(["rope", "learned", "none"]),
+            "mlp": draw.choice(["swiglu", "geglu", "gelu", "gelu_tanh", "relu2"]),
+            "n_layer": 2,
+            "n_kv_head": draw.choice([None, 1, 2]),
+            "head_dim": draw.choice([None, 12, 20]),
+            "qk_norm": draw.random() < 0.5,
+            "bias": draw.random() < 0.3,
+            "tie_embeddings": draw.random() < 0.5,
+            "parallel_residual": draw.random() < 0.1,
+            "logit_softcap": draw.choice([None, None, None, 4.0]),
+            "rotary_fraction": draw.choice([1.0, 1.0, 0.5]),
+            "window_pattern": draw.choice([(), (), (5,), (5, 0), (5, 9)]),
+        } | (near_llama if draw.random() < 0.6 else {})
+        model, directory = our_model(**slots), tmp_path / str(trial)
+        words = write_huggingface(model, tokenizer, directory)
+        if "opens it as" in words:
+            with_class += 1
+            logits = open_with_transformers(directory)(some_ids).logits
+            torch.testing.assert_close(logits, model(some_ids), atol=TOLERANCE, rtol=0)
+        else:
+            assert json.loads((directory / "config.json").read_text())["no_transformers_class"] == words
+            torch.testing.assert_close(read_huggingface(directory)[0](some_ids), model(some_ids), atol=0, rtol=0)
+    assert 5 <= with_class <= 35
+
+
+def test_an_architecture_without_a_class_says_so_and_comes_back(our_model, tokenizer, tmp_path):
+    model = our_model(logit_softcap=5.0, parallel_residual=True, dropout=0.1, activation_checkpointing=True)
+    words = write_huggingface(model, tokenizer, tmp_path)
+    assert "no class" in words
+    assert "Qwen3ForCausalLM parallel_residual must be off" in words
+    assert "logit_softcap must be none, not 5.0" in words
+    assert json.loads((tmp_path / "config.json").read_text())["no_transformers_class"] == words
+    with pytest.raises(ValueError, match="gptcli"):
+        open_with_transformers(tmp_path)
+    assert read_huggingface(tmp_path)[0].config == model.config
+
+
+def test_transformers_tokenizer_gives_the_same_ids(our_model, tokenizer, tmp_path):
+    write_huggingface(our_model(), tokenizer, tmp_path)
+    text = "Stories: naïve café 東京 🙂\n\n\tend"
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert theirs(text)["input_ids"] == tokenizer.encode(text)
+    assert theirs.decode(tokenizer.encode(text)) == text
+    assert theirs.eos_token_id == tokenizer.eot_id
+
+
+@torch.no_grad()
+def test_the_pipeline_of_transformers_writes_text(our_model, tokenizer, tmp_path):
+    write_huggingface(our_model(), tokenizer, tmp_path)
+    pipeline = transformers.pipeline("text-generation", model=str(tmp_path), device="cpu")
+    greedy = transformers.GenerationConfig(max_new_tokens=4, do_sample=False, pad_token_id=tokenizer.eot_id)
+    assert pipeline("Once", generation_config=greedy)[0]["generated_text"].startswith("Once")
+
+
+def test_written_config_names_ids_and_both_generations_of_keys(our_model, tokenizer, tmp_path):
+    write_huggingface(our_model(rope_theta=5e5), tokenizer, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"] == 5e5
+    assert config["dtype"] == config["torch_dtype"] == "float32"
+    assert config["eos_token_id"] == tokenizer.eot_id
+    assert config["head_dim"] == 12
+    generation = transformers.GenerationConfig.from_pretrained(tmp_path)
+    assert generation.eos_token_id == generation.pad_token_id == tokenizer.eot_id
+
+
+def test_writing_again_replaces_the_files_and_leaves_nothing_else(our_model, tokenizer, tmp_path):
+    write_huggingface(our_model(), tokenizer, tmp_path)
+    files = sorted(tmp_path.iterdir())
+    second = our_model(n_layer=1, n_embd=24)
+    write_huggingface(second, tokenizer, tmp_path)
+    assert sorted(tmp_path.iterdir()) == files
+    assert read_huggingface(tmp_path)[0].config.n_embd == 24
+
+
+def test_a_tokenizer_larger_than_the_model_is_refused(our_model, tokenizer, tmp_path):
+    write_huggingface(our_model(vocab_size=100), tokenizer, tmp_path)
+    with pytest.raises(CheckpointError, match="more tokens than the model's 100 embeddings"):
+        read_huggingface(tmp_path)

@@ -1,0 +1,169 @@
+"""`load_model`: runs, Hugging Face directories, the hub, and what is none of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from gptcli.checkpoint.run import RunDirectory
+from gptcli.config import Config, dump_toml
+from gptcli.errors import CheckpointError, UsageError
+from gptcli.interop.huggingface import write_huggingface
+from gptcli.interop.load import load_model
+from gptcli.models.config import ModelConfig
+from gptcli.storage import write_atomic
+
+
+class Resolved(Config):
+    model: ModelConfig
+
+
+@pytest.fixture
+def run(our_model, tokenizer, tmp_path) -> Path:
+    """A run with checkpoints at steps 10, 20 and 30, of which 20 is the best; every weight holds its step's number."""
+    from gptcli.checkpoint.save import save_checkpoint
+
+    run = RunDirectory.create(tmp_path / "run")
+    model = our_model()
+    write_atomic(run.config_path, dump_toml(Resolved(model=model.config)))
+    tokenizer.save(run.path)
+    for step, val_loss in ((10, 3.0), (20, 1.5), (30, 2.0)):
+        tensors = {name: torch.full_like(tensor, step) for name, tensor in model.state_dict().items()}
+        save_checkpoint(run, step, {"model": tensors}, {"val_loss": val_loss})
+    return run.path
+
+
+@pytest.mark.parametrize(("checkpoint", "step"), [("best", 20), ("last", 30), ("10", 10), ("00000030", 30)])
+def test_the_checkpoint_that_was_asked_for_is_loaded(run, tokenizer, checkpoint, step):
+    loaded = load_model(run, checkpoint=checkpoint)
+    assert all((tensor == step).all() for tensor in loaded.model.state_dict().values())
+    assert f"step {step}" in loaded.source
+    assert loaded.run.path == run
+    assert loaded.tokenizer.fingerprint == tokenizer.fingerprint
+    assert not loaded.model.training
+
+
+def test_a_run_is_loaded_in_the_dtype_asked_for(run):
+    model = load_model(run, dtype=torch.bfloat16).model
+    assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.bfloat16}
+
+
+@torch.no_grad()
+def test_a_run_computes_what_the_trained_model_did(our_model, tokenizer, some_ids, tmp_path):
+    from gptcli.checkpoint.save import save_checkpoint
+
+    model = our_model(n_kv_head=2, window_pattern=(9, 0), logit_softcap=5.0)
+    run = RunDirectory.create(tmp_path / "run")
+    write_atomic(run.config_path, dump_toml(Resolved(model=model.config)))
+    tokenizer.save(run.path)
+    save_checkpoint(run, 1, {"model": model.state_dict()}, {"val_loss": None})
+    torch.testing.assert_close(load_model(run.path).model(some_ids), model(some_ids), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "kind", "words"),
+    [("25", CheckpointError, "it has steps 10, 20, 30"), ("newest", UsageError, "choose best, last or a step")],
+)
+def test_a_checkpoint_that_is_not_there_is_refused(run, checkpoint, kind, words):
+    with pytest.raises(kind, match=words):
+        load_model(run, checkpoint=checkpoint)
+
+
+def test_the_last_whole_checkpoint_is_taken_when_a_newer_one_is_damaged(run):
+    damaged = run / "checkpoints/step-00000030/model.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    assert "step 20" in load_model(run, checkpoint="last").source
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged"):
+        load_model(run, checkpoint="30")
+
+
+def test_a_run_without_checkpoints_is_refused(our_model, tokenizer, tmp_path):
+    run = RunDirectory.create(tmp_path / "run")
+    write_atomic(run.config_path, dump_toml(Resolved(model=our_model().config)))
+    tokenizer.save(run.path)
+    with pytest.raises(CheckpointError, match="has no checkpoint"):
+        load_model(run.path)
+
+
+def test_a_run_whose_config_was_changed_is_refused_in_one_line(run, our_model):
+    write_atomic(run / "run.toml", dump_toml(Resolved(model=our_model(n_layer=2).config)))
+    with pytest.raises(CheckpointError) as caught:
+        load_model(run)
+    assert "does not hold the model that" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_hugging_face_directory_is_loaded(our_model, tokenizer, some_ids, tmp_path):
+    model = our_model()
+    write_huggingface(model, tokenizer, tmp_path)
+    loaded = load_model(str(tmp_path))
+    assert loaded.run is None
+    assert str(tmp_path) in loaded.source
+    torch.testing.assert_close(loaded.model(some_ids), model(some_ids), atol=0, rtol=0)
+
+
+def test_what_is_no_model_says_what_was_looked_for(tmp_path):
+    with pytest.raises(CheckpointError, match=r"neither run.toml .* nor config.json"):
+        load_model(tmp_path)
+    with pytest.raises(CheckpointError, match="does not exist"):
+        load_model(tmp_path / "nothing")
+    (tmp_path / "file.txt").write_text("text")
+    with pytest.raises(CheckpointError, match="is a file"):
+        load_model(tmp_path / "file.txt")
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path) -> Path:
+    """The hub's cache in a folder of its own, without a network."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def cache(hub: Path, model, tokenizer, revision: str) -> None:
+    """Lay a model into the cache as the hub's client does."""
+    repo = hub / "models--someone--tiny"
+    write_huggingface(model, tokenizer, repo / "snapshots" / ("0" * 40))
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / revision).write_text("0" * 40)
+
+
+@pytest.mark.parametrize(("revision", "name"), [("main", "hf:someone/tiny"), ("v2", "hf:someone/tiny@v2")])
+def test_a_cached_hub_model_is_loaded_offline(hub, our_model, tokenizer, some_ids, revision, name):
+    model = our_model()
+    cache(hub, model, tokenizer, revision)
+    loaded = load_model(name)
+    assert loaded.source == name
+    torch.testing.assert_close(loaded.model(some_ids), model(some_ids), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["hf:someone/absent", "hf:not a name", "hf:", "hf:a/b/c"])
+def test_a_hub_model_that_cannot_be_had_is_one_line(hub, name):
+    with pytest.raises(CheckpointError) as caught:
+        load_model(name)
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_pickles_are_not_even_fetched(monkeypatch, our_model, tokenizer, tmp_path):
+    import huggingface_hub
+
+    asked = {}
+
+    def download(repo: str, **named) -> str:
+        asked.update(named)
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    write_huggingface(our_model(), tokenizer, tmp_path)
+    load_model("hf:someone/tiny")
+    wanted = huggingface_hub.utils.filter_repo_objects(
+        ["model.safetensors", "config.json", "merges.txt", "pytorch_model.bin", "model.pt", "onnx/config.json"],
+        allow_patterns=asked["allow_patterns"],
+        ignore_patterns=asked["ignore_patterns"],
+    )
+    assert list(wanted) == ["model.safetensors", "config.json", "merges.txt"]
