@@ -8,7 +8,7 @@ import transformers
 from gptcli.errors import CheckpointError
 from gptcli.interop.families import FAMILIES, family_named, family_of
 from gptcli.interop.family import ForeignConfig, compact
-from gptcli.interop.huggingface import map_model, model_config
+from gptcli.interop.huggingface import model_config, tensor_shapes
 from gptcli.models.config import ModelConfig
 
 SIZES = {
@@ -57,7 +57,7 @@ def test_every_slot_of_the_model_is_restricted_or_carried_by_each_family(family)
 def test_a_table_names_no_tensor_twice(family):
     gpt2 = {"norm": "layernorm", "position": "learned", "mlp": "gelu", "bias": True, "qk_norm": False}
     config = ModelConfig(vocab_size=10, tie_embeddings=False, **(gpt2 if family.name == "gpt2" else {}))
-    theirs = [name for mapped in map_model(family, config) for name in mapped.theirs]
+    theirs = [name for mapped in family.map_tensors(config, tensor_shapes(config)) for name in mapped.theirs]
     assert len(theirs) == len(set(theirs))
 
 

@@ -87,6 +87,22 @@ def test_a_run_without_checkpoints_is_refused(our_model, tokenizer, tmp_path):
         load_model(run.path)
 
 
+def test_a_run_passed_on_without_its_checkpoints_still_has_its_final_weights(our_model, tokenizer, some_ids, tmp_path):
+    model = our_model()
+    run = RunDirectory.create(tmp_path / "run")
+    write_atomic(run.config_path, dump_toml(Resolved(model=model.config)))
+    write_huggingface(model, tokenizer, run.path)
+    loaded = load_model(run.path)
+    assert loaded.run.path == run.path
+    torch.testing.assert_close(loaded.model(some_ids), model(some_ids), atol=0, rtol=0)
+
+
+def test_a_run_whose_config_lost_its_model_is_refused(run):
+    (run / "run.toml").write_text("seed = 1\n")
+    with pytest.raises(CheckpointError, match=r"has no \[model\] table"):
+        load_model(run)
+
+
 def test_a_run_whose_config_was_changed_is_refused_in_one_line(run, our_model):
     write_atomic(run / "run.toml", dump_toml(Resolved(model=our_model(n_layer=2).config)))
     with pytest.raises(CheckpointError) as caught:

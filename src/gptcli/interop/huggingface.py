@@ -15,7 +15,7 @@ import torch
 from gptcli.config import RawConfig, validate
 from gptcli.errors import CheckpointError, ConfigError
 from gptcli.interop.families import family_named, family_of
-from gptcli.interop.family import Family, ForeignConfig, Json, Mapped
+from gptcli.interop.family import Family, ForeignConfig, Json, Shape
 from gptcli.interop.weights import SINGLE, WeightFiles, read_json, read_weights, write_weights
 from gptcli.models.config import ModelConfig
 from gptcli.models.gpt import GPT, build_model
@@ -39,14 +39,12 @@ def write_huggingface(model: GPT, tokenizer: Tokenizer, directory: Path) -> str:
         directory.mkdir(parents=True, exist_ok=True)
     family, reason = family_of(model.config)
     config = family.written_as(model.config)
-    state = model.state_dict()
-    dtype = str(model.embedding.weight.dtype).removeprefix("torch.")
-    mapping = map_model(family, config)
-    missing = {m.ours: next(iter(m.theirs.values())) for m in mapping if m.ours not in state}
-    state |= {name: torch.zeros(shape, dtype=model.embedding.weight.dtype) for name, shape in missing.items()}
+    shapes, state, dtype = tensor_shapes(config), model.state_dict(), model.embedding.weight.dtype
+    # What the family's class has beyond the model (GPT-2's biases) is zero.
+    state |= {name: torch.zeros(shape, dtype=dtype) for name, shape in shapes.items() if name not in state}
 
     tokenizer.save(directory)
-    write_weights(directory / SINGLE, state, mapping)
+    write_weights(directory / SINGLE, state, family.map_tensors(config, shapes))
     write_json(directory / "generation_config.json", generation_config(tokenizer))
     write_json(directory / CONFIG, foreign_config(family, config, tokenizer, dtype, reason))
     return reason or f"transformers opens it as {family.architecture}"
@@ -68,28 +66,29 @@ def read_huggingface(
     files = WeightFiles(directory)
     tokenizer = load_tokenizer(directory)
     require_embedded(tokenizer, config, directory)
-    state = read_weights(files, family, map_model(family, config), torch.device(device), dtype)
+    mapping = family.map_tensors(config, tensor_shapes(config))
+    state = read_weights(files, family, mapping, torch.device(device), dtype)
     model = build_model(config, device="meta", dtype=dtype)
     model.load_state_dict(state, assign=True)
     return model.eval(), tokenizer
 
 
-def map_model(family: Family, config: ModelConfig) -> list[Mapped]:
-    """Every tensor of the model that `config` describes, by our name and by the family's."""
-    skeleton = build_model(config, device="meta")
-    return family.map_tensors(config, {name: tuple(tensor.shape) for name, tensor in skeleton.state_dict().items()})
+def tensor_shapes(config: ModelConfig) -> dict[str, Shape]:
+    """Every tensor of the model that `config` describes."""
+    return {name: tuple(tensor.shape) for name, tensor in build_model(config, device="meta").state_dict().items()}
 
 
-def foreign_config(family: Family, config: ModelConfig, tokenizer: Tokenizer, dtype: str, reason: str) -> Json:
+def foreign_config(family: Family, config: ModelConfig, tokenizer: Tokenizer, dtype: torch.dtype, reason: str) -> Json:
     """The content of config.json. transformers 4 reads `torch_dtype`, transformers 5 `dtype`."""
+    dtype_name = str(dtype).removeprefix("torch.")
     return {
         **({"architectures": [family.architecture]} if family.architecture else {"no_transformers_class": reason}),
         "model_type": family.name,
         "vocab_size": config.vocab_size,
         "tie_word_embeddings": config.tie_embeddings,
         "initializer_range": config.init_std,
-        "dtype": dtype,
-        "torch_dtype": dtype,
+        "dtype": dtype_name,
+        "torch_dtype": dtype_name,
         "bos_token_id": tokenizer.bos_id,
         "eos_token_id": tokenizer.eot_id,
         "use_cache": True,

@@ -67,8 +67,12 @@ def load_directory(directory: Path, source: str, device: torch.device | str, dty
 
 def load_run(run: RunDirectory, checkpoint: str, device: torch.device, dtype: torch.dtype) -> LoadedModel:
     """The model of a checkpoint of a run of ours, as its run.toml describes it."""
-    raw = read_toml(run.config_path)
-    values = raw.values.get("model", {})
+    if not run.checkpoints() and (run.path / CONFIG).is_file():  # passed on without its checkpoints
+        model, tokenizer = read_huggingface(run.path, device, dtype)
+        return LoadedModel(model, tokenizer, run, f"run {run.path}, its final weights")
+    values = read_toml(run.config_path).values.get("model")
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{run.config_path} has no [model] table", "it is damaged: take the run's own run.toml")
     config = validate(ModelConfig, RawConfig(values, dict.fromkeys(values, str(run.config_path))))
     info = choose_checkpoint(run, checkpoint)
     tokenizer = load_tokenizer(run.path)
