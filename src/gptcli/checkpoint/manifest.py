@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from gptcli.errors import CheckpointError
 from gptcli.storage import sha256_file, storage_errors
 
 MANIFEST_NAME = "manifest.json"
+STATE_NAME = "state.json"
 FORMAT = "gptcli checkpoint"
 VERSION = 1
 MAX_MANIFEST_BYTES = 1_000_000
@@ -56,7 +58,7 @@ class Manifest:
         return strict_json.dumps(fields, indent=2) + "\n"
 
 
-def describe(directory: Path, state: dict[str, Any], step: int) -> Manifest:
+def describe(directory: Path, state: Mapping[str, Any], step: int) -> Manifest:
     """The manifest of the files that lie in `directory`; `val_loss` and the fingerprints are read from `state`."""
     files = {path.name: (path.stat().st_size, sha256_file(path)) for path in directory.iterdir()}
     return Manifest(step, state.get("val_loss"), state.get("config_fingerprint"), state.get("data_fingerprint"), files)

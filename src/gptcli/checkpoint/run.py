@@ -120,9 +120,10 @@ class RunDirectory:
         return None
 
     def best(self) -> CheckpointInfo | None:
-        """The checkpoint of lowest validation loss (the later of equals); the newest when none was evaluated."""
+        """The checkpoint of lowest validation loss (the earlier of equals); the newest when none was evaluated."""
         found = self.checkpoints()
-        return min(reversed(found), key=lambda info: math.inf if info.val_loss is None else info.val_loss, default=None)
+        evaluated = [info for info in found if info.val_loss is not None]
+        return min(evaluated, key=lambda info: info.val_loss) if evaluated else (found[-1] if found else None)
 
     def clean(self) -> list[Path]:
         """Remove what killed processes left half-written; call it while holding the lock. Returns what was removed.

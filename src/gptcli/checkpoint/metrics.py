@@ -1,0 +1,85 @@
+"""metrics.jsonl: one JSON object a line, appended while a run goes on. Knows no metric but `step`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gptcli.checkpoint import strict_json
+from gptcli.errors import CheckpointError
+from gptcli.storage import storage_errors, write_atomic
+
+
+class MetricsLog:
+    """An append-only log that survives a kill at any moment: at worst its last line is torn, and a torn line is none.
+
+    Numbers that are not finite are written as the strings "NaN", "Infinity" and "-Infinity".
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+
+    def append(self, line: Mapping[str, Any]) -> None:
+        """Add one line; once this returns it outlives the process (though not a power cut, see `sync`).
+
+        Raises:
+            StorageError: the disk is full or the file cannot be written; no part of the line is left.
+        """
+        data = (strict_json.dumps(dict(line)) + "\n").encode()
+        with storage_errors(self.path), self.path.open("a+b", buffering=0) as file:
+            end = self.end_of_last_line()
+            file.truncate(end)
+            try:
+                if file.write(data) != len(data):
+                    raise OSError(28, "No space left on device")
+            except OSError:
+                file.truncate(end)
+                raise
+
+    def sync(self) -> None:
+        """Flush to the disk. Call before a checkpoint is saved: then no step that it covers can be missing here."""
+        if self.path.exists():
+            with storage_errors(self.path), self.path.open("rb") as file:
+                os.fsync(file.fileno())
+
+    def truncate_after(self, step: int) -> None:
+        """Drop the lines of steps after `step` (all of them are made anew on resume), and a torn last line."""
+        if self.path.exists():
+            kept = [line for line in self.read() if line.get("step", step) <= step]
+            write_atomic(self.path, "".join(strict_json.dumps(line) + "\n" for line in kept))
+
+    def read(self) -> list[dict[str, Any]]:
+        """All whole lines in order; an empty list when there is no file.
+
+        Raises:
+            CheckpointError: names the line that is not a JSON object.
+        """
+        if not self.path.exists():
+            return []
+        with storage_errors(self.path, "read"):
+            lines = self.path.read_bytes()[: self.end_of_last_line()].splitlines()
+        return [self.parse(number, line) for number, line in enumerate(lines, start=1)]
+
+    def parse(self, number: int, line: bytes) -> dict[str, Any]:
+        try:
+            value = strict_json.loads(line)
+        except ValueError:
+            value = None
+        if not isinstance(value, dict):
+            raise CheckpointError(f"{self.path} line {number} is damaged: not a JSON object", "remove that line")
+        return value
+
+    def end_of_last_line(self) -> int:
+        """Bytes up to and including the last newline: what follows was torn by a kill."""
+        with self.path.open("rb") as file:
+            end = file.seek(0, os.SEEK_END)
+            while end > 0:
+                begin = max(0, end - 65_536)
+                file.seek(begin)
+                newline = file.read(end - begin).rfind(b"\n")
+                if newline >= 0:
+                    return begin + newline + 1
+                end = begin
+        return 0

@@ -1,0 +1,104 @@
+"""Writing checkpoints, and removing those no longer wanted. A checkpoint is whole under its name, or it is not there."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from gptcli.checkpoint import strict_json
+from gptcli.checkpoint.manifest import MANIFEST_NAME, STATE_NAME, describe
+from gptcli.checkpoint.run import RunDirectory
+from gptcli.errors import StorageError
+from gptcli.storage import atomic_directory, storage_errors, temporary_name
+
+HEADER_BYTES_PER_TENSOR = 512
+"""Generous room for one tensor's entry in a safetensors header and in the manifest."""
+
+
+def save_checkpoint(
+    run: RunDirectory, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
+) -> Path:
+    """Write checkpoints/step-XXXXXXXX and return its path; a checkpoint of the same step is replaced.
+
+    Args:
+        tensors: part -> name -> tensor, on any device; each part becomes PART.safetensors.
+        state: anything JSON can hold. `val_loss` (nats per token, of exactly these weights; None if not evaluated),
+            `config_fingerprint` and `data_fingerprint` are repeated in the manifest.
+
+    Raises:
+        StorageError: the disk is too full (names the needed and the free bytes) or cannot be written. Earlier
+            checkpoints are untouched and nothing half-written is left.
+    """
+    target = run.checkpoint_path(step)
+    state_text = strict_json.dumps(dict(state))
+    with storage_errors(run.checkpoints_dir):
+        run.checkpoints_dir.mkdir(exist_ok=True)
+    require_space(run.checkpoints_dir, needed_bytes(tensors) + len(state_text.encode()))
+    with atomic_directory(target) as directory:
+        for part, named in tensors.items():
+            save_part(directory / f"{part}.safetensors", named)
+        (directory / STATE_NAME).write_text(state_text, encoding="utf-8")
+        (directory / MANIFEST_NAME).write_text(describe(directory, state, step).render(), encoding="utf-8")
+    return target
+
+
+def needed_bytes(tensors: Mapping[str, Mapping[str, Tensor]]) -> int:
+    """Upper bound of what the tensors take on disk."""
+    flat = [tensor for named in tensors.values() for tensor in named.values()]
+    return sum(tensor.nbytes + HEADER_BYTES_PER_TENSOR for tensor in flat) + 65_536
+
+
+def require_space(directory: Path, needed: int) -> None:
+    with storage_errors(directory, "read the free space of"):
+        free = shutil.disk_usage(directory).free
+    if free < needed:
+        raise StorageError(
+            f"a checkpoint in {directory} needs {needed:,} bytes and {free:,} are free",
+            "free some disk space; earlier checkpoints are whole",
+        )
+
+
+def save_part(path: Path, named: Mapping[str, Tensor]) -> None:
+    try:
+        save_file({name: tensor.detach().contiguous() for name, tensor in named.items()}, path)
+    except SafetensorError as error:  # the library wraps the system's error in one of its own
+        free = shutil.disk_usage(path.parent).free
+        raise StorageError(
+            f"cannot write {path.parent.parent}: {error}; {free:,} bytes are free",
+            "free some disk space; earlier checkpoints are whole",
+        ) from error
+
+
+def prune(run: RunDirectory, keep_last: int, keep_best: bool = True, keep_every_steps: int = 0) -> list[Path]:
+    """Remove all but the newest `keep_last` checkpoints, the best one and every multiple of `keep_every_steps`.
+
+    The newest checkpoint that verifies is always kept. Returns what was removed.
+    """
+    found = run.checkpoints()
+    kept = {info.step for info in found[-max(keep_last, 1) :]}
+    kept |= {info.step for info in found if keep_every_steps and info.step % keep_every_steps == 0}
+    best = run.best() if keep_best else None
+    kept |= {best.step} if best else set()
+    unwanted = [info for info in found if info.step not in kept]
+    if not unwanted:
+        return []
+    good = run.last_good()
+    removed = [info.path for info in unwanted if good is not None and info.step != good.step]
+    for path in removed:
+        remove_checkpoint(path)
+    return removed
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Rename, then delete: killed in between, it leaves something to clean, never half a checkpoint."""
+    condemned = temporary_name(path)
+    with storage_errors(path, "remove"):
+        path.rename(condemned)
+        (condemned / MANIFEST_NAME).unlink(missing_ok=True)
+        shutil.rmtree(condemned)
