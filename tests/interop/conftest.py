@@ -10,6 +10,9 @@ from torch import nn
 
 from gptcli.models.config import ModelConfig
 from gptcli.models.gpt import GPT, build_model
+from gptcli.tokenizer.config import ByteTokenizerConfig
+from gptcli.tokenizer.tokenizer import Tokenizer
+from gptcli.tokenizer.train import build_tokenizer
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -22,10 +25,7 @@ def quiet_transformers() -> None:
 
 
 @pytest.fixture(scope="session")
-def tokenizer():
-    from gptcli.tokenizer.config import ByteTokenizerConfig
-    from gptcli.tokenizer.train import build_tokenizer
-
+def tokenizer() -> Tokenizer:
     return build_tokenizer(ByteTokenizerConfig(), lambda: iter(()))
 
 

@@ -12,6 +12,8 @@ import transformers
 
 from gptcli.errors import CheckpointError
 from gptcli.interop.huggingface import read_huggingface, write_huggingface
+from gptcli.tokenizer.config import BpeTokenizerConfig, ByteTokenizerConfig, CharTokenizerConfig
+from gptcli.tokenizer.train import build_tokenizer
 
 TOLERANCE = 1e-4  # in fp32, on logits of the order of 1 to 10
 
@@ -273,13 +275,22 @@ def test_an_architecture_without_a_class_says_so_and_comes_back(our_model, token
     assert read_huggingface(tmp_path)[0].config == model.config
 
 
-def test_transformers_tokenizer_gives_the_same_ids(our_model, tokenizer, tmp_path):
-    write_huggingface(our_model(), tokenizer, tmp_path)
-    text = "Stories: naïve café 東京 🙂\n\n\tend"
-    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
-    assert theirs(text)["input_ids"] == tokenizer.encode(text)
-    assert theirs.decode(tokenizer.encode(text)) == text
-    assert theirs.eos_token_id == tokenizer.eot_id
+TEXT = "Stories: naïve café 東京 🙂 , it 's\n\n\tend of  them. " * 20
+
+
+@pytest.mark.parametrize(
+    "settings", [ByteTokenizerConfig(), CharTokenizerConfig(), BpeTokenizerConfig(vocab_size=300)], ids=lambda s: s.name
+)
+@pytest.mark.parametrize("slots", [{}, LLAMA, GPT2, {"logit_softcap": 5.0}], ids=["qwen3", "llama", "gpt2", "own"])
+def test_transformers_tokenizer_gives_the_same_ids(our_model, tmp_path, settings, slots):
+    tokenizer = build_tokenizer(settings, lambda: iter([TEXT]))
+    write_huggingface(our_model(vocab_size=tokenizer.vocab_size, **slots), tokenizer, tmp_path)
+    theirs = transformers.PreTrainedTokenizerFast if "logit_softcap" in slots else transformers.AutoTokenizer
+    theirs = theirs.from_pretrained(tmp_path)
+    assert theirs(TEXT)["input_ids"] == tokenizer.encode(TEXT)
+    assert theirs.decode(tokenizer.encode(TEXT)) == TEXT
+    assert (theirs.eos_token_id, theirs.bos_token_id) == (tokenizer.eot_id, tokenizer.bos_id)
+    assert read_huggingface(tmp_path)[1].fingerprint == tokenizer.fingerprint
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from gptcli.checkpoint.run import RunDirectory
+from gptcli.checkpoint.save import save_checkpoint
 from gptcli.config import Config, dump_toml
 from gptcli.errors import CheckpointError, UsageError
 from gptcli.interop.huggingface import write_huggingface
@@ -23,8 +24,6 @@ class Resolved(Config):
 @pytest.fixture
 def run(our_model, tokenizer, tmp_path) -> Path:
     """A run with checkpoints at steps 10, 20 and 30, of which 20 is the best; every weight holds its step's number."""
-    from gptcli.checkpoint.save import save_checkpoint
-
     run = RunDirectory.create(tmp_path / "run")
     model = our_model()
     write_atomic(run.config_path, dump_toml(Resolved(model=model.config)))
@@ -52,8 +51,6 @@ def test_a_run_is_loaded_in_the_dtype_asked_for(run):
 
 @torch.no_grad()
 def test_a_run_computes_what_the_trained_model_did(our_model, tokenizer, some_ids, tmp_path):
-    from gptcli.checkpoint.save import save_checkpoint
-
     model = our_model(n_kv_head=2, window_pattern=(9, 0), logit_softcap=5.0)
     run = RunDirectory.create(tmp_path / "run")
     write_atomic(run.config_path, dump_toml(Resolved(model=model.config)))
