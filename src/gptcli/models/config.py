@@ -51,15 +51,15 @@ class ModelConfig(Config):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Probability to drop an embedding, an attention weight or a block's output while training."""
     parallel_residual: bool = False
-    """Whether attention and MLP read the same input and are added together (GPT-NeoX) instead of one after the other."""
+    """Whether attention and MLP read the same input and are added together (GPT-NeoX), not one after the other."""
     logit_softcap: float | None = Field(default=None, gt=0)
     """Bound c on the logits, which become c tanh(logits / c) (Gemma 2); none leaves them free."""
     window_pattern: tuple[Annotated[int, Field(ge=0)], ...] = ()
-    """Attention windows, cycled over the layers: 0 sees everything before, w the token itself and the w - 1 before it."""
+    """Attention windows, cycled over the layers: 0 sees everything before, w the token itself and w - 1 before it."""
     attention: Literal["fast", "reference"] = "fast"
     """Attention through torch's fused kernels, or by the plain formula, slower, to check the other against."""
     init_std: float = Field(default=0.02, gt=0)
-    """Standard deviation of the initial weights; those that write to the residual stream are scaled by 1/sqrt(2 n_layer)."""
+    """Standard deviation of the initial weights; that of residual projections is divided by sqrt(2 n_layer)."""
     activation_checkpointing: bool = False
     """Whether blocks are computed again in the backward pass instead of kept: less memory, about a third more time."""
 

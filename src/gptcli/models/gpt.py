@@ -82,7 +82,7 @@ class GPT(nn.Module):
         return self.final_norm(x)
 
     def embed(self, input_ids: Tensor, offset: int, start: Tensor | None) -> Tensor:
-        """input_ids (B, T), from slot `offset` on -> (B, T, C), with learned positions added where the model has them."""
+        """input_ids (B, T), from slot `offset` on -> (B, T, C), learned positions added if the model has them."""
         x = self.embedding(input_ids)
         if self.config.position == "learned":
             end = offset + input_ids.shape[1]

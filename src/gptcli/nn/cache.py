@@ -30,10 +30,18 @@ class KVCache:
         shape = (batch_size, n_kv_head, capacity, head_dim)
         self.keys = [torch.empty(shape, device=device, dtype=dtype) for _ in range(n_layer)]
         self.values = [torch.empty(shape, device=device, dtype=dtype) for _ in range(n_layer)]
-        self.start = torch.zeros(batch_size, dtype=torch.long, device=device)
         self.capacity = capacity
         self.length = 0
-        self._padded = False
+        self.start = torch.zeros(batch_size, dtype=torch.long, device=device)
+
+    @property
+    def start(self) -> Tensor:
+        return self._start
+
+    @start.setter
+    def start(self, start: Tensor) -> None:
+        self._start = start
+        self._is_padded: bool | None = None
 
     @property
     def batch_size(self) -> int:
@@ -41,9 +49,9 @@ class KVCache:
 
     def padding(self) -> Tensor | None:
         """`start` (B,) if any row is left-padded, else none. Looked at once a sequence: on a GPU a look is a wait."""
-        if self.length == 0:
-            self._padded = bool(self.start.any())
-        return self.start if self._padded else None
+        if self.length == 0 or self._is_padded is None:
+            self._is_padded = bool(self.start.any())
+        return self.start if self._is_padded else None
 
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Write k, v (B, K, T, D) into the next T slots of `layer`; all filled slots come back, (B, K, S, D) each.
@@ -75,4 +83,4 @@ class KVCache:
     def reset(self) -> None:
         """Forget everything, `start` included; the memory is kept."""
         self.length = 0
-        self.start.zero_()
+        self.start = torch.zeros_like(self.start)

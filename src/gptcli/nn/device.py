@@ -61,10 +61,10 @@ def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractC
     return torch.autocast(device.type, dtype=dtype) if dtype else contextlib.nullcontext()
 
 
-def use_tf32(device: torch.device, enabled: bool) -> None:
+def allow_tf32(allowed: bool) -> None:
     """Let fp32 matrix products on CUDA round their inputs to TF32's 10-bit mantissa (faster), or forbid it."""
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("high" if enabled else "highest")
+    if torch.cuda.is_available():
+        torch.set_float32_matmul_precision("high" if allowed else "highest")
 
 
 def peak_memory_bytes(device: torch.device) -> int:
