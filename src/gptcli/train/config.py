@@ -74,7 +74,7 @@ class RunConfig(Config):
     """Everything that decides a run. `run.toml` in a run directory holds exactly this, resolved."""
 
     device: str = "auto"
-    """auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:N or mps."""
+    """auto (CUDA where there is one, else the CPU), cpu, cuda, cuda:N or mps."""
 
     seed: int = Field(1337, ge=0, lt=2**63)
     """Decides the initial weights, the order of the data and dropout."""

@@ -41,9 +41,9 @@ class Position:
     step: int = 0
     tokens: int = 0
     elapsed_seconds: float = 0.0
-    val_loss: float | None = None
+    last_val_loss: float | None = None
+    evaluated_step: int | None = None
     best_val_loss: float | None = None
-    best_step: int | None = None
     bad_steps: int = 0
     interval_loss: float = 0.0
     interval_steps: int = 0
@@ -157,14 +157,15 @@ class Trainer:
         """The figures shown beside the progress bar."""
         position = self.position
         figures = {"tokens/s": f"{position.tokens / max(position.elapsed_seconds, 1e-9):,.0f}"}
-        if position.val_loss is not None:
-            figures["val_loss"] = f"{position.val_loss:.3f}"
+        if position.last_val_loss is not None:
+            figures["val_loss"] = f"{position.last_val_loss:.3f}"
         return figures
 
     def evaluate(self) -> bool:
         """Measure the validation loss on its fixed part; returns whether it is the best so far."""
         position = self.position
-        position.val_loss = shard_loss(
+        position.evaluated_step = position.step
+        position.last_val_loss = loss = shard_loss(
             self.model,
             self.plan.data.val,
             seq_len=self.config.seq_len,
@@ -173,11 +174,9 @@ class Trainer:
             device=self.plan.device,
             precision=self.plan.precision,
         ).loss
-        improved = math.isfinite(position.val_loss) and (
-            position.best_val_loss is None or position.val_loss < position.best_val_loss
-        )
+        improved = math.isfinite(loss) and (position.best_val_loss is None or loss < position.best_val_loss)
         if improved:
-            position.best_val_loss, position.best_step = position.val_loss, position.step
+            position.best_val_loss = loss
         return improved
 
     def log(self, result: StepResult, *, evaluated: bool) -> None:
@@ -191,7 +190,7 @@ class Trainer:
             "tokens": position.tokens,
             "elapsed_seconds": round(position.elapsed_seconds, 3),
             "train_loss": position.interval_loss / position.interval_steps if position.interval_steps else None,
-            "val_loss": position.val_loss if evaluated else None,
+            "val_loss": position.last_val_loss if evaluated else None,
             "lr": self.optimizer.param_groups[0]["lr"],
             "grad_norm": result.grad_norm,
             "tokens_per_second": round((position.tokens - tokens_then) / max(now - then, 1e-9), 1),
@@ -205,12 +204,13 @@ class Trainer:
             train_loss = math.nan if line["train_loss"] is None else line["train_loss"]
             say(
                 f"step {position.step:,}/{self.train_config.max_steps:,}: train loss {train_loss:.4f}, "
-                f"val loss {position.val_loss:.4f}, {duration(position.elapsed_seconds)}"
+                f"val loss {position.last_val_loss:.4f}, {duration(position.elapsed_seconds)}"
             )
 
     def sample(self) -> None:
         """Print and store a sample of generated text, without touching the training's randomness."""
         config = GenerationConfig(max_new_tokens=self.train_config.sample_tokens, seed=self.config.seed)
+        self.model.eval()
         result = generate(self.model, self.plan.data.tokenizer, [self.train_config.sample_prompt], config)
         self.model.train()
         text = self.train_config.sample_prompt + result.prompts[0].completions[0].text
@@ -224,10 +224,13 @@ class Trainer:
             return
         tensors, optimizer = flatten_state(self.optimizer)
         state = asdict(position) | {
+            "val_loss": position.last_val_loss if position.evaluated_step == position.step else None,
             "optimizer": optimizer,
             "scaler": self.stepper.scaler.state_dict(),
             "data_fingerprint": self.plan.data.train.fingerprint,
+            "config_fingerprint": self.plan.config_fingerprint,
         }
+        self.metrics.sync()
         save_checkpoint(
             self.run_directory, position.step, {"model": self.model.state_dict(), "optimizer": tensors}, state
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from dataclasses import dataclass
@@ -41,6 +42,11 @@ class Plan:
     parameters: int
     memory_bytes: int
     """Estimated memory of training: weights, gradients, optimizer state, activations."""
+
+    @property
+    def config_fingerprint(self) -> str:
+        """Hex SHA-256 of the resolved configuration."""
+        return hashlib.sha256(self.config.model_dump_json().encode()).hexdigest()
 
     @property
     def epochs(self) -> float:

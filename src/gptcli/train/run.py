@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from gptcli.checkpoint.load import load_checkpoint
 from gptcli.checkpoint.run import RunDirectory
 from gptcli.config import RawConfig, dump_toml, merge, parse_assignment, read_toml
@@ -21,8 +23,8 @@ from gptcli.errors import CheckpointError, OutOfMemoryError, UsageError
 from gptcli.evaluate.shards import shard_loss
 from gptcli.interop.huggingface import write_huggingface
 from gptcli.models.gpt import GPT, build_model
-from gptcli.nn.device import allow_tf32, peak_memory_bytes
-from gptcli.storage import atomic_directory, clean_temporaries, write_atomic
+from gptcli.nn.device import peak_memory_bytes, use_tf32
+from gptcli.storage import atomic_directory, write_atomic
 from gptcli.train.loop import Trainer
 from gptcli.train.plan import Plan, machine_memory_bytes, make_plan, probe_step_seconds
 from gptcli.train.screen import show_plan, show_summary
@@ -58,7 +60,7 @@ def train(request: TrainRequest) -> dict[str, Any]:
     model = None
     if plan.memory_bytes <= machine_memory_bytes(plan.device):
         model = build_model(plan.config.model, seed=plan.config.seed, device=plan.device)
-    allow_tf32(plan.config.train.tf32)
+    use_tf32(plan.device, plan.config.train.tf32)
     show_plan(plan, probe_step_seconds(plan, model) if model is not None else None)
     if request.dry_run:
         return {}
@@ -75,14 +77,20 @@ def train(request: TrainRequest) -> dict[str, Any]:
 
 def train_in(run: RunDirectory, plan: Plan, model: GPT, *, resumed: bool) -> dict[str, Any]:
     """Train inside a locked run directory and leave it complete."""
-    for leftover in clean_temporaries(run.path) + clean_temporaries(run.checkpoints_dir):
+    for leftover in run.clean():
         say(f"removed {leftover}, left behind by a process that was killed")
     describe_run(run, plan)
     trainer = Trainer(plan, model, run)
     if resumed:
         restore_newest(trainer, run)
-    with StopRequest() as stop:
-        trainer.run(stop)
+    try:
+        with StopRequest() as stop:
+            trainer.run(stop)
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemoryError(
+            f"{plan.device} has too little memory for micro-batches of {plan.config.train.batch_size} sequences",
+            "lower train.batch_size (the result stays the same) or set model.activation_checkpointing=true",
+        ) from error
     return finish(trainer)
 
 
@@ -133,7 +141,8 @@ def describe_run(run: RunDirectory, plan: Plan) -> None:
 
 def restore_newest(trainer: Trainer, run: RunDirectory) -> None:
     """Put the trainer where the newest whole checkpoint stands; damaged ones are named."""
-    newest, damaged = run.last_good()
+    damaged: list[CheckpointError] = []
+    newest = run.last_good(damaged)
     for error in damaged:
         say(f"warning: {error}")
     if newest is None:
