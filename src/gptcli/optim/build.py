@@ -1,0 +1,78 @@
+"""From a config and a model's parameters to one optimizer. Decides which parameter gets which rate, decay and rule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from gptcli.nn.parameters import ParameterInfo
+from gptcli.optim.config import AdamSettings, AdamWConfig, MuonConfig, OptimConfig, SgdConfig
+from gptcli.optim.muon import Muon
+
+FUSED_DEVICES = ("cpu", "cuda")
+
+
+def build_optimizer(parameters: Sequence[ParameterInfo], config: OptimConfig) -> torch.optim.Optimizer:
+    """One optimizer over all parameters that require a gradient, with one state_dict.
+
+    Every group has `initial_lr` (what a schedule multiplies), `lr` and `param_names`. Weight decay falls on matrices,
+    embeddings and head only; never on norms and biases.
+    """
+    infos = [info for info in parameters if info.tensor.requires_grad]
+    match config:
+        case SgdConfig():
+            groups = grouped(infos, lambda info: {"lr": config.lr, "weight_decay": decay(info, config.weight_decay)})
+            return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
+        case AdamWConfig():
+            groups = grouped(infos, lambda info: adamw_settings(info, config, config.lr))
+            return torch.optim.AdamW(groups, fused=all(group["fused"] for group in groups))
+        case MuonConfig():
+            return build_muon(infos, config)
+
+
+def build_muon(infos: Sequence[ParameterInfo], config: MuonConfig) -> Muon:
+    matrices = [info for info in infos if info.kind == "matrix"]
+    rest = [info for info in infos if info.kind != "matrix"]
+    muon = {
+        "algorithm": "muon",
+        "lr": config.lr,
+        "weight_decay": config.weight_decay,
+        "momentum": config.momentum,
+        "nesterov": config.nesterov,
+        "ns_steps": config.ns_steps,
+        "adjust_lr": config.adjust_lr,
+    }
+    groups = grouped(matrices, lambda info: muon)
+    for group in groups:
+        group["splits"] = [info.splits for info in matrices]
+    adamw_lr = config.adamw_lr or config.lr
+    groups += grouped(rest, lambda info: {"algorithm": "adamw", **adamw_settings(info, config, adamw_lr)})
+    return Muon(groups)
+
+
+def grouped(infos: Sequence[ParameterInfo], settings_of: Callable[[ParameterInfo], dict[str, Any]]) -> list[dict]:
+    """Parameter groups: as few as there are different settings, since each costs a kernel launch or more a step."""
+    groups: dict[tuple[tuple[str, Any], ...], dict[str, Any]] = {}
+    for info in infos:
+        settings = settings_of(info)
+        fresh = {**settings, "initial_lr": settings["lr"], "params": []}
+        groups.setdefault(tuple(settings.items()), fresh)["params"].append((info.name, info.tensor))
+    return list(groups.values())
+
+
+def adamw_settings(info: ParameterInfo, config: AdamSettings, lr: float) -> dict[str, Any]:
+    """The settings of one parameter that AdamW updates; `lr` is that of parameters without a rate of their own."""
+    own_lr = {"embedding": config.embedding_lr, "head": config.head_lr}.get(info.kind)
+    return {
+        "lr": own_lr or lr,
+        "weight_decay": decay(info, config.weight_decay),
+        "betas": (config.beta1, config.beta2),
+        "eps": config.eps,
+        "fused": info.tensor.device.type in FUSED_DEVICES if config.fused is None else config.fused,
+    }
+
+
+def decay(info: ParameterInfo, weight_decay: float) -> float:
+    return weight_decay if info.kind != "vector" and info.tensor.dim() >= 2 else 0.0

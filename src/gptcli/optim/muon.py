@@ -1,0 +1,147 @@
+"""Muon for hidden matrices and AdamW for the rest, as one optimizer with one state. Knows no model.
+
+Muon (Jordan et al., https://kellerjordan.github.io/posts/muon/) steps along the nearest semi-orthogonal matrix to the
+momentum. The numbers are those of torch.optim.Muon; added here are fused matrices (the q, k and v rows of one tensor
+are three matrices), iterations batched over all matrices of a shape, and the AdamW groups.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.optim.adamw import adamw
+
+AdjustLr = Literal["match_rms_adamw", "original"]
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+"""Of the quintic x -> a x + b x^3 + c x^5, steep at zero: singular values end between 0.7 and 1.2, not at 1."""
+MAX_BATCH_ELEMENTS = 2**26
+"""Matrices are orthogonalised together up to this many numbers: beyond it a batch gains no speed, only memory."""
+
+
+def newton_schulz(matrices: Tensor, steps: int, dtype: torch.dtype) -> Tensor:
+    """Orthogonalise a batch: (N, rows, columns) -> the same shape in `dtype`, singular values near 1."""
+    a, b, c = COEFFICIENTS
+    tall = matrices.size(1) > matrices.size(2)
+    x = (matrices.mT if tall else matrices).to(dtype)
+    # The Frobenius norm bounds the spectral norm, and the iteration converges from a spectral norm of at most 1.
+    x = x / torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
+
+
+def newton_schulz_dtype(device: torch.device) -> torch.dtype:
+    """bf16 on CUDA, where it is fast and precise enough; fp32 elsewhere (bf16 products crawl on most CPUs)."""
+    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported(False) else torch.float32
+
+
+def lr_scale(adjust_lr: AdjustLr, rows: int, columns: int) -> float:
+    """What the learning rate is multiplied with for a matrix of this shape.
+
+    "original": sqrt(max(1, rows / columns)) (Jordan). "match_rms_adamw": 0.2 sqrt(max(rows, columns)), which gives
+    updates the root mean square that AdamW's have (Liu et al., https://arxiv.org/abs/2502.16982).
+    """
+    if adjust_lr == "original":
+        return math.sqrt(max(1.0, rows / columns))
+    return 0.2 * math.sqrt(max(rows, columns))
+
+
+class Muon(torch.optim.Optimizer):
+    """Groups with `"algorithm": "muon"` hold matrices, those with `"algorithm": "adamw"` anything.
+
+    Muon groups have lr, weight_decay, momentum, nesterov, ns_steps, adjust_lr and `splits`: for each parameter the row
+    counts of the matrices fused in it, empty for a single one. AdamW groups have lr, weight_decay, betas, eps, fused.
+
+    Args:
+        ns_dtype: precision of the Newton-Schulz iterations; None: what suits the device.
+    """
+
+    def __init__(self, groups: Sequence[dict[str, Any]], *, ns_dtype: torch.dtype | None = None) -> None:
+        super().__init__(groups, {})
+        self.ns_dtype = ns_dtype
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Update every parameter that has a gradient. Never waits for the device."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            if group["algorithm"] == "muon":
+                self.step_muon(group)
+            else:
+                self.step_adamw(group)
+        return loss
+
+    def step_muon(self, group: dict[str, Any]) -> None:
+        found = [(p, splits) for p, splits in zip(group["params"], group["splits"], strict=True) if p.grad is not None]
+        if not found:
+            return
+        params = [p for p, _ in found]
+        grads = [p.grad for p in params]
+        for p in params:
+            if "momentum_buffer" not in self.state[p]:
+                self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        buffers = [self.state[p]["momentum_buffer"] for p in params]
+        torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])
+        updates = torch._foreach_lerp(grads, buffers, group["momentum"]) if group["nesterov"] else buffers
+        torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+        dtype = self.ns_dtype or newton_schulz_dtype(params[0].device)
+        for pieces in batches_of_one_shape(params, updates, [splits for _, splits in found]):
+            targets = [target for target, _ in pieces]
+            stacked = torch.stack([update for _, update in pieces])  # (N, rows, columns)
+            orthogonal = newton_schulz(stacked, group["ns_steps"], dtype).to(targets[0].dtype)
+            alpha = -group["lr"] * lr_scale(group["adjust_lr"], *targets[0].shape)
+            torch._foreach_add_(targets, orthogonal.unbind(), alpha=alpha)
+
+    def step_adamw(self, group: dict[str, Any]) -> None:
+        params = [p for p in group["params"] if p.grad is not None]
+        if not params:
+            return
+        for p in params:
+            if not self.state[p]:
+                # Where torch.optim.AdamW keeps its counters: with a fused kernel on the device, otherwise on the host.
+                device = p.device if group["fused"] else "cpu"
+                self.state[p]["step"] = torch.zeros((), dtype=torch.float32, device=device)
+                self.state[p]["exp_avg"] = torch.zeros_like(p)
+                self.state[p]["exp_avg_sq"] = torch.zeros_like(p)
+        beta1, beta2 = group["betas"]
+        adamw(
+            params,
+            [p.grad for p in params],
+            [self.state[p]["exp_avg"] for p in params],
+            [self.state[p]["exp_avg_sq"] for p in params],
+            [],
+            [self.state[p]["step"] for p in params],
+            fused=group["fused"],
+            amsgrad=False,
+            beta1=beta1,
+            beta2=beta2,
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )
+
+
+def batches_of_one_shape(
+    params: Sequence[Tensor], updates: Sequence[Tensor], splits: Sequence[Sequence[int]]
+) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Cut fused tensors into their matrices; lists of (parameter view, update view) of one shape, bounded in size."""
+    by_shape: defaultdict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+    for param, update, rows in zip(params, updates, splits, strict=True):
+        sizes = list(rows) or [len(param)]
+        for target, matrix in zip(param.split(sizes), update.split(sizes), strict=True):
+            by_shape[target.shape].append((target, matrix))
+    for shape, pieces in by_shape.items():
+        count = max(1, MAX_BATCH_ELEMENTS // shape.numel())
+        for first in range(0, len(pieces), count):
+            yield pieces[first : first + count]

@@ -1,0 +1,48 @@
+"""The learning rate as a pure function of the step, so that a resumed run needs to remember nothing of it."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from gptcli.errors import ConfigError
+from gptcli.optim.config import ConstantSchedule, CosineSchedule, LinearSchedule, ScheduleConfig, WsdSchedule
+
+
+def lr_factor(config: ScheduleConfig, step: int, max_steps: int, base_lr: float) -> float:
+    """What to multiply every learning rate with in step `step` (0 is the first, max_steps - 1 the last).
+
+    Warm-up rises as (step + 1) / (warmup_steps + 1); after it the rate falls from `base_lr` towards `min_lr`, which it
+    meets at `max_steps` and keeps from there on. The cosine is nanoGPT's.
+
+    Raises:
+        ConfigError: min_lr is above base_lr.
+    """
+    floor = 0.0 if isinstance(config, ConstantSchedule) else config.min_lr / base_lr
+    if floor > 1:
+        raise ConfigError(f"schedule.min_lr {config.min_lr:g} is above optim.lr {base_lr:g}", "lower schedule.min_lr")
+    if step < config.warmup_steps:
+        return (step + 1) / (config.warmup_steps + 1)
+    match config:
+        case ConstantSchedule():
+            return 1.0
+        case LinearSchedule():
+            part = 1 - progress(step, config.warmup_steps, max_steps)
+        case CosineSchedule():
+            part = 0.5 * (1 + math.cos(math.pi * progress(step, config.warmup_steps, max_steps)))
+        case WsdSchedule():
+            start = max(config.warmup_steps, max_steps - round(config.decay_fraction * max_steps))
+            part = 1 - progress(step, start, max_steps)
+    return floor + part * (1 - floor)
+
+
+def progress(step: int, start: int, end: int) -> float:
+    """How far `step` is from `start` (0) to `end` (1); beyond the end it stays 1."""
+    return 1.0 if step >= end else max(0.0, (step - start) / (end - start))
+
+
+def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Give every parameter group `factor` times its initial learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * factor
