@@ -1,4 +1,7 @@
-"""An optimizer's state as named tensors and JSON, and back, so that no pickle is needed. Knows no kind of optimizer."""
+"""An optimizer's state as named tensors and JSON, and back, so that no pickle is needed. Knows no kind of optimizer.
+
+Only what an optimizer has learnt is kept (moments, counters): learning rates, decay and the like come from the config.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from gptcli.errors import CheckpointError
 
 
 def flatten_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Split the optimizer's `state_dict` into tensors, named PARAMETER/FIELD, and a JSON-able rest.
+    """Split the optimizer's state into tensors, named PARAMETER/FIELD, and a JSON-able rest.
 
     A parameter is called by its name if the optimizer was built with names, otherwise by its number.
     """
@@ -24,36 +27,28 @@ def flatten_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], 
         name = names[index]
         tensors |= {f"{name}/{field}": value for field, value in fields.items() if isinstance(value, Tensor)}
         scalars[name] = {field: value for field, value in fields.items() if not isinstance(value, Tensor)}
-    return tensors, {"param_groups": state_dict["param_groups"], "state": scalars}
+    return tensors, {"optimizer": type(optimizer).__name__, "parameters": list(names.values()), "state": scalars}
 
 
 def restore_state(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> None:
-    """Give `optimizer` the state that `flatten_state` took apart, bit for bit.
+    """Give `optimizer` the state that `flatten_state` took apart, bit for bit; its own settings stay.
 
     Raises:
         CheckpointError: the state is of other parameters, or of another kind of optimizer.
     """
-    saved, own = parameter_names(rest["param_groups"]), parameter_names(optimizer.state_dict()["param_groups"])
-    if saved != own:
-        different = next(
-            (name for name in [*own.values(), *saved.values()] if name not in saved.values()), "their order"
-        )
-        raise CheckpointError(
-            f"the saved optimizer state is of other parameters (first difference: {different})",
-            "resume with the model and optimizer settings of the run",
-        )
-    state = {index: dict(rest["state"][name]) for index, name in saved.items() if name in rest["state"]}
-    indices = {name: index for index, name in saved.items()}
+    remedy = "resume with the model and optimizer of the run"
+    kind, groups = type(optimizer).__name__, optimizer.state_dict()["param_groups"]
+    if rest["optimizer"] != kind:
+        raise CheckpointError(f"the saved optimizer state is of {rest['optimizer']}, not of {kind}", remedy)
+    indices = {name: index for index, name in parameter_names(groups).items()}
+    different = sorted(set(indices).symmetric_difference(rest["parameters"]))
+    if different:
+        raise CheckpointError(f"the saved optimizer state is of other parameters (such as {different[0]})", remedy)
+    state = {indices[name]: dict(fields) for name, fields in rest["state"].items()}
     for key, tensor in tensors.items():
         name, _, field = key.rpartition("/")
         state[indices[name]][field] = tensor
-    try:
-        optimizer.load_state_dict({"state": state, "param_groups": rest["param_groups"]})
-    except (KeyError, ValueError) as error:
-        raise CheckpointError(
-            f"the saved optimizer state does not fit {type(optimizer).__name__}: {error}",
-            "resume with the optimizer settings of the run",
-        ) from error
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def parameter_names(groups: list[dict[str, Any]]) -> dict[int, str]:

@@ -1,4 +1,4 @@
-"""Writing checkpoints, and removing those no longer wanted. A checkpoint is whole under its name, or it is not there."""
+"""Writing checkpoints and removing old ones. Under its name a checkpoint is whole, or it is not there."""
 
 from __future__ import annotations
 
