@@ -83,7 +83,7 @@ def make_plan(user: RawConfig, cache_dir: Path) -> Plan:
         device=device,
         precision=precision,
         parameters=parameter_count(config.model),
-        memory_bytes=estimate_memory(config),
+        memory_bytes=estimate_memory(config, precision),
     )
 
 
@@ -97,10 +97,14 @@ def padded_vocabulary(config: RunConfig, data: PreparedData) -> int:
     return wanted or needed
 
 
-def estimate_memory(config: RunConfig) -> int:
+def estimate_memory(config: RunConfig, precision: str) -> int:
     """Bytes that training takes on one device, by models.estimate."""
     return training_memory_bytes(
-        config.model, OPTIMIZER_STATE_PER_PARAMETER[config.optim.name], config.train.batch_size, config.seq_len
+        config.model,
+        OPTIMIZER_STATE_PER_PARAMETER[config.optim.name],
+        config.train.batch_size,
+        config.seq_len,
+        activation_bytes=4 if precision == "fp32" else 2,
     )
 
 

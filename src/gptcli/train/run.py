@@ -169,7 +169,7 @@ def finish(trainer: Trainer) -> dict[str, Any]:
         device=plan.device,
         precision=plan.precision,
     )
-    write_huggingface(model, plan.data.tokenizer, run.path)
+    say(write_huggingface(model, plan.data.tokenizer, run.path))
     summary = {
         "run": str(run.path),
         "steps": position.step,
