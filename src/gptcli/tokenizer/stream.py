@@ -1,0 +1,66 @@
+"""Ids to text as they come, whole characters only. Knows no model and no stop strings.
+
+All pieces of a stream joined are `decode` of all its ids, to the character, invalid UTF-8 included.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Mapping
+
+import tokenizers
+from tokenizers.decoders import DecodeStream
+
+
+class ByteStream:
+    """For byte-level tokenizers: an incremental UTF-8 decoder, which holds back three bytes at most.
+
+    `DecodeStream` would hold back everything while the text ends in U+FFFD, which a model may well write on purpose.
+    """
+
+    def __init__(self, token_bytes: Mapping[int, bytes]) -> None:
+        self.token_bytes = token_bytes
+        self.decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def step(self, token: int) -> str:
+        """The characters that are whole now that `token` has come; special and unknown ids add nothing."""
+        return self.decoder.decode(self.token_bytes.get(token, b""))
+
+    def finish(self) -> str:
+        """What is left when no id follows: U+FFFD for an incomplete character, otherwise nothing."""
+        return self.decoder.decode(b"", final=True)
+
+
+class BackendStream:
+    """For every other decoder: the `tokenizers` library's stream, and at the end what it held back.
+
+    Exact wherever more ids only lengthen the decoded text. A decoder that rewrites what came before (byte fallback
+    turns a whole run of bytes into U+FFFD when its end is invalid) cannot be streamed exactly: what is out, is out.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer) -> None:
+        self.backend = backend
+        self.stream: DecodeStream | None = DecodeStream(skip_special_tokens=True)
+        self.ids: list[int] = []
+        self.emitted = 0
+
+    def step(self, token: int) -> str:
+        """The characters that are whole now that `token` has come."""
+        self.ids.append(token)
+        if self.stream is None:
+            return ""
+        try:
+            piece = self.stream.step(self.backend, token) or ""
+        except (
+            Exception
+        ):  # The library raises plain Exception when the decoder rewrote text: the rest comes at the end.
+            self.stream = None
+            return ""
+        self.emitted += len(piece)
+        return piece
+
+    def finish(self) -> str:
+        """What is left when no id follows."""
+        rest = self.backend.decode(self.ids)[self.emitted :]
+        self.emitted += len(rest)
+        return rest

@@ -1,0 +1,218 @@
+"""One class for every tokenizer: text to ids and back, in texts, batches and streams. Knows no corpus and no model.
+
+Whatever its kind, a tokenizer is one `tokenizers.Tokenizer` saved as tokenizer.json. Those made here normalise nothing,
+so that decoding gives back the exact text wherever the vocabulary can represent it. Text is not taken for a special
+token unless asked: a corpus that quotes "<|endoftext|>" holds thirteen characters, not the end of a document.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+
+from gptcli.errors import TokenizerError
+from gptcli.tokenizer.byte_level import token_bytes
+from gptcli.tokenizer.files import TOKENIZER_FILE, read_backend, read_settings, write_files
+from gptcli.tokenizer.special import beginning_id, end_of_text_id, unknown_id
+from gptcli.tokenizer.stream import BackendStream, ByteStream
+from gptcli.tokenizer.structure import PIECE_CHARACTERS, cut_rule, is_byte_level, kind_name, pieces
+
+WINDOW_CHARACTERS = 64 * PIECE_CHARACTERS
+"""Text handed to the backend at a time: its encodings take some hundred bytes a token until they are ids."""
+
+KEPT_SETTINGS = ("pad_token", "model_max_length", "chat_template", "add_bos_token", "add_eos_token")
+"""What save() hands on from a tokenizer_config.json that was loaded: nothing that names a class or code of its own."""
+
+
+class Tokenizer:
+    """Text to ids and back.
+
+    Attributes:
+        backend: the `tokenizers.Tokenizer`; treats special tokens in a text as text.
+        name: the kind: `char`, `byte`, `bpe`, or the type of a foreign model.
+        vocab_size: one more than the largest id.
+        eot_id: the token that ends a document, or None.
+        bos_id: the token that begins a document, or None; for tokenizers made here the same as `eot_id`, as in GPT-2.
+        unk_id: what stands for a character that the vocabulary lacks, or None.
+        fingerprint: hex SHA-256 of the canonical JSON of the tokenizer with the ids of these special tokens.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer, settings: Mapping[str, Any] | None = None) -> None:
+        """Wrap `backend`; `settings` are the contents of a tokenizer_config.json, which name the special tokens."""
+        backend.encode_special_tokens = True  # Not part of tokenizer.json, so set on every tokenizer, loaded or new.
+        spec = json.loads(backend.to_str())
+        self.backend = backend
+        self.settings = dict(settings or {})
+        self.name = kind_name(spec)
+        self.cut = cut_rule(spec)
+        self.is_byte_level = is_byte_level(spec)
+        self.vocab_size = 1 + max(backend.get_vocab().values(), default=-1)
+        self.eot_id = end_of_text_id(backend, self.settings)
+        self.bos_id = beginning_id(backend, self.settings)
+        self.unk_id = unknown_id(backend, spec)
+        if self.vocab_size == 0:
+            raise TokenizerError("the tokenizer's vocabulary is empty", "train it on some text")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        spec = json.loads(self.backend.to_str())
+        canonical = json.dumps([spec, self.bos_id, self.eot_id], sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    @cached_property
+    def adds_bos(self) -> bool:
+        """Whether a text given to a model of this tokenizer is expected to begin with `bos_id`."""
+        if self.bos_id is None:
+            return False
+        if isinstance(self.settings.get("add_bos_token"), bool):
+            return self.settings["add_bos_token"]
+        return self.backend.encode("a").ids[:1] == [self.bos_id]
+
+    def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
+        """The ids of `text`; with `allow_special`, the names of special tokens in it become those tokens.
+
+        Raises:
+            TokenizerError: the text holds a surrogate, which is no character and has no UTF-8.
+        """
+        if allow_special:
+            return encode_pieces(self.special_backend, [text])[0].tolist()
+        return self.encode_batch([text])[0].tolist()
+
+    @cached_property
+    def special_backend(self) -> tokenizers.Tokenizer:
+        """A copy that recognises special tokens: the switch of one shared backend would race between threads."""
+        backend = tokenizers.Tokenizer.from_str(self.backend.to_str())
+        backend.encode_special_tokens = False
+        return backend
+
+    def encode_batch(self, texts: Iterable[str]) -> list[np.ndarray]:
+        """The ids of every text, uint32, encoded in parallel and in pieces, so that memory follows the ids alone."""
+        parts: list[list[np.ndarray]] = []
+        window: list[str] = []
+        owners: list[int] = []
+        waiting = 0
+
+        def flush() -> None:
+            for owner, ids in zip(owners, encode_pieces(self.backend, window), strict=True):
+                parts[owner].append(ids)
+            window.clear()
+            owners.clear()
+
+        for owner, text in enumerate(texts):
+            parts.append([])
+            for piece in pieces(text, self.cut):
+                window.append(piece)
+                owners.append(owner)
+                waiting += len(piece)
+                if waiting >= WINDOW_CHARACTERS:
+                    flush()
+                    waiting = 0
+        flush()
+        return [part[0] if len(part) == 1 else np.concatenate(part) for part in parts]
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """The text of `ids`; special tokens and ids outside the vocabulary are left out.
+
+        Bytes that are not UTF-8 become U+FFFD, as in Unicode's recommended practice.
+        """
+        return self.backend.decode(np.asarray(ids, dtype=np.int64).tolist())
+
+    def decode_stream(self) -> ByteStream | BackendStream:
+        """An object whose `step(id)` gives the characters that became whole and `finish()` what is left."""
+        return ByteStream(self.bytes_of_id) if self.is_byte_level else BackendStream(self.backend)
+
+    @cached_property
+    def bytes_of_id(self) -> dict[int, bytes]:
+        """Of a byte-level tokenizer: the bytes that every token adds to a decoded text; special tokens add none."""
+        return {id: token_bytes(token) for token, id in self.backend.get_vocab().items() if id not in self.special_ids}
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """The ids that `decode` leaves out."""
+        return frozenset(id for id, token in self.backend.get_added_tokens_decoder().items() if token.special)
+
+    def token_text(self, token: int) -> str:
+        """One token for display; bytes that are no whole character as \\xNN.
+
+        Raises:
+            TokenizerError: the vocabulary has no such id.
+        """
+        self.require_known([token])
+        if self.is_byte_level and token not in self.special_ids:
+            return self.bytes_of_id[token].decode(errors="backslashreplace")
+        return self.backend.id_to_token(token) or ""
+
+    def require_known(self, ids: Iterable[int]) -> None:
+        """Raise a TokenizerError that names the first id that the vocabulary lacks."""
+        for token in ids:
+            if not 0 <= token < self.vocab_size or self.backend.id_to_token(token) is None:
+                raise TokenizerError(f"id {token} is not in the vocabulary", f"ids go from 0 to {self.vocab_size - 1}")
+
+    def require_representable(self, text: str) -> None:
+        """Raise a TokenizerError that names the first character of `text` that the vocabulary lacks, and its place."""
+        if self.unk_id is None or self.unk_id not in self.encode(text):
+            return
+        encoding = self.backend.encode(text, add_special_tokens=False)
+        start, end = encoding.offsets[encoding.ids.index(self.unk_id)]
+        unknown = text[start:end]
+        code = f" (U+{ord(unknown):04X})" if len(unknown) == 1 else ""
+        raise TokenizerError(
+            f"the tokenizer's vocabulary lacks {unknown!r}{code}, character {start + 1} of the text",
+            "leave it out, or take a model whose tokenizer is byte or bpe",
+        )
+
+    def save(self, directory: Path) -> None:
+        """Write tokenizer.json and tokenizer_config.json, which transformers' AutoTokenizer opens with the same ids.
+
+        The class is the one that takes tokenizer.json as it is, whatever model lies beside it.
+        """
+        special = {"bos_token": self.bos_id, "eos_token": self.eot_id, "unk_token": self.unk_id}
+        settings = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "clean_up_tokenization_spaces": False,
+            **{key: self.settings[key] for key in KEPT_SETTINGS if key in self.settings},
+            **{key: None if id is None else self.backend.id_to_token(id) for key, id in special.items()},
+        }
+        write_files(directory, self.backend, settings)
+
+
+def encode_pieces(backend: tokenizers.Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
+    """The ids of every text, uint32, without the tokens that a post-processor would add."""
+    try:
+        encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
+    except TypeError as error:
+        raise surrogate_error(texts) or error from error
+    return [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
+
+
+def surrogate_error(texts: Iterable[str]) -> TokenizerError | None:
+    """Names the first surrogate, for which the backend has a TypeError that names nothing."""
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            surrogate = f"U+{ord(text[error.start]):04X}"
+            return TokenizerError(f"the text holds the surrogate {surrogate}, which is no character", "give UTF-8 text")
+    return None
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """Read a tokenizer.json, or a folder with one or with GPT-2's vocab.json and merges.txt.
+
+    The tokenizer_config.json in the same folder, if there is one, names the special tokens.
+
+    Raises:
+        TokenizerError: it is missing, damaged, or no tokenizer.
+        StorageError: a file cannot be read.
+    """
+    backend = read_backend(path)
+    if path.is_dir():
+        return Tokenizer(backend, read_settings(path))
+    return Tokenizer(backend, read_settings(path.parent) if path.name == TOKENIZER_FILE else None)
