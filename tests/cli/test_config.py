@@ -46,7 +46,7 @@ def test_every_key_has_a_meaning() -> None:
     assert missing(RunConfig.model_json_schema()) == []
 
 
-@pytest.mark.parametrize("path", shipped_configs().values(), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", list(shipped_configs().values()), ids=lambda path: path.stem)
 def test_every_shipped_config_is_valid_and_listed(path: Path) -> None:
     raw = read_toml(path)
     train = (

@@ -13,7 +13,7 @@ from gptcli.train.zero_config import zero_config
 SIZES = [500, 40_000, 300_000, 1_000_000, 30_000_000, 3_000_000_000]
 
 
-@pytest.mark.parametrize(("train_bytes", "device"), itertools.product(SIZES, ["cpu", "cuda", "mps"]))
+@pytest.mark.parametrize(("train_bytes", "device"), list(itertools.product(SIZES, ["cpu", "cuda", "mps"])))
 def test_the_rule_gives_a_valid_config_for_every_size_and_device(train_bytes: int, device: str) -> None:
     validate(RunConfig, zero_config(train_bytes, 90, device, merge()))
 

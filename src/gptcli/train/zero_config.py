@@ -83,7 +83,8 @@ def choose_model(shape: Shape, given: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(width, int) and "head_dim" not in given:
         heads = max(1, width // HEAD_WIDTH)
         kv_heads = given.get("n_kv_head")
-        fits = [h for h in range(heads, 0, -1) if width % h == 0 and (not kv_heads or h % kv_heads == 0)]
+        # Rotary embeddings turn pairs of numbers, so a head's width is even.
+        fits = [h for h in range(heads, 0, -1) if width % (2 * h) == 0 and (not kv_heads or h % kv_heads == 0)]
         model["n_head"] = fits[0] if fits else 1
     return model
 
