@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
 from gptcli.models.config import ModelConfig
 from gptcli.models.gpt import GPT, build_model
+
+if TYPE_CHECKING:
+    from gptcli.tokenizer.tokenizer import Tokenizer
 
 
 @pytest.fixture
@@ -21,3 +25,12 @@ def make_model() -> Callable[..., GPT]:
         return build_model(config, seed=3, dtype=dtype).eval()
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    """One token a byte, so that an untrained model writes characters of several tokens, and broken ones."""
+    from gptcli.tokenizer.config import ByteTokenizerConfig
+    from gptcli.tokenizer.train import build_tokenizer
+
+    return build_tokenizer(ByteTokenizerConfig(), lambda: iter(()))

@@ -28,7 +28,6 @@ def merge_caches(model: GPT, caches: Sequence[KVCache], capacity: int) -> KVCach
         raise ValueError(f"a cache for {capacity} tokens cannot hold a row of {length}")
     merged = model.new_cache(sum(cache.batch_size for cache in caches), capacity)
     merged.start = torch.cat([cache.start + (length - cache.length) for cache in caches])
-    merged.padding()  # looked at while the cache is empty
     for layer in range(len(merged.keys)):
         first = 0
         for cache, unused, kept in zip(caches, leading, lengths, strict=True):

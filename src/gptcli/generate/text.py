@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gptcli.console import say
@@ -149,13 +148,10 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str, config: GenerationConfig, n
         DataError: the tokenizer cannot represent the prompt, or it is empty and there is no token to begin with.
     """
     try:
-        prompt.encode()
         tokenizer.require_representable(prompt)
-    except UnicodeEncodeError as error:
-        raise DataError(f"{name} is not valid UTF-8 at character {error.start + 1}", "give it in UTF-8") from error
+        ids = tokenizer.encode(prompt)
     except TokenizerError as error:
         raise TokenizerError(f"{name}: {error}") from error
-    ids = tokenizer.encode(prompt)
     beginning = tokenizer.eot_id if tokenizer.bos_id is None else tokenizer.bos_id
     if config.document_start or not ids:
         if beginning is None:
@@ -164,14 +160,7 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str, config: GenerationConfig, n
                 f"{name} needs a token that begins a document ({why}) and this tokenizer has none", "give some text"
             )
         return [beginning, *ids]
-    return tokens_put_before(tokenizer) + ids
-
-
-def tokens_put_before(tokenizer: Tokenizer) -> list[int]:
-    """The special tokens that the tokenizer itself puts before a text (Llama's does, GPT-2's does not)."""
-    encoding = tokenizer.backend.encode("a", add_special_tokens=True)
-    marks = zip(encoding.ids, encoding.special_tokens_mask, strict=True)
-    return [token for token, _ in takewhile(lambda mark: mark[1] == 1, marks)]
+    return [tokenizer.bos_id, *ids] if tokenizer.adds_bos else ids
 
 
 def check_prompt(ids: Sequence[int], model: GPT, config: GenerationConfig, name: str) -> None:

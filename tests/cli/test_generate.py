@@ -1,0 +1,128 @@
+"""The verb itself: options, what goes to stdout and stderr, exit codes."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gptcli.cli.app import main
+from gptcli.cli.generate import generate
+from gptcli.generate.config import GenerationConfig
+
+
+@pytest.fixture(scope="session")
+def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained byte-level model, as a Hugging Face directory."""
+    from gptcli.interop.huggingface import write_huggingface
+    from gptcli.models.config import ModelConfig
+    from gptcli.models.gpt import build_model
+    from gptcli.tokenizer.config import ByteTokenizerConfig
+    from gptcli.tokenizer.train import build_tokenizer
+
+    tokenizer = build_tokenizer(ByteTokenizerConfig(), lambda: iter(()))
+    shape = {"vocab_size": tokenizer.vocab_size, "context_length": 32, "n_layer": 1, "n_head": 2, "n_embd": 16}
+    directory = tmp_path_factory.mktemp("model")
+    model = build_model(ModelConfig.model_validate(shape))
+    model.embedding.weight.data[tokenizer.eot_id] = 0  # its logit is 0: greedy text never ends
+    write_huggingface(model, tokenizer, directory)
+    return directory
+
+
+def run(*arguments: str | Path) -> int:
+    """Run the command in this process; its exit code."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(sys, "argv", ["gptcli", "generate", *map(str, arguments), "--device", "cpu"])
+        main()
+    return ended.value.code or 0
+
+
+def test_every_setting_is_an_option_with_the_same_default() -> None:
+    options = inspect.signature(generate).parameters
+    for name, value in GenerationConfig().model_dump().items():
+        assert name in options, f"--{name} is missing"
+        assert (options[name].default or ()) == value if name == "stop" else options[name].default == value
+
+
+def test_json_is_one_object_with_the_documented_keys(model_directory: Path, capsys: pytest.CaptureFixture) -> None:
+    assert run(model_directory, "Once", "--num-samples", "2", "--seed", "5", "--max-new-tokens", "7", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert set(report) == {"prompt", "completions", "tokens_per_second"}
+    assert report["prompt"] == "Once"
+    assert [completion["seed"] for completion in report["completions"]] == [5, 6]
+    for completion in report["completions"]:
+        assert set(completion) == {"text", "tokens", "logprobs", "finish_reason", "seed"}
+        assert len(completion["logprobs"]) == len(completion["tokens"]) <= 7
+
+
+def test_stdout_has_the_text_alone_of_every_prompt(
+    model_directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Past the context, from stdin; the same texts as in JSON."""
+    options = ("--prompt-file", "-", "--max-new-tokens", "80", "--temperature", "0.5", "--top-k", "20")
+    outputs = []
+    for extra in ((), ("--json",)):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"One\nTwo words\n")))
+        assert run(model_directory, *options, *extra) == 0
+        outputs.append(capsys.readouterr())
+    results = json.loads(outputs[1].out)["results"]
+    assert [result["prompt"] for result in results] == ["One", "Two words"]
+    assert outputs[0].out == "".join(result["completions"][0]["text"] + "\n" for result in results)
+    assert "prompt 2 of 2" in outputs[0].err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--temperature", "-1"), "temperature: input should be greater than or equal to 0"),
+        (("--temperature", "nan"), "temperature"),
+        (("--top-p", "0"), "top_p: input should be greater than 0"),
+        (("--top-p", "1.5"), "top_p"),
+        (("--min-p", "2"), "min_p"),
+        (("--top-k", "-3"), "top_k"),
+        (("--num-samples", "0"), "num_samples"),
+        (("--max-new-tokens", "0"), "max_new_tokens"),
+        (("--stop", ""), "stop"),
+        (("--seed", "-1"), "seed"),
+        (("--prompt-file", "missing.txt"), "both"),
+    ],
+)
+def test_wrong_values_are_one_line_before_the_model_is_looked_for(
+    options: tuple[str, str], message: str, capsys: pytest.CaptureFixture
+) -> None:
+    assert run("no-such-model", "prompt", *options) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith("gptcli: ") and message in err
+
+
+def test_what_is_no_model_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert run(tmp_path, "Once") == 4
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith("gptcli: ")
+
+
+def test_interrupt_keeps_what_was_printed_and_leaves_no_traceback(model_directory: Path) -> None:
+    options = ("--max-new-tokens", "1000000000", "--temperature", "0", "--device", "cpu")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gptcli", "generate", model_directory, "Once", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        assert process.stdout is not None
+        first = process.stdout.read(20)
+        process.send_signal(signal.SIGINT)
+        rest, talk = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert len(first) == 20 and rest.endswith(b"\n")
+    assert b"Traceback" not in talk
