@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -49,7 +50,7 @@ class WorstPassages:
             return
         unscored = len(ids) - len(losses)
         edges = passage_edges(len(losses))
-        for start, stop in zip(edges[:-1], edges[1:], strict=True):
+        for start, stop in pairwise(edges):
             loss = float(losses[start:stop].mean())
             self.seen += 1
             if len(self.heap) == self.count and loss <= self.heap[0][0]:
@@ -73,7 +74,7 @@ class WorstPassages:
             push(self.heap, (loss, -self.seen, passage))
 
     def text(self, ids: np.ndarray) -> str:
-        return self.tokenizer.decode(ids.tolist())
+        return self.tokenizer.decode(ids)
 
     def passages(self) -> tuple[Passage, ...]:
         """Most surprising first."""

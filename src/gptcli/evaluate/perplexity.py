@@ -1,4 +1,4 @@
-"""Perplexity and bits per byte of documents, each token scored exactly once. Takes a model and a tokenizer, never a path.
+"""Perplexity and bits per byte of documents, each token scored exactly once. Takes a model, never a path.
 
 Each document stands by itself: it is prefixed with the tokenizer's bos (else end-of-text) token where there is one, so
 that its first token is scored too, and read in the windows of windows.py. The end-of-text token after a document is
@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol, TypedDict, Unpack
 import numpy as np
 
 from gptcli.data.shards import TokenShards
-from gptcli.errors import DataError
+from gptcli.errors import DataError, UsageError
 from gptcli.evaluate.passages import PASSAGE_TOKENS, Passage, WorstPassages
 from gptcli.evaluate.scoring import Scorer, Sequence, default_batch_size, evaluation_mode
 from gptcli.evaluate.statistics import Totals, Uncertainty, bootstrap_ratio
@@ -126,10 +126,12 @@ def evaluate_documents(
     """Score documents whose ids are known; see `Options`.
 
     Raises:
-        UsageError: impossible context or stride.
+        UsageError: impossible options.
         DataError: nothing to score.
         OutOfMemoryError: one window does not fit the device.
     """
+    if worst < 0 or (batch_size is not None and batch_size < 1):
+        raise UsageError("a batch holds at least one window, and the worst passages are none or more")
     began = time.monotonic()
     context, stride = resolve_windows(context, stride, model.config.context_length)
     scorer = Scorer(
@@ -173,8 +175,14 @@ def evaluate_documents(
 def encoded_texts(tokenizer: Tokenizer, documents: Iterable[TextDocument]) -> Iterator[EncodedDocument]:
     """Encode documents one at a time."""
     for document in documents:
-        ids = np.asarray(tokenizer.encode(document.text), dtype=np.uint32)
+        (ids,) = tokenizer.encode_batch([document.text])
         yield EncodedDocument(document.source, ids, len(document.text.encode()), count_words(document.text))
+
+
+def stored_documents(tokenizer: Tokenizer, shards: TokenShards, name: str) -> Iterator[EncodedDocument]:
+    """The documents of a split one at a time; decoded only to count their words."""
+    for ids, size in shards.iter_documents():
+        yield EncodedDocument(name, ids, size, count_words(tokenizer.decode(ids)))
 
 
 def count_words(text: str) -> int:

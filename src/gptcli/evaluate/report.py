@@ -86,7 +86,7 @@ def method(evaluation: Evaluation) -> list[str]:
         )
     else:
         prefix = f"each prefixed with {evaluation.prefix}"
-    only = evaluation.files[0].source if len(evaluation.files) == 1 else f"{len(evaluation.files):,} files"
+    only = one_line(evaluation.files[0].source) if len(evaluation.files) == 1 else f"{len(evaluation.files):,} files"
     lines = [
         f"text             {only}",
         f"documents        {totals.documents:,}, {prefix}",
@@ -133,11 +133,12 @@ def figure(value: float) -> str:
 def file_table(files: tuple[FileScore, ...]) -> list[str]:
     """One line a file, in the order in which they were read."""
     shown = files[:MAX_FILES_SHOWN]
-    width = min(60, max(len(file.source) for file in shown))
+    names = [one_line(file.source) for file in shown]
+    width = min(60, max(map(len, names)))
     lines = [f"{'file':{width}}  {'documents':>9}  {'tokens':>11}  {'loss':>17}  {'perplexity':>12}  {'bits/byte':>9}"]
-    for file in shown:
+    for name, file in zip(names, shown, strict=True):
         totals, found = file.totals, file.uncertainty
-        name = file.source if len(file.source) <= width else f"…{file.source[1 - width :]}"
+        name = name if len(name) <= width else f"…{name[1 - width :]}"
         loss = f"{totals.loss:.4f}" + (f" ± {found.stderr:.4f}" if found else " " * 9)
         lines.append(
             f"{name:{width}}  {totals.documents:>9,}  {totals.tokens:>11,}  {loss:>17}  "
@@ -150,8 +151,9 @@ def file_table(files: tuple[FileScore, ...]) -> list[str]:
 
 def passage_lines(number: int, passage: Passage) -> list[str]:
     return [
-        f"{number}. {passage.loss:.3f} nats per token over {passage.tokens} tokens from token {passage.position:,} of "
-        f"document {passage.document:,}, {passage.source}; most surprising: {passage.peak!r} ({passage.peak_nats:.2f})",
+        f"{number}. {passage.loss:.3f} nats per token over {passage.tokens} tokens, from token {passage.position:,} of "
+        f"document {passage.document:,} of {one_line(passage.source)}",
+        f"   most surprising: {passage.peak!r} with {passage.peak_nats:.2f} nats",
         f"   {one_line(passage.before)}>>>{one_line(passage.text)}<<<{one_line(passage.after)}",
     ]
 

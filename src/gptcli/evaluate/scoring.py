@@ -69,8 +69,10 @@ class Piece(NamedTuple):
 
 
 class Scorer:
-    """Scores sequences with one model, to be used in `evaluation_mode`. On a CUDA device that runs out of memory it goes on with half
-    the batch."""
+    """Scores sequences with one model, to be used in `evaluation_mode`.
+
+    On a CUDA device that runs out of memory it goes on with smaller batches.
+    """
 
     def __init__(
         self,

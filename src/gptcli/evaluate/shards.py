@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from gptcli.data.batches import Batch
 from gptcli.data.shards import TokenShards
 from gptcli.errors import DataError
 from gptcli.evaluate.scoring import evaluation_mode
@@ -39,11 +39,13 @@ def shard_loss(
     max_tokens: int | None,
     device: torch.device,
     precision: Precision,
+    pack: Literal["cross", "document"] = "cross",
 ) -> ShardLoss:
     """The loss over the whole split, or over windows of `seq_len` spread evenly over it, `max_tokens` in all.
 
     The targets of the whole split are every token of the stream but the first, end-of-text tokens included, each
-    exactly once. The model's mode is put back.
+    exactly once. `pack` is as in training: with "document" no position sees the document before its own. The model's
+    mode is put back.
 
     Raises:
         DataError: the split holds fewer than two tokens.
@@ -51,15 +53,14 @@ def shard_loss(
     if len(shards) < 2:
         raise DataError("the validation split holds fewer than two tokens", "give it more text (data.val_fraction)")
     starts = window_starts(len(shards), seq_len, max_tokens)
-    total, tokens = torch.zeros((), dtype=torch.float64), 0
+    nats, tokens = 0.0, 0
     with evaluation_mode(model):
-        total = total.to(device) if device.type != "mps" else total  # Apple GPUs have no float64
-        for input_ids, targets in batches(shards, starts, seq_len, batch_size):
+        for batch in batches(shards, starts, seq_len, batch_size, pack):
+            input_ids, targets, segment_ids = (tensor if tensor is None else tensor.to(device) for tensor in batch)
             with autocast(device, precision):
-                total += model.loss_sum(input_ids.to(device), targets.to(device)).to(total.device).double()
-            tokens += int((targets != IGNORE_INDEX).sum())
-    nats = total.item()
-    is_whole = tokens == len(shards) - 1
+                nats += model.loss_sum(input_ids, targets, segment_ids).item()
+            tokens += int((batch.targets != IGNORE_INDEX).sum())
+    is_whole = max_tokens is None or len(shards) - 1 <= max_tokens
     return ShardLoss(nats / tokens, tokens, nats / shards.bytes / math.log(2) if is_whole and shards.bytes else None)
 
 
@@ -77,10 +78,12 @@ def window_starts(length: int, seq_len: int, max_tokens: int | None) -> list[int
     return [index * whole // count * seq_len for index in range(count)] or [0]
 
 
-def batches(shards: TokenShards, starts: list[int], seq_len: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """input_ids (B, T) and targets (B, T); a window that the stream's end cuts short is padded and ignored there.
+def batches(
+    shards: TokenShards, starts: list[int], seq_len: int, batch_size: int, pack: Literal["cross", "document"]
+) -> Iterator[Batch]:
+    """The windows in batches; one that the stream's end cuts short is padded, and its padding ignored.
 
-    All but the last batch have one shape, and T is always seq_len, so that a compiled model is compiled at most twice.
+    T is always seq_len and B changes in the last batch only, so that a compiled model is compiled at most twice.
     """
     for first in range(0, len(starts), batch_size):
         chosen = starts[first : first + batch_size]
@@ -90,4 +93,11 @@ def batches(shards: TokenShards, starts: list[int], seq_len: int, batch_size: in
             ids = shards.read(start, min(start + seq_len + 1, len(shards)))
             input_ids[row, : len(ids) - 1] = ids[:-1]
             targets[row, : len(ids) - 1] = ids[1:]
-        yield torch.from_numpy(input_ids), torch.from_numpy(targets)
+        segment_ids = None
+        if pack == "document":
+            positions = np.asarray(chosen)[:, None] + np.arange(seq_len + 1)
+            numbers = np.searchsorted(shards.document_starts, positions.astype(np.uint64), side="right")  # (B, T + 1)
+            segment_ids = torch.from_numpy(numbers[:, :-1].copy())
+            if shards.eot_id is None:  # As in training: nothing in the document before foretells the next one's text.
+                targets[numbers[:, 1:] != numbers[:, :-1]] = IGNORE_INDEX
+        yield Batch(torch.from_numpy(input_ids), torch.from_numpy(targets), segment_ids)

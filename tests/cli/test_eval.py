@@ -1,0 +1,219 @@
+"""The verb itself: what it reads, what goes to stdout and stderr, exit codes."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+TRAIN = "The lamp was lit. Ada read her letter twice and said nothing.\n"
+TEXTS = ["A short first document.", "Then a second one; it is longer, but not by much.", "Third."]
+
+
+@pytest.fixture(scope="session")
+def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run as training leaves it: two checkpoints of untrained weights, the step 10 one marked as the better."""
+    from gptcli.checkpoint.run import RunDirectory
+    from gptcli.checkpoint.save import save_checkpoint
+    from gptcli.data.shards import ShardWriter
+    from gptcli.models.config import ModelConfig
+    from gptcli.models.gpt import build_model
+    from gptcli.tokenizer.config import CharTokenizerConfig
+    from gptcli.tokenizer.train import build_tokenizer
+
+    tokenizer = build_tokenizer(CharTokenizerConfig(), lambda: iter([TRAIN, *TEXTS]))
+    run = RunDirectory.create(tmp_path_factory.mktemp("runs") / "ada")
+    shape = {"context_length": 32, "n_layer": 1, "n_head": 2, "n_embd": 16, "vocab_size": tokenizer.vocab_size}
+    tokenizer.save(run.path)
+    for step, val_loss in ((10, 2.0), (20, 3.0)):
+        model = build_model(ModelConfig.model_validate(shape), seed=step)
+        save_checkpoint(run, step, {"model": model.state_dict()}, {"val_loss": val_loss})
+    writer = ShardWriter(run.path / "val", tokenizer.vocab_size, tokenizer.eot_id, tokenizer.fingerprint)
+    for text in TEXTS:
+        writer.add(tokenizer.encode_batch([text])[0], len(text.encode()), starts=True)
+    writer.finish()
+    lines = ["[model]", *(f"{key} = {value}" for key, value in shape.items())]
+    run.config_path.write_text("\n".join(["[data]", 'document_separator = "\\n---\\n"', *lines]) + "\n")
+    return run.path
+
+
+class Outcome(NamedTuple):
+    code: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def gptcli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """`gptcli eval ARGUMENTS`, in this process, since each new one would load torch anew."""
+
+    def run(*arguments: str | Path, stdin: str = "") -> Outcome:
+        from gptcli.cli.app import main
+
+        monkeypatch.setattr(sys, "argv", ["gptcli", "eval", *map(str, arguments), "--device", "cpu"])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+        with pytest.raises(SystemExit) as left:
+            main()
+        return Outcome(int(left.value.code or 0), *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def measured(gptcli: Callable[..., Outcome]) -> Callable[..., dict[str, Any]]:
+    def measure(*arguments: str | Path, stdin: str = "") -> dict[str, Any]:
+        outcome = gptcli(*arguments, "--json", stdin=stdin)
+        assert outcome.code == 0, outcome.stderr
+        return json.loads(outcome.stdout)
+
+    return measure
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    """The run's validation texts as a folder: two in one file, parted by the run's separator, one in another."""
+    (tmp_path / "a.txt").write_text("\n---\n".join(TEXTS[:2]))
+    (tmp_path / "b.jsonl").write_text(json.dumps({"text": TEXTS[2], "other": "a"}) + "\n")
+    return tmp_path
+
+
+def test_json_is_one_object_with_the_documented_keys(measured: Callable, run_directory: Path) -> None:
+    found = measured(run_directory)
+    assert set(found) >= {
+        "loss", "perplexity", "bits_per_byte", "byte_perplexity", "word_perplexity", "tokens", "bytes", "words",
+        "loss_stderr", "context", "stride", "files",
+    }  # fmt: skip
+    assert (found["context"], found["stride"], found["documents"]) == (32, 16, 3)
+    assert found["tokens"] == found["bytes"] == sum(map(len, TEXTS))
+    assert found["words"] == sum(len(re.split(r"\s+", text)) for text in TEXTS)
+    assert found["perplexity"] == pytest.approx(math.exp(found["loss"]))
+
+
+def test_texts_score_as_the_validation_split_that_holds_them(
+    measured: Callable, run_directory: Path, texts: Path
+) -> None:
+    """The folder is read with the run's own document separator."""
+    split, read = measured(run_directory), measured(run_directory, texts)
+    for key in ("loss", "tokens", "bytes", "words", "documents", "loss_stderr"):
+        assert read[key] == pytest.approx(split[key])
+    assert [Path(file["file"]).name for file in read["files"]] == ["a.txt", "b.jsonl"]
+    assert [file["documents"] for file in read["files"]] == [2, 1]
+
+
+def test_standard_input_and_separator_and_text_field_are_taken(
+    measured: Callable, run_directory: Path, texts: Path
+) -> None:
+    assert measured(run_directory, "-", stdin="one.two.three")["documents"] == 1
+    assert measured(run_directory, "-", "--document-separator", ".", stdin="one.two.three")["documents"] == 3
+    assert measured(run_directory, texts / "b.jsonl", "--text-field", "other")["tokens"] == 1
+
+
+def test_options_reach_the_measurement(measured: Callable, run_directory: Path) -> None:
+    found = measured(run_directory, "--context", "8", "--stride", "3", "--batch-size", "2", "--worst", "2")
+    assert (found["context"], found["stride"], len(found["worst"])) == (8, 3, 2)
+    assert found["tokens"] == sum(map(len, TEXTS))
+    assert found["loss"] != measured(run_directory)["loss"]
+
+
+def test_best_checkpoint_is_measured_unless_another_is_asked_for(measured: Callable, run_directory: Path) -> None:
+    best, last = measured(run_directory), measured(run_directory, "--checkpoint", "last")
+    assert "step 10" in best["model"]
+    assert "step 20" in last["model"]
+    assert best["loss"] == measured(run_directory, "--checkpoint", "10")["loss"] != last["loss"]
+
+
+def test_unknown_characters_are_warned_of(
+    measured: Callable, gptcli: Callable, run_directory: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "greek.txt").write_text("Ada read α and β.")
+    assert measured(run_directory, tmp_path / "greek.txt")["unknown_characters"] == 2
+    outcome = gptcli(run_directory, tmp_path / "greek.txt")
+    assert "warning: the tokenizer lacks 2 characters" in outcome.stderr
+    assert "2 unknown characters" in outcome.stdout
+
+
+def test_table_goes_to_stdout_and_talk_to_stderr(gptcli: Callable, run_directory: Path) -> None:
+    outcome = gptcli(run_directory, "--worst", "1")
+    assert outcome.code == 0
+    for stated in ("perplexity", "bits per byte", "context 32", "stride 16", "validation split", ">>>"):
+        assert stated in outcome.stdout
+    assert "step 10" in outcome.stderr
+    assert "bits per byte" not in outcome.stderr
+
+
+def test_a_run_without_its_split_asks_for_a_text(
+    gptcli: Callable, measured: Callable, run_directory: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run_directory, copy)
+    shutil.rmtree(copy / "val")
+    outcome = gptcli(copy)
+    assert outcome.code == 4
+    assert "no copy of its validation split" in outcome.stderr
+    assert measured(copy, "-", stdin="Ada")["tokens"] == 3
+
+
+def test_a_split_of_another_tokenizer_is_refused(gptcli: Callable, run_directory: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run_directory, copy)
+    index = json.loads((copy / "val" / "index.json").read_text())
+    (copy / "val" / "index.json").write_text(json.dumps(index | {"tokenizer_fingerprint": "another"}))
+    outcome = gptcli(copy)
+    assert outcome.code == 4
+    assert "another tokenizer" in outcome.stderr
+
+
+def test_a_hugging_face_directory_is_measured_on_texts_only(
+    gptcli: Callable, measured: Callable, run_directory: Path, texts: Path, tmp_path: Path
+) -> None:
+    from gptcli.interop.huggingface import write_huggingface
+    from gptcli.interop.load import load_model
+
+    loaded = load_model(run_directory)
+    write_huggingface(loaded.model, loaded.tokenizer, tmp_path / "model")
+    found = measured(tmp_path / "model", texts / "b.jsonl")
+    assert found["loss"] == pytest.approx(measured(run_directory, texts / "b.jsonl")["loss"], abs=1e-6)
+    outcome = gptcli(tmp_path / "model")
+    assert outcome.code == 2
+    assert "name a text" in outcome.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "code", "named"),
+    [
+        (["--context", "33"], "", 2, "33"),
+        (["--context", "0"], "", 2, "--context"),
+        (["--stride", "20", "--context", "10"], "", 2, "stride of 20"),
+        (["--stride", "0"], "", 2, "stride of 0"),
+        (["--batch-size", "0"], "", 2, "batch"),
+        (["--worst", "-1"], "", 2, "worst"),
+        (["--checkpoint", "15"], "", 4, "15"),
+        (["--checkpoint", "newest"], "", 2, "newest"),
+        (["-"], "", 3, ""),
+        (["-"], " \n", 3, ""),
+        (["absent.txt"], "", 3, "absent.txt"),
+        (["-", "--document-separator", ""], "x", 2, "document_separator"),
+    ],
+)
+def test_mistakes_are_one_line(
+    gptcli: Callable, run_directory: Path, arguments: list[str], stdin: str, code: int, named: str
+) -> None:
+    outcome = gptcli(run_directory, *arguments, stdin=stdin)
+    errors = [line for line in outcome.stderr.splitlines() if "ada, step" not in line]
+    assert (outcome.code, outcome.stdout, len(errors)) == (code, "", 1), outcome.stderr
+    assert errors[0].startswith("gptcli: ")
+    assert named in errors[0]
+
+
+def test_what_is_no_model_is_said(gptcli: Callable, tmp_path: Path) -> None:
+    outcome = gptcli(tmp_path)
+    assert outcome.code == 4
+    assert len(outcome.stderr.splitlines()) == 1

@@ -1,0 +1,90 @@
+"""What is printed says what was measured and how."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NoReturn
+
+import pytest
+import torch
+
+from gptcli.data.corpus import Document
+from gptcli.evaluate.perplexity import Evaluation, FileScore, evaluate_texts
+from gptcli.evaluate.report import MAX_FILES_SHOWN, as_json, as_text, one_line
+from gptcli.evaluate.statistics import Totals
+from gptcli.models.gpt import GPT
+from gptcli.tokenizer.tokenizer import Tokenizer
+
+DOCUMENTED = {
+    "loss", "perplexity", "bits_per_byte", "byte_perplexity", "word_perplexity", "tokens", "bytes", "words",
+    "loss_stderr", "context", "stride", "files",
+}  # fmt: skip
+
+
+@pytest.fixture
+def evaluation(
+    unigram_model: Callable[[torch.Tensor], GPT], byte_tokenizer: Tokenizer, documents: list[Document]
+) -> Evaluation:
+    logits = torch.linspace(0, 3, byte_tokenizer.vocab_size)
+    return evaluate_texts(unigram_model(logits), byte_tokenizer, documents, context=20, stride=5, worst=2)
+
+
+def strictly(text: str) -> Any:
+    def refuse(name: str) -> NoReturn:
+        raise AssertionError(f"{name} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_json_has_the_documented_keys_and_the_measured_figures(evaluation: Evaluation) -> None:
+    found = strictly(json.dumps(as_json(evaluation, "a model")))
+    assert set(found) >= DOCUMENTED
+    assert (found["context"], found["stride"]) == (20, 5)
+    assert found["perplexity"] == pytest.approx(math.exp(found["loss"]))
+    assert found["bits_per_byte"] == pytest.approx(math.log2(found["byte_perplexity"]))
+    nats = found["loss"] * found["tokens"]
+    assert math.log(found["word_perplexity"]) * found["words"] == pytest.approx(nats)
+    assert found["loss_interval"][0] < found["loss"] < found["loss_interval"][1]
+    assert [file["file"] for file in found["files"]] == ["first.txt", "second.jsonl"]
+    for key in ("tokens", "bytes", "words", "documents"):
+        assert sum(file[key] for file in found["files"]) == found[key]
+    assert len(found["worst"]) == 2
+
+
+def test_figures_that_are_no_number_are_null_in_json(evaluation: Evaluation) -> None:
+    broken = replace(evaluation, totals=Totals(nats=math.nan, tokens=5, bytes=5, words=2, documents=1))
+    endless = replace(evaluation, totals=Totals(nats=1e6, tokens=5, bytes=5, words=2, documents=1))
+    assert strictly(json.dumps(as_json(broken, "m")))["loss"] is None
+    assert strictly(json.dumps(as_json(endless, "m")))["perplexity"] is None
+
+
+def test_text_states_what_was_done(evaluation: Evaluation) -> None:
+    text = as_text(evaluation, "run x, step 3")
+    for stated in ("run x, step 3", "context 20", "stride 5", "each exactly once", "endoftext", "4, each", "95 %"):
+        assert stated in text
+    assert f"{evaluation.totals.loss:.4f} nats per token" in text
+    assert "first.txt" in text
+    assert "second.jsonl" in text
+    assert "unknown" not in text
+
+
+def test_unknown_characters_and_a_missing_prefix_are_said(evaluation: Evaluation) -> None:
+    text = as_text(replace(evaluation, unknown_tokens=1234, prefix=None), "m")
+    assert "WARNING" in text
+    assert "1,234 unknown characters" in text
+    assert "first token is not scored" in text
+
+
+def test_many_files_are_listed_in_part_and_counted(evaluation: Evaluation) -> None:
+    files = tuple(FileScore(f"{number}.txt", evaluation.totals, None) for number in range(MAX_FILES_SHOWN + 7))
+    text = as_text(replace(evaluation, files=files), "m")
+    assert f"{MAX_FILES_SHOWN - 1}.txt" in text
+    assert f"{MAX_FILES_SHOWN}.txt" not in text
+    assert "7 files more" in text
+
+
+def test_passages_cannot_send_control_characters_to_a_terminal() -> None:
+    assert one_line("a\nb\x1b[31mé\udcff") == "a\\nb\\x1b[31mé\\udcff"
