@@ -13,6 +13,7 @@ from gptcli.generate.config import GenerationConfig
 from gptcli.generate.engine import Engine, Row
 from gptcli.generate.merge import merge_caches
 from gptcli.models.gpt import GPT
+from gptcli.nn.cache import KVCache
 
 MakeModel = Callable[..., GPT]
 
@@ -75,6 +76,23 @@ def test_each_row_of_a_batch_is_what_it_is_alone(make_model: MakeModel, settings
         alone = Row(row.ids[: row.prompt_length], row.seed, row.prompt_length)
         finished(model, config, [alone], eot_id=3)
         assert (row.ids, row.finish_reason) == (alone.ids, alone.finish_reason)
+
+
+def test_what_unused_memory_holds_does_not_matter(make_model: MakeModel) -> None:
+    """Fresh memory is whatever was there before, which may be NaN."""
+    config = GenerationConfig(temperature=1.0, max_new_tokens=60)
+    expected = [row.ids for row in finished(make_model(), config, rows_for(PROMPTS))]
+    model = make_model()
+    original = model.new_cache
+
+    def filled_with_nan(batch_size: int, capacity: int) -> KVCache:
+        cache = original(batch_size, capacity)
+        for memory in (*cache.keys, *cache.values):
+            memory.fill_(torch.nan)
+        return cache
+
+    model.new_cache = filled_with_nan
+    assert [row.ids for row in finished(model, config, rows_for(PROMPTS))] == expected
 
 
 def test_cache_grows_without_changing_a_token(make_model: MakeModel) -> None:

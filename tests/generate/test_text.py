@@ -126,6 +126,21 @@ def test_a_tokenizer_that_puts_a_token_before_every_text_still_does(
     assert completion.tokens == drawn(model, [0, 3, 4], config, None)[: len(completion.tokens)]
 
 
+def test_the_space_between_prompt_and_text_is_kept(make_model: Callable[..., GPT], tmp_path: Path) -> None:
+    """A decoder that drops the space before the first word of a text must not take ours for the first word."""
+    import tokenizers
+
+    backend = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({f"\u2581w{i}": i for i in range(29)}, unk_token="\u2581w0")
+    )
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+    backend.decoder = tokenizers.decoders.Metaspace()
+    backend.save(str(tmp_path / "tokenizer.json"))
+    completion = generate(make_model(), load_tokenizer(tmp_path), ["w3 w4"], GenerationConfig(max_new_tokens=30))
+    sample = completion.prompts[0].completions[0]
+    assert sample.text == "".join(f" w{token}" for token in sample.tokens)
+
+
 def test_a_prompt_longer_than_the_context_is_cut_with_a_note_or_refused(
     model: GPT, tokenizer: Tokenizer, capsys: pytest.CaptureFixture
 ) -> None:
