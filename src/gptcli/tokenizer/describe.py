@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from gptcli.errors import TokenizerError
 from gptcli.tokenizer.tokenizer import Tokenizer
 
 LONGEST_SHOWN = 10
 
 
 def describe(tokenizer: Tokenizer, text: str | None = None) -> dict[str, Any]:
-    """Kind, size, special tokens and longest tokens; on a `text`, also how many bytes a token covers. JSON-able."""
+    """Kind, size, special and longest tokens; with a `text`, also how many bytes of it a token covers. JSON-able."""
     ordinary = [id for id in tokenizer.backend.get_vocab().values() if id not in tokenizer.special_ids]
-    shown = sorted(((tokenizer.token_text(id), id) for id in ordinary), key=lambda pair: (-len(pair[0]), pair[1]))
+    longest = sorted(((tokenizer.token_text(id), id) for id in ordinary), key=lambda pair: (-len(pair[0]), pair[1]))
     description = {
         "kind": tokenizer.name,
         "vocab_size": tokenizer.vocab_size,
@@ -20,21 +22,73 @@ def describe(tokenizer: Tokenizer, text: str | None = None) -> dict[str, Any]:
         "eot_id": tokenizer.eot_id,
         "bos_id": tokenizer.bos_id,
         "unk_id": tokenizer.unk_id,
-        "longest_tokens": [token for token, _ in shown[:LONGEST_SHOWN]],
+        "longest_tokens": [token for token, _ in longest[:LONGEST_SHOWN]],
         "fingerprint": tokenizer.fingerprint,
     }
-    return description | (measure(tokenizer, text) if text else {})
+    return description if text is None else description | measure(tokenizer, text)
 
 
 def measure(tokenizer: Tokenizer, text: str) -> dict[str, Any]:
-    """How well the vocabulary fits `text`: higher bytes a token are a shorter sequence for the same text."""
+    """How well the vocabulary fits `text`: the more bytes a token covers, the shorter the sequence of the same text."""
     ids = tokenizer.encode_batch([text])[0]
     size = len(text.encode())
     return {
         "bytes": size,
         "tokens": len(ids),
-        "bytes_per_token": size / max(1, len(ids)),
+        "bytes_per_token": size / len(ids) if len(ids) else None,
         "distinct_tokens": len(set(ids.tolist())),
         "unknown_tokens": 0 if tokenizer.unk_id is None else int((ids == tokenizer.unk_id).sum()),
         "round_trip_exact": tokenizer.decode(ids) == text,
     }
+
+
+def for_people(description: Mapping[str, Any]) -> str:
+    """A description as one line a figure, for reading."""
+    words = {
+        "kind": "kind",
+        "vocab_size": "vocabulary",
+        "special_tokens": "special tokens",
+        "eot_id": "end of text",
+        "bos_id": "beginning",
+        "unk_id": "unknown",
+        "longest_tokens": "longest tokens",
+        "bytes": "bytes of the text",
+        "tokens": "tokens",
+        "bytes_per_token": "bytes per token",
+        "distinct_tokens": "distinct tokens",
+        "unknown_tokens": "unknown tokens",
+        "round_trip_exact": "exact round trip",
+        "fingerprint": "fingerprint",
+    }
+    return "\n".join(f"{word:<18} {value_text(description[key])}" for key, word in words.items() if key in description)
+
+
+def value_text(value: Any) -> str:
+    match value:
+        case None:
+            return "none"
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return f"{value:.3f}"
+        case int():
+            return f"{value:,}"
+        case dict():
+            return ", ".join(f"{name} {id:,}" for name, id in value.items()) or "none"
+        case list():
+            return " ".join(repr(item) for item in value)
+    return str(value)
+
+
+def parse_ids(text: str) -> list[int]:
+    """The ids written in `text`, separated by white space or commas.
+
+    Raises:
+        TokenizerError: something else stands there.
+    """
+    ids = []
+    for word in text.replace(",", " ").split():
+        if not (word.isascii() and word.isdigit()):
+            raise TokenizerError(f"{word!r} is not an id", "ids are whole numbers separated by spaces or commas")
+        ids.append(int(word))
+    return ids

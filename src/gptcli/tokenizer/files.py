@@ -102,8 +102,10 @@ def read_vocab_and_merges(vocabulary: Path, merges: Path) -> tokenizers.Tokenize
 
 
 def build(path: Path, read: Callable[[], Built]) -> Built:
-    """Run a reader of `tokenizers`, whose errors are plain Exceptions."""
+    """Run a reader of `tokenizers`, whose errors are plain Exceptions, or panics of its Rust code."""
     try:
         return read()
-    except Exception as error:
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise TokenizerError(f"{path} is no tokenizer that the tokenizers library can read: {error}") from error

@@ -22,29 +22,17 @@ def load_hub_tokenizer(repo: str, revision: str | None = None) -> Tokenizer:
     Raises:
         TokenizerError: no such model, no tokenizer in it, no access, or no network.
     """
-    path = download(repo, TOKENIZER_FILE, revision)
-    if path is None:
-        path = download(repo, VOCAB_FILE, revision)
-        if path is None or download(repo, MERGES_FILE, revision) is None:
-            raise TokenizerError(
-                f"{repo} on the Hub has no {TOKENIZER_FILE}, nor {VOCAB_FILE} with {MERGES_FILE}",
-                "choose a model that has a fast tokenizer",
-            )
-    download(repo, SETTINGS_FILE, revision)
-    return load_tokenizer(path.parent)
-
-
-def download(repo: str, name: str, revision: str | None) -> Path | None:
-    """One file of a model on the Hub in the local cache; None when the model has no such file."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HFValidationError, RemoteEntryNotFoundError
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
 
     try:
-        return Path(hf_hub_download(repo, name, revision=revision))
-    except RemoteEntryNotFoundError:
-        return None
+        folder = snapshot_download(
+            repo, revision=revision, allow_patterns=[TOKENIZER_FILE, SETTINGS_FILE, VOCAB_FILE, MERGES_FILE]
+        )
     except (OSError, HFValidationError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise TokenizerError(
-            f"cannot get {name} of {repo} from the Hub: {reason}", "check the name, your access to it, and the network"
+            f"cannot get the tokenizer hf:{repo} from the Hub: {reason}",
+            "check the name, your access to it, and the network",
         ) from error
+    return load_tokenizer(Path(folder))

@@ -187,13 +187,13 @@ def encode_pieces(backend: tokenizers.Tokenizer, texts: Sequence[str]) -> list[n
     """The ids of every text, uint32, without the tokens that a post-processor would add."""
     try:
         encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
-    except TypeError as error:
-        raise surrogate_error(texts) or error from error
+    except Exception as error:  # Plain Exceptions and a TypeError that names nothing are what the library raises.
+        raise surrogate_error(texts) or TokenizerError(f"the tokenizer cannot encode the text: {error}") from error
     return [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
 
 
 def surrogate_error(texts: Iterable[str]) -> TokenizerError | None:
-    """Names the first surrogate, for which the backend has a TypeError that names nothing."""
+    """The error for the first surrogate in `texts`, if there is one."""
     for text in texts:
         try:
             text.encode()

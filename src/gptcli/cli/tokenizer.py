@@ -1,0 +1,131 @@
+"""`gptcli tokenizer train | encode | decode | inspect`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+tokenizer_app = typer.Typer(help="Train, use and look into a tokenizer.", no_args_is_help=True)
+
+Reference = Annotated[
+    str,
+    typer.Argument(
+        metavar="TOKENIZER",
+        help="A run, a folder with tokenizer.json or with vocab.json and merges.txt, a tokenizer.json, or hf:NAME.",
+        show_default=False,
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+@tokenizer_app.command("train")
+def train(
+    corpus: Annotated[
+        list[str], typer.Argument(help="Files, directories, globs, - (stdin), hf:NAME or python:stdlib.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write the tokenizer to.")],
+    name: Annotated[Literal["char", "byte", "bpe"], typer.Option(help="The kind of tokenizer.")] = "bpe",
+    vocab_size: Annotated[
+        int | None, typer.Option(help="Tokens of a bpe tokenizer in all, counting 256 bytes and <|endoftext|>.")
+    ] = None,
+    min_frequency: Annotated[int | None, typer.Option(help="bpe: rarer pairs are not merged.")] = None,
+    text_field: Annotated[str, typer.Option(help="Field with the text in .jsonl, .csv, .parquet and hf:.")] = "text",
+) -> None:
+    """Train a tokenizer on the whole of a corpus. Prints the folder."""
+    from gptcli.config import RawConfig, validate
+    from gptcli.console import say
+    from gptcli.data.config import DataConfig
+    from gptcli.data.corpus import open_corpus
+    from gptcli.errors import UsageError
+    from gptcli.tokenizer.train import build_tokenizer
+
+    sizes = {"vocab_size": vocab_size, "min_frequency": min_frequency}
+    given = {key: value for key, value in sizes.items() if value is not None}
+    config = validate(DataConfig, RawConfig({"text_field": text_field, "tokenizer": {"name": name, **given}}))
+    if (out / "tokenizer.json").exists():
+        raise UsageError(
+            f"{out} already holds a tokenizer, and what was trained with it needs it", "choose another --out"
+        )
+    documents = open_corpus(corpus, config)
+    tokenizer = build_tokenizer(config.tokenizer, lambda: (document.text for document in documents))
+    tokenizer.save(out)
+    say(f"Saved a {tokenizer.name} tokenizer of {tokenizer.vocab_size:,} tokens.")
+    print(out)
+
+
+@tokenizer_app.command("encode")
+def encode(
+    tokenizer: Reference,
+    text: Annotated[str | None, typer.Argument(help="The text; - reads standard input.", show_default=False)] = None,
+    file: Annotated[Path | None, typer.Option(metavar="FILE", help="Read the text from here; - is stdin.")] = None,
+    allow_special: Annotated[
+        bool,
+        typer.Option("--allow-special", help='Take "<|endoftext|>" and the like in the text for the special token.'),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Print the ids of a text, separated by spaces; with --json also the text of every token."""
+    from gptcli.tokenizer.source import open_tokenizer
+
+    opened = open_tokenizer(tokenizer)
+    ids = opened.encode(read_input(text, file), allow_special=allow_special)
+    if as_json:
+        print(json.dumps({"ids": ids, "tokens": [opened.token_text(id) for id in ids]}, ensure_ascii=False))
+    else:
+        print(*ids)
+
+
+@tokenizer_app.command("decode")
+def decode(
+    tokenizer: Reference,
+    ids: Annotated[list[str], typer.Argument(help="Ids separated by spaces or commas; - reads standard input.")],
+) -> None:
+    """Print the text of ids exactly, so that what `encode` printed gives back the same bytes."""
+    from gptcli.tokenizer.describe import parse_ids
+    from gptcli.tokenizer.source import open_tokenizer
+
+    opened = open_tokenizer(tokenizer)
+    wanted = parse_ids(sys.stdin.read() if ids == ["-"] else " ".join(ids))
+    opened.require_known(wanted)
+    sys.stdout.buffer.write(opened.decode(wanted).encode())
+    if sys.stdout.isatty():
+        print()
+
+
+@tokenizer_app.command("inspect")
+def inspect(
+    tokenizer: Reference,
+    text: Annotated[str | None, typer.Option(help="A text to measure it on.", show_default=False)] = None,
+    corpus: Annotated[Path | None, typer.Option(metavar="FILE", help="A text file to measure it on.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print kind, vocabulary size, special and longest tokens, and on a text how many bytes a token covers."""
+    from gptcli.tokenizer.describe import describe, for_people
+    from gptcli.tokenizer.source import open_tokenizer
+
+    opened = open_tokenizer(tokenizer)
+    measured = None if text is None and corpus is None else read_input(text, corpus)
+    description = describe(opened, measured)
+    print(json.dumps(description, ensure_ascii=False) if as_json else for_people(description))
+
+
+def read_input(text: str | None, file: Path | None) -> str:
+    """The text given on the command line, in a file, or on standard input, without any change to its line ends."""
+    from gptcli.errors import DataError, UsageError
+    from gptcli.storage import storage_errors
+
+    if (text is None) == (file is None):
+        raise UsageError("there is no text, or there are two", "give either the text or a file; - is standard input")
+    if text is not None and text != "-":
+        return text
+    source = Path("-") if file is None else file
+    with storage_errors(source, "read"):
+        content = sys.stdin.buffer.read() if source == Path("-") else source.read_bytes()
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{source} is not UTF-8 at byte {error.start}", "convert it to UTF-8") from error
