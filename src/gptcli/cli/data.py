@@ -1,0 +1,92 @@
+"""`gptcli data prepare|inspect`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+if TYPE_CHECKING:
+    from gptcli.data.config import DataSettings
+
+data_app = typer.Typer(
+    name="data", help="Turn a corpus into tokens ahead of training, and look at them.", no_args_is_help=True
+)
+
+Configs = Annotated[
+    Optional[list[str]],
+    typer.Option("-c", "--config", help="A TOML file, or the name of a shipped one; only data and seed are read."),
+]
+Assignments = Annotated[
+    Optional[list[str]],
+    typer.Option("--set", metavar="KEY=VALUE", help="Set one key, as in --set data.tokenizer=char."),
+]
+CacheDir = Annotated[Optional[Path], typer.Option(help="Where token shards are kept between runs.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def read_settings(corpus: list[str], configs: list[str], assignments: list[str]) -> DataSettings:
+    """The sections `data` and `seed` of the config files, then the --set values, then CORPUS."""
+    from gptcli.config import RawConfig, merge, parse_assignment, read_toml, validate
+    from gptcli.config.load import with_origin
+    from gptcli.config.shipped import find_config
+    from gptcli.data.config import DataSettings
+    from gptcli.errors import UsageError
+
+    parts = []
+    for raw in (read_toml(find_config(name)) for name in configs):
+        known = {key: value for key, value in raw.values.items() if key in DataSettings.model_fields}
+        parts.append(RawConfig(known, raw.origins))
+    parts += [parse_assignment(text) for text in assignments]
+    if corpus:
+        parts.append(with_origin({"data": {"corpus": corpus}}, "CORPUS"))
+    settings = validate(DataSettings, merge(*parts))
+    if not settings.data.corpus:
+        raise UsageError("no corpus is named", "name one: gptcli data prepare book.txt")
+    return settings
+
+
+@data_app.command()
+def prepare(
+    corpus: Annotated[
+        Optional[list[str]],
+        typer.Argument(
+            help="Files, directories, globs, - (stdin), hf:NAME[:config][@split] or python:stdlib.", show_default=False
+        ),
+    ] = None,
+    config: Configs = None,
+    assignments: Assignments = None,
+    cache_dir: CacheDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read, split and encode a corpus into the cache, where training finds it."""
+    settings = read_settings(corpus or [], config or [], assignments or [])
+    from gptcli.data.inspect import prepare, report_lines
+    from gptcli.data.prepare import default_cache_dir
+
+    report = prepare(settings.data.corpus, settings, cache_dir or default_cache_dir())
+    print(json.dumps(report) if as_json else "\n".join(report_lines(report)))
+
+
+@data_app.command()
+def inspect(
+    corpus: Annotated[
+        list[str],
+        typer.Argument(metavar="CORPUS_OR_CACHE...", help="A corpus, or directories of prepared tokens (RUN/val)."),
+    ],
+    config: Configs = None,
+    assignments: Assignments = None,
+    cache_dir: CacheDir = None,
+    windows: Annotated[int, typer.Option(min=0, help="How many windows of tokens to show as text.")] = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Show what the tokens of a corpus look like, and check that they are whole."""
+    settings = read_settings(corpus, config or [], assignments or [])
+    from gptcli.data.inspect import inspect, split_lines
+    from gptcli.data.prepare import default_cache_dir
+
+    splits = inspect(settings.data.corpus, settings, cache_dir or default_cache_dir(), windows)
+    lines = [line for split in splits for line in split_lines(split)]
+    print(json.dumps({"splits": splits}) if as_json else "\n".join(lines))

@@ -1,0 +1,97 @@
+"""Batches as a pure function of (seed, index of a sequence): nothing to save, nothing to lose, any number of readers.
+
+The stream of tokens is a ring: after its last document comes the first. Each epoch cuts it into windows of seq_len, at
+a phase of its own, and takes them in an order of its own; both are computed from seed and epoch.
+Shapes: B batch, T time (seq_len). Knows no model and no step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gptcli.data.permutation import derive, permute
+from gptcli.data.shards import TokenShards
+from gptcli.errors import DataError
+from gptcli.nn.loss import IGNORE_INDEX
+
+PHASE = 1 << 32
+"""Number of the key that an epoch's phase is made from; those of its order are small."""
+
+
+class Batch(NamedTuple):
+    """Sequences to train on: input_ids, targets and segment_ids are (B, T) int64; targets[t] is the token after t."""
+
+    input_ids: Tensor
+    targets: Tensor
+    segment_ids: Tensor | None
+    """With pack="document": attention is allowed between positions of the same number only; else none."""
+
+
+class Batches:
+    """Sequences of `seq_len` tokens of a split, by their number 0, 1, 2, ... over all epochs.
+
+    pack="document" numbers the documents in each sequence. An end-of-text token begins the document that follows it,
+    so a document's first token is predicted from it, and its prediction, from the document before, means "the text ends
+    here". Without such a token the target that crosses a boundary cannot be foreseen and is IGNORE_INDEX.
+    """
+
+    def __init__(
+        self, shards: TokenShards, seq_len: int, seed: int, pack: Literal["cross", "document"] = "cross"
+    ) -> None:
+        """
+        Raises:
+            DataError: the shards hold less than one sequence and its last target.
+        """
+        if len(shards) < seq_len + 1:
+            remedy = f"use a longer corpus, or a context of at most {len(shards) - 1}" if len(shards) > 1 else ""
+            raise DataError(
+                f"the training split holds {len(shards):,} tokens, less than one sequence of {seq_len:,} (the context "
+                "length) and its last target",
+                remedy or "use a longer corpus",
+            )
+        self.shards, self.seq_len, self.seed, self.pack = shards, seq_len, seed, pack
+        self.sequences_per_epoch = len(shards) // seq_len
+        """Windows of one epoch: together they hold every token once, but for what is left of the division."""
+
+    def sequences(self, indices: Sequence[int]) -> Batch:
+        """The sequences of these numbers, in this order; the same whatever else is asked for."""
+        starts = self.window_starts(np.asarray(indices, dtype=np.uint64))
+        offsets = np.arange(self.seq_len + 1)
+        positions = (starts[:, None] + offsets) % len(self.shards)  # (B, T + 1)
+        tokens = np.stack([self.read_window(int(start)) for start in starts])  # (B, T + 1)
+        targets = tokens[:, 1:].copy()
+        segment_ids = None
+        if self.pack == "document":
+            begins = self.begins_document(positions)
+            segment_ids = torch.from_numpy(np.cumsum(begins[:, :-1], axis=1))
+            if self.shards.eot_id is None:
+                targets[begins[:, 1:]] = IGNORE_INDEX
+        return Batch(torch.from_numpy(tokens[:, :-1].copy()), torch.from_numpy(targets), segment_ids)
+
+    def window_starts(self, indices: np.ndarray) -> np.ndarray:
+        """indices (B,) uint64 -> (B,) int64: where in the ring each of these sequences starts."""
+        count = np.uint64(self.sequences_per_epoch)
+        keys = derive(derive(np.full(len(indices), self.seed, dtype=np.uint64), 0), indices // count)
+        windows = permute(indices % count, self.sequences_per_epoch, keys)
+        phases = derive(keys, PHASE) % np.uint64(self.seq_len)
+        return ((windows * np.uint64(self.seq_len) + phases) % np.uint64(len(self.shards))).astype(np.int64)
+
+    def read_window(self, start: int) -> np.ndarray:
+        """(T + 1,) int64: the tokens from `start` on, going on at the beginning of the stream."""
+        stop = start + self.seq_len + 1
+        length = len(self.shards)
+        tokens = self.shards.read(start, min(stop, length))
+        if stop > length:
+            tokens = np.concatenate((tokens, self.shards.read(0, stop - length)))
+        return tokens.astype(np.int64)
+
+    def begins_document(self, positions: np.ndarray) -> np.ndarray:
+        """positions (B, T + 1) of the ring -> the same shape, bool: whether a document starts there."""
+        starts = self.shards.document_starts
+        place = np.searchsorted(starts, positions.astype(np.uint64))
+        return starts[np.minimum(place, len(starts) - 1)] == positions

@@ -1,0 +1,56 @@
+"""Where prepared data is kept between runs, and how two processes that prepare the same data keep apart.
+
+    spool/       copies of what can be read only once: stdin, hf: data sets
+    scans/       what one reading of a corpus found, by the files' paths, sizes and times
+    tokenizers/  learnt tokenizers, by the training text and the tokenizer's settings
+    tokens/      token shards of both splits, by their text and the tokenizer
+
+Everything here can be deleted at any time. Knows nothing of what the entries hold.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from gptcli.console import say
+from gptcli.storage import clean_temporaries, storage_errors
+
+CACHE_VERSION = 1
+"""Part of every key: raise it when the form or the meaning of an entry changes."""
+
+
+def default_cache_dir() -> Path:
+    """$XDG_CACHE_HOME/gptcli, or ~/.cache/gptcli."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "gptcli"
+
+
+def cache_key(*parts: Any) -> str:
+    """A name made of everything that decides what an entry holds (values that JSON can write)."""
+    text = json.dumps([CACHE_VERSION, *parts], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+@contextmanager
+def only_writer(entry: Path) -> Iterator[None]:
+    """Hold the right to write `entry`; a second process waits here and then finds what the first one wrote.
+
+    The lock ends with the process that holds it, however that ends.
+    """
+    with storage_errors(entry):
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        with entry.with_name(f"{entry.name}.lock").open("wb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say(f"another process is writing {entry}: waiting for it")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            clean_temporaries(entry.parent)
+            yield

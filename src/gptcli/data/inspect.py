@@ -1,0 +1,123 @@
+"""What prepared data looks like: sizes, compression, lengths of documents, a few windows as text. Changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gptcli.console import size
+from gptcli.data.config import DataSettings
+from gptcli.data.prepare import prepare_data, scan_corpus
+from gptcli.data.shards import INDEX, TokenShards
+from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
+
+WINDOW_TOKENS = 48
+
+
+def prepare(sources: Sequence[str], settings: DataSettings, cache_dir: Path) -> dict[str, Any]:
+    """Scan and encode a corpus; its report, with the cache directory that holds the tokens.
+
+    Raises:
+        DataError, TokenizerError, StorageError: as `scan_corpus` and `prepare_data`.
+    """
+    scan = scan_corpus(sources, settings.data, cache_dir, settings.seed)
+    prepared = prepare_data(scan, settings.data, cache_dir)
+    return prepared.report | {"from_cache": prepared.from_cache, "directory": str(prepared.directory)}
+
+
+def inspect(sources: Sequence[str], settings: DataSettings, cache_dir: Path, windows: int) -> list[dict[str, Any]]:
+    """Statistics of each split of prepared directories, or of a corpus, which is prepared first.
+
+    A directory is either one split (it holds index.json, as RUN/val does) or a prepared corpus (it holds both).
+
+    Raises:
+        DataError: as `prepare`, or a file is not what was written.
+    """
+    found = [splits_in(Path(source)) for source in sources]
+    if not all(found):
+        found = [splits_in(Path(prepare(sources, settings, cache_dir)["directory"]))]
+    return [inspect_split(directory, windows) for directories in found for directory in directories]
+
+
+def splits_in(directory: Path) -> list[Path]:
+    """The directories of token shards that `directory` is or holds."""
+    return [path for path in (directory, directory / "train", directory / "val") if (path / INDEX).is_file()]
+
+
+def inspect_split(directory: Path, windows: int) -> dict[str, Any]:
+    """Statistics of one split, after a check of every file against its hash."""
+    shards = TokenShards.open(directory)
+    shards.verify()
+    lengths = np.diff(np.append(shards.document_starts, len(shards))) - (shards.eot_id is not None)
+    tokenizer = find_tokenizer(directory)
+    return {
+        "directory": str(directory),
+        "documents": shards.documents,
+        "bytes": shards.bytes,
+        "tokens": len(shards),
+        "bytes_per_token": shards.bytes / max(1, int(lengths.sum())),
+        "document_tokens": {
+            "shortest": int(lengths.min()),
+            "median": float(np.median(lengths)),
+            "longest": int(lengths.max()),
+        },
+        "vocab_size": shards.vocab_size,
+        "dtype": shards.dtype.name,
+        "size_on_disk": sum(file["size"] for file in shards.index["files"].values()),
+        "fingerprint": shards.fingerprint,
+        "windows": sample_windows(shards, tokenizer, windows) if tokenizer else [],
+    }
+
+
+def find_tokenizer(directory: Path) -> Tokenizer | None:
+    """The tokenizer that lies beside a split, in the cache or in a run directory."""
+    folders = (directory.parent / "tokenizer", directory.parent)
+    return next((load_tokenizer(folder) for folder in folders if (folder / "tokenizer.json").is_file()), None)
+
+
+def sample_windows(shards: TokenShards, tokenizer: Tokenizer, count: int) -> list[dict[str, Any]]:
+    """`count` windows spread evenly over the split, as text."""
+    starts = [max(0, len(shards) * (2 * number + 1) // (2 * count) - WINDOW_TOKENS // 2) for number in range(count)]
+    ends = [min(start + WINDOW_TOKENS, len(shards)) for start in starts]
+    return [
+        {"token": start, "text": tokenizer.decode(shards.read(start, end))}
+        for start, end in zip(starts, ends, strict=True)
+    ]
+
+
+def report_lines(report: dict[str, Any]) -> list[str]:
+    """A report of `prepare` for people."""
+    dropped, tokenizer = report["dropped"], report["tokenizer"]
+    lines = [f"files      {report['files']:,}"]
+    for part in ("train", "val"):
+        counts = report[part]
+        lines.append(
+            f"{part:9}  {counts['documents']:,} documents, {size(counts['bytes'])}, "
+            f"{counts['characters']:,} characters ({counts['distinct_characters']:,} distinct), "
+            f"{report[f'{part}_tokens']:,} tokens"
+        )
+    lines += [
+        f"split      {report['split_rule']}: {100 * report['val_fraction']:.3g} % of the bytes",
+        f"dropped    {dropped['duplicates']:,} exact duplicates ({size(dropped['duplicate_bytes'])}), "
+        f"{dropped['blank']:,} blank, {dropped['overlap']:,} that are validated on ({size(dropped['overlap_bytes'])})",
+        f"tokenizer  {tokenizer['name']}, {tokenizer['vocab_size']:,} tokens",
+        f"cache      {report['directory']}{' (was there already)' if report['from_cache'] else ''}",
+    ]
+    return lines
+
+
+def split_lines(split: dict[str, Any]) -> list[str]:
+    """One split of `inspect` for people."""
+    lengths = split["document_tokens"]
+    return [
+        split["directory"],
+        f"  documents    {split['documents']:,} of {lengths['shortest']:,} to {lengths['longest']:,} tokens, "
+        f"median {lengths['median']:,.0f}",
+        f"  text         {size(split['bytes'])}",
+        f"  tokens       {split['tokens']:,}, {split['bytes_per_token']:.2f} bytes a token",
+        f"  on disk      {size(split['size_on_disk'])} as {split['dtype']}, vocabulary {split['vocab_size']:,}, whole",
+        *(f"  token {window['token']:<10,} {window['text']!r}" for window in split["windows"]),
+    ]

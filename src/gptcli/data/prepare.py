@@ -1,0 +1,150 @@
+"""From a split corpus to token shards: learn the tokenizer on the training part, encode both parts, keep all in a cache.
+
+The cache is keyed by the text and the tokenizer, so the second run on the same corpus starts at once, under whatever
+name the corpus then lies. Knows no sequence and no model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gptcli.console import Progress, say
+from gptcli.data.cache import cache_key, default_cache_dir, only_writer
+from gptcli.data.config import DataConfig
+from gptcli.data.passes import SplitPiece
+from gptcli.data.scan import CorpusScan, scan_corpus
+from gptcli.data.shards import ShardWriter, TokenShards
+from gptcli.errors import DataError
+from gptcli.storage import atomic_directory
+from gptcli.tokenizer.config import TokenizerConfig
+from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
+from gptcli.tokenizer.train import build_tokenizer
+
+__all__ = ["CorpusScan", "PreparedData", "default_cache_dir", "open_prepared", "prepare_data", "scan_corpus"]
+
+LEARNT = ("char", "bpe")
+"""Tokenizers that depend on the training text."""
+BATCH_CHARACTERS = 1 << 22
+"""Text that is encoded at once: all cores work on it, and its tokens are written before more is read."""
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """Everything that training needs of a corpus."""
+
+    train: TokenShards
+    val: TokenShards
+    tokenizer: Tokenizer
+    report: dict[str, Any]
+    """What was kept, dropped, split and encoded, as JSON can write it."""
+    from_cache: bool
+    """Whether the tokens were there already."""
+    directory: Path
+    """Where in the cache they are; `open_prepared` opens it."""
+
+
+def prepare_data(scan: CorpusScan, config: DataConfig, cache_dir: Path) -> PreparedData:
+    """Learn or load the tokenizer and encode both parts, or take what the cache holds.
+
+    Raises:
+        DataError: the corpus changed since it was scanned.
+        TokenizerError: the tokenizer cannot be learnt or read.
+        StorageError: the corpus cannot be read, or the cache cannot be written.
+    """
+    tokenizer = prepare_tokenizer(scan, config.tokenizer, cache_dir)
+    directory = cache_dir / "tokens" / cache_key(scan.fingerprint, tokenizer.fingerprint)
+    with only_writer(directory):
+        from_cache = is_usable(directory)
+        if not from_cache:
+            with atomic_directory(directory) as folder:
+                write_tokens(folder, scan, tokenizer)
+        return open_prepared(directory, scan.report(), from_cache)
+
+
+def open_prepared(directory: Path, report: dict[str, Any] | None = None, from_cache: bool = True) -> PreparedData:
+    """Open what `prepare_data` has left in the cache; `report` stands for that of the corpus first encoded.
+
+    Raises:
+        DataError: it is no such directory, or damaged.
+    """
+    if not (directory / "report.json").is_file():
+        raise DataError(f"{directory} holds no prepared data (report.json is missing)", "check the path")
+    train, val = TokenShards.open(directory / "train"), TokenShards.open(directory / "val")
+    tokenizer = load_tokenizer(directory / "tokenizer")
+    if report is None:
+        report = json.loads((directory / "report.json").read_text(encoding="utf-8"))
+    tokens = {
+        "tokenizer": {"name": tokenizer.name, "vocab_size": tokenizer.vocab_size, "fingerprint": tokenizer.fingerprint},
+        "train_tokens": len(train),
+        "val_tokens": len(val),
+    }
+    return PreparedData(train, val, tokenizer, report | tokens, from_cache, directory)
+
+
+def is_usable(directory: Path) -> bool:
+    """Whether the cache holds these tokens whole; says so when they are there but damaged."""
+    if not directory.exists():
+        return False
+    try:
+        open_prepared(directory)
+    except DataError as error:
+        say(f"{error} (doing so now)")
+        return False
+    return True
+
+
+def prepare_tokenizer(scan: CorpusScan, config: TokenizerConfig, cache_dir: Path) -> Tokenizer:
+    """The tokenizer that `config` asks for; one that was learnt from this training text before is not learnt again."""
+    if config.name not in LEARNT:
+        return build_tokenizer(config, scan.train_texts)
+    entry = cache_dir / "tokenizers" / cache_key(scan.fingerprint, config.model_dump(mode="json"))
+    with only_writer(entry):
+        if not entry.exists():
+            tokenizer = build_tokenizer(config, lambda: with_progress(scan, f"learn {config.name}"))
+            with atomic_directory(entry) as folder:
+                tokenizer.save(folder)
+        return load_tokenizer(entry)
+
+
+def with_progress(scan: CorpusScan, description: str) -> Iterator[str]:
+    """The training texts, with progress on stderr."""
+    with Progress(description, scan.train.characters, unit="characters", scale=True) as progress:
+        for text in scan.train_texts():
+            yield text
+            progress.update(len(text))
+
+
+def write_tokens(folder: Path, scan: CorpusScan, tokenizer: Tokenizer) -> None:
+    """Encode both parts in one reading of the corpus."""
+    writers = [
+        ShardWriter(folder / part, tokenizer.vocab_size, tokenizer.eot_id, tokenizer.fingerprint)
+        for part in ("train", "val")
+    ]
+    with Progress("encode", scan.train.bytes + scan.val.bytes, unit="B", scale=True) as progress:
+        for batch in batches_of_pieces(scan.pieces()):
+            encoded = tokenizer.encode_batch([piece.text for piece in batch])
+            for piece, ids in zip(batch, encoded, strict=True):
+                writers[piece.is_val].add(ids, piece.bytes, piece.starts)
+                progress.update(piece.bytes)
+    for writer in writers:
+        writer.finish()
+    tokenizer.save(folder / "tokenizer")
+    (folder / "report.json").write_text(json.dumps(scan.report(), indent=2) + "\n", encoding="utf-8")
+
+
+def batches_of_pieces(pieces: Iterable[SplitPiece]) -> Iterator[list[SplitPiece]]:
+    """Pieces in lists of about BATCH_CHARACTERS characters."""
+    batch: list[SplitPiece] = []
+    characters = 0
+    for piece in pieces:
+        batch.append(piece)
+        characters += len(piece.text)
+        if characters >= BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch

@@ -1,0 +1,255 @@
+"""Token shards: one split as a stream of tokens in memory-mapped files, and where in it each document lies.
+
+    index.json            what follows, and the size and SHA-256 of every file
+    tokens-00000.bin ...  the tokens, uint16 if the vocabulary fits and uint32 otherwise; all files but the last are full
+    document-starts.bin   for each document a uint64: where it starts in the stream
+    document-bytes.bin    for each document a uint64: the UTF-8 bytes of its text
+
+Where the tokenizer has an end-of-text token, one precedes each document, the first too: [EOT] doc1 [EOT] doc2. The
+directory is self-contained and can be copied. Knows no tokenizer, no sequence length and no order of training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from gptcli.errors import DataError
+from gptcli.storage import sha256_file, storage_errors
+
+FORMAT = 1
+SHARD_BYTES = 1 << 28
+INDEX, STARTS, BYTES = "index.json", "document-starts.bin", "document-bytes.bin"
+COUNT = np.dtype("<u8")
+REMEDY = "delete the directory and run the command again, which writes it anew"
+
+
+class ShardWriter:
+    """Writes one split into an empty directory; whole once `finish` has returned."""
+
+    def __init__(
+        self, directory: Path, vocab_size: int, eot_id: int | None, fingerprint: str, shard_bytes: int = SHARD_BYTES
+    ) -> None:
+        self.directory, self.vocab_size, self.eot_id, self.fingerprint = directory, vocab_size, eot_id, fingerprint
+        self.dtype = np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
+        self.tokens_per_file = shard_bytes // self.dtype.itemsize
+        self.tokens = self.bytes = self.documents = 0
+        self.document_bytes = 0
+        self.hashes: dict[str, Any] = {}
+        self.open_files: dict[str, IO[bytes]] = {}
+        directory.mkdir(parents=True, exist_ok=True)
+        self.create(STARTS)
+        self.create(BYTES)
+
+    def add(self, ids: np.ndarray, size: int, starts: bool) -> None:
+        """Append ids (N,), which stand for `size` bytes of text; `starts`: they begin a document.
+
+        Raises:
+            DataError: an id is not below the vocabulary size, which is the tokenizer's fault.
+        """
+        if starts:
+            self.end_document()
+            self.append(STARTS, np.array([self.tokens], dtype=COUNT))
+            self.documents += 1
+            if self.eot_id is not None:
+                self.write(np.array([self.eot_id]))
+        if len(ids) and int(ids.max()) >= self.vocab_size:
+            raise DataError(
+                f"the tokenizer gave token {int(ids.max())}, but its vocabulary has {self.vocab_size}",
+                "it is damaged: use another",
+            )
+        self.write(ids)
+        self.bytes += size
+        self.document_bytes += size
+
+    def write(self, ids: np.ndarray) -> None:
+        """Append to the current file, going on to the next one when it is full."""
+        ids = np.ascontiguousarray(ids, dtype=self.dtype)
+        while len(ids):
+            number, used = divmod(self.tokens, self.tokens_per_file)
+            name = token_file_name(number)
+            if used == 0:
+                if number:
+                    self.open_files.pop(token_file_name(number - 1)).close()
+                self.create(name)
+            part, ids = ids[: self.tokens_per_file - used], ids[self.tokens_per_file - used :]
+            self.append(name, part)
+            self.tokens += len(part)
+
+    def end_document(self) -> None:
+        """Note the size of the document that ends here."""
+        if self.documents:
+            self.append(BYTES, np.array([self.document_bytes], dtype=COUNT))
+            self.document_bytes = 0
+
+    def create(self, name: str) -> None:
+        self.open_files[name] = (self.directory / name).open("wb")
+        self.hashes[name] = hashlib.sha256()
+
+    def append(self, name: str, values: np.ndarray) -> None:
+        self.open_files[name].write(values)
+        self.hashes[name].update(values)
+
+    def finish(self) -> None:
+        """Write the index, after everything that it describes."""
+        self.end_document()
+        for file in self.open_files.values():
+            file.close()
+        files = {
+            name: {"size": (self.directory / name).stat().st_size, "sha256": digest.hexdigest()}
+            for name, digest in sorted(self.hashes.items())
+        }
+        index = {
+            "format": FORMAT,
+            "dtype": self.dtype.name,
+            "tokens": self.tokens,
+            "tokens_per_file": self.tokens_per_file,
+            "bytes": self.bytes,
+            "documents": self.documents,
+            "vocab_size": self.vocab_size,
+            "eot_id": self.eot_id,
+            "tokenizer_fingerprint": self.fingerprint,
+            "files": files,
+        }
+        (self.directory / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+class MappedFile:
+    """A memory-mapped array whose file is watched: reading a mapped file that was cut short would kill the process."""
+
+    def __init__(self, path: Path, dtype: np.dtype, size: int) -> None:
+        self.path, self.size = path, size
+        with storage_errors(path, "read"):
+            self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self.check()
+            mapped = mmap.mmap(self.descriptor, size, access=mmap.ACCESS_READ) if size else b""
+        self.array = np.frombuffer(mapped, dtype=dtype)
+
+    def check(self) -> None:
+        found = os.fstat(self.descriptor).st_size
+        if found != self.size:
+            raise DataError(f"{self.path} has {found:,} bytes instead of {self.size:,}", REMEDY)
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
+
+
+class TokenShards:
+    """One split, read from a directory that a ShardWriter has written. `len()` is its tokens, end-of-text included."""
+
+    def __init__(self, directory: Path, index: dict[str, Any]) -> None:
+        self.directory = directory
+        self.index = index
+        self.dtype = np.dtype(index["dtype"])
+        self.vocab_size: int = index["vocab_size"]
+        self.eot_id: int | None = index["eot_id"]
+        self.bytes: int = index["bytes"]
+        """UTF-8 bytes of the text."""
+        self.documents: int = index["documents"]
+        self.tokenizer_fingerprint: str = index["tokenizer_fingerprint"]
+        self.fingerprint = hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()
+        """Hash of the tokens, the document boundaries and the tokenizer."""
+        names = [name for name in sorted(index["files"]) if name not in (STARTS, BYTES)]
+        self.files = [self.map(name, self.dtype) for name in names]
+        self.starts, self.sizes = self.map(STARTS, COUNT), self.map(BYTES, COUNT)
+
+    @classmethod
+    def open(cls, directory: Path) -> TokenShards:
+        """Map the files of a directory.
+
+        Raises:
+            DataError: it holds no shards, or a file is missing, cut short or of another form.
+        """
+        path = directory / INDEX
+        if not path.is_file():
+            raise DataError(f"{directory} holds no token shards ({INDEX} is missing)", "check the path")
+        try:
+            with storage_errors(path, "read"):
+                index = json.loads(path.read_bytes())
+            if index["format"] != FORMAT:
+                raise DataError(f"{directory} is of format {index['format']}, not {FORMAT}", REMEDY)
+            return cls(directory, index)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{path} is damaged: {error!r}", REMEDY) from error
+
+    def map(self, name: str, dtype: np.dtype) -> MappedFile:
+        path = self.directory / name
+        if Path(name).name != name or not path.is_file():
+            raise DataError(f"{path} is missing", REMEDY)
+        return MappedFile(path, dtype, self.index["files"][name]["size"])
+
+    def __len__(self) -> int:
+        return self.index["tokens"]
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Tokens start..stop-1 of the stream, (stop - start,) of `dtype`; it may lie across files.
+
+        Raises:
+            IndexError: that is not within the stream.
+            DataError: a file was cut short, or a token is not below the vocabulary size.
+        """
+        if not 0 <= start <= stop <= len(self):
+            raise IndexError(f"tokens {start}..{stop} of {len(self)}")
+        parts = []
+        position = start
+        while position < stop:
+            number, offset = divmod(position, self.index["tokens_per_file"])
+            file = self.files[number]
+            file.check()
+            parts.append(file.array[offset : offset + stop - position])
+            position += len(parts[-1])
+        tokens = parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, self.dtype), *parts])
+        if len(tokens) and tokens.max() >= self.vocab_size:
+            raise DataError(
+                f"{self.directory} holds token {tokens.max()}, but its vocabulary has {self.vocab_size}", REMEDY
+            )
+        return tokens
+
+    @property
+    def document_starts(self) -> np.ndarray:
+        """(documents,) uint64, ascending: where each document starts in the stream, its end-of-text token included."""
+        self.starts.check()
+        return self.starts.array
+
+    def document_bounds(self, number: int) -> tuple[int, int]:
+        """Where the tokens of a document's text start and stop, without the end-of-text token before them."""
+        starts = self.document_starts
+        stop = int(starts[number + 1]) if number + 1 < self.documents else len(self)
+        return int(starts[number]) + (self.eot_id is not None), stop
+
+    def document(self, number: int) -> np.ndarray:
+        """The tokens of a document's text, without the end-of-text token before them."""
+        return self.read(*self.document_bounds(number))
+
+    def document_bytes(self, number: int) -> int:
+        """UTF-8 bytes of a document's text."""
+        self.sizes.check()
+        return int(self.sizes.array[number])
+
+    def iter_documents(self) -> Iterator[tuple[np.ndarray, int]]:
+        """(tokens of the text, its UTF-8 bytes) of each document."""
+        return ((self.document(number), self.document_bytes(number)) for number in range(self.documents))
+
+    def verify(self) -> None:
+        """Compare every file with its SHA-256 in the index, reading them all.
+
+        Raises:
+            DataError: a file is not what was written; the message names it.
+        """
+        for name, noted in self.index["files"].items():
+            path = self.directory / name
+            with storage_errors(path, "read"):
+                if sha256_file(path) != noted["sha256"]:
+                    raise DataError(f"{path} is damaged (its SHA-256 is another)", REMEDY)
+
+
+def token_file_name(number: int) -> str:
+    return f"tokens-{number:05d}.bin"

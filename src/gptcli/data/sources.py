@@ -1,0 +1,203 @@
+"""What the user names as a corpus becomes an ordered list of local files.
+
+Files, directories and globs are taken as they lie. What can be read only once (stdin) or only over a network (`hf:`)
+is first copied into the cache, since a corpus is read more than once: to split it, to learn a tokenizer, to encode it.
+Knows where text lies, not what is in it; what is in a file is the business of formats.py.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import os
+import sys
+import sysconfig
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from gptcli.console import Progress, say
+from gptcli.data.formats import COMPRESSIONS, ROW_FORMATS, format_of
+from gptcli.errors import DataError
+from gptcli.storage import clean_temporaries, fsync_path, storage_errors, temporary_name
+
+TEXT_EXTENSIONS = frozenset(
+    ".txt .text .md .markdown .rst .adoc .org .tex .log .html .htm .xml .yaml .yml .toml .ini .cfg "
+    ".py .pyi .ipynb .c .h .cc .cpp .hpp .cu .rs .go .java .kt .scala .swift .js .jsx .ts .tsx .css .sh .bash .sql "
+    ".rb .pl .php .lua .r .jl .hs .ml .clj .ex .erl .lisp .el .f90 .m .cs .vb .zig .nim .srt .vtt".split()
+)
+"""Endings that a directory is searched for, beside those of row files. A file named explicitly may have any."""
+
+STDLIB_SKIPPED = frozenset({"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test"})
+"""Folders that are no part of `python:stdlib`: other people's packages, and the test suite, which many systems leave
+out, so that the corpus is nearly the same everywhere."""
+
+
+class SourceFile(NamedTuple):
+    """A local file and the name by which the user knows it (`-` for the copy of stdin)."""
+
+    path: Path
+    name: str
+
+
+def find_files(sources: Sequence[str], text_field: str, cache_dir: Path) -> list[SourceFile]:
+    """The files of `sources`, in the order given and sorted within each; a file named twice is taken once.
+
+    Raises:
+        DataError: a source does not exist, or holds no file that could be text.
+    """
+    found: dict[Path, SourceFile] = {}
+    for source in sources:
+        for file in files_of(source, text_field, cache_dir):
+            found.setdefault(file.path.resolve(), file)
+    return list(found.values())
+
+
+def files_of(source: str, text_field: str, cache_dir: Path) -> list[SourceFile]:
+    if source == "-":
+        return [SourceFile(spool_stream(sys.stdin.buffer, cache_dir), "-")]
+    if source.startswith("hf:"):
+        return [SourceFile(spool_hugging_face(source, text_field, cache_dir), source)]
+    if source == "python:stdlib":
+        return [SourceFile(path, str(path)) for path in standard_library()]
+    with storage_errors(source, "read"):
+        path = Path(source).expanduser()
+        if path.exists() and not path.is_dir() and not path.is_file():  # a pipe, as in `gptcli train <(zcat books)`
+            with path.open("rb") as stream:
+                return [SourceFile(spool_stream(stream, cache_dir), source)]
+        matches = [path] if path.exists() else [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+    files = [file for match in matches for file in (text_files_under(match) if match.is_dir() else [match])]
+    if not files:
+        raise DataError(
+            f"there is no corpus {source}",
+            "no file matches the pattern" if glob.has_magic(source) else "check the path",
+        )
+    return [SourceFile(file, str(file)) for file in files]
+
+
+def text_files_under(directory: Path) -> list[Path]:
+    """The files under `directory` whose ending says that they hold text, sorted; hidden ones are skipped."""
+    files = []
+    with storage_errors(directory, "read"):
+        for folder, subfolders, names in os.walk(directory, onerror=raise_error):
+            subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+            paths = (Path(folder, name) for name in sorted(names) if not name.startswith("."))
+            files.extend(path for path in paths if has_text_ending(path))
+    if not files:
+        raise DataError(
+            f"{directory} holds no text file (.txt, .md, .py, .jsonl, .csv, .parquet and the like, also .gz or .zst)",
+            "name the files themselves",
+        )
+    return files
+
+
+def raise_error(error: OSError) -> None:
+    raise error
+
+
+def has_text_ending(path: Path) -> bool:
+    plain = path.with_suffix("") if path.suffix in COMPRESSIONS else path
+    return plain.suffix.lower() in TEXT_EXTENSIONS or format_of(path) in ROW_FORMATS
+
+
+def standard_library() -> list[Path]:
+    """The .py files of the running interpreter's standard library that are UTF-8, sorted.
+
+    Build settings (`_sysconfigdata*`), which differ from machine to machine, are left out with the test suite.
+    """
+    root = Path(sysconfig.get_paths()["stdlib"])
+    files = []
+    for folder, subfolders, names in os.walk(root):
+        subfolders[:] = sorted(name for name in subfolders if name not in STDLIB_SKIPPED)
+        files.extend(Path(folder, n) for n in sorted(names) if n.endswith(".py") and not n.startswith("_sysconfigdata"))
+    files = [path for path in files if is_utf8(path)]
+    if not files:
+        raise DataError(f"{root} holds no Python source", "this interpreter ships its library compiled: use another")
+    return files
+
+
+def is_utf8(path: Path) -> bool:
+    try:
+        path.read_bytes().decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def spool_stream(stream: BinaryIO, cache_dir: Path) -> Path:
+    """Copy what can be read only once to a file named by its content: the same text once more is the same file."""
+    directory = spool_directory(cache_dir)
+    temporary = temporary_name(directory / "stream")
+    digest = hashlib.blake2b(digest_size=16)
+    with storage_errors(temporary):
+        try:
+            with temporary.open("wb") as file:
+                while chunk := stream.read(1 << 20):
+                    digest.update(chunk)
+                    file.write(chunk)
+            path = directory / f"stream-{digest.hexdigest()}.txt"
+            if not path.exists():
+                temporary.rename(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return path
+
+
+def spool_hugging_face(source: str, text_field: str, cache_dir: Path) -> Path:
+    """Stream the text field of a data set into a compressed .jsonl file; one that is there already is used again."""
+    directory = spool_directory(cache_dir)
+    key = hashlib.blake2b(json.dumps([source, text_field]).encode(), digest_size=16).hexdigest()
+    path = directory / f"hf-{key}.jsonl.zst"
+    if path.exists():
+        day = time.strftime("%Y-%m-%d", time.localtime(path.stat().st_mtime))
+        say(f"{source}: using the copy made on {day}; to fetch it anew delete {path}")
+        return path
+    import zstandard
+
+    temporary = temporary_name(path)
+    with storage_errors(path):
+        try:
+            with zstandard.open(temporary, "wt", encoding="utf-8") as file, Progress(source, unit="rows") as progress:
+                for text in hugging_face_texts(source, text_field):
+                    file.write(json.dumps({text_field: text}) + "\n")
+                    progress.update()
+            fsync_path(temporary)
+            temporary.rename(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return path
+
+
+def hugging_face_texts(source: str, text_field: str) -> Iterator[str | None]:
+    """The texts of `hf:NAME[:config][@split]`, streamed; the split is `train` unless named.
+
+    Raises:
+        DataError: there is no such data set, config, split or field, or it cannot be reached.
+    """
+    import datasets
+
+    name, _, split = source.removeprefix("hf:").partition("@")
+    name, _, config = name.partition(":")
+    try:
+        rows = datasets.load_dataset(name, config or None, split=split or "train", streaming=True)
+        for number, row in enumerate(rows, start=1):
+            if text_field not in row:
+                raise DataError(
+                    f"row {number} of {source} has no field {text_field!r}; its fields are {', '.join(row)}",
+                    "name one with --set data.text_field=...",
+                )
+            yield row[text_field]
+    except DataError:
+        raise
+    except Exception as error:  # datasets raises whatever its readers and its transport raise
+        raise DataError(f"cannot read {source}: {error}", "check name, config, split and connection") from error
+
+
+def spool_directory(cache_dir: Path) -> Path:
+    directory = cache_dir / "spool"
+    with storage_errors(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        clean_temporaries(directory)
+    return directory
