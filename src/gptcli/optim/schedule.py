@@ -39,7 +39,9 @@ def lr_factor(config: ScheduleConfig, step: int, max_steps: int, base_lr: float)
 
 def progress(step: int, start: int, end: int) -> float:
     """How far `step` is from `start` (0) to `end` (1); beyond the end it stays 1."""
-    return 1.0 if step >= end else max(0.0, (step - start) / (end - start))
+    if step >= end:
+        return 1.0
+    return 0.0 if step <= start else (step - start) / (end - start)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
