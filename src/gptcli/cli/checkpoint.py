@@ -1,0 +1,33 @@
+"""`gptcli checkpoint`: what a run has saved, and whether it is whole."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+checkpoint_app = typer.Typer(help="List and verify the checkpoints of a run.", no_args_is_help=True)
+
+Run = Annotated[Path, typer.Argument(help="The run directory.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+@checkpoint_app.command("list")
+def list_checkpoints(run: Run, as_json: AsJson = False) -> None:
+    """List step, validation loss and size of every checkpoint, and whether it is whole."""
+    from gptcli.checkpoint.report import report_checkpoints
+
+    report = report_checkpoints(run)
+    print(json.dumps(report.as_dict()) if as_json else report.table())
+
+
+@checkpoint_app.command("verify")
+def verify_checkpoints(run: Run, as_json: AsJson = False) -> None:
+    """Read every byte of every checkpoint; exit 4, naming the file, if one is damaged."""
+    from gptcli.checkpoint.report import report_checkpoints
+
+    report = report_checkpoints(run)
+    print(json.dumps(report.as_dict()) if as_json else report.table())
+    report.raise_if_damaged()
