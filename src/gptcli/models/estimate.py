@@ -17,7 +17,7 @@ def parameter_count(config: ModelConfig) -> int:
 
 
 def non_embedding_parameters(config: ModelConfig) -> int:
-    """Weights without token embedding, position embedding and output head: N of Kaplan et al. 2020, arXiv:2001.08361."""
+    """Weights without embeddings and output head: the N of Kaplan et al. 2020, arXiv:2001.08361."""
     return config.n_layer * block_parameters(config) + norm_parameters(config)
 
 
@@ -47,10 +47,9 @@ def block_parameters(config: ModelConfig) -> int:
 def flops_per_token(config: ModelConfig, seq_len: int) -> int:
     """Floating-point operations a token of a forward and a backward pass: 6N + 12 L H D T.
 
-    After appendix B of PaLM (Chowdhery et al. 2022, arXiv:2204.02311). N counts every weight that takes part in a matrix
-    product, the output head with them (tied or not), and not the tables that are only looked up. As in the paper the
-    attention term takes no credit for the causal mask; a layer with a window counts min(T, window) keys. Operations
-    repeated by activation checkpointing do not count.
+    After appendix B of PaLM (Chowdhery et al. 2022, arXiv:2204.02311). N counts the blocks and the output head (tied or
+    not), and not the tables that are only looked up. As in the paper the attention term takes no credit for the causal
+    mask; a layer with a window counts min(T, window) keys. What activation checkpointing repeats does not count.
     """
     multiplied = non_embedding_parameters(config) + token_embedding_parameters(config)  # the head is as large
     windows = [config.window(layer) for layer in range(config.n_layer)]

@@ -41,8 +41,12 @@ def attention_reference(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = N
 def attention_fast(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
     """The same as `attention_reference` through torch's fused kernels; without a mask T must be S or 1."""
     is_causal = mask is None and q.shape[2] > 1
-    enable_gqa = q.shape[1] != k.shape[1]
-    return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=is_causal, enable_gqa=enable_gqa)
+    queries_per_key = q.shape[1] // k.shape[1]
+    if queries_per_key > 1 and q.is_cuda and (mask is not None or q.dtype == torch.float32):
+        # CUDA's flash kernel takes neither masks nor fp32; its memory-efficient kernel takes both, but no groups.
+        k, v = (x.repeat_interleave(queries_per_key, dim=1) for x in (k, v))  # (B, H, S, D)
+        queries_per_key = 1
+    return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=is_causal, enable_gqa=queries_per_key > 1)
 
 
 class Attention(nn.Module):

@@ -45,10 +45,12 @@ class RotaryEmbedding(nn.Module):
 
         A slot's position is the slot minus its row's start; slots before it, which hold padding, count as position 0.
         """
-        end = offset + count
+        end, length = offset + count, self.cos.shape[0]
         # A model that was moved, cast, or built on the meta device gets its tables anew where and as they are needed.
-        if end > self.cos.shape[0] or self.cos.device != device or self.cos.dtype != torch.float32:
-            self.fill(max(end, self.cos.shape[0]), device)
+        if end > length:
+            self.fill(max(end, 2 * length), device)
+        elif self.cos.device != device or self.cos.dtype != torch.float32:
+            self.fill(length, device)
         if start is None:
             return self.cos[offset:end], self.sin[offset:end]
         positions = row_positions(offset, count, start)  # (B, T)

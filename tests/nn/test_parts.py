@@ -1,0 +1,155 @@
+"""Norms, MLPs, loss, cache and devices, each against its formula or torch's own."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from gptcli.errors import UsageError
+from gptcli.nn import device as devices
+from gptcli.nn.cache import KVCache
+from gptcli.nn.loss import IGNORE_INDEX, cross_entropy_sum, token_losses
+from gptcli.nn.mlp import MLP, GatedMLP, gelu_tanh, relu2
+from gptcli.nn.norm import RMSNorm
+
+
+def test_rms_norm_is_its_formula() -> None:
+    norm = RMSNorm(8, 1e-3).double()
+    nn.init.normal_(norm.weight)
+    x = torch.randn(3, 5, 8, dtype=torch.float64)
+    expected = x / (x.square().mean(-1, keepdim=True) + 1e-3).sqrt() * norm.weight
+    torch.testing.assert_close(norm(x), expected)
+
+
+def test_rms_norm_keeps_the_dtype_of_its_input_without_a_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert RMSNorm(8, 1e-6)(torch.randn(2, 8, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+ACTIVATIONS = {
+    "gelu": (nn.functional.gelu, lambda x: x * 0.5 * (1 + torch.erf(x / math.sqrt(2)))),
+    "gelu_tanh": (gelu_tanh, lambda x: 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))),
+    "relu2": (relu2, lambda x: torch.where(x > 0, x * x, 0.0)),
+    "silu": (nn.functional.silu, lambda x: x / (1 + torch.exp(-x))),
+}
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_mlps_are_their_formulas(name: str) -> None:
+    function, formula = ACTIVATIONS[name]
+    x = torch.randn(2, 3, 8, dtype=torch.float64)
+    plain, gated = MLP(8, 12, True, function).double(), GatedMLP(8, 12, True, function).double()
+    expected = formula(x @ plain.up.weight.T + plain.up.bias) @ plain.down.weight.T + plain.down.bias
+    torch.testing.assert_close(plain(x), expected)
+    gate = x @ gated.up.weight[:12].T + gated.up.bias[:12]
+    up = x @ gated.up.weight[12:].T + gated.up.bias[12:]
+    torch.testing.assert_close(gated(x), (formula(gate) * up) @ gated.down.weight.T + gated.down.bias)
+
+
+def test_loss_is_summed_over_the_targets_that_count() -> None:
+    logits = torch.randn(2, 5, 11, dtype=torch.float64)
+    targets = torch.randint(11, (2, 5))
+    targets[0, 2] = targets[1, 4] = IGNORE_INDEX
+    probabilities = logits.exp() / logits.exp().sum(-1, keepdim=True)
+    each = [
+        [0.0 if t == IGNORE_INDEX else -math.log(p[t]) for p, t in zip(row_p, row_t, strict=True)]
+        for row_p, row_t in zip(probabilities.tolist(), targets.tolist(), strict=True)
+    ]
+    torch.testing.assert_close(token_losses(logits, targets), torch.tensor(each, dtype=torch.float64))
+    assert float(cross_entropy_sum(logits, targets)) == pytest.approx(sum(map(sum, each)), rel=1e-12)
+
+
+def test_loss_of_half_precision_logits_is_computed_in_fp32() -> None:
+    logits, targets = torch.randn(2, 5, 11), torch.randint(11, (2, 5))
+    for dtype in (torch.bfloat16, torch.float16):
+        loss = cross_entropy_sum(logits.to(dtype), targets)
+        assert loss.dtype == torch.float32
+        torch.testing.assert_close(loss, cross_entropy_sum(logits.to(dtype).float(), targets))
+
+
+def test_loss_where_every_target_is_ignored_is_zero() -> None:
+    assert float(cross_entropy_sum(torch.randn(1, 3, 5), torch.full((1, 3), IGNORE_INDEX))) == 0.0
+
+
+def test_cache_returns_only_filled_slots() -> None:
+    cache = KVCache(2, 3, 8, 2, 4)
+    first, second = torch.randn(3, 2, 5, 4), torch.randn(3, 2, 2, 4)
+    cache.update(0, first, -first)
+    cache.advance(5)
+    keys, values = cache.update(0, second, -second)
+    assert torch.equal(keys, torch.cat([first, second], dim=2))
+    assert torch.equal(values, -keys)
+
+
+def test_cache_refuses_more_than_it_holds() -> None:
+    cache = KVCache(1, 1, 4, 1, 2)
+    cache.advance(3)
+    with pytest.raises(ValueError, match="holds 4 tokens and was given 5"):
+        cache.update(0, torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2))
+
+
+def test_cache_keeps_selected_rows_in_order() -> None:
+    cache = KVCache(1, 3, 4, 1, 2)
+    cache.start = torch.tensor([0, 1, 2])
+    k = torch.arange(3.0).view(3, 1, 1, 1).expand(3, 1, 4, 2)
+    cache.update(0, k, k)
+    cache.advance(4)
+    cache.select(torch.tensor([2, 0]))
+    assert cache.batch_size == 2 and cache.start.tolist() == [2, 0]
+    assert cache.keys[0][:, 0, 0, 0].tolist() == [2.0, 0.0]
+
+
+def test_cache_notices_padding_whenever_it_is_set() -> None:
+    cache = KVCache(1, 2, 4, 1, 2)
+    assert cache.padding() is None
+    cache.start[1] = 2
+    assert cache.padding() is cache.start
+    cache.reset()
+    assert cache.padding() is None and cache.length == 0
+    cache.advance(3)
+    cache.start = torch.tensor([0, 1])
+    assert cache.padding() is cache.start
+
+
+def test_devices_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert devices.resolve_device("auto") == torch.device("cpu")
+    for name in ("cuda", "cuda:0", "mps", "tpu", "meta"):
+        with pytest.raises(UsageError, match=name):
+            devices.resolve_device(name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert devices.resolve_device("auto") == torch.device("cuda")
+    assert devices.resolve_device("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(UsageError, match="the last is cuda:1"):
+        devices.resolve_device("cuda:2")
+
+
+def test_auto_precision_is_fp32_on_the_cpu_and_bf16_where_cuda_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert devices.resolve_precision(torch.device("cpu"), "auto") == "fp32"
+    assert devices.resolve_precision(torch.device("cpu"), "bf16") == "bf16"
+    for supported, expected in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, is_so=supported: is_so)
+        assert devices.resolve_precision(torch.device("cuda"), "auto") == expected
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", "float32"), ("bf16", "bfloat16"), ("fp16", "float16")])
+def test_autocast_computes_matrix_products_in_the_precision(precision, dtype: str) -> None:
+    with devices.autocast(torch.device("cpu"), precision):
+        product = torch.randn(4, 4) @ torch.randn(4, 4)
+    assert product.dtype == getattr(torch, dtype)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc to compare with")
+def test_peak_memory_is_in_bytes() -> None:
+    peak = devices.peak_memory_bytes(torch.device("cpu"))
+    with Path("/proc/self/status").open() as status:
+        kilobytes = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+    assert peak == pytest.approx(kilobytes * 1024, rel=0.1)
