@@ -17,7 +17,7 @@ from gptcli.tokenizer.train import build_tokenizer
 PROSE = (
     "The ferry left at nine, and Mara, who had promised to be on it, was still looking for her other boot. "
     "“Leave it,” said her brother; the café wouldn't mind.\n\nShe didn't leave it. She never left anything.\n"
-) * 3
+)
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +48,7 @@ def documents() -> list[Document]:
         Document("", "first.txt"),
         Document("Ω", "second.jsonl"),
         Document("Short, and to the point.", "second.jsonl"),
-        Document(PROSE[100:300], "second.jsonl"),
+        Document(PROSE[50:170], "second.jsonl"),
     ]
 
 

@@ -24,7 +24,7 @@ from gptcli.tokenizer.tokenizer import Tokenizer
 
 def random_model(tokenizer: Tokenizer, **settings: Any) -> GPT:
     config = ModelConfig(
-        vocab_size=tokenizer.vocab_size, context_length=32, n_layer=2, n_head=2, n_embd=32, init_std=0.3, **settings
+        vocab_size=tokenizer.vocab_size, context_length=32, n_layer=1, n_head=2, n_embd=16, init_std=0.3, **settings
     )
     return build_model(config, dtype=torch.float64).eval()
 
