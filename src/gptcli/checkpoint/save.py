@@ -39,12 +39,18 @@ def save_checkpoint(
     state_text = strict_json.dumps(dict(state))
     with storage_errors(run.checkpoints_dir):
         run.checkpoints_dir.mkdir(exist_ok=True)
-    require_space(run.checkpoints_dir, needed_bytes(tensors) + len(state_text.encode()))
-    with atomic_directory(target) as directory:
-        for part, named in tensors.items():
-            save_part(directory / f"{part}.safetensors", named)
-        (directory / STATE_NAME).write_text(state_text, encoding="utf-8")
-        (directory / MANIFEST_NAME).write_text(describe(directory, state, step).render(), encoding="utf-8")
+    needed = needed_bytes(tensors) + len(state_text.encode())
+    if free_bytes(run.checkpoints_dir) < needed:
+        raise not_saved(run, step, needed, "the disk is too full")
+    try:
+        with atomic_directory(target) as directory:
+            for part, named in tensors.items():
+                contiguous = {name: tensor.detach().contiguous() for name, tensor in named.items()}
+                save_file(contiguous, directory / f"{part}.safetensors")
+            (directory / STATE_NAME).write_text(state_text, encoding="utf-8")
+            (directory / MANIFEST_NAME).write_text(describe(directory, state, step).render(), encoding="utf-8")
+    except (SafetensorError, StorageError) as error:  # the library wraps the system's errors in one of its own
+        raise not_saved(run, step, needed, str(error)) from error
     return target
 
 
@@ -54,25 +60,18 @@ def needed_bytes(tensors: Mapping[str, Mapping[str, Tensor]]) -> int:
     return sum(tensor.nbytes + HEADER_BYTES_PER_TENSOR for tensor in flat) + 65_536
 
 
-def require_space(directory: Path, needed: int) -> None:
+def free_bytes(directory: Path) -> int:
     with storage_errors(directory, "read the free space of"):
-        free = shutil.disk_usage(directory).free
-    if free < needed:
-        raise StorageError(
-            f"a checkpoint in {directory} needs {needed:,} bytes and {free:,} are free",
-            "free some disk space; earlier checkpoints are whole",
-        )
+        return shutil.disk_usage(directory).free
 
 
-def save_part(path: Path, named: Mapping[str, Tensor]) -> None:
-    try:
-        save_file({name: tensor.detach().contiguous() for name, tensor in named.items()}, path)
-    except SafetensorError as error:  # the library wraps the system's error in one of its own
-        free = shutil.disk_usage(path.parent).free
-        raise StorageError(
-            f"cannot write {path.parent.parent}: {error}; {free:,} bytes are free",
-            "free some disk space; earlier checkpoints are whole",
-        ) from error
+def not_saved(run: RunDirectory, step: int, needed: int, reason: str) -> StorageError:
+    free = free_bytes(run.checkpoints_dir)
+    return StorageError(
+        f"the checkpoint of step {step} in {run.path} was not saved: {reason} "
+        f"(it needs {needed:,} bytes, {free:,} are free)",
+        "free some disk space; earlier checkpoints are whole",
+    )
 
 
 def prune(run: RunDirectory, keep_last: int, keep_best: bool = True, keep_every_steps: int = 0) -> list[Path]:
