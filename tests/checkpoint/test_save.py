@@ -169,3 +169,47 @@ def test_a_removal_that_was_killed_leaves_no_half_checkpoint(run, save, monkeypa
             prune(run, keep_last=1)
     assert steps(run) == [2]
     assert any(TEMPORARY_MARK in name for name in os.listdir(run.checkpoints_dir))
+
+
+KILLED_SAVES = """
+import os, random, signal, sys, time
+from pathlib import Path
+import torch
+from gptcli.checkpoint.run import RunDirectory
+from gptcli.checkpoint.save import prune, save_checkpoint
+torch.set_num_threads(1)
+run = RunDirectory(Path(sys.argv[1]))
+tensors = {part: {"w": torch.ones(200_000)} for part in ("model", "optimizer")}
+chance = random.Random(0)
+for trial in range(int(sys.argv[2])):
+    child = os.fork()
+    if child == 0:
+        with run.lock():
+            run.clean()
+            step = run.last_good().step
+            while True:
+                # A step is saved anew too, as it is when a run stops where it was resumed.
+                step += chance.choice([0, 1])
+                save_checkpoint(run, step, tensors, {"step": step})
+                prune(run, keep_last=1, keep_best=False)
+    time.sleep(chance.uniform(0.01, 0.1))
+    before = max((info.step for info in run.checkpoints()), default=0)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    with run.lock():
+        run.clean()
+    good = run.last_good()
+    assert good is not None and good.step >= before, (trial, before, good)
+    assert sorted(os.listdir(run.checkpoints_dir)) == [info.path.name for info in run.checkpoints()]
+    assert all(info.damage() is None for info in run.checkpoints())
+print(good.step)
+"""
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_moment_of_saving_and_pruning_loses_no_finished_checkpoint(run, save) -> None:
+    save(1)
+    program = [sys.executable, "-W", "ignore", "-c", KILLED_SAVES, str(run.path), "40"]
+    done = subprocess.run(program, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 1  # saves did go on between the kills

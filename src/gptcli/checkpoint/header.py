@@ -6,14 +6,14 @@ The format: 8 bytes of little-endian header length, a JSON header (name -> dtype
 
 from __future__ import annotations
 
+import json
 import struct
 from pathlib import Path
 
-from gptcli.checkpoint import strict_json
 from gptcli.errors import CheckpointError
 
 MAX_HEADER_BYTES = 16 * 2**20
-MAX_TENSORS = 2**17
+MAX_TENSORS = 2**16
 
 
 def require_sane_header(path: Path) -> None:
@@ -30,16 +30,16 @@ def require_sane_header(path: Path) -> None:
             raise CheckpointError(f"{path} is damaged or hostile: its header claims {length:,} bytes")
         text = file.read(length)
     try:
-        entries = {name: entry for name, entry in strict_json.loads(text).items() if name != "__metadata__"}
+        entries = {name: entry for name, entry in json.loads(text).items() if name != "__metadata__"}
+        if len(entries) > MAX_TENSORS:
+            raise ValueError(f"{len(entries):,} tensors")
         spans = sorted(tuple(entry["data_offsets"]) for entry in entries.values())
         end = 0
         for begin, stop in spans:
             if begin != end or stop < begin:
                 raise ValueError("tensors overlap or leave gaps")
             end = stop
-        if len(entries) > MAX_TENSORS:
-            raise ValueError(f"{len(entries):,} tensors")
         if end != size - 8 - length:
             raise ValueError("tensors do not fill the file")
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged or hostile: bad safetensors header: {error}") from error
