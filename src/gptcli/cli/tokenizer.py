@@ -118,8 +118,10 @@ def read_input(text: str | None, file: Path | None) -> str:
     from gptcli.errors import DataError, UsageError
     from gptcli.storage import storage_errors
 
-    if (text is None) == (file is None):
-        raise UsageError("there is no text, or there are two", "give either the text or a file; - is standard input")
+    if text is not None and file is not None:
+        raise UsageError("there is a text and a file", "give one of them")
+    if text is None and file is None:
+        raise UsageError("there is no text", "give it as an argument, by --file, or - for standard input")
     if text is not None and text != "-":
         return text
     source = Path("-") if file is None else file

@@ -28,7 +28,8 @@ def kind_name(spec: Mapping[str, Any]) -> str:
     model = spec["model"]
     if model_type(model) != "BPE":
         return model_type(model).lower()
-    if model["merges"]:
+    splits_words = (spec.get("pre_tokenizer") or {}).get("use_regex", False)
+    if model["merges"] or splits_words:
         return "bpe"
     return "byte" if is_byte_level(spec) else "char"
 

@@ -1,0 +1,157 @@
+"""What each kind learns from the training texts."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+import regex
+from tokenizers import ByteLevelBPETokenizer
+
+from gptcli.errors import TokenizerError
+from gptcli.tokenizer.config import BpeTokenizerConfig, ByteTokenizerConfig, CharTokenizerConfig
+from gptcli.tokenizer.tokenizer import Tokenizer
+from gptcli.tokenizer.train import build_tokenizer
+
+GPT2_PATTERN = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
+
+
+def merges_of(tokenizer: Tokenizer) -> list[tuple[str, str]]:
+    return [tuple(pair) for pair in json.loads(tokenizer.backend.to_str())["model"]["merges"]]
+
+
+def test_char_numbers_characters_in_code_point_order_then_the_special_tokens(char: Tokenizer, prose: tuple) -> None:
+    characters = sorted(set("".join(prose)))
+    assert char.name == "char" and char.vocab_size == len(characters) + 2
+    assert char.encode("".join(characters)) == list(range(len(characters)))
+    assert (char.unk_id, char.eot_id) == (len(characters), len(characters) + 1)
+    assert [char.token_text(id) for id in (char.unk_id, char.eot_id)] == ["<unk>", "<|endoftext|>"]
+
+
+def test_char_does_not_depend_on_the_order_of_the_texts(char: Tokenizer, prose: tuple) -> None:
+    other = build_tokenizer(CharTokenizerConfig(), lambda: iter(reversed(prose)))
+    assert other.fingerprint == char.fingerprint
+
+
+def test_char_without_text_is_refused() -> None:
+    with pytest.raises(TokenizerError, match="no text to learn"):
+        build_tokenizer(CharTokenizerConfig(), lambda: iter(["", ""]))
+
+
+def test_byte_ids_are_the_bytes_themselves(byte: Tokenizer, hard_texts: tuple) -> None:
+    assert (byte.name, byte.vocab_size, byte.eot_id, byte.unk_id) == ("byte", 257, 256, None)
+    for text in hard_texts:
+        assert byte.encode(text) == list(text.encode())
+
+
+def test_byte_reads_no_text() -> None:
+    def no_text() -> Iterator[str]:
+        raise AssertionError("the byte tokenizer learns nothing")
+
+    assert build_tokenizer(ByteTokenizerConfig(), no_text).vocab_size == 257
+
+
+def test_bpe_size_counts_bytes_merges_and_the_special_token_which_is_last(bpe: Tokenizer) -> None:
+    assert (bpe.name, bpe.vocab_size, bpe.eot_id, bpe.unk_id) == ("bpe", 340, 339, None)
+    assert len(merges_of(bpe)) == 340 - 257
+    assert sorted(bpe.bytes_of_id[id] for id in range(256)) == [bytes([byte]) for byte in range(256)]
+    assert sorted(bpe.backend.get_vocab().values()) == list(range(340)), "no id is left out"
+
+
+def test_every_bpe_merge_was_the_most_frequent_pair_of_its_time(bpe: Tokenizer, prose: tuple) -> None:
+    """Sennrich et al. 2016, algorithm 1, replayed naively over GPT-2's words."""
+    character_of = {data: token for token, data in vocabulary_bytes(bpe).items() if len(data) == 1}
+    words = Counter(word for text in prose for word in GPT2_PATTERN.findall(text))
+    splits = {word: [character_of[bytes([byte])] for byte in word.encode()] for word in words}
+    for merge in merges_of(bpe):
+        counts: Counter = Counter()
+        for word, parts in splits.items():
+            for pair in itertools.pairwise(parts):
+                counts[pair] += words[word]
+        assert counts[merge] == max(counts.values()) >= 2
+        splits = {word: merged(parts, merge) for word, parts in splits.items()}
+
+
+def vocabulary_bytes(tokenizer: Tokenizer) -> dict[str, bytes]:
+    return {tokenizer.backend.id_to_token(id): data for id, data in tokenizer.bytes_of_id.items()}
+
+
+def merged(parts: list[str], pair: tuple[str, str]) -> list[str]:
+    result: list[str] = []
+    for part in parts:
+        if result and (result[-1], part) == pair:
+            result[-1] += part
+        else:
+            result.append(part)
+    return result
+
+
+def test_a_long_document_teaches_the_same_merges_as_the_library_learns_uncut(random_text) -> None:
+    long_text = " ".join(random_text(seed, 200) for seed in range(60)) * 12
+    assert len(long_text) > 200_000, "longer than several pieces"
+    ours = build_tokenizer(BpeTokenizerConfig(vocab_size=500), lambda: iter([long_text]))
+    theirs = ByteLevelBPETokenizer(add_prefix_space=False)
+    theirs.train_from_iterator([long_text], vocab_size=499, min_frequency=2, show_progress=False)
+    assert merges_of(ours) == [tuple(pair) for pair in json.loads(theirs.to_str())["model"]["merges"]]
+
+
+def test_bpe_is_the_same_in_every_process(bpe: Tokenizer, prose: tuple) -> None:
+    code = (
+        "import sys, json\n"
+        "from gptcli.tokenizer.train import build_tokenizer\n"
+        "from gptcli.tokenizer.config import BpeTokenizerConfig\n"
+        "texts = json.load(sys.stdin)\n"
+        "print(build_tokenizer(BpeTokenizerConfig(vocab_size=340), lambda: iter(texts)).fingerprint)\n"
+    )
+    for seed, threads in (("1", "1"), ("2", "2")):
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "RAYON_NUM_THREADS": threads}
+        output = subprocess.run(
+            [sys.executable, "-c", code], input=json.dumps(prose), env=environment, text=True, capture_output=True
+        )
+        assert output.stdout.strip() == bpe.fingerprint, output.stderr
+
+
+def test_a_corpus_too_small_gives_a_smaller_vocabulary_and_says_so(capsys: pytest.CaptureFixture) -> None:
+    tokenizer = build_tokenizer(BpeTokenizerConfig(vocab_size=1000), lambda: iter(["abab abab"]))
+    assert tokenizer.vocab_size < 270 and tokenizer.eot_id == tokenizer.vocab_size - 1
+    said = capsys.readouterr()
+    assert f"{tokenizer.vocab_size:,}" in said.err and "1,000" in said.err
+    assert said.out == ""
+
+
+def test_a_corpus_with_nothing_to_merge_still_gives_a_bpe_tokenizer_of_bytes() -> None:
+    tokenizer = build_tokenizer(BpeTokenizerConfig(vocab_size=300), lambda: iter(["abc"]))
+    assert (tokenizer.name, tokenizer.vocab_size) == ("bpe", 257)
+    assert tokenizer.decode(tokenizer.encode("né")) == "né"
+
+
+def test_rarer_pairs_than_min_frequency_are_not_merged(prose: tuple) -> None:
+    config = BpeTokenizerConfig(vocab_size=2000, min_frequency=30)
+    rare = build_tokenizer(config, lambda: iter(prose))
+    often = build_tokenizer(BpeTokenizerConfig(vocab_size=2000), lambda: iter(prose))
+    assert 257 < rare.vocab_size < often.vocab_size
+
+
+@pytest.mark.parametrize("config", [CharTokenizerConfig(), BpeTokenizerConfig(vocab_size=300)])
+def test_an_error_while_reading_the_texts_reaches_the_caller_unchanged(config) -> None:
+    class ReadError(Exception):
+        pass
+
+    def texts() -> Iterator[str]:
+        yield "a text"
+        raise ReadError("line 7")
+
+    with pytest.raises(ReadError, match="line 7"):
+        build_tokenizer(config, texts)
+
+
+def test_text_that_looks_like_the_special_token_is_learnt_as_text() -> None:
+    tokenizer = build_tokenizer(BpeTokenizerConfig(vocab_size=300), lambda: iter(["<|endoftext|> " * 50]))
+    ids = tokenizer.encode("<|endoftext|>")
+    assert tokenizer.eot_id not in ids and tokenizer.decode(ids) == "<|endoftext|>"
