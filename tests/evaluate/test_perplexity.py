@@ -90,10 +90,9 @@ def test_bytes_are_the_tokens_of_a_byte_tokenizer(byte_tokenizer: Tokenizer, doc
 def test_stored_documents_score_as_their_texts_do(
     tmp_path: Path, bpe_tokenizer: Tokenizer, documents: list[Document]
 ) -> None:
-    writer = ShardWriter(tmp_path, bpe_tokenizer.vocab_size, bpe_tokenizer.eot_id, bpe_tokenizer.fingerprint)
-    for document in documents:
-        writer.add(np.array(bpe_tokenizer.encode(document.text)), len(document.text.encode()), starts=True)
-    writer.finish()
+    with ShardWriter(tmp_path, bpe_tokenizer.vocab_size, bpe_tokenizer.eot_id, bpe_tokenizer.fingerprint) as writer:
+        for document in documents:
+            writer.add(np.array(bpe_tokenizer.encode(document.text)), len(document.text.encode()), starts=True)
     model = random_model(bpe_tokenizer)
     stored = evaluate_shards(model, bpe_tokenizer, TokenShards.open(tmp_path), "val", stride=9, worst=2)
     read = evaluate_texts(

@@ -31,12 +31,11 @@ def shards_of(tmp_path: Path) -> Shards:
     """A split of documents that take `lengths` tokens each, their end-of-text token included where there is one."""
 
     def write(*lengths: int, eot_id: int | None = 0) -> TokenShards:
-        writer = ShardWriter(tmp_path, CONFIG.vocab_size, eot_id, "tokenizer", shard_bytes=100)
         generator = np.random.default_rng(0)
-        for length in lengths:
-            ids = generator.integers(1, CONFIG.vocab_size, size=length - (eot_id is not None))
-            writer.add(ids, size=3 * length, starts=True)
-        writer.finish()
+        with ShardWriter(tmp_path, CONFIG.vocab_size, eot_id, "tokenizer", shard_bytes=100) as writer:
+            for length in lengths:
+                ids = generator.integers(1, CONFIG.vocab_size, size=length - (eot_id is not None))
+                writer.add(ids, size=3 * length, starts=True)
         return TokenShards.open(tmp_path)
 
     return write
