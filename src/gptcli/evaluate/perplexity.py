@@ -25,6 +25,9 @@ from gptcli.evaluate.windows import resolve_windows
 from gptcli.models.gpt import GPT
 from gptcli.tokenizer.tokenizer import Tokenizer
 
+FEW_DOCUMENTS = 10
+"""With fewer than this, resampling documents understates how far another sample of them might lie."""
+
 
 class TextDocument(Protocol):
     """A text and where it came from; `gptcli.data.corpus.Document` is one."""
@@ -238,4 +241,5 @@ class Tally:
         """By resampling documents; where there is only one, its blocks."""
         if self.blocks is not None:
             return bootstrap_ratio(*self.blocks, f"blocks of {self.block} tokens of the one document", seed)
-        return bootstrap_ratio(np.asarray(self.nats), np.asarray(self.tokens), "documents", seed)
+        unit = "documents" if self.documents >= FEW_DOCUMENTS else "documents, too few for more than a rough idea"
+        return bootstrap_ratio(np.asarray(self.nats), np.asarray(self.tokens), unit, seed)

@@ -112,7 +112,7 @@ class Scorer:
             batch, waiting = waiting[: self.batch_size], waiting[self.batch_size :]
             losses = self.losses(*to_tensors(batch))  # (B, T - first)
             first = min(piece.first for piece in batch)
-            for piece, row in zip(batch, losses.double().cpu().numpy(), strict=True):
+            for piece, row in zip(batch, losses.cpu().double().numpy(), strict=True):
                 sequence, window = piece
                 sequence.losses[window.scored - 1 : window.stop - 1] = row[piece.first - first : piece.width - first]
                 sequence.unscored -= window.stop - window.scored
