@@ -88,9 +88,10 @@ class Attention(nn.Module):
         B, T, _ = x.shape
         heads = (self.n_head, self.n_kv_head, self.n_kv_head)
         qkv = self.qkv(x).view(B, T, sum(heads), self.head_dim)  # (B, T, H+2K, D)
-        q, k, v = (part.transpose(1, 2) for part in qkv.split(heads, dim=2))  # (B, H, T, D), (B, K, T, D) twice
+        q, k, v = qkv.split(heads, dim=2)  # (B, T, H, D), (B, T, K, D) twice
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, T, D), (B, K, T, D) twice
         if rotary is not None:
             q, k = apply_rotary(q, rotary), apply_rotary(k, rotary)
         if cache is not None:
