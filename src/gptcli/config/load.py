@@ -163,7 +163,8 @@ def key_path(location: tuple[int | str, ...], values: Mapping[str, Any]) -> list
     current: Any = values
     for position, part in enumerate(location):
         is_last = position == len(location) - 1
-        if isinstance(current, Mapping) and part not in current and not is_last:
+        is_tag = isinstance(current, Mapping) and part not in current and (not is_last or current.get("name") == part)
+        if is_tag:
             continue
         path.append(str(part))
         current = current.get(part) if isinstance(current, Mapping) else None

@@ -96,6 +96,13 @@ class RunConfig(Config):
         return self.train.tokens_per_step // self.seq_len
 
     @model_validator(mode="after")
+    def check_rates(self) -> RunConfig:
+        min_lr = getattr(self.schedule, "min_lr", 0.0)
+        if min_lr > self.optim.lr:
+            raise ValueError(f"schedule.min_lr {min_lr:g} is above optim.lr {self.optim.lr:g}; lower it")
+        return self
+
+    @model_validator(mode="after")
     def check_lengths(self) -> RunConfig:
         if self.seq_len > self.model.context_length:
             raise ValueError(

@@ -173,6 +173,7 @@ class Trainer:
             max_tokens=self.train_config.eval_tokens,
             device=self.plan.device,
             precision=self.plan.precision,
+            pack=self.config.data.pack,
         ).loss
         improved = math.isfinite(loss) and (position.best_val_loss is None or loss < position.best_val_loss)
         if improved:

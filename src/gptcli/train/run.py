@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
@@ -23,7 +24,7 @@ from gptcli.errors import CheckpointError, OutOfMemoryError, UsageError
 from gptcli.evaluate.shards import shard_loss
 from gptcli.interop.huggingface import write_huggingface
 from gptcli.models.gpt import GPT, build_model
-from gptcli.nn.device import peak_memory_bytes, use_tf32
+from gptcli.nn.device import allow_tf32, peak_memory_bytes
 from gptcli.storage import atomic_directory, write_atomic
 from gptcli.train.loop import Trainer
 from gptcli.train.plan import Plan, machine_memory_bytes, make_plan, probe_step_seconds
@@ -54,13 +55,19 @@ def train(request: TrainRequest) -> dict[str, Any]:
         UsageError, DataError, CheckpointError, StorageError, DivergedError, OutOfMemoryError, Stopped.
     """
     resumable = resumable_run(request)
+    with resumable.lock() if resumable else contextlib.nullcontext():
+        return plan_and_train(request, resumable)
+
+
+def plan_and_train(request: TrainRequest, resumable: RunDirectory | None) -> dict[str, Any]:
+    """Show what will happen, then do it unless this is a dry run. A run that is resumed is locked already."""
     user = read_settings(request, resumable)
     plan = make_plan(user, request.cache_dir or default_cache_dir())
     out = request.out or fresh_directory(plan.config.data.corpus)
     model = None
     if plan.memory_bytes <= machine_memory_bytes(plan.device):
         model = build_model(plan.config.model, seed=plan.config.seed, device=plan.device)
-    use_tf32(plan.device, plan.config.train.tf32)
+    allow_tf32(plan.config.train.tf32)
     show_plan(plan, probe_step_seconds(plan, model) if model is not None else None)
     if request.dry_run:
         return {}
@@ -70,9 +77,11 @@ def train(request: TrainRequest) -> dict[str, Any]:
             f"{size(machine_memory_bytes(plan.device))}",
             "choose a smaller model, train.batch_size or context, or set model.activation_checkpointing=true",
         )
-    run = resumable or RunDirectory.create(out)
+    if resumable:
+        return train_in(resumable, plan, model, resumed=True)
+    run = RunDirectory.create(out)
     with run.lock():
-        return train_in(run, plan, model, resumed=resumable is not None)
+        return train_in(run, plan, model, resumed=False)
 
 
 def train_in(run: RunDirectory, plan: Plan, model: GPT, *, resumed: bool) -> dict[str, Any]:
@@ -168,6 +177,7 @@ def finish(trainer: Trainer) -> dict[str, Any]:
         max_tokens=None,
         device=plan.device,
         precision=plan.precision,
+        pack=plan.config.data.pack,
     )
     say(write_huggingface(model, plan.data.tokenizer, run.path))
     summary = {

@@ -30,7 +30,7 @@ def plan_lines(plan: Plan, step_seconds: float | None) -> list[tuple[str, str]]:
         (
             "steps",
             f"{train.max_steps:,} of {train.tokens_per_step:,} tokens (micro-batches of {train.batch_size} x "
-            f"{config.seq_len}) = {size(tokens, 'tokens')}, {plan.epochs:.2g} epochs",
+            f"{config.seq_len}) = {size(tokens, '')} tokens, {plan.epochs:.2g} epochs",
         ),
         ("memory", f"about {size(plan.memory_bytes)}"),
     ]
@@ -47,9 +47,8 @@ def corpus_lines(plan: Plan) -> list[str]:
     """What was read, dropped and split, in a line or two."""
     scan = plan.scan
     names = ", ".join(plan.config.data.corpus[:3]) + (" ..." if len(plan.config.data.corpus) > 3 else "")
-    kept = (
-        f"{names}: {scan.train.documents + scan.val.documents:,} documents, {size(scan.train.bytes + scan.val.bytes)}"
-    )
+    documents = scan.train.documents + scan.val.documents - (scan.cut_at > 0)
+    kept = f"{names}: {documents:,} document{'s' * (documents != 1)}, {size(scan.train.bytes + scan.val.bytes)}"
     if scan.duplicates:
         kept += f", {scan.duplicates:,} exact duplicates ({size(scan.duplicate_bytes)}) dropped"
     split = f"{size(scan.train.bytes)} to train on, {size(scan.val.bytes)} to validate: {scan.split_rule}"
@@ -69,7 +68,7 @@ def show_summary(summary: dict[str, Any], run: RunDirectory) -> None:
         f"{summary['val_bits_per_byte']:.4f} bits per byte (best checkpoint, whole validation split)"
     )
     say(
-        f"{summary['steps']:,} steps, {size(summary['tokens'], 'tokens')} in {duration(summary['train_seconds'])}, "
+        f"{summary['steps']:,} steps, {size(summary['tokens'], '')} tokens in {duration(summary['train_seconds'])}, "
         f"{summary['tokens_per_second']:,.0f} tokens/s, peak memory {size(summary['peak_memory_bytes'])}"
     )
     say(f"run directory {run.path}")
