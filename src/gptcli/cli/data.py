@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,14 +16,14 @@ data_app = typer.Typer(
 )
 
 Configs = Annotated[
-    Optional[list[str]],
+    list[str] | None,
     typer.Option("-c", "--config", help="A TOML file, or the name of a shipped one; only data and seed are read."),
 ]
 Assignments = Annotated[
-    Optional[list[str]],
+    list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Set one key, as in --set data.tokenizer=char."),
 ]
-CacheDir = Annotated[Optional[Path], typer.Option(help="Where token shards are kept between runs.")]
+CacheDir = Annotated[Path | None, typer.Option(help="Where token shards are kept between runs.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -51,7 +51,7 @@ def read_settings(corpus: list[str], configs: list[str], assignments: list[str])
 @data_app.command()
 def prepare(
     corpus: Annotated[
-        Optional[list[str]],
+        list[str] | None,
         typer.Argument(
             help="Files, directories, globs, - (stdin), hf:NAME[:config][@split] or python:stdlib.", show_default=False
         ),

@@ -1,1 +1,1 @@
-"""From a corpus to batches: sources -> documents -> split -> token shards -> batches. Knows no model and no optimizer."""
+"""From a corpus to batches: sources -> documents -> split -> token shards -> batches. Knows no model."""

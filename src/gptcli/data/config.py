@@ -18,28 +18,31 @@ class DataConfig(Config):
     CORPUS arguments of the command line replace it."""
 
     corpus: tuple[Annotated[str, StringConstraints(min_length=1)], ...] = ()
-    """What to train on: files, directories, globs, - (stdin), hf:NAME[:config][@split], python:stdlib; CORPUS on the command line sets it."""
+    """What to train on: files, directories, globs, - (stdin), hf:NAME[:config][@split], python:stdlib. CORPUS on the
+    command line sets it."""
 
     tokenizer: TokenizerConfig = BpeTokenizerConfig()
-    """What turns text into tokens: char, byte or bpe (each learnt from the training split only), or an existing one by file:PATH or hf:NAME."""
+    """What turns text into tokens: char or bpe (learnt from the training split only), byte, or an existing one by
+    file:PATH or hf:NAME."""
 
     text_field: Annotated[str, StringConstraints(min_length=1)] = "text"
     """The field that holds the text in .jsonl, .csv and .parquet files and in hf: data sets."""
 
     document_separator: Annotated[str, StringConstraints(min_length=1)] | None = None
-    """Text that separates the documents of a text file, such as "<|endoftext|>"; none: each text file is one document."""
+    """Text that separates the documents of a text file, such as "<|endoftext|>"; none: a text file is one document."""
 
     encoding_errors: Literal["strict", "replace"] = "strict"
-    """What to do with bytes that are not UTF-8: strict stops and says where they are, replace puts U+FFFD in their place."""
+    """What to do with bytes that are not UTF-8: strict stops and says where they are, replace puts U+FFFD there."""
 
     split: Literal["document", "tail"] = "document"
-    """How the validation part is chosen: document takes whole documents by their hash, tail takes the last characters of the corpus."""
+    """How the validation part is chosen: document takes whole documents by their hash, tail takes the last characters
+    of the corpus."""
 
     val_fraction: float | None = Field(None, gt=0, lt=1)
     """Part of the corpus to validate on; none: 10 % of the first 10 MB and 1 % of what is beyond, 20 MB at most."""
 
     val: Annotated[str, StringConstraints(min_length=1)] | None = None
-    """A corpus of its own to validate on (file, directory, glob, hf:NAME); none: a part of the training corpus is split off."""
+    """A corpus of its own to validate on (file, directory, glob, hf:NAME); none: a part of the corpus is split off."""
 
     pack: Literal["cross", "document"] = "cross"
     """What a sequence may see: cross lets attention cross the boundaries between documents, document stops it there."""

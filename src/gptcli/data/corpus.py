@@ -112,6 +112,6 @@ def safe_cut(text: str, start: int, limit: int) -> int:
                 return at + place
             at = text.rfind(mark, start + 1, at)
     for at in range(limit - 1, start, -1):
-        if text[at].isspace() and not text[at + 1].isspace():
+        if text[at] in " \t\r\n" and not text[at + 1].isspace():
             return at
     return limit

@@ -20,8 +20,8 @@ from gptcli.errors import DataError
 from gptcli.storage import storage_errors
 
 CHUNK_BYTES = 1 << 18
-ZSTD_INPUT_BYTES = 1 << 12
-"""Compressed bytes given to zstd at once: it returns all that they hold, up to 32,000 times as much."""
+ZSTD_INPUT_BYTES = 1 << 8
+"""Compressed bytes given to zstd at once: it returns all that they hold, up to 32,768 times as much."""
 MAX_ROW_CHARACTERS = 1 << 30
 COMPRESSIONS = (".gz", ".zst")
 ROW_FORMATS = frozenset({".jsonl", ".ndjson", ".json", ".csv", ".parquet"})
@@ -62,7 +62,7 @@ def gunzip(file: IO[bytes], name: str) -> Iterator[bytes]:
 
 
 def unzstd(file: IO[bytes], name: str) -> Iterator[bytes]:
-    """zstandard's own reader takes a file that was cut off for a whole one, so the end of each frame is watched here."""
+    """zstandard's own reader takes a file that was cut off for a whole one, so the frames' ends are watched here."""
     import zstandard
 
     decompressor = zstandard.ZstdDecompressor()
@@ -260,7 +260,7 @@ def seekable(path: Path, name: str) -> IO[bytes]:
     """The file itself, or a temporary copy of what it holds when it is compressed."""
     if path.suffix.lower() not in COMPRESSIONS:
         return path.open("rb")
-    copy = tempfile.TemporaryFile()
+    copy = tempfile.TemporaryFile()  # noqa: SIM115 the caller closes it
     for chunk in read_bytes(path, name):
         copy.write(chunk)
     copy.seek(0)

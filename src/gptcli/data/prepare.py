@@ -1,4 +1,4 @@
-"""From a split corpus to token shards: learn the tokenizer on the training part, encode both parts, keep all in a cache.
+"""From a split corpus to token shards: learn the tokenizer on the training part, encode both, keep all in a cache.
 
 The cache is keyed by the text and the tokenizer, so the second run on the same corpus starts at once, under whatever
 name the corpus then lies. Knows no sequence and no model.
@@ -120,18 +120,17 @@ def with_progress(scan: CorpusScan, description: str) -> Iterator[str]:
 
 def write_tokens(folder: Path, scan: CorpusScan, tokenizer: Tokenizer) -> None:
     """Encode both parts in one reading of the corpus."""
-    writers = [
-        ShardWriter(folder / part, tokenizer.vocab_size, tokenizer.eot_id, tokenizer.fingerprint)
-        for part in ("train", "val")
-    ]
-    with Progress("encode", scan.train.bytes + scan.val.bytes, unit="B", scale=True) as progress:
+    vocabulary = (tokenizer.vocab_size, tokenizer.eot_id, tokenizer.fingerprint)
+    with (
+        ShardWriter(folder / "train", *vocabulary) as train,
+        ShardWriter(folder / "val", *vocabulary) as val,
+        Progress("encode", scan.train.bytes + scan.val.bytes, unit="B", scale=True) as progress,
+    ):
         for batch in batches_of_pieces(scan.pieces()):
             encoded = tokenizer.encode_batch([piece.text for piece in batch])
             for piece, ids in zip(batch, encoded, strict=True):
-                writers[piece.is_val].add(ids, piece.bytes, piece.starts)
+                (val if piece.is_val else train).add(ids, piece.bytes, piece.starts)
                 progress.update(piece.bytes)
-    for writer in writers:
-        writer.finish()
     tokenizer.save(folder / "tokenizer")
     (folder / "report.json").write_text(json.dumps(scan.report(), indent=2) + "\n", encoding="utf-8")
 

@@ -1,7 +1,7 @@
 """Token shards: one split as a stream of tokens in memory-mapped files, and where in it each document lies.
 
     index.json            what follows, and the size and SHA-256 of every file
-    tokens-00000.bin ...  the tokens, uint16 if the vocabulary fits and uint32 otherwise; all files but the last are full
+    tokens-00000.bin ...  the tokens, uint16 if the vocabulary fits, else uint32; all files but the last are full
     document-starts.bin   for each document a uint64: where it starts in the stream
     document-bytes.bin    for each document a uint64: the UTF-8 bytes of its text
 
@@ -17,7 +17,8 @@ import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from types import TracebackType
+from typing import IO, Any, Self
 
 import numpy as np
 
@@ -32,7 +33,7 @@ REMEDY = "delete the directory and run the command again, which writes it anew"
 
 
 class ShardWriter:
-    """Writes one split into an empty directory; whole once `finish` has returned."""
+    """Writes one split into an empty directory. A context manager: the split is whole when the block ends well."""
 
     def __init__(
         self, directory: Path, vocab_size: int, eot_id: int | None, fingerprint: str, shard_bytes: int = SHARD_BYTES
@@ -97,11 +98,21 @@ class ShardWriter:
         self.open_files[name].write(values)
         self.hashes[name].update(values)
 
-    def finish(self) -> None:
-        """Write the index, after everything that it describes."""
-        self.end_document()
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.end_document()
         for file in self.open_files.values():
             file.close()
+        if error is None:
+            self.write_index()
+
+    def write_index(self) -> None:
+        """Describe what was written, after all of it."""
         files = {
             name: {"size": (self.directory / name).stat().st_size, "sha256": digest.hexdigest()}
             for name, digest in sorted(self.hashes.items())

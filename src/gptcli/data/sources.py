@@ -23,11 +23,11 @@ from gptcli.data.formats import COMPRESSIONS, ROW_FORMATS, format_of
 from gptcli.errors import DataError
 from gptcli.storage import clean_temporaries, fsync_path, storage_errors, temporary_name
 
-TEXT_EXTENSIONS = frozenset(
-    ".txt .text .md .markdown .rst .adoc .org .tex .log .html .htm .xml .yaml .yml .toml .ini .cfg "
-    ".py .pyi .ipynb .c .h .cc .cpp .hpp .cu .rs .go .java .kt .scala .swift .js .jsx .ts .tsx .css .sh .bash .sql "
-    ".rb .pl .php .lua .r .jl .hs .ml .clj .ex .erl .lisp .el .f90 .m .cs .vb .zig .nim .srt .vtt".split()
-)
+TEXT_EXTENSIONS = """
+    .txt .text .md .markdown .rst .adoc .org .tex .log .html .htm .xml .yaml .yml .toml .ini .cfg
+    .py .pyi .ipynb .c .h .cc .cpp .hpp .cu .rs .go .java .kt .scala .swift .js .jsx .ts .tsx .css .sh .bash .sql
+    .rb .pl .php .lua .r .jl .hs .ml .clj .ex .erl .lisp .el .f90 .m .cs .vb .zig .nim .srt .vtt
+"""
 """Endings that a directory is searched for, beside those of row files. A file named explicitly may have any."""
 
 STDLIB_SKIPPED = frozenset({"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test"})
@@ -99,7 +99,7 @@ def raise_error(error: OSError) -> None:
 
 def has_text_ending(path: Path) -> bool:
     plain = path.with_suffix("") if path.suffix in COMPRESSIONS else path
-    return plain.suffix.lower() in TEXT_EXTENSIONS or format_of(path) in ROW_FORMATS
+    return plain.suffix.lower() in TEXT_EXTENSIONS.split() or format_of(path) in ROW_FORMATS
 
 
 def standard_library() -> list[Path]:

@@ -1,0 +1,57 @@
+"""Memory stays where it is, whatever the size of the corpus."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+MEASURE = """
+    import json, resource, sys
+    from pathlib import Path
+    import numpy, tokenizers
+    from gptcli.data.config import DataConfig
+    from gptcli.data.prepare import prepare_data, scan_corpus
+    config, cache = DataConfig(tokenizer=json.loads(sys.argv[3])), Path(sys.argv[2])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    scan = scan_corpus([sys.argv[1]], config, cache)
+    scanned = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    data = prepare_data(scan, config, cache)
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(json.dumps([scanned - before, after - before, data.train.bytes + data.val.bytes]))
+"""
+
+
+def peak_megabytes(path: Path, cache: Path, tokenizer: object) -> tuple[float, float, int]:
+    """(growth of peak RSS after the scan, and after encoding, in MB; bytes of text)."""
+    command = [sys.executable, "-c", textwrap.dedent(MEASURE), str(path), str(cache), json.dumps(tokenizer)]
+    scanned, prepared, size = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return scanned / 1024, prepared / 1024, size
+
+
+def words(generator: random.Random, count: int) -> str:
+    return " ".join(f"{generator.choice('abcdefghij')}{generator.randrange(3000)}" for _ in range(count))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["txt", "jsonl"])
+def test_peak_memory_does_not_grow_with_the_corpus(tmp_path: Path, kind: str) -> None:
+    """One text file is one document of 120 MB; the rows are 110,000 documents."""
+    block = [words(random.Random(number), 170) for number in range(1000)]
+    peaks = []
+    for repeats in (20, 110):
+        path = tmp_path / f"{repeats}.{kind}"
+        with path.open("w") as file:
+            for repeat in range(repeats):
+                for text in block:
+                    file.write(f"{repeat} {text}\n" if kind == "txt" else f'{{"text": "{repeat} {text}"}}\n')
+        scanned, prepared, size = peak_megabytes(path, tmp_path / "cache", {"name": "bpe", "vocab_size": 1000})
+        peaks.append((scanned, prepared))
+        assert size > repeats * 900_000
+    assert peaks[1][0] < 120 and peaks[1][1] < 500
+    assert peaks[1][1] < peaks[0][1] + 60

@@ -1,0 +1,239 @@
+"""Scans: the whole corpus in two parts that share no document, the same on every reading, and only while it is the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from gptcli.data import corpus, scan
+from gptcli.data.config import DataConfig
+from gptcli.data.scan import CorpusScan, scan_corpus
+from gptcli.errors import DataError, StorageError
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that were read, each time they are."""
+    names: list[str] = []
+    original = corpus.read_text
+
+    def counted(path: Path, name: str, errors: str):
+        names.append(path.name)
+        return original(path, name, errors)
+
+    monkeypatch.setattr(corpus, "read_text", counted)
+    return names
+
+
+def write_files(folder: Path, texts: list[str], age: float = 60) -> str:
+    folder.mkdir(exist_ok=True)
+    for number, text in enumerate(texts):
+        path = folder / f"{number:04}.txt"
+        path.write_text(text, newline="")
+        os.utime(path, (time.time() - age, time.time() - age))
+    return str(folder)
+
+
+def some_texts(seed: int, count: int = 60) -> list[str]:
+    """Documents of several lines; some are equal, some are blank."""
+    generator = random.Random(seed)
+    texts = ["".join(generator.choice("abcdé日𝄞 \n") for _ in range(generator.randrange(1, 400))) for _ in range(count)]
+    return [generator.choice(texts) if generator.random() < 0.2 else text for text in texts] + ["", " \n"]
+
+
+def rows_of(texts: list[str], path: Path) -> str:
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return str(path)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_parts_are_the_distinct_documents_and_share_none(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    texts = some_texts(seed)
+    found = scan_corpus([rows_of(texts, tmp_path / "a.jsonl")], DataConfig(val_fraction=0.3), cache, seed)
+    train, val = list(found.train_texts()), list(found.val_texts())
+    kept = list(dict.fromkeys(text for text in texts if text.strip()))
+    assert sorted(train + val) == sorted(kept)
+    assert not set(train) & set(val) and train and val
+    assert [text for text in kept if text in set(train)] == train
+    for part, statistics in ((train, found.train), (val, found.val)):
+        assert statistics.documents == len(part)
+        assert statistics.characters == sum(map(len, part))
+        assert statistics.bytes == sum(len(text.encode()) for text in part)
+        assert statistics.distinct_characters == len(set("".join(part)))
+    assert found.unseen_characters == len(set("".join(val)) - set("".join(train)))
+    assert found.blank == sum(not text.strip() for text in texts)
+    assert found.duplicates == len(texts) - len(kept) - found.blank
+
+
+@pytest.mark.parametrize("mode", ["document", "tail"])
+def test_documents_in_pieces_are_split_like_whole_ones(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    source = rows_of(some_texts(1), tmp_path / "a.jsonl")
+    config = DataConfig(split=mode, val_fraction=0.3)
+    whole = scan_corpus([source], config, cache)
+    monkeypatch.setattr(corpus, "PIECE_CHARACTERS", 20)
+    pieces = scan_corpus([source], config, cache / "other")
+    assert pieces.fingerprint == whole.fingerprint
+    assert pieces.train == whole.train and pieces.val == whole.val
+    assert "".join(pieces.train_texts()) == "".join(whole.train_texts())
+    assert "".join(pieces.val_texts()) == "".join(whole.val_texts())
+    assert max(map(len, pieces.train_texts())) <= 20
+    assert sum(piece.starts for piece in pieces.pieces()) == whole.train.documents + whole.val.documents
+
+
+@pytest.mark.parametrize("mode", ["document", "tail"])
+def test_tiny_shakespeare_is_split_as_nanogpt_splits_it(shared: Path, cache: Path, mode: str) -> None:
+    path = shared / "corpora" / "tinyshakespeare.txt"
+    found = scan_corpus([str(path)], DataConfig(split=mode), cache)
+    text = path.read_bytes().decode()
+    assert (found.train.characters, found.val.characters) == (1_003_854, 111_540)
+    assert "".join(found.train_texts()) == text[: int(len(text) * 0.9)]
+    assert "".join(found.val_texts()) == text[int(len(text) * 0.9) :]
+    assert found.train.distinct_characters == 65
+
+
+def test_tail_of_many_documents_is_the_end_of_their_text(tmp_path: Path, cache: Path) -> None:
+    texts = list(dict.fromkeys(text for text in some_texts(2) if text.strip()))
+    source = rows_of(texts, tmp_path / "a.jsonl")
+    found = scan_corpus([source], DataConfig(split="tail", val_fraction=0.2), cache)
+    whole = "".join(texts)
+    assert "".join(found.train_texts()) == whole[: int(len(whole) * 0.8)]
+    assert "".join(found.val_texts()) == whole[int(len(whole) * 0.8) :]
+
+
+def test_an_own_validation_corpus_is_read_whole_and_kept_out_of_training(tmp_path: Path, cache: Path) -> None:
+    source = rows_of(["one", "shared text", "two", "two", "also shared"], tmp_path / "a.jsonl")
+    own = rows_of(["three", "shared text", "also shared", "three"], tmp_path / "b.jsonl")
+    found = scan_corpus([source], DataConfig(val=own), cache)
+    assert list(found.train_texts()) == ["one", "two"]
+    assert list(found.val_texts()) == ["three", "shared text", "also shared"]
+    assert (found.overlap, found.overlap_bytes) == (2, len("shared text" + "also shared"))
+    assert (found.duplicates, found.duplicate_bytes) == (2, len("two" + "three"))
+    assert found.split_rule == f"validation on {own}"
+    assert json.loads(json.dumps(found.report()))["dropped"]["overlap"] == 2
+
+
+def test_the_second_scan_reads_nothing_until_a_file_changes(tmp_path: Path, cache: Path, reads: list[str]) -> None:
+    source = write_files(tmp_path / "c", ["first text", "second text", "third text"])
+    first = scan_corpus([source], DataConfig(), cache)
+    assert reads
+    reads.clear()
+    second = scan_corpus([source], DataConfig(), cache)
+    assert not reads
+    assert second.report() == first.report() and list(second.train_texts()) == list(first.train_texts())
+    write_files(tmp_path / "c", ["first text", "another text"], age=30)
+    reads.clear()
+    third = scan_corpus([source], DataConfig(), cache)
+    assert reads and third.fingerprint != first.fingerprint
+
+
+@pytest.mark.parametrize("change", [{"val_fraction": 0.5}, {"split": "tail"}, {"document_separator": "x"}, {}])
+def test_other_settings_are_another_scan(tmp_path: Path, cache: Path, reads: list[str], change: dict) -> None:
+    source = write_files(tmp_path / "c", ["first text", "second text", "third text"])
+    scan_corpus([source], DataConfig(), cache, seed=1)
+    reads.clear()
+    scan_corpus([source], DataConfig(**change), cache, seed=1 if change else 2)
+    assert reads
+    reads.clear()
+    scan_corpus([source], DataConfig(pack="document", tokenizer="char"), cache, seed=1)
+    assert not reads
+
+
+def test_a_file_changed_just_before_a_scan_is_read_again(tmp_path: Path, cache: Path, reads: list[str]) -> None:
+    """It may change once more within the tick of its clock, with the same size and time."""
+    source = write_files(tmp_path / "c", ["aaaa", "bbbb"], age=0)
+    scan_corpus([source], DataConfig(), cache)
+    status = (tmp_path / "c" / "0001.txt").stat()
+    (tmp_path / "c" / "0001.txt").write_text("cccc")
+    os.utime(tmp_path / "c" / "0001.txt", ns=(status.st_atime_ns, status.st_mtime_ns))
+    found = scan_corpus([source], DataConfig(), cache)
+    assert "".join([*found.train_texts(), *found.val_texts()]) == "aaaacccc"
+
+
+def test_the_fingerprint_is_of_the_texts_and_not_of_their_names(tmp_path: Path, cache: Path) -> None:
+    texts = ["first text", "second text", "third text"]
+    one = scan_corpus([write_files(tmp_path / "c", texts)], DataConfig(), cache)
+    two = scan_corpus([rows_of([*texts, texts[0]], tmp_path / "d.jsonl")], DataConfig(), cache)
+    assert one.fingerprint == two.fingerprint
+    assert scan_corpus([rows_of(texts[::-1], tmp_path / "e.jsonl")], DataConfig(), cache).fingerprint != one.fingerprint
+
+
+@pytest.mark.parametrize("text", ["one text, changed", "one text", "", "short"])
+def test_a_file_that_changes_between_two_readings_is_an_error(tmp_path: Path, cache: Path, text: str) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("one texT<>two text<>three text")
+    found = scan_corpus([str(path)], DataConfig(document_separator="<>", val_fraction=0.3), cache)
+    path.write_text(text)
+    for texts in (found.train_texts, found.val_texts):
+        with pytest.raises(DataError, match=r"a\.txt changed while it was being read"):
+            list(texts())
+
+
+def test_only_files_with_validation_documents_are_read_for_their_text(
+    tmp_path: Path, cache: Path, reads: list[str]
+) -> None:
+    source = write_files(tmp_path / "c", [f"text number {number}" for number in range(50)])
+    found = scan_corpus([source], DataConfig(), cache)
+    reads.clear()
+    assert len(list(found.val_texts())) == found.val.documents == len(reads) == 5
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"a.txt": b""}, r"a\.txt holds no text"),
+        ({"a.txt": b" \n\n"}, r"a\.txt holds no text"),
+        ({"a.jsonl": b""}, r"a\.jsonl holds no text"),
+        ({"a.txt": b"", "b.csv": b"text\n"}, "none of the 2 files of the corpus holds any text"),
+        ({"a.txt": b"x"}, "single character"),
+        ({"a.txt": b"ab\xff"}, "not UTF-8 at byte 2"),
+    ],
+)
+def test_a_corpus_that_cannot_be_used_is_an_error_that_leaves_nothing(
+    tmp_path: Path, cache: Path, files: dict[str, bytes], message: str
+) -> None:
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        scan_corpus([str(tmp_path / name) for name in files], DataConfig(), cache)
+    assert [path.suffix for path in (cache / "scans").iterdir()] == [".lock"]
+
+
+def test_no_corpus_is_an_error(cache: Path) -> None:
+    with pytest.raises(DataError, match="no corpus is named"):
+        scan_corpus([], DataConfig(), cache)
+
+
+def test_a_cache_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("some text")
+    with pytest.raises(StorageError, match="cannot write"):
+        scan_corpus([str(tmp_path / "a.txt")], DataConfig(), tmp_path / "a.txt" / "cache")
+
+
+def test_a_scan_that_was_killed_leaves_nothing_that_is_taken_for_one(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_files(tmp_path / "c", [f"text number {number}" for number in range(10)])
+
+    def killed(*arguments: object) -> CorpusScan:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(scan, "count_parts", killed)
+        with pytest.raises(KeyboardInterrupt):
+            scan_corpus([source], DataConfig(), cache)
+    assert [path.suffix for path in (cache / "scans").iterdir()] == [".lock"]
+    assert scan_corpus([source], DataConfig(), cache).train.documents == 9

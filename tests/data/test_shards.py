@@ -1,0 +1,134 @@
+"""Shards give back the stream that was written, and notice every fault of a file."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gptcli.data.shards import ShardWriter, TokenShards
+from gptcli.errors import DataError
+
+DOCUMENTS = [list(range(start, start + length)) for start, length in ((0, 5), (7, 1), (20, 64), (3, 100), (9, 2))]
+
+
+def stream_of(documents: list[list[int]], eot_id: int | None) -> list[int]:
+    eot = [] if eot_id is None else [eot_id]
+    return [id for document in documents for id in eot + document]
+
+
+@pytest.mark.parametrize("shard_bytes", [2, 6, 64, 1 << 20])
+@pytest.mark.parametrize("eot_id", [None, 256])
+def test_the_stream_comes_back_across_files(write_shards, shard_bytes: int, eot_id: int | None) -> None:
+    shards = write_shards(DOCUMENTS, shard_bytes=shard_bytes, eot_id=eot_id)
+    stream = stream_of(DOCUMENTS, eot_id)
+    assert len(shards) == len(stream) and shards.dtype == np.uint16
+    assert shards.read(0, len(stream)).tolist() == stream
+    for start in range(0, len(stream), 7):
+        for stop in (start, start + 1, min(start + 40, len(stream))):
+            assert shards.read(start, stop).tolist() == stream[start:stop]
+    sizes = [file.size for file in shards.files]
+    assert max(sizes) <= shard_bytes and sum(sizes) == 2 * len(stream)
+
+
+@pytest.mark.parametrize("eot_id", [None, 256])
+def test_documents_come_back_without_the_end_of_text_token(write_shards, eot_id: int | None) -> None:
+    shards = write_shards(DOCUMENTS, eot_id=eot_id)
+    assert shards.documents == len(DOCUMENTS)
+    assert [ids.tolist() for ids, _ in shards.iter_documents()] == DOCUMENTS
+    assert [size for _, size in shards.iter_documents()] == [len(ids) for ids in DOCUMENTS]
+    assert shards.bytes == sum(map(len, DOCUMENTS))
+    starts = [0, *np.cumsum([len(ids) + (eot_id is not None) for ids in DOCUMENTS])[:-1]]
+    assert shards.document_starts.tolist() == starts
+
+
+def test_a_document_in_pieces_is_one_document(tmp_path: Path) -> None:
+    with ShardWriter(tmp_path / "a", 100_000, 0, "tokenizer") as writer:
+        for ids, size, starts in (([70_000], 3, True), ([5, 6], 4, False), ([], 1, False), ([8], 2, True)):
+            writer.add(np.array(ids, dtype=np.uint32), size, starts)
+    shards = TokenShards.open(tmp_path / "a")
+    assert shards.dtype == np.uint32
+    assert [(ids.tolist(), size) for ids, size in shards.iter_documents()] == [([70_000, 5, 6], 8), ([8], 2)]
+
+
+@pytest.mark.parametrize(("vocab_size", "name"), [(65_536, "uint16"), (65_537, "uint32")])
+def test_the_largest_id_fits_its_type(write_shards, vocab_size: int, name: str) -> None:
+    shards = write_shards([[vocab_size - 1, 0]], vocab_size=vocab_size, eot_id=None)
+    assert shards.dtype.name == name and shards.read(0, 2).tolist() == [vocab_size - 1, 0]
+
+
+def test_the_directory_can_be_copied_and_the_fingerprint_is_of_its_content(write_shards, tmp_path: Path) -> None:
+    shards = write_shards(DOCUMENTS)
+    shutil.copytree(shards.directory, tmp_path / "copy")
+    assert TokenShards.open(tmp_path / "copy").fingerprint == shards.fingerprint
+    assert write_shards(DOCUMENTS[::-1], name="other").fingerprint != shards.fingerprint
+
+
+def test_reading_outside_the_stream_is_refused(write_shards) -> None:
+    shards = write_shards(DOCUMENTS)
+    for start, stop in ((-1, 2), (3, 2), (0, len(shards) + 1)):
+        with pytest.raises(IndexError):
+            shards.read(start, stop)
+
+
+def test_an_id_beyond_the_vocabulary_is_refused_when_written_and_when_read(write_shards) -> None:
+    with pytest.raises(DataError, match="gave token 300, but its vocabulary has 300"):
+        write_shards([[1, 300]])
+    shards = write_shards([[1, 2, 3]], name="later")
+    path = shards.directory / "tokens-00000.bin"
+    path.write_bytes(path.read_bytes()[:-2] + b"\xff\xff")
+    with pytest.raises(DataError, match="holds token 65535, but its vocabulary has 300"):
+        TokenShards.open(shards.directory).read(0, 4)
+
+
+@pytest.mark.parametrize("name", ["tokens-00000.bin", "tokens-00001.bin", "document-starts.bin", "document-bytes.bin"])
+def test_a_file_that_is_cut_missing_or_flipped_is_named(write_shards, name: str) -> None:
+    directory = write_shards(DOCUMENTS).directory
+    path = directory / name
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    with pytest.raises(DataError, match=rf"{name} has \d+ bytes instead of \d+; delete the directory"):
+        TokenShards.open(directory)
+    path.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+    with pytest.raises(DataError, match=f"{name} is damaged"):
+        TokenShards.open(directory).verify()
+    path.unlink()
+    with pytest.raises(DataError, match=f"{name} is missing"):
+        TokenShards.open(directory)
+
+
+def test_a_file_that_is_cut_while_mapped_is_an_error_and_no_crash(write_shards) -> None:
+    shards = write_shards([[1] * 200_000], shard_bytes=1 << 20)
+    os.truncate(shards.directory / "tokens-00000.bin", 100)
+    with pytest.raises(DataError, match=r"tokens-00000\.bin has 100 bytes"):
+        shards.read(150_000, 150_010)
+    os.truncate(shards.directory / "document-starts.bin", 0)
+    with pytest.raises(DataError, match=r"document-starts\.bin has 0 bytes"):
+        shards.document(0)
+
+
+@pytest.mark.parametrize("index", ["", "[]", "{}", '{"format": 99}', "null", '{"format": 1, "dtype": "float9"}'])
+def test_a_damaged_index_is_an_error(write_shards, index: str) -> None:
+    directory = write_shards(DOCUMENTS).directory
+    (directory / "index.json").write_text(index)
+    with pytest.raises(DataError, match="damaged|format 99"):
+        TokenShards.open(directory)
+
+
+def test_an_index_that_points_out_of_its_directory_is_refused(write_shards, tmp_path: Path) -> None:
+    directory = write_shards(DOCUMENTS).directory
+    index = json.loads((directory / "index.json").read_text())
+    (tmp_path / "secret").write_bytes(b"ab")
+    index["files"]["../secret"] = {"size": 2, "sha256": ""}
+    (directory / "index.json").write_text(json.dumps(index))
+    with pytest.raises(DataError, match="missing"):
+        TokenShards.open(directory)
+
+
+def test_a_directory_without_shards_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no token shards"):
+        TokenShards.open(tmp_path)

@@ -1,0 +1,144 @@
+"""From what the user names to files."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+import sysconfig
+import threading
+from pathlib import Path
+
+import pytest
+
+from gptcli.data.config import DataConfig
+from gptcli.data.corpus import Document, open_corpus
+from gptcli.data.sources import find_files
+from gptcli.errors import DataError, StorageError
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    for name in (
+        "b.txt",
+        "a.md",
+        "sub/z.py",
+        "sub/rows.jsonl.gz",
+        ".hidden.txt",
+        ".git/x.txt",
+        "image.png",
+        "c.TXT.zst",
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("x")
+    return tmp_path
+
+
+def names(tree: Path, *sources: str) -> list[str]:
+    return [file.path.relative_to(tree).as_posix() for file in find_files(sources, "text", tree / "cache")]
+
+
+def test_a_directory_gives_its_text_files_sorted_without_hidden_ones(tree: Path) -> None:
+    assert names(tree, str(tree)) == ["a.md", "b.txt", "c.TXT.zst", "sub/rows.jsonl.gz", "sub/z.py"]
+
+
+def test_globs_are_sorted_and_a_file_named_twice_is_taken_once(tree: Path) -> None:
+    assert names(tree, f"{tree}/*.txt") == ["b.txt"]
+    assert names(tree, f"{tree}/**/*.*y", f"{tree}/b.txt", str(tree / "sub"), str(tree / "sub" / ".." / "b.txt")) == [
+        "sub/z.py",
+        "b.txt",
+        "sub/rows.jsonl.gz",
+    ]
+
+
+def test_a_file_named_explicitly_may_have_any_ending(tree: Path) -> None:
+    assert names(tree, str(tree / "image.png"), str(tree / ".hidden.txt")) == ["image.png", ".hidden.txt"]
+
+
+@pytest.mark.parametrize("source", ["nowhere.txt", "*.nothing", "hf:"])
+def test_a_source_that_is_not_there_is_an_error_that_names_it(tree: Path, source: str) -> None:
+    with pytest.raises(DataError, match=source.replace("*", r"\*")):
+        names(tree, source)
+
+
+def test_a_directory_without_text_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_text("")
+    with pytest.raises(DataError, match="holds no text file"):
+        find_files([str(tmp_path)], "text", tmp_path)
+
+
+def test_a_name_that_the_system_refuses_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="too long"):
+        find_files(["x" * 5000], "text", tmp_path)
+
+
+def test_stdin_can_be_read_again_and_the_same_text_is_the_same_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for _ in range(2):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("grüße\r\n".encode())))
+        found += find_files(["-"], "text", tmp_path)
+    assert found[0] == found[1]
+    assert found[0].name == "-"
+    assert found[0].path.read_bytes() == "grüße\r\n".encode()
+    assert [path.name for path in (tmp_path / "spool").iterdir()] == [found[0].path.name]
+
+
+def test_a_pipe_is_copied_like_stdin(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=("through a pipe",))
+    writer.start()
+    (found,) = find_files([str(pipe)], "text", tmp_path / "cache")
+    writer.join()
+    assert found.path.read_text() == "through a pipe"
+
+
+def test_the_standard_library_is_the_same_each_time_and_holds_no_foreign_package(tmp_path: Path) -> None:
+    files = [file.path for file in find_files(["python:stdlib"], "text", tmp_path)]
+    assert files == [file.path for file in find_files(["python:stdlib"], "text", tmp_path)]
+    root = Path(sysconfig.get_paths()["stdlib"])
+    parts = {part for path in files for part in path.relative_to(root).parts}
+    assert {"argparse.py", "json", "asyncio"} <= parts
+    assert not {"site-packages", "test", "pytest", "__pycache__"} & parts
+    assert sum(path.stat().st_size for path in files) > 5_000_000
+
+
+@pytest.fixture
+def data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data set in a local folder, which `datasets` opens as it opens one of the Hub."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for split, texts in (("train", ["one", "two\nlines", None, "größe"]), ("test", ["three"])):
+        lines = (json.dumps({"body": text, "id": 1}) for text in texts)
+        (folder / f"{split}.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+def test_a_hugging_face_data_set_is_streamed_and_kept(data_set: Path, tmp_path: Path) -> None:
+    source, config = f"hf:{data_set}", DataConfig(text_field="body")
+    cache = tmp_path / "cache"
+    expected = [Document(text, source) for text in ("one", "two\nlines", "größe")]
+    assert list(open_corpus([source], config, cache)) == expected
+    assert [document.text for document in open_corpus([f"{source}@test"], config, cache)] == ["three"]
+    (data_set / "train.jsonl").unlink()
+    assert list(open_corpus([source], config, cache)) == expected
+    assert not [path for path in (cache / "spool").iterdir() if ".tmp-" in path.name]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "field", "message"),
+    [
+        ("", "text", "row 1 of .* has no field 'text'; its fields are body, id"),
+        ("@validation", "body", "cannot read hf:.*validation"),
+        (":german", "body", "cannot read hf:.*german"),
+    ],
+)
+def test_what_a_data_set_lacks_is_named(data_set: Path, tmp_path: Path, suffix: str, field: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        find_files([f"hf:{data_set}{suffix}"], field, tmp_path / "cache")
+    assert not list((tmp_path / "cache" / "spool").iterdir())
