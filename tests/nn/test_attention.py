@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
+from torch import nn
 
 from gptcli.nn.attention import Attention, attention_fast, attention_reference
 from gptcli.nn.cache import KVCache
@@ -120,11 +122,13 @@ def test_dropout_drops_and_keeps_the_mean(function) -> None:
 
 @pytest.mark.parametrize("window", [0, 3])
 @pytest.mark.parametrize("kv_heads", [4, 2, 1], ids=["mha", "gqa", "mqa"])
-def test_module_paths_agree_with_and_without_cache(kv_heads: int, window: int) -> None:
+def test_module_paths_agree_with_and_without_cache(
+    drawn: Callable[[nn.Module], nn.Module], kv_heads: int, window: int
+) -> None:
     """Both paths of the whole module, fed at once and in chunks, give the same numbers in float64."""
     torch.manual_seed(0)
     n_embd = 10
-    fast = Attention(n_embd, H, kv_heads, D, bias=True, qk_norm_eps=1e-6).double()
+    fast = drawn(Attention(n_embd, H, kv_heads, D, bias=True, qk_norm_eps=1e-6))
     reference = Attention(n_embd, H, kv_heads, D, bias=True, qk_norm_eps=1e-6, function=attention_reference).double()
     reference.load_state_dict(fast.state_dict())
     rope = RotaryEmbedding(D, 10000.0, T)
@@ -144,9 +148,11 @@ def test_module_paths_agree_with_and_without_cache(kv_heads: int, window: int) -
         torch.testing.assert_close(torch.cat(pieces, dim=1), whole, rtol=0, atol=1e-12)
 
 
-def test_grouped_query_attention_equals_multi_head_with_repeated_kv_weights() -> None:
+def test_grouped_query_attention_equals_multi_head_with_repeated_kv_weights(
+    drawn: Callable[[nn.Module], nn.Module],
+) -> None:
     torch.manual_seed(0)
-    grouped = Attention(10, H, 2, D).double()
+    grouped = drawn(Attention(10, H, 2, D))
     multi = Attention(10, H, H, D).double()
     q, k, v = grouped.qkv.weight.detach().split([H * D, 2 * D, 2 * D])
     repeat = [w.view(2, D, 10).repeat_interleave(2, dim=0).reshape(H * D, 10) for w in (k, v)]

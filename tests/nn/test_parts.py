@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,10 +42,10 @@ ACTIVATIONS = {
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_mlps_are_their_formulas(name: str) -> None:
+def test_mlps_are_their_formulas(drawn: Callable[[nn.Module], nn.Module], name: str) -> None:
     function, formula = ACTIVATIONS[name]
     x = torch.randn(2, 3, 8, dtype=torch.float64)
-    plain, gated = MLP(8, 12, True, function).double(), GatedMLP(8, 12, True, function).double()
+    plain, gated = drawn(MLP(8, 12, True, function)), drawn(GatedMLP(8, 12, True, function))
     expected = formula(x @ plain.up.weight.T + plain.up.bias) @ plain.down.weight.T + plain.down.bias
     torch.testing.assert_close(plain(x), expected)
     gate = x @ gated.up.weight[:12].T + gated.up.bias[:12]

@@ -14,6 +14,7 @@ from gptcli.errors import ConfigError, UsageError
 from gptcli.models.block import Block, build_norm
 from gptcli.models.config import ModelConfig
 from gptcli.nn.cache import KVCache
+from gptcli.nn.layers import Embedding, Linear
 from gptcli.nn.loss import at_least_fp32, cross_entropy_sum
 from gptcli.nn.mask import attention_mask
 from gptcli.nn.parameters import ParameterInfo, ParameterKind
@@ -28,15 +29,15 @@ class GPT(nn.Module):
         if config.vocab_size == 0:
             raise ConfigError("model.vocab_size is 0", "take it from the tokenizer before the model is built")
         self.config = config
-        self.embedding = nn.Embedding(config.vocab_size, config.n_embd)
+        self.embedding = Embedding(config.vocab_size, config.n_embd)
         if config.position == "learned":
-            self.position_embedding = nn.Embedding(config.context_length, config.n_embd)
+            self.position_embedding = Embedding(config.context_length, config.n_embd)
         if config.position == "rope":
             self.rope = RotaryEmbedding(config.rotary_dim, config.rope_theta, config.context_length)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.final_norm = build_norm(config)
         if not config.tie_embeddings:
-            self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+            self.head = Linear(config.n_embd, config.vocab_size, bias=False)
 
     def forward(self, input_ids: Tensor, *, cache: KVCache | None = None, segment_ids: Tensor | None = None) -> Tensor:
         """input_ids (B, T) -> logits (B, T, V).

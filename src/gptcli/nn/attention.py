@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gptcli.nn.cache import KVCache
+from gptcli.nn.layers import Linear
 from gptcli.nn.norm import RMSNorm
 from gptcli.nn.rope import Rotary, apply_rotary
 
@@ -71,8 +72,8 @@ class Attention(nn.Module):
         super().__init__()
         self.n_head, self.n_kv_head, self.head_dim = n_head, n_kv_head, head_dim
         self.dropout, self.function = dropout, function
-        self.qkv = nn.Linear(n_embd, (n_head + 2 * n_kv_head) * head_dim, bias=bias)
-        self.output = nn.Linear(n_head * head_dim, n_embd, bias=bias)
+        self.qkv = Linear(n_embd, (n_head + 2 * n_kv_head) * head_dim, bias=bias)
+        self.output = Linear(n_head * head_dim, n_embd, bias=bias)
         self.q_norm = None if qk_norm_eps is None else RMSNorm(head_dim, qk_norm_eps)
         self.k_norm = None if qk_norm_eps is None else RMSNorm(head_dim, qk_norm_eps)
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gptcli.nn.layers import Linear
+
 Activation = Callable[[Tensor], Tensor]
 
 
@@ -25,8 +27,8 @@ class MLP(nn.Module):
 
     def __init__(self, n_embd: int, width: int, bias: bool, activation: Activation, dropout: float = 0.0) -> None:
         super().__init__()
-        self.up = nn.Linear(n_embd, width, bias=bias)
-        self.down = nn.Linear(width, n_embd, bias=bias)
+        self.up = Linear(n_embd, width, bias=bias)
+        self.down = Linear(width, n_embd, bias=bias)
         self.activation, self.dropout = activation, dropout
 
     def forward(self, x: Tensor) -> Tensor:
@@ -43,8 +45,8 @@ class GatedMLP(nn.Module):
 
     def __init__(self, n_embd: int, width: int, bias: bool, activation: Activation, dropout: float = 0.0) -> None:
         super().__init__()
-        self.up = nn.Linear(n_embd, 2 * width, bias=bias)
-        self.down = nn.Linear(width, n_embd, bias=bias)
+        self.up = Linear(n_embd, 2 * width, bias=bias)
+        self.down = Linear(width, n_embd, bias=bias)
         self.activation, self.dropout = activation, dropout
 
     def forward(self, x: Tensor) -> Tensor:

@@ -29,7 +29,8 @@ class RotaryEmbedding(nn.Module):
         self.rotary_dim, self.theta = rotary_dim, theta
         self.register_buffer("cos", torch.empty(0, rotary_dim), persistent=False)
         self.register_buffer("sin", torch.empty(0, rotary_dim), persistent=False)
-        self.fill(length, self.cos.device)
+        if not self.cos.is_meta:
+            self.fill(length, self.cos.device)
 
     def fill(self, length: int, device: torch.device) -> None:
         """Compute the tables for positions 0 <= p < length."""
