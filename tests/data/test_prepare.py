@@ -1,4 +1,4 @@
-"""Preparation: the tokens are those of the text, kept once, whole or not at all, and learnt from the training part only."""
+"""Preparation: the tokens are those of the text, kept whole or not at all; the tokenizer sees no validation text."""
 
 from __future__ import annotations
 

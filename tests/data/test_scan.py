@@ -1,4 +1,4 @@
-"""Scans: the whole corpus in two parts that share no document, the same on every reading, and only while it is the same."""
+"""Scans: the corpus in two parts that share no document, the same on every reading, and only while it is the same."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ def test_a_file_that_is_cut_while_mapped_is_an_error_and_no_crash(write_shards) 
 def test_a_damaged_index_is_an_error(write_shards, index: str) -> None:
     directory = write_shards(DOCUMENTS).directory
     (directory / "index.json").write_text(index)
-    with pytest.raises(DataError, match="damaged|format 99"):
+    with pytest.raises(DataError, match=r"damaged|format 99"):
         TokenShards.open(directory)
 
 

@@ -261,7 +261,11 @@ def seekable(path: Path, name: str) -> IO[bytes]:
     if path.suffix.lower() not in COMPRESSIONS:
         return path.open("rb")
     copy = tempfile.TemporaryFile()  # noqa: SIM115 the caller closes it
-    for chunk in read_bytes(path, name):
-        copy.write(chunk)
-    copy.seek(0)
+    try:
+        for chunk in read_bytes(path, name):
+            copy.write(chunk)
+        copy.seek(0)
+    except BaseException:
+        copy.close()
+        raise
     return copy

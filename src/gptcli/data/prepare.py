@@ -58,43 +58,46 @@ def prepare_data(scan: CorpusScan, config: DataConfig, cache_dir: Path) -> Prepa
     tokenizer = prepare_tokenizer(scan, config.tokenizer, cache_dir)
     directory = cache_dir / "tokens" / cache_key(scan.fingerprint, tokenizer.fingerprint)
     with only_writer(directory):
-        from_cache = is_usable(directory)
-        if not from_cache:
-            with atomic_directory(directory) as folder:
-                write_tokens(folder, scan, tokenizer)
-        return open_prepared(directory, scan.report(), from_cache)
+        cached = open_cached(directory, tokenizer, scan.report())
+        if cached is not None:
+            return cached
+        with atomic_directory(directory) as folder:
+            write_tokens(folder, scan, tokenizer)
+        return assemble(directory, tokenizer, scan.report(), from_cache=False)
 
 
-def open_prepared(directory: Path, report: dict[str, Any] | None = None, from_cache: bool = True) -> PreparedData:
-    """Open what `prepare_data` has left in the cache; `report` stands for that of the corpus first encoded.
+def open_cached(directory: Path, tokenizer: Tokenizer, report: dict[str, Any]) -> PreparedData | None:
+    """What the cache holds, if it holds these tokens whole; says so when they are there but damaged."""
+    if not directory.exists():
+        return None
+    try:
+        return assemble(directory, tokenizer, report, from_cache=True)
+    except DataError as error:
+        say(f"{error} (doing so now)")
+        return None
+
+
+def open_prepared(directory: Path) -> PreparedData:
+    """Open what `prepare_data` has left in the cache, with the report of the corpus that was encoded first.
 
     Raises:
         DataError: it is no such directory, or damaged.
     """
-    if not (directory / "report.json").is_file():
-        raise DataError(f"{directory} holds no prepared data (report.json is missing)", "check the path")
+    path = directory / "report.json"
+    if not path.is_file():
+        raise DataError(f"{directory} holds no prepared data ({path.name} is missing)", "check the path")
+    report = json.loads(path.read_text(encoding="utf-8"))
+    return assemble(directory, load_tokenizer(directory / "tokenizer"), report, from_cache=True)
+
+
+def assemble(directory: Path, tokenizer: Tokenizer, report: dict[str, Any], from_cache: bool) -> PreparedData:
     train, val = TokenShards.open(directory / "train"), TokenShards.open(directory / "val")
-    tokenizer = load_tokenizer(directory / "tokenizer")
-    if report is None:
-        report = json.loads((directory / "report.json").read_text(encoding="utf-8"))
     tokens = {
         "tokenizer": {"name": tokenizer.name, "vocab_size": tokenizer.vocab_size, "fingerprint": tokenizer.fingerprint},
         "train_tokens": len(train),
         "val_tokens": len(val),
     }
     return PreparedData(train, val, tokenizer, report | tokens, from_cache, directory)
-
-
-def is_usable(directory: Path) -> bool:
-    """Whether the cache holds these tokens whole; says so when they are there but damaged."""
-    if not directory.exists():
-        return False
-    try:
-        open_prepared(directory)
-    except DataError as error:
-        say(f"{error} (doing so now)")
-        return False
-    return True
 
 
 def prepare_tokenizer(scan: CorpusScan, config: TokenizerConfig, cache_dir: Path) -> Tokenizer:
