@@ -1,1 +1,1 @@
-"""The corpus of short stories in `data/`: a grammar, an engine that tells from it, and the corpus with its exact entropy."""
+"""The corpus of short stories in `data/`: a grammar, an engine, and the exact entropy."""

@@ -1,13 +1,13 @@
 """A probabilistic grammar with a memory: it writes a text, and says exactly how probable any text is.
 
 A grammar is a set of named rules, each a list of alternatives (the notation is described in `notation.py`). What is
-random is only which alternative is taken where several are allowed; each choice has a known distribution that depends on
-the text so far and on nothing hidden. Writing a text multiplies those probabilities. Reading goes the other way:
+random is only which alternative is taken where several are allowed; each choice has a known distribution that depends
+on the choices before it and on nothing else. Writing a text multiplies those probabilities. Reading goes the other way:
 `parse` searches *all* choice sequences that could have produced a text and adds up their probabilities, so
 P(text) is exact even for an ambiguous grammar, and the number of derivations tells whether it was ambiguous.
 
-The module knows no stories, no files and no command line; it needs the standard library alone. Probabilities are reckoned
-as sums of log2 in double precision: about 1e-12 relative error in a text's bits.
+The module knows no stories, no files and no command line; it needs the standard library alone. Probabilities are
+reckoned as sums of log2 in double precision: about 1e-12 relative error in a text's bits.
 """
 
 import math
@@ -44,7 +44,7 @@ class Recall:
     """A fact told before (`{hero}`), with a or an before it or a capital on demand."""
 
     key: str
-    article: bool = False
+    article: str = ""  # "", "a" or "A"
     capital: bool = False
 
 
@@ -75,11 +75,11 @@ class Choice:
 
 @dataclass(frozen=True)
 class Draw:
-    """A named rule (`<rule>`), its text kept as a fact when it has a role (`<rule:role>`); a role is drawn only once."""
+    """A named rule (`<rule>`), its text kept as a fact if it has a role (`<rule:role>`), which is drawn only once."""
 
     rule: str
     role: str | None = None
-    article: bool = False
+    article: str = ""  # "", "a" or "A"
     owner: str | None = None  # the role for which an enclosing rule was drawn: the attributes belong to it
 
 
@@ -89,7 +89,7 @@ class _Record:
 
     role: str | None
     start: int
-    article: bool
+    article: str
     used: tuple[str, int] | None
 
 
@@ -132,8 +132,8 @@ class Parse(NamedTuple):
     """How many derivations give a longer text that begins with this one: none, when texts tell their own end."""
 
 
-def with_article(text: str) -> str:
-    return ("an " if _AN.match(text) else "a ") + text
+def with_article(article: str, text: str) -> str:
+    return f"{article}n {text}" if _AN.match(text) else f"{article} {text}"
 
 
 def _push(parts: tuple[Part, ...], todo: tuple | None) -> tuple | None:
@@ -196,7 +196,7 @@ class Grammar:
         key = part.role if isinstance(part, Draw) else part.key
         if key not in facts:
             raise GrammarError(f"{{{key}}} is told before it is known, after: ...{text[-60:]!r}")
-        told = with_article(facts[key]) if part.article else facts[key]
+        told = with_article(part.article, facts[key]) if part.article else facts[key]
         return told[:1].upper() + told[1:] if isinstance(part, Recall) and part.capital else told
 
     def steps(self, state: State) -> list[Step]:
@@ -228,7 +228,7 @@ class Grammar:
             if owner:
                 parts = tuple(replace(p, owner=owner) if isinstance(p, Draw) and not p.role else p for p in parts)
             if draw.article:
-                parts = (_articled(parts, draw.rule), *parts[1:])
+                parts = (_articled(parts, draw), *parts[1:])
             if draw.role or used:
                 rest = (_Record(draw.role, len(state.text), draw.article, used), rest)
         return State(state.text, _push(parts, rest), facts, state.used)
@@ -240,7 +240,7 @@ class Grammar:
         while state.todo is not None:
             steps = self.steps(state)
             point = rng.random()
-            for step in steps:  # noqa: B007  (the last one takes what rounding leaves over)
+            for step in steps:  # the last one takes what rounding leaves over
                 point -= step.probability
                 if point < 0:
                     break
@@ -287,14 +287,14 @@ class Grammar:
         return int(len(reached.text) > len(text) and reached.text.startswith(text))
 
 
-def _articled(parts: tuple[Part, ...], rule: str) -> Part:
-    """The first of `parts`, told with a or an before it."""
+def _articled(parts: tuple[Part, ...], draw: Draw) -> Part:
+    """The first of `parts`, told with the article that `draw` asks for."""
     match parts[0] if parts else None:
         case Literal(text):
-            return Literal(with_article(text))
+            return Literal(with_article(draw.article, text))
         case Recall() | Draw() as first:
-            return replace(first, article=True)
-    raise GrammarError(f"<a {rule}> needs alternatives that begin with a word")
+            return replace(first, article=draw.article)
+    raise GrammarError(f"<a {draw.rule}> needs alternatives that begin with a word")
 
 
 def _holds(option: Option, facts: Mapping[str, str]) -> bool:

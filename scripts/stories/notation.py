@@ -8,8 +8,9 @@ r"""Reads the grammar files: rules and alternatives written as plain prose with 
                         `he` and `she` stand for all the pronouns; an underscore is a space
     [a|2* b|c]          a choice in line, each part an alternative like those above
     <rule> <rule:role>  a choice among a rule's alternatives; with a role the text is remembered as a fact, and where
-                        the role is known already it is only told again. `<a rule:role>` puts a or an before it
-    {role} {a role}     a fact told again; {Role} {A role} with a capital; {role.key} an attribute; {key=value} notes a fact silently
+                        the role is known already it is only told again; `<a rule>`, `<A rule>` with a or an before it
+    {role} {a role}     a fact told again; {Role} {A role} with a capital; {role.key} an attribute
+    {key=value}         notes a fact without a word
     ^word               a capital if a sentence or a speech begins here
     ¶                   a new paragraph
 
@@ -24,7 +25,7 @@ from stories.engine import PRONOUNS, Assign, Choice, Draw, Grammar, GrammarError
 
 _WEIGHT = re.compile(r"(\d+)\* ?")
 _CONDITION = re.compile(r"\?(!?)([\w.]+)(?:=(\w+))? ")
-_CALL = re.compile(r"(a )?([\w-]+)(?::([\w.]+))?$")
+_CALL = re.compile(r"([aA] )?([\w-]+)(?::([\w.]+))?$")
 _SPECIAL = re.compile(r"[\[\]<>{}|]")
 
 
@@ -137,13 +138,13 @@ def _draw(inside: str) -> Draw:
     match = _CALL.match(inside)
     if not match:
         raise GrammarError(f"<{inside}> is not a call of a rule")
-    return Draw(match[2], match[3], bool(match[1]))
+    return Draw(match[2], match[3], (match[1] or "").strip())
 
 
 def _fact(inside: str) -> Part:
     key, equals, value = inside.partition("=")
     if equals:
         return Assign(key, value)
-    article = inside[:2] in ("a ", "A ")
+    article = inside[0] if inside[:2] in ("a ", "A ") else ""
     key = inside[2:] if article else inside
-    return Recall(key[:1].lower() + key[1:], article, inside[:1].isupper())
+    return Recall(key[:1].lower() + key[1:], article, inside[:1].isupper() and not article)
