@@ -8,9 +8,9 @@ The floor of a set of stories is its cross-entropy under P itself,
 A model that gives the stories probabilities Q has the cross-entropy -sum(log2 Q(story)) / bytes. Its expectation over
 draws exceeds that of P by the Kullback-Leibler divergence, which is never negative (Gibbs), so P is the best possible
 model. On one finite set a model may be luckier than P, but hardly: for a Q fixed before the set was drawn, the chance
-that Q gives it k bits *more* probability than P did is at most 2^-k (Markov's inequality on Q/P, whose mean under P is at
-most 1). To be 0.001 bits per byte below the floor on 200 kB takes k = 200. A model that has seen the set can of course
-cheat: the validation split must be kept from training, which is why exact duplicates are dropped before the split.
+that Q gives it k bits *more* probability than P did is at most 2^-k (Markov's inequality on Q/P, whose mean under P is
+at most 1). To be 0.001 bits per byte below the floor on 200 kB takes k = 200. A model that has seen the set can of
+course cheat: validation must be kept from training, which is why exact duplicates are dropped before the split.
 
 **What is counted.** The bytes of the story alone, without the separator between stories. A story tells its own end: no
 story is the beginning of a longer one (`Parse.longer` is zero), so an end-of-document event has probability one under P

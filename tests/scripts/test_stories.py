@@ -251,6 +251,19 @@ def test_command_writes_the_same_bytes_twice_and_check_finds_a_change(tmp_path: 
 # a model on the stories
 
 
+def test_readme_states_the_floor_of_the_corpus_and_of_the_default_validation_split(known_bits, tmp_path: Path) -> None:
+    from gptcli.data.config import DataConfig
+    from gptcli.data.scan import scan_corpus
+
+    config = DataConfig(document_separator=corpus.SEPARATOR)
+    scan = scan_corpus([str(DATA / "stories.txt")], config, tmp_path, seed=1337)
+    known = [known_bits[corpus.digest(text)] for text in scan.val_texts()]
+    split = sum(bits for _, bits in known) / sum(size for size, _ in known)
+    whole = json.loads((DATA / "stories.json").read_text())["bits_per_byte"]
+    stated = re.findall(r"\| (\d\.\d{4}) \|", (DATA / "README.md").read_text(encoding="utf-8"))
+    assert stated == [f"{whole:.4f}", f"{split:.4f}"]
+
+
 @pytest.mark.slow
 def test_training_approaches_the_floor_from_above(tmp_path: Path) -> None:
     from gptcli.data.shards import TokenShards
