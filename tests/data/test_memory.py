@@ -41,10 +41,10 @@ def words(generator: random.Random, count: int) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["txt", "jsonl"])
 def test_peak_memory_does_not_grow_with_the_corpus(tmp_path: Path, kind: str) -> None:
-    """One text file is one document of 120 MB; the rows are 110,000 documents."""
+    """One text file is one document of 110 MB; the rows are 100,000 documents."""
     block = [words(random.Random(number), 170) for number in range(1000)]
     peaks = []
-    for repeats in (20, 110):
+    for repeats in (10, 100):
         path = tmp_path / f"{repeats}.{kind}"
         with path.open("w") as file:
             for repeat in range(repeats):

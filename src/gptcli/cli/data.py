@@ -74,7 +74,7 @@ def prepare(
 def inspect(
     corpus: Annotated[
         list[str],
-        typer.Argument(metavar="CORPUS_OR_CACHE...", help="A corpus, or directories of prepared tokens (RUN/val)."),
+        typer.Argument(metavar="CORPUS_OR_CACHE", help="A corpus, or directories of prepared tokens (RUN/val)."),
     ],
     config: Configs = None,
     assignments: Assignments = None,
