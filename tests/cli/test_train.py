@@ -60,7 +60,7 @@ def test_a_corpus_from_standard_input_trains(corpus: Path, tmp_path: Path) -> No
         (["--set", "optim.name=adamm"], 2, ["optim.name", "'adamw'"]),
         (["--set", "train.tokens_per_step=100", "--set", "train.seq_len=16"], 2, ["tokens_per_step", "96"]),
         (["--set", "device=cuda:99"], 2, ["cuda"]),
-        (["-c", "gpt2-125m"], 2, ["gpt2-125m", "did you mean gpt2-124m"]),
+        (["-c", "gpt2-124"], 2, ["gpt2-124", "did you mean gpt2-124m"]),
         (["-c", "nowhere.toml"], 2, ["nowhere.toml"]),
         (["--set", "model.context_length=100000", "--set", "train.tokens_per_step=100000"], 3, ["corpus", "context"]),
         (["--set", "data.tokenizer=file:nowhere.json"], 3, ["nowhere.json"]),

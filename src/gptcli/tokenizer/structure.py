@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from enum import Enum
 from typing import Any
 
-PIECE_CHARACTERS = 1 << 16
+PIECE_CHARACTERS = 1 << 12
 """Texts are encoded in pieces of about this many characters: they run in parallel and in bounded memory."""
 
 WORD_END = re.compile(r"\S(?=[ \t\r\n])")

@@ -24,7 +24,7 @@ from gptcli.tokenizer.special import beginning_id, end_of_text_id, unknown_id
 from gptcli.tokenizer.stream import BackendStream, ByteStream
 from gptcli.tokenizer.structure import PIECE_CHARACTERS, cut_rule, is_byte_level, kind_name, pieces
 
-WINDOW_CHARACTERS = 16 * PIECE_CHARACTERS
+WINDOW_CHARACTERS = 1 << 20
 """Text handed to the backend at a time: its encodings take some hundred bytes a token until they are ids."""
 
 KEPT_SETTINGS = ("pad_token", "model_max_length", "chat_template", "add_bos_token", "add_eos_token")
