@@ -40,7 +40,7 @@ def markdown_tables(kind: type[Config], prefix: str = "") -> Iterator[str]:
         else:
             rows.append(
                 f"| `{prefix}{name}` | {type_name(information)} | {default_text(information)} "
-                f"| {one_line(information.description or '')} |"
+                f"| {in_table(one_line(information.description or ''))} |"
             )
     if rows:
         yield "| key | type | default | meaning |\n| --- | --- | --- | --- |\n" + "\n".join(rows) + "\n"
@@ -58,6 +58,8 @@ def type_name(information: FieldInfo) -> str:
 
 
 def name_of(annotation: Any) -> str:
+    if typing.get_origin(annotation) is typing.Annotated:
+        return name_of(typing.get_args(annotation)[0])
     if typing.get_origin(annotation) is typing.Literal:
         return " or ".join(
             f'"{value}"' if isinstance(value, str) else str(value) for value in typing.get_args(annotation)
@@ -83,4 +85,9 @@ def first_line(kind: type[Config]) -> str:
 
 
 def one_line(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    return " ".join(text.split())
+
+
+def in_table(text: str) -> str:
+    """Markdown would end the cell at a bar."""
+    return text.replace("|", "\\|")

@@ -77,7 +77,7 @@ class RunConfig(Config):
     """auto (CUDA where there is one, else the CPU), cpu, cuda, cuda:N or mps."""
 
     seed: int = Field(1337, ge=0, lt=2**63)
-    """Decides the initial weights, the order of the data and dropout."""
+    """Decides the initial weights, the order of the data, dropout, and which documents are validated on."""
 
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()

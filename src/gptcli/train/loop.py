@@ -68,6 +68,7 @@ class Trainer:
         )
         self.position = Position()
         self.metrics = MetricsLog(run.metrics_path)
+        self.samples = MetricsLog(run.path / "samples.jsonl")
         self.trackers = open_trackers(config.train.trackers, run.path)
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -83,7 +84,12 @@ class Trainer:
         if state["scaler"]:
             self.stepper.scaler.load_state_dict(state["scaler"])
         self.position = Position(**{field.name: state[field.name] for field in fields(Position)})
-        self.metrics.truncate_after(self.position.step)
+        self.forget_later_lines()
+
+    def forget_later_lines(self) -> None:
+        """Drop what was logged after the step where the run goes on: those steps are made again."""
+        for log in (self.metrics, self.samples):
+            log.truncate_after(self.position.step)
 
     def run(self, stop: StopRequest) -> None:
         """Train to `max_steps`; on return the last step is saved.
@@ -216,7 +222,7 @@ class Trainer:
         self.model.train()
         text = self.train_config.sample_prompt + result.prompts[0].completions[0].text
         say(f"--- sample at step {self.position.step:,}\n{text}\n---")
-        MetricsLog(self.run_directory.path / "samples.jsonl").append({"step": self.position.step, "text": text})
+        self.samples.append({"step": self.position.step, "text": text})
 
     def save(self) -> None:
         """Write a checkpoint of this step (unless it is there already) and remove those no longer wanted."""

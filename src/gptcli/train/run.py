@@ -156,7 +156,7 @@ def restore_newest(trainer: Trainer, run: RunDirectory) -> None:
         say(f"warning: {error}")
     if newest is None:
         say("the run has no checkpoint yet: starting from the beginning")
-        trainer.metrics.truncate_after(0)
+        trainer.forget_later_lines()
         return
     trainer.restore(load_checkpoint(newest.path, parts=("model", "optimizer"), device="cpu"))
     say(f"resumed at step {trainer.position.step:,} of {trainer.config.train.max_steps:,}")
