@@ -22,7 +22,7 @@ from gptcli.tokenizer.byte_level import token_bytes
 from gptcli.tokenizer.files import TOKENIZER_FILE, read_backend, read_settings, write_files
 from gptcli.tokenizer.special import beginning_id, end_of_text_id, unknown_id
 from gptcli.tokenizer.stream import BackendStream, ByteStream
-from gptcli.tokenizer.structure import PIECE_CHARACTERS, cut_rule, is_byte_level, kind_name, pieces
+from gptcli.tokenizer.structure import cut_rule, is_byte_level, kind_name, pieces
 
 WINDOW_CHARACTERS = 1 << 20
 """Text handed to the backend at a time: its encodings take some hundred bytes a token until they are ids."""
