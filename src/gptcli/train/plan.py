@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import statistics
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,22 +117,22 @@ def machine_memory_bytes(device: torch.device) -> int:
 
 
 def probe_step_seconds(plan: Plan, model: GPT) -> float:
-    """Seconds of one optimizer step, from timing one micro-batch after one to warm up; leaves no gradient behind.
+    """Seconds of one optimizer step: the median of three timings of a micro-batch, after one to warm up.
 
-    The optimizer's own time is left out, so the estimate is slightly low for small batches.
+    Leaves no gradient behind. The optimizer's own time is left out, so the estimate is slightly low for small batches.
     """
     config = plan.config
     micro_batch = next(micro_batches(plan.batches, 0, config.sequences_per_step, config.train.batch_size))
     no_scaler = torch.amp.GradScaler(plan.device.type, enabled=False)
-    seconds = 0.0
-    for _ in range(2):
+    seconds = []
+    for _ in range(4):
         synchronize(plan.device)
         began = time.perf_counter()
         accumulate_gradients(model.loss_sum, [micro_batch], plan.device, plan.precision, no_scaler)
         synchronize(plan.device)
-        seconds = time.perf_counter() - began
+        seconds.append(time.perf_counter() - began)
     model.zero_grad(set_to_none=True)
-    return seconds * config.sequences_per_step / len(micro_batch.input_ids)
+    return statistics.median(seconds[1:]) * config.sequences_per_step / len(micro_batch.input_ids)
 
 
 def describe_model(config: ModelConfig) -> str:
