@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import statistics
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from gptcli.train.config import RunConfig
 from gptcli.train.step import accumulate_gradients, micro_batches
 from gptcli.train.zero_config import ORIGIN, zero_config
 
+PROBE_SECONDS = 2.0
 OPTIMIZER_STATE_PER_PARAMETER = {"sgd": 1, "adamw": 2, "muon": 1}
 
 
@@ -117,22 +117,22 @@ def machine_memory_bytes(device: torch.device) -> int:
 
 
 def probe_step_seconds(plan: Plan, model: GPT) -> float:
-    """Seconds of one optimizer step: the median of three timings of a micro-batch, after one to warm up.
+    """Seconds of one optimizer step, from the fastest of a few timed micro-batches: the first ones are slower.
 
     Leaves no gradient behind. The optimizer's own time is left out, so the estimate is slightly low for small batches.
     """
     config = plan.config
     micro_batch = next(micro_batches(plan.batches, 0, config.sequences_per_step, config.train.batch_size))
     no_scaler = torch.amp.GradScaler(plan.device.type, enabled=False)
-    seconds = []
-    for _ in range(4):
+    seconds: list[float] = []
+    while len(seconds) < 8 and sum(seconds) < PROBE_SECONDS:
         synchronize(plan.device)
         began = time.perf_counter()
         accumulate_gradients(model.loss_sum, [micro_batch], plan.device, plan.precision, no_scaler)
         synchronize(plan.device)
         seconds.append(time.perf_counter() - began)
     model.zero_grad(set_to_none=True)
-    return statistics.median(seconds[1:]) * config.sequences_per_step / len(micro_batch.input_ids)
+    return min(seconds) * config.sequences_per_step / len(micro_batch.input_ids)
 
 
 def describe_model(config: ModelConfig) -> str:

@@ -30,7 +30,7 @@ class Shape(NamedTuple):
 CPU_SHAPES = (
     Shape(0, n_layer=2, n_embd=128, context_length=64, tokens_per_step=1024, max_steps=1500),
     Shape(100_000, n_layer=4, n_embd=128, context_length=128, tokens_per_step=1024, max_steps=4500),
-    Shape(4_000_000, n_layer=4, n_embd=192, context_length=256, tokens_per_step=2048, max_steps=1600),
+    Shape(4_000_000, n_layer=4, n_embd=192, context_length=256, tokens_per_step=2048, max_steps=1200),
 )
 # On a GPU the shape grows with the corpus, at roughly 20 tokens a parameter (Hoffmann et al. 2022).
 GPU_SHAPES = (
