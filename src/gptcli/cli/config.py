@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
 
 import typer
+
+from gptcli.cli.options import Assignments, ConfigFiles
 
 config_app = typer.Typer(help="Show every configuration key, its value and its meaning.", no_args_is_help=True)
 
 
 @config_app.command("show")
 def show(
-    config: Annotated[
-        list[str] | None,
-        typer.Option("-c", "--config", help="A TOML file, or the name of a shipped one; later ones win."),
-    ] = None,
-    assignments: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set one key, as in --set optim.lr=1e-3.")
-    ] = None,
+    config: ConfigFiles = None,
+    assignments: Assignments = None,
 ) -> None:
     """Print the resolved configuration as TOML, each key under its meaning."""
     from gptcli.config import merge, parse_assignment, read_toml, validate

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from gptcli.cli.options import AsJson, Assignments, CacheDir, ConfigFiles
 
 if TYPE_CHECKING:
     from gptcli.data.config import DataSettings
@@ -14,17 +15,6 @@ if TYPE_CHECKING:
 data_app = typer.Typer(
     name="data", help="Turn a corpus into tokens ahead of training, and look at them.", no_args_is_help=True
 )
-
-Configs = Annotated[
-    list[str] | None,
-    typer.Option("-c", "--config", help="A TOML file, or the name of a shipped one; only data and seed are read."),
-]
-Assignments = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Set one key, as in --set data.tokenizer=char."),
-]
-CacheDir = Annotated[Path | None, typer.Option(help="Where token shards are kept between runs.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 def read_settings(corpus: list[str], configs: list[str], assignments: list[str]) -> DataSettings:
@@ -56,7 +46,7 @@ def prepare(
             help="Files, directories, globs, - (stdin), hf:NAME[:config][@split] or python:stdlib.", show_default=False
         ),
     ] = None,
-    config: Configs = None,
+    config: ConfigFiles = None,
     assignments: Assignments = None,
     cache_dir: CacheDir = None,
     as_json: AsJson = False,
@@ -76,7 +66,7 @@ def inspect(
         list[str],
         typer.Argument(metavar="CORPUS_OR_CACHE", help="A corpus, or directories of prepared tokens (RUN/val)."),
     ],
-    config: Configs = None,
+    config: ConfigFiles = None,
     assignments: Assignments = None,
     cache_dir: CacheDir = None,
     windows: Annotated[int, typer.Option(min=0, help="How many windows of tokens to show as text.")] = 3,

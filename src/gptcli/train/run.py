@@ -49,7 +49,7 @@ class TrainRequest:
 
 
 def train(request: TrainRequest) -> dict[str, Any]:
-    """Train as requested; returns the summary (`gptcli train --json` prints it), which is empty after a dry run.
+    """Train as requested; returns the summary that `gptcli train --json` prints, of a dry run the estimates.
 
     Raises:
         UsageError, DataError, CheckpointError, StorageError, DivergedError, OutOfMemoryError, Stopped.
@@ -68,9 +68,10 @@ def plan_and_train(request: TrainRequest, resumable: RunDirectory | None) -> dic
     if plan.memory_bytes <= machine_memory_bytes(plan.device):
         model = build_model(plan.config.model, seed=plan.config.seed, device=plan.device)
     allow_tf32(plan.config.train.tf32)
-    show_plan(plan, probe_step_seconds(plan, model) if model is not None else None)
+    step_seconds = probe_step_seconds(plan, model) if model is not None else None
+    show_plan(plan, step_seconds)
     if request.dry_run:
-        return {}
+        return estimates(plan, step_seconds)
     if model is None:
         raise OutOfMemoryError(
             f"training needs about {size(plan.memory_bytes)} and {plan.device} has "
@@ -82,6 +83,18 @@ def plan_and_train(request: TrainRequest, resumable: RunDirectory | None) -> dic
     run = RunDirectory.create(out)
     with run.lock():
         return train_in(run, plan, model, resumed=False)
+
+
+def estimates(plan: Plan, step_seconds: float | None) -> dict[str, Any]:
+    """What a dry run returns; the seconds are none where the model does not fit this machine."""
+    steps = plan.config.train.max_steps
+    return {
+        "steps": steps,
+        "tokens": steps * plan.config.train.tokens_per_step,
+        "parameters": plan.parameters,
+        "estimated_train_seconds": None if step_seconds is None else round(step_seconds * steps, 1),
+        "estimated_memory_bytes": plan.memory_bytes,
+    }
 
 
 def train_in(run: RunDirectory, plan: Plan, model: GPT, *, resumed: bool) -> dict[str, Any]:

@@ -1,0 +1,17 @@
+"""Options that several verbs share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ConfigFiles = Annotated[
+    list[str] | None, typer.Option("-c", "--config", help="A TOML file, or the name of a shipped one; later ones win.")
+]
+Assignments = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set one key, as in --set optim.lr=1e-3.")
+]
+CacheDir = Annotated[Path | None, typer.Option(help="Where token shards are kept between runs.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
