@@ -155,9 +155,11 @@ def test_resuming_with_another_corpus_is_refused(corpus: Path, tmp_path: Path, m
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         stop_after(5, patch)
         train(request(corpus, tmp_path / "run"))
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").glob("*.*") if path.suffix != ".lock"}
     corpus.write_text(corpus.read_text().replace("owl", "cow"))
     with pytest.raises(CheckpointError, match="corpus"):
         train(TrainRequest(out=tmp_path / "run", resume=True))
+    assert before == {name: (tmp_path / "run" / name).read_bytes() for name in before}
 
 
 def test_resuming_nothing_is_an_error(tmp_path: Path) -> None:

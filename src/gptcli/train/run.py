@@ -101,10 +101,10 @@ def train_in(run: RunDirectory, plan: Plan, model: GPT, *, resumed: bool) -> dic
     """Train inside a locked run directory and leave it complete."""
     for leftover in run.clean():
         say(f"removed {leftover}, left behind by a process that was killed")
-    describe_run(run, plan)
     trainer = Trainer(plan, model, run)
     if resumed:
-        restore_newest(trainer, run)
+        restore_newest(trainer, run)  # refuses another corpus before anything of the run is replaced
+    describe_run(run, plan)
     try:
         with StopRequest() as stop:
             trainer.run(stop)
@@ -178,7 +178,7 @@ def restore_newest(trainer: Trainer, run: RunDirectory) -> None:
 def finish(trainer: Trainer) -> dict[str, Any]:
     """Measure the best weights on the whole validation split, write them as a Hugging Face model, sum up."""
     run, plan, model, position = trainer.run_directory, trainer.plan, trainer.model, trainer.position
-    train_loss = next(line["train_loss"] for line in reversed(trainer.metrics.read()) if line["train_loss"] is not None)
+    losses = [line["train_loss"] for line in trainer.metrics.read() if line["train_loss"] is not None]
     best = run.best()
     if best is not None and best.step != position.step:
         model.load_state_dict(load_checkpoint(best.path, parts=("model",), device="cpu").tensors["model"])
@@ -200,7 +200,7 @@ def finish(trainer: Trainer) -> dict[str, Any]:
         "parameters": plan.parameters,
         "train_seconds": round(position.elapsed_seconds, 3),
         "tokens_per_second": round(position.tokens / max(position.elapsed_seconds, 1e-9), 1),
-        "train_loss": train_loss,
+        "train_loss": losses[-1] if losses else None,
         "val_loss": whole.loss,
         "val_bits_per_byte": whole.bits_per_byte,
         "peak_memory_bytes": peak_memory_bytes(plan.device),
