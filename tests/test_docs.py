@@ -27,7 +27,7 @@ def test_links_and_scripts_named_in_a_page_exist(root: Path, page: str) -> None:
     text = path.read_text()
     for link in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (path.parent / link).exists(), link
-    for script in re.findall(r"\bscripts/\w+", text):
+    for script in re.findall(r"\bscripts/[\w.]*\w", text):
         assert (root / script).exists(), script
 
 
@@ -35,7 +35,7 @@ def test_links_and_scripts_named_in_a_page_exist(root: Path, page: str) -> None:
 def test_commands_named_in_a_page_have_those_options(root: Path, page: str) -> None:
     reference = (root / "docs" / "cli.md").read_text()
     sections = {match[1]: match[2] for match in re.finditer(r"## `gptcli ([^`]+)`(.*?)(?=\n## |\Z)", reference, re.S)}
-    for line in re.findall(r"^(?:\S+ \| )?gptcli (.*)$", (root / page).read_text(), re.M):
+    for line in re.findall(r"^(?:\w+ \S+ \| )?gptcli (.*)$", (root / page).read_text(), re.M):
         words = line.split("#")[0].split()
         verb = " ".join(words[:2]) if " ".join(words[:2]) in sections else words[0]
         if verb.startswith("-"):
