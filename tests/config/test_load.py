@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from gptcli.config import Config, dump_toml, merge, parse_assignment, read_toml, validate
+from gptcli.config import Config, check_keys, dump_toml, merge, parse_assignment, read_toml, validate
 from gptcli.config.reference import annotated_toml
 from gptcli.errors import ConfigError, StorageError
 
@@ -36,6 +36,12 @@ class Inner(Config):
     """How many layers."""
     label: str | None = None
     """A label."""
+
+    @model_validator(mode="after")
+    def superstition(self) -> Inner:
+        if self.n_layer == 13:
+            raise ValueError("unlucky")
+        return self
 
 
 class Outer(Config):
@@ -88,6 +94,15 @@ def test_a_mistake_is_one_line_with_the_key_and_the_remedy(assignment: str, mess
         resolve(assignment)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_keys_are_checked_before_the_combination_of_values_is_known() -> None:
+    check_keys(Outer, parse_assignment("model.n_layer=13"))
+    with pytest.raises(ConfigError, match="unlucky"):
+        resolve("model.n_layer=13")
+    for mistake in ("model.n_layer=many", "model.n_layers=3"):
+        with pytest.raises(ConfigError, match=r"model\.n_layer"):
+            check_keys(Outer, parse_assignment(mistake))
 
 
 def test_an_error_names_the_file_that_set_the_key(tmp_path: Path) -> None:

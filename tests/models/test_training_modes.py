@@ -106,7 +106,6 @@ def test_weights_assigned_to_a_meta_model_work() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @torch.no_grad()
 def test_the_same_weights_and_nearly_the_same_logits_on_cuda() -> None:
     config = model_of().config
@@ -117,7 +116,6 @@ def test_the_same_weights_and_nearly_the_same_logits_on_cuda() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("window", [0, 5])
 def test_grouped_attention_on_cuda_never_needs_the_slow_kernel(dtype: torch.dtype, window: int) -> None:

@@ -176,7 +176,6 @@ def test_clipping_and_a_step_never_read_a_value_to_the_host(config, make_infos, 
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("config", [AdamWConfig(), MuonConfig()], ids=lambda config: config.name)
 def test_clipping_and_a_step_never_wait_for_the_gpu(config, make_infos) -> None:
     infos = [info._replace(tensor=nn.Parameter(info.tensor.detach().cuda())) for info in make_infos()]

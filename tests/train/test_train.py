@@ -70,6 +70,22 @@ def test_training_learns(corpus: Path, tmp_path: Path) -> None:
     assert metrics[-1]["val_loss"] < 0.6 * metrics[0]["train_loss"]
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_training_learns_on_cuda_in_every_precision(corpus: Path, tmp_path: Path, precision: str) -> None:
+    settings = ("device=cuda", f"train.precision={precision}", "train.max_steps=150", "optim.lr=0.01")
+    summary = train(request(corpus, tmp_path / "run", *settings))
+    assert summary["val_loss"] < 0.6 * lines(tmp_path / "run")[0]["train_loss"]
+
+
+@pytest.mark.slow
+def test_a_compiled_run_follows_the_eager_one(corpus: Path, tmp_path: Path) -> None:
+    for name in ("false", "true"):
+        train(request(corpus, tmp_path / name, "model.dropout=0.0", f"train.compile={name}"))
+    eager, compiled = lines(tmp_path / "false"), lines(tmp_path / "true")
+    assert [line["train_loss"] for line in compiled] == pytest.approx([line["train_loss"] for line in eager], rel=1e-4)
+
+
 def stop_after(step: int, monkeypatch: pytest.MonkeyPatch, signum: int = signal.SIGINT) -> None:
     """Send this process a real signal within step `step`."""
     original = Trainer.step

@@ -111,6 +111,19 @@ def validate(kind: type[ConfigType], raw: RawConfig) -> ConfigType:
         raise explain(kind, raw, error) from error
 
 
+def check_keys(kind: type[Config], raw: RawConfig) -> None:
+    """Refuse unknown keys and values of the wrong type or range, but no combination of values.
+
+    For settings that are not complete yet: what is still to be chosen may make a combination possible.
+    """
+    raw = RawConfig(with_default_names(kind, raw.values), raw.origins)
+    try:
+        kind.model_validate(arrays_as_tuples(raw.values))
+    except pydantic.ValidationError as error:
+        if any(detail["type"] != "value_error" for detail in error.errors(include_url=False)):
+            raise explain(kind, raw, error) from error
+
+
 def with_default_names(kind: type[Config], values: Mapping[str, Any]) -> dict[str, Any]:
     """Give every tagged-union table that names no member the name of its default, so that `optim.lr=1` suffices."""
     named = dict(values)
@@ -138,7 +151,9 @@ def arrays_as_tuples(value: Any) -> Any:
 def explain(kind: type[Config], raw: RawConfig, error: pydantic.ValidationError) -> ConfigError:
     """The first of pydantic's errors in one line: where it was set, which key, what is wrong, the nearest valid key."""
     details = error.errors(include_url=False)
-    first = next((detail for detail in details if detail["type"] == "extra_forbidden"), details[0])
+    # An unknown key is the likeliest cause of whatever else is wrong, a combination of values the least likely.
+    severity = {"extra_forbidden": 0, "value_error": 2}
+    first = min(details, key=lambda detail: severity.get(detail["type"], 1))
     path = key_path(first["loc"], raw.values)
     key = ".".join(path)
     place = raw.origins.get(key) or next((o for k, o in raw.origins.items() if k.startswith(f"{key}.") or not key), "")

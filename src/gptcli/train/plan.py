@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from gptcli.config import RawConfig, merge, validate
+from gptcli.config import RawConfig, check_keys, merge, validate
 from gptcli.config.load import with_origin
 from gptcli.data.batches import Batches
 from gptcli.data.prepare import CorpusScan, PreparedData, prepare_data, scan_corpus
@@ -62,6 +62,7 @@ def make_plan(user: RawConfig, cache_dir: Path) -> Plan:
         ConfigError: a key or value is wrong (found before the corpus is read wherever that is possible).
         DataError: the corpus cannot be read or is too small.
     """
+    check_keys(RunConfig, user)
     provisional = zero_config(1_000_000, 100, "cpu", user)
     draft = validate(RunConfig, merge(provisional, user))
     if not draft.data.corpus:

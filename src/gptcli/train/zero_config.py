@@ -65,7 +65,7 @@ def zero_config(train_bytes: int, distinct_characters: int, device_type: str, us
         train_bytes: UTF-8 bytes of the training split.
         distinct_characters: how many different characters it holds.
         device_type: "cpu", "cuda" or "mps".
-        user: the merged files and --set values; a key found there is left out of the result.
+        user: the merged files and --set values, their keys and types checked; what is set there is left out.
     """
     shape = choose_shape(train_bytes, device_type)
     chosen = {
@@ -82,7 +82,7 @@ def choose_model(shape: Shape, given: Mapping[str, Any]) -> dict[str, Any]:
     """A shape with heads that divide whatever width the user set."""
     width = given.get("n_embd", shape.n_embd)
     model = {"n_layer": shape.n_layer, "n_embd": width, "context_length": shape.context_length}
-    if isinstance(width, int) and "head_dim" not in given:
+    if "head_dim" not in given:
         heads = max(1, width // HEAD_WIDTH)
         kv_heads = given.get("n_kv_head")
         # Rotary embeddings turn pairs of numbers, so a head's width is even.
@@ -95,8 +95,6 @@ def choose_training(shape: Shape, train_bytes: int, device_type: str, given: Map
     """Steps and batch, for whatever sequence length the user set; short corpora get no more than MAX_EPOCHS epochs."""
     train, model = given.get("train", {}), given.get("model", {})
     seq_len = train.get("seq_len") or model.get("context_length", shape.context_length)
-    if not isinstance(seq_len, int) or seq_len < 1:
-        return {}
     batch_size = train.get("batch_size") or max(
         1, MICRO_BATCH_TOKENS["cpu" if device_type == "cpu" else "gpu"] // seq_len
     )
@@ -122,9 +120,8 @@ def choose_optimizer(chosen: Mapping[str, Any], train_bytes: int, given: Mapping
     times is learnt by heart unless the decay is strong: 0.8 there gave a clearly lower validation loss than 0.1.
     """
     width, train = chosen["model"]["n_embd"], {**chosen["train"], **given.get("train", {})}
-    lr = min(4e-3, 0.5 / width) if isinstance(width, int) and width > 0 else 1e-3
-    tokens = train.get("max_steps"), train.get("tokens_per_step")
-    epochs = math.prod(tokens) * BYTES_PER_TOKEN / max(train_bytes, 1) if all(isinstance(n, int) for n in tokens) else 1
+    lr = min(4e-3, 0.5 / width)
+    epochs = train["max_steps"] * train["tokens_per_step"] * BYTES_PER_TOKEN / max(train_bytes, 1)
     return {"name": "adamw", "lr": float(f"{lr:.2g}"), "weight_decay": round(min(0.8, max(0.1, 0.08 * epochs)), 2)}
 
 
