@@ -79,6 +79,7 @@ def test_training_learns_on_cuda_in_every_precision(corpus: Path, tmp_path: Path
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
 def test_a_compiled_run_follows_the_eager_one(corpus: Path, tmp_path: Path) -> None:
     for name in ("false", "true"):
         train(request(corpus, tmp_path / name, "model.dropout=0.0", f"train.compile={name}"))
