@@ -17,14 +17,12 @@ def show(
     assignments: Assignments = None,
 ) -> None:
     """Print the resolved configuration as TOML, each key under its meaning."""
-    from gptcli.config import merge, parse_assignment, read_toml, validate
+    from gptcli.config import validate
     from gptcli.config.reference import annotated_toml
-    from gptcli.config.shipped import find_config
+    from gptcli.config.shipped import read_settings
     from gptcli.train.config import RunConfig
 
-    parts = [read_toml(find_config(name)) for name in config or ()]
-    parts += [parse_assignment(text) for text in assignments or ()]
-    print(annotated_toml(validate(RunConfig, merge(*parts))), end="")
+    print(annotated_toml(validate(RunConfig, read_settings(config or (), assignments or ()))), end="")
 
 
 @config_app.command("schema")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gptcli.cli.options import AsJson, Assignments, CacheDir, ConfigFiles
+from gptcli.cli.options import AsJson, Assignments, CacheDir, ConfigFiles, Corpus
 
 if TYPE_CHECKING:
     from gptcli.data.config import DataSettings
@@ -17,22 +17,19 @@ data_app = typer.Typer(
 )
 
 
-def read_settings(corpus: list[str], configs: list[str], assignments: list[str]) -> DataSettings:
+def data_settings(corpus: list[str], configs: list[str], assignments: list[str]) -> DataSettings:
     """The sections `data` and `seed` of the config files, then the --set values, then CORPUS."""
-    from gptcli.config import RawConfig, merge, parse_assignment, read_toml, validate
+    from gptcli.config import RawConfig, merge, validate
     from gptcli.config.load import with_origin
-    from gptcli.config.shipped import find_config
+    from gptcli.config.shipped import read_settings
     from gptcli.data.config import DataSettings
     from gptcli.errors import UsageError
 
-    parts = []
-    for raw in (read_toml(find_config(name)) for name in configs):
-        known = {key: value for key, value in raw.values.items() if key in DataSettings.model_fields}
-        parts.append(RawConfig(known, raw.origins))
-    parts += [parse_assignment(text) for text in assignments]
-    if corpus:
-        parts.append(with_origin({"data": {"corpus": corpus}}, "CORPUS"))
-    settings = validate(DataSettings, merge(*parts))
+    files = read_settings(configs, ())
+    known = {key: value for key, value in files.values.items() if key in DataSettings.model_fields}
+    user = read_settings((), assignments, RawConfig(known, files.origins))
+    given = {"data": {"corpus": corpus}} if corpus else {}
+    settings = validate(DataSettings, merge(user, with_origin(given, "CORPUS")))
     if not settings.data.corpus:
         raise UsageError("no corpus is named", "name one: gptcli data prepare book.txt")
     return settings
@@ -40,19 +37,14 @@ def read_settings(corpus: list[str], configs: list[str], assignments: list[str])
 
 @data_app.command()
 def prepare(
-    corpus: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="Files, directories, globs, - (stdin), hf:NAME[:config][@split] or python:stdlib.", show_default=False
-        ),
-    ] = None,
+    corpus: Corpus = None,
     config: ConfigFiles = None,
     assignments: Assignments = None,
     cache_dir: CacheDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Read, split and encode a corpus into the cache, where training finds it."""
-    settings = read_settings(corpus or [], config or [], assignments or [])
+    settings = data_settings(corpus or [], config or [], assignments or [])
     from gptcli.data.inspect import prepare, report_lines
     from gptcli.data.prepare import default_cache_dir
 
@@ -73,7 +65,7 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """Show what the tokens of a corpus look like, and check that they are whole."""
-    settings = read_settings(corpus, config or [], assignments or [])
+    settings = data_settings(corpus, config or [], assignments or [])
     from gptcli.data.inspect import inspect, split_lines
     from gptcli.data.prepare import default_cache_dir
 

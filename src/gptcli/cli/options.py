@@ -1,4 +1,4 @@
-"""Options that several verbs share."""
+"""Arguments and options that several verbs share."""
 
 from __future__ import annotations
 
@@ -7,6 +7,12 @@ from typing import Annotated
 
 import typer
 
+Corpus = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Files, directories, globs, - (stdin), hf:NAME[:config][@split] or python:stdlib.", show_default=False
+    ),
+]
 ConfigFiles = Annotated[
     list[str] | None, typer.Option("-c", "--config", help="A TOML file, or the name of a shipped one; later ones win.")
 ]

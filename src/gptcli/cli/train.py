@@ -8,16 +8,11 @@ from typing import Annotated
 
 import typer
 
-from gptcli.cli.options import AsJson, Assignments, CacheDir, ConfigFiles
+from gptcli.cli.options import AsJson, Assignments, CacheDir, ConfigFiles, Corpus
 
 
 def train(
-    corpus: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="Files, directories, globs, - (stdin), hf:NAME[:config][@split] or python:stdlib.", show_default=False
-        ),
-    ] = None,
+    corpus: Corpus = None,
     config: ConfigFiles = None,
     assignments: Assignments = None,
     out: Annotated[Path | None, typer.Option(help="The run directory (default: runs/ and the corpus's name).")] = None,

@@ -1,10 +1,12 @@
-"""Finding a config: a path that the user gives, or the name of one that gptcli ships."""
+"""Finding the configs that a user names, by path or as one that is shipped, and reading them with the --set values."""
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from pathlib import Path
 
+from gptcli.config.load import RawConfig, merge, parse_assignment, read_toml
 from gptcli.errors import ConfigError
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -36,3 +38,10 @@ def find_config(name: str) -> Path:
     close = difflib.get_close_matches(path.stem, known, n=1)
     remedy = f"did you mean {close[0]}?" if close else f"shipped are {', '.join(known)}"
     raise ConfigError(f"no config file {name}", remedy)
+
+
+def read_settings(config_files: Iterable[str], assignments: Iterable[str], base: RawConfig | None = None) -> RawConfig:
+    """What the user set: `base`, then the config files (paths or shipped names) in order, then the --set values."""
+    parts = [base] if base else []
+    parts += [read_toml(find_config(name)) for name in config_files]
+    return merge(*parts, *map(parse_assignment, assignments))

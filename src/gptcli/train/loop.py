@@ -217,9 +217,7 @@ class Trainer:
     def sample(self) -> None:
         """Print and store a sample of generated text, without touching the training's randomness."""
         config = GenerationConfig(max_new_tokens=self.train_config.sample_tokens, seed=self.config.seed)
-        self.model.eval()
         result = generate(self.model, self.plan.data.tokenizer, [self.train_config.sample_prompt], config)
-        self.model.train()
         text = self.train_config.sample_prompt + result.prompts[0].completions[0].text
         say(f"--- sample at step {self.position.step:,}\n{text}\n---")
         self.samples.append({"step": self.position.step, "text": text})

@@ -15,9 +15,9 @@ import torch
 
 from gptcli.checkpoint.load import load_checkpoint
 from gptcli.checkpoint.run import RunDirectory
-from gptcli.config import RawConfig, dump_toml, merge, parse_assignment, read_toml
+from gptcli.config import RawConfig, dump_toml, merge, read_toml
 from gptcli.config.load import with_origin
-from gptcli.config.shipped import find_config
+from gptcli.config.shipped import read_settings
 from gptcli.console import say, size
 from gptcli.data.prepare import default_cache_dir
 from gptcli.errors import CheckpointError, OutOfMemoryError, UsageError
@@ -61,7 +61,7 @@ def train(request: TrainRequest) -> dict[str, Any]:
 
 def plan_and_train(request: TrainRequest, resumable: RunDirectory | None) -> dict[str, Any]:
     """Show what will happen, then do it unless this is a dry run. A run that is resumed is locked already."""
-    user = read_settings(request, resumable)
+    user = user_settings(request, resumable)
     plan = make_plan(user, request.cache_dir or default_cache_dir())
     out = request.out or fresh_directory(plan.config.data.corpus)
     model = None
@@ -131,14 +131,12 @@ def resumable_run(request: TrainRequest) -> RunDirectory | None:
     return None
 
 
-def read_settings(request: TrainRequest, resumable: RunDirectory | None) -> RawConfig:
+def user_settings(request: TrainRequest, resumable: RunDirectory | None) -> RawConfig:
     """What the user set: the resumed run's own settings, then -c files, --set values and CORPUS arguments."""
-    parts = [read_toml(resumable.config_path)] if resumable else []
-    parts += [read_toml(find_config(name)) for name in request.config_files]
-    parts += [parse_assignment(text) for text in request.assignments]
-    if request.corpus:
-        parts.append(with_origin({"data": {"corpus": list(request.corpus)}}, "CORPUS"))
-    return merge(*parts)
+    base = read_toml(resumable.config_path) if resumable else None
+    settings = read_settings(request.config_files, request.assignments, base)
+    corpus = {"data": {"corpus": list(request.corpus)}} if request.corpus else {}
+    return merge(settings, with_origin(corpus, "CORPUS"))
 
 
 def fresh_directory(corpus: tuple[str, ...]) -> Path:
