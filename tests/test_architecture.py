@@ -18,6 +18,7 @@ FLOORS = {
     "generate": 5, "interop": 5,
     "evaluate": 6,
     "train": 7,
+    "report": 8,
     "cli": 9,
 }  # fmt: skip
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "gptcli"

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from gptcli import __version__
+from gptcli.cli.bench import bench_app
 from gptcli.cli.checkpoint import checkpoint_app
 from gptcli.cli.config import config_app
 from gptcli.cli.data import data_app
@@ -51,6 +52,7 @@ def options(
 app.command("train")(train)
 app.command("generate")(generate)
 app.command("eval")(evaluate)
+app.add_typer(bench_app, name="bench")
 app.add_typer(data_app, name="data")
 app.add_typer(tokenizer_app, name="tokenizer")
 app.add_typer(checkpoint_app, name="checkpoint")

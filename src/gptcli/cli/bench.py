@@ -1,0 +1,96 @@
+"""`gptcli bench [limits | train]`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from gptcli.cli.options import AsJson, Assignments
+
+if TYPE_CHECKING:
+    from gptcli.report.bench.publish import Report
+    from gptcli.report.bench.setting import Setting
+
+bench_app = typer.Typer(
+    name="bench",
+    help="Measure this machine's limits, and gptcli against other programs, in turn and in one run.",
+    no_args_is_help=True,
+)
+
+Peers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--peer",
+        metavar="NAME[=PATH]",
+        help="transformers, litgpt or nanogpt=CHECKOUT; may be given several times (default: those installed).",
+        show_default=False,
+    ),
+]
+Rounds = Annotated[int, typer.Option(min=1, help="How often every contender plays; medians are over the rounds.")]
+Seconds = Annotated[float, typer.Option(min=0.01, help="How long a contender plays about in one round.")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="Threads of every contender (default: all cores).", show_default=False)
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+AsMarkdown = Annotated[bool, typer.Option("--markdown", help="Print the tables as Markdown.")]
+
+
+@bench_app.command()
+def limits(
+    rounds: Rounds = 5,
+    seconds: Annotated[float, typer.Option(min=0.01, help="How long one figure is measured in one round.")] = 0.2,
+    threads: Threads = None,
+    device: Device = "auto",
+    as_markdown: AsMarkdown = False,
+    as_json: AsJson = False,
+) -> None:
+    """How fast this machine multiplies matrices, by number format and threads, and how fast it reads memory."""
+    from gptcli.report.bench import limits
+    from gptcli.report.bench.publish import hold
+
+    show(hold(setting(rounds, seconds, threads, device), limits.measure), as_markdown, as_json)
+
+
+@bench_app.command()
+def train(
+    model: Annotated[
+        str, typer.Option(metavar="CONFIG", help="A TOML file with the shape, or the name of a shipped one.")
+    ] = "gpt2-124m",
+    assignments: Assignments = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Sequences of a step.")] = 2,
+    seq_len: Annotated[int, typer.Option(min=1, help="Tokens of a sequence.")] = 256,
+    compile: Annotated[bool, typer.Option("--compile", help="Compile every contender with torch.compile.")] = False,
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="Numbers to compute in; weights stay fp32.")
+    ] = "auto",
+    peer: Peers = None,
+    rounds: Rounds = 5,
+    seconds: Seconds = 5.0,
+    threads: Threads = None,
+    device: Device = "auto",
+    as_markdown: AsMarkdown = False,
+    as_json: AsJson = False,
+) -> None:
+    """Tokens a second of whole training steps, and how much of the matrix products' rate that is."""
+    from functools import partial
+
+    from gptcli.report.bench import training
+    from gptcli.report.bench.peers import choose_peers
+    from gptcli.report.bench.publish import hold
+
+    request = training.TrainingRequest(model, tuple(assignments or ()), batch_size, seq_len, compile, precision)
+    bench = partial(training.measure, request, choose_peers(peer or (), "train"))
+    show(hold(setting(rounds, seconds, threads, device), bench), as_markdown, as_json)
+
+
+def setting(rounds: int, seconds: float, threads: int | None, device: str) -> Setting:
+    from gptcli.report.bench.machine import available_cores
+    from gptcli.report.bench.setting import Setting
+
+    return Setting(rounds, seconds, threads or available_cores(), device)
+
+
+def show(report: Report, as_markdown: bool, as_json: bool) -> None:
+    """Print the report in the form that is asked for."""
+    print(report.as_json() if as_json else report.as_markdown() if as_markdown else report.as_text())

@@ -1,0 +1,45 @@
+"""What a contender is asked to do: plain values, which travel as JSON to the process it runs in. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class LimitsJob:
+    """Find out what the device can do at best."""
+
+    device: str
+    seconds: float
+    """How long one figure is measured at least."""
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """Train one shape on one random batch, over and over."""
+
+    config: dict[str, Any]
+    """A RunConfig as JSON: model, optimizer, clipping, compile, and the batch's shape (one micro-batch a step)."""
+    device: str
+    precision: str
+    seconds: float
+    """How long a round lasts about; it holds whole steps, at least one."""
+    checkout: str | None = None
+    """Where the peer's own source lies, if it is not an installed package."""
+
+
+JOBS = {"limits": LimitsJob, "train": TrainingJob}
+"""The job of each bench that has contenders, which is also the name of the function of `peers` that takes it."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One contender's part in a bench: the module of `peers` that builds it, and what it is asked to do."""
+
+    module: str
+    bench: str
+    job: Any
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)

@@ -1,0 +1,94 @@
+"""The programs that ours is compared with, one file each; here only what is known of them without importing any.
+
+A file has a function for each bench that its program can take part in (`train`, ...), which takes that bench's job and
+returns a Contender. `ours` and `limit` are two more of the kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from gptcli.console import say
+from gptcli.errors import UsageError
+
+EXTRA = "pip install 'gptcli[bench]'"
+LITGPT = "pip install --no-deps litgpt lightning lightning-utilities torchmetrics psutil"
+"""It asks for an older huggingface-hub than transformers does, and works with the newer one."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A program that can be compared: installed as `package`, or a checkout at a path that has `file`."""
+
+    name: str
+    benches: tuple[str, ...]
+    remedy: str
+    package: str | None = None
+    file: str | None = None
+
+    @property
+    def module(self) -> str:
+        """Its file in this package."""
+        return self.name
+
+    @property
+    def is_installed(self) -> bool:
+        return self.package is not None and find_spec(self.package) is not None
+
+
+PEERS = (
+    Peer("transformers", ("train",), EXTRA, package="transformers"),
+    Peer("litgpt", ("train",), LITGPT, package="litgpt"),
+    Peer("nanogpt", ("train",), "--peer nanogpt=PATH, a checkout of it", file="model.py"),
+)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A peer that takes part, and where it lies if it is a checkout."""
+
+    peer: Peer
+    path: str | None = None
+
+
+def choose_peers(wanted: Sequence[str], bench: str) -> list[Chosen]:
+    """The peers that the user names as NAME or NAME=PATH; without any, those that are installed.
+
+    Says which of them are not part of `bench`, or not installed where nobody asked for them by name.
+
+    Raises:
+        UsageError: a name that is unknown, a peer that is not installed, or a checkout that is none.
+    """
+    if not wanted:
+        able = [peer for peer in PEERS if bench in peer.benches]
+        for peer in able:
+            if not peer.is_installed:
+                say(f"without {peer.name}: {peer.remedy}")
+        return [Chosen(peer) for peer in able if peer.is_installed]
+    chosen = [find_peer(text) for text in wanted]
+    for choice in chosen:
+        if bench not in choice.peer.benches:
+            say(f"without {choice.peer.name}: it has no part in {bench}")
+    return [choice for choice in chosen if bench in choice.peer.benches]
+
+
+def find_peer(text: str) -> Chosen:
+    """The peer of `NAME` or `NAME=PATH`, if it is there."""
+    name, _, path = text.partition("=")
+    peer = next((peer for peer in PEERS if peer.name == name), None)
+    if peer is None:
+        raise UsageError(f"peer {name!r} is unknown", f"choose from {', '.join(peer.name for peer in PEERS)}")
+    if peer.file is None:
+        if path:
+            raise UsageError(f"peer {name} is an installed package", f"leave out ={path}")
+        if not peer.is_installed:
+            raise UsageError(f"peer {name} is not installed", peer.remedy)
+        return Chosen(peer)
+    if not path:
+        raise UsageError(f"peer {name} needs a path", peer.remedy)
+    if not (Path(path) / peer.file).is_file():
+        raise UsageError(f"{path} is no checkout of {name}: it has no {peer.file}", "check the path")
+    return Chosen(peer, str(Path(path).resolve()))

@@ -1,0 +1,105 @@
+"""The machine itself as a contender: what a program could reach at best here. Knows no model.
+
+Matrix products say how fast numbers can be multiplied, reading more memory than the caches hold how fast weights can
+come. M, K, N: a product of (M, K) by (K, N).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gptcli.nn.device import allow_tf32
+from gptcli.report.bench.clock import seconds_of
+from gptcli.report.bench.jobs import LimitsJob, TrainingJob
+from gptcli.report.bench.worker import Contender
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8}
+SQUARE = {"cpu": 2048, "cuda": 8192, "mps": 4096}
+"""Side of the square matrices whose product is taken for the device's rate."""
+STREAM_BYTES = {"cpu": 1 << 30, "cuda": 8 << 30, "mps": 1 << 30}
+"""What is read to measure bandwidth: several times the largest caches."""
+MATRIX = 4096
+"""Side of the square fp32 matrices (64 MiB) that are streamed, a vector times each."""
+
+
+def limits(job: LimitsJob) -> Contender:
+    """Plays `figure(what=..., threads=...)`: one figure, or why this torch cannot measure it."""
+    device = torch.device(job.device)
+    memory = Memory(device)
+
+    def play(what: str, threads: int, **details: Any) -> dict[str, Any]:
+        torch.set_num_threads(threads)
+        try:
+            match what:
+                case "gemm":
+                    return {"rate": gemm_rate(device, details["dtype"], details["shape"], job.seconds)}
+                case _:
+                    return {"rate": memory.rate(what, job.seconds)}
+        except (RuntimeError, NotImplementedError) as error:  # what torch raises for a dtype that a device lacks
+            return {"unavailable": str(error).partition("\n")[0]}
+
+    return Contender({"square": SQUARE[device.type]}, play)
+
+
+def train(job: TrainingJob) -> Contender:
+    """Plays square matrix products in the precision of the training."""
+    device = torch.device(job.device)
+    allow_tf32(job.config["train"]["tf32"])
+    side = SQUARE[device.type]
+
+    def play() -> dict[str, Any]:
+        return {"flops_per_second": gemm_rate(device, job.precision, (side, side, side), min(job.seconds, 1.0))}
+
+    return Contender({"what": f"{job.precision} matrix products, {side} square"}, play)
+
+
+def gemm_rate(device: torch.device, dtype: str, shape: tuple[int, int, int], seconds: float) -> float:
+    """Operations a second of a matrix product (M, K) x (K, N): 2 M K N of them."""
+    m, k, n = shape
+    return 2 * m * k * n / seconds_of(product(device, DTYPES[dtype], m, k, n), device, seconds)
+
+
+def product(device: torch.device, dtype: torch.dtype, m: int, k: int, n: int) -> Callable[[], Tensor]:
+    """The product of a linear layer, whose weight lies as (N, K); int8 sums in int32."""
+    if dtype == torch.int8:
+        a = torch.randint(-128, 127, (m, k), dtype=dtype, device=device)
+        weight = torch.randint(-128, 127, (n, k), dtype=dtype, device=device)
+        return lambda: torch._int_mm(a, weight.t())  # not public, and the only int8 product that torch has
+    a = torch.randn(m, k, device=device).to(dtype)
+    weight = torch.randn(n, k, device=device).to(dtype)
+    return lambda: torch.nn.functional.linear(a, weight)
+
+
+class Memory:
+    """Memory read and copied at the device's best, in bytes a second."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        count = STREAM_BYTES[device.type] // (4 * MATRIX**2)
+        self.matrices = torch.empty(count, MATRIX, MATRIX, device=device).uniform_(-1, 1)
+        self.vector = torch.ones(MATRIX, device=device)
+
+    def rate(self, what: str, seconds: float) -> float:
+        """`gemv`: a vector times every matrix, as decoding reads weights; `sum`: all of them summed up; `copy`: one
+        half copied over the other, read and written bytes both counted.
+        """
+        half = self.matrices[: len(self.matrices) // 2]
+        match what:
+            case "gemv":
+                work, count = self.sweep, self.matrices.numel()
+            case "sum":
+                work, count = self.matrices.sum, self.matrices.numel()
+            case "copy":
+                other = self.matrices[len(half) : 2 * len(half)]
+                work, count = (lambda: other.copy_(half)), 2 * half.numel()
+            case _:
+                raise ValueError(f"no such figure: {what}")
+        return 4 * count / seconds_of(work, self.device, seconds)
+
+    def sweep(self) -> None:
+        for matrix in self.matrices:
+            torch.mv(matrix, self.vector)

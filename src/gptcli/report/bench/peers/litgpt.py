@@ -1,0 +1,67 @@
+"""litgpt as a contender: its GPT in the nearest shape that it has, with its pretraining's loss and optimizer."""
+
+from __future__ import annotations
+
+import torch
+
+from gptcli.errors import UsageError
+from gptcli.models.config import ModelConfig
+from gptcli.nn.device import allow_tf32
+from gptcli.report.bench.jobs import TrainingJob
+from gptcli.report.bench.torch_training import plain_step, random_batch, run_config, training_contender
+from gptcli.report.bench.worker import Contender
+
+MLPS = {"gelu": ("GptNeoxMLP", "none"), "gelu_tanh": ("GptNeoxMLP", "tanh"), "swiglu": ("LLaMAMLP", "none")}
+
+
+def train(job: TrainingJob) -> Contender:
+    from litgpt.utils import chunked_cross_entropy
+
+    config = run_config(job)
+    allow_tf32(config.train.tf32)
+    model, note = build(config.model)
+    model = model.to(job.device).train()
+    # Its `pretrain` takes the fused kernel on CUDA only.
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.optim.lr, fused=job.device.startswith("cuda"))
+    forward = torch.compile(model) if config.train.compile else model
+    input_ids, targets = random_batch(config, job.device)
+    step = plain_step(model, optimizer, lambda: chunked_cross_entropy(forward(input_ids), targets), job)
+    return training_contender(step, model, job, note)
+
+
+def build(config: ModelConfig) -> tuple[torch.nn.Module, str]:
+    """litgpt's model of these sizes with random weights, and in words how it differs.
+
+    Raises:
+        UsageError: litgpt has no such MLP.
+    """
+    import litgpt
+
+    if config.mlp not in MLPS:
+        raise UsageError(f"litgpt has no {config.mlp} MLP")
+    mlp, approximation = MLPS[config.mlp]
+    turned = config.rotary_fraction if config.position == "rope" else 0.0
+    shape = litgpt.Config(
+        name="bench",
+        block_size=config.context_length,
+        vocab_size=config.vocab_size,
+        padded_vocab_size=config.vocab_size,
+        n_layer=config.n_layer,
+        n_head=config.n_head,
+        n_query_groups=config.kv_heads,
+        n_embd=config.n_embd,
+        head_size=config.head_width,
+        intermediate_size=config.mlp_width,
+        norm_class_name={"rmsnorm": "RMSNorm", "layernorm": "LayerNorm"}[config.norm],
+        norm_eps=config.norm_eps,
+        norm_qk=config.qk_norm,
+        parallel_residual=config.parallel_residual,
+        rotary_percentage=turned,
+        rope_base=int(config.rope_theta),
+        mlp_class_name=mlp,
+        gelu_approximate=approximation,
+        bias=config.bias,
+        attn_bias=config.bias,
+    )
+    differences = ["untied head"] * config.tie_embeddings + ["no positions"] * (config.position == "learned")
+    return litgpt.GPT(shape), ", ".join(differences)

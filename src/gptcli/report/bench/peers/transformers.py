@@ -1,0 +1,53 @@
+"""Hugging Face transformers as a contender: the class that opens such a model, with its Trainer's default optimizer."""
+
+from __future__ import annotations
+
+import torch
+
+from gptcli.errors import UsageError
+from gptcli.interop.families import family_of
+from gptcli.models.config import ModelConfig
+from gptcli.nn.device import allow_tf32
+from gptcli.report.bench.jobs import TrainingJob
+from gptcli.report.bench.torch_training import plain_step, random_batch, run_config, training_contender
+from gptcli.report.bench.worker import Contender
+
+
+def train(job: TrainingJob) -> Contender:
+    import transformers
+
+    config = run_config(job)
+    allow_tf32(config.train.tf32)
+    model = build(config.model).to(job.device).train()
+    # adamw_torch_fused is what transformers.TrainingArguments takes unless told otherwise.
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.optim.lr, weight_decay=0.0, fused=True)
+    forward = torch.compile(model) if config.train.compile else model
+    input_ids, _ = random_batch(config, job.device)
+
+    def mean_loss() -> torch.Tensor:
+        return forward(input_ids=input_ids, labels=input_ids, use_cache=False).loss
+
+    note = f"{type(model).__name__}, fused AdamW"
+    transformers.logging.set_verbosity_error()
+    return training_contender(plain_step(model, optimizer, mean_loss, job), model, job, note)
+
+
+def build(config: ModelConfig) -> torch.nn.Module:
+    """The transformers model of the same shape, with random weights.
+
+    Raises:
+        UsageError: transformers has no class for it.
+    """
+    import transformers
+
+    family, reason = family_of(config)
+    if family.architecture is None:
+        raise UsageError(reason)
+    config = family.written_as(config)
+    values = family.write_config(config) | {
+        "vocab_size": config.vocab_size,
+        "tie_word_embeddings": config.tie_embeddings,
+        "initializer_range": config.init_std,
+    }
+    foreign = transformers.AutoConfig.for_model(family.name, **values)
+    return getattr(transformers, family.architecture)._from_config(foreign, attn_implementation="sdpa")

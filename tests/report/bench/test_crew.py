@@ -1,0 +1,72 @@
+"""Workers: one process each, errors in one line, ours and the limit indispensable."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from gptcli.report.bench.crew import LIMIT, BenchError, Worker, attempt, crew
+from gptcli.report.bench.jobs import LimitsJob, Task
+from gptcli.storage import process_is_alive
+
+LIMITS = Task("limit", "limits", LimitsJob("cpu", 0.001))
+
+
+def test_an_error_of_a_contender_is_one_line_with_its_own_words() -> None:
+    with pytest.raises(BenchError, match=r"^nobody failed: ModuleNotFoundError: .*peers\.nobody'$"):
+        Worker("nobody", Task("nobody", "limits", LimitsJob("cpu", 1.0)), 1)
+
+
+def test_a_peer_that_fails_is_left_out_and_ours_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise BenchError("litgpt failed: no such thing")
+
+    assert attempt("litgpt", fail) is None
+    assert capsys.readouterr().err == "litgpt failed: no such thing; left out\n"
+    for name in ("gptcli", "limit"):
+        with pytest.raises(BenchError):
+            attempt(name, fail)
+
+
+def test_a_crew_goes_on_without_a_peer_that_cannot_start(capsys: pytest.CaptureFixture[str]) -> None:
+    with crew({"nobody": Task("nobody", "limits", LimitsJob("cpu", 1.0))}, 1) as workers:
+        assert workers == {}
+    assert "nobody failed" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_workers_answer_rounds_and_end_with_the_block() -> None:
+    with crew({LIMIT: LIMITS}, 1) as workers:
+        pid = workers[LIMIT].process.pid
+        shape = [64, 64, 64]
+        answer = workers[LIMIT].play(what="gemm", dtype="fp32", threads=1, shape=shape)
+        assert answer["rate"] > 0
+        answer = workers[LIMIT].play(what="gemm", dtype="int8", threads=1, shape=[7, 7, 7])
+        assert set(answer) <= {"rate", "unavailable"}, "a shape that a kernel lacks is no failure"
+    assert not process_is_alive(pid)
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_is_an_error_and_no_hang() -> None:
+    worker = Worker(LIMIT, LIMITS, 1)
+    os.kill(worker.process.pid, signal.SIGKILL)
+    with pytest.raises(BenchError, match="limit failed: its process ended with status -9"):
+        worker.play(what="sum", threads=1)
+    worker.close()
+
+
+def test_what_a_contender_prints_does_not_reach_the_answers() -> None:
+    """A module whose import prints: the answer is still one line of JSON."""
+    code = (
+        "import gptcli.report.bench.worker as worker\n"
+        "worker.build = lambda task: print('chatter') or worker.Contender({'a': 1}, None)\n"
+        "worker.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], input="{}\n", capture_output=True, text=True, timeout=60)
+    assert json.loads(done.stdout) == {"a": 1}
+    assert "chatter" in done.stderr
