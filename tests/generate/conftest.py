@@ -22,7 +22,12 @@ def make_model() -> Callable[..., GPT]:
     def make(dtype: torch.dtype = torch.float64, **settings: object) -> GPT:
         shape = {"vocab_size": 29, "context_length": 16, "n_layer": 2, "n_head": 4, "n_kv_head": 2, "n_embd": 32}
         config = ModelConfig.model_validate({**shape, "init_std": 0.4, "tie_embeddings": False, **settings})
-        return build_model(config, seed=3, dtype=dtype).eval()
+        model = build_model(config, seed=3, dtype=dtype).eval()
+        generator = torch.Generator().manual_seed(4)
+        for tensor in model.parameters():
+            if not tensor.any():  # what begins at zero must matter as well
+                tensor.data = torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(dtype)
+        return model
 
     return make
 

@@ -19,6 +19,7 @@ MakeModel = Callable[..., GPT]
 
 PROMPTS = [[5], [1, 2, 3, 4, 5, 6, 7], [9, 8], list(range(16)), [1, 2, 3, 4, 5, 6, 7], [28, 0, 13, 4, 4, 4, 2, 1, 11]]
 SCHEMES = [{"position": "rope"}, {"position": "learned"}, {"position": "none"}, {"window_pattern": (4, 0)}]
+SCHEMES += [{"smear": True, "bigram_buckets": 101}]
 
 
 def rows_for(prompts: list[list[int]], seed: int = 0) -> list[Row]:
@@ -219,8 +220,9 @@ def test_training_goes_on_undisturbed(make_model: MakeModel) -> None:
     model.loss_sum(torch.tensor([[1, 2, 3]]), torch.tensor([[2, 3, 4]])).backward()
 
 
-def test_merged_caches_decode_as_each_did(make_model: MakeModel) -> None:
-    model = make_model()
+@pytest.mark.parametrize("neighbours", [{}, {"smear": True, "bigram_buckets": 1000}], ids=str)
+def test_merged_caches_decode_as_each_did(make_model: MakeModel, neighbours: dict) -> None:
+    model = make_model(**neighbours)
     generator = torch.Generator().manual_seed(0)
     caches, expected = [], []
     for count, pads in ((7, [2, 4]), (3, [0]), (5, [5 - 1])):

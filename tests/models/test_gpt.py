@@ -30,6 +30,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "neox": {**GPT2, "mlp": "gelu", "position": "rope", "rotary_fraction": 0.5, "parallel_residual": True},
     "no_position_relu2": {"position": "none", "mlp": "relu2", "head_dim": 6, "intermediate_size": 20},
     "windows_softcap": {"window_pattern": (3, 5), "logit_softcap": 2.0, "rope_theta": 500.0},
+    "neighbours": {"smear": True, "bigram_buckets": 1000, "tie_embeddings": False},
+    "hashed_neighbours": {"smear": True, "bigram_buckets": 7, "position": "learned"},
     "reference": {"attention": "reference", "n_kv_head": 2, "window_pattern": (0, 4)},
 }
 every_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -40,7 +42,7 @@ def small_model(seed: int = 0, **changes: Any) -> GPT:
     model = build_model(ModelConfig(**{**SMALL, "init_std": 0.3, **changes}), seed=seed, dtype=torch.float64)
     generator = torch.Generator().manual_seed(seed + 1)
     for info in model.parameter_infos():
-        if info.kind == "vector":
+        if info.kind == "vector" or not info.tensor.any():
             info.tensor.data += 0.1 * torch.randn(info.tensor.shape, generator=generator, dtype=torch.float64)
     return model.eval()
 

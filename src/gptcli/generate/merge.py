@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 
 from gptcli.models.gpt import GPT
 from gptcli.nn.cache import KVCache
@@ -28,6 +29,12 @@ def merge_caches(model: GPT, caches: Sequence[KVCache], capacity: int) -> KVCach
         raise ValueError(f"a cache for {capacity} tokens cannot hold a row of {length}")
     merged = model.new_cache(sum(cache.batch_size for cache in caches), capacity)
     merged.start = torch.cat([cache.start + (length - cache.length) for cache in caches])
+    merged.ids[:, :length] = torch.cat(
+        [
+            F.pad(cache.ids[:, unused : cache.length], (length - kept, 0))
+            for cache, unused, kept in zip(caches, leading, lengths, strict=True)
+        ]
+    )
     for layer in range(len(merged.keys)):
         first = 0
         for cache, unused, kept in zip(caches, leading, lengths, strict=True):

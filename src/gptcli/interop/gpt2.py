@@ -70,6 +70,8 @@ GPT2 = Family(
         "position": ("learned",),
         "mlp": tuple(ACTIVATIONS),
         "qk_norm": (False,),
+        "smear": (False,),
+        "bigram_buckets": (0,),
         "parallel_residual": (False,),
         "logit_softcap": (None,),
     },

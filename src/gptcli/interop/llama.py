@@ -134,6 +134,8 @@ SLOTS = {
     "mlp": tuple(ACTIVATIONS),
     "qk_norm": (False,),
     "bias": (False,),
+    "smear": (False,),
+    "bigram_buckets": (0,),
     "parallel_residual": (False,),
     "logit_softcap": (None,),
 }

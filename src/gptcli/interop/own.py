@@ -9,6 +9,8 @@ from gptcli.models.config import ModelConfig
 MODULES = (
     "embedding",
     "position_embedding",
+    "smear",
+    "bigram.table",
     "blocks.{i}.attention_norm",
     "blocks.{i}.attention.qkv",
     "blocks.{i}.attention.q_norm",

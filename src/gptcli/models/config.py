@@ -40,6 +40,11 @@ class ModelConfig(Config):
     """Base of RoPE's wavelengths; longer contexts use a larger one."""
     rotary_fraction: float = Field(default=1.0, gt=0, le=1)
     """Part of each head that RoPE turns; 1 is all of it."""
+    smear: bool = False
+    """Whether each token's vector takes in a learnt share of the one before it, channel by channel."""
+    bigram_buckets: int = Field(default=0, ge=0)
+    """Rows of a table of vectors for pairs of neighbouring tokens, shared by hashing where there are more pairs than
+    rows; 0 is none."""
     mlp: Literal["swiglu", "geglu", "gelu", "gelu_tanh", "relu2"] = "swiglu"
     """Feed-forward network: gated (swiglu, geglu) or plain (gelu, gelu_tanh as in GPT-2, relu2)."""
     qk_norm: bool = True

@@ -13,7 +13,8 @@ BYTES_FP32 = 4
 def parameter_count(config: ModelConfig) -> int:
     """Weights of the model, exactly; tied ones count once."""
     head = 0 if config.tie_embeddings else config.vocab_size * config.n_embd
-    return non_embedding_parameters(config) + token_embedding_parameters(config) + position_parameters(config) + head
+    tables = token_embedding_parameters(config) + position_parameters(config) + neighbour_parameters(config)
+    return non_embedding_parameters(config) + tables + head
 
 
 def non_embedding_parameters(config: ModelConfig) -> int:
@@ -27,6 +28,11 @@ def token_embedding_parameters(config: ModelConfig) -> int:
 
 def position_parameters(config: ModelConfig) -> int:
     return config.context_length * config.n_embd if config.position == "learned" else 0
+
+
+def neighbour_parameters(config: ModelConfig) -> int:
+    """What a token's vector takes from the token before it: the smear's shares and the table of pairs."""
+    return (config.smear + config.bigram_buckets) * config.n_embd
 
 
 def norm_parameters(config: ModelConfig) -> int:

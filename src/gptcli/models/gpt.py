@@ -17,6 +17,7 @@ from gptcli.nn.cache import KVCache
 from gptcli.nn.layers import Embedding, Linear
 from gptcli.nn.loss import at_least_fp32, cross_entropy_sum
 from gptcli.nn.mask import attention_mask
+from gptcli.nn.neighbour import PairEmbedding, Smear, previous_ids
 from gptcli.nn.parameters import ParameterInfo, ParameterKind
 from gptcli.nn.rope import RotaryEmbedding, row_positions
 
@@ -30,6 +31,10 @@ class GPT(nn.Module):
             raise ConfigError("model.vocab_size is 0", "take it from the tokenizer before the model is built")
         self.config = config
         self.embedding = Embedding(config.vocab_size, config.n_embd)
+        if config.smear:
+            self.smear = Smear(config.n_embd)
+        if config.bigram_buckets:
+            self.bigram = PairEmbedding(config.bigram_buckets, config.vocab_size, config.n_embd)
         if config.position == "learned":
             self.position_embedding = Embedding(config.context_length, config.n_embd)
         if config.position == "rope":
@@ -67,6 +72,9 @@ class GPT(nn.Module):
         count, device = input_ids.shape[1], input_ids.device
         offset, start = (0, None) if cache is None else (cache.length, cache.padding())
         x = self.embed(input_ids, offset, start)
+        if self.config.smear or self.config.bigram_buckets:
+            x = self.add_neighbours(x, input_ids, cache, segment_ids)
+        x = F.dropout(x, self.config.dropout) if self.training and self.config.dropout else x
         rotary = self.rope(offset, count, start, device) if self.config.position == "rope" else None
         masks = {
             window: attention_mask(
@@ -94,7 +102,19 @@ class GPT(nn.Module):
                 )
             table = self.position_embedding.weight
             x = x + (table[offset:end] if start is None else table[row_positions(offset, input_ids.shape[1], start)])
-        return F.dropout(x, self.config.dropout) if self.training and self.config.dropout else x
+        return x
+
+    def add_neighbours(self, x: Tensor, input_ids: Tensor, cache: KVCache | None, segment_ids: Tensor | None) -> Tensor:
+        """x (B, T, C) of input_ids (B, T) -> the same with what each token takes from the one before it."""
+        before = starts = None
+        if cache is not None:
+            start, before = cache.padding(), cache.write_ids(input_ids)
+            if start is not None:
+                starts = row_positions(cache.length, input_ids.shape[1], start) == 0  # (B, T)
+        previous = previous_ids(input_ids, before, starts, segment_ids)
+        if self.config.smear:
+            x = self.smear(x, previous, self.embedding)
+        return x + self.bigram(previous, input_ids) if self.config.bigram_buckets else x
 
     def logits(self, x: Tensor) -> Tensor:
         """x (..., C) -> logits (..., V)"""
@@ -124,7 +144,7 @@ class GPT(nn.Module):
 
 
 def parameter_kind(name: str, tensor: Tensor) -> ParameterKind:
-    if name in ("embedding.weight", "position_embedding.weight"):
+    if name in ("embedding.weight", "position_embedding.weight", "bigram.table.weight"):
         return "embedding"
     if name == "head.weight":
         return "head"
@@ -162,7 +182,7 @@ def build_model(
 
 @torch.no_grad()
 def initialize(model: GPT, seed: int) -> None:
-    """GPT-2's initialisation: weights normal(0, init_std), norms 1, biases 0.
+    """GPT-2's initialisation: weights normal(0, init_std), norms 1, biases 0; what neighbours add begins at 0.
 
     The projections that write to the residual stream are scaled by 1/sqrt(2 n_layer), so that the stream's variance
     does not grow with depth (Radford et al. 2019, section 2.3). Drawn on the CPU in fp32, one parameter at a time.
@@ -170,8 +190,11 @@ def initialize(model: GPT, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     residual_std = model.config.init_std / (2 * model.config.n_layer) ** 0.5
     for name, tensor in model.named_parameters():
+        if name.startswith(("smear.", "bigram.")) or name.endswith(".bias"):
+            tensor.zero_()
+            continue
         if tensor.dim() == 1:
-            tensor.fill_(0.0 if name.endswith("bias") else 1.0)
+            tensor.fill_(1.0)
             continue
         residual = name.endswith(("attention.output.weight", "mlp.down.weight"))
         std = residual_std if residual else model.config.init_std

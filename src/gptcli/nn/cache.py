@@ -1,6 +1,6 @@
 """The KV cache: keys and values of the tokens read so far, so that each new token costs one step of attention.
 
-Knows nothing of tokens, prompts or sampling. Shapes: B batch, T new tokens, S filled slots, K n_kv_head, D head_dim.
+Knows nothing of text, prompts or sampling. Shapes: B batch, T new tokens, S filled slots, K n_kv_head, D head_dim.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class KVCache:
         shape = (batch_size, n_kv_head, capacity, head_dim)
         self.keys = [torch.empty(shape, device=device, dtype=dtype) for _ in range(n_layer)]
         self.values = [torch.empty(shape, device=device, dtype=dtype) for _ in range(n_layer)]
+        self.ids = torch.zeros(batch_size, capacity, dtype=torch.long, device=device)
         self.capacity = capacity
         self.length = 0
         self.start = torch.zeros(batch_size, dtype=torch.long, device=device)
@@ -52,6 +53,14 @@ class KVCache:
         if self.length == 0 or self._is_padded is None:
             self._is_padded = bool(self.start.any())
         return self.start if self._is_padded else None
+
+    def write_ids(self, input_ids: Tensor) -> Tensor | None:
+        """Write the ids (B, T) of the next T slots, for models that look at a token's left neighbour.
+
+        Returns the ids (B, 1) in the slot before them, none at the beginning.
+        """
+        self.ids[:, self.length : self.length + input_ids.shape[1]] = input_ids
+        return self.ids[:, self.length - 1 : self.length] if self.length else None
 
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Write k, v (B, K, T, D) into the next T slots of `layer`; all filled slots come back, (B, K, S, D) each.
@@ -78,6 +87,7 @@ class KVCache:
         """Keep only `rows` (indices or a boolean mask over the batch), in that order."""
         self.keys = [keys[rows] for keys in self.keys]
         self.values = [values[rows] for values in self.values]
+        self.ids = self.ids[rows]
         self.start = self.start[rows]
 
     def reset(self) -> None:
