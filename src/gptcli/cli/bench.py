@@ -84,6 +84,46 @@ def train(
     show(hold(setting(rounds, seconds, threads, device), bench), as_markdown, as_json)
 
 
+@bench_app.command()
+def generate(
+    model: Annotated[
+        str, typer.Option(help="A model directory, or a TOML file or shipped name whose shape gets random weights.")
+    ] = "gpt2-124m",
+    assignments: Assignments = None,
+    batch_sizes: Annotated[str, typer.Option(metavar="B,B", help="Prompts that are continued side by side.")] = "1,8",
+    numbers: Annotated[
+        str, typer.Option(metavar="N,N", help="What weights are kept in: of fp32, bf16 and int8.")
+    ] = "fp32,int8",
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a prompt.")] = 16,
+    new_tokens: Annotated[int, typer.Option(min=2, help="Tokens that every prompt is continued by.")] = 48,
+    peer: Peers = None,
+    rounds: Rounds = 5,
+    seconds: Seconds = 2.0,
+    threads: Threads = None,
+    device: Device = "auto",
+    as_markdown: AsMarkdown = False,
+    as_json: AsJson = False,
+) -> None:
+    """Generated tokens a second, and how much of what the memory's bandwidth allows that is."""
+    from functools import partial
+
+    from gptcli.report.bench import decoding
+    from gptcli.report.bench.peers import choose_peers
+    from gptcli.report.bench.publish import hold
+    from gptcli.report.bench.setting import parse_list, positive_int
+
+    request = decoding.DecodingRequest(
+        model,
+        tuple(assignments or ()),
+        parse_list(batch_sizes, positive_int, "--batch-sizes"),
+        parse_list(numbers, decoding.number_format, "--numbers"),
+        prompt_tokens,
+        new_tokens,
+    )
+    bench = partial(decoding.measure, request, choose_peers(peer or (), "generate"))
+    show(hold(setting(rounds, seconds, threads, device), bench), as_markdown, as_json)
+
+
 def setting(rounds: int, seconds: float, threads: int | None, device: str) -> Setting:
     from gptcli.report.bench.machine import available_cores
     from gptcli.report.bench.setting import Setting

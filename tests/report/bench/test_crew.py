@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from gptcli.report.bench.crew import LIMIT, BenchError, Worker, attempt, crew
+from gptcli.report.bench.crew import LIMIT, BenchError, Worker, crew, unless_it_fails
 from gptcli.report.bench.jobs import LimitsJob, Task
 from gptcli.storage import process_is_alive
 
@@ -26,11 +26,11 @@ def test_a_peer_that_fails_is_left_out_and_ours_is_not(capsys: pytest.CaptureFix
     def fail() -> None:
         raise BenchError("litgpt failed: no such thing")
 
-    assert attempt("litgpt", fail) is None
+    assert unless_it_fails(Task("litgpt", "train", None), fail) is None
     assert capsys.readouterr().err == "litgpt failed: no such thing; left out\n"
-    for name in ("gptcli", "limit"):
+    for module in ("ours", "limit"):
         with pytest.raises(BenchError):
-            attempt(name, fail)
+            unless_it_fails(Task(module, "train", None), fail)
 
 
 def test_a_crew_goes_on_without_a_peer_that_cannot_start(capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,5 +56,5 @@ def test_a_sequence_longer_than_the_context_is_refused(shape: Path) -> None:
 
 
 def test_a_shape_without_a_vocabulary_is_refused() -> None:
-    with pytest.raises(UsageError, match="no vocab_size; give it one: --set"):
+    with pytest.raises(UsageError, match=r"no model\.vocab_size; give it one: --set"):
         resolve(TrainingRequest("qwen3-5m", (), seq_len=8))

@@ -13,14 +13,18 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, TypeVar
 
 from gptcli.console import say
 from gptcli.errors import GptcliError
 from gptcli.report.bench.jobs import Task
 
+Result = TypeVar("Result")
+
 OURS, LIMIT = "gptcli", "limit"
-"""The names of the contenders that every contest needs: ours, and the machine at its best."""
+"""What ours, and the machine at its best, are called among the contenders."""
+ESSENTIAL = ("ours", "limit")
+"""The modules of `peers` without which there is no contest."""
 SETTLE_SECONDS = 0.25
 """Pause before a round: OpenMP's threads of the worker before may spin for 200 ms after their last work."""
 GOODBYE_SECONDS = 10
@@ -34,7 +38,7 @@ class Worker:
     """One contender in its process. `facts` says what it is; `play(**request)` is one round."""
 
     def __init__(self, name: str, task: Task, threads: int) -> None:
-        self.name = name
+        self.name, self.task = name, task
         self.log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (closed with the process)
         counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), str(threads))
         self.process = subprocess.Popen(
@@ -103,7 +107,7 @@ def crew(tasks: Mapping[str, Task], threads: int) -> Iterator[dict[str, Worker]]
     try:
         for name, task in tasks.items():
             say(f"starting {name}")
-            worker = attempt(name, lambda name=name, task=task: Worker(name, task, threads))
+            worker = unless_it_fails(task, lambda name=name, task=task: Worker(name, task, threads))
             if worker is not None:
                 workers[name] = worker
         yield workers
@@ -112,12 +116,17 @@ def crew(tasks: Mapping[str, Task], threads: int) -> Iterator[dict[str, Worker]]
             worker.close()
 
 
-def attempt(name: str, action: Callable[[], Any]) -> Any:
+def rounds(worker: Worker, **request: Any) -> Callable[[], dict[str, Any] | None]:
+    """What plays a round of the worker: its answer to the request, or none where a peer fails."""
+    return lambda: unless_it_fails(worker.task, lambda: worker.play(**request))
+
+
+def unless_it_fails(task: Task, action: Callable[[], Result]) -> Result | None:
     """What `action` returns; where a peer's action fails, one line about it and none."""
     try:
         return action()
     except BenchError as error:
-        if name in (OURS, LIMIT):
+        if task.module in ESSENTIAL:
             raise
         say(f"{error}; left out")
         return None

@@ -29,7 +29,27 @@ class TrainingJob:
     """Where the peer's own source lies, if it is not an installed package."""
 
 
-JOBS = {"limits": LimitsJob, "train": TrainingJob}
+@dataclass(frozen=True)
+class DecodingJob:
+    """Continue prompts greedily by a fixed number of tokens, whatever they are."""
+
+    directory: str
+    """A Hugging Face model directory."""
+    scratch: str
+    """An empty folder for what the contender makes of it."""
+    numbers: str
+    """What the weights are kept in: fp32, bf16 or int8."""
+    prompts: list[list[int]]
+    """Prompts of one length; a batch of B takes the first B."""
+    new_tokens: int
+    seconds: float
+    """How long a round lasts about; it holds whole continuations, at least one."""
+    device: str
+    threads: int
+    checkout: str | None = None
+
+
+JOBS = {"limits": LimitsJob, "train": TrainingJob, "generate": DecodingJob}
 """The job of each bench that has contenders, which is also the name of the function of `peers` that takes it."""
 
 

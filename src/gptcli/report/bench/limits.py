@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 from gptcli.console import Progress
 from gptcli.report.bench.contest import alternate, spread
-from gptcli.report.bench.crew import LIMIT, crew
+from gptcli.report.bench.crew import LIMIT, crew, rounds
 from gptcli.report.bench.jobs import LimitsJob, Task
 from gptcli.report.bench.publish import Outcome
 from gptcli.report.bench.setting import Setting
@@ -37,7 +36,7 @@ def measure(setting: Setting) -> Outcome:
     with crew({LIMIT: Task("limit", "limits", job)}, setting.threads) as workers:
         worker = workers[LIMIT]
         figures = dict(all_figures(worker.facts["square"], setting.threads))
-        players = {name: partial(worker.play, **request) for name, request in figures.items()}
+        players = {name: rounds(worker, **request) for name, request in figures.items()}
         with Progress("limits", setting.rounds, unit="rounds") as progress:
             played = alternate(players, setting.rounds, lambda _: progress.update())
     results = {"figures": [figures[name] | summed_up(plays) for name, plays in played.items()]}

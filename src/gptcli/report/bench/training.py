@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 
-from gptcli.config import merge, validate
-from gptcli.config.load import with_origin
-from gptcli.config.shipped import read_settings
 from gptcli.console import Progress, size
-from gptcli.errors import UsageError
 from gptcli.models.estimate import flops_per_token
 from gptcli.nn.device import resolve_precision
 from gptcli.report.bench.contest import alternate, ratios, spread
-from gptcli.report.bench.crew import LIMIT, OURS, attempt, crew
+from gptcli.report.bench.crew import LIMIT, OURS, crew, rounds
 from gptcli.report.bench.jobs import Task, TrainingJob
-from gptcli.report.bench.peers import Chosen
+from gptcli.report.bench.models import named_shape
+from gptcli.report.bench.peers import GPTCLI, Chosen
 from gptcli.report.bench.publish import Outcome
 from gptcli.report.bench.setting import Setting
 from gptcli.report.bench.tables import Table, figure, percent, times
@@ -52,11 +48,10 @@ def measure(request: TrainingRequest, peers: Sequence[Chosen], setting: Setting)
         job = TrainingJob(config.model_dump(mode="json"), setting.device, precision, setting.seconds, path)
         return Task(module, "train", job)
 
-    tasks = {OURS: task("ours")}
-    tasks |= {chosen.peer.name: task(chosen.peer.module, chosen.path) for chosen in peers}
-    tasks |= {LIMIT: task("limit")}
+    tasks = {peer.name: task(peer.module, path) for peer, path in (Chosen(GPTCLI), *peers)}
+    tasks[LIMIT] = task("limit")
     with crew(tasks, setting.threads) as workers, Progress("train", setting.rounds, unit="rounds") as progress:
-        players = {name: partial(attempt, name, worker.play) for name, worker in workers.items()}
+        players = {name: rounds(worker) for name, worker in workers.items()}
         played = alternate(players, setting.rounds, lambda _: progress.update())
         facts = {name: worker.facts for name, worker in workers.items()}
     flops = flops_per_token(config.model, config.seq_len)
@@ -84,11 +79,7 @@ def resolve(request: TrainingRequest) -> RunConfig:
         "compile": request.compile,
         "precision": request.precision,
     }
-    settings = read_settings([request.model], request.assignments)
-    config = validate(RunConfig, merge(settings, with_origin({"train": train}, "the options of bench train")))
-    if config.model.vocab_size == 0:
-        raise UsageError("the model has no vocab_size", "give it one: --set model.vocab_size=50257")
-    return config
+    return named_shape(request.model, request.assignments, {"train": train})
 
 
 def standing(

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 from gptcli.console import say
 from gptcli.errors import UsageError
@@ -28,26 +29,32 @@ class Peer:
     remedy: str
     package: str | None = None
     file: str | None = None
+    numbers: tuple[str, ...] = ("fp32", "bf16")
+    """What it can keep weights in while it generates."""
+    obstacle: str | None = None
+    """Why it cannot be measured at all, if it cannot."""
 
     @property
     def module(self) -> str:
         """Its file in this package."""
-        return self.name
+        return "ours" if self.package == "gptcli" else self.name
 
     @property
     def is_installed(self) -> bool:
         return self.package is not None and find_spec(self.package) is not None
 
 
+GPTCLI = Peer("gptcli", ("train", "generate"), "", package="gptcli")
 PEERS = (
-    Peer("transformers", ("train",), EXTRA, package="transformers"),
-    Peer("litgpt", ("train",), LITGPT, package="litgpt"),
-    Peer("nanogpt", ("train",), "--peer nanogpt=PATH, a checkout of it", file="model.py"),
+    Peer("transformers", ("train", "generate"), EXTRA, package="transformers"),
+    Peer("litgpt", ("train", "generate"), LITGPT, package="litgpt"),
+    Peer("nanogpt", ("train", "generate"), "--peer nanogpt=PATH, a checkout of it", file="model.py"),
+    Peer("ctranslate2", ("generate",), EXTRA, package="ctranslate2", numbers=("fp32", "bf16", "int8")),
+    Peer("llama-cpp", ("generate",), "", obstacle="it reads GGUF, which gptcli does not write"),
 )
 
 
-@dataclass(frozen=True)
-class Chosen:
+class Chosen(NamedTuple):
     """A peer that takes part, and where it lies if it is a checkout."""
 
     peer: Peer
@@ -66,7 +73,7 @@ def choose_peers(wanted: Sequence[str], bench: str) -> list[Chosen]:
         able = [peer for peer in PEERS if bench in peer.benches]
         for peer in able:
             if not peer.is_installed:
-                say(f"without {peer.name}: {peer.remedy}")
+                say(f"without {peer.name}: {peer.obstacle or peer.remedy}")
         return [Chosen(peer) for peer in able if peer.is_installed]
     chosen = [find_peer(text) for text in wanted]
     for choice in chosen:
@@ -81,6 +88,8 @@ def find_peer(text: str) -> Chosen:
     peer = next((peer for peer in PEERS if peer.name == name), None)
     if peer is None:
         raise UsageError(f"peer {name!r} is unknown", f"choose from {', '.join(peer.name for peer in PEERS)}")
+    if peer.obstacle:
+        raise UsageError(f"peer {name} is not available: {peer.obstacle}")
     if peer.file is None:
         if path:
             raise UsageError(f"peer {name} is an installed package", f"leave out ={path}")

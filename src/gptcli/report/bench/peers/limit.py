@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gptcli.nn.device import allow_tf32
 from gptcli.report.bench.clock import seconds_of
-from gptcli.report.bench.jobs import LimitsJob, TrainingJob
+from gptcli.report.bench.jobs import DecodingJob, LimitsJob, TrainingJob
 from gptcli.report.bench.worker import Contender
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8}
@@ -22,6 +22,7 @@ SQUARE = {"cpu": 2048, "cuda": 8192, "mps": 4096}
 """Side of the square matrices whose product is taken for the device's rate."""
 STREAM_BYTES = {"cpu": 1 << 30, "cuda": 8 << 30, "mps": 1 << 30}
 """What is read to measure bandwidth: several times the largest caches."""
+STREAM_SECONDS = 0.3
 MATRIX = 4096
 """Side of the square fp32 matrices (64 MiB) that are streamed, a vector times each."""
 
@@ -55,6 +56,16 @@ def train(job: TrainingJob) -> Contender:
         return {"flops_per_second": gemm_rate(device, job.precision, (side, side, side), min(job.seconds, 1.0))}
 
     return Contender({"what": f"{job.precision} matrix products, {side} square"}, play)
+
+
+def generate(job: DecodingJob) -> Contender:
+    """Plays the faster way to read fp32 matrices once: a vector times each, as decoding does, or their sum."""
+    memory = Memory(torch.device(job.device))
+
+    def play(batch_size: int) -> dict[str, Any]:
+        return {"bytes_per_second": max(memory.rate(what, STREAM_SECONDS) for what in ("gemv", "sum"))}
+
+    return Contender({}, play)
 
 
 def gemm_rate(device: torch.device, dtype: str, shape: tuple[int, int, int], seconds: float) -> float:

@@ -7,11 +7,15 @@ import torch
 from gptcli.errors import UsageError
 from gptcli.models.config import ModelConfig
 from gptcli.nn.device import allow_tf32
-from gptcli.report.bench.jobs import TrainingJob
+from gptcli.report.bench.decoding_rounds import decoding_contender
+from gptcli.report.bench.jobs import DecodingJob, TrainingJob
+from gptcli.report.bench.models import read_config
 from gptcli.report.bench.torch_training import plain_step, random_batch, run_config, training_contender
 from gptcli.report.bench.worker import Contender
 
 MLPS = {"gelu": ("GptNeoxMLP", "none"), "gelu_tanh": ("GptNeoxMLP", "tanh"), "swiglu": ("LLaMAMLP", "none")}
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def train(job: TrainingJob) -> Contender:
@@ -27,6 +31,31 @@ def train(job: TrainingJob) -> Contender:
     input_ids, targets = random_batch(config, job.device)
     step = plain_step(model, optimizer, lambda: chunked_cross_entropy(forward(input_ids), targets), job)
     return training_contender(step, model, job, note)
+
+
+def generate(job: DecodingJob) -> Contender:
+    from litgpt.generate.base import batched_generate_fn
+    from litgpt.generate.base import generate as generate_one
+
+    model, _ = build(read_config(job.directory))
+    model = model.to(job.device, DTYPES[job.numbers]).eval()
+    model.max_seq_length = len(job.prompts[0]) + job.new_tokens
+    rows = 0
+
+    def continue_prompts(prompts: list[list[int]], count: int) -> list[list[int]]:
+        nonlocal rows
+        if len(prompts) != rows:
+            rows = len(prompts)
+            model.clear_kv_cache()
+            model.set_kv_cache(batch_size=rows, device=torch.device(job.device))
+        input_ids, end = torch.tensor(prompts, device=job.device), len(prompts[0]) + count
+        if rows == 1:
+            return [generate_one(model, input_ids[0], end, temperature=0.0, include_prompt=False).tolist()]
+        greedy = {"temperature": 0.0, "top_k": None, "top_p": 1.0}
+        steps = batched_generate_fn(model, input_ids, end, sample_args=greedy, include_prompt=False, include_eos=True)
+        return torch.stack([torch.cat(tokens) for tokens in steps], dim=1).tolist()
+
+    return decoding_contender(continue_prompts, job, same_weights=False)
 
 
 def build(config: ModelConfig) -> tuple[torch.nn.Module, str]:

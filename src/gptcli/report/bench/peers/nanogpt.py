@@ -11,10 +11,13 @@ import torch
 from gptcli.errors import UsageError
 from gptcli.models.config import ModelConfig
 from gptcli.nn.device import allow_tf32
-from gptcli.report.bench.jobs import TrainingJob
+from gptcli.report.bench.decoding_rounds import decoding_contender
+from gptcli.report.bench.jobs import DecodingJob, TrainingJob
+from gptcli.report.bench.models import read_config
 from gptcli.report.bench.torch_training import plain_step, random_batch, run_config, training_contender
 from gptcli.report.bench.worker import Contender
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SLOTS = {"norm": "layernorm", "position": "learned", "qk_norm": False, "tie_embeddings": True}
 """What nanoGPT's only architecture has; its MLP is a plain one with an exact GELU."""
 
@@ -29,6 +32,16 @@ def train(job: TrainingJob) -> Contender:
     input_ids, targets = random_batch(config, job.device)
     step = plain_step(model, optimizer, lambda: forward(input_ids, targets)[1], job)
     return training_contender(step, model, job, "its own optimizer")
+
+
+def generate(job: DecodingJob) -> Contender:
+    model = build(read_config(job.directory), job.checkout).to(job.device, DTYPES[job.numbers]).eval()
+
+    def continue_prompts(prompts: list[list[int]], count: int) -> list[list[int]]:
+        input_ids = torch.tensor(prompts, device=job.device)
+        return model.generate(input_ids, count, top_k=1)[:, input_ids.shape[1] :].tolist()
+
+    return decoding_contender(continue_prompts, job, same_weights=False)
 
 
 def build(config: ModelConfig, checkout: str) -> torch.nn.Module:

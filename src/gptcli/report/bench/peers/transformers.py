@@ -8,9 +8,12 @@ from gptcli.errors import UsageError
 from gptcli.interop.families import family_of
 from gptcli.models.config import ModelConfig
 from gptcli.nn.device import allow_tf32
-from gptcli.report.bench.jobs import TrainingJob
+from gptcli.report.bench.decoding_rounds import decoding_contender
+from gptcli.report.bench.jobs import DecodingJob, TrainingJob
 from gptcli.report.bench.torch_training import plain_step, random_batch, run_config, training_contender
 from gptcli.report.bench.worker import Contender
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def train(job: TrainingJob) -> Contender:
@@ -30,6 +33,26 @@ def train(job: TrainingJob) -> Contender:
     note = f"{type(model).__name__}, fused AdamW"
     transformers.logging.set_verbosity_error()
     return training_contender(plain_step(model, optimizer, mean_loss, job), model, job, note)
+
+
+def generate(job: DecodingJob) -> Contender:
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    dtype = DTYPES[job.numbers]
+    model = transformers.AutoModelForCausalLM.from_pretrained(job.directory, dtype=dtype, attn_implementation="sdpa")
+    model = model.to(job.device).eval()
+    model.generation_config.eos_token_id = None  # nothing ends a text early
+    model.generation_config.pad_token_id = 0
+
+    @torch.inference_mode()
+    def continue_prompts(prompts: list[list[int]], count: int) -> list[list[int]]:
+        input_ids = torch.tensor(prompts, device=job.device)
+        mask = torch.ones_like(input_ids)
+        output = model.generate(input_ids, attention_mask=mask, max_new_tokens=count, do_sample=False)
+        return output[:, input_ids.shape[1] :].tolist()
+
+    return decoding_contender(continue_prompts, job, same_weights=True)
 
 
 def build(config: ModelConfig) -> torch.nn.Module:

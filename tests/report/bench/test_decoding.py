@@ -1,0 +1,73 @@
+"""A real contest of generation, tiny: the same greedy text from every program that has the same weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from gptcli.errors import UsageError
+from gptcli.interop.huggingface import read_huggingface
+from gptcli.report.bench.decoding import DecodingRequest, measure, random_prompts, weights_per_token
+from gptcli.report.bench.models import named_shape, read_config, write_random_model
+from gptcli.report.bench.peers import choose_peers
+from gptcli.report.bench.setting import Setting
+
+SETTING = Setting(rounds=2, seconds=0.2, threads=1, device="cpu")
+STRONG = ("model.init_std=0.3",)
+"""Weights so large that the text depends on all that was read."""
+
+
+@pytest.mark.slow
+def test_transformers_and_ctranslate2_write_the_same_text_as_ours(shape: Path, checkout: Path) -> None:
+    pytest.importorskip("transformers")
+    pytest.importorskip("ctranslate2")
+    request = DecodingRequest(str(shape), STRONG, batch_sizes=(1, 3), numbers=("fp32",), prompt_tokens=6, new_tokens=20)
+    peers = choose_peers(["transformers", "ctranslate2", f"nanogpt={checkout}"], "generate")
+    results = measure(request, peers, SETTING).results
+    assert [batch["batch_size"] for batch in results["batches"]] == [1, 3]
+    for batch in results["batches"]:
+        contenders = batch["contenders"]
+        assert set(contenders) == {"gptcli fp32", "transformers fp32", "nanogpt fp32", "ctranslate2 fp32"}
+        assert contenders["transformers fp32"]["rows_as_ours"] == batch["batch_size"]
+        assert contenders["ctranslate2 fp32"]["rows_as_ours"] == batch["batch_size"]
+        assert contenders["nanogpt fp32"]["rows_as_ours"] is None, "its weights are others"
+        for one in contenders.values():
+            assert one["tokens_per_second"]["low"] > 0
+            bound = batch["batch_size"] * batch["bytes_per_second"]["high"] / (4 * results["weights_per_token"])
+            assert one["of_limit"]["high"] >= 0.99 * one["tokens_per_second"]["low"] / bound
+
+
+def test_the_weights_of_a_token_are_those_of_the_matrices_and_norms(shape: Path, tmp_path: Path) -> None:
+    """Counted on the model itself: all weights but the positions; the tied embedding is read as the head."""
+    write_random_model(named_shape(str(shape), ()).model, tmp_path / "model")
+    model, _ = read_huggingface(tmp_path / "model")
+    counted = sum(p.numel() for name, p in model.named_parameters() if not name.startswith("position_embedding"))
+    assert weights_per_token(read_config(str(tmp_path / "model"))) == counted
+
+
+def test_prompts_differ_from_each_other_and_not_from_run_to_run(shape: Path) -> None:
+    request = DecodingRequest(str(shape), prompt_tokens=8, batch_sizes=(1, 4))
+    config = named_shape(str(shape), ()).model
+    prompts = random_prompts(request, config)
+    assert prompts == random_prompts(request, config)
+    assert len({tuple(prompt) for prompt in prompts}) == 4
+    assert torch.tensor(prompts).shape == (4, 8)
+    assert torch.tensor(prompts).max() < config.vocab_size
+
+
+def test_more_tokens_than_the_context_holds_are_refused(shape: Path) -> None:
+    request = DecodingRequest(str(shape), prompt_tokens=16, new_tokens=17)
+    with pytest.raises(UsageError, match="more than the model's context of 32; ask for fewer"):
+        measure(request, [], SETTING)
+
+
+def test_a_model_directory_takes_no_settings(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is a model already; leave out --set"):
+        measure(DecodingRequest(str(tmp_path), STRONG), [], SETTING)
+
+
+def test_llama_cpp_is_refused_with_the_reason() -> None:
+    with pytest.raises(UsageError, match="llama-cpp is not available: it reads GGUF, which gptcli does not write"):
+        choose_peers(["llama-cpp"], "generate")
