@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from safetensors.torch import load_file
 
 from gptcli.checkpoint.run import RunDirectory
 from gptcli.errors import CheckpointError, DataError, DivergedError, Stopped, UsageError
+from gptcli.evaluate.shards import shard_loss
+from gptcli.train import loop
 from gptcli.train.loop import Trainer
 from gptcli.train.run import TrainRequest, train
 
@@ -59,8 +62,23 @@ def test_a_run_leaves_all_that_later_commands_need(corpus: Path, tmp_path: Path)
     metrics = lines(run)
     assert [line["step"] for line in metrics] == [2, 4, 6, 8, 10, 12]
     assert [line["step"] for line in metrics if line["val_loss"] is not None] == [4, 8, 12]
-    assert {"step", "tokens", "elapsed_seconds", "train_loss", "val_loss", "lr", "grad_norm", "tokens_per_second",
-            "memory_bytes"} == set(metrics[0])  # fmt: skip
+    assert {"step", "tokens", "time", "elapsed_seconds", "stepping_seconds", "train_loss", "val_loss", "lr",
+            "grad_norm", "tokens_per_second", "memory_bytes"} == set(metrics[0])  # fmt: skip
+
+
+def test_stepping_seconds_leave_out_what_happens_between_steps(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(*arguments: object, **options: object) -> object:
+        time.sleep(0.3)
+        return shard_loss(*arguments, **options)
+
+    monkeypatch.setattr(loop, "shard_loss", slow)
+    train(request(corpus, tmp_path / "run"))
+    stepping = [line["stepping_seconds"] for line in lines(tmp_path / "run")]
+    between = [line["elapsed_seconds"] - line["stepping_seconds"] for line in lines(tmp_path / "run")]
+    assert 0 < stepping[0] < stepping[-1]
+    assert between[-1] >= 0.6, "two evaluations lie before step 12"
 
 
 def test_training_learns(corpus: Path, tmp_path: Path) -> None:

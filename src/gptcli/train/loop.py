@@ -41,6 +41,8 @@ class Position:
     step: int = 0
     tokens: int = 0
     elapsed_seconds: float = 0.0
+    stepping_seconds: float = 0.0
+    """Of elapsed_seconds, what the steps took: without evaluations, samples and checkpoints."""
     last_val_loss: float | None = None
     evaluated_step: int | None = None
     best_val_loss: float | None = None
@@ -83,7 +85,7 @@ class Trainer:
         restore_state(self.optimizer, checkpoint.tensors["optimizer"], state["optimizer"])
         if state["scaler"]:
             self.stepper.scaler.load_state_dict(state["scaler"])
-        self.position = Position(**{field.name: state[field.name] for field in fields(Position)})
+        self.position = Position(**{field.name: state.get(field.name, field.default) for field in fields(Position)})
         self.forget_later_lines()
 
     def forget_later_lines(self) -> None:
@@ -131,6 +133,7 @@ class Trainer:
     def step(self) -> StepResult:
         """The next optimizer step; counts bad ones and gives up after `max_bad_steps` in a row."""
         config, position = self.config, self.position
+        began = time.perf_counter()
         torch.manual_seed(step_seed(config.seed, position.step))
         factor = lr_factor(config.schedule, position.step, config.train.max_steps, config.optim.lr)
         set_lr(self.optimizer, factor)
@@ -140,7 +143,9 @@ class Trainer:
         result = self.stepper.run(batches)
         position.step += 1
         position.tokens += result.tokens
-        position.elapsed_seconds = time.perf_counter() - self.began
+        ended = time.perf_counter()
+        position.stepping_seconds += ended - began
+        position.elapsed_seconds = ended - self.began
         if self.stepper.is_bad(result):
             self.count_bad_step(result)
         else:
@@ -195,7 +200,9 @@ class Trainer:
         line: dict[str, Any] = {
             "step": position.step,
             "tokens": position.tokens,
+            "time": round(time.time(), 3),
             "elapsed_seconds": round(position.elapsed_seconds, 3),
+            "stepping_seconds": round(position.stepping_seconds, 3),
             "train_loss": position.interval_loss / position.interval_steps if position.interval_steps else None,
             "val_loss": position.last_val_loss if evaluated else None,
             "lr": self.optimizer.param_groups[0]["lr"],
