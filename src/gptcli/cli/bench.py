@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from gptcli.cli.options import AsJson, Assignments
+from gptcli.cli.options import AsJson, Assignments, Corpus
 
 if TYPE_CHECKING:
     from gptcli.report.bench.publish import Report
@@ -122,6 +123,61 @@ def generate(
     )
     bench = partial(decoding.measure, request, choose_peers(peer or (), "generate"))
     show(hold(setting(rounds, seconds, threads, device), bench), as_markdown, as_json)
+
+
+@bench_app.command()
+def learn(
+    corpus: Corpus = None,
+    ours: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]CONFIG",
+            help="How ours trains: a TOML file or a shipped name; several compete (default: the zero-config rule).",
+        ),
+    ] = None,
+    assignments: Assignments = None,
+    peer: Peers = None,
+    nanogpt_args: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]ARGS",
+            help="Arguments of nanoGPT's train.py; several compete (default: its README's for this kind of device).",
+        ),
+    ] = None,
+    targets: Annotated[str, typer.Option(metavar="L,L", help="Losses in nats a character.")] = "1.88,1.70,1.61",
+    seeds: Annotated[str, typer.Option(metavar="S,S", help="One run of every contender for each.")] = "1,2,3",
+    eval_every: Annotated[int, typer.Option(min=1, help="Steps between two measurements of the whole split.")] = 100,
+    picture: Annotated[
+        Path | None, typer.Option(help="Draw loss against seconds into this .svg or .png.", show_default=False)
+    ] = None,
+    threads: Threads = None,
+    device: Device = "auto",
+    as_markdown: AsMarkdown = False,
+    as_json: AsJson = False,
+) -> None:
+    """Seconds of training to given validation losses, over characters, the last tenth of the corpus to validate."""
+    from functools import partial
+
+    from gptcli.report.bench import learning
+    from gptcli.report.bench.peers import choose_peers
+    from gptcli.report.bench.picture import check_picture
+    from gptcli.report.bench.publish import hold
+    from gptcli.report.bench.setting import parse_list, positive_int
+
+    if picture:
+        check_picture(picture)
+    request = learning.LearningRequest(
+        corpus=tuple(corpus or ()),
+        ours=learning.our_contenders(ours or ()),
+        assignments=tuple(assignments or ()),
+        nanogpt=dict(map(learning.parse_arguments, nanogpt_args or ())),
+        targets=parse_list(targets, learning.loss_target, "--targets"),
+        seeds=parse_list(seeds, positive_int, "--seeds"),
+        eval_every=eval_every,
+        picture=picture,
+    )
+    bench = partial(learning.measure, request, choose_peers(peer or (), "learn"))
+    show(hold(setting(len(request.seeds), 0.0, threads, device), bench), as_markdown, as_json)
 
 
 def setting(rounds: int, seconds: float, threads: int | None, device: str) -> Setting:

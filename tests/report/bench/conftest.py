@@ -49,6 +49,54 @@ class GPT(torch.nn.Module):
         return idx
 '''
 
+TRAIN = """
+import os
+import pickle
+import sys
+import time
+
+import numpy as np
+import torch
+
+from model import GPT, GPTConfig
+
+settings = {"max_iters": 10, "eval_interval": 5, "learning_rate": 0.5, "out_dir": "out", "dataset": "none",
+            "device": "cuda", "always_save_checkpoint": False, "pause": 0.0}
+for argument in sys.argv[1:]:
+    key, value = argument.removeprefix("--").split("=")
+    if key not in settings:
+        raise ValueError(f"Unknown config key: {key}")
+    kind = type(settings[key])
+    settings[key] = value == "True" if kind is bool else kind(value)
+os.makedirs(settings["out_dir"], exist_ok=True)
+torch.manual_seed(1337)
+folder = os.path.join("data", settings["dataset"])
+tokens = torch.from_numpy(np.fromfile(os.path.join(folder, "train.bin"), dtype=np.uint16).astype(np.int64))
+with open(os.path.join(folder, "meta.pkl"), "rb") as file:
+    vocab_size = pickle.load(file)["vocab_size"]
+model_args = {"block_size": 8, "vocab_size": vocab_size, "n_layer": 1, "n_head": 1, "n_embd": 1, "dropout": 0.0,
+              "bias": False}
+model = GPT(GPTConfig(**model_args)).to(settings["device"])
+print("initial", torch.rand(1).item())
+optimizer = model.configure_optimizers(0.0, settings["learning_rate"], (0.9, 0.95), "cpu")
+for iteration in range(settings["max_iters"] + 1):
+    if iteration % settings["eval_interval"] == 0:
+        model.eval()
+        time.sleep(settings["pause"])
+        model.train()
+        if iteration and settings["always_save_checkpoint"]:
+            checkpoint = {"model": model.state_dict(), "model_args": model_args, "iter_num": iteration}
+            torch.save(checkpoint, os.path.join(settings["out_dir"], "ckpt.pt"))
+    starts = torch.randint(len(tokens) - 9, (16,)).tolist()
+    x = torch.stack([tokens[i : i + 8] for i in starts])
+    y = torch.stack([tokens[i + 1 : i + 9] for i in starts])
+    _, loss = model(x, y)
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    print(f"iter {iteration}: loss {loss.item():.4f}, time 0.00ms, mfu -100.00%")
+"""
+
 SHAPE = """
 [model]
 vocab_size = 61
@@ -75,6 +123,7 @@ def checkout(tmp_path: Path) -> Path:
     folder = tmp_path / "checkout"
     folder.mkdir()
     (folder / "model.py").write_text(MODEL)
+    (folder / "train.py").write_text(TRAIN)
     return folder
 
 

@@ -48,7 +48,7 @@ GPTCLI = Peer("gptcli", ("train", "generate"), "", package="gptcli")
 PEERS = (
     Peer("transformers", ("train", "generate"), EXTRA, package="transformers"),
     Peer("litgpt", ("train", "generate"), LITGPT, package="litgpt"),
-    Peer("nanogpt", ("train", "generate"), "--peer nanogpt=PATH, a checkout of it", file="model.py"),
+    Peer("nanogpt", ("train", "learn", "generate"), "--peer nanogpt=PATH, a checkout of it", file="model.py"),
     Peer("ctranslate2", ("generate",), EXTRA, package="ctranslate2", numbers=("fp32", "bf16", "int8")),
     Peer("llama-cpp", ("generate",), "", obstacle="it reads GGUF, which gptcli does not write"),
 )

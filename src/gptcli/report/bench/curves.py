@@ -1,0 +1,69 @@
+"""Curves of loss against seconds: when a target is reached, and what clocks are compared. Knows no program.
+
+Two clocks. `seconds` counts training steps alone, and the first of them as long as the median step, since it holds
+compilation and the first use of memory: how fast the training is. `cold_seconds` is the time from the command to the
+same place, with interpreter, imports, data, compilation and the first step as they were, and again without evaluations
+and checkpoints, which a program makes as often as it is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+
+class Point(NamedTuple):
+    """The loss over the whole validation split after `step` steps, which took `stepping_seconds` in all."""
+
+    step: int
+    stepping_seconds: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run of a contender."""
+
+    seed: int
+    points: tuple[Point, ...]
+    startup_seconds: float
+    """From the command to the first step."""
+    first_step_seconds: float
+    median_step_seconds: float
+    wall_seconds: float
+    """The whole command, with everything it did."""
+
+    @property
+    def curve(self) -> list[tuple[float, float]]:
+        """(seconds, loss) by the clock of steps, the first as long as the median one."""
+        excess = self.first_step_seconds - self.median_step_seconds
+        return [(point.stepping_seconds - excess, point.loss) for point in self.points]
+
+    @property
+    def cold_curve(self) -> list[tuple[float, float]]:
+        """(seconds, loss) from the command on, without evaluations and checkpoints."""
+        return [(self.startup_seconds + point.stepping_seconds, point.loss) for point in self.points]
+
+    @property
+    def lowest(self) -> Point:
+        return min(self.points, key=lambda point: point.loss)
+
+    def report(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self) | {"points": [list(point) for point in self.points]}
+
+
+def crossing(curve: Sequence[tuple[float, float]], target: float) -> float | None:
+    """The seconds at which a curve of (seconds, loss) first comes down to `target`, on a straight line between the
+    points around it; none if it never does. A curve that begins below gives its first point, an upper bound.
+    """
+    before: tuple[float, float] | None = None
+    for seconds, loss in curve:
+        if loss <= target:
+            if before is None:
+                return seconds
+            then, higher = before
+            return then + (seconds - then) * (higher - target) / (higher - loss)
+        before = (seconds, loss)
+    return None

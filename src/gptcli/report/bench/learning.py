@@ -1,0 +1,215 @@
+"""`gptcli bench learn`: seconds of training to given losses on the whole validation split, ours and nanoGPT's."""
+
+from __future__ import annotations
+
+import math
+import re
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from gptcli.console import duration, say
+from gptcli.errors import UsageError
+from gptcli.report.bench.contest import alternate, ratios, spread
+from gptcli.report.bench.crew import OURS
+from gptcli.report.bench.curves import Run, crossing
+from gptcli.report.bench.learning_runs import README_RECIPE, Course, run_nanogpt, run_ours
+from gptcli.report.bench.peers import Chosen
+from gptcli.report.bench.picture import draw_curves
+from gptcli.report.bench.publish import Outcome
+from gptcli.report.bench.setting import Setting
+from gptcli.report.bench.tables import Table, figure, times
+
+Train = Callable[[int, Path], Run]
+"""(seed, an empty folder) -> the run."""
+NAMED_ARGUMENTS = re.compile(r"(?:(?P<name>[A-Za-z][\w.+-]*)=(?=--|config/))?(?P<arguments>.*)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class LearningRequest:
+    """A corpus, who learns it, and how far."""
+
+    corpus: tuple[str, ...]
+    ours: Mapping[str, tuple[str, ...]]
+    """Config files by the contender's name."""
+    assignments: tuple[str, ...] = ()
+    nanogpt: Mapping[str, str] | None = None
+    """Arguments of nanoGPT's train.py by the contender's name; none: what its README says."""
+    targets: tuple[float, ...] = (1.88, 1.70, 1.61)
+    """Losses in nats a character."""
+    seeds: tuple[int, ...] = (1, 2, 3)
+    eval_every: int = 100
+    picture: Path | None = None
+
+
+def measure(request: LearningRequest, peers: Sequence[Chosen], setting: Setting) -> Outcome:
+    """Every contender's runs, a seed at a time, in turn.
+
+    Raises:
+        UsageError: no corpus is named.
+        BenchError: a run failed.
+    """
+    if not request.corpus:
+        raise UsageError("no corpus to learn", "name one: gptcli bench learn book.txt")
+    course = Course(request.corpus, request.eval_every, setting.threads, setting.device)
+    players = {name: turns(name, train, request.seeds) for name, train in contenders(request, peers, course).items()}
+    runs = alternate(players, len(request.seeds))
+    results = {
+        "corpus": " ".join(request.corpus),
+        "eval_every_steps": request.eval_every,
+        "targets": list(request.targets),
+        "contenders": {name: standing(own, request.targets) for name, own in runs.items()},
+        "sooner": {
+            name: {mine: sooner(runs[mine], own, request.targets) for mine in request.ours}
+            for name, own in runs.items()
+            if name not in request.ours
+        },
+    }
+    if request.picture:
+        curves = {name: [run.curve for run in own] for name, own in runs.items()}
+        draw_curves(curves, request.targets, results["corpus"], request.picture)
+    return Outcome("learn", results, tables(results))
+
+
+def contenders(request: LearningRequest, peers: Sequence[Chosen], course: Course) -> dict[str, Train]:
+    """Ours by every config, then nanoGPT by every set of arguments."""
+    found: dict[str, Train] = {}
+    for name, configs in request.ours.items():
+        found[name] = partial(run_ours, course, configs, request.assignments)
+    for peer, checkout in peers:
+        recipe = README_RECIPE[course.device.partition(":")[0]]
+        for name, arguments in (request.nanogpt or {peer.name: recipe}).items():
+            found[name] = partial(run_nanogpt, course, checkout, arguments)
+    return found
+
+
+def turns(name: str, train: Train, seeds: Sequence[int]) -> Callable[[], Run]:
+    """What plays one round: the run with the next seed, in a folder of its own that is removed when it has ended."""
+    waiting = iter(seeds)
+
+    def play() -> Run:
+        seed = next(waiting)
+        with tempfile.TemporaryDirectory(prefix="gptcli-bench-") as folder:
+            run = train(seed, Path(folder))
+        say(
+            f"{name}, seed {seed}: lowest loss {run.lowest.loss:.4f} at step {run.lowest.step:,}, {len(run.points)} "
+            f"evaluations, {duration(run.points[-1].stepping_seconds)} of steps, {duration(run.wall_seconds)} in all"
+        )
+        return run
+
+    return play
+
+
+def standing(runs: Sequence[Run], targets: Sequence[float]) -> dict[str, Any]:
+    """One contender's figures: medians over its seeds, and of each target how many runs have reached it."""
+    reached = {}
+    for target in targets:
+        warm = [seconds for run in runs if (seconds := crossing(run.curve, target)) is not None]
+        cold = [seconds for run in runs if (seconds := crossing(run.cold_curve, target)) is not None]
+        reached[str(target)] = {
+            "runs": len(warm),
+            "seconds": spread(warm).report() if warm else None,
+            "cold_seconds": spread(cold).report() if cold else None,
+        }
+    return {
+        "targets": reached,
+        "lowest_loss": spread([run.lowest.loss for run in runs]).report(),
+        "lowest_at_seconds": spread([run.lowest.stepping_seconds for run in runs]).report(),
+        "step_seconds": spread([run.median_step_seconds for run in runs]).report(),
+        "first_step_seconds": spread([run.first_step_seconds for run in runs]).report(),
+        "startup_seconds": spread([run.startup_seconds for run in runs]).report(),
+        "wall_seconds": spread([run.wall_seconds for run in runs]).report(),
+        "runs": [run.report() for run in runs],
+    }
+
+
+def sooner(ours: Sequence[Run], theirs: Sequence[Run], targets: Sequence[float]) -> dict[str, Any]:
+    """How many times sooner ours reaches each target, seed by seed; none unless every run of both has reached it."""
+    factors = {}
+    for target in targets:
+        pairs = [(crossing(a.curve, target), crossing(b.curve, target)) for a, b in zip(ours, theirs, strict=True)]
+        all_reached = all(seconds is not None for pair in pairs for seconds in pair)
+        factors[str(target)] = ratios(*zip(*((b, a) for a, b in pairs), strict=True)).report() if all_reached else None
+    return factors
+
+
+def tables(results: dict[str, Any]) -> list[Table]:
+    return [seconds_table(results), *([sooner_table(results)] if results["sooner"] else []), run_table(results)]
+
+
+def seconds_table(results: dict[str, Any]) -> Table:
+    rows = [
+        (name, *(seconds_to(one["targets"][str(target)], len(one["runs"])) for target in results["targets"]))
+        for name, one in results["contenders"].items()
+    ]
+    columns = ("", *(f"to {target:.2f}" for target in results["targets"]))
+    notes = [
+        "Steps alone, the first as long as the median one; in brackets from the command on, with imports, data, "
+        "compilation and the first step as they were. Evaluations and checkpoints are in neither.",
+        f"Losses are of the whole validation split, every {results['eval_every_steps']} steps, on a straight line "
+        "between; medians over the seeds.",
+    ]
+    return Table(f"Seconds of training to a validation loss: {results['corpus']}", columns, rows, notes)
+
+
+def seconds_to(reached: dict[str, Any], runs: int) -> str:
+    """`7.02 s (12.1 s)`, and how many of the runs reached it if not all did."""
+    if not reached["runs"]:
+        return "-"
+    text = f"{figure(reached['seconds']['median'], 's')} ({figure(reached['cold_seconds']['median'], 's')})"
+    return text if reached["runs"] == runs else f"{text}, {reached['runs']} of {runs} runs"
+
+
+def sooner_table(results: dict[str, Any]) -> Table:
+    rows = [
+        (f"{mine} against {peer}", *(times(factors[str(target)]) for target in results["targets"]))
+        for peer, against in results["sooner"].items()
+        for mine, factors in against.items()
+    ]
+    columns = ("", *(f"to {target:.2f}" for target in results["targets"]))
+    return Table("How many times sooner", columns, rows, ["Seconds of steps, theirs over ours, seed by seed."])
+
+
+def run_table(results: dict[str, Any]) -> Table:
+    rows = [
+        (
+            name,
+            f"{one['lowest_loss']['median']:.4f}",
+            figure(one["lowest_at_seconds"]["median"], "s"),
+            figure(1000 * one["step_seconds"]["median"], "ms"),
+            figure(one["first_step_seconds"]["median"], "s"),
+            figure(one["startup_seconds"]["median"], "s"),
+            figure(one["wall_seconds"]["median"], "s"),
+        )
+        for name, one in results["contenders"].items()
+    ]
+    columns = ("", "lowest loss", "after", "step", "first step", "start to first step", "whole command")
+    note = (
+        f"Every {results['eval_every_steps']} steps each measures the whole validation split; medians over the seeds."
+    )
+    return Table(f"The runs: {results['corpus']}", columns, rows, [note])
+
+
+def our_contenders(wanted: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The configs of each contender of ours by its name, from `NAME=CONFIG` or `CONFIG`; without any, no config."""
+    found: dict[str, tuple[str, ...]] = {}
+    for text in wanted:
+        name, equals, config = text.partition("=")
+        found[name if equals else Path(text).stem] = (config if equals else text,)
+    return found or {OURS: ()}
+
+
+def parse_arguments(text: str) -> tuple[str, str]:
+    """`ARGS` or `NAME=ARGS` of nanoGPT's train.py -> (name, arguments); arguments begin with -- or config/."""
+    match = NAMED_ARGUMENTS.fullmatch(text.strip())
+    return match["name"] or "nanogpt", match["arguments"]
+
+
+def loss_target(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise ValueError(f"{text} is no loss")
+    return value
