@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import sys
 
 import pytest
 import tokenizers
-from tokenizers import AddedToken, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers
 
-from gptcli.tokenizer.structure import WORD_END, Cut, pieces
+from gptcli.tokenizer.structure import LINE_SPLITS, WORD_ENDS, Cut, cut_rule, pieces
 from gptcli.tokenizer.tokenizer import Tokenizer
+
+
+def cut_of(backend: tokenizers.Tokenizer) -> Cut:
+    return cut_rule(json.loads(backend.to_str()))
 
 
 @pytest.mark.parametrize("cut", list(Cut))
@@ -23,47 +28,71 @@ def test_pieces_joined_are_the_text(hard_texts: tuple, cut: Cut, size: int) -> N
 
 @pytest.mark.parametrize("size", [1, 5, 40])
 def test_ids_of_pieces_joined_are_the_ids_of_the_whole(tokenizer: Tokenizer, hard_texts: tuple, size: int) -> None:
-    assert tokenizer.cut is (Cut.WORD_END if tokenizer.name == "bpe" else Cut.ANYWHERE)
+    cut = cut_of(tokenizer.backend)
+    assert cut is (Cut.WORD_END if tokenizer.name == "bpe" else Cut.ANYWHERE)
     number_of_pieces = 0
     for text in hard_texts:
         joined: list[int] = []
-        for piece in pieces(text, tokenizer.cut, size):
+        for piece in pieces(text, cut, size):
             joined += tokenizer.backend.encode(piece, add_special_tokens=False).ids
             number_of_pieces += 1
         assert joined == tokenizer.backend.encode(text, add_special_tokens=False).ids
     assert number_of_pieces > 2 * len(hard_texts), "texts were cut"
 
 
+def line_splitter(pattern: str) -> pre_tokenizers.PreTokenizer:
+    """The pre-tokenizer of Llama 3 and Qwen 2, as their tokenizer.json has it."""
+    split = pre_tokenizers.Split(Regex(pattern), "isolated")
+    return pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+
+
 @pytest.mark.parametrize("step", [23, pytest.param(1, marks=pytest.mark.slow)])
-def test_gpt2_words_end_at_a_word_end_whatever_the_character(step: int) -> None:
+@pytest.mark.parametrize(
+    ("splitter", "cut", "blanks"),
+    [
+        (pre_tokenizers.ByteLevel(add_prefix_space=False), Cut.WORD_END, " \t\r\n"),
+        *((line_splitter(pattern), Cut.BLANK, " \t") for pattern in LINE_SPLITS),
+    ],
+)
+def test_words_end_at_a_word_end_whatever_the_character(
+    splitter: pre_tokenizers.PreTokenizer, cut: Cut, blanks: str, step: int
+) -> None:
     """The characters of Unicode, each before a white space and a letter, split by the library."""
-    splitter = pre_tokenizers.ByteLevel(add_prefix_space=False)
     codes = (*range(0x3100), *range(0x3100, sys.maxunicode + 1, step))
     characters = [chr(code) for code in codes if not 0xD800 <= code < 0xE000]
-    before_space = [character for character in characters if WORD_END.match(f"{character} ")]
+    before_space = [character for character in characters if WORD_ENDS[cut].match(f"{character} ")]
     assert len(characters) - 40 < len(before_space) < len(characters), "only white space is left out"
     for start in range(0, len(before_space), 8192):
         block = before_space[start : start + 8192]
-        text = "".join(character + " \t\r\n"[place % 4] + "x" for place, character in enumerate(block))
+        text = "".join(character + blanks[place % len(blanks)] + "x" for place, character in enumerate(block))
         ends = {end for _, (_, end) in splitter.pre_tokenize_str(text)}
         assert {3 * place + 1 for place in range(len(block))} <= ends
 
 
-def make(**parts: object) -> Tokenizer:
+def make(**parts: object) -> tokenizers.Tokenizer:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = tokenizers.Tokenizer(models.BPE({character: id for id, character in enumerate(alphabet)}, []))
+    settings = {key: parts[key] for key in ("dropout", "ignore_merges", "fuse_unk") if key in parts}
+    model = models.BPE({character: id for id, character in enumerate(alphabet)}, [], **settings)
+    backend = tokenizers.Tokenizer(model)
     backend.pre_tokenizer = parts.get("pre_tokenizer", pre_tokenizers.ByteLevel(add_prefix_space=False))
     if "normalizer" in parts:
         backend.normalizer = parts["normalizer"]
     backend.add_tokens(parts.get("added", []))
-    return Tokenizer(backend)
+    return backend
 
 
 def test_only_tokenizers_whose_rule_is_known_are_cut() -> None:
-    assert make().cut is Cut.WORD_END
-    assert make(pre_tokenizer=pre_tokenizers.ByteLevel(add_prefix_space=True)).cut is Cut.NOWHERE
-    assert make(pre_tokenizer=pre_tokenizers.Whitespace()).cut is Cut.NOWHERE
-    assert make(normalizer=normalizers.NFC()).cut is Cut.NOWHERE
-    assert make(added=[AddedToken("two words")]).cut is Cut.NOWHERE
+    unsplit = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    assert cut_of(make()) is Cut.WORD_END
+    assert all(cut_of(make(pre_tokenizer=line_splitter(pattern))) is Cut.BLANK for pattern in LINE_SPLITS)
+    assert cut_of(make(pre_tokenizer=unsplit)) is Cut.ANYWHERE
+    assert cut_of(make(pre_tokenizer=unsplit, ignore_merges=True)) is Cut.NOWHERE
+    assert cut_of(make(pre_tokenizer=pre_tokenizers.ByteLevel(add_prefix_space=True))) is Cut.NOWHERE
+    assert cut_of(make(pre_tokenizer=line_splitter(r"\s+"))) is Cut.NOWHERE
+    assert cut_of(make(pre_tokenizer=pre_tokenizers.Sequence([line_splitter(LINE_SPLITS[0])] * 2))) is Cut.NOWHERE
+    assert cut_of(make(pre_tokenizer=pre_tokenizers.Whitespace())) is Cut.NOWHERE
+    assert cut_of(make(normalizer=normalizers.NFC())) is Cut.NOWHERE
+    assert cut_of(make(added=[AddedToken("two words")])) is Cut.NOWHERE
+    assert cut_of(make(dropout=0.1)) is cut_of(make(fuse_unk=True)) is Cut.NOWHERE
     unigram = tokenizers.Tokenizer(models.Unigram([("<unk>", 0.0), ("a", -1.0)], unk_id=0))
-    assert Tokenizer(unigram).cut is Cut.NOWHERE and Tokenizer(unigram).name == "unigram"
+    assert cut_of(unigram) is Cut.NOWHERE and Tokenizer(unigram).name == "unigram"

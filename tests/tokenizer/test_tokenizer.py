@@ -12,7 +12,6 @@ import pytest
 import tokenizers
 
 from gptcli.errors import TokenizerError
-from gptcli.tokenizer import tokenizer as module
 from gptcli.tokenizer.config import CharTokenizerConfig
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 from gptcli.tokenizer.train import build_tokenizer
@@ -86,16 +85,6 @@ def test_a_batch_has_the_ids_of_its_texts_one_by_one(tokenizer: Tokenizer, hard_
     assert tokenizer.encode_batch([]) == []
 
 
-def test_windows_and_pieces_change_no_id(tokenizer: Tokenizer, random_text, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A long text among short ones, cut into pieces and spread over several windows."""
-    long_text = " ".join(random_text(seed) for seed in range(400))
-    texts = ["", "short", long_text, " ", "last"]
-    expected = [tokenizer.backend.encode(text, add_special_tokens=False).ids for text in texts]
-    monkeypatch.setattr(module, "WINDOW_CHARACTERS", 70_000)
-    assert len(long_text) > 140_000
-    assert [ids.tolist() for ids in tokenizer.encode_batch(texts)] == expected
-
-
 def test_threads_that_ask_for_special_tokens_and_not_do_not_disturb_each_other(bpe: Tokenizer) -> None:
     text = "the<|endoftext|>miller"
     expected = {allow: bpe.encode(text, allow_special=allow) for allow in (True, False)}
@@ -148,13 +137,14 @@ def test_a_surrogate_is_one_clear_error(tokenizer: Tokenizer) -> None:
 def test_a_process_forked_after_encoding_in_parallel_encodes_too_without_a_warning() -> None:
     code = (
         "import os\n"
-        "from gptcli.tokenizer.train import byte_tokenizer\n"
-        "tokenizer = byte_tokenizer()\n"
+        "from gptcli.tokenizer.train import train_bpe\n"
+        "tokenizer = train_bpe(iter(['a text ' * 9]), 258, 2)\n"
         "tokenizer.encode_batch(['a text'] * 64)\n"
         "child = os.fork()\n"
-        "ids = tokenizer.encode_batch(['a text'] * 64)\n"
-        "if child == 0: os._exit(len(ids))\n"
+        "ids = tokenizer.encode_batch(['a text'] * 9_999)\n"
+        "assert tokenizer.encoder.fast is not None\n"
+        "if child == 0: os._exit(len(ids) % 255)\n"
         "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
     )
     result = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, timeout=60)
-    assert (result.stdout.strip(), result.stderr) == ("64", "")
+    assert (result.stdout.strip(), result.stderr) == ("54", "")

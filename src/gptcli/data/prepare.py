@@ -29,7 +29,7 @@ __all__ = ["CorpusScan", "PreparedData", "default_cache_dir", "open_prepared", "
 LEARNT = ("char", "bpe")
 """Tokenizers that depend on the training text."""
 BATCH_CHARACTERS = 1 << 22
-"""Text that is encoded at once: all cores work on it, and its tokens are written before more is read."""
+"""Text that is encoded at once: its tokens are written before more is read."""
 
 
 @dataclass(frozen=True)

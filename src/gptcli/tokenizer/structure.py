@@ -10,9 +10,15 @@ from typing import Any
 PIECE_CHARACTERS = 1 << 12
 """Texts are encoded in pieces of about this many characters: they run in parallel and in bounded memory."""
 
-WORD_END = re.compile(r"\S(?=[ \t\r\n])")
-"""Where GPT-2's split pattern always ends a word. None of its alternatives passes from a character that is no white
-space to one that is, and none looks back: cut here, a text keeps the same words on both sides."""
+LINE_SPLITS = tuple(
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|" + numbers + r"| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+    for numbers in (r"\p{N}{1,3}", r"\p{N}")
+)
+"""Split patterns of Llama 3 and Qwen 2, in which a word of signs takes the line ends after it."""
+
+ALTERING = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "fuse_unk")
+"""Settings of a BPE model that make it more than its merges."""
 
 
 class Cut(Enum):
@@ -20,7 +26,14 @@ class Cut(Enum):
 
     ANYWHERE = "anywhere"
     WORD_END = "after a word"
+    BLANK = "after a word, before a blank"
     NOWHERE = "nowhere"
+
+
+WORD_ENDS = {Cut.WORD_END: re.compile(r"\S(?=[ \t\r\n])"), Cut.BLANK: re.compile(r"\S(?=[ \t])")}
+"""Where GPT-2's split pattern, and those of LINE_SPLITS, always end a word. None of their alternatives passes from a
+character that is no white space to such a one, and none looks back: cut here, a text keeps the same words on both
+sides."""
 
 
 def kind_name(spec: Mapping[str, Any]) -> str:
@@ -46,16 +59,37 @@ def is_byte_level(spec: Mapping[str, Any]) -> bool:
 
 def cut_rule(spec: Mapping[str, Any]) -> Cut:
     """Where this tokenizer's texts may be cut; nowhere unless it is one whose rule is known."""
+    model, splitter = spec["model"], spec.get("pre_tokenizer") or {}
     only_special_added = all(token["special"] for token in spec.get("added_tokens", ()))
-    if model_type(spec["model"]) != "BPE" or spec.get("normalizer") or not only_special_added:
+    if model_type(model) != "BPE" or spec.get("normalizer") or not only_special_added:
         return Cut.NOWHERE
-    splitter = spec.get("pre_tokenizer") or {}
-    plain_bytes = splitter.get("type") == "ByteLevel" and not splitter["add_prefix_space"]
-    if plain_bytes and splitter["use_regex"]:
+    if any(model.get(setting) for setting in ALTERING):
+        return Cut.NOWHERE
+    if writes_bytes(splitter) and splitter["use_regex"]:
         return Cut.WORD_END
-    if not spec["model"]["merges"] and not spec["model"].get("fuse_unk") and (plain_bytes or not splitter):
-        return Cut.ANYWHERE
-    return Cut.NOWHERE
+    if splits_lines(splitter):
+        return Cut.BLANK
+    has_parts = model["merges"] or model.get("ignore_merges")
+    return Cut.ANYWHERE if not has_parts and (writes_bytes(splitter) or not splitter) else Cut.NOWHERE
+
+
+def writes_bytes(splitter: Mapping[str, Any]) -> bool:
+    """Whether this pre-tokenizer writes the bytes of the text in the byte-level alphabet, and puts nothing before."""
+    return splitter.get("type") == "ByteLevel" and not splitter["add_prefix_space"]
+
+
+def splits_lines(splitter: Mapping[str, Any]) -> bool:
+    """Whether this pre-tokenizer splits by one of LINE_SPLITS and then writes the words as bytes."""
+    if splitter.get("type") != "Sequence" or len(splitter["pretokenizers"]) != 2:
+        return False
+    split, last = splitter["pretokenizers"]
+    return (
+        split["type"] == "Split"
+        and split["pattern"].get("Regex") in LINE_SPLITS
+        and (split["behavior"], split["invert"]) == ("Isolated", False)
+        and writes_bytes(last)
+        and not last["use_regex"]
+    )
 
 
 def pieces(text: str, cut: Cut, size: int = PIECE_CHARACTERS) -> Iterator[str]:
@@ -63,8 +97,8 @@ def pieces(text: str, cut: Cut, size: int = PIECE_CHARACTERS) -> Iterator[str]:
     start = 0
     while cut is not Cut.NOWHERE and len(text) - start > size:
         end = start + size
-        if cut is Cut.WORD_END:
-            word_end = WORD_END.search(text, end - 1)
+        if cut in WORD_ENDS:
+            word_end = WORD_ENDS[cut].search(text, end - 1)
             end = word_end.end() if word_end else len(text)
         yield text[start:end]
         start = end

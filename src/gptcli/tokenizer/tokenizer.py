@@ -19,13 +19,11 @@ import tokenizers
 
 from gptcli.errors import TokenizerError
 from gptcli.tokenizer.byte_level import token_bytes
+from gptcli.tokenizer.encode import encode_pieces, encoder_for
 from gptcli.tokenizer.files import TOKENIZER_FILE, read_backend, read_settings, write_files
 from gptcli.tokenizer.special import beginning_id, end_of_text_id, unknown_id
 from gptcli.tokenizer.stream import BackendStream, ByteStream
-from gptcli.tokenizer.structure import cut_rule, is_byte_level, kind_name, pieces
-
-WINDOW_CHARACTERS = 1 << 20
-"""Text handed to the backend at a time: its encodings take some hundred bytes a token until they are ids."""
+from gptcli.tokenizer.structure import is_byte_level, kind_name
 
 KEPT_SETTINGS = ("pad_token", "model_max_length", "chat_template", "add_bos_token", "add_eos_token")
 """What save() hands on from a tokenizer_config.json that was loaded: nothing that names a class or code of its own."""
@@ -51,7 +49,7 @@ class Tokenizer:
         self.backend = backend
         self.settings = dict(settings or {})
         self.name = kind_name(spec)
-        self.cut = cut_rule(spec)
+        self.encoder = encoder_for(backend, spec)
         self.is_byte_level = is_byte_level(spec)
         self.vocab_size = 1 + max(backend.get_vocab().values(), default=-1)
         self.eot_id = end_of_text_id(backend, self.settings)
@@ -93,29 +91,8 @@ class Tokenizer:
         return backend
 
     def encode_batch(self, texts: Iterable[str]) -> list[np.ndarray]:
-        """The ids of every text, uint32, encoded in parallel and in pieces, so that memory follows the ids alone."""
-        parts: list[list[np.ndarray]] = []
-        window: list[str] = []
-        owners: list[int] = []
-        waiting = 0
-
-        def flush() -> None:
-            for owner, ids in zip(owners, encode_pieces(self.backend, window), strict=True):
-                parts[owner].append(ids)
-            window.clear()
-            owners.clear()
-
-        for owner, text in enumerate(texts):
-            parts.append([])
-            for piece in pieces(text, self.cut):
-                window.append(piece)
-                owners.append(owner)
-                waiting += len(piece)
-                if waiting >= WINDOW_CHARACTERS:
-                    flush()
-                    waiting = 0
-        flush()
-        return [part[0] if len(part) == 1 else np.concatenate(part) for part in parts]
+        """The ids of every text, uint32; no more memory is used than the ids take, and some megabytes."""
+        return self.encoder.encode_batch(texts)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of `ids`; special tokens and ids outside the vocabulary are left out.
@@ -181,26 +158,6 @@ class Tokenizer:
             **{key: None if id is None else self.backend.id_to_token(id) for key, id in special.items()},
         }
         write_files(directory, self.backend, settings)
-
-
-def encode_pieces(backend: tokenizers.Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
-    """The ids of every text, uint32, without the tokens that a post-processor would add."""
-    try:
-        encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
-    except Exception as error:  # Plain Exceptions and a TypeError that names nothing are what the library raises.
-        raise surrogate_error(texts) or TokenizerError(f"the tokenizer cannot encode the text: {error}") from error
-    return [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
-
-
-def surrogate_error(texts: Iterable[str]) -> TokenizerError | None:
-    """The error for the first surrogate in `texts`, if there is one."""
-    for text in texts:
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            surrogate = f"U+{ord(text[error.start]):04X}"
-            return TokenizerError(f"the text holds the surrogate {surrogate}, which is no character", "give UTF-8 text")
-    return None
 
 
 def load_tokenizer(path: Path) -> Tokenizer:

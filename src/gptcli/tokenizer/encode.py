@@ -1,0 +1,235 @@
+"""Text to ids, in the fastest way that a tokenizer's structure allows, always with the ids of its backend.
+
+The way is chosen once for each tokenizer, from its tokenizer.json. Knows no files and no special tokens: text that
+looks like one is text.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import tokenizers
+from tokenizers.pre_tokenizers import ByteLevel
+
+from gptcli.console import say
+from gptcli.errors import TokenizerError
+from gptcli.tokenizer.byte_level import BYTE_OF_CHARACTER, CHARACTER_OF_BYTE
+from gptcli.tokenizer.structure import Cut, cut_rule, pieces
+
+WINDOW_CHARACTERS = 1 << 20
+"""Text handed to the backend at a time: its encodings take some hundred bytes a token until they are ids."""
+
+PIECE_CHARACTERS = 1 << 16
+"""Text that the faster ways take at a time: what is computed for each character stays in the processor's cache."""
+
+WORTH_LOADING = 10
+"""Characters for each entry of the vocabulary that the backend encodes in the time that gigatoken takes to load."""
+
+REMEMBERED_BYTES = 1 << 26
+"""Text after which gigatoken starts afresh. It keeps every word that it has met: about 0.1 GB after so much natural
+text, 0.8 GB at worst."""
+
+
+class Encoder(Protocol):
+    """One way from text to ids."""
+
+    def encode_batch(self, texts: Iterable[str]) -> list[np.ndarray]:
+        """The ids of every text, uint32; raises a TokenizerError if one holds a surrogate."""
+
+
+def encoder_for(backend: tokenizers.Tokenizer, spec: Mapping[str, Any]) -> Encoder:
+    """The fastest encoder for `backend`, whose tokenizer.json is `spec`."""
+    cut, model = cut_rule(spec), spec["model"]
+    plain = BackendEncoder(backend, cut)
+    vocabulary = model["vocab"]
+    if cut is Cut.ANYWHERE:
+        if not spec.get("pre_tokenizer"):
+            unknown = vocabulary.get(model.get("unk_token"))
+            return plain if unknown is None else TableEncoder("utf-32-le", character_table(vocabulary, unknown))
+        if vocabulary.keys() >= BYTE_OF_CHARACTER.keys():
+            return TableEncoder("utf-8", byte_table(vocabulary))
+    elif cut in (Cut.WORD_END, Cut.BLANK) and vocabulary.keys() >= BYTE_OF_CHARACTER.keys():
+        return WordEncoder(plain, len(vocabulary))
+    return plain
+
+
+class BackendEncoder:
+    """Through `tokenizers`, for every structure: in parallel and in pieces, so that memory follows the ids alone."""
+
+    def __init__(self, backend: tokenizers.Tokenizer, cut: Cut) -> None:
+        self.backend, self.cut = backend, cut
+
+    def encode_batch(self, texts: Iterable[str]) -> list[np.ndarray]:
+        parts: list[list[np.ndarray]] = []
+        window: list[str] = []
+        owners: list[int] = []
+        waiting = 0
+
+        def flush() -> None:
+            for owner, ids in zip(owners, encode_pieces(self.backend, window), strict=True):
+                parts[owner].append(ids)
+            window.clear()
+            owners.clear()
+
+        for owner, text in enumerate(texts):
+            parts.append([])
+            for piece in pieces(text, self.cut):
+                window.append(piece)
+                owners.append(owner)
+                waiting += len(piece)
+                if waiting >= WINDOW_CHARACTERS:
+                    flush()
+                    waiting = 0
+        flush()
+        return [joined(part) for part in parts]
+
+
+class TableEncoder:
+    """For vocabularies without merges: the ids are looked up in an array, by byte or by code point.
+
+    `table` (N,) uint32 is indexed by the units of `codec`; its last entry also stands for all units from N on.
+    """
+
+    def __init__(self, codec: str, table: np.ndarray) -> None:
+        self.codec, self.table = codec, table
+        self.unit = np.dtype("u1" if codec == "utf-8" else "<u4")
+
+    def encode_batch(self, texts: Iterable[str]) -> list[np.ndarray]:
+        return [
+            joined([self.encode(piece) for piece in pieces(text, Cut.ANYWHERE, PIECE_CHARACTERS)]) for text in texts
+        ]
+
+    def encode(self, text: str) -> np.ndarray:
+        return self.table.take(np.frombuffer(encoded(text, self.codec), self.unit), mode="clip")
+
+
+class WordEncoder:
+    """For byte-level BPE over words: through gigatoken (Rød 2026), a hundred times as fast as `tokenizers`.
+
+    It finds the words with vector instructions and remembers the ids of each. The ids are the same as those of
+    `tokenizers` but where the two libraries know different versions of Unicode: text with a character that they split
+    differently goes to `plain`. So does the first text, until there is enough of it to pay for the loading, and all
+    text where gigatoken is not installed.
+    """
+
+    def __init__(self, plain: BackendEncoder, vocab_size: int) -> None:
+        self.plain = plain
+        self.awaited: float = WORTH_LOADING * vocab_size
+        self.fast: Any = None
+        self.remembered = 0
+        self.characters = Characters()
+
+    def encode_batch(self, texts: Iterable[str]) -> list[np.ndarray]:
+        return [self.encode(text) for text in texts]
+
+    def encode(self, text: str) -> np.ndarray:
+        self.awaited -= len(text)
+        if self.awaited > 0 or (self.fast is None and not self.start(text)):
+            return self.plain.encode_batch([text])[0]
+        return joined([self.encode_piece(piece) for piece in pieces(text, self.plain.cut, PIECE_CHARACTERS)])
+
+    def start(self, text: str) -> bool:
+        """Load gigatoken, and see on the beginning of `text` that its ids are right; False if it cannot be used."""
+        sample = next(pieces(text, self.plain.cut))
+        try:
+            self.fast = load_gigatoken(self.plain.backend)
+            if np.array_equal(self.encode_piece(sample), self.plain.encode_batch([sample])[0]):
+                return True
+            say("gigatoken gives other ids than tokenizers on this machine and is not used: encoding takes longer.")
+        except ImportError:
+            say("gigatoken is not installed: encoding takes longer (pip install gigatoken).")
+        self.fast, self.awaited = None, math.inf
+        return False
+
+    def encode_piece(self, text: str) -> np.ndarray:
+        data = encoded(text, "utf-8")
+        if not (text.isascii() or self.characters.are_split_alike(text)):
+            return self.plain.encode_batch([text])[0]
+        self.remembered += len(data)
+        if self.remembered > REMEMBERED_BYTES:
+            self.fast, self.remembered = load_gigatoken(self.plain.backend), len(data)
+        return self.fast.encode(data)
+
+
+def load_gigatoken(backend: tokenizers.Tokenizer) -> Any:
+    """gigatoken's encoder with the merges and the splits of `backend`, and without its special tokens.
+
+    Raises:
+        ImportError: gigatoken is not installed.
+    """
+    from gigatoken import Tokenizer
+
+    bare = tokenizers.Tokenizer(backend.model)
+    bare.pre_tokenizer = backend.pre_tokenizer
+    return Tokenizer.from_json(bare.to_str()).backend
+
+
+class Characters:
+    """Which characters `tokenizers` and gigatoken split alike, found out by asking both about each, once."""
+
+    def __init__(self) -> None:
+        self.alike = np.zeros(0x110000, dtype=np.int8)
+        """By code point: 1 if alike, -1 if not, 0 if not asked yet."""
+
+    def are_split_alike(self, text: str) -> bool:
+        codes = np.frombuffer(encoded(text, "utf-32-le"), "<u4")
+        answers = self.alike.take(codes)
+        if answers.min() > 0:
+            return True
+        for code in np.unique(codes[answers == 0]).tolist():
+            self.alike[code] = 1 if is_split_alike(chr(code)) else -1
+        return bool(self.alike.take(codes).min() > 0)
+
+
+def is_split_alike(character: str) -> bool:
+    """Whether both libraries take `character` for a letter, for a digit, for white space, or for neither.
+
+    It stays together with a letter, a digit or a sign before it if it is one too, and with none if it is white space.
+    """
+    from gigatoken import pretokenizer
+
+    text = f"a{character}1{character}!{character}"
+    words = [text[start:end].encode() for _, (start, end) in ByteLevel(add_prefix_space=False).pre_tokenize_str(text)]
+    return words == list(pretokenizer(text.encode()))
+
+
+def character_table(vocabulary: Mapping[str, int], unknown: int) -> np.ndarray:
+    """The ids by code point, `unknown` for all characters that the vocabulary lacks."""
+    ids = {ord(token): id for token, id in vocabulary.items() if len(token) == 1}
+    table = np.full(max(ids, default=-1) + 2, unknown, dtype=np.uint32)
+    table[list(ids)] = list(ids.values())
+    return table
+
+
+def byte_table(vocabulary: Mapping[str, int]) -> np.ndarray:
+    """The ids (256,) by byte."""
+    return np.array([vocabulary[CHARACTER_OF_BYTE[byte]] for byte in range(256)], dtype=np.uint32)
+
+
+def encode_pieces(backend: tokenizers.Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
+    """The ids of every text, uint32, without the tokens that a post-processor would add."""
+    try:
+        encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
+    except Exception as error:  # Plain Exceptions and a TypeError that names nothing are what the library raises.
+        for text in texts:
+            encoded(text, "utf-8")
+        raise TokenizerError(f"the tokenizer cannot encode the text: {error}") from error
+    return [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
+
+
+def encoded(text: str, codec: str) -> bytes:
+    """`text` in a form of Unicode; raises a TokenizerError that names the first surrogate in it."""
+    try:
+        return text.encode(codec)
+    except UnicodeEncodeError as error:
+        surrogate = f"U+{ord(text[error.start]):04X}"
+        raise TokenizerError(
+            f"the text holds the surrogate {surrogate}, which is no character", "give UTF-8 text"
+        ) from error
+
+
+def joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
