@@ -11,6 +11,7 @@ import sys
 import sysconfig
 import unicodedata
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -107,7 +108,7 @@ def test_words_have_the_ids_of_the_library_in_varied_text(words: Tokenizer, vari
     assert_same_ids(words, ["<|endoftext|> said<|endoftext|>", ""])
 
 
-@pytest.mark.parametrize("step", [211, pytest.param(7, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [211, pytest.param(29, marks=pytest.mark.slow)])
 def test_every_character_has_the_ids_of_the_library(words: Tokenizer, step: int) -> None:
     """Between letters, digits and signs, after blanks and in contractions; those that are split alike, by gigatoken."""
     codes = (*range(0x600), *range(0x600, 0x110000, step))
@@ -197,6 +198,13 @@ def test_gigatoken_forgets_its_words_now_and_then(words: Tokenizer, monkeypatch:
     loaded = words.encoder.fast
     assert_same_ids(words, ["other words " * 200, "third words " * 200])
     assert words.encoder.fast is not loaded
+
+
+def test_threads_may_share_a_tokenizer(words: Tokenizer, random_text: Callable[..., str]) -> None:
+    texts = [random_text(seed) * 30 for seed in range(40)]
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(words.encode, texts))
+    assert results == backend_ids(words, texts)
 
 
 @pytest.mark.slow

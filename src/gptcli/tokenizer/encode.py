@@ -146,7 +146,7 @@ class WordEncoder:
 
     def encode_piece(self, text: str) -> np.ndarray:
         data = encoded(text, "utf-8")
-        if not (text.isascii() or self.characters.are_split_alike(text)):
+        if not self.characters.are_split_alike(text):
             return self.plain.encode_batch([text])[0]
         self.remembered += len(data)
         if self.remembered > REMEMBERED_BYTES:
@@ -168,13 +168,18 @@ def load_gigatoken(backend: tokenizers.Tokenizer) -> Any:
 
 
 class Characters:
-    """Which characters `tokenizers` and gigatoken split alike, found out by asking both about each, once."""
+    """Which characters `tokenizers` and gigatoken split alike, found out by asking both about each, once.
+
+    About ASCII they agree.
+    """
 
     def __init__(self) -> None:
         self.alike = np.zeros(0x110000, dtype=np.int8)
         """By code point: 1 if alike, -1 if not, 0 if not asked yet."""
 
     def are_split_alike(self, text: str) -> bool:
+        if text.isascii():
+            return True
         codes = np.frombuffer(encoded(text, "utf-32-le"), "<u4")
         answers = self.alike.take(codes)
         if answers.min() > 0:
