@@ -62,7 +62,13 @@ def choose_shape(train_bytes: int, device_type: str) -> Shape:
     return next(shape for shape in reversed(shapes) if train_bytes >= shape.minimum_bytes)
 
 
-def zero_config(train_bytes: int, distinct_characters: int, device_type: str, user: RawConfig) -> RawConfig:
+def zero_config(
+    train_bytes: int,
+    distinct_characters: int,
+    device_type: str,
+    user: RawConfig,
+    bytes_per_token: float = BYTES_PER_TOKEN,
+) -> RawConfig:
     """The values for every key the rule decides, given what the user already set (which shapes what follows from it).
 
     Args:
@@ -70,6 +76,7 @@ def zero_config(train_bytes: int, distinct_characters: int, device_type: str, us
         distinct_characters: how many different characters it holds.
         device_type: "cpu", "cuda" or "mps".
         user: the merged files and --set values, their keys and types checked; what is set there is left out.
+        bytes_per_token: of the tokenizer on this text, where it is known.
     """
     shape = choose_shape(train_bytes, device_type)
     chosen = {
@@ -78,7 +85,7 @@ def zero_config(train_bytes: int, distinct_characters: int, device_type: str, us
         "train": choose_training(shape, train_bytes, device_type, user.values),
         "schedule": {"name": "linear", "warmup_steps": 50, "min_lr": 0.0},
     }
-    chosen["optim"] = choose_optimizer(chosen, train_bytes, user.values)
+    chosen["optim"] = choose_optimizer(chosen, train_bytes / bytes_per_token, user.values)
     return with_origin(without_keys(chosen, user.values), ORIGIN)
 
 
@@ -118,11 +125,11 @@ def choose_training(shape: Shape, train_bytes: int, device_type: str, given: Map
     }
 
 
-def choose_optimizer(chosen: Mapping[str, Any], train_bytes: int, given: Mapping[str, Any]) -> dict[str, Any]:
+def choose_optimizer(chosen: Mapping[str, Any], train_tokens: float, given: Mapping[str, Any]) -> dict[str, Any]:
     """Muon, or AdamW where the user named it. The decay grows with the epochs: text that is seen ten times is learnt by
     heart unless the decay is strong."""
     width, train = chosen["model"]["n_embd"], {**chosen["train"], **given.get("train", {})}
-    epochs = train["max_steps"] * train["tokens_per_step"] * BYTES_PER_TOKEN / max(train_bytes, 1)
+    epochs = train["max_steps"] * train["tokens_per_step"] / max(train_tokens, 1)
     if given.get("optim", {}).get("name") == "adamw":
         return {
             "name": "adamw",
@@ -147,7 +154,7 @@ def choose_muon(width: int, max_steps: int, epochs: float) -> dict[str, Any]:
         "embedding_lr": 3e-2,
         "head_lr": significant(2e-2 * narrower),
         "momentum": 0.9 if max_steps < SHORT_RUN else 0.95,
-        "weight_decay": round(min(0.4, max(0.1, 0.04 * epochs)), 2),
+        "weight_decay": round(min(0.8, max(0.1, 0.08 * epochs)), 2),
     }
 
 
