@@ -1,4 +1,4 @@
-"""`gptcli bench [limits | train]`."""
+"""`gptcli bench [limits | train | learn | generate | data | startup]`."""
 
 from __future__ import annotations
 
@@ -13,18 +13,15 @@ if TYPE_CHECKING:
     from gptcli.report.bench.publish import Report
     from gptcli.report.bench.setting import Setting
 
-bench_app = typer.Typer(
-    name="bench",
-    help="Measure this machine's limits, and gptcli against other programs, in turn and in one run.",
-    no_args_is_help=True,
-)
+bench_app = typer.Typer(name="bench", invoke_without_command=True)
 
 Peers = Annotated[
     list[str] | None,
     typer.Option(
         "--peer",
         metavar="NAME[=PATH]",
-        help="transformers, litgpt or nanogpt=CHECKOUT; may be given several times (default: those installed).",
+        help="transformers, litgpt, nanogpt=CHECKOUT, ctranslate2, tokenizers or tiktoken; may be given several times "
+        "(default: those installed).",
         show_default=False,
     ),
 ]
@@ -35,6 +32,34 @@ Threads = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 AsMarkdown = Annotated[bool, typer.Option("--markdown", help="Print the tables as Markdown.")]
+
+
+@bench_app.callback()
+def bench(
+    context: typer.Context,
+    peer: Peers = None,
+    rounds: Rounds = 3,
+    threads: Threads = None,
+    device: Device = "auto",
+    as_markdown: AsMarkdown = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure this machine's limits, and gptcli against other programs, in turn and in one run.
+
+    Without a COMMAND: limits, train, generate, data and startup, in sizes that take a few minutes in all.
+    """
+    if context.invoked_subcommand is None:
+        from gptcli.report.bench.everything import everything
+        from gptcli.report.bench.publish import hold
+
+        benches, peers = everything(peer or ())
+        show(hold(setting(rounds, 1.0, threads, device), benches, peers), as_markdown, as_json)
+        return
+    given = [name for name in context.params if context.get_parameter_source(name).name == "COMMANDLINE"]
+    if given:
+        from gptcli.errors import UsageError
+
+        raise UsageError(f"there are options before {context.invoked_subcommand}", "put them after it")
 
 
 @bench_app.command()
@@ -50,7 +75,7 @@ def limits(
     from gptcli.report.bench import limits
     from gptcli.report.bench.publish import hold
 
-    show(hold(setting(rounds, seconds, threads, device), limits.measure), as_markdown, as_json)
+    show(hold(setting(rounds, seconds, threads, device), [limits.measure]), as_markdown, as_json)
 
 
 @bench_app.command()
@@ -81,8 +106,9 @@ def train(
     from gptcli.report.bench.publish import hold
 
     request = training.TrainingRequest(model, tuple(assignments or ()), batch_size, seq_len, compile, precision)
-    bench = partial(training.measure, request, choose_peers(peer or (), "train"))
-    show(hold(setting(rounds, seconds, threads, device), bench), as_markdown, as_json)
+    peers = choose_peers(peer or (), "train")
+    bench = partial(training.measure, request, peers)
+    show(hold(setting(rounds, seconds, threads, device), [bench], peers), as_markdown, as_json)
 
 
 @bench_app.command()
@@ -121,8 +147,9 @@ def generate(
         prompt_tokens,
         new_tokens,
     )
-    bench = partial(decoding.measure, request, choose_peers(peer or (), "generate"))
-    show(hold(setting(rounds, seconds, threads, device), bench), as_markdown, as_json)
+    peers = choose_peers(peer or (), "generate")
+    bench = partial(decoding.measure, request, peers)
+    show(hold(setting(rounds, seconds, threads, device), [bench], peers), as_markdown, as_json)
 
 
 @bench_app.command()
@@ -176,8 +203,49 @@ def learn(
         eval_every=eval_every,
         picture=picture,
     )
-    bench = partial(learning.measure, request, choose_peers(peer or (), "learn"))
-    show(hold(setting(len(request.seeds), 0.0, threads, device), bench), as_markdown, as_json)
+    peers = choose_peers(peer or (), "learn")
+    bench = partial(learning.measure, request, peers)
+    show(hold(setting(len(request.seeds), 0.0, threads, device), [bench], peers), as_markdown, as_json)
+
+
+@bench_app.command()
+def data(
+    corpus: Corpus = None,
+    megabytes: Annotated[float, typer.Option(min=0.001, help="So much of the corpus is taken.")] = 8.0,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="A run, a folder or a tokenizer.json (default: a BPE learnt from the texts).")
+    ] = None,
+    vocab_size: Annotated[int, typer.Option(help="Entries of a tokenizer that is learnt.")] = 8192,
+    peer: Peers = None,
+    rounds: Rounds = 5,
+    as_markdown: AsMarkdown = False,
+    as_json: AsJson = False,
+) -> None:
+    """Text encoded a second in one thread, and whether the ids are the same (default: the standard library)."""
+    from functools import partial
+
+    from gptcli.report.bench import encoding
+    from gptcli.report.bench.peers import choose_peers
+    from gptcli.report.bench.publish import hold
+
+    request = encoding.EncodingRequest(tuple(corpus or ["python:stdlib"]), megabytes, tokenizer, vocab_size)
+    peers = choose_peers(peer or (), "data")
+    bench = partial(encoding.measure, request, peers)
+    show(hold(setting(rounds, 1.0, 1, "cpu"), [bench], peers), as_markdown, as_json)
+
+
+@bench_app.command()
+def startup(
+    rounds: Rounds = 10,
+    device: Device = "auto",
+    as_markdown: AsMarkdown = False,
+    as_json: AsJson = False,
+) -> None:
+    """Seconds to the help, and to the first token of generated text, beside those of importing torch."""
+    from gptcli.report.bench import startup
+    from gptcli.report.bench.publish import hold
+
+    show(hold(setting(rounds, 0.0, None, device), [startup.measure]), as_markdown, as_json)
 
 
 def setting(rounds: int, seconds: float, threads: int | None, device: str) -> Setting:

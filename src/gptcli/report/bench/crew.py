@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from gptcli.console import say
 from gptcli.errors import GptcliError
@@ -26,7 +26,7 @@ OURS, LIMIT = "gptcli", "limit"
 ESSENTIAL = ("ours", "limit")
 """The modules of `peers` without which there is no contest."""
 SETTLE_SECONDS = 0.25
-"""Pause before a round: OpenMP's threads of the worker before may spin for 200 ms after their last work."""
+"""Pause before another worker plays: OpenMP's threads may spin for 200 ms after their last work."""
 GOODBYE_SECONDS = 10
 
 
@@ -36,6 +36,9 @@ class BenchError(GptcliError):
 
 class Worker:
     """One contender in its process. `facts` says what it is; `play(**request)` is one round."""
+
+    last: ClassVar[Worker | None] = None
+    """Who has played last."""
 
     def __init__(self, name: str, task: Task, threads: int) -> None:
         self.name, self.task = name, task
@@ -56,7 +59,9 @@ class Worker:
             raise
 
     def play(self, **request: Any) -> dict[str, Any]:
-        time.sleep(SETTLE_SECONDS)
+        if Worker.last is not self:
+            time.sleep(SETTLE_SECONDS)
+        Worker.last = self
         return self.ask(request)
 
     def ask(self, message: Mapping[str, Any]) -> dict[str, Any]:

@@ -49,7 +49,24 @@ class DecodingJob:
     checkout: str | None = None
 
 
-JOBS = {"limits": LimitsJob, "train": TrainingJob, "generate": DecodingJob}
+@dataclass(frozen=True)
+class EncodingJob:
+    """Encode texts, each time by a tokenizer that has seen none of them."""
+
+    tokenizer: str
+    """A folder with tokenizer.json."""
+    texts: str
+    """A file with a JSON array of strings."""
+    seq_len: int
+    """Tokens of a sequence, where batches are taken from what was encoded."""
+    batch_size: int
+    seconds: float
+    """How long batches are taken."""
+    scratch: str
+    """An empty folder."""
+
+
+JOBS = {"limits": LimitsJob, "train": TrainingJob, "generate": DecodingJob, "data": EncodingJob}
 """The job of each bench that has contenders, which is also the name of the function of `peers` that takes it."""
 
 

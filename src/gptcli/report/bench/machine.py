@@ -7,8 +7,8 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Iterable
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,10 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def conditions(device: str, packages: Iterable[str]) -> dict[str, Any]:
+def conditions(device: str, versions: Mapping[str, str]) -> dict[str, Any]:
     """Everything that a figure depends on besides the code: the command, the date, the machine, the versions.
 
-    `device` is resolved (`cpu`, `cuda:0`); packages that are not installed are left out. `load` is how many processes
+    `device` is resolved (`cpu`, `cuda:0`); `versions` are those of the peers. `load` is how many processes
     ran on average in the last minute, before this command used the machine: above 0.5 the figures are suspect.
     """
     described = cpu_description() | {
@@ -45,7 +45,12 @@ def conditions(device: str, packages: Iterable[str]) -> dict[str, Any]:
         "command": shlex.join(["gptcli", *sys.argv[1:]]),
         "date": datetime.date.today().isoformat(),
         "machine": described,
-        "versions": {"gptcli": __version__, "python": platform.python_version()} | installed(packages),
+        "versions": {
+            "gptcli": __version__,
+            "python": platform.python_version(),
+            "torch": version("torch"),
+            **versions,
+        },
     }
 
 
@@ -63,17 +68,6 @@ def cpu_description() -> dict[str, Any]:
 
 def memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def installed(packages: Iterable[str]) -> dict[str, str]:
-    """The versions of those of `packages` that are installed."""
-    found = {}
-    for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def machine_line(machine: dict[str, Any]) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tokenizers
+import torch
 
 from gptcli.config import merge, validate
 from gptcli.config.load import with_origin
@@ -16,8 +18,10 @@ from gptcli.interop.families import family_named
 from gptcli.interop.huggingface import model_config, read_foreign_config, write_huggingface
 from gptcli.models.config import ModelConfig
 from gptcli.models.gpt import build_model
+from gptcli.tokenizer.config import CharTokenizerConfig
 from gptcli.tokenizer.special import END_OF_TEXT
 from gptcli.tokenizer.tokenizer import Tokenizer
+from gptcli.tokenizer.train import build_tokenizer
 from gptcli.train.config import RunConfig
 
 
@@ -48,3 +52,12 @@ def write_random_model(config: ModelConfig, directory: Path) -> None:
     backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token=END_OF_TEXT))
     backend.add_special_tokens([END_OF_TEXT])
     write_huggingface(build_model(config), Tokenizer(backend), directory)
+
+
+def write_small_model(directory: Path) -> None:
+    """A Hugging Face directory with a model that takes no time to load, and writes a letter with its first token."""
+    letters = build_tokenizer(CharTokenizerConfig(), lambda: iter([string.ascii_lowercase]))
+    model = build_model(ModelConfig(vocab_size=letters.vocab_size, n_layer=1, n_head=2, n_embd=16, context_length=32))
+    with torch.no_grad():
+        model.embedding.weight[len(string.ascii_lowercase) :] = 0  # what is no letter has the logit 0, which never wins
+    write_huggingface(model, letters, directory)

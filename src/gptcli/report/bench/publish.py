@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from gptcli.checkpoint import strict_json
 from gptcli.console import say
 from gptcli.nn.device import resolve_device
 from gptcli.report.bench.machine import BUSY_LOAD, conditions, machine_line, versions_line
+from gptcli.report.bench.peers import Chosen, peer_versions
 from gptcli.report.bench.setting import Setting
 from gptcli.report.bench.tables import Table
-
-PACKAGES = ("torch", "transformers", "litgpt")
-"""Whose versions a report names, where they are installed."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class Report:
 
     def as_json(self) -> str:
         results = {outcome.bench: outcome.results for outcome in self.outcomes}
-        return json.dumps(self.conditions | {"setting": asdict(self.setting), "results": results})
+        return strict_json.dumps(self.conditions | {"setting": asdict(self.setting), "results": results})
 
     def as_text(self) -> str:
         machine, versions = machine_line(self.conditions["machine"]), versions_line(self.conditions["versions"])
@@ -54,10 +52,10 @@ class Report:
         return [table for outcome in self.outcomes for table in outcome.tables]
 
 
-def hold(setting: Setting, *benches: Callable[[Setting], Outcome]) -> Report:
+def hold(setting: Setting, benches: Sequence[Callable[[Setting], Outcome]], peers: Iterable[Chosen] = ()) -> Report:
     """Hold the benches one after the other. A machine that is busy with other work is named, not refused."""
     resolved = replace(setting, device=str(resolve_device(setting.device)))
-    before = conditions(resolved.device, PACKAGES)
+    before = conditions(resolved.device, peer_versions(peers))
     if before["machine"]["load"] > BUSY_LOAD:
         say(f"this machine is busy (load {before['machine']['load']}): the figures may be off")
     return Report(before, resolved, [bench(resolved) for bench in benches])

@@ -6,8 +6,10 @@ returns a Contender. `ours` and `limit` are two more of the kind.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import subprocess
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -44,12 +46,14 @@ class Peer:
         return self.package is not None and find_spec(self.package) is not None
 
 
-GPTCLI = Peer("gptcli", ("train", "generate"), "", package="gptcli")
+GPTCLI = Peer("gptcli", ("train", "generate", "data"), "", package="gptcli")
 PEERS = (
     Peer("transformers", ("train", "generate"), EXTRA, package="transformers"),
     Peer("litgpt", ("train", "generate"), LITGPT, package="litgpt"),
     Peer("nanogpt", ("train", "learn", "generate"), "--peer nanogpt=PATH, a checkout of it", file="model.py"),
     Peer("ctranslate2", ("generate",), EXTRA, package="ctranslate2", numbers=("fp32", "bf16", "int8")),
+    Peer("tokenizers", ("data",), "pip install tokenizers", package="tokenizers"),
+    Peer("tiktoken", ("data",), EXTRA, package="tiktoken"),
     Peer("llama-cpp", ("generate",), "", obstacle="it reads GGUF, which gptcli does not write"),
 )
 
@@ -101,3 +105,18 @@ def find_peer(text: str) -> Chosen:
     if not (Path(path) / peer.file).is_file():
         raise UsageError(f"{path} is no checkout of {name}: it has no {peer.file}", "check the path")
     return Chosen(peer, str(Path(path).resolve()))
+
+
+def peer_versions(peers: Iterable[Chosen]) -> dict[str, str]:
+    """By name: the version of an installed package, the commit of a checkout."""
+    return {peer.name: version(peer.package) if peer.package else commit_of(path) for peer, path in peers}
+
+
+def commit_of(checkout: str) -> str:
+    """The first ten digits of the commit that a checkout is at; a copy without git's records has none to tell."""
+    git = ["git", "-C", checkout, "rev-parse", "--short=10", "HEAD"]
+    try:
+        done = subprocess.run(git, capture_output=True, text=True)
+    except OSError:
+        return "unknown"
+    return done.stdout.strip() or "unknown"

@@ -1,12 +1,15 @@
-"""gptcli as a contender: the same model, optimizer and step that `gptcli train` runs."""
+"""gptcli as a contender: the very parts that `gptcli train`, `generate` and `data prepare` run."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from gptcli.data.batches import Batch
+from gptcli.data.batches import Batch, Batches
+from gptcli.data.shards import ShardWriter, TokenShards
 from gptcli.generate.config import GenerationConfig
 from gptcli.generate.engine import Engine, Row
 from gptcli.interop.huggingface import read_huggingface
@@ -14,9 +17,11 @@ from gptcli.models.gpt import build_model
 from gptcli.nn.device import allow_tf32
 from gptcli.optim.build import build_optimizer
 from gptcli.report.bench.decoding_rounds import decoding_contender
-from gptcli.report.bench.jobs import DecodingJob, TrainingJob
+from gptcli.report.bench.encoding_rounds import encoding_round, read_texts
+from gptcli.report.bench.jobs import DecodingJob, EncodingJob, TrainingJob
 from gptcli.report.bench.torch_training import random_batch, run_config, training_contender
 from gptcli.report.bench.worker import Contender
+from gptcli.tokenizer.tokenizer import load_tokenizer
 from gptcli.train.step import Stepper
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -49,3 +54,35 @@ def generate(job: DecodingJob) -> Contender:
         return [row.ids[row.prompt_length :] for row in rows]
 
     return decoding_contender(continue_prompts, job, same_weights=True)
+
+
+def data(job: EncodingJob) -> Contender:
+    """Plays `encode`, or `batches`: tokens a second of taking random sequences from shards of what was encoded."""
+    shards = None
+
+    def play(what: str) -> dict[str, Any]:
+        nonlocal shards
+        if what == "encode":
+            return encoding_round(job, load_tokenizer(Path(job.tokenizer)).encode_batch)
+        shards = shards or write_shards(job)
+        return {"tokens_per_second": batches_per_second(shards, job) * job.batch_size * job.seq_len}
+
+    return Contender({}, play)
+
+
+def write_shards(job: EncodingJob) -> TokenShards:
+    """The texts as the token shards that training reads."""
+    tokenizer = load_tokenizer(Path(job.tokenizer))
+    folder = Path(job.scratch) / "shards"
+    with ShardWriter(folder, tokenizer.vocab_size, tokenizer.eot_id, tokenizer.fingerprint) as writer:
+        for ids in tokenizer.encode_batch(read_texts(job)):
+            writer.add(ids, 0, True)
+    return TokenShards.open(folder)
+
+
+def batches_per_second(shards: TokenShards, job: EncodingJob) -> float:
+    batches, count, began = Batches(shards, job.seq_len, seed=1), 0, time.perf_counter()
+    while (seconds := time.perf_counter() - began) < job.seconds or not count:
+        batches.sequences(range(count * job.batch_size, (count + 1) * job.batch_size))
+        count += 1
+    return count / seconds

@@ -1,0 +1,37 @@
+"""The rounds of a contender that encodes: all texts, by a tokenizer that has seen none of them. Knows no library."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gptcli.report.bench.jobs import EncodingJob
+
+Encode = Callable[[list[str]], Sequence[Sequence[int]]]
+"""Texts -> the ids of each."""
+
+
+def read_texts(job: EncodingJob) -> list[str]:
+    return json.loads(Path(job.texts).read_text())
+
+
+def encoding_round(job: EncodingJob, encode: Encode) -> dict[str, Any]:
+    """Bytes of UTF-8 a second, and a fingerprint of the ids, which is not in the time."""
+    texts = read_texts(job)
+    began = time.perf_counter()
+    encoded = encode(texts)
+    seconds = time.perf_counter() - began
+    digest = hashlib.sha256()
+    for ids in encoded:
+        digest.update(np.asarray([len(ids), *ids], dtype=np.uint32).tobytes())
+    return {
+        "bytes_per_second": sum(len(text.encode()) for text in texts) / seconds,
+        "tokens": sum(map(len, encoded)),
+        "ids": digest.hexdigest(),
+    }

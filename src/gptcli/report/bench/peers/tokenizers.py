@@ -1,0 +1,25 @@
+"""Hugging Face tokenizers as a contender: its batch method on whole texts, in one thread."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from gptcli.report.bench.encoding_rounds import encoding_round
+from gptcli.report.bench.jobs import EncodingJob
+from gptcli.report.bench.worker import Contender
+
+
+def data(job: EncodingJob) -> Contender:
+    import tokenizers
+
+    def play(what: str) -> dict[str, Any]:
+        backend = tokenizers.Tokenizer.from_file(str(Path(job.tokenizer) / "tokenizer.json"))
+        backend.encode_special_tokens = True
+
+        def encode(texts: list[str]) -> list[list[int]]:
+            return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+        return encoding_round(job, encode)
+
+    return Contender({}, play)
