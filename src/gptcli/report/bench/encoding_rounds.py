@@ -29,7 +29,7 @@ def encoding_round(job: EncodingJob, encode: Encode) -> dict[str, Any]:
     seconds = time.perf_counter() - began
     digest = hashlib.sha256()
     for ids in encoded:
-        digest.update(np.asarray([len(ids), *ids], dtype=np.uint32).tobytes())
+        digest.update(len(ids).to_bytes(8) + np.asarray(ids, dtype=np.uint32).tobytes())
     return {
         "bytes_per_second": sum(len(text.encode()) for text in texts) / seconds,
         "tokens": sum(map(len, encoded)),

@@ -80,7 +80,7 @@ def contenders(request: LearningRequest, peers: Sequence[Chosen], course: Course
     for name, configs in request.ours.items():
         found[name] = partial(run_ours, course, configs, request.assignments)
     for peer, checkout in peers:
-        recipe = README_RECIPE[course.device.partition(":")[0]]
+        recipe = README_RECIPE["cuda" if course.device.startswith("cuda") else "cpu"]
         for name, arguments in (request.nanogpt or {peer.name: recipe}).items():
             found[name] = partial(run_nanogpt, course, checkout, arguments)
     return found

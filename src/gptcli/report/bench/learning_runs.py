@@ -39,7 +39,7 @@ README_RECIPE = {
     ),
     "cuda": "config/train_shakespeare_char.py",
 }
-"""What nanoGPT's README says to type for Tiny Shakespeare, by the kind of device."""
+"""What nanoGPT's README says to type for Tiny Shakespeare, on a CPU (or what is no CUDA device) and on a GPU."""
 
 
 @dataclass(frozen=True)

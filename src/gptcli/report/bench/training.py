@@ -115,7 +115,7 @@ def tables(results: dict[str, Any]) -> list[Table]:
         )
         for name, contender in results["contenders"].items()
     ]
-    columns = ("", "tokens/s", "of the limit", "ours is", "peak memory", "first step", "parameters")
+    columns = ("", "tokens/s", "of the limit", f"{OURS} is", "peak memory", "first step", "parameters")
     notes = [
         f"Limit: {figure(limit['flops_per_second']['median'] / 1e9)} GFLOP/s in {limit['what']}, in the same rounds; "
         f"a token takes {figure(results['flops_per_token'] / 1e9)} GFLOP (6N + 12LHDT).",

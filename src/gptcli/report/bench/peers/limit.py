@@ -21,7 +21,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, 
 SQUARE = {"cpu": 2048, "cuda": 8192, "mps": 4096}
 """Side of the square matrices whose product is taken for the device's rate."""
 STREAM_BYTES = {"cpu": 1 << 30, "cuda": 8 << 30, "mps": 1 << 30}
-"""What is read to measure bandwidth: several times the largest caches."""
+"""What is read to measure bandwidth, several times the largest caches; of a small GPU a quarter of its memory."""
 STREAM_SECONDS = 0.3
 MATRIX = 4096
 """Side of the square fp32 matrices (64 MiB) that are streamed, a vector times each."""
@@ -90,7 +90,10 @@ class Memory:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        count = STREAM_BYTES[device.type] // (4 * MATRIX**2)
+        available = STREAM_BYTES[device.type]
+        if device.type == "cuda":
+            available = min(available, torch.cuda.get_device_properties(device).total_memory // 4)
+        count = available // (4 * MATRIX**2)
         self.matrices = torch.empty(count, MATRIX, MATRIX, device=device).uniform_(-1, 1)
         self.vector = torch.ones(MATRIX, device=device)
 

@@ -1,4 +1,4 @@
-"""Hugging Face tokenizers as a contender: its batch method on whole texts, in one thread."""
+"""Hugging Face tokenizers as a contender: its fastest method, a text at a time, in one thread."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def data(job: EncodingJob) -> Contender:
         backend.encode_special_tokens = True
 
         def encode(texts: list[str]) -> list[list[int]]:
-            return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+            return [backend.encode_batch_fast([text], add_special_tokens=False)[0].ids for text in texts]
 
         return encoding_round(job, encode)
 
