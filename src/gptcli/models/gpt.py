@@ -15,7 +15,7 @@ from gptcli.models.block import Block, build_norm
 from gptcli.models.config import ModelConfig
 from gptcli.nn.cache import KVCache
 from gptcli.nn.layers import Embedding, Linear
-from gptcli.nn.loss import at_least_fp32, cross_entropy_sum
+from gptcli.nn.loss import head_logits, head_loss_sum
 from gptcli.nn.mask import attention_mask
 from gptcli.nn.neighbour import PairEmbedding, Smear, previous_ids
 from gptcli.nn.parameters import ParameterInfo, ParameterKind
@@ -61,17 +61,26 @@ class GPT(nn.Module):
 
     def loss_sum(self, input_ids: Tensor, targets: Tensor, segment_ids: Tensor | None = None) -> Tensor:
         """input_ids and targets (B, T) -> scalar: nats summed over the targets that are not IGNORE_INDEX."""
-        return cross_entropy_sum(self(input_ids, segment_ids=segment_ids), targets)
+        if self.config.tie_embeddings:
+            vectors, head = self.embedding.look_up_and_share(input_ids)
+        else:
+            vectors, head = None, self.head.weight
+        x = self.hidden_states(input_ids, segment_ids=segment_ids, vectors=vectors)
+        return head_loss_sum(x, head, targets, self.config.logit_softcap)
 
     def hidden_states(
-        self, input_ids: Tensor, cache: KVCache | None = None, segment_ids: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        cache: KVCache | None = None,
+        segment_ids: Tensor | None = None,
+        vectors: Tensor | None = None,
     ) -> Tensor:
-        """input_ids (B, T) -> what the head reads, (B, T, C)."""
+        """input_ids (B, T) -> what the head reads, (B, T, C); `vectors` (B, T, C) are theirs if they are known."""
         if cache is not None and segment_ids is not None:
             raise ValueError("segment_ids are for whole sequences, not for cached decoding")
         count, device = input_ids.shape[1], input_ids.device
         offset, start = (0, None) if cache is None else (cache.length, cache.padding())
-        x = self.embed(input_ids, offset, start)
+        x = self.add_positions(self.embedding(input_ids) if vectors is None else vectors, offset, start)
         if self.config.smear or self.config.bigram_buckets:
             x = self.add_neighbours(x, input_ids, cache, segment_ids)
         x = F.dropout(x, self.config.dropout) if self.training and self.config.dropout else x
@@ -90,18 +99,17 @@ class GPT(nn.Module):
             cache.advance(count)
         return self.final_norm(x)
 
-    def embed(self, input_ids: Tensor, offset: int, start: Tensor | None) -> Tensor:
-        """input_ids (B, T), from slot `offset` on -> (B, T, C), learned positions added if the model has them."""
-        x = self.embedding(input_ids)
+    def add_positions(self, x: Tensor, offset: int, start: Tensor | None) -> Tensor:
+        """x (B, T, C), from slot `offset` on -> the same with learned positions added if the model has them."""
         if self.config.position == "learned":
-            end = offset + input_ids.shape[1]
+            end = offset + x.shape[1]
             if end > self.config.context_length:
                 raise UsageError(
                     f"this model has learned positions for {self.config.context_length} tokens and was given {end}",
                     "use a shorter context",
                 )
             table = self.position_embedding.weight
-            x = x + (table[offset:end] if start is None else table[row_positions(offset, input_ids.shape[1], start)])
+            x = x + (table[offset:end] if start is None else table[row_positions(offset, x.shape[1], start)])
         return x
 
     def add_neighbours(self, x: Tensor, input_ids: Tensor, cache: KVCache | None, segment_ids: Tensor | None) -> Tensor:
@@ -118,11 +126,8 @@ class GPT(nn.Module):
 
     def logits(self, x: Tensor) -> Tensor:
         """x (..., C) -> logits (..., V)"""
-        logits = F.linear(x, self.embedding.weight if self.config.tie_embeddings else self.head.weight)
-        if self.config.logit_softcap is not None:
-            cap = self.config.logit_softcap
-            logits = cap * torch.tanh(at_least_fp32(logits) / cap)
-        return logits
+        weight = self.embedding.weight if self.config.tie_embeddings else self.head.weight
+        return head_logits(x, weight, self.config.logit_softcap)
 
     def new_cache(self, batch_size: int, capacity: int) -> KVCache:
         """An empty KV cache for `capacity` tokens a row, on the model's device and in its dtype."""
