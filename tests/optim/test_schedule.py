@@ -72,6 +72,17 @@ def test_the_rate_rises_then_falls_and_ends_at_min_lr(kind: type, warmup: int, m
     assert all(0 < factor <= 1 for factor in factors)
 
 
+@pytest.mark.parametrize("kind", DECAYING)
+def test_between_two_steps_the_rate_lies_between_theirs(kind: type) -> None:
+    config = kind(warmup_steps=6, min_lr=1e-4)
+    for step in range(50):
+        here, there = (lr_factor(config, place, 50, 1e-3) for place in (step, step + 1))
+        inside = [lr_factor(config, step + part, 50, 1e-3) for part in (0.0, 0.25, 0.5, 0.75)]
+        assert inside[0] == here
+        assert inside == sorted(inside, reverse=there < here)
+        assert min(here, there) <= min(inside) and max(inside) <= max(here, there) + 1e-12
+
+
 def test_min_lr_above_the_learning_rate_is_refused() -> None:
     with pytest.raises(ConfigError, match="min_lr"):
         lr_factor(CosineSchedule(min_lr=1e-2), 0, 100, 1e-3)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from gptcli.train.clock import Clock
-from gptcli.train.pace import Knots, Pace, length_of, place
+from gptcli.train.pace import Knots, Pace, place
 
 
 class Machine:
@@ -20,7 +20,11 @@ class Machine:
         self.clock = Clock(seconds, began=0.0, now=lambda: self.time)
         every = max(1, planned // 8)
         self.pace = Pace(
-            ((0, planned),), self.clock, {"evaluate": every, "save": every}, {"evaluate": 3, "save": 2}, (4096, 1024)
+            ((0, planned),),
+            clock=self.clock,
+            intervals={"evaluate": every, "save": every},
+            closing={"evaluate": 3, "save": 2},
+            tokens=(4096, 1024),
         )
         self.step = self.evaluations = 0
         self.last_steps: deque[float] = deque(maxlen=10)
@@ -91,10 +95,10 @@ def test_a_run_ends_on_the_deadline_with_its_schedule_at_the_end(
     machine.close(evaluate=0.003 * budget, save=0.002 * budget)
     assert 0.97 * budget <= machine.time <= budget + max(machine.last_steps)
     assert machine.time <= 1.03 * budget
-    knots = machine.pace.knots
-    assert place(knots, machine.step) >= 0.97 * length_of(knots)
-    assert machine.evaluations - machine.pace.knots[0][1] // machine.pace.intervals["evaluate"] in (0, 1)
-    assert len(knots) < 120
+    pace = machine.pace
+    assert pace.place(machine.step) >= 0.97 * pace.length
+    assert machine.evaluations - pace.length // pace.intervals["evaluate"] in (0, 1)
+    assert len(pace.knots) < 120
 
 
 def test_a_run_that_begins_after_its_deadline_is_over() -> None:
@@ -113,13 +117,13 @@ def test_a_run_that_goes_on_from_its_knots_ends_in_time_too() -> None:
     second.close(0.3, 0.2)
     assert 97.0 <= second.time <= 100.0
     assert second.pace.knots[: len(knots) - 1] == knots[:-1]
-    assert place(second.pace.knots, second.step) >= 0.97 * 5000
+    assert second.pace.place(second.step) >= 0.97 * 5000
 
 
 def test_without_a_clock_the_end_is_fixed_and_every_step_stands_at_itself() -> None:
-    pace = Pace(((0, 1237),))
+    pace = Pace(((0, 1237),), last_step=1237)
     for step in range(1237):
-        assert not pace.is_over(step) and place(pace.knots, step) == step
+        assert not pace.is_over(step) and pace.place(step) == step
         with pace.timing("evaluate"):
             pace.lap(step)
         assert pace.is_due(step, 7) == (step > 0 and step % 7 == 0) and not pace.is_due(step, 0)
@@ -132,7 +136,7 @@ KNOTS: Knots = ((0, 1000), (100, 700), (300, 900), (800, 820))
 def test_places_rise_from_nothing_to_the_whole_without_a_leap() -> None:
     places = [place(KNOTS, step) for step in range(821)]
     rises = [after - before for before, after in itertools.pairwise(places)]
-    assert places[0] == 0 and places[-1] == pytest.approx(length_of(KNOTS), rel=1e-12)
+    assert places[0] == 0 and places[-1] == pytest.approx(1000, rel=1e-12)
     assert all(rise > 0 for rise in rises)
     assert place(KNOTS, 100) == 100  # the first plan was one place a step
     assert place(KNOTS, 300) == pytest.approx(100 + 900 * 200 / 600)  # then 900 places in 600 steps

@@ -54,7 +54,7 @@ def test_a_run_leaves_all_that_later_commands_need(corpus: Path, tmp_path: Path)
     assert summary["val_bits_per_byte"] == pytest.approx(summary["val_loss"] / math.log(2), rel=0.02)
     assert set(summary) == {
         "run", "steps", "tokens", "parameters", "train_seconds", "tokens_per_second", "train_loss", "val_loss",
-        "val_bits_per_byte", "peak_memory_bytes",
+        "val_bits_per_byte", "val_part", "peak_memory_bytes",
     }  # fmt: skip
     for name in ("run.toml", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
                  "generation_config.json", "metrics.jsonl", "data.json", "samples.jsonl", "val"):  # fmt: skip

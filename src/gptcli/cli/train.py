@@ -15,6 +15,10 @@ def train(
     corpus: Corpus = None,
     config: ConfigFiles = None,
     assignments: Assignments = None,
+    time: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Be done in this time (90s, 10m, 1h30m), with the best model it can buy."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="The run directory (default: runs/ and the corpus's name).")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run at --out.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen and stop.")] = False,
@@ -22,6 +26,10 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train a GPT on a corpus. With nothing but a corpus, everything else is chosen by its size and the device."""
+    from gptcli.train.clock import parse_duration, process_began
+
+    began, max_seconds = process_began(), None if time is None else parse_duration(time)
+
     from gptcli.train.run import TrainRequest, train
 
     summary = train(
@@ -33,6 +41,8 @@ def train(
             resume=resume,
             dry_run=dry_run,
             cache_dir=cache_dir,
+            max_seconds=max_seconds,
+            began=began,
         )
     )
     if as_json:

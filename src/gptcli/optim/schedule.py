@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of the step, so that a resumed run needs to remember nothing of it."""
+"""The learning rate as a pure function of how far a run has come, so that a resumed run need remember none of it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from gptcli.errors import ConfigError
 from gptcli.optim.config import ConstantSchedule, CosineSchedule, LinearSchedule, ScheduleConfig, WsdSchedule
 
 
-def lr_factor(config: ScheduleConfig, step: int, max_steps: int, base_lr: float) -> float:
+def lr_factor(config: ScheduleConfig, step: float, max_steps: int, base_lr: float) -> float:
     """What to multiply every learning rate with in step `step` (0 is the first, max_steps - 1 the last).
 
-    Warm-up rises as (step + 1) / (warmup_steps + 1); after it the rate falls from `base_lr` towards `min_lr`, which it
+    A run that a clock ends counts in steps as they were first planned, and may stand between two of them. Warm-up rises as (step + 1) / (warmup_steps + 1); after it the rate falls from `base_lr` towards `min_lr`, which it
     meets at `max_steps` and keeps from there on. The cosine is nanoGPT's.
 
     Raises:
@@ -37,7 +37,7 @@ def lr_factor(config: ScheduleConfig, step: int, max_steps: int, base_lr: float)
     return floor + part * (1 - floor)
 
 
-def progress(step: int, start: int, end: int) -> float:
+def progress(step: float, start: int, end: int) -> float:
     """How far `step` is from `start` (0) to `end` (1); beyond the end it stays 1."""
     if step >= end:
         return 1.0

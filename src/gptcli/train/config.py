@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from itertools import pairwise
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -15,8 +16,20 @@ from gptcli.optim.config import AdamWConfig, CosineSchedule, OptimConfig, Schedu
 class TrainerConfig(Config):
     """How long, how much at once, and what happens while it runs."""
 
-    max_steps: int = Field(2000, ge=1)
-    """Optimizer steps in all."""
+    max_steps: int | None = Field(None, ge=1)
+    """Optimizer steps in all; none: as many as max_seconds allows, or, without it, as the zero-config rule chooses."""
+
+    max_seconds: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """Seconds that the whole command may take, from its start to the saved model; what is not set is chosen for them.
+    `--time 10m` sets it. None: it ends after max_steps."""
+
+    pace: tuple[tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]], ...] = ()
+    """How a run under a deadline went, for repeating it: pairs (step, the last step as planned then). The learning
+    rate, and what happens every so many steps, count in steps as the first pair planned them."""
+
+    corpus_bytes: int | None = Field(None, ge=1)
+    """Read only about so many bytes of the corpus, from files drawn by their hash; none: all of it. Chosen where
+    max_seconds leaves no time to prepare more."""
 
     tokens_per_step: int = Field(8192, ge=1)
     """Target tokens of one optimizer step. It fixes the optimisation; accumulation follows from it and batch_size."""
@@ -68,6 +81,22 @@ class TrainerConfig(Config):
 
     trackers: tuple[Literal["tensorboard"], ...] = ()
     """Where metrics go besides metrics.jsonl."""
+
+    @model_validator(mode="after")
+    def one_end(self) -> TrainerConfig:
+        if self.max_steps is not None and self.max_seconds is not None:
+            raise ValueError(
+                f"max_steps {self.max_steps} and max_seconds {self.max_seconds:g} (--time) would both end the run; "
+                "choose one"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def pace_goes_forward(self) -> TrainerConfig:
+        starts = [start for start, _ in self.pace]
+        if starts and (starts[0] or any(a >= b for a, b in pairwise(starts)) or any(a >= b for a, b in self.pace)):
+            raise ValueError("pace must begin at step 0, its steps must rise, and each must lie before its end")
+        return self
 
 
 class RunConfig(Config):

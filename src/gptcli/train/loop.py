@@ -28,6 +28,7 @@ from gptcli.models.gpt import GPT
 from gptcli.nn.device import peak_memory_bytes
 from gptcli.optim.build import build_optimizer
 from gptcli.optim.schedule import lr_factor, set_lr
+from gptcli.train.pace import Knots
 from gptcli.train.plan import Plan
 from gptcli.train.signals import StopRequest
 from gptcli.train.step import Stepper, StepResult, micro_batches, step_seed
@@ -49,6 +50,10 @@ class Position:
     bad_steps: int = 0
     interval_loss: float = 0.0
     interval_steps: int = 0
+    spent_seconds: float = 0.0
+    """Of the time budget, by the processes that have trained so far, preparation included; 0 without a budget."""
+    knots: Knots = ()
+    """What a clock has planned so far; empty without one."""
 
 
 class Trainer:
@@ -68,7 +73,7 @@ class Trainer:
             precision=plan.precision,
             grad_clip=config.train.grad_clip,
         )
-        self.position = Position()
+        self.position, self.pace = Position(), plan.new_pace()
         self.metrics = MetricsLog(run.metrics_path)
         self.samples = MetricsLog(run.path / "samples.jsonl")
         self.trackers = open_trackers(config.train.trackers, run.path)
@@ -86,6 +91,9 @@ class Trainer:
         if state["scaler"]:
             self.stepper.scaler.load_state_dict(state["scaler"])
         self.position = Position(**{field.name: state.get(field.name, field.default) for field in fields(Position)})
+        self.position.knots = tuple((start, end) for start, end in self.position.knots)
+        if self.plan.clock is not None and self.position.knots:
+            self.pace.knots = self.position.knots
         self.forget_later_lines()
 
     def forget_later_lines(self) -> None:
@@ -94,20 +102,21 @@ class Trainer:
             log.truncate_after(self.position.step)
 
     def run(self, stop: StopRequest) -> None:
-        """Train to `max_steps`; on return the last step is saved.
+        """Train to the last step, or until the time is up; on return the last step is saved.
 
         Raises:
             Stopped: a signal asked for it, after saving.
             DivergedError: too many steps in a row were not finite; the last good checkpoint is whole.
         """
-        config, position = self.train_config, self.position
+        position = self.position
         self.model.train()
         self.began = time.perf_counter() - position.elapsed_seconds
         self.log_mark = (time.perf_counter(), position.tokens)
+        is_over = self.pace.is_over(position.step)
         try:
-            with Progress("train", config.max_steps, unit="steps", initial=position.step) as progress:
-                while position.step < config.max_steps:
-                    self.advance(progress)
+            with Progress("train", self.pace.end, unit="steps", initial=position.step) as progress:
+                while not is_over:
+                    is_over = self.advance(progress)
                     if stop.signum is not None:
                         self.save()
                         raise self.stopped(stop.signum)
@@ -115,27 +124,30 @@ class Trainer:
             for tracker in self.trackers:
                 tracker.close()
 
-    def advance(self, progress: Progress) -> None:
-        """One step and the events that its number calls for."""
-        config, position = self.train_config, self.position
+    def advance(self, progress: Progress) -> bool:
+        """One step and the events that it calls for; returns whether it was the last."""
+        config, position, pace = self.train_config, self.position, self.pace
         result = self.step()
+        retarget(progress, pace.end)
         progress.update(1, loss=f"{result.loss:.3f}", **self.rates())
-        is_last = position.step == config.max_steps
-        evaluating = is_last or position.step % config.eval_every_steps == 0
+        is_last = pace.is_over(position.step)
+        evaluating = is_last or pace.is_due(position.step, config.eval_every_steps)
         improved = self.evaluate() if evaluating else False
-        if evaluating or position.step % config.log_every_steps == 0:
+        if evaluating or pace.is_due(position.step, config.log_every_steps):
             self.log(result, evaluated=evaluating)
-        if config.sample_every_steps and position.step % config.sample_every_steps == 0:
+        if pace.is_due(position.step, config.sample_every_steps):
             self.sample()
-        if improved or is_last or position.step % config.checkpoint_every_steps == 0:
+        if improved or is_last or pace.is_due(position.step, config.checkpoint_every_steps):
             self.save()
+        pace.lap(position.step)
+        return is_last
 
     def step(self) -> StepResult:
         """The next optimizer step; counts bad ones and gives up after `max_bad_steps` in a row."""
         config, position = self.config, self.position
         began = time.perf_counter()
         torch.manual_seed(step_seed(config.seed, position.step))
-        factor = lr_factor(config.schedule, position.step, config.train.max_steps, config.optim.lr)
+        factor = lr_factor(config.schedule, self.pace.place(position.step), self.pace.length, config.optim.lr)
         set_lr(self.optimizer, factor)
         batches = list(
             micro_batches(self.plan.batches, position.step, config.sequences_per_step, config.train.batch_size)
@@ -175,17 +187,18 @@ class Trainer:
     def evaluate(self) -> bool:
         """Measure the validation loss on its fixed part; returns whether it is the best so far."""
         position = self.position
-        position.evaluated_step = position.step
-        position.last_val_loss = loss = shard_loss(
-            self.model,
-            self.plan.data.val,
-            seq_len=self.config.seq_len,
-            batch_size=self.train_config.batch_size,
-            max_tokens=self.train_config.eval_tokens,
-            device=self.plan.device,
-            precision=self.plan.precision,
-            pack=self.config.data.pack,
-        ).loss
+        with self.pace.timing("evaluate"):
+            loss = shard_loss(
+                self.model,
+                self.plan.data.val,
+                seq_len=self.config.seq_len,
+                batch_size=self.train_config.batch_size,
+                max_tokens=self.train_config.eval_tokens,
+                device=self.plan.device,
+                precision=self.plan.precision,
+                pack=self.config.data.pack,
+            ).loss
+        position.evaluated_step, position.last_val_loss = position.step, loss
         improved = math.isfinite(loss) and (position.best_val_loss is None or loss < position.best_val_loss)
         if improved:
             position.best_val_loss = loss
@@ -217,14 +230,15 @@ class Trainer:
         if evaluated:
             train_loss = math.nan if line["train_loss"] is None else line["train_loss"]
             say(
-                f"step {position.step:,}/{self.train_config.max_steps:,}: train loss {train_loss:.4f}, "
+                f"step {position.step:,}/{self.pace.end:,}: train loss {train_loss:.4f}, "
                 f"val loss {position.last_val_loss:.4f}, {duration(position.elapsed_seconds)}"
             )
 
     def sample(self) -> None:
         """Print and store a sample of generated text, without touching the training's randomness."""
         config = GenerationConfig(max_new_tokens=self.train_config.sample_tokens, seed=self.config.seed)
-        result = generate(self.model, self.plan.data.tokenizer, [self.train_config.sample_prompt], config)
+        with self.pace.timing("sample"):
+            result = generate(self.model, self.plan.data.tokenizer, [self.train_config.sample_prompt], config)
         text = self.train_config.sample_prompt + result.prompts[0].completions[0].text
         say(f"--- sample at step {self.position.step:,}\n{text}\n---")
         self.samples.append({"step": self.position.step, "text": text})
@@ -234,24 +248,33 @@ class Trainer:
         position = self.position
         if any(saved.step == position.step for saved in self.run_directory.checkpoints()):
             return
-        tensors, optimizer = flatten_state(self.optimizer)
-        state = asdict(position) | {
-            "val_loss": position.last_val_loss if position.evaluated_step == position.step else None,
-            "optimizer": optimizer,
-            "scaler": self.stepper.scaler.state_dict(),
-            "data_fingerprint": self.plan.data.train.fingerprint,
-            "config_fingerprint": self.plan.config_fingerprint,
-        }
-        self.metrics.sync()
-        save_checkpoint(
-            self.run_directory, position.step, {"model": self.model.state_dict(), "optimizer": tensors}, state
-        )
-        prune(self.run_directory, self.train_config.keep_last)
+        if self.plan.clock is not None:
+            position.spent_seconds, position.knots = self.plan.clock.spent(), self.pace.knots
+        with self.pace.timing("save"):
+            tensors, optimizer = flatten_state(self.optimizer)
+            state = asdict(position) | {
+                "val_loss": position.last_val_loss if position.evaluated_step == position.step else None,
+                "optimizer": optimizer,
+                "scaler": self.stepper.scaler.state_dict(),
+                "data_fingerprint": self.plan.data.train.fingerprint,
+                "config_fingerprint": self.plan.config_fingerprint,
+            }
+            self.metrics.sync()
+            parts = {"model": self.model.state_dict(), "optimizer": tensors}
+            save_checkpoint(self.run_directory, position.step, parts, state)
+            prune(self.run_directory, self.train_config.keep_last)
 
     def stopped(self, signum: int) -> Stopped:
         name = signal.Signals(signum).name
         return Stopped(
-            f"stopped by {name} at step {self.position.step:,} of {self.train_config.max_steps:,}, saved",
+            f"stopped by {name} at step {self.position.step:,} of {self.pace.end:,}, saved",
             signum,
             f"go on with: gptcli train --resume --out {self.run_directory.path}",
         )
+
+
+def retarget(progress: Progress, total: int) -> None:
+    """Let the progress shown end at another number than it was begun with."""
+    progress.total = total
+    if progress.bar is not None:
+        progress.bar.total = total

@@ -8,7 +8,6 @@ are whole numbers, a run that is given them passes the same places to the last b
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -33,14 +32,9 @@ FORWARD_PART = 0.4
 """Seconds to evaluate a token over seconds to train on it, until an evaluation was timed: a third and a little."""
 
 
-def length_of(knots: Knots) -> int:
-    """Where the scale of `place` ends: the number of steps that was planned first."""
-    return knots[0][1]
-
-
 def place(knots: Knots, step: int) -> float:
-    """Where `step` stands between 0 and `length_of(knots)`: exactly at `step` while there is one knot only."""
-    at, length = 0.0, length_of(knots)
+    """Where `step` stands between 0 and the end as planned first: exactly at `step` while that is the only plan."""
+    at, length = 0.0, knots[0][1]
     starts = [start for start, _ in knots[1:]]
     for (start, end), following in zip(knots, [*starts, step], strict=True):
         if step > start:
@@ -57,6 +51,8 @@ class Pace:
     def __init__(
         self,
         knots: Knots,
+        *,
+        last_step: int | None = None,
         clock: Clock | None = None,
         intervals: Mapping[str, int] | None = None,
         closing: Mapping[str, float] | None = None,
@@ -65,11 +61,12 @@ class Pace:
         """
         Args:
             knots: what was planned so far.
+            last_step: where the run ends, if that is fixed; else the knots say.
             intervals: name -> places between two occurrences (0: it never comes).
             closing: name -> how often that thing, or its like, is done after the last step.
             tokens: of one "evaluate" and of one step, which tell what an evaluation takes until one was timed.
         """
-        self.knots, self.clock = knots, clock
+        self.knots, self.last_step, self.clock = knots, last_step, clock
         self.intervals, self.closing = dict(intervals or {}), dict(closing or {})
         self.evaluated_tokens, self.step_tokens = tokens
         self.timings: dict[str, list[float]] = {name: [] for name in {*self.intervals, *self.closing}}
@@ -82,9 +79,18 @@ class Pace:
             self.next_look = self.lap_began + self.interval
 
     @property
+    def length(self) -> int:
+        """Where the scale of `place` ends."""
+        return self.knots[0][1]
+
+    def place(self, step: int) -> float:
+        """Where `step` stands between 0 and `length`."""
+        return place(self.knots, step)
+
+    @property
     def end(self) -> int:
         """The step after which the run ends, as planned now."""
-        return self.knots[-1][1]
+        return self.last_step or self.knots[-1][1]
 
     def is_over(self, step: int) -> bool:
         """Whether `step` is the last one: as planned, or because no time is left for another."""
@@ -97,7 +103,7 @@ class Pace:
 
         A run whose machine is slower than was thought then still sees as many evaluations, only closer together.
         """
-        return every > 0 and place(self.knots, step) // every > place(self.knots, step - 1) // every
+        return every > 0 and self.place(step) // every > self.place(step - 1) // every
 
     @contextmanager
     def timing(self, name: str) -> Iterator[None]:
@@ -124,12 +130,8 @@ class Pace:
 
     def plan(self, step: int) -> None:
         """Set the end to the last step that can be made in time, if that is worth a knot."""
-        left = 1 - place(self.knots, step) / length_of(self.knots)
-        events = sum(
-            math.floor(left * length_of(self.knots) / every) * self.event_seconds(name)
-            for name, every in self.intervals.items()
-            if every
-        )
+        left = self.length - self.place(step)
+        events = sum(left // every * self.event_seconds(name) for name, every in self.intervals.items() if every)
         available = self.clock.remaining() - self.closing_seconds() - events
         end = step + max(1, int(available / max(self.step_seconds, 1e-9)))
         if abs(end - self.end) > CHANGE * (self.end - step):
@@ -148,9 +150,9 @@ class Pace:
         return statistics.fmean(min(seconds, bound) for seconds in recent)
 
     def event_seconds(self, name: str) -> float:
-        """Seconds of one occurrence: the mean of the last ones; before there was one, a guess."""
+        """Seconds of one occurrence: the slower of the last two; before there was one, a guess."""
         if self.timings[name]:
-            return statistics.fmean(self.timings[name][-3:])
+            return max(self.timings[name][-2:])
         if name == "evaluate":
             return FORWARD_PART * self.step_seconds * self.evaluated_tokens / self.step_tokens
         return self.step_seconds

@@ -14,18 +14,37 @@ import torch
 from gptcli.config import RawConfig, check_keys, merge, validate
 from gptcli.config.load import with_origin
 from gptcli.data.batches import Batches
-from gptcli.data.prepare import CorpusScan, PreparedData, prepare_data, scan_corpus
+from gptcli.data.prepare import CorpusScan, PreparedData, prepare_data
 from gptcli.errors import ConfigError, UsageError
 from gptcli.models.config import ModelConfig
 from gptcli.models.estimate import parameter_count, training_memory_bytes
 from gptcli.models.gpt import GPT
 from gptcli.nn.device import resolve_device, resolve_precision, synchronize
+from gptcli.train import timed
+from gptcli.train.clock import Clock
 from gptcli.train.config import RunConfig
+from gptcli.train.excerpt import scan_excerpt
+from gptcli.train.pace import FORWARD_PART, Pace
+from gptcli.train.probe import Machine, step_seconds
 from gptcli.train.step import accumulate_gradients, micro_batches
+from gptcli.train.time_rule import LEAST_STEPS, TRAINING_PART, too_short
 from gptcli.train.zero_config import ORIGIN, zero_config
 
 PROBE_SECONDS = 2.0
+FINAL_PART = 0.05
+"""Part of the time budget for the last evaluation; it measures the whole validation split if that takes no more."""
 OPTIMIZER_STATE_PER_PARAMETER = {"sgd": 1, "adamw": 2, "muon": 1}
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """A run's time budget, and what it is expected to buy."""
+
+    clock: Clock
+    step_seconds: float
+    steps: int
+    final_tokens: int
+    """Validation tokens that the last evaluation has time for."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +53,7 @@ class Plan:
 
     config: RunConfig
     chosen: tuple[str, ...]
-    """The keys that the zero-config rule decided."""
+    """The keys that a rule decided."""
     scan: CorpusScan
     data: PreparedData
     batches: Batches
@@ -43,6 +62,9 @@ class Plan:
     parameters: int
     memory_bytes: int
     """Estimated memory of training: weights, gradients, optimizer state, activations."""
+    deadline: Deadline | None = None
+    choice: timed.Choice | None = None
+    """Why the rule for a deadline chose what it chose."""
 
     @property
     def config_fingerprint(self) -> str:
@@ -50,27 +72,71 @@ class Plan:
         return hashlib.sha256(self.config.model_dump_json().encode()).hexdigest()
 
     @property
+    def clock(self) -> Clock | None:
+        return self.deadline and self.deadline.clock
+
+    @property
+    def steps(self) -> int:
+        """How many steps the run makes, or is expected to make in its time."""
+        return self.deadline.steps if self.deadline else self.config.train.max_steps
+
+    @property
     def epochs(self) -> float:
         """How often the run sees its training split."""
-        return self.config.train.max_steps * self.config.sequences_per_step / self.batches.sequences_per_epoch
+        return self.steps * self.config.sequences_per_step / self.batches.sequences_per_epoch
+
+    @property
+    def final_tokens(self) -> int:
+        """Validation tokens of the last evaluation: all of them, if there is time."""
+        return min(len(self.data.val), self.deadline.final_tokens) if self.deadline else len(self.data.val)
+
+    def new_pace(self) -> Pace:
+        """Where the run ends, as planned before its first step."""
+        train = self.config.train
+        if self.deadline is None:
+            return Pace(train.pace or ((0, train.max_steps),), last_step=train.max_steps)
+        evaluated = min(train.eval_tokens, len(self.data.val))
+        return Pace(
+            ((0, self.steps),),
+            clock=self.deadline.clock,
+            intervals={
+                "evaluate": train.eval_every_steps,
+                "save": train.checkpoint_every_steps,
+                "sample": train.sample_every_steps,
+            },
+            # Then follow the last evaluation on the way, the one for the summary, a checkpoint, and the export.
+            closing={"evaluate": 1 + self.final_tokens / evaluated, "save": 2},
+            tokens=(evaluated, train.tokens_per_step),
+        )
 
 
-def make_plan(user: RawConfig, cache_dir: Path) -> Plan:
+def make_plan(user: RawConfig, cache_dir: Path, began: float, *, resumed: bool = False) -> Plan:
     """Read the corpus, resolve every key, prepare tokens; nothing is written but the cache.
+
+    Args:
+        began: when the time budget began to run, as `time.monotonic()` counts, if there is one.
+        resumed: the settings are those of a run that is gone on with; then nothing is left to a rule.
 
     Raises:
         ConfigError: a key or value is wrong (found before the corpus is read wherever that is possible).
+        UsageError: the time budget is too small to train anything.
         DataError: the corpus cannot be read or is too small.
     """
     check_keys(RunConfig, user)
-    provisional = zero_config(1_000_000, 100, "cpu", user)
-    draft = validate(RunConfig, merge(provisional, user))
+    is_timed = user.values.get("train", {}).get("max_seconds") is not None
+    draft = validate(RunConfig, merge(without_end(zero_config(1_000_000, 100, "cpu", user), is_timed), user))
     if not draft.data.corpus:
         raise UsageError("no corpus to train on", "name one: gptcli train book.txt")
     device = resolve_device(draft.device)
     precision = resolve_precision(device, draft.train.precision)
-    scan = scan_corpus(draft.data.corpus, draft.data, cache_dir, draft.seed)
-    chosen = zero_config(scan.train.bytes, scan.train.distinct_characters, device.type, user)
+    clock, choice = Clock(draft.train.max_seconds, began) if is_timed else None, None
+    if clock is None or resumed:
+        scan = scan_excerpt(draft.data, draft.train.corpus_bytes, cache_dir, draft.seed)
+        chosen = zero_config(scan.train.bytes, scan.train.distinct_characters, device.type, user)
+        chosen = without_end(chosen, is_timed)
+    else:
+        setting = timed.Setting(user, draft, clock, device, precision, machine_memory_bytes(device), cache_dir)
+        scan, chosen, choice = timed.choose_for_time(setting)
     resolved = merge(chosen, user)
     config = validate(RunConfig, resolved)
     data = prepare_data(scan, config.data, cache_dir)
@@ -78,7 +144,7 @@ def make_plan(user: RawConfig, cache_dir: Path) -> Plan:
     config = validate(RunConfig, merge(resolved, vocabulary))
     return Plan(
         config=config,
-        chosen=tuple(key for key, origin in resolved.origins.items() if origin == ORIGIN),
+        chosen=tuple(key for key, origin in resolved.origins.items() if origin in (ORIGIN, timed.ORIGIN)),
         scan=scan,
         data=data,
         batches=Batches(data.train, config.seq_len, config.seed, config.data.pack),
@@ -86,7 +152,37 @@ def make_plan(user: RawConfig, cache_dir: Path) -> Plan:
         precision=precision,
         parameters=parameter_count(config.model),
         memory_bytes=estimate_memory(config, precision),
+        deadline=None if clock is None else make_deadline(clock, config, choice, device, precision),
+        choice=choice,
     )
+
+
+def without_end(chosen: RawConfig, is_timed: bool) -> RawConfig:
+    """What the zero-config rule chose, without the number of steps where a clock ends the run."""
+    if is_timed:
+        chosen.values["train"].pop("max_steps", None)
+    return chosen
+
+
+def make_deadline(
+    clock: Clock, config: RunConfig, choice: timed.Choice | None, device: torch.device, precision: str
+) -> Deadline:
+    """What the rest of the time buys, by the seconds of a step as the rule measured them, or as measured now.
+
+    Raises:
+        UsageError: hardly anything.
+    """
+    train = config.train
+    if choice is not None:
+        seconds = choice.ranked[0].step_seconds
+    else:
+        machine = Machine(device, precision, config.optim, train.grad_clip)
+        seconds = step_seconds(machine, config.model, train.tokens_per_step, config.seq_len, train.batch_size, 0.5)
+    steps = int(TRAINING_PART * clock.remaining() / seconds)
+    if choice is not None and steps < LEAST_STEPS // 2:
+        raise too_short(LEAST_STEPS * seconds / TRAINING_PART - clock.remaining())
+    final_tokens = FINAL_PART * clock.seconds / (FORWARD_PART * seconds / train.tokens_per_step)
+    return Deadline(clock, seconds, max(1, steps), int(final_tokens))
 
 
 def padded_vocabulary(config: RunConfig, data: PreparedData) -> int:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import re
 import shutil
 import sys
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,14 @@ from gptcli.config.load import with_origin
 from gptcli.config.shipped import read_settings
 from gptcli.console import say, size
 from gptcli.data.prepare import default_cache_dir
+from gptcli.data.shards import TokenShards
 from gptcli.errors import CheckpointError, OutOfMemoryError, UsageError
-from gptcli.evaluate.shards import shard_loss
+from gptcli.evaluate.shards import ShardLoss, shard_loss
 from gptcli.interop.huggingface import write_huggingface
 from gptcli.models.gpt import GPT, build_model
 from gptcli.nn.device import allow_tf32, peak_memory_bytes
 from gptcli.storage import atomic_directory, write_atomic
+from gptcli.train.config import RunConfig
 from gptcli.train.loop import Trainer
 from gptcli.train.plan import Plan, machine_memory_bytes, make_plan, probe_step_seconds
 from gptcli.train.screen import show_plan, show_summary
@@ -46,6 +50,10 @@ class TrainRequest:
     resume: bool = False
     dry_run: bool = False
     cache_dir: Path | None = None
+    max_seconds: float | None = None
+    """The time budget, as `--time` gives it; none: what the settings say."""
+    began: float = field(default_factory=time.monotonic)
+    """When the budget began to run, as `time.monotonic()` counts: the start of the process, where that is known."""
 
 
 def train(request: TrainRequest) -> dict[str, Any]:
@@ -62,13 +70,16 @@ def train(request: TrainRequest) -> dict[str, Any]:
 def plan_and_train(request: TrainRequest, resumable: RunDirectory | None) -> dict[str, Any]:
     """Show what will happen, then do it unless this is a dry run. A run that is resumed is locked already."""
     user = user_settings(request, resumable)
-    plan = make_plan(user, request.cache_dir or default_cache_dir())
+    began = request.began - (spent_before(resumable) if resumable else 0.0)
+    plan = make_plan(user, request.cache_dir or default_cache_dir(), began, resumed=resumable is not None)
     out = request.out or fresh_directory(plan.config.data.corpus)
     model = None
     if plan.memory_bytes <= machine_memory_bytes(plan.device):
         model = build_model(plan.config.model, seed=plan.config.seed, device=plan.device)
     allow_tf32(plan.config.train.tf32)
-    step_seconds = probe_step_seconds(plan, model) if model is not None else None
+    step_seconds = plan.deadline.step_seconds if plan.deadline else None
+    if step_seconds is None and model is not None:
+        step_seconds = probe_step_seconds(plan, model)
     show_plan(plan, step_seconds)
     if request.dry_run:
         return estimates(plan, step_seconds)
@@ -87,7 +98,7 @@ def plan_and_train(request: TrainRequest, resumable: RunDirectory | None) -> dic
 
 def estimates(plan: Plan, step_seconds: float | None) -> dict[str, Any]:
     """What a dry run returns; the seconds are none where the model does not fit this machine."""
-    steps = plan.config.train.max_steps
+    steps = plan.steps
     return {
         "steps": steps,
         "tokens": steps * plan.config.train.tokens_per_step,
@@ -105,6 +116,8 @@ def train_in(run: RunDirectory, plan: Plan, model: GPT, *, resumed: bool) -> dic
     if resumed:
         restore_newest(trainer, run)  # refuses another corpus before anything of the run is replaced
     describe_run(run, plan)
+    if trainer.position.step == 0 and trainer.pace.is_over(0):
+        raise UsageError("the time is up before the first step", "give more --time")
     try:
         with StopRequest() as stop:
             trainer.run(stop)
@@ -113,7 +126,16 @@ def train_in(run: RunDirectory, plan: Plan, model: GPT, *, resumed: bool) -> dic
             f"{plan.device} has too little memory for micro-batches of {plan.config.train.batch_size} sequences",
             "lower train.batch_size (the result stays the same) or set model.activation_checkpointing=true",
         ) from error
+    if plan.deadline:
+        write_atomic(run.config_path, dump_toml(as_made(trainer)))
     return finish(trainer)
+
+
+def as_made(trainer: Trainer) -> RunConfig:
+    """The configuration that repeats a run under a deadline step by step: as many steps, on the same course."""
+    made = {"max_seconds": None, "max_steps": trainer.position.step, "pace": trainer.pace.knots}
+    config = trainer.config
+    return config.model_copy(update={"train": config.train.model_copy(update=made)})
 
 
 def resumable_run(request: TrainRequest) -> RunDirectory | None:
@@ -136,7 +158,14 @@ def user_settings(request: TrainRequest, resumable: RunDirectory | None) -> RawC
     base = read_toml(resumable.config_path) if resumable else None
     settings = read_settings(request.config_files, request.assignments, base)
     corpus = {"data": {"corpus": list(request.corpus)}} if request.corpus else {}
-    return merge(settings, with_origin(corpus, "CORPUS"))
+    seconds = {"train": {"max_seconds": request.max_seconds}} if request.max_seconds is not None else {}
+    return merge(settings, with_origin(corpus, "CORPUS"), with_origin(seconds, "--time"))
+
+
+def spent_before(run: RunDirectory) -> float:
+    """Seconds of its time budget that a run had spent at its newest checkpoint."""
+    newest = run.last_good()
+    return load_checkpoint(newest.path, parts=()).state.get("spent_seconds", 0.0) if newest else 0.0
 
 
 def fresh_directory(corpus: tuple[str, ...]) -> Path:
@@ -170,7 +199,7 @@ def restore_newest(trainer: Trainer, run: RunDirectory) -> None:
         trainer.forget_later_lines()
         return
     trainer.restore(load_checkpoint(newest.path, parts=("model", "optimizer"), device="cpu"))
-    say(f"resumed at step {trainer.position.step:,} of {trainer.config.train.max_steps:,}")
+    say(f"resumed at step {trainer.position.step:,} of {trainer.pace.end:,}")
 
 
 def finish(trainer: Trainer) -> dict[str, Any]:
@@ -185,7 +214,7 @@ def finish(trainer: Trainer) -> dict[str, Any]:
         plan.data.val,
         seq_len=plan.config.seq_len,
         batch_size=plan.config.train.batch_size,
-        max_tokens=None,
+        max_tokens=plan.final_tokens,
         device=plan.device,
         precision=plan.precision,
         pack=plan.config.data.pack,
@@ -200,9 +229,15 @@ def finish(trainer: Trainer) -> dict[str, Any]:
         "tokens_per_second": round(position.tokens / max(position.elapsed_seconds, 1e-9), 1),
         "train_loss": losses[-1] if losses else None,
         "val_loss": whole.loss,
-        "val_bits_per_byte": whole.bits_per_byte,
+        "val_bits_per_byte": whole.bits_per_byte or estimated_bits(whole, plan.data.val),
+        "val_part": 1.0 if whole.bits_per_byte is not None else whole.tokens / len(plan.data.val),
         "peak_memory_bytes": peak_memory_bytes(plan.device),
     }
     write_atomic(run.path / "summary.json", json.dumps(summary, indent=2) + "\n")
     show_summary(summary, run)
     return summary
+
+
+def estimated_bits(part: ShardLoss, shards: TokenShards) -> float:
+    """Bits per byte of a split of which only a part was measured, as if the rest had the same loss a token."""
+    return part.loss / math.log(2) * len(shards) / max(1, shards.bytes)

@@ -8,6 +8,7 @@ from typing import Any
 from gptcli.checkpoint.run import RunDirectory
 from gptcli.console import duration, say, size
 from gptcli.train.plan import Plan, describe_model
+from gptcli.train.timed import Choice
 
 
 def show_plan(plan: Plan, step_seconds: float | None) -> None:
@@ -19,7 +20,8 @@ def show_plan(plan: Plan, step_seconds: float | None) -> None:
 def plan_lines(plan: Plan, step_seconds: float | None) -> list[tuple[str, str]]:
     """The first screen as (label, text) pairs."""
     config, data, train = plan.config, plan.data, plan.config.train
-    tokens = train.max_steps * train.tokens_per_step
+    tokens = plan.steps * train.tokens_per_step
+    cut = f"(micro-batches of {train.batch_size} x {config.seq_len}) = {size(tokens, '')}, {plan.epochs:.2g} epochs"
     lines = [("corpus", line) for line in corpus_lines(plan)]
     lines += [
         ("tokenizer", f"{data.tokenizer.name}, {data.tokenizer.vocab_size:,} entries"),
@@ -27,20 +29,35 @@ def plan_lines(plan: Plan, step_seconds: float | None) -> list[tuple[str, str]]:
         ("model", f"{size(plan.parameters, '')} parameters: {describe_model(config.model)}"),
         ("device", f"{plan.device}, {plan.precision}" + (", compiled" if train.compile else "")),
         ("optimizer", f"{config.optim.name}, lr {config.optim.lr:g}, {config.schedule.name} schedule"),
-        (
-            "steps",
-            f"{train.max_steps:,} of {train.tokens_per_step:,} tokens (micro-batches of {train.batch_size} x "
-            f"{config.seq_len}) = {size(tokens, '')} tokens, {plan.epochs:.2g} epochs",
-        ),
+        ("steps", f"{'about ' * bool(plan.deadline)}{plan.steps:,} of {train.tokens_per_step:,} tokens {cut}"),
         ("memory", f"about {size(plan.memory_bytes)}"),
     ]
-    if step_seconds is not None:
-        lines.append(
-            ("time", f"about {duration(step_seconds * train.max_steps)} ({step_seconds * 1000:.0f} ms a step)")
-        )
+    if plan.deadline:
+        clock = plan.deadline.clock
+        gone = f"{duration(clock.seconds)} in all, {duration(clock.spent())} of it gone"
+        lines.append(("time", f"{gone} ({plan.deadline.step_seconds * 1000:.0f} ms a step)"))
+    elif step_seconds is not None:
+        lines.append(("time", f"about {duration(step_seconds * plan.steps)} ({step_seconds * 1000:.0f} ms a step)"))
+    if plan.choice:
+        lines += choice_lines(plan.choice)
     if plan.chosen:
-        lines.append(("chosen", "by the size of the corpus and the device: " + ", ".join(short_names(plan.chosen))))
+        by = "for that time" if plan.choice else "by the size of the corpus and the device"
+        lines.append(("chosen", f"{by}: " + ", ".join(short_names(plan.chosen))))
     return lines
+
+
+def choice_lines(choice: Choice) -> list[tuple[str, str]]:
+    """What the rule for a deadline chose, and what it passed over."""
+    best, *others = choice.ranked
+    lines = [("choice", f"{best.candidate}: predicted best of {choice.candidates:,}")]
+    lines += [
+        (
+            "",
+            f"{other.candidate}, {other.epochs:.2g} epochs: {other.bits - best.bits:.3f} bits per byte more, predicted",
+        )
+        for other in others
+    ]
+    return lines + [("excerpt", choice.excerpt)] * bool(choice.excerpt)
 
 
 def corpus_lines(plan: Plan) -> list[str]:
@@ -60,12 +77,21 @@ def short_names(keys: tuple[str, ...]) -> list[str]:
     return [key.removeprefix("model.").removeprefix("train.").removeprefix("data.") for key in keys]
 
 
+def measured_on(summary: dict[str, Any]) -> str:
+    """What the loss of the summary was measured on."""
+    if summary["val_part"] == 1:
+        return "whole validation split"
+    return (
+        f"{100 * summary['val_part']:.2g} % of the validation split, for want of time; gptcli eval measures all of it"
+    )
+
+
 def show_summary(summary: dict[str, Any], run: RunDirectory) -> None:
     """Print how good the model is, what it took, and what to type next."""
     say("")
     say(
         f"validation loss {summary['val_loss']:.4f} nats/token, perplexity {math.exp(summary['val_loss']):.2f}, "
-        f"{summary['val_bits_per_byte']:.4f} bits per byte (best checkpoint, whole validation split)"
+        f"{summary['val_bits_per_byte']:.4f} bits per byte (best checkpoint, {measured_on(summary)})"
     )
     say(
         f"{summary['steps']:,} steps, {size(summary['tokens'], '')} tokens in {duration(summary['train_seconds'])}, "

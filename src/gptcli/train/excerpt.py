@@ -1,0 +1,56 @@
+"""A part of a corpus that is too large to be read whole: files drawn by their hash, so many bytes of them.
+
+What was drawn is kept in the cache as rows, one a document, so that it is read like any other corpus. A document that
+is longer than a piece (a million characters) becomes several rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from gptcli.data.cache import cache_key, only_writer
+from gptcli.data.config import DataConfig
+from gptcli.data.corpus import read_pieces
+from gptcli.data.passes import look_at
+from gptcli.data.prepare import CorpusScan, scan_corpus
+from gptcli.data.sources import SourceFile, find_files
+from gptcli.storage import atomic_directory
+
+
+def scan_excerpt(config: DataConfig, corpus_bytes: int | None, cache_dir: Path, seed: int) -> CorpusScan:
+    """Scan the corpus of `config`, or only an excerpt of about `corpus_bytes` of it if it has more than that.
+
+    Raises:
+        DataError, StorageError: as `scan_corpus`.
+    """
+    if corpus_bytes is None:
+        return scan_corpus(config.corpus, config, cache_dir, seed)
+    files = find_files(config.corpus, config.text_field, cache_dir)
+    settings = config.model_dump(mode="json", include={"text_field", "document_separator", "encoding_errors"})
+    entry = cache_dir / "excerpts" / cache_key([look_at(file) for file in files], settings, corpus_bytes, seed)
+    with only_writer(entry):
+        if not entry.exists():
+            with atomic_directory(entry) as folder, (folder / "excerpt.jsonl").open("w", encoding="utf-8") as out:
+                for text in drawn_texts(files, config, corpus_bytes, seed):
+                    out.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
+    rows = config.model_copy(update={"text_field": "text", "document_separator": None})
+    return scan_corpus([str(entry / "excerpt.jsonl")], rows, cache_dir, seed)
+
+
+def drawn_texts(files: list[SourceFile], config: DataConfig, wanted: int, seed: int) -> Iterator[str]:
+    """Documents of files drawn by the hash of their names, at least `wanted` bytes of UTF-8 if there are so many."""
+    taken = 0
+    for file in in_drawn_order(files, seed):
+        for piece in read_pieces(file, config):
+            yield piece.text
+            taken += len(piece.text.encode())
+            if taken >= wanted:
+                return
+
+
+def in_drawn_order(files: list[SourceFile], seed: int) -> list[SourceFile]:
+    """The files in an order that depends on their names and the seed alone."""
+    return sorted(files, key=lambda file: hashlib.blake2b(f"{seed}/{file.name}".encode()).digest())

@@ -1,0 +1,110 @@
+"""How low the validation loss of a small run will be, from its shape, its text and its length: a law with constants.
+
+The constants were fitted to recorded runs (scripts/fit_time_rule) and lie beside this file. They need only order the
+candidates for one corpus rightly: what the corpus itself costs, its entropy, is the same for all of them and left out.
+
+In bits per byte of text, above that entropy:
+
+    a / N'^alpha                    a finite model: N' weights of the blocks
+  + b / D'^beta                     a finite text: D' bytes seen
+  + v / (V C)^gamma                 a finite vocabulary: V entries, C wide (Tao et al. 2024, arXiv:2407.13623)
+  + h (V / tokens')^eta             entries that were seen too seldom to be learnt
+  + k / (T bytes)^kappa             a context of T tokens
+  + w ln^2(C / (rho L))             a model too flat or too deep
+
+Text that is read again teaches less, and weights beyond what a text can fill help less (Muennighoff et al. 2023,
+arXiv:2305.16264): D' = U + U R* (1 - exp(-(D/U - 1) / R*)) for D bytes seen of U unique ones, and likewise N' beyond
+the N that suits U. Steps of S tokens learn as if the text were shorter by 1 + S / Sc, where Sc = s tokens^q grows with
+the run (McCandlish et al. 2018, arXiv:1812.06162; Zhang et al. 2024, arXiv:2410.21676). Knows no machine and no clock.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+LAW_FILE = Path(__file__).with_name("law.json")
+
+Numbers = np.ndarray | float
+
+
+class Law(NamedTuple):
+    """The constants, named as above; all are positive."""
+
+    a: float
+    alpha: float
+    b: float
+    beta: float
+    v: float
+    gamma: float
+    h: float
+    eta: float
+    k: float
+    kappa: float
+    w: float
+    rho: float
+    s: float
+    q: float
+    repeats: float
+    """R* of the text."""
+    spare: float
+    """R* of the weights."""
+
+
+class Runs(NamedTuple):
+    """What the law needs to know of runs: numbers, or arrays with one number a run."""
+
+    weights: Numbers
+    """Of the blocks, without embeddings and head."""
+    layers: Numbers
+    width: Numbers
+    vocabulary: Numbers
+    context: Numbers
+    """Tokens of a sequence."""
+    tokens_per_step: Numbers
+    bytes_per_token: Numbers
+    unique_bytes: Numbers
+    bytes_seen: Numbers
+
+
+@cache
+def shipped_law() -> Law:
+    """The fitted constants."""
+    return Law(**json.loads(LAW_FILE.read_text(encoding="utf-8"))["law"])
+
+
+def excess_bits(law: Law, runs: Runs) -> Numbers:
+    """Bits per byte above the entropy of the text, predicted for each run."""
+    text = useful_bytes(law, runs)
+    tokens = text / runs.bytes_per_token
+    return (
+        law.a * useful_weights(law, runs) ** -law.alpha
+        + law.b * text**-law.beta
+        + law.v * (runs.vocabulary * runs.width) ** -law.gamma
+        + law.h * (runs.vocabulary / tokens) ** law.eta
+        + law.k * (runs.context * runs.bytes_per_token) ** -law.kappa
+        + law.w * np.log(runs.width / (law.rho * runs.layers)) ** 2
+    )
+
+
+def useful_bytes(law: Law, runs: Runs) -> Numbers:
+    """D': bytes of new text that would teach as much as those seen, in the steps in which they were."""
+    text = saturating(runs.bytes_seen, runs.unique_bytes, law.repeats)
+    critical = law.s * (runs.bytes_seen / runs.bytes_per_token) ** law.q
+    return text / (1 + runs.tokens_per_step / critical)
+
+
+def useful_weights(law: Law, runs: Runs) -> Numbers:
+    """N': beyond the weights that suit the unique text, where both terms fall alike, more of them help less."""
+    suitable = (law.alpha * law.a / (law.beta * law.b) * runs.unique_bytes**law.beta) ** (1 / law.alpha)
+    return saturating(runs.weights, suitable, law.spare)
+
+
+def saturating(amount: Numbers, enough: Numbers, scale: float) -> Numbers:
+    """`amount` up to `enough`; what is beyond counts less and less, and never more than `scale` times `enough`."""
+    beyond = np.maximum(amount / enough - 1, 0)
+    return np.minimum(amount, enough) + enough * scale * -np.expm1(-beyond / scale)

@@ -1,0 +1,186 @@
+"""A run for a deadline, planned: look at the text, measure the machine, choose by the rule, and say why.
+
+The order matters, since every part costs some of the time that is planned: a sample of the text, how much of the corpus
+there is time to read, the machine, and last the choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from gptcli.config import RawConfig, merge
+from gptcli.config.load import with_origin
+from gptcli.console import size
+from gptcli.data.config import DataConfig
+from gptcli.data.prepare import CorpusScan
+from gptcli.data.sources import find_files
+from gptcli.models.estimate import parameter_count
+from gptcli.train.clock import Clock
+from gptcli.train.config import RunConfig
+from gptcli.train.excerpt import scan_excerpt
+from gptcli.train.law import shipped_law
+from gptcli.train.pace import FORWARD_PART
+from gptcli.train.probe import Machine, measure, seconds_per_flop
+from gptcli.train.text_facts import TokenizerFacts, preparing_seconds, read_sample, tokenizer_facts
+from gptcli.train.time_rule import Grid, Prediction, Situation, too_short
+from gptcli.train.zero_config import without_keys, zero_config
+
+ORIGIN = "the rule for --time"
+
+SAMPLE_BYTES_PER_SECOND, SAMPLE_BYTES = 10_000, (300_000, 4_000_000)
+"""How much text to look at: so much for each second of the budget, within bounds."""
+PROBE_PART, PROBE_SECONDS = 0.03, (1.5, 30.0)
+"""Part of the budget that measuring the machine takes, and its bounds."""
+PREPARE_PART = 0.15
+"""Part of the budget that reading, splitting and encoding the corpus may take; what is beyond is not read."""
+EVALUATE_PART, SAVE_PART = 0.02, 0.02
+"""Parts of the budget for evaluations on the way and for checkpoints."""
+EVALUATIONS = (3, 12)
+SAVED_BYTES, SAVED_BYTES_PER_SECOND, SAVING_SECONDS = 12, 1e8, 0.1
+"""What a checkpoint takes, about: bytes of a weight with its moments, written, flushed and hashed, and a constant."""
+SAMPLE_SECONDS, SAMPLES = 30, (1, 5)
+"""A sample of generated text for so many seconds of the budget, within bounds."""
+LINES = 200
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the rule chose, and what it chose from."""
+
+    ranked: tuple[Prediction, ...]
+    """The best one, then the runners-up."""
+    candidates: int
+    excerpt: str
+    """What of the corpus is read, in words; empty: all of it."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is known before the text is looked at."""
+
+    user: RawConfig
+    draft: RunConfig
+    clock: Clock
+    device: torch.device
+    precision: str
+    memory_bytes: int
+    cache_dir: Path
+
+
+def choose_for_time(setting: Setting) -> tuple[CorpusScan, RawConfig, Choice]:
+    """The corpus, scanned; every key that the user left open; and why.
+
+    Raises:
+        UsageError: the time is too short to train anything.
+        DataError: the corpus cannot be read or is too small.
+    """
+    clock, draft = setting.clock, setting.draft
+    data = replayable(draft.data, setting.cache_dir)
+    facts, corpus_bytes, limit = look_at_text(setting, data)
+    scan = scan_excerpt(data, limit, setting.cache_dir, draft.seed)
+    if scan.unseen_characters:  # a text with characters that the training part lacks could not be given back
+        facts = [fact for fact in facts if fact.config.name != "char"] or facts
+    machine = Machine(setting.device, setting.precision, draft.optim, draft.train.grad_clip)
+    probing = within(PROBE_PART * clock.seconds, PROBE_SECONDS)
+    situation = Situation(
+        unique_bytes=scan.train.bytes,
+        seconds=clock.remaining() - probing,
+        tokenizers=facts,
+        optim=draft.optim,
+        given=setting.user.values,
+        device_type=setting.device.type,
+        memory_bytes=setting.memory_bytes,
+        least_flop=seconds_per_flop(machine),
+    )
+    if situation.seconds <= 0:
+        raise too_short(-situation.seconds)
+    grid = Grid(situation)
+    ranked = measure(machine, grid, shipped_law(), probing)
+    excerpt = (
+        "" if limit is None else f"{size(limit)} of about {size(corpus_bytes)} are read: there is time for no more"
+    )
+    return scan, settle(setting, scan, ranked[0], limit), Choice(tuple(ranked), len(grid.candidates), excerpt)
+
+
+def look_at_text(setting: Setting, data: DataConfig) -> tuple[list[TokenizerFacts], int, int | None]:
+    """The tokenizers in question, the bytes of the corpus on disk, and how many of them to read (none: all)."""
+    clock, given = setting.clock, setting.user.values.get("data", {}).get("tokenizer")
+    wanted = within(SAMPLE_BYTES_PER_SECOND * clock.seconds, SAMPLE_BYTES)
+    sample = read_sample(data, int(wanted), setting.cache_dir, setting.draft.seed)
+    is_settled = given is not None and (not isinstance(given, Mapping) or "vocab_size" in given)
+    facts = tokenizer_facts(sample, None if given is None else data.tokenizer, is_settled)
+    limit = setting.draft.train.corpus_bytes
+    if limit is None:
+        fitting = int(PREPARE_PART * clock.seconds / preparing_seconds(sample, facts))
+        limit = fitting if fitting < sample.corpus_bytes else None
+    return facts, sample.corpus_bytes, limit
+
+
+def replayable(data: DataConfig, cache_dir: Path) -> DataConfig:
+    """The same corpus with a copy for each source that can be read only once (stdin, a pipe)."""
+
+    def is_stream(source: str) -> bool:
+        path = Path(source)
+        return source == "-" or (path.exists() and not path.is_file() and not path.is_dir())
+
+    sources = tuple(
+        str(find_files([source], data.text_field, cache_dir)[0].path) if is_stream(source) else source
+        for source in data.corpus
+    )
+    return data.model_copy(update={"corpus": sources})
+
+
+def settle(setting: Setting, scan: CorpusScan, best: Prediction, limit: int | None) -> RawConfig:
+    """The candidate as settings, with what follows from it by the zero-config rule; what the user set is left out."""
+    candidate, user = best.candidate, setting.user
+    chosen = {
+        "data": {"tokenizer": candidate.tokenizer.config.model_dump(mode="json", exclude_none=True)},
+        "model": {
+            "n_layer": candidate.model.n_layer,
+            "n_embd": candidate.model.n_embd,
+            "context_length": candidate.model.context_length,
+        },
+        "train": {"tokens_per_step": candidate.tokens_per_step} | choose_intervals(best, setting.clock.seconds),
+        "schedule": {"warmup_steps": max(5, min(50, best.steps // 20))},
+    }
+    if limit is not None:
+        chosen["train"]["corpus_bytes"] = limit
+    mine = with_origin(without_keys(chosen, user.values), ORIGIN)
+    steps = RawConfig({"train": {"max_steps": best.steps}})
+    following = zero_config(
+        scan.train.bytes,
+        scan.train.distinct_characters,
+        setting.device.type,
+        merge(mine, user, steps),
+        bytes_per_token=candidate.tokenizer.bytes_per_token,
+    )
+    return merge(following, mine)
+
+
+def choose_intervals(best: Prediction, seconds: float) -> dict[str, int]:
+    """Evaluations, checkpoints, samples and lines, as many as take no more than their part of the time."""
+    saving = SAVING_SECONDS + SAVED_BYTES * parameter_count(best.candidate.model) / SAVED_BYTES_PER_SECOND
+    evaluations = int(within(SAVE_PART * seconds / saving, EVALUATIONS))
+    samples = int(within(seconds / SAMPLE_SECONDS, SAMPLES))
+    every = max(1, best.steps // evaluations)
+    return {
+        "eval_every_steps": every,
+        "eval_tokens": max(best.candidate.seq_len, tokens_in(EVALUATE_PART * seconds / evaluations, best)),
+        "checkpoint_every_steps": every,
+        "sample_every_steps": max(1, best.steps // (samples + 1)),
+        "log_every_steps": max(1, best.steps // LINES),
+    }
+
+
+def tokens_in(seconds: float, best: Prediction) -> int:
+    """How many tokens are evaluated in these seconds, about."""
+    return int(seconds / (FORWARD_PART * best.step_seconds / best.candidate.tokens_per_step))
+
+
+def within(value: float, bounds: tuple[float, float]) -> float:
+    """`value`, or the bound that it passes."""
+    return min(max(value, bounds[0]), bounds[1])
