@@ -80,19 +80,19 @@ def test_each_row_of_a_batch_is_what_it_is_alone(make_model: MakeModel, settings
 
 
 def test_what_unused_memory_holds_does_not_matter(make_model: MakeModel) -> None:
-    """Fresh memory is whatever was there before, which may be NaN."""
-    config = GenerationConfig(temperature=1.0, max_new_tokens=60)
+    """Memory is used again, so it may hold any number."""
+    config = GenerationConfig(temperature=1.0, max_new_tokens=60, speculate=3)
     expected = [row.ids for row in finished(make_model(), config, rows_for(PROMPTS))]
     model = make_model()
     original = model.new_cache
 
-    def filled_with_nan(batch_size: int, capacity: int) -> KVCache:
+    def filled(batch_size: int, capacity: int) -> KVCache:
         cache = original(batch_size, capacity)
         for memory in (*cache.keys, *cache.values):
-            memory.fill_(torch.nan)
+            memory.fill_(1e9)
         return cache
 
-    model.new_cache = filled_with_nan
+    model.new_cache = filled
     assert [row.ids for row in finished(model, config, rows_for(PROMPTS))] == expected
 
 
@@ -103,7 +103,7 @@ def test_cache_grows_without_changing_a_token(make_model: MakeModel) -> None:
     capacities = set()
     engine = Engine(model, config)
     original = engine.decode
-    engine.decode = lambda rows, cache: (capacities.add(cache.capacity), original(rows, cache))[1]
+    engine.decode = lambda rows, cache, guesses: (capacities.add(cache.capacity), original(rows, cache, guesses))[1]
     for _ in engine.run(rows):
         pass
     assert len(capacities) > 1, "the cache was meant to grow"
@@ -114,19 +114,35 @@ def test_cache_grows_without_changing_a_token(make_model: MakeModel) -> None:
 def test_samples_of_one_prompt_read_it_once(make_model: MakeModel) -> None:
     model = make_model()
     shapes = []
-    original = model.last_logits
-    model.last_logits = lambda ids, cache: (shapes.append(tuple(ids.shape)), original(ids, cache))[1]
+    original = model.hidden_states
+    model.hidden_states = lambda ids, cache: (shapes.append(tuple(ids.shape)), original(ids, cache))[1]
     rows = [Row([1, 2, 3], seed, 3) for seed in range(5)]
     finished(model, GenerationConfig(max_new_tokens=4), rows)
     assert shapes == [(1, 3), (5, 1), (5, 1), (5, 1)]
     assert len({tuple(row.ids) for row in rows}) > 1, "different seeds give different samples"
 
 
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+def test_a_beginning_that_prompts_share_is_read_once(make_model: MakeModel, scheme: dict) -> None:
+    model = make_model(context_length=64, **scheme)
+    shapes = []
+    original = model.hidden_states
+    model.hidden_states = lambda ids, cache: (shapes.append(tuple(ids.shape)), original(ids, cache))[1]
+    shared = [(5 * i) % 29 for i in range(20)]
+    rows = rows_for([[*shared, 1, 2, 3], shared, [*shared, 7], [*shared, 1, 2, 3]])
+    config = GenerationConfig(temperature=0.9, max_new_tokens=30)
+    finished(model, config, rows)
+    del model.hidden_states  # the class's own again
+    assert shapes[:3] == [(1, 19), (3, 4), (4, 1)]
+    for row in rows:
+        assert row.ids[row.prompt_length :] == defined(model, config, row.ids[: row.prompt_length], row.seed)[0]
+
+
 def test_ended_rows_leave_the_batch(make_model: MakeModel) -> None:
     model = make_model()
     sizes = []
-    original = model.last_logits
-    model.last_logits = lambda ids, cache: (sizes.append(ids.shape[0]), original(ids, cache))[1]
+    original = model.hidden_states
+    model.hidden_states = lambda ids, cache: (sizes.append(ids.shape[0]), original(ids, cache))[1]
     rows = rows_for(PROMPTS[:3])
     for row in Engine(model, GenerationConfig(max_new_tokens=6)).run(rows):
         if row is rows[1] and row.count == 2:
@@ -178,7 +194,7 @@ def test_running_out_of_memory_halves_the_batch_and_changes_no_token(make_model:
     config = GenerationConfig(temperature=1.0, max_new_tokens=40, repetition_penalty=1.1)
     expected = [row.ids for row in finished(make_model(), config, rows_for(PROMPTS))]
     model = make_model()
-    original, calls = model.last_logits, []
+    original, calls = model.hidden_states, []
 
     def limited(ids: torch.Tensor, cache: object) -> torch.Tensor:
         calls.append(ids.shape[0])
@@ -186,7 +202,7 @@ def test_running_out_of_memory_halves_the_batch_and_changes_no_token(make_model:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return original(ids, cache)
 
-    model.last_logits = limited
+    model.hidden_states = limited
     assert [row.ids for row in finished(model, config, rows_for(PROMPTS))] == expected
     assert max(calls[22:]) <= 3
 
@@ -197,7 +213,7 @@ def test_a_row_that_does_not_fit_alone_is_one_clear_error(make_model: MakeModel)
     def never(ids: torch.Tensor, cache: object) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    model.last_logits = never
+    model.hidden_states = never
     with pytest.raises(OutOfMemoryError, match="does not fit"):
         finished(model, GenerationConfig(), rows_for(PROMPTS))
 
@@ -225,18 +241,18 @@ def test_merged_caches_decode_as_each_did(make_model: MakeModel, neighbours: dic
     model = make_model(**neighbours)
     generator = torch.Generator().manual_seed(0)
     caches, expected = [], []
-    for count, pads in ((7, [2, 4]), (3, [0]), (5, [5 - 1])):
-        cache = model.new_cache(len(pads), 12)
-        cache.start = torch.tensor(pads)
+    for counts in ([3, 5], [3], [1]):
+        cache = model.new_cache(len(counts), 12)
+        ids = torch.randint(29, (len(counts), max(counts)), generator=generator)
         with torch.no_grad():
-            model.last_logits(torch.randint(29, (len(pads), count), generator=generator), cache)
+            model.last_logits(ids, cache, counts)
         caches.append(cache)
     merged = merge_caches(model, caches, 6)
-    assert merged.length == 5 and merged.start.tolist() == [0, 2, 2, 4]
+    assert merged.length == 5 and merged.lengths == [3, 5, 3, 1]
     token = torch.tensor([[17]])
     with torch.no_grad():
         for cache in caches:
             expected.append(model.last_logits(token.expand(cache.batch_size, 1), cache))
         torch.testing.assert_close(model.last_logits(token.expand(4, 1), merged), torch.cat(expected))
-    with pytest.raises(ValueError, match="cannot hold"):
-        merge_caches(model, caches, 4)
+    with pytest.raises(ValueError, match="cannot hold a row of 6"):
+        merge_caches(model, [merged], 5)

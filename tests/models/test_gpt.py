@@ -77,17 +77,22 @@ def test_cached_decode_matches_full_forward(shape: dict) -> None:
 
 @every_shape
 @torch.no_grad()
-def test_left_padded_rows_decode_like_unpadded_ones(shape: dict) -> None:
+def test_rows_of_different_length_decode_like_each_alone(shape: dict) -> None:
+    """Rows are padded on the right, take back tokens, and go on from where each stands."""
     model, ids = small_model(**shape), random_ids()
-    start = torch.tensor([0, 3, 5])
+    full = model(ids)
     cache = model.new_cache(3, T)
-    cache.start = start
-    pieces = [model(chunk, cache=cache) for chunk in ids.split([6, 1, 3, 2], dim=1)]
-    padded = torch.cat(pieces, dim=1)
-    assert padded.isfinite().all()
-    for row, first in enumerate(start.tolist()):
-        alone = model(ids[row : row + 1, first:])
-        torch.testing.assert_close(padded[row : row + 1, first:], alone, rtol=0, atol=1e-11)
+    counts = [7, 2, 4]
+    last = model.last_logits(ids[:, :7], cache, counts)
+    assert cache.lengths == counts
+    torch.testing.assert_close(last, full[range(3), [count - 1 for count in counts]], rtol=0, atol=1e-11)
+    for read, kept in ((3, (1, 3, 2)), (1, (1, 1, 0)), (2, (2, 1, 2))):
+        new = torch.stack([row[length : length + read] for row, length in zip(ids, cache.lengths, strict=True)])
+        cache.begin(read)
+        logits = model.logits(model.hidden_states(new, cache))
+        for row, length in enumerate(cache.lengths):
+            torch.testing.assert_close(logits[row], full[row, length : length + read], rtol=0, atol=1e-11)
+        cache.lengths = [length + count for length, count in zip(cache.lengths, kept, strict=True)]
 
 
 @every_shape

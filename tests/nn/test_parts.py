@@ -13,7 +13,6 @@ from torch import nn
 
 from gptcli.errors import UsageError
 from gptcli.nn import device as devices
-from gptcli.nn.cache import KVCache
 from gptcli.nn.loss import IGNORE_INDEX, cross_entropy_sum, token_losses
 from gptcli.nn.mlp import MLP, GatedMLP, gelu_tanh, relu2
 from gptcli.nn.norm import RMSNorm
@@ -76,46 +75,6 @@ def test_loss_of_half_precision_logits_is_computed_in_fp32() -> None:
 
 def test_loss_where_every_target_is_ignored_is_zero() -> None:
     assert float(cross_entropy_sum(torch.randn(1, 3, 5), torch.full((1, 3), IGNORE_INDEX))) == 0.0
-
-
-def test_cache_returns_only_filled_slots() -> None:
-    cache = KVCache(2, 3, 8, 2, 4)
-    first, second = torch.randn(3, 2, 5, 4), torch.randn(3, 2, 2, 4)
-    cache.update(0, first, -first)
-    cache.advance(5)
-    keys, values = cache.update(0, second, -second)
-    assert torch.equal(keys, torch.cat([first, second], dim=2))
-    assert torch.equal(values, -keys)
-
-
-def test_cache_refuses_more_than_it_holds() -> None:
-    cache = KVCache(1, 1, 4, 1, 2)
-    cache.advance(3)
-    with pytest.raises(ValueError, match="holds 4 tokens and was given 5"):
-        cache.update(0, torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2))
-
-
-def test_cache_keeps_selected_rows_in_order() -> None:
-    cache = KVCache(1, 3, 4, 1, 2)
-    cache.start = torch.tensor([0, 1, 2])
-    k = torch.arange(3.0).view(3, 1, 1, 1).expand(3, 1, 4, 2)
-    cache.update(0, k, k)
-    cache.advance(4)
-    cache.select(torch.tensor([2, 0]))
-    assert cache.batch_size == 2 and cache.start.tolist() == [2, 0]
-    assert cache.keys[0][:, 0, 0, 0].tolist() == [2.0, 0.0]
-
-
-def test_cache_notices_padding_whenever_it_is_set() -> None:
-    cache = KVCache(1, 2, 4, 1, 2)
-    assert cache.padding() is None
-    cache.start[1] = 2
-    assert cache.padding() is cache.start
-    cache.reset()
-    assert cache.padding() is None and cache.length == 0
-    cache.advance(3)
-    cache.start = torch.tensor([0, 1])
-    assert cache.padding() is cache.start
 
 
 def test_devices_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ CPU = torch.device("cpu")
 
 def test_rotation_is_multiplication_by_a_complex_number() -> None:
     x = torch.randn(2, 3, 7, 8, dtype=torch.float64)
-    turned = apply_rotary(x, RotaryEmbedding(8, 100.0, 7)(0, 7, None, CPU))
+    turned = apply_rotary(x, RotaryEmbedding(8, 100.0, 7)(7, 7, None, CPU))
     for position in range(7):
         for pair in range(4):
             angle = torch.tensor(position * 100.0 ** (-2 * pair / 8), dtype=torch.float64)
@@ -31,7 +31,7 @@ def test_rotation_agrees_with_transformers() -> None:
     q, k = torch.randn(2, 4, 32, 16), torch.randn(2, 4, 32, 16)
     cos, sin = LlamaRotaryEmbedding(config)(q, torch.arange(32)[None])
     expected = apply_rotary_pos_emb(q, k, cos, sin)
-    rotary = RotaryEmbedding(16, 10000.0, 32)(0, 32, None, CPU)
+    rotary = RotaryEmbedding(16, 10000.0, 32)(32, 32, None, CPU)
     torch.testing.assert_close((apply_rotary(q, rotary), apply_rotary(k, rotary)), expected, rtol=0, atol=1e-6)
 
 
@@ -40,8 +40,8 @@ def test_scores_depend_on_distance_alone() -> None:
     rope = RotaryEmbedding(16, 10000.0, 64)
 
     def score(i: int, j: int) -> float:
-        turned_q = apply_rotary(q, rope(i, 1, None, CPU))
-        turned_k = apply_rotary(k, rope(j, 1, None, CPU))
+        turned_q = apply_rotary(q, rope(i + 1, 1, None, CPU))
+        turned_k = apply_rotary(k, rope(j + 1, 1, None, CPU))
         return float((turned_q * turned_k).sum())
 
     assert score(3, 1) == pytest.approx(score(50, 48), abs=1e-5)
@@ -50,7 +50,7 @@ def test_scores_depend_on_distance_alone() -> None:
 
 def test_only_the_rotary_part_of_a_head_is_turned() -> None:
     x = torch.randn(1, 2, 5, 16)
-    rotary = RotaryEmbedding(4, 10000.0, 5)(0, 5, None, CPU)
+    rotary = RotaryEmbedding(4, 10000.0, 5)(5, 5, None, CPU)
     turned = apply_rotary(x, rotary)
     assert torch.equal(turned[..., 4:], x[..., 4:])
     torch.testing.assert_close(turned[..., :4], apply_rotary(x[..., :4], rotary))
@@ -59,16 +59,16 @@ def test_only_the_rotary_part_of_a_head_is_turned() -> None:
 def test_tables_grow_past_their_length_and_survive_a_cast() -> None:
     long = RotaryEmbedding(8, 10000.0, 100)
     short = RotaryEmbedding(8, 10000.0, 10)
-    assert all(map(torch.equal, short(90, 10, None, CPU), long(90, 10, None, CPU)))
+    assert all(map(torch.equal, short(100, 10, None, CPU), long(100, 10, None, CPU)))
     cast = RotaryEmbedding(8, 10000.0, 100).to(torch.bfloat16)
-    assert all(map(torch.equal, cast(0, 100, None, CPU), long(0, 100, None, CPU)))
+    assert all(map(torch.equal, cast(100, 100, None, CPU), long(100, 100, None, CPU)))
     assert not list(short.state_dict())
 
 
-def test_left_padded_rows_count_from_their_start() -> None:
+def test_rows_may_stand_at_different_positions() -> None:
     rope = RotaryEmbedding(8, 10000.0, 16)
-    cos, sin = rope(0, 6, torch.tensor([0, 4]), CPU)
-    plain_cos, plain_sin = rope(0, 6, None, CPU)
-    assert cos.shape == (2, 1, 6, 8)
-    assert torch.equal(cos[0, 0], plain_cos) and torch.equal(sin[0, 0], plain_sin)
-    assert torch.equal(cos[1, 0, 4:], plain_cos[:2]) and torch.equal(sin[1, 0, 4:], plain_sin[:2])
+    plain_cos, plain_sin = rope(16, 16, None, CPU)
+    positions = torch.tensor([[0, 1, 2], [9, 10, 11]])
+    cos, sin = rope(12, 3, positions, CPU)
+    assert cos.shape == (2, 1, 3, 8)
+    assert torch.equal(cos[:, 0], plain_cos[positions]) and torch.equal(sin[:, 0], plain_sin[positions])

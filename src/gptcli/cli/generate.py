@@ -30,6 +30,9 @@ def generate(
     overflow: Annotated[
         Literal["slide", "stop"], typer.Option(help="When the context is full: keep its last half and go on, or stop.")
     ] = "slide",
+    speculate: Annotated[
+        int, typer.Option(metavar="N", help="Guess up to N tokens from what the text repeats: the same text, sooner.")
+    ] = 0,
     document_start: Annotated[
         bool, typer.Option("--document-start", help="Read each prompt as the beginning of a document.")
     ] = False,

@@ -47,6 +47,10 @@ class GenerationConfig(Config):
     """When the model's context is full: "slide" keeps its last half, reads that afresh and goes on; "stop" ends the
     sample (finish_reason "length")."""
 
+    speculate: int = Field(default=0, ge=0)
+    """Ids of a row that are guessed at most, from what followed the same words before, and checked in one pass of the
+    model: faster on text that repeats itself, such as code. What is drawn stays the same, up to rounding; 0: none."""
+
     document_start: bool = False
     """Put the token that stands before each document in training (the tokenizer's beginning-of-text token, else its
     end-of-text token) before every prompt, so that it is read as the beginning of a document. When off, a prompt is

@@ -2,14 +2,12 @@
 
 A row is one sample; rows are decoded side by side over one KV cache. Whatever a row needs to go on is in the row
 itself, so the cache can be dropped and made again at any time, which is how rows move between batches.
-Shapes: B rows, T tokens, V vocab.
+Shapes: B rows, T tokens read at a time (a row's last id and its guess), V vocab.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,54 +15,16 @@ from torch import Tensor
 from gptcli.errors import CheckpointError, OutOfMemoryError
 from gptcli.generate import sampling
 from gptcli.generate.config import GenerationConfig
+from gptcli.generate.lookup import PromptLookup
 from gptcli.generate.merge import merge_caches
+from gptcli.generate.rows import Batch, FinishReason, Row
 from gptcli.models.gpt import GPT
 from gptcli.nn.cache import KVCache
 
-FinishReason = Literal["stop", "eot", "length"]
-
 SMALLEST_CAPACITY = 256
 """Slots that a cache is given at first where the model has as many; after that it doubles when it is full."""
-
-
-@dataclass(slots=True, eq=False)
-class Row:
-    """One sample: the prompt's ids and the ids drawn since, and of them the window that the model currently reads."""
-
-    ids: list[int]
-    seed: int
-    prompt_length: int
-    window_start: int = 0
-    logprobs: list[float] = field(default_factory=list)
-    finish_reason: FinishReason | None = None
-
-    @property
-    def count(self) -> int:
-        """Tokens drawn so far."""
-        return len(self.ids) - self.prompt_length
-
-    @property
-    def window_length(self) -> int:
-        return len(self.ids) - self.window_start
-
-
-@dataclass(slots=True)
-class Batch:
-    """Rows that are decoded together. The cache holds all of each row's window but its last id, which is read next."""
-
-    rows: list[Row]
-    cache: KVCache
-    seen: Tensor | None
-    """(B, V) bool, the ids that stand in each row; kept only where the repetition penalty asks for it."""
-
-    def select(self, indices: list[int]) -> None:
-        """Keep the rows at `indices`, in that order."""
-        if indices == list(range(len(self.rows))):
-            return
-        index = torch.tensor(indices, device=self.cache.start.device)
-        self.rows = [self.rows[i] for i in indices]
-        self.cache.select(index)
-        self.seen = None if self.seen is None else self.seen[index]
+WORTH_SHARING = 16
+"""Tokens that different prompts must begin with in common to have them read once; below, it saves no time."""
 
 
 class Engine:
@@ -119,49 +79,77 @@ class Engine:
 
     def run_batch(self, rows: list[Row]) -> Iterator[Row]:
         """Generate rows side by side; those that have ended leave the batch, so that no work is done for them."""
+        if self.config.speculate:
+            for row in rows:
+                row.lookup = row.lookup or PromptLookup(self.config.speculate)
         cache, logits = self.prefill(rows)
-        batch = Batch(list(rows), cache, self.seen_ids(rows))
+        batch, guesses = Batch(list(rows), cache, self.seen_ids(rows)), [[]] * len(rows)
         while True:
-            yield from self.draw(batch, logits)
+            yield from self.draw(batch, logits, guesses)
             alive = [i for i, row in enumerate(batch.rows) if row.finish_reason is None]
             if not alive:
                 return
             batch.select(alive)
-            is_full = batch.cache.length == batch.cache.capacity
-            logits = self.make_room(batch) if is_full else self.decode(batch.rows, batch.cache)
+            batch.cache.lengths = [row.window_length - 1 for row in batch.rows]
+            if batch.cache.length == batch.cache.capacity:
+                logits, guesses = self.make_room(batch), [[]] * len(alive)
+            else:
+                guesses = self.guesses(batch)
+                logits = self.decode(batch.rows, batch.cache, guesses)
 
     def prefill(self, rows: Sequence[Row]) -> tuple[KVCache, Tensor]:
-        """Read the rows' windows in one pass, left-padded to the longest: a cache that holds them, logits (B, V).
+        """Read the rows' windows: a cache that holds them, logits (B, 1, V).
 
         A row that has outgrown the model's context slides: only the last half of its window is kept. A window that
-        several rows share, as the samples of one prompt do, is read once and its cache copied.
+        several rows share, as the samples of one prompt do, is read once and its cache copied; so is a beginning that
+        all windows share. The rest is read in one pass, padded to the longest.
         """
         for row in rows:
             if row.window_length > self.context_length:
                 row.window_start = len(row.ids) - max(1, self.context_length // 2)
         windows = [tuple(row.ids[row.window_start :]) for row in rows]
         unique = {window: i for i, window in enumerate(dict.fromkeys(windows))}
-        longest = max(map(len, unique))
-        padding = [longest - len(window) for window in unique]
-        ids = [[0] * pad + list(window) for pad, window in zip(padding, unique, strict=True)]
-        cache = self.model.new_cache(len(unique), self.capacity(rows))
-        cache.start = torch.tensor(padding, device=self.device)
-        logits = self.model.last_logits(torch.tensor(ids, device=self.device), cache)
+        cache, shared = self.read_beginning(list(unique), self.capacity(rows))
+        counts = [len(window) - shared for window in unique]
+        ids = [[*window[shared:], *[0] * (max(counts) - count)] for window, count in zip(unique, counts, strict=True)]
+        logits = self.model.last_logits(torch.tensor(ids, device=self.device), cache, counts)
         if len(unique) < len(rows):
-            copies = torch.tensor([unique[window] for window in windows], device=self.device)
+            copies = [unique[window] for window in windows]
             cache.select(copies)
-            logits = logits[copies]
-        return cache, logits
+            logits = logits[torch.tensor(copies, device=self.device)]
+        return cache, logits[:, None]
 
-    def decode(self, rows: Sequence[Row], cache: KVCache) -> Tensor:
-        """Read each row's last id -> logits (B, V) for its next one."""
-        return self.model.last_logits(torch.tensor([[row.ids[-1]] for row in rows], device=self.device), cache)
+    def read_beginning(self, windows: list[tuple[int, ...]], capacity: int) -> tuple[KVCache, int]:
+        """A cache for the windows that holds as many tokens as they all begin with, where it pays, and that number."""
+        first, last = min(windows), max(windows)  # in the order of words: what these share, all share
+        shared = min(agreement(last, first), min(map(len, windows)) - 1)  # each has a last token to read
+        if len(windows) == 1 or shared < WORTH_SHARING:
+            return self.model.new_cache(len(windows), capacity), 0
+        cache = self.model.new_cache(1, capacity)
+        self.model.last_logits(torch.tensor([windows[0][:shared]], device=self.device), cache)
+        cache.select([0] * len(windows))
+        return cache, shared
+
+    def guesses(self, batch: Batch) -> list[list[int]]:
+        """What each row may say next, to be checked while its last id is read."""
+        room = batch.cache.capacity - batch.cache.length - 1
+        return [
+            row.lookup.guess(row.ids, min(room, self.config.max_new_tokens - row.count - 1)) if row.lookup else []
+            for row in batch.rows
+        ]
+
+    def decode(self, rows: Sequence[Row], cache: KVCache, guesses: list[list[int]]) -> Tensor:
+        """Read each row's last id and its guess -> logits (B, T, V) after each of them."""
+        longest = max(map(len, guesses))
+        ids = [[row.ids[-1], *guess, *[0] * (longest - len(guess))] for row, guess in zip(rows, guesses, strict=True)]
+        cache.begin(1 + longest)
+        return self.model.logits(self.model.hidden_states(torch.tensor(ids, device=self.device), cache))
 
     def make_room(self, batch: Batch) -> Tensor:
-        """What `decode` does, where the batch's cache is full: logits (B, V), the batch's rows in a new order.
+        """What `decode` does, where the batch's cache is full: logits (B, 1, V), the batch's rows in a new order.
 
         Rows that have outgrown the model's context slide and are read afresh, the same for every position scheme. The
-        others move to a larger cache, without the padding that all of them have.
+        others move to a larger cache.
         """
         full = [i for i, row in enumerate(batch.rows) if row.window_length > self.context_length]
         others = [i for i, row in enumerate(batch.rows) if row.window_length <= self.context_length]
@@ -172,9 +160,10 @@ class Engine:
         if others:
             rows = [batch.rows[i] for i in others]
             if full:
-                batch.cache.select(torch.tensor(others, device=self.device))
+                batch.cache.select(others)
             caches.append(merge_caches(self.model, [batch.cache], self.capacity(rows)))
-            logits.append(self.decode(rows, caches[0]))
+            logits.append(self.decode(rows, caches[0], [[]] * len(rows)))
+            caches[0].advance(1)
         if full:
             cache, slid = self.prefill(full_rows)
             caches.append(cache)
@@ -189,26 +178,42 @@ class Engine:
         still_to_come = self.config.max_new_tokens - min(row.count for row in rows)
         return min(self.context_length, longest + still_to_come, max(2 * longest, SMALLEST_CAPACITY))
 
-    def draw(self, batch: Batch, logits: Tensor) -> Iterator[Row]:
-        """logits (B, V): append one id to every row, with its log-probability under the model's own distribution."""
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        scores = self.filtered(logits, batch.seen)
+    def draw(self, batch: Batch, logits: Tensor, guesses: list[list[int]]) -> Iterator[Row]:
+        """logits (B, T, V): append to every row the id drawn at its first place, and at each next one while the guess
+        was what has been drawn; with their log-probabilities under the model's own distribution.
+
+        What is drawn at a place depends on the row's seed and that place only, so guesses change no id.
+        """
+        B, T, _ = logits.shape
+        logits = logits.flatten(0, 1).to(torch.promote_types(logits.dtype, torch.float32))  # (B*T, V)
+        scores = self.filtered(logits, self.seen_at_places(batch, guesses, T))
         if self.config.temperature == 0:
             ids = sampling.greedy(scores)
         else:
-            draws = sampling.uniform_draws([row.seed for row in batch.rows], [row.count for row in batch.rows])
-            ids = sampling.sample(scores, draws).to(logits.device)
-        if batch.seen is not None:
-            batch.seen.scatter_(1, ids[:, None], True)
+            seeds = [row.seed for row in batch.rows for _ in range(T)]
+            places = [row.count + place for row in batch.rows for place in range(T)]
+            ids = sampling.sample(scores, sampling.uniform_draws(seeds, places)).to(logits.device)
         logprobs = sampling.log_probabilities(logits, ids)
         # Nothing of a row changes before every number is on the host, so that running out of memory loses no draw.
-        for row, token, logprob in zip(batch.rows, ids.tolist(), logprobs.tolist(), strict=True):
-            if logprob != logprob:
-                raise CheckpointError("the model's logits are not numbers", "its weights are damaged or it diverged")
-            row.ids.append(token)
-            row.logprobs.append(logprob)
-            row.finish_reason = self.finish_reason(row)
-            yield row
+        drawn, logprobs = ids.view(B, T).tolist(), logprobs.view(B, T).tolist()
+        kept = [ids[: 1 + agreement(ids, guess)] for ids, guess in zip(drawn, guesses, strict=True)]
+        if batch.seen is not None:
+            rows = [i for i, ids in enumerate(kept) for _ in ids]
+            batch.seen[rows, [token for ids in kept for token in ids]] = True
+        for i, row in enumerate(batch.rows):
+            if row.lookup:
+                row.lookup.learn(len(guesses[i]), len(kept[i]) - 1)
+            for token, logprob in zip(kept[i], logprobs[i], strict=False):
+                if logprob != logprob:
+                    raise CheckpointError(
+                        "the model's logits are not numbers", "its weights are damaged or it diverged"
+                    )
+                row.ids.append(token)
+                row.logprobs.append(logprob)
+                row.finish_reason = self.finish_reason(row)
+                yield row
+                if row.finish_reason is not None:
+                    break
 
     def filtered(self, logits: Tensor, seen: Tensor | None) -> Tensor:
         """logits (B, V) -> what is drawn from, (B, V), by the config's filters in transformers' order."""
@@ -236,9 +241,27 @@ class Engine:
             seen[i, row.ids] = True
         return seen.to(self.device)
 
+    def seen_at_places(self, batch: Batch, guesses: list[list[int]], places: int) -> Tensor | None:
+        """(B*T, V) bool: the ids that stand before each place, those of the row and of its guess up to there."""
+        if batch.seen is None:
+            return None
+        seen = batch.seen[:, None].repeat(1, places, 1)  # (B, T, V)
+        guessed = [
+            [*guess, *[row.ids[-1]] * (places - 1 - len(guess))] for row, guess in zip(batch.rows, guesses, strict=True)
+        ]
+        index = torch.tensor(guessed, dtype=torch.long, device=self.device)[..., None]  # (B, T-1, 1)
+        for place in range(1, places):
+            seen[:, place:].scatter_(2, index[:, place - 1 : place].expand(-1, places - place, -1), True)
+        return seen.flatten(0, 1)
+
     def finish_reason(self, row: Row) -> FinishReason | None:
         """Why the row ends with its last id, if it does."""
         if row.ids[-1] == self.eot_id:
             return "eot"
         is_full = self.config.overflow == "stop" and row.window_length > self.context_length
         return "length" if is_full or row.count >= self.config.max_new_tokens else None
+
+
+def agreement(drawn: Sequence[int], guess: Sequence[int]) -> int:
+    """How many of the first guessed ids are those drawn."""
+    return next((place for place, token in enumerate(guess) if token != drawn[place]), len(guess))

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from gptcli.console import say
 from gptcli.errors import CheckpointError, DataError, TokenizerError
 from gptcli.generate.config import GenerationConfig
-from gptcli.generate.engine import Engine, FinishReason, Row
+from gptcli.generate.engine import Engine
+from gptcli.generate.rows import FinishReason, Row
 from gptcli.generate.streamer import TextStream
 from gptcli.models.gpt import GPT
 

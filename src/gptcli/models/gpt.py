@@ -5,6 +5,8 @@ Shapes: B batch, T time, S cached keys, C n_embd, V vocab.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,7 +21,7 @@ from gptcli.nn.loss import head_logits, head_loss_sum
 from gptcli.nn.mask import attention_mask
 from gptcli.nn.neighbour import PairEmbedding, Smear, previous_ids
 from gptcli.nn.parameters import ParameterInfo, ParameterKind
-from gptcli.nn.rope import RotaryEmbedding, row_positions
+from gptcli.nn.rope import RotaryEmbedding
 
 
 class GPT(nn.Module):
@@ -53,11 +55,25 @@ class GPT(nn.Module):
         Raises:
             UsageError: learned positions end before the sequence does.
         """
-        return self.logits(self.hidden_states(input_ids, cache, segment_ids))
+        if cache is None:
+            return self.logits(self.hidden_states(input_ids, segment_ids=segment_ids))
+        cache.begin(input_ids.shape[1])
+        logits = self.logits(self.hidden_states(input_ids, cache, segment_ids))
+        cache.advance(input_ids.shape[1])
+        return logits
 
-    def last_logits(self, input_ids: Tensor, cache: KVCache) -> Tensor:
-        """input_ids (B, T), appended to the cache -> logits (B, V) after the last of them."""
-        return self.logits(self.hidden_states(input_ids, cache)[:, -1])
+    def last_logits(self, input_ids: Tensor, cache: KVCache, counts: Sequence[int] | None = None) -> Tensor:
+        """input_ids (B, T), appended to the cache -> logits (B, V) after the last of them.
+
+        Where rows differ in length, only the first `counts[i]` ids of row i are its own, and the rest is padding.
+        """
+        B, T = input_ids.shape
+        counts = counts or [T] * B
+        cache.begin(T)
+        x = self.hidden_states(input_ids, cache)
+        cache.lengths = [length + count for length, count in zip(cache.lengths, counts, strict=True)]
+        last = torch.tensor(counts, device=x.device) - 1
+        return self.logits(x[torch.arange(B, device=x.device), last])
 
     def loss_sum(self, input_ids: Tensor, targets: Tensor, segment_ids: Tensor | None = None) -> Tensor:
         """input_ids and targets (B, T) -> scalar: nats summed over the targets that are not IGNORE_INDEX."""
@@ -75,19 +91,22 @@ class GPT(nn.Module):
         segment_ids: Tensor | None = None,
         vectors: Tensor | None = None,
     ) -> Tensor:
-        """input_ids (B, T) -> what the head reads, (B, T, C); `vectors` (B, T, C) are theirs if they are known."""
+        """input_ids (B, T) -> what the head reads, (B, T, C); `vectors` (B, T, C) are theirs if they are known.
+
+        With a `cache` they are written where its `begin` says; counting them is left to the caller.
+        """
         if cache is not None and segment_ids is not None:
             raise ValueError("segment_ids are for whole sequences, not for cached decoding")
         count, device = input_ids.shape[1], input_ids.device
-        offset, start = (0, None) if cache is None else (cache.length, cache.padding())
-        x = self.add_positions(self.embedding(input_ids) if vectors is None else vectors, offset, start)
+        end, positions = (count, None) if cache is None else (cache.slots, cache.positions)
+        x = self.add_positions(self.embedding(input_ids) if vectors is None else vectors, end, positions)
         if self.config.smear or self.config.bigram_buckets:
             x = self.add_neighbours(x, input_ids, cache, segment_ids)
         x = F.dropout(x, self.config.dropout) if self.training and self.config.dropout else x
-        rotary = self.rope(offset, count, start, device) if self.config.position == "rope" else None
+        rotary = self.rope(end, count, positions, device) if self.config.position == "rope" else None
         masks = {
             window: attention_mask(
-                count, offset + count, window=window, start=start, segment_ids=segment_ids, device=device
+                count, end, window=window, positions=positions, segment_ids=segment_ids, device=device
             )
             for window in sorted({block.window for block in self.blocks})
         }
@@ -95,30 +114,27 @@ class GPT(nn.Module):
         for block in self.blocks:
             arguments = (x, rotary, masks[block.window], cache)
             x = checkpoint(block, *arguments, use_reentrant=False) if recompute else block(*arguments)
-        if cache is not None:
-            cache.advance(count)
         return self.final_norm(x)
 
-    def add_positions(self, x: Tensor, offset: int, start: Tensor | None) -> Tensor:
-        """x (B, T, C), from slot `offset` on -> the same with learned positions added if the model has them."""
+    def add_positions(self, x: Tensor, end: int, positions: Tensor | None) -> Tensor:
+        """x (B, T, C) -> the same plus learned vectors, if there are any, of the T positions before `end`, or of
+        `positions` (B, T)."""
         if self.config.position == "learned":
-            end = offset + x.shape[1]
             if end > self.config.context_length:
                 raise UsageError(
                     f"this model has learned positions for {self.config.context_length} tokens and was given {end}",
                     "use a shorter context",
                 )
             table = self.position_embedding.weight
-            x = x + (table[offset:end] if start is None else table[row_positions(offset, x.shape[1], start)])
+            x = x + (table[end - x.shape[1] : end] if positions is None else table[positions])
         return x
 
     def add_neighbours(self, x: Tensor, input_ids: Tensor, cache: KVCache | None, segment_ids: Tensor | None) -> Tensor:
         """x (B, T, C) of input_ids (B, T) -> the same with what each token takes from the one before it."""
         before = starts = None
         if cache is not None:
-            start, before = cache.padding(), cache.write_ids(input_ids)
-            if start is not None:
-                starts = row_positions(cache.length, input_ids.shape[1], start) == 0  # (B, T)
+            before = cache.write_ids(input_ids)
+            starts = None if cache.positions is None else cache.positions == 0  # (B, T)
         previous = previous_ids(input_ids, before, starts, segment_ids)
         if self.config.smear:
             x = self.smear(x, previous, self.embedding)

@@ -1,20 +1,26 @@
 """The KV cache: keys and values of the tokens read so far, so that each new token costs one step of attention.
 
-Knows nothing of text, prompts or sampling. Shapes: B batch, T new tokens, S filled slots, K n_kv_head, D head_dim.
+Knows nothing of text, prompts or sampling. Shapes: B batch, T new tokens, S slots that attention sees, K n_kv_head,
+D head_dim.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 
 class KVCache:
-    """Memory for `capacity` tokens a row, allocated once; attention only ever sees the `length` slots that are filled.
+    """Memory for `capacity` tokens a row, allocated once. A row's token p lies in its slot p.
 
-    All rows fill the same slots, so rows of different length are LEFT-padded: `start` (B,) holds the first real slot
-    of each row. Set `start` before the first tokens are appended; the slots before it are never attended to, and the
-    position of a token is its slot minus its row's `start`.
+    Rows may have different lengths. What lies in a slot beyond a row's length is never attended to and is overwritten
+    by the row's later tokens; so a row takes tokens back by counting fewer of them in `lengths`, and rows of different
+    length are read together by padding them on the right.
+
+    New tokens are read between two calls: `begin` says where they go, and once every layer has written them they are
+    counted, all by `advance` or each row's own number by adding to `lengths`.
     """
 
     def __init__(
@@ -28,69 +34,84 @@ class KVCache:
         dtype: torch.dtype | None = None,
     ) -> None:
         shape = (batch_size, n_kv_head, capacity, head_dim)
-        self.keys = [torch.empty(shape, device=device, dtype=dtype) for _ in range(n_layer)]
-        self.values = [torch.empty(shape, device=device, dtype=dtype) for _ in range(n_layer)]
+        # Zeros, since a slot that is masked must still hold a finite number: 0 times NaN would spoil the row.
+        self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(n_layer)]
+        self.values = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(n_layer)]
         self.ids = torch.zeros(batch_size, capacity, dtype=torch.long, device=device)
         self.capacity = capacity
-        self.length = 0
-        self.start = torch.zeros(batch_size, dtype=torch.long, device=device)
-
-    @property
-    def start(self) -> Tensor:
-        return self._start
-
-    @start.setter
-    def start(self, start: Tensor) -> None:
-        self._start = start
-        self._is_padded: bool | None = None
+        self.lengths = [0] * batch_size
+        """Tokens that each row holds."""
+        self.first, self.slots = 0, 0
+        """Between `begin` and the counting: the first new slot of all rows, and the slots that attention sees."""
+        self.positions: Tensor | None = None
+        """The new tokens' slots (B, T) where rows differ; none where all have those from `first` on."""
 
     @property
     def batch_size(self) -> int:
-        return self.start.shape[0]
+        return len(self.lengths)
 
-    def padding(self) -> Tensor | None:
-        """`start` (B,) if any row is left-padded, else none. Looked at once a sequence: on a GPU a look is a wait."""
-        if self.length == 0 or self._is_padded is None:
-            self._is_padded = bool(self.start.any())
-        return self.start if self._is_padded else None
+    @property
+    def length(self) -> int:
+        """Tokens of the longest row."""
+        return max(self.lengths)
 
-    def write_ids(self, input_ids: Tensor) -> Tensor | None:
-        """Write the ids (B, T) of the next T slots, for models that look at a token's left neighbour.
+    def begin(self, count: int, multiple: int | None = None) -> None:
+        """The next `count` tokens of every row follow those that it holds.
 
-        Returns the ids (B, 1) in the slot before them, none at the beginning.
-        """
-        self.ids[:, self.length : self.length + input_ids.shape[1]] = input_ids
-        return self.ids[:, self.length - 1 : self.length] if self.length else None
-
-    def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Write k, v (B, K, T, D) into the next T slots of `layer`; all filled slots come back, (B, K, S, D) each.
-
-        The slots count as filled for the next call only after `advance(T)`, once every layer has written.
+        With a `multiple` the shapes stay the same from step to step, as compiled code needs: rows count as if they
+        differed, and attention sees a multiple of so many slots (or all).
 
         Raises:
-            ValueError: the cache has no room for T more tokens.
+            ValueError: the cache has no room for so many.
         """
-        end = self.length + k.shape[2]
-        if end > self.capacity:
+        self.slots = self.length + count
+        if self.slots > self.capacity:
             raise ValueError(
-                f"the KV cache holds {self.capacity} tokens and was given {end}; make it larger or reset it"
+                f"the KV cache holds {self.capacity} tokens and was given {self.slots}; make it larger or reset it"
             )
-        self.keys[layer][:, :, self.length : end] = k
-        self.values[layer][:, :, self.length : end] = v
-        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
+        self.first, self.positions = self.lengths[0], None
+        if multiple:
+            self.slots = min(-(-self.slots // multiple) * multiple, self.capacity)
+        if multiple or min(self.lengths) < self.length:
+            device = self.ids.device
+            starts = torch.tensor(self.lengths, device=device)
+            self.positions = starts[:, None] + torch.arange(count, device=device)  # (B, T)
 
     def advance(self, count: int) -> None:
-        """Count the `count` slots that every layer has just written as filled."""
-        self.length += count
+        """Count the `count` tokens that every layer has just written for each row."""
+        self.lengths = [length + count for length in self.lengths]
 
-    def select(self, rows: Tensor) -> None:
-        """Keep only `rows` (indices or a boolean mask over the batch), in that order."""
-        self.keys = [keys[rows] for keys in self.keys]
-        self.values = [values[rows] for values in self.values]
-        self.ids = self.ids[rows]
-        self.start = self.start[rows]
+    def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Write the new tokens' k, v (B, K, T, D) of `layer`; what attention sees comes back, (B, K, S, D) each."""
+        keys, values = self.keys[layer], self.values[layer]
+        if self.positions is None:
+            new = slice(self.first, self.first + k.shape[2])
+            keys[:, :, new], values[:, :, new] = k, v
+        else:
+            rows = torch.arange(k.shape[0], device=k.device)[:, None]  # (B, 1)
+            keys[rows, :, self.positions] = k.transpose(1, 2)  # (B, T, K, D)
+            values[rows, :, self.positions] = v.transpose(1, 2)
+        return keys[:, :, : self.slots], values[:, :, : self.slots]
+
+    def write_ids(self, input_ids: Tensor) -> Tensor | None:
+        """Write the new tokens' ids (B, T), for models that look at a token's left neighbour.
+
+        Returns the ids (B, 1) in the slot before them (of no meaning in an empty row), none at the beginning.
+        """
+        if self.positions is None:
+            self.ids[:, self.first : self.first + input_ids.shape[1]] = input_ids
+            return self.ids[:, self.first - 1 : self.first] if self.first else None
+        self.ids.scatter_(1, self.positions, input_ids)
+        return self.ids.gather(1, (self.positions[:, :1] - 1).clamp_min(0))
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Keep only the rows of these numbers, in that order; a row may be taken several times."""
+        index = torch.tensor(rows, device=self.ids.device)
+        self.keys = [keys[index] for keys in self.keys]
+        self.values = [values[index] for values in self.values]
+        self.ids = self.ids[index]
+        self.lengths = [self.lengths[row] for row in rows]
 
     def reset(self) -> None:
-        """Forget everything, `start` included; the memory is kept."""
-        self.length = 0
-        self.start = torch.zeros_like(self.start)
+        """Forget every token; the memory is kept."""
+        self.lengths = [0] * self.batch_size

@@ -41,27 +41,20 @@ class RotaryEmbedding(nn.Module):
         self.cos = torch.cat((cos, cos), dim=-1)  # (length, R)
         self.sin = torch.cat((-sin, sin), dim=-1)  # (length, R)
 
-    def forward(self, offset: int, count: int, start: Tensor | None, device: torch.device) -> Rotary:
-        """The tables for `count` slots from `offset` on: (count, R), or (B, 1, count, R) if rows have a `start` (B,).
+    def forward(self, end: int, count: int, positions: Tensor | None, device: torch.device) -> Rotary:
+        """The tables for the `count` positions before `end`, (count, R), or for `positions` (B, T), (B, 1, T, R).
 
-        A slot's position is the slot minus its row's start; slots before it, which hold padding, count as position 0.
+        No position may reach `end`.
         """
-        end, length = offset + count, self.cos.shape[0]
+        length = self.cos.shape[0]
         # A model that was moved, cast, or built on the meta device gets its tables anew where and as they are needed.
         if end > length:
             self.fill(max(end, 2 * length), device)
         elif self.cos.device != device or self.cos.dtype != torch.float32:
             self.fill(length, device)
-        if start is None:
-            return self.cos[offset:end], self.sin[offset:end]
-        positions = row_positions(offset, count, start)  # (B, T)
+        if positions is None:
+            return self.cos[end - count : end], self.sin[end - count : end]
         return self.cos[positions].unsqueeze(1), self.sin[positions].unsqueeze(1)  # (B, 1, T, R)
-
-
-def row_positions(offset: int, count: int, start: Tensor) -> Tensor:
-    """Positions (B, count) of the slots from `offset` on in rows that begin at slot `start` (B,); padding is at 0."""
-    slots = torch.arange(offset, offset + count, device=start.device)
-    return (slots - start[:, None]).clamp_min(0)
 
 
 def apply_rotary(x: Tensor, rotary: Rotary) -> Tensor:

@@ -1,0 +1,47 @@
+"""Guesses at what a row will say next, looked up in what it has said (prompt lookup decoding, Saxena 2023).
+
+Code, lists and quotations repeat themselves. A guess costs nothing but the time to check it: the engine reads all
+guessed ids at once and keeps those that it draws itself, so guesses decide how fast a text comes, never what it is.
+Knows ids only.
+"""
+
+from __future__ import annotations
+
+LONGEST_MATCH, SHORTEST_MATCH = 4, 2
+"""How many of the last ids must have stood together before; of several matches the longest, then the latest, counts."""
+
+
+class PromptLookup:
+    """Finds the last ids of a growing list earlier in it. Takes the ids once each, and one table entry per length."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        """Ids of one guess at most."""
+        self.limit = most
+        """Ids of the next guess at most: falls when guesses prove wrong."""
+        self.indexed = 0
+        self.follows: dict[tuple[int, ...], int] = {}
+        """Where each run of ids was last followed by another."""
+
+    def guess(self, ids: list[int], room: int) -> list[int]:
+        """At most `room` ids that may come after `ids`, which begins with those of the last call."""
+        self.index(ids)
+        count = min(self.limit, room)
+        for length in range(min(LONGEST_MATCH, len(ids)), SHORTEST_MATCH - 1, -1):
+            place = self.follows.get(tuple(ids[-length:]))
+            if place is not None:
+                period = len(ids) - place  # a guess that reaches the end goes round again
+                return [ids[place + i % period] for i in range(count)]
+        return []
+
+    def index(self, ids: list[int]) -> None:
+        """Enter the runs that end before each id that is new."""
+        for place in range(max(self.indexed, SHORTEST_MATCH), len(ids)):
+            for length in range(SHORTEST_MATCH, min(LONGEST_MATCH, place) + 1):
+                self.follows[tuple(ids[place - length : place])] = place
+        self.indexed = len(ids)
+
+    def learn(self, guessed: int, right: int) -> None:
+        """The last guess had `guessed` ids, of which the first `right` were drawn: so long may the next one be."""
+        if guessed:
+            self.limit = self.most if right == guessed else min(self.most, right + 1)

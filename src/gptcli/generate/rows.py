@@ -1,0 +1,55 @@
+"""Samples in the making, and batches of them. Knows ids, no text and no model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from gptcli.generate.lookup import PromptLookup
+from gptcli.nn.cache import KVCache
+
+FinishReason = Literal["stop", "eot", "length"]
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """One sample: the prompt's ids and the ids drawn since, and of them the window that the model currently reads."""
+
+    ids: list[int]
+    seed: int
+    prompt_length: int
+    window_start: int = 0
+    logprobs: list[float] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+    lookup: PromptLookup | None = None
+    """Where it guesses its next ids from, when it does."""
+
+    @property
+    def count(self) -> int:
+        """Tokens drawn so far."""
+        return len(self.ids) - self.prompt_length
+
+    @property
+    def window_length(self) -> int:
+        return len(self.ids) - self.window_start
+
+
+@dataclass(slots=True)
+class Batch:
+    """Rows that are decoded together. The cache holds all of each row's window but its last id, which is read next."""
+
+    rows: list[Row]
+    cache: KVCache
+    seen: Tensor | None
+    """(B, V) bool, the ids that stand in each row; kept only where the repetition penalty asks for it."""
+
+    def select(self, indices: list[int]) -> None:
+        """Keep the rows at `indices`, in that order."""
+        if indices == list(range(len(self.rows))):
+            return
+        self.rows = [self.rows[i] for i in indices]
+        self.cache.select(indices)
+        self.seen = None if self.seen is None else self.seen[torch.tensor(indices, device=self.seen.device)]

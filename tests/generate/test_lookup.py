@@ -1,0 +1,111 @@
+"""Guesses by hand, and that no guess changes what is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from gptcli.generate.config import GenerationConfig
+from gptcli.generate.engine import Engine, Row
+from gptcli.generate.lookup import PromptLookup
+from gptcli.models.gpt import GPT
+
+MakeModel = Callable[..., GPT]
+
+# Each is followed by what it already said: the guesses are many, of different lengths and seldom right to the end.
+PROMPTS = [[1, 2, 3, 4, 1, 2, 3, 4, 1, 2], [5], [9, 8, 9, 8, 9], list(range(16)), [7] * 12, [1, 2, 3, 4] * 5]
+SCHEMES = [{}, {"position": "learned"}, {"window_pattern": (4, 0)}, {"smear": True, "bigram_buckets": 1000}]
+
+
+def test_the_guess_is_what_followed_the_longest_match() -> None:
+    ids = [1, 2, 3, 10, 11, 12, 2, 3, 20, 21, 22, 1, 2, 3]
+    assert PromptLookup(3).guess(ids, room=9) == [10, 11, 12]
+    assert PromptLookup(9).guess(ids, room=2) == [10, 11]
+    assert PromptLookup(3).guess([5, *ids[5:11], 2, 3], room=9) == [20, 21, 22]
+
+
+def test_of_equal_matches_the_latest_counts() -> None:
+    assert PromptLookup(2).guess([1, 2, 30, 31, 1, 2, 40, 41, 1, 2], room=9) == [40, 41]
+
+
+def test_a_guess_that_reaches_the_end_goes_round_again() -> None:
+    assert PromptLookup(7).guess([9, 1, 2, 3, 1, 2], room=9) == [3, 1, 2, 3, 1, 2, 3]
+
+
+def test_what_has_not_been_said_is_not_guessed() -> None:
+    assert PromptLookup(4).guess([1, 2, 3, 1], room=9) == []
+    assert PromptLookup(4).guess([1], room=9) == []
+
+
+def test_guesses_grow_with_the_ids() -> None:
+    lookup, ids = PromptLookup(4), [1, 2, 3, 4]
+    assert lookup.guess(ids, room=4) == []
+    ids += [1, 2]
+    assert lookup.guess(ids, room=4) == [3, 4, 1, 2]
+    ids += [5, 1, 2]
+    assert lookup.guess(ids, room=2) == [5, 1]
+
+
+def test_wrong_guesses_become_shorter_and_right_ones_long_again() -> None:
+    lookup, ids = PromptLookup(6), [1, 2] * 5
+    lookup.learn(6, 2)
+    assert len(lookup.guess(ids, room=9)) == 3
+    lookup.learn(3, 3)
+    assert len(lookup.guess(ids, room=9)) == 6
+    lookup.learn(0, 0)
+    assert len(lookup.guess(ids, room=9)) == 6
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [{"temperature": 0.0}, {"temperature": 0.5}, {"temperature": 1.0, "repetition_penalty": 1.3, "top_p": 0.9}],
+    ids=str,
+)
+@pytest.mark.parametrize("context_length", [16, 300])
+def test_guessing_changes_no_id(make_model: MakeModel, scheme: dict, settings: dict, context_length: int) -> None:
+    """In batches whose rows keep different numbers of guessed ids, end early, slide and move to larger caches."""
+    model = make_model(context_length=context_length, vocab_size=17, **scheme)
+
+    def generated(speculate: int) -> list[Row]:
+        config = GenerationConfig(max_new_tokens=270, speculate=speculate, **settings)
+        rows = [Row([id % 17 for id in prompt], seed, len(prompt)) for seed, prompt in enumerate(PROMPTS)]
+        for row in Engine(model, config, eot_id=16).run(rows):
+            if row is rows[0] and row.count == 40:
+                row.finish_reason = "stop"
+        return rows
+
+    for plain, guessed in zip(generated(0), generated(4), strict=True):
+        assert (plain.ids, plain.finish_reason) == (guessed.ids, guessed.finish_reason)
+        torch.testing.assert_close(plain.logprobs, guessed.logprobs, rtol=1e-9, atol=1e-9)
+
+
+def test_a_text_that_repeats_itself_takes_few_readings(make_model: MakeModel) -> None:
+    """A model without positions or attention to speak of goes round in a ring: every guess comes true."""
+    model = make_model(position="none", context_length=512)
+    with torch.no_grad():
+        for block in model.blocks:
+            block.attention.output.weight.zero_()
+            block.mlp.down.weight.zero_()
+        model.embedding.weight.copy_(torch.eye(29, 32))
+        model.head.weight.copy_(torch.eye(29, 32).roll(1, dims=0))  # after id i comes i + 1
+    readings = 0
+    original = model.hidden_states
+
+    def counted(ids: torch.Tensor, cache: object) -> torch.Tensor:
+        nonlocal readings
+        readings += 1
+        return original(ids, cache)
+
+    model.hidden_states = counted
+    config = GenerationConfig(max_new_tokens=29 * 6, temperature=0.0, speculate=8)
+    rows = [Row([3, 4], 0, 2), Row([20], 1, 1)]
+    for _ in Engine(model, config).run(rows):
+        pass
+    for row in rows:
+        assert row.ids == [(row.ids[0] + i) % 29 for i in range(len(row.ids))]
+        assert row.count == 29 * 6
+    # One reading an id until a pair has come round again, then nine ids a reading.
+    assert readings <= 31 + (29 * 5) // 9 + 1
