@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from gptcli.report.bench.tables import Table, figure, percent, times
+from gptcli.report.bench.tables import Table, figure, percent, shown, times
 
 TABLE = Table("Heading", ("", "tokens/s"), [("gptcli", "284"), ("a longer name", "1,650")], ["A note."])
 
@@ -42,3 +44,8 @@ def test_ratios_show_their_extremes() -> None:
     assert times({"median": 1.618, "low": 1.5, "high": 1.7}) == "1.62x (1.50 to 1.70)"
     assert percent(0.704) == "70 %"
     assert figure(2.5, "s") == "2.50 s"
+
+
+def test_a_heading_has_the_last_part_of_a_path(tmp_path: Path) -> None:
+    (tmp_path / "book.txt").touch()
+    assert shown([str(tmp_path / "book.txt"), "python:stdlib", "hf:a/b"]) == "book.txt python:stdlib hf:a/b"

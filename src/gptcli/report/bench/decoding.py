@@ -20,7 +20,7 @@ from gptcli.report.bench.models import named_shape, read_config, write_random_mo
 from gptcli.report.bench.peers import GPTCLI, Chosen
 from gptcli.report.bench.publish import Outcome
 from gptcli.report.bench.setting import Setting
-from gptcli.report.bench.tables import Table, figure, percent, times
+from gptcli.report.bench.tables import Table, figure, percent, shown, times
 
 BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
 PROMPT_SEED = 1
@@ -81,7 +81,7 @@ def measure(request: DecodingRequest, peers: Sequence[Chosen], setting: Setting)
         plays = {name: values for (name, size), values in played.items() if size == batch}
         batches.append({"batch_size": batch} | standings(plays, facts, batch, weights))
     results = {
-        "model": " ".join((request.model, *request.assignments)),
+        "model": shown((request.model, *request.assignments)),
         "prompt_tokens": request.prompt_tokens,
         "new_tokens": request.new_tokens,
         "weights_per_token": weights,

@@ -19,7 +19,7 @@ from gptcli.report.bench.jobs import EncodingJob, Task
 from gptcli.report.bench.peers import GPTCLI, Chosen
 from gptcli.report.bench.publish import Outcome
 from gptcli.report.bench.setting import Setting
-from gptcli.report.bench.tables import Table, figure, times
+from gptcli.report.bench.tables import Table, figure, shown, times
 from gptcli.tokenizer.config import BpeTokenizerConfig
 from gptcli.tokenizer.source import open_tokenizer
 from gptcli.tokenizer.tokenizer import Tokenizer
@@ -63,7 +63,7 @@ def measure(request: EncodingRequest, peers: Sequence[Chosen], setting: Setting)
             played = alternate(players, setting.rounds, lambda _: progress.update())
     batches = [play["tokens_per_second"] for play in played.pop(BATCHES)]
     results = {
-        "corpus": " ".join(request.corpus),
+        "corpus": shown(request.corpus),
         "documents": len(texts),
         "bytes": sum(len(text.encode()) for text in texts),
         "vocab_size": tokenizer.vocab_size,

@@ -21,7 +21,7 @@ from gptcli.report.bench.peers import Chosen
 from gptcli.report.bench.picture import draw_curves
 from gptcli.report.bench.publish import Outcome
 from gptcli.report.bench.setting import Setting
-from gptcli.report.bench.tables import Table, figure, times
+from gptcli.report.bench.tables import Table, figure, shown, times
 
 Train = Callable[[int, Path], Run]
 """(seed, an empty folder) -> the run."""
@@ -58,7 +58,7 @@ def measure(request: LearningRequest, peers: Sequence[Chosen], setting: Setting)
     players = {name: turns(name, train, request.seeds) for name, train in contenders(request, peers, course).items()}
     runs = alternate(players, len(request.seeds))
     results = {
-        "corpus": " ".join(request.corpus),
+        "corpus": shown(request.corpus),
         "eval_every_steps": request.eval_every,
         "targets": list(request.targets),
         "contenders": {name: standing(own, request.targets) for name, own in runs.items()},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,11 @@ class Table:
         rule = ["---", *["---:"] * (len(self.columns) - 1)]
         rows = [f"| {' | '.join(row)} |" for row in (self.columns, rule, *self.rows)]
         return "\n".join([f"### {self.heading}", "", *rows, *(["", " ".join(self.notes)] if self.notes else [])])
+
+
+def shown(names: Sequence[str]) -> str:
+    """Names for a heading: of a path that exists only its last part."""
+    return " ".join(Path(name).name if Path(name).exists() else name for name in names)
 
 
 def figure(value: float | None, unit: str = "") -> str:

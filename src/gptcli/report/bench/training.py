@@ -18,7 +18,7 @@ from gptcli.report.bench.models import named_shape
 from gptcli.report.bench.peers import GPTCLI, Chosen
 from gptcli.report.bench.publish import Outcome
 from gptcli.report.bench.setting import Setting
-from gptcli.report.bench.tables import Table, figure, percent, times
+from gptcli.report.bench.tables import Table, figure, percent, shown, times
 from gptcli.train.config import RunConfig
 
 
@@ -58,7 +58,7 @@ def measure(request: TrainingRequest, peers: Sequence[Chosen], setting: Setting)
     limit = [play["flops_per_second"] for play in played.pop(LIMIT)]
     ours = [play["tokens_per_second"] for play in played[OURS]]
     results = {
-        "model": " ".join((request.model, *request.assignments)),
+        "model": shown((request.model, *request.assignments)),
         "batch_size": request.batch_size,
         "seq_len": config.seq_len,
         "precision": precision,
