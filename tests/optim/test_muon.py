@@ -7,12 +7,10 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from gptcli.nn.parameters import ParameterInfo
 from gptcli.optim import muon as muon_module
 from gptcli.optim.build import build_optimizer
-from gptcli.optim.clip import clip_gradients
 from gptcli.optim.config import AdamWConfig, MuonConfig
 from gptcli.optim.muon import Muon, newton_schulz
 
@@ -142,54 +140,6 @@ def test_a_parameter_without_gradient_does_not_move(make_infos, give_gradients) 
     build_optimizer(infos, MuonConfig()).step()
     for position, (info, before) in enumerate(zip(infos, untouched, strict=True)):
         assert torch.equal(info.tensor, before.tensor) == (position % 2 == 1), info.name
-
-
-class HostReads(TorchDispatchMode):
-    """Counts the operations that bring a tensor's value to the host: on a GPU each one waits for it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default)
-        return func(*args, **(kwargs or {}))
-
-
-def test_the_counter_of_host_reads_sees_one() -> None:
-    with HostReads() as reads:
-        torch.ones(1).item()
-    assert reads.count == 1
-
-
-@pytest.mark.parametrize("config", [AdamWConfig(), MuonConfig()], ids=lambda config: config.name)
-def test_clipping_and_a_step_never_read_a_value_to_the_host(config, make_infos, give_gradients) -> None:
-    infos = make_infos()
-    parameters = [info.tensor for info in infos]
-    optimizer = build_optimizer(infos, config)
-    with HostReads() as reads:
-        for step in range(2):
-            give_gradients(parameters, step)
-            clip_gradients(parameters, 1.0)
-            optimizer.step()
-    assert reads.count == 0
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("config", [AdamWConfig(), MuonConfig()], ids=lambda config: config.name)
-def test_clipping_and_a_step_never_wait_for_the_gpu(config, make_infos) -> None:
-    infos = [info._replace(tensor=nn.Parameter(info.tensor.detach().cuda())) for info in make_infos()]
-    parameters = [info.tensor for info in infos]
-    optimizer = build_optimizer(infos, config)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        for _ in range(2):
-            for parameter in parameters:
-                parameter.grad = torch.ones_like(parameter)
-            clip_gradients(parameters, 1.0)
-            optimizer.step()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_a_closure_is_evaluated_with_gradients() -> None:

@@ -7,17 +7,27 @@ import math
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gptcli.data.batches import Batch
 from gptcli.models.config import ModelConfig
 from gptcli.models.gpt import GPT, build_model
 from gptcli.nn.loss import IGNORE_INDEX
 from gptcli.optim.build import build_optimizer
-from gptcli.optim.config import AdamWConfig
+from gptcli.optim.config import AdamWConfig, MuonConfig, OptimConfig, SgdConfig
 from gptcli.train.step import Stepper, StepResult, accumulate_gradients, step_seed
 
 CPU = torch.device("cpu")
 NO_SCALER = torch.amp.GradScaler("cpu", enabled=False)
+ADAMW = AdamWConfig(lr=1e-2)
+OPTIMIZERS = {
+    "adamw": ADAMW,
+    "adamw_unfused": AdamWConfig(fused=False),
+    "muon": MuonConfig(lr=1e-2),
+    "sgd": SgdConfig(),
+    "momentum": SgdConfig(momentum=0.9, weight_decay=0.1),
+}
+every_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
 
 
 def tiny_model(dtype: torch.dtype = torch.float32) -> GPT:
@@ -67,16 +77,30 @@ def test_the_loss_is_the_mean_over_all_target_tokens() -> None:
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
-def stepper(model: GPT) -> Stepper:
-    optimizer = build_optimizer(model.parameter_infos(), AdamWConfig(lr=1e-2))
-    return Stepper(model, optimizer, model.loss_sum, device=CPU, precision="fp32", grad_clip=1.0)
+def stepper(
+    model: GPT, optim: OptimConfig = ADAMW, device: torch.device = CPU, grad_clip: float = 1.0, on_device: bool = False
+) -> Stepper:
+    """`on_device`: as on a GPU, where the host does not wait to learn whether the step was good."""
+    optimizer = build_optimizer(model.parameter_infos(), optim)
+    steps = Stepper(model, optimizer, model.loss_sum, device=device, precision="fp32", grad_clip=grad_clip)
+    steps.decides_on_device = steps.decides_on_device or on_device
+    return steps
 
 
+def same_bytes(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """NaN included, and 0 told from -0."""
+    return torch.equal(torch.as_tensor(a).flatten().view(torch.uint8), torch.as_tensor(b).flatten().view(torch.uint8))
+
+
+@every_optimizer
+@pytest.mark.parametrize("on_device", [False, True], ids=["branch", "on_device"])
+@pytest.mark.parametrize("good_steps", [0, 2])
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
-def test_a_step_with_a_bad_number_changes_no_byte(poison: float) -> None:
+def test_a_step_with_a_bad_number_changes_no_byte(name: str, on_device: bool, good_steps: int, poison: float) -> None:
     model = tiny_model()
-    steps = stepper(model)
-    steps.run([ragged_batch()])
+    steps = stepper(model, OPTIMIZERS[name], on_device=on_device and name != "adamw_unfused")
+    for _ in range(good_steps):
+        steps.run([ragged_batch()])
     weights = copy.deepcopy(model.state_dict())
     moments = copy.deepcopy(steps.optimizer.state_dict())
 
@@ -86,11 +110,91 @@ def test_a_step_with_a_bad_number_changes_no_byte(poison: float) -> None:
     steps.loss_sum = poisoned
     result = steps.run([ragged_batch()])
     assert not result.is_finite and steps.is_bad(result)
-    assert all(torch.equal(weights[name], tensor) for name, tensor in model.state_dict().items())
+    assert all(same_bytes(weights[name], tensor) for name, tensor in model.state_dict().items())
     after = steps.optimizer.state_dict()
     for index, state in moments["state"].items():
-        for name, value in state.items():
-            assert torch.equal(torch.as_tensor(value), torch.as_tensor(after["state"][index][name])), name
+        for key, value in state.items():
+            assert same_bytes(value, after["state"][index][key]), key
+    steps.loss_sum = model.loss_sum
+    assert steps.run([ragged_batch()]).is_finite
+    assert not all(same_bytes(weights[name], tensor) for name, tensor in model.state_dict().items())
+    assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon", "momentum"])
+@pytest.mark.parametrize("grad_clip", [0.0, 1e-2, 1e6])
+def test_deciding_on_the_device_gives_the_bytes_of_the_branch(name: str, grad_clip: float) -> None:
+    results = []
+    for on_device in (False, True):
+        model = tiny_model()
+        steps = stepper(model, OPTIMIZERS[name], grad_clip=grad_clip, on_device=on_device)
+        numbers = [steps.run(split(ragged_batch(), 5)) for _ in range(3)]
+        results.append((numbers, [tensor.clone() for tensor in model.state_dict().values()]))
+    assert results[0][0] == results[1][0]
+    assert all(map(same_bytes, results[0][1], results[1][1]))
+
+
+@every_optimizer
+def test_a_clipped_step_is_that_of_a_gradient_scaled_to_the_limit(name: str) -> None:
+    clipped, scaled = tiny_model(torch.float64), tiny_model(torch.float64)
+    clipping, free = (stepper(model, OPTIMIZERS[name], grad_clip=clip) for model, clip in ((clipped, 0.5), (scaled, 0)))
+    for _ in range(2):
+        norm = clipping.run([ragged_batch()]).grad_norm
+        assert norm > 0.5
+        free.loss_sum = lambda *arguments, norm=norm: scaled.loss_sum(*arguments) * (0.5 / norm)
+        free.run([ragged_batch()])
+    for a, b in zip(clipped.parameters(), scaled.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)  # the divisor is an fp32 number
+
+
+class HostReads(TorchDispatchMode):
+    """Counts the operations that bring a tensor's value to the host: on a GPU each one waits for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func in (
+            torch.ops.aten._local_scalar_dense.default,
+            torch.ops.aten.equal.default,
+            torch.ops.aten.nonzero.default,
+            torch.ops.aten.masked_select.default,
+        )
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_counter_of_host_reads_sees_one() -> None:
+    with HostReads() as reads:
+        torch.ones(1).item()
+    assert reads.count == 1
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon", "sgd", "momentum"])
+def test_a_step_reads_no_number_to_the_host(name: str) -> None:
+    steps, batches = stepper(tiny_model(), OPTIMIZERS[name], on_device=True), split(ragged_batch(), 3)
+    with HostReads() as reads:
+        for _ in range(2):
+            steps.launch(batches)
+    assert reads.count == 2 * len(batches), "only the targets that count are counted, which lie on the host"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("name", ["adamw", "muon", "sgd", "momentum"])
+def test_a_step_never_waits_for_the_gpu(name: str, precision: str) -> None:
+    model = tiny_model().cuda()
+    steps = stepper(model, OPTIMIZERS[name], torch.device("cuda"))
+    steps.precision = precision
+    steps.scaler = torch.amp.GradScaler("cuda", enabled=precision == "fp16")
+    batches = split(ragged_batch(), 3)
+    steps.run(batches)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        pending = [steps.launch(batches) for _ in range(3)]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(step.result().is_finite for step in pending)
 
 
 def test_a_finite_loss_with_one_infinite_gradient_is_a_bad_step() -> None:

@@ -23,13 +23,23 @@ def build_optimizer(parameters: Sequence[ParameterInfo], config: OptimConfig) ->
     infos = [info for info in parameters if info.tensor.requires_grad]
     match config:
         case SgdConfig():
-            groups = grouped(infos, lambda info: {"lr": config.lr, "weight_decay": decay(info, config.weight_decay)})
-            return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
+            return build_sgd(infos, config)
         case AdamWConfig():
             groups = grouped(infos, lambda info: adamw_settings(info, config, config.lr))
             return torch.optim.AdamW(groups, fused=all(group["fused"] for group in groups))
         case MuonConfig():
             return build_muon(infos, config)
+
+
+def build_sgd(infos: Sequence[ParameterInfo], config: SgdConfig) -> torch.optim.SGD:
+    groups = grouped(infos, lambda info: {"lr": config.lr, "weight_decay": decay(info, config.weight_decay)})
+    fused = all(info.tensor.device.type in FUSED_DEVICES for info in infos)
+    sgd = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=fused)
+    if config.momentum:
+        # The fused kernel would take uninitialised memory for the velocity if the first step of all were a bad one.
+        for info in infos:
+            sgd.state[info.tensor]["momentum_buffer"] = torch.zeros_like(info.tensor)
+    return sgd
 
 
 def build_muon(infos: Sequence[ParameterInfo], config: MuonConfig) -> Muon:

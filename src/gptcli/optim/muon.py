@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
+from torch.optim.sgd import sgd
 
 AdjustLr = Literal["match_rms_adamw", "original"]
 
@@ -59,13 +60,20 @@ class Muon(torch.optim.Optimizer):
     Muon groups have lr, weight_decay, momentum, nesterov, ns_steps, adjust_lr and `splits`: for each parameter the row
     counts of the matrices fused in it, empty for a single one. AdamW groups have lr, weight_decay, betas, eps, fused.
 
+    Like torch's fused optimizers it divides gradients by `grad_scale` and changes nothing where `found_inf` is 1, as
+    GradScaler asks: both are none, or scalars on the device. AdamW groups must be fused for that.
+
     Args:
         ns_dtype: precision of the Newton-Schulz iterations; None: what suits the device.
     """
 
+    grad_scale: Tensor | None = None
+    found_inf: Tensor | None = None
+
     def __init__(self, groups: Sequence[dict[str, Any]], *, ns_dtype: torch.dtype | None = None) -> None:
         super().__init__(groups, {})
         self.ns_dtype = ns_dtype
+        self._step_supports_amp_scaling = all(group.get("fused", True) for group in self.param_groups)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
@@ -91,16 +99,44 @@ class Muon(torch.optim.Optimizer):
             if "momentum_buffer" not in self.state[p]:
                 self.state[p]["momentum_buffer"] = torch.zeros_like(p)
         buffers = [self.state[p]["momentum_buffer"] for p in params]
-        torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])
-        updates = torch._foreach_lerp(grads, buffers, group["momentum"]) if group["nesterov"] else buffers
-        torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+        momentum, lr = group["momentum"], group["lr"]
+        # buffer -= (1 - momentum) (buffer - grad): a running mean, and the kernel leaves clipped gradients behind.
+        self.descend(buffers, grads, lr=1 - momentum, weight_decay=1.0, maximize=True, grad_scale=self.grad_scale)
+        updates = torch._foreach_lerp(grads, buffers, momentum) if group["nesterov"] else buffers
         dtype = self.ns_dtype or newton_schulz_dtype(params[0].device)
         for pieces in batches_of_one_shape(params, updates, [splits for _, splits in found]):
             targets = [target for target, _ in pieces]
             stacked = torch.stack([update for _, update in pieces])  # (N, rows, columns)
-            orthogonal = newton_schulz(stacked, group["ns_steps"], dtype).to(targets[0].dtype)
-            alpha = -group["lr"] * lr_scale(group["adjust_lr"], *targets[0].shape)
-            torch._foreach_add_(targets, orthogonal.unbind(), alpha=alpha)
+            # The fused kernel reads memory in order, whatever the strides.
+            orthogonal = newton_schulz(stacked, group["ns_steps"], dtype).to(targets[0].dtype).contiguous()
+            scale = lr_scale(group["adjust_lr"], *targets[0].shape)
+            self.descend(targets, orthogonal.unbind(), lr=lr * scale, weight_decay=group["weight_decay"] / scale)
+
+    def descend(
+        self,
+        params: Sequence[Tensor],
+        directions: Sequence[Tensor],
+        *,
+        lr: float,
+        weight_decay: float,
+        maximize: bool = False,
+        grad_scale: Tensor | None = None,
+    ) -> None:
+        """params -= lr (directions / grad_scale + weight_decay params), or nothing if a bad number was found."""
+        sgd(
+            list(params),
+            list(directions),
+            [None] * len(params),
+            fused=True,
+            grad_scale=grad_scale,
+            found_inf=self.found_inf,
+            lr=lr,
+            weight_decay=weight_decay,
+            maximize=maximize,
+            momentum=0.0,
+            dampening=0.0,
+            nesterov=False,
+        )
 
     def step_adamw(self, group: dict[str, Any]) -> None:
         params = [p for p in group["params"] if p.grad is not None]
@@ -122,6 +158,8 @@ class Muon(torch.optim.Optimizer):
             [],
             [self.state[p]["step"] for p in params],
             fused=group["fused"],
+            grad_scale=self.grad_scale if group["fused"] else None,
+            found_inf=self.found_inf if group["fused"] else None,
             amsgrad=False,
             beta1=beta1,
             beta2=beta2,

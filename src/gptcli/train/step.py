@@ -17,7 +17,7 @@ from gptcli.data.batches import Batch, Batches
 from gptcli.models.gpt import GPT
 from gptcli.nn.device import autocast
 from gptcli.nn.loss import IGNORE_INDEX
-from gptcli.optim.clip import clip_gradients
+from gptcli.optim.clip import clip_divisor, gradient_norm
 
 LossSum = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """(input_ids (B, T), targets (B, T), segment_ids (B, T) or None) -> summed nats, a scalar."""
@@ -80,8 +80,30 @@ def accumulate_gradients(
     return total, tokens
 
 
+class PendingStep:
+    """A step that was given to the device, which may still be working on it."""
+
+    def __init__(self, loss: Tensor, grad_norm: Tensor, tokens: int) -> None:
+        self.tokens = tokens
+        numbers = torch.stack((loss, grad_norm.to(loss.dtype)))
+        self.numbers = numbers.to("cpu", non_blocking=True)
+        self.is_copied = torch.cuda.Event() if numbers.is_cuda else None
+        if self.is_copied is not None:
+            self.is_copied.record()
+
+    def result(self) -> StepResult:
+        """What came of it; waits until it is known."""
+        if self.is_copied is not None:
+            self.is_copied.synchronize()
+        return StepResult(*self.numbers.tolist(), self.tokens)
+
+
 class Stepper:
-    """Applies optimizer steps to one model. `run(batches)` is one step; a step with a bad number changes nothing."""
+    """Applies optimizer steps to one model; a step with a bad number changes nothing.
+
+    On a CPU that is a branch. A GPU would stand still while the host reads the number to branch on, so it gets the
+    question along with the update: torch's fused optimizers skip all of it where their `found_inf` is 1.
+    """
 
     def __init__(
         self,
@@ -98,22 +120,38 @@ class Stepper:
         self.max_norm = grad_clip or math.inf
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        self.is_fused: bool = getattr(optimizer, "_step_supports_amp_scaling", False)
+        self.decides_on_device = self.is_fused and device.type == "cuda"
 
     def run(self, batches: list[Batch]) -> StepResult:
-        """One step on the micro-batches `batches`.
+        """One step on the micro-batches `batches`, waiting for its numbers."""
+        return self.launch(batches).result()
 
-        The parameters, the moments and the optimizer's counters change only if loss and gradient norm are finite: a
-        branch, since multiplying by zero would let a NaN through.
+    def launch(self, batches: list[Batch]) -> PendingStep:
+        """One step on the micro-batches `batches`; never waits for a GPU.
+
+        The parameters, the moments and the optimizer's counters change only if loss and gradient norm are finite.
         """
         self.optimizer.zero_grad(set_to_none=True)
         loss, tokens = accumulate_gradients(self.loss_sum, batches, self.device, self.precision, self.scaler)
         self.scaler.unscale_(self.optimizer)
-        grad_norm = clip_gradients(self.parameters, self.max_norm)
-        result = StepResult(loss.item(), grad_norm.item(), tokens)
-        if result.is_finite:
-            self.scaler.step(self.optimizer)
+        norm = gradient_norm(self.parameters)
+        step = PendingStep(loss, norm, tokens)
+        if self.decides_on_device:
+            is_bad = ~(loss.isfinite() & norm.isfinite())
+            self.update(clip_divisor(norm, self.max_norm), is_bad.float())
+        elif step.result().is_finite:
+            self.update(clip_divisor(norm, self.max_norm) if norm > self.max_norm else None)
         self.scaler.update()
-        return result
+        return step
+
+    def update(self, divisor: Tensor | None, is_bad: Tensor | None = None) -> None:
+        """Let the optimizer move the parameters along the gradients over `divisor`, unless `is_bad` is 1."""
+        if self.is_fused:
+            self.optimizer.grad_scale, self.optimizer.found_inf = divisor, is_bad
+        elif divisor is not None:
+            torch._foreach_div_([p.grad for p in self.parameters if p.grad is not None], divisor)
+        self.optimizer.step()
 
     def is_bad(self, result: StepResult) -> bool:
         """Whether the step's numbers speak of divergence; a gradient overflow that fp16 scaling mends does not."""
