@@ -103,6 +103,7 @@ class TableEncoder:
         ]
 
     def encode(self, text: str) -> np.ndarray:
+        """The ids of one piece."""
         return self.table.take(np.frombuffer(encoded(text, self.codec), self.unit), mode="clip")
 
 
@@ -123,20 +124,19 @@ class WordEncoder:
         self.characters = Characters()
 
     def encode_batch(self, texts: Iterable[str]) -> list[np.ndarray]:
-        return [self.encode(text) for text in texts]
-
-    def encode(self, text: str) -> np.ndarray:
-        self.awaited -= len(text)
-        if self.awaited > 0 or (self.fast is None and not self.start(text)):
-            return self.plain.encode_batch([text])[0]
-        return joined([self.encode_piece(piece) for piece in pieces(text, self.plain.cut, PIECE_CHARACTERS)])
+        texts = list(texts)
+        self.awaited -= sum(map(len, texts))
+        if self.awaited > 0 or (self.fast is None and not self.start(max(texts, key=len, default=""))):
+            return self.plain.encode_batch(texts)
+        cut = self.plain.cut
+        return [joined([self.encode(piece) for piece in pieces(text, cut, PIECE_CHARACTERS)]) for text in texts]
 
     def start(self, text: str) -> bool:
         """Load gigatoken, and see on the beginning of `text` that its ids are right; False if it cannot be used."""
         sample = next(pieces(text, self.plain.cut))
         try:
             self.fast = load_gigatoken(self.plain.backend)
-            if np.array_equal(self.encode_piece(sample), self.plain.encode_batch([sample])[0]):
+            if np.array_equal(self.encode(sample), self.plain.encode_batch([sample])[0]):
                 return True
             say("gigatoken gives other ids than tokenizers on this machine and is not used: encoding takes longer.")
         except ImportError:
@@ -144,7 +144,8 @@ class WordEncoder:
         self.fast, self.awaited = None, math.inf
         return False
 
-    def encode_piece(self, text: str) -> np.ndarray:
+    def encode(self, text: str) -> np.ndarray:
+        """The ids of one piece, once gigatoken is loaded."""
         data = encoded(text, "utf-8")
         if not self.characters.are_split_alike(text):
             return self.plain.encode_batch([text])[0]
