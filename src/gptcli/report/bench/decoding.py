@@ -191,6 +191,6 @@ def batch_table(results: dict[str, Any], batch: dict[str, Any]) -> Table:
         f"Bound: every step reads {size(results['weights_per_token'], '')} weights once, at "
         f"{figure(batch['bytes_per_second']['median'] / 1e9)} GB/s as measured in the same rounds; with larger batches "
         "arithmetic binds before memory does.",
-        "Tokens a second after the first token; medians over the rounds, ratios round by round.",
+        "Tokens a second with the reading of the prompts; medians over the rounds, ratios round by round.",
     ]
     return Table(heading, columns, lines, notes)

@@ -19,8 +19,8 @@ Generate = Callable[[list[list[int]], int], Sequence[Sequence[int]]]
 def decoding_contender(generate: Generate, job: DecodingJob, **facts: Any) -> Contender:
     """A contender whose round continues a batch of `batch_size` prompts.
 
-    The time to the first token (reading the prompts) is measured alone and taken off, so that `tokens_per_second` is
-    of decoding: B (N - 1) tokens in the time of N less that of one. Both are repeated until a round's time is filled.
+    N tokens take N passes over the weights, of which the first reads the prompts as well; `tokens_per_second` counts
+    them all. The time to the first token is measured alone. Both are repeated until a round's time is filled.
     """
     device = torch.device(job.device)
 
@@ -44,7 +44,7 @@ def decoding_contender(generate: Generate, job: DecodingJob, **facts: Any) -> Co
             repeats += 1
         return {
             "first_token_seconds": first / repeats,
-            "tokens_per_second": repeats * batch_size * (job.new_tokens - 1) / (whole - first),
+            "tokens_per_second": repeats * batch_size * job.new_tokens / whole,
             "rows": rows,
             "peak_memory_bytes": peak_memory_bytes(device),
         }
