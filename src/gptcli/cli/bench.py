@@ -195,9 +195,9 @@ def learn(
         check_picture(picture)
     request = learning.LearningRequest(
         corpus=tuple(corpus or ()),
-        ours=learning.our_contenders(ours or ()),
+        ours=tuple(map(learning.parse_ours, ours or ())) or (("gptcli", ()),),
         assignments=tuple(assignments or ()),
-        nanogpt=dict(map(learning.parse_arguments, nanogpt_args or ())),
+        nanogpt=tuple(map(learning.parse_arguments, nanogpt_args or ())),
         targets=parse_list(targets, learning.loss_target, "--targets"),
         seeds=parse_list(seeds, positive_int, "--seeds"),
         eval_every=eval_every,

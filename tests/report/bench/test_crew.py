@@ -26,11 +26,11 @@ def test_a_peer_that_fails_is_left_out_and_ours_is_not(capsys: pytest.CaptureFix
     def fail() -> None:
         raise BenchError("litgpt failed: no such thing")
 
-    assert unless_it_fails(Task("litgpt", "train", None), fail) is None
+    assert unless_it_fails("litgpt", fail) is None
     assert capsys.readouterr().err == "litgpt failed: no such thing; left out\n"
     for module in ("ours", "limit"):
         with pytest.raises(BenchError):
-            unless_it_fails(Task(module, "train", None), fail)
+            unless_it_fails(module, fail)
 
 
 def test_a_crew_goes_on_without_a_peer_that_cannot_start(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,8 +18,8 @@ from gptcli.report.bench.learning import (
     LearningRequest,
     loss_target,
     measure,
-    our_contenders,
     parse_arguments,
+    parse_ours,
     sooner,
     standing,
 )
@@ -144,11 +144,11 @@ def test_a_contest_of_learning_ends_with_curves_of_both_and_a_picture(
     picture = tmp_path / "curves.svg"
     request = LearningRequest(
         (str(corpus),),
-        our_contenders([f"tiny={config}"]),
+        (parse_ours(f"tiny={config}"),),
         targets=(3.7, 0.5),
         seeds=(1, 2),
         eval_every=3,
-        nanogpt=dict([parse_arguments("bigram=--learning_rate=0.5 --max_iters=9")]),
+        nanogpt=(parse_arguments("bigram=--learning_rate=0.5 --max_iters=9"),),
         picture=picture,
     )
     peers = choose_peers([f"nanogpt={checkout}"], "learn")
@@ -192,11 +192,11 @@ def test_the_median_step_leaves_out_the_first() -> None:
     assert median_step([(4, 2.0)]) == 0.5
 
 
-def test_contenders_are_named_by_the_user_or_by_their_file() -> None:
-    assert our_contenders(["fast=a/b.toml", "c/d.toml", "demo"]) == {
-        "fast": ("a/b.toml",), "d": ("c/d.toml",), "demo": ("demo",)
-    }  # fmt: skip
-    assert our_contenders([]) == {"gptcli": ()}
+@pytest.mark.parametrize(
+    ("text", "name", "config"), [("fast=a/b.toml", "fast", "a/b.toml"), ("c/d.toml", "d", "c/d.toml"), ("e", "e", "e")]
+)
+def test_ours_are_named_by_the_user_or_by_their_file(text: str, name: str, config: str) -> None:
+    assert parse_ours(text) == (name, (config,))
 
 
 @pytest.mark.parametrize(
@@ -219,9 +219,15 @@ def test_a_target_is_a_loss() -> None:
             loss_target(wrong)
 
 
+def test_two_contenders_need_two_names(checkout: Path) -> None:
+    request = LearningRequest(("x.txt",), (("nanogpt", ()),))
+    with pytest.raises(UsageError, match="two contenders are called nanogpt; name them"):
+        measure(request, choose_peers([f"nanogpt={checkout}"], "learn"), Setting())
+
+
 def test_without_a_corpus_there_is_nothing_to_learn() -> None:
     with pytest.raises(UsageError, match="no corpus to learn; name one"):
-        measure(LearningRequest((), {"gptcli": ()}), [], Setting())
+        measure(LearningRequest((), (("gptcli", ()),)), [], Setting())
 
 
 def test_pictures_that_cannot_be_drawn_are_refused_before_the_runs(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def crew(tasks: Mapping[str, Task], threads: int) -> Iterator[dict[str, Worker]]
     try:
         for name, task in tasks.items():
             say(f"starting {name}")
-            worker = unless_it_fails(task, lambda name=name, task=task: Worker(name, task, threads))
+            worker = unless_it_fails(task.module, lambda name=name, task=task: Worker(name, task, threads))
             if worker is not None:
                 workers[name] = worker
         yield workers
@@ -123,15 +123,15 @@ def crew(tasks: Mapping[str, Task], threads: int) -> Iterator[dict[str, Worker]]
 
 def rounds(worker: Worker, **request: Any) -> Callable[[], dict[str, Any] | None]:
     """What plays a round of the worker: its answer to the request, or none where a peer fails."""
-    return lambda: unless_it_fails(worker.task, lambda: worker.play(**request))
+    return lambda: unless_it_fails(worker.task.module, lambda: worker.play(**request))
 
 
-def unless_it_fails(task: Task, action: Callable[[], Result]) -> Result | None:
-    """What `action` returns; where a peer's action fails, one line about it and none."""
+def unless_it_fails(module: str, action: Callable[[], Result]) -> Result | None:
+    """What `action` returns; where that of a peer (named by its module) fails, one line about it and none."""
     try:
         return action()
     except BenchError as error:
-        if task.module in ESSENTIAL:
+        if module in ESSENTIAL:
             raise
         say(f"{error}; left out")
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 from gptcli.console import duration, say
 from gptcli.errors import UsageError
 from gptcli.report.bench.contest import alternate, ratios, spread
-from gptcli.report.bench.crew import OURS
+from gptcli.report.bench.crew import unless_it_fails
 from gptcli.report.bench.curves import Run, crossing
 from gptcli.report.bench.learning_runs import README_RECIPE, Course, run_nanogpt, run_ours
 from gptcli.report.bench.peers import Chosen
@@ -33,11 +33,11 @@ class LearningRequest:
     """A corpus, who learns it, and how far."""
 
     corpus: tuple[str, ...]
-    ours: Mapping[str, tuple[str, ...]]
-    """Config files by the contender's name."""
+    ours: tuple[tuple[str, tuple[str, ...]], ...]
+    """The name and the config files of every contender of ours."""
     assignments: tuple[str, ...] = ()
-    nanogpt: Mapping[str, str] | None = None
-    """Arguments of nanoGPT's train.py by the contender's name; none: what its README says."""
+    nanogpt: tuple[tuple[str, str], ...] = ()
+    """Names and arguments of nanoGPT's train.py; none: what its README says."""
     targets: tuple[float, ...] = (1.88, 1.70, 1.61)
     """Losses in nats a character."""
     seeds: tuple[int, ...] = (1, 2, 3)
@@ -49,23 +49,24 @@ def measure(request: LearningRequest, peers: Sequence[Chosen], setting: Setting)
     """Every contender's runs, a seed at a time, in turn.
 
     Raises:
-        UsageError: no corpus is named.
-        BenchError: a run failed.
+        UsageError: no corpus is named, or two contenders have the same name.
+        BenchError: a run of ours failed; a peer whose run fails is left out.
     """
     if not request.corpus:
         raise UsageError("no corpus to learn", "name one: gptcli bench learn book.txt")
     course = Course(request.corpus, request.eval_every, setting.threads, setting.device)
-    players = {name: turns(name, train, request.seeds) for name, train in contenders(request, peers, course).items()}
+    players = contenders(request, peers, course)
     runs = alternate(players, len(request.seeds))
+    ours = [name for name, _ in request.ours]
     results = {
         "corpus": shown(request.corpus),
         "eval_every_steps": request.eval_every,
         "targets": list(request.targets),
         "contenders": {name: standing(own, request.targets) for name, own in runs.items()},
         "sooner": {
-            name: {mine: sooner(runs[mine], own, request.targets) for mine in request.ours}
+            name: {mine: sooner(runs[mine], own, request.targets) for mine in ours}
             for name, own in runs.items()
-            if name not in request.ours
+            if name not in ours
         },
     }
     if request.picture:
@@ -74,30 +75,43 @@ def measure(request: LearningRequest, peers: Sequence[Chosen], setting: Setting)
     return Outcome("learn", results, tables(results))
 
 
-def contenders(request: LearningRequest, peers: Sequence[Chosen], course: Course) -> dict[str, Train]:
-    """Ours by every config, then nanoGPT by every set of arguments."""
-    found: dict[str, Train] = {}
-    for name, configs in request.ours.items():
-        found[name] = partial(run_ours, course, configs, request.assignments)
+def contenders(
+    request: LearningRequest, peers: Sequence[Chosen], course: Course
+) -> dict[str, Callable[[], Run | None]]:
+    """Who plays: ours by every config, then nanoGPT by every set of arguments.
+
+    Raises:
+        UsageError: two have the same name.
+    """
+    recipe = README_RECIPE["cuda" if course.device.startswith("cuda") else "cpu"]
+    entries: list[tuple[str, str, Train]] = [
+        (name, "ours", partial(run_ours, course, configs, request.assignments)) for name, configs in request.ours
+    ]
     for peer, checkout in peers:
-        recipe = README_RECIPE["cuda" if course.device.startswith("cuda") else "cpu"]
-        for name, arguments in (request.nanogpt or {peer.name: recipe}).items():
-            found[name] = partial(run_nanogpt, course, checkout, arguments)
-    return found
+        for name, arguments in request.nanogpt or ((peer.name, recipe),):
+            entries.append((name, peer.module, partial(run_nanogpt, course, checkout, arguments)))
+    players: dict[str, Callable[[], Run | None]] = {}
+    for name, module, train in entries:
+        if name in players:
+            raise UsageError(f"two contenders are called {name}", "name them: --ours NAME=..., --nanogpt-args NAME=...")
+        players[name] = turns(name, module, train, request.seeds)
+    return players
 
 
-def turns(name: str, train: Train, seeds: Sequence[int]) -> Callable[[], Run]:
+def turns(name: str, module: str, train: Train, seeds: Sequence[int]) -> Callable[[], Run | None]:
     """What plays one round: the run with the next seed, in a folder of its own that is removed when it has ended."""
     waiting = iter(seeds)
 
-    def play() -> Run:
+    def play() -> Run | None:
         seed = next(waiting)
         with tempfile.TemporaryDirectory(prefix="gptcli-bench-") as folder:
-            run = train(seed, Path(folder))
-        say(
-            f"{name}, seed {seed}: lowest loss {run.lowest.loss:.4f} at step {run.lowest.step:,}, {len(run.points)} "
-            f"evaluations, {duration(run.points[-1].stepping_seconds)} of steps, {duration(run.wall_seconds)} in all"
-        )
+            run = unless_it_fails(module, lambda: train(seed, Path(folder)))
+        if run is not None:
+            lowest, steps = run.lowest, run.points[-1].stepping_seconds
+            say(
+                f"{name}, seed {seed}: lowest loss {lowest.loss:.4f} at step {lowest.step:,}, {duration(steps)} of "
+                f"steps, {duration(run.wall_seconds)} in all"
+            )
         return run
 
     return play
@@ -193,13 +207,10 @@ def run_table(results: dict[str, Any]) -> Table:
     return Table(f"The runs: {results['corpus']}", columns, rows, [note])
 
 
-def our_contenders(wanted: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """The configs of each contender of ours by its name, from `NAME=CONFIG` or `CONFIG`; without any, no config."""
-    found: dict[str, tuple[str, ...]] = {}
-    for text in wanted:
-        name, equals, config = text.partition("=")
-        found[name if equals else Path(text).stem] = (config if equals else text,)
-    return found or {OURS: ()}
+def parse_ours(text: str) -> tuple[str, tuple[str, ...]]:
+    """`NAME=CONFIG`, or a CONFIG, which is called after its file -> (name, config files)."""
+    name, equals, config = text.partition("=")
+    return (name, (config,)) if equals else (Path(text).stem, (text,))
 
 
 def parse_arguments(text: str) -> tuple[str, str]:
