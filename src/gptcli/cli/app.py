@@ -62,7 +62,9 @@ app.add_typer(config_app, name="config")
 def main() -> None:
     """Run the command; every error a user can cause ends in one line on stderr and its exit code."""
     from gptcli.errors import GptcliError
+    from gptcli.runtime import prepare
 
+    prepare()
     try:
         app()
     except GptcliError as error:
