@@ -96,6 +96,8 @@ class TrainerConfig(Config):
         starts = [start for start, _ in self.pace]
         if starts and (starts[0] or any(a >= b for a, b in pairwise(starts)) or any(a >= b for a, b in self.pace)):
             raise ValueError("pace must begin at step 0, its steps must rise, and each must lie before its end")
+        if self.pace and self.max_steps is not None and self.pace[-1][1] < self.max_steps:
+            raise ValueError(f"pace ends at step {self.pace[-1][1]}, before max_steps {self.max_steps}; leave it out")
         return self
 
 

@@ -26,7 +26,7 @@ CHANGE = 0.005
 """A new end is planned if it differs by this part of the steps that are left."""
 HICCUP = 3.0
 """A step that took longer than this many medians counts as so many: a stall foretells nothing."""
-MARGIN, MARGIN_SECONDS = 0.005, 0.3
+MARGIN, MARGIN_SECONDS = 0.005, 0.6
 """Part of the budget, and seconds for the process to end, that are kept to be done before the deadline, not after."""
 FORWARD_PART = 0.4
 """Seconds to evaluate a token over seconds to train on it, until an evaluation was timed: a third and a little."""

@@ -17,6 +17,7 @@ from gptcli.config.load import with_origin
 from gptcli.console import size
 from gptcli.data.config import DataConfig
 from gptcli.data.prepare import CorpusScan
+from gptcli.data.scan import SplitStatistics
 from gptcli.data.sources import find_files
 from gptcli.models.estimate import parameter_count
 from gptcli.train.clock import Clock
@@ -26,7 +27,7 @@ from gptcli.train.law import shipped_law
 from gptcli.train.pace import FORWARD_PART
 from gptcli.train.probe import Machine, measure, seconds_per_flop
 from gptcli.train.text_facts import TokenizerFacts, preparing_seconds, read_sample, tokenizer_facts
-from gptcli.train.time_rule import Grid, Prediction, Situation, too_short
+from gptcli.train.time_rule import Candidate, Grid, Prediction, Situation, too_short
 from gptcli.train.zero_config import without_keys, zero_config
 
 ORIGIN = "the rule for --time"
@@ -45,6 +46,8 @@ SAVED_BYTES, SAVED_BYTES_PER_SECOND, SAVING_SECONDS = 12, 1e8, 0.1
 SAMPLE_SECONDS, SAMPLES = 30, (1, 5)
 """A sample of generated text for so many seconds of the budget, within bounds."""
 LINES = 200
+"""Of metrics.jsonl, about."""
+WARMUP_STEPS = (5, 50)
 
 
 @dataclass(frozen=True)
@@ -100,10 +103,13 @@ def choose_for_time(setting: Setting) -> tuple[CorpusScan, RawConfig, Choice]:
         raise too_short(-situation.seconds)
     grid = Grid(situation)
     ranked = measure(machine, grid, shipped_law(), probing)
-    excerpt = (
-        "" if limit is None else f"{size(limit)} of about {size(corpus_bytes)} are read: there is time for no more"
-    )
-    return scan, settle(setting, scan, ranked[0], limit), Choice(tuple(ranked), len(grid.candidates), excerpt)
+    more, excerpt = choose_intervals(ranked[0], clock.seconds), ""
+    if limit is not None:
+        more["corpus_bytes"] = limit
+        excerpt = f"{size(limit)} of about {size(corpus_bytes)} are read: there is time for no more"
+    best, steps = ranked[0].candidate, ranked[0].steps
+    settings = settle(best, steps, scan.train, setting.device.type, setting.user, more)
+    return scan, settings, Choice(tuple(ranked), len(grid.candidates), excerpt)
 
 
 def look_at_text(setting: Setting, data: DataConfig) -> tuple[list[TokenizerFacts], int, int | None]:
@@ -134,28 +140,30 @@ def replayable(data: DataConfig, cache_dir: Path) -> DataConfig:
     return data.model_copy(update={"corpus": sources})
 
 
-def settle(setting: Setting, scan: CorpusScan, best: Prediction, limit: int | None) -> RawConfig:
-    """The candidate as settings, with what follows from it by the zero-config rule; what the user set is left out."""
-    candidate, user = best.candidate, setting.user
+def settle(
+    candidate: Candidate, steps: int, text: SplitStatistics, device_type: str, user: RawConfig, more: Mapping[str, int]
+) -> RawConfig:
+    """A candidate as settings, with what follows from it by the zero-config rule; what the user set is left out.
+
+    Args:
+        steps: how many it is expected to make; they regularise it, but are no part of the settings.
+        text: the training split.
+        more: further keys of [train].
+    """
+    model = {name: getattr(candidate.model, name) for name in ("n_layer", "n_embd", "context_length")}
     chosen = {
         "data": {"tokenizer": candidate.tokenizer.config.model_dump(mode="json", exclude_none=True)},
-        "model": {
-            "n_layer": candidate.model.n_layer,
-            "n_embd": candidate.model.n_embd,
-            "context_length": candidate.model.context_length,
-        },
-        "train": {"tokens_per_step": candidate.tokens_per_step} | choose_intervals(best, setting.clock.seconds),
-        "schedule": {"warmup_steps": max(5, min(50, best.steps // 20))},
+        "model": model,
+        "train": {"tokens_per_step": candidate.tokens_per_step, **more},
+        "schedule": {"warmup_steps": int(within(steps / 20, WARMUP_STEPS))},
     }
-    if limit is not None:
-        chosen["train"]["corpus_bytes"] = limit
     mine = with_origin(without_keys(chosen, user.values), ORIGIN)
-    steps = RawConfig({"train": {"max_steps": best.steps}})
+    expected = RawConfig({"train": {"max_steps": steps}})
     following = zero_config(
-        scan.train.bytes,
-        scan.train.distinct_characters,
-        setting.device.type,
-        merge(mine, user, steps),
+        text.bytes,
+        text.distinct_characters,
+        device_type,
+        merge(mine, user, expected),
         bytes_per_token=candidate.tokenizer.bytes_per_token,
     )
     return merge(following, mine)

@@ -1,0 +1,224 @@
+"""Small training runs, drawn at random over everything that the rule for a deadline chooses, and recorded.
+
+A run ends by its steps and has the settings that the rule would give its shape, so that the law is fitted to what it is
+used for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import math
+import random
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import tomli_w
+
+from gptcli import __version__
+from gptcli.checkpoint.metrics import MetricsLog
+from gptcli.config import RawConfig, merge
+from gptcli.data.config import DataConfig
+from gptcli.data.prepare import CorpusScan, default_cache_dir, prepare_data
+from gptcli.errors import GptcliError
+from gptcli.models.config import ModelConfig
+from gptcli.models.estimate import flops_per_token, non_embedding_parameters, parameter_count
+from gptcli.tokenizer.config import BpeTokenizerConfig, CharTokenizerConfig, TokenizerConfig
+from gptcli.train.excerpt import scan_excerpt
+from gptcli.train.run import TrainRequest, train
+from gptcli.train.text_facts import BYTES_PER_ENTRY, MAX_CHARACTERS, VOCABULARIES, TokenizerFacts
+from gptcli.train.time_rule import CONTEXTS, LAYERS, WIDTH_PER_LAYER, WIDTHS, Candidate, step_tokens
+from gptcli.train.timed import settle
+from gptcli.train.zero_config import MICRO_BATCH_TOKENS, Shape, choose_model
+
+CORPUS_BYTES = (100_000, 300_000, 1_000_000, 3_000_000, 10_000_000, 30_000_000)
+"""Excerpts of these sizes stand for corpora of these sizes."""
+STEPS = (40, 20_000)
+LEAST_WIDTH = 48
+TOKENS_PER_WEIGHT = (1, 500)
+EPOCHS = 64
+EVALUATIONS, EVALUATED_TOKENS = 6, 50_000
+SEED = 1
+
+
+class Source(NamedTuple):
+    """A corpus and the name under which its runs are recorded."""
+
+    name: str
+    path: str
+
+
+class Text(NamedTuple):
+    """A corpus, or an excerpt of it, and what it is called in the records."""
+
+    source: Source
+    corpus_bytes: int | None
+    scan: CorpusScan
+
+
+class Drawn(NamedTuple):
+    """A run to make."""
+
+    tokenizer: TokenizerConfig
+    model: ModelConfig
+    tokens_per_step: int
+    steps: int
+
+
+def collect(corpora: Sequence[str], path: Path, count: int, flops: tuple[float, float], cache_dir: Path | None) -> int:
+    """Make the runs 0 .. count - 1 of every corpus that are not recorded yet, and append them to `path`."""
+    cache = cache_dir or default_cache_dir()
+    sources = [named(corpus) for corpus in corpora]
+    recorded = {(run["corpus"], run["number"]) for run in read_runs(path)}
+    texts = {source: list(excerpts(source, cache)) for source in sources}
+    for number in range(count):
+        for source in sources:
+            if (source.name, number) in recorded:
+                continue
+            generator = random.Random(f"{source.name}/{number}")
+            text = generator.choice(texts[source])
+            run = {"corpus": source.name, "number": number} | make(text, draw(generator, text.scan, flops), cache)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(run) + "\n")
+            print(in_words(run), flush=True)
+    return 0
+
+
+def named(corpus: str) -> Source:
+    """`NAME=CORPUS`, or a corpus named after its last part."""
+    name, equals, path = corpus.partition("=")
+    return Source(name, path) if equals else Source(Path(corpus).name, corpus)
+
+
+def read_runs(path: Path) -> list[dict[str, Any]]:
+    """What is recorded; nothing if there is no file yet."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def excerpts(source: Source, cache: Path) -> Iterator[Text]:
+    """The corpus in every size that it has, the whole of it last."""
+    config = DataConfig(corpus=(source.path,))
+    whole = scan_excerpt(config, None, cache, SEED)
+    for size in CORPUS_BYTES:
+        if size < 0.7 * (whole.train.bytes + whole.val.bytes):
+            yield Text(source, size, scan_excerpt(config, size, cache, SEED))
+    if whole.train.bytes <= 1.5 * CORPUS_BYTES[-1]:
+        yield Text(source, None, whole)
+
+
+def draw(generator: random.Random, scan: CorpusScan, flops: tuple[float, float]) -> Drawn:
+    """A run of so many operations on this text: any tokenizer, shape, context and batch that make sense together."""
+    while True:
+        tokenizer, per_token = draw_tokenizer(generator, scan)
+        layers, width, context = generator.choice(LAYERS), generator.choice(WIDTHS), generator.choice(CONTEXTS)
+        if width < LEAST_WIDTH or not WIDTH_PER_LAYER[0] <= width / layers <= WIDTH_PER_LAYER[1]:
+            continue
+        vocabulary = getattr(tokenizer, "vocab_size", scan.train.distinct_characters + 2)
+        values = choose_model(Shape(0, layers, width, context, 0, 0), {}) | {"vocab_size": vocabulary}
+        model = ModelConfig.model_validate(values)
+        tokens_per_step = generator.choice(step_tokens({}, context))
+        wanted = math.exp(generator.uniform(*map(math.log, flops)))
+        steps = round(wanted / flops_per_token(model, context) / tokens_per_step)
+        tokens = steps * tokens_per_step
+        low, high = TOKENS_PER_WEIGHT
+        if (
+            STEPS[0] <= steps <= STEPS[1]
+            and low <= tokens / non_embedding_parameters(model) <= high
+            and tokens * per_token <= EPOCHS * scan.train.bytes
+            and scan.train.bytes > 20 * context * per_token
+        ):
+            return Drawn(tokenizer, model, tokens_per_step, steps)
+
+
+def draw_tokenizer(generator: random.Random, scan: CorpusScan) -> tuple[TokenizerConfig, float]:
+    """A tokenizer and about how many bytes a token of it has."""
+    kinds: list[TokenizerConfig] = [
+        BpeTokenizerConfig(vocab_size=size) for size in VOCABULARIES if size * BYTES_PER_ENTRY <= scan.train.bytes
+    ]
+    if scan.train.distinct_characters <= MAX_CHARACTERS and not scan.unseen_characters:
+        kinds.append(CharTokenizerConfig())
+    chosen = generator.choice(kinds or [CharTokenizerConfig()])
+    per_token = scan.train.bytes / scan.train.characters if isinstance(chosen, CharTokenizerConfig) else 3.0
+    return chosen, per_token
+
+
+def make(text: Text, drawn: Drawn, cache: Path) -> dict[str, Any]:
+    """Make one run and return its record; of one that failed the reason."""
+    data = DataConfig(corpus=(text.source.path,), tokenizer=drawn.tokenizer)
+    with contextlib.redirect_stderr(io.StringIO()):
+        prepared = prepare_data(text.scan, data, cache)
+    per_token = prepared.train.bytes / len(prepared.train)
+    facts = TokenizerFacts(drawn.tokenizer, prepared.tokenizer.vocab_size, per_token, 0.0)
+    seq_len = drawn.model.context_length
+    candidate = Candidate(facts, drawn.model, seq_len, drawn.tokens_per_step, MICRO_BATCH_TOKENS["cpu"] // seq_len)
+    fixed = {
+        "seed": SEED,
+        "train": {
+            "max_steps": drawn.steps,
+            "eval_every_steps": max(1, drawn.steps // EVALUATIONS),
+            "eval_tokens": EVALUATED_TOKENS,
+            "checkpoint_every_steps": drawn.steps,
+            "sample_every_steps": 0,
+        },
+    }
+    if text.corpus_bytes is not None:
+        fixed["train"]["corpus_bytes"] = text.corpus_bytes
+    settings = merge(settle(candidate, drawn.steps, text.scan.train, "cpu", RawConfig(fixed), {}), RawConfig(fixed))
+    began = time.perf_counter()
+    result = trained(text.source.path, settings, cache)
+    tokens = drawn.steps * drawn.tokens_per_step
+    return {
+        "corpus_bytes": text.corpus_bytes,
+        "unique_bytes": prepared.train.bytes,
+        "tokenizer": drawn.tokenizer.name,
+        "vocab_size": facts.vocab_size,
+        "bytes_per_token": round(per_token, 4),
+        "n_layer": drawn.model.n_layer,
+        "n_embd": drawn.model.n_embd,
+        "context_length": seq_len,
+        "weights": non_embedding_parameters(drawn.model),
+        "parameters": parameter_count(drawn.model.model_copy(update={"vocab_size": facts.vocab_size})),
+        "tokens_per_step": drawn.tokens_per_step,
+        "steps": drawn.steps,
+        "tokens": tokens,
+        "bytes_seen": round(tokens * per_token),
+        "epochs": round(tokens / len(prepared.train), 3),
+        "optim": settings.values["optim"],
+        "warmup_steps": settings.values["schedule"]["warmup_steps"],
+        **result,
+        "seconds": round(time.perf_counter() - began, 1),
+        "version": __version__,
+    }
+
+
+def trained(corpus: str, settings: RawConfig, cache: Path) -> dict[str, Any]:
+    """Train with `settings`: bits per byte of the best and of the last weights, on the whole validation split."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
+        config = Path(folder) / "settings.toml"
+        config.write_text(tomli_w.dumps(settings.values))
+        out = Path(folder) / "run"
+        request = TrainRequest(corpus=(corpus,), config_files=(str(config),), out=out, cache_dir=cache)
+        try:
+            summary = train(request)
+        except GptcliError as error:
+            return {"failed": str(error)}
+        losses = [line["val_loss"] for line in MetricsLog(out / "metrics.jsonl").read() if line["val_loss"]]
+    bits_per_nat = summary["val_bits_per_byte"] / summary["val_loss"]
+    return {
+        "bits_per_byte": round(summary["val_bits_per_byte"], 5),
+        "last_bits_per_byte": round(losses[-1] * bits_per_nat, 5),
+        "train_bits_per_byte": round(summary["train_loss"] * bits_per_nat, 5),
+    }
+
+
+def in_words(run: dict[str, Any]) -> str:
+    return (
+        f"{run['corpus']} {run['number']}: {run['unique_bytes'] / 1e6:.2g} MB, {run['tokenizer']} {run['vocab_size']}, "
+        f"{run['n_layer']} x {run['n_embd']}, context {run['context_length']}, {run['steps']} steps of "
+        f"{run['tokens_per_step']}, {run['epochs']:.2g} epochs: "
+        f"{run.get('failed') or run['bits_per_byte']} bits per byte, {run['seconds']} s"
+    )

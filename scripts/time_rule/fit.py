@@ -1,0 +1,181 @@
+"""Fits the law to the recorded runs: robust least squares with priors, by Levenberg and Marquardt.
+
+Every corpus has an entropy of its own and a factor by which all terms of the law are larger or smaller, and every
+excerpt of it a small offset, since its validation part is another: none of these decides between two candidates. The
+constants are fitted as logarithms, which keeps them positive, around what the literature and scale suggest: where the
+records say little, the prior stays.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gptcli.train.law import LAW_FILE, Law, Runs, excess_bits
+from time_rule.collect import read_runs
+
+PRIOR = Law(
+    a=20.0, alpha=0.34, b=35.0, beta=0.28, v=3.0, gamma=0.3, h=3.0, eta=0.6, k=2.0, kappa=0.5, w=0.02, rho=40.0,
+    s=0.056, q=0.7, repeats=15.4, spare=20.0,
+)  # fmt: skip
+"""Exponents and R* from Hoffmann et al. 2022 (arXiv:2203.15556), Muennighoff et al. 2023 and Tao et al. 2024; the other
+factors so that each term is some tenths of a bit at a million bytes."""
+DOUBT = Law(
+    a=1.0, alpha=0.2, b=1.0, beta=0.2, v=1.0, gamma=0.3, h=1.0, eta=0.3, k=1.0, kappa=0.4, w=0.7, rho=0.5,
+    s=1.0, q=0.15, repeats=0.7, spare=1.0,
+)  # fmt: skip
+"""Standard deviations of the logarithms."""
+NOISE_BITS, EXCERPT_BITS = 0.02, 0.03
+"""Bits per byte by which runs differ from the law for no reason, and excerpts from their corpus."""
+ENTROPY, ENTROPY_DOUBT, FACTOR_DOUBT = 0.8, 0.4, 0.3
+"""The entropy of a corpus in bits per byte, how much it may differ, and by how much the logarithm of its factor."""
+HUBER = 2.0
+"""Residuals beyond so many times the noise count less than their squares."""
+ITERATIONS = 300
+
+
+class Records(NamedTuple):
+    """The runs as arrays; `corpus` and `excerpt` number what each run was made on."""
+
+    runs: Runs
+    bits: np.ndarray
+    corpus: np.ndarray
+    excerpt: np.ndarray
+    names: list[str]
+
+
+class Fit(NamedTuple):
+    """The law, the entropy of each corpus, and what is left of each run (measured - predicted, bits per byte)."""
+
+    law: Law
+    entropies: dict[str, float]
+    residuals: np.ndarray
+
+
+def report(path: Path, *, write: bool) -> int:
+    """Fit, print, and write law.json or compare with it; 1 if it is not what the records give."""
+    lines = [run for run in read_runs(path) if "failed" not in run]
+    records = as_records(lines)
+    fit = fit_law(records)
+    print(f"{len(lines)} runs on {len(records.names)} corpora, rms {rms(fit.residuals):.4f} bits per byte")
+    for name, value in fit.law._asdict().items():
+        print(f"  {name:<8} {value:.4g}")
+    for number, name in enumerate(records.names):
+        own = fit.residuals[records.corpus == number]
+        foretold = left_out(records, number)
+        print(f"  {name}: {len(own)} runs, entropy {fit.entropies[name]:.3f}, rms {rms(own):.4f}{foretold}")
+    for index in np.argsort(-abs(fit.residuals))[:5]:
+        run = lines[index]
+        print(f"  {fit.residuals[index]:+.3f}: {run['corpus']} {run['number']}")
+    law = {name: float(f"{value:.4g}") for name, value in fit.law._asdict().items()}
+    text = json.dumps({"runs": len(lines), "rms_bits": round(rms(fit.residuals), 4), "law": law}, indent=2) + "\n"
+    if write:
+        LAW_FILE.write_text(text, encoding="utf-8")
+        return 0
+    return int(LAW_FILE.read_text(encoding="utf-8") != text)
+
+
+def left_out(records: Records, number: int) -> str:
+    """How well the other corpora foretell this one, up to its entropy and its factor."""
+    own = records.corpus == number
+    if own.all() or own.sum() < 4:
+        return ""
+    predicted = excess_bits(fit_law(take(records, ~own)).law, take(records, own).runs)
+    factor, entropy = np.polyfit(predicted, records.bits[own], 1)
+    return f", foretold by the others to {rms(records.bits[own] - entropy - factor * predicted):.4f}"
+
+
+def as_records(lines: Sequence[dict[str, Any]]) -> Records:
+    names = sorted({run["corpus"] for run in lines})
+    excerpts = sorted({(run["corpus"], run["unique_bytes"]) for run in lines})
+
+    def column(key: str) -> np.ndarray:
+        return np.array([run[key] for run in lines], dtype=float)
+
+    runs = Runs(
+        weights=column("weights"),
+        layers=column("n_layer"),
+        width=column("n_embd"),
+        vocabulary=column("vocab_size"),
+        context=column("context_length"),
+        tokens_per_step=column("tokens_per_step"),
+        bytes_per_token=column("bytes_per_token"),
+        unique_bytes=column("unique_bytes"),
+        bytes_seen=column("bytes_seen"),
+    )
+    corpus = np.array([names.index(run["corpus"]) for run in lines])
+    excerpt = np.array([excerpts.index((run["corpus"], run["unique_bytes"])) for run in lines])
+    return Records(runs, column("bits_per_byte"), corpus, excerpt, names)
+
+
+def take(records: Records, chosen: np.ndarray) -> Records:
+    """The chosen runs; corpora keep their numbers."""
+    runs = Runs(*(column[chosen] for column in records.runs))
+    return Records(runs, records.bits[chosen], records.corpus[chosen], records.excerpt[chosen], records.names)
+
+
+def fit_law(records: Records) -> Fit:
+    """The most probable law, given the records and the prior."""
+    corpora, excerpts = len(records.names), int(records.excerpt.max()) + 1
+    ends = np.cumsum([len(Law._fields), corpora, corpora, excerpts])[:-1]
+    prior, doubt = np.log(PRIOR), np.array(DOUBT)
+
+    def predicted(values: np.ndarray) -> np.ndarray:
+        constants, entropies, factors, offsets = np.split(values, ends)
+        excess = np.exp(factors)[records.corpus] * excess_bits(Law(*np.exp(constants)), records.runs)
+        return entropies[records.corpus] + offsets[records.excerpt] + excess
+
+    def residuals(values: np.ndarray) -> np.ndarray:
+        """Of the runs in units of noise, damped beyond HUBER; then of all that has a prior, in those of doubt."""
+        constants, entropies, factors, offsets = np.split(values, ends)
+        return np.concatenate(
+            [
+                huber((records.bits - predicted(values)) / NOISE_BITS),
+                (constants - prior) / doubt,
+                (entropies - ENTROPY) / ENTROPY_DOUBT,
+                factors / FACTOR_DOUBT,
+                offsets / EXCERPT_BITS,
+            ]
+        )
+
+    start = np.concatenate([prior, np.full(corpora, ENTROPY), np.zeros(corpora + excerpts)])
+    values = levenberg_marquardt(residuals, start)
+    constants, entropies = np.split(values, ends)[:2]
+    named = dict(zip(records.names, map(float, entropies), strict=True))
+    return Fit(Law(*map(float, np.exp(constants))), named, records.bits - predicted(values))
+
+
+def huber(values: np.ndarray) -> np.ndarray:
+    """Values whose squares are Huber's loss: as they are up to HUBER, growing with the square root beyond."""
+    size = np.abs(values)
+    return np.where(size <= HUBER, values, np.sign(values) * np.sqrt(2 * HUBER * np.maximum(size, HUBER) - HUBER**2))
+
+
+def levenberg_marquardt(residuals: Any, start: np.ndarray) -> np.ndarray:
+    """The values that make the sum of squared residuals least, from `start` (Marquardt 1963); slopes by differences."""
+    values, damping = start, 1e-2
+    left = residuals(values)
+    for _ in range(ITERATIONS):
+        slopes = np.stack([(residuals(values + step) - left) / 1e-5 for step in 1e-5 * np.eye(len(values))], axis=1)
+        normal = slopes.T @ slopes
+        move = np.linalg.solve(normal + damping * np.diag(np.diag(normal) + 1e-9), -slopes.T @ left)
+        tried = residuals(values + move)
+        if tried @ tried < left @ left:
+            gained = left @ left - tried @ tried
+            values, left, damping = values + move, tried, max(damping / 3, 1e-9)
+            if gained < 1e-7 * (tried @ tried):
+                break
+        else:
+            damping *= 4
+            if damping > 1e12:
+                break
+    return values
+
+
+def rms(values: np.ndarray) -> float:
+    """Root mean square."""
+    return float(np.sqrt(np.mean(np.square(values))))

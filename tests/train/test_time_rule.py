@@ -1,0 +1,139 @@
+"""The rule for a deadline: more time never buys less, what the user set stands, and what cannot be done is said."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from gptcli.errors import UsageError
+from gptcli.models.estimate import non_embedding_parameters, parameter_count
+from gptcli.optim.config import MuonConfig
+from gptcli.tokenizer.config import BpeTokenizerConfig, CharTokenizerConfig
+from gptcli.train.law import shipped_law
+from gptcli.train.step_cost import StepCost
+from gptcli.train.text_facts import TokenizerFacts
+from gptcli.train.time_rule import LEAST_STEPS, Grid, Prediction, Situation
+
+CPU = StepCost(step=2e-3, layer=4e-4, number=4e-10, flop=1.2e-11)
+GPU = StepCost(step=1e-3, layer=2e-4, number=2e-12, flop=2.5e-15)
+MACHINES = {"cpu": CPU, "cuda": GPU}
+TOKENIZERS = [TokenizerFacts(CharTokenizerConfig(), 90, 1.0, 0.0)] + [
+    TokenizerFacts(BpeTokenizerConfig(vocab_size=size), size, per_token, 0.0)
+    for size, per_token in [(512, 1.95), (1024, 2.4), (2048, 2.8), (4096, 3.2), (8192, 3.5), (16384, 3.8)]
+]
+MINUTES = [1, 2, 5, 15, 60, 240]
+MEASURED = 1e18
+"""Operations of the largest measured step: more than any candidate has, so that none is left out."""
+
+
+def situation(seconds: float, unique_bytes: int = 1_000_000, device: str = "cpu", **given: Any) -> Situation:
+    return Situation(
+        unique_bytes=unique_bytes,
+        seconds=seconds,
+        tokenizers=TOKENIZERS,
+        optim=MuonConfig(),
+        given=given,
+        device_type=device,
+        memory_bytes=24_000_000_000,
+        least_flop=MACHINES[device].flop / 2,
+    )
+
+
+def best(where: Situation) -> Prediction:
+    return Grid(where).rank(MACHINES[where.device_type], shipped_law(), MEASURED)[0]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("unique_bytes", [100_000, 1_000_000, 30_000_000, 3_000_000_000])
+def test_more_time_never_chooses_a_smaller_model(unique_bytes: int, device: str) -> None:
+    for tokenizer in TOKENIZERS[::3]:
+        where = [replace(situation(60 * m, unique_bytes, device), tokenizers=[tokenizer]) for m in MINUTES]
+        sizes = [non_embedding_parameters(best(one).candidate.model) for one in where]
+        assert sizes == sorted(sizes)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("unique_bytes", [100_000, 1_000_000, 30_000_000, 3_000_000_000])
+def test_more_time_never_predicts_a_higher_loss(unique_bytes: int, device: str) -> None:
+    bits = [best(situation(60 * m, unique_bytes, device)).bits for m in MINUTES]
+    assert bits == sorted(bits, reverse=True)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_more_text_never_predicts_a_higher_loss(device: str) -> None:
+    corpora = [100_000, 1_000_000, 10_000_000, 1_000_000_000]
+    bits = [best(situation(900, size, device)).bits for size in corpora]
+    assert bits == sorted(bits, reverse=True)
+
+
+def test_a_faster_machine_never_predicts_a_higher_loss() -> None:
+    grid = Grid(situation(300))
+    costs = [StepCost(*(price * factor for price in CPU)) for factor in (4, 2, 1, 0.5)]
+    bits = [grid.rank(cost, shipped_law(), MEASURED)[0].bits for cost in costs]
+    assert bits == sorted(bits, reverse=True)
+
+
+def test_the_best_is_the_lowest_of_all_and_the_runners_up_differ_in_vocabulary_and_shape() -> None:
+    first, *others = Grid(situation(300)).rank(CPU, shipped_law(), MEASURED)
+    assert 1 <= len(others) <= 2
+    assert all(other.bits >= first.bits for other in others)
+    assert any(other.candidate.tokenizer.vocab_size != first.candidate.tokenizer.vocab_size for other in others)
+    assert any(other.candidate.shape != first.candidate.shape for other in others)
+
+
+def test_steps_fill_the_time_that_the_tokenizer_leaves() -> None:
+    learnt = [fact._replace(seconds_per_byte=6e-5) for fact in TOKENIZERS]
+    first = best(replace(situation(300), tokenizers=learnt))
+    spent = first.steps * first.step_seconds + first.candidate.tokenizer.seconds_per_byte * 1_000_000
+    assert 0.8 * 300 < spent < 300
+    assert first.epochs == pytest.approx(
+        first.steps * first.candidate.tokens_per_step * first.candidate.tokenizer.bytes_per_token / 1e6
+    )
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"model": {"n_layer": 7}},
+        {"model": {"n_embd": 100}},
+        {"model": {"n_layer": 3, "n_embd": 48, "n_head": 3}},
+        {"model": {"context_length": 96}},
+        {"train": {"tokens_per_step": 640}, "model": {"context_length": 64}},
+        {"train": {"seq_len": 48}},
+        {"train": {"batch_size": 3}},
+        {"model": {"mlp": "gelu", "n_kv_head": 1, "position": "learned"}},
+    ],
+)
+def test_what_the_user_set_is_the_only_candidate_there(given: dict[str, Any]) -> None:
+    for candidate in Grid(situation(300, **given)).candidates:
+        for name, value in given.get("model", {}).items():
+            assert getattr(candidate.model, name) == value
+        for name, value in given.get("train", {}).items():
+            assert getattr(candidate, name) == value
+        assert candidate.tokens_per_step % candidate.seq_len == 0
+
+
+def test_steps_far_beyond_what_was_measured_are_not_chosen() -> None:
+    grid = Grid(situation(3600))
+    measured = grid.amounts[grid.nearest((2, 128, 128, 1024, 1024))][3]
+    chosen = grid.rank(CPU, shipped_law(), measured)[0]
+    assert grid.amounts[chosen.number][3] <= 4 * measured < grid.amounts[best(grid.situation).number][3]
+
+
+def test_models_that_do_not_fit_into_memory_are_no_candidates() -> None:
+    small = Grid(replace(situation(1e5), memory_bytes=100_000_000))
+    assert max(parameter_count(candidate.model) for candidate in small.candidates) < 6_000_000
+    with pytest.raises(UsageError, match="memory"):
+        Grid(replace(situation(1e5), memory_bytes=1000))
+
+
+def test_a_time_too_short_for_any_training_says_how_much_is_missing() -> None:
+    learnt = [fact._replace(seconds_per_byte=6e-6) for fact in TOKENIZERS]
+    short = replace(situation(5), tokenizers=learnt)
+    with pytest.raises(UsageError, match=r"too short.*give \d+ s more") as error:
+        Grid(short).rank(CPU, shipped_law(), MEASURED)
+    missing = int(str(error.value).split("give ")[1].split(" s")[0])
+    grid = Grid(replace(short, seconds=5 + missing))
+    assert 1 <= missing < 10 and grid.rank(CPU, shipped_law(), MEASURED)[0].steps >= LEAST_STEPS

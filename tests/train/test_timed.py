@@ -1,0 +1,217 @@
+"""A run under a deadline: it ends with its time, can be repeated to the last bit, and goes on after a stop."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from gptcli.checkpoint.run import RunDirectory
+from gptcli.config import merge, parse_assignment
+from gptcli.errors import ConfigError, Stopped, UsageError
+from gptcli.train import plan, timed
+from gptcli.train.clock import Clock
+from gptcli.train.config import RunConfig
+from gptcli.train.loop import Trainer
+from gptcli.train.run import TrainRequest, train
+from gptcli.train.signals import StopRequest
+
+SETTINGS = (
+    "model.n_layer=2", "model.n_embd=32", "model.n_head=2", "model.context_length=16", "model.dropout=0.1",
+    "data.tokenizer.name=char", "train.tokens_per_step=128", "train.batch_size=3", "train.sample_tokens=8",
+    "device=cpu",
+)  # fmt: skip
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    path = tmp_path / "corpus.txt"
+    lines = (f"line {n}: the {('cat', 'dog', 'owl')[n % 3]} counts {n * n}.\n" for n in range(900))
+    path.write_text("".join(lines))
+    return path
+
+
+@pytest.fixture
+def ticking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that goes on by a thirtieth of a second whenever it is read, so that a busy machine changes nothing."""
+
+    class Ticking(Clock):
+        def __init__(self, seconds: float, began: float) -> None:
+            self.used = max(0.0, time.monotonic() - began - 60)  # what a resumed run spent before
+            super().__init__(seconds, 0.0, self.tick)
+
+        def tick(self) -> float:
+            self.used += 0.03
+            return self.used
+
+    monkeypatch.setattr(plan, "Clock", Ticking)
+
+
+def request(corpus: Path, out: Path, *more: str, seconds: float = 14.0, **options: Any) -> TrainRequest:
+    return TrainRequest(corpus=(str(corpus),), assignments=(*SETTINGS, *more), out=out, max_seconds=seconds, **options)
+
+
+def made(run: Path) -> dict[str, Any]:
+    return tomllib.loads((run / "run.toml").read_text())["train"]
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def same_bytes(one: Path, two: Path) -> bool:
+    last = made(one)["max_steps"]
+    steps = [RunDirectory(run).checkpoint_path(last) for run in (one, two)]
+    names = ("model.safetensors", "optimizer.safetensors")
+    return all((steps[0] / name).read_bytes() == (steps[1] / name).read_bytes() for name in names)
+
+
+def test_a_run_ends_with_its_time_and_its_run_toml_repeats_it_to_the_last_bit(
+    corpus: Path, tmp_path: Path, ticking: None
+) -> None:
+    summary = train(request(corpus, tmp_path / "timed"))
+    settings = made(tmp_path / "timed")
+    assert "max_seconds" not in settings and settings["max_steps"] == summary["steps"]
+    assert len(settings["pace"]) > 1, "the clock was read, and the plan changed"
+    repeated = train(TrainRequest(config_files=(str(tmp_path / "timed" / "run.toml"),), out=tmp_path / "repeated"))
+    assert same_bytes(tmp_path / "timed", tmp_path / "repeated")
+    assert repeated["val_loss"] == summary["val_loss"]  # of the same best checkpoint
+    lines = [
+        [(line["step"], line["lr"], line["val_loss"]) for line in metrics(run)]
+        for run in (tmp_path / "timed", tmp_path / "repeated")
+    ]
+    assert lines[0] == lines[1]
+
+
+def test_the_learning_rate_is_near_its_end_when_the_time_is_up(corpus: Path, tmp_path: Path, ticking: None) -> None:
+    train(request(corpus, tmp_path / "run", "train.log_every_steps=1"))
+    rates = [line["lr"] for line in metrics(tmp_path / "run")]
+    assert rates[-1] < 0.05 * max(rates)
+    peak = rates.index(max(rates))
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+
+
+def stop_at(step: int) -> Callable[[Trainer, StopRequest], None]:
+    """`Trainer.run` that is asked to stop when `step` is done."""
+    original = Trainer.step
+
+    def run(trainer: Trainer, stop: StopRequest) -> None:
+        def stepping() -> object:
+            result = original(trainer)
+            if trainer.position.step == step:
+                stop.signum = 2
+            return result
+
+        trainer.step = stepping
+        original_run(trainer, stop)
+
+    original_run = Trainer.run
+    return run
+
+
+def test_a_resumed_run_keeps_its_deadline_and_can_be_repeated_too(
+    corpus: Path, tmp_path: Path, ticking: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "broken"
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(Trainer, "run", stop_at(25))
+        train(request(corpus, broken))
+    (saved,) = [info for info in RunDirectory(broken).checkpoints() if info.step == 25]
+    state = json.loads((saved.path / "state.json").read_text())
+    assert 0 < state["spent_seconds"] < 14 and made(broken)["max_seconds"] == 14
+    # `began` is a minute early, which Ticking takes off: what remains is what was spent before the stop.
+    train(TrainRequest(out=broken, resume=True, began=time.monotonic() - 60))
+    assert made(broken)["max_steps"] > 25
+    assert made(broken)["pace"][: len(state["knots"])] == state["knots"]
+    train(TrainRequest(config_files=(str(broken / "run.toml"),), out=tmp_path / "repeated"))
+    assert same_bytes(broken, tmp_path / "repeated")
+
+
+def test_a_run_whose_time_is_up_when_it_is_resumed_is_only_finished(
+    corpus: Path, tmp_path: Path, ticking: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(Trainer, "run", stop_at(30))
+        train(request(corpus, tmp_path / "run"))
+    summary = train(TrainRequest(out=tmp_path / "run", resume=True, began=time.monotonic() - 60 - 14))
+    assert summary["steps"] == 30 and made(tmp_path / "run")["max_steps"] == 30
+    assert (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_two_ends_are_refused_and_both_are_named(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"max_steps 12 .*max_seconds 14.*choose one"):
+        train(request(corpus, tmp_path / "run", "train.max_steps=12"))
+
+
+def test_a_finished_run_is_not_given_more_time(corpus: Path, tmp_path: Path, ticking: None) -> None:
+    train(request(corpus, tmp_path / "run"))
+    with pytest.raises(ConfigError, match="choose one"):
+        train(TrainRequest(out=tmp_path / "run", resume=True, max_seconds=100.0))
+
+
+@pytest.mark.parametrize("knots", ["[[1, 5]]", "[[0, 5], [5, 5]]", "[[0, 9], [4, 8], [3, 9]]", "[[0, 9], [4, 6]]"])
+def test_knots_that_lead_nowhere_are_refused(corpus: Path, tmp_path: Path, knots: str) -> None:
+    assignments = (*SETTINGS, "train.max_steps=8", f"train.pace={knots}")
+    with pytest.raises(ConfigError, match="pace"):
+        train(TrainRequest(corpus=(str(corpus),), assignments=assignments, out=tmp_path / "run"))
+
+
+def test_a_time_in_which_nothing_can_be_trained_is_refused_before_anything_is_written(
+    corpus: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=r"too short.*give \d+ s more"):
+        train(request(corpus, tmp_path / "run", seconds=0.2))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_tells_the_choice_and_its_rivals(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    estimates = train(TrainRequest(corpus=(str(corpus),), dry_run=True, max_seconds=60.0, assignments=("device=cpu",)))
+    said = capsys.readouterr().err
+    assert estimates["steps"] > 40 and "predicted best of" in said and said.count("bits per byte more") == 2
+    assert not list(tmp_path.glob("runs"))
+
+
+def test_a_part_of_a_corpus_is_read_where_there_is_no_time_for_all(
+    corpus: Path, tmp_path: Path, ticking: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(timed, "preparing_seconds", lambda sample, facts: timed.PREPARE_PART * 14 / 9000)
+    train(request(corpus, tmp_path / "run"))
+    assert made(tmp_path / "run")["corpus_bytes"] == 9000
+    report = json.loads((tmp_path / "run" / "data.json").read_text())
+    assert 9000 <= report["train"]["bytes"] + report["val"]["bytes"] <= corpus.stat().st_size
+    assert "time for no more" in capsys.readouterr().err
+
+
+def test_what_follows_from_the_candidate_is_what_the_zero_config_rule_gives_its_shape(corpus: Path) -> None:
+    user = merge(parse_assignment("optim.lr=0.5"), parse_assignment("train.max_seconds=60"))
+    user = merge(user, parse_assignment(f'data.corpus=["{corpus}"]'), parse_assignment("device=cpu"))
+    planned = plan.make_plan(user, corpus.parent / "cache", time.monotonic())
+    config, best = planned.config, planned.choice.ranked[0].candidate
+    assert isinstance(config, RunConfig) and config.optim.lr == 0.5 and config.optim.name == "muon"
+    assert (config.model.n_layer, config.model.n_embd) == best.shape
+    assert config.train.tokens_per_step == best.tokens_per_step and config.train.max_steps is None
+    assert 3 * config.train.eval_every_steps <= planned.choice.ranked[0].steps
+
+
+@pytest.mark.slow
+def test_the_command_is_done_when_its_time_is_up(corpus: Path, tmp_path: Path) -> None:
+    began = time.monotonic()
+    command = [sys.executable, "-m", "gptcli", "train", str(corpus), "--time", "30s", "--out", str(tmp_path / "run")]
+    done = subprocess.run([*command, "--json", "--set", "device=cpu"], capture_output=True, text=True, timeout=120)
+    seconds = time.monotonic() - began
+    assert done.returncode == 0, done.stderr
+    assert 27 <= seconds <= 33, done.stderr  # within 3 % on a quiet machine
+    assert json.loads(done.stdout)["val_bits_per_byte"] < 2.5
+    weights = load_file(tmp_path / "run" / "model.safetensors")
+    assert all(torch.isfinite(tensor).all() for tensor in weights.values())
