@@ -10,8 +10,10 @@ import sys
 
 import pytest
 
-from gptcli.report.bench.crew import LIMIT, BenchError, Worker, crew, unless_it_fails
+from gptcli.report.bench import worker
+from gptcli.report.bench.crew import LIMIT, BenchError, Worker, crew, environment, unless_it_fails
 from gptcli.report.bench.jobs import LimitsJob, Task
+from gptcli.runtime import wait_briefly
 from gptcli.storage import process_is_alive
 
 LIMITS = Task("limit", "limits", LimitsJob("cpu", 0.001))
@@ -53,11 +55,11 @@ def test_workers_answer_rounds_and_end_with_the_block() -> None:
 
 @pytest.mark.slow
 def test_a_worker_that_is_killed_is_an_error_and_no_hang() -> None:
-    worker = Worker(LIMIT, LIMITS, 1)
-    os.kill(worker.process.pid, signal.SIGKILL)
+    killed = Worker(LIMIT, LIMITS, 1)
+    os.kill(killed.process.pid, signal.SIGKILL)
     with pytest.raises(BenchError, match="limit failed: its process ended with status -9"):
-        worker.play(what="sum", threads=1)
-    worker.close()
+        killed.play(what="sum", threads=1)
+    killed.close()
 
 
 def test_what_a_contender_prints_does_not_reach_the_answers() -> None:
@@ -70,3 +72,32 @@ def test_what_a_contender_prints_does_not_reach_the_answers() -> None:
     done = subprocess.run([sys.executable, "-c", code], input="{}\n", capture_output=True, text=True, timeout=60)
     assert json.loads(done.stdout) == {"a": 1}
     assert "chatter" in done.stderr
+
+
+def test_only_ours_and_the_limit_set_their_process_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared: list[str] = []
+    monkeypatch.setattr(worker, "prepare", lambda: prepared.append("now"))
+    job = {"device": "cpu", "seconds": 0.001}
+    worker.build({"module": "limit", "bench": "limits", "job": job})
+    assert prepared == ["now"]
+    with pytest.raises(ModuleNotFoundError):
+        worker.build({"module": "nobody", "bench": "limits", "job": job})
+    assert prepared == ["now"]
+
+
+@pytest.mark.parametrize(
+    ("given", "passed_on"), [({}, None), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)]
+)
+def test_peers_get_the_users_environment_and_not_ours(
+    given: dict[str, str], passed_on: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, "")  # so that it is put back whatever is set below
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    wait_briefly()
+    variables = environment(3)
+    assert variables.get("GOMP_SPINCOUNT") == passed_on
+    assert variables["OMP_NUM_THREADS"] == "3"
+    assert variables.items() >= given.items()

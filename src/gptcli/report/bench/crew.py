@@ -17,14 +17,13 @@ from typing import Any, ClassVar, TypeVar
 
 from gptcli.console import say
 from gptcli.errors import GptcliError
-from gptcli.report.bench.jobs import Task
+from gptcli.report.bench.jobs import ESSENTIAL, Task
+from gptcli.runtime import SPIN_COUNT
 
 Result = TypeVar("Result")
 
 OURS, LIMIT = "gptcli", "limit"
 """What ours, and the machine at its best, are called among the contenders."""
-ESSENTIAL = ("ours", "limit")
-"""The modules of `peers` without which there is no contest."""
 SETTLE_SECONDS = 0.25
 """Pause before another worker plays: OpenMP's threads may spin for 200 ms after their last work."""
 GOODBYE_SECONDS = 10
@@ -43,14 +42,13 @@ class Worker:
     def __init__(self, name: str, task: Task, threads: int) -> None:
         self.name, self.task = name, task
         self.log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (closed with the process)
-        counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), str(threads))
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", "gptcli.report.bench.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,
             text=True,
-            env=os.environ | counts,
+            env=environment(threads),
         )
         try:
             self.facts = self.ask(task.as_json())
@@ -119,6 +117,16 @@ def crew(tasks: Mapping[str, Task], threads: int) -> Iterator[dict[str, Worker]]
     finally:
         for worker in workers.values():
             worker.close()
+
+
+def environment(threads: int) -> dict[str, str]:
+    """What a contender's process gets: the user's environment, the number of threads, and nothing of `runtime.prepare`,
+    which is ours and which ours does for itself.
+    """
+    variables = dict(os.environ)
+    if variables.get("GOMP_SPINCOUNT") == SPIN_COUNT:
+        del variables["GOMP_SPINCOUNT"]
+    return variables | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), str(threads))
 
 
 def rounds(worker: Worker, **request: Any) -> Callable[[], dict[str, Any] | None]:

@@ -70,6 +70,10 @@ JOBS = {"limits": LimitsJob, "train": TrainingJob, "generate": DecodingJob, "dat
 """The job of each bench that has contenders, which is also the name of the function of `peers` that takes it."""
 
 
+ESSENTIAL = ("ours", "limit")
+"""The modules of `peers` without which there is no contest: gptcli, and the machine at its best."""
+
+
 @dataclass(frozen=True)
 class Task:
     """One contender's part in a bench: the module of `peers` that builds it, and what it is asked to do."""

@@ -6,14 +6,13 @@ Both are processes of their own with caches of their own, so that every start is
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import shutil
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -24,7 +23,7 @@ from gptcli.checkpoint.metrics import MetricsLog
 from gptcli.data.config import DataConfig
 from gptcli.data.prepare import prepare_data, scan_corpus
 from gptcli.data.shards import TokenShards
-from gptcli.report.bench.crew import BenchError
+from gptcli.report.bench.crew import BenchError, environment
 from gptcli.report.bench.curves import Point, Run
 from gptcli.tokenizer.config import CharTokenizerConfig
 
@@ -173,7 +172,7 @@ def run_process(
     return launched, time.time() - launched
 
 
-def cold_environment(folder: Path, threads: int) -> Mapping[str, str]:
-    """The environment with every cache inside `folder`: of tokens, and of torch's compiler."""
+def cold_environment(folder: Path, threads: int) -> dict[str, str]:
+    """A contender's environment with every cache inside `folder`: of tokens, and of torch's compiler."""
     caches = {"XDG_CACHE_HOME": str(folder / "cache"), "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")}
-    return os.environ | caches | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    return environment(threads) | caches

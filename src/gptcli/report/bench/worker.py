@@ -12,7 +12,8 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from gptcli.report.bench.jobs import JOBS
+from gptcli.report.bench.jobs import ESSENTIAL, JOBS
+from gptcli.runtime import prepare
 
 
 class Contender(NamedTuple):
@@ -23,7 +24,9 @@ class Contender(NamedTuple):
 
 
 def build(task: dict[str, Any]) -> Contender:
-    """The contender that the peer's module makes of its job."""
+    """The contender that the module of `peers` makes of its job; ours with the process set up as the command does."""
+    if task["module"] in ESSENTIAL:
+        prepare()
     module = importlib.import_module(f"gptcli.report.bench.peers.{task['module']}")
     return getattr(module, task["bench"])(JOBS[task["bench"]](**task["job"]))
 
