@@ -24,7 +24,7 @@ from gptcli.checkpoint.metrics import MetricsLog
 from gptcli.config import RawConfig, merge
 from gptcli.data.config import DataConfig
 from gptcli.data.prepare import CorpusScan, default_cache_dir, prepare_data
-from gptcli.errors import GptcliError
+from gptcli.errors import GptcliError, Stopped
 from gptcli.models.config import ModelConfig
 from gptcli.models.estimate import flops_per_token, non_embedding_parameters, parameter_count
 from gptcli.tokenizer.config import BpeTokenizerConfig, CharTokenizerConfig, TokenizerConfig
@@ -204,6 +204,8 @@ def trained(corpus: str, settings: RawConfig, cache: Path) -> dict[str, Any]:
         request = TrainRequest(corpus=(corpus,), config_files=(str(config),), out=out, cache_dir=cache)
         try:
             summary = train(request)
+        except Stopped:
+            raise
         except GptcliError as error:
             return {"failed": str(error)}
         losses = [line["val_loss"] for line in MetricsLog(out / "metrics.jsonl").read() if line["val_loss"]]

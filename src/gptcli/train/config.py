@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -23,9 +23,9 @@ class TrainerConfig(Config):
     """Seconds that the whole command may take, from its start to the saved model; what is not set is chosen for them.
     `--time 10m` sets it. None: it ends after max_steps."""
 
-    pace: tuple[tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]], ...] = ()
-    """How a run under a deadline went, for repeating it: pairs (step, the last step as planned then). The learning
-    rate, and what happens every so many steps, count in steps as the first pair planned them."""
+    pace: str = Field("", pattern=r"^(\d+:\d+( \d+:\d+)*)?$")
+    """How a run under a deadline went, for repeating it: `STEP:END ...`, the last step as it was planned at each of
+    these steps. The learning rate, and what happens every so many steps, count in steps as the first one planned."""
 
     corpus_bytes: int | None = Field(None, ge=1)
     """Read only about so many bytes of the corpus, from files drawn by their hash; none: all of it. Chosen where
@@ -91,13 +91,21 @@ class TrainerConfig(Config):
             )
         return self
 
+    @property
+    def knots(self) -> tuple[tuple[int, int], ...]:
+        """`pace` as (step, end) pairs."""
+        pairs = (pair.split(":") for pair in self.pace.split())
+        return tuple((int(start), int(end)) for start, end in pairs)
+
     @model_validator(mode="after")
     def pace_goes_forward(self) -> TrainerConfig:
-        starts = [start for start, _ in self.pace]
-        if starts and (starts[0] or any(a >= b for a, b in pairwise(starts)) or any(a >= b for a, b in self.pace)):
+        knots = self.knots
+        if knots and (
+            knots[0][0] or any(a >= b for (a, _), (b, _) in pairwise(knots)) or any(a >= b for a, b in knots)
+        ):
             raise ValueError("pace must begin at step 0, its steps must rise, and each must lie before its end")
-        if self.pace and self.max_steps is not None and self.pace[-1][1] < self.max_steps:
-            raise ValueError(f"pace ends at step {self.pace[-1][1]}, before max_steps {self.max_steps}; leave it out")
+        if knots and self.max_steps is not None and knots[-1][1] < self.max_steps:
+            raise ValueError(f"pace ends at step {knots[-1][1]}, before max_steps {self.max_steps}; leave it out")
         return self
 
 

@@ -1,7 +1,7 @@
 """A part of a corpus that is too large to be read whole: files drawn by their hash, so many bytes of them.
 
 What was drawn is kept in the cache as rows, one a document, so that it is read like any other corpus. A document that
-is longer than a piece (a million characters) becomes several rows.
+is longer than a piece (a million characters) becomes several rows, and the last one is cut.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ def scan_excerpt(config: DataConfig, corpus_bytes: int | None, cache_dir: Path, 
 
 
 def drawn_texts(files: list[SourceFile], config: DataConfig, wanted: int, seed: int) -> Iterator[str]:
-    """Documents of files drawn by the hash of their names, at least `wanted` bytes of UTF-8 if there are so many."""
-    taken = 0
+    """Documents of files drawn by the hash of their names: `wanted` bytes of UTF-8, or all if there are fewer."""
     for file in in_drawn_order(files, seed):
         for piece in read_pieces(file, config):
-            yield piece.text
-            taken += len(piece.text.encode())
-            if taken >= wanted:
+            content = piece.text.encode()
+            yield piece.text if len(content) <= wanted else content[:wanted].decode(errors="ignore")
+            wanted -= len(content)
+            if wanted <= 0:
                 return
 
 

@@ -94,7 +94,7 @@ class Plan:
         """Where the run ends, as planned before its first step."""
         train = self.config.train
         if self.deadline is None:
-            return Pace(train.pace or ((0, train.max_steps),), last_step=train.max_steps)
+            return Pace(train.knots or ((0, train.max_steps),), last_step=train.max_steps)
         evaluated = min(train.eval_tokens, len(self.data.val))
         return Pace(
             ((0, self.steps),),

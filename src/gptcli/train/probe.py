@@ -39,7 +39,7 @@ PLACES = {
     ),
 }
 """(layers, width, context, vocabulary, tokens of a step) that are measured first, the quick ones before the slow."""
-GEMM_SIZE = 1024
+GEMM_SIZE = {"cpu": 1024, "gpu": 8192}
 TIMED_STEPS = 4
 MEASURED_WEIGHT = 3
 """How often the winner's own measurement counts beside those of other shapes."""
@@ -54,13 +54,17 @@ class Machine:
     optim: OptimConfig
     grad_clip: float
 
+    @property
+    def kind(self) -> str:
+        return "cpu" if self.device.type == "cpu" else "gpu"
+
 
 def measure(machine: Machine, grid: Grid, law: Law, seconds: float) -> list[Prediction]:
     """The candidates ranked by what a step costs on this machine, in about `seconds`: the best, then runners-up.
 
     The first measurement is not counted in them: it waits for libraries that training would wait for.
     """
-    first, *places = dict.fromkeys(map(grid.nearest, PLACES["cpu" if machine.device.type == "cpu" else "gpu"]))
+    first, *places = dict.fromkeys(map(grid.nearest, PLACES[machine.kind]))
     measured = {first: candidate_seconds(machine, grid.candidates[first], seconds / 12)}
     stop = time.perf_counter() + seconds
     for number in places:
@@ -79,8 +83,8 @@ def measure(machine: Machine, grid: Grid, law: Law, seconds: float) -> list[Pred
 
 def seconds_per_flop(machine: Machine) -> float:
     """Seconds of an operation in a large matrix product: no step can be faster."""
-    a = torch.randn(GEMM_SIZE, GEMM_SIZE, device=machine.device)
-    taken = []
+    count, taken = GEMM_SIZE[machine.kind], []
+    a = torch.randn(count, count, device=machine.device)
     for _ in range(3):
         synchronize(machine.device)
         began = time.perf_counter()
@@ -88,7 +92,7 @@ def seconds_per_flop(machine: Machine) -> float:
             a @ a
         synchronize(machine.device)
         taken.append(time.perf_counter() - began)
-    return min(taken) / (2 * GEMM_SIZE**3)
+    return min(taken) / (2 * count**3)
 
 
 def candidate_seconds(machine: Machine, candidate: Candidate, seconds: float) -> float:

@@ -133,7 +133,8 @@ def train_in(run: RunDirectory, plan: Plan, model: GPT, *, resumed: bool) -> dic
 
 def as_made(trainer: Trainer) -> RunConfig:
     """The configuration that repeats a run under a deadline step by step: as many steps, on the same course."""
-    made = {"max_seconds": None, "max_steps": trainer.position.step, "pace": trainer.pace.knots}
+    pace = " ".join(f"{step}:{end}" for step, end in trainer.pace.knots)
+    made = {"max_seconds": None, "max_steps": trainer.position.step, "pace": pace}
     config = trainer.config
     return config.model_copy(update={"train": config.train.model_copy(update=made)})
 

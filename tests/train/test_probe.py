@@ -1,0 +1,54 @@
+"""The probe measures real steps, and chooses nothing that it has not measured while there is time to."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from gptcli.models.config import ModelConfig
+from gptcli.optim.config import MuonConfig
+from gptcli.tokenizer.config import BpeTokenizerConfig
+from gptcli.train import probe
+from gptcli.train.law import shipped_law
+from gptcli.train.probe import Machine, measure, seconds_per_flop, step_seconds
+from gptcli.train.step_cost import StepCost
+from gptcli.train.text_facts import TokenizerFacts
+from gptcli.train.time_rule import Candidate, Grid, Situation
+
+MACHINE = Machine(torch.device("cpu"), "fp32", MuonConfig(), 1.0)
+
+
+def grid(least_flop: float) -> Grid:
+    facts = [TokenizerFacts(BpeTokenizerConfig(vocab_size=size), size, size**0.15, 0.0) for size in (512, 2048)]
+    return Grid(Situation(1_000_000, 300.0, facts, MuonConfig(), {}, "cpu", 10**10, least_flop))
+
+
+def test_a_step_of_twice_the_tokens_takes_longer_and_no_step_beats_the_matrix_products_limit() -> None:
+    model = ModelConfig(n_layer=2, n_embd=128, n_head=4, vocab_size=512, context_length=64)
+    limit = min(seconds_per_flop(MACHINE) for _ in range(3))
+    small, large = (step_seconds(MACHINE, model, tokens, 64, 8, 0.0) for tokens in (512, 4096))
+    assert small < large
+    assert 0 < limit * 6 * 400_000 * 4096 < 3 * large
+
+
+def test_the_choice_rests_on_its_own_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine whose prices differ from what the first places suggest: wide models are ten times as slow."""
+    prices, seen = StepCost(1e-3, 2e-4, 2e-10, 1e-11), []
+    candidates = grid(1e-12)
+
+    def seconds(machine: Machine, candidate: Candidate, limit: float) -> float:
+        number = candidates.candidates.index(candidate)
+        seen.append(number)
+        return prices.seconds(candidates.amounts[number]) * (10 if candidate.model.n_embd >= 192 else 1)
+
+    monkeypatch.setattr(probe, "candidate_seconds", seconds)
+    best = measure(MACHINE, candidates, shipped_law(), 60.0)[0]
+    assert best.number in seen
+    assert best.step_seconds == pytest.approx(seconds(MACHINE, best.candidate, 0.0), rel=0.5)
+
+
+def test_a_probe_without_time_measures_once_and_still_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+    monkeypatch.setattr(probe, "candidate_seconds", lambda *_: taken.append(1) or 0.05)
+    ranked = measure(MACHINE, grid(1e-12), shipped_law(), 0.0)
+    assert len(taken) == 1 and ranked[0].steps > 0
