@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from gptcli.config import Config, check_keys, dump_toml, merge, parse_assignment, read_toml, validate
 from gptcli.config.reference import annotated_toml
+from gptcli.config.shipped import find_config, shipped_configs
 from gptcli.errors import ConfigError, StorageError
 
 
@@ -138,3 +139,9 @@ def test_dumped_and_annotated_toml_read_back_as_the_same_config() -> None:
         values = tomllib.loads(text)
         assert Outer.model_validate(values) == config
     assert "# How many layers." in annotated_toml(config)
+
+
+def test_every_shipped_config_is_found_by_its_name_also_one_with_a_dot() -> None:
+    for name, path in shipped_configs().items():
+        assert find_config(name) == find_config(f"{name}.toml") == path
+    assert "gpt2-1.5b" in shipped_configs()

@@ -33,9 +33,10 @@ def find_config(name: str) -> Path:
     if path.is_file():
         return path
     known = shipped_configs()
-    if path.suffix in ("", ".toml") and (path.stem in known) and len(path.parts) <= 2:
-        return known[path.stem]
-    close = difflib.get_close_matches(path.stem, known, n=1)
+    stem = path.name.removesuffix(".toml")  # not Path.stem, which takes the end of gpt2-1.5b for a suffix
+    if stem in known and len(path.parts) <= 2:
+        return known[stem]
+    close = difflib.get_close_matches(stem, known, n=1)
     remedy = f"did you mean {close[0]}?" if close else f"shipped are {', '.join(known)}"
     raise ConfigError(f"no config file {name}", remedy)
 
