@@ -32,6 +32,27 @@ def test_rms_norm_keeps_the_dtype_of_its_input_without_a_warning() -> None:
         assert RMSNorm(8, 1e-6)(torch.randn(2, 8, dtype=torch.bfloat16)).dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("eps", [1e-6, 0.5])
+def test_rms_norm_has_the_gradient_of_its_formula(eps: float) -> None:
+    norm = RMSNorm(6, eps).double()
+    nn.init.normal_(norm.weight)
+    x = torch.randn(2, 3, 12, dtype=torch.float64)[..., ::2].requires_grad_()  # not contiguous, as a head's part is not
+    mix = torch.randn(2, 3, 6, dtype=torch.float64)
+    found = torch.autograd.grad((norm(x) * mix).sum(), (x, norm.weight))
+    formula = x / (x.square().mean(-1, keepdim=True) + eps).sqrt() * norm.weight
+    torch.testing.assert_close(found, torch.autograd.grad((formula * mix).sum(), (x, norm.weight)))
+
+
+def test_rms_norm_gives_the_same_with_and_without_gradients_and_where_the_input_is_zero() -> None:
+    norm, x = RMSNorm(8, 1e-6), torch.randn(4, 8)
+    x[2] = 0
+    with torch.no_grad():
+        plain = norm(x)
+    torch.testing.assert_close(norm(x), plain, rtol=1e-6, atol=0)
+    norm(x.requires_grad_()).sum().backward()
+    assert x.grad.isfinite().all()
+
+
 ACTIVATIONS = {
     "gelu": (nn.functional.gelu, lambda x: x * 0.5 * (1 + torch.erf(x / math.sqrt(2)))),
     "gelu_tanh": (gelu_tanh, lambda x: 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))),

@@ -72,3 +72,9 @@ def test_rows_may_stand_at_different_positions() -> None:
     cos, sin = rope(12, 3, positions, CPU)
     assert cos.shape == (2, 1, 3, 8)
     assert torch.equal(cos[:, 0], plain_cos[positions]) and torch.equal(sin[:, 0], plain_sin[positions])
+
+
+def test_the_gradient_of_a_rotation_is_turned_back() -> None:
+    x = torch.randn(2, 3, 5, 8, dtype=torch.float64, requires_grad=True)
+    rotary = RotaryEmbedding(6, 100.0, 5)(0, 5, None, CPU)
+    assert torch.autograd.gradcheck(lambda x: apply_rotary(x, tuple(table.double() for table in rotary)), x)

@@ -89,10 +89,10 @@ def training_memory_bytes(
 def block_activations(config: ModelConfig, seq_len: int) -> int:
     """Numbers a token that one block keeps for its backward pass (approximate: kernels differ in what they save)."""
     q, k = config.n_head * config.head_width, config.kv_heads * config.head_width
-    norms = 2 * (3 if config.norm == "rmsnorm" else 2) * config.n_embd  # input, (scaled input,) output
+    norms = 2 * 2 * config.n_embd  # input, output
     attention = q + 2 * k + q  # q, k, v and the output
-    if config.qk_norm:
-        attention += 2 * (q + k)  # normalised, before and after the weight
+    if config.qk_norm or config.position == "rope":
+        attention += q + k  # as they are multiplied
     if config.attention == "reference" or config.dropout:  # on a CPU the fused kernel has no dropout
         attention += 2 * config.n_head * seq_len  # the attention weights, before and after what follows the softmax
     mlp = (4 if config.gated else 2) * config.mlp_width  # gate, up, activated gate and their product; or up, activated
