@@ -28,7 +28,7 @@ from gptcli.models.gpt import GPT
 from gptcli.nn.device import peak_memory_bytes
 from gptcli.optim.build import build_optimizer
 from gptcli.optim.schedule import lr_factor, set_lr
-from gptcli.train.pace import Knots
+from gptcli.train.pace import Course, Knots
 from gptcli.train.plan import Plan
 from gptcli.train.signals import StopRequest
 from gptcli.train.step import Stepper, StepResult, micro_batches, step_seed
@@ -93,7 +93,7 @@ class Trainer:
         self.position = Position(**{field.name: state.get(field.name, field.default) for field in fields(Position)})
         self.position.knots = tuple((start, end) for start, end in self.position.knots)
         if self.plan.clock is not None and self.position.knots:
-            self.pace.knots = self.position.knots
+            self.pace.course = Course(self.position.knots)
         self.forget_later_lines()
 
     def forget_later_lines(self) -> None:
@@ -144,10 +144,10 @@ class Trainer:
 
     def step(self) -> StepResult:
         """The next optimizer step; counts bad ones and gives up after `max_bad_steps` in a row."""
-        config, position = self.config, self.position
+        config, position, course = self.config, self.position, self.pace.course
         began = time.perf_counter()
         torch.manual_seed(step_seed(config.seed, position.step))
-        factor = lr_factor(config.schedule, self.pace.place(position.step), self.pace.length, config.optim.lr)
+        factor = lr_factor(config.schedule, course.place(position.step), course.length, config.optim.lr)
         set_lr(self.optimizer, factor)
         batches = list(
             micro_batches(self.plan.batches, position.step, config.sequences_per_step, config.train.batch_size)
@@ -249,7 +249,7 @@ class Trainer:
         if any(saved.step == position.step for saved in self.run_directory.checkpoints()):
             return
         if self.plan.clock is not None:
-            position.spent_seconds, position.knots = self.plan.clock.spent(), self.pace.knots
+            position.spent_seconds, position.knots = self.plan.clock.spent(), self.pace.course.knots
         with self.pace.timing("save"):
             tensors, optimizer = flatten_state(self.optimizer)
             state = asdict(position) | {

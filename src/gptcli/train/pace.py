@@ -8,6 +8,7 @@ are whole numbers, a run that is given them passes the same places to the last b
 
 from __future__ import annotations
 
+import bisect
 import statistics
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -32,14 +33,26 @@ FORWARD_PART = 0.4
 """Seconds to evaluate a token over seconds to train on it, until an evaluation was timed: a third and a little."""
 
 
-def place(knots: Knots, step: int) -> float:
-    """Where `step` stands between 0 and the end as planned first: exactly at `step` while that is the only plan."""
-    at, length = 0.0, knots[0][1]
-    starts = [start for start, _ in knots[1:]]
-    for (start, end), following in zip(knots, [*starts, step], strict=True):
-        if step > start:
-            at = at + (length - at) * (min(step, following, end) - start) / (end - start)
-    return at
+class Course:
+    """The places that a run passes, from its knots."""
+
+    def __init__(self, knots: Knots) -> None:
+        self.knots = knots
+        self.length = knots[0][1]
+        """Where the scale ends: the number of steps that was planned first."""
+        self.starts = [start for start, _ in knots]
+        self.bases: list[float] = [0.0]
+        for start in self.starts[1:]:
+            self.bases.append(self.after(len(self.bases) - 1, start))
+
+    def place(self, step: int) -> float:
+        """Where `step` stands between 0 and `length`: exactly at `step` while there is one knot only."""
+        return self.after(max(0, bisect.bisect_left(self.starts, step) - 1), step)
+
+    def after(self, knot: int, step: int) -> float:
+        """The place of `step` as it was planned at that knot."""
+        (start, end), base = self.knots[knot], self.bases[knot]
+        return base + (self.length - base) * (min(max(step, start), end) - start) / (end - start)
 
 
 class Pace:
@@ -66,7 +79,7 @@ class Pace:
             closing: name -> how often that thing, or its like, is done after the last step.
             tokens: of one "evaluate" and of one step, which tell what an evaluation takes until one was timed.
         """
-        self.knots, self.last_step, self.clock = knots, last_step, clock
+        self.course, self.last_step, self.clock = Course(knots), last_step, clock
         self.intervals, self.closing = dict(intervals or {}), dict(closing or {})
         self.evaluated_tokens, self.step_tokens = tokens
         self.timings: dict[str, list[float]] = {name: [] for name in {*self.intervals, *self.closing}}
@@ -79,18 +92,9 @@ class Pace:
             self.next_look = self.lap_began + self.interval
 
     @property
-    def length(self) -> int:
-        """Where the scale of `place` ends."""
-        return self.knots[0][1]
-
-    def place(self, step: int) -> float:
-        """Where `step` stands between 0 and `length`."""
-        return place(self.knots, step)
-
-    @property
     def end(self) -> int:
         """The step after which the run ends, as planned now."""
-        return self.last_step or self.knots[-1][1]
+        return self.last_step or self.course.knots[-1][1]
 
     def is_over(self, step: int) -> bool:
         """Whether `step` is the last one: as planned, or because no time is left for another."""
@@ -103,7 +107,7 @@ class Pace:
 
         A run whose machine is slower than was thought then still sees as many evaluations, only closer together.
         """
-        return every > 0 and self.place(step) // every > self.place(step - 1) // every
+        return every > 0 and self.course.place(step) // every > self.course.place(step - 1) // every
 
     @contextmanager
     def timing(self, name: str) -> Iterator[None]:
@@ -130,12 +134,12 @@ class Pace:
 
     def plan(self, step: int) -> None:
         """Set the end to the last step that can be made in time, if that is worth a knot."""
-        left = self.length - self.place(step)
+        left = self.course.length - self.course.place(step)
         events = sum(left // every * self.event_seconds(name) for name, every in self.intervals.items() if every)
         available = self.clock.remaining() - self.closing_seconds() - events
         end = step + max(1, int(available / max(self.step_seconds, 1e-9)))
         if abs(end - self.end) > CHANGE * (self.end - step):
-            self.knots = (*(knot for knot in self.knots if knot[0] < step), (step, end))
+            self.course = Course((*(knot for knot in self.course.knots if knot[0] < step), (step, end)))
 
     def recent_step_seconds(self) -> float:
         """Seconds of a step by itself, from the latest ones."""

@@ -70,7 +70,8 @@ def train(request: TrainRequest) -> dict[str, Any]:
 def plan_and_train(request: TrainRequest, resumable: RunDirectory | None) -> dict[str, Any]:
     """Show what will happen, then do it unless this is a dry run. A run that is resumed is locked already."""
     user = user_settings(request, resumable)
-    began = request.began - (spent_before(resumable) if resumable else 0.0)
+    is_timed = "max_seconds" in user.values.get("train", {})
+    began = request.began - (spent_before(resumable) if resumable and is_timed else 0.0)
     plan = make_plan(user, request.cache_dir or default_cache_dir(), began, resumed=resumable is not None)
     out = request.out or fresh_directory(plan.config.data.corpus)
     model = None
@@ -133,7 +134,7 @@ def train_in(run: RunDirectory, plan: Plan, model: GPT, *, resumed: bool) -> dic
 
 def as_made(trainer: Trainer) -> RunConfig:
     """The configuration that repeats a run under a deadline step by step: as many steps, on the same course."""
-    pace = " ".join(f"{step}:{end}" for step, end in trainer.pace.knots)
+    pace = " ".join(f"{step}:{end}" for step, end in trainer.pace.course.knots)
     made = {"max_seconds": None, "max_steps": trainer.position.step, "pace": pace}
     config = trainer.config
     return config.model_copy(update={"train": config.train.model_copy(update=made)})
