@@ -24,7 +24,7 @@ from gptcli.checkpoint.metrics import MetricsLog
 from gptcli.config import RawConfig, merge
 from gptcli.data.config import DataConfig
 from gptcli.data.prepare import CorpusScan, default_cache_dir, prepare_data
-from gptcli.errors import GptcliError, Stopped
+from gptcli.errors import GptcliError, Stopped, UsageError
 from gptcli.models.config import ModelConfig
 from gptcli.models.estimate import flops_per_token, non_embedding_parameters, parameter_count
 from gptcli.tokenizer.config import BpeTokenizerConfig, CharTokenizerConfig, TokenizerConfig
@@ -41,6 +41,7 @@ STEPS = (40, 20_000)
 LEAST_WIDTH = 48
 TOKENS_PER_WEIGHT = (1, 500)
 EPOCHS = 64
+ATTEMPTS = 20_000
 EVALUATIONS, EVALUATED_TOKENS = 6, 50_000
 SEED = 1
 
@@ -111,8 +112,12 @@ def excerpts(source: Source, cache: Path) -> Iterator[Text]:
 
 
 def draw(generator: random.Random, scan: CorpusScan, flops: tuple[float, float]) -> Drawn:
-    """A run of so many operations on this text: any tokenizer, shape, context and batch that make sense together."""
-    while True:
+    """A run of so many operations on this text: any tokenizer, shape, context and batch that make sense together.
+
+    Raises:
+        UsageError: there is none.
+    """
+    for _ in range(ATTEMPTS):
         tokenizer, per_token = draw_tokenizer(generator, scan)
         layers, width, context = generator.choice(LAYERS), generator.choice(WIDTHS), generator.choice(CONTEXTS)
         if width < LEAST_WIDTH or not WIDTH_PER_LAYER[0] <= width / layers <= WIDTH_PER_LAYER[1]:
@@ -132,6 +137,7 @@ def draw(generator: random.Random, scan: CorpusScan, flops: tuple[float, float])
             and scan.train.bytes > 20 * context * per_token
         ):
             return Drawn(tokenizer, model, tokens_per_step, steps)
+    raise UsageError(f"no run of {flops[0]:g} to {flops[1]:g} operations makes sense on {scan.train.bytes:,} bytes")
 
 
 def draw_tokenizer(generator: random.Random, scan: CorpusScan) -> tuple[TokenizerConfig, float]:

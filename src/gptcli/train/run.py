@@ -17,7 +17,7 @@ import torch
 
 from gptcli.checkpoint.load import load_checkpoint
 from gptcli.checkpoint.run import RunDirectory
-from gptcli.config import RawConfig, dump_toml, merge, read_toml
+from gptcli.config import RawConfig, check_keys, dump_toml, merge, read_toml
 from gptcli.config.load import with_origin
 from gptcli.config.shipped import read_settings
 from gptcli.console import say, size
@@ -70,6 +70,7 @@ def train(request: TrainRequest) -> dict[str, Any]:
 def plan_and_train(request: TrainRequest, resumable: RunDirectory | None) -> dict[str, Any]:
     """Show what will happen, then do it unless this is a dry run. A run that is resumed is locked already."""
     user = user_settings(request, resumable)
+    check_keys(RunConfig, user)
     is_timed = "max_seconds" in user.values.get("train", {})
     began = request.began - (spent_before(resumable) if resumable and is_timed else 0.0)
     plan = make_plan(user, request.cache_dir or default_cache_dir(), began, resumed=resumable is not None)
