@@ -173,7 +173,9 @@ def learn(
     ] = None,
     targets: Annotated[str, typer.Option(metavar="L,L", help="Losses in nats a character.")] = "1.88,1.70,1.61",
     seeds: Annotated[str, typer.Option(metavar="S,S", help="One run of every contender for each.")] = "1,2,3",
-    eval_every: Annotated[int, typer.Option(min=1, help="Steps between two measurements of the whole split.")] = 100,
+    eval_every: Annotated[
+        int, typer.Option(min=1, help="Steps between two measurements; a contender's own settings win.")
+    ] = 100,
     picture: Annotated[
         Path | None, typer.Option(help="Draw loss against seconds into this .svg or .png.", show_default=False)
     ] = None,

@@ -148,13 +148,19 @@ def test_a_contest_of_learning_ends_with_curves_of_both_and_a_picture(
         targets=(3.7, 0.5),
         seeds=(1, 2),
         eval_every=3,
-        nanogpt=(parse_arguments("bigram=--learning_rate=0.5 --max_iters=9"),),
+        nanogpt=tuple(
+            map(
+                parse_arguments,
+                ("bigram=--learning_rate=0.5 --max_iters=9", "own=--learning_rate=0.5 --max_iters=8 --eval_interval=4"),
+            )
+        ),
         picture=picture,
     )
     peers = choose_peers([f"nanogpt={checkout}"], "learn")
     outcome = measure(request, peers, Setting(rounds=2, threads=1, device="cpu"))
     contenders = outcome.results["contenders"]
-    assert list(contenders) == ["tiny", "bigram"]
+    assert list(contenders) == ["tiny", "bigram", "own"]
+    assert [step for step, _, _ in contenders.pop("own")["runs"][0]["points"]] == [4, 8], "as its arguments say"
     for one in contenders.values():
         assert [run["seed"] for run in one["runs"]] == [1, 2]
         for points in (run["points"] for run in one["runs"]):

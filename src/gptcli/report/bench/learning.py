@@ -163,8 +163,8 @@ def seconds_table(results: dict[str, Any]) -> Table:
     notes = [
         "Steps alone, the first as long as the median one; in brackets from the command on, with imports, data, "
         "compilation and the first step as they were. Evaluations and checkpoints are in neither.",
-        f"Losses are of the whole validation split, every {results['eval_every_steps']} steps, on a straight line "
-        "between; medians over the seeds.",
+        "Losses are of the whole validation split, on a straight line between two measurements "
+        f"({results['eval_every_steps']} steps, unless a contender's settings say otherwise); medians over the seeds.",
     ]
     return Table(f"Seconds of training to a validation loss: {results['corpus']}", columns, rows, notes)
 
@@ -201,10 +201,7 @@ def run_table(results: dict[str, Any]) -> Table:
         for name, one in results["contenders"].items()
     ]
     columns = ("", "lowest loss", "after", "step", "first step", "start to first step", "whole command")
-    note = (
-        f"Every {results['eval_every_steps']} steps each measures the whole validation split; medians over the seeds."
-    )
-    return Table(f"The runs: {results['corpus']}", columns, rows, [note])
+    return Table(f"The runs: {results['corpus']}", columns, rows, ["Medians over the seeds."])
 
 
 def parse_ours(text: str) -> tuple[str, tuple[str, ...]]:

@@ -47,7 +47,7 @@ class Course:
 
     corpus: tuple[str, ...]
     eval_every: int
-    """Steps between two measurements on the whole validation split."""
+    """Steps between two measurements on the whole validation split, where a contender does not say otherwise."""
     threads: int
     device: str
 
@@ -59,9 +59,9 @@ def run_ours(course: Course, configs: Sequence[str], assignments: Sequence[str],
         BenchError: it failed; one line with its own words.
     """
     settings = [
+        f"train.eval_every_steps={course.eval_every}",
         *assignments,
         *CORPUS_SETTINGS,
-        f"train.eval_every_steps={course.eval_every}",
         f"train.eval_tokens={WHOLE_SPLIT}",
         "train.log_every_steps=1",
         "train.sample_every_steps=0",
@@ -95,11 +95,12 @@ def run_nanogpt(course: Course, checkout: str, arguments: str, seed: int, folder
     shutil.copytree(checkout, copy, ignore=shutil.ignore_patterns(".git", "*.bin", "*.pt", "*.ipynb", "assets"))
     data = copy / "data" / "bench"
     write_dataset(course.corpus, data, folder / "cache")
+    interval = [] if "--eval_interval=" in arguments else [f"--eval_interval={course.eval_every}"]
     given = [
         *arguments.split(),
+        *interval,
         "--dataset=bench",
         "--out_dir=out-bench",
-        f"--eval_interval={course.eval_every}",
         "--always_save_checkpoint=True",
         f"--device={course.device}",
     ]
