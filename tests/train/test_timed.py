@@ -206,12 +206,16 @@ def test_what_follows_from_the_candidate_is_what_the_zero_config_rule_gives_its_
 
 @pytest.mark.slow
 def test_the_command_is_done_when_its_time_is_up(corpus: Path, tmp_path: Path) -> None:
-    began = time.monotonic()
-    command = [sys.executable, "-m", "gptcli", "train", str(corpus), "--time", "30s", "--out", str(tmp_path / "run")]
-    done = subprocess.run([*command, "--json", "--set", "device=cpu"], capture_output=True, text=True, timeout=120)
-    seconds = time.monotonic() - began
-    assert done.returncode == 0, done.stderr
-    assert 27 <= seconds <= 33, done.stderr  # within 3 % on a quiet machine
-    assert json.loads(done.stdout)["val_bits_per_byte"] < 2.5
-    weights = load_file(tmp_path / "run" / "model.safetensors")
-    assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+    """Within 3 %, in one of three runs: nobody foresees that a machine which others use stalls in the last second."""
+    seconds: list[float] = []
+    while len(seconds) < 3 and not any(29.1 <= taken <= 30.9 for taken in seconds):
+        out = tmp_path / f"run-{len(seconds)}"
+        command = [sys.executable, "-m", "gptcli", "train", str(corpus), "--time", "30s", "--out", str(out), "--json"]
+        began = time.monotonic()
+        done = subprocess.run([*command, "--set", "device=cpu"], capture_output=True, text=True, timeout=120)
+        seconds.append(time.monotonic() - began)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["val_bits_per_byte"] < 2.5
+        weights = load_file(out / "model.safetensors")
+        assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+    assert any(29.1 <= taken <= 30.9 for taken in seconds), seconds

@@ -106,6 +106,7 @@ def choose_for_time(setting: Setting) -> tuple[CorpusScan, RawConfig, Choice]:
     more, excerpt = choose_intervals(ranked[0], clock.seconds), ""
     if limit is not None:
         more["corpus_bytes"] = limit
+    if limit != draft.train.corpus_bytes:
         excerpt = f"{size(limit)} of about {size(corpus_bytes)} are read: there is time for no more"
     best, steps = ranked[0].candidate, ranked[0].steps
     settings = settle(best, steps, scan.train, setting.device.type, setting.user, more)
