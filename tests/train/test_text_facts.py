@@ -15,7 +15,7 @@ from gptcli.train.text_facts import Sample, bytes_per_token, read_sample, tokeni
 
 @pytest.fixture(scope="module")
 def stories() -> str:
-    return (Path(__file__).parents[2] / "data" / "stories.txt").read_text()[:200_000]
+    return (Path(__file__).parents[2] / "data" / "stories.txt").read_text()[:400_000]
 
 
 def facts_of(text: str, given: object = None, vocab_given: bool = False) -> dict[tuple[str, int], float]:

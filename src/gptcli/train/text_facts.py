@@ -31,7 +31,7 @@ from gptcli.train.excerpt import in_drawn_order
 
 VOCABULARIES = tuple(2**power for power in range(9, 16))
 """BPE's candidates; a vocabulary is one only where the corpus has BYTES_PER_ENTRY for each of its entries."""
-BYTES_PER_ENTRY = 64
+BYTES_PER_ENTRY = 128
 SAMPLED_FILES = 16
 """A sample comes from so many files, if there are."""
 READINGS = 8
