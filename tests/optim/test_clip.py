@@ -31,6 +31,11 @@ def test_the_norm_is_the_joint_norm() -> None:
     assert gradient_norm(parameters_with(gradients)).item() == pytest.approx(joint_norm(gradients), rel=1e-6)
 
 
+def test_the_norm_of_millions_of_numbers_is_not_lost_in_rounding() -> None:
+    gradient = torch.randn(6000, 1000, generator=torch.Generator().manual_seed(0))
+    assert gradient_norm(parameters_with([gradient])).item() == pytest.approx(joint_norm([gradient]), rel=1e-6)
+
+
 def test_a_norm_above_the_limit_is_divided_down_to_it() -> None:
     divisor = clip_divisor(torch.tensor(10.0), 0.5)
     assert 10.0 / divisor.item() == pytest.approx(0.5, rel=1e-6)

@@ -26,6 +26,8 @@ class Embedding(nn.Embedding):
 
         The gradient is that of `self(ids)` and `self.weight`, without a table of zeros that is filled and added up.
         """
+        if torch.compiler.is_compiling():  # it does not cache graphs with functions such as the one below
+            return self(ids), self.weight
         return LookUpAndShare.apply(ids, self.weight)
 
 

@@ -54,15 +54,17 @@ def head_loss_sum(x: Tensor, weight: Tensor, targets: Tensor, softcap: float | N
     """
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-    # fp16 needs the loss scale in it before the slopes are rounded: small probabilities would underflow.
-    if len(weight) < LARGE_VOCABULARY or dtype == torch.float16:
+    few_logits = targets.numel() * len(weight) <= MAX_LOGITS
+    # The compiler spares the passes itself, and does not cache graphs that hold a function such as the ones below.
+    # fp16 needs the loss scale in the slopes before they are rounded: small probabilities would underflow.
+    plain = torch.compiler.is_compiling() and few_logits
+    if len(weight) < LARGE_VOCABULARY or plain or dtype == torch.float16:
         return cross_entropy_sum(head_logits(x, weight, softcap), targets)
     x, weight, targets = x.flatten(0, -2).to(dtype), weight.to(dtype), targets.flatten()  # (N, C), (V, C), (N,)
     if not torch.is_grad_enabled():
         parts = parts_of(x, targets, len(weight))
         return sum(cross_entropy_sum(head_logits(part, weight, softcap), wanted) for part, wanted in parts)
-    function = HeadLoss if len(x) * len(weight) <= MAX_LOGITS else HeadLossInParts
-    return function.apply(x, weight, targets, softcap)
+    return (HeadLoss if few_logits else HeadLossInParts).apply(x, weight, targets, softcap)
 
 
 class HeadLoss(torch.autograd.Function):

@@ -7,6 +7,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+ROWS_FIRST = 2**16
+"""On a CPU, matrices of so many numbers are reduced row by row: in parallel, and not by one fp32 sum over millions."""
+
 
 @torch.no_grad()
 def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
@@ -19,8 +22,13 @@ def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
     if not grads:
         return torch.zeros(())
     precise = torch.float64 if all(grad.dtype == torch.float64 for grad in grads) else torch.float32
+    parts = [torch.linalg.vector_norm(g, dim=-1, dtype=precise) if is_reduced_first(g) else g for g in grads]
     # One device is assumed: a model is on one, and sharded ones have norms of their own to reduce.
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads, 2, dtype=precise)))
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(parts, 2, dtype=precise)))
+
+
+def is_reduced_first(grad: Tensor) -> bool:
+    return grad.is_cpu and grad.dim() > 1 and grad.numel() >= ROWS_FIRST
 
 
 def clip_divisor(norm: Tensor, max_norm: float) -> Tensor:
