@@ -16,6 +16,7 @@ from gptcli.report.bench.crew import BenchError
 from gptcli.report.bench.curves import Point, Run
 from gptcli.report.bench.learning import (
     LearningRequest,
+    factor_to,
     loss_target,
     measure,
     parse_arguments,
@@ -188,8 +189,16 @@ def test_sooner_is_theirs_over_ours_seed_by_seed() -> None:
     ours = [run(1, 3.0, 2.0), run(2, 2.0)]
     theirs = [run(1, 3.0, 3.0, 3.0, 3.0, 3.0, 2.0), run(2, 3.0, 3.0, 2.0)]
     factors = sooner(ours, theirs, (2.0, 1.0))
-    assert factors["2.0"] == {"median": 3.0, "low": 3.0, "high": 3.0}
-    assert factors["1.0"] is None
+    assert factors["2.0"] == {"median": 3.0, "low": 3.0, "high": 3.0, "at_least": False}
+    assert factors["1.0"] is None, "ours does not reach it"
+    assert factor_to(factors["2.0"]) == "3.00x (3.00 to 3.00)"
+
+
+def test_who_never_reaches_a_target_counts_with_the_whole_run() -> None:
+    factors = sooner([run(1, 1.0), run(2, 1.0)], [run(1, 3.0, 0.5), run(2, 3.0, 2.9, 2.8, 2.7)], (1.0,))
+    assert factors["1.0"] == {"median": 2.9, "low": 1.8, "high": 4.0, "at_least": True}
+    assert factor_to(factors["1.0"]) == "> 2.90x (1.80 to 4.00)"
+    assert factor_to(None) == "-"
 
 
 def test_the_median_step_leaves_out_the_first() -> None:

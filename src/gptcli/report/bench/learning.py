@@ -141,12 +141,19 @@ def standing(runs: Sequence[Run], targets: Sequence[float]) -> dict[str, Any]:
 
 
 def sooner(ours: Sequence[Run], theirs: Sequence[Run], targets: Sequence[float]) -> dict[str, Any]:
-    """How many times sooner ours reaches each target, seed by seed; none unless every run of both has reached it."""
-    factors = {}
+    """How many times sooner ours reaches each target, seed by seed; none where a run of ours does not.
+
+    A run of theirs that ends above the target counts with all its time, and the factor is then `at_least` so much.
+    """
+    factors: dict[str, Any] = {}
     for target in targets:
-        pairs = [(crossing(a.curve, target), crossing(b.curve, target)) for a, b in zip(ours, theirs, strict=True)]
-        all_reached = all(seconds is not None for pair in pairs for seconds in pair)
-        factors[str(target)] = ratios(*zip(*((b, a) for a, b in pairs), strict=True)).report() if all_reached else None
+        own = [crossing(run.curve, target) for run in ours]
+        other = [crossing(run.curve, target) for run in theirs]
+        if any(seconds is None for seconds in own):
+            factors[str(target)] = None
+            continue
+        waited = [run.curve[-1][0] if seconds is None else seconds for run, seconds in zip(theirs, other, strict=True)]
+        factors[str(target)] = ratios(waited, own).report() | {"at_least": None in other}
     return factors
 
 
@@ -179,12 +186,17 @@ def seconds_to(reached: dict[str, Any], runs: int) -> str:
 
 def sooner_table(results: dict[str, Any]) -> Table:
     rows = [
-        (f"{mine} against {peer}", *(times(factors[str(target)]) for target in results["targets"]))
+        (f"{mine} against {peer}", *(factor_to(factors[str(target)]) for target in results["targets"]))
         for peer, against in results["sooner"].items()
         for mine, factors in against.items()
     ]
     columns = ("", *(f"to {target:.2f}" for target in results["targets"]))
     return Table("How many times sooner", columns, rows, ["Seconds of steps, theirs over ours, seed by seed."])
+
+
+def factor_to(factor: dict[str, Any] | None) -> str:
+    """`6.65x (6.41 to 6.80)`, with a > before it where theirs had not come so far when its run ended."""
+    return f"> {times(factor)}" if factor and factor["at_least"] else times(factor)
 
 
 def run_table(results: dict[str, Any]) -> Table:
