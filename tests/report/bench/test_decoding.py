@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,11 @@ import torch
 
 from gptcli.errors import UsageError
 from gptcli.interop.huggingface import read_huggingface
-from gptcli.report.bench.decoding import DecodingRequest, measure, random_prompts, weights_per_token
+from gptcli.report.bench import decoding
+from gptcli.report.bench.decoding import DecodingRequest, measure, random_prompts, tasks, weights_per_token
+from gptcli.report.bench.jobs import DecodingJob
 from gptcli.report.bench.models import named_shape, read_config, write_random_model
-from gptcli.report.bench.peers import choose_peers
+from gptcli.report.bench.peers import GPTCLI, choose_peers
 from gptcli.report.bench.setting import Setting
 
 SETTING = Setting(rounds=2, seconds=0.2, threads=1, device="cpu")
@@ -71,3 +74,21 @@ def test_a_model_directory_takes_no_settings(tmp_path: Path) -> None:
 def test_llama_cpp_is_refused_with_the_reason() -> None:
     with pytest.raises(UsageError, match="llama-cpp is not available: it reads GGUF, which gptcli does not write"):
         choose_peers(["llama-cpp"], "generate")
+
+
+def test_a_format_that_a_program_lacks_is_named_and_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("transformers")
+    pytest.importorskip("ctranslate2")
+    job = DecodingJob("model", "scratch", "", [[1]], 2, 0.1, "cpu", 1)
+    found = tasks(job, ("int8",), choose_peers(["transformers", "ctranslate2"], "generate"))
+    assert {"ctranslate2 int8", "limit"} <= set(found)
+    assert "transformers int8" not in found
+    assert found["ctranslate2 int8"].job.numbers == "int8"
+    assert "without transformers int8: it keeps weights in fp32 or bf16\n" in capsys.readouterr().err
+
+
+def test_without_ours_in_any_of_the_formats_there_is_no_contest(shape: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "GPTCLI", replace(GPTCLI, numbers=("fp32", "bf16")))
+    request = DecodingRequest(str(shape), numbers=("int8",), prompt_tokens=4, new_tokens=4)
+    with pytest.raises(UsageError, match="gptcli keeps weights in fp32 or bf16; add one of them to --numbers"):
+        measure(request, [], SETTING)

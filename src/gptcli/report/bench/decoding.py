@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gptcli.console import Progress, size
+from gptcli.console import Progress, say, size
 from gptcli.errors import UsageError
 from gptcli.models.config import ModelConfig
 from gptcli.models.estimate import non_embedding_parameters, token_embedding_parameters
@@ -52,6 +52,9 @@ def measure(request: DecodingRequest, peers: Sequence[Chosen], setting: Setting)
         UsageError, CheckpointError: the model cannot be read, or has too short a context for so many tokens.
         BenchError: ours failed.
     """
+    if not set(request.numbers) & set(GPTCLI.numbers):
+        formats = " or ".join(GPTCLI.numbers)
+        raise UsageError(f"gptcli keeps weights in {formats}", "add one of them to --numbers")
     with tempfile.TemporaryDirectory(prefix="gptcli-bench-") as scratch:
         directory = model_directory(request, Path(scratch) / "model")
         config = read_config(str(directory))
@@ -125,12 +128,15 @@ def weights_per_token(config: ModelConfig) -> int:
 
 def tasks(job: DecodingJob, numbers: Sequence[str], peers: Sequence[Chosen]) -> dict[str, Task]:
     """A contender for each program and each number format that it has, with a folder of its own."""
-    found = {}
+    found: dict[str, Task] = {}
     for number in numbers:
         for peer, path in (Chosen(GPTCLI), *peers):
-            if number in peer.numbers:
-                own = replace(job, numbers=number, scratch=f"{job.scratch}/{peer.name}-{number}", checkout=path)
-                found[f"{peer.name} {number}"] = Task(peer.module, "generate", own)
+            name = f"{peer.name} {number}"
+            if number not in peer.numbers:
+                say(f"without {name}: it keeps weights in {' or '.join(peer.numbers)}")
+                continue
+            own = replace(job, numbers=number, scratch=f"{job.scratch}/{peer.name}-{number}", checkout=path)
+            found[name] = Task(peer.module, "generate", own)
     return found | {LIMIT: Task("limit", "generate", job)}
 
 
