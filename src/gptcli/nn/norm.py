@@ -49,5 +49,5 @@ class FewPassesRMSNorm(torch.autograd.Function):
         products = (gradient * x).reshape(-1, x.shape[-1])  # (N, D)
         by_weight = products.mT @ scale.flatten()  # (D,)
         # y = s w x with s = (mean(x^2) + eps)^(-1/2), so dy_j / dx_i = s w_j [i = j] - s^3 w_j x_j x_i / D
-        inward = (products @ weight).view_as(scale).mul_(scale.pow(3)).div_(-x.shape[-1])  # (..., 1)
+        inward = (products @ weight).view_as(scale).mul_(scale.square().mul_(scale)).div_(-x.shape[-1])  # (..., 1)
         return (gradient * weight).mul_(scale).addcmul_(x, inward), by_weight, None

@@ -76,8 +76,8 @@ class TrainerConfig(Config):
     tf32: bool = True
     """Allow TensorFloat-32 in fp32 matrix products on CUDA."""
 
-    compile: bool = False
-    """Compile the loss with torch.compile: slow to start, faster after that; pays on long runs."""
+    compile: bool | Literal["auto"] = "auto"
+    """Compile the loss with torch.compile: slow to start, faster after that; auto: where the run is long enough."""
 
     trackers: tuple[Literal["tensorboard"], ...] = ()
     """Where metrics go besides metrics.jsonl."""

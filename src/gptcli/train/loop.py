@@ -20,6 +20,7 @@ from gptcli.checkpoint.metrics import MetricsLog
 from gptcli.checkpoint.run import RunDirectory
 from gptcli.checkpoint.save import prune, save_checkpoint
 from gptcli.console import Progress, duration, say
+from gptcli.data.prepare import default_cache_dir
 from gptcli.errors import CheckpointError, DivergedError, Stopped
 from gptcli.evaluate.shards import shard_loss
 from gptcli.generate.config import GenerationConfig
@@ -28,6 +29,7 @@ from gptcli.models.gpt import GPT
 from gptcli.nn.device import peak_memory_bytes
 from gptcli.optim.build import build_optimizer
 from gptcli.optim.schedule import lr_factor, set_lr
+from gptcli.train.compiling import compiled
 from gptcli.train.pace import Course, Knots
 from gptcli.train.plan import Plan
 from gptcli.train.signals import StopRequest
@@ -64,7 +66,7 @@ class Trainer:
         self.plan, self.model, self.run_directory = plan, model, run
         self.config, self.train_config = config, config.train
         self.optimizer = build_optimizer(model.parameter_infos(), config.optim)
-        loss_sum = torch.compile(model.loss_sum) if config.train.compile else model.loss_sum
+        loss_sum = compiled(model.loss_sum, default_cache_dir()) if config.train.compile else model.loss_sum
         self.stepper = Stepper(
             model,
             self.optimizer,

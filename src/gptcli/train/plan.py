@@ -65,6 +65,8 @@ class Plan:
     deadline: Deadline | None = None
     choice: timed.Choice | None = None
     """Why the rule for a deadline chose what it chose."""
+    compile_reason: str = ""
+    """Why the loss is compiled or not, if that was left open."""
 
     @property
     def config_fingerprint(self) -> str:

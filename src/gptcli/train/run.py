@@ -29,6 +29,7 @@ from gptcli.interop.huggingface import write_huggingface
 from gptcli.models.gpt import GPT, build_model
 from gptcli.nn.device import allow_tf32, peak_memory_bytes
 from gptcli.storage import atomic_directory, write_atomic
+from gptcli.train.compiling import settle_compile
 from gptcli.train.config import RunConfig
 from gptcli.train.loop import Trainer
 from gptcli.train.plan import Plan, machine_memory_bytes, make_plan, probe_step_seconds
@@ -82,6 +83,7 @@ def plan_and_train(request: TrainRequest, resumable: RunDirectory | None) -> dic
     step_seconds = plan.deadline.step_seconds if plan.deadline else None
     if step_seconds is None and model is not None:
         step_seconds = probe_step_seconds(plan, model)
+    plan = settle_compile(plan, step_seconds)
     show_plan(plan, step_seconds)
     if request.dry_run:
         return estimates(plan, step_seconds)

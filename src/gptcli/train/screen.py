@@ -27,7 +27,10 @@ def plan_lines(plan: Plan, step_seconds: float | None) -> list[tuple[str, str]]:
         ("tokenizer", f"{data.tokenizer.name}, {data.tokenizer.vocab_size:,} entries"),
         ("tokens", f"{len(data.train):,} train, {len(data.val):,} validation" + (", from the cache" * data.from_cache)),
         ("model", f"{size(plan.parameters, '')} parameters: {describe_model(config.model)}"),
-        ("device", f"{plan.device}, {plan.precision}" + (", compiled" if train.compile else "")),
+        (
+            "device",
+            f"{plan.device}, {plan.precision}, {'' if train.compile else 'not '}compiled" + compile_reason(plan),
+        ),
         ("optimizer", f"{config.optim.name}, lr {config.optim.lr:g}, {config.schedule.name} schedule"),
         ("steps", f"{'about ' * bool(plan.deadline)}{plan.steps:,} of {train.tokens_per_step:,} tokens {cut}"),
         ("memory", f"about {size(plan.memory_bytes)}"),
@@ -44,6 +47,10 @@ def plan_lines(plan: Plan, step_seconds: float | None) -> list[tuple[str, str]]:
         by = "for that time" if plan.choice else "by the size of the corpus and the device"
         lines.append(("chosen", f"{by}: " + ", ".join(short_names(plan.chosen))))
     return lines
+
+
+def compile_reason(plan: Plan) -> str:
+    return f": {plan.compile_reason}" if plan.compile_reason else ""
 
 
 def choice_lines(choice: Choice) -> list[tuple[str, str]]:
