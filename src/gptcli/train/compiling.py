@@ -37,10 +37,7 @@ def settle_compile(plan: Plan, step_seconds: float | None) -> Plan:
     Raises:
         UsageError: true was set, and what torch compiles with is missing.
     """
-    if plan.clock:
-        seconds = plan.clock.remaining()
-    else:
-        seconds = None if step_seconds is None else step_seconds * plan.steps
+    seconds = None if step_seconds is None else step_seconds * plan.steps
     train = plan.config.train
     wanted, reason = choose_compile(train.compile, plan.device, plan.config.model, seconds)
     config = plan.config.model_copy(update={"train": train.model_copy(update={"compile": wanted})})
