@@ -39,12 +39,13 @@ def test_every_library_gives_the_same_ids(corpus: Path) -> None:
         assert one["same_ids_as_ours"]
         assert one["tokens"] == results["contenders"]["gptcli"]["tokens"] > results["bytes"] / 10
         assert one["bytes_per_second"]["low"] > 0
+        assert 0 < one["cores"]["high"] < 1.2, "one thread"
     assert results["batches"]["tokens_per_second"]["low"] > 0
 
 
 def test_other_ids_are_told() -> None:
-    ours = [{"bytes_per_second": 9.0, "tokens": 5, "ids": "a"}]
-    theirs = [{"bytes_per_second": 3.0, "tokens": 6, "ids": "b"}]
+    ours = [{"bytes_per_second": 9.0, "cores": 1.0, "tokens": 5, "ids": "a"}]
+    theirs = [{"bytes_per_second": 3.0, "cores": 1.0, "tokens": 6, "ids": "b"}]
     contenders = {"gptcli": standing(ours, ours), "other": standing(theirs, ours)}
     assert contenders["other"]["ours_over_this"]["median"] == 3.0
     batches = {"seq_len": 2, "batch_size": 1, "tokens_per_second": {"median": 1e6}}

@@ -105,6 +105,7 @@ def standing(plays: Sequence[dict[str, Any]], ours: Sequence[dict[str, Any]]) ->
     return {
         "bytes_per_second": spread(rates).report(),
         "ours_over_this": ratios([play["bytes_per_second"] for play in ours], rates).report(),
+        "cores": spread([play["cores"] for play in plays]).report(),
         "tokens": plays[-1]["tokens"],
         "same_ids_as_ours": plays[-1]["ids"] == ours[-1]["ids"],
     }
@@ -116,6 +117,7 @@ def tables(results: dict[str, Any]) -> list[Table]:
             name,
             figure(one["bytes_per_second"]["median"] / 1e6),
             "" if name == OURS else times(one["ours_over_this"]),
+            f"{one['cores']['median']:.2f}",
             f"{one['tokens']:,}",
             "yes" if one["same_ids_as_ours"] else "no",
         )
@@ -127,8 +129,9 @@ def tables(results: dict[str, Any]) -> list[Table]:
     )
     batches = results["batches"]
     notes = [
-        "Each round by a tokenizer that has seen none of the texts; medians over the rounds, ratios round by round.",
+        "Each round by a tokenizer that has seen none of the texts; medians over the rounds, ratios round by round. "
+        "Cores: processor time over time, which shows whether a library kept to its one thread.",
         f"Batches of {batches['batch_size']} x {batches['seq_len']} from the shards: "
         f"{figure(batches['tokens_per_second']['median'])} tokens/s, one thread.",
     ]
-    return [Table(heading, ("", "MB/s", f"{OURS} is", "tokens", "same ids"), rows, notes)]
+    return [Table(heading, ("", "MB/s", f"{OURS} is", "cores", "tokens", "same ids"), rows, notes)]
