@@ -27,10 +27,7 @@ def plan_lines(plan: Plan, step_seconds: float | None) -> list[tuple[str, str]]:
         ("tokenizer", f"{data.tokenizer.name}, {data.tokenizer.vocab_size:,} entries"),
         ("tokens", f"{len(data.train):,} train, {len(data.val):,} validation" + (", from the cache" * data.from_cache)),
         ("model", f"{size(plan.parameters, '')} parameters: {describe_model(config.model)}"),
-        (
-            "device",
-            f"{plan.device}, {plan.precision}, {'' if train.compile else 'not '}compiled" + compile_reason(plan),
-        ),
+        ("device", f"{plan.device}, {plan.precision}, {compiling(plan)}"),
         ("optimizer", f"{config.optim.name}, lr {config.optim.lr:g}, {config.schedule.name} schedule"),
         ("steps", f"{'about ' * bool(plan.deadline)}{plan.steps:,} of {train.tokens_per_step:,} tokens {cut}"),
         ("memory", f"about {size(plan.memory_bytes)}"),
@@ -49,8 +46,10 @@ def plan_lines(plan: Plan, step_seconds: float | None) -> list[tuple[str, str]]:
     return lines
 
 
-def compile_reason(plan: Plan) -> str:
-    return f": {plan.compile_reason}" if plan.compile_reason else ""
+def compiling(plan: Plan) -> str:
+    """Whether the loss is compiled, and why if that was left open."""
+    answer = "compiled" if plan.config.train.compile else "not compiled"
+    return f"{answer} ({plan.compile_reason})" if plan.compile_reason else answer
 
 
 def choice_lines(choice: Choice) -> list[tuple[str, str]]:
