@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ import torch
 
 from gptcli.errors import UsageError
 from gptcli.models.config import ModelConfig
-from gptcli.train import compiling
+from gptcli.train import compiling, loop
 from gptcli.train.compiling import LONG_RUN_SECONDS, choose_compile, compiled
+from gptcli.train.run import TrainRequest, train
 
 CPU, MODEL = torch.device("cpu"), ModelConfig(vocab_size=5)
 
@@ -63,3 +65,27 @@ def test_what_cannot_be_compiled_is_one_line(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(UsageError, match=r"could not compile.*train\.compile=false") as failure:
         compiled(reads, tmp_path)(torch.ones(2), torch.ones(2), None)
     assert "\n" not in str(failure.value)
+
+
+def test_a_run_keeps_to_what_was_decided_at_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus, run = tmp_path / "corpus.txt", tmp_path / "run"
+    corpus.write_text("".join(f"line {n} counts {n * n}.\n" for n in range(300)))
+    shape = (
+        "model.n_layer=1",
+        "model.n_embd=16",
+        "model.n_head=1",
+        "model.context_length=16",
+        "data.tokenizer.name=char",
+    )
+    steps = ("train.max_steps=2", "train.tokens_per_step=64", "train.sample_every_steps=0", "device=cpu")
+    train(TrainRequest(corpus=(str(corpus),), assignments=(*shape, *steps), out=run))
+    assert tomllib.loads((run / "run.toml").read_text())["train"]["compile"] is False, "two steps are soon over"
+    monkeypatch.setattr(compiling, "LONG_RUN_SECONDS", {"cpu": 0.0})  # from now on auto would compile
+
+    def never(*arguments: object) -> None:
+        raise AssertionError("the run was not compiled when it began")
+
+    monkeypatch.setattr(loop, "compiled", never)
+    train(TrainRequest(out=run, resume=True, assignments=("train.max_steps=4",)))
+    with pytest.raises(AssertionError, match="not compiled when it began"):
+        train(TrainRequest(corpus=(str(corpus),), assignments=(*shape, *steps), out=tmp_path / "another"))

@@ -18,6 +18,7 @@ from gptcli.evaluate.shards import shard_loss
 from gptcli.train import loop
 from gptcli.train.loop import Trainer
 from gptcli.train.run import TrainRequest, train
+from gptcli.train.step import Stepper
 
 SETTINGS = (
     "model.n_layer=2", "model.n_embd=32", "model.n_head=2", "model.context_length=16", "model.dropout=0.1",
@@ -210,3 +211,38 @@ def test_a_corpus_shorter_than_a_sequence_is_an_error_that_leaves_nothing(tmp_pa
     with pytest.raises(DataError):
         train(request(path, tmp_path / "run", "model.context_length=512", "train.tokens_per_step=512"))
     assert not (tmp_path / "run").exists()
+
+
+ALWAYS = property(lambda stepper: True, lambda stepper, value: None)
+"""Of every instance true, whatever it is set to."""
+
+
+@pytest.mark.parametrize("step", [3, 8])
+def test_a_run_whose_results_are_read_late_is_the_same(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """As on a GPU: each step is launched before the result of the one before is known, also after a resume."""
+    train(request(corpus, tmp_path / "early"))
+    monkeypatch.setattr(Stepper, "decides_on_device", ALWAYS, raising=False)
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        stop_after(step, patch)
+        train(request(corpus, tmp_path / "late"))
+    train(TrainRequest(out=tmp_path / "late", resume=True))
+    for part in ("model", "optimizer"):
+        early, late = weights(tmp_path / "early", 12, part), weights(tmp_path / "late", 12, part)
+        assert all(torch.equal(early[name], late[name]) for name in early)
+    timeless = ("step", "tokens", "train_loss", "val_loss", "lr", "grad_norm")
+    assert [[line[k] for k in timeless] for line in lines(tmp_path / "early")] == [
+        [line[k] for k in timeless] for line in lines(tmp_path / "late")
+    ]
+
+
+def test_a_run_that_diverges_stops_also_where_results_are_read_late(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Stepper, "decides_on_device", ALWAYS, raising=False)
+    spoiling = ("optim.name=sgd", "optim.lr=1e30", "train.grad_clip=0", "train.max_steps=50")
+    with pytest.raises(DivergedError, match=r"3 steps in a row up to step (\d+)") as failure:
+        train(request(corpus, tmp_path / "run", *spoiling))
+    last = int(str(failure.value).partition("up to step ")[2].split()[0])
+    assert f"step {last - 2}: loss nan" in capsys.readouterr().err

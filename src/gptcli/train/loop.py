@@ -9,6 +9,9 @@ from __future__ import annotations
 import math
 import signal
 import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -30,10 +33,11 @@ from gptcli.nn.device import peak_memory_bytes
 from gptcli.optim.build import build_optimizer
 from gptcli.optim.schedule import lr_factor, set_lr
 from gptcli.train.compiling import compiled
+from gptcli.train.feed import Feed
 from gptcli.train.pace import Course, Knots
 from gptcli.train.plan import Plan
 from gptcli.train.signals import StopRequest
-from gptcli.train.step import Stepper, StepResult, micro_batches, step_seed
+from gptcli.train.step import PendingStep, Stepper, StepResult, step_seed
 from gptcli.train.trackers import open_trackers
 
 
@@ -75,6 +79,9 @@ class Trainer:
             precision=plan.precision,
             grad_clip=config.train.grad_clip,
         )
+        self.feed = Feed(plan.batches, config.sequences_per_step, config.train.batch_size, plan.device)
+        self.unread: deque[tuple[int, PendingStep]] = deque()
+        self.latest: StepResult | None = None
         self.position, self.pace = Position(), plan.new_pace()
         self.metrics = MetricsLog(run.metrics_path)
         self.samples = MetricsLog(run.path / "samples.jsonl")
@@ -129,52 +136,73 @@ class Trainer:
     def advance(self, progress: Progress) -> bool:
         """One step and the events that it calls for; returns whether it was the last."""
         config, position, pace = self.train_config, self.position, self.pace
-        result = self.step()
-        retarget(progress, pace.end)
-        progress.update(1, loss=f"{result.loss:.3f}", **self.rates())
+        self.step()
         is_last = pace.is_over(position.step)
         evaluating = is_last or pace.is_due(position.step, config.eval_every_steps)
+        logging = evaluating or pace.is_due(position.step, config.log_every_steps)
+        sampling = pace.is_due(position.step, config.sample_every_steps)
+        saving = is_last or pace.is_due(position.step, config.checkpoint_every_steps)
+        if logging or sampling or saving:
+            self.read_results()
+        retarget(progress, pace.end)
+        progress.update(1, loss=f"{self.latest.loss:.3f}", **self.rates())
         improved = self.evaluate() if evaluating else False
-        if evaluating or pace.is_due(position.step, config.log_every_steps):
-            self.log(result, evaluated=evaluating)
-        if pace.is_due(position.step, config.sample_every_steps):
+        if logging:
+            self.log(self.latest, evaluated=evaluating)
+        if sampling:
             self.sample()
-        if improved or is_last or pace.is_due(position.step, config.checkpoint_every_steps):
+        if improved or saving:
             self.save()
         pace.lap(position.step)
         return is_last
 
-    def step(self) -> StepResult:
-        """The next optimizer step; counts bad ones and gives up after `max_bad_steps` in a row."""
+    def step(self) -> None:
+        """The next optimizer step. A GPU is given it before the result of the one before is read, so as never to idle.
+
+        Raises:
+            DivergedError: the last `max_bad_steps` steps that were read were not finite.
+        """
         config, position, course = self.config, self.position, self.pace.course
+        with self.stepping():
+            torch.manual_seed(step_seed(config.seed, position.step))
+            factor = lr_factor(config.schedule, course.place(position.step), course.length, config.optim.lr)
+            set_lr(self.optimizer, factor)
+            pending = self.stepper.launch(self.feed.take(position.step))
+            position.step += 1
+            position.tokens += pending.tokens
+            self.unread.append((position.step, pending))
+        self.read_results(but=1 if self.stepper.decides_on_device and self.latest else 0)
+
+    def read_results(self, but: int = 0) -> None:
+        """Take note of what came of the steps launched so far, all `but` the newest few."""
+        with self.stepping():
+            while len(self.unread) > but:
+                step, pending = self.unread.popleft()
+                self.latest = pending.result()
+                self.note(step, self.latest)
+
+    @contextmanager
+    def stepping(self) -> Iterator[None]:
+        """What is done within counts as time of the steps."""
         began = time.perf_counter()
-        torch.manual_seed(step_seed(config.seed, position.step))
-        factor = lr_factor(config.schedule, course.place(position.step), course.length, config.optim.lr)
-        set_lr(self.optimizer, factor)
-        batches = list(
-            micro_batches(self.plan.batches, position.step, config.sequences_per_step, config.train.batch_size)
-        )
-        result = self.stepper.run(batches)
-        position.step += 1
-        position.tokens += result.tokens
+        yield
         ended = time.perf_counter()
-        position.stepping_seconds += ended - began
-        position.elapsed_seconds = ended - self.began
-        if self.stepper.is_bad(result):
-            self.count_bad_step(result)
-        else:
+        self.position.stepping_seconds += ended - began
+        self.position.elapsed_seconds = ended - self.began
+
+    def note(self, step: int, result: StepResult) -> None:
+        """Count the result of a step; gives up after `max_bad_steps` bad ones in a row."""
+        position = self.position
+        if not self.stepper.is_bad(result):
             position.bad_steps = 0
             position.interval_loss += result.loss
             position.interval_steps += 1
-        return result
-
-    def count_bad_step(self, result: StepResult) -> None:
-        position = self.position
+            return
         position.bad_steps += 1
-        say(f"step {position.step}: loss {result.loss}, gradient norm {result.grad_norm}: the step is skipped")
+        say(f"step {step}: loss {result.loss}, gradient norm {result.grad_norm}: the step is skipped")
         if position.bad_steps >= self.train_config.max_bad_steps:
             raise DivergedError(
-                f"training diverged: {position.bad_steps} steps in a row up to step {position.step} had no finite loss",
+                f"training diverged: {position.bad_steps} steps in a row up to step {step} had no finite loss",
                 f"lower optim.lr (now {self.config.optim.lr:g}) and start again, or resume from the last checkpoint",
             )
 
@@ -250,6 +278,7 @@ class Trainer:
         position = self.position
         if any(saved.step == position.step for saved in self.run_directory.checkpoints()):
             return
+        self.read_results()
         if self.plan.clock is not None:
             position.spent_seconds, position.knots = self.plan.clock.spent(), self.pace.course.knots
         with self.pace.timing("save"):

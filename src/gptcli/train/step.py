@@ -53,12 +53,8 @@ def micro_batches(batches: Batches, step: int, sequences_per_step: int, batch_si
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """Copy a batch; from pinned memory and without waiting where the device is a CUDA one."""
-    if device.type == "cpu":
-        return batch
-    if device.type == "cuda":
-        return Batch(*(None if t is None else t.pin_memory().to(device, non_blocking=True) for t in batch))
-    return Batch(*(None if t is None else t.to(device) for t in batch))
+    """Copy a batch, without waiting if it lies in pinned memory."""
+    return Batch(*(None if t is None else t.to(device, non_blocking=t.is_pinned()) for t in batch))
 
 
 def accumulate_gradients(

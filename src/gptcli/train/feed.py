@@ -1,0 +1,40 @@
+"""The micro-batches of each step, in time: for a GPU those of the next step are made ready while this one runs.
+
+They are a pure function of the step, so that preparing them early, or in vain, changes nothing. Knows no model.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import torch
+
+from gptcli.data.batches import Batch, Batches
+from gptcli.train.step import micro_batches
+
+
+class Feed:
+    """Gives the micro-batches of a step. On a CPU they are made when they are asked for: a thread would take a core."""
+
+    def __init__(self, batches: Batches, sequences_per_step: int, batch_size: int, device: torch.device) -> None:
+        self.batches, self.sequences_per_step, self.batch_size = batches, sequences_per_step, batch_size
+        self.pins = device.type == "cuda"
+        self.worker = ThreadPoolExecutor(1, "feed") if self.pins else None
+        self.ahead: tuple[int, Future[list[Batch]]] | None = None
+
+    def take(self, step: int) -> list[Batch]:
+        """The micro-batches of `step` (counted from 0); those of the one after it are begun."""
+        if self.worker is None:
+            return self.make(step)
+        ready = self.ahead[1].result() if self.ahead and self.ahead[0] == step else self.make(step)
+        self.ahead = (step + 1, self.worker.submit(self.make, step + 1))
+        return ready
+
+    def make(self, step: int) -> list[Batch]:
+        made = micro_batches(self.batches, step, self.sequences_per_step, self.batch_size)
+        return [pinned(batch) for batch in made] if self.pins else list(made)
+
+
+def pinned(batch: Batch) -> Batch:
+    """A copy in memory from which a GPU can fetch by itself, without the host waiting."""
+    return Batch(*(None if tensor is None else tensor.pin_memory() for tensor in batch))

@@ -1,0 +1,51 @@
+"""Batches made ahead are those that would be made in time."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from gptcli.data.batches import Batch
+from gptcli.train import feed as feeds
+from gptcli.train.feed import Feed
+
+
+class Counted:
+    """Batches of which sequence i is the number i; notes what was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[int]] = []
+
+    def sequences(self, indices: range) -> Batch:
+        self.asked.append(list(indices))
+        ids = torch.tensor([[index] for index in indices])
+        return Batch(ids, ids + 1, None)
+
+
+def numbers(batches: list[Batch]) -> list[list[int]]:
+    return [batch.input_ids.flatten().tolist() for batch in batches]
+
+
+def test_on_a_cpu_batches_are_made_when_they_are_asked_for() -> None:
+    source = Counted()
+    feed = Feed(source, 5, 2, torch.device("cpu"))
+    assert numbers(feed.take(3)) == [[15, 16], [17, 18], [19]]
+    assert source.asked == [[15, 16], [17, 18], [19]]
+
+
+def test_for_a_gpu_the_next_step_is_made_ahead_and_any_other_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeds, "pinned", lambda batch: batch)
+    source = Counted()
+    feed = Feed(source, 2, 2, SimpleNamespace(type="cuda"))
+    steps = [0, 1, 2, 7, 8, 3]
+    assert [numbers(feed.take(step)) for step in steps] == [[[2 * step, 2 * step + 1]] for step in steps]
+    feed.worker.shutdown(wait=True)
+    assert source.asked.count([2, 3]) == 1, "step 1 was made once, ahead"
+
+
+@pytest.mark.gpu
+def test_batches_for_a_gpu_lie_in_pinned_memory() -> None:
+    batch = Feed(Counted(), 2, 2, torch.device("cuda")).take(0)[0]
+    assert batch.input_ids.is_pinned() and batch.targets.is_pinned()
