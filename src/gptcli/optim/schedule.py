@@ -13,8 +13,9 @@ from gptcli.optim.config import ConstantSchedule, CosineSchedule, LinearSchedule
 def lr_factor(config: ScheduleConfig, step: float, max_steps: int, base_lr: float) -> float:
     """What to multiply every learning rate with in step `step` (0 is the first, max_steps - 1 the last).
 
-    A run that a clock ends counts in steps as they were first planned, and may stand between two of them. Warm-up rises as (step + 1) / (warmup_steps + 1); after it the rate falls from `base_lr` towards `min_lr`, which it
-    meets at `max_steps` and keeps from there on. The cosine is nanoGPT's.
+    A run that a clock ends counts in steps as they were first planned, and may stand between two of them. Warm-up rises
+    as (step + 1) / (warmup_steps + 1); after it the rate falls from `base_lr` towards `min_lr`, which it meets at
+    `max_steps` and keeps from there on. The cosine is nanoGPT's.
 
     Raises:
         ConfigError: min_lr is above base_lr.
