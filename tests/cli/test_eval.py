@@ -216,3 +216,13 @@ def test_what_is_no_model_is_said(gptcli: Callable, tmp_path: Path) -> None:
     outcome = gptcli(tmp_path)
     assert outcome.code == 4
     assert len(outcome.stderr.splitlines()) == 1
+
+
+def test_quantized_scores_differ_a_little_and_say_what_they_are_of(
+    run_directory: Path, gptcli: Callable[..., Outcome]
+) -> None:
+    plain, quantized = gptcli(run_directory, "--json"), gptcli(run_directory, "--json", "--quantize", "int8")
+    assert plain.code == quantized.code == 0
+    losses = [json.loads(outcome.stdout)["loss"] for outcome in (plain, quantized)]
+    assert losses[0] != losses[1] and losses[1] == pytest.approx(losses[0], rel=0.01)
+    assert "quantized to int8, on cpu" in quantized.stderr

@@ -126,3 +126,17 @@ def test_interrupt_keeps_what_was_printed_and_leaves_no_traceback(model_director
     assert process.returncode == 130
     assert len(first) == 20 and rest.endswith(b"\n")
     assert b"Traceback" not in talk
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+def test_quantized_and_compiled_write_one_text(model_directory: Path, capsys: pytest.CaptureFixture) -> None:
+    """8-bit products are exact sums of integers, so compiling them changes rounding only."""
+    texts = []
+    for options in (["--quantize", "int8"], ["--quantize", "int8", "--compile"]):
+        assert run(model_directory, "Once", "--max-new-tokens", "20", "--num-samples", "2", *options) == 0
+        printed = capsys.readouterr()
+        texts.append(printed.out)
+        assert "on cpu in int8" in printed.err
+    assert texts[0] == texts[1]
+    assert "int8, compiled" in printed.err

@@ -123,6 +123,7 @@ def generate(
     ] = "fp32,int8",
     prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a prompt.")] = 16,
     new_tokens: Annotated[int, typer.Option(min=2, help="Tokens that every prompt is continued by.")] = 48,
+    compile: Annotated[bool, typer.Option("--compile", help="Let ours take part compiled as well.")] = False,
     peer: Peers = None,
     rounds: Rounds = 5,
     seconds: Seconds = 2.0,
@@ -146,6 +147,7 @@ def generate(
         parse_list(numbers, decoding.number_format, "--numbers"),
         prompt_tokens,
         new_tokens,
+        compile,
     )
     peers = choose_peers(peer or (), "generate")
     bench = partial(decoding.measure, request, peers)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from gptcli.cli.options import Quantize
+
 
 def evaluate(
     run: Annotated[str, typer.Argument(help="A run, a Hugging Face model directory, or hf:NAME.", show_default=False)],
@@ -28,6 +30,7 @@ def evaluate(
         int, typer.Option(metavar="K", help="Show the K passages that the model finds most surprising.")
     ] = 0,
     checkpoint: Annotated[str, typer.Option(help="Of a run: best, last, or a step.")] = "best",
+    quantize: Quantize = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     text_field: Annotated[
         str | None, typer.Option(help="The field with the text in .jsonl, .csv and .parquet (default: as the run's).")
@@ -52,6 +55,7 @@ def evaluate(
             batch_size=batch_size,
             worst=worst,
             checkpoint=checkpoint,
+            quantize=quantize,
             device=device,
             text_field=text_field,
             document_separator=document_separator,

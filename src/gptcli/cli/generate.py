@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from gptcli.cli.options import Quantize
+
 
 def generate(
     run: Annotated[str, typer.Argument(help="A run, a Hugging Face model directory, or hf:NAME.", show_default=False)],
@@ -41,6 +43,10 @@ def generate(
     precision: Annotated[
         Literal["fp32", "bf16", "fp16"], typer.Option(help="Numbers to compute in; bf16 is faster on a GPU.")
     ] = "fp32",
+    quantize: Quantize = None,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Compile the model first: a minute or so, for long generations.")
+    ] = False,
     checkpoint: Annotated[str, typer.Option(help="Of a run: best, last, or a step.")] = "best",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object when all is done.")] = False,
 ) -> None:
@@ -58,15 +64,20 @@ def generate(
     import torch
 
     from gptcli.console import say
+    from gptcli.data.cache import default_cache_dir
+    from gptcli.generate.step import CompiledStep
     from gptcli.generate.text import generate as generate_texts
     from gptcli.interop.load import load_model
+    from gptcli.models.inference import for_generation
     from gptcli.nn.device import AUTOCAST_DTYPES, resolve_device
 
     where, dtype = resolve_device(device), AUTOCAST_DTYPES.get(precision, torch.float32)
     loaded = load_model(run, device=where, dtype=dtype, checkpoint=checkpoint)
-    say(f"{loaded.source}, on {where} in {precision}")
+    say(f"{loaded.source}, on {where} in {quantize or precision}{', compiled' if compile else ''}")
+    model = for_generation(loaded.model, quantize, min(config.batch_size, len(prompts) * config.num_samples))
+    step = CompiledStep(model, default_cache_dir()) if compile else None
     with Printer(prompts, config, silent=as_json) as printer:
-        result = generate_texts(loaded.model, loaded.tokenizer, prompts, config, printer.on_text, printer.on_completion)
+        result = generate_texts(model, loaded.tokenizer, prompts, config, printer.on_text, printer.on_completion, step)
     if as_json:
         print(json.dumps(result.report(several=prompt_file is not None)))
     say(f"{result.token_count:,} tokens, {result.tokens_per_second:,.1f} tokens/s")

@@ -13,6 +13,7 @@ from gptcli.data.shards import TokenShards
 from gptcli.errors import CheckpointError, UsageError
 from gptcli.evaluate.perplexity import Evaluation, encoded_texts, evaluate_documents, stored_documents
 from gptcli.interop.load import LoadedModel, load_model
+from gptcli.models.inference import Quantization, quantized
 from gptcli.nn.device import resolve_device
 
 
@@ -27,20 +28,24 @@ class EvalRequest:
     batch_size: int | None = None
     worst: int = 0
     checkpoint: str = "best"
+    quantize: Quantization | None = None
     device: str = "auto"
     text_field: str | None = None
     document_separator: str | None = None
 
 
 def evaluate(request: EvalRequest) -> tuple[Evaluation, str]:
-    """Evaluate as requested, in fp32; returns the evaluation and, in words, the model that it is of.
+    """Evaluate as requested, in fp32 or quantized; returns the evaluation and, in words, the model that it is of.
 
     Raises:
         UsageError, DataError, CheckpointError, StorageError, OutOfMemoryError.
     """
     device = resolve_device(request.device)
     loaded = load_model(request.model, device=device, checkpoint=request.checkpoint)
-    say(f"{loaded.source}, on {device} in fp32")
+    model, source = loaded.model, loaded.source
+    if request.quantize:
+        model, source = quantized(model, request.quantize), f"{source}, quantized to {request.quantize}"
+    say(f"{source}, on {device}" if request.quantize else f"{source}, on {device} in fp32")
     if request.texts:
         total = None
         documents = encoded_texts(loaded.tokenizer, open_corpus(request.texts, corpus_config(loaded.run, request)))
@@ -50,7 +55,7 @@ def evaluate(request: EvalRequest) -> tuple[Evaluation, str]:
         documents = stored_documents(loaded.tokenizer, shards, f"validation split of {loaded.run.path}")
     with Progress("eval", total, unit="tokens", scale=True) as progress:
         evaluation = evaluate_documents(
-            loaded.model,
+            model,
             loaded.tokenizer,
             documents,
             context=request.context,
@@ -64,7 +69,7 @@ def evaluate(request: EvalRequest) -> tuple[Evaluation, str]:
             f"warning: the tokenizer lacks {evaluation.unknown_tokens:,} characters of this text, and <unk> was scored "
             "in their place: do not compare these figures with those of a tokenizer that has them"
         )
-    return evaluation, loaded.source
+    return evaluation, source
 
 
 def corpus_config(run: RunDirectory | None, request: EvalRequest) -> DataConfig:

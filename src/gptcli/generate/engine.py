@@ -18,6 +18,7 @@ from gptcli.generate.config import GenerationConfig
 from gptcli.generate.lookup import PromptLookup
 from gptcli.generate.merge import merge_caches
 from gptcli.generate.rows import Batch, FinishReason, Row
+from gptcli.generate.step import DecodingStep, PlainStep
 from gptcli.models.gpt import GPT
 from gptcli.nn.cache import KVCache
 
@@ -28,10 +29,16 @@ WORTH_SHARING = 16
 
 
 class Engine:
-    """Draws tokens from `model` as `config` says; a row ends with the token `eot_id`, which is its last."""
+    """Draws tokens from `model` as `config` says; a row ends with the token `eot_id`, which is its last.
 
-    def __init__(self, model: GPT, config: GenerationConfig, eot_id: int | None = None) -> None:
+    `step` reads the last ids of the rows, where the model itself is not to do it.
+    """
+
+    def __init__(
+        self, model: GPT, config: GenerationConfig, eot_id: int | None = None, step: DecodingStep | None = None
+    ) -> None:
         self.model, self.config, self.eot_id = model, config, eot_id
+        self.step = step or PlainStep(model)
         self.context_length = model.config.context_length
         self.device = model.embedding.weight.device
 
@@ -142,8 +149,7 @@ class Engine:
         """Read each row's last id and its guess -> logits (B, T, V) after each of them."""
         longest = max(map(len, guesses))
         ids = [[row.ids[-1], *guess, *[0] * (longest - len(guess))] for row, guess in zip(rows, guesses, strict=True)]
-        cache.begin(1 + longest)
-        return self.model.logits(self.model.hidden_states(torch.tensor(ids, device=self.device), cache))
+        return self.step(torch.tensor(ids, device=self.device), cache)
 
     def make_room(self, batch: Batch) -> Tensor:
         """What `decode` does, where the batch's cache is full: logits (B, 1, V), the batch's rows in a new order.

@@ -15,6 +15,7 @@ from gptcli.errors import CheckpointError, DataError, TokenizerError
 from gptcli.generate.config import GenerationConfig
 from gptcli.generate.engine import Engine
 from gptcli.generate.rows import FinishReason, Row
+from gptcli.generate.step import DecodingStep
 from gptcli.generate.streamer import TextStream
 from gptcli.models.gpt import GPT
 
@@ -94,11 +95,13 @@ def generate(
     config: GenerationConfig,
     on_text: Callable[[int, str], None] | None = None,
     on_completion: Callable[[int, Completion], None] | None = None,
+    step: DecodingStep | None = None,
 ) -> Generation:
     """`config.num_samples` texts for every prompt.
 
     Sample i of prompt p has the number p * num_samples + i. `on_text(number, piece)` is called with whole characters
     as they become certain, `on_completion(number, completion)` when a sample has ended; samples advance side by side.
+    `step` is the engine's.
 
     Raises:
         DataError: a prompt cannot be used with this tokenizer or, where the overflow is to stop, is too long.
@@ -116,7 +119,7 @@ def generate(
     numbers = {sample.row: number for number, sample in enumerate(samples)}
     completions: dict[int, Completion] = {}
     began = time.perf_counter()
-    for row in Engine(model, config, tokenizer.eot_id).run([sample.row for sample in samples]):
+    for row in Engine(model, config, tokenizer.eot_id, step).run([sample.row for sample in samples]):
         number = numbers[row]
         piece = samples[number].advance()
         if piece and on_text:

@@ -17,7 +17,7 @@ from gptcli.models.block import Block, build_norm
 from gptcli.models.config import ModelConfig
 from gptcli.nn.cache import KVCache
 from gptcli.nn.layers import Embedding, Linear
-from gptcli.nn.loss import head_logits, head_loss_sum
+from gptcli.nn.loss import head_loss_sum, softcapped
 from gptcli.nn.mask import attention_mask
 from gptcli.nn.neighbour import PairEmbedding, Smear, previous_ids
 from gptcli.nn.parameters import ParameterInfo, ParameterKind
@@ -142,8 +142,8 @@ class GPT(nn.Module):
 
     def logits(self, x: Tensor) -> Tensor:
         """x (..., C) -> logits (..., V)"""
-        weight = self.embedding.weight if self.config.tie_embeddings else self.head.weight
-        return head_logits(x, weight, self.config.logit_softcap)
+        logits = F.linear(x, self.embedding.weight) if self.config.tie_embeddings else self.head(x)
+        return softcapped(logits, self.config.logit_softcap)
 
     def new_cache(self, batch_size: int, capacity: int) -> KVCache:
         """An empty KV cache for `capacity` tokens a row, on the model's device and in its dtype."""

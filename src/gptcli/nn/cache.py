@@ -7,9 +7,22 @@ D head_dim.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class KVWindow(NamedTuple):
+    """A cache as one reading sees it, all slots and where the new tokens lie: tensors only, as compiled code wants."""
+
+    keys: list[Tensor]
+    """One (B, K, S, D) a layer."""
+    values: list[Tensor]
+    ids: Tensor
+    """(B, S)"""
+    positions: Tensor
+    """(B, T)"""
 
 
 class KVCache:
@@ -45,6 +58,19 @@ class KVCache:
         """Between `begin` and the counting: the first new slot of all rows, and the slots that attention sees."""
         self.positions: Tensor | None = None
         """The new tokens' slots (B, T) where rows differ; none where all have those from `first` on."""
+
+    def window(self) -> KVWindow:
+        """After `begin` with the capacity for a multiple: what one reading reads and writes."""
+        assert self.positions is not None and self.slots == self.capacity
+        return KVWindow(self.keys, self.values, self.ids, self.positions)
+
+    @classmethod
+    def of(cls, window: KVWindow) -> KVCache:
+        """A cache that stands where `window` was taken, for one reading; it knows nothing but these tensors."""
+        cache = cls.__new__(cls)
+        cache.keys, cache.values, cache.ids, cache.positions = window
+        cache.slots = cache.capacity = window.ids.shape[1]
+        return cache
 
     @property
     def batch_size(self) -> int:

@@ -26,10 +26,14 @@ def at_least_fp32(logits: Tensor) -> Tensor:
     return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
 
-def head_logits(x: Tensor, weight: Tensor, softcap: float | None = None) -> Tensor:
-    """x (..., C), weight (V, C) -> logits (..., V), bounded by c tanh(logits / c) if there is a softcap c (Gemma 2)."""
-    logits = F.linear(x, weight)
+def softcapped(logits: Tensor, softcap: float | None) -> Tensor:
+    """logits (..., V), bounded by c tanh(logits / c) if there is a softcap c (Gemma 2)."""
     return logits if softcap is None else softcap * torch.tanh(at_least_fp32(logits) / softcap)
+
+
+def head_logits(x: Tensor, weight: Tensor, softcap: float | None = None) -> Tensor:
+    """x (..., C), weight (V, C) -> logits (..., V)"""
+    return softcapped(F.linear(x, weight), softcap)
 
 
 def cross_entropy_sum(logits: Tensor, targets: Tensor) -> Tensor:

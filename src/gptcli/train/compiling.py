@@ -6,9 +6,6 @@ docs/benchmarks.md. Compiled and eager losses differ in rounding, so a run keeps
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -17,6 +14,7 @@ import torch
 
 from gptcli.errors import UsageError
 from gptcli.models.config import ModelConfig
+from gptcli.nn.compiling import compile_whole, missing_compiler
 from gptcli.train.plan import Plan
 from gptcli.train.step import LossSum
 
@@ -69,29 +67,10 @@ def choose_compile(
     return CompileChoice(True, f"it pays on runs of {least / 60:g} minutes or more")
 
 
-def missing_compiler(device: torch.device) -> str:
-    """What torch.compile needs on this device and does not find; empty: nothing."""
-    if shutil.which(os.environ.get("CXX") or "g++") is None and shutil.which("clang++") is None:
-        return "C++ compiler"
-    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
-        return "Triton"
-    return ""
-
-
 def compiled(loss_sum: LossSum, cache_dir: Path) -> LossSum:
-    """The same loss, compiled at its first call (and anew for another shape); compiled code is kept in `cache_dir`.
+    """The same loss, compiled at its first call, and anew for another shape.
 
     Raises:
         UsageError, when called: torch cannot compile it here.
     """
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir / "torch"))
-    function = torch.compile(loss_sum, fullgraph=True, dynamic=False)
-
-    def call(*arguments: torch.Tensor | None) -> torch.Tensor:
-        try:
-            return function(*arguments)
-        except torch._dynamo.exc.TorchDynamoException as error:
-            cause = str(error).strip().partition("\n")[0]
-            raise UsageError(f"torch could not compile the loss: {cause}", "set train.compile=false") from error
-
-    return call
+    return compile_whole(loss_sum, "the loss", "set train.compile=false", cache_dir, dynamic=False)

@@ -43,6 +43,8 @@ class DecodingRequest:
     numbers: tuple[str, ...] = ("fp32", "int8")
     prompt_tokens: int = 16
     new_tokens: int = 48
+    compile: bool = False
+    """Have ours take part compiled as well."""
 
 
 def measure(request: DecodingRequest, peers: Sequence[Chosen], setting: Setting) -> Outcome:
@@ -69,7 +71,7 @@ def measure(request: DecodingRequest, peers: Sequence[Chosen], setting: Setting)
             device=setting.device,
             threads=setting.threads,
         )
-        with crew(tasks(job, request.numbers, peers), setting.threads) as workers:
+        with crew(tasks(job, request.numbers, peers, request.compile), setting.threads) as workers:
             players = {
                 (name, batch): rounds(worker, batch_size=batch)
                 for batch in request.batch_sizes
@@ -126,7 +128,7 @@ def weights_per_token(config: ModelConfig) -> int:
     return non_embedding_parameters(config) + token_embedding_parameters(config)
 
 
-def tasks(job: DecodingJob, numbers: Sequence[str], peers: Sequence[Chosen]) -> dict[str, Task]:
+def tasks(job: DecodingJob, numbers: Sequence[str], peers: Sequence[Chosen], compiled: bool = False) -> dict[str, Task]:
     """A contender for each program and each number format that it has, with a folder of its own."""
     found: dict[str, Task] = {}
     for number in numbers:
@@ -137,6 +139,8 @@ def tasks(job: DecodingJob, numbers: Sequence[str], peers: Sequence[Chosen]) -> 
                 continue
             own = replace(job, numbers=number, scratch=f"{job.scratch}/{peer.name}-{number}", checkout=path)
             found[name] = Task(peer.module, "generate", own)
+            if compiled and peer is GPTCLI:
+                found[f"{peer.name} compiled {number}"] = Task(peer.module, "generate", replace(own, compile=True))
     return found | {LIMIT: Task("limit", "generate", job)}
 
 

@@ -47,6 +47,8 @@ class DecodingJob:
     device: str
     threads: int
     checkout: str | None = None
+    compile: bool = False
+    """Compile the decoding step first; only ours can be asked to."""
 
 
 @dataclass(frozen=True)

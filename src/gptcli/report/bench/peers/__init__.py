@@ -46,7 +46,7 @@ class Peer:
         return self.package is not None and find_spec(self.package) is not None
 
 
-GPTCLI = Peer("gptcli", ("train", "generate", "data"), "", package="gptcli")
+GPTCLI = Peer("gptcli", ("train", "generate", "data"), "", package="gptcli", numbers=("fp32", "bf16", "int8"))
 PEERS = (
     Peer("transformers", ("train", "generate"), EXTRA, package="transformers"),
     Peer("litgpt", ("train", "generate"), LITGPT, package="litgpt"),

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from gptcli.data.batches import Batch, Batches
+from gptcli.data.cache import default_cache_dir
 from gptcli.data.shards import ShardWriter, TokenShards
 from gptcli.generate.config import GenerationConfig
 from gptcli.generate.engine import Engine, Row
+from gptcli.generate.step import CompiledStep, DecodingStep
 from gptcli.interop.huggingface import read_huggingface
-from gptcli.models.gpt import build_model
+from gptcli.models.gpt import GPT, build_model
+from gptcli.models.inference import for_generation
 from gptcli.nn.device import allow_tf32
 from gptcli.optim.build import build_optimizer
 from gptcli.report.bench.decoding_rounds import decoding_contender
@@ -44,12 +48,19 @@ def train(job: TrainingJob) -> Contender:
 
 
 def generate(job: DecodingJob) -> Contender:
-    model, _ = read_huggingface(Path(job.directory), job.device, DTYPES[job.numbers])
+    loaded, _ = read_huggingface(Path(job.directory), job.device, DTYPES.get(job.numbers, torch.float32))
+
+    @cache
+    def made_ready(rows: int) -> tuple[GPT, DecodingStep | None]:
+        """As `gptcli generate` does it before it generates so many samples side by side."""
+        model = for_generation(loaded, "int8" if job.numbers == "int8" else None, rows)
+        return model, CompiledStep(model, default_cache_dir()) if job.compile else None
 
     def continue_prompts(prompts: list[list[int]], count: int) -> list[list[int]]:
         config = GenerationConfig(max_new_tokens=count, temperature=0.0, batch_size=len(prompts))
         rows = [Row(list(prompt), seed=0, prompt_length=len(prompt)) for prompt in prompts]
-        for _ in Engine(model, config).run(rows):
+        model, step = made_ready(len(prompts))
+        for _ in Engine(model, config, step=step).run(rows):
             pass
         return [row.ids[row.prompt_length :] for row in rows]
 
