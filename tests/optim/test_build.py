@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -174,3 +176,21 @@ def test_every_optimizer_descends(config) -> None:
         optimizer.step()
         losses.append(loss.item())
     assert math.isfinite(losses[-1]) and losses[-1] < 0.1 * losses[0]
+
+
+def test_muon_trains_without_torchs_compiler_in_memory() -> None:
+    """Importing it takes longer than all else that a short run does before its first step."""
+    code = (
+        "import sys, torch\n"
+        "from gptcli.nn.parameters import ParameterInfo\n"
+        "from gptcli.optim.build import build_optimizer\n"
+        "from gptcli.optim.config import MuonConfig\n"
+        "weight = torch.nn.Parameter(torch.ones(2, 2))\n"
+        "optimizer = build_optimizer([ParameterInfo('weight', weight, 'matrix')], MuonConfig())\n"
+        "weight.grad = torch.ones(2, 2)\n"
+        "optimizer.step()\n"
+        "optimizer.load_state_dict(optimizer.state_dict())\n"
+        "assert 'torch._dynamo' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr

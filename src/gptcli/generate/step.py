@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torch._inductor.config
 from torch import Tensor
 
 from gptcli.errors import UsageError
@@ -52,7 +51,9 @@ class CompiledStep:
             return model.logits(model.hidden_states(ids, KVCache.of(window)))
 
         if not on_cuda:
-            torch._inductor.config.freezing = True  # of the process: an option of one compilation comes too late for it
+            from torch._inductor import config  # not above: it takes a second, which every other command would pay
+
+            config.freezing = True  # of the process: an option of one compilation comes too late for it
         options = {"triton.cudagraphs": True} if on_cuda else {}
         remedy = "leave out --compile"
         self.compiled = compile_whole(step, "the model", remedy, cache_dir, options=options)

@@ -194,7 +194,8 @@ def build_model(
         model = GPT(config).to(dtype)
     if device.type == "meta":
         return model
-    model.to_empty(device=device)
+    # As model.to_empty does, which on the way imports sympy for half a second.
+    model._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device=device))
     if config.position == "rope":
         model.rope.fill(config.context_length, device)
     initialize(model, seed)

@@ -20,6 +20,7 @@ def build_optimizer(parameters: Sequence[ParameterInfo], config: OptimConfig) ->
     Every group has `initial_lr` (what a schedule multiplies), `lr` and `param_names`. Weight decay falls on matrices,
     embeddings and head only; never on norms and biases.
     """
+    load_no_compiler()
     infos = [info for info in parameters if info.tensor.requires_grad]
     match config:
         case SgdConfig():
@@ -29,6 +30,18 @@ def build_optimizer(parameters: Sequence[ParameterInfo], config: OptimConfig) ->
             return torch.optim.AdamW(groups, fused=all(group["fused"] for group in groups))
         case MuonConfig():
             return build_muon(infos, config)
+
+
+def load_no_compiler() -> None:
+    """Have torch's optimizers not import its compiler, which takes over a second, only to hide from it.
+
+    The first call of each of these methods asks torch._dynamo for a version of it that is never traced, and keeps that
+    in this attribute. Nothing of ours traces an optimizer, so the method itself serves as well.
+    """
+    optimizer = torch.optim.Optimizer
+    for method in (optimizer.add_param_group, optimizer.zero_grad, optimizer.state_dict, optimizer.load_state_dict):
+        function = getattr(method, "__wrapped__", method)
+        function.__dict__.setdefault("__dynamo_disable", function)
 
 
 def build_sgd(infos: Sequence[ParameterInfo], config: SgdConfig) -> torch.optim.SGD:

@@ -13,7 +13,7 @@ import pytest
 
 from gptcli.errors import UsageError
 from gptcli.report.bench.crew import BenchError
-from gptcli.report.bench.curves import Point, Run
+from gptcli.report.bench.curves import Point, Run, median_step
 from gptcli.report.bench.learning import (
     LearningRequest,
     factor_to,
@@ -24,7 +24,7 @@ from gptcli.report.bench.learning import (
     sooner,
     standing,
 )
-from gptcli.report.bench.learning_runs import Course, median_step, run_nanogpt, run_ours, write_dataset
+from gptcli.report.bench.learning_runs import Course, run_nanogpt, run_ours, write_dataset
 from gptcli.report.bench.peers import choose_peers
 from gptcli.report.bench.picture import check_picture, draw_curves
 from gptcli.report.bench.setting import Setting

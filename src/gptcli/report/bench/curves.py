@@ -8,8 +8,10 @@ and checkpoints, which a program makes as often as it is told.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 
@@ -67,3 +69,9 @@ def crossing(curve: Sequence[tuple[float, float]], target: float) -> float | Non
             return then + (seconds - then) * (higher - target) / (higher - loss)
         before = (seconds, loss)
     return None
+
+
+def median_step(marks: Sequence[tuple[int, float]]) -> float:
+    """Seconds of the median step after the first, from (steps done, seconds) pairs; of a single pair, its own."""
+    taken = [(later - sooner) / (last - first) for (first, sooner), (last, later) in pairwise(marks)]
+    return statistics.median(taken) if taken else marks[0][1] / marks[0][0]

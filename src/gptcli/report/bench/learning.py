@@ -16,7 +16,8 @@ from gptcli.errors import UsageError
 from gptcli.report.bench.contest import alternate, ratios, spread
 from gptcli.report.bench.crew import unless_it_fails
 from gptcli.report.bench.curves import Run, crossing
-from gptcli.report.bench.learning_runs import README_RECIPE, Course, run_nanogpt, run_ours
+from gptcli.report.bench.learning_runs import Course, run_nanogpt, run_ours
+from gptcli.report.bench.nanogpt_command import recipe_for
 from gptcli.report.bench.peers import Chosen
 from gptcli.report.bench.picture import draw_curves
 from gptcli.report.bench.publish import Outcome
@@ -83,12 +84,11 @@ def contenders(
     Raises:
         UsageError: two have the same name.
     """
-    recipe = README_RECIPE["cuda" if course.device.startswith("cuda") else "cpu"]
     entries: list[tuple[str, str, Train]] = [
         (name, "ours", partial(run_ours, course, configs, request.assignments)) for name, configs in request.ours
     ]
     for peer, checkout in peers:
-        for name, arguments in request.nanogpt or ((peer.name, recipe),):
+        for name, arguments in request.nanogpt or ((peer.name, recipe_for(course.device)),):
             entries.append((name, peer.module, partial(run_nanogpt, course, checkout, arguments)))
     players: dict[str, Callable[[], Run | None]] = {}
     for name, module, train in entries:

@@ -5,16 +5,9 @@ Both are processes of their own with caches of their own, so that every start is
 
 from __future__ import annotations
 
-import json
-import pickle
-import shutil
-import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -23,22 +16,14 @@ from gptcli.checkpoint.metrics import MetricsLog
 from gptcli.data.config import DataConfig
 from gptcli.data.prepare import prepare_data, scan_corpus
 from gptcli.data.shards import TokenShards
-from gptcli.report.bench.crew import BenchError, environment
-from gptcli.report.bench.curves import Point, Run
+from gptcli.report.bench.commands import run_process
+from gptcli.report.bench.curves import Point, Run, median_step
+from gptcli.report.bench.nanogpt_command import run_script, write_ids
 from gptcli.tokenizer.config import CharTokenizerConfig
 
 CORPUS_SETTINGS = ("data.tokenizer.name=char", "data.split=tail", "data.val_fraction=0.1")
 """The corpus as nanoGPT cuts it: characters, the last tenth to validate."""
 WHOLE_SPLIT = 10**12
-README_RECIPE = {
-    "cpu": (
-        "config/train_shakespeare_char.py --device=cpu --compile=False --eval_iters=20 --log_interval=1 "
-        "--block_size=64 --batch_size=12 --n_layer=4 --n_head=4 --n_embd=128 --max_iters=2000 --lr_decay_iters=2000 "
-        "--dropout=0.0"
-    ),
-    "cuda": "config/train_shakespeare_char.py",
-}
-"""What nanoGPT's README says to type for Tiny Shakespeare, on a CPU (or what is no CUDA device) and on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -91,33 +76,11 @@ def run_nanogpt(course: Course, checkout: str, arguments: str, seed: int, folder
     Raises:
         BenchError: it failed; one line with its own words.
     """
-    copy = folder / "checkout"
-    shutil.copytree(checkout, copy, ignore=shutil.ignore_patterns(".git", "*.bin", "*.pt", "*.ipynb", "assets"))
-    data = copy / "data" / "bench"
-    write_dataset(course.corpus, data, folder / "cache")
+    write_dataset(course.corpus, folder / "dataset", folder / "cache")
     interval = [] if "--eval_interval=" in arguments else [f"--eval_interval={course.eval_every}"]
-    given = [
-        *arguments.split(),
-        *interval,
-        "--dataset=bench",
-        "--out_dir=out-bench",
-        "--always_save_checkpoint=True",
-        f"--device={course.device}",
-    ]
-    spec, out = folder / "spec.json", folder / "curve.json"
-    described = {"arguments": given, "seed": seed, "val": str(data / "val.bin"), "device": course.device}
-    spec.write_text(json.dumps(described | {"out": str(out)}))
-    command = [sys.executable, "-P", "-m", "gptcli.report.bench.nanogpt_run", str(spec)]
-    launched, _ = run_process("nanoGPT's train.py", command, folder, course.threads, cwd=copy)
-    curve = json.loads(out.read_text())
-    return Run(
-        seed,
-        tuple(Point(*point) for point in curve["points"]),
-        startup_seconds=curve["ready_time"] - launched,
-        first_step_seconds=curve["marks"][0][1],
-        median_step_seconds=median_step(curve["marks"]),
-        wall_seconds=curve["end_time"] - launched,
-    )
+    given = [*arguments.split(), *interval]
+    done = run_script(checkout, folder / "dataset", given, seed, folder, threads=course.threads, device=course.device)
+    return done.as_run(seed)
 
 
 def write_dataset(corpus: Sequence[str], folder: Path, cache_dir: Path) -> None:
@@ -128,52 +91,9 @@ def write_dataset(corpus: Sequence[str], folder: Path, cache_dir: Path) -> None:
     """
     config = DataConfig(corpus=tuple(corpus), tokenizer=CharTokenizerConfig(), split="tail", val_fraction=0.1)
     data = prepare_data(scan_corpus(corpus, config, cache_dir), config, cache_dir)
-    folder.mkdir(parents=True)
-    largest = 0
-    for name, shards in (("train", data.train), ("val", data.val)):
-        ids = characters(shards)
-        largest = max(largest, int(ids.max()))
-        ids.astype(np.uint16).tofile(folder / f"{name}.bin")
-    (folder / "meta.pkl").write_bytes(pickle.dumps({"vocab_size": largest + 1}))
+    write_ids(folder, {"train": characters(data.train), "val": characters(data.val)})
 
 
 def characters(shards: TokenShards) -> np.ndarray:
     """The tokens of a split without the one that stands before its first document."""
     return shards.read(1, len(shards))
-
-
-def median_step(marks: Sequence[tuple[int, float]]) -> float:
-    """Seconds of the median step after the first, from (steps done, seconds) pairs; of a single pair, its own."""
-    taken = [(later - sooner) / (last - first) for (first, sooner), (last, later) in pairwise(marks)]
-    return statistics.median(taken) if taken else marks[0][1] / marks[0][0]
-
-
-def run_process(
-    name: str, command: Sequence[str], folder: Path, threads: int, cwd: Path | None = None
-) -> tuple[float, float]:
-    """Run a command to its end: (when it was launched, by the calendar's clock; how many seconds it took).
-
-    Raises:
-        BenchError: it failed; with the last line that it printed.
-    """
-    log = folder / "output.txt"
-    launched = time.time()
-    with log.open("w") as output:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            cwd=cwd,
-            env=cold_environment(folder, threads),
-        )
-    if done.returncode:
-        lines = log.read_text(errors="replace").strip().splitlines()
-        raise BenchError(f"{name} failed: {lines[-1] if lines else f'status {done.returncode}'}")
-    return launched, time.time() - launched
-
-
-def cold_environment(folder: Path, threads: int) -> dict[str, str]:
-    """A contender's environment with every cache inside `folder`: of tokens, and of torch's compiler."""
-    caches = {"XDG_CACHE_HOME": str(folder / "cache"), "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")}
-    return environment(threads) | caches

@@ -21,8 +21,8 @@ from typing import Any, TextIO
 import numpy as np
 import torch
 
-WINDOWS = 64
-"""Windows of the validation split that are measured at once."""
+WINDOWS, LOGITS = 64, 1 << 26
+"""Windows of the validation split that are measured at once: so many, or as few as have so many logits."""
 ITERATION = re.compile(r"iter (\d+):")
 
 
@@ -32,17 +32,24 @@ class StepClock:
     def __init__(self) -> None:
         self.seconds = 0.0
         self.went: float | None = None
+        self.halted: float | None = None
+        self.pauses: list[float] = []
+        """Seconds between each halt and the next `go`."""
         self.first_halt: float | None = None
         """When it was halted first, by the calendar's clock: the script is ready for its first step."""
 
     def go(self) -> None:
         self.went = time.perf_counter()
+        if self.halted is not None:
+            self.pauses.append(self.went - self.halted)
+            self.halted = None
 
     def halt(self) -> None:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         self.first_halt = self.first_halt or time.time()
         self.seconds, self.went = self.read(), None
+        self.halted = time.perf_counter()
 
     def read(self) -> float:
         return self.seconds + (0.0 if self.went is None else time.perf_counter() - self.went)
@@ -117,7 +124,8 @@ def whole_split_loss(path: Path, val: np.ndarray, device: str) -> float:
     model.load_state_dict({name.removeprefix("_orig_mod."): tensor for name, tensor in checkpoint["model"].items()})
     context, total = checkpoint["model_args"]["block_size"], 0.0
     ids = torch.from_numpy(val.astype(np.int64)).to(device)
-    inputs, targets = ids[:-1].split(context * WINDOWS), ids[1:].split(context * WINDOWS)
+    at_once = context * max(1, min(WINDOWS, LOGITS // (context * checkpoint["model_args"]["vocab_size"])))
+    inputs, targets = ids[:-1].split(at_once), ids[1:].split(at_once)
     for x, y in zip(inputs, targets, strict=True):
         whole = len(x) // context * context
         for part in (slice(0, whole), slice(whole, len(x))):
@@ -128,14 +136,25 @@ def whole_split_loss(path: Path, val: np.ndarray, device: str) -> float:
 
 
 def main() -> None:
-    """Read {"arguments", "seed", "val", "device", "out"} from the file SPEC, run, write the curve to `out`."""
+    """Read {"arguments", "seed", "val", "device", "out"} from the file SPEC, run, write the curve to `out`.
+
+    Without a validation split the checkpoints are not measured.
+    """
     spec = json.loads(Path(sys.argv[1]).read_text())
     folder = Path(spec["out"]).parent
     keeper, watch, clock = run_script(spec["arguments"], spec["seed"], folder)
     ended = time.time()
-    val = np.fromfile(spec["val"], dtype=np.uint16)
-    points = [(step, seconds, whole_split_loss(path, val, spec["device"])) for step, seconds, path in keeper.kept]
-    result = {"points": points, "marks": watch.marks, "ready_time": clock.first_halt, "end_time": ended}
+    points = []
+    if spec["val"]:
+        val = np.fromfile(spec["val"], dtype=np.uint16)
+        points = [(step, seconds, whole_split_loss(path, val, spec["device"])) for step, seconds, path in keeper.kept]
+    result = {
+        "points": points,
+        "marks": watch.marks,
+        "pauses": clock.pauses,
+        "ready_time": clock.first_halt,
+        "end_time": ended,
+    }
     Path(spec["out"]).write_text(json.dumps(result))
 
 

@@ -50,7 +50,9 @@ GPTCLI = Peer("gptcli", ("train", "generate", "data"), "", package="gptcli", num
 PEERS = (
     Peer("transformers", ("train", "generate"), EXTRA, package="transformers"),
     Peer("litgpt", ("train", "generate"), LITGPT, package="litgpt"),
-    Peer("nanogpt", ("train", "learn", "generate"), "--peer nanogpt=PATH, a checkout of it", file="model.py"),
+    Peer(
+        "nanogpt", ("train", "learn", "deadline", "generate"), "--peer nanogpt=PATH, a checkout of it", file="model.py"
+    ),
     Peer("ctranslate2", ("generate",), EXTRA, package="ctranslate2", numbers=("fp32", "bf16", "int8")),
     Peer("tokenizers", ("data",), "pip install tokenizers", package="tokenizers"),
     Peer("tiktoken", ("data",), EXTRA, package="tiktoken"),
