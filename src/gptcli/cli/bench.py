@@ -1,4 +1,4 @@
-"""`gptcli bench [limits | train | learn | generate | data | startup]`."""
+"""`gptcli bench [limits | train | learn | deadline | generate | data | startup]`."""
 
 from __future__ import annotations
 
@@ -209,6 +209,55 @@ def learn(
     )
     peers = choose_peers(peer or (), "learn")
     bench = partial(learning.measure, request, peers)
+    show(hold(setting(len(request.seeds), 0.0, threads, device), [bench], peers), as_markdown, as_json)
+
+
+@bench_app.command()
+def deadline(
+    corpus: Corpus = None,
+    minutes: Annotated[str, typer.Option(metavar="M,M", help="How long each run may take, everything included.")] = (
+        "1,5,15"
+    ),
+    peer: Peers = None,
+    nanogpt_args: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ARGS",
+            help="Arguments of nanoGPT's train.py (default: its README's for this kind of device).",
+            show_default=False,
+        ),
+    ] = None,
+    gpt2_vocab: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="A folder with GPT-2's vocab.json and merges.txt: nanoGPT takes part with these tokens as well.",
+            show_default=False,
+        ),
+    ] = None,
+    seeds: Annotated[str, typer.Option(metavar="S,S", help="One run of every contender for each.")] = "1",
+    threads: Threads = None,
+    device: Device = "auto",
+    as_markdown: AsMarkdown = False,
+    as_json: AsJson = False,
+) -> None:
+    """Bits per byte of each corpus's last tenth when the time is over: ours, nanoGPT's and what xz makes of it."""
+    from functools import partial
+
+    from gptcli.report.bench import deadline
+    from gptcli.report.bench.peers import choose_peers
+    from gptcli.report.bench.publish import hold
+    from gptcli.report.bench.setting import parse_list, positive_int
+
+    request = deadline.DeadlineRequest(
+        corpora=tuple(corpus or ()),
+        minutes=parse_list(minutes, deadline.minutes_of, "--minutes"),
+        seeds=parse_list(seeds, positive_int, "--seeds"),
+        gpt2_vocab=gpt2_vocab,
+        nanogpt=nanogpt_args,
+    )
+    peers = choose_peers(peer or (), "deadline")
+    bench = partial(deadline.measure, request, peers)
     show(hold(setting(len(request.seeds), 0.0, threads, device), [bench], peers), as_markdown, as_json)
 
 

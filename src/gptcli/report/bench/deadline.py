@@ -1,0 +1,248 @@
+"""`gptcli bench deadline`: bits per byte of the whole validation split when so many minutes are over, ours and others'.
+
+Every corpus is cut once, and everybody has the same two texts. Everything of a run counts against the deadline: its
+start, reading and encoding of ours, evaluations and checkpoints.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from gptcli.console import duration, say
+from gptcli.errors import UsageError
+from gptcli.report.bench.contest import spread
+from gptcli.report.bench.crew import OURS, BenchError
+from gptcli.report.bench.deadline_runs import (
+    MEASUREMENTS,
+    TRIAL_ITERATIONS,
+    WARMUP_ITERATIONS,
+    WARMUP_PART,
+    Finish,
+    Script,
+    run_nanogpt,
+    run_ours,
+    try_out,
+    xz_bits_per_byte,
+)
+from gptcli.report.bench.nanogpt_command import recipe_for, write_ids
+from gptcli.report.bench.peers import Chosen
+from gptcli.report.bench.publish import Outcome
+from gptcli.report.bench.setting import Setting
+from gptcli.report.bench.split_text import SplitText, split_text
+from gptcli.report.bench.tables import Table, shown
+from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
+
+Result = TypeVar("Result")
+Play = Callable[[float, int, Path], Finish]
+"""(seconds, seed, an empty folder) -> the run."""
+Encode = Callable[[], dict[str, np.ndarray]]
+"""-> the ids of "train" and of "val"."""
+CHARACTERS, SUBWORDS = "nanoGPT char", "nanoGPT GPT-2 BPE"
+VOCAB_MULTIPLE = 64
+"""nanoGPT rounds GPT-2's 50,257 tokens up to 50,304, a multiple of this."""
+NOTES = (
+    "Over the whole last tenth of each corpus, the same text for all; medians over the seeds. The wall seconds are the "
+    "whole command's.",
+    "nanoGPT, by its own train.py, has the lowest loss of its checkpoints, of which there are "
+    f"{MEASUREMENTS}, and in brackets its command's seconds; its data set was there before, and its checkpoints were "
+    "measured on the whole split afterwards.",
+    f"Its iterations, by which its rate decays, were chosen for the deadline by a trial of {TRIAL_ITERATIONS}, which is "
+    f"not counted; it warms up for {WARMUP_ITERATIONS} of them, or 1 in {WARMUP_PART} where that is less.",
+    "xz -9e, with a dictionary as large as the text: what the last tenth adds to the rest, in whatever time it takes.",
+)
+
+
+@dataclass(frozen=True)
+class DeadlineRequest:
+    """Corpora to learn, one by one, and how long each may take."""
+
+    corpora: tuple[str, ...]
+    minutes: tuple[float, ...] = (1.0, 5.0, 15.0)
+    seeds: tuple[int, ...] = (1,)
+    gpt2_vocab: Path | None = None
+    """A folder with GPT-2's vocab.json and merges.txt; none: nanoGPT takes part with characters alone."""
+    nanogpt: str | None = None
+    """Arguments of nanoGPT's train.py; none: what its README says."""
+
+
+def measure(request: DeadlineRequest, peers: Sequence[Chosen], setting: Setting) -> Outcome:
+    """Every corpus, deadline and seed, with the contenders in turn.
+
+    Raises:
+        UsageError: no corpus is named.
+        TokenizerError: there is no GPT-2 vocabulary where it should be.
+        DataError, StorageError: a corpus cannot be read.
+        BenchError: a run of ours failed; a peer whose run fails is left out.
+    """
+    if not request.corpora:
+        raise UsageError("no corpus to learn", "name one or more: gptcli bench deadline book.txt code/")
+    tokenizer = load_tokenizer(request.gpt2_vocab) if request.gpt2_vocab else None
+    if peers and tokenizer is None:
+        say(f"without {SUBWORDS}: --gpt2-vocab DIR, a folder with GPT-2's vocab.json and merges.txt")
+    corpora = {}
+    for corpus in dict.fromkeys(request.corpora):
+        with tempfile.TemporaryDirectory(prefix="gptcli-bench-") as folder:
+            corpora[corpus] = measure_corpus(corpus, request, peers, tokenizer, setting, Path(folder))
+    results = {
+        "minutes": list(request.minutes),
+        "seeds": list(request.seeds),
+        "gpt2_vocab": tokenizer is not None,
+        "corpora": corpora,
+    }
+    return Outcome("deadline", results, tables(results))
+
+
+def measure_corpus(
+    corpus: str,
+    request: DeadlineRequest,
+    peers: Sequence[Chosen],
+    tokenizer: Tokenizer | None,
+    setting: Setting,
+    folder: Path,
+) -> dict[str, Any]:
+    """One corpus: its sizes, xz's figure, and for each deadline what every contender has reached."""
+    text = split_text(corpus, folder / "cache")
+    train, val = text.as_bytes()
+    ours = partial(run_ours, corpus, threads=setting.threads, device=setting.device)
+    players: dict[str, Play] = {OURS: ours}
+    left_out: dict[str, str] = {}
+    arguments = tuple((request.nanogpt or recipe_for(setting.device)).split())
+    for peer, checkout in peers:
+        for name, encode, vocab_size in encodings(text, tokenizer):
+            place = folder / name.replace(" ", "-")
+            script = Script(checkout, place / "dataset", arguments, setting.threads, setting.device)
+            entered = unless_left_out(name, left_out, partial(enter, script, encode, vocab_size, len(val), place))
+            if entered is not None:
+                players[name] = entered
+    deadlines = {
+        f"{minutes:g}": hold_deadline(corpus, minutes, request.seeds, players, left_out) for minutes in request.minutes
+    }
+    say(f"{shown([corpus])}: xz")
+    return {
+        "train_bytes": len(train),
+        "val_bytes": len(val),
+        "xz_bits_per_byte": xz_bits_per_byte(train, val),
+        "deadlines": deadlines,
+    }
+
+
+def encodings(text: SplitText, tokenizer: Tokenizer | None) -> list[tuple[str, Encode, int | None]]:
+    """In what forms nanoGPT gets the text: (name, what gives the ids, size of the vocabulary or none: what occurs)."""
+    forms: list[tuple[str, Encode, int | None]] = [(CHARACTERS, text.characters, None)]
+    if tokenizer is not None:
+        rounded = math.ceil(tokenizer.vocab_size / VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+        forms.append((SUBWORDS, partial(text.tokens, tokenizer), rounded))
+    return forms
+
+
+def enter(script: Script, encode: Encode, vocab_size: int | None, val_bytes: int, place: Path) -> Play:
+    """Write the script's data set and try it out; what plays its runs.
+
+    Raises:
+        BenchError: the ids do not fit nanoGPT's files, or the trial failed.
+    """
+    ids = encode()
+    write_ids(script.dataset, ids, vocab_size)
+    return partial(run_nanogpt, script, try_out(script, place), len(ids["val"]) / val_bytes)
+
+
+def hold_deadline(
+    corpus: str, minutes: float, seeds: Sequence[int], players: Mapping[str, Play], left_out: Mapping[str, str]
+) -> dict[str, Any]:
+    """All the runs to one deadline, a seed at a time; `left_out` are those who could not begin, and why."""
+    missing, runs = dict(left_out), {name: [] for name in players}
+    for seed in seeds:
+        for name, play in players.items():
+            if name in missing:
+                continue
+            with tempfile.TemporaryDirectory(prefix="gptcli-bench-") as folder:
+                finish = unless_left_out(name, missing, partial(play, 60 * minutes, seed, Path(folder)))
+            if finish is not None:
+                runs[name].append(finish)
+                say(
+                    f"{shown([corpus])}, {minutes:g} min, {name}, seed {seed}: {finish.bits_per_byte:.4f} bits per "
+                    f"byte, {duration(finish.wall_seconds)}"
+                )
+    contenders = {name: standing(own) for name, own in runs.items() if name not in missing}
+    return {"contenders": contenders, "over_better_nanogpt": ratio(contenders), "left_out": missing}
+
+
+def unless_left_out(name: str, left_out: dict[str, str], action: Callable[[], Result]) -> Result | None:
+    """What `action` returns; where that of a peer fails, none, and its reason goes into `left_out`."""
+    try:
+        return action()
+    except BenchError as error:
+        if name == OURS:
+            raise
+        say(f"{name}: {error}; left out")
+        left_out[name] = str(error)
+        return None
+
+
+def standing(finishes: Sequence[Finish]) -> dict[str, Any]:
+    """One contender's figures over its seeds."""
+    return {
+        "bits_per_byte": spread([finish.bits_per_byte for finish in finishes]).report(),
+        "wall_seconds": spread([finish.wall_seconds for finish in finishes]).report(),
+        "runs": [finish.report() for finish in finishes],
+    }
+
+
+def ratio(contenders: Mapping[str, Any]) -> float | None:
+    """Our median bits per byte over those of the better nanoGPT; none without one. Below 1: ours is better."""
+    theirs = [one["bits_per_byte"]["median"] for name, one in contenders.items() if name != OURS]
+    return contenders[OURS]["bits_per_byte"]["median"] / min(theirs) if theirs else None
+
+
+def tables(results: dict[str, Any]) -> list[Table]:
+    """One a deadline."""
+    return [deadline_table(f"{minutes:g}", results["corpora"]) for minutes in results["minutes"]]
+
+
+def deadline_table(minutes: str, corpora: Mapping[str, Any]) -> Table:
+    rows, reasons = [], []
+    for corpus, one in corpora.items():
+        held = one["deadlines"][minutes]
+        ours, over = held["contenders"][OURS], held["over_better_nanogpt"]
+        rows.append(
+            (
+                shown([corpus]),
+                bits(ours),
+                "; ".join(dict.fromkeys(run["facts"]["chosen"] for run in ours["runs"])),
+                f"{ours['wall_seconds']['median']:.1f} s",
+                *(bits_and_seconds(held["contenders"].get(name)) for name in (CHARACTERS, SUBWORDS)),
+                f"{one['xz_bits_per_byte']:.3f}",
+                "-" if over is None else f"{over:.3f}x",
+            )
+        )
+        reasons += [f"Left out on {shown([corpus])}: {name} ({reason})." for name, reason in held["left_out"].items()]
+    columns = ("", "gptcli", "what it chose", "wall", CHARACTERS, SUBWORDS, "xz", "gptcli over the better nanoGPT")
+    return Table(f"Bits per byte after {minutes} min", columns, rows, [*NOTES, *reasons])
+
+
+def bits(ours: Mapping[str, Any]) -> str:
+    """The median, and what part of the split it was measured on where there was no time for all of it."""
+    part = min(run["facts"]["val_part"] for run in ours["runs"])
+    return f"{ours['bits_per_byte']['median']:.3f}" + (f" ({100 * part:.2g} % measured)" if part < 1 else "")
+
+
+def bits_and_seconds(one: Mapping[str, Any] | None) -> str:
+    if one is None:
+        return "-"
+    return f"{one['bits_per_byte']['median']:.3f} ({one['wall_seconds']['median']:.1f} s)"
+
+
+def minutes_of(text: str) -> float:
+    """A number of minutes; raises ValueError with what would be right."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise ValueError(f"{text} is no number of minutes")
+    return value
