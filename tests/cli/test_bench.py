@@ -72,6 +72,8 @@ def test_without_a_command_every_bench_is_held_in_one_report(
         (["bench", "learn"], "no corpus to learn; name one"),
         (["bench", "learn", "x.txt", "--targets", "low"], "--targets 'low'"),
         (["bench", "learn", "x.txt", "--picture", "x.gif"], "end it in .svg or .png"),
+        (["bench", "deadline"], "no corpus to learn; name one or more"),
+        (["bench", "deadline", "x.txt", "--minutes", "0"], "--minutes '0': 0 is no number of minutes"),
         (["bench", "limits", "--device", "tpu"], "device 'tpu' is unknown"),
     ],
 )
@@ -88,3 +90,8 @@ def test_a_mistake_is_one_line_with_its_remedy(
 def test_a_missing_corpus_of_data_is_a_data_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("bench", "data", "no-such-file.txt") == 3
     assert "no-such-file.txt" in capsys.readouterr().err
+
+
+def test_a_missing_vocabulary_is_said_before_anything_is_trained(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("bench", "deadline", "x.txt", "--gpt2-vocab", "nowhere") == 3
+    assert "tokenizer nowhere does not exist" in capsys.readouterr().err

@@ -61,7 +61,8 @@ import torch
 from model import GPT, GPTConfig
 
 settings = {"max_iters": 10, "eval_interval": 5, "learning_rate": 0.5, "out_dir": "out", "dataset": "none",
-            "device": "cuda", "always_save_checkpoint": False, "pause": 0.0}
+            "device": "cuda", "always_save_checkpoint": False, "pause": 0.0,
+            "lr_decay_iters": 10, "warmup_iters": 0, "eval_iters": 1}
 for argument in sys.argv[1:]:
     key, value = argument.removeprefix("--").split("=")
     if key not in settings:

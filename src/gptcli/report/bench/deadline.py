@@ -51,11 +51,11 @@ VOCAB_MULTIPLE = 64
 NOTES = (
     "Over the whole last tenth of each corpus, the same text for all; medians over the seeds. The wall seconds are the "
     "whole command's.",
-    "nanoGPT, by its own train.py, has the lowest loss of its checkpoints, of which there are "
-    f"{MEASUREMENTS}, and in brackets its command's seconds; its data set was there before, and its checkpoints were "
-    "measured on the whole split afterwards.",
-    f"Its iterations, by which its rate decays, were chosen for the deadline by a trial of {TRIAL_ITERATIONS}, which is "
-    f"not counted; it warms up for {WARMUP_ITERATIONS} of them, or 1 in {WARMUP_PART} where that is less.",
+    f"nanoGPT, by its own train.py, has the lowest loss of its {MEASUREMENTS} checkpoints, and in brackets its "
+    "command's seconds; its data set was there before, and its checkpoints were measured on the whole split "
+    "afterwards, so that of its own evaluations one batch was enough.",
+    f"Its iterations, over which its rate decays, were chosen for the deadline by a trial of {TRIAL_ITERATIONS}, which "
+    f"is not counted; it warms up for {WARMUP_ITERATIONS} of them, or 1 in {WARMUP_PART} where that is less.",
     "xz -9e, with a dictionary as large as the text: what the last tenth adds to the rest, in whatever time it takes.",
 )
 
@@ -115,7 +115,7 @@ def measure_corpus(
     players: dict[str, Play] = {OURS: ours}
     left_out: dict[str, str] = {}
     arguments = tuple((request.nanogpt or recipe_for(setting.device)).split())
-    for peer, checkout in peers:
+    for _, checkout in peers:
         for name, encode, vocab_size in encodings(text, tokenizer):
             place = folder / name.replace(" ", "-")
             script = Script(checkout, place / "dataset", arguments, setting.threads, setting.device)

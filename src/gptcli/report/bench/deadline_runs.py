@@ -23,6 +23,8 @@ from gptcli.report.bench.split_text import SPLIT_SETTINGS
 MEASUREMENTS = 5
 """Checkpoints of a run of nanoGPT, the last of them at its end."""
 TRIAL_ITERATIONS = 40
+BRIEF_EVALUATION = "--eval_iters=1"
+"""The script's own estimate of its loss is not used, so it shall take no time from the training."""
 WARMUP_ITERATIONS, WARMUP_PART = 100, 10
 """The recipe's warm-up, and the part of a short run that it may take at most: one in so many iterations."""
 LARGEST_DICTIONARY = 1536 << 20
@@ -89,7 +91,7 @@ def try_out(script: Script, folder: Path) -> ScriptRun:
     Raises:
         BenchError: the script failed; one line with its own words.
     """
-    short = (f"--max_iters={TRIAL_ITERATIONS}", f"--eval_interval={TRIAL_ITERATIONS}")
+    short = (f"--max_iters={TRIAL_ITERATIONS}", f"--eval_interval={TRIAL_ITERATIONS}", BRIEF_EVALUATION)
     arguments = (*script.arguments, *short)
     threads, device = script.threads, script.device
     return run_script(
@@ -126,6 +128,7 @@ def schedule_arguments(iterations: int, arguments: tuple[str, ...]) -> tuple[str
         f"--max_iters={iterations}",
         f"--lr_decay_iters={iterations}",
         f"--eval_interval={iterations // MEASUREMENTS}",
+        BRIEF_EVALUATION,
         *(() if told else (f"--warmup_iters={warmup}",)),
     )
 

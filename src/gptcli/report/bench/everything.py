@@ -1,4 +1,4 @@
-"""`gptcli bench`: every bench but the longest (learn, which trains whole models), in sizes that take a few minutes."""
+"""`gptcli bench`: every bench but those that train whole models (learn, deadline), in a few minutes."""
 
 from __future__ import annotations
 
