@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from gptcli.report.bench.crew import BenchError
+from gptcli.report.bench.curves import Point
 from gptcli.report.bench.deadline import (
     CHARACTERS,
     SUBWORDS,
@@ -28,8 +29,10 @@ from gptcli.report.bench.deadline import (
 )
 from gptcli.report.bench.deadline_runs import (
     Finish,
+    Script,
     chosen,
     iterations_until,
+    run_nanogpt,
     schedule_arguments,
     xz_bits_per_byte,
 )
@@ -126,6 +129,29 @@ def test_a_deadline_that_is_too_short_is_said_so() -> None:
         iterations_until(12.0, trial(0.03))
     with pytest.raises(BenchError, match="no time for 5 iterations in 14 s"):
         iterations_until(14.0, trial(0.1))
+
+
+@pytest.mark.parametrize(("step", "runs"), [(0.03, 1), (0.01, 2)])
+def test_a_run_that_ends_early_is_done_again_by_its_own_speed(
+    step: float, runs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trial saw 0.03 s an iteration. With 0.01 s the command is over long before, and the next is not."""
+    told: list[int] = []
+
+    def run_script(checkout: str, dataset: Path, arguments: tuple[str, ...], *_: Any, **__: Any) -> ScriptRun:
+        count = int(next(text for text in arguments if text.startswith("--max_iters=")).partition("=")[2])
+        told.append(count)
+        marks = ((1, 3.0), (count + 1, 3.0 + count * step))
+        points = tuple(Point(count * n // 5, float(n), 3.0 - 0.1 * n) for n in range(1, 6))
+        wall = 5.0 + 2.0 + marks[-1][1] + 5 * 0.75
+        return ScriptRun(points, marks, (2.0, *(5 * (0.5, 0.25))), launched=0.0, ready_time=5.0, end_time=wall)
+
+    monkeypatch.setattr("gptcli.report.bench.deadline_runs.run_script", run_script)
+    script = Script("checkout", tmp_path, (), 1, "cpu")
+    found = run_nanogpt(script, trial(0.03), 0.5, 60.0, 7, tmp_path)
+    assert len(told) == runs and found.facts["iterations"] == told[-1]
+    assert 59.0 < found.wall_seconds <= 60.0
+    assert found.bits_per_byte == pytest.approx(2.5 / math.log(2) * 0.5)
 
 
 def test_the_schedule_ends_with_the_run_and_the_last_checkpoint_is_its_end() -> None:

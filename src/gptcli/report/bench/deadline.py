@@ -21,6 +21,7 @@ from gptcli.errors import UsageError
 from gptcli.report.bench.contest import spread
 from gptcli.report.bench.crew import OURS, BenchError
 from gptcli.report.bench.deadline_runs import (
+    EARLY,
     MEASUREMENTS,
     TRIAL_ITERATIONS,
     WARMUP_ITERATIONS,
@@ -55,7 +56,8 @@ NOTES = (
     "command's seconds; its data set was there before, and its checkpoints were measured on the whole split "
     "afterwards, so that of its own evaluations one batch was enough.",
     f"Its iterations, over which its rate decays, were chosen for the deadline by a trial of {TRIAL_ITERATIONS}, which "
-    f"is not counted; it warms up for {WARMUP_ITERATIONS} of them, or 1 in {WARMUP_PART} where that is less.",
+    f"is not counted; it warms up for {WARMUP_ITERATIONS} of them, or 1 in {WARMUP_PART} where that is less. A run "
+    f"that ended before {100 * EARLY:.0f} % of its time was over was done once more, by the speed that it had shown.",
     "xz -9e, with a dictionary as large as the text: what the last tenth adds to the rest, in whatever time it takes.",
 )
 
