@@ -17,12 +17,12 @@ def check_picture(path: Path) -> None:
     """Refuse what cannot be drawn before anything is measured.
 
     Raises:
-        UsageError: matplotlib is not installed, or the ending is none of FORMATS.
+        UsageError: the ending is none of FORMATS, or matplotlib is not installed.
     """
-    if find_spec("matplotlib") is None:
-        raise missing_extra("matplotlib", "bench", "--picture")
     if path.suffix not in FORMATS:
         raise UsageError(f"--picture {path} has no ending that says what to draw", f"end it in {' or '.join(FORMATS)}")
+    if find_spec("matplotlib") is None:
+        raise missing_extra("matplotlib", "bench", "--picture")
 
 
 def draw_curves(curves: Mapping[str, Sequence[Curve]], targets: Sequence[float], title: str, path: Path) -> None:
