@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -10,7 +11,7 @@ import typer
 from gptcli.cli.options import AsJson, Assignments, Corpus
 
 if TYPE_CHECKING:
-    from gptcli.report.bench.publish import Report
+    from gptcli.report.bench.publish import Outcome, Report
     from gptcli.report.bench.setting import Setting
 
 bench_app = typer.Typer(name="bench", invoke_without_command=True)
@@ -99,16 +100,11 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Tokens a second of whole training steps, and how much of the matrix products' rate that is."""
-    from functools import partial
-
     from gptcli.report.bench import training
-    from gptcli.report.bench.peers import choose_peers
-    from gptcli.report.bench.publish import hold
 
     request = training.TrainingRequest(model, tuple(assignments or ()), batch_size, seq_len, compile, precision)
-    peers = choose_peers(peer or (), "train")
-    bench = partial(training.measure, request, peers)
-    show(hold(setting(rounds, seconds, threads, device), [bench], peers), as_markdown, as_json)
+    report = contest("train", training.measure, request, peer, setting(rounds, seconds, threads, device))
+    show(report, as_markdown, as_json)
 
 
 @bench_app.command()
@@ -133,11 +129,7 @@ def generate(
     as_json: AsJson = False,
 ) -> None:
     """Generated tokens a second, and how much of what the memory's bandwidth allows that is."""
-    from functools import partial
-
     from gptcli.report.bench import decoding
-    from gptcli.report.bench.peers import choose_peers
-    from gptcli.report.bench.publish import hold
     from gptcli.report.bench.setting import parse_list, positive_int
 
     request = decoding.DecodingRequest(
@@ -149,9 +141,8 @@ def generate(
         new_tokens,
         compile,
     )
-    peers = choose_peers(peer or (), "generate")
-    bench = partial(decoding.measure, request, peers)
-    show(hold(setting(rounds, seconds, threads, device), [bench], peers), as_markdown, as_json)
+    report = contest("generate", decoding.measure, request, peer, setting(rounds, seconds, threads, device))
+    show(report, as_markdown, as_json)
 
 
 @bench_app.command()
@@ -187,12 +178,8 @@ def learn(
     as_json: AsJson = False,
 ) -> None:
     """Seconds of training to given validation losses, over characters, the last tenth of the corpus to validate."""
-    from functools import partial
-
     from gptcli.report.bench import learning
-    from gptcli.report.bench.peers import choose_peers
     from gptcli.report.bench.picture import check_picture
-    from gptcli.report.bench.publish import hold
     from gptcli.report.bench.setting import parse_list, positive_int
 
     if picture:
@@ -207,9 +194,8 @@ def learn(
         eval_every=eval_every,
         picture=picture,
     )
-    peers = choose_peers(peer or (), "learn")
-    bench = partial(learning.measure, request, peers)
-    show(hold(setting(len(request.seeds), 0.0, threads, device), [bench], peers), as_markdown, as_json)
+    report = contest("learn", learning.measure, request, peer, setting(len(request.seeds), 0.0, threads, device))
+    show(report, as_markdown, as_json)
 
 
 @bench_app.command()
@@ -242,11 +228,7 @@ def deadline(
     as_json: AsJson = False,
 ) -> None:
     """Bits per byte of each corpus's last tenth when the time is over: ours, nanoGPT's and what xz makes of it."""
-    from functools import partial
-
     from gptcli.report.bench import deadline
-    from gptcli.report.bench.peers import choose_peers
-    from gptcli.report.bench.publish import hold
     from gptcli.report.bench.setting import parse_list, positive_int
 
     request = deadline.DeadlineRequest(
@@ -256,9 +238,8 @@ def deadline(
         gpt2_vocab=gpt2_vocab,
         nanogpt=nanogpt_args,
     )
-    peers = choose_peers(peer or (), "deadline")
-    bench = partial(deadline.measure, request, peers)
-    show(hold(setting(len(request.seeds), 0.0, threads, device), [bench], peers), as_markdown, as_json)
+    report = contest("deadline", deadline.measure, request, peer, setting(len(request.seeds), 0.0, threads, device))
+    show(report, as_markdown, as_json)
 
 
 @bench_app.command()
@@ -275,16 +256,11 @@ def data(
     as_json: AsJson = False,
 ) -> None:
     """Text encoded a second in one thread, and whether the ids are the same (default: the standard library)."""
-    from functools import partial
-
     from gptcli.report.bench import encoding
-    from gptcli.report.bench.peers import choose_peers
-    from gptcli.report.bench.publish import hold
 
     request = encoding.EncodingRequest(tuple(corpus or ["python:stdlib"]), megabytes, tokenizer, vocab_size)
-    peers = choose_peers(peer or (), "data")
-    bench = partial(encoding.measure, request, peers)
-    show(hold(setting(rounds, 1.0, 1, "cpu"), [bench], peers), as_markdown, as_json)
+    report = contest("data", encoding.measure, request, peer, setting(rounds, 1.0, 1, "cpu"))
+    show(report, as_markdown, as_json)
 
 
 @bench_app.command()
@@ -299,6 +275,19 @@ def startup(
     from gptcli.report.bench.publish import hold
 
     show(hold(setting(rounds, 0.0, None, device), [startup.measure]), as_markdown, as_json)
+
+
+def contest(
+    bench: str, measure: Callable[..., Outcome], request: object, wanted: list[str] | None, chosen: Setting
+) -> Report:
+    """Hold a bench in which the peers that are `wanted` take part, or those that are installed."""
+    from functools import partial
+
+    from gptcli.report.bench.peers import choose_peers
+    from gptcli.report.bench.publish import hold
+
+    peers = choose_peers(wanted or (), bench)
+    return hold(chosen, [partial(measure, request, peers)], peers)
 
 
 def setting(rounds: int, seconds: float, threads: int | None, device: str) -> Setting:

@@ -62,9 +62,8 @@ def choose_compile(
     if device.type == "cpu" and model.norm != "rmsnorm":
         return CompileChoice(False, "on a CPU it makes models with LayerNorm hardly faster")
     least = LONG_RUN_SECONDS[device.type]
-    if run_seconds is None or run_seconds < least:
-        return CompileChoice(False, f"it pays on runs of {least / 60:g} minutes or more")
-    return CompileChoice(True, f"it pays on runs of {least / 60:g} minutes or more")
+    is_long = run_seconds is not None and run_seconds >= least
+    return CompileChoice(is_long, f"it pays on runs of {least / 60:g} minutes or more")
 
 
 def compiled(loss_sum: LossSum, cache_dir: Path) -> LossSum:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from gptcli.config import RawConfig, check_keys, merge, validate
+from gptcli.config import RawConfig, merge, validate
 from gptcli.config.load import with_origin
 from gptcli.data.batches import Batches
 from gptcli.data.prepare import CorpusScan, PreparedData, prepare_data
@@ -112,10 +112,16 @@ class Plan:
         )
 
 
+def is_timed(user: RawConfig) -> bool:
+    """Whether a time budget ends the run."""
+    return "max_seconds" in user.values.get("train", {})
+
+
 def make_plan(user: RawConfig, cache_dir: Path, began: float, *, resumed: bool = False) -> Plan:
     """Read the corpus, resolve every key, prepare tokens; nothing is written but the cache.
 
     Args:
+        user: settings whose keys were checked.
         began: when the time budget began to run, as `time.monotonic()` counts, if there is one.
         resumed: the settings are those of a run that is gone on with; then nothing is left to a rule.
 
@@ -124,18 +130,17 @@ def make_plan(user: RawConfig, cache_dir: Path, began: float, *, resumed: bool =
         UsageError: the time budget is too small to train anything.
         DataError: the corpus cannot be read or is too small.
     """
-    check_keys(RunConfig, user)
-    is_timed = user.values.get("train", {}).get("max_seconds") is not None
-    draft = validate(RunConfig, merge(without_end(zero_config(1_000_000, 100, "cpu", user), is_timed), user))
+    timed_run = is_timed(user)
+    draft = validate(RunConfig, merge(without_end(zero_config(1_000_000, 100, "cpu", user), timed_run), user))
     if not draft.data.corpus:
         raise UsageError("no corpus to train on", "name one: gptcli train book.txt")
     device = resolve_device(draft.device)
     precision = resolve_precision(device, draft.train.precision)
-    clock, choice = Clock(draft.train.max_seconds, began) if is_timed else None, None
+    clock, choice = Clock(draft.train.max_seconds, began) if timed_run else None, None
     if clock is None or resumed:
         scan = scan_excerpt(draft.data, draft.train.corpus_bytes, cache_dir, draft.seed)
         chosen = zero_config(scan.train.bytes, scan.train.distinct_characters, device.type, user)
-        chosen = without_end(chosen, is_timed)
+        chosen = without_end(chosen, timed_run)
     else:
         setting = timed.Setting(user, draft, clock, device, precision, machine_memory_bytes(device), cache_dir)
         scan, chosen, choice = timed.choose_for_time(setting)

@@ -32,7 +32,7 @@ from gptcli.storage import atomic_directory, write_atomic
 from gptcli.train.compiling import settle_compile
 from gptcli.train.config import RunConfig
 from gptcli.train.loop import Trainer
-from gptcli.train.plan import Plan, machine_memory_bytes, make_plan, probe_step_seconds
+from gptcli.train.plan import Plan, is_timed, machine_memory_bytes, make_plan, probe_step_seconds
 from gptcli.train.screen import show_plan, show_summary
 from gptcli.train.signals import StopRequest
 
@@ -72,8 +72,7 @@ def plan_and_train(request: TrainRequest, resumable: RunDirectory | None) -> dic
     """Show what will happen, then do it unless this is a dry run. A run that is resumed is locked already."""
     user = user_settings(request, resumable)
     check_keys(RunConfig, user)
-    is_timed = "max_seconds" in user.values.get("train", {})
-    began = request.began - (spent_before(resumable) if resumable and is_timed else 0.0)
+    began = request.began - (spent_before(resumable) if resumable and is_timed(user) else 0.0)
     plan = make_plan(user, request.cache_dir or default_cache_dir(), began, resumed=resumable is not None)
     out = request.out or fresh_directory(plan.config.data.corpus)
     model = None

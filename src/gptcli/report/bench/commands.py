@@ -1,13 +1,28 @@
-"""A contender's own command, run to its end with cold caches, as a person would type it. Knows no program."""
+"""A contender's own command, run to its end with cold caches, as a person would type it."""
 
 from __future__ import annotations
 
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from gptcli.report.bench.crew import BenchError, environment
+
+
+def run_training(
+    corpus: Sequence[str], options: Sequence[str], settings: Sequence[str], folder: Path, threads: int
+) -> tuple[Path, float, float]:
+    """`gptcli train` with these options and KEY=VALUE settings: (its run, when it was launched, how long it took).
+
+    Raises:
+        BenchError: it failed; one line with its own words.
+    """
+    out = folder / "run"
+    command = [sys.executable, "-P", "-m", "gptcli", "train", *corpus, "--out", str(out), *options]
+    command += [part for setting in settings for part in ("--set", setting)]
+    return out, *run_process("gptcli train", command, folder, threads)
 
 
 def run_process(

@@ -9,13 +9,12 @@ from __future__ import annotations
 import json
 import lzma
 import math
-import sys
 import tomllib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gptcli.report.bench.commands import run_process
+from gptcli.report.bench.commands import run_training
 from gptcli.report.bench.crew import BenchError
 from gptcli.report.bench.nanogpt_command import ScriptRun, run_script
 from gptcli.report.bench.split_text import SPLIT_SETTINGS
@@ -60,6 +59,14 @@ class Script:
     threads: int
     device: str
 
+    def run(self, more: tuple[str, ...], seed: int, folder: Path, *, measured: bool = True) -> ScriptRun:
+        """Run it with `more` arguments; see `run_script`."""
+        given = (*self.arguments, *more)
+        threads, device = self.threads, self.device
+        return run_script(
+            self.checkout, self.dataset, given, seed, folder, threads=threads, device=device, measured=measured
+        )
+
 
 def run_ours(corpus: str, seconds: float, seed: int, folder: Path, *, threads: int, device: str) -> Finish:
     """`gptcli train CORPUS --time ...`, with nothing else told than where to cut.
@@ -67,11 +74,8 @@ def run_ours(corpus: str, seconds: float, seed: int, folder: Path, *, threads: i
     Raises:
         BenchError: it failed; one line with its own words.
     """
-    out = folder / "run"
-    command = [sys.executable, "-P", "-m", "gptcli", "train", corpus, "--time", f"{seconds:.10g}s", "--out", str(out)]
     settings = (*SPLIT_SETTINGS, f"device={device}", f"seed={seed}")
-    command += [part for setting in settings for part in ("--set", setting)]
-    _, wall = run_process("gptcli train", command, folder, threads)
+    out, _, wall = run_training([corpus], ["--time", f"{seconds:.10g}s"], settings, folder, threads)
     summary = json.loads((out / "summary.json").read_text())
     facts = {"chosen": chosen(tomllib.loads((out / "run.toml").read_text()), summary["parameters"])}
     facts |= {name: summary[name] for name in ("steps", "tokens", "parameters", "val_part")}
@@ -94,11 +98,7 @@ def try_out(script: Script, folder: Path) -> ScriptRun:
         BenchError: the script failed; one line with its own words.
     """
     short = (f"--max_iters={TRIAL_ITERATIONS}", f"--eval_interval={TRIAL_ITERATIONS}", BRIEF_EVALUATION)
-    arguments = (*script.arguments, *short)
-    threads, device = script.threads, script.device
-    return run_script(
-        script.checkout, script.dataset, arguments, 0, folder, threads=threads, device=device, measured=False
-    )
+    return script.run(short, 0, folder, measured=False)
 
 
 def iterations_until(seconds: float, trial: ScriptRun) -> int:
@@ -149,11 +149,8 @@ def run_nanogpt(
 
     def train_until(seen: ScriptRun, scratch: Path) -> tuple[tuple[str, ...], ScriptRun]:
         scratch.mkdir()
-        arguments = (*script.arguments, *schedule_arguments(iterations_until(seconds, seen), script.arguments))
-        threads, device = script.threads, script.device
-        return arguments, run_script(
-            script.checkout, script.dataset, arguments, seed, scratch, threads=threads, device=device
-        )
+        schedule = schedule_arguments(iterations_until(seconds, seen), script.arguments)
+        return (*script.arguments, *schedule), script.run(schedule, seed, scratch)
 
     arguments, done = train_until(trial, folder / "first")
     if done.wall_seconds < EARLY * seconds:

@@ -5,7 +5,6 @@ Both are processes of their own with caches of their own, so that every start is
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from gptcli.checkpoint.metrics import MetricsLog
 from gptcli.data.config import DataConfig
 from gptcli.data.prepare import prepare_data, scan_corpus
 from gptcli.data.shards import TokenShards
-from gptcli.report.bench.commands import run_process
+from gptcli.report.bench.commands import run_training
 from gptcli.report.bench.curves import Point, Run, median_step
 from gptcli.report.bench.nanogpt_command import run_script, write_ids
 from gptcli.tokenizer.config import CharTokenizerConfig
@@ -53,11 +52,8 @@ def run_ours(course: Course, configs: Sequence[str], assignments: Sequence[str],
         f"device={course.device}",
         f"seed={seed}",
     ]
-    out = folder / "run"
-    command = [sys.executable, "-P", "-m", "gptcli", "train", *course.corpus, "--out", str(out)]
-    command += [part for config in configs for part in ("--config", config)]
-    command += [part for setting in settings for part in ("--set", setting)]
-    launched, wall = run_process("gptcli train", command, folder, course.threads)
+    options = [part for config in configs for part in ("--config", config)]
+    out, launched, wall = run_training(course.corpus, options, settings, folder, course.threads)
     lines = MetricsLog(out / "metrics.jsonl").read()
     marks = [(line["step"], line["stepping_seconds"]) for line in lines]
     return Run(
