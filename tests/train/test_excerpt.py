@@ -46,6 +46,11 @@ def test_an_excerpt_is_the_same_every_time_and_another_with_another_seed(corpus:
     assert drawn(corpus, 12_000) != drawn(corpus, 12_000, seed=2)
 
 
+def test_a_corpus_that_is_moved_gives_the_same_excerpt(corpus: Path) -> None:
+    before = drawn(corpus, 12_000)
+    assert drawn(corpus.rename(corpus.parent / "elsewhere"), 12_000) == before
+
+
 def test_one_long_document_gives_its_beginning(tmp_path: Path) -> None:
     book = tmp_path / "book.txt"
     book.write_text("".join(f"Sentence number {n}.\n" for n in range(200_000)))

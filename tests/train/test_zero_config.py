@@ -7,8 +7,9 @@ import itertools
 import pytest
 
 from gptcli.config import merge, parse_assignment, validate
+from gptcli.optim.config import MuonConfig
 from gptcli.train.config import RunConfig
-from gptcli.train.zero_config import zero_config
+from gptcli.train.zero_config import NAMES, zero_config
 
 SIZES = [500, 40_000, 300_000, 1_000_000, 30_000_000, 3_000_000_000]
 
@@ -61,3 +62,19 @@ def test_a_short_corpus_gets_few_epochs() -> None:
     config = validate(RunConfig, zero_config(60_000, 90, "cuda", merge()))
     tokens = config.train.max_steps * config.train.tokens_per_step
     assert tokens <= max(45 * 60_000, 100 * config.train.tokens_per_step)
+
+
+def test_a_key_of_the_rules_optimizer_or_schedule_may_be_set_without_naming_either() -> None:
+    user = merge(parse_assignment("optim.momentum=0.8"), parse_assignment("schedule.warmup_steps=7"))
+    validate(RunConfig, merge(NAMES, user))
+    config = validate(RunConfig, merge(zero_config(1_000_000, 90, "cpu", user), user))
+    assert isinstance(config.optim, MuonConfig) and config.optim.momentum == 0.8
+    assert config.schedule.warmup_steps == 7
+
+
+def test_a_longer_run_gets_a_lower_rate() -> None:
+    rates = []
+    for steps in (100, 900, 2_500, 10_000):
+        user = parse_assignment(f"train.max_steps={steps}")
+        rates.append(validate(RunConfig, merge(zero_config(1_000_000, 90, "cpu", user), user)).optim.lr)
+    assert rates[0] == rates[1] > rates[2] > rates[3]

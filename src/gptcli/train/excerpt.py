@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,5 +53,11 @@ def drawn_texts(files: list[SourceFile], config: DataConfig, wanted: int, seed: 
 
 
 def in_drawn_order(files: list[SourceFile], seed: int) -> list[SourceFile]:
-    """The files in an order that depends on their names and the seed alone."""
-    return sorted(files, key=lambda file: hashlib.blake2b(f"{seed}/{file.name}".encode()).digest())
+    """The files in an order that depends on the seed and on where they lie below their common folder, not on where that
+    lies: a corpus that is moved gives the same excerpt."""
+    root = os.path.commonpath([file.path.absolute().parent for file in files])
+
+    def draw(file: SourceFile) -> bytes:
+        return hashlib.blake2b(f"{seed}/{file.path.absolute().relative_to(root)}".encode()).digest()
+
+    return sorted(files, key=draw)

@@ -35,6 +35,7 @@ from gptcli.train.loop import Trainer
 from gptcli.train.plan import Plan, is_timed, machine_memory_bytes, make_plan, probe_step_seconds
 from gptcli.train.screen import show_plan, show_summary
 from gptcli.train.signals import StopRequest
+from gptcli.train.zero_config import NAMES
 
 MAX_KEPT_VALIDATION_BYTES = 50_000_000
 """A validation split up to this size is copied into the run directory, so that `gptcli eval RUN` needs nothing else."""
@@ -71,7 +72,7 @@ def train(request: TrainRequest) -> dict[str, Any]:
 def plan_and_train(request: TrainRequest, resumable: RunDirectory | None) -> dict[str, Any]:
     """Show what will happen, then do it unless this is a dry run. A run that is resumed is locked already."""
     user = user_settings(request, resumable)
-    check_keys(RunConfig, user)
+    check_keys(RunConfig, merge(NAMES, user))
     began = request.began - (spent_before(resumable) if resumable and is_timed(user) else 0.0)
     plan = make_plan(user, request.cache_dir or default_cache_dir(), began, resumed=resumable is not None)
     out = request.out or fresh_directory(plan.config.data.corpus)

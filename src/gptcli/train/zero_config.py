@@ -26,10 +26,10 @@ class Shape(NamedTuple):
     max_steps: int
 
 
-# On a CPU the shape is what two cores train in about five minutes; more text only makes longer runs worthwhile.
+# On a CPU the shape is what two cores train in three to five minutes; more text only makes longer runs worthwhile.
 CPU_SHAPES = (
     Shape(0, n_layer=2, n_embd=128, context_length=64, tokens_per_step=1024, max_steps=1500),
-    Shape(100_000, n_layer=4, n_embd=128, context_length=128, tokens_per_step=1024, max_steps=4500),
+    Shape(100_000, n_layer=4, n_embd=128, context_length=128, tokens_per_step=1024, max_steps=2500),
     Shape(4_000_000, n_layer=4, n_embd=192, context_length=256, tokens_per_step=2048, max_steps=1200),
 )
 # On a GPU the shape grows with the corpus, at roughly 20 tokens a parameter (Hoffmann et al. 2022).
@@ -45,9 +45,13 @@ BYTES_PER_TOKEN = 3
 HEAD_WIDTH = 32
 TUNED_WIDTH = 128
 """Width at which the learning rates were found."""
-SHORT_RUN = 500
+TUNED_STEPS = 900
+"""Steps up to which those rates hold; Muon's falls with the root of the steps beyond them."""
+LONG_RUN = 5000
 """Below so many steps a shorter memory of gradients (momentum 0.9) learns faster."""
 MICRO_BATCH_TOKENS = {"cpu": 2048, "gpu": 16384}
+NAMES = RawConfig({"optim": {"name": "muon"}, "schedule": {"name": "linear"}})
+"""What the rule takes of the kinds with keys of their own, where the user names none: its keys may be set alone."""
 
 
 def choose_tokenizer(train_bytes: int, distinct_characters: int) -> dict[str, Any]:
@@ -83,7 +87,7 @@ def zero_config(
         "data": {"tokenizer": choose_tokenizer(train_bytes, distinct_characters)},
         "model": choose_model(shape, user.values.get("model", {})),
         "train": choose_training(shape, train_bytes, device_type, user.values),
-        "schedule": {"name": "linear", "warmup_steps": 50, "min_lr": 0.0},
+        "schedule": {**NAMES.values["schedule"], "warmup_steps": 50, "min_lr": 0.0},
     }
     chosen["optim"] = choose_optimizer(chosen, train_bytes / bytes_per_token, user.values)
     return with_origin(without_keys(chosen, user.values), ORIGIN)
@@ -140,20 +144,20 @@ def choose_optimizer(chosen: Mapping[str, Any], train_tokens: float, given: Mapp
 
 
 def choose_muon(width: int, max_steps: int, epochs: float) -> dict[str, Any]:
-    """Muon's settings; the rates were found at TUNED_WIDTH.
+    """Muon's settings; the rates were found at TUNED_WIDTH and TUNED_STEPS.
 
     The embedding's rate holds at any width; a hidden matrix's falls with the square root of it, so that an update, all
     of whose singular values are equal, keeps its size; the head's falls with the width (Yang et al. 2022,
     arXiv:2203.03466).
     """
-    narrower = TUNED_WIDTH / width
+    narrower, longer = TUNED_WIDTH / width, max(1.0, max_steps / TUNED_STEPS)
     return {
-        "name": "muon",
-        "lr": significant(1e-2 * math.sqrt(narrower)),
+        **NAMES.values["optim"],
+        "lr": significant(1e-2 * math.sqrt(narrower / longer)),
         "adamw_lr": 1e-2,
         "embedding_lr": 3e-2,
         "head_lr": significant(2e-2 * narrower),
-        "momentum": 0.9 if max_steps < SHORT_RUN else 0.95,
+        "momentum": 0.9 if max_steps < LONG_RUN else 0.95,
         "weight_decay": round(min(0.8, max(0.1, 0.08 * epochs)), 2),
     }
 
