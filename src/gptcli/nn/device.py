@@ -9,11 +9,13 @@ from typing import Literal
 import torch
 
 from gptcli.errors import UsageError
+from gptcli.nn.float8 import require_float8
 
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
-ResolvedPrecision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16", "fp8"]
+ResolvedPrecision = Literal["fp32", "bf16", "fp16", "fp8"]
 
-AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}
+"""fp8: what is around the products that `nn.float8` takes in 8 bits."""
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -47,7 +49,13 @@ def resolve_device(name: str = "auto") -> torch.device:
 
 
 def resolve_precision(device: torch.device, precision: Precision) -> ResolvedPrecision:
-    """`auto` is bf16 on a CUDA device whose hardware computes in it, and fp32 elsewhere."""
+    """`auto` is bf16 on a CUDA device whose hardware computes in it, and fp32 elsewhere.
+
+    Raises:
+        UsageError: fp8, which this device or installation cannot do.
+    """
+    if precision == "fp8":
+        require_float8(device)
     if precision != "auto":
         return precision
     if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):

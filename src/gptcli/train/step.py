@@ -16,6 +16,7 @@ from torch import Tensor
 from gptcli.data.batches import Batch, Batches
 from gptcli.models.gpt import GPT
 from gptcli.nn.device import autocast
+from gptcli.nn.float8 import to_float8
 from gptcli.nn.loss import IGNORE_INDEX
 from gptcli.optim.clip import clip_divisor, gradient_norm
 
@@ -115,6 +116,8 @@ class Stepper:
         self.device, self.precision = device, precision
         self.max_norm = grad_clip or math.inf
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        if precision == "fp8":
+            to_float8(model.blocks, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         self.is_fused: bool = getattr(optimizer, "_step_supports_amp_scaling", False)
         self.decides_on_device = self.is_fused and device.type == "cuda"

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from gptcli.console import Progress, size
+from gptcli.errors import UsageError
 from gptcli.models.estimate import flops_per_token
 from gptcli.nn.device import resolve_precision
 from gptcli.report.bench.contest import alternate, ratios, spread
@@ -38,11 +39,13 @@ def measure(request: TrainingRequest, peers: Sequence[Chosen], setting: Setting)
     """Steps of every contender in turn.
 
     Raises:
-        ConfigError, UsageError: the shape cannot be trained so.
+        ConfigError, UsageError: the shape cannot be trained so, or not by the others.
         BenchError: ours failed.
     """
     config = resolve(request)
     precision = resolve_precision(torch.device(setting.device), config.train.precision)
+    if precision == "fp8":
+        raise UsageError("the other programs do not train in fp8", "compare bf16")
 
     def task(module: str, path: str | None = None) -> Task:
         job = TrainingJob(config.model_dump(mode="json"), setting.device, precision, setting.seconds, path)
