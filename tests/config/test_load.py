@@ -128,6 +128,11 @@ def test_a_huge_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
         read_toml(path)
 
 
+def test_a_file_without_an_end_is_refused() -> None:
+    with pytest.raises(ConfigError, match="larger than"):
+        read_toml(Path("/dev/zero"))
+
+
 def test_a_missing_file_is_a_storage_error(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="check the path"):
         read_toml(tmp_path / "none.toml")
@@ -145,3 +150,22 @@ def test_every_shipped_config_is_found_by_its_name_also_one_with_a_dot() -> None
     for name, path in shipped_configs().items():
         assert find_config(name) == find_config(f"{name}.toml") == path
     assert "gpt2-1.5b" in shipped_configs()
+
+
+@pytest.mark.parametrize("value", ["9" * 4000, "-" + "9" * 30])
+def test_a_whole_number_of_more_than_64_bits_is_refused(value: str) -> None:
+    class Numbers(Config):
+        number: int = 1
+
+    with pytest.raises(ConfigError, match="64 bits") as failure:
+        validate(Numbers, parse_assignment(f"number={value}"))
+    assert len(str(failure.value)) < 400
+
+
+def test_a_long_wrong_value_is_shortened_in_the_message() -> None:
+    class Numbers(Config):
+        number: int = 1
+
+    with pytest.raises(ConfigError) as failure:
+        validate(Numbers, parse_assignment("number=" + "[" * 5000))
+    assert len(str(failure.value)) < 400

@@ -97,6 +97,12 @@ def test_a_pipe_is_copied_like_stdin(tmp_path: Path) -> None:
     assert found.path.read_text() == "through a pipe"
 
 
+def test_a_device_without_an_end_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "endless.txt").symlink_to("/dev/zero")
+    with pytest.raises(DataError, match="has no end"):
+        find_files([str(tmp_path / "endless.txt")], "text", tmp_path / "cache")
+
+
 def test_the_standard_library_is_the_same_each_time_and_holds_no_foreign_package(tmp_path: Path) -> None:
     files = [file.path for file in find_files(["python:stdlib"], "text", tmp_path)]
     assert files == [file.path for file in find_files(["python:stdlib"], "text", tmp_path)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from gptcli.models.gpt import GPT, build_model
 from gptcli.nn.loss import IGNORE_INDEX
 from gptcli.optim.build import build_optimizer
 from gptcli.optim.config import AdamWConfig, MuonConfig, OptimConfig, SgdConfig
+from gptcli.train.spikes import SpikeGuard
 from gptcli.train.step import Stepper, StepResult, accumulate_gradients, step_seed
 
 CPU = torch.device("cpu")
@@ -217,3 +219,64 @@ def test_step_seeds_differ_by_step_and_by_seed() -> None:
     seeds = {step_seed(seed, step) for seed in range(20) for step in range(50)}
     assert len(seeds) == 1000
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def small_device(model: GPT, largest: int) -> Callable[..., torch.Tensor]:
+    """The model's loss on a device where no more than `largest` sequences fit."""
+
+    def loss_sum(input_ids: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+        if len(input_ids) > largest:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return model.loss_sum(input_ids, *rest)
+
+    return loss_sum
+
+
+@every_optimizer
+@pytest.mark.parametrize("largest", [1, 3])
+def test_out_of_memory_repeats_the_same_step_in_smaller_micro_batches(name: str, largest: int) -> None:
+    whole, cut = tiny_model(torch.float64), tiny_model(torch.float64)
+    expected = stepper(whole, OPTIMIZERS[name]).run([ragged_batch()])
+    steps = stepper(cut, OPTIMIZERS[name])
+    steps.loss_sum = small_device(cut, largest)
+    found = steps.run([ragged_batch()])
+    assert steps.batch_size is not None and steps.batch_size <= largest
+    assert found.tokens == expected.tokens and found.loss == pytest.approx(expected.loss, rel=1e-6)
+    for key, tensor in whole.state_dict().items():
+        torch.testing.assert_close(cut.state_dict()[key], tensor, rtol=1e-6, atol=1e-9)
+
+
+def test_a_step_repeated_for_want_of_memory_draws_the_same_dropout_as_one_that_fits() -> None:
+    config = ModelConfig(vocab_size=17, n_layer=2, n_head=2, n_embd=16, context_length=8, dropout=0.3)
+    results = []
+    for largest, size in ((2, 8), (99, 2)):
+        model = build_model(config, seed=1).train()
+        steps = stepper(model)
+        steps.loss_sum = small_device(model, largest)
+        steps.run(split(ragged_batch(), size), seed=5)
+        results.append(model.state_dict())
+    assert all(torch.equal(results[0][name], tensor) for name, tensor in results[1].items())
+
+
+def test_where_not_one_sequence_fits_nothing_changes() -> None:
+    model = tiny_model()
+    steps = stepper(model)
+    steps.loss_sum = small_device(model, 0)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(torch.OutOfMemoryError):
+        steps.run([ragged_batch()])
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("on_device", [False, True], ids=["branch", "on_device"])
+def test_a_spike_is_skipped_where_that_is_wished(on_device: bool) -> None:
+    for max_spike in (0.0, 8.0):
+        model = tiny_model()
+        steps = stepper(model, AdamWConfig(lr=1e-5), on_device=on_device)
+        steps.spikes = SpikeGuard(max_spike, CPU) if max_spike else None
+        assert not any(steps.run([ragged_batch()]).is_skipped for _ in range(40))
+        before = copy.deepcopy(model.state_dict())
+        steps.loss_sum = lambda *arguments, model=model: 10 * model.loss_sum(*arguments)
+        result = steps.run([ragged_batch()])
+        unchanged = all(same_bytes(before[name], tensor) for name, tensor in model.state_dict().items())
+        assert result.is_finite and result.is_skipped == unchanged == bool(max_spike)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,19 +17,28 @@ from gptcli.storage import storage_errors, write_atomic
 class MetricsLog:
     """An append-only log that survives a kill at any moment: at worst its last line is torn, and a torn line is none.
 
-    Numbers that are not finite are written as the strings "NaN", "Infinity" and "-Infinity".
+    Numbers that are not finite are written as the strings "NaN", "Infinity" and "-Infinity". Two threads may use it.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
+        self.held = b""
+        """Lines that could not be written yet."""
+        self.in_use = threading.Lock()
 
     def append(self, line: Mapping[str, Any]) -> None:
         """Add one line; once this returns it outlives the process (though not a power cut, see `sync`).
 
         Raises:
-            StorageError: the disk is full or the file cannot be written; no part of the line is left.
+            StorageError: the disk is full or the file cannot be written; no part of the line is there, and it will be
+                written with the next one.
         """
-        data = (strict_json.dumps(dict(line)) + "\n").encode()
+        with self.in_use:
+            self.held += (strict_json.dumps(dict(line)) + "\n").encode()
+            self.write_held()
+
+    def write_held(self) -> None:
+        data = self.held
         with storage_errors(self.path), self.path.open("a+b", buffering=0) as file:
             end = self.end_of_last_line()
             file.truncate(end)
@@ -38,12 +48,20 @@ class MetricsLog:
             except OSError:
                 file.truncate(end)
                 raise
+        self.held = b""
 
     def sync(self) -> None:
-        """Flush to the disk. Call before a checkpoint is saved: then no step that it covers can be missing here."""
-        if self.path.exists():
-            with storage_errors(self.path), self.path.open("rb") as file:
-                os.fsync(file.fileno())
+        """Flush to the disk. Call before a checkpoint is saved: then no step that it covers can be missing here.
+
+        Raises:
+            StorageError: lines are still waiting for room on the disk.
+        """
+        with self.in_use:
+            if self.held:
+                self.write_held()
+            if self.path.exists():
+                with storage_errors(self.path), self.path.open("rb") as file:
+                    os.fsync(file.fileno())
 
     def truncate_after(self, step: int) -> None:
         """Drop the lines of steps after `step` (all of them are made anew on resume), and a torn last line."""

@@ -123,7 +123,19 @@ class RunDirectory:
         """The checkpoint of lowest validation loss (the earlier of equals); the newest when none was evaluated."""
         found = self.checkpoints()
         evaluated = [info for info in found if info.val_loss is not None]
-        return min(evaluated, key=lambda info: info.val_loss) if evaluated else (found[-1] if found else None)
+        return min(evaluated, key=by_val_loss) if evaluated else (found[-1] if found else None)
+
+    def best_good(self, damaged: list[CheckpointError] | None = None) -> CheckpointInfo | None:
+        """The checkpoint of lowest validation loss among those that verify, as `last_good`; None when none was
+        evaluated, or none is whole."""
+        evaluated = sorted((info for info in self.checkpoints() if info.val_loss is not None), key=by_val_loss)
+        for info in evaluated:
+            error = info.damage()
+            if error is None:
+                return info
+            if damaged is not None:
+                damaged.append(error)
+        return None
 
     def clean(self) -> list[Path]:
         """Remove what killed processes left half-written; call it while holding the lock. Returns what was removed.
@@ -136,6 +148,10 @@ class RunDirectory:
                 orphan.rename(target)
                 fsync_path(self.checkpoints_dir)
         return clean_temporaries(self.path) + clean_temporaries(self.checkpoints_dir)
+
+
+def by_val_loss(info: CheckpointInfo) -> float:
+    return math.inf if info.val_loss is None else info.val_loss
 
 
 def listed_val_loss(path: Path) -> float | None:

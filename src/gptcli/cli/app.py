@@ -19,8 +19,11 @@ from gptcli.cli.config import config_app
 from gptcli.cli.data import data_app
 from gptcli.cli.eval import evaluate
 from gptcli.cli.generate import generate
+from gptcli.cli.import_model import import_model
+from gptcli.cli.replay import replay
 from gptcli.cli.tokenizer import tokenizer_app
 from gptcli.cli.train import train
+from gptcli.cli.verify_resume import verify_resume
 
 app = typer.Typer(
     name="gptcli",
@@ -52,6 +55,9 @@ def options(
 app.command("train")(train)
 app.command("generate")(generate)
 app.command("eval")(evaluate)
+app.command("import")(import_model)
+app.command("replay")(replay)
+app.command("verify-resume")(verify_resume)
 app.add_typer(bench_app, name="bench")
 app.add_typer(data_app, name="data")
 app.add_typer(tokenizer_app, name="tokenizer")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, field_validator
 
 
 class Config(BaseModel):
@@ -15,3 +17,11 @@ class Config(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, validate_default=True, use_attribute_docstrings=True
     )
+
+    @field_validator("*")
+    @classmethod
+    def fits_64_bits(cls, value: Any) -> Any:
+        """TOML's whole numbers have 64 bits; Python reads larger ones, with which arithmetic may fail or never end."""
+        if isinstance(value, int) and abs(value) >= 2**63:
+            raise ValueError("whole numbers have 64 bits")
+        return value

@@ -22,6 +22,8 @@ from gptcli.config.base import Config
 from gptcli.errors import ConfigError, StorageError
 
 MAX_CONFIG_BYTES = 1_000_000
+LONGEST_SHOWN = 200
+"""Characters of a wrong value that a message repeats."""
 ConfigType = TypeVar("ConfigType", bound=Config)
 
 
@@ -41,9 +43,11 @@ def read_toml(path: Path) -> RawConfig:
         ConfigError: it is not TOML, or larger than any config is.
     """
     try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
+        with path.open("rb") as file:  # which may be a pipe, or a device without an end
+            content = file.read(MAX_CONFIG_BYTES + 1)
+        if len(content) > MAX_CONFIG_BYTES:
             raise ConfigError(f"{path} is larger than {MAX_CONFIG_BYTES:,} bytes", "a config file is a short TOML file")
-        values = tomllib.loads(path.read_bytes().decode())
+        values = tomllib.loads(content.decode())
     except OSError as error:
         raise StorageError(f"cannot read config {path}: {error.strerror}", "check the path") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -168,7 +172,7 @@ def explain(kind: type[Config], raw: RawConfig, error: pydantic.ValidationError)
         message = str(first["ctx"]["error"])
         return ConfigError(f"{where}{key}: {message}" if key else f"{where}{message}")
     given = first["input"]
-    shown = "" if isinstance(given, Mapping) else f", not {given!r}"
+    shown = "" if isinstance(given, Mapping) else f", not {shortened(repr(given))}"
     return ConfigError(f"{where}{key}: {lower_first(first['msg'])}{shown}")
 
 
@@ -232,3 +236,8 @@ def lower_first(text: str) -> str:
 def dump_toml(config: Config) -> str:
     """The config as TOML; keys whose value is none are left out, since TOML has no null."""
     return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+
+
+def shortened(text: str) -> str:
+    """A value for a message of one line, without the middle of a long one."""
+    return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN // 2]}...{text[-LONGEST_SHOWN // 4 :]}"

@@ -13,10 +13,6 @@ from gptcli.tokenizer.config import BpeTokenizerConfig, TokenizerConfig
 class DataConfig(Config):
     """How the corpus is read, split, tokenized and cut into sequences."""
 
-    corpus: tuple[str, ...] = ()
-    """What to read: files, directories, globs, - (standard input), hf:NAME[:config][@split] or python:stdlib. The
-    CORPUS arguments of the command line replace it."""
-
     corpus: tuple[Annotated[str, StringConstraints(min_length=1)], ...] = ()
     """What to train on: files, directories, globs, - (stdin), hf:NAME[:config][@split], python:stdlib. CORPUS on the
     command line sets it."""
@@ -26,7 +22,11 @@ class DataConfig(Config):
     file:PATH or hf:NAME."""
 
     text_field: Annotated[str, StringConstraints(min_length=1)] = "text"
-    """The field that holds the text in .jsonl, .csv and .parquet files and in hf: data sets."""
+    """The field that holds the text in .jsonl, .csv and .parquet files and in hf: data sets; in JSON it may also hold a
+    conversation, a list of {"role", "content"} tables."""
+
+    chat_template: Annotated[str, StringConstraints(min_length=1)] = "chatml"
+    """What makes a text of a conversation: chatml, or a file with a Jinja template as models bring one."""
 
     document_separator: Annotated[str, StringConstraints(min_length=1)] | None = None
     """Text that separates the documents of a text file, such as "<|endoftext|>"; none: a text file is one document."""

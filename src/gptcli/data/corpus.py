@@ -58,7 +58,7 @@ def read_pieces(file: SourceFile, config: DataConfig) -> Iterator[Piece]:
     """Every document of one file, also empty ones, in pieces of at most PIECE_CHARACTERS."""
     path, name = file
     if format_of(path) in ROW_FORMATS:
-        rows = read_rows(path, name, config.text_field, config.encoding_errors)
+        rows = read_rows(path, name, config.text_field, config.encoding_errors, config.chat_template)
         return cut_pieces((row, True) for row in rows)
     chunks = read_text(path, name, config.encoding_errors)
     return cut_pieces(separate(chunks, config.document_separator))

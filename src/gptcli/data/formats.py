@@ -7,6 +7,7 @@ and the place in it.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
 import gzip
 import json
@@ -16,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from gptcli.data.chat import CHATML, ChatRenderer
 from gptcli.errors import DataError
 from gptcli.storage import storage_errors
 
@@ -121,8 +123,10 @@ def decode(decoder: codecs.IncrementalDecoder, chunk: bytes, final: bool, offset
         raise DataError(f"{name} is not UTF-8 at byte {place:,}", remedy) from error
 
 
-def read_rows(path: Path, name: str, text_field: str, errors: str) -> Iterator[str]:
+def read_rows(path: Path, name: str, text_field: str, errors: str, chat_template: str = CHATML) -> Iterator[str]:
     """The text field of every row of a .jsonl, .csv or .parquet file; a null is an empty text.
+
+    Where a row of JSON has a list there, it is a conversation, and the template makes its text.
 
     Raises:
         DataError: a row cannot be read, lacks the field (the message lists those it has), or has no text in it.
@@ -133,13 +137,18 @@ def read_rows(path: Path, name: str, text_field: str, errors: str) -> Iterator[s
         return
     lines = split_lines(read_text(path, name, errors), name)
     rows = csv_rows(lines, name) if kind == ".csv" else json_rows(lines, name)
-    for place, row in rows:
-        if text_field not in row:
-            raise missing_field(place, text_field, row)
-        value = row[text_field]
-        if not isinstance(value, str | None):
-            raise DataError(f"field {text_field!r} of {place} is no text but {type(value).__name__}")
-        yield without_surrogates(value or "", place, errors)
+    renderer: ChatRenderer | None = None
+    with contextlib.ExitStack() as stack:
+        for place, row in rows:
+            if text_field not in row:
+                raise missing_field(place, text_field, row)
+            value = row[text_field]
+            if isinstance(value, list):
+                renderer = renderer or stack.enter_context(ChatRenderer(chat_template))
+                value = renderer.render(value, place)
+            if not isinstance(value, str | None):
+                raise DataError(f"field {text_field!r} of {place} is no text but {type(value).__name__}")
+            yield without_surrogates(value or "", place, errors)
 
 
 def missing_field(place: str, text_field: str, fields: Iterable[str]) -> DataError:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from gptcli.data.cache import cache_key, only_writer
+from gptcli.data.chat import read_template
 from gptcli.data.config import DataConfig
 from gptcli.data.passes import ScannedFile, SplitPiece, look_at, note_documents, read_split
 from gptcli.data.sources import find_files
@@ -114,6 +115,7 @@ def scan_corpus(sources: Sequence[str], config: DataConfig, cache_dir: Path, see
         raise DataError("no corpus is named", "name a text file, a directory, hf:NAME or python:stdlib")
     files = [look_at(file) for file in [*val_files, *corpus_files]]
     settings = config.model_dump(mode="json", exclude={"corpus", "tokenizer", "pack"})
+    settings["chat_template"] = read_template(config.chat_template)  # a file's content may change
     entry = cache_dir / "scans" / cache_key(files, len(val_files), settings, seed)
     with only_writer(entry):
         if not is_current(entry, files):

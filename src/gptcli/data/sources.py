@@ -64,6 +64,8 @@ def files_of(source: str, text_field: str, cache_dir: Path) -> list[SourceFile]:
         return [SourceFile(path, str(path)) for path in standard_library()]
     with storage_errors(source, "read"):
         path = Path(source).expanduser()
+        if is_endless(path):
+            raise DataError(f"{source} is a device, which has no end", "name a file or a pipe")
         if path.exists() and not path.is_dir() and not path.is_file():  # a pipe, as in `gptcli train <(zcat books)`
             with path.open("rb") as stream:
                 return [SourceFile(spool_stream(stream, cache_dir), source)]
@@ -75,6 +77,14 @@ def files_of(source: str, text_field: str, cache_dir: Path) -> list[SourceFile]:
             "no file matches the pattern" if glob.has_magic(source) else "check the path",
         )
     return [SourceFile(file, str(file)) for file in files]
+
+
+def is_endless(path: Path) -> bool:
+    """Whether the path is a device such as /dev/zero, not a terminal."""
+    if not path.is_char_device():
+        return False
+    with path.open("rb") as device:
+        return not device.isatty()
 
 
 def text_files_under(directory: Path) -> list[Path]:

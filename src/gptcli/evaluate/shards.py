@@ -7,7 +7,7 @@ measurement, each document by itself and with overlapping windows, is in perplex
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -20,6 +20,10 @@ from gptcli.evaluate.scoring import evaluation_mode
 from gptcli.models.gpt import GPT
 from gptcli.nn.device import Precision, autocast
 from gptcli.nn.loss import IGNORE_INDEX
+
+
+class Interrupted(Exception):
+    """The measurement was given up, as it was asked to."""
 
 
 class ShardLoss(NamedTuple):
@@ -40,14 +44,16 @@ def shard_loss(
     device: torch.device,
     precision: Precision,
     pack: Literal["cross", "document"] = "cross",
+    give_up: Callable[[], bool] = bool,
 ) -> ShardLoss:
     """The loss over the whole split, or over windows of `seq_len` spread evenly over it, `max_tokens` in all.
 
     The targets of the whole split are every token of the stream but the first, end-of-text tokens included, each
-    exactly once. `pack` is as in training: with "document" no position sees the document before its own. The model's
-    mode is put back.
+    exactly once. `pack` is as in training: with "document" no position sees the document before its own. `give_up()`
+    is asked before each batch. The model's mode is put back.
 
     Raises:
+        Interrupted: `give_up()` was true.
         DataError: the split holds fewer than two tokens.
     """
     if len(shards) < 2:
@@ -56,6 +62,8 @@ def shard_loss(
     nats, tokens = 0.0, 0
     with evaluation_mode(model):
         for batch in batches(shards, starts, seq_len, batch_size, pack):
+            if give_up():
+                raise Interrupted
             input_ids, targets, segment_ids = (tensor if tensor is None else tensor.to(device) for tensor in batch)
             with autocast(device, precision):
                 nats += model.loss_sum(input_ids, targets, segment_ids).item()

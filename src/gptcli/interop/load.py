@@ -40,7 +40,7 @@ def load_model(
     """Load the model at `path`, or `hf:NAME` or `hf:NAME@REVISION` from the hub (or its cache, when offline).
 
     Args:
-        checkpoint: of a run: `best` (lowest validation loss), `last` (newest whole one) or a step.
+        checkpoint: of a run: `best` (lowest validation loss), `last` or a step.
 
     Raises:
         CheckpointError: there is no such model, or it is damaged or not supported.
@@ -98,9 +98,9 @@ def choose_checkpoint(run: RunDirectory, checkpoint: str) -> CheckpointInfo:
         if chosen is None and found:
             raise CheckpointError(f"{run.path} has no checkpoint of step {checkpoint}", f"it has steps {steps}")
     else:
-        chosen = run.best() if checkpoint == "best" else run.last_good()
+        chosen = run.best() if checkpoint == "best" else (found[-1] if found else None)
     if chosen is None:
-        raise CheckpointError(f"{run.path} has no {'whole ' if found else ''}checkpoint", "train it first")
+        raise CheckpointError(f"{run.path} has no checkpoint", "train it first")
     return chosen
 
 

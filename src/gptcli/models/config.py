@@ -11,24 +11,28 @@ from gptcli.config import Config
 GATED_MLPS = ("swiglu", "geglu")
 
 
+MOST_LAYERS, LARGEST = 10_000, 2**27
+"""Far above any model, and low enough that a hostile config.json cannot take all memory before its weights are read."""
+
+
 class ModelConfig(Config):
     """`[model]`: one decoder-only Transformer, assembled from slots. The defaults are Qwen3's architecture, small."""
 
-    vocab_size: int = Field(default=0, ge=0)
+    vocab_size: int = Field(default=0, ge=0, le=LARGEST)
     """Number of token ids; 0 takes it from the tokenizer."""
-    context_length: int = Field(default=256, ge=1)
+    context_length: int = Field(default=256, ge=1, le=LARGEST)
     """Longest sequence, in tokens, that the model is trained on and made for."""
-    n_layer: int = Field(default=4, ge=1)
+    n_layer: int = Field(default=4, ge=1, le=MOST_LAYERS)
     """Number of Transformer blocks."""
-    n_head: int = Field(default=4, ge=1)
+    n_head: int = Field(default=4, ge=1, le=LARGEST)
     """Number of attention (query) heads in a block."""
-    n_kv_head: int | None = Field(default=None, ge=1)
+    n_kv_head: int | None = Field(default=None, ge=1, le=LARGEST)
     """Number of key and value heads: n_head is multi-head (the default), fewer is grouped-query, 1 is multi-query."""
-    n_embd: int = Field(default=128, ge=1)
+    n_embd: int = Field(default=128, ge=1, le=LARGEST)
     """Width of the residual stream."""
-    head_dim: int | None = Field(default=None, ge=1)
+    head_dim: int | None = Field(default=None, ge=1, le=LARGEST)
     """Width of one attention head; n_embd / n_head by default."""
-    intermediate_size: int | None = Field(default=None, ge=1)
+    intermediate_size: int | None = Field(default=None, ge=1, le=LARGEST)
     """Hidden width of the MLP; by default 4 n_embd, and for gated MLPs 8/3 n_embd rounded up to a multiple of 32."""
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
     """Normalisation before attention, before the MLP and at the end."""
@@ -42,7 +46,7 @@ class ModelConfig(Config):
     """Part of each head that RoPE turns; 1 is all of it."""
     smear: bool = False
     """Whether each token's vector takes in a learnt share of the one before it, channel by channel."""
-    bigram_buckets: int = Field(default=0, ge=0)
+    bigram_buckets: int = Field(default=0, ge=0, le=LARGEST)
     """Rows of a table of vectors for pairs of neighbouring tokens, shared by hashing where there are more pairs than
     rows; 0 is none."""
     mlp: Literal["swiglu", "geglu", "gelu", "gelu_tanh", "relu2"] = "swiglu"

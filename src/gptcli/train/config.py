@@ -46,6 +46,10 @@ class TrainerConfig(Config):
     max_bad_steps: int = Field(3, ge=1)
     """Stop after so many steps in a row whose loss or gradient was not finite (each of them changes nothing)."""
 
+    max_spike: float = Field(0.0, ge=0)
+    """Skip a step whose loss is so many robust deviations above the median of the last 128, and count it as bad; 0:
+    none. 6 to 10 is usual."""
+
     log_every_steps: int = Field(20, ge=1)
     """Steps between two lines of metrics.jsonl."""
 
@@ -56,10 +60,16 @@ class TrainerConfig(Config):
     """Validation tokens of each such measurement, always the same ones; the end of the run measures the whole split."""
 
     checkpoint_every_steps: int = Field(250, ge=1)
-    """Steps between two checkpoints. The best and the last ones are always kept."""
+    """Steps between two checkpoints. They are written while training goes on, from a copy of weights and moments."""
 
     keep_last: int = Field(2, ge=1)
-    """How many of the latest checkpoints to keep beside the best one."""
+    """How many of the latest checkpoints to keep. The newest whole one is never removed."""
+
+    keep_best: bool = True
+    """Keep the checkpoint of the lowest validation loss too, and save one whenever that falls."""
+
+    keep_every_steps: int = Field(0, ge=0)
+    """Keep every checkpoint whose step is a multiple of it too; 0: none."""
 
     sample_every_steps: int = Field(500, ge=0)
     """Steps between two printed samples of generated text; 0: none."""
@@ -79,6 +89,9 @@ class TrainerConfig(Config):
 
     compile: bool | Literal["auto"] = "auto"
     """Compile the loss with torch.compile: slow to start, faster after that; auto: where the run is long enough."""
+
+    fingerprints: bool = False
+    """Write hashes of each step's tokens, random state, weights and moments to fingerprints.jsonl, to compare runs."""
 
     trackers: tuple[Literal["tensorboard"], ...] = ()
     """Where metrics go besides metrics.jsonl."""

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gptcli.data.cache import cache_key, only_writer
+from gptcli.data.chat import read_template
 from gptcli.data.config import DataConfig
 from gptcli.data.corpus import read_pieces
 from gptcli.data.passes import look_at
@@ -31,6 +32,7 @@ def scan_excerpt(config: DataConfig, corpus_bytes: int | None, cache_dir: Path, 
         return scan_corpus(config.corpus, config, cache_dir, seed)
     files = find_files(config.corpus, config.text_field, cache_dir)
     settings = config.model_dump(mode="json", include={"text_field", "document_separator", "encoding_errors"})
+    settings["chat_template"] = read_template(config.chat_template)
     entry = cache_dir / "excerpts" / cache_key([look_at(file) for file in files], settings, corpus_bytes, seed)
     with only_writer(entry):
         if not entry.exists():

@@ -10,56 +10,36 @@ import math
 import signal
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from typing import Any
 
-import torch
-
+from gptcli.checkpoint.background import BackgroundSaver
 from gptcli.checkpoint.flatten import flatten_state, restore_state
 from gptcli.checkpoint.load import Checkpoint
 from gptcli.checkpoint.metrics import MetricsLog
 from gptcli.checkpoint.run import RunDirectory
-from gptcli.checkpoint.save import prune, save_checkpoint
 from gptcli.console import Progress, duration, say
 from gptcli.data.prepare import default_cache_dir
-from gptcli.errors import CheckpointError, DivergedError, Stopped
-from gptcli.evaluate.shards import shard_loss
+from gptcli.errors import CheckpointError, DivergedError, GptcliError, Stopped, StorageError
+from gptcli.evaluate.shards import Interrupted, shard_loss
 from gptcli.generate.config import GenerationConfig
 from gptcli.generate.text import generate
 from gptcli.models.gpt import GPT
 from gptcli.nn.device import peak_memory_bytes
 from gptcli.optim.build import build_optimizer
 from gptcli.optim.schedule import lr_factor, set_lr
+from gptcli.train.bad_steps import keep_bad_step, reason_of
 from gptcli.train.compiling import compiled
 from gptcli.train.feed import Feed
-from gptcli.train.pace import Course, Knots
+from gptcli.train.fingerprints import FINGERPRINTS_NAME, hash_batches, hash_random_state, hash_tensors
+from gptcli.train.pace import Course
 from gptcli.train.plan import Plan
+from gptcli.train.position import Position
 from gptcli.train.signals import StopRequest
 from gptcli.train.step import PendingStep, Stepper, StepResult, step_seed
 from gptcli.train.trackers import open_trackers
-
-
-@dataclass
-class Position:
-    """Where a run stands: all that a checkpoint holds besides tensors."""
-
-    step: int = 0
-    tokens: int = 0
-    elapsed_seconds: float = 0.0
-    stepping_seconds: float = 0.0
-    """Of elapsed_seconds, what the steps took: without evaluations, samples and checkpoints."""
-    last_val_loss: float | None = None
-    evaluated_step: int | None = None
-    best_val_loss: float | None = None
-    bad_steps: int = 0
-    interval_loss: float = 0.0
-    interval_steps: int = 0
-    spent_seconds: float = 0.0
-    """Of the time budget, by the processes that have trained so far, preparation included; 0 without a budget."""
-    knots: Knots = ()
-    """What a clock has planned so far; empty without one."""
 
 
 class Trainer:
@@ -78,17 +58,22 @@ class Trainer:
             device=plan.device,
             precision=plan.precision,
             grad_clip=config.train.grad_clip,
+            max_spike=config.train.max_spike,
         )
         self.feed = Feed(plan.batches, config.sequences_per_step, config.train.batch_size, plan.device)
         self.unread: deque[tuple[int, PendingStep]] = deque()
-        self.latest: StepResult | None = None
         self.position, self.pace = Position(), plan.new_pace()
         self.metrics = MetricsLog(run.metrics_path)
         self.samples = MetricsLog(run.path / "samples.jsonl")
+        self.fingerprints = MetricsLog(run.path / FINGERPRINTS_NAME)
         self.trackers = open_trackers(config.train.trackers, run.path)
+        train = config.train
+        self.saver = BackgroundSaver(
+            run, keep_last=train.keep_last, keep_best=train.keep_best, keep_every_steps=train.keep_every_steps
+        )
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Continue from a checkpoint: weights, moments, scaler and position; later lines of the metrics are dropped."""
+        """Continue from a checkpoint: weights, moments, scaler and position. Writes nothing."""
         state = checkpoint.state
         if state["data_fingerprint"] != self.plan.data.train.fingerprint:
             raise CheckpointError(
@@ -99,16 +84,21 @@ class Trainer:
         restore_state(self.optimizer, checkpoint.tensors["optimizer"], state["optimizer"])
         if state["scaler"]:
             self.stepper.scaler.load_state_dict(state["scaler"])
-        self.position = Position(**{field.name: state.get(field.name, field.default) for field in fields(Position)})
-        self.position.knots = tuple((start, end) for start, end in self.position.knots)
+        if state.get("spikes") and self.stepper.spikes:
+            self.stepper.spikes.restore(state["spikes"])
+        self.position = Position.restored(state)
+        self.feed.batch_size = self.position.batch_size or self.feed.batch_size
         if self.plan.clock is not None and self.position.knots:
             self.pace.course = Course(self.position.knots)
-        self.forget_later_lines()
+        self.set_rate(max(0, checkpoint.step - 1))
+        self.saver.step = None if self.position.is_unfinished else checkpoint.step
 
     def forget_later_lines(self) -> None:
-        """Drop what was logged after the step where the run goes on: those steps are made again."""
+        """Drop what was logged after the step where the run goes on, and of that step what is still to be done."""
+        step = self.position.step
+        self.fingerprints.truncate_after(step)
         for log in (self.metrics, self.samples):
-            log.truncate_after(self.position.step)
+            log.truncate_after(step - 1 if self.position.is_unfinished else step)
 
     def run(self, stop: StopRequest) -> None:
         """Train to the last step, or until the time is up; on return the last step is saved.
@@ -117,26 +107,39 @@ class Trainer:
             Stopped: a signal asked for it, after saving.
             DivergedError: too many steps in a row were not finite; the last good checkpoint is whole.
         """
-        position = self.position
+        position, self.stop = self.position, stop
         self.model.train()
         self.began = time.perf_counter() - position.elapsed_seconds
         self.log_mark = (time.perf_counter(), position.tokens)
-        is_over = self.pace.is_over(position.step)
+        is_over = self.pace.is_over(position.step) and not position.is_unfinished
         try:
             with Progress("train", self.pace.end, unit="steps", initial=position.step) as progress:
                 while not is_over:
                     is_over = self.advance(progress)
                     if stop.signum is not None:
-                        self.save()
+                        self.require_saved()
                         raise self.stopped(stop.signum)
+            self.require_saved()
+            stop.nothing_to_save = True
+            if stop.signum is not None:
+                raise self.stopped(stop.signum)
         finally:
+            self.tell_if_unsaved()
             for tracker in self.trackers:
                 tracker.close()
 
     def advance(self, progress: Progress) -> bool:
-        """One step and the events that it calls for; returns whether it was the last."""
+        """One step and the events that it calls for; returns whether it was the last.
+
+        A stop that is asked for during the evaluation is answered at once: the position then says what is left to do.
+        """
         config, position, pace = self.train_config, self.position, self.pace
-        self.step()
+        made = 0 if position.is_unfinished else 1
+        if made:
+            self.step()
+            if config.fingerprints:
+                self.append(self.fingerprints, self.fingerprint())
+        position.is_unfinished = False
         is_last = pace.is_over(position.step)
         evaluating = is_last or pace.is_due(position.step, config.eval_every_steps)
         logging = evaluating or pace.is_due(position.step, config.log_every_steps)
@@ -145,13 +148,17 @@ class Trainer:
         if logging or sampling or saving:
             self.read_results()
         retarget(progress, pace.end)
-        progress.update(1, loss=f"{self.latest.loss:.3f}", **self.rates())
-        improved = self.evaluate() if evaluating else False
+        progress.update(made, loss=f"{position.latest.loss:.3f}", **self.rates())
+        try:
+            improved = self.evaluate() if evaluating else False
+        except Interrupted:
+            position.is_unfinished = True
+            return False
         if logging:
-            self.log(self.latest, evaluated=evaluating)
+            self.log(position.latest, evaluated=evaluating)
         if sampling:
             self.sample()
-        if improved or saving:
+        if saving or (improved and config.keep_best):
             self.save()
         pace.lap(position.step)
         return is_last
@@ -162,24 +169,31 @@ class Trainer:
         Raises:
             DivergedError: the last `max_bad_steps` steps that were read were not finite.
         """
-        config, position, course = self.config, self.position, self.pace.course
+        position = self.position
         with self.stepping():
-            torch.manual_seed(step_seed(config.seed, position.step))
-            factor = lr_factor(config.schedule, course.place(position.step), course.length, config.optim.lr)
-            set_lr(self.optimizer, factor)
-            pending = self.stepper.launch(self.feed.take(position.step))
+            self.set_rate(position.step)
+            pending = self.stepper.launch(self.feed.take(position.step), step_seed(self.config.seed, position.step))
+            if self.stepper.batch_size:
+                position.batch_size = self.feed.batch_size = self.stepper.batch_size
             position.step += 1
             position.tokens += pending.tokens
             self.unread.append((position.step, pending))
-        self.read_results(but=1 if self.stepper.decides_on_device and self.latest else 0)
+        self.stop.nothing_to_save = False
+        self.read_results(but=1 if self.stepper.decides_on_device and self.position.latest else 0)
+
+    def set_rate(self, step: int) -> None:
+        """Set the learning rates of `step` (counted from 0)."""
+        config, course = self.config, self.pace.course
+        factor = lr_factor(config.schedule, course.place(step), course.length, config.optim.lr)
+        set_lr(self.optimizer, factor)
 
     def read_results(self, but: int = 0) -> None:
         """Take note of what came of the steps launched so far, all `but` the newest few."""
         with self.stepping():
             while len(self.unread) > but:
                 step, pending = self.unread.popleft()
-                self.latest = pending.result()
-                self.note(step, self.latest)
+                self.position.latest = pending.result()
+                self.note(step, self.position.latest)
 
     @contextmanager
     def stepping(self) -> Iterator[None]:
@@ -199,12 +213,22 @@ class Trainer:
             position.interval_steps += 1
             return
         position.bad_steps += 1
-        say(f"step {step}: loss {result.loss}, gradient norm {result.grad_norm}: the step is skipped")
+        say(f"step {step}: loss {result.loss}, gradient norm {result.grad_norm}: {reason_of(result)}; it is skipped")
+        self.keep_bad_step(step, result)
         if position.bad_steps >= self.train_config.max_bad_steps:
             raise DivergedError(
-                f"training diverged: {position.bad_steps} steps in a row up to step {step} had no finite loss",
-                f"lower optim.lr (now {self.config.optim.lr:g}) and start again, or resume from the last checkpoint",
+                f"training diverged: {position.bad_steps} steps in a row up to step {step} were bad",
+                f"lower optim.lr (now {self.config.optim.lr:g}) and start again, or look at one: "
+                f"gptcli replay {self.run_directory.path} {step}",
             )
+
+    def keep_bad_step(self, step: int, result: StepResult) -> None:
+        """Write down what a skipped step was made of; without room on the disk, go on without."""
+        try:
+            batches, tokenizer = self.feed.make(step - 1), self.plan.data.tokenizer
+            say(f"its text is in {keep_bad_step(self.run_directory.path, step, result, batches, tokenizer)}")
+        except StorageError as error:
+            say(f"warning: {error}")
 
     def rates(self) -> dict[str, str]:
         """The figures shown beside the progress bar."""
@@ -215,7 +239,11 @@ class Trainer:
         return figures
 
     def evaluate(self) -> bool:
-        """Measure the validation loss on its fixed part; returns whether it is the best so far."""
+        """Measure the validation loss on its fixed part; returns whether it is the best so far.
+
+        Raises:
+            Interrupted: a signal asks to stop.
+        """
         position = self.position
         with self.pace.timing("evaluate"):
             loss = shard_loss(
@@ -227,6 +255,7 @@ class Trainer:
                 device=self.plan.device,
                 precision=self.plan.precision,
                 pack=self.config.data.pack,
+                give_up=self.stop.is_wanted,
             ).loss
         position.evaluated_step, position.last_val_loss = position.step, loss
         improved = math.isfinite(loss) and (position.best_val_loss is None or loss < position.best_val_loss)
@@ -254,7 +283,7 @@ class Trainer:
             "memory_bytes": peak_memory_bytes(self.plan.device),
         }
         position.interval_loss, position.interval_steps = 0.0, 0
-        self.metrics.append(line)
+        self.append(self.metrics, line)
         for tracker in self.trackers:
             tracker.log(position.step, line)
         if evaluated:
@@ -264,22 +293,46 @@ class Trainer:
                 f"val loss {position.last_val_loss:.4f}, {duration(position.elapsed_seconds)}"
             )
 
+    def fingerprint(self) -> dict[str, Any]:
+        """Hashes of the last step's tokens, of the random numbers' state after it, and of weights and moments."""
+        step = self.position.step
+        return {
+            "step": step,
+            "batch": hash_batches(self.feed.make(step - 1)),
+            "random": hash_random_state(self.plan.device),
+            "weights": hash_tensors(self.model.state_dict()),
+            "moments": hash_tensors(flatten_state(self.optimizer)[0]),
+        }
+
     def sample(self) -> None:
         """Print and store a sample of generated text, without touching the training's randomness."""
         config = GenerationConfig(max_new_tokens=self.train_config.sample_tokens, seed=self.config.seed)
         with self.pace.timing("sample"):
-            result = generate(self.model, self.plan.data.tokenizer, [self.train_config.sample_prompt], config)
+            try:
+                result = generate(self.model, self.plan.data.tokenizer, [self.train_config.sample_prompt], config)
+            except GptcliError as error:  # such as weights that diverged: it is not for a sample to end the run
+                return say(f"no sample at step {self.position.step:,}: {error}")
         text = self.train_config.sample_prompt + result.prompts[0].completions[0].text
         say(f"--- sample at step {self.position.step:,}\n{text}\n---")
-        self.samples.append({"step": self.position.step, "text": text})
+        self.append(self.samples, {"step": self.position.step, "text": text})
+
+    def append(self, log: MetricsLog, line: Mapping[str, Any]) -> None:
+        """Add a line to a log; one that does not fit on the disk is kept for later, and training goes on."""
+        try:
+            log.append(line)
+        except StorageError as error:
+            say(f"warning: {error}; lines are kept in memory until there is room")
 
     def save(self) -> None:
-        """Write a checkpoint of this step (unless it is there already) and remove those no longer wanted."""
+        """Begin to write a checkpoint of this step, unless that was done; waits only for the one before it."""
         position = self.position
-        if any(saved.step == position.step for saved in self.run_directory.checkpoints()):
+        if self.saver.step == position.step:
             return
         self.read_results()
+        self.tell_if_unsaved()
         if self.plan.clock is not None:
+            if self.saver.seconds is not None:
+                self.pace.timings["write"].append(self.saver.seconds)
             position.spent_seconds, position.knots = self.plan.clock.spent(), self.pace.course.knots
         with self.pace.timing("save"):
             tensors, optimizer = flatten_state(self.optimizer)
@@ -287,13 +340,30 @@ class Trainer:
                 "val_loss": position.last_val_loss if position.evaluated_step == position.step else None,
                 "optimizer": optimizer,
                 "scaler": self.stepper.scaler.state_dict(),
+                "spikes": self.stepper.spikes.state() if self.stepper.spikes else None,
                 "data_fingerprint": self.plan.data.train.fingerprint,
                 "config_fingerprint": self.plan.config_fingerprint,
             }
-            self.metrics.sync()
             parts = {"model": self.model.state_dict(), "optimizer": tensors}
-            save_checkpoint(self.run_directory, position.step, parts, state)
-            prune(self.run_directory, self.train_config.keep_last)
+            self.saver.submit(position.step, parts, state, before=self.metrics.sync)
+
+    def tell_if_unsaved(self) -> None:
+        """Wait for the save that goes on, if one does; where it failed, training goes on with a word of warning."""
+        error = self.saver.wait()
+        if error is not None:
+            say(f"warning: {error}")
+
+    def require_saved(self) -> None:
+        """Wait until this step is saved, for a run that ends here; tries once more where that failed.
+
+        Raises:
+            StorageError: it cannot be saved; the checkpoints before are whole.
+        """
+        self.tell_if_unsaved()
+        self.save()
+        error = self.saver.wait()
+        if error is not None:
+            raise error
 
     def stopped(self, signum: int) -> Stopped:
         name = signal.Signals(signum).name

@@ -107,7 +107,7 @@ class Plan:
                 "sample": train.sample_every_steps,
             },
             # Then follow the last evaluation on the way, the one for the summary, a checkpoint, and the export.
-            closing={"evaluate": 1 + self.final_tokens / evaluated, "save": 2},
+            closing={"evaluate": 1 + self.final_tokens / evaluated, "save": 1, "write": 2},
             tokens=(evaluated, train.tokens_per_step),
         )
 

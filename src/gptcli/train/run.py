@@ -65,11 +65,11 @@ def train(request: TrainRequest) -> dict[str, Any]:
         UsageError, DataError, CheckpointError, StorageError, DivergedError, OutOfMemoryError, Stopped.
     """
     resumable = resumable_run(request)
-    with resumable.lock() if resumable else contextlib.nullcontext():
-        return plan_and_train(request, resumable)
+    with StopRequest() as stop, resumable.lock() if resumable else contextlib.nullcontext():
+        return plan_and_train(request, resumable, stop)
 
 
-def plan_and_train(request: TrainRequest, resumable: RunDirectory | None) -> dict[str, Any]:
+def plan_and_train(request: TrainRequest, resumable: RunDirectory | None, stop: StopRequest) -> dict[str, Any]:
     """Show what will happen, then do it unless this is a dry run. A run that is resumed is locked already."""
     user = user_settings(request, resumable)
     check_keys(RunConfig, merge(NAMES, user))
@@ -94,10 +94,10 @@ def plan_and_train(request: TrainRequest, resumable: RunDirectory | None) -> dic
             "choose a smaller model, train.batch_size or context, or set model.activation_checkpointing=true",
         )
     if resumable:
-        return train_in(resumable, plan, model, resumed=True)
+        return train_in(resumable, plan, model, stop, resumed=True)
     run = RunDirectory.create(out)
     with run.lock():
-        return train_in(run, plan, model, resumed=False)
+        return train_in(run, plan, model, stop, resumed=False)
 
 
 def estimates(plan: Plan, step_seconds: float | None) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def estimates(plan: Plan, step_seconds: float | None) -> dict[str, Any]:
     }
 
 
-def train_in(run: RunDirectory, plan: Plan, model: GPT, *, resumed: bool) -> dict[str, Any]:
+def train_in(run: RunDirectory, plan: Plan, model: GPT, stop: StopRequest, *, resumed: bool) -> dict[str, Any]:
     """Train inside a locked run directory and leave it complete."""
     for leftover in run.clean():
         say(f"removed {leftover}, left behind by a process that was killed")
@@ -123,8 +123,7 @@ def train_in(run: RunDirectory, plan: Plan, model: GPT, *, resumed: bool) -> dic
     if trainer.position.step == 0 and trainer.pace.is_over(0):
         raise UsageError("the time is up before the first step", "give more --time")
     try:
-        with StopRequest() as stop:
-            trainer.run(stop)
+        trainer.run(stop)
     except torch.OutOfMemoryError as error:
         raise OutOfMemoryError(
             f"{plan.device} has too little memory for micro-batches of {plan.config.train.batch_size} sequences",
@@ -201,17 +200,20 @@ def restore_newest(trainer: Trainer, run: RunDirectory) -> None:
         say(f"warning: {error}")
     if newest is None:
         say("the run has no checkpoint yet: starting from the beginning")
-        trainer.forget_later_lines()
-        return
-    trainer.restore(load_checkpoint(newest.path, parts=("model", "optimizer"), device="cpu"))
-    say(f"resumed at step {trainer.position.step:,} of {trainer.pace.end:,}")
+    else:
+        trainer.restore(load_checkpoint(newest.path, parts=("model", "optimizer"), device="cpu"))
+        say(f"resumed at step {trainer.position.step:,} of {trainer.pace.end:,}")
+    trainer.forget_later_lines()
 
 
 def finish(trainer: Trainer) -> dict[str, Any]:
     """Measure the best weights on the whole validation split, write them as a Hugging Face model, sum up."""
     run, plan, model, position = trainer.run_directory, trainer.plan, trainer.model, trainer.position
     losses = [line["train_loss"] for line in trainer.metrics.read() if line["train_loss"] is not None]
-    best = run.best()
+    damaged: list[CheckpointError] = []
+    best = run.best_good(damaged)
+    for error in damaged:
+        say(f"warning: {error}")
     if best is not None and best.step != position.step:
         model.load_state_dict(load_checkpoint(best.path, parts=("model",), device="cpu").tensors["model"])
     whole = shard_loss(

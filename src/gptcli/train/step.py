@@ -13,23 +13,27 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from gptcli.console import say
 from gptcli.data.batches import Batch, Batches
 from gptcli.models.gpt import GPT
 from gptcli.nn.device import autocast
 from gptcli.nn.float8 import to_float8
 from gptcli.nn.loss import IGNORE_INDEX
 from gptcli.optim.clip import clip_divisor, gradient_norm
+from gptcli.train.spikes import SpikeGuard
 
 LossSum = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """(input_ids (B, T), targets (B, T), segment_ids (B, T) or None) -> summed nats, a scalar."""
 
 
 class StepResult(NamedTuple):
-    """Of one optimizer step: mean loss in nats a target token, gradient norm before clipping, and target tokens."""
+    """Of one optimizer step: mean loss in nats a target token, gradient norm before clipping, target tokens, and
+    whether it changed nothing because a number was not finite or the loss a spike."""
 
     loss: float
     grad_norm: float
     tokens: int
+    is_skipped: bool = False
 
     @property
     def is_finite(self) -> bool:
@@ -77,12 +81,23 @@ def accumulate_gradients(
     return total, tokens
 
 
+def cut(batch: Batch, size: int) -> list[Batch]:
+    """The batch in parts of at most `size` sequences."""
+    columns = ([None] * len(batch.input_ids) if column is None else column.split(size) for column in batch)
+    return [Batch(*part) for part in zip(*columns, strict=False)]
+
+
+def is_overflow(result: StepResult) -> bool:
+    """Whether only the gradient is not finite, as where fp16 is scaled up too far."""
+    return math.isfinite(result.loss) and not math.isfinite(result.grad_norm)
+
+
 class PendingStep:
     """A step that was given to the device, which may still be working on it."""
 
-    def __init__(self, loss: Tensor, grad_norm: Tensor, tokens: int) -> None:
+    def __init__(self, loss: Tensor, grad_norm: Tensor, is_bad: Tensor, tokens: int) -> None:
         self.tokens = tokens
-        numbers = torch.stack((loss, grad_norm.to(loss.dtype)))
+        numbers = torch.stack((loss, grad_norm.to(loss.dtype), is_bad.to(loss.dtype)))
         self.numbers = numbers.to("cpu", non_blocking=True)
         self.is_copied = torch.cuda.Event() if numbers.is_cuda else None
         if self.is_copied is not None:
@@ -92,7 +107,8 @@ class PendingStep:
         """What came of it; waits until it is known."""
         if self.is_copied is not None:
             self.is_copied.synchronize()
-        return StepResult(*self.numbers.tolist(), self.tokens)
+        loss, grad_norm, is_bad = self.numbers.tolist()
+        return StepResult(loss, grad_norm, self.tokens, bool(is_bad))
 
 
 class Stepper:
@@ -111,7 +127,9 @@ class Stepper:
         device: torch.device,
         precision: str,
         grad_clip: float,
+        max_spike: float = 0.0,
     ) -> None:
+        """`max_spike`: the z-score above which a loss is a spike, see `spikes`; 0: none is."""
         self.model, self.optimizer, self.loss_sum = model, optimizer, loss_sum
         self.device, self.precision = device, precision
         self.max_norm = grad_clip or math.inf
@@ -120,29 +138,58 @@ class Stepper:
             to_float8(model.blocks, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         self.is_fused: bool = getattr(optimizer, "_step_supports_amp_scaling", False)
+        self.spikes = SpikeGuard(max_spike, device) if max_spike else None
+        self.batch_size: int | None = None
+        """Sequences of the largest micro-batch that fits the device, once one did not."""
         self.decides_on_device = self.is_fused and device.type == "cuda"
 
-    def run(self, batches: list[Batch]) -> StepResult:
+    def run(self, batches: list[Batch], seed: int = 0) -> StepResult:
         """One step on the micro-batches `batches`, waiting for its numbers."""
-        return self.launch(batches).result()
+        return self.launch(batches, seed).result()
 
-    def launch(self, batches: list[Batch]) -> PendingStep:
-        """One step on the micro-batches `batches`; never waits for a GPU.
+    def launch(self, batches: list[Batch], seed: int = 0) -> PendingStep:
+        """One step on the micro-batches `batches`, all that is random in it drawn from `seed`; never waits for a GPU.
 
-        The parameters, the moments and the optimizer's counters change only if loss and gradient norm are finite.
+        The parameters, the moments and the optimizer's counters change only if loss and gradient norm are finite and
+        the loss is no spike.
+
+        Raises:
+            torch.OutOfMemoryError: not even one sequence fits the device.
         """
-        self.optimizer.zero_grad(set_to_none=True)
-        loss, tokens = accumulate_gradients(self.loss_sum, batches, self.device, self.precision, self.scaler)
+        loss, tokens = self.backpropagate(batches, seed)
         self.scaler.unscale_(self.optimizer)
         norm = gradient_norm(self.parameters)
-        step = PendingStep(loss, norm, tokens)
+        is_bad = ~(loss.isfinite() & norm.isfinite())
+        if self.spikes is not None:
+            is_bad |= self.spikes.is_spike(loss)
+            self.spikes.add(loss, is_bad)
+        step = PendingStep(loss, norm, is_bad, tokens)
         if self.decides_on_device:
-            is_bad = ~(loss.isfinite() & norm.isfinite())
             self.update(clip_divisor(norm, self.max_norm), is_bad.float())
-        elif step.result().is_finite:
+        elif not step.result().is_skipped:
             self.update(clip_divisor(norm, self.max_norm) if norm > self.max_norm else None)
         self.scaler.update()
         return step
+
+    def backpropagate(self, batches: list[Batch], seed: int) -> tuple[Tensor, int]:
+        """Mean loss and target tokens of the step, whose gradients the parameters then hold.
+
+        Where the device runs out of memory the same sequences are cut into micro-batches half as large.
+        """
+        while True:
+            torch.manual_seed(seed)
+            self.optimizer.zero_grad(set_to_none=True)
+            try:
+                return accumulate_gradients(self.loss_sum, batches, self.device, self.precision, self.scaler)
+            except torch.OutOfMemoryError:
+                largest = max(len(batch.input_ids) for batch in batches)
+                if largest == 1:
+                    raise
+            self.batch_size = (largest + 1) // 2
+            say(f"out of memory on {self.device}: the step is repeated in micro-batches of {self.batch_size} sequences")
+            batches = [part for batch in batches for part in cut(batch, self.batch_size)]
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
 
     def update(self, divisor: Tensor | None, is_bad: Tensor | None = None) -> None:
         """Let the optimizer move the parameters along the gradients over `divisor`, unless `is_bad` is 1."""
@@ -154,4 +201,4 @@ class Stepper:
 
     def is_bad(self, result: StepResult) -> bool:
         """Whether the step's numbers speak of divergence; a gradient overflow that fp16 scaling mends does not."""
-        return not result.is_finite and not (self.scaler.is_enabled() and math.isfinite(result.loss))
+        return result.is_skipped and not (self.scaler.is_enabled() and is_overflow(result))

@@ -52,9 +52,9 @@ VOCAB_MULTIPLE = 64
 NOTES = (
     "Over the whole last tenth of each corpus, the same text for all; medians over the seeds. The wall seconds are the "
     "whole command's.",
-    f"nanoGPT, by its own train.py, has the lowest loss of its {MEASUREMENTS} checkpoints, and in brackets its "
-    "command's seconds; its data set was there before, and its checkpoints were measured on the whole split "
-    "afterwards, so that of its own evaluations one batch was enough.",
+    f"nanoGPT, by its own train.py, has the lowest loss of its {MEASUREMENTS} checkpoints, looked for from the last "
+    "one backwards, and in brackets its command's seconds; its data set was there before, and its checkpoints were "
+    "measured on the whole split afterwards, so that of its own evaluations one batch was enough.",
     f"Its iterations, over which its rate decays, were chosen for the deadline by a trial of {TRIAL_ITERATIONS}, which "
     f"is not counted; it warms up for {WARMUP_ITERATIONS} of them, or 1 in {WARMUP_PART} where that is less. A run "
     f"that ended before {100 * EARLY:.0f} % of its time was over was done once more, by the speed that it had shown.",

@@ -16,7 +16,7 @@ from typing import Any
 
 from gptcli.report.bench.commands import run_training
 from gptcli.report.bench.crew import BenchError
-from gptcli.report.bench.nanogpt_command import ScriptRun, run_script
+from gptcli.report.bench.nanogpt_command import Measured, ScriptRun, run_script
 from gptcli.report.bench.split_text import SPLIT_SETTINGS
 
 MEASUREMENTS = 5
@@ -59,7 +59,7 @@ class Script:
     threads: int
     device: str
 
-    def run(self, more: tuple[str, ...], seed: int, folder: Path, *, measured: bool = True) -> ScriptRun:
+    def run(self, more: tuple[str, ...], seed: int, folder: Path, *, measured: Measured = "lowest") -> ScriptRun:
         """Run it with `more` arguments; see `run_script`."""
         given = (*self.arguments, *more)
         threads, device = self.threads, self.device
@@ -98,7 +98,7 @@ def try_out(script: Script, folder: Path) -> ScriptRun:
         BenchError: the script failed; one line with its own words.
     """
     short = (f"--max_iters={TRIAL_ITERATIONS}", f"--eval_interval={TRIAL_ITERATIONS}", BRIEF_EVALUATION)
-    return script.run(short, 0, folder, measured=False)
+    return script.run(short, 0, folder, measured="none")
 
 
 def iterations_until(seconds: float, trial: ScriptRun) -> int:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -25,6 +26,7 @@ README_RECIPE = {
     "cuda": "config/train_shakespeare_char.py",
 }
 """What nanoGPT's README says to type for Tiny Shakespeare, on a CPU (or what is no CUDA device) and on a GPU."""
+Measured = Literal["all", "lowest", "none"]
 LARGEST_ID = np.iinfo(np.uint16).max
 """Its files of tokens hold 16 bits each."""
 
@@ -94,12 +96,13 @@ def run_script(
     *,
     threads: int,
     device: str,
-    measured: bool = True,
+    measured: Measured = "all",
 ) -> ScriptRun:
     """The checkout's train.py in a copy inside `folder`, on the files of `dataset`; later arguments win.
 
     Args:
-        measured: whether its checkpoints are measured on the whole validation split when it has ended.
+        measured: which of its checkpoints are measured on the whole validation split when it has ended: all, none, or
+            from the last one backwards until one is worse than a later one: the lowest of a curve with one valley.
 
     Raises:
         BenchError: it failed; one line with its own words.
@@ -116,8 +119,8 @@ def run_script(
         f"--device={device}",
     ]
     spec, out = folder / "spec.json", folder / "curve.json"
-    val = str(data / "val.bin") if measured else None
-    spec.write_text(json.dumps({"arguments": given, "seed": seed, "val": val, "device": device, "out": str(out)}))
+    asked = {"arguments": given, "seed": seed, "val": str(data / "val.bin"), "measured": measured}
+    spec.write_text(json.dumps({**asked, "device": device, "out": str(out)}))
     command = [sys.executable, "-P", "-m", "gptcli.report.bench.nanogpt_run", str(spec)]
     launched, _ = run_process("nanoGPT's train.py", command, folder, threads, cwd=copy)
     seen = json.loads(out.read_text())

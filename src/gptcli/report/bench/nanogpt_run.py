@@ -136,18 +136,20 @@ def whole_split_loss(path: Path, val: np.ndarray, device: str) -> float:
 
 
 def main() -> None:
-    """Read {"arguments", "seed", "val", "device", "out"} from the file SPEC, run, write the curve to `out`.
+    """Read {"arguments", "seed", "val", "measured", "device", "out"} from the file SPEC, run, write the curve to `out`.
 
-    Without a validation split the checkpoints are not measured.
+    `measured`: "all" checkpoints, "none", or "lowest": those from the last one backwards to one that is worse.
     """
     spec = json.loads(Path(sys.argv[1]).read_text())
     folder = Path(spec["out"]).parent
     keeper, watch, clock = run_script(spec["arguments"], spec["seed"], folder)
     ended = time.time()
-    points = []
-    if spec["val"]:
-        val = np.fromfile(spec["val"], dtype=np.uint16)
-        points = [(step, seconds, whole_split_loss(path, val, spec["device"])) for step, seconds, path in keeper.kept]
+    points: list[tuple[int, float, float]] = []
+    val = np.fromfile(spec["val"], dtype=np.uint16)
+    for step, seconds, path in reversed(keeper.kept) if spec["measured"] != "none" else ():
+        points.insert(0, (step, seconds, whole_split_loss(path, val, spec["device"])))
+        if spec["measured"] == "lowest" and points[0][2] > min(loss for _, _, loss in points):
+            break
     result = {
         "points": points,
         "marks": watch.marks,

@@ -1,0 +1,84 @@
+"""Saving beside the training: everything is copied at once, and a thread writes the copy while the weights move on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gptcli.checkpoint.run import RunDirectory
+from gptcli.checkpoint.save import needed_bytes, not_saved, prune, save_checkpoint
+from gptcli.errors import StorageError
+
+Parts = Mapping[str, Mapping[str, Tensor]]
+
+
+class BackgroundSaver:
+    """Writes the checkpoints of one run, one at a time, and removes those that are no longer wanted.
+
+    Its copy of the tensors is kept and used again, so that it takes memory once.
+    """
+
+    def __init__(self, run: RunDirectory, *, keep_last: int, keep_best: bool = True, keep_every_steps: int = 0) -> None:
+        self.run = run
+        self.kept = {"keep_last": keep_last, "keep_best": keep_best, "keep_every_steps": keep_every_steps}
+        self.worker = ThreadPoolExecutor(1, "save")
+        self.writing: Future[None] | None = None
+        self.copy: dict[str, dict[str, Tensor]] = {}
+        self.step: int | None = None
+        """Of the newest checkpoint that was submitted and has not failed."""
+        self.seconds: float | None = None
+        """What the last one took to write."""
+
+    def submit(self, step: int, parts: Parts, state: Mapping[str, Any], before: Callable[[], None]) -> None:
+        """Begin to save `parts` and `state` as they are now; `before` is called first, by the thread.
+
+        Call `wait` before: what is still being written must not be overwritten by the new copy.
+        """
+        self.copy = copied(parts, self.copy)
+        self.step = step
+        self.writing = self.worker.submit(self.write, step, dict(state), before)
+
+    def write(self, step: int, state: Mapping[str, Any], before: Callable[[], None]) -> None:
+        began = time.perf_counter()
+        try:
+            before()
+        except StorageError as error:
+            raise not_saved(self.run, step, needed_bytes(self.copy), str(error)) from error
+        save_checkpoint(self.run, step, self.copy, state)
+        prune(self.run, **self.kept)
+        self.seconds = time.perf_counter() - began
+
+    def wait(self) -> StorageError | None:
+        """Wait until nothing is being written; returns why the last save failed, once, if it did."""
+        if self.writing is None:
+            return None
+        error = self.writing.exception()
+        self.writing = None
+        if error is None:
+            return None
+        self.step = None
+        if isinstance(error, StorageError):
+            return error
+        raise error
+
+
+def copied(parts: Parts, buffers: Parts) -> dict[str, dict[str, Tensor]]:
+    """Every tensor on the CPU, contiguous, in the buffer of its name where that fits."""
+    made: dict[str, dict[str, Tensor]] = {}
+    devices = set()
+    for part, named in parts.items():
+        made[part] = {}
+        for name, tensor in named.items():
+            buffer = buffers.get(part, {}).get(name)
+            if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
+                buffer = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+            made[part][name] = buffer.copy_(tensor.detach(), non_blocking=True)
+            devices |= {tensor.device} if tensor.is_cuda else set()
+    for device in devices:
+        torch.cuda.synchronize(device)
+    return made

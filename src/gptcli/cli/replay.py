@@ -1,0 +1,26 @@
+"""`gptcli replay`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gptcli.cli.options import AsJson, CacheDir
+
+
+def replay(
+    run: Annotated[Path, typer.Argument(help="The run directory.", show_default=False)],
+    step: Annotated[int, typer.Argument(help="The step, as metrics.jsonl counts.", min=1, show_default=False)],
+    top: Annotated[int, typer.Option(min=1, help="How many parameters and sequences to show.")] = 5,
+    cache_dir: CacheDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make one step of a run again, from the checkpoint before it, and show what its loss and gradient are made of."""
+    from gptcli.data.prepare import default_cache_dir
+    from gptcli.train.replay import replay, report
+
+    found = replay(run, step, cache_dir or default_cache_dir(), top)
+    print(json.dumps(found) if as_json else report(found))

@@ -1,0 +1,88 @@
+"""Weights out of a pickle (`.pt`, `.pth`, `.bin`), read by a process of its own that may only make tensors.
+
+A pickle is a program. Only torch's reader for weights runs it, in a process with bounds on time, memory and what it
+may write; what comes back is a safetensors file and JSON. Nothing but an explicit import comes here.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from gptcli.errors import CheckpointError
+from gptcli.interop.weights import open_safetensors, read_json
+from gptcli.storage import storage_errors
+
+SAFE_TORCH = (2, 10)
+"""Before it, what is read as weights only could still run code or corrupt memory (CVE-2025-32434, CVE-2026-24747)."""
+BASE_SECONDS, BYTES_PER_SECOND = 60, 20_000_000
+TENSORS, REST = "tensors.safetensors", "rest.json"
+
+
+class Pickled(NamedTuple):
+    """tensors: their names, those of nested tables joined by `/`. rest: everything else that JSON can hold."""
+
+    tensors: dict[str, Tensor]
+    rest: dict[str, Any]
+
+
+def read_pickle(path: Path) -> Pickled:
+    """Read a file of weights.
+
+    Raises:
+        CheckpointError: it is none, holds more than weights, or takes more memory or time than a file of its size
+            should; this torch is too old to read it safely.
+        StorageError: it cannot be read, or there is no room for a copy of it.
+    """
+    require_safe_torch(torch.__version__)
+    with storage_errors(path, "read"):
+        size = path.stat().st_size
+        require_honest_zip(path, size)
+    with storage_errors(tempfile.gettempdir()), tempfile.TemporaryDirectory(prefix="gptcli-") as folder:
+        seconds = BASE_SECONDS + size // BYTES_PER_SECOND
+        command = [sys.executable, "-m", "gptcli.interop.unpickle", str(path), folder, str(seconds)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=2 * seconds, check=False)
+        except subprocess.TimeoutExpired as error:
+            raise refused(path, "reading it takes too long") from error
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["it ended the process that read it"])[-1]
+            raise refused(path, last)
+        file = open_safetensors(Path(folder, TENSORS))
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        return Pickled(tensors, read_json(Path(folder, REST)))
+
+
+def require_safe_torch(version: str) -> None:
+    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    if numbers < SAFE_TORCH:
+        raise CheckpointError(
+            f"torch {version} cannot read a pickle safely",
+            f"update torch to {'.'.join(map(str, SAFE_TORCH))} or newer, or convert the file to safetensors elsewhere",
+        )
+
+
+def require_honest_zip(path: Path, size: int) -> None:
+    """Refuse an archive that would grow: torch stores what it writes, uncompressed."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            grown = sum(entry.file_size for entry in archive.infolist())
+            packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
+    except zipfile.BadZipFile:
+        return  # an older form, or no such file at all: the reader will say
+    if packed or grown > size:
+        raise refused(path, f"it claims to hold {grown:,} bytes in {size:,}")
+
+
+def refused(path: Path, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is not read: {reason.rstrip('.')}", "it must hold weights and nothing else: convert it to safetensors"
+    )

@@ -1,0 +1,48 @@
+"""Steps that were skipped because a number was not finite or the loss a spike: what they were made of, for a look.
+
+RUN/bad-steps/step-00000123.json         step, loss, grad_norm, reason, and the texts of its sequences
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from gptcli.checkpoint import strict_json
+from gptcli.data.batches import Batch
+from gptcli.storage import write_atomic
+from gptcli.tokenizer.tokenizer import Tokenizer
+from gptcli.train.step import StepResult
+
+DIRECTORY = "bad-steps"
+
+
+def reason_of(result: StepResult) -> str:
+    """Why a step was skipped, in words."""
+    if not math.isfinite(result.loss):
+        return "the loss is not finite"
+    return "the loss is a spike" if math.isfinite(result.grad_norm) else "the gradient is not finite"
+
+
+def texts_of(batches: list[Batch], tokenizer: Tokenizer) -> list[str]:
+    """The text of every sequence of a step, in order."""
+    return [tokenizer.decode(row.tolist()) for batch in batches for row in batch.input_ids]
+
+
+def keep_bad_step(run: Path, step: int, result: StepResult, batches: list[Batch], tokenizer: Tokenizer) -> Path:
+    """Write the step down, and return where.
+
+    Raises:
+        StorageError: the disk is full.
+    """
+    path = run / DIRECTORY / f"step-{step:08d}.json"
+    record: dict[str, Any] = {
+        "step": step,
+        "loss": result.loss,
+        "grad_norm": result.grad_norm,
+        "reason": reason_of(result),
+        "texts": texts_of(batches, tokenizer),
+    }
+    write_atomic(path, strict_json.dumps(record, indent=2) + "\n")
+    return path

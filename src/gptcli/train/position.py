@@ -1,0 +1,45 @@
+"""Where a run stands between two steps. Knows no model and no file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+from gptcli.train.pace import Knots
+from gptcli.train.step import StepResult
+
+
+@dataclass
+class Position:
+    """Where a run stands: all that a checkpoint holds besides tensors."""
+
+    step: int = 0
+    tokens: int = 0
+    elapsed_seconds: float = 0.0
+    stepping_seconds: float = 0.0
+    """Of elapsed_seconds, what the steps took: without evaluations, samples and checkpoints."""
+    last_val_loss: float | None = None
+    evaluated_step: int | None = None
+    best_val_loss: float | None = None
+    latest: StepResult | None = None
+    """Of the newest step that was read."""
+    is_unfinished: bool = False
+    """What follows `step` (its evaluation and all after that) was given up and is to be done first."""
+    batch_size: int | None = None
+    """Sequences of a micro-batch, where the device had too little memory for as many as the settings say."""
+    bad_steps: int = 0
+    interval_loss: float = 0.0
+    interval_steps: int = 0
+    spent_seconds: float = 0.0
+    """Of the time budget, by the processes that have trained so far, preparation included; 0 without a budget."""
+    knots: Knots = ()
+    """What a clock has planned so far; empty without one."""
+
+    @classmethod
+    def restored(cls, state: Mapping[str, Any]) -> Self:
+        """As a checkpoint's state keeps it: JSON has lists for tuples, and older runs lack some fields."""
+        position = cls(**{field.name: state.get(field.name, field.default) for field in fields(cls)})
+        position.knots = tuple((start, end) for start, end in position.knots)
+        position.latest = StepResult(*position.latest) if position.latest else None
+        return position

@@ -1,0 +1,176 @@
+"""`gptcli verify-resume`: a training that is killed and resumed beside one that is not, compared step by step.
+
+Both are the real command in processes of their own, and the kills are SIGKILL.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gptcli.checkpoint.metrics import MetricsLog
+from gptcli.checkpoint.run import RunDirectory
+from gptcli.console import Progress
+from gptcli.errors import CheckpointError, GptcliError
+from gptcli.storage import sha256_file, storage_errors
+from gptcli.train.fingerprints import FINGERPRINTS_NAME
+
+TIMES = frozenset({"time", "elapsed_seconds", "stepping_seconds", "tokens_per_second", "memory_bytes"})
+"""What in metrics.jsonl is of the clock and the machine, not of the training."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What to train, and how often to kill it."""
+
+    corpus: tuple[str, ...]
+    config_files: tuple[str, ...]
+    assignments: tuple[str, ...]
+    steps: int
+    kills: int
+    seed: int = 0
+    cache_dir: Path | None = None
+
+    def command(self, out: Path) -> list[str]:
+        every = max(1, self.steps // 5)
+        settings = {
+            "train.max_steps": self.steps,
+            "train.fingerprints": "true",
+            "train.checkpoint_every_steps": every,
+            "train.eval_every_steps": every,
+            "train.log_every_steps": 1,
+            "train.sample_every_steps": 0,
+        }
+        command = [sys.executable, "-m", "gptcli", "train", *self.corpus, "--resume", "--out", str(out)]
+        command += [part for file in self.config_files for part in ("-c", file)]
+        command += [part for text in self.assignments for part in ("--set", text)]
+        command += [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+        return command + (["--cache-dir", str(self.cache_dir)] if self.cache_dir else [])
+
+
+@dataclass
+class Comparison:
+    """What was found. `difference` is the first one, in words; None where there is none."""
+
+    steps: int
+    killed_after: list[int] = field(default_factory=list)
+    difference: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps, "killed_after": self.killed_after, "difference": self.difference}
+
+    def text(self) -> str:
+        kills = ", ".join(map(str, self.killed_after))
+        if self.difference:
+            return f"different: {self.difference} (killed after steps {kills})"
+        return (
+            f"the same: batches, random numbers, weights and moments of all {self.steps} steps, their metrics and the "
+            f"last checkpoint; killed after steps {kills}"
+        )
+
+    def raise_if_different(self) -> None:
+        if self.difference:
+            raise CheckpointError(f"the resumed training differs: {self.difference}", "please report it")
+
+
+def verify_resume(trial: Trial, out: Path | None = None) -> Comparison:
+    """Train twice, once undisturbed and once killed `trial.kills` times at random steps, and compare.
+
+    Args:
+        out: where the two runs are kept; None: nowhere.
+
+    Raises:
+        GptcliError: training itself fails; its message is that of the command.
+    """
+    with kept_or_temporary(out) as folder, Progress("verify-resume", 2 + trial.kills, unit="runs") as progress:
+        whole, broken = folder / "whole", folder / "broken"
+        run_to_end(trial.command(whole))
+        progress.update(1)
+        chosen = random.Random(trial.seed).sample(range(1, trial.steps), min(trial.kills, trial.steps - 1))
+        result = Comparison(trial.steps)
+        for step in sorted(chosen):
+            result.killed_after.append(kill_after(trial.command(broken), broken, step))
+            progress.update(1)
+        run_to_end(trial.command(broken))
+        progress.update(1)
+        result.difference = first_difference(whole, broken)
+    return result
+
+
+@contextlib.contextmanager
+def kept_or_temporary(out: Path | None) -> Iterator[Path]:
+    if out is not None:
+        with storage_errors(out):
+            out.mkdir(parents=True, exist_ok=True)
+        yield out
+        return
+    with tempfile.TemporaryDirectory(prefix="gptcli-") as folder:
+        yield Path(folder)
+
+
+def run_to_end(command: list[str]) -> None:
+    """Raises GptcliError: the command failed; with its message and exit code."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        failed(done.returncode, done.stderr)
+
+
+def failed(code: int, stderr: str) -> None:
+    lines = stderr.strip().splitlines()
+    error = GptcliError((lines[-1] if lines else f"training ended with exit code {code}").removeprefix("gptcli: "))
+    error.exit_code = code if code > 0 else 1
+    raise error
+
+
+def kill_after(command: list[str], run: Path, step: int) -> int:
+    """Start the command, kill it once `step` is done, and return the step after which it was dead.
+
+    Raises:
+        GptcliError: it ended with an error before that.
+    """
+    with tempfile.TemporaryFile("w+") as talk:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=talk)
+        try:
+            while process.poll() is None and last_step(run) < step:
+                time.sleep(0.005)
+        finally:
+            process.kill()
+            process.wait()
+        if process.returncode > 0:
+            talk.seek(0)
+            failed(process.returncode, talk.read())
+    return last_step(run)
+
+
+def last_step(run: Path) -> int:
+    """The newest step that was written down, 0 before the first."""
+    with contextlib.suppress(OSError, json.JSONDecodeError, IndexError):
+        whole = (run / FINGERPRINTS_NAME).read_bytes().rpartition(b"\n")[0]
+        return json.loads(whole.splitlines()[-1])["step"]
+    return 0
+
+
+def first_difference(whole: Path, broken: Path) -> str | None:
+    """The first thing in which two runs differ: a step's hashes, its metrics, or a file of the last checkpoint."""
+    for name in (FINGERPRINTS_NAME, "metrics.jsonl"):
+        expected, found = (MetricsLog(run / name).read() for run in (whole, broken))
+        for one, other in zip(expected, found, strict=False):
+            keys = [key for key in one if key not in TIMES and one[key] != other.get(key)]
+            if keys:
+                return f"step {one['step']}: {keys[0]} in {name}"
+        if len(expected) != len(found):
+            return f"{len(found)} lines instead of {len(expected)} in {name}"
+    last, other = (RunDirectory.open(run).checkpoints()[-1].path for run in (whole, broken))
+    for file in sorted(last.glob("*.safetensors")):
+        if sha256_file(file) != sha256_file(other / file.name):
+            return f"{last.name}/{file.name}"
+    return None

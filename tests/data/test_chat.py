@@ -1,0 +1,94 @@
+"""Conversations become texts by a template, which can do nothing else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gptcli.data import chat
+from gptcli.data.chat import ChatRenderer
+from gptcli.data.config import DataConfig
+from gptcli.data.corpus import open_corpus
+from gptcli.errors import DataError
+
+MESSAGES = [{"role": "user", "content": "How many?"}, {"role": "assistant", "content": "Seven."}]
+
+
+def rendered(tmp_path: Path, template: str, messages: object = MESSAGES) -> str:
+    path = tmp_path / "template.jinja"
+    path.write_text(template)
+    with ChatRenderer(str(path)) as renderer:
+        return renderer.render(messages, "row 1")
+
+
+def test_chatml_is_the_form_that_models_know() -> None:
+    with ChatRenderer("chatml") as renderer:
+        assert renderer.render(MESSAGES, "row 1") == (
+            "<|im_start|>user\nHow many?<|im_end|>\n<|im_start|>assistant\nSeven.<|im_end|>\n"
+        )
+
+
+def test_a_models_own_template_gives_the_text_that_transformers_gives(tmp_path: Path) -> None:
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    template = (
+        "{%- if messages[0].role == 'system' %}\n[S]{{ messages[0].content }}\n{%- endif %}\n"
+        "{% for m in messages %}\n  {% if m.role == 'user' %}\n[U]{{ m.content | trim }}\n  {% else %}\n"
+        "[A]{{ m['content'] }}{{ '</s>' }}\n  {% endif %}\n{% endfor %}\n"
+    )
+    expected, _ = render_jinja_template([MESSAGES], chat_template=template)
+    assert rendered(tmp_path, template) == expected[0]
+
+
+def test_a_corpus_of_conversations_is_read_as_texts(tmp_path: Path) -> None:
+    corpus = tmp_path / "chat.jsonl"
+    corpus.write_text("".join(json.dumps({"messages": MESSAGES, "n": n}) + "\n" for n in range(3)))
+    template = tmp_path / "t.jinja"
+    template.write_text("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}")
+    config = DataConfig(text_field="messages", chat_template=str(template))
+    texts = [document.text for document in open_corpus([str(corpus)], config, tmp_path / "cache")]
+    assert texts == ["user: How many?\nassistant: Seven.\n"] * 3
+
+
+ATTACKS = {
+    "classes": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    "globals": "{{ cycler.__init__.__globals__.os.system('touch CANARY') }}",
+    "import": "{{ self.__init__.__globals__.__builtins__.__import__('os').system('touch CANARY') }}",
+    "changing what it is given": "{{ messages.append(1) }}",
+    "a syntax error": "{% for %}",
+    "its own refusal": "{{ raise_exception('not this one') }}",
+    "a long text": "{% for a in range(90000) %}{% for b in range(90000) %}{{ 'x' * 90000 }}{% endfor %}{% endfor %}",
+    "a large number": "{{ 'x' * 10000000000 }}",
+    "a wide format": "{{ '%10000000000d' % 1 }}",
+    "deep nesting": "(" * 50_000,
+}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_a_hostile_template_is_one_line_and_does_nothing(tmp_path: Path, name: str) -> None:
+    canary = tmp_path / "canary"
+    with pytest.raises(DataError) as failure:
+        assert "<class" not in rendered(tmp_path, ATTACKS[name].replace("CANARY", str(canary)))
+        raise DataError("nothing came of it")  # the sandbox gives an undefined value for what is forbidden
+    assert len(str(failure.value)) < 600 and "\n" not in str(failure.value)
+    assert not canary.exists()
+
+
+def test_a_template_without_an_end_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat, "ROW_SECONDS", 1.0)
+    endless = "{% for a in range(90000) %}{% for b in range(90000) %}{% set x = a %}{% endfor %}{% endfor %}"
+    with pytest.raises(DataError, match="takes more than 1 s"):
+        rendered(tmp_path, endless)
+
+
+@pytest.mark.parametrize("messages", [[1], [{"content": "no role"}], [{"role": 3, "content": "x"}]])
+def test_what_is_no_conversation_is_named(tmp_path: Path, messages: object) -> None:
+    with pytest.raises(DataError, match="row 1 is no conversation"):
+        rendered(tmp_path, "{{ messages }}", messages)
+
+
+def test_a_template_that_is_no_template_is_refused_unread() -> None:
+    with pytest.raises(DataError, match="larger than"):
+        ChatRenderer("/dev/zero")

@@ -1,0 +1,130 @@
+"""Every campaign with its numbers of trials, and what it found as rows of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from faults.bad_numbers import number_campaign
+from faults.damage import damage_campaign
+from faults.disk import can_mount, disk_campaign
+from faults.hostile import hostile_campaign
+from faults.in_place import baseline_campaign
+from faults.kills import MOST_STEPS_LOST, kill_campaign
+from faults.nursery import Nursery
+from faults.races import race_campaign
+from faults.signals import signal_campaign
+from faults.victim import INTERVAL
+
+
+class Row(NamedTuple):
+    """A kind of fault, how often it was made, what was found, and what went wrong in words."""
+
+    fault: str
+    trials: int
+    found: str
+    failures: list[str]
+
+
+@contextmanager
+def nursery_in(folder: Path) -> Iterator[tuple[Nursery, Path]]:
+    (folder / "work").mkdir()
+    with Nursery({"XDG_CACHE_HOME": str(folder / "cache"), "OMP_NUM_THREADS": "1"}) as nursery:
+        yield nursery, folder / "work"
+
+
+def part_of(trials: int, part: float) -> int:
+    return max(1, round(trials * part))
+
+
+def kills(folder: Path, part: float, seed: int) -> list[Row]:
+    with nursery_in(folder) as (nursery, work):
+        found = kill_campaign(nursery, work, part_of(200, part), part_of(120, part), seed)
+    failures = [*found.differences, *["a checkpoint was lost"] * found.lost_checkpoints]
+    if found.most_steps_lost > MOST_STEPS_LOST:
+        failures.append(f"{found.most_steps_lost} steps were lost")
+    said = (
+        f"{found.within_a_save} within a save; {found.lost_checkpoints} checkpoints lost, at most "
+        f"{found.most_steps_lost} steps (an interval is {INTERVAL}); of {found.runs} trainings that went on to the end "
+        f"{len(found.differences)} differ from the unbroken one in a byte of batches, random state, weights or moments"
+    )
+    return [Row("SIGKILL at any moment, and aimed at a save", found.trials, said, failures)]
+
+
+def signals(folder: Path, part: float, seed: int) -> list[Row]:
+    with nursery_in(folder) as (nursery, work):
+        found = signal_campaign(nursery, work, part_of(20, part), seed)
+    said = f"{len(found.failures)} failures; the longest took {found.longest_seconds:.1f} s to leave"
+    phases = ", ".join(found.trials)
+    return [Row(f"SIGTERM, SIGINT, SIGUSR1 ({phases})", sum(found.trials.values()), said, found.failures)]
+
+
+def disk(folder: Path, part: float, seed: int) -> list[Row]:
+    with nursery_in(folder) as (nursery, work):
+        sizes = part_of(20, part) if can_mount(folder / "tmpfs") else 0
+        found = disk_campaign(nursery, work, part_of(50, part), sizes, seed)
+    said = f"{len(found.failures)} failures"
+    return [Row("a write fails; a disk is full", found.failed_writes + found.full_disks, said, found.failures)]
+
+
+def damage(folder: Path, part: float, seed: int) -> list[Row]:
+    with nursery_in(folder) as (nursery, work):
+        found = damage_campaign(nursery, work, part_of(1000, part), part_of(200, part), part_of(20, part), seed)
+    flips = [*found.failures, *["a flipped bit was not found"] * (found.flips - found.flips_found)]
+    return [
+        Row("a bit flipped in any file", found.flips, f"{found.flips_found} found before use", flips),
+        Row("a file cut short", found.cuts, f"{found.cuts_found} found before use",
+            ["a cut was not found"] * (found.cuts - found.cuts_found)),
+    ]  # fmt: skip
+
+
+def numbers(folder: Path, part: float, seed: int) -> list[Row]:
+    with nursery_in(folder) as (nursery, work):
+        found = number_campaign(nursery, work)
+    said = f"{len(found.failures)} failures: no byte changed, and the run stopped where it should"
+    return [Row("NaN or infinity in the loss or a gradient", found.trials, said, found.failures)]
+
+
+def hostile(folder: Path, part: float, seed: int) -> list[Row]:
+    with nursery_in(folder) as (nursery, work):
+        found = hostile_campaign(nursery, work)
+    said = f"{found.canaries} ran something; at most {found.most_growth / 2**20:.0f} MiB of memory were taken"
+    return [Row("a hostile file", found.cases, said, found.failures)]
+
+
+def races(folder: Path, part: float, seed: int) -> list[Row]:
+    with nursery_in(folder) as (nursery, work):
+        found = race_campaign(nursery, work, part_of(100, part))
+    said = f"{len(found.failures)} failures; the other one left after at most {found.longest_seconds:.1f} s"
+    return [Row("two trainings on one directory", found.trials, said, found.failures)]
+
+
+def baseline(folder: Path, part: float, seed: int) -> list[Row]:
+    with nursery_in(folder) as (nursery, work):
+        found = baseline_campaign(nursery, work, part_of(40, part), part_of(1000, part), part_of(200, part), seed)
+    return [
+        Row("in place: SIGKILL within a save", found.kills_within_a_save,
+            f"{found.unreadable} times the only checkpoint was unreadable", []),
+        Row("in place: a bit flipped", found.flips, f"{found.flips_found} found", []),
+        Row("in place: the file cut short", found.cuts, f"{found.cuts_found} found", []),
+    ]  # fmt: skip
+
+
+CAMPAIGNS: dict[str, Callable[[Path, float, int], list[Row]]] = {
+    "kills": kills,
+    "signals": signals,
+    "disk": disk,
+    "damage": damage,
+    "numbers": numbers,
+    "hostile": hostile,
+    "races": races,
+    "baseline": baseline,
+}
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as Markdown."""
+    lines = ["| fault | trials | found |", "| --- | ---: | --- |"]
+    return "\n".join(lines + [f"| {row.fault} | {row.trials:,} | {row.found} |" for row in rows])

@@ -1,0 +1,100 @@
+"""A slice of the campaigns that `scripts/faults` runs whole: real faults, the real command."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from faults.bad_numbers import number_campaign
+from faults.damage import damage_campaign
+from faults.disk import can_mount, disk_campaign
+from faults.hostile import hostile_campaign
+from faults.in_place import baseline_campaign
+from faults.kills import MOST_STEPS_LOST, kill_campaign
+from faults.nursery import Nursery
+from faults.races import race_campaign
+from faults.signals import PHASES, signal_campaign
+from faults.system_calls import Call, traced, wrong_order
+from faults.victim import make_corpus, train_command
+
+
+@pytest.fixture(scope="module")
+def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    environment = {"XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache")), "OMP_NUM_THREADS": "1"}
+    with Nursery(environment) as started:
+        yield started
+
+
+def test_a_kill_at_any_moment_loses_no_checkpoint_and_changes_nothing(nursery: Nursery, tmp_path: Path) -> None:
+    found = kill_campaign(nursery, tmp_path, trials=30, within_a_save=15)
+    assert found.trials >= 30 and found.within_a_save >= 15
+    assert found.lost_checkpoints == 0 and found.differences == []
+    assert found.most_steps_lost <= MOST_STEPS_LOST
+
+
+def test_a_signal_in_any_phase_saves_and_leaves(nursery: Nursery, tmp_path: Path) -> None:
+    found = signal_campaign(nursery, tmp_path, trials=1)
+    assert found.trials == dict.fromkeys(PHASES, 3)
+    assert found.failures == []
+
+
+def test_every_damage_is_found_before_anything_is_used(nursery: Nursery, tmp_path: Path) -> None:
+    found = damage_campaign(nursery, tmp_path, flips=100, cuts=30, by_command=2)
+    assert found.flips_found == found.flips == 100 and found.cuts_found == found.cuts == 30
+    assert found.failures == []
+
+
+def test_a_full_disk_costs_no_checkpoint(nursery: Nursery, tmp_path: Path) -> None:
+    found = disk_campaign(nursery, tmp_path, offsets=4, sizes=3 if can_mount(tmp_path / "tmpfs") else 0)
+    assert found.failed_writes == 4 and found.failures == []
+
+
+def test_a_number_that_is_not_finite_changes_no_byte(nursery: Nursery, tmp_path: Path) -> None:
+    found = number_campaign(nursery, tmp_path, steps=(1, 10))
+    assert found.trials == 24 and found.failures == []
+
+
+def test_hostile_files_run_nothing_and_take_no_memory(nursery: Nursery, tmp_path: Path) -> None:
+    found = hostile_campaign(nursery, tmp_path)
+    assert found.cases >= 60 and found.canaries == 0
+    assert found.failures == []
+
+
+def test_of_two_trainings_in_one_directory_one_runs(nursery: Nursery, tmp_path: Path) -> None:
+    found = race_campaign(nursery, tmp_path, trials=5)
+    assert found.trials == 5 and found.failures == []
+
+
+def test_the_usual_scheme_fails_where_ours_does_not(nursery: Nursery, tmp_path: Path) -> None:
+    """The harness can tell: of a file that is written in place a kill leaves nothing."""
+    assert baseline_campaign(nursery, tmp_path, kills=4, flips=1, cuts=1).unreadable > 0
+
+
+CHECKPOINT = re.compile(r"/checkpoints/step-\d+$")
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+def test_data_is_flushed_before_the_rename_and_the_directory_after(tmp_path: Path) -> None:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = train_command(make_corpus(tmp_path), tmp_path / "run", train__max_steps=10)
+    calls = traced(command, tmp_path / "calls", environment)
+    for target in (CHECKPOINT, re.compile(r"/run\.toml$"), re.compile(r"/model\.safetensors$")):
+        assert wrong_order(calls, target) == []
+
+
+def test_a_wrong_order_of_system_calls_is_noticed() -> None:
+    right = [
+        Call("write", ("/c/x.tmp/a",)), Call("sync", ("/c/x.tmp/a",)), Call("sync", ("/c/x.tmp",)),
+        Call("rename", ("/c/x.tmp", "/c/x")), Call("sync", ("/c",)),
+    ]  # fmt: skip
+    target = re.compile("/c/x$")
+    assert wrong_order(right, target) == []
+    for missing in (1, 2, 4):
+        assert wrong_order(right[:missing] + right[missing + 1 :], target)
+    assert wrong_order([right[1], right[0], *right[2:]], target)
+    assert wrong_order(right[:3], target)
