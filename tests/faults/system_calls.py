@@ -61,15 +61,24 @@ def joined(lines: Sequence[str]) -> list[str]:
     return whole
 
 
+def moved(path: str, source: str, goal: str) -> str:
+    """Where a path lies after `source` was renamed to `goal`."""
+    return goal + path.removeprefix(source) if path == source or path.startswith(source + "/") else path
+
+
 def wrong_order(calls: Sequence[Call], target: re.Pattern[str]) -> list[str]:
     """What is wrong where something is renamed to a path that `target` matches; that nothing is, is wrong too."""
     wrong, seen = [], 0
+    last: dict[tuple[str, str], int] = {}
     for number, call in enumerate(calls):
-        if call.kind != "rename" or not target.search(call.paths[1]):
+        if call.kind != "rename":
+            last[call.kind, call.paths[0]] = number
+            continue
+        source, goal = call.paths
+        if not target.search(goal):
+            last = {(kind, moved(path, source, goal)): index for (kind, path), index in last.items()}
             continue
         seen += 1
-        source, goal = call.paths
-        last = {(before.kind, before.paths[0]): index for index, before in enumerate(calls[:number])}
         files = [path for kind, path in last if kind == "write" and (path == source or path.startswith(source + "/"))]
         for path in [*files, source]:
             if last.get(("sync", path), -1) < last.get(("write", path), 0):

@@ -83,7 +83,7 @@ def test_data_is_flushed_before_the_rename_and_the_directory_after(tmp_path: Pat
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = train_command(make_corpus(tmp_path), tmp_path / "run", train__max_steps=10)
     calls = traced(command, tmp_path / "calls", environment)
-    for target in (CHECKPOINT, re.compile(r"/run\.toml$"), re.compile(r"/model\.safetensors$")):
+    for target in (CHECKPOINT, re.compile(r"/run\.toml$"), re.compile(r"/run/model\.safetensors$")):
         assert wrong_order(calls, target) == []
 
 

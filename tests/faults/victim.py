@@ -10,7 +10,7 @@ from gptcli.storage import TEMPORARY_MARK
 
 INTERVAL = 5
 """Steps between two checkpoints."""
-STEPS = 60
+STEPS = 150
 SETTINGS = {
     "model.n_layer": 1,
     "model.n_embd": 32,

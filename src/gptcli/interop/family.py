@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gptcli.errors import CheckpointError
-from gptcli.models.config import ModelConfig
+from gptcli.models.config import LARGEST, ModelConfig
 
 Json = dict[str, Any]
 Shape = tuple[int, ...]
@@ -117,12 +117,12 @@ class ForeignConfig:
     path: str
     values: Json
 
-    def need(self, key: str) -> int:
-        """A whole number without which there is no model."""
+    def need(self, key: str, most: int = LARGEST) -> int:
+        """A whole number from 1 to `most` without which there is no model."""
         value = self.values.get(key)
-        if type(value) is not int or value < 1:
+        if type(value) is not int or not 1 <= value <= most:
             found = f"has {key} = {value!r}" if key in self.values else f"has no {key}"
-            raise CheckpointError(f"{self.path} {found}", "it must be a whole number: fetch the model again")
+            raise CheckpointError(f"{self.path} {found}", f"a whole number up to {most:,} is expected there")
         return value
 
     def get(self, key: str, default: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gptcli.interop.family import Family, ForeignConfig, Json, Rule
-from gptcli.models.config import ModelConfig
+from gptcli.models.config import MOST_LAYERS, ModelConfig
 
 ACTIVATIONS = {"gelu_tanh": "gelu_new", "gelu": "gelu", "relu2": "relu2"}
 MLPS = {theirs: ours for ours, theirs in ACTIVATIONS.items()} | {"gelu_pytorch_tanh": "gelu_tanh"}
@@ -31,7 +31,7 @@ def read_config(foreign: ForeignConfig) -> Json:
     foreign.require("add_cross_attention", False)
     return {
         "context_length": foreign.get("n_positions", 1024),
-        "n_layer": foreign.need("n_layer"),
+        "n_layer": foreign.need("n_layer", MOST_LAYERS),
         "n_head": foreign.need("n_head"),
         "n_embd": foreign.need("n_embd"),
         "intermediate_size": foreign.get("n_inner", None),

@@ -7,7 +7,7 @@ adds RMSNorm on queries and keys, and a window in the layers that `layer_types` 
 from __future__ import annotations
 
 from gptcli.interop.family import Family, ForeignConfig, Json, Rule, gate_up_rows, qkv_rows
-from gptcli.models.config import ModelConfig
+from gptcli.models.config import MOST_LAYERS, ModelConfig
 
 ACTIVATIONS = {"swiglu": "silu", "geglu": "gelu"}
 MLPS = {theirs: ours for ours, theirs in ACTIVATIONS.items()} | {"swish": "swiglu"}
@@ -36,7 +36,7 @@ def write_shared(config: ModelConfig) -> Json:
 def read_shared(foreign: ForeignConfig, *, heads_default: int | None = None) -> Json:
     return {
         "context_length": foreign.need("max_position_embeddings"),
-        "n_layer": foreign.need("num_hidden_layers"),
+        "n_layer": foreign.need("num_hidden_layers", MOST_LAYERS),
         "n_head": foreign.need("num_attention_heads"),
         "n_kv_head": foreign.get("num_key_value_heads", heads_default),
         "n_embd": foreign.need("hidden_size"),
@@ -111,7 +111,9 @@ def read_qwen3(foreign: ForeignConfig) -> Json:
     foreign.require("attention_bias", False)
     window = foreign.get("sliding_window", 4096) if foreign.get("use_sliding_window", False) else None
     first_windowed = foreign.get("max_window_layers", 28)
-    default_types = [SLIDING if i >= first_windowed else FULL for i in range(foreign.need("num_hidden_layers"))]
+    default_types = [
+        SLIDING if i >= first_windowed else FULL for i in range(foreign.need("num_hidden_layers", MOST_LAYERS))
+    ]
     layer_types = foreign.get("layer_types", default_types) or default_types
     windowed = [kind == SLIDING for kind in layer_types] if window else []
     pattern = tuple(window if slides else 0 for slides in windowed) if any(windowed) else ()
