@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import signal
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,25 +16,30 @@ from gptcli.train.verify_resume import first_difference, last_step
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 STEPS = 40
-PHASES = ("start", "step", "evaluation", "save", "second signal")
+PHASES = ("start", "compilation", "step", "evaluation", "save", "second signal")
+COMPILING_SECONDS = 1.5
+"""Of compiling that tiny model, at least."""
 
 
 @dataclass
 class Signals:
     """Counts of a campaign, and what went wrong in words."""
 
-    trials: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PHASES, 0))
+    trials: dict[str, int] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     longest_seconds: float = 0.0
 
 
-def signal_campaign(nursery: Nursery, folder: Path, trials: int, seed: int = 0) -> Signals:
+def signal_campaign(
+    nursery: Nursery, folder: Path, trials: int, seed: int = 0, phases: Sequence[str] = PHASES
+) -> Signals:
     """`trials` of each signal in each phase; every stopped training goes on and is compared with an unbroken one."""
     chance, counts = random.Random(seed), Signals()
     corpus = make_corpus(folder)
-    for phase in PHASES:
+    for phase in phases:
         # Evaluations that take most of the time, so that a random moment lies within one.
         settings = {"train__eval_every_steps": 1, "train__eval_tokens": 10_000} if phase == "evaluation" else {}
+        settings |= {"train__compile": "true"} if phase == "compilation" else {}
         settings["train__max_steps"] = STEPS
         whole = folder / f"whole-{phase.replace(' ', '-')}"
         assert nursery.run(train_command(corpus, whole, **settings), folder).code == 0
@@ -48,7 +54,7 @@ def signal_campaign(nursery: Nursery, folder: Path, trials: int, seed: int = 0) 
                     command.send(signum)
                 code = command.wait()
                 counts.longest_seconds = max(counts.longest_seconds, time.monotonic() - began)
-                counts.trials[phase] += 1
+                counts.trials[phase] = counts.trials.get(phase, 0) + 1
                 wrong = what_is_wrong(phase, signum, code, command, run)
                 if not wrong:
                     assert nursery.run(train_command(corpus, run, **settings), folder).code == 0
@@ -61,6 +67,10 @@ def reach(phase: str, command: Command, run: Path, chance: random.Random) -> Non
     """Wait until the command is in that phase."""
     if phase == "start":
         return sleep_while_running(command, chance.uniform(0.02, 0.15))
+    if phase == "compilation":
+        while command.is_running() and not (run / "run.toml").exists():
+            time.sleep(0.001)
+        return sleep_while_running(command, chance.uniform(0.02, COMPILING_SECONDS))
     while command.is_running() and last_step(run) < chance.randint(1, 20):
         time.sleep(0.001)
     if phase == "save":

@@ -23,7 +23,7 @@ SIZES = {
 }
 CHECKED_AS_SHAPES = {"n_kv_head", "head_dim", "window_pattern"}
 ONLY_ROPE = {"rope_theta", "rotary_fraction"}
-WITHOUT_EFFECT_ON_LOGITS = {"dropout", "attention", "init_std", "activation_checkpointing"}
+WITHOUT_EFFECT_ON_LOGITS = {"dropout", "attention_dropout", "attention", "init_std", "activation_checkpointing"}
 
 LLAMA = {
     "model_type": "llama",

@@ -184,7 +184,8 @@ def test_flops_of_a_window_count_its_keys() -> None:
     assert estimate.flops_per_token(full, 8) == estimate.flops_per_token(windowed, 8)
 
 
-MEMORY_SHAPES = [{}, GPT2, {"n_kv_head": 1}, {"qk_norm": False}, {"attention": "reference"}, {"dropout": 0.1}]
+MEMORY_SHAPES = [{}, GPT2, {"n_kv_head": 1}, {"qk_norm": False}, {"attention": "reference"}, {"dropout": 0.1},
+                 {"dropout": 0.1, "attention_dropout": 0.0}]  # fmt: skip
 
 
 @pytest.mark.parametrize("shape", [*MEMORY_SHAPES, {"mlp": "relu2", "n_embd": 256}])

@@ -223,6 +223,26 @@ def test_dropout_only_in_training(shape: dict) -> None:
     assert not torch.equal(model(ids), model(ids))
 
 
+def test_the_weights_of_attention_are_dropped_with_a_probability_of_their_own() -> None:
+    config = ModelConfig(vocab_size=9, dropout=0.2)
+    assert config.attention_drop == 0.2
+    kept, ids = small_model(dropout=0.2, attention_dropout=0.0).train(), random_ids()
+    fused = torch.nn.functional.scaled_dot_product_attention
+    probabilities: list[float] = []
+
+    def note(*arguments: object, **named: object) -> torch.Tensor:
+        probabilities.append(arguments[4])
+        return fused(*arguments, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.nn.functional, "scaled_dot_product_attention", note)
+        assert not torch.equal(kept(ids), kept(ids)), "embeddings and outputs are dropped all the same"
+    assert set(probabilities) == {0.0}
+    only_weights = small_model(attention_dropout=0.5).train()
+    assert not torch.equal(only_weights(ids), only_weights(ids))
+    assert torch.equal(only_weights.eval()(ids), small_model()(ids))
+
+
 def test_learned_positions_end_with_a_clear_error() -> None:
     model = small_model(**GPT2)
     with pytest.raises(UsageError, match="learned positions for 32 tokens and was given 33"):

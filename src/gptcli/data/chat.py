@@ -59,12 +59,20 @@ class ChatRenderer:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
         self.answers = LineReader(self.process.stdout)
-        self.ask({"template": self.source, "longest": MAX_TEXT_CHARACTERS}, "the chat template", START_SECONDS)
+        try:
+            first = {"template": self.source, "longest": MAX_TEXT_CHARACTERS}
+            self.ask(first, "the chat template", START_SECONDS)
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
         self.process.kill()
         self.process.wait()
         self.process.stdin.close()

@@ -21,7 +21,7 @@ def write_config(config: ModelConfig) -> Json:
         "layer_norm_epsilon": config.norm_eps,
         "resid_pdrop": config.dropout,
         "embd_pdrop": config.dropout,
-        "attn_pdrop": config.dropout,
+        "attn_pdrop": config.attention_drop,
     }
 
 
@@ -43,6 +43,7 @@ def read_config(foreign: ForeignConfig) -> Json:
         "bias": True,
         "tie_embeddings": foreign.get("tie_word_embeddings", True),
         "dropout": foreign.get("resid_pdrop", 0.1),
+        "attention_dropout": foreign.get("attn_pdrop", 0.1),
     }
 
 

@@ -29,7 +29,7 @@ def write_shared(config: ModelConfig) -> Json:
         "rms_norm_eps": config.norm_eps,
         "rope_theta": config.rope_theta,
         "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
-        "attention_dropout": 0.0,
+        "attention_dropout": config.attention_drop,
     }
 
 

@@ -71,6 +71,7 @@ class Block(nn.Module):
             bias=config.bias,
             qk_norm_eps=config.norm_eps if config.qk_norm else None,
             dropout=config.dropout,
+            weight_dropout=config.attention_drop,
             function=attention_function(config),
         )
         self.mlp_norm = build_norm(config)

@@ -93,7 +93,7 @@ def block_activations(config: ModelConfig, seq_len: int) -> int:
     attention = q + 2 * k + q  # q, k, v and the output
     if config.qk_norm or config.position == "rope":
         attention += q + k  # as they are multiplied
-    if config.attention == "reference" or config.dropout:  # on a CPU the fused kernel has no dropout
+    if config.attention == "reference" or config.attention_drop:  # on a CPU the fused kernel has no dropout
         attention += 2 * config.n_head * seq_len  # the attention weights, before and after what follows the softmax
     mlp = (4 if config.gated else 2) * config.mlp_width  # gate, up, activated gate and their product; or up, activated
     dropouts = 2 * config.n_embd if config.dropout else 0

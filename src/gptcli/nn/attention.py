@@ -67,11 +67,12 @@ class Attention(nn.Module):
         bias: bool = False,
         qk_norm_eps: float | None = None,
         dropout: float = 0.0,
+        weight_dropout: float = 0.0,
         function: AttentionFunction = attention_fast,
     ) -> None:
         super().__init__()
         self.n_head, self.n_kv_head, self.head_dim = n_head, n_kv_head, head_dim
-        self.dropout, self.function = dropout, function
+        self.dropout, self.weight_dropout, self.function = dropout, weight_dropout, function
         self.qkv = Linear(n_embd, (n_head + 2 * n_kv_head) * head_dim, bias=bias)
         self.output = Linear(n_head * head_dim, n_embd, bias=bias)
         self.q_norm = None if qk_norm_eps is None else RMSNorm(head_dim, qk_norm_eps)
@@ -97,7 +98,6 @@ class Attention(nn.Module):
             q, k = apply_rotary(q, rotary), apply_rotary(k, rotary)
         if cache is not None:
             k, v = cache.update(layer, k, v)  # (B, K, S, D)
-        dropout = self.dropout if self.training else 0.0
-        y = self.function(q, k, v, mask, dropout)  # (B, H, T, D)
+        y = self.function(q, k, v, mask, self.weight_dropout if self.training else 0.0)  # (B, H, T, D)
         y = self.output(y.transpose(1, 2).reshape(B, T, -1))  # (B, T, C)
-        return F.dropout(y, dropout) if dropout else y
+        return F.dropout(y, self.dropout) if self.training and self.dropout else y

@@ -108,6 +108,7 @@ class Trainer:
             DivergedError: too many steps in a row were not finite; the last good checkpoint is whole.
         """
         position, self.stop = self.position, stop
+        stop.answer = "leave"
         self.model.train()
         self.began = time.perf_counter() - position.elapsed_seconds
         self.log_mark = (time.perf_counter(), position.tokens)
@@ -120,7 +121,7 @@ class Trainer:
                         self.require_saved()
                         raise self.stopped(stop.signum)
             self.require_saved()
-            stop.nothing_to_save = True
+            stop.answer = "raise"
             if stop.signum is not None:
                 raise self.stopped(stop.signum)
         finally:
@@ -178,7 +179,7 @@ class Trainer:
             position.step += 1
             position.tokens += pending.tokens
             self.unread.append((position.step, pending))
-        self.stop.nothing_to_save = False
+        self.stop.answer = "remember"
         self.read_results(but=1 if self.stepper.decides_on_device and self.position.latest else 0)
 
     def set_rate(self, step: int) -> None:

@@ -1,4 +1,4 @@
-"""Asking a run to stop: a first signal is noted and answered between two steps, a second one leaves at once."""
+"""Asking a run to stop: a first signal is answered as suits the phase of the run, a second one leaves at once."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, Literal, NoReturn, Self
 
 from gptcli.errors import Stopped
 
@@ -16,12 +16,16 @@ STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SI
 class StopRequest:
     """While entered, holds the number of the first stop signal received in `signum` (None: go on).
 
-    While `nothing_to_save` is true there is no step to lose, and the first signal raises Stopped wherever it arrives.
+    `answer` is what the first signal does beyond that:
+
+        "raise"     Stopped, wherever it arrives: there is no step to lose
+        "leave"     the process ends: no step to lose either, but the compiler is at work, whose C++ bears no exception
+        "remember"  nothing: it is asked for between two steps
     """
 
     def __init__(self) -> None:
         self.signum: int | None = None
-        self.nothing_to_save = True
+        self.answer: Literal["raise", "leave", "remember"] = "raise"
 
     def __enter__(self) -> Self:
         self.previous: dict[int, Any] = {number: signal.signal(number, self.receive) for number in STOP_SIGNALS}
@@ -36,12 +40,23 @@ class StopRequest:
     def receive(self, signum: int, frame: FrameType | None) -> None:
         if self.signum is not None:
             # Checkpoints appear by rename, so leaving in the middle of anything leaves the last one whole.
-            os.write(sys.stderr.fileno(), b"\ngptcli: second signal: leaving without saving\n")
-            os._exit(128 + signum)
+            leave(signum, "second signal: leaving without saving")
         self.signum = signum
-        if self.nothing_to_save:
-            name = signal.Signals(signum).name
-            raise Stopped(f"stopped by {name}; nothing was lost", signum, "a run that has begun goes on with --resume")
+        if self.answer != "remember":
+            stopped = Stopped(
+                f"stopped by {signal.Signals(signum).name}; nothing was lost",
+                signum,
+                "a run that has begun goes on with --resume",
+            )
+            if self.answer == "leave":
+                leave(signum, str(stopped))
+            raise stopped
 
     def is_wanted(self) -> bool:
         return self.signum is not None
+
+
+def leave(signum: int, words: str) -> NoReturn:
+    """End the process without another line of Python."""
+    os.write(sys.stderr.fileno(), f"\ngptcli: {words}\n".encode())
+    os._exit(128 + signum)
