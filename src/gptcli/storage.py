@@ -16,10 +16,13 @@ from gptcli.errors import StorageError
 TEMPORARY_MARK = ".tmp-"
 """Part of every temporary name, so that what a killed process left behind can be recognised and removed."""
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 @contextmanager
-def storage_errors(path: Path | str, action: str = "write") -> Iterator[None]:
-    """Turn an OSError about `path` into a StorageError that names the remedy."""
+def storage_errors(path: Path | str, action: str = "write", needed: int = 0) -> Iterator[None]:
+    """Turn an OSError about `path` into a StorageError that names the remedy and, where there is no room for the
+    `needed` bytes, those that are free."""
     try:
         yield
     except OSError as error:
@@ -33,6 +36,9 @@ def storage_errors(path: Path | str, action: str = "write") -> Iterator[None]:
             errno.ENOENT: "check the path",
         }
         reason = error.strerror or str(error)
+        if needed and error.errno in NO_ROOM:
+            place = next(parent for parent in Path(path).absolute().parents if parent.exists())
+            reason += f" (it needs {needed:,} bytes, {shutil.disk_usage(place).free:,} are free)"
         raise StorageError(f"cannot {action} {path}: {reason}", remedies.get(error.errno or 0, "")) from error
 
 
@@ -58,7 +64,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     """
     data = content.encode() if isinstance(content, str) else content
     temporary = temporary_name(path)
-    with storage_errors(path):
+    with storage_errors(path, needed=len(data)):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("wb") as file:

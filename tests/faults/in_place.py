@@ -14,6 +14,7 @@ from typing import Any
 from faults.damage import flipped
 from faults.nursery import Command, Nursery
 from faults.victim import INTERVAL, make_corpus, train_command
+from gptcli.checkpoint import strict_json
 from gptcli.train.verify_resume import last_step
 
 FILE = "ckpt.pt"
@@ -46,7 +47,7 @@ class InPlaceSaver:
 
         self.step = step
         before()
-        torch.save({**parts, "state": dict(state)}, self.path)
+        torch.save({**parts, "state": strict_json.dumps(dict(state))}, self.path)
 
     def wait(self) -> None:
         return None
@@ -77,6 +78,7 @@ def baseline_campaign(nursery: Nursery, folder: Path, kills: int, flips: int, cu
             command.kill()
         shutil.rmtree(run, ignore_errors=True)
     path = folder / "whole" / "checkpoints" / FILE
+    assert is_readable(path), "what is found damaged below must have been whole"
     content = path.read_bytes()
     for number in range(flips + cuts):
         is_flip = number < flips

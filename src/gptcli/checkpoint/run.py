@@ -62,13 +62,13 @@ class RunDirectory:
             StorageError: the directory cannot be made.
         """
         run = cls(path)
-        if cls.is_run(path):
-            with run.lock():
-                raise UsageError(f"{path} already holds a run", "continue it with --resume or choose another --out")
         with storage_errors(run.path, "create"):
             run.checkpoints_dir.mkdir(parents=True, exist_ok=True)
             own = {run.lock_path.name, run.checkpoints_dir.name}
             foreign = [p.name for p in run.path.iterdir() if p.name not in own and TEMPORARY_MARK not in p.name]
+        if cls.is_run(path):  # asked after looking around: another process may be making it just now
+            with run.lock():
+                raise UsageError(f"{path} already holds a run", "continue it with --resume or choose another --out")
         if foreign:
             raise UsageError(f"{path} is not empty (it holds {foreign[0]!r})", "choose another --out")
         return run

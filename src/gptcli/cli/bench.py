@@ -221,6 +221,9 @@ def deadline(
             show_default=False,
         ),
     ] = None,
+    without_characters: Annotated[
+        bool, typer.Option("--without-characters", help="nanoGPT takes part with GPT-2's tokens alone.")
+    ] = False,
     seeds: Annotated[str, typer.Option(metavar="S,S", help="One run of every contender for each.")] = "1",
     threads: Threads = None,
     device: Device = "auto",
@@ -236,6 +239,7 @@ def deadline(
         minutes=parse_list(minutes, deadline.minutes_of, "--minutes"),
         seeds=parse_list(seeds, positive_int, "--seeds"),
         gpt2_vocab=gpt2_vocab,
+        without_characters=without_characters,
         nanogpt=nanogpt_args,
     )
     report = contest("deadline", deadline.measure, request, peer, setting(len(request.seeds), 0.0, threads, device))

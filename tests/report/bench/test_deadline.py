@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gptcli.errors import UsageError
 from gptcli.report.bench.crew import BenchError
 from gptcli.report.bench.curves import Point
 from gptcli.report.bench.deadline import (
@@ -93,6 +94,12 @@ def test_a_vocabulary_is_rounded_up_as_nanogpt_rounds_gpt2s(corpus: Path, vocabu
     text, tokenizer = split_text(str(corpus), tmp_path / "cache"), load_tokenizer(vocabulary)
     assert [(name, size) for name, _, size in encodings(text, tokenizer)] == [(CHARACTERS, None), (SUBWORDS, 320)]
     assert [name for name, _, _ in encodings(text, None)] == [CHARACTERS]
+    assert [name for name, _, _ in encodings(text, tokenizer, without_characters=True)] == [SUBWORDS]
+
+
+def test_nanogpt_is_not_left_without_any_tokens(corpus: Path) -> None:
+    with pytest.raises(UsageError, match="add --gpt2-vocab"):
+        measure(DeadlineRequest((str(corpus),), without_characters=True), [], Setting(1, 0.0, 1, "cpu"))
 
 
 def test_ids_beyond_16_bits_are_refused(tmp_path: Path) -> None:

@@ -71,6 +71,8 @@ class DeadlineRequest:
     seeds: tuple[int, ...] = (1,)
     gpt2_vocab: Path | None = None
     """A folder with GPT-2's vocab.json and merges.txt; none: nanoGPT takes part with characters alone."""
+    without_characters: bool = False
+    """Whether nanoGPT takes part with GPT-2's tokens alone."""
     nanogpt: str | None = None
     """Arguments of nanoGPT's train.py; none: what its README says."""
 
@@ -79,13 +81,15 @@ def measure(request: DeadlineRequest, peers: Sequence[Chosen], setting: Setting)
     """Every corpus, deadline and seed, with the contenders in turn.
 
     Raises:
-        UsageError: no corpus is named.
+        UsageError: no corpus is named, or nanoGPT is left without a form to take part in.
         TokenizerError: there is no GPT-2 vocabulary where it should be.
         DataError, StorageError: a corpus cannot be read.
         BenchError: a run of ours failed; a peer whose run fails is left out.
     """
     if not request.corpora:
         raise UsageError("no corpus to learn", "name one or more: gptcli bench deadline book.txt code/")
+    if request.without_characters and not request.gpt2_vocab:
+        raise UsageError("without characters nanoGPT needs other tokens", "add --gpt2-vocab DIR")
     tokenizer = load_tokenizer(request.gpt2_vocab) if request.gpt2_vocab else None
     if peers and tokenizer is None:
         say(f"without {SUBWORDS}: --gpt2-vocab DIR, a folder with GPT-2's vocab.json and merges.txt")
@@ -118,7 +122,7 @@ def measure_corpus(
     left_out: dict[str, str] = {}
     arguments = tuple((request.nanogpt or recipe_for(setting.device)).split())
     for _, checkout in peers:
-        for name, encode, vocab_size in encodings(text, tokenizer):
+        for name, encode, vocab_size in encodings(text, tokenizer, request.without_characters):
             place = folder / name.replace(" ", "-")
             script = Script(checkout, place / "dataset", arguments, setting.threads, setting.device)
             entered = unless_left_out(name, left_out, partial(enter, script, encode, vocab_size, len(val), place))
@@ -136,9 +140,11 @@ def measure_corpus(
     }
 
 
-def encodings(text: SplitText, tokenizer: Tokenizer | None) -> list[tuple[str, Encode, int | None]]:
+def encodings(
+    text: SplitText, tokenizer: Tokenizer | None, without_characters: bool = False
+) -> list[tuple[str, Encode, int | None]]:
     """In what forms nanoGPT gets the text: (name, what gives the ids, size of the vocabulary or none: what occurs)."""
-    forms: list[tuple[str, Encode, int | None]] = [(CHARACTERS, text.characters, None)]
+    forms: list[tuple[str, Encode, int | None]] = [] if without_characters else [(CHARACTERS, text.characters, None)]
     if tokenizer is not None:
         rounded = math.ceil(tokenizer.vocab_size / VOCAB_MULTIPLE) * VOCAB_MULTIPLE
         forms.append((SUBWORDS, partial(text.tokens, tokenizer), rounded))

@@ -21,7 +21,7 @@ from gptcli.report.bench.split_text import SPLIT_SETTINGS
 
 MEASUREMENTS = 5
 """Checkpoints of a run of nanoGPT, the last of them at its end."""
-TRIAL_ITERATIONS = 40
+TRIAL_ITERATIONS = 100
 EARLY = 0.9
 """A run that ends before so much of its time is over was planned by a trial on a busier machine."""
 BRIEF_EVALUATION = "--eval_iters=1"
