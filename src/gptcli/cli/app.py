@@ -18,6 +18,7 @@ from gptcli.cli.checkpoint import checkpoint_app
 from gptcli.cli.config import config_app
 from gptcli.cli.data import data_app
 from gptcli.cli.eval import evaluate
+from gptcli.cli.export import export
 from gptcli.cli.generate import generate
 from gptcli.cli.import_model import import_model
 from gptcli.cli.replay import replay
@@ -56,6 +57,7 @@ app.command("train")(train)
 app.command("generate")(generate)
 app.command("eval")(evaluate)
 app.command("import")(import_model)
+app.command("export")(export)
 app.command("replay")(replay)
 app.command("verify-resume")(verify_resume)
 app.add_typer(bench_app, name="bench")
