@@ -17,9 +17,11 @@ from gptcli.interop.card import model_card
 from gptcli.interop.families import family_of
 from gptcli.interop.huggingface import read_huggingface, write_huggingface
 from gptcli.interop.load import LoadedModel, load_model
+from gptcli.interop.nanogpt import CHECKPOINT, read_nanogpt, write_nanogpt
 from gptcli.interop.own import OWN
+from gptcli.interop.pickles import read_pickle
 from gptcli.interop.proof import Proof, compare, proof_ids, require_exact
-from gptcli.interop.readers import is_installed, llama_cpp_proof, transformers_proof
+from gptcli.interop.readers import is_installed, llama_cpp_proof, onnxruntime_proof, transformers_proof
 from gptcli.models.gpt import GPT, build_model
 from gptcli.storage import write_atomic
 
@@ -136,6 +138,10 @@ def write(request: ExportRequest, loaded: LoadedModel) -> Exported:
             return export_huggingface(loaded, request.out, dtype, request.license)
         case "gguf":
             return export_gguf(loaded, request.out, request.quantize or dtype, request.license)
+        case "onnx":
+            return export_onnx(loaded, request.out, dtype)
+        case "nanogpt":
+            return export_nanogpt(loaded, request.out, dtype)
 
 
 def export_huggingface(loaded: LoadedModel, out: Path, dtype: str, license: str | None) -> Exported:
@@ -161,6 +167,24 @@ def export_gguf(loaded: LoadedModel, out: Path, numbers: str, license: str | Non
     else:
         notes = (*notes, "llama-cpp-python, which could prove it, is not installed")
     return Exported(out, "gguf", numbers, notes, tuple(proofs))
+
+
+def export_onnx(loaded: LoadedModel, out: Path, dtype: str) -> Exported:
+    """An ONNX graph, run by onnxruntime where that is installed."""
+    from gptcli.interop.onnx import write_onnx
+
+    notes = write_onnx(converted(loaded.model, dtype), out)
+    if is_installed("onnxruntime"):
+        return Exported(out, "onnx", dtype, notes, (onnxruntime_proof(loaded, out),))
+    return Exported(out, "onnx", dtype, (*notes, "onnxruntime, which could prove it, is not installed"), ())
+
+
+def export_nanogpt(loaded: LoadedModel, out: Path, dtype: str) -> Exported:
+    """A checkpoint of nanoGPT, read back as `gptcli import` reads them."""
+    notes = write_nanogpt(converted(loaded.model, dtype), loaded.tokenizer, out)
+    path = out / CHECKPOINT
+    proof = compare(loaded.model, "gptcli import", read_nanogpt(read_pickle(path), str(path)), proof_ids(loaded))
+    return Exported(out, "nanogpt", dtype, notes, (proof,))
 
 
 def converted(model: GPT, dtype: str) -> GPT:
