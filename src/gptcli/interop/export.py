@@ -144,10 +144,16 @@ def write(request: ExportRequest, loaded: LoadedModel) -> Exported:
             return export_nanogpt(loaded, request.out, dtype)
 
 
-def export_huggingface(loaded: LoadedModel, out: Path, dtype: str, license: str | None) -> Exported:
-    """A model directory of transformers with its card, read back by transformers, or without it by us."""
+def export_huggingface(
+    loaded: LoadedModel, out: Path, dtype: str, license: str | None, name: str | None = None
+) -> Exported:
+    """A model directory of transformers with its card, read back by transformers, or without it by us.
+
+    The card calls it `name`, or as the directory is called.
+    """
     opened = write_huggingface(converted(loaded.model, dtype), loaded.tokenizer, out)
-    write_atomic(out / CARD, model_card(loaded, name=out.resolve().name, license=license, dtype=dtype, opened=opened))
+    name = name or out.resolve().name
+    write_atomic(out / CARD, model_card(loaded, name=name, license=license, dtype=dtype, opened=opened))
     family, _ = family_of(loaded.model.config)
     if family is not OWN and is_installed("transformers"):
         return Exported(out, "hf", dtype, (opened,), (transformers_proof(loaded, out),))

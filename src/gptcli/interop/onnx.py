@@ -1,7 +1,7 @@
 """A model as one ONNX graph, `input_ids` (B, T) int64 -> `logits` (B, T, V), for onnxruntime and others. No cache.
 
 torch's exporter follows the model's own code, so every architecture of ours goes through it, those without a class
-elsewhere too. Both axes are dynamic; T goes up to the context length, for which the rotary tables are laid in the graph.
+elsewhere too. Both axes are dynamic; T goes up to the context length, for which the graph has the rotary tables.
 """
 
 from __future__ import annotations
