@@ -21,6 +21,7 @@ from gptcli.cli.eval import evaluate
 from gptcli.cli.export import export
 from gptcli.cli.generate import generate
 from gptcli.cli.import_model import import_model
+from gptcli.cli.push import push
 from gptcli.cli.replay import replay
 from gptcli.cli.tokenizer import tokenizer_app
 from gptcli.cli.train import train
@@ -58,6 +59,7 @@ app.command("generate")(generate)
 app.command("eval")(evaluate)
 app.command("import")(import_model)
 app.command("export")(export)
+app.command("push")(push)
 app.command("replay")(replay)
 app.command("verify-resume")(verify_resume)
 app.add_typer(bench_app, name="bench")

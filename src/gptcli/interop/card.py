@@ -15,7 +15,7 @@ from typing import Any
 from huggingface_hub import ModelCardData
 
 from gptcli import __version__
-from gptcli.interop.load import LoadedModel
+from gptcli.interop.load import HUB_PREFIX, LoadedModel
 from gptcli.models.config import ModelConfig
 
 Json = dict[str, Any]
@@ -27,7 +27,7 @@ def model_card(loaded: LoadedModel, *, name: str, license: str | None, dtype: st
     """The text of README.md.
 
     Args:
-        name: what the card calls the model.
+        name: what the card calls the model: USER/NAME on the hub, or the directory's name.
         license: the hub's identifier of its licence, such as `apache-2.0`.
         dtype: the numbers that the weights are stored in, for people.
         opened: in words, which class of transformers opens it, or why none does.
@@ -132,7 +132,8 @@ def size_lines(loaded: LoadedModel, dtype: str) -> Iterator[str]:
 
 def usage(name: str, loaded: LoadedModel, has_class: bool) -> str:
     """Commands that run as they stand where the model lies in the current directory or on the hub under `name`."""
-    command = f'```sh\ngptcli generate {name} "Once upon a time"\n```'
+    place = f"{HUB_PREFIX}{name}" if "/" in name else name
+    command = f'```sh\ngptcli generate {place} "Once upon a time"\n```'
     if not has_class:
         return command + "\n"
     code = (
