@@ -173,8 +173,8 @@ def elsewhere(tmp_path):
 
 
 @pytest.mark.slow
-def test_what_was_pushed_generates_and_evaluates_by_its_name(elsewhere, our_model, tokenizer, tmp_path):
-    _, gptcli = elsewhere
+def test_models_and_corpora_of_the_hub_are_taken_by_their_names(elsewhere, our_model, tokenizer, tmp_path):
+    hub, gptcli = elsewhere
     write_huggingface(our_model(), tokenizer, tmp_path / "model")
     pushed = gptcli("push", tmp_path / "model", "someone/tiny", "--private", "--json")
     assert pushed.returncode == 0, pushed.stderr
@@ -183,9 +183,10 @@ def test_what_was_pushed_generates_and_evaluates_by_its_name(elsewhere, our_mode
     here, there = gptcli("generate", tmp_path / "model", *options), gptcli("generate", "hf:someone/tiny", *options)
     assert there.returncode == 0, there.stderr
     assert json.loads(there.stdout)["completions"] == json.loads(here.stdout)["completions"]
-    (tmp_path / "text.txt").write_text("Once upon a time there was a model. " * 20)
-    measured = [
-        json.loads(gptcli("eval", model, tmp_path / "text.txt", "--json", "--device", "cpu").stdout)
-        for model in (tmp_path / "model", "hf:someone/tiny@main")
-    ]
-    assert measured[0]["bits_per_byte"] == measured[1]["bits_per_byte"]
+    rows = "".join(json.dumps({"text": f"Story {number}. The end."}) + "\n" for number in range(30))
+    (tmp_path / "stories.jsonl").write_text(rows)
+    hub.add_files("datasets/someone/stories", {"train.jsonl": rows.encode(), "README.md": b"# Stories"})
+    here = gptcli("eval", tmp_path / "model", tmp_path / "stories.jsonl", "--json", "--device", "cpu")
+    there = gptcli("eval", "hf:someone/tiny@main", "hf:someone/stories", "--json", "--device", "cpu")
+    assert there.returncode == 0, there.stderr
+    assert json.loads(there.stdout)["bits_per_byte"] == json.loads(here.stdout)["bits_per_byte"]
