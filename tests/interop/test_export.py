@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from gptcli.interop.load import load_model
 from gptcli.interop.proof import Proof, compare, proof_ids, require_exact
 from gptcli.models.config import ModelConfig
 from gptcli.storage import write_atomic
+from interop import stand_in_llama_cpp
 
 GPT2 = {"norm": "layernorm", "position": "learned", "mlp": "gelu_tanh", "bias": True, "qk_norm": False}
 FAST = {"smear": True, "bigram_buckets": 50}
@@ -158,6 +160,29 @@ def test_gguf_is_proved_from_the_file_alone(our_model, tokenizer, tmp_path, numb
     assert (proof.max_difference < 1e-5) == (numbers == "f32")
     assert proof.greedy_agreement > 0.9
     assert exported.as_dict()["proofs"][0]["max_difference"] == proof.max_difference
+
+
+def test_llama_cpp_is_a_second_reader_where_it_is_installed(our_model, tokenizer, tmp_path, monkeypatch):
+    pytest.importorskip("gguf")
+    monkeypatch.setitem(sys.modules, "llama_cpp", stand_in_llama_cpp)
+    monkeypatch.setattr(exporting, "is_installed", lambda package: True)
+    write_huggingface(our_model(n_embd=64), tokenizer, tmp_path / "model")
+    exported = export(ExportRequest(str(tmp_path / "model"), "gguf", tmp_path / "m.gguf"))
+    assert [proof.reader.split()[0] for proof in exported.proofs] == ["gguf", "llama-cpp-python"]
+    assert exported.proofs[1].max_difference < 1e-4 and exported.proofs[1].greedy_agreement == 1
+    assert not exported.notes
+
+
+def test_another_tokenizer_in_a_reader_is_refused(our_model, tokenizer, tmp_path, monkeypatch):
+    pytest.importorskip("gguf")
+    monkeypatch.setitem(sys.modules, "llama_cpp", stand_in_llama_cpp)
+    monkeypatch.setattr(exporting, "is_installed", lambda package: True)
+    monkeypatch.setattr(
+        stand_in_llama_cpp.Llama, "tokenize", lambda self, text, add_bos, special: [*text[:9], 7, *text[10:]]
+    )
+    write_huggingface(our_model(n_embd=64), tokenizer, tmp_path / "model")
+    with pytest.raises(CheckpointError, match="number 10 is the first to differ"):
+        export(ExportRequest(str(tmp_path / "model"), "gguf", tmp_path / "m.gguf"))
 
 
 def test_validation_text_of_the_run_is_what_is_compared_on(run, tokenizer):

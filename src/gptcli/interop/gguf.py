@@ -138,12 +138,14 @@ def add_tokenizer(writer: Any, tokenizer: Tokenizer, vocabulary: GgufTokenizer) 
     writer.add_token_list(vocabulary.tokens)
     writer.add_token_types(vocabulary.types)
     writer.add_token_merges(vocabulary.merges)
-    if tokenizer.bos_id is not None:
-        writer.add_bos_token_id(tokenizer.bos_id)
-    if tokenizer.eot_id is not None:
-        writer.add_eos_token_id(tokenizer.eot_id)
-    if tokenizer.unk_id is not None:
-        writer.add_unk_token_id(tokenizer.unk_id)
+    special = {
+        writer.add_bos_token_id: tokenizer.bos_id,
+        writer.add_eos_token_id: tokenizer.eot_id,
+        writer.add_unk_token_id: tokenizer.unk_id,
+    }
+    for add, id in special.items():
+        if id is not None and id < len(vocabulary.tokens):
+            add(id)
     writer.add_add_bos_token(tokenizer.adds_bos)
     writer.add_add_eos_token(False)
     if isinstance(template := tokenizer.settings.get("chat_template"), str):

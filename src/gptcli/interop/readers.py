@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -80,7 +79,7 @@ def llama_cpp_proof(loaded: LoadedModel, path: Path) -> Proof:
 
     text = loaded.tokenizer.decode(ids.flatten().numpy())
     require_same_ids("llama.cpp", loaded.tokenizer, text, llama.tokenize(text.encode(), add_bos=False, special=False))
-    return compare(loaded.model, f"llama-cpp-python {version('llama-cpp-python')}", logits, ids)
+    return compare(loaded.model, f"llama-cpp-python {llama_cpp.__version__}", logits, ids)
 
 
 def onnxruntime_proof(loaded: LoadedModel, path: Path) -> Proof:
