@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -192,6 +193,16 @@ def test_validation_text_of_the_run_is_what_is_compared_on(run, tokenizer):
     ids = proof_ids(load_model(run))
     assert ids.shape == (4, 64)
     assert ids.flatten().tolist() == [256, *(i % 7 for i in range(250)), 256, *(i % 5 for i in range(4))]
+
+
+@pytest.mark.parametrize("to", ["hf", "gguf"])
+def test_text_that_quotes_a_special_token_is_no_difference(run, tokenizer, tmp_path, to):
+    pytest.importorskip("gguf")
+    with ShardWriter(run / "val", tokenizer.vocab_size, tokenizer.eot_id, tokenizer.fingerprint) as writer:
+        ids = tokenizer.encode("What ends a text is written <|endoftext|>. " * 10)
+        writer.add(np.array(ids), len(ids), starts=True)
+    assert len(ids) > 256
+    assert export(ExportRequest(str(run), to, tmp_path / "out")).proofs[0].is_exact
 
 
 @torch.no_grad()

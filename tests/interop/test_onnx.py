@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from gptcli.errors import UsageError
 from gptcli.interop import onnx as writing
 from gptcli.interop.export import ExportRequest, export
 from gptcli.interop.huggingface import write_huggingface
@@ -39,6 +40,13 @@ def test_any_batch_and_length_give_the_models_logits(our_model, tmp_path, slots)
     for shape in ((1, 1), (3, 2), (2, 9), (1, 10), (2, 64)):
         ids = torch.randint(257, shape, generator=torch.Generator().manual_seed(shape[1]))
         torch.testing.assert_close(run(tmp_path / "model.onnx", ids), model(ids), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("slots", [{"window_pattern": (63,)}, {"context_length": 2}], ids=str)
+def test_a_context_too_short_to_leave_lengths_open_is_refused(our_model, tmp_path, slots):
+    with pytest.raises(UsageError, match="--to onnx needs a context longer than"):
+        write_onnx(our_model(**slots), tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

@@ -15,7 +15,9 @@ from typing import Any
 from huggingface_hub import ModelCardData
 
 from gptcli import __version__
+from gptcli.interop.families import family_of
 from gptcli.interop.load import HUB_PREFIX, LoadedModel
+from gptcli.interop.own import OWN
 from gptcli.models.config import ModelConfig
 
 Json = dict[str, Any]
@@ -32,7 +34,7 @@ def model_card(loaded: LoadedModel, *, name: str, license: str | None, dtype: st
         dtype: the numbers that the weights are stored in, for people.
         opened: in words, which class of transformers opens it, or why none does.
     """
-    has_class = "opens it as" in opened
+    has_class = family_of(loaded.model.config)[0] is not OWN
     data = ModelCardData(
         license=license or UNKNOWN_LICENSE,
         library_name="transformers" if has_class else "gptcli",

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from gptcli.errors import UsageError
 from gptcli.interop.readers import quiet
 from gptcli.models.gpt import GPT, build_model
 from gptcli.storage import fsync_path, storage_errors
@@ -24,6 +25,7 @@ def write_onnx(model: GPT, path: Path) -> tuple[str, ...]:
     """Write the graph to `path`; notes for the user, each in a line.
 
     Raises:
+        UsageError: the context is too short for the lengths to be left open.
         StorageError: the disk is full or the path cannot be written.
     """
     model = with_plain_attention(model)
@@ -32,8 +34,14 @@ def write_onnx(model: GPT, path: Path) -> tuple[str, ...]:
     # What it computes for longer sequences is right for shorter ones too.
     windows = [block.window for block in model.blocks if 0 < block.window < config.context_length]
     shortest = max([2, *(window + 1 for window in windows)])
-    ids = torch.zeros((2, min(shortest + 1, config.context_length)), dtype=torch.long)
-    sequence = torch.export.Dim("sequence", min=shortest, max=max(config.context_length, shortest + 1))
+    if config.context_length <= shortest:
+        raise UsageError(
+            f"--to onnx needs a context longer than {shortest} tokens and than every sliding window by two, not "
+            f"{config.context_length}",
+            "--to hf writes every model",
+        )
+    ids = torch.zeros((2, shortest + 1), dtype=torch.long)
+    sequence = torch.export.Dim("sequence", min=shortest, max=config.context_length)
     with warnings.catch_warnings(), quiet(), torch.no_grad():
         warnings.simplefilter("ignore")  # of the exporter's own parts
         program = torch.onnx.export(

@@ -41,7 +41,9 @@ def transformers_proof(loaded: LoadedModel, directory: Path) -> Proof:
             raise CheckpointError(f"transformers does not open {directory}: {error}", "do not use it") from error
         ids = proof_ids(loaded)
         text = loaded.tokenizer.decode(ids.flatten().numpy())
-        require_same_ids("transformers", loaded.tokenizer, text, tokenizer.encode(text, add_special_tokens=False))
+        # As ours, it is not to take a text that quotes a special token for that token.
+        encoded = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        require_same_ids("transformers", loaded.tokenizer, text, encoded)
         return compare(loaded.model, f"transformers {transformers.__version__}", lambda rows: theirs(rows).logits, ids)
 
 
@@ -77,7 +79,8 @@ def llama_cpp_proof(loaded: LoadedModel, path: Path) -> Proof:
             found.append(torch.from_numpy(llama.scores[:length].copy()))
         return torch.stack(found)
 
-    text = loaded.tokenizer.decode(ids.flatten().numpy())
+    text, normalizer = loaded.tokenizer.decode(ids.flatten().numpy()), loaded.tokenizer.backend.normalizer
+    text = normalizer.normalize_str(text) if normalizer else text  # llama.cpp is to be given it in this form
     require_same_ids("llama.cpp", loaded.tokenizer, text, llama.tokenize(text.encode(), add_bos=False, special=False))
     return compare(loaded.model, f"llama-cpp-python {llama_cpp.__version__}", logits, ids)
 
