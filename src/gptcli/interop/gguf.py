@@ -67,7 +67,7 @@ def write_gguf(
     family = gguf_family(model.config)
     config = family.written_as(model.config)
     vocabulary = gguf_tokenizer(tokenizer, config.vocab_size)
-    fallen: list[str] = []
+    kept: list[str] = []
     with atomic_file(path) as temporary:
         writer = gguf.GGUFWriter(temporary, family.name, use_temp_file=True)
         writer.add_type("model")
@@ -83,8 +83,8 @@ def write_gguf(
         add_tokenizer(writer, tokenizer, vocabulary)
         for tensor_name, tensor in their_tensors(model, family, config):
             kind = tensor_numbers(tensor_name, tensor, numbers, config.tie_embeddings)
-            if kind == "f16" != numbers:
-                fallen.append(tensor_name)
+            if kind == "f16" and numbers in QUANTIZATIONS:
+                kept.append(tensor_name)
             quantization = gguf.GGMLQuantizationType[kind.upper()]
             writer.add_tensor(
                 tensor_name, gguf.quants.quantize(as_array(tensor).numpy(), quantization), raw_dtype=quantization
@@ -93,14 +93,10 @@ def write_gguf(
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-    if fallen:
-        vocabulary = vocabulary._replace(
-            notes=(
-                *vocabulary.notes,
-                f"{len(fallen)} matrices, {fallen[0]} first, have rows that are no multiple of 32 long: kept in f16",
-            )
-        )
-    return vocabulary.notes
+    if not kept:
+        return vocabulary.notes
+    rows = f"{len(kept)} matrices, {kept[0]} first, have rows whose length is no multiple of 32: kept in f16"
+    return (*vocabulary.notes, rows)
 
 
 def their_tensors(model: GPT, family: GgufFamily, config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
