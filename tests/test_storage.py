@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
 from gptcli.errors import StorageError
-from gptcli.storage import TEMPORARY_MARK, atomic_directory, clean_temporaries, sha256_file, write_atomic
+from gptcli.storage import TEMPORARY_MARK, atomic_directory, atomic_file, clean_temporaries, sha256_file, write_atomic
 
 
 def test_a_written_file_holds_the_content_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -62,3 +63,18 @@ def test_the_hash_is_sha256(tmp_path: Path) -> None:
     (tmp_path / "abc").write_bytes(b"abc")
     # FIPS 180-2, appendix B.1
     assert sha256_file(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_file_written_by_another_program_is_whole_or_absent(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "model.bin"
+    with pytest.raises(RuntimeError), atomic_file(path) as temporary:
+        temporary.write_bytes(b"half")
+        raise RuntimeError
+    assert not list(path.parent.iterdir())
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(b"whole")
+        assert not path.exists()
+    assert path.read_bytes() == b"whole" and list(path.parent.iterdir()) == [path]
+    with pytest.raises(StorageError, match=r"cannot write .*model\.bin"), atomic_file(path) as temporary:
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert path.read_bytes() == b"whole" and list(path.parent.iterdir()) == [path]

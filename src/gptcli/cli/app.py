@@ -18,8 +18,10 @@ from gptcli.cli.checkpoint import checkpoint_app
 from gptcli.cli.config import config_app
 from gptcli.cli.data import data_app
 from gptcli.cli.eval import evaluate
+from gptcli.cli.export import export
 from gptcli.cli.generate import generate
 from gptcli.cli.import_model import import_model
+from gptcli.cli.push import push
 from gptcli.cli.replay import replay
 from gptcli.cli.tokenizer import tokenizer_app
 from gptcli.cli.train import train
@@ -56,6 +58,8 @@ app.command("train")(train)
 app.command("generate")(generate)
 app.command("eval")(evaluate)
 app.command("import")(import_model)
+app.command("export")(export)
+app.command("push")(push)
 app.command("replay")(replay)
 app.command("verify-resume")(verify_resume)
 app.add_typer(bench_app, name="bench")

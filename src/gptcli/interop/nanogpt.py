@@ -1,14 +1,41 @@
-"""nanoGPT's checkpoints (`ckpt.pt`): GPT-2's names, plain matrices, and the shape in a table beside them."""
+"""nanoGPT's checkpoints (`ckpt.pt`): GPT-2's names, plain matrices, and the shape in a table beside them.
+
+nanoGPT's `sample.py` reads them with the tokens of GPT-2, or with a table of characters, `meta.pkl`, that it looks for
+in the folder `config["dataset"]` below its own `data/`; an absolute path there stands for itself.
+"""
 
 from __future__ import annotations
 
+import pickle
+from pathlib import Path
+from typing import Any
+
 import torch
 
-from gptcli.errors import CheckpointError
+from gptcli.errors import CheckpointError, UsageError
+from gptcli.interop.family import show
 from gptcli.interop.gpt2 import GPT2
 from gptcli.interop.pickles import Pickled
 from gptcli.models.config import ModelConfig
 from gptcli.models.gpt import GPT, build_model
+from gptcli.storage import atomic_file, write_atomic
+from gptcli.tokenizer.tokenizer import Tokenizer
+
+CHECKPOINT, CHARACTERS = "ckpt.pt", "meta.pkl"
+FIXED = {
+    "norm": "layernorm",
+    "norm_eps": 1e-5,
+    "position": "learned",
+    "mlp": "gelu",
+    "qk_norm": False,
+    "tie_embeddings": True,
+}
+"""What nanoGPT's model always has; GELU is the exact one."""
+SIZED = frozenset(("vocab_size", "context_length", "n_layer", "n_head", "n_embd", "bias"))
+"""What its model_args say."""
+NO_EFFECT = frozenset(("init_std", "dropout", "attention_dropout", "attention", "activation_checkpointing"))
+"""What a finished model does not depend on."""
+GPT2_SAMPLE = ("Hello world<|endoftext|>", [15496, 995, 50256])
 
 MODEL = "model/"
 COMPILED = "_orig_mod."
@@ -35,13 +62,8 @@ def read_nanogpt(pickled: Pickled, source: str) -> GPT:
         n_head=args["n_head"],
         n_embd=args["n_embd"],
         context_length=args["block_size"],
-        norm="layernorm",
-        norm_eps=1e-5,
-        position="learned",
-        mlp="gelu",
-        qk_norm=False,
         bias=bool(args.get("bias", True)),
-        tie_embeddings=True,
+        **FIXED,
     )
     given = {
         name.removeprefix(MODEL).removeprefix(COMPILED): tensor
@@ -64,3 +86,81 @@ def read_nanogpt(pickled: Pickled, source: str) -> GPT:
         raise CheckpointError(f"{source}: {unknown[0] if unknown else 'lm_head.weight'} is not of nanoGPT's model")
     model.load_state_dict(state, assign=True)
     return model.eval()
+
+
+def write_nanogpt(model: GPT, tokenizer: Tokenizer, directory: Path) -> tuple[str, ...]:
+    """Write ckpt.pt, in the dtype that the model has, and for a character tokenizer meta.pkl, to `directory`.
+
+    Returns notes for the user, each in a line.
+
+    Raises:
+        UsageError: nanoGPT's model cannot compute this one; one line that says why.
+        StorageError: the disk is full or the directory cannot be written.
+    """
+    config = model.config
+    require_nanogpt(config)
+    state = model.state_dict()
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    theirs = {name: state[mapped.ours] for mapped in GPT2.map_tensors(config, shapes) for name in mapped.theirs}
+    theirs["lm_head.weight"] = theirs["transformer.wte.weight"]
+    checkpoint = {
+        "model": theirs,
+        "model_args": {
+            "n_layer": config.n_layer,
+            "n_head": config.n_head,
+            "n_embd": config.n_embd,
+            "block_size": config.context_length,
+            "bias": config.bias,
+            "vocab_size": config.vocab_size,
+            "dropout": config.dropout,
+        },
+        "config": {},
+    }
+    if tokenizer.name == "char":
+        checkpoint["config"] = {"dataset": str(directory.resolve())}
+        write_atomic(directory / CHARACTERS, pickle.dumps(character_tables(tokenizer)))
+    with atomic_file(directory / CHECKPOINT) as temporary:
+        torch.save(checkpoint, temporary)
+    return tokenizer_notes(tokenizer, directory)
+
+
+def require_nanogpt(config: ModelConfig) -> None:
+    """Refuse a model that nanoGPT's does not compute; a slot of which nothing is said here must be at its default."""
+    wanted = {
+        slot: FIXED.get(slot, field.default)
+        for slot, field in ModelConfig.model_fields.items()
+        if slot not in SIZED | NO_EFFECT
+    }
+    # These follow from the sizes, or have no effect without rotation.
+    actual = config.model_dump() | {"n_kv_head": None, "head_dim": None, "intermediate_size": None}
+    actual |= {"rope_theta": wanted["rope_theta"], "rotary_fraction": wanted["rotary_fraction"]}
+    actual |= {"window_pattern": tuple(filter(None, config.window_pattern))}
+    wrong = [
+        f"{slot} must be {show(value)}, not {show(actual[slot])}"
+        for slot, value in wanted.items()
+        if actual[slot] != value
+    ]
+    sizes = {
+        "n_kv_head": (config.kv_heads, config.n_head),
+        "n_head * head_dim": (config.n_head * config.head_width, config.n_embd),
+        "intermediate_size": (config.mlp_width, 4 * config.n_embd),
+    }
+    wrong += [f"{name} must be {needed}, not {found}" for name, (found, needed) in sizes.items() if found != needed]
+    if wrong:
+        raise UsageError(f"nanoGPT's model cannot compute this one: {'; '.join(wrong)}", "--to hf writes every model")
+
+
+def character_tables(tokenizer: Tokenizer) -> dict[str, Any]:
+    """What nanoGPT's meta.pkl holds: plain tables. Special tokens can be read, never written."""
+    texts = {id: tokenizer.backend.id_to_token(id) for id in range(tokenizer.vocab_size)}
+    known = {text: id for id, text in texts.items() if id not in tokenizer.special_ids}
+    return {"vocab_size": tokenizer.vocab_size, "itos": texts, "stoi": known}
+
+
+def tokenizer_notes(tokenizer: Tokenizer, directory: Path) -> tuple[str, ...]:
+    if tokenizer.name == "char":
+        return (f"sample.py finds its characters at {directory.resolve() / CHARACTERS}: leave it there",)
+    text, ids = GPT2_SAMPLE
+    if tokenizer.vocab_size == ids[-1] + 1 and tokenizer.encode(text, allow_special=True) == ids:
+        return ()
+    return ("sample.py knows the tokens of GPT-2 and tables of characters only: it cannot say this model's text",)

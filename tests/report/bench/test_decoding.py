@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from gptcli.report.bench import decoding
 from gptcli.report.bench.decoding import DecodingRequest, measure, random_prompts, tasks, weights_per_token
 from gptcli.report.bench.jobs import DecodingJob
 from gptcli.report.bench.models import named_shape, read_config, write_random_model
-from gptcli.report.bench.peers import GPTCLI, choose_peers
+from gptcli.report.bench.peers import GPTCLI, choose_peers, llama_cpp, ours
 from gptcli.report.bench.setting import Setting
+from interop import stand_in_llama_cpp
 
 SETTING = Setting(rounds=2, seconds=0.2, threads=1, device="cpu")
 STRONG = ("model.init_std=0.3",)
@@ -71,9 +73,29 @@ def test_a_model_directory_takes_no_settings(tmp_path: Path) -> None:
         measure(DecodingRequest(str(tmp_path), STRONG), [], SETTING)
 
 
-def test_llama_cpp_is_refused_with_the_reason() -> None:
-    with pytest.raises(UsageError, match="llama-cpp is not available: it reads GGUF, which gptcli does not write"):
-        choose_peers(["llama-cpp"], "generate")
+@pytest.mark.parametrize("batch", [1, 3])
+def test_llama_cpp_is_asked_for_the_greedy_text_of_each_prompt(
+    shape: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    pytest.importorskip("gguf")
+    monkeypatch.setitem(sys.modules, "llama_cpp", stand_in_llama_cpp)
+    config = named_shape(str(shape), STRONG).model
+    write_random_model(config, tmp_path / "model")
+    prompts = random_prompts(DecodingRequest(str(shape), prompt_tokens=6, batch_sizes=(3,)), config)
+    job = DecodingJob(str(tmp_path / "model"), str(tmp_path), "fp32", prompts, 20, 0.0, "cpu", 1)
+    theirs, expected = llama_cpp.generate(job).play(batch)["rows"], ours.generate(job).play(batch)["rows"]
+    assert theirs == expected and [len(row) for row in theirs] == [20] * batch
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("numbers", ["fp32", "int8"])
+def test_llama_cpp_writes_the_same_text_as_ours(shape: Path, numbers: str) -> None:
+    pytest.importorskip("llama_cpp")
+    request = DecodingRequest(str(shape), STRONG, (1, 3), (numbers,), prompt_tokens=6, new_tokens=20)
+    for batch in measure(request, choose_peers(["llama-cpp"], "generate"), SETTING).results["batches"]:
+        found = batch["contenders"][f"llama-cpp {numbers}"]
+        assert found["tokens_per_second"]["low"] > 0
+        assert numbers == "int8" or found["rows_as_ours"] == batch["batch_size"]
 
 
 def test_a_format_that_a_program_lacks_is_named_and_left_out(capsys: pytest.CaptureFixture[str]) -> None:

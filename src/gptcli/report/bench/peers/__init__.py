@@ -20,6 +20,7 @@ from gptcli.errors import UsageError
 EXTRA = "pip install 'gptcli[bench]'"
 LITGPT = "pip install --no-deps litgpt lightning lightning-utilities torchmetrics psutil"
 """It asks for an older huggingface-hub than transformers does, and works with the newer one."""
+LLAMA_CPP = "pip install llama-cpp-python 'gptcli[gguf]'"
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,13 @@ class Peer:
     file: str | None = None
     numbers: tuple[str, ...] = ("fp32", "bf16")
     """What it can keep weights in while it generates."""
-    obstacle: str | None = None
-    """Why it cannot be measured at all, if it cannot."""
+    distribution: str | None = None
+    """What the package is called where it is installed from, if it is not called `package` there."""
 
     @property
     def module(self) -> str:
         """Its file in this package."""
-        return "ours" if self.package == "gptcli" else self.name
+        return "ours" if self.package == "gptcli" else self.name.replace("-", "_")
 
     @property
     def is_installed(self) -> bool:
@@ -56,7 +57,14 @@ PEERS = (
     Peer("ctranslate2", ("generate",), EXTRA, package="ctranslate2", numbers=("fp32", "bf16", "int8")),
     Peer("tokenizers", ("data",), "pip install tokenizers", package="tokenizers"),
     Peer("tiktoken", ("data",), EXTRA, package="tiktoken"),
-    Peer("llama-cpp", ("generate",), "", obstacle="it reads GGUF, which gptcli does not write"),
+    Peer(
+        "llama-cpp",
+        ("generate",),
+        LLAMA_CPP,
+        package="llama_cpp",
+        numbers=("fp32", "bf16", "int8"),
+        distribution="llama-cpp-python",
+    ),
 )
 
 
@@ -79,7 +87,7 @@ def choose_peers(wanted: Sequence[str], bench: str) -> list[Chosen]:
         able = [peer for peer in PEERS if bench in peer.benches]
         for peer in able:
             if not peer.is_installed:
-                say(f"without {peer.name}: {peer.obstacle or peer.remedy}")
+                say(f"without {peer.name}: {peer.remedy}")
         return [Chosen(peer) for peer in able if peer.is_installed]
     chosen = [find_peer(text) for text in wanted]
     for choice in chosen:
@@ -94,8 +102,6 @@ def find_peer(text: str) -> Chosen:
     peer = next((peer for peer in PEERS if peer.name == name), None)
     if peer is None:
         raise UsageError(f"peer {name!r} is unknown", f"choose from {', '.join(peer.name for peer in PEERS)}")
-    if peer.obstacle:
-        raise UsageError(f"peer {name} is not available: {peer.obstacle}")
     if peer.file is None:
         if path:
             raise UsageError(f"peer {name} is an installed package", f"leave out ={path}")
@@ -111,7 +117,10 @@ def find_peer(text: str) -> Chosen:
 
 def peer_versions(peers: Iterable[Chosen]) -> dict[str, str]:
     """By name: the version of an installed package, the commit of a checkout."""
-    return {peer.name: version(peer.package) if peer.package else commit_of(path) for peer, path in peers}
+    return {
+        peer.name: version(peer.distribution or peer.package) if peer.package else commit_of(path)
+        for peer, path in peers
+    }
 
 
 def commit_of(checkout: str) -> str:

@@ -1,0 +1,152 @@
+"""The model card (README.md) of an exported model: what the run's own files say of its data, size and losses.
+
+States nothing that was not recorded: a line whose figure is missing is left out.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCardData
+
+from gptcli import __version__
+from gptcli.interop.families import family_of
+from gptcli.interop.load import HUB_PREFIX, LoadedModel
+from gptcli.interop.own import OWN
+from gptcli.models.config import ModelConfig
+
+Json = dict[str, Any]
+UNKNOWN_LICENSE = "unknown"
+"""The hub's own word for a model that does not say."""
+
+
+def model_card(loaded: LoadedModel, *, name: str, license: str | None, dtype: str, opened: str) -> str:
+    """The text of README.md.
+
+    Args:
+        name: what the card calls the model: USER/NAME on the hub, or the directory's name.
+        license: the hub's identifier of its licence, such as `apache-2.0`.
+        dtype: the numbers that the weights are stored in, for people.
+        opened: in words, which class of transformers opens it, or why none does.
+    """
+    has_class = family_of(loaded.model.config)[0] is not OWN
+    data = ModelCardData(
+        license=license or UNKNOWN_LICENSE,
+        library_name="transformers" if has_class else "gptcli",
+        pipeline_tag="text-generation",
+        tags=["gptcli", "pytorch", "causal-lm"],
+    )
+    record = read_record(loaded)
+    parts = [
+        f"---\n{data.to_yaml()}\n---",
+        f"# {name}",
+        summary_line(loaded.model.config, loaded.model.parameter_count(), loaded.tokenizer.name),
+        section("Data", data_lines(record)),
+        section("Training", training_lines(record, loaded)),
+        section("Size", size_lines(loaded, dtype)),
+        section("Use", [usage(name, loaded, has_class), f"{opened[0].upper()}{opened[1:]}".rstrip(".") + "."]),
+        section("Licence", [licence_line(license)]),
+        f"Written by gptcli {__version__}.",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def read_record(loaded: LoadedModel) -> dict[str, Json]:
+    """What a run wrote about itself, by file; empty tables for what it lacks, and for models that are no run."""
+    if loaded.run is None:
+        return {"data": {}, "summary": {}, "config": {}}
+    folder = loaded.run.path
+    return {
+        "data": read_table(folder / "data.json"),
+        "summary": read_table(folder / "summary.json"),
+        "config": read_table(folder / "run.toml"),
+    }
+
+
+def read_table(path: Path) -> Json:
+    """The table in a JSON or TOML file; empty where there is none that can be read."""
+    try:
+        content = path.read_text(encoding="utf-8")
+        value = tomllib.loads(content) if path.suffix == ".toml" else json.loads(content)
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def summary_line(config: ModelConfig, parameters: int, tokenizer: str) -> str:
+    return (
+        f"A decoder-only Transformer with {parameters:,} parameters that continues text, {config.context_length:,} "
+        f"tokens of context, and a tokenizer of kind `{tokenizer}` with {config.vocab_size:,} tokens."
+    )
+
+
+def section(title: str, lines: Iterator[str] | list[str]) -> str:
+    body = "\n".join(lines)
+    return f"## {title}\n\n{body}" if body else ""
+
+
+def data_lines(record: dict[str, Json]) -> Iterator[str]:
+    """What the model learnt from. Of a corpus on the disk only the last part of the path is told."""
+    data, corpus = record["data"], record["config"].get("data", {}).get("corpus", [])
+    if corpus:
+        names = (source if source.startswith(("hf:", "python:")) else Path(source).name for source in corpus)
+        yield f"- Corpus: {', '.join(f'`{name}`' for name in names)}"
+    for split, title in (("train", "Training split"), ("val", "Validation split")):
+        if counts := data.get(split):
+            tokens = data.get(f"{split}_tokens")
+            yield (
+                f"- {title}: {counts['documents']:,} document{'s' if counts['documents'] != 1 else ''}, "
+                f"{counts['bytes']:,} bytes" + (f", {tokens:,} tokens" if tokens else "")
+            )
+    if rule := data.get("split_rule"):
+        yield f"- Validation is {rule}."
+
+
+def training_lines(record: dict[str, Json], loaded: LoadedModel) -> Iterator[str]:
+    """How it was trained and how good it is, as the run measured it."""
+    summary, config = record["summary"], record["config"]
+    if optimizer := config.get("optim", {}).get("name"):
+        yield f"- Optimizer: {optimizer}, peak learning rate {config['optim'].get('lr')}"
+    if summary.get("steps"):
+        yield f"- {summary['steps']:,} steps, {summary['tokens']:,} tokens, {summary['train_seconds']:,.0f} seconds"
+    if isinstance(loss := summary.get("val_loss"), float):
+        yield f"- Validation loss: {loss:.4f} nats a token (perplexity {math.exp(min(loss, 700)):.2f})"
+    if isinstance(bits := summary.get("val_bits_per_byte"), float):
+        yield f"- Validation bits per byte: {bits:.4f}"
+    if isinstance(loss := summary.get("train_loss"), float):
+        yield f"- Training loss at the end: {loss:.4f} nats a token"
+    if summary:
+        which = loaded.source.removeprefix(f"run {loaded.run.path}, ") if loaded.run else loaded.source
+        yield f"- The losses are of the run's best weights; the weights here are of {which}."
+
+
+def size_lines(loaded: LoadedModel, dtype: str) -> Iterator[str]:
+    config = loaded.model.config
+    yield f"- Parameters: {loaded.model.parameter_count():,}, stored in {dtype}"
+    yield f"- Layers: {config.n_layer}, width {config.n_embd}, MLP width {config.mlp_width}"
+    yield f"- Heads: {config.n_head} of width {config.head_width}, {config.kv_heads} for keys and values"
+
+
+def usage(name: str, loaded: LoadedModel, has_class: bool) -> str:
+    """Commands that run as they stand where the model lies in the current directory or on the hub under `name`."""
+    place = f"{HUB_PREFIX}{name}" if "/" in name else name
+    command = f'```sh\ngptcli generate {place} "Once upon a time"\n```'
+    if not has_class:
+        return command + "\n"
+    code = (
+        "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f'tokenizer = AutoTokenizer.from_pretrained("{name}")\n'
+        f'model = AutoModelForCausalLM.from_pretrained("{name}")\n'
+        'inputs = tokenizer("Once upon a time", return_tensors="pt", return_token_type_ids=False)\n'
+        "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=100)[0]))\n```"
+    )
+    return f"{code}\n\n{command}\n"
+
+
+def licence_line(license: str | None) -> str:
+    return f"`{license}`" if license else "Not stated when the model was exported: ask its author before you use it."

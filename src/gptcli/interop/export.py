@@ -1,0 +1,202 @@
+"""`export()`: any model that load_model takes, written for another program, and proved by reading it back.
+
+Knows the formats by name and what each can hold; how each is written is in the file of its name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+
+from gptcli.errors import UsageError, missing_extra
+from gptcli.interop.card import model_card
+from gptcli.interop.families import family_of
+from gptcli.interop.huggingface import read_huggingface, write_huggingface
+from gptcli.interop.load import LoadedModel, load_model
+from gptcli.interop.nanogpt import CHECKPOINT, read_nanogpt, write_nanogpt
+from gptcli.interop.own import OWN
+from gptcli.interop.pickles import read_pickle
+from gptcli.interop.proof import Proof, compare, proof_ids, require_exact
+from gptcli.interop.readers import is_installed, llama_cpp_proof, onnxruntime_proof, transformers_proof
+from gptcli.models.gpt import GPT, build_model
+from gptcli.storage import write_atomic
+
+Format = Literal["hf", "gguf", "onnx", "nanogpt"]
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+CARD = "README.md"
+
+
+class Ability(NamedTuple):
+    """What a format can hold, and the packages without which it cannot be written: (package, extra)."""
+
+    dtypes: tuple[str, ...]
+    is_directory: bool = False
+    quantizes: bool = False
+    needs: tuple[tuple[str, str], ...] = ()
+
+
+ABILITIES: dict[str, Ability] = {
+    "hf": Ability(("f32", "bf16", "f16"), is_directory=True),
+    "gguf": Ability(("f32", "bf16", "f16"), quantizes=True, needs=(("gguf", "gguf"),)),
+    "onnx": Ability(("f32", "f16"), needs=(("onnx", "onnx"), ("onnxscript", "onnx"))),
+    "nanogpt": Ability(("f32", "bf16", "f16"), is_directory=True),
+}
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What the user typed."""
+
+    model: str
+    to: Format
+    out: Path
+    checkpoint: str = "best"
+    dtype: str | None = None
+    quantize: str | None = None
+    license: str | None = None
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        path: the file or directory.
+        numbers: what the weights are stored in, such as `f32` or `q8_0`.
+        notes: what the user should know, each in a line.
+        proofs: one for each reader that was there; the first read all that was written.
+    """
+
+    path: Path
+    format: Format
+    numbers: str
+    notes: tuple[str, ...]
+    proofs: tuple[Proof, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "path": str(self.path),
+            "format": self.format,
+            "numbers": self.numbers,
+            "notes": list(self.notes),
+            "proofs": [proof.as_dict() for proof in self.proofs],
+        }
+
+    def lines(self) -> list[str]:
+        """For people: what was written, the notes, the proofs."""
+        return [f"{self.path}: {self.format}, {self.numbers}", *self.notes, *map(str, self.proofs)]
+
+
+def export(request: ExportRequest) -> Exported:
+    """Write the model as requested and prove what was written. An existing file is replaced, a directory never.
+
+    Raises:
+        UsageError: the format cannot hold the model, its tokenizer, or the numbers asked for; a package is missing.
+        CheckpointError: there is no such model, or what was written does not compute the same.
+        StorageError: the disk is full or the place cannot be written.
+    """
+    require_able(request)
+    loaded = load_model(request.model, checkpoint=request.checkpoint)
+    exported = write(request, loaded)
+    if exported.numbers == "f32":
+        require_exact(exported.proofs, exported.path)
+    return exported
+
+
+def require_able(request: ExportRequest) -> None:
+    """Refuse what the format or the place has no room for, before anything is read."""
+    ability = ABILITIES[request.to]
+    if request.out.is_dir() and (not ability.is_directory or any(request.out.iterdir())):
+        what = "is not empty" if ability.is_directory else f"is a directory, and {request.to} is a file"
+        raise UsageError(f"{request.out} {what}", "choose another --out")
+    if request.dtype and request.quantize:
+        raise UsageError("--dtype and --quantize are two answers to the same question", "give one of them")
+    if request.quantize and not ability.quantizes:
+        able = ", ".join(name for name, other in ABILITIES.items() if other.quantizes)
+        raise UsageError(f"--to {request.to} holds no quantized weights", f"only --to {able} does")
+    if request.dtype and request.dtype not in ability.dtypes:
+        raise UsageError(
+            f"--to {request.to} cannot be written in {request.dtype}", f"choose from {', '.join(ability.dtypes)}"
+        )
+    for package, extra in ability.needs:
+        if not is_installed(package):
+            raise missing_extra(package, extra, f"--to {request.to}")
+    if request.quantize:
+        from gptcli.interop.gguf import require_quantization
+
+        require_quantization(request.quantize)
+
+
+def write(request: ExportRequest, loaded: LoadedModel) -> Exported:
+    dtype = request.dtype or "f32"
+    match request.to:
+        case "hf":
+            return export_huggingface(loaded, request.out, dtype, request.license)
+        case "gguf":
+            return export_gguf(loaded, request.out, request.quantize or dtype, request.license)
+        case "onnx":
+            return export_onnx(loaded, request.out, dtype)
+        case "nanogpt":
+            return export_nanogpt(loaded, request.out, dtype)
+
+
+def export_huggingface(
+    loaded: LoadedModel, out: Path, dtype: str, license: str | None, name: str | None = None
+) -> Exported:
+    """A model directory of transformers with its card, read back by transformers, or without it by us.
+
+    The card calls it `name`, or as the directory is called.
+    """
+    opened = write_huggingface(converted(loaded.model, dtype), loaded.tokenizer, out)
+    name = name or out.resolve().name
+    write_atomic(out / CARD, model_card(loaded, name=name, license=license, dtype=dtype, opened=opened))
+    family, _ = family_of(loaded.model.config)
+    if family is not OWN and is_installed("transformers"):
+        return Exported(out, "hf", dtype, (opened,), (transformers_proof(loaded, out),))
+    notes = [opened] if family is OWN else [opened, "transformers, which could prove it, is not installed"]
+    model, _ = read_huggingface(out)
+    return Exported(out, "hf", dtype, tuple(notes), (compare(loaded.model, "gptcli", model, proof_ids(loaded)),))
+
+
+def export_gguf(loaded: LoadedModel, out: Path, numbers: str, license: str | None) -> Exported:
+    """A GGUF file, read back from what it says alone, and by llama.cpp where llama-cpp-python is installed."""
+    from gptcli.interop.gguf import read_gguf, write_gguf
+
+    notes = write_gguf(loaded.model, loaded.tokenizer, out, numbers, name=out.stem, license=license)
+    proofs = [compare(loaded.model, f"gguf {version('gguf')}", read_gguf(out), proof_ids(loaded))]
+    if is_installed("llama_cpp"):
+        proofs.append(llama_cpp_proof(loaded, out))
+    else:
+        notes = (*notes, "llama-cpp-python, which could prove it, is not installed")
+    return Exported(out, "gguf", numbers, notes, tuple(proofs))
+
+
+def export_onnx(loaded: LoadedModel, out: Path, dtype: str) -> Exported:
+    """An ONNX graph, run by onnxruntime where that is installed."""
+    from gptcli.interop.onnx import write_onnx
+
+    notes = write_onnx(converted(loaded.model, dtype), out)
+    if is_installed("onnxruntime"):
+        return Exported(out, "onnx", dtype, notes, (onnxruntime_proof(loaded, out),))
+    return Exported(out, "onnx", dtype, (*notes, "onnxruntime, which could prove it, is not installed"), ())
+
+
+def export_nanogpt(loaded: LoadedModel, out: Path, dtype: str) -> Exported:
+    """A checkpoint of nanoGPT, read back as `gptcli import` reads them."""
+    notes = write_nanogpt(converted(loaded.model, dtype), loaded.tokenizer, out)
+    path = out / CHECKPOINT
+    proof = compare(loaded.model, "gptcli import", read_nanogpt(read_pickle(path), str(path)), proof_ids(loaded))
+    return Exported(out, "nanogpt", dtype, notes, (proof,))
+
+
+def converted(model: GPT, dtype: str) -> GPT:
+    """The model in another dtype, itself left as it is."""
+    if dtype == "f32":
+        return model
+    copy = build_model(model.config, device="meta", dtype=DTYPES[dtype])
+    copy.load_state_dict({name: t.to(DTYPES[dtype]) for name, t in model.state_dict().items()}, assign=True)
+    return copy.eval()

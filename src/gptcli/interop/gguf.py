@@ -1,0 +1,186 @@
+"""A model as one GGUF file for llama.cpp, and such a file read back into a model of ours, from what it says alone.
+
+Written through the `gguf` package, which is llama.cpp's own. As in its converter, vectors, norms and learned positions
+stay in fp32 whatever the matrices are stored in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gptcli.errors import CheckpointError, UsageError
+from gptcli.interop.family import ForeignConfig, Json
+from gptcli.interop.gguf_families import BIASED, TIED, GgufFamily, as_array, gguf_family, gguf_family_named
+from gptcli.interop.gguf_tokenizer import GgufTokenizer, gguf_tokenizer
+from gptcli.interop.huggingface import tensor_shapes
+from gptcli.models.config import ModelConfig
+from gptcli.models.gpt import GPT, build_model
+from gptcli.storage import atomic_file, storage_errors
+from gptcli.tokenizer.tokenizer import Tokenizer
+
+QUANTIZATIONS = ("q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
+"""Those that the gguf package can write for any model; the K-quants and IQ-quants it only reads."""
+
+FINE = "q8_0"
+"""What an output matrix (a tied embedding is one) is stored in where the rest is in fewer bits."""
+
+ALWAYS_FP32 = ("position_embd.weight",)
+
+
+def require_quantization(name: str) -> None:
+    """Refuse what cannot be written, with the way to have it all the same.
+
+    Raises:
+        UsageError: no such quantization, or the gguf package cannot write it.
+    """
+    import gguf
+
+    if name in QUANTIZATIONS:
+        return
+    kinds = [kind.name for kind in (*gguf.GGMLQuantizationType, *gguf.LlamaFileType)]
+    is_known = {name.upper(), f"MOSTLY_{name.upper()}"} & set(kinds)
+    raise UsageError(
+        f"the gguf package reads {name} but does not write it" if is_known else f"quantization {name!r} is unknown",
+        f"choose from {', '.join(QUANTIZATIONS)}, or export f16 and give it to llama.cpp's llama-quantize",
+    )
+
+
+def write_gguf(
+    model: GPT, tokenizer: Tokenizer, path: Path, numbers: str, *, name: str, license: str | None = None
+) -> tuple[str, ...]:
+    """Write the model's weights in `numbers` (f32, f16, bf16 or one of QUANTIZATIONS) with its tokenizer to `path`.
+
+    Returns notes for the user, each in a line.
+
+    Raises:
+        UsageError: llama.cpp has no architecture for the model, or its tokenizer has no exact form there.
+        StorageError: the disk is full or the path cannot be written.
+    """
+    import gguf
+
+    family = gguf_family(model.config)
+    config = family.written_as(model.config)
+    vocabulary = gguf_tokenizer(tokenizer, config.vocab_size)
+    kept: list[str] = []
+    with atomic_file(path) as temporary:
+        writer = gguf.GGUFWriter(temporary, family.name, use_temp_file=True)
+        writer.add_type("model")
+        writer.add_name(name)
+        if license:
+            writer.add_license(license)
+        writer.add_file_type(file_type(numbers))
+        writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+        for key, value in family.write_config(config).items():
+            add = writer.add_float32 if isinstance(value, float) else writer.add_uint32
+            add(f"{family.name}.{key}", value)
+        writer.add_vocab_size(config.vocab_size)
+        add_tokenizer(writer, tokenizer, vocabulary)
+        for tensor_name, tensor in their_tensors(model, family, config):
+            kind = tensor_numbers(tensor_name, tensor, numbers, config.tie_embeddings)
+            if kind == "f16" and numbers in QUANTIZATIONS:
+                kept.append(tensor_name)
+            quantization = gguf.GGMLQuantizationType[kind.upper()]
+            writer.add_tensor(
+                tensor_name, gguf.quants.quantize(as_array(tensor).numpy(), quantization), raw_dtype=quantization
+            )
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    if not kept:
+        return vocabulary.notes
+    rows = f"{len(kept)} matrices, {kept[0]} first, have rows whose length is no multiple of 32: kept in f16"
+    return (*vocabulary.notes, rows)
+
+
+def their_tensors(model: GPT, family: GgufFamily, config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
+    """Name and content of every tensor of the file, in its order; what ours lacks (GPT-2's biases) is zero."""
+    shapes, state = tensor_shapes(config), model.state_dict()
+    for mapped in family.map_tensors(config, shapes):
+        tensor = state.get(mapped.ours)
+        tensor = torch.zeros(shapes[mapped.ours]) if tensor is None else tensor
+        parts = tensor.split([shape[0] for shape in mapped.theirs.values()])
+        for name, part in zip(mapped.theirs, parts, strict=True):
+            yield name, family.reorder(name, part, config)
+
+
+def tensor_numbers(name: str, tensor: Tensor, numbers: str, tied: bool) -> str:
+    """What one tensor is stored in."""
+    if tensor.dim() < 2 or name in ALWAYS_FP32:
+        return "f32"
+    if numbers not in QUANTIZATIONS:
+        return numbers
+    if tensor.shape[-1] % 32:
+        return "f16"
+    return FINE if name == ("token_embd.weight" if tied else "output.weight") else numbers
+
+
+def file_type(numbers: str) -> int:
+    """llama.cpp's number for what most matrices are in."""
+    import gguf
+
+    return gguf.LlamaFileType["ALL_F32" if numbers == "f32" else f"MOSTLY_{numbers.upper()}"]
+
+
+def add_tokenizer(writer: Any, tokenizer: Tokenizer, vocabulary: GgufTokenizer) -> None:
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(vocabulary.pre)
+    writer.add_token_list(vocabulary.tokens)
+    writer.add_token_types(vocabulary.types)
+    writer.add_token_merges(vocabulary.merges)
+    special = {
+        writer.add_bos_token_id: tokenizer.bos_id,
+        writer.add_eos_token_id: tokenizer.eot_id,
+        writer.add_unk_token_id: tokenizer.unk_id,
+    }
+    for add, id in special.items():
+        if id is not None and id < len(vocabulary.tokens):
+            add(id)
+    writer.add_add_bos_token(tokenizer.adds_bos)
+    writer.add_add_eos_token(False)
+    if isinstance(template := tokenizer.settings.get("chat_template"), str):
+        writer.add_chat_template(template)
+
+
+def read_gguf(path: Path) -> GPT:
+    """The model of a file of an architecture that is written here, dequantized to fp32, in evaluation mode.
+
+    Raises:
+        CheckpointError: it is no GGUF file, damaged, or of another architecture; or its tensors are not those that
+            its keys describe.
+    """
+    import gguf
+
+    with storage_errors(path, "read"):
+        try:
+            reader = gguf.GGUFReader(path)
+        except (ValueError, IndexError, KeyError, UnicodeDecodeError) as error:
+            raise CheckpointError(f"{path} is no whole GGUF file: {error}", "write it again") from error
+    keys: Json = {name: field.contents() for name, field in reader.fields.items()}
+    found = {tensor.name: tensor for tensor in reader.tensors}
+    family = gguf_family_named(keys.get("general.architecture"), str(path))
+    own = {name.removeprefix(f"{family.name}."): value for name, value in keys.items()}
+    own[TIED], own[BIASED] = "output.weight" not in found, "blk.0.attn_output.bias" in found
+    rows = len(keys.get("tokenizer.ggml.tokens") or ())
+    config = ModelConfig(vocab_size=rows, **family.read_config(ForeignConfig(str(path), own)))
+    state = {}
+    for mapped in family.map_tensors(config, tensor_shapes(config)):
+        parts = []
+        for name, shape in mapped.theirs.items():
+            if name not in found:
+                raise CheckpointError(f"{path} has no tensor {name}", "write it again")
+            values = gguf.quants.dequantize(found[name].data, found[name].tensor_type)
+            if values.shape != shape:
+                raise CheckpointError(f"{path}: {name} has shape {values.shape}, should be {shape}", "write it again")
+            # A copy, since the reader's arrays are views of the mapped file.
+            parts.append(family.restore(name, torch.from_numpy(np.array(values, dtype=np.float32)), config))
+        state[mapped.ours] = torch.cat(parts)
+    model = build_model(config, device="meta")
+    model.load_state_dict(state, assign=True)
+    return model.eval()

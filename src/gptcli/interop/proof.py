@@ -1,0 +1,105 @@
+"""The round-trip proof: what a written file computes when another reader opens it, beside the model it was made from.
+
+Every proof runs both on the same tokens and says how far the logits are apart and how often both prefer the same
+token. Knows no format: a reader is a function from token ids to logits. Shapes: B batch, T time, V vocab.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gptcli.data.shards import TokenShards
+from gptcli.errors import CheckpointError, DataError
+from gptcli.interop.load import LoadedModel
+from gptcli.models.gpt import GPT
+
+Logits = Callable[[Tensor], Tensor]
+"""ids (B, T) -> logits (B, T, V) in fp32."""
+
+ROWS, LENGTH = 4, 64
+EXACT = 1e-2
+"""How far apart, as a part of the largest logit, two computations of the same weights may be. Most are a thousand times
+nearer, but llama.cpp looks GELU up in a table of fp16. A weight in the wrong place shows as a part of about one."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What one reader computes.
+
+    Attributes:
+        reader: the program that read the file.
+        max_difference: largest |Δlogit|.
+        largest_logit: largest |logit| of the original, which the difference is to be seen beside.
+        greedy_agreement: part of the positions at which both give the highest logit to the same token.
+        tokens: number of positions compared.
+    """
+
+    reader: str
+    max_difference: float
+    largest_logit: float
+    greedy_agreement: float
+    tokens: int
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether rounding explains the difference."""
+        return self.max_difference <= EXACT * max(1.0, self.largest_logit)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return (
+            f"read back by {self.reader}: max |Δlogit| {self.max_difference:.2e} (largest logit "
+            f"{self.largest_logit:.1f}), the same greedy token at {self.greedy_agreement:.1%} of {self.tokens} places"
+        )
+
+
+@torch.no_grad()
+def compare(model: GPT, reader: str, logits: Logits, ids: Tensor) -> Proof:
+    """Run `model`, which is in fp32, and the reader on ids (B, T)."""
+    ours, theirs = model(ids).float(), logits(ids).float()
+    # A reader may have rows for tokens that pad the vocabulary.
+    difference = (ours - theirs[..., : ours.shape[-1]]).abs().max().item()
+    agreement = (ours.argmax(-1) == theirs.argmax(-1)).float().mean().item()
+    return Proof(reader, difference, ours.abs().max().item(), agreement, ids.numel())
+
+
+def require_exact(proofs: Iterable[Proof], path: Path) -> None:
+    """Refuse a file of the model's own weights that computes something else.
+
+    Raises:
+        CheckpointError: a reader is further off than rounding explains, or gives no numbers.
+    """
+    for proof in proofs:
+        if not proof.is_exact:
+            raise CheckpointError(f"{path} does not compute what the model does: {proof}", "do not use it; report this")
+
+
+def proof_ids(loaded: LoadedModel) -> Tensor:
+    """Token ids (B, T) to compare on: the beginning of the run's validation split, or random ones."""
+    length = min(LENGTH, loaded.model.config.context_length)
+    text = validation_ids(loaded, ROWS * length)
+    if text is not None:
+        return text.view(ROWS, length)
+    size = min(loaded.tokenizer.vocab_size, loaded.model.config.vocab_size)
+    return torch.randint(size, (ROWS, length), generator=torch.Generator().manual_seed(0))
+
+
+def validation_ids(loaded: LoadedModel, count: int) -> Tensor | None:
+    """The first `count` token ids (count,) of the validation split that a run keeps; none if it keeps no such."""
+    if loaded.run is None:
+        return None
+    try:
+        shards = TokenShards.open(loaded.run.path / "val")
+        if len(shards) < count or shards.tokenizer_fingerprint != loaded.tokenizer.fingerprint:
+            return None
+        return torch.from_numpy(shards.read(0, count).astype("int64"))
+    except DataError:
+        return None

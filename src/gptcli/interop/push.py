@@ -1,0 +1,142 @@
+"""`push()`: a model and its card to the Hugging Face hub, and nothing else of a run: no checkpoint, no optimizer state.
+
+The token is the one that the hub's other tools use (HF_TOKEN, or `hf auth login`), HF_ENDPOINT names another hub.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, get_token
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.utils import disable_progress_bars, validate_repo_id
+
+from gptcli.errors import StorageError, UsageError
+from gptcli.interop.export import Exported, export_huggingface
+from gptcli.interop.load import HUB_PREFIX, load_model
+
+REMEDIES = {
+    401: "the token is not valid: make one that may write, and set HF_TOKEN",
+    403: "the token may not write there: check the name and the token's rights",
+    404: "check the name and the token's rights",
+    429: "the hub asks you to wait",
+}
+"""By HTTP status, what to do about it."""
+
+
+@dataclass(frozen=True)
+class PushRequest:
+    """What the user typed."""
+
+    model: str
+    name: str
+    private: bool = False
+    revision: str | None = None
+    checkpoint: str = "best"
+    dtype: str = "f32"
+    license: str | None = None
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """Where the model is now, and what was proved of the files before they went there."""
+
+    name: str
+    revision: str
+    commit: str
+    url: str
+    files: tuple[str, ...]
+    exported: Exported
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "revision": self.revision,
+            "commit": self.commit,
+            "url": self.url,
+            "files": list(self.files),
+            "notes": list(self.exported.notes),
+            "proofs": [proof.as_dict() for proof in self.exported.proofs],
+        }
+
+    def lines(self) -> list[str]:
+        """For people."""
+        at = "" if self.revision == "main" else f"@{self.revision}"
+        return [
+            f"{self.url}: {len(self.files)} files, commit {self.commit[:10]}",
+            *self.exported.notes,
+            *map(str, self.exported.proofs),
+            f'gptcli generate {HUB_PREFIX}{self.name}{at} "Once upon a time"',
+        ]
+
+
+def push(request: PushRequest) -> Pushed:
+    """Export the model as a Hugging Face directory, prove it, and commit it to the repository, made if there is none.
+
+    Raises:
+        UsageError: there is no token, or the name is none that a repository can have.
+        CheckpointError: there is no such model, or what was written does not compute the same.
+        StorageError: the hub refuses, or cannot be reached; one line with its reason.
+    """
+    name = request.name.removeprefix(HUB_PREFIX)
+    require_name(name)
+    if get_token() is None:
+        raise UsageError("there is no token for the hub", "set HF_TOKEN, or log in with `hf auth login`")
+    api = HfApi()
+    if "/" not in name:
+        with hub_errors(name):
+            name = f"{api.whoami()['name']}/{name}"
+    loaded = load_model(request.model, checkpoint=request.checkpoint)
+    with tempfile.TemporaryDirectory(prefix="gptcli-") as folder:
+        exported = export_huggingface(loaded, Path(folder), request.dtype, request.license, name)
+        files = tuple(sorted(path.name for path in Path(folder).iterdir()))
+        with hub_errors(name):
+            disable_progress_bars()
+            repo = api.create_repo(name, private=request.private or None, exist_ok=True)
+            if request.revision:
+                api.create_branch(repo.repo_id, branch=request.revision, exist_ok=True)
+            info = api.upload_folder(
+                repo_id=repo.repo_id,
+                folder_path=folder,
+                revision=request.revision,
+                allow_patterns=list(files),
+                commit_message="Model and card, by gptcli",
+            )
+    return Pushed(repo.repo_id, request.revision or "main", info.oid, str(repo), files, exported)
+
+
+def require_name(name: str) -> None:
+    """Refuse what is no name of a repository, before the model is read."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise UsageError(f"{name!r} is no name for a repository of the hub: {first_line(error)}") from error
+
+
+@contextmanager
+def hub_errors(name: str) -> Iterator[None]:
+    """Turn what goes wrong between here and the hub into one line."""
+    try:
+        yield
+    except HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else None
+        said = getattr(error, "server_message", None) or first_line(error)
+        raise StorageError(f"the hub does not take {HUB_PREFIX}{name}: {said}", REMEDIES.get(status, "")) from error
+    except Exception as error:  # the library lets through the errors of whichever HTTP client its version uses
+        root: BaseException = error
+        while root.__cause__ is not None:
+            root = root.__cause__
+        reason = first_line(error) + ("" if root is error else f" ({first_line(root)})")
+        raise StorageError(
+            f"{HUB_PREFIX}{name} cannot be pushed: {reason}", "check the connection and HF_ENDPOINT"
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    lines = (line.strip() for line in str(error).splitlines())
+    return next((line for line in lines if line), type(error).__name__).rstrip(".")

@@ -1,0 +1,125 @@
+"""Other programs that open what is exported, each as a proof: the same tokens through it and through the model.
+
+Each is imported here only, and only where it is installed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gptcli.errors import CheckpointError
+from gptcli.interop.load import LoadedModel
+from gptcli.interop.proof import Proof, compare, proof_ids
+from gptcli.tokenizer.tokenizer import Tokenizer
+
+
+def is_installed(package: str) -> bool:
+    return find_spec(package) is not None
+
+
+def transformers_proof(loaded: LoadedModel, directory: Path) -> Proof:
+    """transformers on a model directory, the weights widened to fp32; its tokenizer must give the same ids.
+
+    Raises:
+        CheckpointError: it does not open the directory, or its tokenizer differs.
+    """
+    with quiet():
+        import transformers
+
+        transformers.logging.disable_progress_bar()
+        try:
+            theirs = transformers.AutoModelForCausalLM.from_pretrained(directory).float().eval()
+            tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"transformers does not open {directory}: {error}", "do not use it") from error
+        ids = proof_ids(loaded)
+        text = loaded.tokenizer.decode(ids.flatten().numpy())
+        # As ours, it is not to take a text that quotes a special token for that token.
+        encoded = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        require_same_ids("transformers", loaded.tokenizer, text, encoded)
+        return compare(loaded.model, f"transformers {transformers.__version__}", lambda rows: theirs(rows).logits, ids)
+
+
+def llama_cpp_proof(loaded: LoadedModel, path: Path) -> Proof:
+    """llama.cpp (through llama-cpp-python) on a GGUF file, keys and values kept in fp32; the same ids, too.
+
+    Raises:
+        CheckpointError: it does not open the file, or its tokenizer differs.
+    """
+    import llama_cpp
+
+    ids = proof_ids(loaded)
+    length = ids.shape[1]
+    try:
+        llama = llama_cpp.Llama(
+            model_path=str(path),
+            n_ctx=length,
+            n_batch=length,
+            n_gpu_layers=0,
+            logits_all=True,
+            type_k=llama_cpp.GGML_TYPE_F32,
+            type_v=llama_cpp.GGML_TYPE_F32,
+            verbose=False,
+        )
+    except ValueError as error:
+        raise CheckpointError(f"llama.cpp does not open {path}: {error}", "do not use it") from error
+
+    def logits(rows: Tensor) -> Tensor:
+        found = []
+        for row in rows.tolist():
+            llama.reset()
+            llama.eval(row)
+            found.append(torch.from_numpy(llama.scores[:length].copy()))
+        return torch.stack(found)
+
+    text, normalizer = loaded.tokenizer.decode(ids.flatten().numpy()), loaded.tokenizer.backend.normalizer
+    text = normalizer.normalize_str(text) if normalizer else text  # llama.cpp is to be given it in this form
+    require_same_ids("llama.cpp", loaded.tokenizer, text, llama.tokenize(text.encode(), add_bos=False, special=False))
+    return compare(loaded.model, f"llama-cpp-python {llama_cpp.__version__}", logits, ids)
+
+
+def onnxruntime_proof(loaded: LoadedModel, path: Path) -> Proof:
+    """onnxruntime, on the CPU, on an ONNX file."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+    def logits(rows: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(["logits"], {"input_ids": rows.numpy()})[0])
+
+    return compare(loaded.model, f"onnxruntime {onnxruntime.__version__}", logits, proof_ids(loaded))
+
+
+def require_same_ids(reader: str, tokenizer: Tokenizer, text: str, theirs: Sequence[int]) -> None:
+    """Refuse a tokenizer that gives a text other ids than ours does.
+
+    Raises:
+        CheckpointError: names the first token that differs.
+    """
+    ours = tokenizer.encode(text)
+    if ours == list(theirs):
+        return
+    first = next((i for i, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]), len(theirs))
+    raise CheckpointError(
+        f"{reader} gives a text {len(theirs)} tokens, of which number {first + 1} is the first to differ from our "
+        f"{len(ours)}",
+        "use --to hf, and report this",
+    )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the advice that other libraries give while they are loaded."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
