@@ -53,20 +53,34 @@ def evaluate(
         int | None,
         typer.Option(
             metavar="K",
-            help="Worked examples before each row of --choices (the first K rows, which are then not scored).",
+            help="Worked examples before each row: of --choices the first K rows, which are then not scored.",
         ),
+    ] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,...", help="Instead of a text: tasks of lm-evaluation-harness, patterns, or task files."
+        ),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(metavar="N", help="With --tasks: so many rows of each at most.")] = None,
+    include_path: Annotated[
+        str | None, typer.Option(metavar="DIR", help="With --tasks: a directory with task files (.yaml) of your own.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Measure perplexity and bits per byte, each token scored exactly once; or how well the model chooses."""
+    """Measure perplexity and bits per byte, each token scored exactly once; or how it does at tasks."""
     model = {"model": run, "batch_size": batch_size, "checkpoint": checkpoint, "quantize": quantize, "device": device}
     of_texts = {"TEXT": text, "--context": context, "--stride": stride, "--worst": worst, "--text-field": text_field}
     of_texts["--document-separator"] = document_separator
-    if choices is not None:
-        refuse("--choices", of_texts)
+    of_tasks = {"--limit": limit, "--include-path": include_path}
+    if tasks is not None:
+        refuse("--tasks", of_texts | {"--choices": choices, "--shots": shots})
+        printed = run_tasks(model, tasks, limit, num_fewshot, include_path, as_json)
+    elif choices is not None:
+        refuse("--choices", of_texts | of_tasks)
         printed = choose(model, choices, shots, num_fewshot, as_json)
     else:
-        refuse("a text", {"--shots": shots, "--num-fewshot": num_fewshot})
+        refuse("a text", of_tasks | {"--shots": shots, "--num-fewshot": num_fewshot})
         printed = read(model, text, context, stride, worst, text_field, document_separator, as_json)
     print(printed)
 
@@ -115,3 +129,20 @@ def choose(model: dict[str, Any], file: str, shots: str | None, num_fewshot: int
     request = ChoicesRequest(**model, file=file, shots=shots, num_fewshot=num_fewshot or 0)
     evaluation, source = evaluate_choice_file(request)
     return json.dumps(report.as_json(evaluation, source)) if as_json else report.as_text(evaluation, source, file)
+
+
+def run_tasks(
+    model: dict[str, Any],
+    tasks: str,
+    limit: int | None,
+    num_fewshot: int | None,
+    include_path: str | None,
+    as_json: bool,
+) -> str:
+    from gptcli.evaluate import task_report as report
+    from gptcli.evaluate.run import TasksRequest, evaluate_tasks
+
+    names = tuple(name.strip() for name in tasks.split(",") if name.strip())
+    request = TasksRequest(**model, tasks=names, limit=limit, num_fewshot=num_fewshot, include_path=include_path)
+    evaluation, source = evaluate_tasks(request)
+    return json.dumps(report.as_json(evaluation, source)) if as_json else report.as_text(evaluation, source)

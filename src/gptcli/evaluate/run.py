@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gptcli.checkpoint.run import RunDirectory
 from gptcli.config import RawConfig, read_toml, validate
@@ -12,13 +13,16 @@ from gptcli.data.config import DataConfig
 from gptcli.data.corpus import open_corpus
 from gptcli.data.formats import json_rows, read_text, split_lines
 from gptcli.data.shards import TokenShards
-from gptcli.errors import CheckpointError, DataError, UsageError
+from gptcli.errors import CheckpointError, DataError, UsageError, missing_extra
 from gptcli.evaluate.choices import ChoiceEvaluation, ChoiceRow, evaluate_choices, parse_row
 from gptcli.evaluate.perplexity import Evaluation, encoded_texts, evaluate_documents, stored_documents
 from gptcli.interop.load import LoadedModel, load_model
 from gptcli.models.gpt import GPT
 from gptcli.models.inference import Quantization, quantized
 from gptcli.nn.device import resolve_device
+
+if TYPE_CHECKING:
+    from gptcli.evaluate.harness import HarnessEvaluation
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,16 @@ class ChoicesRequest(ModelRequest):
     file: str = ""
     num_fewshot: int = 0
     shots: str | None = None
+
+
+@dataclass(frozen=True)
+class TasksRequest(ModelRequest):
+    """Tasks of lm-evaluation-harness by their names, and in what way."""
+
+    tasks: tuple[str, ...] = ()
+    limit: int | None = None
+    num_fewshot: int | None = None
+    include_path: str | None = None
 
 
 def open_model(request: ModelRequest) -> tuple[LoadedModel, GPT, str]:
@@ -144,6 +158,30 @@ def read_choices(file: str) -> list[ChoiceRow]:
     if not rows:
         raise DataError(f"{file} holds no row", 'write one {"prompt", "choices", "answer"} object a line')
     return rows
+
+
+def evaluate_tasks(request: TasksRequest) -> tuple[HarnessEvaluation, str]:
+    """Run tasks of lm-evaluation-harness; returns their scores and, in words, the model that they are of.
+
+    Raises:
+        UsageError: lm_eval is not installed, or there is no such task.
+        DataError, CheckpointError, StorageError, OutOfMemoryError.
+    """
+    try:
+        from gptcli.evaluate import harness
+    except ImportError as error:
+        raise missing_extra("lm_eval", "eval", "gptcli eval --tasks") from error
+    if (request.limit is not None and request.limit < 1) or (request.num_fewshot or 0) < 0:
+        raise UsageError("--limit is 1 or more, and --num-fewshot 0 or more")
+    loaded, model, source = open_model(request)
+    evaluation = harness.run_tasks(
+        harness.HarnessModel(model, loaded.tokenizer, request.batch_size),
+        request.tasks,
+        limit=request.limit,
+        num_fewshot=request.num_fewshot,
+        include_path=request.include_path,
+    )
+    return evaluation, source
 
 
 def corpus_config(run: RunDirectory | None, request: EvalRequest) -> DataConfig:
