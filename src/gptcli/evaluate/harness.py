@@ -10,13 +10,16 @@ from __future__ import annotations
 import difflib
 import logging
 import math
+import random
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lm_eval import simple_evaluate
+import numpy as np
+import torch
+from lm_eval import evaluate
 from lm_eval.api.group import Group
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
@@ -38,6 +41,8 @@ from gptcli.tokenizer.tokenizer import Tokenizer
 
 DEFAULT_MAX_GEN_TOKS = 256
 """Tokens of a generation where the task does not say, as in lm-eval."""
+FEWSHOT_SEED = 1234
+"""By which lm-eval draws worked examples."""
 DRAWN_BY = {"temperature", "top_k", "top_p", "min_p", "repetition_penalty"}
 """Generation arguments of a task that are passed on as they are."""
 
@@ -217,11 +222,28 @@ def run_tasks(
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     manager = find_tasks(names, include_path)
     tasks = [task for name in names for known in known_tasks(manager, name) for task in load_task(manager, known)]
-    found = simple_evaluate(
-        model, tasks=tasks, task_manager=manager, num_fewshot=num_fewshot, limit=limit, log_samples=False
-    )
+    loaded = manager.load(tasks)
+    for task in loaded["tasks"].values():
+        choose_shots(task, num_fewshot)
+    seed_everything()
+    found = evaluate(model, loaded, limit=limit, log_samples=False)
     assert found is not None  # it is so in other processes than the first
     return HarnessEvaluation(task_scores(found), time.monotonic() - began)
+
+
+def choose_shots(task: Task, num_fewshot: int | None) -> None:
+    """As lm-eval does: what the user asks for, unless the task itself insists on none; drawn by its seed."""
+    own = task.get_config("num_fewshot")
+    if own != 0 and (num_fewshot is not None or own is None):
+        task.set_config(key="num_fewshot", value=num_fewshot or 0)
+    task.set_fewshot_seed(seed=FEWSHOT_SEED)
+
+
+def seed_everything() -> None:
+    """lm-eval's seeds, for what tasks draw: examples, splits, bootstraps."""
+    random.seed(0)
+    np.random.seed(FEWSHOT_SEED)
+    torch.manual_seed(FEWSHOT_SEED)
 
 
 def find_tasks(names: Sequence[str], include_path: str | None) -> TaskManager:
