@@ -22,8 +22,9 @@ class DataConfig(Config):
     file:PATH or hf:NAME."""
 
     text_field: Annotated[str, StringConstraints(min_length=1)] = "text"
-    """The field that holds the text in .jsonl, .csv and .parquet files and in hf: data sets; in JSON it may also hold a
-    conversation, a list of {"role", "content"} tables."""
+    """The field that holds the text in .jsonl, .csv, .parquet and .arrow files and in hf: data sets; it may also hold a
+    conversation, a list of {"role", "content"} tables. Rows without a field "text" may be conversations or
+    instructions: messages, conversations, instruction/input/output, prompt/completion or prompt/response."""
 
     chat_template: Annotated[str, StringConstraints(min_length=1)] = "chatml"
     """What makes a text of a conversation: chatml, or a file with a Jinja template as models bring one."""

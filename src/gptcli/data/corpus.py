@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gptcli.data.cache import default_cache_dir
+from gptcli.data.compression import format_of
 from gptcli.data.config import DataConfig
-from gptcli.data.formats import ROW_FORMATS, format_of, read_rows, read_text
+from gptcli.data.formats import ROW_FORMATS, read_rows, read_text
 from gptcli.data.sources import SourceFile, find_files
 
 PIECE_CHARACTERS = 1 << 20
