@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from gptcli.errors import DataError, UsageError
-from gptcli.evaluate.run import TasksRequest, evaluate_tasks
+from gptcli.evaluate.run import ChoicesRequest, TasksRequest, evaluate_choice_file, evaluate_tasks
 from gptcli.evaluate.task_report import as_json, as_text
 from gptcli.interop.huggingface import write_huggingface
 from gptcli.models.config import ModelConfig
@@ -20,8 +21,6 @@ from gptcli.models.gpt import GPT, build_model
 from gptcli.tokenizer.tokenizer import Tokenizer
 
 lm_eval = pytest.importorskip("lm_eval")
-for package in ("transformers", "accelerate", "peft"):  # what lm-eval's own `hf` model takes
-    pytest.importorskip(package)
 
 TASKS = {
     "letters": """
@@ -117,7 +116,9 @@ def ours(exported: Path, tasks: Path) -> Callable[..., dict[tuple[str, str], tup
 
 @pytest.fixture(scope="module")
 def hugging_face(exported: Path) -> Any:
-    """lm-eval's own model, `--model hf`."""
+    """lm-eval's own model, `--model hf`, which takes more packages than lm-eval itself (`lm_eval[hf]`)."""
+    for package in ("transformers", "accelerate", "peft"):
+        pytest.importorskip(package)
     from lm_eval.models.huggingface import HFLM
 
     return HFLM(pretrained=str(exported), device="cpu", batch_size=1)
@@ -159,6 +160,46 @@ def test_numbers_are_those_of_lm_eval_on_the_exported_model(
         assert value == pytest.approx(expected[key], abs=5e-5), key
         other = expected[key.replace(",", "_stderr,")]
         assert stderr == (None if other == "N/A" else pytest.approx(other, abs=5e-5)), key
+
+
+def test_choices_of_our_own_have_the_accuracies_of_the_task_of_the_same_rows(
+    ours: Callable, exported: Path, tasks: Path
+) -> None:
+    request = ChoicesRequest(str(exported), device="cpu", file=str(tasks / "letters.jsonl"))
+    evaluation, _ = evaluate_choice_file(request)
+    expected = ours(("letters",))
+    assert evaluation.accuracy == expected["letters", "acc,none"][0]
+    assert evaluation.accuracy_by_bytes == expected["letters", "acc_bytes,none"][0]
+    assert evaluation.cut_rows > 0
+
+
+@pytest.mark.parametrize("begins", ["not", "by its template", "by its settings"])
+def test_a_text_is_encoded_as_transformers_does(
+    exported: Path, model: GPT, prose: str, tmp_path: Path, begins: str
+) -> None:
+    """Whether or not the tokenizer puts a token before every text; what is written as a special token is one."""
+    from tokenizers.processors import TemplateProcessing
+    from transformers import AutoTokenizer
+
+    from gptcli.evaluate.harness import HarnessModel
+    from gptcli.tokenizer.tokenizer import load_tokenizer
+
+    shutil.copytree(exported, tmp_path / "model")
+    if begins != "not":
+        backend = load_tokenizer(exported).backend
+        end = "<|endoftext|>"
+        special = [(end, backend.token_to_id(end))]
+        backend.post_processor = TemplateProcessing(single=f"{end} $A", special_tokens=special)
+        backend.save(str(tmp_path / "model" / "tokenizer.json"))
+    if begins == "by its settings":
+        path = tmp_path / "model" / "tokenizer_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"add_bos_token": True}))
+    ours = HarnessModel(model, load_tokenizer(tmp_path / "model"))
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "model")
+    for text in (prose, "", " a", "before <|endoftext|> after"):
+        assert ours.tok_encode(text) == theirs.encode(text), text
+        assert ours.tok_encode(text, add_special_tokens=False) == theirs.encode(text, add_special_tokens=False)
+    assert ours.tok_encode("<|endoftext|>x") == theirs.encode("<|endoftext|>x", add_special_tokens=False)
 
 
 def test_what_is_cut_is_said(ours: Callable, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,8 +14,9 @@ class DataConfig(Config):
     """How the corpus is read, split, tokenized and cut into sequences."""
 
     corpus: tuple[Annotated[str, StringConstraints(min_length=1)], ...] = ()
-    """What to train on: files, directories, globs, - (stdin), hf:NAME[:config][@split], python:stdlib, tokens of nanoGPT
-    or llm.c (.bin), DIRECTORY[@split] of the cache of the hub or of `datasets`. CORPUS on the command line sets it."""
+    """What to train on: files, directories, globs, - (stdin), hf:NAME[:config][@split], python:stdlib, tokens of
+    nanoGPT or llm.c (.bin), DIRECTORY[@split] of the cache of the hub or of `datasets`. CORPUS on the command line
+    sets it."""
 
     tokenizer: TokenizerConfig = BpeTokenizerConfig()
     """What turns text into tokens: char or bpe (learnt from the training split only), byte, or an existing one by
