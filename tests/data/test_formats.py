@@ -197,6 +197,20 @@ def test_a_damaged_file_of_columns_is_an_error(tmp_path: Path, name: str) -> Non
             list(read_rows(write(tmp_path, name, bad), "a", "text", "strict"))
 
 
+def test_flipped_bytes_of_an_arrow_file_are_an_error_or_other_rows_and_never_a_crash(tmp_path: Path) -> None:
+    generator, faults = random.Random(0), 0
+    for content in (as_arrow(TEXTS), as_arrow(["x" * 40] * 3)):
+        for _ in range(300):
+            damaged = bytearray(content)
+            damaged[generator.randrange(len(content))] = generator.randrange(256)
+            path = write(tmp_path, "a.arrow", bytes(damaged))
+            try:
+                assert all(isinstance(text, str) for text in read_rows(path, "a", "text", "replace"))
+            except DataError:
+                faults += 1
+    assert 100 < faults < 600
+
+
 def test_a_zip_bomb_is_read_in_bounded_memory(tmp_path: Path) -> None:
     import tracemalloc
 

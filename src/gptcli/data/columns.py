@@ -38,7 +38,7 @@ def column_rows(
                     number += 1
                     place = f"row {number} of {name}"
                     yield place, dict(zip(batch.schema.names, (decoded(v, place, errors) for v in row), strict=True))
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, MemoryError, UnicodeDecodeError) as error:
             raise damaged(name, error) from error
 
 
@@ -66,20 +66,27 @@ def batches(file: IO[bytes], kind: str, choose: Callable[[Sequence[str]], Sequen
 
 
 def values(column: Any, field: str, name: str) -> list[Any]:
-    """A pyarrow column as Python values: texts as bytes, so that bad UTF-8 is met here and not within pyarrow."""
+    """A pyarrow column as Python values: texts as bytes, so that bad UTF-8 is met here and not within pyarrow.
+
+    It is validated first, since pyarrow follows offsets that lead out of a damaged file's memory.
+    """
     import pyarrow as pa
 
     if pa.types.is_dictionary(column.type):
+        column.validate(full=True)
         column = column.dictionary_decode()
     if pa.types.is_nested(column.type):
         try:
+            column.validate(full=True)
             return column.to_pylist()
         except UnicodeDecodeError as error:
             raise DataError(f"column {field!r} of {name} is not UTF-8: {error}", "mend the file") from error
     try:
         if pa.types.is_fixed_size_binary(column.type) or pa.types.is_primitive(column.type):
             raise pa.ArrowNotImplementedError
-        return column.cast(pa.large_binary()).to_pylist()
+        column = column.cast(pa.large_binary())
+        column.validate(full=True)
+        return column.to_pylist()
     except pa.ArrowNotImplementedError:
         raise DataError(
             f"column {field!r} of {name} is no text but {column.type}", "name another with --set data.text_field=..."
