@@ -113,6 +113,17 @@ def test_a_batch_that_does_not_fit_is_halved(
         score_continuations(model, continuations)
 
 
+@pytest.mark.gpu
+def test_a_gpu_gives_the_scores_of_a_cpu(model: GPT, continuations: list[Continuation]) -> None:
+    expected = score_continuations(model, continuations)
+    try:
+        found = score_continuations(model.cuda(), continuations)
+    finally:
+        model.cpu()
+    assert [score.logprob for score in found] == pytest.approx([score.logprob for score in expected], abs=1e-9)
+    assert [score.is_greedy for score in found] == [score.is_greedy for score in expected]
+
+
 def test_batches_keep_to_their_limits() -> None:
     limits = Limits(rows=4, tokens=60, scored=12, width=20)
     wanted = {tuple(range(head)): {(tail,) * (1 + tail % 4): [0] for tail in range(9)} for head in (0, 3, 9, 16)}
