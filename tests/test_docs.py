@@ -13,7 +13,8 @@ from gptcli.config.shipped import shipped_configs
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 GENERATED = {"cli.md", "config.md"}
-PAGES = ["README.md", *sorted(f"docs/{page.name}" for page in DOCS.glob("*.md") if page.name not in GENERATED)]
+WRITTEN = (page.relative_to(DOCS) for page in DOCS.rglob("*.md") if page.name not in GENERATED)
+PAGES = ["README.md", *sorted(f"docs/{page}" for page in WRITTEN)]
 
 
 def test_the_generated_reference_is_current(root: Path) -> None:

@@ -226,3 +226,62 @@ def test_quantized_scores_differ_a_little_and_say_what_they_are_of(
     losses = [json.loads(outcome.stdout)["loss"] for outcome in (plain, quantized)]
     assert losses[0] != losses[1] and losses[1] == pytest.approx(losses[0], rel=0.01)
     assert "quantized to int8, on cpu" in quantized.stderr
+
+
+@pytest.fixture
+def choices(tmp_path: Path) -> Path:
+    """Four rows, the letter that follows `Ad`."""
+    rows = [{"prompt": f"{name}. Ad", "choices": ["a", "z"], "answer": "a"} for name in ("one", "two", "three", "four")]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows).replace("z", "l"))
+    return tmp_path / "rows.jsonl"
+
+
+def test_choices_are_measured_with_examples_that_are_not_scored(
+    measured: Callable, run_directory: Path, choices: Path
+) -> None:
+    found = measured(run_directory, "--choices", choices)
+    assert (found["rows"], found["shots"], found["chance"]) == (4, 0, 0.5)
+    assert found["commonest_answer"] == {"text": "a", "accuracy": 1.0}
+    few = measured(run_directory, "--choices", choices, "--num-fewshot", "1")
+    assert (few["rows"], few["shots"], few["cut_rows"]) == (3, 1, 0)
+    apart = measured(run_directory, "--choices", choices, "--num-fewshot", "1", "--shots", choices)
+    assert (apart["rows"], apart["shots"]) == (4, 1)
+    assert apart["predictions"][1:] == few["predictions"]
+
+
+def test_choices_are_shown_as_a_table_and_what_is_cut_is_said(
+    gptcli: Callable, run_directory: Path, choices: Path
+) -> None:
+    outcome = gptcli(run_directory, "--choices", choices, "--num-fewshot", "3")
+    assert outcome.code == 0
+    assert "accuracy" in outcome.stdout and "calibration error" in outcome.stdout
+    assert "warning: 1 rows are longer than the model's context of 32 tokens" in outcome.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "arguments", "code", "named"),
+    [
+        ('{"prompt": "a"}', [], 3, "line 5"),
+        ("nonsense", [], 3, "line 5"),
+        ("", ["--num-fewshot", "5"], 2, "5"),
+        ("", ["--num-fewshot", "4"], 3, "no row"),
+        ("", ["--num-fewshot", "1", "--shots", "absent.jsonl"], 5, "absent.jsonl"),
+        ("", ["--context", "8"], 2, "--context"),
+        ("", ["--worst", "2"], 2, "--worst"),
+        ("", ["--batch-size", "0"], 2, "--batch-size"),
+    ],
+)
+def test_mistakes_with_choices_are_one_line(
+    gptcli: Callable, run_directory: Path, choices: Path, line: str, arguments: list[str], code: int, named: str
+) -> None:
+    choices.write_text(choices.read_text() + line)
+    outcome = gptcli(run_directory, "--choices", choices, *arguments)
+    errors = [line for line in outcome.stderr.splitlines() if "ada, step" not in line]
+    assert (outcome.code, outcome.stdout, len(errors)) == (code, "", 1), outcome.stderr
+    assert named in errors[0]
+
+
+def test_examples_without_choices_are_refused(gptcli: Callable, run_directory: Path) -> None:
+    outcome = gptcli(run_directory, "--num-fewshot", "2")
+    assert (outcome.code, outcome.stdout) == (2, "")
+    assert "--num-fewshot has no meaning for a text" in outcome.stderr

@@ -9,7 +9,7 @@ import pytest
 import tokenizers
 from tokenizers import pre_tokenizers
 
-from gptcli.data import corpus, formats
+from gptcli.data import corpus
 from gptcli.data.config import DataConfig
 from gptcli.data.corpus import Document, cut_pieces, open_corpus, separate
 from gptcli.errors import DataError
@@ -109,7 +109,7 @@ def test_open_corpus_gives_whole_documents_in_order_without_blank_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(corpus, "PIECE_CHARACTERS", 16)
-    monkeypatch.setattr(formats, "CHUNK_BYTES", 5)
+    monkeypatch.setattr("gptcli.data.compression.CHUNK_BYTES", 5)
     (tmp_path / "b.txt").write_bytes(b"\xef\xbb\xbffirst line\r\nand \x00 second, long enough<eot> \n<eot>another")
     (tmp_path / "c.jsonl").write_text('{"text": "row one"}\n{"text": " "}\n{"text": "row two<eot>"}\n')
     (tmp_path / "a.txt").write_text("")

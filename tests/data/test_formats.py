@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from gptcli.data import formats
 from gptcli.data.formats import read_rows, read_text
 from gptcli.errors import DataError, StorageError
 
@@ -47,7 +46,17 @@ def as_parquet(texts: list[str]) -> bytes:
     return out.getvalue()
 
 
-WRITERS = {".jsonl": as_jsonl, ".csv": as_csv, ".parquet": as_parquet}
+def as_arrow(texts: list[str]) -> bytes:
+    """As `datasets` writes it: a stream, here of two batches."""
+    out = io.BytesIO()
+    table = pa.table({"id": list(range(len(texts))), "text": texts})
+    with pa.ipc.new_stream(out, table.schema) as writer:
+        for batch in table.to_batches(max_chunksize=4):
+            writer.write_batch(batch)
+    return out.getvalue()
+
+
+WRITERS = {".jsonl": as_jsonl, ".csv": as_csv, ".parquet": as_parquet, ".arrow": as_arrow}
 
 
 def write(folder: Path, name: str, content: bytes) -> Path:
@@ -120,14 +129,15 @@ def test_parquet_columns_of_other_types(tmp_path: Path) -> None:
     assert list(read_rows(path, "a", "bad", "replace")) == ["ok", "b\ufffdd", ""]
     with pytest.raises(DataError, match="row 2 of a is not UTF-8 at byte 1"):
         list(read_rows(path, "a", "bad", "strict"))
-    for field, kind in (("number", "int64"), ("list", "list")):
-        with pytest.raises(DataError, match=f"column '{field}' of a is no text but {kind}"):
-            list(read_rows(path, "a", field, "strict"))
+    with pytest.raises(DataError, match="column 'number' of a is no text but int64"):
+        list(read_rows(path, "a", "number", "strict"))
+    with pytest.raises(DataError, match="row 1 of a is no conversation"):
+        list(read_rows(path, "a", "list", "strict"))
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 5, 64])
 def test_text_does_not_depend_on_where_chunks_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
-    monkeypatch.setattr(formats, "CHUNK_BYTES", chunk)
+    monkeypatch.setattr("gptcli.data.compression.CHUNK_BYTES", chunk)
     text = "x".join(TEXTS) + "\x00\r\n end"
     path = write(tmp_path, "a.txt", b"\xef\xbb\xbf" + text.encode())
     assert "".join(read_text(path, "a", "strict")) == text
@@ -139,7 +149,7 @@ def test_bytes_that_are_not_utf8_are_named_by_offset(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int, compression: str
 ) -> None:
     """Python's own decoder of the whole file says where the fault is."""
-    monkeypatch.setattr(formats, "CHUNK_BYTES", chunk)
+    monkeypatch.setattr("gptcli.data.compression.CHUNK_BYTES", chunk)
     generator = random.Random(0)
     whole = "ab√日𝄞".encode() * 6
     for bad in (b"\xff", b"\xe6\x97", b"\xc0\xaf", b"\xed\xa0\x80", b"\xf0\x9d\x84"):
@@ -172,12 +182,33 @@ def test_damaged_compression_is_an_error(tmp_path: Path, compression: str, fault
         list(read_text(write(tmp_path, f"a.txt{compression}", bad), "a", "strict"))
 
 
-@pytest.mark.parametrize("name", ["a.parquet", "a.parquet.zst"])
-def test_a_file_that_is_no_parquet_is_an_error(tmp_path: Path, name: str) -> None:
-    content = as_parquet(TEXTS)
+def test_arrow_files_of_random_access_are_read_too(tmp_path: Path) -> None:
+    table = pa.table({"text": TEXTS * 100})
+    with pa.ipc.new_file(tmp_path / "a.arrow", table.schema) as writer:
+        writer.write_table(table)
+    assert list(read_rows(tmp_path / "a.arrow", "a", "text", "strict")) == TEXTS * 100
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.parquet.zst", "a.arrow"])
+def test_a_damaged_file_of_columns_is_an_error(tmp_path: Path, name: str) -> None:
+    content = as_arrow(TEXTS)[:-30] if name == "a.arrow" else as_parquet(TEXTS)
     for bad in (compress(content[:-20], Path(name).suffix), compress(content, Path(name).suffix)[:-20]):
         with pytest.raises(DataError, match="a is damaged"):
             list(read_rows(write(tmp_path, name, bad), "a", "text", "strict"))
+
+
+def test_flipped_bytes_of_an_arrow_file_are_an_error_or_other_rows_and_never_a_crash(tmp_path: Path) -> None:
+    generator, faults = random.Random(0), 0
+    for content in (as_arrow(TEXTS), as_arrow(["x" * 40] * 3)):
+        for _ in range(300):
+            damaged = bytearray(content)
+            damaged[generator.randrange(len(content))] = generator.randrange(256)
+            path = write(tmp_path, "a.arrow", bytes(damaged))
+            try:
+                assert all(isinstance(text, str) for text in read_rows(path, "a", "text", "replace"))
+            except DataError:
+                faults += 1
+    assert 100 < faults < 600
 
 
 def test_a_zip_bomb_is_read_in_bounded_memory(tmp_path: Path) -> None:

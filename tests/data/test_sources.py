@@ -136,6 +136,13 @@ def test_a_hugging_face_data_set_is_streamed_and_kept(data_set: Path, tmp_path: 
     assert not [path for path in (cache / "spool").iterdir() if ".tmp-" in path.name]
 
 
+def test_a_data_set_of_instructions_is_kept_as_what_its_template_reads(data_set: Path, tmp_path: Path) -> None:
+    row = {"instruction": "Count.", "context": "abc", "response": "Three.", "category": "x"}
+    (data_set / "train.jsonl").write_text(json.dumps(row))
+    (document,) = open_corpus([f"hf:{data_set}"], DataConfig(), tmp_path / "cache")
+    assert document.text == "<|im_start|>user\nCount.\n\nabc<|im_end|>\n<|im_start|>assistant\nThree.<|im_end|>\n"
+
+
 @pytest.mark.parametrize(
     ("suffix", "field", "message"),
     [

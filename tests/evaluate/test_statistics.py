@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gptcli.evaluate import statistics
-from gptcli.evaluate.statistics import Totals, bootstrap_ratio
+from gptcli.evaluate.statistics import Totals, bootstrap_ratio, calibration_bins, calibration_error
 
 
 def test_scores_are_ratios_of_totals() -> None:
@@ -78,3 +78,17 @@ def test_pooling_many_units_keeps_the_stderr(monkeypatch: pytest.MonkeyPatch) ->
     assert pooled is not None
     assert pooled.stderr == pytest.approx(whole.stderr, rel=0.15)
     assert pooled.unit == "3,000 documents in 700 groups"
+
+
+def test_calibration_error_is_that_of_the_formula() -> None:
+    """Four predictions of 0.6, of which one is right, and one of 1.0 that is: 4/5 * 0.35 + 1/5 * 0."""
+    bins = calibration_bins(np.array([0.6, 0.6, 0.6, 0.6, 1.0]), np.array([True, False, False, False, True]), bins=10)
+    assert [(found.low, found.high, found.count) for found in bins] == [(0.5, 0.6, 4), (0.9, 1.0, 1)]
+    assert calibration_error(bins) == pytest.approx(0.8 * 0.35)
+
+
+def test_a_calibrated_classifier_has_nearly_no_error() -> None:
+    generator = np.random.default_rng(1)
+    confidences = generator.uniform(0.5, 1, size=20_000)
+    assert calibration_error(calibration_bins(confidences, generator.random(20_000) < confidences)) < 0.02
+    assert calibration_error(calibration_bins(confidences, generator.random(20_000) < confidences - 0.3)) > 0.27

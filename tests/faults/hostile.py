@@ -293,6 +293,8 @@ def corpus_cases(folder: Path, corpus: Path, run: Path, canary: Path) -> Iterato
         "half.jsonl.gz": gzip.compress(b'{"text": "hello"}\n' * 1000)[:50],
         "not.parquet": b"PAR1" + bytes(100) + b"PAR1",
         "pickled.parquet": pickle.dumps(attacks(canary)["os.system"]),
+        "pickled.arrow": pickle.dumps(attacks(canary)["os.system"]),
+        "pickled.bin": pickle.dumps(attacks(canary)["os.system"]),
     }
     for name, content in made.items():
         (folder / name).write_bytes(content)

@@ -81,6 +81,11 @@ class MetricsLog:
             lines = self.path.read_bytes()[: self.end_of_last_line()].splitlines()
         return [self.parse(number, line) for number, line in enumerate(lines, start=1)]
 
+    def last_step(self) -> int:
+        """The step of the last line, 0 where there is none."""
+        lines = self.read()
+        return int(lines[-1].get("step", 0)) if lines else 0
+
     def parse(self, number: int, line: bytes) -> dict[str, Any]:
         try:
             value = strict_json.loads(line)

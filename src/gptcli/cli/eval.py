@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -25,7 +25,7 @@ def evaluate(
     stride: Annotated[
         int | None, typer.Option(help="Tokens from one window to the next (default: half the context).")
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Windows scored at a time.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Windows, choices or requests scored at a time.")] = None,
     worst: Annotated[
         int, typer.Option(metavar="K", help="Show the K passages that the model finds most surprising.")
     ] = 0,
@@ -39,29 +39,110 @@ def evaluate(
         str | None,
         typer.Option(metavar="TEXT", help="What separates documents in a text file (default: as the run's)."),
     ] = None,
+    choices: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE.jsonl",
+            help='Instead of a text: rows of {"prompt", "choices", "answer"} in which the model is to choose.',
+        ),
+    ] = None,
+    shots: Annotated[
+        str | None, typer.Option(metavar="FILE.jsonl", help="With --choices: where the worked examples come from.")
+    ] = None,
+    num_fewshot: Annotated[
+        int | None,
+        typer.Option(
+            metavar="K",
+            help="Worked examples before each row: of --choices the first K rows, which are then not scored.",
+        ),
+    ] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,...", help="Instead of a text: tasks of lm-evaluation-harness, patterns, or task files."
+        ),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(metavar="N", help="With --tasks: so many rows of each at most.")] = None,
+    include_path: Annotated[
+        str | None, typer.Option(metavar="DIR", help="With --tasks: a directory with task files (.yaml) of your own.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Measure perplexity and bits per byte, each token scored exactly once."""
+    """Measure perplexity and bits per byte, each token scored exactly once; or how it does at tasks."""
+    model = {"model": run, "batch_size": batch_size, "checkpoint": checkpoint, "quantize": quantize, "device": device}
+    of_texts = {"TEXT": text, "--context": context, "--stride": stride, "--worst": worst, "--text-field": text_field}
+    of_texts["--document-separator"] = document_separator
+    of_tasks = {"--limit": limit, "--include-path": include_path}
+    if tasks is not None:
+        refuse("--tasks", of_texts | {"--choices": choices, "--shots": shots})
+        printed = run_tasks(model, tasks, limit, num_fewshot, include_path, as_json)
+    elif choices is not None:
+        refuse("--choices", of_texts | of_tasks)
+        printed = choose(model, choices, shots, num_fewshot, as_json)
+    else:
+        refuse("a text", of_tasks | {"--shots": shots, "--num-fewshot": num_fewshot})
+        printed = read(model, text, context, stride, worst, text_field, document_separator, as_json)
+    print(printed)
+
+
+def refuse(what: str, options: dict[str, Any]) -> None:
+    """Options that would do nothing are a mistake of the user's."""
+    from gptcli.errors import UsageError
+
+    given = [name for name, value in options.items() if value]
+    if given:
+        raise UsageError(f"{given[0]} has no meaning for {what}", "leave it out")
+
+
+def read(
+    model: dict[str, Any],
+    text: list[str] | None,
+    context: int | None,
+    stride: int | None,
+    worst: int,
+    text_field: str | None,
+    document_separator: str | None,
+    as_json: bool,
+) -> str:
     from gptcli.evaluate import report
     from gptcli.evaluate.run import EvalRequest
     from gptcli.evaluate.run import evaluate as evaluate_request
 
     evaluation, source = evaluate_request(
         EvalRequest(
-            model=run,
+            **model,
             texts=tuple(text or ()),
             context=context,
             stride=stride,
-            batch_size=batch_size,
             worst=worst,
-            checkpoint=checkpoint,
-            quantize=quantize,
-            device=device,
             text_field=text_field,
             document_separator=document_separator,
         )
     )
-    if as_json:
-        print(json.dumps(report.as_json(evaluation, source)))
-    else:
-        print(report.as_text(evaluation, source))
+    return json.dumps(report.as_json(evaluation, source)) if as_json else report.as_text(evaluation, source)
+
+
+def choose(model: dict[str, Any], file: str, shots: str | None, num_fewshot: int | None, as_json: bool) -> str:
+    from gptcli.evaluate import choice_report as report
+    from gptcli.evaluate.run import ChoicesRequest, evaluate_choice_file
+
+    request = ChoicesRequest(**model, file=file, shots=shots, num_fewshot=num_fewshot or 0)
+    evaluation, source = evaluate_choice_file(request)
+    return json.dumps(report.as_json(evaluation, source)) if as_json else report.as_text(evaluation, source, file)
+
+
+def run_tasks(
+    model: dict[str, Any],
+    tasks: str,
+    limit: int | None,
+    num_fewshot: int | None,
+    include_path: str | None,
+    as_json: bool,
+) -> str:
+    from gptcli.evaluate import task_report as report
+    from gptcli.evaluate.run import TasksRequest, evaluate_tasks
+
+    names = tuple(name.strip() for name in tasks.split(",") if name.strip())
+    request = TasksRequest(**model, tasks=names, limit=limit, num_fewshot=num_fewshot, include_path=include_path)
+    evaluation, source = evaluate_tasks(request)
+    return json.dumps(report.as_json(evaluation, source)) if as_json else report.as_text(evaluation, source)

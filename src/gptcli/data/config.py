@@ -14,16 +14,18 @@ class DataConfig(Config):
     """How the corpus is read, split, tokenized and cut into sequences."""
 
     corpus: tuple[Annotated[str, StringConstraints(min_length=1)], ...] = ()
-    """What to train on: files, directories, globs, - (stdin), hf:NAME[:config][@split], python:stdlib. CORPUS on the
-    command line sets it."""
+    """What to train on: files, directories, globs, - (stdin), hf:NAME[:config][@split], python:stdlib, tokens of
+    nanoGPT or llm.c (.bin), DIRECTORY[@split] of the cache of the hub or of `datasets`. CORPUS on the command line
+    sets it."""
 
     tokenizer: TokenizerConfig = BpeTokenizerConfig()
     """What turns text into tokens: char or bpe (learnt from the training split only), byte, or an existing one by
     file:PATH or hf:NAME."""
 
     text_field: Annotated[str, StringConstraints(min_length=1)] = "text"
-    """The field that holds the text in .jsonl, .csv and .parquet files and in hf: data sets; in JSON it may also hold a
-    conversation, a list of {"role", "content"} tables."""
+    """The field that holds the text in .jsonl, .csv, .parquet and .arrow files and in hf: data sets; it may also hold a
+    conversation, a list of {"role", "content"} tables. Rows without a field "text" may be conversations or
+    instructions: messages, conversations, instruction/input/output, prompt/completion or prompt/response."""
 
     chat_template: Annotated[str, StringConstraints(min_length=1)] = "chatml"
     """What makes a text of a conversation: chatml, or a file with a Jinja template as models bring one."""

@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gptcli.data.cache import default_cache_dir
+from gptcli.data.compression import format_of
 from gptcli.data.config import DataConfig
-from gptcli.data.formats import ROW_FORMATS, format_of, read_rows, read_text
+from gptcli.data.formats import ROW_FORMATS, read_rows, read_text
 from gptcli.data.sources import SourceFile, find_files
+from gptcli.data.token_files import is_token_file
+from gptcli.errors import DataError
 
 PIECE_CHARACTERS = 1 << 20
 """Longest piece; nearly every document is one."""
@@ -57,6 +60,11 @@ def read_documents(file: SourceFile, config: DataConfig) -> Iterator[Document]:
 def read_pieces(file: SourceFile, config: DataConfig) -> Iterator[Piece]:
     """Every document of one file, also empty ones, in pieces of at most PIECE_CHARACTERS."""
     path, name = file
+    if is_token_file(path.name):
+        raise DataError(
+            f"{name} holds tokens by its ending, and a text is needed here",
+            "train on it by steps, without --time, or name the text",
+        )
     if format_of(path) in ROW_FORMATS:
         rows = read_rows(path, name, config.text_field, config.encoding_errors, config.chat_template)
         return cut_pieces((row, True) for row in rows)

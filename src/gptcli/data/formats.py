@@ -1,4 +1,4 @@
-"""From one file to its text: decompression, UTF-8 decoding, and the rows of .jsonl, .csv and .parquet files.
+"""From one file to its text: UTF-8 decoding, and the texts in the rows of .jsonl, .csv, .parquet and .arrow files.
 
 Everything is read in pieces of bounded size. Knows nothing of documents, splits or tokens; every error names the file
 and the place in it.
@@ -9,82 +9,20 @@ from __future__ import annotations
 import codecs
 import contextlib
 import csv
-import gzip
 import json
-import tempfile
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from gptcli.data.chat import CHATML, ChatRenderer
+from gptcli.data.columns import COLUMN_FORMATS, column_rows
+from gptcli.data.compression import format_of, read_bytes
+from gptcli.data.conversations import conversation_fields, conversation_of
 from gptcli.errors import DataError
-from gptcli.storage import storage_errors
 
-CHUNK_BYTES = 1 << 18
-ZSTD_INPUT_BYTES = 1 << 8
-"""Compressed bytes given to zstd at once: it returns all that they hold, up to 32,768 times as much."""
 MAX_ROW_CHARACTERS = 1 << 30
-COMPRESSIONS = (".gz", ".zst")
-ROW_FORMATS = frozenset({".jsonl", ".ndjson", ".json", ".csv", ".parquet"})
-
-
-def format_of(path: Path) -> str:
-    """The ending that says what is in the file, without the compression: `.jsonl` for `a.jsonl.gz`."""
-    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
-    if suffixes and suffixes[-1] in COMPRESSIONS:
-        suffixes.pop()
-    return suffixes[-1] if suffixes else ""
-
-
-def read_bytes(path: Path, name: str) -> Iterator[bytes]:
-    """The content of a file, decompressed, in chunks.
-
-    Raises:
-        StorageError: the file cannot be read.
-        DataError: its compression is damaged or ends too early.
-    """
-    suffix = path.suffix.lower()
-    reader = {".gz": gunzip, ".zst": unzstd}.get(suffix, plain_chunks)
-    with storage_errors(path, "read"), path.open("rb") as file:
-        yield from reader(file, name)
-
-
-def plain_chunks(file: IO[bytes], name: str) -> Iterator[bytes]:
-    while chunk := file.read(CHUNK_BYTES):
-        yield chunk
-
-
-def gunzip(file: IO[bytes], name: str) -> Iterator[bytes]:
-    try:
-        with gzip.open(file) as unzipped:
-            yield from plain_chunks(unzipped, name)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise damaged(name, error) from error
-
-
-def unzstd(file: IO[bytes], name: str) -> Iterator[bytes]:
-    """zstandard's own reader takes a file that was cut off for a whole one, so the frames' ends are watched here."""
-    import zstandard
-
-    decompressor = zstandard.ZstdDecompressor()
-    frame = None
-    try:
-        while chunk := file.read(ZSTD_INPUT_BYTES):
-            while chunk:
-                frame = frame or decompressor.decompressobj()
-                if content := frame.decompress(chunk):
-                    yield content
-                chunk = frame.unused_data if frame.eof else b""
-                frame = None if frame.eof else frame
-    except zstandard.ZstdError as error:
-        raise damaged(name, error) from error
-    if frame is not None:
-        raise damaged(name, "it ends too early")
-
-
-def damaged(name: str, reason: object) -> DataError:
-    return DataError(f"{name} is damaged: {reason}", "fetch or write the file again")
+ROW_FORMATS = frozenset({".jsonl", ".ndjson", ".json", ".csv"}) | COLUMN_FORMATS
+DEFAULT_FIELD = "text"
 
 
 def read_text(path: Path, name: str, errors: str) -> Iterator[str]:
@@ -124,31 +62,50 @@ def decode(decoder: codecs.IncrementalDecoder, chunk: bytes, final: bool, offset
 
 
 def read_rows(path: Path, name: str, text_field: str, errors: str, chat_template: str = CHATML) -> Iterator[str]:
-    """The text field of every row of a .jsonl, .csv or .parquet file; a null is an empty text.
+    """The text field of every row of a .jsonl, .csv, .parquet or .arrow file; a null is an empty text.
 
-    Where a row of JSON has a list there, it is a conversation, and the template makes its text.
+    Where a row has a list there, it is a conversation, and the template makes its text. So it does where the field is
+    DEFAULT_FIELD, the row has none, and is in one of the forms of conversations.py.
 
     Raises:
         DataError: a row cannot be read, lacks the field (the message lists those it has), or has no text in it.
     """
-    kind = format_of(path)
-    if kind == ".parquet":
-        yield from parquet_texts(path, name, text_field, errors)
-        return
-    lines = split_lines(read_text(path, name, errors), name)
-    rows = csv_rows(lines, name) if kind == ".csv" else json_rows(lines, name)
     renderer: ChatRenderer | None = None
     with contextlib.ExitStack() as stack:
-        for place, row in rows:
-            if text_field not in row:
+        for place, row in rows_of(path, name, text_field, errors):
+            fields = text_fields(text_field, row)
+            if not fields:
                 raise missing_field(place, text_field, row)
-            value = row[text_field]
+            value = row[text_field] if fields == (text_field,) else conversation_of(row)
             if isinstance(value, list):
                 renderer = renderer or stack.enter_context(ChatRenderer(chat_template))
                 value = renderer.render(value, place)
             if not isinstance(value, str | None):
-                raise DataError(f"field {text_field!r} of {place} is no text but {type(value).__name__}")
+                raise DataError(f"field {fields[0]!r} of {place} is no text but {type(value).__name__}")
             yield without_surrogates(value or "", place, errors)
+
+
+def rows_of(path: Path, name: str, text_field: str, errors: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, row) pairs; of files of columns only those that `text_fields` names."""
+    kind = format_of(path)
+    if kind in COLUMN_FORMATS:
+
+        def choose(names: Sequence[str]) -> tuple[str, ...]:
+            fields = text_fields(text_field, names)
+            if not fields:
+                raise missing_field(name, text_field, names)
+            return fields
+
+        return column_rows(path, name, choose, errors)
+    lines = split_lines(read_text(path, name, errors), name)
+    return csv_rows(lines, name) if kind == ".csv" else json_rows(lines, name)
+
+
+def text_fields(text_field: str, names: Collection[str]) -> tuple[str, ...]:
+    """Of a row's fields those that hold its text; none where it has none."""
+    if text_field in names:
+        return (text_field,)
+    return conversation_fields(names) if text_field == DEFAULT_FIELD else ()
 
 
 def missing_field(place: str, text_field: str, fields: Iterable[str]) -> DataError:
@@ -216,65 +173,3 @@ def csv_rows(lines: Iterable[str], name: str) -> Iterator[tuple[str, dict[str, s
                 yield f"row {number} of {name}", dict(zip(header, values, strict=False))
     except csv.Error as error:
         raise DataError(f"row {number + 1} of {name} is not CSV: {error}", "mend the file") from error
-
-
-def parquet_texts(path: Path, name: str, text_field: str, errors: str) -> Iterator[str]:
-    """The column `text_field`, a few rows at a time; a compressed file is unpacked first, for parquet needs seeking."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    number = 0
-    with storage_errors(path, "read"), seekable(path, name) as file:
-        try:
-            table = pq.ParquetFile(file, pre_buffer=False, buffer_size=CHUNK_BYTES)
-            fields = table.schema_arrow.names
-            if text_field not in fields:
-                raise missing_field(name, text_field, fields)
-            for batch in table.iter_batches(batch_size=256, columns=[text_field], use_threads=False):
-                for value in as_binary(batch.column(0), text_field, name).to_pylist():
-                    number += 1
-                    yield decode_row(value or b"", f"row {number} of {name}", errors)
-        except (pa.ArrowException, OSError) as error:
-            raise damaged(name, error) from error
-
-
-def as_binary(column: Any, text_field: str, name: str) -> Any:
-    """A pyarrow column of texts as bytes, so that bad UTF-8 is met here and not within pyarrow."""
-    import pyarrow as pa
-
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    try:
-        if pa.types.is_fixed_size_binary(column.type) or pa.types.is_primitive(column.type):
-            raise pa.ArrowNotImplementedError
-        return column.cast(pa.large_binary())
-    except pa.ArrowNotImplementedError:
-        raise DataError(
-            f"column {text_field!r} of {name} is no text but {column.type}",
-            "name another with --set data.text_field=...",
-        ) from None
-
-
-def decode_row(value: bytes, place: str, errors: str) -> str:
-    try:
-        return value.decode(errors=errors)
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{place} is not UTF-8 at byte {error.start:,}",
-            "mend it, or put U+FFFD there with --set data.encoding_errors=replace",
-        ) from error
-
-
-def seekable(path: Path, name: str) -> IO[bytes]:
-    """The file itself, or a temporary copy of what it holds when it is compressed."""
-    if path.suffix.lower() not in COMPRESSIONS:
-        return path.open("rb")
-    copy = tempfile.TemporaryFile()  # noqa: SIM115 the caller closes it
-    try:
-        for chunk in read_bytes(path, name):
-            copy.write(chunk)
-        copy.seek(0)
-    except BaseException:
-        copy.close()
-        raise
-    return copy

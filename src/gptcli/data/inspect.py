@@ -37,9 +37,10 @@ def inspect(sources: Sequence[str], settings: DataSettings, cache_dir: Path, win
         DataError: as `prepare`, or a file is not what was written.
     """
     found = [splits_in(Path(source)) for source in sources]
-    if not all(found):
+    is_ours = not all(found)
+    if is_ours:
         found = [splits_in(Path(prepare(sources, settings, cache_dir)["directory"]))]
-    return [inspect_split(directory, windows) for directories in found for directory in directories]
+    return [inspect_split(directory, windows, is_ours) for directories in found for directory in directories]
 
 
 def splits_in(directory: Path) -> list[Path]:
@@ -47,9 +48,9 @@ def splits_in(directory: Path) -> list[Path]:
     return [path for path in (directory, directory / "train", directory / "val") if (path / INDEX).is_file()]
 
 
-def inspect_split(directory: Path, windows: int) -> dict[str, Any]:
-    """Statistics of one split, after a check of every file against its hash."""
-    shards = TokenShards.open(directory)
+def inspect_split(directory: Path, windows: int, is_ours: bool = False) -> dict[str, Any]:
+    """Statistics of one split, after a check of every file against its hash; `is_ours`: it lies in the cache."""
+    shards = TokenShards.open(directory, elsewhere=is_ours)
     shards.verify()
     lengths = np.diff(np.append(shards.document_starts, len(shards))) - (shards.eot_id is not None)
     tokenizer = find_tokenizer(directory)
@@ -66,7 +67,7 @@ def inspect_split(directory: Path, windows: int) -> dict[str, Any]:
         },
         "vocab_size": shards.vocab_size,
         "dtype": shards.dtype.name,
-        "size_on_disk": sum(file["size"] for file in shards.index["files"].values()),
+        "size_on_disk": sum(file["size"] for file in [*shards.index["files"].values(), *shards.elsewhere]),
         "fingerprint": shards.fingerprint,
         "windows": sample_windows(shards, tokenizer, windows) if tokenizer else [],
     }

@@ -7,6 +7,7 @@ mixture. Knows no statistics, no cache and no tokens.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -55,7 +56,8 @@ def look_at(file: SourceFile) -> ScannedFile:
     """The file's size and time of last change, by which a cached scan of it is found again."""
     with storage_errors(file.name, "read"):
         status = file.path.stat()
-    return ScannedFile(str(file.path.resolve()), file.name, status.st_size, status.st_mtime_ns)
+    # Of a link the name stays, whose ending says what is in it: in the hub's cache the file's own name has none.
+    return ScannedFile(os.path.abspath(file.path), file.name, status.st_size, status.st_mtime_ns)
 
 
 def read_measured(file: ScannedFile, config: DataConfig) -> Iterator[DocumentPiece]:

@@ -7,7 +7,7 @@ name the corpus then lies. Knows no sequence and no model.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,11 @@ from gptcli.console import Progress, say
 from gptcli.data.cache import cache_key, default_cache_dir, only_writer
 from gptcli.data.config import DataConfig
 from gptcli.data.passes import SplitPiece
-from gptcli.data.scan import CorpusScan, scan_corpus
+from gptcli.data.scan import CorpusScan
+from gptcli.data.scan import scan_corpus as scan_texts
 from gptcli.data.shards import ShardWriter, TokenShards
+from gptcli.data.token_files import is_token_file
+from gptcli.data.token_scan import TokenScan, scan_tokens
 from gptcli.errors import DataError
 from gptcli.storage import atomic_directory
 from gptcli.tokenizer.config import TokenizerConfig
@@ -47,6 +50,17 @@ class PreparedData:
     """Where in the cache they are; `open_prepared` opens it."""
 
 
+def scan_corpus(sources: Sequence[str], config: DataConfig, cache_dir: Path, seed: int = 0) -> CorpusScan:
+    """Read and split a corpus of texts, or of tokens that another program wrote (.bin).
+
+    Raises:
+        DataError, StorageError: as `gptcli.data.scan.scan_corpus`, or `scan_tokens`.
+    """
+    if any(is_token_file(source) for source in sources):
+        return scan_tokens(sources, config, cache_dir)
+    return scan_texts(sources, config, cache_dir, seed)
+
+
 def prepare_data(scan: CorpusScan, config: DataConfig, cache_dir: Path) -> PreparedData:
     """Learn or load the tokenizer and encode both parts, or take what the cache holds.
 
@@ -55,6 +69,8 @@ def prepare_data(scan: CorpusScan, config: DataConfig, cache_dir: Path) -> Prepa
         TokenizerError: the tokenizer cannot be learnt or read.
         StorageError: the corpus cannot be read, or the cache cannot be written.
     """
+    if isinstance(scan, TokenScan):
+        return assemble(scan.directory, scan.tokenizer, scan.report(), scan.from_cache)
     tokenizer = prepare_tokenizer(scan, config.tokenizer, cache_dir)
     directory = cache_dir / "tokens" / cache_key(scan.fingerprint, tokenizer.fingerprint)
     with only_writer(directory):
@@ -91,7 +107,7 @@ def open_prepared(directory: Path) -> PreparedData:
 
 
 def assemble(directory: Path, tokenizer: Tokenizer, report: dict[str, Any], from_cache: bool) -> PreparedData:
-    train, val = TokenShards.open(directory / "train"), TokenShards.open(directory / "val")
+    train, val = TokenShards.open(directory / "train", elsewhere=True), TokenShards.open(directory / "val")
     tokens = {
         "tokenizer": {"name": tokenizer.name, "vocab_size": tokenizer.vocab_size, "fingerprint": tokenizer.fingerprint},
         "train_tokens": len(train),

@@ -15,7 +15,9 @@ import hashlib
 import json
 import mmap
 import os
+from bisect import bisect_right
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -113,35 +115,42 @@ class ShardWriter:
 
     def write_index(self) -> None:
         """Describe what was written, after all of it."""
-        files = {
-            name: {"size": (self.directory / name).stat().st_size, "sha256": digest.hexdigest()}
-            for name, digest in sorted(self.hashes.items())
-        }
-        index = {
-            "format": FORMAT,
-            "dtype": self.dtype.name,
-            "tokens": self.tokens,
-            "tokens_per_file": self.tokens_per_file,
-            "bytes": self.bytes,
-            "documents": self.documents,
-            "vocab_size": self.vocab_size,
-            "eot_id": self.eot_id,
-            "tokenizer_fingerprint": self.fingerprint,
-            "files": files,
-        }
-        (self.directory / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        write_index(
+            self.directory,
+            {name: digest.hexdigest() for name, digest in self.hashes.items()},
+            dtype=self.dtype.name,
+            tokens=self.tokens,
+            tokens_per_file=self.tokens_per_file,
+            bytes=self.bytes,
+            documents=self.documents,
+            vocab_size=self.vocab_size,
+            eot_id=self.eot_id,
+            tokenizer_fingerprint=self.fingerprint,
+        )
+
+
+def write_index(directory: Path, hashes: dict[str, str], **values: Any) -> None:
+    """Describe a split whose files, of these SHA-256, are whole in `directory`; `values` are the index's own."""
+    files = {
+        name: {"size": (directory / name).stat().st_size, "sha256": digest} for name, digest in sorted(hashes.items())
+    }
+    index = {"format": FORMAT, **values, "files": files}
+    (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 class MappedFile:
-    """A memory-mapped array whose file is watched: reading a mapped file that was cut short would kill the process."""
+    """A memory-mapped array whose file is watched: reading a mapped file that was cut short would kill the process.
 
-    def __init__(self, path: Path, dtype: np.dtype, size: int) -> None:
+    It holds `count` values (-1: all) from byte `offset` of the file, which has `size` bytes.
+    """
+
+    def __init__(self, path: Path, dtype: np.dtype, size: int, offset: int = 0, count: int = -1) -> None:
         self.path, self.size = path, size
         with storage_errors(path, "read"):
             self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             self.check()
             mapped = mmap.mmap(self.descriptor, size, access=mmap.ACCESS_READ) if size else b""
-        self.array = np.frombuffer(mapped, dtype=dtype)
+        self.array = np.frombuffer(mapped, dtype=dtype, count=count, offset=offset)
 
     def check(self) -> None:
         found = os.fstat(self.descriptor).st_size
@@ -166,15 +175,24 @@ class TokenShards:
         """UTF-8 bytes of the text."""
         self.documents: int = index["documents"]
         self.tokenizer_fingerprint: str = index["tokenizer_fingerprint"]
-        self.fingerprint = hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()
-        """Hash of the tokens, the document boundaries and the tokenizer."""
+        self.elsewhere: list[dict[str, Any]] = index.get("elsewhere", [])
+        """Tokens in files of another program: "path", "size", "offset", "tokens" and "sha256" of each stretch."""
+        unplaced = [{key: value for key, value in part.items() if key != "path"} for part in self.elsewhere]
+        described = index | {"elsewhere": unplaced} if unplaced else index
+        self.fingerprint = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+        """Hash of the tokens, the document boundaries and the tokenizer, wherever the files lie."""
         names = [name for name in sorted(index["files"]) if name not in (STARTS, BYTES)]
-        self.files = [self.map(name, self.dtype) for name in names]
+        self.files = [self.map(name, self.dtype) for name in names] + [
+            MappedFile(Path(part["path"]), self.dtype, part["size"], part["offset"], part["tokens"])
+            for part in self.elsewhere
+        ]
+        self.edges = [0, *accumulate(len(file.array) for file in self.files)]
+        """Where in the stream each file begins, and the end."""
         self.starts, self.sizes = self.map(STARTS, COUNT), self.map(BYTES, COUNT)
 
     @classmethod
-    def open(cls, directory: Path) -> TokenShards:
-        """Map the files of a directory.
+    def open(cls, directory: Path, *, elsewhere: bool = False) -> TokenShards:
+        """Map the files of a directory; with `elsewhere`, for the cache alone, also those outside that it names.
 
         Raises:
             DataError: it holds no shards, or a file is missing, cut short or of another form.
@@ -187,6 +205,8 @@ class TokenShards:
                 index = json.loads(path.read_bytes())
             if index["format"] != FORMAT:
                 raise DataError(f"{directory} is of format {index['format']}, not {FORMAT}", REMEDY)
+            if index.get("elsewhere") and not elsewhere:
+                raise DataError(f"{directory} names files outside of it, which are not opened", REMEDY)
             return cls(directory, index)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{path} is damaged: {error!r}", REMEDY) from error
@@ -212,8 +232,8 @@ class TokenShards:
         parts = []
         position = start
         while position < stop:
-            number, offset = divmod(position, self.index["tokens_per_file"])
-            file = self.files[number]
+            number = bisect_right(self.edges, position) - 1
+            file, offset = self.files[number], position - self.edges[number]
             file.check()
             parts.append(file.array[offset : offset + stop - position])
             position += len(parts[-1])
@@ -260,6 +280,10 @@ class TokenShards:
             with storage_errors(path, "read"):
                 if sha256_file(path) != noted["sha256"]:
                     raise DataError(f"{path} is damaged (its SHA-256 is another)", REMEDY)
+        for file, noted in zip(self.files[len(self.files) - len(self.elsewhere) :], self.elsewhere, strict=True):
+            file.check()
+            if hashlib.sha256(file.array).hexdigest() != noted["sha256"]:
+                raise DataError(f"{file.path} is not what it was (its SHA-256 is another)", "run the command again")
 
 
 def token_file_name(number: int) -> str:

@@ -16,10 +16,12 @@ import sysconfig
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from gptcli.console import Progress, say
-from gptcli.data.formats import COMPRESSIONS, ROW_FORMATS, format_of
+from gptcli.data.compression import COMPRESSIONS, format_of
+from gptcli.data.formats import ROW_FORMATS, text_fields
+from gptcli.data.layouts import laid_out_files, split_off
 from gptcli.errors import DataError
 from gptcli.storage import clean_temporaries, fsync_path, storage_errors, temporary_name
 
@@ -69,6 +71,9 @@ def files_of(source: str, text_field: str, cache_dir: Path) -> list[SourceFile]:
         if path.exists() and not path.is_dir() and not path.is_file():  # a pipe, as in `gptcli train <(zcat books)`
             with path.open("rb") as stream:
                 return [SourceFile(spool_stream(stream, cache_dir), source)]
+        laid_out = laid_out_files(*split_off(path), source)
+        if laid_out is not None:
+            return [SourceFile(file, str(file)) for file in laid_out]
         matches = [path] if path.exists() else [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
     files = [file for match in matches for file in (text_files_under(match) if match.is_dir() else [match])]
     if not files:
@@ -156,7 +161,7 @@ def spool_stream(stream: BinaryIO, cache_dir: Path) -> Path:
 
 
 def spool_hugging_face(source: str, text_field: str, cache_dir: Path) -> Path:
-    """Stream the text field of a data set into a compressed .jsonl file; one that is there already is used again."""
+    """Stream the texts of a data set into a compressed .jsonl file; one that is there already is used again."""
     directory = spool_directory(cache_dir)
     key = hashlib.blake2b(json.dumps([source, text_field]).encode(), digest_size=16).hexdigest()
     path = directory / f"hf-{key}.jsonl.zst"
@@ -170,8 +175,8 @@ def spool_hugging_face(source: str, text_field: str, cache_dir: Path) -> Path:
     with storage_errors(path):
         try:
             with zstandard.open(temporary, "wt", encoding="utf-8") as file, Progress(source, unit="rows") as progress:
-                for text in hugging_face_texts(source, text_field):
-                    file.write(json.dumps({text_field: text}) + "\n")
+                for row in hugging_face_rows(source, text_field):
+                    file.write(json.dumps(row) + "\n")
                     progress.update()
             fsync_path(temporary)
             temporary.rename(path)
@@ -180,8 +185,9 @@ def spool_hugging_face(source: str, text_field: str, cache_dir: Path) -> Path:
     return path
 
 
-def hugging_face_texts(source: str, text_field: str) -> Iterator[str | None]:
-    """The texts of `hf:NAME[:config][@split]`, streamed; the split is `train` unless named.
+def hugging_face_rows(source: str, text_field: str) -> Iterator[dict[str, Any]]:
+    """The rows of `hf:NAME[:config][@split]`, streamed, with the fields of their text only; the split is `train` unless
+    named.
 
     Raises:
         DataError: there is no such data set, config, split or field, or it cannot be reached.
@@ -193,12 +199,13 @@ def hugging_face_texts(source: str, text_field: str) -> Iterator[str | None]:
     try:
         rows = datasets.load_dataset(name, config or None, split=split or "train", streaming=True)
         for number, row in enumerate(rows, start=1):
-            if text_field not in row:
+            fields = text_fields(text_field, row)
+            if not fields:
                 raise DataError(
                     f"row {number} of {source} has no field {text_field!r}; its fields are {', '.join(row)}",
                     "name one with --set data.text_field=...",
                 )
-            yield row[text_field]
+            yield {field: row[field] for field in fields}
     except DataError:
         raise
     except Exception as error:  # datasets raises whatever its readers and its transport raise

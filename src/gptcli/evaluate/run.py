@@ -3,35 +3,85 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gptcli.checkpoint.run import RunDirectory
 from gptcli.config import RawConfig, read_toml, validate
 from gptcli.console import Progress, say
 from gptcli.data.config import DataConfig
 from gptcli.data.corpus import open_corpus
+from gptcli.data.formats import json_rows, read_text, split_lines
 from gptcli.data.shards import TokenShards
-from gptcli.errors import CheckpointError, UsageError
+from gptcli.errors import CheckpointError, DataError, UsageError, missing_extra
+from gptcli.evaluate.choices import ChoiceEvaluation, ChoiceRow, evaluate_choices, parse_row
 from gptcli.evaluate.perplexity import Evaluation, encoded_texts, evaluate_documents, stored_documents
 from gptcli.interop.load import LoadedModel, load_model
+from gptcli.models.gpt import GPT
 from gptcli.models.inference import Quantization, quantized
 from gptcli.nn.device import resolve_device
 
+if TYPE_CHECKING:
+    from gptcli.evaluate.harness import HarnessEvaluation
+
 
 @dataclass(frozen=True)
-class EvalRequest:
-    """What the user typed; no `texts` stands for the run's own validation split."""
+class ModelRequest:
+    """The model that the user named, and how it is to be run."""
 
     model: str
-    texts: tuple[str, ...] = ()
-    context: int | None = None
-    stride: int | None = None
     batch_size: int | None = None
-    worst: int = 0
     checkpoint: str = "best"
     quantize: Quantization | None = None
     device: str = "auto"
+
+
+@dataclass(frozen=True)
+class EvalRequest(ModelRequest):
+    """What the user typed; no `texts` stands for the run's own validation split."""
+
+    texts: tuple[str, ...] = ()
+    context: int | None = None
+    stride: int | None = None
+    worst: int = 0
     text_field: str | None = None
     document_separator: str | None = None
+
+
+@dataclass(frozen=True)
+class ChoicesRequest(ModelRequest):
+    """Rows of choices in `file`, after the first `num_fewshot` rows of `shots`, or else of the file itself."""
+
+    file: str = ""
+    num_fewshot: int = 0
+    shots: str | None = None
+
+
+@dataclass(frozen=True)
+class TasksRequest(ModelRequest):
+    """Tasks of lm-evaluation-harness by their names, and in what way."""
+
+    tasks: tuple[str, ...] = ()
+    limit: int | None = None
+    num_fewshot: int | None = None
+    include_path: str | None = None
+
+
+def open_model(request: ModelRequest) -> tuple[LoadedModel, GPT, str]:
+    """What was loaded, the model to be scored, in fp32 or quantized, and in words what it is.
+
+    Raises:
+        UsageError, CheckpointError, StorageError.
+    """
+    if request.batch_size is not None and request.batch_size < 1:
+        raise UsageError(f"a batch of {request.batch_size} holds nothing", "choose --batch-size 1 or more")
+    device = resolve_device(request.device)
+    loaded = load_model(request.model, device=device, checkpoint=request.checkpoint)
+    model, source = loaded.model, loaded.source
+    if request.quantize:
+        model, source = quantized(model, request.quantize), f"{source}, quantized to {request.quantize}"
+    say(f"{source}, on {device}" if request.quantize else f"{source}, on {device} in fp32")
+    return loaded, model, source
 
 
 def evaluate(request: EvalRequest) -> tuple[Evaluation, str]:
@@ -40,12 +90,7 @@ def evaluate(request: EvalRequest) -> tuple[Evaluation, str]:
     Raises:
         UsageError, DataError, CheckpointError, StorageError, OutOfMemoryError.
     """
-    device = resolve_device(request.device)
-    loaded = load_model(request.model, device=device, checkpoint=request.checkpoint)
-    model, source = loaded.model, loaded.source
-    if request.quantize:
-        model, source = quantized(model, request.quantize), f"{source}, quantized to {request.quantize}"
-    say(f"{source}, on {device}" if request.quantize else f"{source}, on {device} in fp32")
+    loaded, model, source = open_model(request)
     if request.texts:
         total = None
         documents = encoded_texts(loaded.tokenizer, open_corpus(request.texts, corpus_config(loaded.run, request)))
@@ -69,6 +114,73 @@ def evaluate(request: EvalRequest) -> tuple[Evaluation, str]:
             f"warning: the tokenizer lacks {evaluation.unknown_tokens:,} characters of this text, and <unk> was scored "
             "in their place: do not compare these figures with those of a tokenizer that has them"
         )
+    return evaluation, source
+
+
+def evaluate_choice_file(request: ChoicesRequest) -> tuple[ChoiceEvaluation, str]:
+    """Let the model choose in every row of a file; returns the evaluation and, in words, the model that it is of.
+
+    Raises:
+        UsageError, DataError, CheckpointError, StorageError, OutOfMemoryError.
+    """
+    rows = read_choices(request.file)
+    shots = read_choices(request.shots) if request.shots else rows
+    if not 0 <= request.num_fewshot <= len(shots):
+        raise UsageError(
+            f"--num-fewshot {request.num_fewshot} is not possible with {len(shots)} rows", "choose fewer examples"
+        )
+    if shots is rows:
+        rows = rows[request.num_fewshot :]  # an example whose answer was shown is no test
+    loaded, model, source = open_model(request)
+    with Progress("eval", sum(len(row.choices) for row in rows), unit="choices") as progress:
+        evaluation = evaluate_choices(
+            model,
+            loaded.tokenizer,
+            rows,
+            shots=shots[: request.num_fewshot],
+            batch_size=request.batch_size,
+            on_scored=progress.update,
+        )
+    if evaluation.cut_rows:
+        say(
+            f"warning: {evaluation.cut_rows:,} rows are longer than the model's context of "
+            f"{model.config.context_length} tokens: of these the beginning was not read"
+        )
+    if evaluation.unknown_tokens:
+        say(f"warning: the tokenizer lacks {evaluation.unknown_tokens:,} characters of these rows, read as <unk>")
+    return evaluation, source
+
+
+def read_choices(file: str) -> list[ChoiceRow]:
+    """The rows of a .jsonl file."""
+    lines = split_lines(read_text(Path(file), file, "strict"), file)
+    rows = [parse_row(row, place) for place, row in json_rows(lines, file)]
+    if not rows:
+        raise DataError(f"{file} holds no row", 'write one {"prompt", "choices", "answer"} object a line')
+    return rows
+
+
+def evaluate_tasks(request: TasksRequest) -> tuple[HarnessEvaluation, str]:
+    """Run tasks of lm-evaluation-harness; returns their scores and, in words, the model that they are of.
+
+    Raises:
+        UsageError: lm_eval is not installed, or there is no such task.
+        DataError, CheckpointError, StorageError, OutOfMemoryError.
+    """
+    try:
+        from gptcli.evaluate import harness
+    except ImportError as error:
+        raise missing_extra("lm_eval", "eval", "gptcli eval --tasks") from error
+    if (request.limit is not None and request.limit < 1) or (request.num_fewshot or 0) < 0:
+        raise UsageError("--limit is 1 or more, and --num-fewshot 0 or more")
+    loaded, model, source = open_model(request)
+    evaluation = harness.run_tasks(
+        harness.HarnessModel(model, loaded.tokenizer, request.batch_size),
+        request.tasks,
+        limit=request.limit,
+        num_fewshot=request.num_fewshot,
+        include_path=request.include_path,
+    )
     return evaluation, source
 
 

@@ -97,3 +97,42 @@ def bootstrap_ratio(nats: np.ndarray, tokens: np.ndarray, unit: str, seed: int =
         ratios[sample] = nats[drawn].sum() / tokens[drawn].sum()
     low, high = np.percentile(ratios, (2.5, 97.5))
     return Uncertainty(float(ratios.std(ddof=1)), float(low), float(high), unit)
+
+
+@dataclass(frozen=True)
+class CalibrationBin:
+    """Predictions whose probability lies in (low, high], their mean probability, and how many of them were right."""
+
+    low: float
+    high: float
+    count: int
+    confidence: float
+    accuracy: float
+
+
+def calibration_bins(confidences: np.ndarray, is_right: np.ndarray, bins: int = 15) -> tuple[CalibrationBin, ...]:
+    """Predictions of probability `confidences` (N,) in `bins` bins of equal width; bins without one are left out."""
+    numbers = np.clip(np.ceil(confidences * bins).astype(int) - 1, 0, bins - 1)
+    found = []
+    for number in np.unique(numbers):
+        inside = numbers == number
+        found.append(
+            CalibrationBin(
+                low=float(number / bins),
+                high=float((number + 1) / bins),
+                count=int(inside.sum()),
+                confidence=float(confidences[inside].mean()),
+                accuracy=float(is_right[inside].mean()),
+            )
+        )
+    return tuple(found)
+
+
+def calibration_error(bins: tuple[CalibrationBin, ...]) -> float:
+    """The expected calibration error: how far confidence and accuracy lie apart, weighted by the predictions in a bin.
+
+    Guo et al., On Calibration of Modern Neural Networks, 2017, equation 3. Few predictions in a bin make it larger than
+    it is, so that it has no interval: resampling them would move it further up.
+    """
+    total = sum(found.count for found in bins)
+    return sum(found.count / total * abs(found.accuracy - found.confidence) for found in bins)

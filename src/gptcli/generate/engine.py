@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gptcli.errors import CheckpointError, OutOfMemoryError
 from gptcli.generate import sampling
+from gptcli.generate.beginning import agreement, read_beginning
 from gptcli.generate.config import GenerationConfig
 from gptcli.generate.lookup import PromptLookup
 from gptcli.generate.merge import merge_caches
@@ -24,8 +25,6 @@ from gptcli.nn.cache import KVCache
 
 SMALLEST_CAPACITY = 256
 """Slots that a cache is given at first where the model has as many; after that it doubles when it is full."""
-WORTH_SHARING = 16
-"""Tokens that different prompts must begin with in common to have them read once; below, it saves no time."""
 
 
 class Engine:
@@ -116,7 +115,7 @@ class Engine:
                 row.window_start = len(row.ids) - max(1, self.context_length // 2)
         windows = [tuple(row.ids[row.window_start :]) for row in rows]
         unique = {window: i for i, window in enumerate(dict.fromkeys(windows))}
-        cache, shared = self.read_beginning(list(unique), self.capacity(rows))
+        cache, shared = read_beginning(self.model, list(unique), self.capacity(rows))
         counts = [len(window) - shared for window in unique]
         ids = [[*window[shared:], *[0] * (max(counts) - count)] for window, count in zip(unique, counts, strict=True)]
         logits = self.model.last_logits(torch.tensor(ids, device=self.device), cache, counts)
@@ -125,17 +124,6 @@ class Engine:
             cache.select(copies)
             logits = logits[torch.tensor(copies, device=self.device)]
         return cache, logits[:, None]
-
-    def read_beginning(self, windows: list[tuple[int, ...]], capacity: int) -> tuple[KVCache, int]:
-        """A cache for the windows that holds as many tokens as they all begin with, where it pays, and that number."""
-        first, last = min(windows), max(windows)  # in the order of words: what these share, all share
-        shared = min(agreement(last, first), min(map(len, windows)) - 1)  # each has a last token to read
-        if len(windows) == 1 or shared < WORTH_SHARING:
-            return self.model.new_cache(len(windows), capacity), 0
-        cache = self.model.new_cache(1, capacity)
-        self.model.last_logits(torch.tensor([windows[0][:shared]], device=self.device), cache)
-        cache.select([0] * len(windows))
-        return cache, shared
 
     def guesses(self, batch: Batch) -> list[list[int]]:
         """What each row may say next, to be checked while its last id is read."""
@@ -266,8 +254,3 @@ class Engine:
             return "eot"
         is_full = self.config.overflow == "stop" and row.window_length > self.context_length
         return "length" if is_full or row.count >= self.config.max_new_tokens else None
-
-
-def agreement(drawn: Sequence[int], guess: Sequence[int]) -> int:
-    """How many of the first guessed ids are those drawn."""
-    return next((place for place, token in enumerate(guess) if token != drawn[place]), len(guess))

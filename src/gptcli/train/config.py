@@ -93,8 +93,8 @@ class TrainerConfig(Config):
     fingerprints: bool = False
     """Write hashes of each step's tokens, random state, weights and moments to fingerprints.jsonl, to compare runs."""
 
-    trackers: tuple[Literal["tensorboard"], ...] = ()
-    """Where metrics go besides metrics.jsonl."""
+    trackers: tuple[Literal["tensorboard", "trackio", "wandb", "mlflow"], ...] = ()
+    """Where metrics go besides metrics.jsonl (`pip install 'gptcli[track]'`)."""
 
     @model_validator(mode="after")
     def one_end(self) -> TrainerConfig:

@@ -66,7 +66,9 @@ class Trainer:
         self.metrics = MetricsLog(run.metrics_path)
         self.samples = MetricsLog(run.path / "samples.jsonl")
         self.fingerprints = MetricsLog(run.path / FINGERPRINTS_NAME)
-        self.trackers = open_trackers(config.train.trackers, run.path)
+        self.trackers = open_trackers(
+            config.train.trackers, run.path, config.model_dump(mode="json"), self.metrics.last_step()
+        )
         train = config.train
         self.saver = BackgroundSaver(
             run, keep_last=train.keep_last, keep_best=train.keep_best, keep_every_steps=train.keep_every_steps
@@ -126,8 +128,7 @@ class Trainer:
                 raise self.stopped(stop.signum)
         finally:
             self.tell_if_unsaved()
-            for tracker in self.trackers:
-                tracker.close()
+            self.trackers.close()
 
     def advance(self, progress: Progress) -> bool:
         """One step and the events that it calls for; returns whether it was the last.
@@ -285,8 +286,7 @@ class Trainer:
         }
         position.interval_loss, position.interval_steps = 0.0, 0
         self.append(self.metrics, line)
-        for tracker in self.trackers:
-            tracker.log(position.step, line)
+        self.trackers.log(position.step, line)
         if evaluated:
             train_loss = math.nan if line["train_loss"] is None else line["train_loss"]
             say(

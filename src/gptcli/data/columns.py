@@ -1,0 +1,120 @@
+"""The rows of files that hold columns: .parquet, and .arrow as the `datasets` library writes it.
+
+Only the columns that are asked for are read, a few rows at a time. Knows no template and no document; every error names
+the file and the row.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from gptcli.data.compression import CHUNK_BYTES, COMPRESSIONS, damaged, format_of, read_bytes
+from gptcli.errors import DataError
+from gptcli.storage import storage_errors
+
+ROWS_AT_ONCE = 256
+COLUMN_FORMATS = frozenset({".parquet", ".arrow"})
+
+
+def column_rows(
+    path: Path, name: str, choose: Callable[[Sequence[str]], Sequence[str]], errors: str
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, row) pairs; of the fields that the file has, `choose` says which to read.
+
+    Raises:
+        DataError: the file is damaged, or a text in it is not UTF-8 (with `errors` strict).
+    """
+    import pyarrow as pa
+
+    number = 0
+    with storage_errors(path, "read"), seekable(path, name) as file:
+        try:
+            for batch in batches(file, format_of(path), choose):
+                columns = [values(batch.column(i), field, name) for i, field in enumerate(batch.schema.names)]
+                for row in zip(*columns, strict=True):
+                    number += 1
+                    place = f"row {number} of {name}"
+                    yield place, dict(zip(batch.schema.names, (decoded(v, place, errors) for v in row), strict=True))
+        except (pa.ArrowException, OSError, MemoryError, UnicodeDecodeError) as error:
+            raise damaged(name, error) from error
+
+
+def batches(file: IO[bytes], kind: str, choose: Callable[[Sequence[str]], Sequence[str]]) -> Iterable[Any]:
+    """pyarrow record batches of the chosen columns."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if kind == ".parquet":
+        table = pq.ParquetFile(file, pre_buffer=False, buffer_size=CHUNK_BYTES)
+        fields = choose(table.schema_arrow.names)
+        yield from table.iter_batches(batch_size=ROWS_AT_ONCE, columns=list(fields), use_threads=False)
+        return
+    begins = file.read(6)
+    file.seek(0)
+    if begins == b"ARROW1":  # a file of random access; `datasets` writes streams
+        reader = pa.ipc.open_file(file)
+        found: Iterable[Any] = (reader.get_batch(i) for i in range(reader.num_record_batches))
+    else:
+        reader = found = pa.ipc.open_stream(file)
+    fields = list(choose(reader.schema.names))
+    for batch in found:
+        for start in range(0, batch.num_rows, ROWS_AT_ONCE):
+            yield batch.select(fields).slice(start, ROWS_AT_ONCE)
+
+
+def values(column: Any, field: str, name: str) -> list[Any]:
+    """A pyarrow column as Python values: texts as bytes, so that bad UTF-8 is met here and not within pyarrow.
+
+    It is validated first, since pyarrow follows offsets that lead out of a damaged file's memory.
+    """
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(column.type):
+        column.validate(full=True)
+        column = column.dictionary_decode()
+    if pa.types.is_nested(column.type):
+        try:
+            column.validate(full=True)
+            return column.to_pylist()
+        except UnicodeDecodeError as error:
+            raise DataError(f"column {field!r} of {name} is not UTF-8: {error}", "mend the file") from error
+    try:
+        if pa.types.is_fixed_size_binary(column.type) or pa.types.is_primitive(column.type):
+            raise pa.ArrowNotImplementedError
+        column = column.cast(pa.large_binary())
+        column.validate(full=True)
+        return column.to_pylist()
+    except pa.ArrowNotImplementedError:
+        raise DataError(
+            f"column {field!r} of {name} is no text but {column.type}", "name another with --set data.text_field=..."
+        ) from None
+
+
+def decoded(value: Any, place: str, errors: str) -> Any:
+    if not isinstance(value, bytes):
+        return value
+    try:
+        return value.decode(errors=errors)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{place} is not UTF-8 at byte {error.start:,}",
+            "mend it, or put U+FFFD there with --set data.encoding_errors=replace",
+        ) from error
+
+
+def seekable(path: Path, name: str) -> IO[bytes]:
+    """The file itself, or a temporary copy of what it holds when it is compressed."""
+    if path.suffix.lower() not in COMPRESSIONS:
+        return path.open("rb")
+    copy = tempfile.TemporaryFile()  # noqa: SIM115 the caller closes it
+    try:
+        for chunk in read_bytes(path, name):
+            copy.write(chunk)
+        copy.seek(0)
+    except BaseException:
+        copy.close()
+        raise
+    return copy

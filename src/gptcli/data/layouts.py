@@ -1,0 +1,123 @@
+"""Directories as other programs lay them out: what `datasets` saved to disk, and data sets in the hub's cache.
+
+Such a directory holds more than the text, and several splits: of these one is read, `train` unless the user names
+another, as in DIRECTORY@test. Knows which files to read, not how.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from gptcli.console import say
+from gptcli.data.compression import format_of
+from gptcli.data.formats import ROW_FORMATS
+from gptcli.errors import DataError
+from gptcli.storage import storage_errors
+
+DEFAULT_SPLIT = "train"
+STATE, SPLITS = "state.json", "dataset_dict.json"
+"""What `Dataset.save_to_disk` and `DatasetDict.save_to_disk` leave."""
+
+Found = TypeVar("Found")
+
+
+def split_off(path: Path) -> tuple[Path, str | None]:
+    """DIRECTORY@SPLIT -> the two; anything else, also a path that exists with such a name, as it is."""
+    directory, at, split = str(path).rpartition("@")
+    if at and split and not path.exists() and Path(directory).is_dir():
+        return Path(directory), split
+    return path, None
+
+
+def laid_out_files(path: Path, split: str | None, source: str) -> list[Path] | None:
+    """The files of the split, in order; none where the path is no directory of these layouts.
+
+    Raises:
+        DataError: there is no such split; or of several revisions in the hub's cache it is not clear which is meant.
+    """
+    if not path.is_dir():
+        return None
+    if (path / STATE).is_file() and split is None:
+        return saved_files(path)
+    if (path / SPLITS).is_file():
+        names = [name for name in listed(path / SPLITS, "splits") if isinstance(name, str) and Path(name).name == name]
+        return saved_files(path / choose({name: name for name in names}, split, source))
+    if path.name.startswith("datasets--") and (path / "snapshots").is_dir():
+        path = revision(path)
+    if path.parent.name == "snapshots":
+        return choose(hub_files(path), split, source)
+    if split is not None:
+        raise DataError(f"{path} has no splits", f"name the directory without @{split}")
+    return None
+
+
+def saved_files(directory: Path) -> list[Path]:
+    """The .arrow files of a saved data set: those that its state names, and no cached ones of other steps."""
+    entries = listed(directory / STATE, "_data_files")
+    names = [entry.get("filename") for entry in entries if isinstance(entry, dict)]
+    files = [directory / Path(name).name for name in names if isinstance(name, str)]
+    missing = [file for file in files if not file.is_file()]
+    if not files or missing:
+        what = missing[0] if missing else f"{directory / STATE} names no file"
+        raise DataError(f"{what}{' is missing' if missing else ''}", "save the data set again")
+    return files
+
+
+def listed(path: Path, key: str) -> list[Any]:
+    with storage_errors(path, "read"):
+        content = path.read_bytes()
+    try:
+        found = json.loads(content)[key]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is damaged: {error!r}", "save the data set again") from error
+    if not isinstance(found, list):
+        raise DataError(f"{path} is damaged: {key!r} is no list", "save the data set again")
+    return found
+
+
+def revision(repository: Path) -> Path:
+    """The snapshot of a repository in the hub's cache: the main branch's, or the only one."""
+    snapshots = sorted(path for path in (repository / "snapshots").iterdir() if path.is_dir())
+    main = repository / "refs" / "main"
+    if main.is_file():
+        named = repository / "snapshots" / main.read_text(encoding="utf-8").strip()
+        if named in snapshots:
+            return named
+    if len(snapshots) != 1:
+        names = ", ".join(path.name for path in snapshots) or "none"
+        raise DataError(f"{repository} has several revisions or none: {names}", "name one: DIRECTORY/snapshots/NAME")
+    return snapshots[0]
+
+
+def hub_files(snapshot: Path) -> dict[str, list[Path]]:
+    """The files of rows by split, as `datasets` tells splits apart by the files' names."""
+    from datasets.data_files import DataFilesDict, EmptyDatasetError, get_data_patterns
+
+    try:
+        found = DataFilesDict.from_patterns(get_data_patterns(str(snapshot)), base_path=str(snapshot))
+    except (EmptyDatasetError, FileNotFoundError) as error:
+        raise DataError(f"{snapshot} holds no data", "download the data set again") from error
+    paths = {str(split): sorted({Path(file) for file in files}) for split, files in found.items()}
+    rows = {split: [file for file in files if format_of(file) in ROW_FORMATS] for split, files in paths.items()}
+    kept = {split: files for split, files in rows.items() if files}
+    if not kept:
+        raise DataError(
+            f"{snapshot} holds no rows (.parquet, .jsonl, .csv, .arrow)", "name the files themselves, if they are text"
+        )
+    return kept
+
+
+def choose(splits: Mapping[str, Found], split: str | None, source: str) -> Found:
+    """The split that was named, else `train`, else the only one; the others are told of."""
+    names = ", ".join(splits)
+    if split is None and DEFAULT_SPLIT not in splits and len(splits) == 1:
+        return next(iter(splits.values()))
+    chosen = split or DEFAULT_SPLIT
+    if chosen not in splits:
+        raise DataError(f"{source} has no split {chosen}; it has {names}", "name one of them: DIRECTORY@SPLIT")
+    if split is None and len(splits) > 1:
+        say(f"{source}: reading the split {chosen}, of {names}")
+    return splits[chosen]

@@ -1,0 +1,119 @@
+"""Files of tokens that other programs wrote: nanoGPT's bare .bin, and the .bin with a header of llm.c and its kin.
+
+    nanoGPT             uint16 tokens and nothing else
+    llm.c, GPT-2        256 int32 (20240520, 1, count, 0 ...), then uint16 tokens
+    llm.c, Llama 3      256 int32 (20240801, 7, count, 0 ...), then uint32 tokens
+
+All little-endian. Such a file says nothing of its tokenizer. Knows no split and no tokenizer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from gptcli.data.shards import MappedFile
+from gptcli.data.sources import SourceFile
+from gptcli.errors import DataError
+from gptcli.storage import storage_errors
+
+ENDING = ".bin"
+HEADER_BYTES = 1024
+HEADERS = {(20240520, 1): np.dtype("<u2"), (20240801, 7): np.dtype("<u4")}
+"""By magic number and version, as in llm.c's dev/data/data_common.py."""
+EXAMPLES_MAGIC = 20240522
+CHUNK_TOKENS = 1 << 22
+
+
+@dataclass(frozen=True)
+class TokenFile:
+    """`tokens` tokens of `dtype`, which begin at byte `offset` of a file of `size` bytes."""
+
+    path: Path
+    name: str
+    dtype: np.dtype
+    size: int
+    offset: int
+    tokens: int
+
+
+class Stretch(NamedTuple):
+    """Tokens first..first+count-1 of a file."""
+
+    file: TokenFile
+    first: int
+    count: int
+
+    @property
+    def offset(self) -> int:
+        """Where in the file they begin, in bytes."""
+        return self.file.offset + self.first * self.file.dtype.itemsize
+
+    def chunks(self) -> Iterator[np.ndarray]:
+        """All of them, some million at a time, from the mapped file."""
+        mapped = MappedFile(self.file.path, self.file.dtype, self.file.size, self.offset, self.count)
+        for start in range(0, self.count, CHUNK_TOKENS):
+            mapped.check()
+            yield mapped.array[start : start + CHUNK_TOKENS]
+
+
+def is_token_file(source: str) -> bool:
+    """Whether a source, which may be a pattern, stands for such files: their ending says so."""
+    return source.lower().endswith(ENDING)
+
+
+def open_token_file(file: SourceFile) -> TokenFile:
+    """What a file holds, by its header where it has one.
+
+    Raises:
+        DataError: it is empty, cut short, or of a form that is not known.
+    """
+    path, name = file
+    with storage_errors(path, "read"), path.open("rb") as opened:
+        header = np.frombuffer(opened.read(12), dtype="<i4") if path.stat().st_size >= HEADER_BYTES else ()
+        size = path.stat().st_size
+    magic, version, count = header if len(header) == 3 else (0, 0, 0)
+    if magic == EXAMPLES_MAGIC:
+        raise DataError(f"{name} holds questions with answers for llm.c, not a text", "name a file of tokens")
+    if any(magic == known for known, _ in HEADERS):
+        dtype = HEADERS.get((int(magic), int(version)))
+        if dtype is None:
+            raise DataError(f"{name} has a header of version {version}, which is not known", "write it anew")
+        wanted = HEADER_BYTES + int(count) * dtype.itemsize
+        if size != wanted or count < 1:
+            raise DataError(f"{name} has {size:,} bytes, and {wanted:,} by its header", "fetch or write it again")
+        return TokenFile(path, name, dtype, size, HEADER_BYTES, int(count))
+    dtype = np.dtype("<u2")
+    if not size or size % dtype.itemsize:
+        raise DataError(f"{name} has {size:,} bytes, which is no number of 16-bit tokens", "fetch or write it again")
+    return TokenFile(path, name, dtype, size, 0, size // dtype.itemsize)
+
+
+def validation_beside(files: Sequence[SourceFile]) -> list[SourceFile]:
+    """The files that lie beside these for validation: val.bin beside train.bin, x_val_000000.bin beside
+    x_train_000001.bin."""
+    found: dict[Path, SourceFile] = {}
+    for path, _ in files:
+        head, train, tail = path.name.rpartition("train")
+        if train:
+            pattern = re.compile(re.escape(head) + "val" + re.sub(r"\d+", r"\\d+", re.escape(tail)))
+            with storage_errors(path.parent, "read"):
+                beside = sorted(other for other in path.parent.iterdir() if pattern.fullmatch(other.name))
+            found |= {other.resolve(): SourceFile(other, str(other)) for other in beside}
+    return list(found.values())
+
+
+def cut(files: Sequence[TokenFile], start: int, stop: int) -> list[Stretch]:
+    """Tokens start..stop-1 of the files one after another."""
+    found, position = [], 0
+    for file in files:
+        first, last = max(start - position, 0), min(stop - position, file.tokens)
+        if first < last:
+            found.append(Stretch(file, first, last - first))
+        position += file.tokens
+    return found

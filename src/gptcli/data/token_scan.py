@@ -1,0 +1,276 @@
+"""A corpus that another program has cut into tokens already: read where it lies, checked once, never written again.
+
+What is kept in the cache of the training part is where its documents begin; the tokens stay in their own files. The
+validation part is copied, so that a run directory holds it whole. Such tokens mean nothing without the tokenizer that
+made them, which the user names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from gptcli.console import Progress
+from gptcli.data.cache import cache_key, only_writer
+from gptcli.data.config import DataConfig
+from gptcli.data.passes import ScannedFile, look_at
+from gptcli.data.scan import CorpusScan, Findings, SplitStatistics, is_current
+from gptcli.data.shards import BYTES, COUNT, STARTS, TokenShards, token_file_name, write_index
+from gptcli.data.sources import SourceFile, find_files
+from gptcli.data.split import RECORD, default_val_bytes
+from gptcli.data.token_files import Stretch, TokenFile, cut, is_token_file, open_token_file, validation_beside
+from gptcli.errors import DataError
+from gptcli.storage import atomic_directory, sha256_file
+from gptcli.tokenizer.tokenizer import Tokenizer
+from gptcli.tokenizer.train import build_tokenizer
+
+SAMPLE_TOKENS = 1 << 20
+
+
+@dataclass(frozen=True)
+class TokenScan(CorpusScan):
+    """A corpus of tokens; `directory` in the cache holds both parts as token shards."""
+
+    tokenizer: Tokenizer
+    directory: Path
+    from_cache: bool
+
+    def train_texts(self) -> Iterator[str]:
+        """The training tokens as text, in pieces; a character that lies across two is lost."""
+        return self.texts("train")
+
+    def val_texts(self) -> Iterator[str]:
+        """As `train_texts`, of the validation part."""
+        return self.texts("val")
+
+    def texts(self, part: str) -> Iterator[str]:
+        shards = TokenShards.open(self.directory / part, elsewhere=True)
+        for start in range(0, len(shards), SAMPLE_TOKENS):
+            yield self.tokenizer.decode(shards.read(start, min(start + SAMPLE_TOKENS, len(shards))))
+
+
+def scan_tokens(sources: Sequence[str], config: DataConfig, cache_dir: Path) -> TokenScan:
+    """Check the files and find their documents, or take what was found from the cache when none has changed since.
+
+    The validation part is `data.val`, else a file for it that lies beside the others (val.bin), else the last tokens.
+
+    Raises:
+        DataError: texts are mixed in, the tokenizer is not named, a file is damaged, or a token is not in the
+            vocabulary.
+    """
+    if not all(is_token_file(source) for source in sources) or not is_token_file(config.val or ".bin"):
+        raise DataError("texts and files of tokens (.bin) cannot be one corpus", "name either the ones or the others")
+    train = find_files(sources, config.text_field, cache_dir)
+    val = find_files([config.val], config.text_field, cache_dir) if config.val else validation_beside(train)
+    validating = {file.path.resolve() for file in val}
+    train = [file for file in train if file.path.resolve() not in validating]
+    if not train:
+        raise DataError("nothing is left to train on: every file is one to validate on", "name other files")
+    tokenizer = named_tokenizer(config, train[0])
+    looked_ns = time.time_ns()
+    looked = [look_at(file) for file in (*val, *train)]
+    key = cache_key("token files", looked, len(val), tokenizer.fingerprint, config.val_fraction)
+    entry = cache_dir / "tokens" / key
+    with only_writer(entry):
+        from_cache = is_current(entry, looked)
+        if not from_cache:
+            with atomic_directory(entry) as folder:
+                parts = [[open_token_file(file) for file in files] for files in (train, val)]
+                findings = write_parts(folder, *parts, tokenizer, config.val_fraction)
+                whole = Findings(files=tuple(looked), looked_ns=looked_ns, **findings)
+                (folder / "scan.json").write_text(json.dumps(asdict(whole)), encoding="utf-8")
+                tokenizer.save(folder / "tokenizer")
+        scan = open_token_scan(entry, config, tokenizer, from_cache)
+        if not from_cache:
+            (entry / "report.json").write_text(json.dumps(scan.report(), indent=2) + "\n", encoding="utf-8")
+        return scan
+
+
+def open_token_scan(entry: Path, config: DataConfig, tokenizer: Tokenizer, from_cache: bool) -> TokenScan:
+    values: dict[str, Any] = json.loads((entry / "scan.json").read_text(encoding="utf-8"))
+    values["files"] = tuple(ScannedFile(*file) for file in values["files"])
+    values["train"], values["val"] = SplitStatistics(**values["train"]), SplitStatistics(**values["val"])
+    nothing = {"records": np.empty(0, RECORD), "assignment": np.empty(0, np.uint8)}
+    where = {"tokenizer": tokenizer, "directory": entry, "from_cache": from_cache}
+    return TokenScan(**values, **nothing, **where, config=config)
+
+
+def named_tokenizer(config: DataConfig, file: SourceFile) -> Tokenizer:
+    """The tokenizer that the user says the tokens are of; one that would be learnt from a text cannot be it."""
+    if config.tokenizer.name in ("char", "bpe"):
+        beside = file.path.with_name("meta.pkl")
+        pickled = f" ({beside} is a pickle, which could run any program, and is not read)" if beside.exists() else ""
+        raise DataError(
+            f"{file.name} holds tokens and not their tokenizer{pickled}",
+            "name the one that made them: --set data.tokenizer=file:PATH (a tokenizer.json, or a folder with GPT-2's "
+            "vocab.json and merges.txt), hf:NAME or byte",
+        )
+    return build_tokenizer(config.tokenizer, lambda: iter(()))
+
+
+def write_parts(
+    folder: Path, train: list[TokenFile], val: list[TokenFile], tokenizer: Tokenizer, fraction: float | None
+) -> dict[str, Any]:
+    """Both parts in `folder`; what `Findings` says of them."""
+    kinds = {file.dtype for file in (*train, *val)}
+    if len(kinds) > 1:
+        raise DataError("the files hold tokens of different widths", "name files that one program wrote")
+    total, sizes = sum(file.tokens for file in train), TokenSizes(tokenizer)
+    if val:
+        place, rule = total, "validation on " + ", ".join(file.name for file in val[:3])
+        validated = cut(val, 0, sum(file.tokens for file in val))
+    else:
+        place = place_of_cut(train, sizes, total, fraction)
+        rule = f"the last {100 * (total - place) / total:.3g} % of the tokens"
+        validated = cut(train, place, total)
+    with Progress("check", total + sum(file.tokens for file in val), unit="tokens", scale=True) as progress:
+        parts = [
+            write_part(folder / name, stretches, sizes, progress, is_copy=name == "val")
+            for name, stretches in (("train", cut(train, 0, place)), ("val", validated))
+        ]
+    (train_part, val_part) = (part.statistics() for part in parts)
+    return {
+        "train": train_part,
+        "val": val_part,
+        "unseen_characters": len(parts[1].characters() - parts[0].characters()),
+        **dict.fromkeys(("duplicates", "duplicate_bytes", "blank", "overlap", "overlap_bytes", "cut_at"), 0),
+        "split_rule": rule,
+        "fingerprint": hashlib.sha256("".join(part.digest.hexdigest() for part in parts).encode()).hexdigest(),
+    }
+
+
+def place_of_cut(files: list[TokenFile], sizes: TokenSizes, total: int, fraction: float | None) -> int:
+    """The first token to validate on; by default so many as stand for what a text of that size would have."""
+    if total < 4:
+        raise DataError(f"{files[0].name} holds {total} tokens", "it takes four to train and to validate")
+    if fraction is None:
+        sample = next(Stretch(files[0], 0, min(files[0].tokens, SAMPLE_TOKENS)).chunks())
+        sizes.check(sample, files[0].name, 0)
+        text_bytes = max(1.0, float(sizes.bytes[sample].mean()) * total)
+        fraction = default_val_bytes(int(text_bytes) or 1) / text_bytes
+    return min(max(int(total * (1 - fraction)), 2), total - 2)
+
+
+class TokenSizes:
+    """What the tokens of a vocabulary stand for: `bytes` and `characters` (V,) of each."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer, self.vocab_size = tokenizer, tokenizer.vocab_size
+        known = tokenizer.bytes_of_id if tokenizer.is_byte_level else {}
+        texts = [known.get(id, b"") if known else tokenizer.decode([id]).encode() for id in range(self.vocab_size)]
+        self.texts = texts
+        self.bytes = np.array([len(text) for text in texts], dtype=np.int64)
+        # Bytes that begin a character: all but those of the form 10xxxxxx.
+        self.characters = np.array([sum(byte & 0xC0 != 0x80 for byte in text) for text in texts], dtype=np.int64)
+
+    def check(self, ids: np.ndarray, name: str, position: int) -> None:
+        """Raise a DataError that names the first token of `ids`, which begin at `position`, beyond the vocabulary."""
+        if len(ids) and int(ids.max()) >= self.vocab_size:
+            place = int((ids >= self.vocab_size).argmax())
+            raise DataError(
+                f"{name} holds token {int(ids[place])} at position {position + place:,}, and the tokenizer has "
+                f"{self.vocab_size:,} tokens",
+                "name the tokenizer that made them (data.tokenizer), and check that the file is one of tokens",
+            )
+
+
+class Part:
+    """One part as it is read: how often each token occurs, where documents begin, and how long their texts are."""
+
+    def __init__(self, sizes: TokenSizes, starts: IO[bytes], lengths: IO[bytes]) -> None:
+        self.sizes, self.starts, self.lengths = sizes, starts, lengths
+        self.counts = np.zeros(sizes.vocab_size, dtype=np.int64)
+        self.tokens = self.documents = self.carried = 0
+        self.digest = hashlib.sha256()
+
+    def add(self, ids: np.ndarray) -> None:
+        """A document begins with each end-of-text token, and at the very beginning."""
+        self.digest.update(ids.astype("<u4"))
+        self.counts += np.bincount(ids, minlength=len(self.counts))
+        eot = self.sizes.tokenizer.eot_id
+        begins = np.empty(0, dtype=np.int64) if eot is None else np.flatnonzero(ids == eot)
+        if not self.tokens and (not len(begins) or begins[0]):
+            begins = np.concatenate(([0], begins))
+        bytes_before = np.concatenate(([0], np.cumsum(self.sizes.bytes[ids])))
+        first, *others = np.diff(bytes_before[np.concatenate(([0], begins, [len(ids)]))]).tolist()
+        self.carried += first
+        if len(begins):
+            ended = [self.carried, *others[:-1]][0 if self.documents else 1 :]
+            self.starts.write((begins + self.tokens).astype(COUNT))
+            self.lengths.write(np.array(ended, dtype=COUNT))
+            self.carried = others[-1]
+        self.documents += len(begins)
+        self.tokens += len(ids)
+
+    def end(self) -> None:
+        if self.documents:
+            self.lengths.write(np.array([self.carried], dtype=COUNT))
+
+    def statistics(self) -> SplitStatistics:
+        return SplitStatistics(
+            documents=self.documents,
+            bytes=int(self.counts @ self.sizes.bytes),
+            characters=int(self.counts @ self.sizes.characters),
+            distinct_characters=len(self.characters()),
+        )
+
+    def characters(self) -> set[str]:
+        """The distinct characters, but those that only ever lie across two tokens."""
+        used = (self.sizes.texts[id] for id in np.flatnonzero(self.counts))
+        return {character for text in used for character in text.decode(errors="ignore")}
+
+
+def write_part(folder: Path, stretches: list[Stretch], sizes: TokenSizes, progress: Progress, *, is_copy: bool) -> Part:
+    """Token shards of the stretches: a copy of their tokens, or word of where they lie.
+
+    Raises:
+        DataError: a token is not in the vocabulary.
+    """
+    folder.mkdir(parents=True)
+    elsewhere: list[dict[str, Any]] = []
+    names = [STARTS, BYTES, *([token_file_name(0)] if is_copy else [])]
+    with contextlib.ExitStack() as stack:
+        starts, lengths, *copies = (stack.enter_context((folder / name).open("wb")) for name in names)
+        part = Part(sizes, starts, lengths)
+        for stretch in stretches:
+            digest, position = hashlib.sha256(), stretch.first
+            for ids in stretch.chunks():
+                sizes.check(ids, stretch.file.name, position)
+                part.add(ids)
+                digest.update(ids)
+                for copy in copies:
+                    copy.write(ids)
+                position += len(ids)
+                progress.update(len(ids))
+            elsewhere.append(
+                {
+                    "path": str(stretch.file.path.absolute()),
+                    "size": stretch.file.size,
+                    "offset": stretch.offset,
+                    "tokens": stretch.count,
+                    "sha256": digest.hexdigest(),
+                }
+            )
+        part.end()
+    write_index(
+        folder,
+        {name: sha256_file(folder / name) for name in names},
+        dtype=stretches[0].file.dtype.name,
+        tokens=part.tokens,
+        tokens_per_file=max(1, part.tokens),
+        bytes=part.statistics().bytes,
+        documents=part.documents,
+        vocab_size=sizes.vocab_size,
+        eot_id=sizes.tokenizer.eot_id,
+        tokenizer_fingerprint=sizes.tokenizer.fingerprint,
+        **({} if is_copy else {"elsewhere": elsewhere}),
+    )
+    return part

@@ -1,0 +1,189 @@
+"""A classifier made of a language model: which of several choices does the model find likeliest after a prompt?
+
+The choices may be labels (a sentiment, a topic) or whole answers. Prompt and choice are cut into tokens as lm-eval does
+it, so that a multiple-choice task of the same rows gives the same accuracies. Takes rows, never a path.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gptcli.errors import DataError
+from gptcli.evaluate.continuations import Continuation, score_continuations
+from gptcli.evaluate.statistics import CalibrationBin, Uncertainty, bootstrap_ratio, calibration_bins, calibration_error
+from gptcli.models.gpt import GPT
+from gptcli.tokenizer.tokenizer import Tokenizer
+
+SHOT_SEPARATOR = "\n\n"
+"""What stands between worked examples, as in lm-eval."""
+
+
+class ChoiceRow(NamedTuple):
+    """A prompt, what may follow it, and which of these does; `place` names the row in messages."""
+
+    prompt: str
+    choices: tuple[str, ...]
+    answer: int
+    place: str
+
+
+@dataclass(frozen=True)
+class ChoiceEvaluation:
+    """What was measured over `rows` rows; `cut_rows` of them were longer than the context and lost their beginning.
+
+    accuracy: how often the answer is the choice of highest probability.
+    accuracy_by_bytes: the same with each log-probability divided by the choice's UTF-8 bytes (lm-eval's acc_bytes, and
+        its acc_norm where every character is one byte), which takes the advantage from short choices.
+    calibration_error, bins: of the probabilities that make `accuracy`, see `calibration_error`.
+    chance: the accuracy of guessing blindly.
+    commonest, commonest_rate: the commonest answer and the accuracy of always giving it.
+    """
+
+    rows: int
+    shots: int
+    cut_rows: int
+    unknown_tokens: int
+    accuracy: float
+    accuracy_uncertainty: Uncertainty | None
+    accuracy_by_bytes: float
+    accuracy_by_bytes_uncertainty: Uncertainty | None
+    calibration_error: float
+    bins: tuple[CalibrationBin, ...]
+    chance: float
+    commonest: str
+    commonest_rate: float
+    predictions: tuple[int, ...]
+    seconds: float
+
+
+def parse_row(row: dict[str, Any], place: str) -> ChoiceRow:
+    """A row as a file has it: {"prompt": text, "choices": [texts], "answer": a choice's number from 0, or its text}.
+
+    Raises:
+        DataError: it is no such row.
+    """
+    remedy = 'write {"prompt": "...", "choices": ["...", "..."], "answer": 0} with the number or the text of a choice'
+    missing = [key for key in ("prompt", "choices", "answer") if key not in row]
+    if missing:
+        raise DataError(f"{place} has no field {missing[0]!r}", remedy)
+    prompt, choices, answer = row["prompt"], row["choices"], row["answer"]
+    if not isinstance(prompt, str):
+        raise DataError(f"the prompt of {place} is no text but {type(prompt).__name__}", remedy)
+    if not isinstance(choices, list) or not all(isinstance(choice, str) and choice for choice in choices):
+        raise DataError(f"the choices of {place} are no list of texts", remedy)
+    if len(set(choices)) != len(choices) or len(choices) < 2:
+        raise DataError(f"{place} needs two different choices or more", remedy)
+    if isinstance(answer, str):
+        if answer not in choices:
+            raise DataError(f"the answer {answer!r} of {place} is none of its choices", remedy)
+        answer = choices.index(answer)
+    if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < len(choices):
+        raise DataError(f"the answer {answer!r} of {place} is no number from 0 to {len(choices) - 1}", remedy)
+    return ChoiceRow(prompt, tuple(choices), answer, place)
+
+
+def evaluate_choices(
+    model: GPT,
+    tokenizer: Tokenizer,
+    rows: Sequence[ChoiceRow],
+    *,
+    shots: Sequence[ChoiceRow] = (),
+    batch_size: int | None = None,
+    on_scored: Callable[[int], None] = lambda count: None,
+) -> ChoiceEvaluation:
+    """Let the model choose in every row, after the worked examples `shots`.
+
+    Raises:
+        DataError: a row cannot be scored with this tokenizer or model; the message names it.
+        OutOfMemoryError: one row does not fit the device.
+    """
+    if not rows:
+        raise DataError("there is no row to score", "give rows beyond the worked examples")
+    began = time.monotonic()
+    before = "".join(with_choice(row.prompt, row.choices[row.answer]) + SHOT_SEPARATOR for row in shots)
+    encoded = [encode_row(tokenizer, before, row, model.config.context_length) for row in rows]
+    flat = [continuation for row in encoded for continuation in row]
+    scores = iter(score_continuations(model, flat, batch_size=batch_size, on_scored=on_scored))
+    nats = [np.array([next(scores).logprob for _ in row.choices]) for row in rows]
+    answers = np.array([row.answer for row in rows])
+    chosen = np.array([int(row.argmax()) for row in nats])
+    sizes = [np.array([len(choice.encode()) for choice in row.choices]) for row in rows]
+    by_bytes = np.array([int((row / size).argmax()) for row, size in zip(nats, sizes, strict=True)])
+    bins = calibration_bins(np.array([softmax(row).max() for row in nats]), chosen == answers)
+    commonest, count = Counter(row.choices[row.answer] for row in rows).most_common(1)[0]
+    limit = model.config.context_length
+    return ChoiceEvaluation(
+        rows=len(rows),
+        shots=len(shots),
+        cut_rows=sum(any(len(one.context) + len(one.ids) > limit + 1 for one in row) for row in encoded),
+        unknown_tokens=count_unknown(tokenizer, encoded),
+        accuracy=float((chosen == answers).mean()),
+        accuracy_uncertainty=of_rows(chosen == answers),
+        accuracy_by_bytes=float((by_bytes == answers).mean()),
+        accuracy_by_bytes_uncertainty=of_rows(by_bytes == answers),
+        calibration_error=calibration_error(bins),
+        bins=bins,
+        chance=float(np.mean([1 / len(row.choices) for row in rows])),
+        commonest=commonest,
+        commonest_rate=count / len(rows),
+        predictions=tuple(chosen.tolist()),
+        seconds=time.monotonic() - began,
+    )
+
+
+def of_rows(is_right: np.ndarray) -> Uncertainty | None:
+    return bootstrap_ratio(is_right.astype(float), np.ones(len(is_right)), "rows")
+
+
+def softmax(nats: np.ndarray) -> np.ndarray:
+    """Log-probabilities (N,) of the choices -> their probabilities given that one of them is right."""
+    weights = np.exp(nats - nats.max())
+    return weights / weights.sum()
+
+
+def with_choice(prompt: str, choice: str) -> str:
+    """The choice after the prompt, with a space between them unless one of the two has white space there."""
+    is_apart = not prompt or prompt[-1].isspace() or choice[0].isspace()
+    return prompt + choice if is_apart else f"{prompt} {choice}"
+
+
+def encode_row(tokenizer: Tokenizer, before: str, row: ChoiceRow, limit: int) -> list[Continuation]:
+    """Each choice of a row after its prompt.
+
+    As lm-eval does it: white space that ends the prompt belongs to the choice, and what is scored are the tokens of
+    prompt and choice together beyond as many as the prompt alone has, so that a token may join the space and the word.
+    A prompt of nothing is the token that begins a document.
+    """
+    prompt = (before + row.prompt).rstrip()
+    wholes = [before + with_choice(row.prompt, choice) for choice in row.choices]
+    context, *encoded = (ids.tolist() for ids in tokenizer.encode_batch([prompt, *wholes]))
+    beginning = tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.eot_id
+    prefix = [beginning] if beginning is not None and (tokenizer.adds_bos or not context) else []
+    if not prefix and not context:
+        raise DataError(f"the prompt of {row.place} is empty and the tokenizer has no token to begin with", "write one")
+    found = []
+    for choice, whole in zip(row.choices, encoded, strict=True):
+        ids = whole[len(context) :]
+        if not ids:
+            raise DataError(f"the choice {choice!r} of {row.place} has no token of its own", "end the prompt before it")
+        if len(ids) > limit:
+            raise DataError(
+                f"a choice of {row.place} has {len(ids)} tokens, more than the model's context of {limit}", "shorten it"
+            )
+        found.append(Continuation((*prefix, *context), tuple(ids)))
+    return found
+
+
+def count_unknown(tokenizer: Tokenizer, encoded: list[list[Continuation]]) -> int:
+    """Tokens that stand for characters which the tokenizer lacks; a prompt's count once."""
+    if tokenizer.unk_id is None:
+        return 0
+    return sum(
+        row[0].context.count(tokenizer.unk_id) + sum(one.ids.count(tokenizer.unk_id) for one in row) for row in encoded
+    )

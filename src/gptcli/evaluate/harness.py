@@ -1,0 +1,321 @@
+"""A model of ours as EleutherAI's lm-evaluation-harness wants one, so that its tasks can be run on it.
+
+Import it only when tasks are asked for: it needs lm_eval (the extra `eval`). Every convention is that of lm-eval's own
+`--model hf` (lm_eval/models/huggingface.py): what is cut where a request is longer than the context, what stands before
+a text, where a generation stops. So the numbers are those of `lm_eval --model hf` on the exported model.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import math
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lm_eval import evaluate
+from lm_eval.api.group import Group
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import TemplateLM
+from lm_eval.api.task import Task
+from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
+from lm_eval.tasks import TaskManager
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+from gptcli.console import Progress, say
+from gptcli.errors import DataError, GptcliError, UsageError
+from gptcli.evaluate.continuations import Continuation, Score, score_continuations
+from gptcli.generate.config import GenerationConfig
+from gptcli.generate.engine import Engine
+from gptcli.generate.rows import Row
+from gptcli.generate.streamer import TextStream
+from gptcli.generate.text import Sample
+from gptcli.models.gpt import GPT
+from gptcli.tokenizer.tokenizer import Tokenizer
+
+DEFAULT_MAX_GEN_TOKS = 256
+"""Tokens of a generation where the task does not say, as in lm-eval."""
+FEWSHOT_SEED = 1234
+"""By which lm-eval draws worked examples."""
+DRAWN_BY = {"temperature", "top_k", "top_p", "min_p", "repetition_penalty"}
+"""Generation arguments of a task that are passed on as they are."""
+
+
+@dataclass(frozen=True)
+class TaskScore:
+    """One metric of a task or a group of tasks. `filter` is how the answer was taken from the generated text.
+
+    value, stderr: none where they are no finite number.
+    """
+
+    task: str
+    metric: str
+    filter: str
+    value: float | None
+    stderr: float | None
+    num_fewshot: int | None
+    samples: int | None
+    version: str | None
+
+
+@dataclass(frozen=True)
+class HarnessEvaluation:
+    scores: tuple[TaskScore, ...]
+    seconds: float
+
+
+class HarnessModel(TemplateLM):
+    """Answers lm-eval's three kinds of request. `batch_size` as in `score_continuations` and the engine."""
+
+    def __init__(self, model: GPT, tokenizer: Tokenizer, batch_size: int | None = None) -> None:
+        super().__init__()
+        self.model, self.text, self.batch_size = model, tokenizer, batch_size
+        self.max_length = model.config.context_length
+        self._device = model.embedding.weight.device
+
+    @property
+    def eot_token_id(self) -> int:
+        """Raises UsageError: the tokenizer has no such token."""
+        return self.needed(self.text.eot_id)
+
+    @property
+    def prefix_token_id(self) -> int:
+        """What stands before a text that nothing else stands before. Raises UsageError: there is no such token."""
+        return self.needed(self.text.eot_id if self.text.bos_id is None else self.text.bos_id)
+
+    def needed(self, token: int | None) -> int:
+        if token is None:
+            raise UsageError(
+                "this task needs a token that begins or ends a text, which the tokenizer lacks",
+                "choose another task or model",
+            )
+        return token
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
+        """The ids of a text, after the bos token where this tokenizer's models expect one and the text has none."""
+        ids = self.text.encode(string, allow_special=True)
+        if add_special_tokens is None:
+            add_special_tokens = ids[:1] != [self.text.bos_id]
+        return [self.prefix_token_id, *ids] if add_special_tokens and self.text.adds_bos else ids
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+        """(log-probability in nats, whether greedy decoding would write it) of each (context, continuation)."""
+        return super().loglikelihood(requests, disable_tqdm=True)
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = True) -> list[float]:
+        """The log-probability of each whole text, in windows that score every token once."""
+        windows = [
+            [
+                make_disjoint_window(window)
+                for window in get_rolling_token_windows(
+                    self.tok_encode(text), self.prefix_token_id, max_seq_len=self.max_length, context_len=1
+                )
+            ]
+            for text in (request.args[0] for request in requests)
+        ]
+        scores = iter(self.score([Continuation(tuple(a), tuple(b)) for text in windows for a, b in text]))
+        return [sum(next(scores).logprob for _ in text) for text in windows]
+
+    def _loglikelihood_tokens(
+        self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
+    ) -> list[tuple[float, bool]]:
+        for (_, text), _, ids in requests:
+            if not 1 <= len(ids) <= self.max_length:
+                raise DataError(
+                    f"the continuation {text[:40]!r} has {len(ids)} tokens, and the model can score 1 to "
+                    f"{self.max_length}",
+                    "choose another task",
+                )
+        cut = sum(len(context) + len(ids) > self.max_length + 1 for _, context, ids in requests)
+        self.say_cut(cut, len(requests))
+        return [tuple(score) for score in self.score([Continuation(tuple(a), tuple(b)) for _, a, b in requests])]
+
+    def score(self, continuations: list[Continuation]) -> list[Score]:
+        with Progress("eval", len(continuations), unit="requests") as progress:
+            return score_continuations(self.model, continuations, batch_size=self.batch_size, on_scored=progress.update)
+
+    def say_cut(self, cut: int, total: int) -> None:
+        if cut:
+            say(
+                f"warning: {cut:,} of {total:,} requests are longer than the model's context of {self.max_length} "
+                "tokens: of these the beginning is not read"
+            )
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
+        """A text after each context, up to the first stop string that the task names, or the end-of-text token."""
+        together: dict[str, list[int]] = {}
+        for number, request in enumerate(requests):
+            together.setdefault(repr(request.args[1]), []).append(number)
+        texts: dict[int, str] = {}
+        with Progress("eval", len(requests), unit="requests") as progress:
+            for numbers in together.values():
+                contexts = [requests[number].args[0] for number in numbers]
+                for place, text in self.generate(contexts, requests[numbers[0]].args[1]):
+                    texts[numbers[place]] = text
+                    progress.update()
+        return [texts[number] for number in range(len(requests))]
+
+    def generate(self, contexts: list[str], arguments: dict[str, Any]) -> Iterator[tuple[int, str]]:
+        """(place, text) of each context as it is done.
+
+        Raises:
+            UsageError: the task leaves no room for its question, or wants to be drawn in a way that is unknown here.
+        """
+        config, until = self.generation(arguments)
+        room = self.max_length - config.max_new_tokens
+        encoded = [self.tok_encode(context) or [self.prefix_token_id] for context in contexts]
+        self.say_cut(sum(len(ids) > room for ids in encoded), len(encoded))
+        samples: dict[Row, tuple[int, Sample]] = {}
+        for place, ids in enumerate(encoded):
+            row = Row(ids[-room:], config.seed + place, len(ids[-room:]))
+            samples[row] = (place, Sample(row, TextStream(self.text, tuple(filter(None, until)), row.ids)))
+        for row in Engine(self.model, config, self.text.eot_id).run(list(samples)):
+            place, sample = samples[row]
+            sample.advance()
+            if row.finish_reason is not None:
+                text = self.text.decode(row.ids[row.prompt_length :])
+                yield place, postprocess_generated_text(text, until, None)
+
+    def generation(self, arguments: dict[str, Any]) -> tuple[GenerationConfig, list[str]]:
+        """How a task wants to be answered: the engine's config, and the stop strings."""
+        wanted = dict(normalize_gen_kwargs(arguments, DEFAULT_MAX_GEN_TOKS))
+        until = handle_stop_sequences(wanted.pop("until"), eos=self.text.token_text(self.eot_token_id))
+        count, is_drawn = wanted.pop("max_gen_toks"), wanted.pop("do_sample")
+        if count >= self.max_length:
+            raise UsageError(
+                f"the task asks for {count} tokens of text, and the model's context of {self.max_length} must hold "
+                "the question too",
+                "set max_gen_toks lower in the task's generation_kwargs, or choose another task",
+            )
+        unknown = sorted(set(wanted) - DRAWN_BY)
+        if unknown:
+            raise UsageError(f"the task asks for the generation argument {unknown[0]}, which gptcli lacks")
+        if not is_drawn:
+            wanted = {"temperature": 0.0} | {k: v for k, v in wanted.items() if k == "repetition_penalty"}
+        return GenerationConfig(max_new_tokens=count, batch_size=self.batch_size or 32, **wanted), until
+
+
+def run_tasks(
+    model: HarnessModel,
+    names: Sequence[str],
+    *,
+    limit: int | None = None,
+    num_fewshot: int | None = None,
+    include_path: str | None = None,
+) -> HarnessEvaluation:
+    """Run tasks, groups, tags or patterns of them, or task files, with `limit` documents of each at most.
+
+    `include_path` is a directory that is searched for task files (.yaml) too. As always in lm-eval, a task file may
+    name Python functions beside it, which are run.
+
+    Raises:
+        UsageError: there is no such task, or the model cannot do it.
+        DataError: a task's data cannot be read or reached.
+    """
+    began = time.monotonic()
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    manager = find_tasks(names, include_path)
+    tasks = [task for name in names for known in known_tasks(manager, name) for task in load_task(manager, known)]
+    loaded = manager.load(tasks)
+    for task in loaded["tasks"].values():
+        choose_shots(task, num_fewshot)
+    seed_everything()
+    found = evaluate(model, loaded, limit=limit, log_samples=False)
+    assert found is not None  # it is so in other processes than the first
+    return HarnessEvaluation(task_scores(found), time.monotonic() - began)
+
+
+def choose_shots(task: Task, num_fewshot: int | None) -> None:
+    """As lm-eval does: what the user asks for, unless the task itself insists on none; drawn by its seed."""
+    own = task.get_config("num_fewshot")
+    if own != 0 and (num_fewshot is not None or own is None):
+        task.set_config(key="num_fewshot", value=num_fewshot or 0)
+    task.set_fewshot_seed(seed=FEWSHOT_SEED)
+
+
+def seed_everything() -> None:
+    """lm-eval's seeds, for what tasks draw: examples, splits, bootstraps."""
+    random.seed(0)
+    np.random.seed(FEWSHOT_SEED)
+    torch.manual_seed(FEWSHOT_SEED)
+
+
+def find_tasks(names: Sequence[str], include_path: str | None) -> TaskManager:
+    """A manager that knows them all; lm-eval's own thousands of files, which take seconds, are read where needed."""
+    if include_path is not None and not Path(include_path).is_dir():
+        raise UsageError(f"{include_path} is not a directory", "name one that holds task files (.yaml)")
+    manager = open_manager(include_path, include_defaults=False)
+    if all(known_tasks(manager, name) for name in names):
+        return manager
+    manager = open_manager(include_path, include_defaults=True)
+    for name in names:
+        if not known_tasks(manager, name):
+            near = difflib.get_close_matches(name, manager.all_tasks, 1)
+            remedy = f"did you mean {near[0]}?" if near else "lm-eval ls tasks lists them all"
+            raise UsageError(f"lm_eval has no task {name!r}", remedy)
+    return manager
+
+
+def open_manager(include_path: str | None, include_defaults: bool) -> TaskManager:
+    try:
+        return TaskManager(include_path=include_path, include_defaults=include_defaults)
+    except Exception as error:  # a task file may hold anything
+        raise DataError(f"the task files in {include_path} cannot be read: {first_line(error)}", "mend them") from error
+
+
+def known_tasks(manager: TaskManager, name: str) -> list[str]:
+    return [name] if Path(name).is_file() else manager.match_tasks([name])
+
+
+def load_task(manager: TaskManager, name: str) -> list[Task | Group]:
+    """A group, or the tasks of a name, with their data."""
+    try:
+        loaded = manager.load([name])
+    except GptcliError:
+        raise
+    except Exception as error:  # whatever datasets, its transport and the task's own code raise
+        raise DataError(
+            f"task {name} cannot be loaded: {first_line(error)}", "check its data, the connection and HF_HUB_OFFLINE"
+        ) from error
+    return [loaded["groups"][name]] if name in loaded["groups"] else list(loaded["tasks"].values())
+
+
+def first_line(error: BaseException) -> str:
+    text = next((line for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {text.strip()[:300]}"
+
+
+def task_scores(found: dict[str, Any]) -> tuple[TaskScore, ...]:
+    """lm-eval's results, a table of tables with keys such as "acc,none" and "acc_stderr,none", as a list."""
+    scores = []
+    for task, values in found["results"].items():
+        for key, value in values.items():
+            metric, comma, taken = key.partition(",")
+            if not comma or metric.endswith("_stderr"):
+                continue
+            samples, version = found["n-samples"].get(task), found["versions"].get(task)
+            scores.append(
+                TaskScore(
+                    task=task,
+                    metric=metric,
+                    filter=taken,
+                    value=number(value),
+                    stderr=number(values.get(f"{metric}_stderr,{taken}")),
+                    num_fewshot=found["n-shot"].get(task),
+                    samples=samples["effective"] if samples else None,
+                    version=None if version in (None, "N/A") else str(version),
+                )
+            )
+    return tuple(scores)
+
+
+def number(value: Any) -> float | None:
+    """Of what lm-eval puts in a table: the number, if it is one that JSON knows."""
+    is_number = isinstance(value, int | float) and math.isfinite(value)
+    return float(value) if is_number else None

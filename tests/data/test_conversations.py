@@ -1,0 +1,91 @@
+"""Conversations and instructions, in the forms in which people publish them, become the text of their template."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from gptcli.data.config import DataConfig
+from gptcli.data.conversations import conversation_fields, conversation_of
+from gptcli.data.corpus import open_corpus
+from gptcli.errors import DataError
+
+ASKED = [{"role": "user", "content": "How many?"}, {"role": "assistant", "content": "Seven."}]
+WITH_INPUT = [{"role": "user", "content": "Count.\n\nabc"}, {"role": "assistant", "content": "Three."}]
+FORMS: dict[str, tuple[dict[str, Any], list[dict[str, str]]]] = {
+    "messages": ({"messages": ASKED, "id": 1}, ASKED),
+    "ShareGPT": (
+        {"conversations": [{"from": "human", "value": "How many?"}, {"from": "gpt", "value": "Seven."}]},
+        ASKED,
+    ),
+    "Alpaca": ({"instruction": "Count.", "input": "abc", "output": "Three."}, WITH_INPUT),
+    "Alpaca without an input": ({"instruction": "How many?", "input": "", "output": "Seven."}, ASKED),
+    "Dolly": ({"instruction": "Count.", "context": "abc", "response": "Three.", "category": "x"}, WITH_INPUT),
+    "completion": ({"prompt": "How many?", "completion": "Seven."}, ASKED),
+    "response": ({"prompt": "How many?", "response": "Seven."}, ASKED),
+    "completion of messages": ({"prompt": ASKED[:1], "completion": ASKED[1:]}, ASKED),
+}
+
+
+def chatml(messages: list[dict[str, str]]) -> str:
+    return "".join(f"<|im_start|>{message['role']}\n{message['content']}<|im_end|>\n" for message in messages)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "arrow"])
+def test_a_row_becomes_the_text_of_its_conversation(tmp_path: Path, form: str, kind: str) -> None:
+    row, messages = FORMS[form]
+    path = tmp_path / f"rows.{kind}"
+    if kind == "jsonl":
+        path.write_text(json.dumps(row) + "\n" + json.dumps(row))
+    else:
+        table = pa.Table.from_pylist([row, row])
+        if kind == "parquet":
+            pq.write_table(table, path)
+        else:
+            with pa.ipc.new_stream(path, table.schema) as writer:
+                writer.write_table(table)
+    found = [document.text for document in open_corpus([str(path)], DataConfig(), tmp_path / "cache")]
+    assert found == [chatml(messages)] * 2
+
+
+def test_a_field_text_comes_first_and_another_field_is_taken_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"text": "plain", "prompt": "asked", "completion": "said"}))
+    for field, text in (("text", "plain"), ("prompt", "asked")):
+        (document,) = open_corpus([str(path)], DataConfig(text_field=field), tmp_path / "cache")
+        assert document.text == text
+    with pytest.raises(DataError, match="has no field 'body'"):
+        list(open_corpus([str(path)], DataConfig(text_field="body"), tmp_path / "cache"))
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "asked"}, "has no field 'text'; its fields are prompt"),
+        ({"messages": "hello"}, None),
+        ({"messages": [{"content": "x"}]}, "line 1 of .* is no conversation"),
+        ({"conversations": [{"from": "human"}]}, "line 1 of .* cannot be rendered"),
+        ({"instruction": "Count.", "output": 3}, "line 1 of .* cannot be rendered"),
+        ({"conversations": 3}, "field 'conversations' of line 1 of .* is no text but int"),
+    ],
+)
+def test_what_is_no_conversation_is_one_line(tmp_path: Path, row: dict, message: str | None) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row))
+    if message is None:  # a conversation that someone has rendered already
+        assert [document.text for document in open_corpus([str(path)], DataConfig(), tmp_path)] == ["hello"]
+        return
+    with pytest.raises(DataError, match=message):
+        list(open_corpus([str(path)], DataConfig(), tmp_path / "cache"))
+
+
+def test_a_question_without_an_answer_is_in_no_form() -> None:
+    assert conversation_fields(["prompt", "input"]) == ()
+    assert conversation_fields(["output", "id"]) == ()
+    assert conversation_of({"prompt": "a", "completion": "b", "messages": ASKED}) == ASKED

@@ -1,0 +1,241 @@
+"""Tokens that other programs wrote: read where they lie, they are the stream that the text itself would have given."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from gptcli.data.batches import Batches
+from gptcli.data.config import DataConfig
+from gptcli.data.corpus import open_corpus
+from gptcli.data.inspect import inspect
+from gptcli.data.prepare import PreparedData, open_prepared, prepare_data, scan_corpus
+from gptcli.data.shards import TokenShards
+from gptcli.errors import DataError
+from gptcli.tokenizer.config import BpeTokenizerConfig
+from gptcli.tokenizer.tokenizer import Tokenizer
+from gptcli.tokenizer.train import build_tokenizer
+
+TEXTS = [f"Document {n} of größe {n * n}, and “no more”. " * (1 + n % 4) for n in range(40)]
+MAGIC = {"<u2": (20240520, 1), "<u4": (20240801, 7)}
+
+
+class Corpus(NamedTuple):
+    """A tokenizer in a folder, and the texts prepared by it from text."""
+
+    tokenizer: Tokenizer
+    folder: Path
+    prepared: PreparedData
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    folder = tmp_path_factory.mktemp("corpus")
+    tokenizer = build_tokenizer(BpeTokenizerConfig(vocab_size=300), lambda: iter(TEXTS))
+    tokenizer.save(folder)
+    for name, texts in (("train", TEXTS[:32]), ("val", TEXTS[32:])):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    config = DataConfig(val=str(folder / "val.jsonl"), tokenizer={"name": "file", "path": str(folder)})
+    scan = scan_corpus([str(folder / "train.jsonl")], config, folder / "cache")
+    return Corpus(tokenizer, folder, prepare_data(scan, config, folder / "cache"))
+
+
+def stream(shards: TokenShards) -> np.ndarray:
+    return shards.read(0, len(shards))
+
+
+def write(path: Path, ids: np.ndarray, kind: str) -> Path:
+    """As nanoGPT (`raw`) or llm.c (by the type of the tokens) writes it."""
+    if kind == "raw":
+        path.write_bytes(ids.astype("<u2").tobytes())
+        return path
+    header = np.zeros(256, dtype="<i4")
+    header[:3] = (*MAGIC[kind], len(ids))
+    path.write_bytes(header.tobytes() + ids.astype(kind).tobytes())
+    return path
+
+
+def prepare(sources: list[Path | str], folder: Path, tokenizer: Path | None, **data: Any) -> PreparedData:
+    named = {} if tokenizer is None else {"tokenizer": {"name": "file", "path": str(tokenizer)}}
+    config = DataConfig.model_validate(named | data)
+    return prepare_data(scan_corpus([str(source) for source in sources], config, folder / "cache"), config, folder)
+
+
+@pytest.mark.parametrize("kind", ["raw", "<u2", "<u4"])
+def test_the_stream_and_its_documents_are_those_of_the_text(corpus: Corpus, tmp_path: Path, kind: str) -> None:
+    for part in ("train", "val"):
+        write(tmp_path / f"{part}.bin", stream(getattr(corpus.prepared, part)), kind)
+    found = prepare([tmp_path / "train.bin"], tmp_path, corpus.folder)
+    for part in ("train", "val"):
+        ours, expected = getattr(found, part), getattr(corpus.prepared, part)
+        assert stream(ours).tolist() == stream(expected).tolist()
+        assert ours.document_starts.tolist() == expected.document_starts.tolist()
+        assert [size for _, size in ours.iter_documents()] == [size for _, size in expected.iter_documents()]
+        assert (ours.bytes, ours.vocab_size, ours.eot_id) == (expected.bytes, expected.vocab_size, expected.eot_id)
+        assert ours.tokenizer_fingerprint == expected.tokenizer_fingerprint
+        for key in ("documents", "bytes", "characters"):
+            assert found.report[part][key] == corpus.prepared.report[part][key]
+    several = (
+        Batches(shards, 16, 1, "document").sequences(range(5)) for shards in (found.train, corpus.prepared.train)
+    )
+    for ours, expected in zip(*several, strict=True):
+        assert ours.tolist() == expected.tolist()
+
+
+def test_the_training_tokens_stay_where_they_are_and_the_validation_tokens_travel(
+    corpus: Corpus, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "train.bin", stream(corpus.prepared.train), "raw")
+    found = prepare([path], tmp_path, corpus.folder)
+    assert sum(file.stat().st_size for file in found.train.directory.iterdir()) < path.stat().st_size
+    assert len(found.train) + len(found.val) == len(corpus.prepared.train)
+    assert np.concatenate((stream(found.train), stream(found.val))).tolist() == stream(corpus.prepared.train).tolist()
+    TokenShards.open(found.val.directory).verify()
+    with pytest.raises(DataError, match="names files outside"):
+        TokenShards.open(found.train.directory)
+    assert "% of the tokens" in found.report["split_rule"]
+
+
+def test_validation_takes_the_part_that_is_asked_for(corpus: Corpus, tmp_path: Path) -> None:
+    path = write(tmp_path / "tokens.bin", stream(corpus.prepared.train), "<u2")
+    found = prepare([path], tmp_path, corpus.folder, val_fraction=0.25)
+    assert len(found.val) == pytest.approx(len(corpus.prepared.train) / 4, abs=1)
+    default = prepare([path], tmp_path, corpus.folder)
+    assert default.val.bytes == pytest.approx(0.1 * (default.val.bytes + default.train.bytes), rel=0.05)
+
+
+def test_several_shards_are_one_stream_and_those_for_validation_are_found(corpus: Corpus, tmp_path: Path) -> None:
+    ids = stream(corpus.prepared.train)
+    for number, part in enumerate(np.array_split(ids, 3), start=1):
+        write(tmp_path / f"web_train_{number:06d}.bin", part, "<u2")
+    write(tmp_path / "web_val_000000.bin", stream(corpus.prepared.val), "<u2")
+    for pattern in ("web_train_*.bin", "*.bin"):
+        found = prepare([tmp_path / pattern], tmp_path, corpus.folder)
+        assert stream(found.train).tolist() == ids.tolist()
+        assert stream(found.val).tolist() == stream(corpus.prepared.val).tolist()
+        assert found.train.document_starts.tolist() == corpus.prepared.train.document_starts.tolist()
+    other = prepare(
+        [tmp_path / "web_train_000001.bin"], tmp_path, corpus.folder, val=str(tmp_path / "web_train_000002.bin")
+    )
+    assert len(other.train) + len(other.val) < len(ids)
+
+
+def test_documents_may_lie_across_chunks_and_begin_without_their_token(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As nanoGPT writes it, with the end-of-text token after each document."""
+    monkeypatch.setattr("gptcli.data.token_files.CHUNK_TOKENS", 7)
+    ids = np.append(stream(corpus.prepared.train)[1:], corpus.tokenizer.eot_id)
+    found = prepare([write(tmp_path / "train.bin", ids, "raw")], tmp_path, corpus.folder, val_fraction=0.01)
+    starts = corpus.prepared.train.document_starts[1:].astype(np.int64) - 1
+    assert found.train.document_starts[1:].tolist() == starts[: found.train.documents - 1].tolist()
+    assert [found.train.document_bytes(number) for number in range(30)] == list(map(len, map(str.encode, TEXTS[:30])))
+
+
+def test_moved_tokens_have_one_fingerprint_and_are_not_read_twice(corpus: Corpus, tmp_path: Path) -> None:
+    import os
+
+    fingerprints = []
+    for place in ("here", "there"):
+        (tmp_path / place).mkdir()
+        path = write(tmp_path / place / "train.bin", stream(corpus.prepared.train), "raw")
+        os.utime(path, (1e9, 1e9))
+        first, again = prepare([path], tmp_path, corpus.folder), prepare([path], tmp_path, corpus.folder)
+        assert (first.from_cache, again.from_cache) == (False, True)
+        assert open_prepared(first.directory).train.fingerprint == first.train.fingerprint == again.train.fingerprint
+        fingerprints.append(first.train.fingerprint)
+    assert fingerprints[0] == fingerprints[1] != corpus.prepared.train.fingerprint
+
+
+def test_a_file_that_changes_is_noticed(corpus: Corpus, tmp_path: Path) -> None:
+    path = write(tmp_path / "train.bin", stream(corpus.prepared.train), "raw")
+    found = prepare([path], tmp_path, corpus.folder)
+    content = bytearray(path.read_bytes())
+    content[10] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"train\.bin is not what it was"):
+        found.train.verify()
+    path.write_bytes(content[:-2])
+    with pytest.raises(DataError, match=r"train\.bin has .* bytes instead of"):
+        found.train.read(0, 5)
+
+
+def test_inspection_shows_the_text_of_the_tokens(corpus: Corpus, tmp_path: Path) -> None:
+    from gptcli.data.config import DataSettings
+
+    path = write(tmp_path / "train.bin", stream(corpus.prepared.train), "<u4")
+    settings = DataSettings(data={"tokenizer": {"name": "file", "path": str(corpus.folder)}})
+    train, val = inspect([str(path)], settings, tmp_path / "cache", windows=2)
+    assert "“no more”" in train["windows"][0]["text"]
+    assert train["tokens"] + val["tokens"] == len(corpus.prepared.train)
+    assert (train["dtype"], train["vocab_size"]) == ("uint32", corpus.tokenizer.vocab_size)
+
+
+def test_a_tokenizer_must_be_named_and_a_pickle_is_not_opened(corpus: Corpus, tmp_path: Path) -> None:
+    path = write(tmp_path / "train.bin", stream(corpus.prepared.train), "raw")
+    with pytest.raises(DataError, match="holds tokens and not their tokenizer; name the one that made them"):
+        prepare([path], tmp_path, None)
+    (tmp_path / "meta.pkl").write_bytes(b"cos\nsystem\n(S'touch canary'\ntR.")
+    with pytest.raises(DataError, match=r"meta\.pkl is a pickle"):
+        prepare([path], tmp_path, None)
+
+
+def broken(name: str, ids: np.ndarray, path: Path) -> None:
+    write(path, ids, "<u2")
+    content = path.read_bytes()
+    header = np.frombuffer(content[:1024], dtype="<i4").copy()
+    match name:
+        case "short":
+            path.write_bytes(content[:-2])
+        case "long":
+            path.write_bytes(content + b"ab")
+        case "version":
+            header[1] = 9
+            path.write_bytes(header.tobytes() + content[1024:])
+        case "examples":
+            header[0] = 20240522
+            path.write_bytes(header.tobytes() + content[1024:])
+        case "odd":
+            path.write_bytes(content[1024:] + b"a")
+        case "empty":
+            path.write_bytes(b"")
+        case "foreign":
+            write(path, np.append(ids, 40_000), "raw")
+        case "few":
+            write(path, ids[:3], "raw")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("short", r"tokens\.bin has [\d,]+ bytes, and [\d,]+ by its header"),
+        ("long", r"tokens\.bin has [\d,]+ bytes, and [\d,]+ by its header"),
+        ("version", r"header of version 9"),
+        ("examples", r"questions with answers"),
+        ("odd", r"no number of 16-bit tokens"),
+        ("empty", r"tokens\.bin has 0 bytes"),
+        ("foreign", r"holds token 40000 at position [\d,]+, and the tokenizer has"),
+        ("few", r"holds 3 tokens"),
+    ],
+)
+def test_a_file_that_is_no_such_file_is_named(corpus: Corpus, tmp_path: Path, name: str, message: str) -> None:
+    broken(name, stream(corpus.prepared.train), tmp_path / "tokens.bin")
+    with pytest.raises(DataError, match=message):
+        prepare([tmp_path / "tokens.bin"], tmp_path, corpus.folder)
+
+
+def test_texts_and_tokens_are_not_mixed(corpus: Corpus, tmp_path: Path) -> None:
+    path = write(tmp_path / "train.bin", stream(corpus.prepared.train), "raw")
+    text = corpus.folder / "train.jsonl"
+    with pytest.raises(DataError, match="cannot be one corpus"):
+        prepare([path, text], tmp_path, corpus.folder)
+    with pytest.raises(DataError, match="cannot be one corpus"):
+        prepare([path], tmp_path, corpus.folder, val=str(text))
+    with pytest.raises(DataError, match="holds tokens by its ending"):
+        list(open_corpus([str(path)], DataConfig()))
+    with pytest.raises(DataError, match="nothing is left to train on"):
+        prepare([path], tmp_path, corpus.folder, val=str(path))
