@@ -31,6 +31,8 @@ SHAPES: list[dict[str, Any]] = [
     {"n_kv_head": 1, "tie_embeddings": False, "mlp": "geglu", "head_dim": 24},
     {"norm": "layernorm", "bias": False, "mlp": "relu2", "intermediate_size": 100},
     {"bias": True, "position": "none", "rotary_fraction": 0.5},
+    {"qkv_bias": True, "n_kv_head": 2, "norm_place": "after", "qk_norm_over": "heads"},
+    {"bias": True, "qkv_bias": False, "norm": "layernorm"},
 ]
 PUBLISHED = {
     "gpt2-124m": 124_439_808,

@@ -28,6 +28,13 @@ SHAPES: dict[str, dict[str, Any]] = {
     "llama_gqa": {"qk_norm": False, "n_kv_head": 2, "norm_eps": 1e-5},
     "mqa_untied_geglu": {"n_kv_head": 1, "tie_embeddings": False, "mlp": "geglu"},
     "neox": {**GPT2, "mlp": "gelu", "position": "rope", "rotary_fraction": 0.5, "parallel_residual": True},
+    "olmo2": {"norm_place": "after", "qk_norm_over": "heads", "n_kv_head": 2},
+    "qwen2_yarn": {
+        "qk_norm": False,
+        "qkv_bias": True,
+        "rope_scaling": {"name": "yarn", "factor": 4.0, "original_context_length": 8},
+    },
+    "parallel_norm_after": {"parallel_residual": True, "norm_place": "after"},
     "no_position_relu2": {"position": "none", "mlp": "relu2", "head_dim": 6, "intermediate_size": 20},
     "windows_softcap": {"window_pattern": (3, 5), "logit_softcap": 2.0, "rope_theta": 500.0},
     "neighbours": {"smear": True, "bigram_buckets": 1000, "tie_embeddings": False},

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from gptcli.config import RawConfig, validate
+from gptcli.config import validate
+from gptcli.config.load import with_origin
 from gptcli.errors import CheckpointError, ConfigError
 from gptcli.interop.families import family_named, family_of
 from gptcli.interop.family import Family, ForeignConfig, Json, Shape
@@ -116,7 +117,7 @@ def model_config(family: Family, foreign: ForeignConfig) -> ModelConfig:
     values: dict[str, Any] = family.read_config(foreign)
     shared = {"vocab_size": foreign.need("vocab_size"), "init_std": foreign.get("initializer_range", 0.02)}
     try:
-        return validate(ModelConfig, RawConfig(shared | values, dict.fromkeys(shared | values, foreign.path)))
+        return validate(ModelConfig, with_origin(shared | values, foreign.path))
     except ConfigError as error:
         raise CheckpointError(str(error)) from error
 

@@ -143,7 +143,7 @@ def read_weights(
         whole = torch.empty(shape, dtype=dtype, device=device)
         for part, rows in zip(parts, whole.split([len(part) for part in parts]), strict=True):
             rows.copy_(part)
-        state[mapped.ours] = whole
+        state[mapped.ours] = whole if mapped.order is None else whole[torch.tensor(mapped.order, device=device)]
     return state
 
 
@@ -191,6 +191,7 @@ def write_weights(path: Path, state: Mapping[str, Tensor], mapping: Sequence[Map
     theirs = {}
     for mapped in mapping:
         tensor = state[mapped.ours].detach().cpu()
+        tensor = tensor if mapped.order is None else tensor[torch.tensor(mapped.order).argsort()]
         tensor = tensor.T if mapped.transposed else tensor
         axis = tensor.dim() - 1 if mapped.transposed else 0
         heights = [shape[axis] for shape in mapped.theirs.values()]

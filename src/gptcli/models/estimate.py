@@ -45,9 +45,10 @@ def block_parameters(config: ModelConfig) -> int:
     attention_rows = (config.n_head + 2 * config.kv_heads) * config.head_width
     mlp_rows = (2 if config.gated else 1) * config.mlp_width
     matrices = config.n_embd * (attention_rows + config.n_head * config.head_width + mlp_rows + config.mlp_width)
-    biases = attention_rows + config.n_embd + mlp_rows + config.n_embd if config.bias else 0
-    qk_norms = 2 * config.head_width if config.qk_norm else 0
-    return matrices + biases + qk_norms + 2 * norm_parameters(config)
+    biases = config.n_embd + mlp_rows + config.n_embd if config.bias else 0
+    qkv_biases = attention_rows if config.has_qkv_bias else 0
+    qk_norms = sum(config.qk_norm_widths or ())
+    return matrices + biases + qkv_biases + qk_norms + 2 * norm_parameters(config)
 
 
 def flops_per_token(config: ModelConfig, seq_len: int) -> int:
