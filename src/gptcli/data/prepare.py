@@ -47,15 +47,17 @@ class PreparedData:
     """Where in the cache they are; `open_prepared` opens it."""
 
 
-def prepare_data(scan: CorpusScan, config: DataConfig, cache_dir: Path) -> PreparedData:
-    """Learn or load the tokenizer and encode both parts, or take what the cache holds.
+def prepare_data(
+    scan: CorpusScan, config: DataConfig, cache_dir: Path, tokenizer: Tokenizer | None = None
+) -> PreparedData:
+    """Learn or load the tokenizer, if it is not given, and encode both parts, or take what the cache holds.
 
     Raises:
         DataError: the corpus changed since it was scanned.
         TokenizerError: the tokenizer cannot be learnt or read.
         StorageError: the corpus cannot be read, or the cache cannot be written.
     """
-    tokenizer = prepare_tokenizer(scan, config.tokenizer, cache_dir)
+    tokenizer = tokenizer or prepare_tokenizer(scan, config.tokenizer, cache_dir)
     directory = cache_dir / "tokens" / cache_key(scan.fingerprint, tokenizer.fingerprint)
     with only_writer(directory):
         cached = open_cached(directory, tokenizer, scan.report())

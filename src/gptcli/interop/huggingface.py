@@ -18,6 +18,7 @@ from gptcli.config.load import with_origin
 from gptcli.errors import CheckpointError, ConfigError
 from gptcli.interop.families import family_named, family_of
 from gptcli.interop.family import Family, ForeignConfig, Json, Shape
+from gptcli.interop.own import OWN
 from gptcli.interop.weights import SINGLE, WeightFiles, Weights, read_json, read_weights, write_weights
 from gptcli.models.config import ModelConfig
 from gptcli.models.gpt import GPT, build_model
@@ -27,11 +28,11 @@ from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 CONFIG = "config.json"
 
 
-def write_huggingface(model: GPT, tokenizer: Tokenizer, directory: Path) -> str:
+def write_huggingface(model: GPT, tokenizer: Tokenizer, directory: Path, *, own: bool = False) -> str:
     """Write `model` and `tokenizer` to `directory`, which may exist; each file is replaced whole, config.json last.
 
     Returns which transformers class opens it, or why none does, in words. A model without a class is written in our
-    own form, which `read_huggingface` reads all the same.
+    own form, which `read_huggingface` reads all the same; so is every model if `own`, with all that its config says.
 
     Raises:
         StorageError: the disk is full or the directory cannot be written.
@@ -39,7 +40,7 @@ def write_huggingface(model: GPT, tokenizer: Tokenizer, directory: Path) -> str:
     directory = Path(directory)
     with storage_errors(directory, "create"):
         directory.mkdir(parents=True, exist_ok=True)
-    family, reason = family_of(model.config)
+    family, reason = (OWN, "it is kept in gptcli's own form") if own else family_of(model.config)
     config = family.written_as(model.config)
     shapes, state, dtype = tensor_shapes(config), model.state_dict(), model.embedding.weight.dtype
     # What the family's class has beyond the model (GPT-2's biases) is zero.
