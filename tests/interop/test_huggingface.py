@@ -35,49 +35,62 @@ SHARP_YARN = {
     "rope_theta": 300.0,
     "rope_scaling": YARN["rope_scaling"] | {"beta_fast": 3.0, "truncate": False, "attention_factor": 1.5},
 }
-OURS = {
-    "qwen3": ("Qwen3ForCausalLM", {}),
-    "qwen3 untied": ("Qwen3ForCausalLM", {"tie_embeddings": False}),
-    "qwen3 grouped, wide heads": ("Qwen3ForCausalLM", ODD),
-    "qwen3, yarn": ("Qwen3ForCausalLM", YARN),
-    "qwen3 alternating windows": ("Qwen3ForCausalLM", {"window_pattern": (0, 9), "rope_theta": 5e5}),
+FAMILIES = {
     "llama": ("LlamaForCausalLM", LLAMA),
-    "llama untied, multi-query": ("LlamaForCausalLM", LLAMA | {"tie_embeddings": False, "n_kv_head": 1}),
-    "llama with biases, odd widths": (
-        "LlamaForCausalLM",
-        LLAMA | {"bias": True, "n_head": 6, "n_kv_head": 3, "n_embd": 54, "head_dim": 10, "intermediate_size": 37},
-    ),
-    "llama with GELU": ("LlamaForCausalLM", LLAMA | {"mlp": "geglu", "norm_eps": 1e-3}),
-    "llama, linear": ("LlamaForCausalLM", LLAMA | LINEAR),
-    "llama, llama3": ("LlamaForCausalLM", LLAMA | LLAMA3),
-    "llama, yarn": ("LlamaForCausalLM", LLAMA | YARN | {"tie_embeddings": False}),
-    "llama, sharp yarn": ("LlamaForCausalLM", LLAMA | SHARP_YARN | {"n_kv_head": 2}),
-    "mistral": ("MistralForCausalLM", LLAMA | {"window_pattern": (7,), "n_kv_head": 2}),
-    "mistral without window": ("MistralForCausalLM", LLAMA | {"n_embd": 45, "head_dim": 12}),
-    "mistral, yarn": ("MistralForCausalLM", LLAMA | YARN | {"window_pattern": (7,)}),
+    "mistral": ("MistralForCausalLM", LLAMA | {"window_pattern": (7,)}),
     "qwen2": ("Qwen2ForCausalLM", QWEN2),
-    "qwen2 untied, odd widths": ("Qwen2ForCausalLM", QWEN2 | ODD | {"tie_embeddings": False}),
-    "qwen2, upper layers windowed, yarn": ("Qwen2ForCausalLM", QWEN2 | YARN | {"window_pattern": (0, 9, 9)}),
+    "qwen3": ("Qwen3ForCausalLM", {}),
     "olmo2": ("Olmo2ForCausalLM", OLMO2),
-    "olmo2 untied, odd widths": ("Olmo2ForCausalLM", OLMO2 | ODD | {"tie_embeddings": False}),
-    "olmo2, multi-query, llama3": ("Olmo2ForCausalLM", OLMO2 | LLAMA3 | {"n_kv_head": 1}),
     "gpt_neox": ("GPTNeoXForCausalLM", NEOX),
-    "gpt_neox untied, odd widths, a quarter turned": (
-        "GPTNeoXForCausalLM",
-        NEOX | {"tie_embeddings": False, "n_head": 3, "n_embd": 48, "intermediate_size": 77, "rotary_fraction": 0.25},
-    ),
-    "gpt_neox one after the other, linear": (
-        "GPTNeoXForCausalLM",
-        NEOX | LINEAR | {"parallel_residual": False, "mlp": "gelu_tanh", "rope_theta": 5e3},
-    ),
-    "gpt_neox without biases, yarn": ("GPTNeoXForCausalLM", NEOX | YARN | {"bias": False, "rotary_fraction": 1.0}),
     "gpt2": ("GPT2LMHeadModel", GPT2),
-    "gpt2 untied, odd widths": (
-        "GPT2LMHeadModel",
-        GPT2 | {"tie_embeddings": False, "n_head": 5, "n_embd": 55, "intermediate_size": 77, "norm_eps": 1e-3},
-    ),
-    "gpt2 without biases": ("GPT2LMHeadModel", GPT2 | {"bias": False, "mlp": "gelu"}),
 }
+VARIANTS = {
+    "untied": {"tie_embeddings": False},
+    "linear": LINEAR,
+    "llama3": LLAMA3,
+    "yarn": YARN,
+    "sharp yarn, untied": SHARP_YARN | {"tie_embeddings": False},
+}
+OURS = (
+    {f"{family}": (architecture, slots) for family, (architecture, slots) in FAMILIES.items()}
+    | {
+        f"{family}, {variant}": (architecture, slots | changes)
+        for family, (architecture, slots) in FAMILIES.items()
+        for variant, changes in VARIANTS.items()
+        if "rope_scaling" not in changes or family != "gpt2"
+    }
+    | {
+        f"{family}, grouped, odd widths": (architecture, slots | ODD)
+        for family, (architecture, slots) in FAMILIES.items()
+        if family not in ("llama", "gpt_neox", "gpt2")  # whose heads are n_embd / n_head wide, or which has no groups
+    }
+    | {
+        "llama, multi-query": ("LlamaForCausalLM", LLAMA | {"n_kv_head": 1}),
+        "llama, biases, odd widths": (
+            "LlamaForCausalLM",
+            LLAMA | {"bias": True, "n_head": 6, "n_kv_head": 3, "n_embd": 54, "head_dim": 10, "intermediate_size": 37},
+        ),
+        "llama, GELU": ("LlamaForCausalLM", LLAMA | {"mlp": "geglu", "norm_eps": 1e-3}),
+        "mistral, no window": ("MistralForCausalLM", LLAMA | {"n_embd": 45, "head_dim": 12}),
+        "qwen2, upper layers windowed": ("Qwen2ForCausalLM", QWEN2 | {"window_pattern": (0, 9, 9)}),
+        "qwen3, alternating windows": ("Qwen3ForCausalLM", {"window_pattern": (0, 9), "rope_theta": 5e5}),
+        "olmo2, multi-query": ("Olmo2ForCausalLM", OLMO2 | {"n_kv_head": 1}),
+        "gpt_neox, odd widths, a quarter turned": (
+            "GPTNeoXForCausalLM",
+            NEOX | {"n_head": 3, "intermediate_size": 77, "rotary_fraction": 0.25},
+        ),
+        "gpt_neox, one after the other": (
+            "GPTNeoXForCausalLM",
+            NEOX | {"parallel_residual": False, "mlp": "gelu_tanh", "rope_theta": 5e3, "rotary_fraction": 1.0},
+        ),
+        "gpt_neox, no biases": ("GPTNeoXForCausalLM", NEOX | {"bias": False}),
+        "gpt2, odd widths": (
+            "GPT2LMHeadModel",
+            GPT2 | {"n_head": 5, "n_embd": 55, "intermediate_size": 77, "norm_eps": 1e-3},
+        ),
+        "gpt2, no biases": ("GPT2LMHeadModel", GPT2 | {"bias": False, "mlp": "gelu"}),
+    }
+)
 THEIRS = {
     "gpt2": transformers.GPT2Config(n_embd=48, n_layer=3, n_head=4, n_positions=64),
     "gpt2 untied": transformers.GPT2Config(
@@ -239,12 +252,16 @@ def their_model(tokenizer, lively, tmp_path):
 
 @pytest.mark.parametrize(("architecture", "slots"), OURS.values(), ids=OURS)
 @torch.no_grad()
-def test_transformers_computes_the_same_logits(our_model, tokenizer, some_ids, tmp_path, architecture, slots):
+def test_transformers_computes_the_same_logits(
+    our_model, tokenizer, some_ids, tmp_path, record_property, architecture, slots
+):
     model = our_model(**slots)
     assert architecture in write_huggingface(model, tokenizer, tmp_path)
     theirs = open_with_transformers(tmp_path)
     assert type(theirs).__name__ == architecture
-    torch.testing.assert_close(theirs(some_ids).logits, model(some_ids), atol=TOLERANCE, rtol=0)
+    logits = model(some_ids)
+    record_property("max_difference", float((theirs(some_ids).logits - logits).abs().max()))
+    torch.testing.assert_close(theirs(some_ids).logits, logits, atol=TOLERANCE, rtol=0)
 
 
 @pytest.mark.parametrize(("architecture", "slots"), OURS.values(), ids=OURS)
@@ -282,9 +299,10 @@ def test_round_trip_keeps_every_bit(our_model, tokenizer, tmp_path, slots):
 
 @pytest.mark.parametrize("config", THEIRS.values(), ids=THEIRS)
 @torch.no_grad()
-def test_models_of_transformers_compute_the_same_here(their_model, some_ids, tmp_path, config):
+def test_models_of_transformers_compute_the_same_here(their_model, some_ids, tmp_path, record_property, config):
     theirs = their_model(config)
     ours, _ = read_huggingface(tmp_path)
+    record_property("max_difference", float((theirs(some_ids).logits - ours(some_ids)).abs().max()))
     torch.testing.assert_close(ours(some_ids), theirs(some_ids).logits, atol=TOLERANCE, rtol=0)
 
 
