@@ -40,6 +40,7 @@ QWEN3 = LLAMA | {"model_type": "qwen3", "head_dim": 8, "num_key_value_heads": 4}
 QWEN2 = LLAMA | {"model_type": "qwen2", "num_key_value_heads": 4}
 OLMO2 = LLAMA | {"model_type": "olmo2"}
 NEOX = LLAMA | {"model_type": "gpt_neox"}
+NANOCHAT = LLAMA | {"model_type": "nanochat"}
 GPT2 = {"model_type": "gpt2", "vocab_size": 10, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 16}
 
 
@@ -54,6 +55,7 @@ def test_every_slot_of_the_model_is_restricted_or_carried_by_each_family(family)
     decided = set(family.slots) | SIZES | CHECKED_AS_SHAPES | WITHOUT_EFFECT_ON_LOGITS
     decided |= {"bias"} if family.name in ("gpt2", "gpt_neox") else set()  # written as zeros where there are none
     decided |= {"parallel_residual", "rotary_fraction"} if family.name == "gpt_neox" else set()
+    decided |= {"logit_softcap"} if family.name == "nanochat" else set()
     decided |= ROPE | WITHOUT_EFFECT_ELSEWHERE
     assert decided == set(ModelConfig.model_fields)
 
@@ -91,7 +93,7 @@ def test_what_no_family_holds_is_explained_by_the_nearest(slots, words):
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"model_type": "bert"}, "the supported families are gpt2, gpt_neox, llama, mistral, olmo2, qwen2, qwen3"),
+        ({"model_type": "bert"}, "the supported families are gpt2, gpt_neox, llama, mistral, nanochat, olmo2, qwen2"),
         ({"hidden_size": 3}, "without model_type"),
         (LLAMA | {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope scaling 'dynamic' is not supported"),
         (LLAMA | {"rope_scaling": {"type": "linear"}}, "its rope_parameters, has no factor"),
@@ -110,6 +112,8 @@ def test_what_no_family_holds_is_explained_by_the_nearest(slots, words):
             "low_freq_factor=4 is not below high_freq_factor=4",
         ),
         (LLAMA | {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}, "rope_theta": 1.0}, "must be above 1"),
+        (NANOCHAT | {"attention_bias": True}, "attention_bias = True is not supported"),
+        (NANOCHAT | {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "YaRN is not supported"),
         (NEOX | {"attention_bias": False}, "attention_bias = False is not supported"),
         (OLMO2 | {"attention_bias": True}, "attention_bias = True is not supported"),
         (LLAMA | {"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "differ from layer to layer"),
@@ -137,7 +141,7 @@ def test_configs_that_our_slots_cannot_hold_are_refused_in_one_line(values, word
 
 @pytest.mark.parametrize(
     "values",
-    [LLAMA, QWEN3, GPT2, MISTRAL, QWEN2, OLMO2, NEOX],
+    [LLAMA, QWEN3, GPT2, MISTRAL, QWEN2, OLMO2, NEOX, NANOCHAT],
     ids=lambda v: v["model_type"],
 )
 def test_missing_keys_mean_what_they_mean_to_transformers(values):
@@ -147,6 +151,7 @@ def test_missing_keys_mean_what_they_mean_to_transformers(values):
     assert ours.head_width == getattr(theirs, "head_dim", 32 // theirs.num_attention_heads)
     names = ("rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps")
     assert ours.norm_eps == next(getattr(theirs, name) for name in names if hasattr(theirs, name))
+    assert ours.logit_softcap == getattr(theirs, "final_logit_softcapping", None)
     assert ours.tie_embeddings == theirs.tie_word_embeddings
     assert ours.context_length == theirs.max_position_embeddings
     assert ours.window(0) == (getattr(theirs, "sliding_window", None) or 0)

@@ -23,6 +23,7 @@ NEOX = LAYERNORM | {"mlp": "gelu", "parallel_residual": True, "rotary_fraction":
 LLAMA = {"qk_norm": False}
 QWEN2 = {"qk_norm": False, "qkv_bias": True}
 OLMO2 = {"qk_norm_over": "heads", "norm_place": "after"}
+NANOCHAT = {"norm_weight": False, "embedding_norm": True, "mlp": "relu2", "logit_softcap": 15.0}
 ODD = {"n_kv_head": 2, "head_dim": 14, "n_embd": 45, "intermediate_size": 37}
 LINEAR = {"context_length": 32, "rope_scaling": {"name": "linear", "factor": 3.0}}
 LLAMA3 = {
@@ -42,6 +43,7 @@ FAMILIES = {
     "qwen3": ("Qwen3ForCausalLM", {}),
     "olmo2": ("Olmo2ForCausalLM", OLMO2),
     "gpt_neox": ("GPTNeoXForCausalLM", NEOX),
+    "nanochat": ("NanoChatForCausalLM", NANOCHAT),
     "gpt2": ("GPT2LMHeadModel", GPT2),
 }
 VARIANTS = {
@@ -57,7 +59,8 @@ OURS = (
         f"{family}, {variant}": (architecture, slots | changes)
         for family, (architecture, slots) in FAMILIES.items()
         for variant, changes in VARIANTS.items()
-        if "rope_scaling" not in changes or family != "gpt2"
+        if "rope_scaling" not in changes or family != "gpt2"  # which has no RoPE
+        if "yarn" not in variant or family != "nanochat"  # which normalises what YaRN has lengthened
     }
     | {
         f"{family}, grouped, odd widths": (architecture, slots | ODD)
@@ -84,6 +87,10 @@ OURS = (
             NEOX | {"parallel_residual": False, "mlp": "gelu_tanh", "rope_theta": 5e3, "rotary_fraction": 1.0},
         ),
         "gpt_neox, no biases": ("GPTNeoXForCausalLM", NEOX | {"bias": False}),
+        "nanochat, multi-query, no softcap": (
+            "NanoChatForCausalLM",
+            NANOCHAT | {"n_kv_head": 1, "logit_softcap": None, "mlp": "gelu", "rope_theta": 5e3},
+        ),
         "gpt2, odd widths": (
             "GPT2LMHeadModel",
             GPT2 | {"n_head": 5, "n_embd": 55, "intermediate_size": 77, "norm_eps": 1e-3},
@@ -194,6 +201,14 @@ THEIRS = {
         tie_word_embeddings=True,
         rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4},
     ),
+    "nanochat": transformers.NanoChatConfig(
+        hidden_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=77,
+        max_position_embeddings=32,
+    ),
     "qwen3 tied, upper layers windowed": transformers.Qwen3Config(
         hidden_size=48,
         num_hidden_layers=4,
@@ -213,6 +228,8 @@ THEIRS = {
 CHOICES = {
     "norm": ["rmsnorm", "layernorm"],
     "norm_place": ["before", "after"],
+    "norm_weight": [True, False],
+    "embedding_norm": [True, False],
     "position": ["rope", "learned", "none"],
     "mlp": ["swiglu", "geglu", "gelu", "gelu_tanh", "relu2"],
     "n_kv_head": [1, 2],
@@ -365,7 +382,7 @@ def test_every_combination_of_slots_is_exact_in_transformers_or_refused_in_words
     with_class = 0
     for trial in range(60):
         changes = {slot: draw.choice(values) for slot, values in CHOICES.items() if draw.random() < 0.12}
-        slots = {"n_layer": 2} | draw.choice([{}, LLAMA, QWEN2, OLMO2, NEOX, GPT2]) | changes
+        slots = {"n_layer": 2} | draw.choice([{}, LLAMA, QWEN2, OLMO2, NEOX, NANOCHAT, GPT2]) | changes
         model, directory = our_model(**slots), tmp_path / str(trial)
         words = write_huggingface(model, tokenizer, directory)
         if "opens it as" in words:

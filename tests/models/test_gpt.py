@@ -35,6 +35,13 @@ SHAPES: dict[str, dict[str, Any]] = {
         "rope_scaling": {"name": "yarn", "factor": 4.0, "original_context_length": 8},
     },
     "parallel_norm_after": {"parallel_residual": True, "norm_place": "after"},
+    "nanochat": {
+        "norm_weight": False,
+        "embedding_norm": True,
+        "mlp": "relu2",
+        "tie_embeddings": False,
+        "logit_softcap": 5.0,
+    },
     "no_position_relu2": {"position": "none", "mlp": "relu2", "head_dim": 6, "intermediate_size": 20},
     "windows_softcap": {"window_pattern": (3, 5), "logit_softcap": 2.0, "rope_theta": 500.0},
     "neighbours": {"smear": True, "bigram_buckets": 1000, "tie_embeddings": False},

@@ -70,6 +70,8 @@ GPT2 = Family(
         "norm": ("layernorm",),
         "position": ("learned",),
         "norm_place": ("before",),
+        "norm_weight": (True,),
+        "embedding_norm": (False,),
         "mlp": tuple(ACTIVATIONS),
         "qk_norm": (False,),
         "smear": (False,),

@@ -75,6 +75,8 @@ GPT_NEOX = Family(
     slots={
         "norm": ("layernorm",),
         "norm_place": ("before",),
+        "norm_weight": (True,),
+        "embedding_norm": (False,),
         "position": ("rope",),
         "mlp": tuple(ACTIVATIONS),
         "qk_norm": (False,),

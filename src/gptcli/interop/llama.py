@@ -171,6 +171,8 @@ SLOTS = {
     "position": ("rope",),
     "rotary_fraction": (1.0,),
     "norm_place": ("before",),
+    "norm_weight": (True,),
+    "embedding_norm": (False,),
     "mlp": tuple(ACTIVATIONS),
     "qk_norm": (False,),
     "qk_norm_over": ("head",),

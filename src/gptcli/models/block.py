@@ -23,9 +23,9 @@ from gptcli.nn.rope import Rotary, RotaryEmbedding, scale_linear, scale_llama3, 
 def build_norm(config: ModelConfig) -> nn.Module:
     match config.norm:
         case "rmsnorm":
-            return RMSNorm(config.n_embd, config.norm_eps)
+            return RMSNorm(config.n_embd, config.norm_eps, config.norm_weight)
         case "layernorm":
-            return LayerNorm(config.n_embd, config.norm_eps, bias=config.bias)
+            return LayerNorm(config.n_embd, config.norm_eps, config.norm_weight, bias=config.bias)
         case other:
             assert_never(other)
 
@@ -103,6 +103,7 @@ class Block(nn.Module):
             qkv_bias=config.has_qkv_bias,
             qk_norm_widths=config.qk_norm_widths,
             qk_norm_eps=config.norm_eps,
+            qk_norm_weight=config.norm_weight,
             dropout=config.dropout,
             weight_dropout=config.attention_drop,
             function=attention_function(config),

@@ -38,6 +38,10 @@ class ModelConfig(Config):
     """Normalisation in each block, as norm_place says, and at the end."""
     norm_place: Literal["before", "after"] = "before"
     """Where a block normalises: what attention and MLP read, or what they add to the stream (OLMo 2)."""
+    norm_weight: bool = True
+    """Whether a normalisation has learnt weights (nanochat's have none)."""
+    embedding_norm: bool = False
+    """Whether what enters the first block is normalised too (nanochat)."""
     norm_eps: float = Field(default=1e-6, gt=0)
     """Small number that keeps a normalisation from dividing by zero."""
     position: Literal["rope", "learned", "none"] = "rope"

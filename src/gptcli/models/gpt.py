@@ -40,6 +40,8 @@ class GPT(nn.Module):
             self.position_embedding = Embedding(config.context_length, config.n_embd)
         if config.position == "rope":
             self.rope = build_rotary(config)
+        if config.embedding_norm:
+            self.embedding_norm = build_norm(config)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.final_norm = build_norm(config)
         if not config.tie_embeddings:
@@ -101,6 +103,7 @@ class GPT(nn.Module):
         x = self.add_positions(self.embedding(input_ids) if vectors is None else vectors, end, positions)
         if self.config.smear or self.config.bigram_buckets:
             x = self.add_neighbours(x, input_ids, cache, segment_ids)
+        x = self.embedding_norm(x) if self.config.embedding_norm else x
         x = F.dropout(x, self.config.dropout) if self.training and self.config.dropout else x
         rotary = self.rope(end, count, positions, device) if self.config.position == "rope" else None
         masks = {

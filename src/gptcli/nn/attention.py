@@ -68,6 +68,7 @@ class Attention(nn.Module):
         qkv_bias: bool | None = None,
         qk_norm_widths: tuple[int, int] | None = None,
         qk_norm_eps: float = 1e-6,
+        qk_norm_weight: bool = True,
         dropout: float = 0.0,
         weight_dropout: float = 0.0,
         function: AttentionFunction = attention_fast,
@@ -77,8 +78,8 @@ class Attention(nn.Module):
         self.dropout, self.weight_dropout, self.function = dropout, weight_dropout, function
         self.qkv = Linear(n_embd, (n_head + 2 * n_kv_head) * head_dim, bias=bias if qkv_bias is None else qkv_bias)
         self.output = Linear(n_head * head_dim, n_embd, bias=bias)
-        self.q_norm = RMSNorm(qk_norm_widths[0], qk_norm_eps) if qk_norm_widths else None
-        self.k_norm = RMSNorm(qk_norm_widths[1], qk_norm_eps) if qk_norm_widths else None
+        self.q_norm = RMSNorm(qk_norm_widths[0], qk_norm_eps, qk_norm_weight) if qk_norm_widths else None
+        self.k_norm = RMSNorm(qk_norm_widths[1], qk_norm_eps, qk_norm_weight) if qk_norm_widths else None
 
     def forward(
         self,
@@ -107,5 +108,5 @@ class Attention(nn.Module):
 
 def normalised(x: Tensor, norm: RMSNorm) -> Tensor:
     """x (B, T, N, D), normalised over each head, or over all where the norm is so wide."""
-    is_over_head = norm.weight.shape[0] == x.shape[-1]
+    is_over_head = norm.width == x.shape[-1]
     return norm(x) if is_over_head else norm(x.flatten(2)).view_as(x)  # of (B, T, N*D)
