@@ -21,8 +21,9 @@ SIZES = {
     "norm_eps",
     "tie_embeddings",
 }
-CHECKED_AS_SHAPES = {"n_kv_head", "head_dim", "window_pattern"}
-ONLY_ROPE = {"rope_theta", "rotary_fraction"}
+CHECKED_AS_SHAPES = {"n_kv_head", "head_dim", "window_pattern", "qkv_bias"}
+ROPE = {"rope_theta", "rope_scaling"}
+WITHOUT_EFFECT_ELSEWHERE = {"rotary_fraction", "qk_norm_over"}  # without RoPE, without norms of queries and keys
 WITHOUT_EFFECT_ON_LOGITS = {"dropout", "attention_dropout", "attention", "init_std", "activation_checkpointing"}
 
 LLAMA = {
@@ -36,6 +37,10 @@ LLAMA = {
 }
 MISTRAL = LLAMA | {"model_type": "mistral", "num_attention_heads": 8}
 QWEN3 = LLAMA | {"model_type": "qwen3", "head_dim": 8, "num_key_value_heads": 4}
+QWEN2 = LLAMA | {"model_type": "qwen2", "num_key_value_heads": 4}
+OLMO2 = LLAMA | {"model_type": "olmo2"}
+NEOX = LLAMA | {"model_type": "gpt_neox"}
+NANOCHAT = LLAMA | {"model_type": "nanochat"}
 GPT2 = {"model_type": "gpt2", "vocab_size": 10, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 16}
 
 
@@ -48,15 +53,17 @@ def read(values: dict) -> ModelConfig:
 def test_every_slot_of_the_model_is_restricted_or_carried_by_each_family(family):
     """A new slot of ModelConfig fails here until each family says what it can hold."""
     decided = set(family.slots) | SIZES | CHECKED_AS_SHAPES | WITHOUT_EFFECT_ON_LOGITS
-    decided |= {"bias"} if family.name == "gpt2" else set()  # carried: written as zeros where there are none
-    decided |= {"rope_theta"} if family.slots["position"] == ("rope",) else ONLY_ROPE
+    decided |= {"bias"} if family.name in ("gpt2", "gpt_neox") else set()  # written as zeros where there are none
+    decided |= {"parallel_residual", "rotary_fraction"} if family.name == "gpt_neox" else set()
+    decided |= {"logit_softcap"} if family.name == "nanochat" else set()
+    decided |= ROPE | WITHOUT_EFFECT_ELSEWHERE
     assert decided == set(ModelConfig.model_fields)
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_a_table_names_no_tensor_twice(family):
-    gpt2 = {"norm": "layernorm", "position": "learned", "mlp": "gelu", "bias": True, "qk_norm": False}
-    config = ModelConfig(vocab_size=10, tie_embeddings=False, **(gpt2 if family.name == "gpt2" else {}))
+    required = {slot: values[0] for slot, values in family.slots.items() if slot != "bias"}
+    config = family.written_as(ModelConfig(vocab_size=10, tie_embeddings=False, **required))
     theirs = [name for mapped in family.map_tensors(config, tensor_shapes(config)) for name in mapped.theirs]
     assert len(theirs) == len(set(theirs))
 
@@ -86,13 +93,31 @@ def test_what_no_family_holds_is_explained_by_the_nearest(slots, words):
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"model_type": "gpt_neox"}, "the supported families are gpt2, llama, mistral, qwen3"),
+        ({"model_type": "bert"}, "the supported families are gpt2, gpt_neox, llama, mistral, nanochat, olmo2, qwen2"),
         ({"hidden_size": 3}, "without model_type"),
-        (LLAMA | {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope scaling 'linear' is not supported"),
-        (LLAMA | {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, "rope scaling 'llama3'"),
-        (LLAMA | {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope scaling 'yarn'"),
+        (LLAMA | {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope scaling 'dynamic' is not supported"),
+        (LLAMA | {"rope_scaling": {"type": "linear"}}, "its rope_parameters, has no factor"),
+        (LLAMA | {"rope_scaling": {"type": "linear", "factor": "2"}}, "has factor = '2'"),
+        (LLAMA | {"rope_scaling": {"type": "linear", "factor": 0.5}}, "rope_scaling.factor: input should be greater"),
+        (
+            LLAMA
+            | {
+                "rope_parameters": {
+                    "rope_type": "llama3",
+                    "factor": 2.0,
+                    "low_freq_factor": 4.0,
+                    "high_freq_factor": 4.0,
+                }
+            },
+            "low_freq_factor=4 is not below high_freq_factor=4",
+        ),
+        (LLAMA | {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}, "rope_theta": 1.0}, "must be above 1"),
+        (NANOCHAT | {"attention_bias": True}, "attention_bias = True is not supported"),
+        (NANOCHAT | {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "YaRN is not supported"),
+        (NEOX | {"attention_bias": False}, "attention_bias = False is not supported"),
+        (OLMO2 | {"attention_bias": True}, "attention_bias = True is not supported"),
         (LLAMA | {"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "differ from layer to layer"),
-        (LLAMA | {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
+        (LLAMA | {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "a part of each head (0.5)"),
         (LLAMA | {"attention_bias": True}, "attention_bias = True with mlp_bias = False"),
         (LLAMA | {"hidden_act": "relu"}, "hidden_act = 'relu' is not supported"),
         (LLAMA | {"hidden_size": "32"}, "hidden_size = '32'"),
@@ -116,7 +141,7 @@ def test_configs_that_our_slots_cannot_hold_are_refused_in_one_line(values, word
 
 @pytest.mark.parametrize(
     "values",
-    [LLAMA, QWEN3, GPT2, MISTRAL],
+    [LLAMA, QWEN3, GPT2, MISTRAL, QWEN2, OLMO2, NEOX, NANOCHAT],
     ids=lambda v: v["model_type"],
 )
 def test_missing_keys_mean_what_they_mean_to_transformers(values):
@@ -124,12 +149,15 @@ def test_missing_keys_mean_what_they_mean_to_transformers(values):
     theirs = transformers.AutoConfig.for_model(**values)
     assert ours.kv_heads == getattr(theirs, "num_key_value_heads", theirs.num_attention_heads)
     assert ours.head_width == getattr(theirs, "head_dim", 32 // theirs.num_attention_heads)
-    assert ours.norm_eps == getattr(theirs, "rms_norm_eps" if ours.position == "rope" else "layer_norm_epsilon")
+    names = ("rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps")
+    assert ours.norm_eps == next(getattr(theirs, name) for name in names if hasattr(theirs, name))
+    assert ours.logit_softcap == getattr(theirs, "final_logit_softcapping", None)
     assert ours.tie_embeddings == theirs.tie_word_embeddings
     assert ours.context_length == theirs.max_position_embeddings
     assert ours.window(0) == (getattr(theirs, "sliding_window", None) or 0)
     if ours.position == "rope":
         assert ours.rope_theta == theirs.rope_parameters["rope_theta"]
+        assert ours.rotary_fraction == theirs.rope_parameters.get("partial_rotary_factor", 1.0)
 
 
 def test_names_are_gathered_over_layers_and_none_is_left_out():

@@ -111,7 +111,7 @@ def test_a_pickle_is_never_opened(directory, tmp_path):
     (directory / "pytorch_model.bin").write_bytes(pickle.dumps(hostile))
     message = refusal(directory)
     assert "only as a pickle (pytorch_model.bin)" in message
-    assert "save_pretrained" in message
+    assert "gptcli import reads it as weights only" in message
     assert not (tmp_path / "opened").exists()
 
 

@@ -31,6 +31,10 @@ SHAPES: list[dict[str, Any]] = [
     {"n_kv_head": 1, "tie_embeddings": False, "mlp": "geglu", "head_dim": 24},
     {"norm": "layernorm", "bias": False, "mlp": "relu2", "intermediate_size": 100},
     {"bias": True, "position": "none", "rotary_fraction": 0.5},
+    {"qkv_bias": True, "n_kv_head": 2, "norm_place": "after", "qk_norm_over": "heads"},
+    {"bias": True, "qkv_bias": False, "norm": "layernorm", "embedding_norm": True},
+    {"norm_weight": False, "embedding_norm": True},
+    {"norm_weight": False, "bias": True, "norm": "layernorm"},
 ]
 PUBLISHED = {
     "gpt2-124m": 124_439_808,
@@ -160,7 +164,7 @@ def test_parameter_count_is_exact(shape: dict) -> None:
     model = build_model(config, device="meta")
     assert estimate.parameter_count(config) == sum(t.numel() for t in model.state_dict().values())
     blocks_and_norm = sum(
-        t.numel() for n, t in model.named_parameters() if not n.startswith(("embedding", "position", "head"))
+        t.numel() for n, t in model.named_parameters() if not n.startswith(("embedding.", "position", "head"))
     )
     assert estimate.non_embedding_parameters(config) == blocks_and_norm
 

@@ -126,8 +126,10 @@ def test_module_paths_agree_with_and_without_cache(
     """Both paths of the whole module, fed at once and in chunks, give the same numbers in float64."""
     torch.manual_seed(0)
     n_embd = 10
-    fast = drawn(Attention(n_embd, H, kv_heads, D, bias=True, qk_norm_eps=1e-6))
-    reference = Attention(n_embd, H, kv_heads, D, bias=True, qk_norm_eps=1e-6, function=attention_reference).double()
+    fast = drawn(Attention(n_embd, H, kv_heads, D, bias=True, qk_norm_widths=(D, D)))
+    reference = Attention(
+        n_embd, H, kv_heads, D, bias=True, qk_norm_widths=(D, D), function=attention_reference
+    ).double()
     reference.load_state_dict(fast.state_dict())
     rope = RotaryEmbedding(D, 10000.0, T)
     x = torch.randn(B, T, n_embd, dtype=torch.float64)

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
-from gptcli.nn.rope import RotaryEmbedding, apply_rotary
+from gptcli.nn.rope import (
+    RotaryEmbedding,
+    apply_rotary,
+    scale_linear,
+    scale_llama3,
+    scale_yarn,
+    yarn_attention_factor,
+)
 
 CPU = torch.device("cpu")
 
@@ -33,6 +42,46 @@ def test_rotation_agrees_with_transformers() -> None:
     expected = apply_rotary_pos_emb(q, k, cos, sin)
     rotary = RotaryEmbedding(16, 10000.0, 32)(32, 32, None, CPU)
     torch.testing.assert_close((apply_rotary(q, rotary), apply_rotary(k, rotary)), expected, rtol=0, atol=1e-6)
+
+
+SCALINGS = {
+    "linear": (partial(scale_linear, factor=3.0), {"factor": 3.0}),
+    "llama3": (
+        partial(scale_llama3, factor=8.0, length=100, turns=(1.0, 4.0)),
+        {"factor": 8.0, "original_max_position_embeddings": 100, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+    ),
+    "yarn": (
+        partial(scale_yarn, theta=500.0, factor=4.0, length=100, turns=(1.0, 32.0), truncate=True),
+        {"factor": 4.0, "original_max_position_embeddings": 100},
+    ),
+    "yarn, not truncated": (
+        partial(scale_yarn, theta=500.0, factor=4.0, length=100, turns=(0.5, 5.0), truncate=False),
+        {"factor": 4.0, "original_max_position_embeddings": 100, "beta_slow": 0.5, "beta_fast": 5.0, "truncate": False},
+    ),
+}
+
+
+@pytest.mark.parametrize(("scale", "parameters"), SCALINGS.values(), ids=SCALINGS)
+def test_scaled_frequencies_are_those_of_transformers(scale, parameters) -> None:
+    from transformers import LlamaConfig
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    kind = scale.func.__name__.removeprefix("scale_")
+    rope = {"rope_type": kind, "rope_theta": 500.0, **parameters}
+    config = LlamaConfig(hidden_size=96, num_attention_heads=4, max_position_embeddings=400, rope_parameters=rope)
+    expected, factor = ROPE_INIT_FUNCTIONS[kind](config)
+    exponents = torch.arange(0, 24, 2, dtype=torch.float64) / 24
+    found = scale(500.0**-exponents)
+    torch.testing.assert_close(found.float(), expected, rtol=1e-5, atol=0)
+    assert not torch.allclose(found, 500.0**-exponents, rtol=1e-2), "the example must scale something"
+    assert factor == pytest.approx(yarn_attention_factor(4.0) if kind == "yarn" else 1.0)
+
+
+def test_attention_factor_lengthens_what_is_turned_and_nothing_else() -> None:
+    x = torch.randn(1, 2, 5, 16)
+    turned = apply_rotary(x, RotaryEmbedding(8, 100.0, 5, attention_factor=1.5)(5, 5, None, CPU))
+    torch.testing.assert_close(turned[..., :8].norm(dim=-1), 1.5 * x[..., :8].norm(dim=-1))
+    assert torch.equal(turned[..., 8:], x[..., 8:])
 
 
 def test_scores_depend_on_distance_alone() -> None:

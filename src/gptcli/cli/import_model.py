@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -12,26 +12,30 @@ from gptcli.cli.options import AsJson
 
 
 def import_model(
-    source: Annotated[Path, typer.Argument(help="A checkpoint of nanoGPT (ckpt.pt).", show_default=False)],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A Hugging Face directory, hf:NAME[@REVISION], nanoGPT's ckpt.pt, or llama2.c's .bin.",
+            show_default=False,
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="The model directory to write.", show_default=False)],
     tokenizer: Annotated[
-        Path, typer.Option(help="A directory with its tokenizer.json, such as GPT-2's.", show_default=False)
-    ],
+        str | None,
+        typer.Option(
+            metavar="TOKENIZER", help="A tokenizer.json, its directory, or hf:NAME, where SOURCE brings none."
+        ),
+    ] = None,
+    dtype: Annotated[Literal["fp32", "bf16", "fp16"], typer.Option(help="What the weights are written as.")] = "fp32",
     as_json: AsJson = False,
 ) -> None:
-    """Make a model of another program one that generate and eval take. Runs nothing that is in it."""
-    from gptcli.errors import UsageError
-    from gptcli.interop.huggingface import require_embedded, write_huggingface
-    from gptcli.interop.nanogpt import read_nanogpt
-    from gptcli.interop.pickles import read_pickle
-    from gptcli.tokenizer.tokenizer import load_tokenizer
+    """Make a model of another program one that every command takes. Runs nothing that is in it."""
+    import torch
 
-    if out.exists() and any(out.iterdir()):
-        raise UsageError(f"{out} is not empty", "choose another --out")
-    vocabulary = load_tokenizer(tokenizer)
-    model = read_nanogpt(read_pickle(source), str(source))
-    require_embedded(vocabulary, model.config, source)
-    opened = write_huggingface(model, vocabulary, out)
+    from gptcli.interop.import_model import import_model
+
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    model, opened = import_model(source, out, tokenizer, dtypes[dtype])
     if as_json:
         print(json.dumps({"model": str(out), "parameters": model.parameter_count()}))
     else:

@@ -19,6 +19,10 @@ def train(
         str | None,
         typer.Option(metavar="TIME", help="Be done in this time (90s, 10m, 1h30m), with the best model it can buy."),
     ] = None,
+    init_from: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Go on with the weights of a run, a Hugging Face directory or hf:NAME."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="The run directory (default: runs/ and the corpus's name).")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run at --out.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen and stop.")] = False,
@@ -41,6 +45,7 @@ def train(
             resume=resume,
             dry_run=dry_run,
             cache_dir=cache_dir,
+            init_from=init_from,
             max_seconds=max_seconds,
             began=began,
         )

@@ -61,8 +61,10 @@ def scan_corpus(sources: Sequence[str], config: DataConfig, cache_dir: Path, see
     return scan_texts(sources, config, cache_dir, seed)
 
 
-def prepare_data(scan: CorpusScan, config: DataConfig, cache_dir: Path) -> PreparedData:
-    """Learn or load the tokenizer and encode both parts, or take what the cache holds.
+def prepare_data(
+    scan: CorpusScan, config: DataConfig, cache_dir: Path, tokenizer: Tokenizer | None = None
+) -> PreparedData:
+    """Learn or load the tokenizer, if it is not given, and encode both parts, or take what the cache holds.
 
     Raises:
         DataError: the corpus changed since it was scanned.
@@ -71,7 +73,7 @@ def prepare_data(scan: CorpusScan, config: DataConfig, cache_dir: Path) -> Prepa
     """
     if isinstance(scan, TokenScan):
         return assemble(scan.directory, scan.tokenizer, scan.report(), scan.from_cache)
-    tokenizer = prepare_tokenizer(scan, config.tokenizer, cache_dir)
+    tokenizer = tokenizer or prepare_tokenizer(scan, config.tokenizer, cache_dir)
     directory = cache_dir / "tokens" / cache_key(scan.fingerprint, tokenizer.fingerprint)
     with only_writer(directory):
         cached = open_cached(directory, tokenizer, scan.report())

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from gptcli.interop.family import Family, ForeignConfig
 from gptcli.interop.gpt2 import GPT2
-from gptcli.interop.llama import LLAMA, MISTRAL, QWEN3
+from gptcli.interop.gpt_neox import GPT_NEOX
+from gptcli.interop.llama import LLAMA, MISTRAL, OLMO2, QWEN2, QWEN3
+from gptcli.interop.nanochat import NANOCHAT
 from gptcli.interop.own import OWN
 from gptcli.models.config import ModelConfig
 
-FAMILIES = (GPT2, LLAMA, QWEN3, MISTRAL)
+FAMILIES = (GPT2, LLAMA, QWEN3, MISTRAL, QWEN2, OLMO2, GPT_NEOX, NANOCHAT)
 """In the order in which a model of ours is offered to them."""
 
 

@@ -35,22 +35,25 @@ class Rule:
     """One row of a family's table: a module of ours and the module (or modules, when ours is fused) of theirs.
 
     `{i}` stands for the layer in both. `.weight` and `.bias` are carried over. A fused module is the concatenation of
-    theirs along the rows, whose numbers `rows` gives. `transposed` marks weights that they keep as (in, out).
+    theirs along the rows, whose numbers `rows` gives. `transposed` marks weights that they keep as (in, out). `order`
+    gives for each row of ours the number that it has among theirs, where that differs.
     """
 
     ours: str
     theirs: tuple[str, ...]
     rows: Callable[[ModelConfig], Sequence[int]] | None = None
     transposed: bool = False
+    order: Callable[[ModelConfig], Sequence[int]] | None = None
 
 
 @dataclass(frozen=True)
 class Mapped:
-    """One tensor of ours, and by name and shape the tensors of theirs that it is made of."""
+    """One tensor of ours, and by name and shape the tensors of theirs that it is made of; `order` as in its rule."""
 
     ours: str
     theirs: dict[str, Shape]
     transposed: bool
+    order: Sequence[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ def map_tensor(rules: Mapping[str, Rule], config: ModelConfig, name: str, shape:
         part = (height, *shape[1:])
         their_name = f"{their_module.format(i=layer.group() if layer else '')}.{kind}"
         theirs[their_name] = part[::-1] if transposed else part
-    return Mapped(name, theirs, transposed)
+    return Mapped(name, theirs, transposed, rule.order(config) if rule.order else None)
 
 
 @dataclass(frozen=True)
@@ -141,6 +144,9 @@ class ForeignConfig:
         value = self.values.get(key)
         if value is not None and value != wanted:
             raise self.unsupported(f"{key} = {value!r}", f"only {wanted!r} is")
+
+    def lacking(self, key: str) -> CheckpointError:
+        return CheckpointError(f"{self.path} has no {key}", "fetch the model's config.json again")
 
     def choose(self, key: str, value: Any, choices: Mapping[str, str]) -> str:
         """Our name for one of theirs."""

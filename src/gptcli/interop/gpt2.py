@@ -60,7 +60,7 @@ def shape_obstacles(config: ModelConfig) -> list[str]:
 
 def with_biases(config: ModelConfig) -> ModelConfig:
     """GPT-2 always has biases; a model trained without them is the one whose biases are zero."""
-    return config.model_copy(update={"bias": True})
+    return config.model_copy(update={"bias": True, "qkv_bias": None})
 
 
 GPT2 = Family(
@@ -69,6 +69,9 @@ GPT2 = Family(
     slots={
         "norm": ("layernorm",),
         "position": ("learned",),
+        "norm_place": ("before",),
+        "norm_weight": (True,),
+        "embedding_norm": (False,),
         "mlp": tuple(ACTIVATIONS),
         "qk_norm": (False,),
         "smear": (False,),

@@ -7,16 +7,19 @@ and no checkpoint, and never imports transformers.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from gptcli.config import RawConfig, validate
+from gptcli.config import validate
+from gptcli.config.load import with_origin
 from gptcli.errors import CheckpointError, ConfigError
 from gptcli.interop.families import family_named, family_of
 from gptcli.interop.family import Family, ForeignConfig, Json, Shape
-from gptcli.interop.weights import SINGLE, WeightFiles, read_json, read_weights, write_weights
+from gptcli.interop.own import OWN
+from gptcli.interop.weights import SINGLE, WeightFiles, Weights, read_json, read_weights, write_weights
 from gptcli.models.config import ModelConfig
 from gptcli.models.gpt import GPT, build_model
 from gptcli.storage import storage_errors, write_atomic
@@ -25,11 +28,11 @@ from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 CONFIG = "config.json"
 
 
-def write_huggingface(model: GPT, tokenizer: Tokenizer, directory: Path) -> str:
+def write_huggingface(model: GPT, tokenizer: Tokenizer, directory: Path, *, own: bool = False) -> str:
     """Write `model` and `tokenizer` to `directory`, which may exist; each file is replaced whole, config.json last.
 
     Returns which transformers class opens it, or why none does, in words. A model without a class is written in our
-    own form, which `read_huggingface` reads all the same.
+    own form, which `read_huggingface` reads all the same; so is every model if `own`, with all that its config says.
 
     Raises:
         StorageError: the disk is full or the directory cannot be written.
@@ -37,7 +40,7 @@ def write_huggingface(model: GPT, tokenizer: Tokenizer, directory: Path) -> str:
     directory = Path(directory)
     with storage_errors(directory, "create"):
         directory.mkdir(parents=True, exist_ok=True)
-    family, reason = family_of(model.config)
+    family, reason = (OWN, "it is kept in gptcli's own form") if own else family_of(model.config)
     config = family.written_as(model.config)
     shapes, state, dtype = tensor_shapes(config), model.state_dict(), model.embedding.weight.dtype
     # What the family's class has beyond the model (GPT-2's biases) is zero.
@@ -51,9 +54,18 @@ def write_huggingface(model: GPT, tokenizer: Tokenizer, directory: Path) -> str:
 
 
 def read_huggingface(
-    directory: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    directory: Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    *,
+    tokenizer: Tokenizer | None = None,
+    open_weights: Callable[[Path], Weights] = WeightFiles,
 ) -> tuple[GPT, Tokenizer]:
     """The model (in evaluation mode) and tokenizer of a Hugging Face directory of a supported family, or of our own.
+
+    Args:
+        tokenizer: another one than that in the directory.
+        open_weights: what finds the tensors; only an explicit import gives one that also reads pickles.
 
     Raises:
         CheckpointError: it is none, incomplete or damaged, or of a family or variant that is not supported.
@@ -63,14 +75,24 @@ def read_huggingface(
     foreign = read_foreign_config(directory)
     family = family_named(foreign)
     config = model_config(family, foreign)
-    files = WeightFiles(directory)
-    tokenizer = load_tokenizer(directory)
+    weights = open_weights(directory)
+    tokenizer = tokenizer or load_tokenizer(directory)
     require_embedded(tokenizer, config, directory)
-    mapping = family.map_tensors(config, tensor_shapes(config))
-    state = read_weights(files, family, mapping, torch.device(device), dtype)
+    return assembled(weights, family, config, torch.device(device), dtype), tokenizer
+
+
+def assembled(
+    weights: Weights, family: Family, config: ModelConfig, device: torch.device, dtype: torch.dtype = torch.float32
+) -> GPT:
+    """The model that `config` describes, in evaluation mode, with weights that have the names of `family`.
+
+    Raises:
+        CheckpointError: they are not this model's; one line that names every tensor that does not fit.
+    """
+    state = read_weights(weights, family, family.map_tensors(config, tensor_shapes(config)), device, dtype)
     model = build_model(config, device="meta", dtype=dtype)
     model.load_state_dict(state, assign=True)
-    return model.eval(), tokenizer
+    return model.eval()
 
 
 def tensor_shapes(config: ModelConfig) -> dict[str, Shape]:
@@ -116,18 +138,18 @@ def model_config(family: Family, foreign: ForeignConfig) -> ModelConfig:
     values: dict[str, Any] = family.read_config(foreign)
     shared = {"vocab_size": foreign.need("vocab_size"), "init_std": foreign.get("initializer_range", 0.02)}
     try:
-        return validate(ModelConfig, RawConfig(shared | values, dict.fromkeys(shared | values, foreign.path)))
+        return validate(ModelConfig, with_origin(shared | values, foreign.path))
     except ConfigError as error:
         raise CheckpointError(str(error)) from error
 
 
-def require_embedded(tokenizer: Tokenizer, config: ModelConfig, directory: Path) -> None:
+def require_embedded(tokenizer: Tokenizer, config: ModelConfig, source: Path | str) -> None:
     """Refuse a tokenizer whose ids the model has no embeddings for; special tokens added later may lie beyond them."""
     size = tokenizer.backend.get_vocab_size(with_added_tokens=False)
     special = [token_id for token_id in (tokenizer.bos_id, tokenizer.eot_id) if token_id is not None]
     if max(size - 1, *special, 0) >= config.vocab_size:
         raise CheckpointError(
-            f"{directory}: the tokenizer has more tokens than the model's {config.vocab_size:,} embeddings",
+            f"{source}: the tokenizer has more tokens than the model's {config.vocab_size:,} embeddings",
             "take the tokenizer and the weights from the same model",
         )
 

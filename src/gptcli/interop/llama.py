@@ -1,22 +1,25 @@
-"""The families that share Llama's tensor names: `LlamaForCausalLM`, `MistralForCausalLM`, `Qwen3ForCausalLM`.
+"""The families that share Llama's tensor names: Llama, Mistral, Qwen2, Qwen3 and OLMo 2.
 
-All are pre-norm RMSNorm, RoPE, grouped-query, gated-MLP decoders. Mistral adds a sliding window in every layer; Qwen3
-adds RMSNorm on queries and keys, and a window in the layers that `layer_types` names.
+All are RMSNorm, RoPE, grouped-query, gated-MLP decoders. Mistral adds a sliding window in every layer, Qwen2 and Qwen3
+one in the layers that `layer_types` names; Qwen2 has biases on queries, keys and values, Qwen3 RMSNorm on queries and
+keys. OLMo 2 normalises what attention and MLP add, not what they read, and queries and keys over all heads.
 """
 
 from __future__ import annotations
 
-from gptcli.interop.family import Family, ForeignConfig, Json, Rule, gate_up_rows, qkv_rows
+from dataclasses import replace
+
+from gptcli.interop.family import Family, ForeignConfig, Json, Rule, gate_up_rows, qkv_rows, show
+from gptcli.interop.rope import read_rope, write_rope
 from gptcli.models.config import MOST_LAYERS, ModelConfig
 
 ACTIVATIONS = {"swiglu": "silu", "geglu": "gelu"}
 MLPS = {theirs: ours for ours, theirs in ACTIVATIONS.items()} | {"swish": "swiglu"}
-ROPE_THETA = 10_000.0
 SLIDING, FULL = "sliding_attention", "full_attention"
 
 
 def write_shared(config: ModelConfig) -> Json:
-    """The keys that all of these classes have. transformers 4 reads rope_theta, transformers 5 rope_parameters."""
+    """The keys that all of these classes have."""
     return {
         "max_position_embeddings": config.context_length,
         "hidden_size": config.n_embd,
@@ -27,9 +30,8 @@ def write_shared(config: ModelConfig) -> Json:
         "intermediate_size": config.mlp_width,
         "hidden_act": ACTIVATIONS[config.mlp],
         "rms_norm_eps": config.norm_eps,
-        "rope_theta": config.rope_theta,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
         "attention_dropout": config.attention_drop,
+        **write_rope(config),
     }
 
 
@@ -45,24 +47,19 @@ def read_shared(foreign: ForeignConfig, *, heads_default: int | None = None) -> 
         "norm": "rmsnorm",
         "norm_eps": foreign.get("rms_norm_eps", 1e-6),
         "position": "rope",
-        "rope_theta": read_rope_theta(foreign),
+        **read_whole_rope(foreign),
         "mlp": foreign.choose("hidden_act", foreign.get("hidden_act", "silu"), MLPS),
         "qk_norm": False,
         "tie_embeddings": foreign.get("tie_word_embeddings", False),
     }
 
 
-def read_rope_theta(foreign: ForeignConfig) -> float:
-    """The base of the rotary frequencies, from either generation's keys; scaled frequencies are refused."""
-    rope = foreign.get("rope_parameters", {}) or foreign.get("rope_scaling", {}) or {}
-    if any(isinstance(value, dict) for value in rope.values()):
-        raise foreign.unsupported("rope_parameters that differ from layer to layer")
-    kind = rope.get("rope_type") or rope.get("type") or "default"
-    if kind != "default":
-        raise foreign.unsupported(f"rope scaling {kind!r}", "only models with unscaled rotary frequencies can be read")
-    if rope.get("partial_rotary_factor", foreign.get("partial_rotary_factor", None)) not in (None, 1.0):
-        raise foreign.unsupported("partial_rotary_factor")
-    return float(rope.get("rope_theta") or foreign.get("rope_theta", None) or ROPE_THETA)
+def read_whole_rope(foreign: ForeignConfig) -> Json:
+    """None of these classes turns only a part of each head, whatever a config.json says."""
+    rope = read_rope(foreign)
+    if rope["rotary_fraction"] != 1.0:
+        raise foreign.unsupported(f"RoPE for a part of each head ({rope['rotary_fraction']:g})")
+    return rope
 
 
 def write_llama(config: ModelConfig) -> Json:
@@ -76,11 +73,17 @@ def read_llama(foreign: ForeignConfig) -> Json:
     return read_shared(foreign) | {"bias": attention_bias}
 
 
+def bias_obstacles(config: ModelConfig) -> list[str]:
+    if config.has_qkv_bias == config.bias:
+        return []
+    return [f"qkv_bias ({show(config.has_qkv_bias)}) must be as bias ({show(config.bias)})"]
+
+
 def llama_obstacles(config: ModelConfig) -> list[str]:
     wrong = ["it has no sliding windows"] if any(config.window_pattern) else []
     if config.n_embd % config.n_head:
         wrong.append(f"n_embd ({config.n_embd}) must be a multiple of n_head ({config.n_head})")
-    return wrong
+    return wrong + bias_obstacles(config)
 
 
 def write_mistral(config: ModelConfig) -> Json:
@@ -94,21 +97,20 @@ def read_mistral(foreign: ForeignConfig) -> Json:
 
 def mistral_obstacles(config: ModelConfig) -> list[str]:
     windows = {config.window(layer) for layer in range(config.n_layer)}
-    return ["every layer must have the same sliding window"] if len(windows) > 1 else []
+    return ["every layer must have the same sliding window"] * (len(windows) > 1) + bias_obstacles(config)
 
 
-def write_qwen3(config: ModelConfig) -> Json:
+def write_windows(config: ModelConfig) -> Json:
+    """Qwen's keys for a window in some layers."""
     windows = [config.window(layer) for layer in range(config.n_layer)]
-    return write_shared(config) | {
-        "attention_bias": False,
+    return {
         "use_sliding_window": any(windows),
         "sliding_window": max(windows) or None,
         "layer_types": [SLIDING if window else FULL for window in windows],
     }
 
 
-def read_qwen3(foreign: ForeignConfig) -> Json:
-    foreign.require("attention_bias", False)
+def read_windows(foreign: ForeignConfig) -> Json:
     window = foreign.get("sliding_window", 4096) if foreign.get("use_sliding_window", False) else None
     first_windowed = foreign.get("max_window_layers", 28)
     default_types = [
@@ -116,25 +118,64 @@ def read_qwen3(foreign: ForeignConfig) -> Json:
     ]
     layer_types = foreign.get("layer_types", default_types) or default_types
     windowed = [kind == SLIDING for kind in layer_types] if window else []
-    pattern = tuple(window if slides else 0 for slides in windowed) if any(windowed) else ()
-    return read_shared(foreign, heads_default=32) | {
-        "head_dim": foreign.get("head_dim", 128),
-        "qk_norm": True,
-        "window_pattern": pattern,
-    }
+    return {"window_pattern": tuple(window if slides else 0 for slides in windowed) if any(windowed) else ()}
+
+
+def window_obstacles(config: ModelConfig) -> list[str]:
+    widths = {config.window(layer) for layer in range(config.n_layer)} - {0}
+    return [f"its sliding windows must have one width, not {sorted(widths)}"] if len(widths) > 1 else []
+
+
+def write_qwen3(config: ModelConfig) -> Json:
+    return write_shared(config) | write_windows(config) | {"attention_bias": False}
+
+
+def read_qwen3(foreign: ForeignConfig) -> Json:
+    foreign.require("attention_bias", False)
+    shared = read_shared(foreign, heads_default=32) | read_windows(foreign)
+    return shared | {"head_dim": foreign.get("head_dim", 128), "qk_norm": True}
 
 
 def qwen3_obstacles(config: ModelConfig) -> list[str]:
-    widths = {config.window(layer) for layer in range(config.n_layer)} - {0}
-    return [f"its sliding windows must have one width, not {sorted(widths)}"] if len(widths) > 1 else []
+    return window_obstacles(config) + bias_obstacles(config)
+
+
+def write_qwen2(config: ModelConfig) -> Json:
+    return write_shared(config) | write_windows(config)
+
+
+def read_qwen2(foreign: ForeignConfig) -> Json:
+    return read_shared(foreign, heads_default=32) | read_windows(foreign) | {"qkv_bias": True}
+
+
+def write_olmo2(config: ModelConfig) -> Json:
+    return write_shared(config) | {"attention_bias": False}
+
+
+def read_olmo2(foreign: ForeignConfig) -> Json:
+    foreign.require("attention_bias", False)
+    return read_shared(foreign) | {
+        "norm_eps": foreign.get("rms_norm_eps", 1e-5),
+        "norm_place": "after",
+        "qk_norm": True,
+        "qk_norm_over": "heads",
+    }
+
+
+def olmo2_obstacles(config: ModelConfig) -> list[str]:
+    return ["it has no sliding windows"] * any(config.window_pattern) + bias_obstacles(config)
 
 
 SLOTS = {
     "norm": ("rmsnorm",),
     "position": ("rope",),
     "rotary_fraction": (1.0,),
+    "norm_place": ("before",),
+    "norm_weight": (True,),
+    "embedding_norm": (False,),
     "mlp": tuple(ACTIVATIONS),
     "qk_norm": (False,),
+    "qk_norm_over": ("head",),
     "bias": (False,),
     "smear": (False,),
     "bigram_buckets": (0,),
@@ -166,6 +207,10 @@ TABLE = (
     Rule("final_norm", ("model.norm",)),
     Rule("head", ("lm_head",)),
 )
+OLMO2_NORMS = {
+    "blocks.{i}.attention_norm": "model.layers.{i}.post_attention_layernorm",
+    "blocks.{i}.mlp_norm": "model.layers.{i}.post_feedforward_layernorm",
+}
 IGNORED = r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq"
 
 LLAMA = Family(
@@ -179,25 +224,42 @@ LLAMA = Family(
     prefix="model.",
     ignored=IGNORED,
 )
-MISTRAL = Family(
+MISTRAL = replace(
+    LLAMA,
     name="mistral",
     architecture="MistralForCausalLM",
     slots=SLOTS,
     shape_obstacles=mistral_obstacles,
     write_config=write_mistral,
     read_config=read_mistral,
-    table=TABLE,
-    prefix="model.",
-    ignored=IGNORED,
 )
-QWEN3 = Family(
+QWEN2 = replace(
+    LLAMA,
+    name="qwen2",
+    architecture="Qwen2ForCausalLM",
+    slots=SLOTS | {"qkv_bias": (True,)},
+    shape_obstacles=window_obstacles,
+    write_config=write_qwen2,
+    read_config=read_qwen2,
+)
+QWEN3 = replace(
+    LLAMA,
     name="qwen3",
     architecture="Qwen3ForCausalLM",
     slots=SLOTS | {"qk_norm": (True,)},
     shape_obstacles=qwen3_obstacles,
     write_config=write_qwen3,
     read_config=read_qwen3,
-    table=TABLE,
-    prefix="model.",
-    ignored=IGNORED,
+)
+OLMO2 = replace(
+    LLAMA,
+    name="olmo2",
+    architecture="Olmo2ForCausalLM",
+    slots=SLOTS | {"norm_place": ("after",), "qk_norm": (True,), "qk_norm_over": ("heads",)},
+    shape_obstacles=olmo2_obstacles,
+    write_config=write_olmo2,
+    read_config=read_olmo2,
+    table=tuple(
+        replace(rule, theirs=(OLMO2_NORMS[rule.ours],)) if rule.ours in OLMO2_NORMS else rule for rule in TABLE
+    ),
 )

@@ -18,6 +18,7 @@ from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
 HUB_PREFIX = "hf:"
 HUB_FILES = ["*.json", "*.safetensors", "*.txt"]
+PICKLES = "pytorch_model*.bin"
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,11 @@ def choose_checkpoint(run: RunDirectory, checkpoint: str) -> CheckpointInfo:
     return chosen
 
 
-def fetch_from_hub(name: str) -> Path:
-    """Bring the files of a model from the hub into its cache, never a pickle; HF_HUB_OFFLINE=1 only looks there.
+def fetch_from_hub(name: str, *, pickles: bool = False) -> Path:
+    """Bring the files of a model from the hub into its cache; HF_HUB_OFFLINE=1 only looks there.
+
+    Args:
+        pickles: whether, where there is no safetensors file, the weights may be pickles.
 
     Raises:
         CheckpointError: no such model, no access, or no connection; one line.
@@ -113,10 +117,16 @@ def fetch_from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     repo, _, revision = name.partition("@")
+
+    def fetch(patterns: list[str]) -> Path:
+        return Path(
+            snapshot_download(repo, revision=revision or None, allow_patterns=patterns, ignore_patterns=["*/*"])
+        )
+
     try:
-        found = snapshot_download(repo, revision=revision or None, allow_patterns=HUB_FILES, ignore_patterns=["*/*"])
+        found = fetch(HUB_FILES)
+        return fetch([*HUB_FILES, PICKLES]) if pickles and not any(found.glob("*.safetensors")) else found
     except Exception as error:  # the library lets through the errors of whichever HTTP client its version uses
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         remedy = "check the name, your access and the connection"
         raise CheckpointError(f"hf:{name} cannot be fetched: {reason.strip().rstrip('.')}", remedy) from error
-    return Path(found)

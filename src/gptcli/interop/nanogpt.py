@@ -7,17 +7,22 @@ in the folder `config["dataset"]` below its own `data/`; an absolute path there 
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from gptcli.errors import CheckpointError, UsageError
+from gptcli.config import validate
+from gptcli.config.load import with_origin
+from gptcli.errors import CheckpointError, ConfigError, UsageError
 from gptcli.interop.family import show
 from gptcli.interop.gpt2 import GPT2
+from gptcli.interop.huggingface import assembled
 from gptcli.interop.pickles import Pickled
+from gptcli.interop.weights import LoadedWeights
 from gptcli.models.config import ModelConfig
-from gptcli.models.gpt import GPT, build_model
+from gptcli.models.gpt import GPT
 from gptcli.storage import atomic_file, write_atomic
 from gptcli.tokenizer.tokenizer import Tokenizer
 
@@ -41,6 +46,8 @@ MODEL = "model/"
 COMPILED = "_orig_mod."
 """What torch.compile puts before a name."""
 
+NANOGPT = replace(GPT2, name="nanoGPT", table=tuple(replace(rule, transposed=False) for rule in GPT2.table))
+
 
 def read_nanogpt(pickled: Pickled, source: str) -> GPT:
     """The model, in evaluation mode, in fp32.
@@ -56,36 +63,25 @@ def read_nanogpt(pickled: Pickled, source: str) -> GPT:
     ]
     if missing:
         raise CheckpointError(f"{source}: model_args has no whole number {missing[0]}", "it is damaged")
-    config = ModelConfig(
-        vocab_size=args["vocab_size"],
-        n_layer=args["n_layer"],
-        n_head=args["n_head"],
-        n_embd=args["n_embd"],
-        context_length=args["block_size"],
-        bias=bool(args.get("bias", True)),
+    values = {
+        "vocab_size": args["vocab_size"],
+        "n_layer": args["n_layer"],
+        "n_head": args["n_head"],
+        "n_embd": args["n_embd"],
+        "context_length": args["block_size"],
+        "bias": bool(args.get("bias", True)),
         **FIXED,
-    )
+    }
+    try:
+        config = validate(ModelConfig, with_origin(values, source))
+    except ConfigError as error:
+        raise CheckpointError(str(error), "it is damaged") from error
     given = {
         name.removeprefix(MODEL).removeprefix(COMPILED): tensor
         for name, tensor in pickled.tensors.items()
         if name.startswith(MODEL)
     }
-    model = build_model(config, device="meta")
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    state = {}
-    for mapped in GPT2.map_tensors(config, shapes):
-        (theirs,) = mapped.theirs
-        tensor = given.pop(theirs, None)
-        if tensor is None or tuple(tensor.shape) != shapes[mapped.ours]:
-            found = "is missing" if tensor is None else f"has shape {tuple(tensor.shape)}"
-            raise CheckpointError(f"{source}: {theirs} {found}, should be {shapes[mapped.ours]}", "it is damaged")
-        state[mapped.ours] = tensor.to(torch.float32)
-    head = given.pop("lm_head.weight", None)  # stored a second time
-    unknown = sorted(name for name in given if not name.endswith(".attn.bias"))
-    if unknown or (head is not None and not torch.equal(head.float(), state["embedding.weight"])):
-        raise CheckpointError(f"{source}: {unknown[0] if unknown else 'lm_head.weight'} is not of nanoGPT's model")
-    model.load_state_dict(state, assign=True)
-    return model.eval()
+    return assembled(LoadedWeights(source, given), NANOGPT, config, torch.device("cpu"))
 
 
 def write_nanogpt(model: GPT, tokenizer: Tokenizer, directory: Path) -> tuple[str, ...]:
@@ -101,7 +97,7 @@ def write_nanogpt(model: GPT, tokenizer: Tokenizer, directory: Path) -> tuple[st
     require_nanogpt(config)
     state = model.state_dict()
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    theirs = {name: state[mapped.ours] for mapped in GPT2.map_tensors(config, shapes) for name in mapped.theirs}
+    theirs = {name: state[mapped.ours] for mapped in NANOGPT.map_tensors(config, shapes) for name in mapped.theirs}
     theirs["lm_head.weight"] = theirs["transformer.wte.weight"]
     checkpoint = {
         "model": theirs,

@@ -9,6 +9,7 @@ from gptcli.models.config import ModelConfig
 MODULES = (
     "embedding",
     "position_embedding",
+    "embedding_norm",
     "smear",
     "bigram.table",
     "blocks.{i}.attention_norm",

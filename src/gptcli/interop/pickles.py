@@ -18,12 +18,22 @@ import torch
 from torch import Tensor
 
 from gptcli.errors import CheckpointError
-from gptcli.interop.weights import open_safetensors, read_json
+from gptcli.interop.weights import (
+    INDEX,
+    SINGLE,
+    LoadedWeights,
+    WeightFiles,
+    Weights,
+    open_safetensors,
+    read_json,
+    shard_paths,
+)
 from gptcli.storage import storage_errors
 
 SAFE_TORCH = (2, 10)
 """Before it, what is read as weights only could still run code or corrupt memory (CVE-2025-32434, CVE-2026-24747)."""
 BASE_SECONDS, BYTES_PER_SECOND = 60, 20_000_000
+PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 TENSORS, REST = "tensors.safetensors", "rest.json"
 
 
@@ -32,6 +42,21 @@ class Pickled(NamedTuple):
 
     tensors: dict[str, Tensor]
     rest: dict[str, Any]
+
+
+def weights_or_pickles(directory: Path) -> Weights:
+    """The weights of a model directory: its safetensors files, or, where it has none, its pickles.
+
+    Raises:
+        CheckpointError, StorageError: as `WeightFiles` and `read_pickle`.
+    """
+    if not (directory / SINGLE).is_file() and not (directory / INDEX).is_file():
+        if (directory / PICKLE).is_file():
+            return LoadedWeights(str(directory), read_pickle(directory / PICKLE).tensors)
+        if (directory / PICKLE_INDEX).is_file():
+            shards = [read_pickle(path) for path in shard_paths(directory / PICKLE_INDEX, ".bin")]
+            return LoadedWeights(str(directory), {name: t for shard in shards for name, t in shard.tensors.items()})
+    return WeightFiles(directory)
 
 
 def read_pickle(path: Path) -> Pickled:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -24,10 +25,39 @@ from gptcli.storage import fsync_path, storage_errors, temporary_name
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 MAX_JSON_BYTES = 64 * 2**20
-FLOATS = ("F64", "F32", "F16", "BF16")
+FLOATS = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+"""What weights may be, as torch and as safetensors calls it."""
 
 
-class WeightFiles:
+class Weights(ABC):
+    """The tensors of another program's model by their names there; `source` says in a message whose they are."""
+
+    source: str
+
+    @abstractmethod
+    def names(self) -> Iterable[str]: ...
+
+    @abstractmethod
+    def look_at(self, name: str) -> tuple[Shape, str]:
+        """The tensor's shape and dtype, as safetensors names that."""
+
+    @abstractmethod
+    def read(self, name: str) -> Tensor: ...
+
+    def describe(self, prefix: str) -> dict[str, tuple[str, Shape, str]]:
+        """Canonical name -> (name in the file, shape, safetensors dtype).
+
+        A bare model (`GPT2Model`, `LlamaModel`) was saved without the prefix that the class with a head has.
+        """
+        bare = not any(name.startswith(prefix) for name in self.names())
+        found = {}
+        for name in self.names():
+            canonical = prefix + name if bare and not name.startswith("lm_head.") else name
+            found[canonical] = (name, *self.look_at(name))
+        return found
+
+
+class WeightFiles(Weights):
     """The tensors of a model directory, in one safetensors file or in the shards that an index names. Maps them lazily.
 
     Raises:
@@ -35,30 +65,41 @@ class WeightFiles:
     """
 
     def __init__(self, directory: Path) -> None:
-        self.directory = directory
+        self.source = str(directory)
         self.homes: dict[str, Any] = {}
         for path in weight_paths(directory):
             file = open_safetensors(path)
             self.homes.update(dict.fromkeys(file.keys(), file))
 
-    def describe(self, prefix: str) -> dict[str, tuple[str, Shape, str]]:
-        """Canonical name -> (name in the file, shape, safetensors dtype).
+    def names(self) -> Iterable[str]:
+        return self.homes
 
-        A bare model (`GPT2Model`, `LlamaModel`) was saved without the prefix that the class with a head has.
-        """
-        bare = not any(name.startswith(prefix) for name in self.homes)
-        found = {}
-        for name, file in self.homes.items():
-            entry = file.get_slice(name)
-            canonical = prefix + name if bare and not name.startswith("lm_head.") else name
-            found[canonical] = (name, tuple(entry.get_shape()), entry.get_dtype())
-        return found
+    def look_at(self, name: str) -> tuple[Shape, str]:
+        entry = self.homes[name].get_slice(name)
+        return tuple(entry.get_shape()), entry.get_dtype()
 
     def read(self, name: str) -> Tensor:
         try:
             return self.homes[name].get_tensor(name)
         except SafetensorError as error:
-            raise CheckpointError(f"{self.directory}: tensor {name} cannot be read: {error}") from error
+            raise CheckpointError(f"{self.source}: tensor {name} cannot be read: {error}") from error
+
+
+class LoadedWeights(Weights):
+    """Tensors that are in memory, or mapped to it."""
+
+    def __init__(self, source: str, tensors: Mapping[str, Tensor]) -> None:
+        self.source, self.tensors = source, tensors
+
+    def names(self) -> Iterable[str]:
+        return self.tensors
+
+    def look_at(self, name: str) -> tuple[Shape, str]:
+        tensor = self.tensors[name]
+        return tuple(tensor.shape), FLOATS.get(tensor.dtype, str(tensor.dtype).removeprefix("torch."))
+
+    def read(self, name: str) -> Tensor:
+        return self.tensors[name]
 
 
 def weight_paths(directory: Path) -> list[Path]:
@@ -71,20 +112,21 @@ def weight_paths(directory: Path) -> list[Path]:
     if pickles:
         raise CheckpointError(
             f"{directory} holds its weights only as a pickle ({pickles[0]}), which can run code when it is opened",
-            "convert it where you trust it: transformers' from_pretrained, then save_pretrained, writes safetensors",
+            "gptcli import reads it as weights only, and writes safetensors",
         )
     raise CheckpointError(f"{directory} has no weights: neither {SINGLE} nor {INDEX}")
 
 
-def shard_paths(index: Path) -> list[Path]:
+def shard_paths(index: Path, ending: str = ".safetensors") -> list[Path]:
     """The shards that an index names, all of which must be files beside it."""
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(n, str) for n in weight_map.values()):
         raise CheckpointError(f"{index} has no 'weight_map' from tensors to files", "fetch the model again")
     paths = []
     for name in sorted(set(weight_map.values())):
-        if PureWindowsPath(name).name != name or not name.endswith(".safetensors"):
-            raise CheckpointError(f"{index} names {name!r}, which is not a safetensors file beside it", "do not use it")
+        if PureWindowsPath(name).name != name or not name.endswith(ending):
+            kind = ending.removeprefix(".")
+            raise CheckpointError(f"{index} names {name!r}, which is not a {kind} file beside it", "do not use it")
         if not (index.parent / name).is_file():
             raise CheckpointError(f"{index.parent} lacks {name}, which {index.name} names", "fetch the model again")
         paths.append(index.parent / name)
@@ -120,30 +162,30 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_weights(
-    files: WeightFiles, family: Family, mapping: Sequence[Mapped], device: torch.device, dtype: torch.dtype
+    weights: Weights, family: Family, mapping: Sequence[Mapped], device: torch.device, dtype: torch.dtype
 ) -> dict[str, Tensor]:
     """All tensors of ours, on `device` in `dtype`, read one at a time so that memory holds the model once.
 
     Raises:
         CheckpointError: one line that names every missing, unexpected, misshapen or non-floating tensor.
     """
-    found = files.describe(family.prefix)
+    found = weights.describe(family.prefix)
     expected = {name: shape for mapped in mapping for name, shape in mapped.theirs.items()}
     extra = [name for name in found.keys() - expected.keys() if not re.fullmatch(family.ignored, name)]
     head, embedding = tied_names(family)
     if head in extra and embedding in found and found[head][1:] == found[embedding][1:]:
-        require_equal_head(files, found[head][0], found[embedding][0])
+        require_equal_head(weights, found[head][0], found[embedding][0])
         extra.remove(head)
-    require_match(files.directory, family, expected, found, extra)
+    require_match(weights.source, family, expected, found, extra)
     state = {}
     for mapped in mapping:
-        parts = [files.read(found[name][0]) for name in mapped.theirs]
+        parts = [weights.read(found[name][0]) for name in mapped.theirs]
         parts = [part.T for part in parts] if mapped.transposed else parts
         shape = (sum(len(part) for part in parts), *parts[0].shape[1:])
         whole = torch.empty(shape, dtype=dtype, device=device)
         for part, rows in zip(parts, whole.split([len(part) for part in parts]), strict=True):
             rows.copy_(part)
-        state[mapped.ours] = whole
+        state[mapped.ours] = whole if mapped.order is None else whole[torch.tensor(mapped.order, device=device)]
     return state
 
 
@@ -153,17 +195,17 @@ def tied_names(family: Family) -> tuple[str, str]:
     return f"{modules['head']}.weight", f"{modules['embedding']}.weight"
 
 
-def require_equal_head(files: WeightFiles, head: str, embedding: str) -> None:
+def require_equal_head(weights: Weights, head: str, embedding: str) -> None:
     """A tied model may store its head a second time, but then it must be the embedding."""
-    if not torch.equal(files.read(head), files.read(embedding)):
+    if not torch.equal(weights.read(head), weights.read(embedding)):
         raise CheckpointError(
-            f"{files.directory}: config.json ties {head} to {embedding}, but they differ",
-            "set tie_word_embeddings to false in config.json if both were trained",
+            f"{weights.source} ties {head} to {embedding}, but they differ",
+            "if both were trained, set tie_word_embeddings to false in config.json",
         )
 
 
 def require_match(
-    directory: Path,
+    source: str,
     family: Family,
     expected: Mapping[str, Shape],
     found: Mapping[str, tuple[str, Shape, str]],
@@ -178,12 +220,10 @@ def require_match(
         _, shape, dtype = found[name]
         if shape != expected[name]:
             wrong.append(f"{name} has shape {shape}, should be {expected[name]}")
-        if dtype not in FLOATS:
-            wrong.append(f"{name} is {dtype}, should be one of {', '.join(FLOATS)}")
+        if dtype not in FLOATS.values():
+            wrong.append(f"{name} is {dtype}, should be one of {', '.join(FLOATS.values())}")
     if wrong:
-        raise CheckpointError(
-            f"{directory} does not hold the {family.name} model of its config.json: {'; '.join(wrong)}"
-        )
+        raise CheckpointError(f"{source} does not hold the {family.name} model that it describes: {'; '.join(wrong)}")
 
 
 def write_weights(path: Path, state: Mapping[str, Tensor], mapping: Sequence[Mapped]) -> None:
@@ -191,6 +231,7 @@ def write_weights(path: Path, state: Mapping[str, Tensor], mapping: Sequence[Map
     theirs = {}
     for mapped in mapping:
         tensor = state[mapped.ours].detach().cpu()
+        tensor = tensor if mapped.order is None else tensor[torch.tensor(mapped.order).argsort()]
         tensor = tensor.T if mapped.transposed else tensor
         axis = tensor.dim() - 1 if mapped.transposed else 0
         heights = [shape[axis] for shape in mapped.theirs.values()]

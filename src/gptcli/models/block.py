@@ -5,25 +5,27 @@ Shapes: B batch, T time, C n_embd.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import assert_never
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gptcli.models.config import ModelConfig
+from gptcli.models.rope_scaling import LinearScaling, Llama3Scaling, YarnScaling
 from gptcli.nn.attention import Attention, AttentionFunction, attention_fast, attention_reference
 from gptcli.nn.cache import KVCache
 from gptcli.nn.mlp import MLP, GatedMLP, gelu_tanh, relu2
 from gptcli.nn.norm import LayerNorm, RMSNorm
-from gptcli.nn.rope import Rotary
+from gptcli.nn.rope import Rotary, RotaryEmbedding, scale_linear, scale_llama3, scale_yarn, yarn_attention_factor
 
 
 def build_norm(config: ModelConfig) -> nn.Module:
     match config.norm:
         case "rmsnorm":
-            return RMSNorm(config.n_embd, config.norm_eps)
+            return RMSNorm(config.n_embd, config.norm_eps, config.norm_weight)
         case "layernorm":
-            return LayerNorm(config.n_embd, config.norm_eps, bias=config.bias)
+            return LayerNorm(config.n_embd, config.norm_eps, config.norm_weight, bias=config.bias)
         case other:
             assert_never(other)
 
@@ -45,6 +47,32 @@ def build_mlp(config: ModelConfig) -> nn.Module:
             assert_never(other)
 
 
+def build_rotary(config: ModelConfig) -> RotaryEmbedding:
+    build = partial(RotaryEmbedding, config.rotary_dim, config.rope_theta, config.context_length)
+    match config.rope_scaling:
+        case None:
+            return build()
+        case LinearScaling(factor=factor):
+            return build(partial(scale_linear, factor=factor))
+        case Llama3Scaling() as scaling:
+            turns = (scaling.low_freq_factor, scaling.high_freq_factor)
+            return build(
+                partial(scale_llama3, factor=scaling.factor, length=scaling.original_context_length, turns=turns)
+            )
+        case YarnScaling() as scaling:
+            scale = partial(
+                scale_yarn,
+                theta=config.rope_theta,
+                factor=scaling.factor,
+                length=scaling.original_context_length,
+                turns=(scaling.beta_slow, scaling.beta_fast),
+                truncate=scaling.truncate,
+            )
+            return build(scale, scaling.attention_factor or yarn_attention_factor(scaling.factor))
+        case other:
+            assert_never(other)
+
+
 def attention_function(config: ModelConfig) -> AttentionFunction:
     match config.attention:
         case "fast":
@@ -56,12 +84,15 @@ def attention_function(config: ModelConfig) -> AttentionFunction:
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)); or both from the same x if `parallel_residual`."""
+    """x + attention(norm(x)), then x + mlp(norm(x)); or both from the same x if `parallel_residual`.
+
+    With `norm_place` "after" it is x + norm(attention(x)), then x + norm(mlp(x)).
+    """
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.layer, self.window = layer, config.window(layer)
-        self.parallel_residual = config.parallel_residual
+        self.parallel_residual, self.norm_first = config.parallel_residual, config.norm_place == "before"
         self.attention_norm = build_norm(config)
         self.attention = Attention(
             config.n_embd,
@@ -69,7 +100,10 @@ class Block(nn.Module):
             config.kv_heads,
             config.head_width,
             bias=config.bias,
-            qk_norm_eps=config.norm_eps if config.qk_norm else None,
+            qkv_bias=config.has_qkv_bias,
+            qk_norm_widths=config.qk_norm_widths,
+            qk_norm_eps=config.norm_eps,
+            qk_norm_weight=config.norm_weight,
             dropout=config.dropout,
             weight_dropout=config.attention_drop,
             function=attention_function(config),
@@ -79,8 +113,18 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, rotary: Rotary | None, mask: Tensor | None, cache: KVCache | None = None) -> Tensor:
         """x (B, T, C) -> (B, T, C)"""
-        attended = self.attention(self.attention_norm(x), rotary, mask, cache, self.layer)
+        attended = self.attend(x, rotary, mask, cache)
         if self.parallel_residual:
-            return x + attended + self.mlp(self.mlp_norm(x))
+            return x + attended + self.transform(x)
         x = x + attended
-        return x + self.mlp(self.mlp_norm(x))
+        return x + self.transform(x)
+
+    def attend(self, x: Tensor, rotary: Rotary | None, mask: Tensor | None, cache: KVCache | None) -> Tensor:
+        """What attention adds to x (B, T, C)."""
+        if self.norm_first:
+            return self.attention(self.attention_norm(x), rotary, mask, cache, self.layer)
+        return self.attention_norm(self.attention(x, rotary, mask, cache, self.layer))
+
+    def transform(self, x: Tensor) -> Tensor:
+        """What the MLP adds to x (B, T, C)."""
+        return self.mlp(self.mlp_norm(x)) if self.norm_first else self.mlp_norm(self.mlp(x))

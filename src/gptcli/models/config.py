@@ -7,9 +7,9 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from gptcli.config import Config
+from gptcli.models.rope_scaling import RopeScaling, YarnScaling
 
 GATED_MLPS = ("swiglu", "geglu")
-
 
 MOST_LAYERS, LARGEST = 10_000, 2**27
 """Far above any model, and low enough that a hostile config.json cannot take all memory before its weights are read."""
@@ -35,13 +35,21 @@ class ModelConfig(Config):
     intermediate_size: int | None = Field(default=None, ge=1, le=LARGEST)
     """Hidden width of the MLP; by default 4 n_embd, and for gated MLPs 8/3 n_embd rounded up to a multiple of 32."""
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
-    """Normalisation before attention, before the MLP and at the end."""
+    """Normalisation in each block, as norm_place says, and at the end."""
+    norm_place: Literal["before", "after"] = "before"
+    """Where a block normalises: what attention and MLP read, or what they add to the stream (OLMo 2)."""
+    norm_weight: bool = True
+    """Whether a normalisation has learnt weights (nanochat's have none)."""
+    embedding_norm: bool = False
+    """Whether what enters the first block is normalised too (nanochat)."""
     norm_eps: float = Field(default=1e-6, gt=0)
     """Small number that keeps a normalisation from dividing by zero."""
     position: Literal["rope", "learned", "none"] = "rope"
     """How tokens know their place: rotary embedding, a learned vector for each position, or not at all."""
     rope_theta: float = Field(default=10000.0, gt=0)
     """Base of RoPE's wavelengths; longer contexts use a larger one."""
+    rope_scaling: RopeScaling | None = None
+    """What fits RoPE to a longer context than the model was first trained on; none leaves its angles as they are."""
     rotary_fraction: float = Field(default=1.0, gt=0, le=1)
     """Part of each head that RoPE turns; 1 is all of it."""
     smear: bool = False
@@ -52,9 +60,13 @@ class ModelConfig(Config):
     mlp: Literal["swiglu", "geglu", "gelu", "gelu_tanh", "relu2"] = "swiglu"
     """Feed-forward network: gated (swiglu, geglu) or plain (gelu, gelu_tanh as in GPT-2, relu2)."""
     qk_norm: bool = True
-    """Whether queries and keys are RMS-normalised in each head, which keeps attention stable at high learning rates."""
+    """Whether queries and keys are RMS-normalised, which keeps attention stable at high learning rates."""
+    qk_norm_over: Literal["head", "heads"] = "head"
+    """What they are normalised over: each head, or all heads together (OLMo 2)."""
     bias: bool = False
     """Whether linear layers and layer norms have biases."""
+    qkv_bias: bool | None = None
+    """Whether queries, keys and values have biases (Qwen2); as bias by default."""
     tie_embeddings: bool = True
     """Whether the output projection shares the token embedding's weights."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
@@ -86,6 +98,18 @@ class ModelConfig(Config):
     def rotary_dim(self) -> int:
         """How many of a head's dimensions RoPE turns."""
         return int(self.head_width * self.rotary_fraction)
+
+    @property
+    def has_qkv_bias(self) -> bool:
+        return self.bias if self.qkv_bias is None else self.qkv_bias
+
+    @property
+    def qk_norm_widths(self) -> tuple[int, int] | None:
+        """What the norms of queries and keys are over, in numbers; none where there are none."""
+        if not self.qk_norm:
+            return None
+        heads = (self.n_head, self.kv_heads) if self.qk_norm_over == "heads" else (1, 1)
+        return self.head_width * heads[0], self.head_width * heads[1]
 
     @property
     def attention_drop(self) -> float:
@@ -128,4 +152,6 @@ class ModelConfig(Config):
                 f"RoPE turns pairs, but rotary_fraction={self.rotary_fraction:g} of a head of {self.head_width} is "
                 f"{self.rotary_dim} dimensions; choose head_dim, n_embd or rotary_fraction so that it is even"
             )
+        if isinstance(self.rope_scaling, YarnScaling) and self.rope_theta <= 1:
+            raise ValueError(f"rope_theta={self.rope_theta:g} must be above 1 for YaRN's ramp")
         return self

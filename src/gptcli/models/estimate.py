@@ -19,7 +19,7 @@ def parameter_count(config: ModelConfig) -> int:
 
 def non_embedding_parameters(config: ModelConfig) -> int:
     """Weights without embeddings and output head: the N of Kaplan et al. 2020, arXiv:2001.08361."""
-    return config.n_layer * block_parameters(config) + norm_parameters(config)
+    return config.n_layer * block_parameters(config) + (1 + config.embedding_norm) * norm_parameters(config)
 
 
 def token_embedding_parameters(config: ModelConfig) -> int:
@@ -37,6 +37,8 @@ def neighbour_parameters(config: ModelConfig) -> int:
 
 def norm_parameters(config: ModelConfig) -> int:
     """One norm over n_embd; only a LayerNorm has a bias, and only where the config asks for biases."""
+    if not config.norm_weight:
+        return 0
     return config.n_embd * (2 if config.norm == "layernorm" and config.bias else 1)
 
 
@@ -45,9 +47,10 @@ def block_parameters(config: ModelConfig) -> int:
     attention_rows = (config.n_head + 2 * config.kv_heads) * config.head_width
     mlp_rows = (2 if config.gated else 1) * config.mlp_width
     matrices = config.n_embd * (attention_rows + config.n_head * config.head_width + mlp_rows + config.mlp_width)
-    biases = attention_rows + config.n_embd + mlp_rows + config.n_embd if config.bias else 0
-    qk_norms = 2 * config.head_width if config.qk_norm else 0
-    return matrices + biases + qk_norms + 2 * norm_parameters(config)
+    biases = config.n_embd + mlp_rows + config.n_embd if config.bias else 0
+    qkv_biases = attention_rows if config.has_qkv_bias else 0
+    qk_norms = sum(config.qk_norm_widths or ()) if config.norm_weight else 0
+    return matrices + biases + qkv_biases + qk_norms + 2 * norm_parameters(config)
 
 
 def flops_per_token(config: ModelConfig, seq_len: int) -> int:

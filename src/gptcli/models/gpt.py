@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from gptcli.errors import ConfigError, UsageError
-from gptcli.models.block import Block, build_norm
+from gptcli.models.block import Block, build_norm, build_rotary
 from gptcli.models.config import ModelConfig
 from gptcli.nn.cache import KVCache
 from gptcli.nn.layers import Embedding, Linear
@@ -21,7 +21,6 @@ from gptcli.nn.loss import head_loss_sum, softcapped
 from gptcli.nn.mask import attention_mask
 from gptcli.nn.neighbour import PairEmbedding, Smear, previous_ids
 from gptcli.nn.parameters import ParameterInfo, ParameterKind
-from gptcli.nn.rope import RotaryEmbedding
 
 
 class GPT(nn.Module):
@@ -40,7 +39,9 @@ class GPT(nn.Module):
         if config.position == "learned":
             self.position_embedding = Embedding(config.context_length, config.n_embd)
         if config.position == "rope":
-            self.rope = RotaryEmbedding(config.rotary_dim, config.rope_theta, config.context_length)
+            self.rope = build_rotary(config)
+        if config.embedding_norm:
+            self.embedding_norm = build_norm(config)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.final_norm = build_norm(config)
         if not config.tie_embeddings:
@@ -102,6 +103,7 @@ class GPT(nn.Module):
         x = self.add_positions(self.embedding(input_ids) if vectors is None else vectors, end, positions)
         if self.config.smear or self.config.bigram_buckets:
             x = self.add_neighbours(x, input_ids, cache, segment_ids)
+        x = self.embedding_norm(x) if self.config.embedding_norm else x
         x = F.dropout(x, self.config.dropout) if self.training and self.config.dropout else x
         rotary = self.rope(end, count, positions, device) if self.config.position == "rope" else None
         masks = {

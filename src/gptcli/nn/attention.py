@@ -53,8 +53,8 @@ def attention_fast(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, 
 class Attention(nn.Module):
     """Multi-head, grouped-query (K < H) or multi-query (K = 1) attention, with q, k and v from one matrix.
 
-    `qkv` has (H + 2K) * D rows: the query heads, then the key heads, then the value heads. With `qk_norm_eps`, each
-    head's q and k pass an RMSNorm over D before the rotation (Qwen3).
+    `qkv` has (H + 2K) * D rows: the query heads, then the key heads, then the value heads. With `qk_norm_widths`, q and
+    k pass an RMSNorm before the rotation: over each head for widths D, D (Qwen3), or over all for H*D, K*D (OLMo 2).
     """
 
     def __init__(
@@ -65,7 +65,10 @@ class Attention(nn.Module):
         head_dim: int,
         *,
         bias: bool = False,
-        qk_norm_eps: float | None = None,
+        qkv_bias: bool | None = None,
+        qk_norm_widths: tuple[int, int] | None = None,
+        qk_norm_eps: float = 1e-6,
+        qk_norm_weight: bool = True,
         dropout: float = 0.0,
         weight_dropout: float = 0.0,
         function: AttentionFunction = attention_fast,
@@ -73,10 +76,10 @@ class Attention(nn.Module):
         super().__init__()
         self.n_head, self.n_kv_head, self.head_dim = n_head, n_kv_head, head_dim
         self.dropout, self.weight_dropout, self.function = dropout, weight_dropout, function
-        self.qkv = Linear(n_embd, (n_head + 2 * n_kv_head) * head_dim, bias=bias)
+        self.qkv = Linear(n_embd, (n_head + 2 * n_kv_head) * head_dim, bias=bias if qkv_bias is None else qkv_bias)
         self.output = Linear(n_head * head_dim, n_embd, bias=bias)
-        self.q_norm = None if qk_norm_eps is None else RMSNorm(head_dim, qk_norm_eps)
-        self.k_norm = None if qk_norm_eps is None else RMSNorm(head_dim, qk_norm_eps)
+        self.q_norm = RMSNorm(qk_norm_widths[0], qk_norm_eps, qk_norm_weight) if qk_norm_widths else None
+        self.k_norm = RMSNorm(qk_norm_widths[1], qk_norm_eps, qk_norm_weight) if qk_norm_widths else None
 
     def forward(
         self,
@@ -92,7 +95,7 @@ class Attention(nn.Module):
         qkv = self.qkv(x).view(B, T, sum(heads), self.head_dim)  # (B, T, H+2K, D)
         q, k, v = qkv.split(heads, dim=2)  # (B, T, H, D), (B, T, K, D) twice
         if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
+            q, k = normalised(q, self.q_norm), normalised(k, self.k_norm)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, T, D), (B, K, T, D) twice
         if rotary is not None:
             q, k = apply_rotary(q, rotary), apply_rotary(k, rotary)
@@ -101,3 +104,9 @@ class Attention(nn.Module):
         y = self.function(q, k, v, mask, self.weight_dropout if self.training else 0.0)  # (B, H, T, D)
         y = self.output(y.transpose(1, 2).reshape(B, T, -1))  # (B, T, C)
         return F.dropout(y, self.dropout) if self.training and self.dropout else y
+
+
+def normalised(x: Tensor, norm: RMSNorm) -> Tensor:
+    """x (B, T, N, D), normalised over each head, or over all where the norm is so wide."""
+    is_over_head = norm.width == x.shape[-1]
+    return norm(x) if is_over_head else norm(x.flatten(2)).view_as(x)  # of (B, T, N*D)

@@ -15,15 +15,20 @@ __all__ = ["LayerNorm", "RMSNorm"]
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) * weight over the last dimension (Zhang and Sennrich 2019, arXiv:1910.07467)."""
+    """x / sqrt(mean(x^2) + eps) * weight over the last dimension (Zhang and Sennrich 2019, arXiv:1910.07467).
 
-    def __init__(self, width: int, eps: float) -> None:
+    Without `has_weight` it only divides.
+    """
+
+    def __init__(self, width: int, eps: float, has_weight: bool = True) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(width)) if has_weight else None
+        self.width, self.eps = width, eps
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., D) -> the same shape and dtype."""
+        if self.weight is None:
+            return F.rms_norm(x, (self.width,), eps=self.eps)
         # Under autocast x may be bf16 and the weight fp32; the fused kernels want one dtype (and sum in fp32 inside).
         weight = self.weight.to(x.dtype)
         if x.device.type == "cpu" and torch.is_grad_enabled() and not torch.compiler.is_compiling():

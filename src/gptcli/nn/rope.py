@@ -7,27 +7,35 @@ Shapes: B batch, T time, N any number of heads, D head_dim, R rotary dimension.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 Rotary = tuple[Tensor, Tensor]
 """cos and signed sin of the angles, (T, R) or (B, 1, T, R); see `RotaryEmbedding`."""
+Scale = Callable[[Tensor], Tensor]
+"""Frequencies (R/2,), in radians a position -> those that fit a longer context."""
 
 
 class RotaryEmbedding(nn.Module):
     """Tables of cos and sin, computed in fp32 for `length` positions and made again when more are asked for.
 
     Both have R columns: cos twice, and sin first negative, then positive, so that a rotation is
-    `x * cos + swap_halves(x) * sin`.
+    `x * cos + swap_halves(x) * sin`. What is turned is also multiplied by `attention_factor` (YaRN).
     """
 
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, rotary_dim: int, theta: float, length: int) -> None:
+    def __init__(
+        self, rotary_dim: int, theta: float, length: int, scale: Scale | None = None, attention_factor: float = 1.0
+    ) -> None:
         super().__init__()
         self.rotary_dim, self.theta = rotary_dim, theta
+        self.scale, self.attention_factor = scale, attention_factor
         self.register_buffer("cos", torch.empty(0, rotary_dim), persistent=False)
         self.register_buffer("sin", torch.empty(0, rotary_dim), persistent=False)
         if not self.cos.is_meta:
@@ -36,9 +44,11 @@ class RotaryEmbedding(nn.Module):
     def fill(self, length: int, device: torch.device) -> None:
         """Compute the tables for positions 0 <= p < length."""
         exponents = torch.arange(0, self.rotary_dim, 2, dtype=torch.float32, device=device) / self.rotary_dim  # (R/2,)
+        frequencies = self.theta**-exponents  # (R/2,)
+        frequencies = self.scale(frequencies) if self.scale else frequencies
         positions = torch.arange(length, dtype=torch.float32, device=device)
-        angles = torch.outer(positions, self.theta**-exponents)  # (length, R/2)
-        cos, sin = angles.cos(), angles.sin()
+        angles = torch.outer(positions, frequencies)  # (length, R/2)
+        cos, sin = angles.cos() * self.attention_factor, angles.sin() * self.attention_factor
         self.cos = torch.cat((cos, cos), dim=-1)  # (length, R)
         self.sin = torch.cat((-sin, sin), dim=-1)  # (length, R)
 
@@ -56,6 +66,53 @@ class RotaryEmbedding(nn.Module):
         if positions is None:
             return self.cos[end - count : end], self.sin[end - count : end]
         return self.cos[positions].unsqueeze(1), self.sin[positions].unsqueeze(1)  # (B, 1, T, R)
+
+
+def scale_linear(frequencies: Tensor, factor: float) -> Tensor:
+    """Position interpolation (Chen et al. 2023, arXiv:2306.15595): frequencies (R/2,) -> the same, divided."""
+    return frequencies / factor
+
+
+def scale_llama3(frequencies: Tensor, factor: float, length: int, turns: tuple[float, float]) -> Tensor:
+    """Llama 3.1's (Grattafiori et al. 2024, arXiv:2407.21783), as transformers' modeling_rope_utils has it.
+
+    A pair that makes fewer than `turns[0]` turns in `length` positions is slowed down by `factor`, one that makes more
+    than `turns[1]` is kept; between them the share that is kept rises with the turns.
+    """
+    low, high = turns
+    made = length * frequencies / (2 * math.pi)  # (R/2,)
+    kept = ((made - low) / (high - low)).clamp(0, 1)
+    return kept * frequencies + (1 - kept) * frequencies / factor
+
+
+def scale_yarn(
+    frequencies: Tensor, theta: float, factor: float, length: int, turns: tuple[float, float], truncate: bool
+) -> Tensor:
+    """YaRN's NTK-by-parts (Peng et al. 2023, arXiv:2309.00071, section 3.2), as transformers computes it.
+
+    As `scale_llama3`, but the share that is kept falls linearly with the pair's number, from the pair that makes
+    `turns[1]` turns to the one that makes `turns[0]`; the two are rounded outwards where `truncate` says so.
+    """
+    pairs = len(frequencies)
+
+    def pair_that_makes(count: float) -> float:
+        """Pair i turns length / (2 pi theta^(i / pairs)) times."""
+        return pairs * math.log(length / (2 * math.pi * count)) / math.log(theta)
+
+    slow, fast = turns
+    first, last = pair_that_makes(fast), pair_that_makes(slow)
+    if truncate:
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, 2 * pairs - 1)
+    last = last + 0.001 if first == last else last
+    number = torch.arange(pairs, dtype=torch.float32, device=frequencies.device)
+    kept = 1 - ((number - first) / (last - first)).clamp(0, 1)  # (R/2,)
+    return kept * frequencies + (1 - kept) * frequencies / factor
+
+
+def yarn_attention_factor(factor: float) -> float:
+    """sqrt(1/t) of YaRN's equation 15: q and k are each multiplied by it, so that their products gain its square."""
+    return 0.1 * math.log(factor) + 1
 
 
 def apply_rotary(x: Tensor, rotary: Rotary) -> Tensor:

@@ -27,6 +27,10 @@ class TrainerConfig(Config):
     """How a run under a deadline went, for repeating it: `STEP:END ...`, the last step as it was planned at each of
     these steps. The learning rate, and what happens every so many steps, count in steps as the first one planned."""
 
+    init_from: str = ""
+    """The model whose shape, tokenizer and weights training starts from, with a new optimizer: a run, a Hugging Face
+    directory or hf:NAME; empty: weights are drawn. `--init-from` sets it. The run keeps a copy of it."""
+
     corpus_bytes: int | None = Field(None, ge=1)
     """Read only about so many bytes of the corpus, from files drawn by their hash; none: all of it. Chosen where
     max_seconds leaves no time to prepare more."""

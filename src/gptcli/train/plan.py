@@ -18,7 +18,7 @@ from gptcli.data.prepare import CorpusScan, PreparedData, prepare_data
 from gptcli.errors import ConfigError, UsageError
 from gptcli.models.config import ModelConfig
 from gptcli.models.estimate import parameter_count, training_memory_bytes
-from gptcli.models.gpt import GPT
+from gptcli.models.gpt import GPT, build_model
 from gptcli.nn.device import resolve_device, resolve_precision, synchronize
 from gptcli.train import timed
 from gptcli.train.clock import Clock
@@ -26,6 +26,7 @@ from gptcli.train.config import RunConfig
 from gptcli.train.excerpt import scan_excerpt
 from gptcli.train.pace import FORWARD_PART, Pace
 from gptcli.train.probe import Machine, step_seconds
+from gptcli.train.start import Start, settings_from
 from gptcli.train.step import accumulate_gradients, micro_batches
 from gptcli.train.time_rule import LEAST_STEPS, TRAINING_PART, too_short
 from gptcli.train.zero_config import ORIGIN, zero_config
@@ -67,6 +68,8 @@ class Plan:
     """Why the rule for a deadline chose what it chose."""
     compile_reason: str = ""
     """Why the loss is compiled or not, if that was left open."""
+    start: Start | None = None
+    """The model that training starts from, if not from drawn weights."""
 
     @property
     def config_fingerprint(self) -> str:
@@ -91,6 +94,12 @@ class Plan:
     def final_tokens(self) -> int:
         """Validation tokens of the last evaluation: all of them, if there is time."""
         return min(len(self.data.val), self.deadline.final_tokens) if self.deadline else len(self.data.val)
+
+    def new_model(self) -> GPT:
+        """The model before its first step."""
+        if self.start:
+            return self.start.build(self.config.model, self.device)
+        return build_model(self.config.model, seed=self.config.seed, device=self.device)
 
     def new_pace(self) -> Pace:
         """Where the run ends, as planned before its first step."""
@@ -117,19 +126,23 @@ def is_timed(user: RawConfig) -> bool:
     return "max_seconds" in user.values.get("train", {})
 
 
-def make_plan(user: RawConfig, cache_dir: Path, began: float, *, resumed: bool = False) -> Plan:
+def make_plan(
+    user: RawConfig, cache_dir: Path, began: float, *, resumed: bool = False, start: Start | None = None
+) -> Plan:
     """Read the corpus, resolve every key, prepare tokens; nothing is written but the cache.
 
     Args:
         user: settings whose keys were checked.
         began: when the time budget began to run, as `time.monotonic()` counts, if there is one.
         resumed: the settings are those of a run that is gone on with; then nothing is left to a rule.
+        start: the model that `train.init_from` names, if it names one.
 
     Raises:
         ConfigError: a key or value is wrong (found before the corpus is read wherever that is possible).
         UsageError: the time budget is too small to train anything.
         DataError: the corpus cannot be read or is too small.
     """
+    user = settings_from(start, user) if start else user
     timed_run = is_timed(user)
     draft = validate(RunConfig, merge(without_end(zero_config(1_000_000, 100, "cpu", user), timed_run), user))
     if not draft.data.corpus:
@@ -137,7 +150,7 @@ def make_plan(user: RawConfig, cache_dir: Path, began: float, *, resumed: bool =
     device = resolve_device(draft.device)
     precision = resolve_precision(device, draft.train.precision)
     clock, choice = Clock(draft.train.max_seconds, began) if timed_run else None, None
-    if clock is None or resumed:
+    if clock is None or resumed or start:  # the rule for a deadline chooses a shape
         scan = scan_excerpt(draft.data, draft.train.corpus_bytes, cache_dir, draft.seed)
         chosen = zero_config(scan.train.bytes, scan.train.distinct_characters, device.type, user)
         chosen = without_end(chosen, timed_run)
@@ -146,7 +159,7 @@ def make_plan(user: RawConfig, cache_dir: Path, began: float, *, resumed: bool =
         scan, chosen, choice = timed.choose_for_time(setting)
     resolved = merge(chosen, user)
     config = validate(RunConfig, resolved)
-    data = prepare_data(scan, config.data, cache_dir)
+    data = prepare_data(scan, config.data, cache_dir, start.tokenizer if start else None)
     vocabulary = with_origin({"model": {"vocab_size": padded_vocabulary(config, data)}}, "the tokenizer")
     config = validate(RunConfig, merge(resolved, vocabulary))
     return Plan(
@@ -161,6 +174,7 @@ def make_plan(user: RawConfig, cache_dir: Path, began: float, *, resumed: bool =
         memory_bytes=estimate_memory(config, precision),
         deadline=None if clock is None else make_deadline(clock, config, choice, device, precision),
         choice=choice,
+        start=start,
     )
 
 
@@ -246,5 +260,6 @@ def describe_model(config: ModelConfig) -> str:
         heads += f" ({config.kv_heads} for keys and values)"
     parts: list[Any] = [f"{config.n_layer} layers", f"{config.n_embd} wide", heads, config.norm, config.mlp]
     if config.position != "none":
-        parts.append({"rope": "rope", "learned": "learned positions"}[config.position])
+        scaled = f" ({config.rope_scaling.name} x{config.rope_scaling.factor:g})" if config.rope_scaling else ""
+        parts.append({"rope": f"rope{scaled}", "learned": "learned positions"}[config.position])
     return ", ".join([*parts, f"context {config.context_length}"])

@@ -19,13 +19,14 @@ from gptcli.console import Progress, say
 from gptcli.data.batches import Batch
 from gptcli.errors import UsageError
 from gptcli.evaluate.scoring import evaluation_mode
-from gptcli.models.gpt import GPT, build_model
+from gptcli.models.gpt import GPT
 from gptcli.nn.device import allow_tf32, autocast
 from gptcli.nn.loss import IGNORE_INDEX
 from gptcli.optim.clip import gradient_norm
 from gptcli.train.bad_steps import texts_of
 from gptcli.train.loop import Trainer
 from gptcli.train.plan import make_plan
+from gptcli.train.start import open_start
 from gptcli.train.step import Stepper, cut, step_seed, to_device
 
 SHOWN_CHARACTERS = 200
@@ -48,13 +49,14 @@ def replay(path: Path, step: int, cache_dir: Path, top: int = 5) -> dict[str, An
         DataError, CheckpointError, StorageError: what the run was trained on, or its checkpoint, cannot be read.
     """
     run = RunDirectory.open(path)
-    plan = make_plan(read_toml(run.config_path), cache_dir, time.monotonic(), resumed=True)
+    settings = read_toml(run.config_path)
+    plan = make_plan(settings, cache_dir, time.monotonic(), resumed=True, start=open_start(settings, run))
     if not 1 <= step <= plan.steps:
         raise UsageError(f"{path} has no step {step}", f"its steps are 1 to {plan.steps}")
     train = plan.config.train.model_copy(update={"trackers": ()})
     plan = replace(plan, config=plan.config.model_copy(update={"train": train}))
     allow_tf32(train.tf32)
-    model = build_model(plan.config.model, seed=plan.config.seed, device=plan.device).train()
+    model = plan.new_model().train()
     trainer = Trainer(plan, model, run)
     begin = newest_before(run, step)
     if begin is not None:

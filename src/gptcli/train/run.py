@@ -26,7 +26,7 @@ from gptcli.data.shards import TokenShards
 from gptcli.errors import CheckpointError, OutOfMemoryError, UsageError
 from gptcli.evaluate.shards import ShardLoss, shard_loss
 from gptcli.interop.huggingface import write_huggingface
-from gptcli.models.gpt import GPT, build_model
+from gptcli.models.gpt import GPT
 from gptcli.nn.device import allow_tf32, peak_memory_bytes
 from gptcli.storage import atomic_directory, write_atomic
 from gptcli.train.compiling import settle_compile
@@ -35,6 +35,7 @@ from gptcli.train.loop import Trainer
 from gptcli.train.plan import Plan, is_timed, machine_memory_bytes, make_plan, probe_step_seconds
 from gptcli.train.screen import show_plan, show_summary
 from gptcli.train.signals import StopRequest
+from gptcli.train.start import keep_copy, open_start, require_same_start
 from gptcli.train.zero_config import NAMES
 
 MAX_KEPT_VALIDATION_BYTES = 50_000_000
@@ -52,6 +53,8 @@ class TrainRequest:
     resume: bool = False
     dry_run: bool = False
     cache_dir: Path | None = None
+    init_from: str | None = None
+    """The model to start from, as `--init-from` gives it; none: what the settings say."""
     max_seconds: float | None = None
     """The time budget, as `--time` gives it; none: what the settings say."""
     began: float = field(default_factory=time.monotonic)
@@ -74,11 +77,13 @@ def plan_and_train(request: TrainRequest, resumable: RunDirectory | None, stop: 
     user = user_settings(request, resumable)
     check_keys(RunConfig, merge(NAMES, user))
     began = request.began - (spent_before(resumable) if resumable and is_timed(user) else 0.0)
-    plan = make_plan(user, request.cache_dir or default_cache_dir(), began, resumed=resumable is not None)
+    start = open_start(user, resumable)
+    cache_dir = request.cache_dir or default_cache_dir()
+    plan = make_plan(user, cache_dir, began, resumed=resumable is not None, start=start)
     out = request.out or fresh_directory(plan.config.data.corpus)
     model = None
     if plan.memory_bytes <= machine_memory_bytes(plan.device):
-        model = build_model(plan.config.model, seed=plan.config.seed, device=plan.device)
+        model = plan.new_model()
     allow_tf32(plan.config.train.tf32)
     step_seconds = plan.deadline.step_seconds if plan.deadline else None
     if step_seconds is None and model is not None:
@@ -120,6 +125,8 @@ def train_in(run: RunDirectory, plan: Plan, model: GPT, stop: StopRequest, *, re
     if resumed:
         restore_newest(trainer, run)  # refuses another corpus before anything of the run is replaced
     describe_run(run, plan)
+    if plan.start and trainer.position.step == 0:
+        keep_copy(model, plan.data.tokenizer, run)
     if trainer.position.step == 0 and trainer.pace.is_over(0):
         raise UsageError("the time is up before the first step", "give more --time")
     try:
@@ -163,7 +170,12 @@ def user_settings(request: TrainRequest, resumable: RunDirectory | None) -> RawC
     settings = read_settings(request.config_files, request.assignments, base)
     corpus = {"data": {"corpus": list(request.corpus)}} if request.corpus else {}
     seconds = {"train": {"max_seconds": request.max_seconds}} if request.max_seconds is not None else {}
-    return merge(settings, with_origin(corpus, "CORPUS"), with_origin(seconds, "--time"))
+    start = {"train": {"init_from": request.init_from}} if request.init_from else {}
+    options = ((corpus, "CORPUS"), (seconds, "--time"), (start, "--init-from"))
+    merged = merge(settings, *(with_origin(values, origin) for values, origin in options))
+    if resumable and base:
+        require_same_start(merged, base, resumable)
+    return merged
 
 
 def spent_before(run: RunDirectory) -> float:

@@ -27,6 +27,7 @@ def plan_lines(plan: Plan, step_seconds: float | None) -> list[tuple[str, str]]:
         ("tokenizer", f"{data.tokenizer.name}, {data.tokenizer.vocab_size:,} entries"),
         ("tokens", f"{len(data.train):,} train, {len(data.val):,} validation" + (", from the cache" * data.from_cache)),
         ("model", f"{size(plan.parameters, '')} parameters: {describe_model(config.model)}"),
+        *([("start", f"the weights of {plan.start.source}; a new optimizer")] if plan.start else []),
         ("device", f"{plan.device}, {plan.precision}, {compiling(plan)}"),
         ("optimizer", f"{config.optim.name}, lr {config.optim.lr:g}, {config.schedule.name} schedule"),
         ("steps", f"{'about ' * bool(plan.deadline)}{plan.steps:,} of {train.tokens_per_step:,} tokens {cut}"),

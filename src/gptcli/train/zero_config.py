@@ -49,6 +49,9 @@ TUNED_STEPS = 900
 """Steps up to which those rates hold; Muon's falls with the root of the steps beyond them."""
 LONG_RUN = 5000
 """Below so many steps a shorter memory of gradients (momentum 0.9) learns faster."""
+GENTLER = 0.1
+"""What the rates of drawn weights are multiplied by where training starts from a model: at the full rates its first
+steps would undo what it has learnt (Ibrahim et al. 2024, arXiv:2403.08763, measure how much); a tenth is customary."""
 MICRO_BATCH_TOKENS = {"cpu": 2048, "gpu": 16384}
 NAMES = RawConfig({"optim": {"name": "muon"}, "schedule": {"name": "linear"}})
 """What the rule takes of the kinds with keys of their own, where the user names none: its keys may be set alone."""
@@ -110,7 +113,11 @@ def choose_model(shape: Shape, given: Mapping[str, Any]) -> dict[str, Any]:
 def choose_training(shape: Shape, train_bytes: int, device_type: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Steps and batch, for whatever sequence length the user set; short corpora get no more than MAX_EPOCHS epochs."""
     train, model = given.get("train", {}), given.get("model", {})
-    seq_len = train.get("seq_len") or model.get("context_length", shape.context_length)
+    context = model.get("context_length", shape.context_length)
+    # A model to start from may see more than there is time or memory to train on.
+    longest = (CPU_SHAPES if device_type == "cpu" else GPU_SHAPES)[-1].context_length
+    chosen_length = {"seq_len": min(context, longest)} if train.get("init_from") else {}
+    seq_len = train.get("seq_len") or chosen_length.get("seq_len", context)
     batch_size = train.get("batch_size") or max(
         1, MICRO_BATCH_TOKENS["cpu" if device_type == "cpu" else "gpu"] // seq_len
     )
@@ -118,7 +125,7 @@ def choose_training(shape: Shape, train_bytes: int, device_type: str, given: Map
     epochs_bound = MAX_EPOCHS * train_bytes / BYTES_PER_TOKEN / tokens_per_step
     max_steps = train.get("max_steps") or int(min(shape.max_steps, max(100, epochs_bound)))
     every = max(1, max_steps // 10)
-    return {
+    return chosen_length | {
         "max_steps": max_steps,
         "tokens_per_step": tokens_per_step,
         "batch_size": min(batch_size, tokens_per_step // seq_len),
@@ -134,16 +141,17 @@ def choose_optimizer(chosen: Mapping[str, Any], train_tokens: float, given: Mapp
     heart unless the decay is strong."""
     width, train = chosen["model"]["n_embd"], {**chosen["train"], **given.get("train", {})}
     epochs = train["max_steps"] * train["tokens_per_step"] / max(train_tokens, 1)
+    gentler = GENTLER if train.get("init_from") else 1.0
     if given.get("optim", {}).get("name") == "adamw":
         return {
             "name": "adamw",
-            "lr": significant(min(4e-3, 0.5 / width)),
+            "lr": significant(gentler * min(4e-3, 0.5 / width)),
             "weight_decay": round(min(0.8, max(0.1, 0.08 * epochs)), 2),
         }
-    return choose_muon(width, train["max_steps"], epochs)
+    return choose_muon(width, train["max_steps"], epochs, gentler)
 
 
-def choose_muon(width: int, max_steps: int, epochs: float) -> dict[str, Any]:
+def choose_muon(width: int, max_steps: int, epochs: float, gentler: float) -> dict[str, Any]:
     """Muon's settings; the rates were found at TUNED_WIDTH and TUNED_STEPS.
 
     The embedding's rate holds at any width; a hidden matrix's falls with the square root of it, so that an update, all
@@ -153,10 +161,10 @@ def choose_muon(width: int, max_steps: int, epochs: float) -> dict[str, Any]:
     narrower, longer = TUNED_WIDTH / width, max(1.0, max_steps / TUNED_STEPS)
     return {
         **NAMES.values["optim"],
-        "lr": significant(1e-2 * math.sqrt(narrower / longer)),
-        "adamw_lr": 1e-2,
-        "embedding_lr": 3e-2,
-        "head_lr": significant(2e-2 * narrower),
+        "lr": significant(gentler * 1e-2 * math.sqrt(narrower / longer)),
+        "adamw_lr": significant(gentler * 1e-2),
+        "embedding_lr": significant(gentler * 3e-2),
+        "head_lr": significant(gentler * 2e-2 * narrower),
         "momentum": 0.9 if max_steps < LONG_RUN else 0.95,
         "weight_decay": round(min(0.8, max(0.1, 0.08 * epochs)), 2),
     }

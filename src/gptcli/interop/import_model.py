@@ -1,0 +1,80 @@
+"""`gptcli import`: any model that we can read, of whichever program, becomes a model directory of ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from gptcli.checkpoint.run import RunDirectory
+from gptcli.errors import CheckpointError, UsageError
+from gptcli.interop.huggingface import CONFIG, read_huggingface, require_embedded, write_huggingface
+from gptcli.interop.llama2c import read_llama2c
+from gptcli.interop.load import HUB_PREFIX, fetch_from_hub
+from gptcli.interop.nanogpt import read_nanogpt
+from gptcli.interop.pickles import read_pickle, weights_or_pickles
+from gptcli.models.gpt import GPT
+from gptcli.storage import storage_errors
+from gptcli.tokenizer.source import open_tokenizer
+from gptcli.tokenizer.tokenizer import Tokenizer
+
+PICKLE_BEGINNINGS = (b"PK", b"\x80")
+"""Of torch's files: a zip, or in the older form a pickle."""
+SOURCES = "give a Hugging Face directory, hf:NAME, nanoGPT's ckpt.pt or llama2.c's .bin"
+
+
+def import_model(
+    source: str, out: Path, tokenizer: str | None = None, dtype: torch.dtype = torch.float32
+) -> tuple[GPT, str]:
+    """Read the model at `source` and write it to the directory `out`; runs nothing that is in it.
+
+    Args:
+        tokenizer: a path or hf:NAME, for models that come without one, or in place of theirs.
+        dtype: what the weights are written as.
+
+    Returns:
+        The model, and which transformers class opens it, or why none does, in words.
+
+    Raises:
+        CheckpointError: there is no such model, or it is damaged or not supported.
+        TokenizerError: it has no tokenizer that can be read.
+        UsageError: `out` is not empty, or the model needs a tokenizer to be named.
+        StorageError: a file cannot be read or written.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} is not empty", "choose another --out")
+    vocabulary = None if tokenizer is None else open_tokenizer(tokenizer)
+    model, vocabulary = read_foreign(source, vocabulary)
+    return model, write_huggingface(model.to(dtype), vocabulary, out)
+
+
+def read_foreign(source: str, tokenizer: Tokenizer | None) -> tuple[GPT, Tokenizer]:
+    """The model in fp32, and its tokenizer or the one given."""
+    if source.startswith(HUB_PREFIX):
+        directory = fetch_from_hub(source.removeprefix(HUB_PREFIX), pickles=True)
+        return read_huggingface(directory, tokenizer=tokenizer, open_weights=weights_or_pickles)
+    path = Path(source)
+    if RunDirectory.is_run(path):
+        raise UsageError(f"{path} is a run of ours", "every command takes it as it is")
+    if (path / CONFIG).is_file():
+        return read_huggingface(path, tokenizer=tokenizer, open_weights=weights_or_pickles)
+    if path.is_dir():
+        raise CheckpointError(f"{path} is no model directory: it has no {CONFIG}", SOURCES)
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist", SOURCES)
+    if tokenizer is None:
+        raise UsageError(f"{path} holds no tokenizer", "name it: --tokenizer PATH or hf:NAME")
+    model = read_file(path)
+    require_embedded(tokenizer, model.config, path)
+    return model, tokenizer
+
+
+def read_file(path: Path) -> GPT:
+    """The model in a single file: nanoGPT's, a pickle, or llama2.c's, which is none."""
+    with storage_errors(path, "read"), path.open("rb") as file:
+        beginning = file.read(2)
+    if beginning.startswith(PICKLE_BEGINNINGS):
+        return read_nanogpt(read_pickle(path), str(path))
+    if path.suffix != ".bin":
+        raise CheckpointError(f"{path} is no model that is known", SOURCES)
+    return read_llama2c(path)

@@ -1,0 +1,146 @@
+"""llama2.c's models (`stories15M.bin`): seven numbers, then Llama's weights in fp32, one after the other.
+
+The form is that of karpathy/llama2.c's export.py, version 0, which its run.c reads. Its RoPE turns neighbouring numbers
+(x[2i], x[2i + 1]) where ours turns (x[i], x[i + D/2]), so the rows of q and k change places. The tensors are given the
+names that Meta's own checkpoints have.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from gptcli.config import validate
+from gptcli.config.load import with_origin
+from gptcli.errors import CheckpointError, ConfigError
+from gptcli.interop.family import Rule, Shape, gate_up_rows, qkv_rows
+from gptcli.interop.huggingface import assembled, tensor_shapes
+from gptcli.interop.llama import LLAMA
+from gptcli.interop.weights import LoadedWeights
+from gptcli.models.config import ModelConfig
+from gptcli.models.gpt import GPT
+from gptcli.storage import storage_errors
+
+HEADER = struct.Struct("<7i")
+BYTES = 4
+LATER_VERSIONS = struct.pack("<I", 0x616B3432)
+"""What versions 1 (fp32) and 2 (8 bits) of the form begin with."""
+PER_LAYER = (
+    "attention_norm",
+    "attention.wq",
+    "attention.wk",
+    "attention.wv",
+    "attention.wo",
+    "ffn_norm",
+    "feed_forward.w1",
+    "feed_forward.w2",
+    "feed_forward.w3",
+)
+"""In the file's order; each stands there for all layers before the next begins."""
+
+
+def half_split_order(config: ModelConfig) -> Sequence[int]:
+    """Ours: of each head of q and k the rows that are first of their pair, then the second ones; v stays as it is."""
+    width, turned = config.head_width, (config.n_head + config.kv_heads) * config.head_width
+    pairs = [*range(0, width, 2), *range(1, width, 2)]
+    heads = [start + row for start in range(0, turned, width) for row in pairs]
+    return heads + list(range(turned, sum(qkv_rows(config))))
+
+
+LLAMA2C = replace(
+    LLAMA,
+    name="llama2.c",
+    prefix="",
+    ignored=r"(?!)",
+    table=(
+        Rule("embedding", ("tok_embeddings",)),
+        Rule("blocks.{i}.attention_norm", ("layers.{i}.attention_norm",)),
+        Rule(
+            "blocks.{i}.attention.qkv",
+            ("layers.{i}.attention.wq", "layers.{i}.attention.wk", "layers.{i}.attention.wv"),
+            rows=qkv_rows,
+            order=half_split_order,
+        ),
+        Rule("blocks.{i}.attention.output", ("layers.{i}.attention.wo",)),
+        Rule("blocks.{i}.mlp_norm", ("layers.{i}.ffn_norm",)),
+        Rule("blocks.{i}.mlp.up", ("layers.{i}.feed_forward.w1", "layers.{i}.feed_forward.w3"), rows=gate_up_rows),
+        Rule("blocks.{i}.mlp.down", ("layers.{i}.feed_forward.w2",)),
+        Rule("final_norm", ("norm",)),
+        Rule("head", ("output",)),
+    ),
+)
+
+
+def read_llama2c(path: Path) -> GPT:
+    """The model, in evaluation mode, in fp32.
+
+    Raises:
+        CheckpointError: it is no such file, or of another length than its header says.
+        StorageError: it cannot be read.
+    """
+    with storage_errors(path, "read"):
+        with path.open("rb") as file:
+            header = file.read(HEADER.size)
+        size = path.stat().st_size
+    config = read_header(path, header)
+    shapes = tensor_shapes(config)
+    theirs = {name: shape for mapped in LLAMA2C.map_tensors(config, shapes) for name, shape in mapped.theirs.items()}
+    places = dict(layout(config, theirs))
+    whole = HEADER.size + BYTES * sum(count for _, count in places.values())
+    if size != whole:
+        raise CheckpointError(f"{path} has {size:,} bytes, by its header it should have {whole:,}", "fetch it again")
+    with storage_errors(path, "read"):
+        numbers = np.memmap(path, dtype="<f4", mode="c", offset=HEADER.size)
+    tensors = {
+        name: torch.from_numpy(numbers[start : start + count].reshape(theirs[name]))
+        for name, (start, count) in places.items()
+        if name in theirs
+    }
+    return assembled(LoadedWeights(str(path), tensors), LLAMA2C, config, torch.device("cpu"))
+
+
+def read_header(path: Path, header: bytes) -> ModelConfig:
+    """The config of ours that the seven numbers mean; a vocabulary of negative size says that the head is not tied."""
+    if header.startswith(LATER_VERSIONS):
+        raise CheckpointError(f"{path} is of llama2.c's version 1 or 2", "export it again with --version 0")
+    if len(header) < HEADER.size:
+        raise CheckpointError(f"{path} is too short for a model of llama2.c", "check the path")
+    dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, max_seq_len = HEADER.unpack(header)
+    values = {
+        "vocab_size": abs(vocab_size) or -1,
+        "context_length": max_seq_len,
+        "n_layer": n_layers,
+        "n_head": n_heads,
+        "n_kv_head": n_kv_heads,
+        "n_embd": dim,
+        "intermediate_size": hidden_dim,
+        "norm_eps": 1e-5,
+        "qk_norm": False,
+        "tie_embeddings": vocab_size > 0,
+    }
+    try:
+        return validate(ModelConfig, with_origin(values, str(path)))
+    except ConfigError as error:
+        raise CheckpointError(str(error), "it is no model of llama2.c") from error
+
+
+def layout(config: ModelConfig, shapes: dict[str, Shape]) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Every name in the file's order with its place: the first number, and how many they are.
+
+    Between the last norm and the head lie tables of RoPE's angles, which run.c skips as we do.
+    """
+    layers = [f"layers.{i}.{name}" for name in PER_LAYER for i in range(config.n_layer)]
+    names = ["tok_embeddings", *layers, "norm"]
+    counts = {name: int(np.prod(shapes[f"{name}.weight"])) for name in names}
+    counts["angles"] = config.context_length * config.head_width
+    if not config.tie_embeddings:
+        counts["output"] = int(np.prod(shapes["output.weight"]))
+    start = 0
+    for name, count in counts.items():
+        yield f"{name}.weight", (start, count)
+        start += count

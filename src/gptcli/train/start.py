@@ -1,0 +1,141 @@
+"""Where training starts if not from drawn weights: a model whose shape, tokenizer and weights it takes.
+
+A run keeps a copy of it (`RUN/init`, a model directory in our own form), so that going on with the run, or replaying
+it, never needs the source again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from gptcli.checkpoint.run import RunDirectory
+from gptcli.config import RawConfig, merge, validate
+from gptcli.config.load import merge_tables, with_origin
+from gptcli.data.config import DataConfig
+from gptcli.errors import CheckpointError, ConfigError, UsageError
+from gptcli.interop.huggingface import write_huggingface
+from gptcli.interop.load import HUB_PREFIX, load_model
+from gptcli.models.config import ModelConfig
+from gptcli.models.gpt import GPT, build_model
+from gptcli.storage import atomic_directory
+from gptcli.tokenizer.tokenizer import Tokenizer
+
+COPY = "init"
+FREE = frozenset({"dropout", "attention_dropout", "attention", "activation_checkpointing", "init_std"})
+"""The keys of [model] that change nothing in the weights' shapes or meaning, so that they may be set anew."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """The model to start from; `source` says in words which."""
+
+    reference: str
+    source: str
+    config: ModelConfig
+    tokenizer: Tokenizer
+    weights: Mapping[str, torch.Tensor]
+
+    def build(self, config: ModelConfig, device: torch.device) -> GPT:
+        """The model that `config` describes, with these weights."""
+        model = build_model(config, device="meta")
+        model.load_state_dict({name: tensor.to(device) for name, tensor in self.weights.items()}, assign=True)
+        return model
+
+
+def reference_of(settings: RawConfig) -> str:
+    """What `train.init_from` says; empty where weights are drawn."""
+    train = settings.values.get("train")
+    return (train.get("init_from") or "") if isinstance(train, Mapping) else ""
+
+
+def open_start(settings: RawConfig, run: RunDirectory | None) -> Start | None:
+    """The model that the settings name, from the copy in `run` where that has one; none where they name none.
+
+    Raises:
+        CheckpointError, TokenizerError: there is no such model, or it cannot be trained on.
+    """
+    reference = reference_of(settings)
+    if not reference:
+        return None
+    copy = None if run is None else run.path / COPY
+    if copy is not None and copy.is_dir():
+        loaded, source = load_model(copy), f"{reference}, of which {copy} is a copy"
+    else:
+        loaded = load_model(reference)
+        source = loaded.source
+    config = loaded.model.config
+    if loaded.tokenizer.vocab_size > config.vocab_size:
+        raise CheckpointError(
+            f"{source}: its tokenizer has {loaded.tokenizer.vocab_size:,} tokens, its embedding only "
+            f"{config.vocab_size:,}",
+            "take a model that has a vector for each token",
+        )
+    return Start(reference, source, config, loaded.tokenizer, loaded.model.state_dict())
+
+
+def settings_from(start: Start, user: RawConfig) -> RawConfig:
+    """The user's settings, with shape and tokenizer those of the model to start from.
+
+    Raises:
+        ConfigError: the user set one of them to something else.
+    """
+    require_same_shape(start, user)
+    values = start.config.model_dump(mode="json", exclude_none=True)
+    tokenizer = tokenizer_settings(start.reference)
+    given = user.values.get("data", {}).get("tokenizer")
+    if given is not None and read_tokenizer(given) != read_tokenizer(tokenizer):
+        raise ConfigError(
+            f"data.tokenizer is set, but {start.source} has a tokenizer of its own, on which its weights depend",
+            "leave data.tokenizer out",
+        )
+    return merge(with_origin({"model": values, "data": {"tokenizer": tokenizer}}, start.source), user)
+
+
+def require_same_shape(start: Start, user: RawConfig) -> None:
+    config = start.config
+    theirs = config.model_dump(mode="json") | {
+        "n_kv_head": config.kv_heads,
+        "head_dim": config.head_width,
+        "intermediate_size": config.mlp_width,
+        "qkv_bias": config.has_qkv_bias,
+    }
+    for key, value in user.values.get("model", {}).items():
+        is_open = key in FREE or (key == "vocab_size" and not value)
+        if not is_open and merge_tables(theirs, {key: value}) != theirs:
+            raise ConfigError(
+                f"model.{key} is set to {value}, but the weights of {start.source} are for {theirs[key]}",
+                f"leave it out; only {', '.join(sorted(FREE))} may be set",
+            )
+
+
+def tokenizer_settings(reference: str) -> dict[str, Any]:
+    """`[data.tokenizer]` for the tokenizer of the model of that name."""
+    if not reference.startswith(HUB_PREFIX):
+        return {"name": "file", "path": reference}
+    repo, _, revision = reference.removeprefix(HUB_PREFIX).partition("@")
+    return {"name": "hf", "repo": repo} | ({"revision": revision} if revision else {})
+
+
+def read_tokenizer(given: Any) -> Any:
+    return validate(DataConfig, with_origin({"tokenizer": given}, "data.tokenizer")).tokenizer
+
+
+def keep_copy(model: GPT, tokenizer: Tokenizer, run: RunDirectory) -> None:
+    """Write the model as it is before its first step into the run, unless it is there already."""
+    if not (run.path / COPY).exists():
+        with atomic_directory(run.path / COPY) as folder:
+            write_huggingface(model, tokenizer, folder, own=True)
+
+
+def require_same_start(settings: RawConfig, recorded: RawConfig, run: RunDirectory) -> None:
+    """Refuse to go on with a run from another model than the one that it began from."""
+    if reference_of(settings) != reference_of(recorded):
+        began = reference_of(recorded) or "weights that were drawn"
+        raise UsageError(
+            f"{run.path} began from {began}, not from {reference_of(settings) or 'drawn weights'}",
+            "leave --init-from out, or choose another --out",
+        )
