@@ -104,6 +104,7 @@ def read(
     document_separator: str | None,
     as_json: bool,
 ) -> str:
+    """The perplexity of texts, to be printed."""
     from gptcli.evaluate import report
     from gptcli.evaluate.run import EvalRequest
     from gptcli.evaluate.run import evaluate as evaluate_request
@@ -123,6 +124,7 @@ def read(
 
 
 def choose(model: dict[str, Any], file: str, shots: str | None, num_fewshot: int | None, as_json: bool) -> str:
+    """How the model chooses, to be printed."""
     from gptcli.evaluate import choice_report as report
     from gptcli.evaluate.run import ChoicesRequest, evaluate_choice_file
 
@@ -139,6 +141,7 @@ def run_tasks(
     include_path: str | None,
     as_json: bool,
 ) -> str:
+    """How it does at tasks, to be printed."""
     from gptcli.evaluate import task_report as report
     from gptcli.evaluate.run import TasksRequest, evaluate_tasks
 

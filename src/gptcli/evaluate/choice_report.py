@@ -55,7 +55,9 @@ def as_text(evaluation: ChoiceEvaluation, source: str, file: str) -> str:
     if found:
         lines.append(f"intervals          95 %, bootstrap over {found.unit}")
     if evaluation.cut_rows:
-        lines.append(f"WARNING            {evaluation.cut_rows:,} rows lost their beginning, which the context lacks")
+        lines.append(
+            f"WARNING            {evaluation.cut_rows:,} rows are longer than the context: their beginning is not read"
+        )
     return "\n".join(lines)
 
 

@@ -198,7 +198,10 @@ class HarnessModel(TemplateLM):
             raise UsageError(f"the task asks for the generation argument {unknown[0]}, which gptcli lacks")
         if not is_drawn:
             wanted = {"temperature": 0.0} | {k: v for k, v in wanted.items() if k == "repetition_penalty"}
-        return GenerationConfig(max_new_tokens=count, batch_size=self.batch_size or 32, **wanted), until
+        try:
+            return GenerationConfig(max_new_tokens=count, batch_size=self.batch_size or 32, **wanted), until
+        except ValueError as error:
+            raise UsageError(f"the task's generation arguments {wanted} are not possible: {error}") from error
 
 
 def run_tasks(
