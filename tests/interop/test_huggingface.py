@@ -118,15 +118,27 @@ def test_asked_dtype_is_given(our_model, tokenizer, tmp_path):
     assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.bfloat16}
 
 
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        None,
+        {"type": "linear", "factor": 3.0},
+        {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+         "original_max_position_embeddings": 32},
+        {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "attention_factor": 1.25},
+    ],
+    ids=["unscaled", "linear", "llama3", "yarn"],
+)  # fmt: skip
 @torch.no_grad()
-def test_config_of_transformers_4_is_understood(their_model, some_ids, tmp_path):
-    theirs = their_model(THEIRS["llama"])
+def test_config_of_transformers_4_is_understood(their_model, some_ids, tmp_path, scaling):
+    their_model(THEIRS["llama"])
     path = tmp_path / "config.json"
     config = json.loads(path.read_text())
     config |= {"rope_theta": config.pop("rope_parameters")["rope_theta"], "torch_dtype": config.pop("dtype")}
-    path.write_text(json.dumps(config | {"rope_scaling": None}))
-    ours, _ = read_huggingface(tmp_path)
+    path.write_text(json.dumps(config | {"rope_scaling": scaling}))
+    theirs, (ours, _) = open_with_transformers(tmp_path), read_huggingface(tmp_path)
     assert ours.config.rope_theta == 5e5
+    assert (ours.config.rope_scaling is None) == (scaling is None)
     torch.testing.assert_close(ours(some_ids), theirs(some_ids).logits, atol=TOLERANCE, rtol=0)
 
 

@@ -84,8 +84,10 @@ def test_training_begins_with_the_weights_of_the_model(corpus, base, tmp_path, s
 def test_a_run_of_ours_is_gone_on_with_on_another_text(corpus, base, tmp_path) -> None:
     directory, _ = base()
     train(request(corpus, tmp_path / "first", directory))
+    before = {path: path.read_bytes() for path in (tmp_path / "first").rglob("*") if path.is_file()}
     summary = train(request(corpus, tmp_path / "second", tmp_path / "first", "model.dropout=0.1", "model.n_kv_head=2"))
     assert summary["steps"] == 6
+    assert {path: path.read_bytes() for path in (tmp_path / "first").rglob("*") if path.is_file()} == before
     assert read_toml(tmp_path / "second/run.toml").values["model"]["dropout"] == 0.1
     assert read_toml(tmp_path / "second/run.toml").values["train"]["init_from"] == str(tmp_path / "first")
 
