@@ -98,6 +98,12 @@ def test_what_no_family_holds_is_explained_by_the_nearest(slots, words):
         (LLAMA | {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope scaling 'dynamic' is not supported"),
         (LLAMA | {"rope_scaling": {"type": "linear"}}, "its rope_parameters, has no factor"),
         (LLAMA | {"rope_scaling": {"type": "linear", "factor": "2"}}, "has factor = '2'"),
+        (LLAMA | {"rope_theta": 10**400}, "no finite rope_theta"),
+        (LLAMA | {"rope_scaling": {"type": "linear", "factor": float("inf")}}, "no finite factor"),
+        (
+            LLAMA | {"rope_scaling": {"type": "yarn", "factor": -1, "mscale": 1.0, "mscale_all_dim": 2.0}},
+            "rope_scaling.factor: input should be greater",
+        ),
         (LLAMA | {"rope_scaling": {"type": "linear", "factor": 0.5}}, "rope_scaling.factor: input should be greater"),
         (
             LLAMA
@@ -158,6 +164,16 @@ def test_missing_keys_mean_what_they_mean_to_transformers(values):
     if ours.position == "rope":
         assert ours.rope_theta == theirs.rope_parameters["rope_theta"]
         assert ours.rotary_fraction == theirs.rope_parameters.get("partial_rotary_factor", 1.0)
+
+
+@pytest.mark.parametrize("values", [NEOX, NANOCHAT], ids=lambda v: v["model_type"])
+def test_a_config_alone_cannot_ask_for_a_list_of_rows(values):
+    """The order of rows is made when it is asked for, after the weights were seen to be there."""
+    config = read(values)
+    family = family_named(ForeignConfig("config.json", values))
+    orders = [entry.order for entry in family.map_tensors(config, tensor_shapes(config)) if entry.order is not None]
+    assert orders and all(callable(order) for order in orders)
+    assert sorted(orders[0]()) == list(range((config.n_head + 2 * config.kv_heads) * config.head_width))
 
 
 def test_names_are_gathered_over_layers_and_none_is_left_out():

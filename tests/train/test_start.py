@@ -23,6 +23,7 @@ from gptcli.train.config import RunConfig
 from gptcli.train.loop import Trainer
 from gptcli.train.replay import replay
 from gptcli.train.run import TrainRequest, train
+from gptcli.train.start import tokenizer_settings
 from gptcli.train.zero_config import zero_config
 
 SETTINGS = (
@@ -83,8 +84,10 @@ def test_training_begins_with_the_weights_of_the_model(corpus, base, tmp_path, s
 def test_a_run_of_ours_is_gone_on_with_on_another_text(corpus, base, tmp_path) -> None:
     directory, _ = base()
     train(request(corpus, tmp_path / "first", directory))
+    before = {path: path.read_bytes() for path in (tmp_path / "first").rglob("*") if path.is_file()}
     summary = train(request(corpus, tmp_path / "second", tmp_path / "first", "model.dropout=0.1", "model.n_kv_head=2"))
     assert summary["steps"] == 6
+    assert {path: path.read_bytes() for path in (tmp_path / "first").rglob("*") if path.is_file()} == before
     assert read_toml(tmp_path / "second/run.toml").values["model"]["dropout"] == 0.1
     assert read_toml(tmp_path / "second/run.toml").values["train"]["init_from"] == str(tmp_path / "first")
 
@@ -157,6 +160,12 @@ def test_the_plan_says_what_it_starts_from(corpus, base, tmp_path, capsys) -> No
     directory, _ = base()
     train(request(corpus, tmp_path / "run", directory, dry_run=True))
     assert f"the weights of Hugging Face directory {directory}; a new optimizer" in capsys.readouterr().err
+
+
+def test_the_tokenizer_of_a_hub_model_is_recorded_with_its_revision() -> None:
+    assert tokenizer_settings("hf:someone/tiny@v2") == {"name": "hf", "repo": "someone/tiny", "revision": "v2"}
+    assert tokenizer_settings("hf:someone/tiny") == {"name": "hf", "repo": "someone/tiny"}
+    assert tokenizer_settings("runs/base") == {"name": "file", "path": "runs/base"}
 
 
 def test_the_zero_config_rule_is_gentler_and_leaves_the_shape_alone(base) -> None:

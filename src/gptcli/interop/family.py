@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from gptcli.errors import CheckpointError
@@ -48,12 +49,15 @@ class Rule:
 
 @dataclass(frozen=True)
 class Mapped:
-    """One tensor of ours, and by name and shape the tensors of theirs that it is made of; `order` as in its rule."""
+    """One tensor of ours, and by name and shape the tensors of theirs that it is made of.
+
+    `order` is called once they are known to be there: a config alone may ask for any number of rows.
+    """
 
     ours: str
     theirs: dict[str, Shape]
     transposed: bool
-    order: Sequence[int] | None = None
+    order: Callable[[], Sequence[int]] | None = None
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,7 @@ def map_tensor(rules: Mapping[str, Rule], config: ModelConfig, name: str, shape:
         part = (height, *shape[1:])
         their_name = f"{their_module.format(i=layer.group() if layer else '')}.{kind}"
         theirs[their_name] = part[::-1] if transposed else part
-    return Mapped(name, theirs, transposed, rule.order(config) if rule.order else None)
+    return Mapped(name, theirs, transposed, partial(rule.order, config) if rule.order else None)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ names that Meta's own checkpoints have.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -136,10 +137,10 @@ def layout(config: ModelConfig, shapes: dict[str, Shape]) -> Iterator[tuple[str,
     """
     layers = [f"layers.{i}.{name}" for name in PER_LAYER for i in range(config.n_layer)]
     names = ["tok_embeddings", *layers, "norm"]
-    counts = {name: int(np.prod(shapes[f"{name}.weight"])) for name in names}
+    counts = {name: math.prod(shapes[f"{name}.weight"]) for name in names}
     counts["angles"] = config.context_length * config.head_width
     if not config.tie_embeddings:
-        counts["output"] = int(np.prod(shapes["output.weight"]))
+        counts["output"] = math.prod(shapes["output.weight"])
     start = 0
     for name, count in counts.items():
         yield f"{name}.weight", (start, count)

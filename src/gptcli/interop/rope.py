@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import assert_never
 
+from gptcli.errors import CheckpointError
 from gptcli.interop.family import ForeignConfig, Json
 from gptcli.models.config import ModelConfig
 from gptcli.models.rope_scaling import LinearScaling, Llama3Scaling, YarnScaling
@@ -111,7 +112,7 @@ def read_attention_factor(rope: ForeignConfig, factor: float) -> float | None:
     if rope.values.get("attention_factor") is not None:
         return number(rope, "attention_factor")
     over, under = number(rope, "mscale", 0.0), number(rope, "mscale_all_dim", 0.0)
-    if not over or not under:
+    if min(over, under) <= 0 or factor < 1:
         return None
     return (0.1 * over * math.log(factor) + 1) / (0.1 * under * math.log(factor) + 1)
 
@@ -120,11 +121,17 @@ def number(foreign: ForeignConfig, key: str, default: float | None = None) -> fl
     """A number; the default where the key is missing or null.
 
     Raises:
-        CheckpointError: it is none, or missing without a default.
+        CheckpointError: it is none, not finite, or missing without a default.
     """
     value = foreign.get(key, 0.0)
     if key not in foreign.values or value is None:
         if default is None:
             raise foreign.lacking(key)
         return default
+    try:
+        finite = math.isfinite(value)
+    except OverflowError:
+        finite = False
+    if not finite:
+        raise CheckpointError(f"{foreign.path} has no finite {key}", "fetch the model's config.json again")
     return float(value)

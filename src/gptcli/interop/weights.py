@@ -114,7 +114,8 @@ def weight_paths(directory: Path) -> list[Path]:
             f"{directory} holds its weights only as a pickle ({pickles[0]}), which can run code when it is opened",
             "gptcli import reads it as weights only, and writes safetensors",
         )
-    raise CheckpointError(f"{directory} has no weights: neither {SINGLE} nor {INDEX}")
+    remedy = "if the model's weights are pickles, gptcli import reads them"
+    raise CheckpointError(f"{directory} has no weights: neither {SINGLE} nor {INDEX}", remedy)
 
 
 def shard_paths(index: Path, ending: str = ".safetensors") -> list[Path]:
@@ -185,7 +186,7 @@ def read_weights(
         whole = torch.empty(shape, dtype=dtype, device=device)
         for part, rows in zip(parts, whole.split([len(part) for part in parts]), strict=True):
             rows.copy_(part)
-        state[mapped.ours] = whole if mapped.order is None else whole[torch.tensor(mapped.order, device=device)]
+        state[mapped.ours] = whole if mapped.order is None else whole[torch.tensor(mapped.order(), device=device)]
     return state
 
 
@@ -231,7 +232,7 @@ def write_weights(path: Path, state: Mapping[str, Tensor], mapping: Sequence[Map
     theirs = {}
     for mapped in mapping:
         tensor = state[mapped.ours].detach().cpu()
-        tensor = tensor if mapped.order is None else tensor[torch.tensor(mapped.order).argsort()]
+        tensor = tensor if mapped.order is None else tensor[torch.tensor(mapped.order()).argsort()]
         tensor = tensor.T if mapped.transposed else tensor
         axis = tensor.dim() - 1 if mapped.transposed else 0
         heights = [shape[axis] for shape in mapped.theirs.values()]
