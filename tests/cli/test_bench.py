@@ -68,7 +68,7 @@ def test_without_a_command_every_bench_is_held_in_one_report(
         (["bench", "train", "--model", "gpt2-124"], "no config file gpt2-124; did you mean gpt2-124m?"),
         (["bench", "generate", "--batch-sizes", "1,x"], "'x' is not a whole number above 0"),
         (["bench", "generate", "--numbers", "fp8"], "'fp8' is none of fp32, bf16, int8"),
-        (["bench", "generate", "--peer", "llama-cpp"], "peer llama-cpp is not available: it reads GGUF"),
+        (["bench", "train", "--peer", "nanogpt"], "peer nanogpt needs a path"),
         (["bench", "learn"], "no corpus to learn; name one"),
         (["bench", "learn", "x.txt", "--targets", "low"], "--targets 'low'"),
         (["bench", "learn", "x.txt", "--picture", "x.gif"], "end it in .svg or .png"),

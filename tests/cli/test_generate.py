@@ -115,6 +115,7 @@ def test_interrupt_keeps_what_was_printed_and_leaves_no_traceback(model_director
         [sys.executable, "-m", "gptcli", "generate", model_directory, "Once", *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background inherit "ignore"
     )
     try:
         assert process.stdout is not None
