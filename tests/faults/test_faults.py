@@ -79,8 +79,10 @@ def test_of_two_trainings_in_one_directory_one_runs(nursery: Nursery, tmp_path: 
 
 
 def test_the_usual_scheme_fails_where_ours_does_not(nursery: Nursery, tmp_path: Path) -> None:
-    """The harness can tell: of a file that is written in place a kill leaves nothing."""
-    assert baseline_campaign(nursery, tmp_path, kills=4, flips=1, cuts=1).unreadable > 0
+    """The harness can tell: of a file that is written in place half the kills leave nothing, and flips go unnoticed."""
+    found = baseline_campaign(nursery, tmp_path, kills=10, flips=50, cuts=5)
+    assert found.unreadable > 0
+    assert found.flips_found < 25 and found.cuts_found == 5
 
 
 CHECKPOINT = re.compile(r"/checkpoints/step-\d+$")
