@@ -69,6 +69,12 @@ class Stopped(GptcliError):
         self.exit_code = 128 + signum
 
 
+def first_line(error: BaseException) -> str:
+    """What another library's error says, in one line without a full stop: its first one, or the name of its kind."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next((line for line in lines if line), type(error).__name__).rstrip(".")
+
+
 def missing_extra(package: str, extra: str, purpose: str) -> UsageError:
     """The error for a feature whose optional dependency is not installed."""
     return UsageError(f"{purpose} needs {package}, which is not installed", f"pip install 'gptcli[{extra}]'")

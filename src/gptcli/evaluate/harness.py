@@ -29,7 +29,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from gptcli.console import Progress, say
-from gptcli.errors import DataError, GptcliError, UsageError
+from gptcli.errors import DataError, GptcliError, UsageError, first_line
 from gptcli.evaluate.continuations import Continuation, Score, score_continuations
 from gptcli.generate.config import GenerationConfig
 from gptcli.generate.engine import Engine
@@ -269,7 +269,10 @@ def open_manager(include_path: str | None, include_defaults: bool) -> TaskManage
     try:
         return TaskManager(include_path=include_path, include_defaults=include_defaults)
     except Exception as error:  # a task file may hold anything
-        raise DataError(f"the task files in {include_path} cannot be read: {first_line(error)}", "mend them") from error
+        raise DataError(
+            f"the task files in {include_path} cannot be read: {reason_of(error)}",
+            "mend them",
+        ) from error
 
 
 def known_tasks(manager: TaskManager, name: str) -> list[str]:
@@ -284,14 +287,14 @@ def load_task(manager: TaskManager, name: str) -> list[Task | Group]:
         raise
     except Exception as error:  # whatever datasets, its transport and the task's own code raise
         raise DataError(
-            f"task {name} cannot be loaded: {first_line(error)}", "check its data, the connection and HF_HUB_OFFLINE"
+            f"task {name} cannot be loaded: {reason_of(error)}",
+            "check its data, the connection and HF_HUB_OFFLINE",
         ) from error
     return [loaded["groups"][name]] if name in loaded["groups"] else list(loaded["tasks"].values())
 
 
-def first_line(error: BaseException) -> str:
-    text = next((line for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {text.strip()[:300]}"
+def reason_of(error: BaseException) -> str:
+    return f"{type(error).__name__}: {first_line(error)[:300]}"
 
 
 def task_scores(found: dict[str, Any]) -> tuple[TaskScore, ...]:

@@ -7,6 +7,7 @@ keys. OLMo 2 normalises what attention and MLP add, not what they read, and quer
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from gptcli.interop.family import Family, ForeignConfig, Json, Rule, gate_up_rows, qkv_rows, show
@@ -18,8 +19,8 @@ MLPS = {theirs: ours for ours, theirs in ACTIVATIONS.items()} | {"swish": "swigl
 SLIDING, FULL = "sliding_attention", "full_attention"
 
 
-def write_shared(config: ModelConfig) -> Json:
-    """The keys that all of these classes have."""
+def write_shared(config: ModelConfig, activations: Mapping[str, str] = ACTIVATIONS) -> Json:
+    """The keys that all of these classes have; `activations` are their names of ours."""
     return {
         "max_position_embeddings": config.context_length,
         "hidden_size": config.n_embd,
@@ -28,7 +29,7 @@ def write_shared(config: ModelConfig) -> Json:
         "num_key_value_heads": config.kv_heads,
         "head_dim": config.head_width,
         "intermediate_size": config.mlp_width,
-        "hidden_act": ACTIVATIONS[config.mlp],
+        "hidden_act": activations[config.mlp],
         "rms_norm_eps": config.norm_eps,
         "attention_dropout": config.attention_drop,
         **write_rope(config),

@@ -10,7 +10,7 @@ import torch
 from gptcli.checkpoint.load import load_checkpoint
 from gptcli.checkpoint.run import CheckpointInfo, RunDirectory
 from gptcli.config import RawConfig, read_toml, validate
-from gptcli.errors import CheckpointError, UsageError
+from gptcli.errors import CheckpointError, UsageError, first_line
 from gptcli.interop.huggingface import CONFIG, read_huggingface
 from gptcli.models.config import ModelConfig
 from gptcli.models.gpt import GPT, build_model
@@ -127,6 +127,5 @@ def fetch_from_hub(name: str, *, pickles: bool = False) -> Path:
         found = fetch(HUB_FILES)
         return fetch([*HUB_FILES, PICKLES]) if pickles and not any(found.glob("*.safetensors")) else found
     except Exception as error:  # the library lets through the errors of whichever HTTP client its version uses
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         remedy = "check the name, your access and the connection"
-        raise CheckpointError(f"hf:{name} cannot be fetched: {reason.strip().rstrip('.')}", remedy) from error
+        raise CheckpointError(f"hf:{name} cannot be fetched: {first_line(error)}", remedy) from error

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from gptcli.interop.family import Family, ForeignConfig, Json, Rule, qkv_rows
-from gptcli.interop.llama import TABLE, bias_obstacles, read_whole_rope
-from gptcli.interop.rope import write_rope
+from gptcli.interop.llama import TABLE, bias_obstacles, read_whole_rope, write_shared
 from gptcli.models.config import MOST_LAYERS, ModelConfig
 from gptcli.models.rope_scaling import YarnScaling
 
@@ -22,20 +21,9 @@ SOFTCAP = 15.0
 
 
 def write_config(config: ModelConfig) -> Json:
-    return {
-        "max_position_embeddings": config.context_length,
-        "hidden_size": config.n_embd,
-        "num_hidden_layers": config.n_layer,
-        "num_attention_heads": config.n_head,
-        "num_key_value_heads": config.kv_heads,
-        "head_dim": config.head_width,
-        "intermediate_size": config.mlp_width,
-        "hidden_act": ACTIVATIONS[config.mlp],
-        "rms_norm_eps": config.norm_eps,
+    return write_shared(config, ACTIVATIONS) | {
         "final_logit_softcapping": config.logit_softcap,
         "attention_bias": False,
-        "attention_dropout": config.attention_drop,
-        **write_rope(config),
     }
 
 

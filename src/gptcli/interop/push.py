@@ -16,7 +16,7 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import disable_progress_bars, validate_repo_id
 
-from gptcli.errors import StorageError, UsageError
+from gptcli.errors import StorageError, UsageError, first_line
 from gptcli.interop.export import Exported, export_huggingface
 from gptcli.interop.load import HUB_PREFIX, load_model
 
@@ -135,8 +135,3 @@ def hub_errors(name: str) -> Iterator[None]:
         raise StorageError(
             f"{HUB_PREFIX}{name} cannot be pushed: {reason}", "check the connection and HF_ENDPOINT"
         ) from error
-
-
-def first_line(error: BaseException) -> str:
-    lines = (line.strip() for line in str(error).splitlines())
-    return next((line for line in lines if line), type(error).__name__).rstrip(".")
