@@ -117,6 +117,13 @@ def test_a_hugging_face_directory_is_loaded(our_model, tokenizer, some_ids, tmp_
     torch.testing.assert_close(loaded.model(some_ids), model(some_ids), atol=0, rtol=0)
 
 
+@pytest.mark.parametrize("source", ["hf:someone/tiny", "a directory"])
+def test_a_checkpoint_of_what_is_no_run_is_refused(our_model, tokenizer, tmp_path, source):
+    write_huggingface(our_model(), tokenizer, tmp_path / "model")
+    with pytest.raises(UsageError, match=r"is no run.*leave out --checkpoint"):
+        load_model(tmp_path / "model" if source == "a directory" else source, checkpoint="last")
+
+
 def test_what_is_no_model_says_what_was_looked_for(tmp_path):
     with pytest.raises(CheckpointError, match=r"neither run.toml .* nor config.json"):
         load_model(tmp_path)

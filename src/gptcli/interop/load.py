@@ -47,12 +47,15 @@ def load_model(
         CheckpointError: there is no such model, or it is damaged or not supported.
         UsageError: `checkpoint` is none of these, or given for what is not a run.
     """
-    if str(path).startswith(HUB_PREFIX):
-        directory = fetch_from_hub(str(path).removeprefix(HUB_PREFIX))
-        return load_directory(directory, str(path), device, dtype)
     directory = Path(path)
     if RunDirectory.is_run(directory):
         return load_run(RunDirectory.open(directory), checkpoint, torch.device(device), dtype)
+    is_of_hub = str(path).startswith(HUB_PREFIX)
+    if checkpoint != "best" and (is_of_hub or (directory / CONFIG).is_file()):
+        raise UsageError(f"{path} is no run, of which checkpoint {checkpoint} could be taken", "leave out --checkpoint")
+    if is_of_hub:
+        directory = fetch_from_hub(str(path).removeprefix(HUB_PREFIX))
+        return load_directory(directory, str(path), device, dtype)
     if (directory / CONFIG).is_file():
         return load_directory(directory, f"Hugging Face directory {directory}", device, dtype)
     if not directory.exists():
