@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from gptcli.models.config import ModelConfig
 from gptcli.models.gpt import GPT, build_model
-from gptcli.models.inference import LEAST_ROWS, for_generation, quantized, with_linears
-from gptcli.nn.inference import Int8Linear, PackedLinear, packs
+from gptcli.models.inference import for_generation, quantized, with_linears
+from gptcli.nn.inference import Int8Linear, PackedLinear, least_packed_rows, packs
 
 SHAPES = [
     {"norm": "layernorm", "position": "learned", "mlp": "gelu_tanh", "bias": True},
@@ -48,10 +50,23 @@ def test_copies_give_the_models_logits_and_leave_it_alone(settings: dict) -> Non
 
 
 @needs_packing
-def test_matrices_are_packed_where_enough_rows_read_them() -> None:
+@pytest.mark.parametrize(("maker", "least"), [("GenuineIntel", 4), ("AuthenticAMD", 1), (None, 4)])
+def test_matrices_are_packed_where_enough_rows_read_them(
+    maker: str | None, least: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_text(path: Path, **options: object) -> str:
+        if maker is None:
+            raise FileNotFoundError
+        return f"processor\t: 0\nvendor_id\t: {maker}\n"
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", read_text)
+        least_packed_rows.cache_clear()
+        assert least_packed_rows() == least
     model = model_of(SHAPES[0])
-    assert for_generation(model, None, LEAST_ROWS - 1) is model
-    assert isinstance(for_generation(model, None, LEAST_ROWS).blocks[0].mlp.up, PackedLinear)
+    assert for_generation(model, None, least - 1) is model
+    assert isinstance(for_generation(model, None, least).blocks[0].mlp.up, PackedLinear)
+    least_packed_rows.cache_clear()
     assert isinstance(for_generation(model, "int8", 1).head, Int8Linear)
 
 

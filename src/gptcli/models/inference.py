@@ -9,16 +9,13 @@ from typing import Literal
 from torch import Tensor, nn
 
 from gptcli.models.gpt import GPT
-from gptcli.nn.inference import Int8Linear, PackedLinear, packs
+from gptcli.nn.inference import Int8Linear, PackedLinear, least_packed_rows, packs
 from gptcli.nn.layers import Linear
 
 Quantization = Literal["int8"]
 
 MakeLinear = Callable[[Tensor, Tensor | None], nn.Module]
 """weight (O, I), bias (O,) or none -> a module that maps (..., I) to (..., O)."""
-
-LEAST_ROWS = 4
-"""From so many rows on, packed matrices are read faster than plain ones."""
 
 
 def for_generation(model: GPT, quantize: Quantization | None, rows: int) -> GPT:
@@ -28,7 +25,7 @@ def for_generation(model: GPT, quantize: Quantization | None, rows: int) -> GPT:
     """
     if quantize:
         return quantized(model, quantize)
-    if rows >= LEAST_ROWS and packs(model.embedding.weight):
+    if rows >= least_packed_rows() and packs(model.embedding.weight):
         return with_linears(model, PackedLinear)
     return model
 
