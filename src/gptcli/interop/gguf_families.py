@@ -15,15 +15,10 @@ from torch import Tensor
 from gptcli.errors import UsageError
 from gptcli.interop.family import Family, ForeignConfig, Json, Rule, gate_up_rows, qkv_rows, show
 from gptcli.interop.gpt2 import with_biases
-from gptcli.models.config import MOST_LAYERS, ModelConfig
+from gptcli.models.config import MOST_LAYERS, WITHOUT_EFFECT, ModelConfig
 
 TIED, BIASED = "has_no_output_matrix", "has_biases"
 """What the tensors say and no key does; added to the keys when a file is read."""
-
-NO_EFFECT = frozenset(
-    ("vocab_size", "init_std", "dropout", "attention_dropout", "attention", "activation_checkpointing")
-)
-"""Slots that change nothing of what a finished model computes, or that the number of tokens gives."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +33,19 @@ class GgufFamily(Family):
 
     def obstacles(self, config: ModelConfig) -> list[str]:
         """As Family's; and a slot of which this table knows nothing must be at its default."""
-        sized = {"context_length", "n_layer", "n_head", "n_kv_head", "n_embd", "head_dim", "intermediate_size"}
-        known = sized | self.slots.keys() | NO_EFFECT | {"norm_eps", "rope_theta", "tie_embeddings", "window_pattern"}
+        sized = {
+            "vocab_size",
+            "context_length",
+            "n_layer",
+            "n_head",
+            "n_kv_head",
+            "n_embd",
+            "head_dim",
+            "intermediate_size",
+        }
+        known = (
+            sized | self.slots.keys() | WITHOUT_EFFECT | {"norm_eps", "rope_theta", "tie_embeddings", "window_pattern"}
+        )
         new = [
             f"{slot} must be {show(field.default)}, not {show(getattr(config, slot))}"
             for slot, field in ModelConfig.model_fields.items()

@@ -21,7 +21,7 @@ from gptcli.interop.gpt2 import GPT2
 from gptcli.interop.huggingface import assembled
 from gptcli.interop.pickles import Pickled
 from gptcli.interop.weights import LoadedWeights
-from gptcli.models.config import ModelConfig
+from gptcli.models.config import WITHOUT_EFFECT, ModelConfig
 from gptcli.models.gpt import GPT
 from gptcli.storage import atomic_file, write_atomic
 from gptcli.tokenizer.tokenizer import Tokenizer
@@ -38,8 +38,6 @@ FIXED = {
 """What nanoGPT's model always has; GELU is the exact one."""
 SIZED = frozenset(("vocab_size", "context_length", "n_layer", "n_head", "n_embd", "bias"))
 """What its model_args say."""
-NO_EFFECT = frozenset(("init_std", "dropout", "attention_dropout", "attention", "activation_checkpointing"))
-"""What a finished model does not depend on."""
 GPT2_SAMPLE = ("Hello world<|endoftext|>", [15496, 995, 50256])
 
 MODEL = "model/"
@@ -125,7 +123,7 @@ def require_nanogpt(config: ModelConfig) -> None:
     wanted = {
         slot: FIXED.get(slot, field.default)
         for slot, field in ModelConfig.model_fields.items()
-        if slot not in SIZED | NO_EFFECT
+        if slot not in SIZED | WITHOUT_EFFECT
     }
     # These follow from the sizes, or have no effect without rotation.
     actual = config.model_dump() | {"n_kv_head": None, "head_dim": None, "intermediate_size": None}

@@ -14,6 +14,9 @@ GATED_MLPS = ("swiglu", "geglu")
 MOST_LAYERS, LARGEST = 10_000, 2**27
 """Far above any model, and low enough that a hostile config.json cannot take all memory before its weights are read."""
 
+WITHOUT_EFFECT = frozenset(("dropout", "attention_dropout", "attention", "init_std", "activation_checkpointing"))
+"""Slots on which nothing depends that a finished model computes."""
+
 
 class ModelConfig(Config):
     """`[model]`: one decoder-only Transformer, assembled from slots. The defaults are Qwen3's architecture, small."""

@@ -19,14 +19,12 @@ from gptcli.data.config import DataConfig
 from gptcli.errors import CheckpointError, ConfigError, UsageError
 from gptcli.interop.huggingface import write_huggingface
 from gptcli.interop.load import HUB_PREFIX, load_model
-from gptcli.models.config import ModelConfig
+from gptcli.models.config import WITHOUT_EFFECT, ModelConfig
 from gptcli.models.gpt import GPT, build_model
 from gptcli.storage import atomic_directory
 from gptcli.tokenizer.tokenizer import Tokenizer
 
 COPY = "init"
-FREE = frozenset({"dropout", "attention_dropout", "attention", "activation_checkpointing", "init_std"})
-"""The keys of [model] that change nothing in the weights' shapes or meaning, so that they may be set anew."""
 
 
 @dataclass(frozen=True)
@@ -104,11 +102,11 @@ def require_same_shape(start: Start, user: RawConfig) -> None:
         "qkv_bias": config.has_qkv_bias,
     }
     for key, value in user.values.get("model", {}).items():
-        is_open = key in FREE or (key == "vocab_size" and not value)
+        is_open = key in WITHOUT_EFFECT or (key == "vocab_size" and not value)
         if not is_open and merge_tables(theirs, {key: value}) != theirs:
             raise ConfigError(
                 f"model.{key} is set to {value}, but the weights of {start.source} are for {theirs[key]}",
-                f"leave it out; only {', '.join(sorted(FREE))} may be set",
+                f"leave it out; only {', '.join(sorted(WITHOUT_EFFECT))} may be set",
             )
 
 
