@@ -90,7 +90,8 @@ def test_wandb_is_kept_offline_under_one_id(
     run = logged("wandb")
     key = json.loads((run / NAMES_FILE).read_text())["wandb"]
     found, configs = [], []
-    for file in sorted(run.glob(f"wandb/offline-run-*-{key}/run-{key}.wandb")):
+    # wandb numbers the directories of runs begun in one second.
+    for file in sorted(run.glob(f"wandb/offline-run-*-{key}*/run-{key}.wandb")):
         for data in leveldb_records(file.read_bytes()):
             record = wandb_internal_pb2.Record()
             record.ParseFromString(data)
