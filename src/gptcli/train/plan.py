@@ -17,13 +17,14 @@ from gptcli.data.batches import Batches
 from gptcli.data.prepare import CorpusScan, PreparedData, prepare_data
 from gptcli.errors import ConfigError, UsageError
 from gptcli.models.config import ModelConfig
-from gptcli.models.estimate import parameter_count, training_memory_bytes
+from gptcli.models.estimate import parameter_count
 from gptcli.models.gpt import GPT, build_model
 from gptcli.nn.device import resolve_device, resolve_precision, synchronize
 from gptcli.train import timed
 from gptcli.train.clock import Clock
 from gptcli.train.config import RunConfig
 from gptcli.train.excerpt import scan_excerpt
+from gptcli.train.footprint import memory_of_training
 from gptcli.train.pace import FORWARD_PART, Pace
 from gptcli.train.probe import Machine, step_seconds
 from gptcli.train.start import Start, settings_from
@@ -34,7 +35,6 @@ from gptcli.train.zero_config import ORIGIN, zero_config
 PROBE_SECONDS = 2.0
 FINAL_PART = 0.05
 """Part of the time budget for the last evaluation; it measures the whole validation split if that takes no more."""
-OPTIMIZER_STATE_PER_PARAMETER = {"sgd": 1, "adamw": 2, "muon": 1}
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def make_plan(
         device=device,
         precision=precision,
         parameters=parameter_count(config.model),
-        memory_bytes=estimate_memory(config, precision),
+        memory_bytes=memory_of_training(config, precision, device.type),
         deadline=None if clock is None else make_deadline(clock, config, choice, device, precision),
         choice=choice,
         start=start,
@@ -214,17 +214,6 @@ def padded_vocabulary(config: RunConfig, data: PreparedData) -> int:
             f"model.vocab_size {wanted} is smaller than the tokenizer's {needed}", "leave it out or set it to 0"
         )
     return wanted or needed
-
-
-def estimate_memory(config: RunConfig, precision: str) -> int:
-    """Bytes that training takes on one device, by models.estimate."""
-    return training_memory_bytes(
-        config.model,
-        OPTIMIZER_STATE_PER_PARAMETER[config.optim.name],
-        config.train.batch_size,
-        config.seq_len,
-        activation_bytes=4 if precision == "fp32" else 2,
-    )
 
 
 def machine_memory_bytes(device: torch.device) -> int:
