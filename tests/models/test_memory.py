@@ -12,7 +12,7 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from gptcli.models.config import ModelConfig
 from gptcli.models.estimate import parameter_count
 from gptcli.models.gpt import GPT, build_model
-from gptcli.models.memory import Batch, Numbers, activations, table_bytes, training_memory_bytes
+from gptcli.models.memory import Batch, Numbers, activations, training_memory_bytes
 from gptcli.optim.build import build_optimizer
 from gptcli.optim.config import AdamWConfig
 

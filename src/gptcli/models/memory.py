@@ -58,8 +58,7 @@ class Activations(NamedTuple):
     """Bytes that one micro-batch leaves for its backward pass.
 
     blocks: what the blocks keep; of a checkpointed block its input alone.
-    recomputed: what one block keeps while it is computed again, on top of that, and the widest gradient in it; 0 without
-        checkpointing.
+    recomputed: what a block that is computed again keeps meanwhile, and the widest gradient; 0 without checkpointing.
     around: what stands around the blocks: ids, the embedding's part, the last norm.
     loss: the head's input, and the gradient of the logits in their place.
     weight_copies: the matrices in the compute precision, which autocast makes and holds.
