@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch.distributed._tools.mem_tracker import MemTracker
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from gptcli.models.config import ModelConfig
 from gptcli.models.estimate import parameter_count
 from gptcli.models.gpt import GPT, build_model
-from gptcli.models.memory import Batch, Numbers, activations, training_memory_bytes
+from gptcli.models.memory import Batch, Numbers, Recompute, activations, training_memory_bytes
 from gptcli.optim.build import build_optimizer
 from gptcli.optim.config import AdamWConfig
 
@@ -73,10 +75,23 @@ def test_activations_are_the_storages_that_autograd_saves(values: dict, numbers:
     assert activations(model.config, BATCH, numbers).kept == pytest.approx(saved_bytes(model, BATCH, numbers), rel=0.01)
 
 
+def recomputing(model: GPT, mode: str) -> GPT:
+    """The model with blocks that keep their input alone, or with it what products and attention give."""
+    saved = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.bmm.default,
+             torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+             torch.ops.aten._scaled_dot_product_flash_attention.default}  # fmt: skip
+    policies = CheckpointPolicy.MUST_SAVE, CheckpointPolicy.PREFER_RECOMPUTE
+    contexts = partial(create_selective_checkpoint_contexts, lambda _, op, *args, **kwargs: policies[op not in saved])
+    options = {"context_fn": contexts} if mode == "selective" else {}
+    for block in model.blocks if mode != "none" else ():
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False, **options)
+    return model
+
+
 @pytest.mark.parametrize("numbers", [Numbers(), BF16], ids=["fp32", "bf16"])
 def test_a_checkpointed_block_keeps_its_input_alone(numbers: Numbers) -> None:
-    model = build_model(shape(activation_checkpointing=True, n_layer=6))
-    kept = activations(model.config, BATCH, numbers)
+    model = recomputing(build_model(shape(n_layer=6)), "full")
+    kept = activations(model.config, BATCH, numbers, "full")
     head_copy = numbers.compute_bytes * 2000 * 64 if numbers.is_mixed else 0  # autocast holds those of the blocks
     assert kept.blocks + kept.around + kept.loss + head_copy == pytest.approx(
         saved_bytes(model, BATCH, numbers), rel=0.01
@@ -98,13 +113,15 @@ def test_the_limits_of_the_loss_are_said_to_be_what_they_are() -> None:
 
 
 PEAKS = [
-    ({}, BATCH),
-    ({"n_kv_head": 2, "tie_embeddings": False}, Batch(8, 64)),
-    (GPT2, BATCH),
-    ({"activation_checkpointing": True}, BATCH),
-    ({"activation_checkpointing": True, "n_layer": 6, "vocab_size": 300}, Batch(8, 64)),
-    ({"vocab_size": 65}, Batch(8, 64)),
-    ({"n_embd": 256, "vocab_size": 5000}, Batch(1, 16)),
+    ({}, BATCH, "none"),
+    ({"n_kv_head": 2, "tie_embeddings": False}, Batch(8, 64), "none"),
+    (GPT2, BATCH, "none"),
+    ({"vocab_size": 65}, Batch(8, 64), "none"),
+    ({"n_embd": 256, "vocab_size": 5000}, Batch(1, 16), "none"),
+    ({}, BATCH, "full"),
+    ({"n_layer": 6, "vocab_size": 300}, Batch(8, 64), "full"),
+    ({"n_layer": 6, "vocab_size": 300, "n_kv_head": 2}, Batch(8, 64), "selective"),
+    ({**GPT2, "n_layer": 6, "vocab_size": 1100}, Batch(8, 64), "selective"),
 ]
 
 
@@ -128,44 +145,45 @@ def peak_bytes(model: GPT, batch: Batch, numbers: Numbers, micro_batches: int) -
 
 @pytest.mark.parametrize("micro_batches", [1, 2])
 @pytest.mark.parametrize("numbers", [Numbers(), BF16], ids=["fp32", "bf16"])
-@pytest.mark.parametrize(("values", "batch"), PEAKS, ids=str)
+@pytest.mark.parametrize(("values", "batch", "mode"), PEAKS, ids=str)
 def test_the_peak_of_a_training_is_the_one_that_torch_tracks(
-    values: dict, batch: Batch, numbers: Numbers, micro_batches: int
+    values: dict, batch: Batch, mode: Recompute, numbers: Numbers, micro_batches: int
 ) -> None:
     config = shape(**{"n_layer": 3, **values})
-    measured = peak_bytes(build_model(config), batch, numbers, micro_batches)
-    reckoned = training_memory_bytes(config, 2 * parameter_count(config), batch, numbers, accumulates=micro_batches > 1)
+    measured = peak_bytes(recomputing(build_model(config), mode), batch, numbers, micro_batches)
+    moments = 2 * parameter_count(config)
+    reckoned = training_memory_bytes(config, moments, batch, numbers, mode, accumulates=micro_batches > 1)
     assert reckoned == pytest.approx(measured, rel=0.05)
 
 
 def test_memory_falls_with_checkpointing_and_half_precision() -> None:
-    config = ModelConfig(vocab_size=65)
-    recomputed = config.model_copy(update={"activation_checkpointing": True})
-    full, less, half = (
-        training_memory_bytes(some, 0, Batch(8, 256), numbers)
-        for some, numbers in ((config, Numbers()), (recomputed, Numbers()), (config, BF16))
+    config, batch = ModelConfig(vocab_size=65), Batch(8, 256)
+    least, less, most = (
+        training_memory_bytes(config, 0, batch, recompute=mode) for mode in ("full", "selective", "none")
     )
-    assert less < half < full
+    assert least < less < most
+    assert training_memory_bytes(config, 0, batch, BF16) < most
 
 
 CUDA_SHAPES = [
-    ({"n_kv_head": 4, "tie_embeddings": False}, "bf16"),
-    ({**GPT2, "vocab_size": 50304}, "bf16"),
-    ({"activation_checkpointing": True}, "bf16"),
-    ({"qk_norm": False, "n_kv_head": 4}, "fp32"),
-    ({"window_pattern": (0, 128), "n_kv_head": 4}, "bf16"),
+    ({"n_kv_head": 4, "tie_embeddings": False}, "bf16", "none"),
+    ({**GPT2, "vocab_size": 50304}, "bf16", "none"),
+    ({"vocab_size": 4096, "n_layer": 24}, "bf16", "full"),
+    ({"vocab_size": 4096, "n_layer": 24}, "bf16", "selective"),
+    ({"qk_norm": False, "n_kv_head": 4}, "fp32", "none"),
+    ({"window_pattern": (0, 128), "n_kv_head": 4}, "bf16", "none"),
 ]
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(("values", "precision"), CUDA_SHAPES, ids=str)
-def test_the_peak_on_cuda_is_what_its_allocator_reports(values: dict, precision: str) -> None:
+@pytest.mark.parametrize(("values", "precision", "mode"), CUDA_SHAPES, ids=str)
+def test_the_peak_on_cuda_is_what_its_allocator_reports(values: dict, precision: str, mode: Recompute) -> None:
     from gptcli.nn.device import autocast
 
     device, batch = torch.device("cuda"), Batch(8, 1024)
     size = {"vocab_size": 32768, "n_embd": 1024, "n_head": 16, "context_length": 1024, "n_layer": 12}
     config = ModelConfig(**{**size, **values})
-    model = build_model(config, device=device)
+    model = recomputing(build_model(config, device=device), mode)
     optimizer = build_optimizer(model.parameter_infos(), AdamWConfig())
     ids = torch.randint(config.vocab_size, batch, device=device)
     for _ in range(2):
@@ -176,5 +194,5 @@ def test_the_peak_on_cuda_is_what_its_allocator_reports(values: dict, precision:
         optimizer.step()
         optimizer.zero_grad()
     numbers = Numbers(2 if precision == "bf16" else 4, on_cuda=True)
-    reckoned = training_memory_bytes(config, 2 * parameter_count(config), batch, numbers, accumulates=False)
+    reckoned = training_memory_bytes(config, 2 * parameter_count(config), batch, numbers, mode, accumulates=False)
     assert reckoned == pytest.approx(torch.cuda.max_memory_allocated(), rel=0.05)

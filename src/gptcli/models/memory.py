@@ -7,7 +7,7 @@ papers: B batch, T time, L n_layer, C n_embd, H n_head, K n_kv_head, D head_dim,
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from gptcli.models.config import ModelConfig
 from gptcli.models.estimate import BYTES_FP32, block_matrices, parameter_count, up_rows, windows
@@ -17,6 +17,10 @@ LARGE_VOCABULARY = 1024
 """As nn.loss: from so many entries on the logits become their own gradient in place."""
 MAX_LOGITS = 2**27
 """As nn.loss: more logits than these are worked through in parts."""
+
+
+Recompute = Literal["none", "full", "selective"]
+"""What of a block the backward pass computes again: nothing, everything, or all but its products and attention."""
 
 
 class Numbers(NamedTuple):
@@ -57,8 +61,8 @@ FP32 = Numbers()
 class Activations(NamedTuple):
     """Bytes that one micro-batch leaves for its backward pass.
 
-    blocks: what the blocks keep; of a checkpointed block its input alone.
-    recomputed: what a block that is computed again keeps meanwhile, and the widest gradient; 0 without checkpointing.
+    blocks: what the blocks keep until the backward pass.
+    recomputed: what comes on top while one block is computed again, the widest gradient in it included.
     around: what stands around the blocks: ids, the embedding's part, the last norm.
     loss: the head's input, and the gradient of the logits in their place.
     weight_copies: the matrices in the compute precision, which autocast makes and holds.
@@ -84,18 +88,20 @@ class Activations(NamedTuple):
 
 
 def activations(
-    config: ModelConfig, batch: Batch, numbers: Numbers = FP32, *, checkpointing: bool | None = None
+    config: ModelConfig, batch: Batch, numbers: Numbers = FP32, recompute: Recompute = "none"
 ) -> Activations:
-    """What a micro-batch keeps and takes. `checkpointing`: as in the config, unless it is said here."""
-    is_recomputed = config.activation_checkpointing if checkpointing is None else checkpointing
+    """What a micro-batch keeps and takes for a moment."""
     of_layers = windows(config)
-    kept = {window: block_kept_bytes(config, batch, numbers, window) for window in set(of_layers)}
+    whole = {window: block_kept_bytes(config, batch, numbers, window) for window in set(of_layers)}
     copies = numbers.compute_bytes * block_matrices(config) if numbers.is_mixed else 0
     stream = batch.tokens * config.n_embd * BYTES_FP32
     gradient = batch.tokens * up_rows(config) * numbers.compute_bytes  # the widest there is
+    results, shared = product_results(config, batch, numbers) if recompute == "selective" else (0, 0)
     return Activations(
-        blocks=config.n_layer * stream if is_recomputed else sum(kept[window] for window in of_layers),
-        recomputed=max(kept.values()) - stream + gradient + copies if is_recomputed else 0,
+        blocks=sum(whole[window] for window in of_layers)
+        if recompute == "none"
+        else config.n_layer * (stream + results),
+        recomputed=0 if recompute == "none" else max(whole.values()) - stream - shared + gradient + copies,
         around=around_bytes(config, batch, numbers),
         loss=loss_kept_bytes(config, batch, numbers),
         weight_copies=config.n_layer * copies + head_copy_bytes(config, numbers),
@@ -103,11 +109,21 @@ def activations(
     )
 
 
+def product_results(config: ModelConfig, batch: Batch, numbers: Numbers) -> tuple[int, int]:
+    """Bytes of what a block's products and its attention give, and of them those that it keeps by itself as well."""
+    q, k, c = config.n_head * config.head_width, config.kv_heads * config.head_width, numbers.compute_bytes
+    scores = config.n_head * batch.seq_len * c if attends_by_products(config, numbers) else config.n_head * BYTES_FP32
+    shared = (q + 2 * k + q + up_rows(config)) * c + config.n_head * BYTES_FP32
+    results = (q + 2 * k + q + up_rows(config) + 2 * config.n_embd) * c + scores
+    return batch.tokens * results, batch.tokens * shared
+
+
 def training_memory_bytes(
     config: ModelConfig,
     optimizer_numbers: int,
     batch: Batch,
     numbers: Numbers = FP32,
+    recompute: Recompute = "none",
     *,
     accumulates: bool = True,
 ) -> int:
@@ -120,7 +136,7 @@ def training_memory_bytes(
         accumulates: whether a step has several micro-batches, so that gradients lie there during a forward pass.
     """
     weights = parameter_count(config) * BYTES_FP32
-    kept = activations(config, batch, numbers)
+    kept = activations(config, batch, numbers, recompute)
     in_forward = kept.peak + (weights if accumulates else 0)
     at_the_end = weights + kept.recomputed
     return weights + optimizer_numbers * BYTES_FP32 + table_bytes(config) + max(in_forward, at_the_end)

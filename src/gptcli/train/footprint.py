@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gptcli.models.config import ModelConfig
 from gptcli.models.estimate import BYTES_FP32, block_matrices, parameter_count
-from gptcli.models.memory import Batch, Numbers, training_memory_bytes
+from gptcli.models.memory import Batch, Numbers, Recompute, training_memory_bytes
 from gptcli.optim.config import AdamWConfig, MuonConfig, OptimConfig, SgdConfig
 from gptcli.train.config import RunConfig
 
@@ -27,8 +27,15 @@ def memory_of_training(config: RunConfig, precision: str, device_type: str) -> i
         optimizer_numbers(config.model, config.optim),
         Batch(min(config.train.batch_size, config.sequences_per_step), config.seq_len),
         numbers_of(precision, device_type),
+        recompute_of(config),
         accumulates=config.sequences_per_step > config.train.batch_size,
     )
+
+
+def recompute_of(config: RunConfig) -> Recompute:
+    """What the blocks compute again in the backward pass."""
+    finer: Recompute = getattr(config.train, "activation_checkpointing", "none")
+    return "full" if config.model.activation_checkpointing and finer == "none" else finer
 
 
 def numbers_of(precision: str, device_type: str) -> Numbers:
