@@ -119,10 +119,9 @@ def test_a_step_sends_what_its_strategy_needs() -> None:
     (ddp,) = sent(Ranks(4)).values()
     assert ddp.bytes == pytest.approx(1.5 * weights) and ddp.seconds == ddp.bytes / H100.link
     fsdp = sent(Ranks(1, 4), micro_batches=3)
-    assert [talk.bytes for talk in fsdp.values()][1] == pytest.approx(0.75 * weights), "gradients once a step"
-    assert [talk.bytes for talk in fsdp.values()][0] == pytest.approx(
-        3 * sent(Ranks(1, 4))["weights gathered"].bytes
-    ), "weights for each micro-batch"
+    once = sent(Ranks(1, 4))
+    assert fsdp["gradients scattered"].bytes == pytest.approx(0.75 * weights), "once a step"
+    assert fsdp["weights gathered"].bytes == 3 * once["weights gathered"].bytes, "for each micro-batch"
     (tensor,) = sent(Ranks(1, 1, 2)).values()
     assert tensor.bytes == 3 * 4 * BATCH.tokens * 64 * 2, "of 3 layers: two sums forwards, two backwards, in bf16"
 
