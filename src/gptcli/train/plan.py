@@ -24,7 +24,7 @@ from gptcli.train import timed
 from gptcli.train.clock import Clock
 from gptcli.train.config import RunConfig
 from gptcli.train.excerpt import scan_excerpt
-from gptcli.train.footprint import memory_of_training
+from gptcli.train.footprint import rank_memory
 from gptcli.train.pace import FORWARD_PART, Pace
 from gptcli.train.probe import Machine, step_seconds
 from gptcli.train.start import Start, settings_from
@@ -174,7 +174,7 @@ def make_plan(
         device=device,
         precision=precision,
         parameters=parameter_count(config.model),
-        memory_bytes=memory_of_training(config, precision, device.type),
+        memory_bytes=rank_memory(config, precision, device.type).total,
         deadline=None if clock is None else make_deadline(clock, config, choice, device, precision),
         choice=choice,
         start=start,

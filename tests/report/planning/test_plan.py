@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from gptcli.cli.app import app
 from gptcli.config.shipped import shipped_configs
 from gptcli.errors import UsageError
-from gptcli.report.planning.run import PlanRequest, make_plan, with_layout
+from gptcli.report.planning.run import PlanRequest, make_plan
 from gptcli.report.planning.text import as_text
 
 
@@ -79,16 +79,18 @@ def test_a_recipe_and_what_is_set_decide_as_in_training() -> None:
 @pytest.mark.parametrize(
     ("parallel", "options", "expected"),
     [
-        ({}, {}, ("ddp", 1, None)),
-        ({"strategy": "fsdp", "tensor": 2}, {}, ("fsdp", 2, None)),
-        ({"strategy": "fsdp", "replicas": 4}, {}, ("hsdp", 1, 4)),
-        ({"strategy": "fsdp", "replicas": 4, "tensor": 2}, {"strategy": "ddp", "tensor": 1}, ("ddp", 1, None)),
-        ({"strategy": "ddp"}, {"strategy": "hsdp"}, ("hsdp", 1, None)),
+        ({}, {}, (16, 1, 1)),
+        ({"strategy": "fsdp", "tensor": 2}, {}, (1, 8, 2)),
+        ({"strategy": "fsdp", "replicas": 4}, {}, (4, 4, 1)),
+        ({"strategy": "fsdp", "replicas": 4, "tensor": 2}, {"strategy": "ddp", "tensor": 1}, (16, 1, 1)),
+        ({"strategy": "ddp"}, {"strategy": "hsdp"}, (2, 8, 1)),
+        ({"strategy": "fsdp"}, {"strategy": "hsdp", "replicas": 8}, (8, 2, 1)),
     ],
 )
 def test_the_layout_is_the_configs_unless_options_say_otherwise(parallel: dict, options: dict, expected: tuple) -> None:
-    request = with_layout(PlanRequest(("demo",), **options), parallel)
-    assert (request.strategy, request.tensor, request.replicas) == expected
+    settings = tuple(f"parallel.{name}={value}" for name, value in parallel.items())
+    layout = make_plan(PlanRequest(("gpt2-124m",), settings, gpus=16, **options)).layout
+    assert (layout.replicas, layout.shards, layout.tensor) == expected
 
 
 @pytest.mark.parametrize(
@@ -97,8 +99,11 @@ def test_the_layout_is_the_configs_unless_options_say_otherwise(parallel: dict, 
         ({"config_files": ()}, "nothing to plan"),
         ({"mfu": 1.5}, "--mfu 1.5"),
         ({"tokens": -1.0}, "--tokens -1 is not above 0"),
-        ({"gpus": 3, "tokens_per_step": 1024}, "a step of 1 sequences cannot be dealt out to 3 data ranks"),
-        ({"gpus": 5, "tensor": 5, "strategy": "fsdp"}, "n_head 12 cannot be divided among --tensor 5"),
+        (
+            {"gpus": 3, "tokens_per_step": 1024},
+            "a step of 1 sequences .* cannot be dealt out to 3 data ranks",
+        ),
+        ({"gpus": 5, "tensor": 5, "strategy": "fsdp"}, "n_head 12 cannot be divided among parallel.tensor 5"),
     ],
 )
 def test_mistakes_name_the_remedy(options: dict, words: str) -> None:

@@ -36,6 +36,28 @@ class Accelerator:
         return self.flops / 2 if precision == "fp32" and not self.is_cpu else self.flops
 
 
+@dataclass(frozen=True)
+class Machine:
+    """A host with `per_host` of a device, one of many."""
+
+    device: Accelerator
+    per_host: int = 8
+
+    def hosts(self, devices: int) -> int:
+        """How many are needed for so many devices."""
+        return -(-devices // self.per_host)
+
+    def between(self, count: int, stride: int) -> tuple[str, float]:
+        """Where groups of `count` ranks that lie `stride` apart talk, and each rank's bytes a second there.
+
+        A ring through several hosts takes the network ports of all its ranks in a host.
+        """
+        if count * stride <= self.per_host:
+            return "in the host", self.device.link
+        members = max(1, self.per_host // stride)
+        return "between hosts", min(self.device.link, members * self.device.network)
+
+
 ACCELERATORS = {
     accelerator.name: accelerator
     for accelerator in (

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from gptcli.config import RawConfig, check_keys, merge, validate
 from gptcli.config.load import with_origin
@@ -14,15 +13,17 @@ from gptcli.errors import UsageError
 from gptcli.models import estimate
 from gptcli.models.config import ModelConfig
 from gptcli.models.memory import Batch, Recompute
+from gptcli.parallel.config import ParallelConfig
+from gptcli.parallel.layout import Layout, lay_out, require_divisible, require_fitting
 from gptcli.report.planning.failures import Saving, plan_saving
-from gptcli.report.planning.hardware import Accelerator, parse_accelerator
-from gptcli.report.planning.memory import USABLE, RankMemory, rank_memory
-from gptcli.report.planning.ranks import Ranks, Strategy, lay_out
+from gptcli.report.planning.hardware import Accelerator, Machine, parse_accelerator
 from gptcli.report.planning.traffic import Talk, talks
 from gptcli.tokenizer.config import BpeTokenizerConfig
 from gptcli.train.config import RunConfig, TrainerConfig
-from gptcli.train.footprint import checkpoint_bytes, numbers_of, recompute_of
+from gptcli.train.footprint import RankMemory, checkpoint_bytes, micro_batch, numbers_of, rank_memory
 
+USABLE = 0.94
+"""Part of a device's memory that tensors can have: CUDA's context, libraries and gaps between tensors take the rest."""
 TOKENS_PER_PARAMETER = 20
 """About what is best for a given amount of computing (Hoffmann et al. 2022, arXiv:2203.15556)."""
 STEP_TOKENS = 2**19
@@ -46,7 +47,8 @@ class PlanRequest:
     gpus: int = 1
     gpu: str = "h100"
     per_host: int = 8
-    strategy: Strategy | None = None
+    strategy: Literal["ddp", "fsdp", "hsdp"] | None = None
+    """hsdp is fsdp with `replicas`, by default one a host."""
     tensor: int | None = None
     replicas: int | None = None
     checkpointing: Recompute | None = None
@@ -68,16 +70,15 @@ class TrainingPlan:
 
     request: PlanRequest
     config: RunConfig
-    device: Accelerator
+    machine: Machine
     precision: str
-    ranks: Ranks
+    layout: Layout
     chosen: tuple[str, ...]
     """What was assumed, as sentences."""
-    micro_batch_size: int
-    """Sequences that go through one rank at once."""
+    batch: Batch
+    """What goes through one rank at once."""
     micro_batches: int
-    """Of one rank in a step."""
-    recompute: Recompute
+    """How often that is in a step."""
     memory: RankMemory
     talks: tuple[Talk, ...]
     saving: Saving
@@ -86,6 +87,10 @@ class TrainingPlan:
     @property
     def model(self) -> ModelConfig:
         return self.config.model
+
+    @property
+    def device(self) -> Accelerator:
+        return self.machine.device
 
     @property
     def steps(self) -> int:
@@ -138,33 +143,33 @@ def make_plan(request: PlanRequest) -> TrainingPlan:
         UsageError: a device is unknown, or the devices or the batch cannot be laid out so.
     """
     require_sensible(request)
-    device = parse_accelerator(request.gpu)
+    machine = Machine(parse_accelerator(request.gpu), request.per_host)
     user = read_settings(request.config_files, request.assignments)
     check_keys(RunConfig, user)
-    request = with_layout(request, user.values.get("parallel", {}))
-    ranks = lay_out(request.strategy, request.gpus, request.tensor, request.replicas, request.per_host)
-    config, chosen = complete(user, request, ranks)
-    precision = resolved_precision(config, device)
-    sequences = config.sequences_per_step // ranks.data_ranks
-    batch_size = min(config.train.batch_size, sequences)
-    batch, micro_batches = Batch(batch_size, config.seq_len), math.ceil(sequences / batch_size)
-    numbers = numbers_of(precision, "cpu" if device.is_cpu else "cuda")
-    model, recompute = config.model, request.checkpointing or recompute_of(config)
-    written = checkpoint_bytes(model, config.optim)
-    tokens, why = training_tokens(user, request, config)
+    given = merge(user, with_origin(asked_for(request), "the command line"))
+    layout = lay_out(validate(ParallelConfig, RawConfig(given.values.get("parallel", {}))), 0, request.gpus)
+    config, chosen = complete(given, layout)
+    precision = resolved_precision(config, machine.device)
+    require_fitting(layout, config.model, precision)
+    require_divisible(layout, config.sequences_per_step, f"{config.train.tokens_per_step:,} tokens")
+    batch, micro_batches = micro_batch(config, layout)
+    device_type = "cpu" if machine.device.is_cpu else "cuda"
+    # What is in pieces is written by all hosts, each its own; what is whole by the first rank.
+    writers = machine.hosts(request.gpus) if layout.is_sharded else 1
+    written = checkpoint_bytes(config.model, config.optim)
+    tokens, why = training_tokens(request, config)
     return TrainingPlan(
         request=request,
         config=config,
-        device=device,
+        machine=machine,
         precision=precision,
-        ranks=ranks,
+        layout=layout,
         chosen=(*chosen, *why),
-        micro_batch_size=batch_size,
+        batch=batch,
         micro_batches=micro_batches,
-        recompute=recompute,
-        memory=rank_memory(model, config.optim, batch, numbers, ranks, recompute, accumulates=micro_batches > 1),
-        talks=tuple(talks(model, batch, numbers, ranks, device, recompute, micro_batches)),
-        saving=plan_saving(written, request.write_rate * ranks.hosts, request.device_hours, request.gpus),
+        memory=rank_memory(config, precision, device_type, layout),
+        talks=tuple(talks(config, numbers_of(precision, device_type), layout, machine)),
+        saving=plan_saving(written, request.write_rate * writers, request.device_hours, request.gpus),
         tokens=tokens,
     )
 
@@ -180,35 +185,33 @@ def require_sensible(request: PlanRequest) -> None:
             raise UsageError(f"--{name.replace('_', '-')} {value:g} is not above 0", "give a positive number")
 
 
-def with_layout(request: PlanRequest, parallel: Mapping[str, Any]) -> PlanRequest:
-    """The request with what it leaves open of the layout taken from the config's [parallel]."""
-    replicas = request.replicas or (parallel.get("replicas", 1) if request.strategy is None else None)
-    strategy = request.strategy or parallel.get("strategy", "ddp")
-    if strategy == "fsdp" and request.strategy is None and replicas > 1:
-        strategy = "hsdp"
-    return replace(
-        request,
-        strategy=strategy,
-        tensor=request.tensor or parallel.get("tensor", 1),
-        replicas=replicas if strategy == "hsdp" else request.replicas,
-    )
+def asked_for(request: PlanRequest) -> dict[str, dict[str, Any]]:
+    """What the options say, as the config would."""
+    train = {name: getattr(request, name) for name in ("batch_size", "seq_len", "tokens_per_step")}
+    train["activation_checkpointing"] = request.checkpointing
+    parallel: dict[str, Any] = {"strategy": request.strategy, "tensor": request.tensor, "replicas": request.replicas}
+    if request.strategy == "hsdp":
+        hosts = -(-request.gpus // request.per_host)
+        parallel |= {"strategy": "fsdp", "replicas": request.replicas or hosts}
+    elif request.strategy is not None and request.replicas is None:
+        parallel["replicas"] = 1
+    sections = {"train": train, "parallel": parallel}
+    return {
+        name: {key: value for key, value in section.items() if value is not None} for name, section in sections.items()
+    }
 
 
-def complete(user: RawConfig, request: PlanRequest, ranks: Ranks) -> tuple[RunConfig, list[str]]:
-    """The configuration with what the options say laid over it and what is missing laid under it, and what that was."""
-    over: dict[str, dict[str, Any]] = {"train": {}}
-    for name in ("batch_size", "seq_len", "tokens_per_step"):
-        if getattr(request, name) is not None:
-            over["train"][name] = getattr(request, name)
-    given = merge(user, with_origin(over, "the command line"))
-    train, model = given.values.get("train", {}), given.values.get("model", {})
+def complete(given: RawConfig, layout: Layout) -> tuple[RunConfig, list[str]]:
+    """The configuration with what is missing laid under it, and what that was."""
     chosen: list[str] = []
+    train, model = given.values.get("train", {}), given.values.get("model", {})
     under: dict[str, dict[str, Any]] = {"train": {}}
+    over: dict[str, dict[str, Any]] = {}
     seq_len = train.get("seq_len") or model.get("context_length", ModelConfig().context_length)
     if "batch_size" not in train:
         under["train"]["batch_size"] = max(1, min(TrainerConfig().batch_size, MICRO_BATCH_TOKENS // seq_len))
     if "tokens_per_step" not in train:
-        micro_batch = train.get("batch_size", under["train"].get("batch_size")) * seq_len * ranks.data_ranks
+        micro_batch = train.get("batch_size", under["train"].get("batch_size")) * seq_len * layout.data_ranks
         under["train"]["tokens_per_step"] = -(-STEP_TOKENS // micro_batch) * micro_batch
         chosen.append(f"steps of {under['train']['tokens_per_step']:,} tokens (--tokens-per-step)")
     if not model.get("vocab_size"):
@@ -217,13 +220,9 @@ def complete(user: RawConfig, request: PlanRequest, ranks: Ranks) -> tuple[RunCo
         over["model"] = {"vocab_size": tokenizer.vocab_size if is_known else VOCABULARY}
         if not is_known:
             chosen.append(f"a vocabulary of {VOCABULARY:,} (--set model.vocab_size=...)")
-    config = validate(RunConfig, merge(with_origin(under, "gptcli plan"), given, with_origin(over, "the command line")))
-    if config.sequences_per_step % ranks.data_ranks:
-        raise UsageError(
-            f"a step of {config.sequences_per_step} sequences cannot be dealt out to {ranks.data_ranks} data ranks",
-            f"let --tokens-per-step be a multiple of {ranks.data_ranks * config.seq_len}",
-        )
-    return config, chosen
+    return validate(
+        RunConfig, merge(with_origin(under, "gptcli plan"), given, with_origin(over, "gptcli plan"))
+    ), chosen
 
 
 def resolved_precision(config: RunConfig, device: Accelerator) -> str:
@@ -233,7 +232,7 @@ def resolved_precision(config: RunConfig, device: Accelerator) -> str:
     return "fp32" if device.is_cpu else "bf16"
 
 
-def training_tokens(user: RawConfig, request: PlanRequest, config: RunConfig) -> tuple[float, list[str]]:
+def training_tokens(request: PlanRequest, config: RunConfig) -> tuple[float, list[str]]:
     """Of the whole training: as asked for, else what the config's steps come to, else Chinchilla's number."""
     if request.tokens is not None:
         return request.tokens, []
@@ -261,9 +260,8 @@ def changes(plan: TrainingPlan) -> list[dict[str, Any]]:
     less: list[dict[str, Any]] = [{"checkpointing": "selective"}, {"checkpointing": "full"}, {"batch_size": 1}]
     less += [{**less[0], **less[2]}, {**less[1], **less[2]}]
     found = list(less)
-    counts = [request.gpus * 2**doubling for doubling in range(17)]
-    for gpus in counts:
-        for tensor in dict.fromkeys((request.tensor, min(request.per_host, gpus))):
+    for gpus in (request.gpus * 2**doubling for doubling in range(17)):
+        for tensor in dict.fromkeys((plan.layout.tensor, min(request.per_host, gpus))):
             spread = {"gpus": gpus, "tensor": tensor, "strategy": "fsdp", "replicas": None}
             found += [spread, *({**spread, **change} for change in less)]
     return found

@@ -76,20 +76,21 @@ def changed_options(plan: TrainingPlan, other: TrainingPlan) -> str:
 
 
 def ranks_words(plan: TrainingPlan) -> str:
-    """`hsdp, 8 replicas x 8 shards x 4 tensor`."""
-    ranks = plan.ranks
-    counts = {"replicas": ranks.replicas, "shards": ranks.shards, "tensor": ranks.tensor}
+    """`fsdp, 8 replicas x 8 shards x 4 tensor`."""
+    layout = plan.layout
+    counts = {"replicas": layout.replicas, "shards": layout.shards, "tensor": layout.tensor}
     box = " x ".join(f"{count} {name}" for name, count in counts.items() if count > 1)
-    return f"{plan.request.strategy}, {box}" if box else plan.request.strategy
+    return f"{plan.config.parallel.strategy}, {box}" if box else "by itself"
 
 
 def batch_words(plan: TrainingPlan) -> str:
     """`steps of 524,288 tokens in 32 micro-batches of 8 x 2048 on each, bf16, full activation checkpointing`."""
-    recomputed = "" if plan.recompute == "none" else f", {plan.recompute} activation checkpointing"
+    mode = plan.config.recompute
+    recomputed = "" if mode == "none" else f", {mode} activation checkpointing"
     cut = f"{plan.micro_batches} micro-batch{'es' * (plan.micro_batches > 1)}"
     return (
-        f"steps of {plan.config.train.tokens_per_step:,} tokens in {cut} of {plan.micro_batch_size} x "
-        f"{plan.config.seq_len} on each, {plan.precision}{recomputed}"
+        f"steps of {plan.config.train.tokens_per_step:,} tokens in {cut} of {plan.batch.sequences} x "
+        f"{plan.batch.seq_len} on each, {plan.precision}{recomputed}"
     )
 
 
@@ -122,10 +123,11 @@ def talk_lines(plan: TrainingPlan) -> Lines:
 
 def saving_lines(plan: TrainingPlan) -> Lines:
     saving, request = plan.saving, plan.request
-    size_, rate = checkpoint_bytes(plan.model, plan.config.optim), size(request.write_rate * plan.ranks.hosts, "B/s")
+    written = checkpoint_bytes(plan.model, plan.config.optim)
+    rate = size(written / saving.write_seconds, "B/s")
     steps = max(1, round(saving.interval / plan.step_seconds))
     return [
-        ("checkpoint", f"{size(size_)}, written in {short(saving.write_seconds)} at {rate}"),
+        ("checkpoint", f"{size(written)}, written in {short(saving.write_seconds)} at {rate}"),
         (
             "failures",
             f"{DAY / saving.failure_every_seconds:.2g} a day at one in {request.device_hours:,.0f} hours of a device",
@@ -185,16 +187,16 @@ def as_json(plan: TrainingPlan) -> dict[str, Any]:
         "chinchilla_tokens": TOKENS_PER_PARAMETER * estimate.parameter_count(model),
         "layout": {
             "gpus": plan.request.gpus,
-            "hosts": plan.ranks.hosts,
-            "replicas": plan.ranks.replicas,
-            "shards": plan.ranks.shards,
-            "tensor": plan.ranks.tensor,
-            "batch_size": plan.micro_batch_size,
+            "hosts": plan.machine.hosts(plan.request.gpus),
+            "replicas": plan.layout.replicas,
+            "shards": plan.layout.shards,
+            "tensor": plan.layout.tensor,
+            "batch_size": plan.batch.sequences,
             "seq_len": seq_len,
             "micro_batches": plan.micro_batches,
             "tokens_per_step": plan.config.train.tokens_per_step,
             "precision": plan.precision,
-            "activation_checkpointing": plan.recompute,
+            "activation_checkpointing": plan.config.recompute,
         },
         "memory_bytes": plan.memory._asdict(),
         "device_memory_bytes": plan.device.memory,

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from gptcli.models.config import ModelConfig
 from gptcli.models.estimate import BYTES_FP32, block_parameters, parameter_count
-from gptcli.models.memory import Batch, Numbers, Recompute
-from gptcli.report.planning.hardware import Accelerator
-from gptcli.report.planning.memory import around_parameters
-from gptcli.report.planning.ranks import Ranks, part_of_model
+from gptcli.models.memory import Numbers
+from gptcli.parallel.layout import Layout
+from gptcli.report.planning.hardware import Machine
+from gptcli.train.config import RunConfig
+from gptcli.train.footprint import around_parameters, micro_batch, part_of_model
 
 REDUCTIONS_PER_BLOCK = 2
 """Of activations under tensor parallelism in a forward pass: after attention, after the MLP; as many backwards."""
@@ -38,42 +38,35 @@ def all_gather(size: float, ranks: int) -> float:
     return (ranks - 1) / ranks * size
 
 
-def talks(
-    model: ModelConfig,
-    batch: Batch,
-    numbers: Numbers,
-    ranks: Ranks,
-    device: Accelerator,
-    recompute: Recompute,
-    micro_batches: int,
-) -> list[Talk]:
-    """All that is sent in one step of `micro_batches`; nothing among one rank.
+def talks(config: RunConfig, numbers: Numbers, layout: Layout, machine: Machine) -> list[Talk]:
+    """All that is sent in one step; nothing among one rank.
 
-    The blocks' weights are gathered in the compute precision for the forward and again for the backward pass of each
-    micro-batch, what is around them once in fp32; gradients are summed in fp32 once a step.
+    The blocks' weights are gathered in the compute precision for the forward pass of each micro-batch, and again for
+    its backward pass where they were dropped between; what is around them once in fp32. Gradients are summed in fp32,
+    once a step.
     """
-    local = part_of_model(model, ranks.tensor)
+    batch, micro_batches = micro_batch(config, layout)
+    local = part_of_model(config.model, layout.tensor)
     found = []
 
     def add(what: str, size: float, count: int, stride: int) -> None:
         """Of groups of `count` ranks that lie `stride` apart."""
-        inside = ranks.is_inside_host(count * stride)
-        # Rings over several hosts take the network ports of all their ranks in a host.
-        through = device.link if inside else min(device.link, device.network * max(1, ranks.per_host // stride))
-        found.append(Talk(what, size, "in the host" if inside else "between hosts", size / through))
+        place, rate = machine.between(count, stride)
+        found.append(Talk(what, size, place, size / rate))
 
-    if ranks.tensor > 1:
-        passes = 2 if recompute == "none" else 3
-        stream = batch.tokens * model.n_embd * numbers.compute_bytes
-        count = micro_batches * model.n_layer * REDUCTIONS_PER_BLOCK * passes
-        add("tensor: activations summed", count * all_reduce(stream, ranks.tensor), ranks.tensor, 1)
+    if layout.tensor > 1:
+        passes = 2 if config.recompute == "none" else 3
+        stream = batch.tokens * local.n_embd * numbers.compute_bytes
+        count = micro_batches * local.n_layer * REDUCTIONS_PER_BLOCK * passes
+        add("tensor: activations summed", count * all_reduce(stream, layout.tensor), layout.tensor, 1)
     weights = parameter_count(local) * BYTES_FP32
-    if ranks.shards > 1:
+    if layout.shards > 1:
         blocks = local.n_layer * block_parameters(local) * numbers.compute_bytes
-        gathered = 2 * blocks + around_parameters(local) * BYTES_FP32
-        add("shards: weights gathered", micro_batches * all_gather(gathered, ranks.shards), ranks.shards, ranks.tensor)
-        add("shards: gradients scattered", all_gather(weights, ranks.shards), ranks.shards, ranks.tensor)
-    if ranks.replicas > 1:
-        summed = all_reduce(weights / ranks.shards, ranks.replicas)
-        add("replicas: gradients summed", summed, ranks.replicas, ranks.tensor * ranks.shards)
+        times = 2 if config.parallel.reshard_after_forward else 1
+        gathered = micro_batches * (times * blocks + around_parameters(local) * BYTES_FP32)
+        add("shards: weights gathered", all_gather(gathered, layout.shards), layout.shards, layout.tensor)
+        add("shards: gradients scattered", all_gather(weights, layout.shards), layout.shards, layout.tensor)
+    if layout.replicas > 1:
+        summed = all_reduce(weights / layout.shards, layout.replicas)
+        add("replicas: gradients summed", summed, layout.replicas, layout.tensor * layout.shards)
     return found
