@@ -82,9 +82,14 @@ class Activations(NamedTuple):
         return self.blocks + self.around + self.loss + self.weight_copies
 
     @property
-    def peak(self) -> int:
-        """The most at one moment: in the loss, or when the last block is computed again."""
-        return self.blocks + self.around + max(self.loss + self.weight_copies + self.loss_peak, self.recomputed)
+    def in_loss(self) -> int:
+        """The most while the loss is computed."""
+        return self.kept + self.loss_peak
+
+    @property
+    def in_backward(self) -> int:
+        """The most when the last block is computed again, if it is."""
+        return self.blocks + self.around + self.recomputed
 
 
 def activations(
@@ -137,9 +142,9 @@ def training_memory_bytes(
     """
     weights = parameter_count(config) * BYTES_FP32
     kept = activations(config, batch, numbers, recompute)
-    in_forward = kept.peak + (weights if accumulates else 0)
+    on_the_way = max(kept.in_loss, kept.in_backward) + (weights if accumulates else 0)
     at_the_end = weights + kept.recomputed
-    return weights + optimizer_numbers * BYTES_FP32 + table_bytes(config) + max(in_forward, at_the_end)
+    return weights + optimizer_numbers * BYTES_FP32 + table_bytes(config) + max(on_the_way, at_the_end)
 
 
 def block_kept_bytes(config: ModelConfig, batch: Batch, numbers: Numbers = FP32, window: int = 0) -> int:

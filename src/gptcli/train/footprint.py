@@ -9,14 +9,18 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from gptcli.models.config import ModelConfig
-from gptcli.models.estimate import BYTES_FP32, block_matrices, block_parameters, parameter_count
+from gptcli.models.estimate import (
+    BYTES_FP32,
+    block_matrices,
+    block_parameters,
+    parameter_count,
+    token_embedding_parameters,
+)
 from gptcli.models.memory import Batch, Numbers, activations, head_copy_bytes, table_bytes
 from gptcli.optim.config import AdamWConfig, MuonConfig, OptimConfig, SgdConfig
 from gptcli.parallel.layout import Layout
 from gptcli.train.config import RunConfig
 
-BLOCKS_IN_FLIGHT = 2
-"""Blocks whose weights or gradients are whole at once: one computes while the next is gathered, or the last summed."""
 ALONE = Layout()
 
 
@@ -31,7 +35,7 @@ class RankMemory(NamedTuple):
     weight_copies: int
     loss: int
     tables: int
-    communication: int
+    gathered: int
     total: int
 
 
@@ -41,28 +45,30 @@ def rank_memory(config: RunConfig, precision: str, device_type: str, layout: Lay
     numbers = numbers_of(precision, device_type)
     local, offloaded = part_of_model(config.model, layout.tensor), config.parallel.cpu_offload and layout.shards > 1
     whole = parameter_count(local) * BYTES_FP32
-    state = 0 if offloaded else whole // layout.shards
+    weights = 0 if offloaded else whole // layout.shards
     moments = 0 if offloaded else optimizer_numbers(local, config.optim) * BYTES_FP32 // layout.shards
     # Shards hold whole gradients until the last micro-batch of a step, since only then they are summed.
-    waiting = whole if layout.shards > 1 and count > 1 else 0
+    gradients = whole if layout.shards > 1 and count > 1 else weights
     kept = activations(local, batch, numbers, config.recompute)
     if layout.shards > 1:  # the blocks' weights are gathered in the compute precision: autocast has nothing to copy
         kept = kept._replace(weight_copies=head_copy_bytes(local, numbers))
-    talk = communication_bytes(config, local, numbers, layout)
+    whole_for_a_moment = gathered_bytes(config, local, numbers, layout)
+    in_loss, in_backward, in_sum = whole_for_a_moment
     # Otherwise gradients arrive while activations go; DDP's have their place all the time.
     is_gradient_there = count > 1 or (layout.shards == 1 and layout.replicas > 1)
-    moving = kept.peak + state + waiting if is_gradient_there else max(kept.peak, state + kept.recomputed)
+    on_the_way = max(kept.in_loss + in_loss, kept.in_backward + in_backward) + gradients * is_gradient_there
+    at_the_end = gradients + (in_sum or kept.recomputed)
     return RankMemory(
-        weights=state,
-        gradients=state + waiting,
+        weights=weights,
+        gradients=gradients,
         moments=moments,
         activations=kept.blocks + kept.around,
         recomputed=kept.recomputed,
         weight_copies=kept.weight_copies,
         loss=kept.loss + kept.loss_peak,
         tables=table_bytes(config.model),
-        communication=talk,
-        total=state + moments + table_bytes(config.model) + talk + moving,
+        gathered=max(whole_for_a_moment),
+        total=weights + moments + table_bytes(config.model) + max(on_the_way, at_the_end),
     )
 
 
@@ -85,17 +91,22 @@ def part_of_model(model: ModelConfig, tensor: int) -> ModelConfig:
     return model.model_copy(update={**parts, "head_dim": model.head_width})
 
 
-def communication_bytes(config: RunConfig, local: ModelConfig, numbers: Numbers, layout: Layout) -> int:
-    """Room for talk: with shards whole weights and gradients of the blocks in flight, and of what is around them.
+def gathered_bytes(config: RunConfig, local: ModelConfig, numbers: Numbers, layout: Layout) -> tuple[int, int, int]:
+    """What of a sharded model is whole in three moments: in the loss, at the top of the backward pass, and at its end.
 
-    Blocks are gathered in the compute precision, what is around them in fp32; gradients are summed in fp32. DDP sums
-    them where they lie.
+    Blocks are gathered in the compute precision, what is around them in fp32; gradients are summed in fp32. In the loss
+    the last block is still whole, and what is around the blocks. In the backward pass a block computes while the next
+    is gathered and the gradient of the last is summed; that of the head waits from the start. At its end the block's
+    own gradient is there too, and activations are not. DDP sums gradients where they lie.
     """
     if layout.shards == 1:
-        return 0
-    block, around = block_parameters(local), around_parameters(local) * 2 * BYTES_FP32
-    gathered = BLOCKS_IN_FLIGHT if config.parallel.reshard_after_forward else local.n_layer
-    return block * (gathered * numbers.compute_bytes + BLOCKS_IN_FLIGHT * BYTES_FP32) + around
+        return 0, 0, 0
+    block, around = block_parameters(local), around_parameters(local) * BYTES_FP32
+    kept, moving = (1, 2) if config.parallel.reshard_after_forward else (local.n_layer, local.n_layer)
+    gathered, gradient = moving * block * numbers.compute_bytes + around, block * BYTES_FP32
+    head = token_embedding_parameters(local) * BYTES_FP32
+    in_loss = kept * block * numbers.compute_bytes + around
+    return in_loss, gathered + gradient + head, gathered + 2 * gradient + around
 
 
 def around_parameters(local: ModelConfig) -> int:

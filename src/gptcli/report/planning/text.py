@@ -22,7 +22,7 @@ MEMORY_PARTS = {
     "weight_copies": "copies of weights for the products",
     "loss": "logits and loss",
     "tables": "tables of RoPE",
-    "communication": "blocks gathered and summed",
+    "gathered": "blocks whole for a moment",
 }
 
 
