@@ -118,7 +118,7 @@ def duration(seconds: float) -> str:
 def size(count: float, unit: str = "B") -> str:
     """A count for people in powers of 1000: `1.12 MB`, `124 M`."""
     for prefix in ("", "k", "M", "G", "T"):
-        if abs(count) < 1000:
+        if abs(count) < 999.5:
             digits = f"{count:.0f}" if prefix == "" else f"{count:.3g}"
             return f"{digits} {prefix}{unit}".rstrip()
         count /= 1000

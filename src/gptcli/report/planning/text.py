@@ -118,7 +118,8 @@ def talk_lines(plan: TrainingPlan) -> Lines:
     total = sum(talk.seconds for talk in plan.talks)
     share = total / plan.step_seconds
     words = ", so it decides the speed" if share > 1 else ""
-    return [("talk", f"each rank sends in a step, {100 * share:.2g} % of the time that it computes{words}:"), *lines]
+    percent = f"{100 * share:.0f}" if share > 0.1 else f"{100 * share:.2g}"
+    return [("talk", f"each rank sends in a step, {percent} % of the time that it computes{words}:"), *lines]
 
 
 def saving_lines(plan: TrainingPlan) -> Lines:
