@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +30,18 @@ SLURM = {"SLURM_JOB_ID": "31415", "SLURM_JOB_NODELIST": "node[7-8]", "SLURM_GPUS
 class Job:
     """A started batch script."""
 
-    def __init__(self, root: Path, folder: Path, *, nodes: int, length: int, code: int = 0) -> None:
-        for name, body in STAND_INS.items():
+    def __init__(
+        self,
+        root: Path,
+        folder: Path,
+        *,
+        nodes: int = 1,
+        length: int = 1,
+        code: int = 0,
+        arguments: tuple[str, ...] = ("/shared/run", "my text.txt", "-c", "llama3-8b"),
+        **stand_ins: str,
+    ) -> None:
+        for name, body in {**STAND_INS, **stand_ins}.items():
             path = folder / name
             path.write_text(f"#!/usr/bin/env bash\n{body}\n")
             path.chmod(0o755)
@@ -39,18 +52,17 @@ class Job:
             "CALLS": str(self.calls), "STEP": str(folder / "step"), "LENGTH": str(length), "CODE": str(code),
         }  # fmt: skip
         script = root / "scripts" / "launch" / "slurm.sbatch"
-        self.process = subprocess.Popen(
-            ["bash", str(script), "/shared/run", "my text.txt", "-c", "llama3-8b"], env=environment
-        )
+        with (folder / "stderr").open("a") as stderr:
+            self.process = subprocess.Popen(["bash", str(script), *arguments], env=environment, stderr=stderr)
 
-    def wait_for(self, word: str) -> None:
-        deadline = time.monotonic() + 20
-        while word not in self.calls.read_text():
-            assert time.monotonic() < deadline, self.calls.read_text()
+    def wait_for(self, has_happened: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 120
+        while not has_happened():
+            assert time.monotonic() < deadline and self.process.poll() is None, self.calls.read_text()
             time.sleep(0.01)
 
     def end(self) -> tuple[int, list[str]]:
-        return self.process.wait(20), self.calls.read_text().splitlines()
+        return self.process.wait(120), self.calls.read_text().splitlines()
 
 
 def test_one_machine_trains_with_a_process_for_each_gpu_and_is_not_requeued_when_done(
@@ -72,11 +84,45 @@ def test_many_machines_meet_at_the_first(root: Path, tmp_path: Path) -> None:
 
 def test_before_the_time_is_up_the_training_saves_and_the_job_is_requeued(root: Path, tmp_path: Path) -> None:
     job = Job(root, tmp_path, nodes=2, length=400)
-    job.wait_for("ready")
+    job.wait_for(lambda: "ready" in job.calls.read_text())
     job.process.send_signal(signal.SIGUSR1)
     code, calls = job.end()
     assert code == 143
     assert calls[-3:] == ["scancel --signal=TERM 31415", "saved", "scontrol requeue 31415"]
+
+
+@pytest.mark.slow
+def test_the_signal_reaches_real_ranks_which_save_and_the_next_start_resumes(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "book.txt").write_text("a rose is a rose is a rose. " * 400)
+    run, folder = tmp_path / "run", tmp_path / "bin"
+    folder.mkdir()
+    settings = {"model.n_embd": 32, "model.n_layer": 1, "train.max_steps": 100_000, "train.tokens_per_step": 128,
+                "train.log_every_steps": 1, "train.checkpoint_every_steps": 100_000, "train.sample_every_steps": 0,
+                "train.eval_every_steps": 100_000, "device": "cpu"}  # fmt: skip
+    assignments = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    steps = []
+    for _ in range(2):
+        job = Job(
+            root, folder, arguments=(str(run), str(tmp_path / "book.txt"), *assignments),
+            gptcli=f'export OMP_NUM_THREADS=1; exec {sys.executable} -m gptcli "${{@/#8/2}}"',
+        )  # fmt: skip
+        reached = last_step(run)
+        job.wait_for(lambda reached=reached: last_step(run) > reached + 3)
+        job.process.send_signal(signal.SIGUSR1)
+        code, calls = job.end()
+        assert code == 143 and calls[-1] == "scontrol requeue 31415", (folder / "stderr").read_text()
+        steps.append(last_step(run))
+        assert (run / "checkpoints" / f"step-{steps[-1]:08d}" / "manifest.json").is_file()
+    assert steps[1] > steps[0] and "2 (ddp: 2 replicas)" in (folder / "stderr").read_text()
+    logged = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert logged == list(range(1, steps[1] + 1)), "no step is missing and none is twice"
+
+
+def last_step(run: Path) -> int:
+    """Of the newest line of the run's metrics; 0 where there is none yet."""
+    metrics = run / "metrics.jsonl"
+    lines = metrics.read_text().splitlines() if metrics.exists() else []
+    return json.loads(lines[-1])["step"] if lines else 0
 
 
 def test_a_training_that_fails_by_itself_is_not_started_again(root: Path, tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from gptcli.parallel.world import World
 from gptcli.storage import atomic_directory, write_atomic
 from gptcli.train.compiling import settle_compile
 from gptcli.train.config import RunConfig
+from gptcli.train.footprint import rank_memory
 from gptcli.train.loop import Trainer
 from gptcli.train.plan import Plan, is_timed, machine_memory_bytes, make_plan, probe_step_seconds
 from gptcli.train.ranks import Decided, layout_of, require_shareable, shared_model
@@ -184,6 +185,8 @@ def plan_together(
     def decide() -> Decided:
         plan = plan_of(request, resumable, user, start)
         require_shareable(plan, layout)
+        of_rank = rank_memory(plan.config, plan.precision, plan.device.type, layout)
+        plan = replace(plan, memory_bytes=of_rank.total)
         step_seconds = plan.deadline and plan.deadline.step_seconds
         plan = settle_compile(plan, step_seconds)
         show_plan(plan, step_seconds)
