@@ -90,6 +90,13 @@ def block_matrices(config: ModelConfig) -> int:
     return attention_matrices(config) + mlp_matrices(config)
 
 
+def block_matrix_shapes(config: ModelConfig) -> list[tuple[int, int]]:
+    """(rows, columns) of the matrices of one block, the fused ones apart: those that Muon orthogonalises."""
+    q, kv, width = config.n_head * config.head_width, config.kv_heads * config.head_width, config.n_embd
+    attention = [(q, width), (kv, width), (kv, width), (width, q)]
+    return attention + [(config.mlp_width, width)] * (2 if config.gated else 1) + [(width, config.mlp_width)]
+
+
 def attention_parameters(config: ModelConfig) -> int:
     """Matrices and biases of one block's attention."""
     biases = (attention_rows(config) if config.has_qkv_bias else 0) + (config.n_embd if config.bias else 0)

@@ -12,6 +12,7 @@ from gptcli.models.config import ModelConfig
 from gptcli.models.estimate import (
     BYTES_FP32,
     block_matrices,
+    block_matrix_shapes,
     block_parameters,
     parameter_count,
     token_embedding_parameters,
@@ -21,6 +22,8 @@ from gptcli.optim.config import AdamWConfig, MuonConfig, OptimConfig, SgdConfig
 from gptcli.parallel.layout import Layout
 from gptcli.train.config import RunConfig
 
+MUON_BATCH = 2**26
+"""As optim.muon: matrices are orthogonalised together up to so many numbers."""
 ALONE = Layout()
 
 
@@ -36,6 +39,7 @@ class RankMemory(NamedTuple):
     loss: int
     tables: int
     gathered: int
+    step: int
     total: int
 
 
@@ -58,6 +62,7 @@ def rank_memory(config: RunConfig, precision: str, device_type: str, layout: Lay
     is_gradient_there = count > 1 or (layout.shards == 1 and layout.replicas > 1)
     on_the_way = max(kept.in_loss + in_loss, kept.in_backward + in_backward) + gradients * is_gradient_there
     at_the_end = gradients + (in_sum or kept.recomputed)
+    step = 0 if offloaded else step_bytes(local, config.optim, layout.shards, numbers)
     return RankMemory(
         weights=weights,
         gradients=gradients,
@@ -68,7 +73,8 @@ def rank_memory(config: RunConfig, precision: str, device_type: str, layout: Lay
         loss=kept.loss + kept.loss_peak,
         tables=table_bytes(config.model),
         gathered=max(whole_for_a_moment),
-        total=weights + moments + table_bytes(config.model) + max(on_the_way, at_the_end),
+        step=step,
+        total=weights + moments + table_bytes(config.model) + max(on_the_way, at_the_end, weights + step),
     )
 
 
@@ -128,6 +134,25 @@ def optimizer_numbers(model: ModelConfig, optim: OptimConfig) -> int:
 def numbers_of(precision: str, device_type: str) -> Numbers:
     """In what a model computes under `precision`; what is around the products of fp8 is bf16."""
     return Numbers(BYTES_FP32 if precision == "fp32" else BYTES_FP32 // 2, on_cuda=device_type == "cuda")
+
+
+def step_bytes(model: ModelConfig, optim: OptimConfig, shards: int, numbers: Numbers) -> int:
+    """What the optimizer takes for a moment beyond its state; of ours only Muon takes anything.
+
+    Its updates, and of the matrices of one shape, up to MUON_BATCH numbers at once, the copy that is orthogonalised,
+    the iterate before and after, and products of theirs, in bf16 on CUDA.
+    """
+    if not isinstance(optim, MuonConfig):
+        return 0
+    shapes, batches = block_matrix_shapes(model), []
+    for rows, columns in set(shapes):
+        count = model.n_layer * shapes.count((rows, columns)) * rows * columns // shards
+        batch = min(count, max(MUON_BATCH, rows * columns))
+        squares = batch * min(rows, columns) // max(rows, columns)
+        per_number = BYTES_FP32 // 2 if numbers.on_cuda else BYTES_FP32
+        batches.append(3 * batch * BYTES_FP32 + (4 if rows > columns else 2) * squares * per_number)
+    updates = model.n_layer * block_matrices(model) * BYTES_FP32 // shards if optim.nesterov else 0
+    return updates + max(batches)
 
 
 def checkpoint_bytes(model: ModelConfig, optim: OptimConfig) -> int:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gptcli.models.config import ModelConfig
-from gptcli.models.estimate import BYTES_FP32, flops_per_token, parameter_count
+from gptcli.models.estimate import BYTES_FP32, block_matrix_shapes, flops_per_token, parameter_count
 from gptcli.models.memory import Batch, block_kept_bytes
 from gptcli.optim.config import MuonConfig, OptimConfig
 
@@ -57,9 +57,7 @@ def work_of(model: ModelConfig, optim: OptimConfig, seq_len: int) -> Work:
 
 def muon_flops(model: ModelConfig, iterations: int) -> float:
     """Newton-Schulz on every hidden matrix: an iteration on (m, n), m <= n, is two products of m^2 n and one of m^3."""
-    q, kv = model.n_head * model.head_width, model.kv_heads * model.head_width
-    shapes = [(q, model.n_embd), (kv, model.n_embd), (kv, model.n_embd), (model.n_embd, q)]
-    shapes += [(model.mlp_width, model.n_embd)] * (3 if model.gated else 2)
+    shapes = block_matrix_shapes(model)
     products = sum(2 * 2 * min(shape) ** 2 * max(shape) + 2 * min(shape) ** 3 for shape in shapes)
     return float(model.n_layer * iterations * products)
 

@@ -119,6 +119,19 @@ def test_the_text_says_what_the_json_says() -> None:
     assert "20 GB of shards" in text
 
 
+def test_checkpointing_that_is_said_on_the_command_line_stands_above_the_configs() -> None:
+    kept, recomputed = (
+        plan("gpt2-124m", "--set", "model.activation_checkpointing=true", *options)["layout"]
+        for options in (("--checkpointing", "none"), ())
+    )
+    assert (kept["activation_checkpointing"], recomputed["activation_checkpointing"]) == ("none", "full")
+
+
+def test_a_training_that_never_ends_is_said_to() -> None:
+    text = as_text(make_plan(PlanRequest(("gpt3-175b",), gpus=4096, strategy="fsdp", device_hours=10.0)))
+    assert "no end with failures" in text
+
+
 def test_planning_loads_no_torch() -> None:
     code = (
         "import sys; sys.argv = ['gptcli', 'plan', 'gpt3-175b', '--gpus', '1024', '--strategy', 'fsdp']\n"

@@ -195,7 +195,9 @@ def asked_for(request: PlanRequest) -> dict[str, dict[str, Any]]:
         parallel |= {"strategy": "fsdp", "replicas": request.replicas or hosts}
     elif request.strategy is not None and request.replicas is None:
         parallel["replicas"] = 1
-    sections = {"train": train, "parallel": parallel}
+    # The model's own word would otherwise stand where --checkpointing says none.
+    model = {} if request.checkpointing is None else {"activation_checkpointing": False}
+    sections = {"train": train, "parallel": parallel, "model": model}
     return {
         name: {key: value for key, value in section.items() if value is not None} for name, section in sections.items()
     }
@@ -211,8 +213,8 @@ def complete(given: RawConfig, layout: Layout) -> tuple[RunConfig, list[str]]:
     if "batch_size" not in train:
         under["train"]["batch_size"] = max(1, min(TrainerConfig().batch_size, MICRO_BATCH_TOKENS // seq_len))
     if "tokens_per_step" not in train:
-        micro_batch = train.get("batch_size", under["train"].get("batch_size")) * seq_len * layout.data_ranks
-        under["train"]["tokens_per_step"] = -(-STEP_TOKENS // micro_batch) * micro_batch
+        at_once = train.get("batch_size", under["train"].get("batch_size")) * seq_len * layout.data_ranks
+        under["train"]["tokens_per_step"] = -(-STEP_TOKENS // at_once) * at_once
         chosen.append(f"steps of {under['train']['tokens_per_step']:,} tokens (--tokens-per-step)")
     if not model.get("vocab_size"):
         tokenizer = validate(RunConfig, RawConfig({"data": given.values.get("data", {})})).data.tokenizer
@@ -220,9 +222,8 @@ def complete(given: RawConfig, layout: Layout) -> tuple[RunConfig, list[str]]:
         over["model"] = {"vocab_size": tokenizer.vocab_size if is_known else VOCABULARY}
         if not is_known:
             chosen.append(f"a vocabulary of {VOCABULARY:,} (--set model.vocab_size=...)")
-    return validate(
-        RunConfig, merge(with_origin(under, "gptcli plan"), given, with_origin(over, "gptcli plan"))
-    ), chosen
+    filled = merge(with_origin(under, "gptcli plan"), given, with_origin(over, "gptcli plan"))
+    return validate(RunConfig, filled), chosen
 
 
 def resolved_precision(config: RunConfig, device: Accelerator) -> str:

@@ -13,6 +13,8 @@ from gptcli.train.footprint import checkpoint_bytes
 Lines = list[tuple[str, str]]
 DAY = 86_400.0
 LONG = 2 * DAY
+HOPELESS = 0.99
+"""Part of the time lost from which on a training does not get on."""
 MEMORY_PARTS = {
     "weights": "weights, fp32",
     "gradients": "gradients, fp32",
@@ -23,6 +25,7 @@ MEMORY_PARTS = {
     "loss": "logits and loss",
     "tables": "tables of RoPE",
     "gathered": "blocks whole for a moment",
+    "step": "the optimizer at work",
 }
 
 
@@ -99,6 +102,8 @@ def time_lines(plan: TrainingPlan) -> Lines:
     of_peak = f"{100 * plan.request.mfu:g} % of {size(plan.device.peak_flops(plan.precision), 'FLOP/s')} each"
     lines = [("time", f"{plan.steps:,} steps of {short(plan.step_seconds)}, {rate:,.0f} tokens/s, at {of_peak}")]
     with_losses = f"{period(plan.wall_seconds)} with failures and checkpoints"
+    if plan.saving.lost > HOPELESS:
+        with_losses = "no end with failures that come faster than it saves and starts again"
     hours = plan.wall_seconds / 3600 * plan.request.gpus
     in_words = f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"
     lines.append(("", f"{period(plan.train_seconds)} of training, {with_losses}: {in_words} device-hours"))
