@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from parallel.curves import FSDP, LIMIT, WAYS, Way, curve, reference
 
 pytestmark = pytest.mark.slow

@@ -48,7 +48,7 @@ def test_what_cannot_be_laid_out_is_refused_in_one_line(settings: dict, size: in
 
 def test_a_step_that_cannot_be_dealt_out_is_refused() -> None:
     require_divisible(Layout(replicas=4), 8, "batch")
-    with pytest.raises(UsageError, match="8 sequences .* 3 data ranks"):
+    with pytest.raises(UsageError, match=r"8 sequences .* 3 data ranks"):
         require_divisible(Layout(replicas=3), 8, "batch")
 
 
