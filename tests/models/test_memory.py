@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.distributed._tools.mem_tracker import MemTracker
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
@@ -15,8 +16,10 @@ from gptcli.models.config import ModelConfig
 from gptcli.models.estimate import parameter_count
 from gptcli.models.gpt import GPT, build_model
 from gptcli.models.memory import Batch, Numbers, Recompute, activations, training_memory_bytes
+from gptcli.nn.norm import FewPassesRMSNorm, RMSNorm
 from gptcli.optim.build import build_optimizer
 from gptcli.optim.config import AdamWConfig
+from gptcli.parallel.apart import hold_apart
 
 GPT2: dict[str, Any] = {"norm": "layernorm", "position": "learned", "mlp": "gelu_tanh", "qk_norm": False, "bias": True}
 SMALL: dict[str, Any] = {"vocab_size": 2000, "n_embd": 64, "n_head": 4, "context_length": 64, "n_layer": 2}
@@ -72,6 +75,56 @@ def saved_bytes(model: GPT, batch: Batch, numbers: Numbers) -> int:
 @pytest.mark.parametrize("values", SHAPES, ids=str)
 def test_activations_are_the_storages_that_autograd_saves(values: dict, numbers: Numbers) -> None:
     model = build_model(shape(**values))
+    assert activations(model.config, BATCH, numbers).kept == pytest.approx(saved_bytes(model, BATCH, numbers), rel=0.01)
+
+
+@pytest.mark.parametrize("numbers", [Numbers(is_apart=True), BF16._replace(is_apart=True)], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("values", [{"n_kv_head": 2}, {"norm_place": "after"}, GPT2], ids=str)
+def test_matrices_held_apart_have_their_input_copied_for_each(values: dict, numbers: Numbers) -> None:
+    model = build_model(shape(**values), device="meta")
+    hold_apart(model)
+    model.to_empty(device="cpu")
+    assert activations(model.config, BATCH, numbers).kept == pytest.approx(saved_bytes(model, BATCH, numbers), rel=0.01)
+
+
+@pytest.fixture
+def cudas_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU that computes by CUDA's rules, as autocast_mode.h lists them and nn.attention chooses: norms and powers in
+    fp32, and keys repeated for kernels that take masks or fp32 but no groups."""
+
+    def rms_norm(self: RMSNorm, x: torch.Tensor) -> torch.Tensor:
+        # Which keeps what CUDA's fused kernel keeps: its input, the weight, and a scale for each row.
+        return FewPassesRMSNorm.apply(x.float(), self.weight.float(), self.eps)
+
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Any = None, dropout: float = 0) -> torch.Tensor:
+        groups = q.shape[1] // k.shape[1]
+        if groups > 1 and (mask is not None or not torch.is_autocast_enabled("cpu")):
+            k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))
+        return F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, enable_gqa=k.shape[1] < q.shape[1])
+
+    monkeypatch.setattr(RMSNorm, "forward", rms_norm)
+    monkeypatch.setattr("gptcli.models.block.attention_fast", attend)
+    monkeypatch.setattr("gptcli.models.block.relu2", lambda x: F.relu(x).float().square())
+
+
+CUDA_RULES = [
+    {},
+    {"n_kv_head": 2},
+    {"n_kv_head": 2, "window_pattern": (0, 8)},
+    {"n_kv_head": 2, "window_pattern": (8,), "qk_norm": False, "position": "none"},
+    {"n_kv_head": 1, "qk_norm": False},
+    {"norm_place": "after", "qk_norm_over": "heads"},
+    {"mlp": "relu2", "parallel_residual": True},
+    GPT2,
+]
+
+
+@pytest.mark.parametrize("compute_bytes", [4, 2], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("values", CUDA_RULES, ids=str)
+def test_by_cudas_rules_activations_are_what_autograd_saves(
+    cudas_rules: None, values: dict, compute_bytes: int
+) -> None:
+    model, numbers = build_model(shape(**values)), Numbers(compute_bytes, on_cuda=True)
     assert activations(model.config, BATCH, numbers).kept == pytest.approx(saved_bytes(model, BATCH, numbers), rel=0.01)
 
 

@@ -29,10 +29,13 @@ class Numbers(NamedTuple):
     compute_bytes: of an operand of a matrix product: 4 in fp32, 2 under bf16 or fp16 autocast. The stream between the
         blocks is fp32 in either case.
     on_cuda: whether CUDA's kernels and autocast rules apply (they take norms in fp32), or a CPU's.
+    is_apart: whether q, k and v, and gate and up, are matrices of their own, as where weights are cut up: autocast then
+        copies their input for each.
     """
 
     compute_bytes: int = BYTES_FP32
     on_cuda: bool = False
+    is_apart: bool = False
 
     @property
     def is_mixed(self) -> bool:
@@ -150,7 +153,7 @@ def training_memory_bytes(
 def block_kept_bytes(config: ModelConfig, batch: Batch, numbers: Numbers = FP32, window: int = 0) -> int:
     """Bytes that one block keeps for its backward pass; `window` is that of its attention, 0 for none."""
     is_masked = 0 < window < batch.seq_len
-    token = attention_input_bytes(config, numbers) + mlp_input_bytes(config, numbers)
+    token = input_bytes(config, numbers, 3) + mlp_input_bytes(config, numbers)
     token += attention_bytes(config, batch.seq_len, numbers, is_masked)
     token += mlp_bytes(config, numbers)
     if config.dropout:
@@ -159,8 +162,9 @@ def block_kept_bytes(config: ModelConfig, batch: Batch, numbers: Numbers = FP32,
     return batch.tokens * token + (mask if is_masked or config.attention == "reference" else 0)
 
 
-def attention_input_bytes(config: ModelConfig, numbers: Numbers) -> int:
-    """Kept of a token by the norm of a sub-layer and by the first product, whose input is the norm's output.
+def input_bytes(config: ModelConfig, numbers: Numbers, parts: int) -> int:
+    """Kept of a token by the norm of a sub-layer and by its first product, of `parts` matrices, which reads the norm's
+    output.
 
     A norm that comes after its sub-layer reads what that gave; the product then reads the stream itself.
     """
@@ -168,13 +172,15 @@ def attention_input_bytes(config: ModelConfig, numbers: Numbers) -> int:
         normed, is_stream = config.n_embd * BYTES_FP32, True
     else:
         normed, is_stream = config.n_embd * numbers.norm_bytes, False
-    return normed + statistics_bytes(config, numbers, is_stream) + config.n_embd * numbers.compute_bytes
+    copies = parts if numbers.is_apart and numbers.is_mixed else 1
+    return normed + statistics_bytes(config, numbers, is_stream) + copies * config.n_embd * numbers.compute_bytes
 
 
 def mlp_input_bytes(config: ModelConfig, numbers: Numbers) -> int:
     """The same for the MLP; where both read one stream at once, it is kept once."""
     shared = config.parallel_residual and (config.norm_place == "before" or not numbers.is_mixed)
-    return attention_input_bytes(config, numbers) - (config.n_embd * BYTES_FP32 if shared else 0)
+    parts = 2 if config.gated else 1
+    return input_bytes(config, numbers, parts) - (config.n_embd * BYTES_FP32 if shared else 0)
 
 
 def statistics_bytes(config: ModelConfig, numbers: Numbers, is_stream: bool) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -130,6 +131,34 @@ def test_checkpointing_that_is_said_on_the_command_line_stands_above_the_configs
 def test_a_training_that_never_ends_is_said_to() -> None:
     text = as_text(make_plan(PlanRequest(("gpt3-175b",), gpus=4096, strategy="fsdp", device_hours=10.0)))
     assert "no end with failures" in text
+
+
+SHOWN = re.compile(r"```sh\ngptcli plan ([^\n]*)\n```\n\n```\n(.*?)```", re.S)
+COMMAND = re.compile(r"^gptcli plan (.*)$", re.M)
+
+
+def test_the_page_shows_what_its_commands_print(root: Path) -> None:
+    shown = SHOWN.findall((root / "docs" / "scaling.md").read_text())
+    assert len(shown) == 2
+    for command, output in shown:
+        printed = CliRunner().invoke(app, ["plan", *command.split()], catch_exceptions=False).stdout.splitlines()
+        assert all(line in printed for line in output.splitlines()), command
+
+
+def test_the_pages_table_of_large_trainings_is_what_their_commands_give(root: Path) -> None:
+    page = (root / "docs" / "scaling.md").read_text()
+    large = [command.split() for command in COMMAND.findall(page) if "--price-per-hour" in command]
+    both = [plan(*command) for command in large]
+    rows = {
+        "operations": [f"{said['flops']:.3g}".replace("e+", "e") for said in both],
+        "memory of a rank": [f"{said['memory_bytes']['total'] / 1e9:.1f} of 80 GB" for said in both],
+        "at 40 % of the peak": [f"{said['train_seconds'] / 86400:.3g} days" for said in both],
+        "device-hours with failures": [f"{float(format(said['device_hours'], '.3g')):,.0f}" for said in both],
+        "failures a day": [f"{said['failures_per_day']:.2g}" for said in both],
+        "time lost to both": [f"{100 * said['lost']:.2g} %" for said in both],
+    }
+    for name, cells in rows.items():
+        assert f"| {name} | {cells[0]} | {cells[1]} |" in page, (name, cells)
 
 
 def test_planning_loads_no_torch() -> None:
