@@ -265,6 +265,7 @@ class Trainer:
             Interrupted: a signal asks to stop.
         """
         position = self.position
+        self.world.work = f"the evaluation after step {position.step}"
         with self.pace.timing("evaluate"):
             loss = shard_loss(
                 self.model,
@@ -340,6 +341,7 @@ class Trainer:
             return
         self.read_results()
         self.tell_if_unsaved()
+        self.world.work = f"the checkpoint of step {position.step}"
         with self.pace.timing("save"):
             parts, optimizer = self.parts()
             if not self.world.is_first:
