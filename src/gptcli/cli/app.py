@@ -21,6 +21,7 @@ from gptcli.cli.eval import evaluate
 from gptcli.cli.export import export
 from gptcli.cli.generate import generate
 from gptcli.cli.import_model import import_model
+from gptcli.cli.plan import plan
 from gptcli.cli.push import push
 from gptcli.cli.replay import replay
 from gptcli.cli.tokenizer import tokenizer_app
@@ -57,6 +58,7 @@ def options(
 app.command("train")(train)
 app.command("generate")(generate)
 app.command("eval")(evaluate)
+app.command("plan")(plan)
 app.command("import")(import_model)
 app.command("export")(export)
 app.command("push")(push)

@@ -5,6 +5,7 @@ Shapes: B batch, T time, C n_embd.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import assert_never
 
@@ -17,6 +18,7 @@ from gptcli.nn.attention import Attention, AttentionFunction, attention_fast, at
 from gptcli.nn.cache import KVCache
 from gptcli.nn.mlp import MLP, GatedMLP, gelu_tanh, relu2
 from gptcli.nn.norm import LayerNorm, RMSNorm
+from gptcli.nn.recompute import Recompute, recomputed
 from gptcli.nn.rope import Rotary, RotaryEmbedding, scale_linear, scale_llama3, scale_yarn, yarn_attention_factor
 
 
@@ -92,6 +94,10 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.layer, self.window = layer, config.window(layer)
+        self.recompute: Recompute = "none"
+        """What of a training pass is not kept for the backward pass, but computed again."""
+        self.compiled: Callable[..., Tensor] | None = None
+        """A compiled form of `compute` for training passes; others have too many shapes to be compiled."""
         self.parallel_residual, self.norm_first = config.parallel_residual, config.norm_place == "before"
         self.attention_norm = build_norm(config)
         self.attention = Attention(
@@ -113,6 +119,11 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, rotary: Rotary | None, mask: Tensor | None, cache: KVCache | None = None) -> Tensor:
         """x (B, T, C) -> (B, T, C)"""
+        if self.training:
+            return recomputed(self.compiled or self.compute, self.recompute, x, rotary, mask, cache)
+        return self.compute(x, rotary, mask, cache)
+
+    def compute(self, x: Tensor, rotary: Rotary | None, mask: Tensor | None, cache: KVCache | None) -> Tensor:
         attended = self.attend(x, rotary, mask, cache)
         if self.parallel_residual:
             return x + attended + self.transform(x)
@@ -121,9 +132,11 @@ class Block(nn.Module):
 
     def attend(self, x: Tensor, rotary: Rotary | None, mask: Tensor | None, cache: KVCache | None) -> Tensor:
         """What attention adds to x (B, T, C)."""
+        # Without a cache all blocks do the same, and are compiled as one.
+        place = (rotary, mask) if cache is None else (rotary, mask, cache, self.layer)
         if self.norm_first:
-            return self.attention(self.attention_norm(x), rotary, mask, cache, self.layer)
-        return self.attention_norm(self.attention(x, rotary, mask, cache, self.layer))
+            return self.attention(self.attention_norm(x), *place)
+        return self.attention_norm(self.attention(x, *place))
 
     def transform(self, x: Tensor) -> Tensor:
         """What the MLP adds to x (B, T, C)."""

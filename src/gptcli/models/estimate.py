@@ -1,6 +1,7 @@
-"""What a model will cost before it is built: parameters, floating-point operations, memory. Plain arithmetic, no torch.
+"""What a model is made of and what a token costs, before it is built: parameters and floating-point operations.
 
-Letters as in the papers: L n_layer, C n_embd, H n_head, K n_kv_head, D head_dim, F MLP width, V vocab_size, T seq_len.
+Plain arithmetic, no torch; the memory that training takes is in `models.memory`. Letters as in the papers: L n_layer,
+C n_embd, H n_head, K n_kv_head, D head_dim, F MLP width, V vocab_size, T seq_len.
 """
 
 from __future__ import annotations
@@ -8,18 +9,30 @@ from __future__ import annotations
 from gptcli.models.config import ModelConfig
 
 BYTES_FP32 = 4
+BACKWARD_PASSES = 2
+"""A backward pass takes two products for each of the forward pass: by the input and by the weight."""
 
 
 def parameter_count(config: ModelConfig) -> int:
     """Weights of the model, exactly; tied ones count once."""
-    head = 0 if config.tie_embeddings else config.vocab_size * config.n_embd
+    return sum(parameters_by_part(config).values())
+
+
+def parameters_by_part(config: ModelConfig) -> dict[str, int]:
+    """Weights of embeddings (of tokens, positions and neighbours), attention, MLP, norms, and a head of its own."""
     tables = token_embedding_parameters(config) + position_parameters(config) + neighbour_parameters(config)
-    return non_embedding_parameters(config) + tables + head
+    return {
+        "embeddings": tables,
+        "attention": config.n_layer * attention_parameters(config),
+        "mlp": config.n_layer * mlp_parameters(config),
+        "norms": config.n_layer * block_norm_parameters(config) + outer_norm_parameters(config),
+        "head": 0 if config.tie_embeddings else config.vocab_size * config.n_embd,
+    }
 
 
 def non_embedding_parameters(config: ModelConfig) -> int:
     """Weights without embeddings and output head: the N of Kaplan et al. 2020, arXiv:2001.08361."""
-    return config.n_layer * block_parameters(config) + (1 + config.embedding_norm) * norm_parameters(config)
+    return config.n_layer * block_parameters(config) + outer_norm_parameters(config)
 
 
 def token_embedding_parameters(config: ModelConfig) -> int:
@@ -42,15 +55,63 @@ def norm_parameters(config: ModelConfig) -> int:
     return config.n_embd * (2 if config.norm == "layernorm" and config.bias else 1)
 
 
+def outer_norm_parameters(config: ModelConfig) -> int:
+    """The norm after the last block, and that before the first if there is one."""
+    return (1 + config.embedding_norm) * norm_parameters(config)
+
+
 def block_parameters(config: ModelConfig) -> int:
     """Weights of one Transformer block."""
-    attention_rows = (config.n_head + 2 * config.kv_heads) * config.head_width
-    mlp_rows = (2 if config.gated else 1) * config.mlp_width
-    matrices = config.n_embd * (attention_rows + config.n_head * config.head_width + mlp_rows + config.mlp_width)
-    biases = config.n_embd + mlp_rows + config.n_embd if config.bias else 0
-    qkv_biases = attention_rows if config.has_qkv_bias else 0
+    return attention_parameters(config) + mlp_parameters(config) + block_norm_parameters(config)
+
+
+def attention_rows(config: ModelConfig) -> int:
+    """Rows of the fused matrix that makes queries, keys and values."""
+    return (config.n_head + 2 * config.kv_heads) * config.head_width
+
+
+def up_rows(config: ModelConfig) -> int:
+    """Rows of the matrix that widens the stream: up, and with a gated MLP the gate."""
+    return (2 if config.gated else 1) * config.mlp_width
+
+
+def attention_matrices(config: ModelConfig) -> int:
+    """Numbers in the matrices of one block's attention."""
+    return config.n_embd * (attention_rows(config) + config.n_head * config.head_width)
+
+
+def mlp_matrices(config: ModelConfig) -> int:
+    """Numbers in the matrices of one block's MLP."""
+    return config.n_embd * (up_rows(config) + config.mlp_width)
+
+
+def block_matrices(config: ModelConfig) -> int:
+    """Numbers in all matrices of one block: what Muon updates, and what autocast copies."""
+    return attention_matrices(config) + mlp_matrices(config)
+
+
+def block_matrix_shapes(config: ModelConfig) -> list[tuple[int, int]]:
+    """(rows, columns) of the matrices of one block, the fused ones apart: those that Muon orthogonalises."""
+    q, kv, width = config.n_head * config.head_width, config.kv_heads * config.head_width, config.n_embd
+    attention = [(q, width), (kv, width), (kv, width), (width, q)]
+    return attention + [(config.mlp_width, width)] * (2 if config.gated else 1) + [(width, config.mlp_width)]
+
+
+def attention_parameters(config: ModelConfig) -> int:
+    """Matrices and biases of one block's attention."""
+    biases = (attention_rows(config) if config.has_qkv_bias else 0) + (config.n_embd if config.bias else 0)
+    return attention_matrices(config) + biases
+
+
+def mlp_parameters(config: ModelConfig) -> int:
+    """Matrices and biases of one block's MLP."""
+    return mlp_matrices(config) + (up_rows(config) + config.n_embd if config.bias else 0)
+
+
+def block_norm_parameters(config: ModelConfig) -> int:
+    """The two norms of one block, and those of its queries and keys."""
     qk_norms = sum(config.qk_norm_widths or ()) if config.norm_weight else 0
-    return matrices + biases + qkv_biases + qk_norms + 2 * norm_parameters(config)
+    return qk_norms + 2 * norm_parameters(config)
 
 
 def flops_per_token(config: ModelConfig, seq_len: int) -> int:
@@ -61,43 +122,38 @@ def flops_per_token(config: ModelConfig, seq_len: int) -> int:
     mask; a layer with a window counts min(T, window) keys. What activation checkpointing repeats does not count.
     """
     multiplied = non_embedding_parameters(config) + token_embedding_parameters(config)  # the head is as large
-    windows = [config.window(layer) for layer in range(config.n_layer)]
-    keys = sum(min(seq_len, window) if window else seq_len for window in windows)
+    keys = sum(min(seq_len, window) if window else seq_len for window in windows(config))
     return 6 * multiplied + 12 * config.n_head * config.head_width * keys
 
 
-def training_memory_bytes(
-    config: ModelConfig,
-    optimizer_state_per_parameter: int,
-    batch_size: int,
-    seq_len: int,
-    *,
-    activation_bytes: int = BYTES_FP32,
-) -> int:
-    """About the most memory that training takes: fp32 weights, gradients, optimizer state, and one batch's activations.
+def product_flops(config: ModelConfig, seq_len: int, *, only_seen: bool = False) -> dict[str, float]:
+    """Floating-point operations of the matrix products of one token's forward pass, by part; exact.
 
-    Args:
-        optimizer_state_per_parameter: fp32 numbers that the optimizer keeps for each weight (AdamW 2).
-        batch_size: sequences in a micro-batch.
-        activation_bytes: bytes of one activation, 4 in fp32, 2 under bf16 or fp16 autocast; logits are always fp32.
+    Every number of a matrix is multiplied and added once. Attention multiplies a query with its keys and the weights
+    with their values: all T of them, as torch's counter has it, or `only_seen`: on average those that the causal mask
+    and a window leave, which is what a kernel that skips the rest computes.
     """
-    state = parameter_count(config) * BYTES_FP32 * (2 + optimizer_state_per_parameter)
-    block = block_activations(config, seq_len)
-    stream = config.n_embd
-    kept = config.n_layer * stream + block if config.activation_checkpointing else config.n_layer * block
-    logits = 3 * config.vocab_size * BYTES_FP32  # the logits, their log-softmax, and a gradient
-    return state + batch_size * seq_len * ((kept + 2 * stream) * activation_bytes + logits)
+    width = config.n_head * config.head_width
+    keys = sum(mean_keys(seq_len, window) if only_seen else seq_len for window in windows(config))
+    return {
+        "attention": 2 * config.n_layer * attention_matrices(config),
+        "attention weights": 4 * width * keys,
+        "mlp": 2 * config.n_layer * mlp_matrices(config),
+        "head": 2 * token_embedding_parameters(config),
+    }
 
 
-def block_activations(config: ModelConfig, seq_len: int) -> int:
-    """Numbers a token that one block keeps for its backward pass (approximate: kernels differ in what they save)."""
-    q, k = config.n_head * config.head_width, config.kv_heads * config.head_width
-    norms = 2 * 2 * config.n_embd  # input, output
-    attention = q + 2 * k + q  # q, k, v and the output
-    if config.qk_norm or config.position == "rope":
-        attention += q + k  # as they are multiplied
-    if config.attention == "reference" or config.attention_drop:  # on a CPU the fused kernel has no dropout
-        attention += 2 * config.n_head * seq_len  # the attention weights, before and after what follows the softmax
-    mlp = (4 if config.gated else 2) * config.mlp_width  # gate, up, activated gate and their product; or up, activated
-    dropouts = 2 * config.n_embd if config.dropout else 0
-    return norms + attention + mlp + dropouts
+def training_product_flops(config: ModelConfig, seq_len: int, *, only_seen: bool = False) -> float:
+    """The same of one token's forward and backward pass together."""
+    return (1 + BACKWARD_PASSES) * sum(product_flops(config, seq_len, only_seen=only_seen).values())
+
+
+def windows(config: ModelConfig) -> list[int]:
+    """The attention window of every layer; 0 is none."""
+    return [config.window(layer) for layer in range(config.n_layer)]
+
+
+def mean_keys(seq_len: int, window: int) -> float:
+    """Keys that a query sees on average: 1, 2, 3, ... up to the window or the sequence."""
+    most = min(seq_len, window) if window else seq_len
+    return (most * (most + 1) / 2 + (seq_len - most) * most) / seq_len

@@ -17,13 +17,14 @@ from gptcli.data.batches import Batches
 from gptcli.data.prepare import CorpusScan, PreparedData, prepare_data
 from gptcli.errors import ConfigError, UsageError
 from gptcli.models.config import ModelConfig
-from gptcli.models.estimate import parameter_count, training_memory_bytes
+from gptcli.models.estimate import parameter_count
 from gptcli.models.gpt import GPT, build_model
 from gptcli.nn.device import resolve_device, resolve_precision, synchronize
 from gptcli.train import timed
 from gptcli.train.clock import Clock
 from gptcli.train.config import RunConfig
 from gptcli.train.excerpt import scan_excerpt
+from gptcli.train.footprint import rank_memory
 from gptcli.train.pace import FORWARD_PART, Pace
 from gptcli.train.probe import Machine, step_seconds
 from gptcli.train.start import Start, settings_from
@@ -34,14 +35,14 @@ from gptcli.train.zero_config import ORIGIN, zero_config
 PROBE_SECONDS = 2.0
 FINAL_PART = 0.05
 """Part of the time budget for the last evaluation; it measures the whole validation split if that takes no more."""
-OPTIMIZER_STATE_PER_PARAMETER = {"sgd": 1, "adamw": 2, "muon": 1}
 
 
 @dataclass(frozen=True)
 class Deadline:
     """A run's time budget, and what it is expected to buy."""
 
-    clock: Clock
+    clock: Clock | None
+    """None on ranks that follow the first one, which reads it."""
     step_seconds: float
     steps: int
     final_tokens: int
@@ -55,7 +56,8 @@ class Plan:
     config: RunConfig
     chosen: tuple[str, ...]
     """The keys that a rule decided."""
-    scan: CorpusScan
+    scan: CorpusScan | None
+    """None on ranks that the first one told its plan."""
     data: PreparedData
     batches: Batches
     device: torch.device
@@ -98,8 +100,9 @@ class Plan:
     def new_model(self) -> GPT:
         """The model before its first step."""
         if self.start:
-            return self.start.build(self.config.model, self.device)
-        return build_model(self.config.model, seed=self.config.seed, device=self.device)
+            return self.start.build(self.config.model, self.device).recompute(self.config.recompute)
+        model = build_model(self.config.model, seed=self.config.seed, device=self.device)
+        return model.recompute(self.config.recompute)
 
     def new_pace(self) -> Pace:
         """Where the run ends, as planned before its first step."""
@@ -171,7 +174,7 @@ def make_plan(
         device=device,
         precision=precision,
         parameters=parameter_count(config.model),
-        memory_bytes=estimate_memory(config, precision),
+        memory_bytes=rank_memory(config, precision, device.type).total,
         deadline=None if clock is None else make_deadline(clock, config, choice, device, precision),
         choice=choice,
         start=start,
@@ -214,17 +217,6 @@ def padded_vocabulary(config: RunConfig, data: PreparedData) -> int:
             f"model.vocab_size {wanted} is smaller than the tokenizer's {needed}", "leave it out or set it to 0"
         )
     return wanted or needed
-
-
-def estimate_memory(config: RunConfig, precision: str) -> int:
-    """Bytes that training takes on one device, by models.estimate."""
-    return training_memory_bytes(
-        config.model,
-        OPTIMIZER_STATE_PER_PARAMETER[config.optim.name],
-        config.train.batch_size,
-        config.seq_len,
-        activation_bytes=4 if precision == "fp32" else 2,
-    )
 
 
 def machine_memory_bytes(device: torch.device) -> int:

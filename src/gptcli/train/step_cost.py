@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from gptcli.models.config import ModelConfig
-from gptcli.models.estimate import block_activations, flops_per_token, parameter_count
+from gptcli.models.estimate import BYTES_FP32, block_matrix_shapes, flops_per_token, parameter_count
+from gptcli.models.memory import Batch, block_kept_bytes
 from gptcli.optim.config import MuonConfig, OptimConfig
 
 NUMBERS_PER_LOGIT = 3
@@ -42,11 +43,12 @@ class Work(NamedTuple):
 
 
 def work_of(model: ModelConfig, optim: OptimConfig, seq_len: int) -> Work:
-    """The work of a model and its optimizer, by models.estimate."""
+    """The work of a model and its optimizer, by models.estimate and models.memory."""
     parameters = parameter_count(model)
+    block_numbers = block_kept_bytes(model, Batch(1, seq_len)) / (seq_len * BYTES_FP32)
     return Work(
         layers=model.n_layer,
-        numbers_per_token=model.n_layer * block_activations(model, seq_len) + NUMBERS_PER_LOGIT * model.vocab_size,
+        numbers_per_token=model.n_layer * block_numbers + NUMBERS_PER_LOGIT * model.vocab_size,
         flops_per_token=flops_per_token(model, seq_len),
         numbers_per_step=NUMBERS_PER_WEIGHT * parameters,
         flops_per_step=muon_flops(model, optim.ns_steps) if isinstance(optim, MuonConfig) else 0.0,
@@ -55,9 +57,7 @@ def work_of(model: ModelConfig, optim: OptimConfig, seq_len: int) -> Work:
 
 def muon_flops(model: ModelConfig, iterations: int) -> float:
     """Newton-Schulz on every hidden matrix: an iteration on (m, n), m <= n, is two products of m^2 n and one of m^3."""
-    q, kv = model.n_head * model.head_width, model.kv_heads * model.head_width
-    shapes = [(q, model.n_embd), (kv, model.n_embd), (kv, model.n_embd), (model.n_embd, q)]
-    shapes += [(model.mlp_width, model.n_embd)] * (3 if model.gated else 2)
+    shapes = block_matrix_shapes(model)
     products = sum(2 * 2 * min(shape) ** 2 * max(shape) + 2 * min(shape) ** 3 for shape in shapes)
     return float(model.n_layer * iterations * products)
 

@@ -17,7 +17,8 @@ from pydantic import ValidationError
 from gptcli.config.load import arrays_as_tuples
 from gptcli.errors import UsageError
 from gptcli.models.config import ModelConfig
-from gptcli.models.estimate import non_embedding_parameters, parameter_count, training_memory_bytes
+from gptcli.models.estimate import non_embedding_parameters, parameter_count
+from gptcli.models.memory import Batch, training_memory_bytes
 from gptcli.optim.config import OptimConfig
 from gptcli.train.law import Law, Runs, excess_bits
 from gptcli.train.step_cost import StepCost, Work, work_of
@@ -185,7 +186,8 @@ def models_with_vocabularies(situation: Situation) -> Iterator[tuple[Candidate, 
         tokens_of = step_tokens(given_train, seq_len)
         for facts in situation.tokenizers:
             sized = model.model_copy(update={"vocab_size": max(model.vocab_size, facts.vocab_size)})
-            if training_memory_bytes(sized, 2, batch_size, seq_len) <= MEMORY_PART * situation.memory_bytes:
+            needed = training_memory_bytes(sized, 2 * parameter_count(sized), Batch(batch_size, seq_len))
+            if needed <= MEMORY_PART * situation.memory_bytes:
                 yield (
                     Candidate(facts, sized, seq_len, 0, batch_size),
                     tokens_of,

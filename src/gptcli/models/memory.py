@@ -1,0 +1,286 @@
+"""What training holds in memory, tensor by tensor: plain arithmetic over what `nn` and `models` save, no torch.
+
+Activations are what autograd keeps between a forward and a backward pass, each storage once, as the code stands when it
+is not compiled; torch.compile keeps less. The tests count the same storages in a model that runs. Letters as in the
+papers: B batch, T time, L n_layer, C n_embd, H n_head, K n_kv_head, D head_dim, F MLP width, V vocab_size.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from gptcli.models.config import ModelConfig
+from gptcli.models.estimate import BYTES_FP32, block_matrices, parameter_count, up_rows, windows
+
+BYTES_ID = 8
+LARGE_VOCABULARY = 1024
+"""As nn.loss: from so many entries on the logits become their own gradient in place."""
+MAX_LOGITS = 2**27
+"""As nn.loss: more logits than these are worked through in parts."""
+
+
+Recompute = Literal["none", "full", "selective"]
+"""What of a block the backward pass computes again: nothing, everything, or all but its products and attention."""
+
+
+class Numbers(NamedTuple):
+    """In what numbers a model computes, as far as it decides what is kept.
+
+    compute_bytes: of an operand of a matrix product: 4 in fp32, 2 under bf16 or fp16 autocast. The stream between the
+        blocks is fp32 in either case.
+    on_cuda: whether CUDA's kernels and autocast rules apply (they take norms in fp32), or a CPU's.
+    is_apart: whether q, k and v, and gate and up, are matrices of their own, as where weights are cut up: autocast then
+        copies their input for each.
+    """
+
+    compute_bytes: int = BYTES_FP32
+    on_cuda: bool = False
+    is_apart: bool = False
+
+    @property
+    def is_mixed(self) -> bool:
+        return self.compute_bytes < BYTES_FP32
+
+    @property
+    def norm_bytes(self) -> int:
+        """Of a number that a norm inside a block reads: CUDA's autocast raises it to fp32 first, in a copy."""
+        return BYTES_FP32 if self.on_cuda else self.compute_bytes
+
+
+class Batch(NamedTuple):
+    """A micro-batch: sequences, and tokens of each."""
+
+    sequences: int
+    seq_len: int
+
+    @property
+    def tokens(self) -> int:
+        return self.sequences * self.seq_len
+
+
+FP32 = Numbers()
+
+
+class Activations(NamedTuple):
+    """Bytes that one micro-batch leaves for its backward pass.
+
+    blocks: what the blocks keep until the backward pass.
+    recomputed: what comes on top while one block is computed again, the widest gradient in it included.
+    around: what stands around the blocks: ids, the embedding's part, the last norm.
+    loss: the head's input, and the gradient of the logits in their place.
+    weight_copies: the matrices in the compute precision, which autocast makes and holds.
+    loss_peak: what the loss takes for a moment beyond what it keeps.
+    """
+
+    blocks: int
+    recomputed: int
+    around: int
+    loss: int
+    weight_copies: int
+    loss_peak: int
+
+    @property
+    def kept(self) -> int:
+        """What lies there between forward and backward pass."""
+        return self.blocks + self.around + self.loss + self.weight_copies
+
+    @property
+    def in_loss(self) -> int:
+        """The most while the loss is computed."""
+        return self.kept + self.loss_peak
+
+    @property
+    def in_backward(self) -> int:
+        """The most when the last block is computed again, if it is."""
+        return self.blocks + self.around + self.recomputed
+
+
+def activations(
+    config: ModelConfig, batch: Batch, numbers: Numbers = FP32, recompute: Recompute = "none"
+) -> Activations:
+    """What a micro-batch keeps and takes for a moment."""
+    of_layers = windows(config)
+    whole = {window: block_kept_bytes(config, batch, numbers, window) for window in set(of_layers)}
+    copies = numbers.compute_bytes * block_matrices(config) if numbers.is_mixed else 0
+    stream = batch.tokens * config.n_embd * BYTES_FP32
+    gradient = batch.tokens * up_rows(config) * numbers.compute_bytes  # the widest there is
+    results, shared = product_results(config, batch, numbers) if recompute == "selective" else (0, 0)
+    return Activations(
+        blocks=sum(whole[window] for window in of_layers)
+        if recompute == "none"
+        else config.n_layer * (stream + results),
+        recomputed=0 if recompute == "none" else max(whole.values()) - stream - shared + gradient + copies,
+        around=around_bytes(config, batch, numbers),
+        loss=loss_kept_bytes(config, batch, numbers),
+        weight_copies=config.n_layer * copies + head_copy_bytes(config, numbers),
+        loss_peak=loss_peak_bytes(config, batch, numbers),
+    )
+
+
+def product_results(config: ModelConfig, batch: Batch, numbers: Numbers) -> tuple[int, int]:
+    """Bytes of what a block's products and its attention give, and of them those that it keeps by itself as well."""
+    q, k, c = config.n_head * config.head_width, config.kv_heads * config.head_width, numbers.compute_bytes
+    scores = config.n_head * batch.seq_len * c if attends_by_products(config, numbers) else config.n_head * BYTES_FP32
+    shared = (q + 2 * k + q + up_rows(config)) * c + config.n_head * BYTES_FP32
+    results = (q + 2 * k + q + up_rows(config) + 2 * config.n_embd) * c + scores
+    return batch.tokens * results, batch.tokens * shared
+
+
+def training_memory_bytes(
+    config: ModelConfig,
+    optimizer_numbers: int,
+    batch: Batch,
+    numbers: Numbers = FP32,
+    recompute: Recompute = "none",
+    *,
+    accumulates: bool = True,
+) -> int:
+    """The most memory that training takes at one moment: fp32 weights, gradients, optimizer state, activations.
+
+    That moment is in the loss, when everything is kept, or at the end of a backward pass, when every gradient is there.
+
+    Args:
+        optimizer_numbers: fp32 numbers that the optimizer keeps in all (AdamW: two for each weight).
+        accumulates: whether a step has several micro-batches, so that gradients lie there during a forward pass.
+    """
+    weights = parameter_count(config) * BYTES_FP32
+    kept = activations(config, batch, numbers, recompute)
+    on_the_way = max(kept.in_loss, kept.in_backward) + (weights if accumulates else 0)
+    at_the_end = weights + kept.recomputed
+    return weights + optimizer_numbers * BYTES_FP32 + table_bytes(config) + max(on_the_way, at_the_end)
+
+
+def block_kept_bytes(config: ModelConfig, batch: Batch, numbers: Numbers = FP32, window: int = 0) -> int:
+    """Bytes that one block keeps for its backward pass; `window` is that of its attention, 0 for none."""
+    is_masked = 0 < window < batch.seq_len
+    token = input_bytes(config, numbers, 3) + mlp_input_bytes(config, numbers)
+    token += attention_bytes(config, batch.seq_len, numbers, is_masked)
+    token += mlp_bytes(config, numbers)
+    if config.dropout:
+        token += 2 * config.n_embd * dropout_mask_bytes(numbers)
+    mask = batch.seq_len**2 * (numbers.compute_bytes if config.attention == "fast" else 1)
+    return batch.tokens * token + (mask if is_masked or config.attention == "reference" else 0)
+
+
+def input_bytes(config: ModelConfig, numbers: Numbers, parts: int) -> int:
+    """Kept of a token by the norm of a sub-layer and by its first product, of `parts` matrices, which reads the norm's
+    output.
+
+    A norm that comes after its sub-layer reads what that gave; the product then reads the stream itself.
+    """
+    if config.norm_place == "before":
+        normed, is_stream = config.n_embd * BYTES_FP32, True
+    else:
+        normed, is_stream = config.n_embd * numbers.norm_bytes, False
+    copies = parts if numbers.is_apart and numbers.is_mixed else 1
+    return normed + statistics_bytes(config, numbers, is_stream) + copies * config.n_embd * numbers.compute_bytes
+
+
+def mlp_input_bytes(config: ModelConfig, numbers: Numbers) -> int:
+    """The same for the MLP; where both read one stream at once, it is kept once."""
+    shared = config.parallel_residual and (config.norm_place == "before" or not numbers.is_mixed)
+    parts = 2 if config.gated else 1
+    return input_bytes(config, numbers, parts) - (config.n_embd * BYTES_FP32 if shared else 0)
+
+
+def statistics_bytes(config: ModelConfig, numbers: Numbers, is_stream: bool) -> int:
+    """Of a token: the scale that a norm divided by, and a LayerNorm's mean."""
+    if config.norm == "layernorm":
+        return 2 * BYTES_FP32
+    return BYTES_FP32 if is_stream else numbers.norm_bytes
+
+
+def attention_bytes(config: ModelConfig, seq_len: int, numbers: Numbers, is_masked: bool) -> int:
+    """Kept of a token between the normalised input of attention and its output projection."""
+    c, q, k = numbers.compute_bytes, config.n_head * config.head_width, config.kv_heads * config.head_width
+    turned = config.qk_norm or config.position == "rope"  # q and k are then other tensors than the fused product
+    norm_rows = 0 if not config.qk_norm else 2 if config.qk_norm_over == "heads" else config.n_head + config.kv_heads
+    copies_for_norm = bool(norm_rows) and numbers.is_mixed and (numbers.on_cuda or not config.norm_weight)
+    kept = norm_rows * numbers.norm_bytes + ((q + k) * BYTES_FP32 if copies_for_norm else 0)
+    holds_fused = bool(norm_rows) and not copies_for_norm
+    if attends_by_products(config, numbers):
+        return kept + (q + 2 * k) * c * holds_fused + products_bytes(config, seq_len, numbers)
+    # CUDA's kernels that take masks or fp32 take no groups, so keys and values are repeated for them.
+    is_repeated = numbers.on_cuda and k < q and (is_masked or not numbers.is_mixed)
+    holds_fused |= not is_repeated or not turned
+    kept += (q + 2 * k) * c if holds_fused else 0
+    kept += q * c if turned else 0
+    kept += 2 * q * c if is_repeated else k * c if turned else 0
+    is_copied = (
+        config.position == "rope" and config.rotary_dim < config.head_width
+    )  # the parts come back in another order
+    return kept + q * c * (2 if is_copied and not numbers.on_cuda else 1) + config.n_head * BYTES_FP32
+
+
+def attends_by_products(config: ModelConfig, numbers: Numbers) -> bool:
+    """Whether attention weights are tensors: by the plain formula, and on a CPU, whose kernel has no dropout."""
+    return config.attention == "reference" or (bool(config.attention_drop) and not numbers.on_cuda)
+
+
+def products_bytes(config: ModelConfig, seq_len: int, numbers: Numbers) -> int:
+    """Kept of a token where attention weights (H, T) are tensors: of the weights, q, k and v, and the output."""
+    q, weights = config.n_head * config.head_width, config.n_head * seq_len
+    if config.attention == "reference":
+        wide = numbers.norm_bytes if numbers.is_mixed else BYTES_FP32  # CUDA's autocast takes the softmax in fp32
+        per_number = numbers.compute_bytes
+        of_weights = wide + (per_number if wide > per_number else 0)
+        if config.attention_drop:
+            of_weights += dropout_mask_bytes(numbers) + (0 if wide > per_number else per_number)
+    else:
+        per_number = BYTES_FP32  # torch's fallback computes in fp32
+        of_weights = 3 * BYTES_FP32  # after the softmax, which are dropped, what is left
+    return weights * of_weights + 3 * q * per_number + q * numbers.compute_bytes
+
+
+def mlp_bytes(config: ModelConfig, numbers: Numbers) -> int:
+    """Kept of a token: gate, up, the activated gate and their product; or up and what the activation made of it."""
+    kept = (4 if config.gated else 2) * config.mlp_width * numbers.compute_bytes
+    is_raised = config.mlp == "relu2" and numbers.on_cuda and numbers.is_mixed  # CUDA's autocast squares in fp32
+    return kept + (config.mlp_width * BYTES_FP32 if is_raised else 0)
+
+
+def dropout_mask_bytes(numbers: Numbers) -> int:
+    """Of a number that may be dropped: a truth value on CUDA, a factor on a CPU."""
+    return 1 if numbers.on_cuda else numbers.compute_bytes
+
+
+def around_bytes(config: ModelConfig, batch: Batch, numbers: Numbers) -> int:
+    """Kept outside the blocks: ids, what the embedding needs, the last norm."""
+    stream, scale = config.n_embd * BYTES_FP32, 2 * BYTES_FP32 if config.norm == "layernorm" else BYTES_FP32
+    token = BYTES_ID + (1 + config.embedding_norm) * (stream + scale)
+    token += 2 * stream if config.smear else 0
+    token += config.n_embd * (1 if numbers.on_cuda else BYTES_FP32) if config.dropout else 0
+    return batch.tokens * token
+
+
+def loss_kept_bytes(config: ModelConfig, batch: Batch, numbers: Numbers) -> int:
+    """The head's input and, of the logits, their gradient or log-softmax; of too many the head's two gradients."""
+    hidden = batch.tokens * config.n_embd * numbers.compute_bytes
+    if config.vocab_size < LARGE_VOCABULARY:
+        logits = config.vocab_size * BYTES_FP32 * (2 if config.logit_softcap else 1)
+        return hidden + batch.tokens * (logits + BYTES_ID)
+    if batch.tokens * config.vocab_size > MAX_LOGITS:
+        return hidden + config.vocab_size * config.n_embd * numbers.compute_bytes
+    return hidden + batch.tokens * (config.vocab_size * numbers.compute_bytes + BYTES_ID)
+
+
+def loss_peak_bytes(config: ModelConfig, batch: Batch, numbers: Numbers) -> int:
+    """What the loss takes beyond what it keeps: logits and log-softmax in fp32 beside the gradient in their place."""
+    logits, head = batch.tokens * config.vocab_size, config.vocab_size * config.n_embd
+    raised = 2 * BYTES_FP32 if numbers.is_mixed else BYTES_FP32
+    softcap = 2 * BYTES_FP32 if config.logit_softcap else 0
+    if config.vocab_size < LARGE_VOCABULARY:
+        return logits * (2 * BYTES_FP32 + softcap)
+    if logits > MAX_LOGITS:
+        return MAX_LOGITS * (raised + numbers.compute_bytes + softcap) + head * (BYTES_FP32 + numbers.compute_bytes)
+    of_gradient = head * BYTES_FP32 + batch.tokens * config.n_embd * numbers.compute_bytes  # for few tokens it is more
+    return max(logits * (raised + softcap), of_gradient)
+
+
+def head_copy_bytes(config: ModelConfig, numbers: Numbers) -> int:
+    return config.vocab_size * config.n_embd * numbers.compute_bytes if numbers.is_mixed else 0
+
+
+def table_bytes(config: ModelConfig) -> int:
+    """RoPE's cosines and sines, which are no weights."""
+    return 2 * config.context_length * config.rotary_dim * BYTES_FP32 if config.position == "rope" else 0

@@ -1,0 +1,268 @@
+"""From `gptcli plan`'s arguments to all its figures."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from gptcli.config import RawConfig, check_keys, merge, validate
+from gptcli.config.load import with_origin
+from gptcli.config.shipped import read_settings
+from gptcli.errors import UsageError
+from gptcli.models import estimate
+from gptcli.models.config import ModelConfig
+from gptcli.models.memory import Batch, Recompute
+from gptcli.parallel.config import ParallelConfig
+from gptcli.parallel.layout import Layout, lay_out, require_divisible, require_fitting
+from gptcli.report.planning.failures import Saving, plan_saving
+from gptcli.report.planning.hardware import Accelerator, Machine, parse_accelerator
+from gptcli.report.planning.traffic import Talk, talks
+from gptcli.tokenizer.config import BpeTokenizerConfig
+from gptcli.train.config import RunConfig, TrainerConfig
+from gptcli.train.footprint import RankMemory, checkpoint_bytes, micro_batch, numbers_of, rank_memory
+
+USABLE = 0.94
+"""Part of a device's memory that tensors can have: CUDA's context, libraries and gaps between tensors take the rest."""
+TOKENS_PER_PARAMETER = 20
+"""About what is best for a given amount of computing (Hoffmann et al. 2022, arXiv:2203.15556)."""
+STEP_TOKENS = 2**19
+"""Tokens of a step where neither the config nor --tokens-per-step says: GPT-3's smallest batch, or one round more."""
+MICRO_BATCH_TOKENS = 16_384
+"""At most, where the config does not say."""
+VOCABULARY = 32_768
+"""Where neither the model nor its tokenizer says."""
+BYTES_PER_TOKEN = 4
+"""Of English text in a large vocabulary, about."""
+SMALL_VOCABULARY = 2**16
+"""Ids below it take two bytes in a shard, others four."""
+
+
+@dataclass(frozen=True)
+class PlanRequest:
+    """What the user asked for; none: as the config says, or chosen."""
+
+    config_files: tuple[str, ...]
+    assignments: tuple[str, ...] = ()
+    gpus: int = 1
+    gpu: str = "h100"
+    per_host: int = 8
+    strategy: Literal["ddp", "fsdp", "hsdp"] | None = None
+    """hsdp is fsdp with `replicas`, by default one a host."""
+    tensor: int | None = None
+    replicas: int | None = None
+    checkpointing: Recompute | None = None
+    tokens: float | None = None
+    tokens_per_step: int | None = None
+    batch_size: int | None = None
+    seq_len: int | None = None
+    mfu: float = 0.4
+    price_per_hour: float | None = None
+    write_rate: float = 1e9
+    """Bytes a second that one host writes to the storage of checkpoints."""
+    device_hours: float = 50_000.0
+    """Mean hours between two failures of one device."""
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """All that can be reckoned of a training before it. `report.planning.text` says it in words."""
+
+    request: PlanRequest
+    config: RunConfig
+    machine: Machine
+    precision: str
+    layout: Layout
+    chosen: tuple[str, ...]
+    """What was assumed, as sentences."""
+    batch: Batch
+    """What goes through one rank at once."""
+    micro_batches: int
+    """How often that is in a step."""
+    memory: RankMemory
+    talks: tuple[Talk, ...]
+    saving: Saving
+    tokens: float
+
+    @property
+    def model(self) -> ModelConfig:
+        return self.config.model
+
+    @property
+    def device(self) -> Accelerator:
+        return self.machine.device
+
+    @property
+    def steps(self) -> int:
+        return math.ceil(self.tokens / self.config.train.tokens_per_step)
+
+    @property
+    def flops_per_token(self) -> int:
+        return estimate.flops_per_token(self.model, self.config.seq_len)
+
+    @property
+    def step_seconds(self) -> float:
+        """Of computing; what is sent meanwhile is part of the utilisation that was stated."""
+        rate = self.request.gpus * self.device.peak_flops(self.precision) * self.request.mfu
+        return self.flops_per_token * self.config.train.tokens_per_step / rate
+
+    @property
+    def train_seconds(self) -> float:
+        """Without failures."""
+        return self.step_seconds * self.tokens / self.config.train.tokens_per_step
+
+    @property
+    def wall_seconds(self) -> float:
+        """With what failures and checkpoints take."""
+        return self.train_seconds / max(1e-9, 1 - self.saving.lost)
+
+    @property
+    def cost(self) -> float | None:
+        price = self.request.price_per_hour
+        return None if price is None else self.wall_seconds / 3600 * self.request.gpus * price
+
+    @property
+    def usable_memory(self) -> float:
+        return USABLE * self.device.memory
+
+    @property
+    def fits(self) -> bool:
+        return self.memory.total <= self.usable_memory
+
+    @property
+    def shard_bytes(self) -> float:
+        """Of the training text as token ids on the disk."""
+        return self.tokens * (2 if self.model.vocab_size <= SMALL_VOCABULARY else 4)
+
+
+def make_plan(request: PlanRequest) -> TrainingPlan:
+    """Reckon everything.
+
+    Raises:
+        ConfigError: a config or an assignment is wrong.
+        UsageError: a device is unknown, or the devices or the batch cannot be laid out so.
+    """
+    require_sensible(request)
+    machine = Machine(parse_accelerator(request.gpu), request.per_host)
+    user = read_settings(request.config_files, request.assignments)
+    check_keys(RunConfig, user)
+    given = merge(user, with_origin(asked_for(request), "the command line"))
+    layout = lay_out(validate(ParallelConfig, RawConfig(given.values.get("parallel", {}))), 0, request.gpus)
+    config, chosen = complete(given, layout)
+    precision = resolved_precision(config, machine.device)
+    require_fitting(layout, config.model, precision)
+    require_divisible(layout, config.sequences_per_step, f"{config.train.tokens_per_step:,} tokens")
+    batch, micro_batches = micro_batch(config, layout)
+    device_type = "cpu" if machine.device.is_cpu else "cuda"
+    # What is in pieces is written by all hosts, each its own; what is whole by the first rank.
+    writers = machine.hosts(request.gpus) if layout.is_sharded else 1
+    written = checkpoint_bytes(config.model, config.optim)
+    tokens, why = training_tokens(request, config)
+    return TrainingPlan(
+        request=request,
+        config=config,
+        machine=machine,
+        precision=precision,
+        layout=layout,
+        chosen=(*chosen, *why),
+        batch=batch,
+        micro_batches=micro_batches,
+        memory=rank_memory(config, precision, device_type, layout),
+        talks=tuple(talks(config, numbers_of(precision, device_type), layout, machine)),
+        saving=plan_saving(written, request.write_rate * writers, request.device_hours, request.gpus),
+        tokens=tokens,
+    )
+
+
+def require_sensible(request: PlanRequest) -> None:
+    if not request.config_files:
+        raise UsageError("nothing to plan", "name a config: gptcli plan gpt2-124m")
+    if not 0 < request.mfu <= 1:
+        raise UsageError(f"--mfu {request.mfu:g} is not above 0 and at most 1", "0.4 is usual")
+    for name in ("tokens", "price_per_hour", "write_rate", "device_hours"):
+        value = getattr(request, name)
+        if value is not None and not 0 < value < math.inf:
+            raise UsageError(f"--{name.replace('_', '-')} {value:g} is not above 0", "give a positive number")
+
+
+def asked_for(request: PlanRequest) -> dict[str, dict[str, Any]]:
+    """What the options say, as the config would."""
+    train = {name: getattr(request, name) for name in ("batch_size", "seq_len", "tokens_per_step")}
+    train["activation_checkpointing"] = request.checkpointing
+    parallel: dict[str, Any] = {"strategy": request.strategy, "tensor": request.tensor, "replicas": request.replicas}
+    if request.strategy == "hsdp":
+        hosts = -(-request.gpus // request.per_host)
+        parallel |= {"strategy": "fsdp", "replicas": request.replicas or hosts}
+    elif request.strategy is not None and request.replicas is None:
+        parallel["replicas"] = 1
+    # The model's own word would otherwise stand where --checkpointing says none.
+    model = {} if request.checkpointing is None else {"activation_checkpointing": False}
+    sections = {"train": train, "parallel": parallel, "model": model}
+    return {
+        name: {key: value for key, value in section.items() if value is not None} for name, section in sections.items()
+    }
+
+
+def complete(given: RawConfig, layout: Layout) -> tuple[RunConfig, list[str]]:
+    """The configuration with what is missing laid under it, and what that was."""
+    chosen: list[str] = []
+    train, model = given.values.get("train", {}), given.values.get("model", {})
+    under: dict[str, dict[str, Any]] = {"train": {}}
+    over: dict[str, dict[str, Any]] = {}
+    seq_len = train.get("seq_len") or model.get("context_length", ModelConfig().context_length)
+    if "batch_size" not in train:
+        under["train"]["batch_size"] = max(1, min(TrainerConfig().batch_size, MICRO_BATCH_TOKENS // seq_len))
+    if "tokens_per_step" not in train:
+        at_once = train.get("batch_size", under["train"].get("batch_size")) * seq_len * layout.data_ranks
+        under["train"]["tokens_per_step"] = -(-STEP_TOKENS // at_once) * at_once
+        chosen.append(f"steps of {under['train']['tokens_per_step']:,} tokens (--tokens-per-step)")
+    if not model.get("vocab_size"):
+        tokenizer = validate(RunConfig, RawConfig({"data": given.values.get("data", {})})).data.tokenizer
+        is_known = isinstance(tokenizer, BpeTokenizerConfig) and "tokenizer" in given.values.get("data", {})
+        over["model"] = {"vocab_size": tokenizer.vocab_size if is_known else VOCABULARY}
+        if not is_known:
+            chosen.append(f"a vocabulary of {VOCABULARY:,} (--set model.vocab_size=...)")
+    filled = merge(with_origin(under, "gptcli plan"), given, with_origin(over, "gptcli plan"))
+    return validate(RunConfig, filled), chosen
+
+
+def resolved_precision(config: RunConfig, device: Accelerator) -> str:
+    """As the trainer resolves `auto`: bf16 on a GPU, fp32 on a CPU."""
+    if config.train.precision != "auto":
+        return config.train.precision
+    return "fp32" if device.is_cpu else "bf16"
+
+
+def training_tokens(request: PlanRequest, config: RunConfig) -> tuple[float, list[str]]:
+    """Of the whole training: as asked for, else what the config's steps come to, else Chinchilla's number."""
+    if request.tokens is not None:
+        return request.tokens, []
+    if config.train.max_steps is not None:
+        return float(config.train.max_steps * config.train.tokens_per_step), []
+    tokens = float(TOKENS_PER_PARAMETER * estimate.parameter_count(config.model))
+    return tokens, [f"{TOKENS_PER_PARAMETER} tokens a parameter (--tokens)"]
+
+
+def what_fits(plan: TrainingPlan) -> TrainingPlan | None:
+    """The first change of the request, the least intrusive tried first, whose memory fits; none does: none."""
+    for change in changes(plan):
+        try:
+            other = make_plan(replace(plan.request, **change))
+        except UsageError:
+            continue
+        if other.fits:
+            return other
+    return None
+
+
+def changes(plan: TrainingPlan) -> list[dict[str, Any]]:
+    """What may be changed so that less memory is needed, the least intrusive first; more devices last."""
+    request = plan.request
+    less: list[dict[str, Any]] = [{"checkpointing": "selective"}, {"checkpointing": "full"}, {"batch_size": 1}]
+    less += [{**less[0], **less[2]}, {**less[1], **less[2]}]
+    found = list(less)
+    for gpus in (request.gpus * 2**doubling for doubling in range(17)):
+        for tensor in dict.fromkeys((plan.layout.tensor, min(request.per_host, gpus))):
+            spread = {"gpus": gpus, "tensor": tensor, "strategy": "fsdp", "replicas": None}
+            found += [spread, *({**spread, **change} for change in less)]
+    return found

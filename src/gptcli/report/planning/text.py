@@ -1,0 +1,228 @@
+"""A plan in words and figures: a table for people, one JSON object for programs. Reckons nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gptcli.console import duration, size
+from gptcli.models import estimate
+from gptcli.report.planning.failures import RESTART_SECONDS
+from gptcli.report.planning.run import BYTES_PER_TOKEN, TOKENS_PER_PARAMETER, TrainingPlan
+from gptcli.train.footprint import checkpoint_bytes
+
+Lines = list[tuple[str, str]]
+DAY = 86_400.0
+LONG = 2 * DAY
+HOPELESS = 0.99
+"""Part of the time lost from which on a training does not get on."""
+MEMORY_PARTS = {
+    "weights": "weights, fp32",
+    "gradients": "gradients, fp32",
+    "moments": "optimizer",
+    "activations": "activations kept",
+    "recomputed": "a block computed again",
+    "weight_copies": "copies of weights for the products",
+    "loss": "logits and loss",
+    "tables": "tables of RoPE",
+    "gathered": "blocks whole for a moment",
+    "step": "the optimizer at work",
+}
+
+
+def as_text(plan: TrainingPlan) -> str:
+    """What `gptcli plan` prints."""
+    lines = [*model_lines(plan), *memory_lines(plan), *time_lines(plan), *talk_lines(plan), *saving_lines(plan)]
+    lines.append(("data", data_line(plan)))
+    lines += [("assumed", "; ".join(assumptions(plan)))]
+    return "\n".join(f"{label:<11} {text}" for label, text in lines)
+
+
+def model_lines(plan: TrainingPlan) -> Lines:
+    model, seq_len = plan.model, plan.config.seq_len
+    parts = estimate.parameters_by_part(model)
+    named = ", ".join(f"{name} {size(count, '')}" for name, count in parts.items() if count)
+    exact = estimate.training_product_flops(model, seq_len, only_seen=True)
+    return [
+        ("parameters", f"{sum(parts.values()):,}: {named}"),
+        ("", f"{estimate.non_embedding_parameters(model):,} without embeddings and head"),
+        ("operations", f"{size(plan.flops_per_token, 'FLOP')} a token: 6N + 12 L H D T, forward and backward"),
+        ("", f"{size(exact, 'FLOP')} of them in products that the causal mask and windows leave"),
+        ("", f"{plan.flops_per_token * plan.tokens:.3g} FLOP for {size(plan.tokens, '')} tokens"),
+    ]
+
+
+def memory_lines(plan: TrainingPlan) -> Lines:
+    """The parts of one rank's memory, their most at one moment, and what to change if that is too much."""
+    memory = plan.memory._asdict()
+    lines = [("layout", f"{plan.request.gpus:,} {plan.device.name}: {ranks_words(plan)}"), ("", batch_words(plan))]
+    lines.append(("memory", f"{size(memory['total'])} of {size(plan.device.memory)} on each: {verdict(plan)}"))
+    return lines + [("", f"{size(memory[part]):>8}  {words}") for part, words in MEMORY_PARTS.items() if memory[part]]
+
+
+def verdict(plan: TrainingPlan) -> str:
+    if plan.fits:
+        return "fits"
+    from gptcli.report.planning.run import what_fits
+
+    other = what_fits(plan)
+    if other is None:
+        return "does not fit, and neither would it with full sharding; choose a smaller model"
+    return f"does not fit; with {changed_options(plan, other)} it would ({size(other.memory.total)})"
+
+
+def changed_options(plan: TrainingPlan, other: TrainingPlan) -> str:
+    """The options that turn one plan into the other."""
+    names = ("gpus", "strategy", "tensor", "batch_size", "checkpointing")
+    values = {name: getattr(other.request, name) for name in names if getattr(other.request, name) is not None}
+    changed = {name: value for name, value in values.items() if getattr(plan.request, name) != value}
+    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in changed.items())
+
+
+def ranks_words(plan: TrainingPlan) -> str:
+    """`fsdp, 8 replicas x 8 shards x 4 tensor`."""
+    layout = plan.layout
+    counts = {"replicas": layout.replicas, "shards": layout.shards, "tensor": layout.tensor}
+    box = " x ".join(f"{count} {name}" for name, count in counts.items() if count > 1)
+    return f"{plan.config.parallel.strategy}, {box}" if box else "by itself"
+
+
+def batch_words(plan: TrainingPlan) -> str:
+    """`steps of 524,288 tokens in 32 micro-batches of 8 x 2048 on each, bf16, full activation checkpointing`."""
+    mode = plan.config.recompute
+    recomputed = "" if mode == "none" else f", {mode} activation checkpointing"
+    cut = f"{plan.micro_batches} micro-batch{'es' * (plan.micro_batches > 1)}"
+    return (
+        f"steps of {plan.config.train.tokens_per_step:,} tokens in {cut} of {plan.batch.sequences} x "
+        f"{plan.batch.seq_len} on each, {plan.precision}{recomputed}"
+    )
+
+
+def time_lines(plan: TrainingPlan) -> Lines:
+    rate = plan.config.train.tokens_per_step / plan.step_seconds
+    of_peak = f"{100 * plan.request.mfu:g} % of {size(plan.device.peak_flops(plan.precision), 'FLOP/s')} each"
+    lines = [("time", f"{plan.steps:,} steps of {short(plan.step_seconds)}, {rate:,.0f} tokens/s, at {of_peak}")]
+    with_losses = f"{period(plan.wall_seconds)} with failures and checkpoints"
+    if plan.saving.lost > HOPELESS:
+        with_losses = "no end with failures that come faster than it saves and starts again"
+    hours = plan.wall_seconds / 3600 * plan.request.gpus
+    in_words = f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"
+    lines.append(("", f"{period(plan.train_seconds)} of training, {with_losses}: {in_words} device-hours"))
+    if plan.cost is not None:
+        lines.append(("cost", f"{plan.cost:,.0f} at {plan.request.price_per_hour:g} a device and hour"))
+    return lines
+
+
+def talk_lines(plan: TrainingPlan) -> Lines:
+    """What a rank sends in a step, beside the time it computes."""
+    lines = [
+        ("", f"{size(talk.bytes):>8}  {talk.what}, {talk.place}: {short(talk.seconds)} by itself")
+        for talk in plan.talks
+    ]
+    if not lines:
+        return []
+    total = sum(talk.seconds for talk in plan.talks)
+    share = total / plan.step_seconds
+    words = ", so it decides the speed" if share > 1 else ""
+    percent = f"{100 * share:.0f}" if share > 0.1 else f"{100 * share:.2g}"
+    return [("talk", f"each rank sends in a step, {percent} % of the time that it computes{words}:"), *lines]
+
+
+def saving_lines(plan: TrainingPlan) -> Lines:
+    saving, request = plan.saving, plan.request
+    written = checkpoint_bytes(plan.model, plan.config.optim)
+    rate = size(written / saving.write_seconds, "B/s")
+    steps = max(1, round(saving.interval / plan.step_seconds))
+    return [
+        ("checkpoint", f"{size(written)}, written in {short(saving.write_seconds)} at {rate}"),
+        (
+            "failures",
+            f"{DAY / saving.failure_every_seconds:.2g} a day at one in {request.device_hours:,.0f} hours of a device",
+        ),
+        (
+            "",
+            f"least is lost with a checkpoint every {period(saving.interval)} ({steps:,} steps): "
+            f"{100 * saving.lost:.2g} % of the time",
+        ),
+    ]
+
+
+def data_line(plan: TrainingPlan) -> str:
+    return (
+        f"{size(plan.tokens, '')} tokens: {size(plan.shard_bytes)} of shards, from about "
+        f"{size(BYTES_PER_TOKEN * plan.tokens)} of text"
+    )
+
+
+def assumptions(plan: TrainingPlan) -> list[str]:
+    best = TOKENS_PER_PARAMETER * estimate.parameter_count(plan.model)
+    return [
+        *plan.chosen,
+        f"{plan.device.source}",
+        f"{RESTART_SECONDS / 60:g} min to start again",
+        f"compute-optimal by Chinchilla: about {TOKENS_PER_PARAMETER} tokens a parameter, {size(best, '')}",
+    ]
+
+
+def short(seconds: float) -> str:
+    """A duration: `3.2 ms` below a second, then as everywhere."""
+    return f"{1000 * seconds:.3g} ms" if seconds < 0.995 else duration(seconds)
+
+
+def period(seconds: float) -> str:
+    """A duration that may be months: `12 days`, `3.1 years`."""
+    if seconds < LONG:
+        return short(seconds)
+    days = seconds / DAY
+    return f"{days:,.3g} days" if days < 730 else f"{days / 365.25:,.3g} years"
+
+
+def as_json(plan: TrainingPlan) -> dict[str, Any]:
+    """The object that `gptcli plan --json` prints: bytes, seconds, operations."""
+    model, seq_len, saving = plan.model, plan.config.seq_len, plan.saving
+    return {
+        "parameters": estimate.parameters_by_part(model)
+        | {
+            "total": estimate.parameter_count(model),
+            "without_embeddings": estimate.non_embedding_parameters(model),
+        },
+        "flops_per_token": plan.flops_per_token,
+        "product_flops_per_token": estimate.training_product_flops(model, seq_len, only_seen=True),
+        "product_flops_forward": estimate.product_flops(model, seq_len),
+        "flops": plan.flops_per_token * plan.tokens,
+        "tokens": plan.tokens,
+        "chinchilla_tokens": TOKENS_PER_PARAMETER * estimate.parameter_count(model),
+        "layout": {
+            "gpus": plan.request.gpus,
+            "hosts": plan.machine.hosts(plan.request.gpus),
+            "replicas": plan.layout.replicas,
+            "shards": plan.layout.shards,
+            "tensor": plan.layout.tensor,
+            "batch_size": plan.batch.sequences,
+            "seq_len": seq_len,
+            "micro_batches": plan.micro_batches,
+            "tokens_per_step": plan.config.train.tokens_per_step,
+            "precision": plan.precision,
+            "activation_checkpointing": plan.config.recompute,
+        },
+        "memory_bytes": plan.memory._asdict(),
+        "device_memory_bytes": plan.device.memory,
+        "usable_memory_bytes": plan.usable_memory,
+        "fits": plan.fits,
+        "verdict": verdict(plan),
+        "talk": [talk._asdict() for talk in plan.talks],
+        "steps": plan.steps,
+        "step_seconds": plan.step_seconds,
+        "train_seconds": plan.train_seconds,
+        "wall_seconds": plan.wall_seconds,
+        "device_hours": plan.wall_seconds / 3600 * plan.request.gpus,
+        "cost": plan.cost,
+        "checkpoint_bytes": checkpoint_bytes(model, plan.config.optim),
+        "checkpoint_seconds": saving.write_seconds,
+        "checkpoint_interval_seconds": saving.interval,
+        "failures_per_day": DAY / saving.failure_every_seconds,
+        "lost": saving.lost,
+        "shard_bytes": plan.shard_bytes,
+        "device": plan.device.name,
+        "source": plan.device.source,
+        "chosen": list(plan.chosen),
+    }

@@ -1,0 +1,72 @@
+"""What one rank sends in a step, and how long that takes by itself.
+
+Ring algorithms (Thakur et al. 2005; NCCL's): among n ranks an all-reduce of S bytes sends 2 (n-1)/n S from each, an
+all-gather or a reduce-scatter (n-1)/n S. Each receives as much at the same time.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from gptcli.models.estimate import BYTES_FP32, block_parameters, parameter_count
+from gptcli.models.memory import Numbers
+from gptcli.parallel.layout import Layout
+from gptcli.report.planning.hardware import Machine
+from gptcli.train.config import RunConfig
+from gptcli.train.footprint import around_parameters, micro_batch, part_of_model
+
+REDUCTIONS_PER_BLOCK = 2
+"""Of activations under tensor parallelism in a forward pass: after attention, after the MLP; as many backwards."""
+
+
+class Talk(NamedTuple):
+    """One kind of message: what it is for, bytes sent by a rank in a step, and seconds where nothing else is sent."""
+
+    what: str
+    bytes: float
+    place: str
+    seconds: float
+
+
+def all_reduce(size: float, ranks: int) -> float:
+    """Bytes that a rank sends."""
+    return 2 * (ranks - 1) / ranks * size
+
+
+def all_gather(size: float, ranks: int) -> float:
+    """Bytes that a rank sends, of `size` that every rank then has; a reduce-scatter sends as many."""
+    return (ranks - 1) / ranks * size
+
+
+def talks(config: RunConfig, numbers: Numbers, layout: Layout, machine: Machine) -> list[Talk]:
+    """All that is sent in one step; nothing among one rank.
+
+    The blocks' weights are gathered in the compute precision for the forward pass of each micro-batch, and again for
+    its backward pass where they were dropped between; what is around them once in fp32. Gradients are summed in fp32,
+    once a step.
+    """
+    batch, micro_batches = micro_batch(config, layout)
+    local = part_of_model(config.model, layout.tensor)
+    found = []
+
+    def add(what: str, size: float, count: int, stride: int) -> None:
+        """Of groups of `count` ranks that lie `stride` apart."""
+        place, rate = machine.between(count, stride)
+        found.append(Talk(what, size, place, size / rate))
+
+    if layout.tensor > 1:
+        passes = 2 if config.recompute == "none" else 3
+        stream = batch.tokens * local.n_embd * numbers.compute_bytes
+        count = micro_batches * local.n_layer * REDUCTIONS_PER_BLOCK * passes
+        add("tensor: activations summed", count * all_reduce(stream, layout.tensor), layout.tensor, 1)
+    weights = parameter_count(local) * BYTES_FP32
+    if layout.shards > 1:
+        blocks = local.n_layer * block_parameters(local) * numbers.compute_bytes
+        times = 2 if config.parallel.reshard_after_forward else 1
+        gathered = micro_batches * (times * blocks + around_parameters(local) * BYTES_FP32)
+        add("shards: weights gathered", all_gather(gathered, layout.shards), layout.shards, layout.tensor)
+        add("shards: gradients scattered", all_gather(weights, layout.shards), layout.shards, layout.tensor)
+    if layout.replicas > 1:
+        summed = all_reduce(weights / layout.shards, layout.replicas)
+        add("replicas: gradients summed", summed, layout.replicas, layout.tensor * layout.shards)
+    return found

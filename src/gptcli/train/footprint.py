@@ -1,0 +1,160 @@
+"""What a training takes of each rank's memory, by part, and of the disk. Plain arithmetic, no torch.
+
+Adds to `models.memory`, which reckons what one device computes, how `parallel` shares weights out and what it needs to
+talk.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from gptcli.models.config import ModelConfig
+from gptcli.models.estimate import (
+    BYTES_FP32,
+    block_matrices,
+    block_matrix_shapes,
+    block_parameters,
+    parameter_count,
+    token_embedding_parameters,
+)
+from gptcli.models.memory import Batch, Numbers, activations, head_copy_bytes, table_bytes
+from gptcli.optim.config import AdamWConfig, MuonConfig, OptimConfig, SgdConfig
+from gptcli.parallel.layout import Layout
+from gptcli.train.config import RunConfig
+
+MUON_BATCH = 2**26
+"""As optim.muon: matrices are orthogonalised together up to so many numbers."""
+ALONE = Layout()
+
+
+class RankMemory(NamedTuple):
+    """Bytes on one rank. Weights, gradients and moments are there all the time; of the rest the most at one moment."""
+
+    weights: int
+    gradients: int
+    moments: int
+    activations: int
+    recomputed: int
+    weight_copies: int
+    loss: int
+    tables: int
+    gathered: int
+    step: int
+    total: int
+
+
+def rank_memory(config: RunConfig, precision: str, device_type: str, layout: Layout = ALONE) -> RankMemory:
+    """What one rank holds while it trains, at the moment when that is most. `precision` is the resolved one."""
+    batch, count = micro_batch(config, layout)
+    numbers = numbers_of(precision, device_type)
+    local, offloaded = part_of_model(config.model, layout.tensor), config.parallel.cpu_offload and layout.shards > 1
+    whole = parameter_count(local) * BYTES_FP32
+    weights = 0 if offloaded else whole // layout.shards
+    moments = 0 if offloaded else optimizer_numbers(local, config.optim) * BYTES_FP32 // layout.shards
+    # Shards hold whole gradients until the last micro-batch of a step, since only then they are summed.
+    gradients = whole if layout.shards > 1 and count > 1 else weights
+    kept = activations(local, batch, numbers._replace(is_apart=layout.is_sharded), config.recompute)
+    if layout.shards > 1:  # the blocks' weights are gathered in the compute precision: autocast has nothing to copy
+        kept = kept._replace(weight_copies=head_copy_bytes(local, numbers))
+    whole_for_a_moment = gathered_bytes(config, local, numbers, layout)
+    in_loss, in_backward, in_sum = whole_for_a_moment
+    # Otherwise gradients arrive while activations go; DDP's have their place all the time.
+    is_gradient_there = count > 1 or (layout.shards == 1 and layout.replicas > 1)
+    on_the_way = max(kept.in_loss + in_loss, kept.in_backward + in_backward) + gradients * is_gradient_there
+    at_the_end = gradients + (in_sum or kept.recomputed)
+    step = 0 if offloaded else step_bytes(local, config.optim, layout.shards, numbers)
+    return RankMemory(
+        weights=weights,
+        gradients=gradients,
+        moments=moments,
+        activations=kept.blocks + kept.around,
+        recomputed=kept.recomputed,
+        weight_copies=kept.weight_copies,
+        loss=kept.loss + kept.loss_peak,
+        tables=table_bytes(config.model),
+        gathered=max(whole_for_a_moment),
+        step=step,
+        total=weights + moments + table_bytes(config.model) + max(on_the_way, at_the_end, weights + step),
+    )
+
+
+def micro_batch(config: RunConfig, layout: Layout = ALONE) -> tuple[Batch, int]:
+    """What goes through a rank at once, and how often in a step."""
+    sequences = config.sequences_per_step // layout.data_ranks
+    size = max(1, min(config.train.batch_size, sequences))
+    return Batch(size, config.seq_len), -(-sequences // size)
+
+
+def part_of_model(model: ModelConfig, tensor: int) -> ModelConfig:
+    """The model as one of `tensor` ranks holds it: every matrix of a block cut along its heads or its MLP's width.
+
+    Embeddings, head and norms are whole on every rank.
+    """
+    if tensor == 1:
+        return model
+    widths = {"n_head": model.n_head, "n_kv_head": model.kv_heads, "intermediate_size": model.mlp_width}
+    parts = {name: width // tensor for name, width in widths.items()}
+    return model.model_copy(update={**parts, "head_dim": model.head_width})
+
+
+def gathered_bytes(config: RunConfig, local: ModelConfig, numbers: Numbers, layout: Layout) -> tuple[int, int, int]:
+    """What of a sharded model is whole in three moments: in the loss, at the top of the backward pass, and at its end.
+
+    Blocks are gathered in the compute precision, what is around them in fp32; gradients are summed in fp32. In the loss
+    the last block is still whole, and what is around the blocks. In the backward pass a block computes while the next
+    is gathered and the gradient of the last is summed; that of the head waits from the start. At its end the block's
+    own gradient is there too, and activations are not. DDP sums gradients where they lie.
+    """
+    if layout.shards == 1:
+        return 0, 0, 0
+    block, around = block_parameters(local), around_parameters(local) * BYTES_FP32
+    kept, moving = (1, 2) if config.parallel.reshard_after_forward else (local.n_layer, local.n_layer)
+    gathered, gradient = moving * block * numbers.compute_bytes + around, block * BYTES_FP32
+    head = token_embedding_parameters(local) * BYTES_FP32
+    in_loss = kept * block * numbers.compute_bytes + around
+    return in_loss, gathered + gradient + head, gathered + 2 * gradient + around
+
+
+def around_parameters(local: ModelConfig) -> int:
+    """Weights outside the blocks, which are gathered together."""
+    return parameter_count(local) - local.n_layer * block_parameters(local)
+
+
+def optimizer_numbers(model: ModelConfig, optim: OptimConfig) -> int:
+    """fp32 numbers that the optimizer keeps: AdamW two for each weight, Muon one for each of a hidden matrix."""
+    match optim:
+        case SgdConfig():
+            return parameter_count(model) if optim.momentum else 0
+        case AdamWConfig():
+            return 2 * parameter_count(model)
+        case MuonConfig():
+            return 2 * parameter_count(model) - model.n_layer * block_matrices(model)
+
+
+def numbers_of(precision: str, device_type: str) -> Numbers:
+    """In what a model computes under `precision`; what is around the products of fp8 is bf16."""
+    return Numbers(BYTES_FP32 if precision == "fp32" else BYTES_FP32 // 2, on_cuda=device_type == "cuda")
+
+
+def step_bytes(model: ModelConfig, optim: OptimConfig, shards: int, numbers: Numbers) -> int:
+    """What the optimizer takes for a moment beyond its state; of ours only Muon takes anything.
+
+    Its updates, and of the matrices of one shape, up to MUON_BATCH numbers at once, the copy that is orthogonalised,
+    the iterate before and after, and products of theirs, in bf16 on CUDA.
+    """
+    if not isinstance(optim, MuonConfig):
+        return 0
+    shapes, batches = block_matrix_shapes(model), []
+    for rows, columns in set(shapes):
+        count = model.n_layer * shapes.count((rows, columns)) * rows * columns // shards
+        batch = min(count, max(MUON_BATCH, rows * columns))
+        squares = batch * min(rows, columns) // max(rows, columns)
+        per_number = BYTES_FP32 // 2 if numbers.on_cuda else BYTES_FP32
+        batches.append(3 * batch * BYTES_FP32 + (4 if rows > columns else 2) * squares * per_number)
+    updates = model.n_layer * block_matrices(model) * BYTES_FP32 // shards if optim.nesterov else 0
+    return updates + max(batches)
+
+
+def checkpoint_bytes(model: ModelConfig, optim: OptimConfig) -> int:
+    """Of one checkpoint's tensors: weights and optimizer state in fp32. Headers and JSON add some kilobytes."""
+    return (parameter_count(model) + optimizer_numbers(model, optim)) * BYTES_FP32

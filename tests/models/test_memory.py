@@ -1,0 +1,251 @@
+"""What training is said to keep, against the storages that autograd saves and the peak that torch's tracker finds."""
+
+from __future__ import annotations
+
+import contextlib
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.distributed._tools.mem_tracker import MemTracker
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+from gptcli.models.config import ModelConfig
+from gptcli.models.estimate import parameter_count
+from gptcli.models.gpt import GPT, build_model
+from gptcli.models.memory import Batch, Numbers, Recompute, activations, training_memory_bytes
+from gptcli.nn.norm import FewPassesRMSNorm, RMSNorm
+from gptcli.optim.build import build_optimizer
+from gptcli.optim.config import AdamWConfig
+from gptcli.parallel.apart import hold_apart
+
+GPT2: dict[str, Any] = {"norm": "layernorm", "position": "learned", "mlp": "gelu_tanh", "qk_norm": False, "bias": True}
+SMALL: dict[str, Any] = {"vocab_size": 2000, "n_embd": 64, "n_head": 4, "context_length": 64, "n_layer": 2}
+SHAPES = [
+    {},
+    {"n_kv_head": 2},
+    GPT2,
+    {**GPT2, "window_pattern": (0, 8)},
+    {"window_pattern": (0, 8), "n_kv_head": 1},
+    {"dropout": 0.1, "n_kv_head": 2, "qk_norm": False},
+    {"dropout": 0.1, "attention_dropout": 0.0},
+    {"norm_weight": False},
+    {"attention": "reference"},
+    {"attention": "reference", "attention_dropout": 0.1, "n_kv_head": 2},
+    {"norm_place": "after", "qk_norm_over": "heads"},
+    {"norm_place": "after", "parallel_residual": True},
+    {"parallel_residual": True, "norm": "layernorm", "rotary_fraction": 0.25, "mlp": "gelu"},
+    {"mlp": "relu2", "qk_norm": False, "position": "none"},
+    {"smear": True, "bigram_buckets": 100, "embedding_norm": True},
+    {"vocab_size": 65, "mlp": "geglu"},
+    {"vocab_size": 65, "logit_softcap": 15.0},
+    {"tie_embeddings": False, "logit_softcap": 15.0, "head_dim": 32},
+]
+BATCH = Batch(4, 64)
+BF16 = Numbers(compute_bytes=2)
+
+
+def shape(**values: Any) -> ModelConfig:
+    return ModelConfig(**{**SMALL, **values})
+
+
+def computing(numbers: Numbers) -> contextlib.AbstractContextManager[object]:
+    return torch.autocast("cpu", torch.bfloat16) if numbers.is_mixed else contextlib.nullcontext()
+
+
+def saved_bytes(model: GPT, batch: Batch, numbers: Numbers) -> int:
+    """Bytes of the storages that a forward pass leaves for its backward pass, each once, weights and tables aside."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers()]}
+    kept: dict[int, torch.Tensor] = {}  # holding the tensors, so that no address is used twice
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in own:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    ids = torch.randint(model.config.vocab_size, batch)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), computing(numbers):
+        model.loss_sum(ids, ids)
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+@pytest.mark.parametrize("numbers", [Numbers(), BF16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("values", SHAPES, ids=str)
+def test_activations_are_the_storages_that_autograd_saves(values: dict, numbers: Numbers) -> None:
+    model = build_model(shape(**values))
+    assert activations(model.config, BATCH, numbers).kept == pytest.approx(saved_bytes(model, BATCH, numbers), rel=0.01)
+
+
+@pytest.mark.parametrize("numbers", [Numbers(is_apart=True), BF16._replace(is_apart=True)], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("values", [{"n_kv_head": 2}, {"norm_place": "after"}, GPT2], ids=str)
+def test_matrices_held_apart_have_their_input_copied_for_each(values: dict, numbers: Numbers) -> None:
+    model = build_model(shape(**values), device="meta")
+    hold_apart(model)
+    model.to_empty(device="cpu")
+    assert activations(model.config, BATCH, numbers).kept == pytest.approx(saved_bytes(model, BATCH, numbers), rel=0.01)
+
+
+@pytest.fixture
+def cudas_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU that computes by CUDA's rules, as autocast_mode.h lists them and nn.attention chooses: norms and powers in
+    fp32, and keys repeated for kernels that take masks or fp32 but no groups."""
+
+    def rms_norm(self: RMSNorm, x: torch.Tensor) -> torch.Tensor:
+        # Which keeps what CUDA's fused kernel keeps: its input, the weight, and a scale for each row.
+        return FewPassesRMSNorm.apply(x.float(), self.weight.float(), self.eps)
+
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Any = None, dropout: float = 0) -> torch.Tensor:
+        groups = q.shape[1] // k.shape[1]
+        if groups > 1 and (mask is not None or not torch.is_autocast_enabled("cpu")):
+            k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))
+        return F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, enable_gqa=k.shape[1] < q.shape[1])
+
+    monkeypatch.setattr(RMSNorm, "forward", rms_norm)
+    monkeypatch.setattr("gptcli.models.block.attention_fast", attend)
+    monkeypatch.setattr("gptcli.models.block.relu2", lambda x: F.relu(x).float().square())
+
+
+CUDA_RULES = [
+    {},
+    {"n_kv_head": 2},
+    {"n_kv_head": 2, "window_pattern": (0, 8)},
+    {"n_kv_head": 2, "window_pattern": (8,), "qk_norm": False, "position": "none"},
+    {"n_kv_head": 1, "qk_norm": False},
+    {"norm_place": "after", "qk_norm_over": "heads"},
+    {"mlp": "relu2", "parallel_residual": True},
+    GPT2,
+]
+
+
+@pytest.mark.parametrize("compute_bytes", [4, 2], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("values", CUDA_RULES, ids=str)
+def test_by_cudas_rules_activations_are_what_autograd_saves(
+    cudas_rules: None, values: dict, compute_bytes: int
+) -> None:
+    model, numbers = build_model(shape(**values)), Numbers(compute_bytes, on_cuda=True)
+    assert activations(model.config, BATCH, numbers).kept == pytest.approx(saved_bytes(model, BATCH, numbers), rel=0.01)
+
+
+def recomputing(model: GPT, mode: str) -> GPT:
+    """The model with blocks that keep their input alone, or with it what products and attention give."""
+    saved = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.bmm.default,
+             torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+             torch.ops.aten._scaled_dot_product_flash_attention.default}  # fmt: skip
+    policies = CheckpointPolicy.MUST_SAVE, CheckpointPolicy.PREFER_RECOMPUTE
+    contexts = partial(create_selective_checkpoint_contexts, lambda _, op, *args, **kwargs: policies[op not in saved])
+    options = {"context_fn": contexts} if mode == "selective" else {}
+    for block in model.blocks if mode != "none" else ():
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False, **options)
+    return model
+
+
+@pytest.mark.parametrize("numbers", [Numbers(), BF16], ids=["fp32", "bf16"])
+def test_a_checkpointed_block_keeps_its_input_alone(numbers: Numbers) -> None:
+    model = recomputing(build_model(shape(n_layer=6)), "full")
+    kept = activations(model.config, BATCH, numbers, "full")
+    head_copy = numbers.compute_bytes * 2000 * 64 if numbers.is_mixed else 0  # autocast holds those of the blocks
+    assert kept.blocks + kept.around + kept.loss + head_copy == pytest.approx(
+        saved_bytes(model, BATCH, numbers), rel=0.01
+    )
+
+
+def test_logits_too_many_to_keep_leave_the_heads_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gptcli.nn.loss.MAX_LOGITS", 2000 * 100)
+    monkeypatch.setattr("gptcli.models.memory.MAX_LOGITS", 2000 * 100)
+    model = build_model(shape())
+    assert activations(model.config, BATCH).kept == pytest.approx(saved_bytes(model, BATCH, Numbers()), rel=0.01)
+
+
+def test_the_limits_of_the_loss_are_said_to_be_what_they_are() -> None:
+    from gptcli.models import memory
+    from gptcli.nn import loss
+
+    assert (memory.MAX_LOGITS, memory.LARGE_VOCABULARY) == (loss.MAX_LOGITS, loss.LARGE_VOCABULARY)
+
+
+PEAKS = [
+    ({}, BATCH, "none"),
+    ({"n_kv_head": 2, "tie_embeddings": False}, Batch(8, 64), "none"),
+    (GPT2, BATCH, "none"),
+    ({"vocab_size": 65}, Batch(8, 64), "none"),
+    ({"n_embd": 256, "vocab_size": 5000}, Batch(1, 16), "none"),
+    ({}, BATCH, "full"),
+    ({"n_layer": 6, "vocab_size": 300}, Batch(8, 64), "full"),
+    ({"n_layer": 6, "vocab_size": 300, "n_kv_head": 2}, Batch(8, 64), "selective"),
+    ({**GPT2, "n_layer": 6, "vocab_size": 1100}, Batch(8, 64), "selective"),
+]
+
+
+def peak_bytes(model: GPT, batch: Batch, numbers: Numbers, micro_batches: int) -> int:
+    """The most bytes of all tensors at one moment of the second step of a training, by torch's tracker."""
+    optimizer = build_optimizer(model.parameter_infos(), AdamWConfig())
+    ids = torch.randint(model.config.vocab_size, batch)
+    tracker = MemTracker()
+    tracker.track_external(model, optimizer, ids)
+    with tracker:
+        for _ in range(2):
+            for _ in range(micro_batches):
+                with computing(numbers):
+                    loss = model.loss_sum(ids, ids)
+                loss.backward()
+                tracker.reset_mod_stats()
+            optimizer.step()
+            optimizer.zero_grad()
+    return tracker.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"]
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2])
+@pytest.mark.parametrize("numbers", [Numbers(), BF16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize(("values", "batch", "mode"), PEAKS, ids=str)
+def test_the_peak_of_a_training_is_the_one_that_torch_tracks(
+    values: dict, batch: Batch, mode: Recompute, numbers: Numbers, micro_batches: int
+) -> None:
+    config = shape(**{"n_layer": 3, **values})
+    measured = peak_bytes(recomputing(build_model(config), mode), batch, numbers, micro_batches)
+    moments = 2 * parameter_count(config)
+    reckoned = training_memory_bytes(config, moments, batch, numbers, mode, accumulates=micro_batches > 1)
+    assert reckoned == pytest.approx(measured, rel=0.05)
+
+
+def test_memory_falls_with_checkpointing_and_half_precision() -> None:
+    config, batch = ModelConfig(vocab_size=65), Batch(8, 256)
+    least, less, most = (
+        training_memory_bytes(config, 0, batch, recompute=mode) for mode in ("full", "selective", "none")
+    )
+    assert least < less < most
+    assert training_memory_bytes(config, 0, batch, BF16) < most
+
+
+CUDA_SHAPES = [
+    ({"n_kv_head": 4, "tie_embeddings": False}, "bf16", "none"),
+    ({**GPT2, "vocab_size": 50304}, "bf16", "none"),
+    ({"vocab_size": 4096, "n_layer": 24}, "bf16", "full"),
+    ({"vocab_size": 4096, "n_layer": 24}, "bf16", "selective"),
+    ({"qk_norm": False, "n_kv_head": 4}, "fp32", "none"),
+    ({"window_pattern": (0, 128), "n_kv_head": 4}, "bf16", "none"),
+]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("values", "precision", "mode"), CUDA_SHAPES, ids=str)
+def test_the_peak_on_cuda_is_what_its_allocator_reports(values: dict, precision: str, mode: Recompute) -> None:
+    from gptcli.nn.device import autocast
+
+    device, batch = torch.device("cuda"), Batch(8, 1024)
+    size = {"vocab_size": 32768, "n_embd": 1024, "n_head": 16, "context_length": 1024, "n_layer": 12}
+    config = ModelConfig(**{**size, **values})
+    model = recomputing(build_model(config, device=device), mode)
+    optimizer = build_optimizer(model.parameter_infos(), AdamWConfig())
+    ids = torch.randint(config.vocab_size, batch, device=device)
+    for _ in range(2):
+        torch.cuda.reset_peak_memory_stats()
+        with autocast(device, precision):
+            loss = model.loss_sum(ids, ids) / ids.numel()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    numbers = Numbers(2 if precision == "bf16" else 4, on_cuda=True)
+    reckoned = training_memory_bytes(config, 2 * parameter_count(config), batch, numbers, mode, accumulates=False)
+    assert reckoned == pytest.approx(torch.cuda.max_memory_allocated(), rel=0.05)

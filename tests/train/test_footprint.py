@@ -1,0 +1,104 @@
+"""The memory of one rank of several, against what torch tracks in a rank whose neighbours only pretend to answer."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch.distributed._tools.mem_tracker import MemTracker
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+from gptcli.models.config import ModelConfig
+from gptcli.models.gpt import build_model, initial_weights
+from gptcli.models.memory import Batch, Recompute
+from gptcli.optim import muon
+from gptcli.optim.build import build_optimizer
+from gptcli.optim.config import AdamWConfig, MuonConfig, OptimConfig
+from gptcli.parallel.config import ParallelConfig
+from gptcli.parallel.layout import Layout
+from gptcli.parallel.sharded import build_sharded
+from gptcli.parallel.strategy import Sharded, Strategy
+from gptcli.parallel.world import World
+from gptcli.train import footprint
+from gptcli.train.config import RunConfig, TrainerConfig
+from gptcli.train.footprint import rank_memory
+
+RANKS = 8
+
+
+@pytest.fixture
+def eight_ranks() -> Iterator[None]:
+    """This process is one of eight; the others are not there, and what they would send is not written."""
+    torch.distributed.init_process_group("fake", rank=0, world_size=RANKS, store=FakeStore())
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def shape(**values: Any) -> ModelConfig:
+    return ModelConfig(**{"vocab_size": 2000, "n_embd": 128, "n_head": 4, "context_length": 64, "n_layer": 6, **values})
+
+
+def tracked_peak(strategy: Strategy, optim: OptimConfig, batch: Batch, micro_batches: int = 1) -> int:
+    """The most bytes of all tensors at one moment of two steps of training."""
+    model, optimizer = strategy.model, build_optimizer(strategy.infos, optim)
+    ids = torch.randint(model.config.vocab_size, batch)
+    tracker = MemTracker()
+    tracker.track_external(model, optimizer, ids)
+    with tracker:
+        for _ in range(2):
+            for number in range(micro_batches):
+                with strategy.accumulating(number == micro_batches - 1):
+                    strategy.loss_sum(ids, ids, None).backward()
+                tracker.reset_mod_stats()
+            strategy.finish_gradients()
+            optimizer.step()
+            optimizer.zero_grad()
+    return tracker.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"]
+
+
+@pytest.mark.parametrize(
+    ("layout", "values", "batch", "micro_batches", "mode"),
+    [
+        (Layout(shards=8), {}, Batch(4, 64), 1, "none"),
+        (Layout(shards=8), {}, Batch(4, 64), 2, "none"),
+        (Layout(shards=8), {"n_layer": 12}, Batch(4, 64), 1, "full"),
+        (Layout(shards=8), {"n_embd": 256}, Batch(1, 64), 1, "full"),
+        (Layout(shards=4, tensor=2), {"n_kv_head": 2}, Batch(4, 64), 1, "none"),
+        (Layout(replicas=2, shards=4), {"tie_embeddings": False}, Batch(4, 64), 1, "selective"),
+    ],
+)
+def test_a_ranks_peak_is_the_one_that_torch_tracks(
+    eight_ranks: None, layout: Layout, values: dict, batch: Batch, micro_batches: int, mode: Recompute
+) -> None:
+    config = shape(**values)
+    settings = ParallelConfig(strategy="fsdp", replicas=layout.replicas, tensor=layout.tensor)
+    weights = initial_weights(build_model(config, device="meta"), 0)
+    model = build_sharded(config, weights, layout, settings, torch.device("cpu"), "fp32").recompute(mode)
+    measured = tracked_peak(Sharded(model, World(), layout), AdamWConfig(), batch, micro_batches)
+    train = TrainerConfig(
+        batch_size=batch.sequences,
+        tokens_per_step=batch.tokens * layout.data_ranks * micro_batches,
+        activation_checkpointing=mode,
+    )
+    run = RunConfig(model=config, train=train, parallel=settings)
+    assert rank_memory(run, "fp32", "cpu", layout).total == pytest.approx(measured, rel=0.05)
+
+
+@pytest.mark.parametrize("optim", [MuonConfig(), MuonConfig(nesterov=False), AdamWConfig()], ids=repr)
+@pytest.mark.parametrize("values", [{}, {"mlp": "gelu", "n_kv_head": 2}, {"n_head": 2, "head_dim": 64}], ids=str)
+def test_where_weights_outweigh_activations_the_optimizers_step_is_the_peak(values: dict, optim: OptimConfig) -> None:
+    config, batch = shape(**{"vocab_size": 300, **values}), Batch(1, 16)
+    model = build_model(config)
+    alone = Strategy(model, World(), Layout())
+    alone.infos, alone.loss_sum = model.parameter_infos(), model.loss_sum
+    alone.accumulating = lambda is_last: contextlib.nullcontext()
+    train = TrainerConfig(batch_size=1, tokens_per_step=16, seq_len=16)
+    run = RunConfig(model=config, optim=optim, train=train)
+    assert rank_memory(run, "fp32", "cpu").total == pytest.approx(tracked_peak(alone, optim, batch), rel=0.05)
+
+
+def test_muons_batch_is_said_to_be_what_it_is() -> None:
+    assert footprint.MUON_BATCH == muon.MAX_BATCH_ELEMENTS
