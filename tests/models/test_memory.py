@@ -10,13 +10,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.distributed._tools.mem_tracker import MemTracker
-from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from gptcli.models.config import ModelConfig
 from gptcli.models.estimate import parameter_count
 from gptcli.models.gpt import GPT, build_model
 from gptcli.models.memory import Batch, Numbers, Recompute, activations, training_memory_bytes
 from gptcli.nn.norm import FewPassesRMSNorm, RMSNorm
+from gptcli.nn.recompute import recomputed
 from gptcli.optim.build import build_optimizer
 from gptcli.optim.config import AdamWConfig
 from gptcli.parallel.apart import hold_apart
@@ -130,14 +130,8 @@ def test_by_cudas_rules_activations_are_what_autograd_saves(
 
 def recomputing(model: GPT, mode: str) -> GPT:
     """The model with blocks that keep their input alone, or with it what products and attention give."""
-    saved = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.bmm.default,
-             torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
-             torch.ops.aten._scaled_dot_product_flash_attention.default}  # fmt: skip
-    policies = CheckpointPolicy.MUST_SAVE, CheckpointPolicy.PREFER_RECOMPUTE
-    contexts = partial(create_selective_checkpoint_contexts, lambda _, op, *args, **kwargs: policies[op not in saved])
-    options = {"context_fn": contexts} if mode == "selective" else {}
-    for block in model.blocks if mode != "none" else ():
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False, **options)
+    for block in model.blocks:
+        block.forward = partial(recomputed, block.forward, mode)
     return model
 
 
@@ -158,11 +152,12 @@ def test_logits_too_many_to_keep_leave_the_heads_gradients(monkeypatch: pytest.M
     assert activations(model.config, BATCH).kept == pytest.approx(saved_bytes(model, BATCH, Numbers()), rel=0.01)
 
 
-def test_the_limits_of_the_loss_are_said_to_be_what_they_are() -> None:
+def test_the_limits_of_loss_and_attention_are_said_to_be_what_they_are() -> None:
     from gptcli.models import memory
-    from gptcli.nn import loss
+    from gptcli.nn import attention, loss
 
     assert (memory.MAX_LOGITS, memory.LARGE_VOCABULARY) == (loss.MAX_LOGITS, loss.LARGE_VOCABULARY)
+    assert memory.MAX_PRODUCT_SCORES == attention.MAX_PRODUCT_SCORES
 
 
 PEAKS = [

@@ -17,6 +17,8 @@ LARGE_VOCABULARY = 1024
 """As nn.loss: from so many entries on the logits become their own gradient in place."""
 MAX_LOGITS = 2**27
 """As nn.loss: more logits than these are worked through in parts."""
+MAX_PRODUCT_SCORES = 512**2
+"""As nn.attention: scores of a head up to which a CPU in bf16 has them all at once."""
 
 
 Recompute = Literal["none", "full", "selective"]
@@ -120,7 +122,8 @@ def activations(
 def product_results(config: ModelConfig, batch: Batch, numbers: Numbers) -> tuple[int, int]:
     """Bytes of what a block's products and its attention give, and of them those that it keeps by itself as well."""
     q, k, c = config.n_head * config.head_width, config.kv_heads * config.head_width, numbers.compute_bytes
-    scores = config.n_head * batch.seq_len * c if attends_by_products(config, numbers) else config.n_head * BYTES_FP32
+    has_scores = attends_by_products(config, numbers, batch.seq_len)
+    scores = config.n_head * batch.seq_len * c if has_scores else config.n_head * BYTES_FP32
     shared = (q + 2 * k + q + up_rows(config)) * c + config.n_head * BYTES_FP32
     results = (q + 2 * k + q + up_rows(config) + 2 * config.n_embd) * c + scores
     return batch.tokens * results, batch.tokens * shared
@@ -158,8 +161,12 @@ def block_kept_bytes(config: ModelConfig, batch: Batch, numbers: Numbers = FP32,
     token += mlp_bytes(config, numbers)
     if config.dropout:
         token += 2 * config.n_embd * dropout_mask_bytes(numbers)
-    mask = batch.seq_len**2 * (numbers.compute_bytes if config.attention == "fast" else 1)
-    return batch.tokens * token + (mask if is_masked or config.attention == "reference" else 0)
+    if config.attention == "reference":
+        mask = batch.seq_len**2
+    else:
+        is_kept = is_masked and not is_written_out(numbers, batch.seq_len)
+        mask = batch.seq_len**2 * numbers.compute_bytes * is_kept
+    return batch.tokens * token + mask
 
 
 def input_bytes(config: ModelConfig, numbers: Numbers, parts: int) -> int:
@@ -198,7 +205,7 @@ def attention_bytes(config: ModelConfig, seq_len: int, numbers: Numbers, is_mask
     copies_for_norm = bool(norm_rows) and numbers.is_mixed and (numbers.on_cuda or not config.norm_weight)
     kept = norm_rows * numbers.norm_bytes + ((q + k) * BYTES_FP32 if copies_for_norm else 0)
     holds_fused = bool(norm_rows) and not copies_for_norm
-    if attends_by_products(config, numbers):
+    if attends_by_products(config, numbers, seq_len):
         return kept + (q + 2 * k) * c * holds_fused + products_bytes(config, seq_len, numbers)
     # CUDA's kernels that take masks or fp32 take no groups, so keys and values are repeated for them.
     is_repeated = numbers.on_cuda and k < q and (is_masked or not numbers.is_mixed)
@@ -212,9 +219,15 @@ def attention_bytes(config: ModelConfig, seq_len: int, numbers: Numbers, is_mask
     return kept + q * c * (2 if is_copied and not numbers.on_cuda else 1) + config.n_head * BYTES_FP32
 
 
-def attends_by_products(config: ModelConfig, numbers: Numbers) -> bool:
+def attends_by_products(config: ModelConfig, numbers: Numbers, seq_len: int) -> bool:
     """Whether attention weights are tensors: by the plain formula, and on a CPU, whose kernel has no dropout."""
-    return config.attention == "reference" or (bool(config.attention_drop) and not numbers.on_cuda)
+    by_kernel = numbers.on_cuda or not (config.attention_drop or is_written_out(numbers, seq_len))
+    return config.attention == "reference" or not by_kernel
+
+
+def is_written_out(numbers: Numbers, seq_len: int) -> bool:
+    """As nn.attention: on a CPU in bf16 a short context is attended to without torch's kernel."""
+    return numbers.is_mixed and not numbers.on_cuda and seq_len**2 <= MAX_PRODUCT_SCORES
 
 
 def products_bytes(config: ModelConfig, seq_len: int, numbers: Numbers) -> int:
@@ -226,6 +239,9 @@ def products_bytes(config: ModelConfig, seq_len: int, numbers: Numbers) -> int:
         of_weights = wide + (per_number if wide > per_number else 0)
         if config.attention_drop:
             of_weights += dropout_mask_bytes(numbers) + (0 if wide > per_number else per_number)
+    elif is_written_out(numbers, seq_len):
+        per_number = numbers.compute_bytes
+        of_weights = per_number * (3 if config.attention_drop else 1)  # as below
     else:
         per_number = BYTES_FP32  # torch's fallback computes in fp32
         of_weights = 3 * BYTES_FP32  # after the softmax, which are dropped, what is left

@@ -80,7 +80,8 @@ def attention_by_products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None =
         if mask is None:
             bias = q.new_full((T, S), -math.inf).triu(S - T + 1)
         else:
-            bias = q.new_zeros(mask.shape).masked_fill_(~mask, -math.inf).expand(B, H, T, S).flatten(0, 1)
+            bias = q.new_zeros(mask.shape).masked_fill_(~mask, -math.inf)
+            bias = bias[0, 0] if len(mask) == 1 else bias.expand(B, H, T, S).flatten(0, 1)
         scores = torch.baddbmm(bias, q, k.mT, alpha=1 / math.sqrt(D))  # (B*H, T, S)
         return (F.dropout(scores.softmax(dim=-1), dropout) @ v).view(B, H, T, D)
 

@@ -21,6 +21,7 @@ COSTLY = frozenset(
         aten.mm.default,
         aten.bmm.default,
         aten.addmm.default,
+        aten.baddbmm.default,
         aten._scaled_mm.default,
         aten._scaled_dot_product_flash_attention.default,
         aten._scaled_dot_product_flash_attention_for_cpu.default,
