@@ -1,0 +1,189 @@
+"""What a rank does in the tests of sharded checkpoints: train, save and load a tiny model that lies on several."""
+
+from __future__ import annotations
+
+import resource
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+from gptcli.checkpoint.background import BackgroundSaver
+from gptcli.checkpoint.flatten import flatten_state, restore_state
+from gptcli.checkpoint.load import load_checkpoint
+from gptcli.checkpoint.run import RunDirectory
+from gptcli.checkpoint.together import on_all, on_first
+from gptcli.errors import CheckpointError, StorageError
+
+PARTS = ("model", "optimizer")
+
+
+class Tiny(nn.Module):
+    """Some of its tensors have rows that no number of ranks divides evenly, and fewer of them than there are ranks."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.up, self.down, self.norm = nn.Linear(5, 8), nn.Linear(8, 3), nn.LayerNorm(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.down(torch.relu(self.up(x))))
+
+
+class Job:
+    """A model and its optimizer, laid out over the ranks in one of the ways that training knows."""
+
+    def __init__(self, layout: str, seed: int) -> None:
+        size = distributed.get_world_size()
+        self.model = Tiny(seed)
+        if layout == "shards":
+            fully_shard(self.model, mesh=init_device_mesh("cpu", (size,)))
+        elif layout == "replicas of shards":
+            names = ("replicate", "shard")
+            fully_shard(self.model, mesh=init_device_mesh("cpu", (2, size // 2), mesh_dim_names=names))
+        elif layout == "shards of tensors":
+            mesh = init_device_mesh("cpu", (size // 2, 2), mesh_dim_names=("data", "tensor"))
+            parallelize_module(self.model, mesh["tensor"], {"up": ColwiseParallel(), "down": RowwiseParallel()})
+            fully_shard(self.model, mesh=mesh["data"])
+        self.optimizer = torch.optim.AdamW(list(self.model.named_parameters()), lr=0.1)
+        self.group = distributed.new_group(backend="gloo")
+
+    def step(self) -> None:
+        """One step of training, on the same random numbers on every rank."""
+        self.optimizer.zero_grad()
+        self.model(torch.randn(4, 5)).square().sum().backward()
+        self.optimizer.step()
+
+    def parts(self) -> dict[str, dict[str, Tensor]]:
+        return {"model": self.model.state_dict(), "optimizer": flatten_state(self.optimizer)[0]}
+
+    def whole(self) -> dict[str, Tensor]:
+        """Everything that was learnt, gathered by torch itself."""
+        return {
+            f"{part}:{name}": gathered(tensor) for part, named in self.parts().items() for name, tensor in named.items()
+        }
+
+    def saver(self, run: RunDirectory, keep_last: int = 9) -> BackgroundSaver:
+        return BackgroundSaver(run, keep_last=keep_last, group=self.group)
+
+    def save(self, saver: BackgroundSaver, step: int) -> StorageError | None:
+        """Save and wait; why it failed, if it did."""
+        saver.submit(step, self.parts(), {"step": step, "optimizer": flatten_state(self.optimizer)[1]}, lambda: None)
+        return saver.wait()
+
+    def load(self, path: Path) -> None:
+        like = dict(self.model.named_parameters())
+        checkpoint = load_checkpoint(path, PARTS, like=like, group=self.group)
+        self.model.load_state_dict(checkpoint.tensors["model"])
+        restore_state(self.optimizer, checkpoint.tensors["optimizer"], checkpoint.state["optimizer"])
+
+
+def gathered(tensor: Tensor) -> Tensor:
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().clone().contiguous()
+
+
+def train_and_save(rank: int, folder: Path, layout: str) -> None:
+    """Save after two steps, then go on while it is written; leaves what torch gathered in reference.safetensors."""
+    job, run = Job(layout, seed=1), RunDirectory(folder)
+    for _ in range(2):
+        job.step()
+    reference, saver = job.whole(), job.saver(run)
+    saver.submit(2, job.parts(), {"optimizer": flatten_state(job.optimizer)[1]}, lambda: None)
+    job.step()
+    assert saver.wait() is None
+    if rank == 0:
+        save_file(reference, folder / "reference.safetensors")
+
+
+def load_and_compare(rank: int, folder: Path, layout: str) -> None:
+    """What is loaded, into a model of other weights, is what was saved; and the next save of it too."""
+    job, run = Job(layout, seed=2), RunDirectory(folder)
+    assert run.last_good(group=job.group).step == 2
+    job.load(run.checkpoint_path(2))
+    reference, whole = load_file(folder / "reference.safetensors"), job.whole()
+    assert whole.keys() == reference.keys()
+    assert all(
+        torch.equal(whole[name], tensor) and whole[name].dtype == tensor.dtype for name, tensor in reference.items()
+    )
+    job.step()
+
+
+def load_plain(rank: int, path: Path, expected: dict[str, Tensor]) -> None:
+    """A checkpoint that a process alone wrote, on several ranks."""
+    job = Job("shards", seed=2)
+    loaded = load_checkpoint(path, ("model",), like=dict(job.model.named_parameters()), group=job.group)
+    job.model.load_state_dict(loaded.tensors["model"])
+    assert all(torch.equal(gathered(tensor), expected[name]) for name, tensor in job.model.state_dict().items())
+    assert all(isinstance(tensor, DTensor) for tensor in loaded.tensors["model"].values())
+
+
+def fail_on_one(rank: int, folder: Path, failing: int) -> list[str]:
+    """Save step 1; save step 2 while rank `failing` cannot write a byte; save step 2 again. What each save said."""
+    job, run = Job("shards", seed=1), RunDirectory(folder)
+    job.step()
+    saver = job.saver(run)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    said = [str(job.save(saver, 1))]
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if rank == failing:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, unlimited[1]))
+    said.append(str(job.save(saver, 2)))
+    resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    said.append(
+        " ".join(sorted(path.name for path in on_first(job.group, lambda: list(run.checkpoints_dir.iterdir()))))
+    )
+    said.append(str(job.save(saver, 2)))
+    return said
+
+
+def keep_one(rank: int, folder: Path) -> list[int]:
+    """Save three times and keep only the newest; what there is at the end."""
+    job, run = Job("shards", seed=1), RunDirectory(folder)
+    job.step()
+    saver = job.saver(run, keep_last=1)
+    for step in (1, 2, 3):
+        assert job.save(saver, step) is None
+    return [info.step for info in run.checkpoints()]
+
+
+def refused(rank: int, path: Path) -> str:
+    """Why the checkpoint cannot be loaded."""
+    job = Job("shards", seed=1)
+    try:
+        load_checkpoint(path, PARTS, like=dict(job.model.named_parameters()), group=job.group)
+    except CheckpointError as error:
+        return str(error)
+    return "it was loaded"
+
+
+def fail_together(rank: int) -> list[object]:
+    """An error of one rank as every rank sees it, and what only the first did."""
+    group = distributed.new_group(backend="gloo")
+
+    def failing() -> None:
+        if rank == 1:
+            raise StorageError("rank 1 has no disk")
+
+    return [
+        seen(lambda: on_all(group, failing)),
+        seen(lambda: on_first(group, lambda: rank)),
+        seen(lambda: on_first(group, fail)),
+    ]
+
+
+def fail() -> None:
+    raise CheckpointError("nothing there")
+
+
+def seen(action: Callable[[], object]) -> object:
+    try:
+        return action()
+    except (StorageError, CheckpointError) as error:
+        return f"{type(error).__name__}: {error}"
