@@ -12,13 +12,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from gptcli.checkpoint.background import BackgroundSaver
 from gptcli.checkpoint.flatten import flatten_state, restore_state
 from gptcli.checkpoint.load import load_checkpoint
 from gptcli.checkpoint.run import RunDirectory
+from gptcli.checkpoint.shards import save_shards
 from gptcli.checkpoint.together import on_all, on_first
 from gptcli.errors import CheckpointError, StorageError
 
@@ -113,6 +114,13 @@ def load_and_compare(rank: int, folder: Path, layout: str) -> None:
         torch.equal(whole[name], tensor) and whole[name].dtype == tensor.dtype for name, tensor in reference.items()
     )
     job.step()
+
+
+def save_in_shards(rank: int, folder: Path, step: int, weights: dict[str, Tensor]) -> None:
+    """Save whole weights as so many ranks, each its rows."""
+    mesh = init_device_mesh("cpu", (distributed.get_world_size(),))
+    shards = {name: distribute_tensor(tensor, mesh, [Shard(0)]) for name, tensor in weights.items()}
+    save_shards(RunDirectory(folder), step, {"model": shards}, {"val_loss": None}, distributed.group.WORLD)
 
 
 def load_plain(rank: int, path: Path, expected: dict[str, Tensor]) -> None:

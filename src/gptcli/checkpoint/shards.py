@@ -219,7 +219,7 @@ def load_shards(
             dcp.load(tensors, storage_reader=reader, planner=planner, process_group=group, no_dist=group is None)
     except CheckpointException as error:
         _, cause = first_cause(error)
-        if isinstance(cause, SafetensorError | ValueError):
+        if isinstance(cause, SafetensorError | ValueError | AssertionError):
             raise CheckpointError(f"{damaged}: {first_line(cause)}", REMEDY) from error
         with storage_errors(paths[0].parent, "read"):
             raise cause from error
