@@ -12,12 +12,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from gptcli.checkpoint.background import BackgroundSaver
 from gptcli.checkpoint.flatten import flatten_state, restore_state
 from gptcli.checkpoint.load import load_checkpoint
+from gptcli.checkpoint.pieces import Piece, Pieces
 from gptcli.checkpoint.run import RunDirectory
 from gptcli.checkpoint.shards import save_shards
 from gptcli.checkpoint.together import on_all, on_first
@@ -63,13 +65,14 @@ class Job:
         self.optimizer.step()
 
     def parts(self) -> dict[str, dict[str, Tensor]]:
-        return {"model": self.model.state_dict(), "optimizer": flatten_state(self.optimizer)[0]}
+        parts = {"model": self.model.state_dict(), "optimizer": flatten_state(self.optimizer)[0]}
+        return {part: {name: as_pieces(tensor) for name, tensor in named.items()} for part, named in parts.items()}
 
     def whole(self) -> dict[str, Tensor]:
         """Everything that was learnt, gathered by torch itself."""
-        return {
-            f"{part}:{name}": gathered(tensor) for part, named in self.parts().items() for name, tensor in named.items()
-        }
+        model, moments = self.model.state_dict(), flatten_state(self.optimizer)[0]
+        whole = {f"model:{name}": gathered(tensor) for name, tensor in model.items()}
+        return whole | {f"optimizer:{name}": gathered(tensor) for name, tensor in moments.items()}
 
     def saver(self, run: RunDirectory, keep_last: int = 9) -> BackgroundSaver:
         return BackgroundSaver(run, keep_last=keep_last, group=self.group)
@@ -79,11 +82,38 @@ class Job:
         saver.submit(step, self.parts(), {"step": step, "optimizer": flatten_state(self.optimizer)[1]}, lambda: None)
         return saver.wait()
 
+    def room(self, name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        """Pieces like those of the parameter of which it is the weight or a moment."""
+        parameters = dict(self.model.named_parameters())
+        parameter = parameters.get(name, parameters.get(name.rpartition("/")[0]))
+        if parameter.shape != shape:
+            return torch.empty(shape, dtype=dtype)
+        return as_pieces(parameter).each(torch.empty_like)
+
+    def laid_out(self, name: str, tensor: Tensor) -> Tensor:
+        """What was loaded of a parameter, as torch's modules and optimizers take it."""
+        parameters = dict(self.model.named_parameters())
+        like = parameters.get(name, parameters.get(name.rpartition("/")[0]))
+        if not isinstance(tensor, Pieces):
+            return tensor
+        layout = {"shape": like.shape, "stride": like.stride(), "run_check": False}
+        return DTensor.from_local(tensor.tensors[0], like.device_mesh, like.placements, **layout)
+
     def load(self, path: Path) -> None:
-        like = dict(self.model.named_parameters())
-        checkpoint = load_checkpoint(path, PARTS, like=like, group=self.group)
-        self.model.load_state_dict(checkpoint.tensors["model"])
-        restore_state(self.optimizer, checkpoint.tensors["optimizer"], checkpoint.state["optimizer"])
+        checkpoint = load_checkpoint(path, PARTS, room=self.room, group=self.group)
+        model, moments = (
+            {name: self.laid_out(name, tensor) for name, tensor in checkpoint.tensors[part].items()} for part in PARTS
+        )
+        self.model.load_state_dict(model)
+        restore_state(self.optimizer, moments, checkpoint.state["optimizer"])
+
+
+def as_pieces(tensor: Tensor) -> Tensor:
+    """A DTensor as what this rank has of it."""
+    if not isinstance(tensor, DTensor):
+        return tensor
+    _, offsets = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
+    return Pieces.of(tensor.shape, tensor.dtype, [Piece(tuple(offsets), tensor.detach().to_local())])
 
 
 def gathered(tensor: Tensor) -> Tensor:
@@ -116,20 +146,36 @@ def load_and_compare(rank: int, folder: Path, layout: str) -> None:
     job.step()
 
 
+def rows_of(whole: Tensor, blocks: tuple[int, ...], rank: int) -> Pieces:
+    """A matrix of fused blocks of rows, of each of which every rank has its part."""
+    ranks, pieces, start = distributed.get_world_size(), [], 0
+    for rows in blocks:
+        shares = [rows // ranks + (other < rows % ranks) for other in range(ranks)]
+        begin = start + sum(shares[:rank])
+        offsets = (begin, *(0 for _ in whole.shape[1:]))
+        pieces.append(Piece(offsets, whole[begin : begin + shares[rank]]))
+        start += rows
+    return Pieces.of(whole.shape, whole.dtype, pieces)
+
+
 def save_in_shards(rank: int, folder: Path, step: int, weights: dict[str, Tensor]) -> None:
-    """Save whole weights as so many ranks, each its rows."""
-    mesh = init_device_mesh("cpu", (distributed.get_world_size(),))
-    shards = {name: distribute_tensor(tensor, mesh, [Shard(0)]) for name, tensor in weights.items()}
+    """Save whole weights as so many ranks, of whose rows each has two parts."""
+    halves = {name: (len(tensor) // 2, len(tensor) - len(tensor) // 2) for name, tensor in weights.items()}
+    shards = {name: rows_of(tensor, halves[name], rank) for name, tensor in weights.items()}
     save_shards(RunDirectory(folder), step, {"model": shards}, {"val_loss": None}, distributed.group.WORLD)
 
 
-def load_plain(rank: int, path: Path, expected: dict[str, Tensor]) -> None:
-    """A checkpoint that a process alone wrote, on several ranks."""
-    job = Job("shards", seed=2)
-    loaded = load_checkpoint(path, ("model",), like=dict(job.model.named_parameters()), group=job.group)
-    job.model.load_state_dict(loaded.tensors["model"])
-    assert all(torch.equal(gathered(tensor), expected[name]) for name, tensor in job.model.state_dict().items())
-    assert all(isinstance(tensor, DTensor) for tensor in loaded.tensors["model"].values())
+def load_rows(rank: int, path: Path, weights: dict[str, Tensor], blocks: tuple[int, ...]) -> None:
+    """What each rank loads of its rows of the blocks is what is there."""
+
+    def room(name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        return rows_of(weights[name], blocks, rank).each(torch.empty_like)
+
+    loaded = load_checkpoint(path, ("model",), room=room, group=distributed.group.WORLD).tensors["model"]
+    for name, tensor in weights.items():
+        expected = rows_of(tensor, blocks, rank)
+        assert [piece.offsets for piece in loaded[name].pieces] == [piece.offsets for piece in expected.pieces]
+        assert all(map(torch.equal, loaded[name].tensors, expected.tensors))
 
 
 def fail_on_one(rank: int, folder: Path, failing: int) -> list[str]:
@@ -165,7 +211,7 @@ def refused(rank: int, path: Path) -> str:
     """Why the checkpoint cannot be loaded."""
     job = Job("shards", seed=1)
     try:
-        load_checkpoint(path, PARTS, like=dict(job.model.named_parameters()), group=job.group)
+        job.load(path)
     except CheckpointError as error:
         return str(error)
     return "it was loaded"

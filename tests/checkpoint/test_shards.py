@@ -22,8 +22,9 @@ from checkpoint.sharded import (
     fail_together,
     keep_one,
     load_and_compare,
-    load_plain,
+    load_rows,
     refused,
+    save_in_shards,
     train_and_save,
 )
 from gptcli.checkpoint.load import load_checkpoint
@@ -104,10 +105,21 @@ def test_the_library_itself_reads_the_files(saved: Path) -> None:
     assert sizes == {name.partition(":")[2]: tuple(tensor.shape) for name, tensor in reference.items()}
 
 
-def test_ranks_read_what_a_process_alone_saved(tmp_path: Path) -> None:
-    weights = Tiny(seed=5).state_dict()
-    path = save_checkpoint(RunDirectory.create(tmp_path / "run"), 7, {"model": weights}, {})
-    run_ranks(2, load_plain, path, weights)
+FUSED = {"qkv": torch.randn(13, 4, dtype=torch.float64), "bias": torch.randn(13).bfloat16()}
+
+
+@pytest.mark.parametrize("blocks", [(13,), (5, 5, 3), (1, 12)])
+def test_ranks_read_their_rows_of_what_a_process_alone_saved(tmp_path: Path, blocks: tuple[int, ...]) -> None:
+    path = save_checkpoint(RunDirectory.create(tmp_path / "run"), 7, {"model": FUSED}, {})
+    run_ranks(2, load_rows, path, FUSED, blocks)
+
+
+def test_rows_of_fused_matrices_that_lie_apart_come_together(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path / "run")
+    run_ranks(3, save_in_shards, run.path, 7, FUSED)
+    assert_same(load_checkpoint(run.checkpoint_path(7)).tensors, {f"model:{name}": FUSED[name] for name in FUSED})
+    assert (run.checkpoint_path(7) / "model-00003-of-00003-2.safetensors").exists()
+    run_ranks(2, load_rows, run.checkpoint_path(7), FUSED, (5, 5, 3))
 
 
 @pytest.mark.parametrize("failing", [0, 1])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from gptcli.checkpoint.pieces import Pieces
 from gptcli.checkpoint.run import RunDirectory
 from gptcli.checkpoint.save import needed_bytes, not_saved, prune, save_checkpoint
 from gptcli.checkpoint.together import on_all, on_first
@@ -89,31 +90,26 @@ class BackgroundSaver:
 
 
 def copied(parts: Parts, buffers: Parts) -> dict[str, dict[str, Tensor]]:
-    """Every tensor on the CPU, contiguous, in the buffer of its name where that fits; of a DTensor this rank's part."""
-    made: dict[str, dict[str, Tensor]] = {}
-    devices = set()
-    for part, named in parts.items():
-        made[part] = {}
-        for name, tensor in named.items():
-            source, buffer = tensor.detach(), buffers.get(part, {}).get(name)
-            if buffer is None or not is_laid_out_as(buffer, source):
-                buffer = torch.empty_like(
-                    source, device="cpu", pin_memory=source.is_cuda, memory_format=torch.contiguous_format
-                )
-            made[part][name] = buffer
-            local(buffer).copy_(local(source), non_blocking=True)
-            devices |= {source.device} if source.is_cuda else set()
-    for device in devices:
+    """Every tensor on the CPU, contiguous, in the buffer of its name where that fits."""
+    made = {
+        part: {name: copy_of(tensor, buffers.get(part, {}).get(name)) for name, tensor in named.items()}
+        for part, named in parts.items()
+    }
+    tensors = (tensor for named in parts.values() for tensor in named.values())
+    for device in {held.device for tensor in tensors for held in held_of(tensor) if held.is_cuda}:
         torch.cuda.synchronize(device)
     return made
 
 
-def is_laid_out_as(buffer: Tensor, tensor: Tensor) -> bool:
-    """Whether a copy of `tensor` can be made into `buffer`."""
-    same = (type(buffer), buffer.shape, buffer.dtype) == (type(tensor), tensor.shape, tensor.dtype)
-    return same and local(buffer).shape == local(tensor).shape
+def copy_of(tensor: Tensor, buffer: Tensor | None) -> Tensor:
+    """A copy of what this process holds of `tensor`; of one on a GPU it may still be under way."""
+    if isinstance(tensor, Pieces):
+        known = buffer.tensors if isinstance(buffer, Pieces) else [None] * len(tensor.pieces)
+        return tensor.each(copy_of, known)
+    if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
+        buffer = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+    return buffer.copy_(tensor.detach(), non_blocking=True)
 
 
-def local(tensor: Tensor) -> Tensor:
-    """This rank's part of a DTensor; any other tensor itself."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+def held_of(tensor: Tensor) -> list[Tensor]:
+    return tensor.tensors if isinstance(tensor, Pieces) else [tensor]

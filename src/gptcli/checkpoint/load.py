@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,9 @@ from gptcli.storage import storage_errors
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
+Room = Callable[[str, torch.Size, torch.dtype], Tensor]
+"""Name, shape and dtype of a tensor -> an empty one to load it into."""
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -35,7 +38,7 @@ def load_checkpoint(
     parts: Sequence[str] = ("model",),
     device: torch.device | str = "cpu",
     *,
-    like: Mapping[str, Tensor] | None = None,
+    room: Room | None = None,
     group: ProcessGroup | None = None,
 ) -> Checkpoint:
     """Verify the checkpoint directory `path`, then read its state and the tensors of `parts`.
@@ -43,9 +46,9 @@ def load_checkpoint(
     It does not matter how many ranks wrote it. A process alone gets whole tensors.
 
     Args:
-        like: with `group`, the parameters by name: what was saved of a parameter, its moments too, is laid out over the
-            ranks as the parameter is. Everything else is whole on every rank, on `device`.
-        group: the ranks that all call this, share the verifying, and each read their shards.
+        room: called with the name, shape and dtype of each tensor; makes what it is loaded into, which may be `Pieces`
+            of it. None: the whole of each, on `device`.
+        group: the ranks that all call this, share the verifying, and each read what they need.
 
     Raises:
         CheckpointError: names the damaged or missing file.
@@ -56,18 +59,23 @@ def load_checkpoint(
     if missing or STATE_NAME not in manifest.files:
         raise CheckpointError(f"{path} holds no {f'{missing[0]}.safetensors' if missing else STATE_NAME}", REMEDY)
     state = load_state(path / STATE_NAME)
-    if group is None and all(found == [path / f"{part}.safetensors"] for part, found in files.items()):
+    if room is None and group is None and all(found == [path / f"{part}.safetensors"] for part, found in files.items()):
         tensors = {part: load_part(found[0], device) for part, found in files.items()}
     else:
         from gptcli.checkpoint.shards import load_shards  # half a second, which a plain checkpoint need not cost
 
-        tensors = {part: load_shards(found, like or {}, device, group) for part, found in files.items()}
+        tensors = {part: load_shards(found, room or whole_on(device), group) for part, found in files.items()}
     return Checkpoint(manifest.step, tensors, state)
+
+
+def whole_on(device: torch.device | str) -> Room:
+    """Room for whole tensors."""
+    return lambda name, shape, dtype: torch.empty(shape, dtype=dtype, device=device)
 
 
 def is_of(file_name: str, part: str) -> bool:
     """Whether a file holds tensors of the part: PART.safetensors, or one rank's, PART-00001-of-00004.safetensors."""
-    return re.fullmatch(rf"{re.escape(part)}(-\d{{5,}}-of-\d{{5,}})?\.safetensors", file_name) is not None
+    return re.fullmatch(rf"{re.escape(part)}(-\d{{5,}}-of-\d{{5,}}(-\d+)?)?\.safetensors", file_name) is not None
 
 
 def load_state(path: Path) -> dict[str, Any]:

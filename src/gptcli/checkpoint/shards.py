@@ -1,14 +1,15 @@
 """Checkpoints that several ranks write and read, each its own shards. torch.distributed.checkpoint plans who writes and
 who reads what, on however many ranks; here is how it lies in files.
 
-The directory is the one that a process alone writes, but for PART-00001-of-00004.safetensors and its siblings, one a
-rank, in place of PART.safetensors. The header of each says where in the whole tensor its piece begins, in the way of
-torch's HuggingFaceStorageReader, which reads them. DCP's own format is a pickle: it is neither written nor read.
+The directory is the one that a process alone writes, but for PART-00001-of-00004.safetensors and its siblings, those of
+each rank, in place of PART.safetensors. Each one's header says where in the whole tensors its pieces begin, in the way
+of torch's HuggingFaceStorageReader, which reads them. DCP's own format is a pickle: it is neither written nor read.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import warnings
@@ -17,7 +18,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -28,8 +28,6 @@ from torch.distributed.checkpoint.filesystem import FileSystem
 from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
 from torch.distributed.checkpoint.storage import WriteResult
-from torch.distributed.tensor import DTensor
-from torch.distributed.tensor import empty as empty_dtensor
 from torch.futures import Future
 
 from gptcli.checkpoint import strict_json
@@ -41,6 +39,8 @@ from gptcli.storage import atomic_directory, fsync_path, sha256_file, storage_er
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
+
+    from gptcli.checkpoint.load import Room
 
 OFFSETS_KEY = "DCP_SHARDING_INFO"
 """Where torch.distributed.checkpoint.hf_storage keeps the offsets in a header: {name: {"saved_offsets": [...]}}."""
@@ -55,14 +55,14 @@ def save_shards(
 ) -> Path:
     """Write checkpoints/step-XXXXXXXX together and return its path, as `save_checkpoint` does alone.
 
-    Every rank of `group` calls it, with a state that is the first rank's, and tensors that are DTensors or, where each
-    has the whole, plain. What several ranks hold is written by one.
+    Every rank of `group` calls it, with `Pieces` of the same tensors or, where each has the whole, plain ones. What
+    several ranks hold is written by one. The state is the first rank's.
 
     Raises:
         StorageError: on every rank, where one of them could not write; names the rank. Earlier checkpoints are
             untouched and nothing half-written is left.
     """
-    flat = {f"{part}/{name}": tensor.detach() for part, named in parts.items() for name, tensor in named.items()}
+    flat = {f"{part}/{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
     needed = needed_bytes(parts) + len(strict_json.dumps(dict(state)).encode())
     with ExitStack() as opened:
         writer = ShardWriter(run, step, state, needed, opened)
@@ -95,7 +95,7 @@ class ShardWriter(StorageWriter):
         return plan
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
-        """On the first rank: open the directory, and tell each rank where it is and its file's ending.
+        """On the first rank: open the directory, and tell each rank where it is and what its files' names say of it.
 
         Raises:
             StorageError: there is no room.
@@ -103,32 +103,35 @@ class ShardWriter(StorageWriter):
         if not has_room(self.run, self.needed):
             raise StorageError(NO_ROOM_LEFT)
         self.directory = self.opened.enter_context(atomic_directory(self.run.checkpoint_path(self.step)))
-        places = [(self.directory, f"-{rank:05d}-of-{len(plans):05d}.safetensors") for rank in range(1, len(plans) + 1)]
+        places = [(self.directory, f"{rank:05d}-of-{len(plans):05d}") for rank in range(1, len(plans) + 1)]
         return [dataclasses.replace(plan, storage_data=place) for plan, place in zip(plans, places, strict=True)]
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
-        """Write this rank's file of each part; the results say each file's name, size and SHA-256.
+        """Write this rank's files of each part: one, and more where it holds several pieces of one tensor, whose name
+        a file can have but once. The results say each file's name, size and SHA-256.
 
         Raises:
             StorageError: a file cannot be written.
         """
-        directory, ending = plan.storage_data
+        directory, rank = plan.storage_data
         if not directory.is_dir():
             raise StorageError(
                 f"{directory.parent} is not the directory that the first rank writes to",
                 "the hosts must share the file system that holds the run",
             )
-        named: dict[str, dict[str, Tensor]] = {}
-        offsets: dict[str, dict[str, Any]] = {}
+        files: dict[str, dict[str, Any]] = {}
         for item in plan.items:
             part, _, name = item.index.fqn.partition("/")
-            named.setdefault(part, {})[name] = planner.resolve_data(item).contiguous()
-            offsets.setdefault(part, {})[name] = {"saved_offsets": list(item.tensor_data.chunk.offsets)}
+            names = (f"{part}-{rank}{f'-{n}' if n > 1 else ''}.safetensors" for n in itertools.count(1))
+            file = next(file for file in names if name not in files.get(file, ()))
+            files.setdefault(file, {})[name] = item
         results = []
-        for part, tensors in named.items():
-            path = directory / f"{part}{ending}"
-            write_tensors(path, tensors, {"format": "pt", OFFSETS_KEY: json.dumps(offsets[part])})
-            results.append(WriteResult(MetadataIndex(path.name), path.stat().st_size, sha256_file(path)))
+        for file, items in files.items():
+            tensors = {name: planner.resolve_data(item).detach().contiguous() for name, item in items.items()}
+            offsets = {name: {"saved_offsets": list(item.index.offset)} for name, item in items.items()}
+            write_tensors(directory / file, tensors, {"format": "pt", OFFSETS_KEY: json.dumps(offsets)})
+            size, digest = (directory / file).stat().st_size, sha256_file(directory / file)
+            results.append(WriteResult(MetadataIndex(file), size, digest))
         done: Future[list[WriteResult]] = Future()
         done.set_result(results)
         return done
@@ -186,19 +189,12 @@ class Listed(FileSystem):
         return self.paths
 
 
-def load_shards(
-    paths: Sequence[Path],
-    like: Mapping[str, Tensor],
-    device: torch.device | str,
-    group: ProcessGroup | None,
-) -> dict[str, Tensor]:
-    """name -> tensor of the part that lies in the files `paths`, which were verified, by however many ranks written.
+def load_shards(paths: Sequence[Path], room: Room, group: ProcessGroup | None) -> dict[str, Tensor]:
+    """name -> what `room` made for the tensor of that name, filled, of the part that lies in the files `paths`.
 
     Args:
-        like: the parameters by name. What was saved under a parameter's name, or (moments) under NAME/FIELD, and has
-            its shape, is laid out over the ranks as the parameter is, where that is a DTensor.
-        device: of all that is not.
-        group: the ranks that all call this, with the same arguments; none for a process alone.
+        paths: files that were verified, of however many ranks.
+        group: the ranks that all call this; none for a process alone.
 
     Raises:
         CheckpointError: the files are not the pieces of whole tensors.
@@ -211,7 +207,7 @@ def load_shards(
             require_whole(name, entry)
     except (SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{damaged}: {first_line(error)}", REMEDY) from error
-    tensors = {name: room_for(name, entry, like, device) for name, entry in entries.items()}
+    tensors = {name: room(name, entry.size, entry.properties.dtype) for name, entry in entries.items()}
     planner = DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
     try:
         with warnings.catch_warnings():
@@ -237,17 +233,6 @@ def require_whole(name: str, entry: TensorStorageMetadata) -> None:
     filled = sum(math.prod(chunk.sizes) for chunk in pieces)
     if len(corners) != len(pieces) or filled != math.prod(entry.size) or any(min(c, default=0) < 0 for c in corners):
         raise ValueError(f"the pieces of {name} do not fill it")
-
-
-def room_for(name: str, entry: TensorStorageMetadata, like: Mapping[str, Tensor], device: torch.device | str) -> Tensor:
-    """An empty tensor for what was saved under `name`, laid out as `load_shards` says."""
-    parameter = like.get(name, like.get(name.rpartition("/")[0]))
-    dtype = entry.properties.dtype
-    if isinstance(parameter, DTensor) and parameter.shape == entry.size:
-        return empty_dtensor(
-            entry.size, dtype=dtype, device_mesh=parameter.device_mesh, placements=parameter.placements
-        )
-    return torch.empty(entry.size, dtype=dtype, device=device)
 
 
 def first_cause(error: CheckpointException) -> tuple[int, BaseException]:
