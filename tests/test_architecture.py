@@ -15,7 +15,7 @@ FLOORS = {
     "nn": 2, "tokenizer": 2,
     "models": 3, "data": 3, "optim": 3,
     "checkpoint": 4,
-    "generate": 5, "interop": 5,
+    "generate": 5, "interop": 5, "parallel": 5,
     "evaluate": 6,
     "train": 7,
     "report": 8,

@@ -8,8 +8,15 @@ from types import TracebackType
 from typing import Self
 
 
+def silence() -> None:
+    """Say nothing more, and show no progress: of several processes that do the same work only one talks."""
+    Progress.is_silent = True
+
+
 def say(message: str = "") -> None:
     """Print one message to stderr, above a progress bar if one is shown."""
+    if Progress.is_silent:
+        return
     bar = Progress.active
     if bar is not None and bar.bar is not None:
         bar.bar.write(message, file=sys.stderr)
@@ -25,6 +32,8 @@ class Progress:
     """
 
     active: Progress | None = None
+    is_silent = False
+    """Whether this process is to say nothing, see `silence`."""
 
     def __init__(
         self,
@@ -43,7 +52,7 @@ class Progress:
 
     def __enter__(self) -> Self:
         self.began = self.said = time.monotonic()
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not self.is_silent:
             from tqdm import tqdm
 
             self.bar = tqdm(
@@ -73,9 +82,15 @@ class Progress:
             if figures:
                 self.bar.set_postfix(self.figures, refresh=False)
             self.bar.update(n)
-        elif time.monotonic() - self.said >= self.interval:
+        elif time.monotonic() - self.said >= self.interval and not self.is_silent:
             self.said = time.monotonic()
             print(self.line(), file=sys.stderr, flush=True)
+
+    def retarget(self, total: int) -> None:
+        """Let it end at another number than it was begun with."""
+        self.total = total
+        if self.bar is not None:
+            self.bar.total = total
 
     def line(self) -> str:
         """The plain line: `train 120/2000 step, 14 s gone, 220 s left, loss 2.31`."""

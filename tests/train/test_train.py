@@ -64,7 +64,7 @@ def test_a_run_leaves_all_that_later_commands_need(corpus: Path, tmp_path: Path)
     assert [line["step"] for line in metrics] == [2, 4, 6, 8, 10, 12]
     assert [line["step"] for line in metrics if line["val_loss"] is not None] == [4, 8, 12]
     assert {"step", "tokens", "time", "elapsed_seconds", "stepping_seconds", "train_loss", "val_loss", "lr",
-            "grad_norm", "tokens_per_second", "memory_bytes"} == set(metrics[0])  # fmt: skip
+            "grad_norm", "tokens_per_second", "memory_bytes", "tokens_hash"} == set(metrics[0])  # fmt: skip
 
 
 def test_stepping_seconds_leave_out_what_happens_between_steps(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -28,8 +29,29 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen and stop.")] = False,
     cache_dir: CacheDir = None,
     as_json: AsJson = False,
+    nproc: Annotated[
+        int | None, typer.Option(min=1, help="Train with so many processes on this machine: one for each GPU.")
+    ] = None,
+    nnodes: Annotated[
+        str, typer.Option(metavar="M", help="On so many machines (or LEAST:MOST of them); run the command on each.")
+    ] = "1",
+    rdzv: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Where the machines meet: one of them, the same on all.")
+    ] = None,
+    max_restarts: Annotated[
+        int, typer.Option(min=0, help="How often to start the processes anew when one is lost.")
+    ] = 3,
 ) -> None:
-    """Train a GPT on a corpus. With nothing but a corpus, everything else is chosen by its size and the device."""
+    """Train a GPT on a corpus. With nothing but a corpus, everything else is chosen by its size and the device.
+
+    With --nproc several processes share the work as [parallel] says; torchrun -m gptcli train does as well.
+    """
+    if nproc is not None:
+        from gptcli.parallel.launch import Launch, arguments_of_ranks, launch
+
+        options = ("--nproc", "--nnodes", "--rdzv", "--max-restarts")
+        code = launch(Launch(nproc, nnodes, rdzv, max_restarts), arguments_of_ranks(sys.argv[1:], options))
+        raise typer.Exit(code)
     from gptcli.train.clock import parse_duration, process_began
 
     began, max_seconds = process_began(), None if time is None else parse_duration(time)

@@ -6,9 +6,10 @@ measurement, each document by itself and with overlapping windows, is in perplex
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +21,9 @@ from gptcli.evaluate.scoring import evaluation_mode
 from gptcli.models.gpt import GPT
 from gptcli.nn.device import Precision, autocast
 from gptcli.nn.loss import IGNORE_INDEX
+
+if TYPE_CHECKING:  # it loads torch.distributed, which a process that is alone does without
+    from gptcli.parallel.strategy import Strategy
 
 
 class Interrupted(Exception):
@@ -45,12 +49,14 @@ def shard_loss(
     precision: Precision,
     pack: Literal["cross", "document"] = "cross",
     give_up: Callable[[], bool] = bool,
+    strategy: Strategy | None = None,
 ) -> ShardLoss:
     """The loss over the whole split, or over windows of `seq_len` spread evenly over it, `max_tokens` in all.
 
     The targets of the whole split are every token of the stream but the first, end-of-text tokens included, each
     exactly once. `pack` is as in training: with "document" no position sees the document before its own. `give_up()`
-    is asked before each batch. The model's mode is put back.
+    is asked before each batch. The model's mode is put back. With a `strategy` the batches are dealt out to its ranks,
+    all of which call this; what they return is the same.
 
     Raises:
         Interrupted: `give_up()` was true.
@@ -61,15 +67,31 @@ def shard_loss(
     starts = window_starts(len(shards), seq_len, max_tokens)
     nats, tokens = 0.0, 0
     with evaluation_mode(model):
-        for batch in batches(shards, starts, seq_len, batch_size, pack):
+        dealt = batches(shards, starts, seq_len, batch_size, pack)
+        for batch in dealt if strategy is None else own_batches(dealt, strategy):
             if give_up():
                 raise Interrupted
             input_ids, targets, segment_ids = (tensor if tensor is None else tensor.to(device) for tensor in batch)
             with autocast(device, precision):
                 nats += model.loss_sum(input_ids, targets, segment_ids).item()
             tokens += int((batch.targets != IGNORE_INDEX).sum())
+    if strategy is not None:
+        nats, tokens = strategy.sum_over_data([nats, tokens])
+        tokens = int(tokens)
     is_whole = max_tokens is None or len(shards) - 1 <= max_tokens
     return ShardLoss(nats / tokens, tokens, nats / shards.bytes / math.log(2) if is_whole and shards.bytes else None)
+
+
+def own_batches(dealt: Iterator[Batch], strategy: Strategy) -> Iterator[Batch]:
+    """Of all batches in turn those of this rank. Each rank has as many, since they may compute together: what is
+    missing in the last round are batches of which nothing counts."""
+    ranks, rank = strategy.layout.data_ranks, strategy.layout.data_rank
+    while own_round := list(itertools.islice(dealt, ranks)):
+        if rank < len(own_round):
+            yield own_round[rank]
+        else:
+            first = own_round[0]
+            yield first._replace(targets=torch.full_like(first.targets, IGNORE_INDEX))
 
 
 def window_starts(length: int, seq_len: int, max_tokens: int | None) -> list[int]:

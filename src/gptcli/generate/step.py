@@ -27,8 +27,7 @@ class PlainStep:
         self.model = model
 
     def __call__(self, ids: Tensor, cache: KVCache) -> Tensor:
-        cache.begin(ids.shape[1])
-        return self.model.logits(self.model.hidden_states(ids, cache))
+        return self.model.next_logits(ids, cache)
 
 
 class CompiledStep:

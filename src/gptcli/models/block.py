@@ -17,6 +17,7 @@ from gptcli.nn.attention import Attention, AttentionFunction, attention_fast, at
 from gptcli.nn.cache import KVCache
 from gptcli.nn.mlp import MLP, GatedMLP, gelu_tanh, relu2
 from gptcli.nn.norm import LayerNorm, RMSNorm
+from gptcli.nn.recompute import Recompute, recomputed
 from gptcli.nn.rope import Rotary, RotaryEmbedding, scale_linear, scale_llama3, scale_yarn, yarn_attention_factor
 
 
@@ -92,6 +93,8 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.layer, self.window = layer, config.window(layer)
+        self.recompute: Recompute = "none"
+        """What of a training pass is not kept for the backward pass, but computed again."""
         self.parallel_residual, self.norm_first = config.parallel_residual, config.norm_place == "before"
         self.attention_norm = build_norm(config)
         self.attention = Attention(
@@ -113,6 +116,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, rotary: Rotary | None, mask: Tensor | None, cache: KVCache | None = None) -> Tensor:
         """x (B, T, C) -> (B, T, C)"""
+        return recomputed(self.compute, self.recompute if self.training else "none", x, rotary, mask, cache)
+
+    def compute(self, x: Tensor, rotary: Rotary | None, mask: Tensor | None, cache: KVCache | None) -> Tensor:
         attended = self.attend(x, rotary, mask, cache)
         if self.parallel_residual:
             return x + attended + self.transform(x)

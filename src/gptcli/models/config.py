@@ -87,7 +87,8 @@ class ModelConfig(Config):
     init_std: float = Field(default=0.02, gt=0)
     """Standard deviation of the initial weights; that of residual projections is divided by sqrt(2 n_layer)."""
     activation_checkpointing: bool = False
-    """Whether blocks are computed again in the backward pass instead of kept: less memory, about a third more time."""
+    """Whether blocks are computed again in the backward pass instead of kept: less memory, about a third more time;
+    train.activation_checkpointing says it more finely."""
 
     @property
     def kv_heads(self) -> int:

@@ -5,12 +5,11 @@ Shapes: B batch, T time, S cached keys, C n_embd, V vocab.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from gptcli.errors import ConfigError, UsageError
 from gptcli.models.block import Block, build_norm, build_rotary
@@ -21,6 +20,7 @@ from gptcli.nn.loss import head_loss_sum, softcapped
 from gptcli.nn.mask import attention_mask
 from gptcli.nn.neighbour import PairEmbedding, Smear, previous_ids
 from gptcli.nn.parameters import ParameterInfo, ParameterKind
+from gptcli.nn.recompute import Recompute
 
 
 class GPT(nn.Module):
@@ -46,6 +46,8 @@ class GPT(nn.Module):
         self.final_norm = build_norm(config)
         if not config.tie_embeddings:
             self.head = Linear(config.n_embd, config.vocab_size, bias=False)
+        if config.activation_checkpointing:
+            self.recompute("full")
 
     def forward(self, input_ids: Tensor, *, cache: KVCache | None = None, segment_ids: Tensor | None = None) -> Tensor:
         """input_ids (B, T) -> logits (B, T, V).
@@ -75,6 +77,11 @@ class GPT(nn.Module):
         cache.lengths = [length + count for length, count in zip(cache.lengths, counts, strict=True)]
         last = torch.tensor(counts, device=x.device) - 1
         return self.logits(x[torch.arange(B, device=x.device), last])
+
+    def next_logits(self, input_ids: Tensor, cache: KVCache) -> Tensor:
+        """input_ids (B, T), written to the cache but not counted -> logits (B, T, V)."""
+        cache.begin(input_ids.shape[1])
+        return self.logits(self.hidden_states(input_ids, cache))
 
     def loss_sum(self, input_ids: Tensor, targets: Tensor, segment_ids: Tensor | None = None) -> Tensor:
         """input_ids and targets (B, T) -> scalar: nats summed over the targets that are not IGNORE_INDEX."""
@@ -112,10 +119,8 @@ class GPT(nn.Module):
             )
             for window in sorted({block.window for block in self.blocks})
         }
-        recompute = self.config.activation_checkpointing and self.training
         for block in self.blocks:
-            arguments = (x, rotary, masks[block.window], cache)
-            x = checkpoint(block, *arguments, use_reentrant=False) if recompute else block(*arguments)
+            x = block(x, rotary, masks[block.window], cache)
         return self.final_norm(x)
 
     def add_positions(self, x: Tensor, end: int, positions: Tensor | None) -> Tensor:
@@ -149,10 +154,8 @@ class GPT(nn.Module):
 
     def new_cache(self, batch_size: int, capacity: int) -> KVCache:
         """An empty KV cache for `capacity` tokens a row, on the model's device and in its dtype."""
-        config, weight = self.config, self.embedding.weight
-        return KVCache(
-            config.n_layer, batch_size, capacity, config.kv_heads, config.head_width, weight.device, weight.dtype
-        )
+        config, weight, heads = self.config, self.embedding.weight, self.blocks[0].attention.n_kv_head
+        return KVCache(config.n_layer, batch_size, capacity, heads, config.head_width, weight.device, weight.dtype)
 
     def parameter_infos(self) -> list[ParameterInfo]:
         """Every parameter once, with its role and the matrices fused in it."""
@@ -160,6 +163,12 @@ class GPT(nn.Module):
             ParameterInfo(name, tensor, parameter_kind(name, tensor), fused_rows(name, self.config))
             for name, tensor in self.named_parameters()
         ]
+
+    def recompute(self, mode: Recompute) -> GPT:
+        """Have all blocks compute again in the backward pass what `mode` says; returns the model itself."""
+        for block in self.blocks:
+            block.recompute = mode
+        return self
 
     def parameter_count(self) -> int:
         """Number of weights; shared ones count once."""
@@ -204,22 +213,37 @@ def build_model(
     return model
 
 
+def model_with(config: ModelConfig, weights: Mapping[str, Tensor]) -> GPT:
+    """A GPT of these weights, which it holds without a copy."""
+    model = build_model(config, device="meta")
+    model.load_state_dict(weights, assign=True)
+    return model
+
+
 @torch.no_grad()
 def initialize(model: GPT, seed: int) -> None:
+    """Give every parameter its `initial_weights`."""
+    parameters = dict(model.named_parameters())
+    for name, weight in initial_weights(model, seed):
+        parameters[name].copy_(weight)
+
+
+def initial_weights(model: GPT, seed: int) -> Iterator[tuple[str, Tensor]]:
     """GPT-2's initialisation: weights normal(0, init_std), norms 1, biases 0; what neighbours add begins at 0.
 
     The projections that write to the residual stream are scaled by 1/sqrt(2 n_layer), so that the stream's variance
-    does not grow with depth (Radford et al. 2019, section 2.3). Drawn on the CPU in fp32, one parameter at a time.
+    does not grow with depth (Radford et al. 2019, section 2.3). Drawn on the CPU in fp32, one parameter at a time; of
+    `model`, which may be on the meta device, only names and shapes are used.
     """
     generator = torch.Generator().manual_seed(seed)
     residual_std = model.config.init_std / (2 * model.config.n_layer) ** 0.5
     for name, tensor in model.named_parameters():
+        weight = torch.empty(tensor.shape, dtype=torch.float32)
         if name.startswith(("smear.", "bigram.")) or name.endswith(".bias"):
-            tensor.zero_()
-            continue
-        if tensor.dim() == 1:
-            tensor.fill_(1.0)
-            continue
-        residual = name.endswith(("attention.output.weight", "mlp.down.weight"))
-        std = residual_std if residual else model.config.init_std
-        tensor.copy_(torch.empty(tensor.shape, dtype=torch.float32).normal_(0.0, std, generator=generator))
+            yield name, weight.zero_()
+        elif tensor.dim() == 1:
+            yield name, weight.fill_(1.0)
+        else:
+            residual = name.endswith(("attention.output.weight", "mlp.down.weight"))
+            std = residual_std if residual else model.config.init_std
+            yield name, weight.normal_(0.0, std, generator=generator)

@@ -6,6 +6,8 @@ from typing import Literal, NamedTuple
 
 from torch import nn
 
+from gptcli.nn.sharding import Sharding
+
 ParameterKind = Literal["matrix", "embedding", "head", "vector"]
 
 
@@ -15,9 +17,11 @@ class ParameterInfo(NamedTuple):
     kind: "matrix" a hidden weight matrix, "embedding" a table of token or position vectors (also when the head
         shares it), "head" the output projection to the vocabulary when it is its own, "vector" norms and biases.
     splits: row counts of the matrices fused in one tensor, such as (q, k, v) or (gate, up); empty when it is one.
+    sharding: where `tensor` is this rank's piece of the parameter, how that is cut up; none: it is whole.
     """
 
     name: str
     tensor: nn.Parameter
     kind: ParameterKind
     splits: tuple[int, ...] = ()
+    sharding: Sharding | None = None

@@ -72,7 +72,7 @@ def build_muon(infos: Sequence[ParameterInfo], config: MuonConfig) -> Muon:
         group["splits"] = [info.splits for info in matrices]
     adamw_lr = config.adamw_lr or config.lr
     groups += grouped(rest, lambda info: {"algorithm": "adamw", **adamw_settings(info, config, adamw_lr)})
-    return Muon(groups)
+    return Muon(groups, shardings={info.tensor: info.sharding for info in matrices if info.sharding})
 
 
 def grouped(infos: Sequence[ParameterInfo], settings_of: Callable[[ParameterInfo], dict[str, Any]]) -> list[dict]:

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
+
+from gptcli.nn.sharding import Sharding, from_owners, to_owners
 
 AdjustLr = Literal["match_rms_adamw", "original"]
 
@@ -60,19 +62,30 @@ class Muon(torch.optim.Optimizer):
     Muon groups have lr, weight_decay, momentum, nesterov, ns_steps, adjust_lr and `splits`: for each parameter the row
     counts of the matrices fused in it, empty for a single one. AdamW groups have lr, weight_decay, betas, eps, fused.
 
+    A parameter may be this rank's piece of a single matrix: those in `shardings` are. Everything is then done to the
+    pieces but for the iterations, which need whole matrices: each rank is given the whole of some, orthogonalises
+    those, and hands out the pieces of the result.
+
     Like torch's fused optimizers it divides gradients by `grad_scale` and changes nothing where `found_inf` is 1, as
     GradScaler asks: both are none, or scalars on the device. AdamW groups must be fused for that.
 
     Args:
         ns_dtype: precision of the Newton-Schulz iterations; None: what suits the device.
+        shardings: how the parameters are cut up that are pieces.
     """
 
     grad_scale: Tensor | None = None
     found_inf: Tensor | None = None
 
-    def __init__(self, groups: Sequence[dict[str, Any]], *, ns_dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        groups: Sequence[dict[str, Any]],
+        *,
+        ns_dtype: torch.dtype | None = None,
+        shardings: Mapping[Tensor, Sharding] | None = None,
+    ) -> None:
         super().__init__(groups, {})
-        self.ns_dtype = ns_dtype
+        self.ns_dtype, self.shardings = ns_dtype, dict(shardings or {})
         self._step_supports_amp_scaling = all(group.get("fused", True) for group in self.param_groups)
 
     @torch.no_grad()
@@ -99,18 +112,30 @@ class Muon(torch.optim.Optimizer):
             if "momentum_buffer" not in self.state[p]:
                 self.state[p]["momentum_buffer"] = torch.zeros_like(p)
         buffers = [self.state[p]["momentum_buffer"] for p in params]
-        momentum, lr = group["momentum"], group["lr"]
+        momentum = group["momentum"]
         # buffer -= (1 - momentum) (buffer - grad): a running mean, and the kernel leaves clipped gradients behind.
         self.descend(buffers, grads, lr=1 - momentum, weight_decay=1.0, maximize=True, grad_scale=self.grad_scale)
         updates = torch._foreach_lerp(grads, buffers, momentum) if group["nesterov"] else buffers
         dtype = self.ns_dtype or newton_schulz_dtype(params[0].device)
+        steps = group["ns_steps"]
+        if self.shardings:
+            for sharding, pieces in batches_of_one_sharding(params, updates, self.shardings):
+                directions = orthogonal_pieces([update for _, update in pieces], sharding, steps, dtype)
+                self.follow(group, [target for target, _ in pieces], directions, sharding.shape)
+            return
         for pieces in batches_of_one_shape(params, updates, [splits for _, splits in found]):
             targets = [target for target, _ in pieces]
             stacked = torch.stack([update for _, update in pieces])  # (N, rows, columns)
             # The fused kernel reads memory in order, whatever the strides.
-            orthogonal = newton_schulz(stacked, group["ns_steps"], dtype).to(targets[0].dtype).contiguous()
-            scale = lr_scale(group["adjust_lr"], *targets[0].shape)
-            self.descend(targets, orthogonal.unbind(), lr=lr * scale, weight_decay=group["weight_decay"] / scale)
+            orthogonal = newton_schulz(stacked, steps, dtype).to(targets[0].dtype).contiguous()
+            self.follow(group, targets, orthogonal.unbind(), targets[0].shape)
+
+    def follow(
+        self, group: dict[str, Any], targets: Sequence[Tensor], directions: Sequence[Tensor], shape: torch.Size
+    ) -> None:
+        """Step along the orthogonalised directions of matrices of this shape."""
+        scale = lr_scale(group["adjust_lr"], *shape)
+        self.descend(targets, directions, lr=group["lr"] * scale, weight_decay=group["weight_decay"] / scale)
 
     def descend(
         self,
@@ -168,6 +193,30 @@ class Muon(torch.optim.Optimizer):
             eps=group["eps"],
             maximize=False,
         )
+
+
+def orthogonal_pieces(pieces: Sequence[Tensor], sharding: Sharding, steps: int, dtype: torch.dtype) -> list[Tensor]:
+    """This rank's pieces (rows, columns) of matrices of one sharding -> its pieces of the orthogonalised matrices."""
+    owned = to_owners(pieces, sharding)
+    if owned:
+        made = newton_schulz(torch.stack(owned), steps, dtype).to(pieces[0].dtype)  # (N, rows, columns)
+        owned = list(made.unbind())
+    # The fused kernel reads memory in order, whatever the strides.
+    return [piece.contiguous() for piece in from_owners(owned, sharding, pieces)]
+
+
+def batches_of_one_sharding(
+    params: Sequence[Tensor], updates: Sequence[Tensor], shardings: Mapping[Tensor, Sharding]
+) -> Iterator[tuple[Sharding, list[tuple[Tensor, Tensor]]]]:
+    """Lists of (parameter piece, update piece) of one sharding: as many as keep all ranks busy with a bounded batch."""
+    by_sharding: defaultdict[Sharding, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+    for param, update in zip(params, updates, strict=True):
+        by_sharding[shardings[param]].append((param, update))
+    for sharding, pieces in by_sharding.items():
+        ranks = math.prod(cut.ranks for cut in sharding.cuts)
+        count = ranks * max(1, MAX_BATCH_ELEMENTS // sharding.shape.numel())
+        for first in range(0, len(pieces), count):
+            yield sharding, pieces[first : first + count]
 
 
 def batches_of_one_shape(

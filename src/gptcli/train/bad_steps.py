@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from gptcli.checkpoint import strict_json
+from gptcli.console import say
 from gptcli.data.batches import Batch
+from gptcli.errors import StorageError
 from gptcli.storage import write_atomic
 from gptcli.tokenizer.tokenizer import Tokenizer
 from gptcli.train.step import StepResult
@@ -30,12 +32,8 @@ def texts_of(batches: list[Batch], tokenizer: Tokenizer) -> list[str]:
     return [tokenizer.decode(row.tolist()) for batch in batches for row in batch.input_ids]
 
 
-def keep_bad_step(run: Path, step: int, result: StepResult, batches: list[Batch], tokenizer: Tokenizer) -> Path:
-    """Write the step down, and return where.
-
-    Raises:
-        StorageError: the disk is full.
-    """
+def keep_bad_step(run: Path, step: int, result: StepResult, batches: list[Batch], tokenizer: Tokenizer) -> None:
+    """Write the step down and say where; without room on the disk, go on without."""
     path = run / DIRECTORY / f"step-{step:08d}.json"
     record: dict[str, Any] = {
         "step": step,
@@ -44,5 +42,8 @@ def keep_bad_step(run: Path, step: int, result: StepResult, batches: list[Batch]
         "reason": reason_of(result),
         "texts": texts_of(batches, tokenizer),
     }
-    write_atomic(path, strict_json.dumps(record, indent=2) + "\n")
-    return path
+    try:
+        write_atomic(path, strict_json.dumps(record, indent=2) + "\n")
+        say(f"its text is in {path}")
+    except StorageError as error:
+        say(f"warning: {error}")

@@ -11,6 +11,7 @@ from gptcli.config import Config
 from gptcli.data.config import DataConfig
 from gptcli.models.config import ModelConfig
 from gptcli.optim.config import AdamWConfig, CosineSchedule, OptimConfig, ScheduleConfig
+from gptcli.parallel.config import ParallelConfig
 
 
 class TrainerConfig(Config):
@@ -91,6 +92,10 @@ class TrainerConfig(Config):
     tf32: bool = True
     """Allow TensorFloat-32 in fp32 matrix products on CUDA."""
 
+    activation_checkpointing: Literal["none", "full", "selective"] = "none"
+    """What of the blocks is computed again in the backward pass instead of kept. full: everything, for the least memory
+    and about a third more time; selective: all but matrix products and attention, for little time and less memory."""
+
     compile: bool | Literal["auto"] = "auto"
     """Compile the loss with torch.compile: slow to start, faster after that; auto: where the run is long enough."""
 
@@ -141,11 +146,18 @@ class RunConfig(Config):
     optim: OptimConfig = AdamWConfig()
     schedule: ScheduleConfig = CosineSchedule()
     train: TrainerConfig = TrainerConfig()
+    parallel: ParallelConfig = ParallelConfig()
 
     @property
     def seq_len(self) -> int:
         """Tokens of one training sequence."""
         return self.train.seq_len or self.model.context_length
+
+    @property
+    def recompute(self) -> Literal["none", "full", "selective"]:
+        """What of the blocks is computed again in the backward pass."""
+        mode = self.train.activation_checkpointing
+        return "full" if mode == "none" and self.model.activation_checkpointing else mode
 
     @property
     def sequences_per_step(self) -> int:

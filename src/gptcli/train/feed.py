@@ -10,14 +10,23 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 
 from gptcli.data.batches import Batch, Batches
-from gptcli.train.step import micro_batches
+from gptcli.train.fingerprints import hash_tokens
+from gptcli.train.step import WHOLE, Share, micro_batches
 
 
 class Feed:
     """Gives the micro-batches of a step. On a CPU they are made when they are asked for: a thread would take a core."""
 
-    def __init__(self, batches: Batches, sequences_per_step: int, batch_size: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        batches: Batches,
+        sequences_per_step: int,
+        batch_size: int,
+        device: torch.device,
+        share: Share = WHOLE,
+    ) -> None:
         self.batches, self.sequences_per_step, self.batch_size = batches, sequences_per_step, batch_size
+        self.share = share
         self.pins = device.type == "cuda"
         self.worker = ThreadPoolExecutor(1, "feed") if self.pins else None
         self.ahead: tuple[int, Future[list[Batch]]] | None = None
@@ -30,8 +39,16 @@ class Feed:
         self.ahead = (step + 1, self.worker.submit(self.make, step + 1))
         return ready
 
+    def whole(self, step: int) -> list[Batch]:
+        """The micro-batches of all shares of `step`."""
+        return list(micro_batches(self.batches, step, self.sequences_per_step, self.batch_size))
+
+    def hash_of(self, step: int) -> int:
+        """48 bits of this share of `step`; those of all shares add up to those of the step (modulo 2^48)."""
+        return hash_tokens(self.make(step), self.share.number * (self.sequences_per_step // self.share.count))
+
     def make(self, step: int) -> list[Batch]:
-        made = micro_batches(self.batches, step, self.sequences_per_step, self.batch_size)
+        made = micro_batches(self.batches, step, self.sequences_per_step, self.batch_size, self.share)
         return [pinned(batch) for batch in made] if self.pins else list(made)
 
 

@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from gptcli.checkpoint.flatten import flatten_state
 from gptcli.data.batches import Batch
 
 FINGERPRINTS_NAME = "fingerprints.jsonl"
+
+
+def fingerprint(
+    step: int, batches: Iterable[Batch], device: torch.device, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
+    """Hashes of the tokens of `step`, of the random numbers' state after it, and of weights and moments."""
+    return {
+        "step": step,
+        "batch": hash_batches(batches),
+        "random": hash_random_state(device),
+        "weights": hash_tensors(model.state_dict()),
+        "moments": hash_tensors(flatten_state(optimizer)[0]),
+    }
 
 
 def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
@@ -29,6 +44,19 @@ def hash_batches(batches: Iterable[Batch]) -> str:
         for ids in row:
             digest.update(ids.contiguous().numpy())
     return digest.hexdigest()
+
+
+def hash_tokens(batches: Iterable[Batch], first: int = 0) -> int:
+    """48 bits of the sequences of a step, which are numbered from `first`: the hashes of all of them, each with its
+    number, added up, so that several processes can add up theirs (below 2^63 for up to 2^15 of them)."""
+    total = 0
+    rows = (row for batch in batches for row in zip(batch.input_ids, batch.targets, strict=True))
+    for number, row in enumerate(rows, start=first):
+        digest = hashlib.blake2b(number.to_bytes(8, "little"), digest_size=6)
+        for ids in row:
+            digest.update(ids.contiguous().numpy())
+        total += int.from_bytes(digest.digest(), "little")
+    return total % 2**48
 
 
 def hash_random_state(device: torch.device) -> str:

@@ -13,44 +13,63 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 from gptcli.checkpoint.background import BackgroundSaver
 from gptcli.checkpoint.flatten import flatten_state, restore_state
 from gptcli.checkpoint.load import Checkpoint
-from gptcli.checkpoint.metrics import MetricsLog
 from gptcli.checkpoint.run import RunDirectory
 from gptcli.console import Progress, duration, say
 from gptcli.data.prepare import default_cache_dir
-from gptcli.errors import CheckpointError, DivergedError, GptcliError, Stopped, StorageError
+from gptcli.errors import CheckpointError, DivergedError, GptcliError, Stopped
 from gptcli.evaluate.shards import Interrupted, shard_loss
 from gptcli.generate.config import GenerationConfig
 from gptcli.generate.text import generate
-from gptcli.models.gpt import GPT
-from gptcli.nn.device import peak_memory_bytes
+from gptcli.models.gpt import GPT, model_with
+from gptcli.nn.device import autocast, peak_memory_bytes
 from gptcli.optim.build import build_optimizer
 from gptcli.optim.schedule import lr_factor, set_lr
+from gptcli.parallel.world import World
+from gptcli.train.agreement import Agreement
 from gptcli.train.bad_steps import keep_bad_step, reason_of
 from gptcli.train.compiling import compiled
 from gptcli.train.feed import Feed
-from gptcli.train.fingerprints import FINGERPRINTS_NAME, hash_batches, hash_random_state, hash_tensors
+from gptcli.train.fingerprints import fingerprint
+from gptcli.train.journal import Journal
 from gptcli.train.pace import Course
 from gptcli.train.plan import Plan
 from gptcli.train.position import Position
 from gptcli.train.signals import StopRequest
-from gptcli.train.step import PendingStep, Stepper, StepResult, step_seed
-from gptcli.train.trackers import open_trackers
+from gptcli.train.step import WHOLE, PendingStep, Share, Stepper, StepResult, step_seed
+
+if TYPE_CHECKING:  # it loads torch.distributed, which a process that trains alone does without
+    from gptcli.parallel.strategy import Strategy
 
 
 class Trainer:
-    """Trains `model` by `plan` inside `run`, from step 0 or from where `restore` put it."""
+    """Trains `model` by `plan` inside `run`, from step 0 or from where `restore` put it.
 
-    def __init__(self, plan: Plan, model: GPT, run: RunDirectory) -> None:
+    One of several ranks is given its `world` and the `strategy` by which they share the work; all of them make every
+    call here alike, and the first one writes.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        model: GPT,
+        run: RunDirectory,
+        world: World | None = None,
+        strategy: Strategy | None = None,
+    ) -> None:
         config = plan.config
         self.plan, self.model, self.run_directory = plan, model, run
         self.config, self.train_config = config, config.train
-        self.optimizer = build_optimizer(model.parameter_infos(), config.optim)
-        loss_sum = compiled(model.loss_sum, default_cache_dir()) if config.train.compile else model.loss_sum
+        self.world, self.strategy = world or World(), strategy
+        self.optimizer = build_optimizer(strategy.infos if strategy else model.parameter_infos(), config.optim)
+        is_compiled = config.train.compile and strategy is None  # what several ranks share was compiled before
+        loss_sum = compiled(model.loss_sum, default_cache_dir()) if is_compiled else model.loss_sum
         self.stepper = Stepper(
             model,
             self.optimizer,
@@ -59,16 +78,13 @@ class Trainer:
             precision=plan.precision,
             grad_clip=config.train.grad_clip,
             max_spike=config.train.max_spike,
+            strategy=strategy,
         )
-        self.feed = Feed(plan.batches, config.sequences_per_step, config.train.batch_size, plan.device)
+        share = Share(strategy.layout.data_rank, strategy.layout.data_ranks) if strategy else WHOLE
+        self.feed = Feed(plan.batches, config.sequences_per_step, config.train.batch_size, plan.device, share)
         self.unread: deque[tuple[int, PendingStep]] = deque()
         self.position, self.pace = Position(), plan.new_pace()
-        self.metrics = MetricsLog(run.metrics_path)
-        self.samples = MetricsLog(run.path / "samples.jsonl")
-        self.fingerprints = MetricsLog(run.path / FINGERPRINTS_NAME)
-        self.trackers = open_trackers(
-            config.train.trackers, run.path, config.model_dump(mode="json"), self.metrics.last_step()
-        )
+        self.journal = Journal(run, config, writes=self.world.is_first)
         train = config.train
         self.saver = BackgroundSaver(
             run, keep_last=train.keep_last, keep_best=train.keep_best, keep_every_steps=train.keep_every_steps
@@ -82,25 +98,35 @@ class Trainer:
                 "the corpus or tokenizer is not the one this run was trained on",
                 "restore the corpus, or start a new run with another --out",
             )
-        self.model.load_state_dict(checkpoint.tensors["model"])
-        restore_state(self.optimizer, checkpoint.tensors["optimizer"], state["optimizer"])
+        self.load_weights(checkpoint.tensors["model"])
+        if self.strategy is not None:
+            self.strategy.load_optimizer_state(self.optimizer, checkpoint.tensors["optimizer"], state["optimizer"])
+        else:
+            restore_state(self.optimizer, checkpoint.tensors["optimizer"], state["optimizer"])
         if state["scaler"]:
             self.stepper.scaler.load_state_dict(state["scaler"])
         if state.get("spikes") and self.stepper.spikes:
             self.stepper.spikes.restore(state["spikes"])
         self.position = Position.restored(state)
         self.feed.batch_size = self.position.batch_size or self.feed.batch_size
-        if self.plan.clock is not None and self.position.knots:
+        if self.plan.deadline is not None and self.position.knots:
             self.pace.course = Course(self.position.knots)
         self.set_rate(max(0, checkpoint.step - 1))
         self.saver.step = None if self.position.is_unfinished else checkpoint.step
 
-    def forget_later_lines(self) -> None:
-        """Drop what was logged after the step where the run goes on, and of that step what is still to be done."""
-        step = self.position.step
-        self.fingerprints.truncate_after(step)
-        for log in (self.metrics, self.samples):
-            log.truncate_after(step - 1 if self.position.is_unfinished else step)
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Take other weights: whole ones, of which each rank keeps what is its own."""
+        if self.strategy is not None:
+            self.strategy.load_weights(weights)
+        else:
+            self.model.load_state_dict(weights)
+
+    def whole_model(self) -> GPT | None:
+        """The model with whole weights; of several ranks, which all call it, the first has it."""
+        if self.strategy is None:
+            return self.model
+        weights = self.strategy.weights()
+        return model_with(self.config.model, weights) if self.world.is_first else None
 
     def run(self, stop: StopRequest) -> None:
         """Train to the last step, or until the time is up; on return the last step is saved.
@@ -110,25 +136,26 @@ class Trainer:
             DivergedError: too many steps in a row were not finite; the last good checkpoint is whole.
         """
         position, self.stop = self.position, stop
+        self.agreement = Agreement(self.world, stop, self.pace)
         stop.answer = "leave"
         self.model.train()
         self.began = time.perf_counter() - position.elapsed_seconds
         self.log_mark = (time.perf_counter(), position.tokens)
-        is_over = self.pace.is_over(position.step) and not position.is_unfinished
+        is_over = self.agreement.renew(position.step) and not position.is_unfinished
         try:
             with Progress("train", self.pace.end, unit="steps", initial=position.step) as progress:
                 while not is_over:
                     is_over = self.advance(progress)
-                    if stop.signum is not None:
+                    if self.agreement.signum is not None:
                         self.require_saved()
-                        raise self.stopped(stop.signum)
+                        raise self.stopped(self.agreement.signum)
             self.require_saved()
             stop.answer = "raise"
             if stop.signum is not None:
                 raise self.stopped(stop.signum)
         finally:
             self.tell_if_unsaved()
-            self.trackers.close()
+            self.journal.close()
 
     def advance(self, progress: Progress) -> bool:
         """One step and the events that it calls for; returns whether it was the last.
@@ -140,21 +167,24 @@ class Trainer:
         if made:
             self.step()
             if config.fingerprints:
-                self.append(self.fingerprints, self.fingerprint())
+                batches = self.feed.make(position.step - 1)
+                line = fingerprint(position.step, batches, self.plan.device, self.model, self.optimizer)
+                self.journal.append(self.journal.fingerprints, line)
         position.is_unfinished = False
-        is_last = pace.is_over(position.step)
+        is_last = self.agreement.renew(position.step)
         evaluating = is_last or pace.is_due(position.step, config.eval_every_steps)
         logging = evaluating or pace.is_due(position.step, config.log_every_steps)
         sampling = pace.is_due(position.step, config.sample_every_steps)
         saving = is_last or pace.is_due(position.step, config.checkpoint_every_steps)
         if logging or sampling or saving:
             self.read_results()
-        retarget(progress, pace.end)
-        progress.update(made, loss=f"{position.latest.loss:.3f}", **self.rates())
+        progress.retarget(pace.end)
+        progress.update(made, loss=f"{position.latest.loss:.3f}", **position.figures())
         try:
             improved = self.evaluate() if evaluating else False
         except Interrupted:
             position.is_unfinished = True
+            self.agreement.renew(position.step)
             return False
         if logging:
             self.log(position.latest, evaluated=evaluating)
@@ -174,7 +204,9 @@ class Trainer:
         position = self.position
         with self.stepping():
             self.set_rate(position.step)
-            pending = self.stepper.launch(self.feed.take(position.step), step_seed(self.config.seed, position.step))
+            self.world.work = f"step {position.step + 1}"
+            seed = step_seed(self.config.seed, position.step, self.feed.share.number)
+            pending = self.stepper.launch(self.feed.take(position.step), seed)
             if self.stepper.batch_size:
                 position.batch_size = self.feed.batch_size = self.stepper.batch_size
             position.step += 1
@@ -216,29 +248,15 @@ class Trainer:
             return
         position.bad_steps += 1
         say(f"step {step}: loss {result.loss}, gradient norm {result.grad_norm}: {reason_of(result)}; it is skipped")
-        self.keep_bad_step(step, result)
+        if self.world.is_first:
+            # All of the step, whatever share of it was this rank's.
+            keep_bad_step(self.run_directory.path, step, result, self.feed.whole(step - 1), self.plan.data.tokenizer)
         if position.bad_steps >= self.train_config.max_bad_steps:
             raise DivergedError(
                 f"training diverged: {position.bad_steps} steps in a row up to step {step} were bad",
                 f"lower optim.lr (now {self.config.optim.lr:g}) and start again, or look at one: "
                 f"gptcli replay {self.run_directory.path} {step}",
             )
-
-    def keep_bad_step(self, step: int, result: StepResult) -> None:
-        """Write down what a skipped step was made of; without room on the disk, go on without."""
-        try:
-            batches, tokenizer = self.feed.make(step - 1), self.plan.data.tokenizer
-            say(f"its text is in {keep_bad_step(self.run_directory.path, step, result, batches, tokenizer)}")
-        except StorageError as error:
-            say(f"warning: {error}")
-
-    def rates(self) -> dict[str, str]:
-        """The figures shown beside the progress bar."""
-        position = self.position
-        figures = {"tokens/s": f"{position.tokens / max(position.elapsed_seconds, 1e-9):,.0f}"}
-        if position.last_val_loss is not None:
-            figures["val_loss"] = f"{position.last_val_loss:.3f}"
-        return figures
 
     def evaluate(self) -> bool:
         """Measure the validation loss on its fixed part; returns whether it is the best so far.
@@ -257,7 +275,8 @@ class Trainer:
                 device=self.plan.device,
                 precision=self.plan.precision,
                 pack=self.config.data.pack,
-                give_up=self.stop.is_wanted,
+                give_up=self.agreement.is_stop_wanted if self.strategy else self.stop.is_wanted,
+                strategy=self.strategy,
             ).loss
         position.evaluated_step, position.last_val_loss = position.step, loss
         improved = math.isfinite(loss) and (position.best_val_loss is None or loss < position.best_val_loss)
@@ -283,10 +302,10 @@ class Trainer:
             "grad_norm": result.grad_norm,
             "tokens_per_second": round((position.tokens - tokens_then) / max(now - then, 1e-9), 1),
             "memory_bytes": peak_memory_bytes(self.plan.device),
+            "tokens_hash": self.tokens_hash(),
         }
         position.interval_loss, position.interval_steps = 0.0, 0
-        self.append(self.metrics, line)
-        self.trackers.log(position.step, line)
+        self.journal.measured(position.step, line)
         if evaluated:
             train_loss = math.nan if line["train_loss"] is None else line["train_loss"]
             say(
@@ -294,49 +313,41 @@ class Trainer:
                 f"val loss {position.last_val_loss:.4f}, {duration(position.elapsed_seconds)}"
             )
 
-    def fingerprint(self) -> dict[str, Any]:
-        """Hashes of the last step's tokens, of the random numbers' state after it, and of weights and moments."""
-        step = self.position.step
-        return {
-            "step": step,
-            "batch": hash_batches(self.feed.make(step - 1)),
-            "random": hash_random_state(self.plan.device),
-            "weights": hash_tensors(self.model.state_dict()),
-            "moments": hash_tensors(flatten_state(self.optimizer)[0]),
-        }
+    def tokens_hash(self) -> str:
+        """Of all that the last step read and predicted, on all ranks: the same however it was shared."""
+        tensor_ranks = self.strategy.layout.tensor if self.strategy else 1
+        total = self.world.sum([self.feed.hash_of(self.position.step - 1)])[0] // tensor_ranks
+        return f"{total % 2**48:012x}"
 
     def sample(self) -> None:
         """Print and store a sample of generated text, without touching the training's randomness."""
         config = GenerationConfig(max_new_tokens=self.train_config.sample_tokens, seed=self.config.seed)
-        with self.pace.timing("sample"):
+        # Gathered weights may be bf16, which only autocast puts up with.
+        is_rounded = self.strategy is not None and self.strategy.layout.is_sharded
+        with self.pace.timing("sample"), autocast(self.plan.device, self.plan.precision if is_rounded else "fp32"):
             try:
                 result = generate(self.model, self.plan.data.tokenizer, [self.train_config.sample_prompt], config)
             except GptcliError as error:  # such as weights that diverged: it is not for a sample to end the run
                 return say(f"no sample at step {self.position.step:,}: {error}")
         text = self.train_config.sample_prompt + result.prompts[0].completions[0].text
         say(f"--- sample at step {self.position.step:,}\n{text}\n---")
-        self.append(self.samples, {"step": self.position.step, "text": text})
-
-    def append(self, log: MetricsLog, line: Mapping[str, Any]) -> None:
-        """Add a line to a log; one that does not fit on the disk is kept for later, and training goes on."""
-        try:
-            log.append(line)
-        except StorageError as error:
-            say(f"warning: {error}; lines are kept in memory until there is room")
+        self.journal.append(self.journal.samples, {"step": self.position.step, "text": text})
 
     def save(self) -> None:
         """Begin to write a checkpoint of this step, unless that was done; waits only for the one before it."""
         position = self.position
-        if self.saver.step == position.step:
+        if self.world.first(lambda: self.saver.step == position.step):
             return
         self.read_results()
         self.tell_if_unsaved()
-        if self.plan.clock is not None:
-            if self.saver.seconds is not None:
-                self.pace.timings["write"].append(self.saver.seconds)
-            position.spent_seconds, position.knots = self.plan.clock.spent(), self.pace.course.knots
         with self.pace.timing("save"):
-            tensors, optimizer = flatten_state(self.optimizer)
+            parts, optimizer = self.parts()
+            if not self.world.is_first:
+                return
+            if self.plan.clock is not None:
+                if self.saver.seconds is not None:
+                    self.pace.timings["write"].append(self.saver.seconds)
+                position.spent_seconds, position.knots = self.plan.clock.spent(), self.pace.course.knots
             state = asdict(position) | {
                 "val_loss": position.last_val_loss if position.evaluated_step == position.step else None,
                 "optimizer": optimizer,
@@ -345,8 +356,16 @@ class Trainer:
                 "data_fingerprint": self.plan.data.train.fingerprint,
                 "config_fingerprint": self.plan.config_fingerprint,
             }
-            parts = {"model": self.model.state_dict(), "optimizer": tensors}
-            self.saver.submit(position.step, parts, state, before=self.metrics.sync)
+            self.saver.submit(position.step, parts, state, before=self.journal.metrics.sync)
+
+    def parts(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        """Weights and moments as a checkpoint keeps them, and the rest of the optimizer's state; of several ranks the
+        first has them."""
+        if self.strategy is not None:
+            tensors, rest = self.strategy.optimizer_state(self.optimizer)
+            return {"model": self.strategy.weights(), "optimizer": tensors}, rest
+        tensors, rest = flatten_state(self.optimizer)
+        return {"model": self.model.state_dict(), "optimizer": tensors}, rest
 
     def tell_if_unsaved(self) -> None:
         """Wait for the save that goes on, if one does; where it failed, training goes on with a word of warning."""
@@ -365,6 +384,7 @@ class Trainer:
         error = self.saver.wait()
         if error is not None:
             raise error
+        self.world.barrier()
 
     def stopped(self, signum: int) -> Stopped:
         name = signal.Signals(signum).name
@@ -373,10 +393,3 @@ class Trainer:
             signum,
             f"go on with: gptcli train --resume --out {self.run_directory.path}",
         )
-
-
-def retarget(progress: Progress, total: int) -> None:
-    """Let the progress shown end at another number than it was begun with."""
-    progress.total = total
-    if progress.bar is not None:
-        progress.bar.total = total

@@ -139,7 +139,12 @@ class Pace:
         available = self.clock.remaining() - self.closing_seconds() - events
         end = step + max(1, int(available / max(self.step_seconds, 1e-9)))
         if abs(end - self.end) > CHANGE * (self.end - step):
-            self.course = Course((*(knot for knot in self.course.knots if knot[0] < step), (step, end)))
+            self.follow(step, end)
+
+    def follow(self, start: int, end: int) -> None:
+        """Plan as another process has: from `start` on, to end with step `end`."""
+        if self.course.knots[-1] != (start, end):
+            self.course = Course((*(knot for knot in self.course.knots if knot[0] < start), (start, end)))
 
     def recent_step_seconds(self) -> float:
         """Seconds of a step by itself, from the latest ones."""

@@ -41,7 +41,8 @@ OPTIMIZER_STATE_PER_PARAMETER = {"sgd": 1, "adamw": 2, "muon": 1}
 class Deadline:
     """A run's time budget, and what it is expected to buy."""
 
-    clock: Clock
+    clock: Clock | None
+    """None on ranks that follow the first one, which reads it."""
     step_seconds: float
     steps: int
     final_tokens: int
@@ -55,7 +56,8 @@ class Plan:
     config: RunConfig
     chosen: tuple[str, ...]
     """The keys that a rule decided."""
-    scan: CorpusScan
+    scan: CorpusScan | None
+    """None on ranks that the first one told its plan."""
     data: PreparedData
     batches: Batches
     device: torch.device
@@ -98,8 +100,9 @@ class Plan:
     def new_model(self) -> GPT:
         """The model before its first step."""
         if self.start:
-            return self.start.build(self.config.model, self.device)
-        return build_model(self.config.model, seed=self.config.seed, device=self.device)
+            return self.start.build(self.config.model, self.device).recompute(self.config.recompute)
+        model = build_model(self.config.model, seed=self.config.seed, device=self.device)
+        return model.recompute(self.config.recompute)
 
     def new_pace(self) -> Pace:
         """Where the run ends, as planned before its first step."""

@@ -43,3 +43,10 @@ class Position:
         position.knots = tuple((start, end) for start, end in position.knots)
         position.latest = StepResult(*position.latest) if position.latest else None
         return position
+
+    def figures(self) -> dict[str, str]:
+        """What is shown beside a progress bar."""
+        figures = {"tokens/s": f"{self.tokens / max(self.elapsed_seconds, 1e-9):,.0f}"}
+        if self.last_val_loss is not None:
+            figures["val_loss"] = f"{self.last_val_loss:.3f}"
+        return figures

@@ -9,14 +9,15 @@ import re
 import shutil
 import sys
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from gptcli.checkpoint.load import load_checkpoint
-from gptcli.checkpoint.run import RunDirectory
+from gptcli.checkpoint.run import CheckpointInfo, RunDirectory
 from gptcli.config import RawConfig, check_keys, dump_toml, merge, read_toml
 from gptcli.config.load import with_origin
 from gptcli.config.shipped import read_settings
@@ -28,16 +29,26 @@ from gptcli.evaluate.shards import ShardLoss, shard_loss
 from gptcli.interop.huggingface import write_huggingface
 from gptcli.models.gpt import GPT
 from gptcli.nn.device import allow_tf32, peak_memory_bytes
+from gptcli.parallel.layout import Layout
+from gptcli.parallel.world import World
 from gptcli.storage import atomic_directory, write_atomic
 from gptcli.train.compiling import settle_compile
 from gptcli.train.config import RunConfig
 from gptcli.train.loop import Trainer
 from gptcli.train.plan import Plan, is_timed, machine_memory_bytes, make_plan, probe_step_seconds
-from gptcli.train.screen import show_plan, show_summary
+from gptcli.train.ranks import Decided, layout_of, require_shareable, shared_model
+from gptcli.train.screen import show_layout, show_plan, show_summary
 from gptcli.train.signals import StopRequest
-from gptcli.train.start import keep_copy, open_start, require_same_start
+from gptcli.train.start import Start, keep_copy, open_start, require_same_start
 from gptcli.train.zero_config import NAMES
 
+if TYPE_CHECKING:  # it loads torch.distributed, which a process that trains alone does without
+    from gptcli.parallel.strategy import Strategy
+
+Find = Callable[[list[CheckpointError]], CheckpointInfo | None]
+"""Finds a whole checkpoint, and adds the errors of those that are damaged to the list."""
+RUN_KEY = "run"
+"""Under which a launcher's ranks put down the run that they train."""
 MAX_KEPT_VALIDATION_BYTES = 50_000_000
 """A validation split up to this size is copied into the run directory, so that `gptcli eval RUN` needs nothing else."""
 
@@ -67,19 +78,19 @@ def train(request: TrainRequest) -> dict[str, Any]:
     Raises:
         UsageError, DataError, CheckpointError, StorageError, DivergedError, OutOfMemoryError, Stopped.
     """
-    resumable = resumable_run(request)
-    with StopRequest() as stop, resumable.lock() if resumable else contextlib.nullcontext():
-        return plan_and_train(request, resumable, stop)
+    with World.join() as world, StopRequest(is_repeated=world.size > 1) as stop:
+        if world.size > 1:
+            return train_together(request, world, stop)
+        resumable = resumable_run(request)
+        with resumable.lock() if resumable else contextlib.nullcontext():
+            return plan_and_train(request, resumable, stop)
 
 
 def plan_and_train(request: TrainRequest, resumable: RunDirectory | None, stop: StopRequest) -> dict[str, Any]:
     """Show what will happen, then do it unless this is a dry run. A run that is resumed is locked already."""
-    user = user_settings(request, resumable)
-    check_keys(RunConfig, merge(NAMES, user))
-    began = request.began - (spent_before(resumable) if resumable and is_timed(user) else 0.0)
+    user = checked_settings(request, resumable)
     start = open_start(user, resumable)
-    cache_dir = request.cache_dir or default_cache_dir()
-    plan = make_plan(user, cache_dir, began, resumed=resumable is not None, start=start)
+    plan = plan_of(request, resumable, user, start)
     out = request.out or fresh_directory(plan.config.data.corpus)
     model = None
     if plan.memory_bytes <= machine_memory_bytes(plan.device):
@@ -96,13 +107,93 @@ def plan_and_train(request: TrainRequest, resumable: RunDirectory | None, stop: 
         raise OutOfMemoryError(
             f"training needs about {size(plan.memory_bytes)} and {plan.device} has "
             f"{size(machine_memory_bytes(plan.device))}",
-            "choose a smaller model, train.batch_size or context, or set model.activation_checkpointing=true",
+            "choose a smaller model, train.batch_size or context, or set train.activation_checkpointing=full",
         )
     if resumable:
         return train_in(resumable, plan, model, stop, resumed=True)
     run = RunDirectory.create(out)
     with run.lock():
         return train_in(run, plan, model, stop, resumed=False)
+
+
+def checked_settings(request: TrainRequest, resumable: RunDirectory | None) -> RawConfig:
+    """What the user set, with every key known and every value of its kind."""
+    user = user_settings(request, resumable)
+    check_keys(RunConfig, merge(NAMES, user))
+    return user
+
+
+def plan_of(request: TrainRequest, resumable: RunDirectory | None, user: RawConfig, start: Start | None) -> Plan:
+    """The plan for these settings, whose time budget began when the first process that trained this run did."""
+    began = request.began - (spent_before(resumable) if resumable and is_timed(user) else 0.0)
+    cache_dir = request.cache_dir or default_cache_dir()
+    return make_plan(user, cache_dir, began, resumed=resumable is not None, start=start)
+
+
+def train_together(request: TrainRequest, world: World, stop: StopRequest) -> dict[str, Any]:
+    """What each rank of several does: the first one plans, talks and writes, and all of them train.
+
+    When a launcher starts the ranks anew, since one was lost or a machine joined, they go on with their run.
+    """
+    resumable = world.first(lambda: run_of_launch(request, world))
+    with resumable.lock() if resumable and world.is_first else contextlib.nullcontext():
+        user = checked_settings(request, resumable)
+        layout = layout_of(user, world)
+        world.first(lambda: None if resumable else open_start(user, None))  # so that one rank downloads it
+        start = open_start(user, resumable)
+        plan = plan_together(request, resumable, user, start, world, layout)
+        if request.dry_run:
+            return estimates(plan, plan.deadline and plan.deadline.step_seconds)
+        allow_tf32(plan.config.train.tf32)
+        world.connect(plan.device, plan.config.parallel.timeout_seconds)
+        model, strategy = shared_model(plan, world, layout)
+        if resumable:
+            return train_in(resumable, plan, model, stop, resumed=True, world=world, strategy=strategy)
+        run = world.first(lambda: new_run(request, plan, world))
+        with run.lock() if world.is_first else contextlib.nullcontext():
+            return train_in(run, plan, model, stop, resumed=False, world=world, strategy=strategy)
+
+
+def run_of_launch(request: TrainRequest, world: World) -> RunDirectory | None:
+    """The run to go on with: the one that the same launcher's ranks have begun before, or as the user says."""
+    begun = world.recall(RUN_KEY)
+    if begun is not None and RunDirectory.is_run(Path(begun)):
+        return RunDirectory.open(Path(begun))
+    return None if begun is not None else resumable_run(request)
+
+
+def new_run(request: TrainRequest, plan: Plan, world: World) -> RunDirectory:
+    """The directory of a new run, of which the launcher's later ranks will know."""
+    begun = world.recall(RUN_KEY)
+    run = RunDirectory.create(request.out or Path(begun or fresh_directory(plan.config.data.corpus)))
+    world.remember(RUN_KEY, str(run.path))
+    return run
+
+
+def plan_together(
+    request: TrainRequest,
+    resumable: RunDirectory | None,
+    user: RawConfig,
+    start: Start | None,
+    world: World,
+    layout: Layout,
+) -> Plan:
+    """The first rank's plan, on every rank with its own device."""
+    made: list[Plan] = []
+
+    def decide() -> Decided:
+        plan = plan_of(request, resumable, user, start)
+        require_shareable(plan, layout)
+        step_seconds = plan.deadline and plan.deadline.step_seconds
+        plan = settle_compile(plan, step_seconds)
+        show_plan(plan, step_seconds)
+        show_layout(plan, layout)
+        made.append(plan)
+        return Decided.of(plan)
+
+    decided = world.first(decide)
+    plan = made[0] if made else decided.plan(start)
+    return replace(plan, device=world.device(plan.device))
 
 
 def estimates(plan: Plan, step_seconds: float | None) -> dict[str, Any]:
@@ -117,16 +208,27 @@ def estimates(plan: Plan, step_seconds: float | None) -> dict[str, Any]:
     }
 
 
-def train_in(run: RunDirectory, plan: Plan, model: GPT, stop: StopRequest, *, resumed: bool) -> dict[str, Any]:
-    """Train inside a locked run directory and leave it complete."""
-    for leftover in run.clean():
+def train_in(
+    run: RunDirectory,
+    plan: Plan,
+    model: GPT,
+    stop: StopRequest,
+    *,
+    resumed: bool,
+    world: World | None = None,
+    strategy: Strategy | None = None,
+) -> dict[str, Any]:
+    """Train inside a locked run directory and leave it complete. Of several ranks all call it, and the first writes."""
+    world = world or World()
+    for leftover in run.clean() if world.is_first else ():
         say(f"removed {leftover}, left behind by a process that was killed")
-    trainer = Trainer(plan, model, run)
+    trainer = Trainer(plan, model, run, world, strategy)
     if resumed:
         restore_newest(trainer, run)  # refuses another corpus before anything of the run is replaced
-    describe_run(run, plan)
-    if plan.start and trainer.position.step == 0:
-        keep_copy(model, plan.data.tokenizer, run)
+    if world.is_first:
+        describe_run(run, plan)
+        if plan.start and trainer.position.step == 0:
+            keep_copy(plan.start.build(plan.config.model, torch.device("cpu")), plan.data.tokenizer, run)
     if trainer.position.step == 0 and trainer.pace.is_over(0):
         raise UsageError("the time is up before the first step", "give more --time")
     try:
@@ -134,9 +236,10 @@ def train_in(run: RunDirectory, plan: Plan, model: GPT, stop: StopRequest, *, re
     except torch.OutOfMemoryError as error:
         raise OutOfMemoryError(
             f"{plan.device} has too little memory for micro-batches of {plan.config.train.batch_size} sequences",
-            "lower train.batch_size (the result stays the same) or set model.activation_checkpointing=true",
+            f"lower train.batch_size (the result stays the same) or set train.activation_checkpointing=full"
+            f"{' or parallel.strategy=fsdp' if strategy and not strategy.layout.is_sharded else ''}",
         ) from error
-    if plan.deadline:
+    if plan.clock is not None:
         write_atomic(run.config_path, dump_toml(as_made(trainer)))
     return finish(trainer)
 
@@ -204,32 +307,39 @@ def describe_run(run: RunDirectory, plan: Plan) -> None:
             shutil.copytree(source, folder, dirs_exist_ok=True)
 
 
+def good_one(trainer: Trainer, find: Find) -> CheckpointInfo | None:
+    """The checkpoint that the first rank finds; damaged ones are named."""
+
+    def look() -> CheckpointInfo | None:
+        damaged: list[CheckpointError] = []
+        found = find(damaged)
+        for error in damaged:
+            say(f"warning: {error}")
+        return found
+
+    return trainer.world.first(look)
+
+
 def restore_newest(trainer: Trainer, run: RunDirectory) -> None:
-    """Put the trainer where the newest whole checkpoint stands; damaged ones are named."""
-    damaged: list[CheckpointError] = []
-    newest = run.last_good(damaged)
-    for error in damaged:
-        say(f"warning: {error}")
+    """Put the trainer where the newest whole checkpoint stands."""
+    newest = good_one(trainer, run.last_good)
     if newest is None:
         say("the run has no checkpoint yet: starting from the beginning")
     else:
         trainer.restore(load_checkpoint(newest.path, parts=("model", "optimizer"), device="cpu"))
         say(f"resumed at step {trainer.position.step:,} of {trainer.pace.end:,}")
-    trainer.forget_later_lines()
+    trainer.journal.forget_later_lines(trainer.position.step, is_unfinished=trainer.position.is_unfinished)
 
 
 def finish(trainer: Trainer) -> dict[str, Any]:
     """Measure the best weights on the whole validation split, write them as a Hugging Face model, sum up."""
-    run, plan, model, position = trainer.run_directory, trainer.plan, trainer.model, trainer.position
-    losses = [line["train_loss"] for line in trainer.metrics.read() if line["train_loss"] is not None]
-    damaged: list[CheckpointError] = []
-    best = run.best_good(damaged)
-    for error in damaged:
-        say(f"warning: {error}")
+    run, plan, position = trainer.run_directory, trainer.plan, trainer.position
+    trainer.world.work = "the last evaluation"
+    best = good_one(trainer, run.best_good)
     if best is not None and best.step != position.step:
-        model.load_state_dict(load_checkpoint(best.path, parts=("model",), device="cpu").tensors["model"])
+        trainer.load_weights(load_checkpoint(best.path, parts=("model",), device="cpu").tensors["model"])
     whole = shard_loss(
-        model,
+        trainer.model,
         plan.data.val,
         seq_len=plan.config.seq_len,
         batch_size=plan.config.train.batch_size,
@@ -237,8 +347,9 @@ def finish(trainer: Trainer) -> dict[str, Any]:
         device=plan.device,
         precision=plan.precision,
         pack=plan.config.data.pack,
+        strategy=trainer.strategy,
     )
-    say(write_huggingface(model, plan.data.tokenizer, run.path))
+    model = trainer.whole_model()
     summary = {
         "run": str(run.path),
         "steps": position.step,
@@ -246,14 +357,16 @@ def finish(trainer: Trainer) -> dict[str, Any]:
         "parameters": plan.parameters,
         "train_seconds": round(position.elapsed_seconds, 3),
         "tokens_per_second": round(position.tokens / max(position.elapsed_seconds, 1e-9), 1),
-        "train_loss": losses[-1] if losses else None,
+        "train_loss": trainer.journal.last_train_loss(),
         "val_loss": whole.loss,
         "val_bits_per_byte": whole.bits_per_byte or estimated_bits(whole, plan.data.val),
         "val_part": 1.0 if whole.bits_per_byte is not None else whole.tokens / len(plan.data.val),
         "peak_memory_bytes": peak_memory_bytes(plan.device),
     }
-    write_atomic(run.path / "summary.json", json.dumps(summary, indent=2) + "\n")
-    show_summary(summary, run)
+    if model is not None:
+        say(write_huggingface(model, plan.data.tokenizer, run.path))
+        write_atomic(run.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+        show_summary(summary, run)
     return summary
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from gptcli.checkpoint.run import RunDirectory
 from gptcli.console import duration, say, size
+from gptcli.parallel.layout import Layout
 from gptcli.train.plan import Plan, describe_model
 from gptcli.train.timed import Choice
 
@@ -15,6 +16,15 @@ def show_plan(plan: Plan, step_seconds: float | None) -> None:
     """Print the first screen: corpus, split, tokenizer, model, steps, epochs, estimated time and memory."""
     for label, text in plan_lines(plan, step_seconds):
         say(f"{label:<11} {text}")
+
+
+def show_layout(plan: Plan, layout: Layout) -> None:
+    """Print how several ranks share the work."""
+    parallel = plan.config.parallel
+    parts = {"replicas": layout.replicas, "shards": layout.shards, "tensor": layout.tensor}
+    box = " x ".join(f"{count} {name}" for name, count in parts.items() if count > 1)
+    own = plan.config.sequences_per_step // layout.data_ranks
+    say(f"{'ranks':<11} {layout.size} ({parallel.strategy}: {box}), {own} sequences of each step per data rank")
 
 
 def plan_lines(plan: Plan, step_seconds: float | None) -> list[tuple[str, str]]:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from types import FrameType, TracebackType
 from typing import Any, Literal, NoReturn, Self
 
+from gptcli.console import Progress
 from gptcli.errors import Stopped
 
 STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+
+REPEAT_SECONDS = 5.0
+"""Within so many seconds a second signal may be the first one again."""
 
 
 class StopRequest:
@@ -23,8 +28,10 @@ class StopRequest:
         "remember"  nothing: it is asked for between two steps
     """
 
-    def __init__(self) -> None:
+    def __init__(self, is_repeated: bool = False) -> None:
+        """`is_repeated`: one wish to stop may arrive as several signals, from the terminal and from a launcher."""
         self.signum: int | None = None
+        self.is_repeated, self.received = is_repeated, 0.0
         self.answer: Literal["raise", "leave", "remember"] = "raise"
 
     def __enter__(self) -> Self:
@@ -39,9 +46,11 @@ class StopRequest:
 
     def receive(self, signum: int, frame: FrameType | None) -> None:
         if self.signum is not None:
+            if self.is_repeated and time.monotonic() - self.received < REPEAT_SECONDS:
+                return
             # Checkpoints appear by rename, so leaving in the middle of anything leaves the last one whole.
             leave(signum, "second signal: leaving without saving")
-        self.signum = signum
+        self.signum, self.received = signum, time.monotonic()
         if self.answer != "remember":
             stopped = Stopped(
                 f"stopped by {signal.Signals(signum).name}; nothing was lost",
@@ -58,5 +67,6 @@ class StopRequest:
 
 def leave(signum: int, words: str) -> NoReturn:
     """End the process without another line of Python."""
-    os.write(sys.stderr.fileno(), f"\ngptcli: {words}\n".encode())
+    if not Progress.is_silent:
+        os.write(sys.stderr.fileno(), f"\ngptcli: {words}\n".encode())
     os._exit(128 + signum)

@@ -20,7 +20,7 @@ from gptcli.errors import CheckpointError, ConfigError, UsageError
 from gptcli.interop.huggingface import write_huggingface
 from gptcli.interop.load import HUB_PREFIX, load_model
 from gptcli.models.config import WITHOUT_EFFECT, ModelConfig
-from gptcli.models.gpt import GPT, build_model
+from gptcli.models.gpt import GPT, model_with
 from gptcli.storage import atomic_directory
 from gptcli.tokenizer.tokenizer import Tokenizer
 
@@ -39,9 +39,7 @@ class Start:
 
     def build(self, config: ModelConfig, device: torch.device) -> GPT:
         """The model that `config` describes, with these weights."""
-        model = build_model(config, device="meta")
-        model.load_state_dict({name: tensor.to(device) for name, tensor in self.weights.items()}, assign=True)
-        return model
+        return model_with(config, {name: tensor.to(device) for name, tensor in self.weights.items()})
 
 
 def reference_of(settings: RawConfig) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,8 +22,21 @@ from gptcli.nn.loss import IGNORE_INDEX
 from gptcli.optim.clip import clip_divisor, gradient_norm
 from gptcli.train.spikes import SpikeGuard
 
+if TYPE_CHECKING:  # it loads torch.distributed, which a process that trains alone does without
+    from gptcli.parallel.strategy import Strategy
+
 LossSum = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """(input_ids (B, T), targets (B, T), segment_ids (B, T) or None) -> summed nats, a scalar."""
+
+
+class Share(NamedTuple):
+    """One of `count` equal parts of every step: what one data rank of several trains on."""
+
+    number: int
+    count: int
+
+
+WHOLE = Share(0, 1)
 
 
 class StepResult(NamedTuple):
@@ -40,19 +53,27 @@ class StepResult(NamedTuple):
         return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
 
 
-def step_seed(seed: int, step: int) -> int:
-    """The 63-bit seed of everything random within step `step`.
+def step_seed(seed: int, step: int, data_rank: int = 0) -> int:
+    """The 63-bit seed of everything random within step `step` on this share of the data.
 
     Dropout is then, like the batches, a pure function of (seed, step): a resumed run repeats it with no generator
     state to save, and nothing that happens between two steps can disturb it.
     """
-    digest = hashlib.blake2b(f"{seed}/{step}".encode(), digest_size=8).digest()
+    name = f"{seed}/{step}/{data_rank}" if data_rank else f"{seed}/{step}"
+    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
-def micro_batches(batches: Batches, step: int, sequences_per_step: int, batch_size: int) -> Iterator[Batch]:
-    """The micro-batches of step `step` (counted from 0), the last one possibly smaller."""
-    first, last = step * sequences_per_step, (step + 1) * sequences_per_step
+def micro_batches(
+    batches: Batches, step: int, sequences_per_step: int, batch_size: int, share: Share = WHOLE
+) -> Iterator[Batch]:
+    """The micro-batches of a share of step `step` (counted from 0), the last one possibly smaller.
+
+    Which sequences a step has does not depend on the shares: they are dealt out as they follow each other.
+    """
+    own = sequences_per_step // share.count
+    first = step * sequences_per_step + share.number * own
+    last = first + own
     for start in range(first, last, batch_size):
         yield batches.sequences(range(start, min(start + batch_size, last)))
 
@@ -62,15 +83,29 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     return Batch(*(None if t is None else t.to(device, non_blocking=t.is_pinned()) for t in batch))
 
 
+def target_count(batches: list[Batch]) -> int:
+    """How many target tokens are scored."""
+    return sum(int((batch.targets != IGNORE_INDEX).sum()) for batch in batches)
+
+
 def accumulate_gradients(
-    loss_sum: LossSum, batches: list[Batch], device: torch.device, precision: str, scaler: torch.amp.GradScaler
+    loss_sum: LossSum,
+    batches: list[Batch],
+    device: torch.device,
+    precision: str,
+    scaler: torch.amp.GradScaler,
+    strategy: Strategy | None = None,
 ) -> tuple[Tensor, int]:
     """Backpropagate the mean loss over **all** target tokens of `batches`; returns (mean loss, target tokens).
 
     Each micro-batch contributes its summed loss over the step's token count, so that how a step is cut into
     micro-batches changes neither loss nor gradient (averaging means of micro-batches would, with ragged targets).
+    Where several ranks have a share of the step each, as `strategy` says, the tokens are those of all of them, the loss
+    is this rank's part of the mean, and the gradients are summed over the ranks along with the last micro-batch.
     """
-    tokens = sum(int((batch.targets != IGNORE_INDEX).sum()) for batch in batches)
+    tokens = target_count(batches)
+    if strategy is not None:
+        return accumulate_shared(strategy, batches, device, precision, scaler, strategy.count(tokens))
     total = torch.zeros((), device=device)
     for batch in batches:
         input_ids, targets, segment_ids = to_device(batch, device)
@@ -78,6 +113,27 @@ def accumulate_gradients(
             loss = loss_sum(input_ids, targets, segment_ids) / max(tokens, 1)
         scaler.scale(loss).backward()
         total += loss.detach()
+    return total, tokens
+
+
+def accumulate_shared(
+    strategy: Strategy,
+    batches: list[Batch],
+    device: torch.device,
+    precision: str,
+    scaler: torch.amp.GradScaler,
+    tokens: int,
+) -> tuple[Tensor, int]:
+    """As `accumulate_gradients`, on one rank of several, for a step of `tokens` target tokens in all."""
+    total = torch.zeros((), device=device)
+    for number, batch in enumerate(batches, start=1):
+        input_ids, targets, segment_ids = to_device(batch, device)
+        with strategy.accumulating(is_last=number == len(batches)):
+            with autocast(device, precision):
+                loss = strategy.loss_sum(input_ids, targets, segment_ids) / max(tokens, 1)
+            scaler.scale(loss * strategy.loss_factor).backward()
+        total += loss.detach()
+    strategy.finish_gradients()
     return total, tokens
 
 
@@ -128,12 +184,21 @@ class Stepper:
         precision: str,
         grad_clip: float,
         max_spike: float = 0.0,
+        strategy: Strategy | None = None,
     ) -> None:
-        """`max_spike`: the z-score above which a loss is a spike, see `spikes`; 0: none is."""
-        self.model, self.optimizer, self.loss_sum = model, optimizer, loss_sum
+        """
+        Args:
+            max_spike: the z-score above which a loss is a spike, see `spikes`; 0: none is.
+            strategy: how the step is shared with other ranks, whose loss is then taken; none: it is not.
+        """
+        self.model, self.optimizer, self.loss_sum, self.strategy = model, optimizer, loss_sum, strategy
         self.device, self.precision = device, precision
         self.max_norm = grad_clip or math.inf
-        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.parameters = (
+            [p for group in optimizer.param_groups for p in group["params"]]
+            if strategy
+            else [parameter for parameter in model.parameters() if parameter.requires_grad]
+        )
         if precision == "fp8":
             to_float8(model.blocks, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
@@ -141,7 +206,7 @@ class Stepper:
         self.spikes = SpikeGuard(max_spike, device) if max_spike else None
         self.batch_size: int | None = None
         """Sequences of the largest micro-batch that fits the device, once one did not."""
-        self.decides_on_device = self.is_fused and device.type == "cuda"
+        self.decides_on_device = self.is_fused and all(parameter.is_cuda for parameter in self.parameters)
 
     def run(self, batches: list[Batch], seed: int = 0) -> StepResult:
         """One step on the micro-batches `batches`, waiting for its numbers."""
@@ -158,7 +223,10 @@ class Stepper:
         """
         loss, tokens = self.backpropagate(batches, seed)
         self.scaler.unscale_(self.optimizer)
-        norm = gradient_norm(self.parameters)
+        if self.strategy is not None:
+            loss, norm = self.strategy.agreed(loss)
+        else:
+            norm = gradient_norm(self.parameters)
         is_bad = ~(loss.isfinite() & norm.isfinite())
         if self.spikes is not None:
             is_bad |= self.spikes.is_spike(loss)
@@ -180,10 +248,12 @@ class Stepper:
             torch.manual_seed(seed)
             self.optimizer.zero_grad(set_to_none=True)
             try:
-                return accumulate_gradients(self.loss_sum, batches, self.device, self.precision, self.scaler)
+                return accumulate_gradients(
+                    self.loss_sum, batches, self.device, self.precision, self.scaler, self.strategy
+                )
             except torch.OutOfMemoryError:
                 largest = max(len(batch.input_ids) for batch in batches)
-                if largest == 1:
+                if largest == 1 or self.strategy is not None:  # the other ranks are in the middle of this step
                     raise
             self.batch_size = (largest + 1) // 2
             say(f"out of memory on {self.device}: the step is repeated in micro-batches of {self.batch_size} sequences")

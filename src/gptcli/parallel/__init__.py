@@ -1,0 +1,1 @@
+"""Training with several processes: the world they form, how a model is laid over it, and what starts them."""

@@ -1,0 +1,183 @@
+"""A model whose weights are cut up among the ranks: tensor parallelism of its blocks, then FSDP2 over all of it.
+
+It is never whole on any device: built without memory, cut, and filled weight by weight. Knows no optimizer and no step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.distributed_c10d import ProcessGroup
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
+from torch.distributed.tensor import DTensor, Replicate
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    ParallelStyle,
+    PrepareModuleInput,
+    RowwiseParallel,
+    parallelize_module,
+)
+
+from gptcli.models.config import ModelConfig
+from gptcli.models.gpt import GPT, build_model
+from gptcli.nn.compiling import compile_whole
+from gptcli.nn.parameters import ParameterInfo
+from gptcli.nn.sharding import Cut, Sharding
+from gptcli.parallel.apart import LinearParts, hold_apart, taken_apart
+from gptcli.parallel.config import ParallelConfig
+from gptcli.parallel.layout import Layout
+
+ENTRIES = ("loss_sum", "last_logits", "next_logits")
+"""The methods through which a model is used: FSDP gathers what lies outside the blocks around each of them."""
+
+
+def build_sharded(
+    config: ModelConfig,
+    weights: Iterable[tuple[str, Tensor]],
+    layout: Layout,
+    settings: ParallelConfig,
+    device: torch.device,
+    precision: str,
+) -> GPT:
+    """The model of this rank; `weights` are the whole ones, each of which is needed for a moment only."""
+    model = build_model(config, device="meta")
+    hold_apart(model)
+    mesh = mesh_of(layout, device)
+    if layout.tensor > 1:
+        cut_blocks(model, mesh["tensor"], layout.tensor)
+    if layout.data_ranks > 1:
+        shard(model, mesh[("replicas", "shards") if layout.replicas > 1 else "shards"], settings, device, precision)
+    home = torch.device("cpu") if settings.cpu_offload and layout.data_ranks > 1 else device
+    model.to_empty(device=home)
+    if config.position == "rope":
+        model.rope.fill(config.context_length, device)
+    fill(model, weights)
+    return model
+
+
+def mesh_of(layout: Layout, device: torch.device) -> DeviceMesh:
+    """All ranks as replicas x shards x tensor."""
+    names = ("replicas", "shards", "tensor")
+    return init_device_mesh(device.type, (layout.replicas, layout.shards, layout.tensor), mesh_dim_names=names)
+
+
+def cut_blocks(model: GPT, mesh: DeviceMesh, ranks: int) -> None:
+    """Give every rank of `mesh` its heads of each attention and its part of each MLP's width.
+
+    A block's input and output are whole on every rank; embedding, norms and head are too.
+    """
+    for block in model.blocks:
+        plan: dict[str, ParallelStyle] = {"attention.output": RowwiseParallel(), "mlp.down": RowwiseParallel()}
+        for name in ("attention.qkv", "mlp.up"):
+            module = block.get_submodule(name)
+            if isinstance(module, LinearParts):
+                # Told once for all parts, so that their input's gradients are summed before the ranks add them up.
+                plan[name] = PrepareModuleInput(
+                    input_layouts=(Replicate(),), desired_input_layouts=(Replicate(),), use_local_output=False
+                )
+                plan |= {f"{name}.{part}": ColwiseParallel() for part, _ in module.named_children()}
+            else:
+                plan[name] = ColwiseParallel()
+        parallelize_module(block, mesh, plan)
+        block.attention.n_head //= ranks
+        block.attention.n_kv_head //= ranks
+
+
+def shard(model: GPT, mesh: DeviceMesh, settings: ParallelConfig, device: torch.device, precision: str) -> None:
+    """FSDP2 over `mesh`: every block by itself, the rest together."""
+    offload = {"offload_policy": CPUOffloadPolicy(pin_memory=device.type == "cuda")} if settings.cpu_offload else {}
+    # The blocks' weights travel in the precision that their products are taken in, which autocast would round them to;
+    # the stream between the blocks, and all sums, stay fp32. FSDP must not cast what a block is given (RoPE's tables).
+    is_half = precision == "bf16" and device.type == "cuda"
+    policy = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16 if is_half else None, reduce_dtype=torch.float32, cast_forward_inputs=False
+    )
+    for block in model.blocks:
+        fully_shard(block, mesh=mesh, reshard_after_forward=settings.reshard_after_forward, mp_policy=policy, **offload)
+    fully_shard(model, mesh=mesh, mp_policy=MixedPrecisionPolicy(cast_forward_inputs=False), **offload)
+    for entry in ENTRIES:
+        register_fsdp_forward_method(model, entry)
+    # Gradients are of a loss that is divided by the tokens of all ranks: to be summed, not averaged.
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)
+
+
+def compile_blocks(model: GPT, cache_dir: Path) -> None:
+    """Compile what each block computes, at its first call; what FSDP does around a block stays outside."""
+    for block in model.blocks:
+        block.compute = compile_whole(block.compute, "a block", "set train.compile=false", cache_dir, dynamic=False)
+
+
+def fill(model: GPT, weights: Iterable[tuple[str, Tensor]]) -> None:
+    """Copy this rank's pieces of the whole weights, which have the names of the fused form, into the model."""
+    drop_gathered(model)
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, whole in taken_apart(weights, model.config):
+            parameter = parameters.pop(name)
+            local_of(parameter).copy_(sharding_of(parameter).take(whole))
+    assert not parameters, f"no weights for {', '.join(parameters)}"
+
+
+def drop_gathered(model: GPT) -> None:
+    """Let the model's parameters be pieces again, where a forward pass has left them whole."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
+def tensor_group(model: GPT) -> ProcessGroup:
+    """The ranks that share each matrix of the blocks."""
+    return model.blocks[0].attention.output.weight.device_mesh.get_group("tensor")
+
+
+def local_of(tensor: Tensor) -> Tensor:
+    """The piece that this rank holds."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def sharding_of(tensor: Tensor) -> Sharding:
+    """How a parameter is cut up; one that is whole has no cuts."""
+    size = torch.distributed.get_world_size()
+    if not isinstance(tensor, DTensor):
+        return Sharding(tensor.shape, (), size)
+    mesh, cuts, ranks = tensor.device_mesh, [], 1
+    for dim in reversed(range(mesh.ndim)):  # tensor parallelism cuts first, what it leaves FSDP cuts
+        placement = tensor.placements[dim]
+        if not placement.is_replicate():
+            cuts.append(Cut(placement.dim, mesh.size(dim), mesh.get_local_rank(dim), mesh.get_group(dim)))
+            ranks *= mesh.size(dim)
+    return Sharding(tensor.shape, tuple(cut for cut in cuts if cut.ranks > 1), size // ranks)
+
+
+def local_infos(model: GPT) -> list[ParameterInfo]:
+    """The parameters for an optimizer: plain tensors that share the memory of this rank's pieces."""
+    infos = []
+    for info in model.parameter_infos():
+        piece = nn.Parameter(local_of(info.tensor).detach(), requires_grad=info.tensor.requires_grad)
+        infos.append(info._replace(tensor=piece, sharding=sharding_of(info.tensor)))
+    return infos
+
+
+def is_summed_by_heads(name: str) -> bool:
+    """Whether under tensor parallelism each rank finds only its heads' part of this weight's gradient."""
+    return name.endswith((".q_norm.weight", ".k_norm.weight"))
+
+
+def whole_weights(model: GPT) -> Iterator[tuple[str, Tensor]]:
+    """(name, whole tensor) of every parameter in turn, gathered by all ranks; the parts of fused ones apart."""
+    drop_gathered(model)
+    for name, parameter in model.named_parameters():
+        yield name, sharding_of(parameter).gather(local_of(parameter.detach()))

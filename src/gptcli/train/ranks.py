@@ -1,0 +1,120 @@
+"""From the plan that the first rank made to every rank's own, and from there to the model as the ranks share it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from gptcli.config import RawConfig, validate
+from gptcli.config.load import with_origin
+from gptcli.data.batches import Batches
+from gptcli.data.prepare import assemble, default_cache_dir
+from gptcli.errors import DataError
+from gptcli.models.gpt import GPT, build_model, initial_weights
+from gptcli.nn.device import resolve_device
+from gptcli.parallel.config import ParallelConfig
+from gptcli.parallel.layout import Layout, lay_out, require_divisible, require_fitting
+from gptcli.parallel.world import World
+from gptcli.tokenizer.tokenizer import Tokenizer
+from gptcli.train.compiling import compiled
+from gptcli.train.config import RunConfig
+from gptcli.train.plan import Deadline, Plan
+from gptcli.train.start import Start
+
+if TYPE_CHECKING:  # it loads torch.distributed, which a process that trains alone does without
+    from gptcli.parallel.strategy import Strategy
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What the first rank tells the others of its plan."""
+
+    config: RunConfig
+    precision: str
+    parameters: int
+    memory_bytes: int
+    deadline: Deadline | None
+    directory: Path
+    tokenizer: Tokenizer
+    report: dict[str, Any]
+
+    @classmethod
+    def of(cls, plan: Plan) -> Decided:
+        # The clock is read by the first rank alone; the others follow it.
+        deadline = plan.deadline and replace(plan.deadline, clock=None)
+        numbers = (plan.config, plan.precision, plan.parameters, plan.memory_bytes, deadline)
+        return cls(*numbers, plan.data.directory, plan.data.tokenizer, plan.data.report)
+
+    def plan(self, start: Start | None) -> Plan:
+        """The plan of a rank that did not make it.
+
+        Raises:
+            DataError: the prepared data is not on this machine.
+        """
+        if not self.directory.is_dir():
+            raise DataError(
+                f"{self.directory}, which the first rank prepared, is not on this machine",
+                "let --cache-dir be a directory that all machines share",
+            )
+        config, data = self.config, assemble(self.directory, self.tokenizer, self.report, from_cache=True)
+        return Plan(
+            config=config,
+            chosen=(),
+            scan=None,
+            data=data,
+            batches=Batches(data.train, config.seq_len, config.seed, config.data.pack),
+            device=resolve_device(config.device),
+            precision=self.precision,
+            parameters=self.parameters,
+            memory_bytes=self.memory_bytes,
+            deadline=self.deadline,
+            start=start,
+        )
+
+
+def layout_of(user: RawConfig, world: World) -> Layout:
+    """How the user's settings lay out the ranks, before anything is read.
+
+    Raises:
+        UsageError: they cannot be laid out so.
+    """
+    settings = validate(ParallelConfig, with_origin(user.values.get("parallel", {}), "[parallel]"))
+    return lay_out(settings, world.rank, world.size)
+
+
+def require_shareable(plan: Plan, layout: Layout) -> None:
+    """Raises UsageError: the steps of this plan, or its model, cannot be shared so."""
+    train = plan.config.train
+    batch = f"train.tokens_per_step {train.tokens_per_step} by a length of {plan.config.seq_len}"
+    require_divisible(layout, plan.config.sequences_per_step, batch)
+    require_fitting(layout, plan.config.model, plan.precision)
+
+
+def shared_model(plan: Plan, world: World, layout: Layout) -> tuple[GPT, Strategy]:
+    """The model of this rank before its first step, and how the ranks train it together."""
+    from gptcli.parallel.strategy import Replicated, Sharded
+
+    config, cache_dir = plan.config, default_cache_dir()
+    if not layout.is_sharded:
+        model = plan.new_model()
+        loss_sum = compiled(model.loss_sum, cache_dir) if config.train.compile else model.loss_sum
+        return model, Replicated(model, world, layout, loss_sum)
+    from gptcli.parallel.sharded import build_sharded, compile_blocks
+
+    weights = starting_weights(plan)
+    model = build_sharded(config.model, weights, layout, config.parallel, plan.device, plan.precision)
+    model.recompute(config.recompute)
+    if config.train.compile:
+        compile_blocks(model, cache_dir)
+    return model, Sharded(model, world, layout)
+
+
+def starting_weights(plan: Plan) -> Iterator[tuple[str, Tensor]]:
+    """(name, whole tensor) of each weight before the first step."""
+    if plan.start:
+        return iter(plan.start.weights.items())
+    return initial_weights(build_model(plan.config.model, device="meta"), plan.config.seed)
