@@ -34,6 +34,8 @@ from gptcli.checkpoint.save import save_checkpoint
 from gptcli.errors import CheckpointError
 from ranks import run_ranks
 
+FUSED = {"qkv": torch.randn(13, 4, dtype=torch.float64), "bias": torch.randn(13).bfloat16()}
+
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -90,6 +92,15 @@ def test_the_files_are_safetensors_and_json_and_the_manifest_knows_each(saved: P
             assert file.keys()
 
 
+def test_the_same_tensors_are_the_same_bytes_in_whatever_order(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path / "run")
+    names = list(FUSED)
+    for step, order in enumerate((names, names[::-1]), start=1):
+        run_ranks(2, save_in_shards, run.path, step, {name: FUSED[name] for name in order})
+    first, second = ({path.name: path.read_bytes() for path in run.checkpoint_path(step).iterdir()} for step in (1, 2))
+    assert all(first[name] == second[name] for name in first if name != "manifest.json")
+
+
 def test_no_byte_is_saved_twice(saved: Path) -> None:
     path = RunDirectory(saved).checkpoint_path(2)
     whole = sum(tensor.nbytes for tensor in load_file(saved / "reference.safetensors").values())
@@ -103,9 +114,6 @@ def test_the_library_itself_reads_the_files(saved: Path) -> None:
     described = HuggingFaceStorageReader(str(RunDirectory(saved).checkpoint_path(2))).read_metadata()
     sizes = {name: tuple(entry.size) for name, entry in described.state_dict_metadata.items()}
     assert sizes == {name.partition(":")[2]: tuple(tensor.shape) for name, tensor in reference.items()}
-
-
-FUSED = {"qkv": torch.randn(13, 4, dtype=torch.float64), "bias": torch.randn(13).bfloat16()}
 
 
 @pytest.mark.parametrize("blocks", [(13,), (5, 5, 3), (1, 12)])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gptcli.checkpoint.pieces import Pieces
+from gptcli.checkpoint.pieces import Pieces, held
 from gptcli.checkpoint.run import RunDirectory
 from gptcli.checkpoint.save import needed_bytes, not_saved, prune, save_checkpoint
 from gptcli.checkpoint.together import on_all, on_first
@@ -96,7 +96,7 @@ def copied(parts: Parts, buffers: Parts) -> dict[str, dict[str, Tensor]]:
         for part, named in parts.items()
     }
     tensors = (tensor for named in parts.values() for tensor in named.values())
-    for device in {held.device for tensor in tensors for held in held_of(tensor) if held.is_cuda}:
+    for device in {here.device for tensor in tensors for here in held(tensor) if here.is_cuda}:
         torch.cuda.synchronize(device)
     return made
 
@@ -109,7 +109,3 @@ def copy_of(tensor: Tensor, buffer: Tensor | None) -> Tensor:
     if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
         buffer = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
     return buffer.copy_(tensor.detach(), non_blocking=True)
-
-
-def held_of(tensor: Tensor) -> list[Tensor]:
-    return tensor.tensors if isinstance(tensor, Pieces) else [tensor]

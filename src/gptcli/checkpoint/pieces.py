@@ -72,3 +72,8 @@ class Pieces(Tensor):
 
     def __get_tensor_shard__(self, index: MetadataIndex) -> Tensor:
         return next(piece.tensor for piece in self.pieces if piece.tensor.numel() and piece.offsets == index.offset)
+
+
+def held(tensor: Tensor) -> list[Tensor]:
+    """The tensors that this process has of one: its pieces, or itself."""
+    return tensor.tensors if isinstance(tensor, Pieces) else [tensor]

@@ -62,7 +62,8 @@ def save_shards(
         StorageError: on every rank, where one of them could not write; names the rank. Earlier checkpoints are
             untouched and nothing half-written is left.
     """
-    flat = {f"{part}/{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
+    # In one order whatever that of the parts, so that the same tensors are the same bytes.
+    flat = {f"{part}/{name}": named[name] for part, named in parts.items() for name in sorted(named)}
     needed = needed_bytes(parts) + len(strict_json.dumps(dict(state)).encode())
     with ExitStack() as opened:
         writer = ShardWriter(run, step, state, needed, opened)
@@ -129,7 +130,7 @@ class ShardWriter(StorageWriter):
         for file, items in files.items():
             tensors = {name: planner.resolve_data(item).detach().contiguous() for name, item in items.items()}
             offsets = {name: {"saved_offsets": list(item.index.offset)} for name, item in items.items()}
-            write_tensors(directory / file, tensors, {"format": "pt", OFFSETS_KEY: json.dumps(offsets)})
+            write_tensors(directory / file, tensors, {OFFSETS_KEY: json.dumps(offsets)})
             size, digest = (directory / file).stat().st_size, sha256_file(directory / file)
             results.append(WriteResult(MetadataIndex(file), size, digest))
         done: Future[list[WriteResult]] = Future()

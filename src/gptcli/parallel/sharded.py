@@ -176,6 +176,12 @@ def is_summed_by_heads(name: str) -> bool:
     return name.endswith((".q_norm.weight", ".k_norm.weight"))
 
 
+def local_weights(model: GPT) -> dict[str, Tensor]:
+    """name -> this rank's piece of every parameter, in its own memory; the parts of fused ones apart."""
+    drop_gathered(model)
+    return {name: local_of(parameter.detach()) for name, parameter in model.named_parameters()}
+
+
 def whole_weights(model: GPT) -> Iterator[tuple[str, Tensor]]:
     """(name, whole tensor) of every parameter in turn, gathered by all ranks; the parts of fused ones apart."""
     drop_gathered(model)
