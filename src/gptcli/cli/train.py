@@ -52,6 +52,10 @@ def train(
         options = ("--nproc", "--nnodes", "--rdzv", "--max-restarts")
         code = launch(Launch(nproc, nnodes, rdzv, max_restarts), arguments_of_ranks(sys.argv[1:], options))
         raise typer.Exit(code)
+    if rdzv is not None or nnodes != "1":
+        from gptcli.errors import UsageError
+
+        raise UsageError("--nnodes and --rdzv are for several processes", "say how many on each machine: --nproc N")
     from gptcli.train.clock import parse_duration, process_began
 
     began, max_seconds = process_began(), None if time is None else parse_duration(time)

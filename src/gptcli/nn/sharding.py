@@ -108,6 +108,8 @@ def owned_by(count: int, ranks: int) -> list[int]:
 
 def exchanged(pieces: Sequence[Tensor], cut: Cut, shape: torch.Size) -> list[Tensor]:
     """Along one cut: this rank's pieces of all weights -> those it owns, each of `shape`."""
+    if not pieces:  # then no rank of this cut has any
+        return []
     owned, extents = owned_by(len(pieces), cut.ranks), cut.extents(shape[cut.dim])
     row = shape.numel() // shape[cut.dim]
     sent = torch.cat([piece.movedim(cut.dim, 0).reshape(-1) for piece in pieces])
@@ -125,6 +127,8 @@ def exchanged(pieces: Sequence[Tensor], cut: Cut, shape: torch.Size) -> list[Ten
 def returned(owned: Sequence[Tensor], cut: Cut, shape: torch.Size, count: int, empty: Tensor) -> list[Tensor]:
     """Along one cut: the weights that this rank owns, each of `shape` -> its pieces of all `count`; `empty` is sent
     where it owns none."""
+    if not count:
+        return []
     many, extents = owned_by(count, cut.ranks), cut.extents(shape[cut.dim])
     row, extent = shape.numel() // shape[cut.dim], extents[cut.rank]
     rows = [weight.movedim(cut.dim, 0).split(extents) for weight in owned]

@@ -63,6 +63,8 @@ class World:
         self.messages = 0
         self.timeout = MEETING_SECONDS
         self.is_connected = False
+        self.watcher = threading.Thread(target=self.watch, name="watch", daemon=True)
+        self.is_done = threading.Event()
 
     @property
     def is_first(self) -> bool:
@@ -92,7 +94,7 @@ class World:
 
     def __enter__(self) -> Self:
         if self.size > 1:
-            threading.Thread(target=self.watch, name="watch", daemon=True).start()
+            self.watcher.start()
         return self
 
     def __exit__(
@@ -100,8 +102,12 @@ class World:
     ) -> None:
         if isinstance(error, Exception) and (self.size > 1 or LAUNCH_VARIABLE in os.environ):
             self.fail(error)
-        if self.size > 1 and error is None:
-            self.first(lambda: None)  # what the first rank does last may fail, and then all have failed
+        if self.size > 1:
+            if error is None:
+                self.first(lambda: None)  # what the first rank does last may fail, and then all have failed
+            # A thread that Python ends by force within a call into C++ would abort the process.
+            self.is_done.set()
+            self.watcher.join()
             if self.is_connected:
                 torch.distributed.destroy_process_group()
 
@@ -114,7 +120,8 @@ class World:
             address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
             store = self.below(TCPStore(address, port, is_master=False))
             while not store.check([FAILURE_KEY]):
-                time.sleep(LOOK_SECONDS)
+                if self.is_done.wait(LOOK_SECONDS):
+                    return
             failure = json.loads(store.get(FAILURE_KEY))
         except RuntimeError:  # whoever started the ranks is gone
             os._exit(1)

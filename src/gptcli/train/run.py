@@ -157,9 +157,10 @@ def train_together(request: TrainRequest, world: World, stop: StopRequest) -> di
 def run_of_launch(request: TrainRequest, world: World) -> RunDirectory | None:
     """The run to go on with: the one that the same launcher's ranks have begun before, or as the user says."""
     begun = world.recall(RUN_KEY)
-    if begun is not None and RunDirectory.is_run(Path(begun)):
-        return RunDirectory.open(Path(begun))
-    return None if begun is not None else resumable_run(request)
+    if begun is None:
+        return resumable_run(request)
+    say(f"{world.size} ranks are started anew, to go on with {begun}")
+    return RunDirectory.open(Path(begun)) if RunDirectory.is_run(Path(begun)) else None
 
 
 def new_run(request: TrainRequest, plan: Plan, world: World) -> RunDirectory:

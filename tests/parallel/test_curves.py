@@ -1,0 +1,45 @@
+"""However the ranks share a training, it sees the same tokens and follows the same curve as one process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from parallel.curves import FSDP, LIMIT, WAYS, Way, curve, reference
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return reference(tmp_path_factory.mktemp("curves"))
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: f"{way.name.partition(':')[0]}-{way.ranks}")
+def test_ranks_follow_the_curve_of_one_process(way: Way, one: Path) -> None:
+    found = curve(way, one)
+    assert found.is_same_tokens
+    assert found.loss < LIMIT and found.val_loss < LIMIT and found.grad_norm < 1e-3
+
+
+OTHER_SHAPES = {
+    "the fast family's slots, AdamW": {
+        "model.smear": "true", "model.bigram_buckets": 64, "model.mlp": "relu2", "model.tie_embeddings": "false",
+        "optim.name": "adamw", "train.precision": "fp32",
+    },
+    "GPT-2's shape, documents apart, ragged batches": {
+        "model.norm": "layernorm", "model.position": "learned", "model.mlp": "gelu_tanh", "model.qk_norm": "false",
+        "model.bias": "true", "data.pack": "document", "train.batch_size": 3,
+    },
+    "recomputed blocks": {"train.activation_checkpointing": "selective"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", OTHER_SHAPES.values(), ids=OTHER_SHAPES)
+def test_every_slot_is_cut_up_right(shape: dict[str, object], tmp_path: Path) -> None:
+    settings = {key.replace(".", "__"): value for key, value in shape.items()} | {"train__max_steps": 12}
+    one = reference(tmp_path, **settings)
+    found = curve(Way("fsdp + tensor", 4, {**FSDP, "parallel.tensor": 2}), one, **settings)
+    assert found.is_same_tokens
+    assert found.loss < LIMIT and found.val_loss < LIMIT and found.grad_norm < 1e-3
