@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 LAUNCH_VARIABLE = "GPTCLI_LAUNCH"
 """Names a directory of our own launcher, in which a rank leaves word of why all of them ended."""
+MEETING_VARIABLE = "GPTCLI_MEETING"
+"""Names the meeting of machines for which this rank was started, the same for all of its ranks."""
 FAILURE_NAME = "failure.json"
 FAILURE_KEY = "failure"
 MEETING_SECONDS = 300.0
@@ -81,10 +83,15 @@ class World:
         base, rank, size = next(rendezvous("env://", timeout=timedelta(seconds=MEETING_SECONDS)))
         if rank:
             console.silence()
-        attempt = f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}-{size}"
+        local_rank = int(os.environ.get("LOCAL_RANK", rank))
+        if local_rank == 0 and LAUNCH_VARIABLE in os.environ:  # why the ranks before these ended counts no more
+            (Path(os.environ[LAUNCH_VARIABLE]) / FAILURE_NAME).unlink(missing_ok=True)
+        # Each machine's launcher counts its own restarts; of several machines only the meeting's name is the same.
+        start = os.environ.get(MEETING_VARIABLE) or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        attempt = f"{start}-{size}"
         # Ranks that replace others after a change of machines count as the same attempt.
         turn = base.add(f"gptcli/{attempt}/{rank}", 1)
-        return cls(rank, size, int(os.environ.get("LOCAL_RANK", rank)), base, f"gptcli/{attempt}/{turn}")
+        return cls(rank, size, local_rank, base, f"gptcli/{attempt}/{turn}")
 
     def below(self, base: Any) -> Any:
         """The keys of these ranks in `base`."""
