@@ -121,6 +121,8 @@ def test_a_job_shrinks_to_one_host_and_grows_again(tmp_path: Path, environment: 
             assert one.wait_for(lambda: bool(set(one.ranks().values()) - lost))
             reached = last_step(run)
             assert one.wait_for(lambda: last_step(run) not in (0, reached))
+            resumed = newest_good(run)
+            assert one.wait_for(lambda: last_step(run) > resumed + INTERVAL)
             alone = one.ranks()[0]
             os.kill(alone, signal.SIGSTOP)  # so that it is not done before the other one is back
             with Job(arguments, tmp_path, inside=there, **given) as back:

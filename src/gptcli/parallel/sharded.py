@@ -148,14 +148,6 @@ def local_of(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def as_piece_of(parameter: Tensor, piece: Tensor) -> Tensor:
-    """A tensor of this rank, such as a moment, as the piece of a whole one that is cut up as `parameter` is."""
-    if not isinstance(parameter, DTensor):
-        return piece
-    where = (parameter.device_mesh, parameter.placements)
-    return DTensor.from_local(piece, *where, run_check=False, shape=parameter.shape, stride=parameter.stride())
-
-
 def sharding_of(tensor: Tensor) -> Sharding:
     """How a parameter is cut up; one that is whole has no cuts."""
     size = torch.distributed.get_world_size()
