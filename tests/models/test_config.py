@@ -123,10 +123,10 @@ def test_parameter_infos_tell_roles_and_fused_matrices() -> None:
     assert [info.name for info in infos.values()] == [name for name, _ in model.named_parameters()]
     assert infos["embedding.weight"].kind == "embedding"
     assert infos["head.weight"].kind == "head"
-    assert infos["blocks.0.attention.qkv.weight"][2:] == ("matrix", (128, 64, 64))
-    assert infos["blocks.3.mlp.up.weight"][2:] == ("matrix", (352, 352))
-    assert infos["blocks.3.mlp.down.weight"][2:] == ("matrix", ())
-    assert infos["blocks.1.attention.qkv.bias"][2:] == ("vector", ())
+    assert infos["blocks.0.attention.qkv.weight"][2:4] == ("matrix", (128, 64, 64))
+    assert infos["blocks.3.mlp.up.weight"][2:4] == ("matrix", (352, 352))
+    assert infos["blocks.3.mlp.down.weight"][2:4] == ("matrix", ())
+    assert infos["blocks.1.attention.qkv.bias"][2:4] == ("vector", ())
     assert infos["blocks.1.attention.k_norm.weight"].kind == "vector"
     for info in infos.values():
         assert not info.splits or sum(info.splits) == info.tensor.shape[0]

@@ -5,6 +5,7 @@ Shapes: B batch, T time, C n_embd.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import assert_never
 
@@ -95,6 +96,8 @@ class Block(nn.Module):
         self.layer, self.window = layer, config.window(layer)
         self.recompute: Recompute = "none"
         """What of a training pass is not kept for the backward pass, but computed again."""
+        self.compiled: Callable[..., Tensor] | None = None
+        """A compiled form of `compute` for training passes; others have too many shapes to be compiled."""
         self.parallel_residual, self.norm_first = config.parallel_residual, config.norm_place == "before"
         self.attention_norm = build_norm(config)
         self.attention = Attention(
@@ -116,7 +119,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, rotary: Rotary | None, mask: Tensor | None, cache: KVCache | None = None) -> Tensor:
         """x (B, T, C) -> (B, T, C)"""
-        return recomputed(self.compute, self.recompute if self.training else "none", x, rotary, mask, cache)
+        if self.training:
+            return recomputed(self.compiled or self.compute, self.recompute, x, rotary, mask, cache)
+        return self.compute(x, rotary, mask, cache)
 
     def compute(self, x: Tensor, rotary: Rotary | None, mask: Tensor | None, cache: KVCache | None) -> Tensor:
         attended = self.attend(x, rotary, mask, cache)
@@ -127,9 +132,11 @@ class Block(nn.Module):
 
     def attend(self, x: Tensor, rotary: Rotary | None, mask: Tensor | None, cache: KVCache | None) -> Tensor:
         """What attention adds to x (B, T, C)."""
+        # Without a cache all blocks do the same, and are compiled as one.
+        place = (rotary, mask) if cache is None else (rotary, mask, cache, self.layer)
         if self.norm_first:
-            return self.attention(self.attention_norm(x), rotary, mask, cache, self.layer)
-        return self.attention_norm(self.attention(x, rotary, mask, cache, self.layer))
+            return self.attention(self.attention_norm(x), *place)
+        return self.attention_norm(self.attention(x, *place))
 
     def transform(self, x: Tensor) -> Tensor:
         """What the MLP adds to x (B, T, C)."""

@@ -69,8 +69,8 @@ def launch(settings: Launch, arguments: Sequence[str]) -> int:
     from gptcli.parallel.meeting import register
 
     register()
-
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // settings.nproc)))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // settings.nproc)))
     os.environ.setdefault("TORCHELASTIC_SIGNALS_TO_HANDLE", SIGNALS)
     with tempfile.TemporaryDirectory(prefix="gptcli-") as folder:
         os.environ[LAUNCH_VARIABLE] = folder

@@ -117,7 +117,7 @@ def shard(model: GPT, mesh: DeviceMesh, settings: ParallelConfig, device: torch.
 def compile_blocks(model: GPT, cache_dir: Path) -> None:
     """Compile what each block computes, at its first call; what FSDP does around a block stays outside."""
     for block in model.blocks:
-        block.compute = compile_whole(block.compute, "a block", "set train.compile=false", cache_dir, dynamic=False)
+        block.compiled = compile_whole(block.compute, "a block", "set train.compile=false", cache_dir, dynamic=False)
 
 
 def fill(model: GPT, weights: Iterable[tuple[str, Tensor]]) -> None:

@@ -154,6 +154,8 @@ class World:
 
     def lost(self, error: Exception) -> str | None:
         """What to say of an error that means that another rank does not answer; none where it means something else."""
+        if not isinstance(error, RuntimeError):  # as all of torch.distributed's errors are
+            return None
         text = f"{type(error).__name__} {error}"
         is_late = any(word in text for word in ("Timed out", "timed out", "timeout"))
         if not is_late and not any(

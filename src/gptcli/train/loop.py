@@ -64,9 +64,9 @@ class Trainer:
         world: World | None = None,
         strategy: Strategy | None = None,
     ) -> None:
-        config = plan.config
+        config, train = plan.config, plan.config.train
         self.plan, self.model, self.run_directory = plan, model, run
-        self.config, self.train_config = config, config.train
+        self.config, self.train_config = config, train
         self.world, self.strategy = world or World(), strategy
         self.optimizer = build_optimizer(strategy.infos if strategy else model.parameter_infos(), config.optim)
         is_compiled = config.train.compile and strategy is None  # what several ranks share was compiled before
@@ -77,8 +77,8 @@ class Trainer:
             loss_sum,
             device=plan.device,
             precision=plan.precision,
-            grad_clip=config.train.grad_clip,
-            max_spike=config.train.max_spike,
+            grad_clip=train.grad_clip,
+            max_spike=train.max_spike,
             strategy=strategy,
         )
         share = Share(strategy.layout.data_rank, strategy.layout.data_ranks) if strategy else WHOLE
@@ -86,9 +86,8 @@ class Trainer:
         self.unread: deque[tuple[int, PendingStep]] = deque()
         self.position, self.pace = Position(), plan.new_pace()
         self.journal = Journal(run, config, writes=self.world.is_first)
-        train = config.train
+        # Of ranks that each save a part; none where one saves all.
         self.group = self.world.group_aside() if strategy and strategy.layout.is_sharded else None
-        """Of ranks that each save a part; none where one saves all."""
         kept = {"keep_last": train.keep_last, "keep_best": train.keep_best, "keep_every_steps": train.keep_every_steps}
         self.saver = BackgroundSaver(run, group=self.group, **kept)
 
@@ -105,10 +104,8 @@ class Trainer:
                 "restore the corpus, or start a new run with another --out",
             )
         self.load_weights(checkpoint.tensors["model"])
-        if self.strategy is not None:
-            self.strategy.load_optimizer_state(self.optimizer, checkpoint.tensors["optimizer"], state["optimizer"])
-        else:
-            restore_state(self.optimizer, checkpoint.tensors["optimizer"], state["optimizer"])
+        load_state = self.strategy.load_optimizer_state if self.strategy is not None else restore_state
+        load_state(self.optimizer, checkpoint.tensors["optimizer"], state["optimizer"])
         if state["scaler"]:
             self.stepper.scaler.load_state_dict(state["scaler"])
         if state.get("spikes") and self.stepper.spikes:
@@ -271,6 +268,7 @@ class Trainer:
             Interrupted: a signal asks to stop.
         """
         position = self.position
+        self.world.work = f"the evaluation after step {position.step}"
         with self.pace.timing("evaluate"):
             loss = shard_loss(
                 self.model,
@@ -346,6 +344,7 @@ class Trainer:
             return
         self.read_results()
         self.tell_if_unsaved()
+        self.world.work = f"the checkpoint of step {position.step}"
         with self.pace.timing("save"):
             parts, optimizer = self.parts()
             if self.group is None and not self.world.is_first:
