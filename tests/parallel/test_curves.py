@@ -43,3 +43,10 @@ def test_every_slot_is_cut_up_right(shape: dict[str, object], tmp_path: Path) ->
     found = curve(Way("fsdp + tensor", 4, {**FSDP, "parallel.tensor": 2}), one, **settings)
     assert found.is_same_tokens
     assert found.loss < LIMIT and found.val_loss < LIMIT and found.grad_norm < 1e-3
+
+
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+def test_blocks_that_are_compiled_by_themselves_follow_the_curve(tmp_path: Path) -> None:
+    one = reference(tmp_path, train__max_steps=6)
+    found = curve(Way("fsdp", 2, {**FSDP, "train.compile": "true"}), one, train__max_steps=6)
+    assert found.loss < LIMIT and found.val_loss < LIMIT
