@@ -26,7 +26,7 @@ def test_ranks_follow_the_curve_of_one_process(way: Way, one: Path) -> None:
 OTHER_SHAPES = {
     "the fast family's slots, AdamW": {
         "model.smear": "true", "model.bigram_buckets": 64, "model.mlp": "relu2", "model.tie_embeddings": "false",
-        "optim.name": "adamw", "train.precision": "fp32",
+        "optim.name": "adamw", "optim.ns_precision": None,
     },
     "GPT-2's shape, documents apart, ragged batches": {
         "model.norm": "layernorm", "model.position": "learned", "model.mlp": "gelu_tanh", "model.qk_norm": "false",
