@@ -44,9 +44,8 @@ def train_command(corpus: Path | None, run: Path, *options: str, **settings: obj
     assignments = SETTINGS if corpus else {}
     assignments = {**assignments, **{key.replace("__", "."): value for key, value in settings.items()}}
     command = [sys.executable, "-m", "gptcli", "train", *([str(corpus)] if corpus else []), "--out", str(run), *options]
-    return command + [
-        part for key, value in assignments.items() if value is not None for part in ("--set", f"{key}={value}")
-    ]
+    texts = [f"{key}={value}" for key, value in assignments.items() if value is not None]
+    return command + [part for text in texts for part in ("--set", text)]
 
 
 def environment(cache: Path) -> dict[str, str]:
