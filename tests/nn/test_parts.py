@@ -113,10 +113,11 @@ def test_devices_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch)
         devices.resolve_device("cuda:2")
 
 
-def test_auto_precision_is_fp32_on_the_cpu_and_bf16_where_cuda_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert devices.resolve_precision(torch.device("cpu"), "auto") == "fp32"
-    assert devices.resolve_precision(torch.device("cpu"), "bf16") == "bf16"
+def test_auto_precision_is_bf16_where_the_hardware_is_fast_at_it(monkeypatch: pytest.MonkeyPatch) -> None:
     for supported, expected in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr(devices, "multiplies_bf16", lambda is_so=supported: is_so)
+        assert devices.resolve_precision(torch.device("cpu"), "auto") == expected
+        assert devices.resolve_precision(torch.device("cpu"), "bf16") == "bf16"
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, is_so=supported: is_so)
         assert devices.resolve_precision(torch.device("cuda"), "auto") == expected
 

@@ -18,6 +18,9 @@ from gptcli.nn.layers import Linear
 from gptcli.nn.norm import RMSNorm
 from gptcli.nn.rope import Rotary, apply_rotary
 
+MAX_PRODUCT_SCORES = 512**2
+"""Scores T * S of one head up to which a CPU in bf16 is faster with them written out than with torch's fused kernel."""
+
 AttentionFunction = Callable[[Tensor, Tensor, Tensor, Tensor | None, float], Tensor]
 
 
@@ -41,13 +44,45 @@ def attention_reference(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = N
 
 def attention_fast(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
     """The same as `attention_reference` through torch's fused kernels; without a mask T must be S or 1."""
-    is_causal = mask is None and q.shape[2] > 1
+    T, S = q.shape[2], k.shape[2]
+    is_causal = mask is None and T > 1
+    if T > 1 and T * S <= MAX_PRODUCT_SCORES and is_bf16_on_cpu(q):
+        return attention_by_products(q, k, v, mask, dropout)
     queries_per_key = q.shape[1] // k.shape[1]
     if queries_per_key > 1 and q.is_cuda and (mask is not None or q.dtype == torch.float32):
         # CUDA's flash kernel takes neither masks nor fp32; its memory-efficient kernel takes both, but no groups.
         k, v = (x.repeat_interleave(queries_per_key, dim=1) for x in (k, v))  # (B, H, S, D)
         queries_per_key = 1
     return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=is_causal, enable_gqa=queries_per_key > 1)
+
+
+def is_bf16_on_cpu(x: Tensor) -> bool:
+    """Whether x is on the CPU and products with it are in bf16, by its dtype or by autocast."""
+    if x.device.type != "cpu":
+        return False
+    if torch.is_autocast_enabled("cpu"):
+        return torch.get_autocast_dtype("cpu") == torch.bfloat16 and x.dtype != torch.float64
+    return x.dtype == torch.bfloat16
+
+
+def attention_by_products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
+    """The same as `attention_reference` in bf16, the scores (B, H, T, S) being bf16 too.
+
+    torch's fused kernel for the CPU multiplies small tiles, at a small part of the rate of a whole product.
+    """
+    with torch.autocast("cpu", enabled=False):  # it would turn the scores into fp32
+        B, H, T, D = q.shape
+        queries_per_key = H // k.shape[1]
+        if queries_per_key > 1:
+            k, v = (x.repeat_interleave(queries_per_key, dim=1) for x in (k, v))  # (B, H, S, D)
+        q, k, v = (x.to(torch.bfloat16).flatten(0, 1) for x in (q, k, v))  # (B*H, T, D), (B*H, S, D) twice
+        S = k.shape[1]
+        if mask is None:
+            bias = q.new_full((T, S), -math.inf).triu(S - T + 1)
+        else:
+            bias = q.new_zeros(mask.shape).masked_fill_(~mask, -math.inf).expand(B, H, T, S).flatten(0, 1)
+        scores = torch.baddbmm(bias, q, k.mT, alpha=1 / math.sqrt(D))  # (B*H, T, S)
+        return (F.dropout(scores.softmax(dim=-1), dropout) @ v).view(B, H, T, D)
 
 
 class Attention(nn.Module):

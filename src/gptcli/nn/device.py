@@ -10,6 +10,7 @@ import torch
 
 from gptcli.errors import UsageError
 from gptcli.nn.float8 import require_float8
+from gptcli.nn.processor import multiplies_bf16
 
 Precision = Literal["auto", "fp32", "bf16", "fp16", "fp8"]
 ResolvedPrecision = Literal["fp32", "bf16", "fp16", "fp8"]
@@ -49,7 +50,7 @@ def resolve_device(name: str = "auto") -> torch.device:
 
 
 def resolve_precision(device: torch.device, precision: Precision) -> ResolvedPrecision:
-    """`auto` is bf16 on a CUDA device whose hardware computes in it, and fp32 elsewhere.
+    """`auto` is bf16 where the hardware computes in it, on CUDA and on a CPU, and fp32 elsewhere.
 
     Raises:
         UsageError: fp8, which this device or installation cannot do.
@@ -58,9 +59,18 @@ def resolve_precision(device: torch.device, precision: Precision) -> ResolvedPre
         require_float8(device)
     if precision != "auto":
         return precision
-    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-        return "bf16"
-    return "fp32"
+    return "bf16" if computes_in_bf16(device) else "fp32"
+
+
+def computes_in_bf16(device: torch.device) -> bool:
+    """Whether bf16 is faster than fp32 here, not merely possible."""
+    match device.type:
+        case "cuda":
+            return torch.cuda.is_bf16_supported(including_emulation=False)
+        case "cpu":
+            return multiplies_bf16()
+        case _:
+            return False
 
 
 def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[object]:

@@ -5,12 +5,11 @@ Shapes: N rows of input, I and O input and output width.
 
 from __future__ import annotations
 
-from functools import cache
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from gptcli.nn.processor import is_amd
 
 LARGEST_INT8 = 127
 
@@ -29,18 +28,13 @@ def packs(weight: Tensor) -> bool:
     return on_cpu and weight.dtype == torch.float32
 
 
-@cache
 def least_packed_rows() -> int:
     """From so many rows of input on, a packed matrix is read faster than a plain one.
 
     A plain one goes through MKL, which reads it at the memory's rate for a single row on an Intel processor, and at two
-    fifths of it on one of AMD's (measured). By the maker and not by a trial, so that a text is the same every time.
+    fifths of it on one of AMD's (measured).
     """
-    try:
-        is_amd = "AuthenticAMD" in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        is_amd = False
-    return 1 if is_amd else 4
+    return 1 if is_amd() else 4
 
 
 class PackedLinear(nn.Module):

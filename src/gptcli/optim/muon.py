@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
+from gptcli.nn.device import computes_in_bf16
 from gptcli.nn.sharding import Sharding, from_owners, to_owners
 
 AdjustLr = Literal["match_rms_adamw", "original"]
@@ -40,9 +41,10 @@ def newton_schulz(matrices: Tensor, steps: int, dtype: torch.dtype) -> Tensor:
     return x.mT if tall else x
 
 
-def newton_schulz_dtype(device: torch.device) -> torch.dtype:
-    """bf16 on CUDA, where it is fast and precise enough; fp32 elsewhere (bf16 products crawl on most CPUs)."""
-    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported(False) else torch.float32
+def newton_schulz_dtype(parameter: Tensor) -> torch.dtype:
+    """bf16, which is precise enough, where it is fast; fp32 elsewhere, and for parameters that are more precise."""
+    is_fast = parameter.dtype != torch.float64 and computes_in_bf16(parameter.device)
+    return torch.bfloat16 if is_fast else torch.float32
 
 
 def lr_scale(adjust_lr: AdjustLr, rows: int, columns: int) -> float:
@@ -116,7 +118,7 @@ class Muon(torch.optim.Optimizer):
         # buffer -= (1 - momentum) (buffer - grad): a running mean, and the kernel leaves clipped gradients behind.
         self.descend(buffers, grads, lr=1 - momentum, weight_decay=1.0, maximize=True, grad_scale=self.grad_scale)
         updates = torch._foreach_lerp(grads, buffers, momentum) if group["nesterov"] else buffers
-        dtype = self.ns_dtype or newton_schulz_dtype(params[0].device)
+        dtype = self.ns_dtype or newton_schulz_dtype(params[0])
         steps = group["ns_steps"]
         if self.shardings:
             for sharding, pieces in batches_of_one_sharding(params, updates, self.shardings):

@@ -86,8 +86,9 @@ class TrainerConfig(Config):
     """What such a sample begins with; empty: the start of a document."""
 
     precision: Literal["auto", "fp32", "bf16", "fp16", "fp8"] = "auto"
-    """Number format of matrix products; auto: bf16 on a CUDA device that has it, fp32 elsewhere. Weights stay fp32.
-    With fp8 the blocks' products are in 8 bits, on CUDA from Ada and Hopper on (`pip install 'gptcli[fp8]'`)."""
+    """Number format of matrix products; auto: bf16 on a CUDA device or a CPU that is fast at it, else fp32.
+    Weights stay fp32. With fp8 the blocks' products are in 8 bits, on CUDA from Ada and Hopper on
+    (`pip install 'gptcli[fp8]'`)."""
 
     tf32: bool = True
     """Allow TensorFloat-32 in fp32 matrix products on CUDA."""
