@@ -107,7 +107,8 @@ def test_a_host_that_dies_and_comes_back_changes_no_bit(tmp_path: Path, environm
 def test_a_job_shrinks_to_one_host_and_grows_again(tmp_path: Path, environment: dict[str, str]) -> None:
     """With another number of ranks sums are added in another order: the weights are the same up to that."""
     corpus, run, whole = make_corpus(tmp_path), tmp_path / "run", tmp_path / "whole"
-    settings = {"parallel__strategy": "fsdp", "train__max_steps": STEPS, "model__dropout": 0}
+    numbers = {"train__precision": "fp32", "optim__name": "muon", "optim__ns_precision": "fp32"}
+    settings = {"parallel__strategy": "fsdp", "train__max_steps": STEPS, "model__dropout": 0} | numbers
     with Job(train_command(corpus, whole, **settings), tmp_path, environment=environment) as job:
         assert job.wait() == 0, job.said
     with machines(tmp_path) as (here, there, place):
