@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from itertools import pairwise
@@ -18,6 +19,7 @@ from gptcli.evaluate.shards import ShardLoss, shard_loss, window_starts
 from gptcli.models.config import ModelConfig
 from gptcli.models.gpt import GPT, build_model
 from gptcli.nn.loss import IGNORE_INDEX, token_losses
+from gptcli.parallel.layout import Layout
 
 CONFIG = ModelConfig(vocab_size=31, context_length=16, n_layer=1, n_head=2, n_embd=16, init_std=0.5, dropout=0.5)
 CPU = torch.device("cpu")
@@ -74,6 +76,39 @@ def test_whole_split_scores_every_token_but_the_first_once(
     assert found.tokens == len(expected) == length - 1
     assert found.loss == pytest.approx(sum(expected) / len(expected), abs=1e-12)
     assert found.bits_per_byte == pytest.approx(sum(expected) / math.log(2) / (3 * length), rel=1e-12)
+
+
+class Dealt:
+    """The strategy of a rank that writes down what it would add to a sum over the ranks."""
+
+    def __init__(self, rank: int, ranks: int) -> None:
+        self.layout = Layout(rank, replicas=ranks)
+        self.asked = 0
+
+    def sum_over_data(self, numbers: list[float]) -> list[float]:
+        self.own = numbers
+        return numbers
+
+    def never(self) -> bool:
+        self.asked += 1
+        return False
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 9])
+@pytest.mark.parametrize("length", [9, 100, 129])
+def test_ranks_score_every_token_once_in_as_many_batches_each(
+    model: GPT, shards_of: Shards, length: int, ranks: int
+) -> None:
+    shards = shards_of(length)
+    whole = measure(model, shards, batch_size=2)
+    strategies = [Dealt(rank, ranks) for rank in range(ranks)]
+    for strategy in strategies:
+        with contextlib.suppress(ZeroDivisionError):  # a rank that has nothing to score: here nobody adds up
+            measure(model, shards, batch_size=2, strategy=strategy, give_up=strategy.never)
+    nats, tokens = (sum(numbers) for numbers in zip(*(strategy.own for strategy in strategies), strict=True))
+    assert tokens == whole.tokens
+    assert nats / tokens == pytest.approx(whole.loss, abs=1e-12)
+    assert len({strategy.asked for strategy in strategies}) == 1
 
 
 def test_part_of_a_split_scores_windows_spread_evenly(model: GPT, shards_of: Shards) -> None:

@@ -13,6 +13,7 @@ from faults.disk import can_mount, disk_campaign
 from faults.hostile import hostile_campaign
 from faults.in_place import baseline_campaign
 from faults.kills import MOST_STEPS_LOST, kill_campaign
+from faults.lost_ranks import lost_rank_campaign
 from faults.nursery import Nursery
 from faults.races import race_campaign
 from faults.signals import signal_campaign
@@ -80,6 +81,21 @@ def damage(folder: Path, part: float, seed: int) -> list[Row]:
     ]  # fmt: skip
 
 
+def ranks(folder: Path, part: float, seed: int) -> list[Row]:
+    found = lost_rank_campaign(folder, part_of(30, part), seed=seed)
+    failures = [*found.failures, *["a checkpoint was lost"] * found.lost_checkpoints]
+    if found.most_steps_lost > MOST_STEPS_LOST:
+        failures.append(f"{found.most_steps_lost} steps were lost")
+    how = ", ".join(f"{strategy} {count}" for strategy, count in found.trials.items())
+    said = (
+        f"{found.within_a_save} within a save, {found.before_the_first_step} before the first step after a start; "
+        f"{found.lost_checkpoints} checkpoints lost, at most {found.most_steps_lost} steps; {len(found.failures)} of "
+        f"{found.runs} trainings did not end as the undisturbed one, bit for bit; it went on after at most "
+        f"{found.longest_restart:.0f} s"
+    )
+    return [Row(f"SIGKILL of one rank of two ({how})", sum(found.trials.values()), said, failures)]
+
+
 def numbers(folder: Path, part: float, seed: int) -> list[Row]:
     with nursery_in(folder) as (nursery, work):
         found = number_campaign(nursery, work)
@@ -114,6 +130,7 @@ def baseline(folder: Path, part: float, seed: int) -> list[Row]:
 
 CAMPAIGNS: dict[str, Callable[[Path, float, int], list[Row]]] = {
     "kills": kills,
+    "ranks": ranks,
     "signals": signals,
     "disk": disk,
     "damage": damage,

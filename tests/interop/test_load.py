@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from checkpoint.sharded import save_in_shards
 from gptcli.checkpoint.run import RunDirectory
 from gptcli.checkpoint.save import save_checkpoint
 from gptcli.config import Config, dump_toml
@@ -15,6 +16,7 @@ from gptcli.interop.huggingface import write_huggingface
 from gptcli.interop.load import load_model
 from gptcli.models.config import ModelConfig
 from gptcli.storage import write_atomic
+from ranks import run_ranks
 
 
 class Resolved(Config):
@@ -56,6 +58,19 @@ def test_a_run_computes_what_the_trained_model_did(our_model, tokenizer, some_id
     write_atomic(run.config_path, dump_toml(Resolved(model=model.config)))
     tokenizer.save(run.path)
     save_checkpoint(run, 1, {"model": model.state_dict()}, {"val_loss": None})
+    torch.testing.assert_close(load_model(run.path).model(some_ids), model(some_ids), atol=0, rtol=0)
+
+
+@torch.no_grad()
+def test_a_run_whose_ranks_saved_a_part_each_computes_what_the_trained_model_did(
+    our_model, tokenizer, some_ids, tmp_path
+):
+    model = our_model(n_kv_head=2)
+    run = RunDirectory.create(tmp_path / "run")
+    write_atomic(run.config_path, dump_toml(Resolved(model=model.config)))
+    tokenizer.save(run.path)
+    run_ranks(2, save_in_shards, run.path, 1, model.state_dict())
+    assert not (run.checkpoint_path(1) / "model.safetensors").exists()
     torch.testing.assert_close(load_model(run.path).model(some_ids), model(some_ids), atol=0, rtol=0)
 
 

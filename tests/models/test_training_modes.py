@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gptcli.models.config import ModelConfig
 from gptcli.models.gpt import GPT, build_model
 from gptcli.nn.attention import attention_fast, attention_reference
 from gptcli.nn.device import autocast
 from gptcli.nn.mask import attention_mask
+from gptcli.nn.recompute import Recompute
 
 IDS = torch.randint(31, (2, 16), generator=torch.Generator().manual_seed(0))
 TARGETS = torch.randint(31, (2, 16), generator=torch.Generator().manual_seed(1))
@@ -34,6 +36,36 @@ def test_checkpointing_gives_the_same_gradient(dropout: float) -> None:
         torch.manual_seed(0)
         results.append(loss_and_gradients(model_of(activation_checkpointing=recompute, dropout=dropout).train()))
     torch.testing.assert_close(results[0], results[1])
+
+
+@pytest.mark.parametrize("mode", ["full", "selective"])
+@pytest.mark.parametrize("shape", [{}, GPT2, {"dropout": 0.2, "n_kv_head": 2}])
+def test_recomputing_gives_the_same_gradient(mode: Recompute, shape: dict) -> None:
+    results = []
+    for recompute in ("none", mode):
+        torch.manual_seed(0)
+        results.append(loss_and_gradients(model_of(**shape).recompute(recompute).train()))
+    torch.testing.assert_close(results[0], results[1], rtol=0, atol=0)
+
+
+class Products(TorchDispatchMode):
+    """Counts the matrix products that are computed."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        self.count += function in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
+        return function(*arguments, **(options or {}))
+
+
+def test_selective_recomputing_repeats_no_matrix_product() -> None:
+    counts = {}
+    for mode in ("none", "full", "selective"):
+        model = model_of().recompute(mode).train()
+        with Products() as products:
+            loss_and_gradients(model)
+        counts[mode] = products.count
+    assert counts["selective"] == counts["none"] < counts["full"]
 
 
 def test_checkpointing_keeps_less() -> None:

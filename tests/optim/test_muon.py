@@ -44,6 +44,7 @@ def run_both(ours: torch.optim.Optimizer, reference: torch.optim.Optimizer, grad
 def test_muon_is_torchs_step_for_step(adjust_lr, nesterov, give_gradients, torch_muon_in_fp32) -> None:
     ours, reference = matrices(), matrices()
     config = MuonConfig(lr=0.02, weight_decay=0.1, momentum=0.9, nesterov=nesterov, ns_steps=4, adjust_lr=adjust_lr)
+    config = config.model_copy(update={"ns_precision": "fp32"})
     optimizer = build_optimizer(as_infos(ours), config)
     torchs = torch.optim.Muon(
         reference, lr=0.02, weight_decay=0.1, momentum=0.9, nesterov=nesterov, ns_steps=4, adjust_lr_fn=adjust_lr
@@ -77,7 +78,7 @@ def test_fused_matrices_are_updated_as_separate_ones(give_gradients, torch_muon_
     splits = (8, 4, 4)
     ours = matrices([(16, 8), (16, 8)])
     parts = [[nn.Parameter(rows.detach().clone()) for rows in parameter.split(splits)] for parameter in ours]
-    optimizer = build_optimizer(as_infos(ours, splits), MuonConfig(lr=0.02))
+    optimizer = build_optimizer(as_infos(ours, splits), MuonConfig(lr=0.02, ns_precision="fp32"))
     torchs = torch.optim.Muon(
         [part for rows in parts for part in rows], lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"
     )

@@ -18,9 +18,11 @@ SETTINGS: dict[str, object] = {
     "data.tokenizer.name": "char",
     "optim.name": "muon",
     "optim.lr": 0.01,
+    "optim.ns_precision": "fp32",
     "train.max_steps": 50,
     "train.tokens_per_step": 128,
     "train.batch_size": 2,
+    "train.precision": "fp32",
     "train.eval_every_steps": 25,
     "train.eval_tokens": 300,
     "train.checkpoint_every_steps": 25,
@@ -38,11 +40,12 @@ def make_corpus(folder: Path) -> Path:
 
 
 def train_command(corpus: Path | None, run: Path, *options: str, **settings: object) -> list[str]:
-    """`gptcli train` as a command; settings override SETTINGS, with `__` for a dot."""
+    """`gptcli train` as a command; settings override SETTINGS, with `__` for a dot; none takes one away."""
     assignments = SETTINGS if corpus else {}
     assignments = {**assignments, **{key.replace("__", "."): value for key, value in settings.items()}}
     command = [sys.executable, "-m", "gptcli", "train", *([str(corpus)] if corpus else []), "--out", str(run), *options]
-    return command + [part for key, value in assignments.items() for part in ("--set", f"{key}={value}")]
+    texts = [f"{key}={value}" for key, value in assignments.items() if value is not None]
+    return command + [part for text in texts for part in ("--set", text)]
 
 
 def environment(cache: Path) -> dict[str, str]:

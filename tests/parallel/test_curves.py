@@ -26,7 +26,7 @@ def test_ranks_follow_the_curve_of_one_process(way: Way, one: Path) -> None:
 OTHER_SHAPES = {
     "the fast family's slots, AdamW": {
         "model.smear": "true", "model.bigram_buckets": 64, "model.mlp": "relu2", "model.tie_embeddings": "false",
-        "optim.name": "adamw", "train.precision": "fp32",
+        "optim.name": "adamw", "optim.ns_precision": None,
     },
     "GPT-2's shape, documents apart, ragged batches": {
         "model.norm": "layernorm", "model.position": "learned", "model.mlp": "gelu_tanh", "model.qk_norm": "false",
@@ -43,3 +43,10 @@ def test_every_slot_is_cut_up_right(shape: dict[str, object], tmp_path: Path) ->
     found = curve(Way("fsdp + tensor", 4, {**FSDP, "parallel.tensor": 2}), one, **settings)
     assert found.is_same_tokens
     assert found.loss < LIMIT and found.val_loss < LIMIT and found.grad_norm < 1e-3
+
+
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+def test_blocks_that_are_compiled_by_themselves_follow_the_curve(tmp_path: Path) -> None:
+    one = reference(tmp_path, train__max_steps=6)
+    found = curve(Way("fsdp", 2, {**FSDP, "train.compile": "true"}), one, train__max_steps=6)
+    assert found.loss < LIMIT and found.val_loss < LIMIT

@@ -10,6 +10,8 @@ import torch
 from gptcli.data.batches import Batch
 from gptcli.train import feed as feeds
 from gptcli.train.feed import Feed
+from gptcli.train.fingerprints import hash_tokens
+from gptcli.train.step import Share
 
 
 class Counted:
@@ -33,6 +35,29 @@ def test_on_a_cpu_batches_are_made_when_they_are_asked_for() -> None:
     feed = Feed(source, 5, 2, torch.device("cpu"))
     assert numbers(feed.take(3)) == [[15, 16], [17, 18], [19]]
     assert source.asked == [[15, 16], [17, 18], [19]]
+
+
+def test_the_shares_of_a_step_are_its_sequences_whatever_their_number() -> None:
+    whole = [row for batch in numbers(Feed(Counted(), 12, 5, torch.device("cpu")).make(4)) for row in batch]
+    for count in (1, 2, 3, 4):
+        feeds_of = [Feed(Counted(), 12, 5, torch.device("cpu"), Share(number, count)) for number in range(count)]
+        assert [row for feed in feeds_of for batch in numbers(feed.make(4)) for row in batch] == whole
+        assert all(numbers(feed.whole(4)) == numbers(feeds_of[0].whole(4)) for feed in feeds_of)
+
+
+def test_the_hashes_of_shares_add_up_to_that_of_the_step() -> None:
+    def total(step: int, count: int, batch_size: int) -> int:
+        shares = [Feed(Counted(), 12, batch_size, torch.device("cpu"), Share(n, count)) for n in range(count)]
+        return sum(feed.hash_of(step) for feed in shares) % 2**48
+
+    assert len({total(4, count, size) for count in (1, 2, 3) for size in (1, 5)}) == 1
+    assert total(4, 1, 5) != total(5, 1, 5)
+
+
+def test_the_hash_of_a_step_knows_the_order_of_its_sequences() -> None:
+    ids = torch.arange(8).view(4, 2)
+    orders = [Batch(ids, ids, None), Batch(ids.flip(0), ids.flip(0), None)]
+    assert len({hash_tokens([batch]) for batch in orders}) == 2
 
 
 def test_for_a_gpu_the_next_step_is_made_ahead_and_any_other_in_time(monkeypatch: pytest.MonkeyPatch) -> None:

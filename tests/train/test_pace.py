@@ -142,6 +142,16 @@ def test_places_rise_from_nothing_to_the_whole_without_a_leap() -> None:
     assert Course(KNOTS).place(300) == pytest.approx(100 + 900 * 200 / 600)  # then 900 places in 600 steps
 
 
+def test_a_pace_that_follows_another_passes_the_same_places() -> None:
+    leader = Pace(KNOTS[:1])
+    follower = Pace(KNOTS[:1])
+    for start, end in KNOTS:
+        leader.follow(start, end)
+        follower.follow(*leader.course.knots[-1])
+        follower.follow(*leader.course.knots[-1])
+    assert follower.course.knots == KNOTS and follower.end == KNOTS[-1][1]
+
+
 def test_what_is_planned_later_changes_no_earlier_place() -> None:
     for count in range(1, len(KNOTS)):
         until = KNOTS[count][0]

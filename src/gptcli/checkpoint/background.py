@@ -5,14 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from gptcli.checkpoint.pieces import Pieces, held
 from gptcli.checkpoint.run import RunDirectory
 from gptcli.checkpoint.save import needed_bytes, not_saved, prune, save_checkpoint
+from gptcli.checkpoint.together import on_all, on_first
 from gptcli.errors import StorageError
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 Parts = Mapping[str, Mapping[str, Tensor]]
 
@@ -21,10 +26,22 @@ class BackgroundSaver:
     """Writes the checkpoints of one run, one at a time, and removes those that are no longer wanted.
 
     Its copy of the tensors is kept and used again, so that it takes memory once.
+
+    With a `group`, its ranks save together, each its shards: all call the same methods at the same steps, and a save
+    that failed on one has failed on all. The group must be the saver's own and of a backend for the CPU, since its
+    thread talks in it while the training talks in others.
     """
 
-    def __init__(self, run: RunDirectory, *, keep_last: int, keep_best: bool = True, keep_every_steps: int = 0) -> None:
-        self.run = run
+    def __init__(
+        self,
+        run: RunDirectory,
+        *,
+        keep_last: int,
+        keep_best: bool = True,
+        keep_every_steps: int = 0,
+        group: ProcessGroup | None = None,
+    ) -> None:
+        self.run, self.group = run, group
         self.kept = {"keep_last": keep_last, "keep_best": keep_best, "keep_every_steps": keep_every_steps}
         self.worker = ThreadPoolExecutor(1, "save")
         self.writing: Future[None] | None = None
@@ -46,11 +63,16 @@ class BackgroundSaver:
     def write(self, step: int, state: Mapping[str, Any], before: Callable[[], None]) -> None:
         began = time.perf_counter()
         try:
-            before()
+            on_all(self.group, before)
         except StorageError as error:
             raise not_saved(self.run, step, needed_bytes(self.copy), str(error)) from error
-        save_checkpoint(self.run, step, self.copy, state)
-        prune(self.run, **self.kept)
+        if self.group is None:
+            save_checkpoint(self.run, step, self.copy, state)
+        else:
+            from gptcli.checkpoint.shards import save_shards  # half a second, which a process alone need not lose
+
+            save_shards(self.run, step, self.copy, state, self.group)
+        on_first(self.group, lambda: prune(self.run, **self.kept))
         self.seconds = time.perf_counter() - began
 
     def wait(self) -> StorageError | None:
@@ -69,16 +91,21 @@ class BackgroundSaver:
 
 def copied(parts: Parts, buffers: Parts) -> dict[str, dict[str, Tensor]]:
     """Every tensor on the CPU, contiguous, in the buffer of its name where that fits."""
-    made: dict[str, dict[str, Tensor]] = {}
-    devices = set()
-    for part, named in parts.items():
-        made[part] = {}
-        for name, tensor in named.items():
-            buffer = buffers.get(part, {}).get(name)
-            if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
-                buffer = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
-            made[part][name] = buffer.copy_(tensor.detach(), non_blocking=True)
-            devices |= {tensor.device} if tensor.is_cuda else set()
-    for device in devices:
+    made = {
+        part: {name: copy_of(tensor, buffers.get(part, {}).get(name)) for name, tensor in named.items()}
+        for part, named in parts.items()
+    }
+    tensors = (tensor for named in parts.values() for tensor in named.values())
+    for device in {here.device for tensor in tensors for here in held(tensor) if here.is_cuda}:
         torch.cuda.synchronize(device)
     return made
+
+
+def copy_of(tensor: Tensor, buffer: Tensor | None) -> Tensor:
+    """A copy of what this process holds of `tensor`; of one on a GPU it may still be under way."""
+    if isinstance(tensor, Pieces):
+        known = buffer.tensors if isinstance(buffer, Pieces) else [None] * len(tensor.pieces)
+        return tensor.each(copy_of, known)
+    if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
+        buffer = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+    return buffer.copy_(tensor.detach(), non_blocking=True)

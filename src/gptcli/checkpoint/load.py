@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,6 +16,12 @@ from gptcli.checkpoint import strict_json
 from gptcli.checkpoint.manifest import REMEDY, STATE_NAME, verify
 from gptcli.errors import CheckpointError
 from gptcli.storage import storage_errors
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+Room = Callable[[str, torch.Size, torch.dtype], Tensor]
+"""Name, shape and dtype of a tensor -> an empty one to load it into."""
 
 
 @dataclass(frozen=True)
@@ -26,25 +33,65 @@ class Checkpoint:
     state: dict[str, Any]
 
 
-def load_checkpoint(path: Path, parts: Sequence[str] = ("model",), device: torch.device | str = "cpu") -> Checkpoint:
+def load_checkpoint(
+    path: Path,
+    parts: Sequence[str] = ("model",),
+    device: torch.device | str = "cpu",
+    *,
+    room: Room | None = None,
+    group: ProcessGroup | None = None,
+) -> Checkpoint:
     """Verify the checkpoint directory `path`, then read its state and the tensors of `parts`.
+
+    It does not matter how many ranks wrote it. A process alone gets whole tensors.
+
+    Args:
+        room: called with the name, shape and dtype of each tensor; makes what it is loaded into, which may be `Pieces`
+            of it. None: the whole of each, on `device`.
+        group: the ranks that all call this, share the verifying, and each read what they need.
 
     Raises:
         CheckpointError: names the damaged or missing file.
     """
-    manifest = verify(path)
-    missing = [part for part in parts if f"{part}.safetensors" not in manifest.files]
+    manifest = verify(path, group)
+    files = {part: [path / name for name in sorted(manifest.files) if is_of(name, part)] for part in parts}
+    missing = [part for part, found in files.items() if not found]
     if missing or STATE_NAME not in manifest.files:
         raise CheckpointError(f"{path} holds no {f'{missing[0]}.safetensors' if missing else STATE_NAME}", REMEDY)
-    state_path = path / STATE_NAME
+    state = load_state(path / STATE_NAME)
+    if room is None and group is None and all(found == [path / f"{part}.safetensors"] for part, found in files.items()):
+        tensors = {part: load_part(found[0], device) for part, found in files.items()}
+    else:
+        from gptcli.checkpoint.shards import load_shards  # half a second, which a plain checkpoint need not cost
+
+        tensors = {part: load_shards(found, room or whole_on(device), group) for part, found in files.items()}
+    return Checkpoint(manifest.step, tensors, state)
+
+
+def whole_on(device: torch.device | str) -> Room:
+    """Room for whole tensors."""
+    return lambda name, shape, dtype: torch.empty(shape, dtype=dtype, device=device)
+
+
+def is_of(file_name: str, part: str) -> bool:
+    """Whether a file holds tensors of the part: PART.safetensors, or one rank's, PART-00001-of-00004.safetensors."""
+    return re.fullmatch(rf"{re.escape(part)}(-\d{{5,}}-of-\d{{5,}}(-\d+)?)?\.safetensors", file_name) is not None
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """The JSON part of a checkpoint.
+
+    Raises:
+        CheckpointError: the file is no JSON table.
+    """
     try:
-        with storage_errors(state_path, "read"):
-            state = strict_json.loads(state_path.read_bytes())
+        with storage_errors(path, "read"):
+            state = strict_json.loads(path.read_bytes())
     except ValueError as error:
-        raise CheckpointError(f"{state_path} is damaged: {error}", REMEDY) from error
+        raise CheckpointError(f"{path} is damaged: {error}", REMEDY) from error
     if not isinstance(state, dict):
-        raise CheckpointError(f"{state_path} is damaged: not a table", REMEDY)
-    return Checkpoint(manifest.step, {part: load_part(path / f"{part}.safetensors", device) for part in parts}, state)
+        raise CheckpointError(f"{path} is damaged: not a table", REMEDY)
+    return state
 
 
 def load_part(path: Path, device: torch.device | str) -> dict[str, Tensor]:

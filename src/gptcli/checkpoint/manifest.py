@@ -10,15 +10,19 @@ from __future__ import annotations
 import hashlib
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gptcli.checkpoint import strict_json
 from gptcli.checkpoint.header import require_sane_header
+from gptcli.checkpoint.together import on_all, rank_in, ranks_of
 from gptcli.errors import CheckpointError
 from gptcli.storage import sha256_file, storage_errors
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 MANIFEST_NAME = "manifest.json"
 STATE_NAME = "state.json"
@@ -58,9 +62,18 @@ class Manifest:
         return strict_json.dumps(fields, indent=2) + "\n"
 
 
-def describe(directory: Path, state: Mapping[str, Any], step: int) -> Manifest:
-    """The manifest of the files that lie in `directory`; `val_loss` and the fingerprints are read from `state`."""
-    files = {path.name: (path.stat().st_size, sha256_file(path)) for path in directory.iterdir()}
+def describe(
+    directory: Path, state: Mapping[str, Any], step: int, known: Mapping[str, tuple[int, str]] | None = None
+) -> Manifest:
+    """The manifest of the files that lie in `directory`; `val_loss` and the fingerprints are read from `state`.
+
+    Args:
+        known: files whose size and SHA-256 were taken by those who wrote them; they are not read again.
+    """
+    files = dict(known or {})
+    for path in directory.iterdir():
+        if path.name not in files:
+            files[path.name] = path.stat().st_size, sha256_file(path)
     return Manifest(step, state.get("val_loss"), state.get("config_fingerprint"), state.get("data_fingerprint"), files)
 
 
@@ -94,15 +107,34 @@ def read_manifest(directory: Path) -> Manifest:
     return manifest
 
 
-def verify(directory: Path) -> Manifest:
+def verify(directory: Path, group: ProcessGroup | None = None) -> Manifest:
     """Check every byte of the checkpoint in `directory` against its manifest, before any of it is used.
+
+    Args:
+        group: ranks that all call this and share the reading; each learns what any of them found.
 
     Raises:
         CheckpointError: names the file that is missing, of another size, changed, not a regular file, or (tensors)
             with a header that no honest writer makes.
     """
-    manifest = read_manifest(directory)
-    for name, (size, digest) in manifest.files.items():
+
+    def check_share() -> Manifest:
+        manifest = read_manifest(directory)
+        by_size = sorted(manifest.files, key=lambda name: (-manifest.files[name][0], name))
+        check_files(directory, manifest, by_size[rank_in(group) :: ranks_of(group)])
+        return manifest
+
+    return on_all(group, check_share)
+
+
+def check_files(directory: Path, manifest: Manifest, names: Iterable[str]) -> None:
+    """Compare the files of these names, every byte of them, with what the manifest says.
+
+    Raises:
+        CheckpointError: as `verify`.
+    """
+    for name in names:
+        size, digest = manifest.files[name]
         path = directory / name
         require_regular_file(path)
         with storage_errors(path, "read"):
@@ -113,7 +145,6 @@ def verify(directory: Path) -> Manifest:
                 raise CheckpointError(f"{path} is damaged: its SHA-256 does not match the manifest", REMEDY)
             if path.suffix == ".safetensors":
                 require_sane_header(path)
-    return manifest
 
 
 def require_regular_file(path: Path) -> None:

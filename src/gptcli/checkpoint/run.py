@@ -4,6 +4,7 @@ RUN/run.toml                             the resolved config; what makes a direc
 RUN/metrics.jsonl                        one line a logged step
 RUN/writer.lock                          held by the process that trains
 RUN/checkpoints/step-00000100/           model.safetensors, optimizer.safetensors, state.json, manifest.json
+                                         (of N ranks that each save a part: model-00001-of-0000N.safetensors and so on)
 """
 
 from __future__ import annotations
@@ -13,11 +14,16 @@ import re
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gptcli.checkpoint.lock import writer_lock
 from gptcli.checkpoint.manifest import read_manifest, verify
+from gptcli.checkpoint.together import on_first
 from gptcli.errors import CheckpointError, UsageError
 from gptcli.storage import TEMPORARY_MARK, clean_temporaries, fsync_path, storage_errors
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 STEP_NAME = re.compile(r"step-(\d{8,})")
 
@@ -34,10 +40,13 @@ class CheckpointInfo:
         """Bytes on disk."""
         return sum(path.lstat().st_size for path in self.path.iterdir())
 
-    def damage(self) -> CheckpointError | None:
-        """Read every byte: None if the checkpoint is whole, otherwise the error that names the damaged file."""
+    def damage(self, group: ProcessGroup | None = None) -> CheckpointError | None:
+        """Read every byte: None if the checkpoint is whole, otherwise the error that names the damaged file.
+
+        The ranks of `group`, where one is given, share the reading.
+        """
         try:
-            verify(self.path)
+            verify(self.path, group)
         except CheckpointError as error:
             return error
         return None
@@ -106,13 +115,16 @@ class RunDirectory:
         steps = sorted((int(name[1]), path) for name, path in found if name)
         return [CheckpointInfo(path, step, listed_val_loss(path)) for step, path in steps]
 
-    def last_good(self, damaged: list[CheckpointError] | None = None) -> CheckpointInfo | None:
+    def last_good(
+        self, damaged: list[CheckpointError] | None = None, group: ProcessGroup | None = None
+    ) -> CheckpointInfo | None:
         """The newest checkpoint whose every byte verifies; None when there is none.
 
-        The errors of newer, damaged ones, each naming its file, are appended to `damaged`: say them loudly.
+        The errors of newer, damaged ones, each naming its file, are appended to `damaged`: say them loudly. The ranks
+        of `group`, where one is given, share the work and find the same.
         """
-        for info in reversed(self.checkpoints()):
-            error = info.damage()
+        for info in reversed(on_first(group, self.checkpoints)):
+            error = info.damage(group)
             if error is None:
                 return info
             if damaged is not None:
@@ -125,12 +137,14 @@ class RunDirectory:
         evaluated = [info for info in found if info.val_loss is not None]
         return min(evaluated, key=by_val_loss) if evaluated else (found[-1] if found else None)
 
-    def best_good(self, damaged: list[CheckpointError] | None = None) -> CheckpointInfo | None:
+    def best_good(
+        self, damaged: list[CheckpointError] | None = None, group: ProcessGroup | None = None
+    ) -> CheckpointInfo | None:
         """The checkpoint of lowest validation loss among those that verify, as `last_good`; None when none was
         evaluated, or none is whole."""
-        evaluated = sorted((info for info in self.checkpoints() if info.val_loss is not None), key=by_val_loss)
-        for info in evaluated:
-            error = info.damage()
+        found = on_first(group, self.checkpoints)
+        for info in sorted((info for info in found if info.val_loss is not None), key=by_val_loss):
+            error = info.damage(group)
             if error is None:
                 return info
             if damaged is not None:

@@ -19,6 +19,7 @@ from gptcli.storage import atomic_directory, storage_errors, temporary_name
 
 HEADER_BYTES_PER_TENSOR = 512
 """Generous room for one tensor's entry in a safetensors header and in the manifest."""
+NO_ROOM_LEFT = "the disk is too full"
 
 
 def save_checkpoint(
@@ -37,11 +38,9 @@ def save_checkpoint(
     """
     target = run.checkpoint_path(step)
     state_text = strict_json.dumps(dict(state))
-    with storage_errors(run.checkpoints_dir):
-        run.checkpoints_dir.mkdir(exist_ok=True)
     needed = needed_bytes(tensors) + len(state_text.encode())
-    if free_bytes(run.checkpoints_dir) < needed:
-        raise not_saved(run, step, needed, "the disk is too full")
+    if not has_room(run, needed):
+        raise not_saved(run, step, needed, NO_ROOM_LEFT)
     try:
         with atomic_directory(target) as directory:
             for part, named in tensors.items():
@@ -58,6 +57,13 @@ def needed_bytes(tensors: Mapping[str, Mapping[str, Tensor]]) -> int:
     """Upper bound of what the tensors take on disk."""
     flat = [tensor for named in tensors.values() for tensor in named.values()]
     return sum(tensor.nbytes + HEADER_BYTES_PER_TENSOR for tensor in flat) + 65_536
+
+
+def has_room(run: RunDirectory, needed: int) -> bool:
+    """Whether the disk has room for the `needed` bytes of a checkpoint; makes the directory of checkpoints."""
+    with storage_errors(run.checkpoints_dir):
+        run.checkpoints_dir.mkdir(exist_ok=True)
+    return free_bytes(run.checkpoints_dir) >= needed
 
 
 def free_bytes(directory: Path) -> int:

@@ -6,7 +6,6 @@ measurement, each document by itself and with overlapping windows, is in perplex
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -23,6 +22,7 @@ from gptcli.nn.device import Precision, autocast
 from gptcli.nn.loss import IGNORE_INDEX
 
 if TYPE_CHECKING:  # it loads torch.distributed, which a process that is alone does without
+    from gptcli.parallel.layout import Layout
     from gptcli.parallel.strategy import Strategy
 
 
@@ -67,8 +67,8 @@ def shard_loss(
     starts = window_starts(len(shards), seq_len, max_tokens)
     nats, tokens = 0.0, 0
     with evaluation_mode(model):
-        dealt = batches(shards, starts, seq_len, batch_size, pack)
-        for batch in dealt if strategy is None else own_batches(dealt, strategy):
+        how = (shards, starts, seq_len, batch_size, pack)
+        for batch in batches(*how) if strategy is None else dealt_batches(*how, strategy.layout):
             if give_up():
                 raise Interrupted
             input_ids, targets, segment_ids = (tensor if tensor is None else tensor.to(device) for tensor in batch)
@@ -82,16 +82,22 @@ def shard_loss(
     return ShardLoss(nats / tokens, tokens, nats / shards.bytes / math.log(2) if is_whole and shards.bytes else None)
 
 
-def own_batches(dealt: Iterator[Batch], strategy: Strategy) -> Iterator[Batch]:
-    """Of all batches in turn those of this rank. Each rank has as many, since they may compute together: what is
-    missing in the last round are batches of which nothing counts."""
-    ranks, rank = strategy.layout.data_ranks, strategy.layout.data_rank
-    while own_round := list(itertools.islice(dealt, ranks)):
-        if rank < len(own_round):
-            yield own_round[rank]
-        else:
-            first = own_round[0]
-            yield first._replace(targets=torch.full_like(first.targets, IGNORE_INDEX))
+def dealt_batches(
+    shards: TokenShards,
+    starts: list[int],
+    seq_len: int,
+    batch_size: int,
+    pack: Literal["cross", "document"],
+    layout: Layout,
+) -> Iterator[Batch]:
+    """Of all batches those of this data rank. Each rank has as many, since they may compute together: where there is
+    none left in the last round it has one of which nothing counts."""
+    groups = [starts[first : first + batch_size] for first in range(0, len(starts), batch_size)]
+    for first in range(0, len(groups), layout.data_ranks):
+        number = first + layout.data_rank
+        (batch,) = batches(shards, groups[min(number, len(groups) - 1)], seq_len, batch_size, pack)
+        is_left = number < len(groups)
+        yield batch if is_left else batch._replace(targets=torch.full_like(batch.targets, IGNORE_INDEX))
 
 
 def window_starts(length: int, seq_len: int, max_tokens: int | None) -> list[int]:

@@ -57,6 +57,13 @@ class Sharding:
             shapes.append(torch.Size((*shapes[-1][: cut.dim], extent, *shapes[-1][cut.dim + 1 :])))
         return shapes
 
+    def offsets(self) -> tuple[int, ...]:
+        """Where in the whole weight this rank's piece begins."""
+        offsets = [0] * len(self.shape)
+        for cut, shape in zip(self.cuts, self.shapes(), strict=False):
+            offsets[cut.dim] += sum(cut.extents(shape[cut.dim])[: cut.rank])
+        return tuple(offsets)
+
     def gather(self, piece: Tensor) -> Tensor:
         """The whole weight, on every rank; all of them call it."""
         for cut, shape in reversed(list(zip(self.cuts, self.shapes(), strict=False))):

@@ -12,6 +12,7 @@ from gptcli.optim.config import AdamSettings, AdamWConfig, MuonConfig, OptimConf
 from gptcli.optim.muon import Muon
 
 FUSED_DEVICES = ("cpu", "cuda")
+NS_DTYPES = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def build_optimizer(parameters: Sequence[ParameterInfo], config: OptimConfig) -> torch.optim.Optimizer:
@@ -72,7 +73,8 @@ def build_muon(infos: Sequence[ParameterInfo], config: MuonConfig) -> Muon:
         group["splits"] = [info.splits for info in matrices]
     adamw_lr = config.adamw_lr or config.lr
     groups += grouped(rest, lambda info: {"algorithm": "adamw", **adamw_settings(info, config, adamw_lr)})
-    return Muon(groups, shardings={info.tensor: info.sharding for info in matrices if info.sharding})
+    shardings = {info.tensor: info.sharding for info in matrices if info.sharding}
+    return Muon(groups, ns_dtype=NS_DTYPES[config.ns_precision], shardings=shardings)
 
 
 def grouped(infos: Sequence[ParameterInfo], settings_of: Callable[[ParameterInfo], dict[str, Any]]) -> list[dict]:

@@ -84,6 +84,9 @@ class MuonConfig(AdamSettings):
     """Blend the newest gradient into the momentum once more before orthogonalising."""
     ns_steps: Annotated[int, Field(ge=1, le=20)] = 5
     """Newton-Schulz iterations; 5 bring all singular values near 1."""
+    ns_precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Number format of the iterations; auto: bf16 where that is fast. bf16 serves as well, but makes much of rounding:
+    only with fp32 do runs on other machines, or shared by other numbers of ranks, follow one curve closely."""
     adjust_lr: Literal["match_rms_adamw", "original"] = "match_rms_adamw"
     """How an update is scaled by the matrix's shape (rows, columns): match_rms_adamw by 0.2 * sqrt(max(rows, columns)),
     so that AdamW's learning rate and weight decay carry over (Moonshot); original by sqrt(max(1, rows / columns))."""

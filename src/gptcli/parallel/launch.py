@@ -47,7 +47,7 @@ class Launch:
                     f"--nnodes {self.nnodes} needs a place to meet", "add --rdzv HOST:PORT, the same on all"
                 )
             return [*options, "--standalone"]
-        meeting = ["--rdzv-backend=c10d", f"--rdzv-endpoint={self.rdzv}", f"--rdzv-id=gptcli-{self.rdzv}"]
+        meeting = ["--rdzv-backend=gptcli", f"--rdzv-endpoint={self.rdzv}", f"--rdzv-id=gptcli-{self.rdzv}"]
         return [*options, f"--nnodes={self.nnodes}", *meeting]
 
 
@@ -66,6 +66,9 @@ def launch(settings: Launch, arguments: Sequence[str]) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
+    from gptcli.parallel.meeting import register
+
+    register()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // settings.nproc)))
     os.environ.setdefault("TORCHELASTIC_SIGNALS_TO_HANDLE", SIGNALS)

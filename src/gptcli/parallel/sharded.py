@@ -148,14 +148,6 @@ def local_of(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def as_piece_of(parameter: Tensor, piece: Tensor) -> Tensor:
-    """A tensor of this rank, such as a moment, as the piece of a whole one that is cut up as `parameter` is."""
-    if not isinstance(parameter, DTensor):
-        return piece
-    where = (parameter.device_mesh, parameter.placements)
-    return DTensor.from_local(piece, *where, run_check=False, shape=parameter.shape, stride=parameter.stride())
-
-
 def sharding_of(tensor: Tensor) -> Sharding:
     """How a parameter is cut up; one that is whole has no cuts."""
     size = torch.distributed.get_world_size()
@@ -182,6 +174,12 @@ def local_infos(model: GPT) -> list[ParameterInfo]:
 def is_summed_by_heads(name: str) -> bool:
     """Whether under tensor parallelism each rank finds only its heads' part of this weight's gradient."""
     return name.endswith((".q_norm.weight", ".k_norm.weight"))
+
+
+def local_weights(model: GPT) -> dict[str, Tensor]:
+    """name -> this rank's piece of every parameter, in its own memory; the parts of fused ones apart."""
+    drop_gathered(model)
+    return {name: local_of(parameter.detach()) for name, parameter in model.named_parameters()}
 
 
 def whole_weights(model: GPT) -> Iterator[tuple[str, Tensor]]:

@@ -1,14 +1,15 @@
 """How a step is shared among the ranks: what each backpropagates, when gradients are summed, and what all agree on.
 
 `Replicated`: every rank has the whole model (DDP). `Sharded`: every rank has pieces (FSDP2, tensor parallelism). Both
-give the optimizer plain tensors, and keep the state of training in the form of a single process.
+give the optimizer plain tensors. What they keep for a checkpoint has the names and shapes of a single process, whole or
+as this rank's pieces.
 """
 
 from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,10 +17,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gptcli.checkpoint.flatten import flatten_state, restore_state
+from gptcli.checkpoint.pieces import Piece, Pieces
 from gptcli.models.gpt import GPT, build_model
 from gptcli.nn.parameters import ParameterInfo
 from gptcli.optim.clip import gradient_norm
-from gptcli.parallel.apart import parts_of, put_together, taken_apart
+from gptcli.parallel.apart import parts_of, put_together
 from gptcli.parallel.layout import Layout
 from gptcli.parallel.world import World
 
@@ -75,22 +77,26 @@ class Strategy:
         parts = [gradient_norm(tensors).double().square() / copies for copies, tensors in by_copies.items()]
         return torch.stack([part.to(parts[0].device) for part in parts]).sum()
 
-    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Take this rank's part of the whole weights."""
+    def weights(self) -> State:
+        """The weights as a checkpoint takes them: whole, or this rank's `Pieces` of each."""
         raise NotImplementedError
 
-    def weights(self) -> State:
+    def whole_weights(self) -> State:
         """The whole weights, on the first rank; all ranks call it, and what the others get is of no use."""
         raise NotImplementedError
 
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Take what `weights` gave, or the weights that `room` made room for."""
+        raise NotImplementedError
+
     def optimizer_state(self, optimizer: torch.optim.Optimizer) -> tuple[State, dict[str, Any]]:
-        """As `flatten_state` gives it on one process, on the first rank; all ranks call it."""
+        """As `flatten_state` gives it on one process: whole tensors, or this rank's `Pieces` of each."""
         return flatten_state(optimizer)
 
     def load_optimizer_state(
         self, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]
     ) -> None:
-        """Give the optimizer this rank's part of such a state."""
+        """Give the optimizer such a state."""
         restore_state(optimizer, tensors, rest)
 
 
@@ -123,11 +129,14 @@ class Replicated(Strategy):
         with contextlib.nullcontext() if is_last else self.module.no_sync():
             yield
 
-    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        self.model.load_state_dict(weights)
-
     def weights(self) -> State:
         return self.model.state_dict()
+
+    def whole_weights(self) -> State:
+        return self.weights()
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        self.model.load_state_dict(weights)
 
 
 class Sharded(Strategy):
@@ -168,33 +177,37 @@ class Sharded(Strategy):
             for grad, part in zip(grads, summed.split([grad.numel() for grad in grads]), strict=True):
                 grad.copy_(part.view_as(grad))
 
-    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        self.sharded.fill(self.model, weights.items())
-
     def weights(self) -> State:
-        return self.on_first(self.sharded.whole_weights(self.model), self.names)
+        pieces = self.sharded.local_weights(self.model)
+        return {name: self.fused(name, pieces) for name in self.names}
 
-    def on_first(self, tensors: Iterable[tuple[str, Tensor]], names: Iterable[str]) -> State:
-        """Whole tensors that all ranks gather, in the fused form, in the first one's own memory."""
-        kept = {name: tensor.cpu() for name, tensor in tensors if self.world.is_first}
-        return put_together(kept, names, self.model.config) if self.world.is_first else {}
+    def whole_weights(self) -> State:
+        kept = {name: whole.cpu() for name, whole in self.sharded.whole_weights(self.model) if self.world.is_first}
+        return put_together(kept, self.names, self.model.config) if self.world.is_first else {}
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        local = self.sharded.local_weights(self.model)
+        with torch.no_grad():
+            for name in self.names:
+                for part, piece in zip(self.parts(name), weights[name].tensors, strict=True):
+                    local[part].copy_(piece)
 
     def optimizer_state(self, optimizer: torch.optim.Optimizer) -> tuple[State, dict[str, Any]]:
         tensors, rest = flatten_state(optimizer)
-        fields = dict.fromkeys(key.rpartition("/")[2] for key in tensors)
-        together: State = {}
-        for field in fields:
-            of_field = {key.rpartition("/")[0]: tensor for key, tensor in tensors.items() if key.endswith(f"/{field}")}
-            names = [name for name in self.names if self.parts(name)[0] in of_field]
-            if next(iter(of_field.values())).dim() == 0:  # counters, of which the parts of one weight have the same
-                made = {name: of_field[self.parts(name)[0]] for name in names}
-            else:
-                whole = ((name, self.by_name[name].sharding.gather(piece)) for name, piece in of_field.items())
-                made = self.on_first(whole, names)
-            together |= {f"{name}/{field}": tensor for name, tensor in made.items()}
-        of_whole = {name: rest["state"].get(self.parts(name)[0], {}) for name in self.names}
-        state = {name: scalars for name, scalars in of_whole.items() if self.parts(name)[0] in rest["state"]}
-        return together, {**rest, "parameters": self.names, "state": state}
+        by_field: dict[str, State] = {}
+        for key, tensor in tensors.items():
+            part, _, field = key.rpartition("/")
+            by_field.setdefault(field, {})[part] = tensor
+        state = {
+            f"{name}/{field}": self.fused(name, of_parts)
+            for field, of_parts in by_field.items()
+            for name in self.names
+            if self.parts(name)[0] in of_parts
+        }
+        scalars = {
+            name: rest["state"][self.parts(name)[0]] for name in self.names if self.parts(name)[0] in rest["state"]
+        }
+        return state, {**rest, "parameters": self.names, "state": scalars}
 
     def load_optimizer_state(
         self, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]
@@ -202,18 +215,36 @@ class Sharded(Strategy):
         pieces: State = {}
         for key, tensor in tensors.items():
             name, _, field = key.rpartition("/")
-            for part, whole in (
-                taken_apart([(name, tensor)], self.model.config) if tensor.dim() else self.copies(name, tensor)
-            ):
-                sharding = self.by_name[part].sharding
-                pieces[f"{part}/{field}"] = sharding.take(whole).clone() if tensor.dim() else whole
+            parts = self.parts(name)
+            of_parts = tensor.tensors if isinstance(tensor, Pieces) else [tensor.clone() for _ in parts]
+            pieces |= {f"{part}/{field}": piece for part, piece in zip(parts, of_parts, strict=True)}
         parameters = [part for name in rest["parameters"] for part in self.parts(name)]
         state = {part: scalars for name, scalars in rest["state"].items() for part in self.parts(name)}
         restore_state(optimizer, pieces, {**rest, "parameters": parameters, "state": state})
 
+    def room(self, name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        """Where this rank loads what was saved as `name`, a weight or PARAMETER/FIELD of the optimizer's state."""
+        parameter = name.rpartition("/")[0] or name
+        parts = self.parts(parameter)
+        if not shape or parts[0] not in self.by_name:
+            return torch.empty(shape, dtype=dtype)
+        empty = {part: torch.empty(self.by_name[part].sharding.shapes()[-1], dtype=dtype) for part in parts}
+        return self.fused(parameter, empty)
+
+    def fused(self, name: str, of_parts: Mapping[str, Tensor]) -> Tensor:
+        """What this rank has of the parts of a weight, as its pieces of the fused one. A counter, of which all parts
+        have the same, stays what it is."""
+        parts = self.parts(name)
+        if not of_parts[parts[0]].dim():
+            return of_parts[parts[0]]
+        pieces, rows = [], 0
+        for part in parts:
+            sharding = self.by_name[part].sharding
+            first, *others = sharding.offsets()
+            pieces.append(Piece((rows + first, *others), of_parts[part].detach()))
+            rows += sharding.shape[0]
+        return Pieces.of((rows, *sharding.shape[1:]), pieces[0].tensor.dtype, pieces)
+
     def parts(self, name: str) -> list[str]:
         """The names of the parts of a weight of the fused form; its own where it is not fused."""
         return [part for part, _ in parts_of(name, self.model.config)] or [name]
-
-    def copies(self, name: str, tensor: Tensor) -> list[tuple[str, Tensor]]:
-        return [(part, tensor.clone()) for part in self.parts(name)]

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,12 +26,19 @@ from torch import Tensor
 from gptcli import console
 from gptcli.errors import GptcliError, UsageError, first_line
 
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
 LAUNCH_VARIABLE = "GPTCLI_LAUNCH"
 """Names a directory of our own launcher, in which a rank leaves word of why all of them ended."""
+MEETING_VARIABLE = "GPTCLI_MEETING"
+"""Names the meeting of machines for which this rank was started, the same for all of its ranks."""
 FAILURE_NAME = "failure.json"
 FAILURE_KEY = "failure"
 MEETING_SECONDS = 300.0
 """How long the ranks have to start."""
+ASIDE_SECONDS = 3600.0
+"""How long a rank waits for another one to write its part of a checkpoint."""
 LOOK_SECONDS = 0.5
 """How often a rank looks whether another one has failed."""
 PATIENCE_SECONDS = 5.0
@@ -76,10 +83,15 @@ class World:
         base, rank, size = next(rendezvous("env://", timeout=timedelta(seconds=MEETING_SECONDS)))
         if rank:
             console.silence()
-        attempt = f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}-{size}"
+        local_rank = int(os.environ.get("LOCAL_RANK", rank))
+        if local_rank == 0 and LAUNCH_VARIABLE in os.environ:  # why the ranks before these ended counts no more
+            (Path(os.environ[LAUNCH_VARIABLE]) / FAILURE_NAME).unlink(missing_ok=True)
+        # Each machine's launcher counts its own restarts; of several machines only the meeting's name is the same.
+        start = os.environ.get(MEETING_VARIABLE) or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        attempt = f"{start}-{size}"
         # Ranks that replace others after a change of machines count as the same attempt.
         turn = base.add(f"gptcli/{attempt}/{rank}", 1)
-        return cls(rank, size, int(os.environ.get("LOCAL_RANK", rank)), base, f"gptcli/{attempt}/{turn}")
+        return cls(rank, size, local_rank, base, f"gptcli/{attempt}/{turn}")
 
     def below(self, base: Any) -> Any:
         """The keys of these ranks in `base`."""
@@ -203,6 +215,13 @@ class World:
         limit = timedelta(seconds=timeout)
         dist.init_process_group(backend, store=self.store, rank=self.rank, world_size=self.size, timeout=limit)
         self.is_connected = True
+
+    def group_aside(self) -> ProcessGroup:
+        """Another process group of all ranks, for what a thread says beside the training; to be called by all.
+
+        In it one waits long for another, whose disk may be slow: one that has ended is noticed at once.
+        """
+        return torch.distributed.new_group(backend="gloo", timeout=timedelta(seconds=ASIDE_SECONDS))
 
     def device(self, device: torch.device) -> torch.device:
         """The device of this rank where the settings ask for `device`: of several GPUs the one of its local number.

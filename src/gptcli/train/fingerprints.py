@@ -7,24 +7,25 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from gptcli.checkpoint.flatten import flatten_state
+from gptcli.checkpoint.pieces import held
 from gptcli.data.batches import Batch
 
 FINGERPRINTS_NAME = "fingerprints.jsonl"
 
 
 def fingerprint(
-    step: int, batches: Iterable[Batch], device: torch.device, model: nn.Module, optimizer: torch.optim.Optimizer
+    step: int, batches: Iterable[Batch], device: torch.device, parts: Mapping[str, Mapping[str, Tensor]]
 ) -> dict[str, Any]:
-    """Hashes of the tokens of `step`, of the random numbers' state after it, and of weights and moments."""
+    """Hashes of the tokens of `step`, of the random numbers' state after it, and of weights and moments: the `parts`
+    of a checkpoint, as far as this process has them."""
     return {
         "step": step,
         "batch": hash_batches(batches),
         "random": hash_random_state(device),
-        "weights": hash_tensors(model.state_dict()),
-        "moments": hash_tensors(flatten_state(optimizer)[0]),
+        "weights": hash_tensors(parts["model"]),
+        "moments": hash_tensors(parts["optimizer"]),
     }
 
 
@@ -33,7 +34,8 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        for here in held(tensor):
+            digest.update(here.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
 
 

@@ -42,6 +42,11 @@ class Journal:
         self.append(self.metrics, line)
         self.trackers.log(step, line)
 
+    def sync(self) -> None:
+        """Flush the metrics to the disk, as `MetricsLog.sync`."""
+        if self.writes:
+            self.metrics.sync()
+
     def forget_later_lines(self, step: int, *, is_unfinished: bool) -> None:
         """Drop what was logged after the step where the run goes on, and of that step what is still to be done."""
         if not self.writes:

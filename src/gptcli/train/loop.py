@@ -10,16 +10,17 @@ import math
 import signal
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from gptcli.checkpoint.background import BackgroundSaver
 from gptcli.checkpoint.flatten import flatten_state, restore_state
-from gptcli.checkpoint.load import Checkpoint
+from gptcli.checkpoint.load import Checkpoint, load_checkpoint
 from gptcli.checkpoint.run import RunDirectory
 from gptcli.console import Progress, duration, say
 from gptcli.data.prepare import default_cache_dir
@@ -63,9 +64,9 @@ class Trainer:
         world: World | None = None,
         strategy: Strategy | None = None,
     ) -> None:
-        config = plan.config
+        config, train = plan.config, plan.config.train
         self.plan, self.model, self.run_directory = plan, model, run
-        self.config, self.train_config = config, config.train
+        self.config, self.train_config = config, train
         self.world, self.strategy = world or World(), strategy
         self.optimizer = build_optimizer(strategy.infos if strategy else model.parameter_infos(), config.optim)
         is_compiled = config.train.compile and strategy is None  # what several ranks share was compiled before
@@ -76,8 +77,8 @@ class Trainer:
             loss_sum,
             device=plan.device,
             precision=plan.precision,
-            grad_clip=config.train.grad_clip,
-            max_spike=config.train.max_spike,
+            grad_clip=train.grad_clip,
+            max_spike=train.max_spike,
             strategy=strategy,
         )
         share = Share(strategy.layout.data_rank, strategy.layout.data_ranks) if strategy else WHOLE
@@ -85,10 +86,14 @@ class Trainer:
         self.unread: deque[tuple[int, PendingStep]] = deque()
         self.position, self.pace = Position(), plan.new_pace()
         self.journal = Journal(run, config, writes=self.world.is_first)
-        train = config.train
-        self.saver = BackgroundSaver(
-            run, keep_last=train.keep_last, keep_best=train.keep_best, keep_every_steps=train.keep_every_steps
-        )
+        # Of ranks that each save a part; none where one saves all.
+        self.group = self.world.group_aside() if strategy and strategy.layout.is_sharded else None
+        kept = {"keep_last": train.keep_last, "keep_best": train.keep_best, "keep_every_steps": train.keep_every_steps}
+        self.saver = BackgroundSaver(run, group=self.group, **kept)
+
+    def load(self, path: Path, parts: Sequence[str]) -> Checkpoint:
+        """Read a checkpoint as `restore` and `load_weights` take it: whole tensors, or this rank's pieces of them."""
+        return load_checkpoint(path, parts, room=self.group and self.strategy.room, group=self.group)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint: weights, moments, scaler and position. Writes nothing."""
@@ -99,10 +104,8 @@ class Trainer:
                 "restore the corpus, or start a new run with another --out",
             )
         self.load_weights(checkpoint.tensors["model"])
-        if self.strategy is not None:
-            self.strategy.load_optimizer_state(self.optimizer, checkpoint.tensors["optimizer"], state["optimizer"])
-        else:
-            restore_state(self.optimizer, checkpoint.tensors["optimizer"], state["optimizer"])
+        load_state = self.strategy.load_optimizer_state if self.strategy is not None else restore_state
+        load_state(self.optimizer, checkpoint.tensors["optimizer"], state["optimizer"])
         if state["scaler"]:
             self.stepper.scaler.load_state_dict(state["scaler"])
         if state.get("spikes") and self.stepper.spikes:
@@ -115,7 +118,7 @@ class Trainer:
         self.saver.step = None if self.position.is_unfinished else checkpoint.step
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Take other weights: whole ones, of which each rank keeps what is its own."""
+        """Take other weights, as `load` gives them."""
         if self.strategy is not None:
             self.strategy.load_weights(weights)
         else:
@@ -125,7 +128,7 @@ class Trainer:
         """The model with whole weights; of several ranks, which all call it, the first has it."""
         if self.strategy is None:
             return self.model
-        weights = self.strategy.weights()
+        weights = self.strategy.whole_weights()
         return model_with(self.config.model, weights) if self.world.is_first else None
 
     def run(self, stop: StopRequest) -> None:
@@ -168,7 +171,7 @@ class Trainer:
             self.step()
             if config.fingerprints:
                 batches = self.feed.make(position.step - 1)
-                line = fingerprint(position.step, batches, self.plan.device, self.model, self.optimizer)
+                line = fingerprint(position.step, batches, self.plan.device, self.parts()[0])
                 self.journal.append(self.journal.fingerprints, line)
         position.is_unfinished = False
         is_last = self.agreement.renew(position.step)
@@ -344,7 +347,7 @@ class Trainer:
         self.world.work = f"the checkpoint of step {position.step}"
         with self.pace.timing("save"):
             parts, optimizer = self.parts()
-            if not self.world.is_first:
+            if self.group is None and not self.world.is_first:
                 return
             if self.plan.clock is not None:
                 if self.saver.seconds is not None:
@@ -358,16 +361,15 @@ class Trainer:
                 "data_fingerprint": self.plan.data.train.fingerprint,
                 "config_fingerprint": self.plan.config_fingerprint,
             }
-            self.saver.submit(position.step, parts, state, before=self.journal.metrics.sync)
+            self.saver.submit(position.step, parts, state, before=self.journal.sync)
 
     def parts(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-        """Weights and moments as a checkpoint keeps them, and the rest of the optimizer's state; of several ranks the
-        first has them."""
-        if self.strategy is not None:
-            tensors, rest = self.strategy.optimizer_state(self.optimizer)
-            return {"model": self.strategy.weights(), "optimizer": tensors}, rest
-        tensors, rest = flatten_state(self.optimizer)
-        return {"model": self.model.state_dict(), "optimizer": tensors}, rest
+        """Weights and moments as a checkpoint keeps them, and the rest of the optimizer's state."""
+        if self.strategy is None:
+            weights, (moments, rest) = self.model.state_dict(), flatten_state(self.optimizer)
+        else:
+            weights, (moments, rest) = self.strategy.weights(), self.strategy.optimizer_state(self.optimizer)
+        return {"model": weights, "optimizer": moments}, rest
 
     def tell_if_unsaved(self) -> None:
         """Wait for the save that goes on, if one does; where it failed, training goes on with a word of warning."""

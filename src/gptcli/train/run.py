@@ -46,8 +46,8 @@ from gptcli.train.zero_config import NAMES
 if TYPE_CHECKING:  # it loads torch.distributed, which a process that trains alone does without
     from gptcli.parallel.strategy import Strategy
 
-Find = Callable[[list[CheckpointError]], CheckpointInfo | None]
-"""Finds a whole checkpoint, and adds the errors of those that are damaged to the list."""
+Find = Callable[[list[CheckpointError], Any], CheckpointInfo | None]
+"""Finds a whole checkpoint, and adds the errors of those that are damaged to the list; with a group, with its ranks."""
 RUN_KEY = "run"
 """Under which a launcher's ranks put down the run that they train."""
 MAX_KEPT_VALIDATION_BYTES = 50_000_000
@@ -312,16 +312,16 @@ def describe_run(run: RunDirectory, plan: Plan) -> None:
 
 
 def good_one(trainer: Trainer, find: Find) -> CheckpointInfo | None:
-    """The checkpoint that the first rank finds; damaged ones are named."""
+    """The checkpoint that the ranks find, together where each reads a part of it; damaged ones are named."""
 
     def look() -> CheckpointInfo | None:
         damaged: list[CheckpointError] = []
-        found = find(damaged)
+        found = find(damaged, trainer.group)
         for error in damaged:
             say(f"warning: {error}")
         return found
 
-    return trainer.world.first(look)
+    return trainer.world.first(look) if trainer.group is None else look()
 
 
 def restore_newest(trainer: Trainer, run: RunDirectory) -> None:
@@ -330,7 +330,7 @@ def restore_newest(trainer: Trainer, run: RunDirectory) -> None:
     if newest is None:
         say("the run has no checkpoint yet: starting from the beginning")
     else:
-        trainer.restore(load_checkpoint(newest.path, parts=("model", "optimizer"), device="cpu"))
+        trainer.restore(trainer.load(newest.path, ("model", "optimizer")))
         say(f"resumed at step {trainer.position.step:,} of {trainer.pace.end:,}")
     trainer.journal.forget_later_lines(trainer.position.step, is_unfinished=trainer.position.is_unfinished)
 
@@ -341,7 +341,7 @@ def finish(trainer: Trainer) -> dict[str, Any]:
     trainer.world.work = "the last evaluation"
     best = good_one(trainer, run.best_good)
     if best is not None and best.step != position.step:
-        trainer.load_weights(load_checkpoint(best.path, parts=("model",), device="cpu").tensors["model"])
+        trainer.load_weights(trainer.load(best.path, ("model",)).tensors["model"])
     whole = shard_loss(
         trainer.model,
         plan.data.val,
