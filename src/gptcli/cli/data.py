@@ -30,7 +30,7 @@ def data_settings(corpus: list[str], configs: list[str], assignments: list[str])
     user = read_settings((), assignments, RawConfig(known, files.origins))
     given = {"data": {"corpus": corpus}} if corpus else {}
     settings = validate(DataSettings, merge(user, with_origin(given, "CORPUS")))
-    if not settings.data.corpus:
+    if not settings.data.corpus and not settings.data.mix:
         raise UsageError("no corpus is named", "name one: gptcli data prepare book.txt")
     return settings
 
@@ -41,7 +41,7 @@ def prepare(
     config: ConfigFiles = None,
     assignments: Assignments = None,
     workers: Annotated[
-        int, typer.Option(min=0, help="Processes that work on a large corpus; 0: one for each core, 12 at most.")
+        int, typer.Option(min=0, help="Processes that work on a large corpus; 0: one for each core, 6 at most.")
     ] = 0,
     cache_dir: CacheDir = None,
     as_json: AsJson = False,

@@ -23,6 +23,11 @@ def annotated_toml(config: Config, prefix: str = "") -> str:
             heading = f"{prefix}{name}"
             sections.append(f"\n# {first_line(type(value))}\n[{heading}]\n{annotated_toml(value, f'{heading}.')}")
             continue
+        if isinstance(value, tuple) and value and isinstance(value[0], Config):
+            heading = f"{prefix}{name}"
+            tables = (f"[[{heading}]]\n{annotated_toml(one, f'{heading}.')}" for one in value)
+            sections.append(f"\n# {one_line(information.description or '')}\n" + "\n".join(tables))
+            continue
         if information.description:
             lines.append(f"# {one_line(information.description)}")
         dumped = config.model_dump(mode="json")[name]

@@ -7,9 +7,11 @@ time to start. A process that dies, an error in one and a signal end them all. K
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -24,9 +26,9 @@ from gptcli.errors import OutOfMemoryError, Stopped
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
-MAX_WORKERS = 12
+MAX_WORKERS = 6
 """Processes that stay below a gigabyte together."""
-SHARED_BYTES, OWN_BYTES = 760_000_000, 48_000_000
+SHARED_BYTES, OWN_BYTES = 760_000_000, 140_000_000
 """What all processes may come to take together beside the one that started them, and what each takes at least."""
 WORTH_STARTING = 3
 """Pieces of work from which on it pays to start processes."""
@@ -96,6 +98,14 @@ def resident_bytes() -> int:
     """Memory that this process has now; 0 where the system does not say."""
     status = Path("/proc/self/statm")
     return int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if status.exists() else 0
+
+
+def give_back_freed() -> None:
+    """Give memory that has been freed back to the system, where its C library can."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
+        if trim is not None:
+            trim(0)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import numpy as np
 from gptcli.console import size
 from gptcli.data.config import DataSettings
 from gptcli.data.crew import Means, stop_by_signal
+from gptcli.data.mix import prepare_mix, scan_mix
 from gptcli.data.prepare import prepare_data, sample_words, scan_corpus
 from gptcli.data.shards import INDEX, TokenShards
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
@@ -29,8 +30,14 @@ def prepare(sources: Sequence[str], settings: DataSettings, cache_dir: Path, wor
     """
     means = Means(workers)
     with stop_by_signal():
-        scan = scan_corpus(sources, settings.data, cache_dir, settings.seed, means)
-        prepared = prepare_data(scan, settings.data, cache_dir, means=means)
+        if settings.data.mix:
+            mix = scan_mix(settings.data, cache_dir, settings.seed, means)
+            prepared = prepare_mix(mix, settings.data, cache_dir, means=means)
+            for one, part in zip(prepared.report["mix"], prepared.train.parts, strict=True):
+                one["directory"] = str(part.directory.parent)
+        else:
+            scan = scan_corpus(sources, settings.data, cache_dir, settings.seed, means)
+            prepared = prepare_data(scan, settings.data, cache_dir, means=means)
     return prepared.report | {"from_cache": prepared.from_cache, "directory": str(prepared.directory)}
 
 
@@ -106,6 +113,13 @@ def report_lines(report: dict[str, Any]) -> list[str]:
             f"{part:9}  {counts['documents']:,} documents, {size(counts['bytes'])}, "
             f"{counts['characters']:,} characters ({counts['distinct_characters']:,} distinct), "
             f"{report[f'{part}_tokens']:,} tokens"
+        )
+    for one in report.get("mix", []):
+        gone = one["dropped"]
+        lines.append(
+            f"mix        {one['weight']:.3g} of {one['name']}: {one['train_tokens']:,} tokens to train on, "
+            f"{one['val_tokens']:,} to validate; {gone['duplicates']:,} duplicates and {gone['overlap']:,} that are "
+            f"validated on dropped; {one['directory']}"
         )
     lines += [
         f"split      {report['split_rule']}: {100 * report['val_fraction']:.3g} % of the bytes",

@@ -7,10 +7,10 @@ name the corpus then lies. Knows no sequence and no model.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gptcli.console import Progress, say, size
 from gptcli.data.cache import cache_key, default_cache_dir, only_writer, unfinished
@@ -29,6 +29,9 @@ from gptcli.tokenizer.config import TokenizerConfig
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 from gptcli.tokenizer.train import build_tokenizer
 
+if TYPE_CHECKING:
+    from gptcli.data.mix import TokenMix
+
 __all__ = ["CorpusScan", "PreparedData", "default_cache_dir", "open_prepared", "prepare_data", "scan_corpus"]
 
 LEARNT = ("char", "bpe")
@@ -41,7 +44,7 @@ SAMPLE = "sample.json"
 class PreparedData:
     """Everything that training needs of a corpus."""
 
-    train: TokenShards
+    train: TokenShards | TokenMix
     val: TokenShards
     tokenizer: Tokenizer
     report: dict[str, Any]
@@ -49,7 +52,9 @@ class PreparedData:
     from_cache: bool
     """Whether the tokens were there already."""
     directory: Path
-    """Where in the cache they are; `open_prepared` opens it."""
+    """Where in the cache they are; `open_prepared` opens it, but for a mix."""
+    vals: tuple[TokenShards, ...] = ()
+    """Of a mix, the validation part of each corpus; `val` is all of them."""
 
 
 def scan_corpus(
@@ -147,12 +152,31 @@ def prepare_tokenizer(
     with only_writer(entry):
         if not entry.exists():
             with unfinished(entry) as work, atomic_directory(entry) as folder:
+                texts, sample = learning_texts(scan, config.name, SAMPLE_BYTES, work, means)
                 if is_sampled:
-                    learn_from_sample(folder, scan, config, work, means)
-                else:
-                    build_tokenizer(config, lambda: with_progress(scan, config.name)).save(folder)
+                    say(f"learning {config.name} from {sample_words(sample)}")
+                    (folder / SAMPLE).write_text(json.dumps(sample), encoding="utf-8")
+                build_tokenizer(config, texts).save(folder)
         sample = json.loads((entry / SAMPLE).read_text(encoding="utf-8")) if is_sampled else None
         return load_tokenizer(entry), sample
+
+
+def learning_texts(
+    scan: CorpusScan, name: str, wanted: int, work: Path, means: Means
+) -> tuple[Callable[[], Iterator[str]], dict[str, int]]:
+    """What gives the texts that a tokenizer learns from, and how many they are: of BPE at most about `wanted` bytes."""
+    whole = {"documents": scan.train.documents, "bytes": scan.train.bytes}
+    of = {f"of_{key}": count for key, count in whole.items()}
+    if name != "bpe" or scan.train.bytes <= wanted:
+        return lambda: with_progress(scan, name), whole | of
+    drawn = drawn_buckets(scan.records, scan.assignment, wanted)
+    jobs = scan.jobs(means.section_bytes, work / f"sample-{means.section_bytes}-{drawn}")
+    sample = dict.fromkeys(whole, 0)
+    with Progress("sample", len(jobs), unit="parts") as progress:
+        for result in in_order(draw, [(job, drawn) for job in jobs], means.processes):
+            sample = {key: count + result[key] for key, count in sample.items()}
+            progress.update()
+    return lambda: (text for job in jobs for text in drawn_texts(job)), sample | of
 
 
 def with_progress(scan: CorpusScan, name: str) -> Iterator[str]:
@@ -165,21 +189,6 @@ def with_progress(scan: CorpusScan, name: str) -> Iterator[str]:
         for text in scan.train_texts():
             yield text
             progress.update(len(text))
-
-
-def learn_from_sample(folder: Path, scan: CorpusScan, config: TokenizerConfig, work: Path, means: Means) -> None:
-    """Draw a sample of the training text and save in `folder` what is learnt from it."""
-    drawn = drawn_buckets(scan.records, scan.assignment)
-    jobs = scan.jobs(means.section_bytes, work / f"sample-{means.section_bytes}-{drawn}")
-    sample = {"documents": 0, "bytes": 0}
-    with Progress("sample", len(jobs), unit="parts") as progress:
-        for result in in_order(draw, [(job, drawn) for job in jobs], means.processes):
-            sample = {name: count + result[name] for name, count in sample.items()}
-            progress.update()
-    sample |= {"of_documents": scan.train.documents, "of_bytes": scan.train.bytes}
-    say(f"learning {config.name} from {sample_words(sample)}")
-    build_tokenizer(config, lambda: (text for job in jobs for text in drawn_texts(job))).save(folder)
-    (folder / SAMPLE).write_text(json.dumps(sample), encoding="utf-8")
 
 
 def sample_words(sample: Mapping[str, int]) -> str:

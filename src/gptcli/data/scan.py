@@ -132,7 +132,7 @@ def scan_corpus(
     if not corpus_files:
         raise DataError("no corpus is named", "name a text file, a directory, hf:NAME or python:stdlib")
     files = [look_at(file) for file in [*val_files, *corpus_files]]
-    settings = config.model_dump(mode="json", exclude={"corpus", "tokenizer", "pack"})
+    settings = config.model_dump(mode="json", exclude={"corpus", "mix", "tokenizer", "pack"})
     settings["chat_template"] = read_template(config.chat_template)  # a file's content may change
     entry = cache_dir / "scans" / cache_key(files, len(val_files), settings, seed)
     with only_writer(entry):

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from gptcli.data.config import DataConfig
-from gptcli.data.crew import resident_bytes
+from gptcli.data.crew import give_back_freed, resident_bytes
 from gptcli.data.passes import ScannedFile, SplitPiece, note_section, read_section
 from gptcli.data.sample import drawn_pieces
 from gptcli.data.sections import Section
@@ -228,6 +228,7 @@ def encode_into(folder: Path, job: Job, tokenizer: Tokenizer, told: Told, memory
             told(sum(piece.bytes for piece in batch))
             if memory is not None and resident_bytes() > memory:
                 tokenizer.forget()
+                give_back_freed()
                 memory = max(memory, resident_bytes() + SLACK_BYTES)
     return [bool(value) for value in goes_on]
 

@@ -161,7 +161,7 @@ class WordEncoder:
         self.remembered += len(data)
         if self.remembered > REMEMBERED_BYTES:
             self.forget()
-        return self.fast.encode(data)
+        return self.fast.encode(data).copy()  # its own array keeps room for far more ids than it holds
 
     def forget(self) -> None:
         if self.fast is not None:

@@ -23,7 +23,7 @@ from gptcli.checkpoint.run import RunDirectory
 from gptcli.console import Progress, duration, say
 from gptcli.data.prepare import default_cache_dir
 from gptcli.errors import CheckpointError, DivergedError, GptcliError, Stopped, StorageError
-from gptcli.evaluate.shards import Interrupted, shard_loss
+from gptcli.evaluate.shards import Interrupted
 from gptcli.generate.config import GenerationConfig
 from gptcli.generate.text import generate
 from gptcli.models.gpt import GPT
@@ -40,6 +40,7 @@ from gptcli.train.position import Position
 from gptcli.train.signals import StopRequest
 from gptcli.train.step import PendingStep, Stepper, StepResult, step_seed
 from gptcli.train.trackers import open_trackers
+from gptcli.train.validation import validation_loss
 
 
 class Trainer:
@@ -61,6 +62,8 @@ class Trainer:
             max_spike=config.train.max_spike,
         )
         self.feed = Feed(plan.batches, config.sequences_per_step, config.train.batch_size, plan.device)
+        self.val_losses: dict[str, float] = {}
+        """Of a mix, what the last evaluation found of each corpus."""
         self.unread: deque[tuple[int, PendingStep]] = deque()
         self.position, self.pace = Position(), plan.new_pace()
         self.metrics = MetricsLog(run.metrics_path)
@@ -248,9 +251,9 @@ class Trainer:
         """
         position = self.position
         with self.pace.timing("evaluate"):
-            loss = shard_loss(
+            found = validation_loss(
                 self.model,
-                self.plan.data.val,
+                self.plan.data,
                 seq_len=self.config.seq_len,
                 batch_size=self.train_config.batch_size,
                 max_tokens=self.train_config.eval_tokens,
@@ -258,7 +261,8 @@ class Trainer:
                 precision=self.plan.precision,
                 pack=self.config.data.pack,
                 give_up=self.stop.is_wanted,
-            ).loss
+            )
+        loss, self.val_losses = found.loss, found.by_corpus
         position.evaluated_step, position.last_val_loss = position.step, loss
         improved = math.isfinite(loss) and (position.best_val_loss is None or loss < position.best_val_loss)
         if improved:
@@ -284,6 +288,8 @@ class Trainer:
             "tokens_per_second": round((position.tokens - tokens_then) / max(now - then, 1e-9), 1),
             "memory_bytes": peak_memory_bytes(self.plan.device),
         }
+        if evaluated:
+            line |= {f"val_loss/{name}": value for name, value in self.val_losses.items()}
         position.interval_loss, position.interval_steps = 0.0, 0
         self.append(self.metrics, line)
         self.trackers.log(position.step, line)

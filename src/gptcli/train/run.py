@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import re
 import shutil
 import sys
@@ -21,10 +20,9 @@ from gptcli.config import RawConfig, check_keys, dump_toml, merge, read_toml
 from gptcli.config.load import with_origin
 from gptcli.config.shipped import read_settings
 from gptcli.console import say, size
+from gptcli.data.batches import MixedBatches
 from gptcli.data.prepare import default_cache_dir
-from gptcli.data.shards import TokenShards
 from gptcli.errors import CheckpointError, OutOfMemoryError, UsageError
-from gptcli.evaluate.shards import ShardLoss, shard_loss
 from gptcli.interop.huggingface import write_huggingface
 from gptcli.models.gpt import GPT
 from gptcli.nn.device import allow_tf32, peak_memory_bytes
@@ -36,6 +34,7 @@ from gptcli.train.plan import Plan, is_timed, machine_memory_bytes, make_plan, p
 from gptcli.train.screen import show_plan, show_summary
 from gptcli.train.signals import StopRequest
 from gptcli.train.start import keep_copy, open_start, require_same_start
+from gptcli.train.validation import validation_loss
 from gptcli.train.zero_config import NAMES
 
 MAX_KEPT_VALIDATION_BYTES = 50_000_000
@@ -80,7 +79,7 @@ def plan_and_train(request: TrainRequest, resumable: RunDirectory | None, stop: 
     start = open_start(user, resumable)
     cache_dir = request.cache_dir or default_cache_dir()
     plan = make_plan(user, cache_dir, began, resumed=resumable is not None, start=start)
-    out = request.out or fresh_directory(plan.config.data.corpus)
+    out = request.out or fresh_directory(plan.config.data.corpus or ("mix",))
     model = None
     if plan.memory_bytes <= machine_memory_bytes(plan.device):
         model = plan.new_model()
@@ -228,9 +227,9 @@ def finish(trainer: Trainer) -> dict[str, Any]:
         say(f"warning: {error}")
     if best is not None and best.step != position.step:
         model.load_state_dict(load_checkpoint(best.path, parts=("model",), device="cpu").tensors["model"])
-    whole = shard_loss(
+    whole = validation_loss(
         model,
-        plan.data.val,
+        plan.data,
         seq_len=plan.config.seq_len,
         batch_size=plan.config.train.batch_size,
         max_tokens=plan.final_tokens,
@@ -248,15 +247,13 @@ def finish(trainer: Trainer) -> dict[str, Any]:
         "tokens_per_second": round(position.tokens / max(position.elapsed_seconds, 1e-9), 1),
         "train_loss": losses[-1] if losses else None,
         "val_loss": whole.loss,
-        "val_bits_per_byte": whole.bits_per_byte or estimated_bits(whole, plan.data.val),
-        "val_part": 1.0 if whole.bits_per_byte is not None else whole.tokens / len(plan.data.val),
+        "val_bits_per_byte": whole.bits_per_byte,
+        "val_part": whole.part,
         "peak_memory_bytes": peak_memory_bytes(plan.device),
     }
+    if isinstance(plan.batches, MixedBatches):
+        epochs = plan.batches.epochs(position.step * plan.config.sequences_per_step)
+        summary["mix"] = {name: {"val_loss": loss, "epochs": epochs[name]} for name, loss in whole.by_corpus.items()}
     write_atomic(run.path / "summary.json", json.dumps(summary, indent=2) + "\n")
     show_summary(summary, run)
     return summary
-
-
-def estimated_bits(part: ShardLoss, shards: TokenShards) -> float:
-    """Bits per byte of a split of which only a part was measured, as if the rest had the same loss a token."""
-    return part.loss / math.log(2) * len(shards) / max(1, shards.bytes)
