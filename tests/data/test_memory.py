@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -10,6 +11,9 @@ import textwrap
 from pathlib import Path
 
 import pytest
+
+from gptcli.report.bench.large_corpus import write_large_corpus
+from gptcli.report.bench.memory import watch
 
 MEASURE = """
     import json, resource, sys
@@ -55,3 +59,20 @@ def test_peak_memory_does_not_grow_with_the_corpus(tmp_path: Path, kind: str) ->
         assert size > repeats * 900_000
     assert peaks[1][0] < 120 and peaks[1][1] < 500
     assert peaks[1][1] < peaks[0][1] + 60
+
+
+@pytest.mark.slow
+def test_all_processes_together_stay_below_a_gigabyte(tmp_path: Path) -> None:
+    """Rows, one long text and very many small documents, with a tokenizer whose words do not repeat."""
+    (tmp_path / "corpus").mkdir()
+    write_large_corpus(
+        tmp_path / "corpus", [words(random.Random(number), 700) + "\n" for number in range(1000)], 260_000_000
+    )
+    command = [sys.executable, "-m", "gptcli", "data", "prepare", str(tmp_path / "corpus"), "--json", "--workers", "3"]
+    settings = ["--cache-dir", str(tmp_path / "cache"), "--set", "data.tokenizer.vocab_size=2000"]
+    taken = watch([*command, *settings], os.environ)
+    assert taken.status == 0, taken.errors
+    report = json.loads(taken.output)
+    assert report["tokenizer_sample"]["bytes"] < 70_000_000 < report["train"]["bytes"]
+    assert report["train"]["documents"] > 300_000 and report["dropped"]["duplicates"] > 5_000
+    assert 100e6 < taken.proportional_bytes < 1e9

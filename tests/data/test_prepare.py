@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import tokenizers
 
-from gptcli.data import prepare
+from gptcli.data import prepare, stages
 from gptcli.data.config import DataConfig
 from gptcli.data.inspect import inspect_split
 from gptcli.data.prepare import PreparedData, default_cache_dir, open_prepared, prepare_data, scan_corpus
@@ -71,7 +71,7 @@ def test_a_document_in_pieces_has_the_tokens_of_the_whole(
     settings = {"tokenizer": {"name": "file", "path": str(shared / "tokenizers" / "gpt2")}, "split": "tail"}
     whole = prepared(str(path), cache, **settings)
     monkeypatch.setattr("gptcli.data.corpus.PIECE_CHARACTERS", 3000)
-    monkeypatch.setattr(prepare, "BATCH_CHARACTERS", 10_000)
+    monkeypatch.setattr(stages, "BATCH_CHARACTERS", 10_000)
     pieces = prepared(str(path), cache / "other", **settings)
     assert whole.train.fingerprint == pieces.train.fingerprint and whole.val.fingerprint == pieces.val.fingerprint
     reference = tokenizers.Tokenizer.from_str(whole.tokenizer.backend.to_str())

@@ -27,9 +27,9 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     original = corpus.read_text
 
-    def counted(path: Path, name: str, errors: str):
+    def counted(path: Path, *arguments: object):
         names.append(path.name)
-        return original(path, name, errors)
+        return original(path, *arguments)
 
     monkeypatch.setattr(corpus, "read_text", counted)
     return names

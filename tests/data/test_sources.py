@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from gptcli.data import streams
 from gptcli.data.config import DataConfig
 from gptcli.data.corpus import Document, open_corpus
 from gptcli.data.sources import find_files
@@ -154,4 +155,39 @@ def test_a_data_set_of_instructions_is_kept_as_what_its_template_reads(data_set:
 def test_what_a_data_set_lacks_is_named(data_set: Path, tmp_path: Path, suffix: str, field: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         find_files([f"hf:{data_set}{suffix}"], field, tmp_path / "cache")
-    assert not list((tmp_path / "cache" / "spool").iterdir())
+    assert [path.suffix for path in (tmp_path / "cache" / "spool").iterdir()] == [".lock"]
+
+
+def test_a_copy_of_a_data_set_that_was_stopped_goes_on_in_its_stream(
+    data_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "PART_BYTES", 100)
+    texts = [f"text {number}" for number in range(50)]
+    (data_set / "train.jsonl").write_text("".join(json.dumps({"body": text, "id": 1}) + "\n" for text in texts))
+    source, config, cache = f"hf:{data_set}", DataConfig(text_field="body"), tmp_path / "cache"
+    taken = 0
+    original = streams.HubStream.__iter__
+
+    def broken(stream: streams.HubStream):
+        nonlocal taken
+        for row in original(stream):
+            taken += 1
+            if taken == 23:
+                raise DataError("the connection is lost")
+            yield row
+
+    with monkeypatch.context() as patched:
+        patched.setattr(streams.HubStream, "__iter__", broken)
+        with pytest.raises(DataError, match="connection is lost"):
+            find_files([source], "body", cache)
+        (work,) = (cache / "spool").glob("*.work")
+        parts = sorted(path.name for path in work.glob("part-*"))
+        assert parts == [f"part-{number:05d}.jsonl.zst" for number in range(len(parts))] and len(parts) > 3
+        (work / parts[-1]).write_bytes(b"damaged")
+    before = {path.name: path.stat().st_mtime_ns for path in sorted(work.glob("part-*"))[:-1]}
+    found = find_files([source], "body", cache)
+    assert [document.text for document in open_corpus([source], config, cache)] == texts
+    after = {path.name: path.stat().st_mtime_ns for path, _ in found}
+    assert before.items() <= after.items() and len(after) == len(found) > len(before)
+    assert found[1].name == f"{source} part 2"
+    assert not list((cache / "spool").glob("*.work"))

@@ -17,7 +17,6 @@ from gptcli.data.split import (
     TRAIN,
     VAL,
     default_val_bytes,
-    first_occurrences,
     split_documents,
 )
 from gptcli.errors import DataError
@@ -31,14 +30,6 @@ def records_of(sizes: list[int], seed: int = 0) -> np.ndarray:
     records["low"] = generator.integers(2**63, size=len(sizes))
     records["bytes"] = records["characters"] = sizes
     return records
-
-
-def test_first_occurrences_are_those_of_a_dictionary() -> None:
-    generator = np.random.default_rng(0)
-    high, low = generator.integers(0, 12, (2, 500)).astype(np.uint64) << np.uint64(60)
-    seen: dict[tuple[int, int], int] = {}
-    expected = [seen.setdefault(pair, i) for i, pair in enumerate(zip(high.tolist(), low.tolist(), strict=True))]
-    assert first_occurrences(high, low).tolist() == expected
 
 
 @pytest.mark.parametrize("fraction", [0.01, 0.1, 0.3, 0.5])

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from gptcli.checkpoint.run import RunDirectory
 from gptcli.errors import CheckpointError, DataError, DivergedError, Stopped, UsageError
 from gptcli.evaluate.shards import shard_loss
-from gptcli.train import loop
+from gptcli.train import validation
 from gptcli.train.loop import Trainer
 from gptcli.train.run import TrainRequest, train
 from gptcli.train.step import Stepper
@@ -74,7 +74,7 @@ def test_stepping_seconds_leave_out_what_happens_between_steps(
         time.sleep(0.3)
         return shard_loss(*arguments, **options)
 
-    monkeypatch.setattr(loop, "shard_loss", slow)
+    monkeypatch.setattr(validation, "shard_loss", slow)
     train(request(corpus, tmp_path / "run"))
     stepping = [line["stepping_seconds"] for line in lines(tmp_path / "run")]
     between = [line["elapsed_seconds"] - line["stepping_seconds"] for line in lines(tmp_path / "run")]

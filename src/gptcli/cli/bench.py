@@ -1,4 +1,4 @@
-"""`gptcli bench [limits | train | learn | deadline | generate | data | startup]`."""
+"""`gptcli bench [limits | train | learn | deadline | generate | data | prepare | startup]`."""
 
 from __future__ import annotations
 
@@ -265,6 +265,30 @@ def data(
     request = encoding.EncodingRequest(tuple(corpus or ["python:stdlib"]), megabytes, tokenizer, vocab_size)
     report = contest("data", encoding.measure, request, peer, setting(rounds, 1.0, 1, "cpu"))
     show(report, as_markdown, as_json)
+
+
+@bench_app.command()
+def prepare(
+    corpus: Corpus = None,
+    gigabytes: Annotated[float, typer.Option(min=0.001, help="How large the corpus is made.")] = 2.0,
+    megabytes: Annotated[float, typer.Option(min=0.001, help="So much of CORPUS is taken to make it of.")] = 10.0,
+    rounds: Rounds = 3,
+    threads: Threads = None,
+    without_kill: Annotated[bool, typer.Option("--without-kill", help="Do not kill it once and go on.")] = False,
+    as_markdown: AsMarkdown = False,
+    as_json: AsJson = False,
+) -> None:
+    """A large corpus made ready for training, beside `tokenizers` alone; and its memory (default: made of the standard
+    library, with other words in each copy)."""
+    from functools import partial
+
+    from gptcli.report.bench import preparing
+    from gptcli.report.bench.publish import hold
+
+    request = preparing.PreparingRequest(
+        tuple(corpus or ["python:stdlib"]), gigabytes, megabytes, is_killed=not without_kill
+    )
+    show(hold(setting(rounds, 0.0, threads, "cpu"), [partial(preparing.measure, request)]), as_markdown, as_json)
 
 
 @bench_app.command()

@@ -30,7 +30,7 @@ def data_settings(corpus: list[str], configs: list[str], assignments: list[str])
     user = read_settings((), assignments, RawConfig(known, files.origins))
     given = {"data": {"corpus": corpus}} if corpus else {}
     settings = validate(DataSettings, merge(user, with_origin(given, "CORPUS")))
-    if not settings.data.corpus:
+    if not settings.data.corpus and not settings.data.mix:
         raise UsageError("no corpus is named", "name one: gptcli data prepare book.txt")
     return settings
 
@@ -40,15 +40,22 @@ def prepare(
     corpus: Corpus = None,
     config: ConfigFiles = None,
     assignments: Assignments = None,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes that work on a large corpus; 0: one for each core, 6 at most.")
+    ] = 0,
     cache_dir: CacheDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Read, split and encode a corpus into the cache, where training finds it."""
+    """Read, split and encode a corpus into the cache, where training finds it.
+
+    A large corpus is prepared by several processes in parts; stopped or killed, the same command goes on with the parts
+    that are finished.
+    """
     settings = data_settings(corpus or [], config or [], assignments or [])
     from gptcli.data.inspect import prepare, report_lines
     from gptcli.data.prepare import default_cache_dir
 
-    report = prepare(settings.data.corpus, settings, cache_dir or default_cache_dir())
+    report = prepare(settings.data.corpus, settings, cache_dir or default_cache_dir(), workers)
     print(json.dumps(report) if as_json else "\n".join(report_lines(report)))
 
 

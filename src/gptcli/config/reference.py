@@ -23,6 +23,11 @@ def annotated_toml(config: Config, prefix: str = "") -> str:
             heading = f"{prefix}{name}"
             sections.append(f"\n# {first_line(type(value))}\n[{heading}]\n{annotated_toml(value, f'{heading}.')}")
             continue
+        if isinstance(value, tuple) and value and isinstance(value[0], Config):
+            heading = f"{prefix}{name}"
+            tables = (f"[[{heading}]]\n{annotated_toml(one, f'{heading}.')}" for one in value)
+            sections.append(f"\n# {one_line(information.description or '')}\n" + "\n".join(tables))
+            continue
         if information.description:
             lines.append(f"# {one_line(information.description)}")
         dumped = config.model_dump(mode="json")[name]
@@ -42,6 +47,7 @@ def markdown_tables(kind: type[Config], prefix: str = "") -> Iterator[str]:
                 f"| `{prefix}{name}` | {type_name(information)} | {default_text(information)} "
                 f"| {in_table(one_line(information.description or ''))} |"
             )
+            inner.extend((table, f"{prefix}{name}.", False) for table in tables_in(information.annotation))
     if rows:
         yield "| key | type | default | meaning |\n| --- | --- | --- | --- |\n" + "\n".join(rows) + "\n"
     for member, path, is_choice in inner:
@@ -50,6 +56,12 @@ def markdown_tables(kind: type[Config], prefix: str = "") -> Iterator[str]:
             title += f', name = "{member.model_fields["name"].default}"'
         yield f"## {title}\n\n{first_line(member)}\n"
         yield from markdown_tables(member, path)
+
+
+def tables_in(annotation: Any) -> list[type[Config]]:
+    """The config that an array holds tables of, if it does."""
+    arguments = typing.get_args(annotation) if typing.get_origin(annotation) is tuple else ()
+    return [kind for kind in arguments if isinstance(kind, type) and issubclass(kind, Config)]
 
 
 def type_name(information: FieldInfo) -> str:
@@ -64,6 +76,8 @@ def name_of(annotation: Any) -> str:
         return " or ".join(
             f'"{value}"' if isinstance(value, str) else str(value) for value in typing.get_args(annotation)
         )
+    if tables_in(annotation):
+        return "array of tables"
     if typing.get_origin(annotation) is tuple:
         return f"array of {name_of(typing.get_args(annotation)[0])}"
     simple = {int: "integer", float: "number", str: "string", bool: "true or false", type(None): "not set"}

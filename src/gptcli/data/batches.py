@@ -14,7 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gptcli.data.mix import TokenMix
 from gptcli.data.permutation import derive, permute
+from gptcli.data.proportions import Proportions
 from gptcli.data.shards import TokenShards
 from gptcli.errors import DataError
 from gptcli.nn.loss import IGNORE_INDEX
@@ -95,3 +97,44 @@ class Batches:
         starts = self.shards.document_starts
         place = np.searchsorted(starts, positions.astype(np.uint64))
         return starts[np.minimum(place, len(starts) - 1)] == positions
+
+
+class MixedBatches:
+    """Sequences of several splits in given proportions, by their number; each split has epochs of its own."""
+
+    def __init__(self, mix: TokenMix, seq_len: int, seed: int, pack: Literal["cross", "document"] = "cross") -> None:
+        """
+        Raises:
+            DataError: a split holds less than one sequence and its last target; the message names it.
+        """
+        self.names, self.seq_len, self.proportions = mix.names, seq_len, Proportions(mix.weights)
+        self.parts: list[Batches] = []
+        for number, (name, shards) in enumerate(zip(mix.names, mix.parts, strict=True)):
+            own_seed = int(derive(np.full(1, seed, dtype=np.uint64), number)[0]) >> 1
+            try:
+                self.parts.append(Batches(shards, seq_len, own_seed, pack))
+            except DataError as error:
+                raise DataError(f"of the mix, {name}: {error}") from error
+        self.sequences_per_epoch = sum(part.sequences_per_epoch for part in self.parts)
+        """Windows of all splits; how often each is seen is its own (`epochs`)."""
+
+    def sequences(self, indices: Sequence[int]) -> Batch:
+        """The sequences of these numbers, in this order; the same whatever else is asked for."""
+        owners, places = self.proportions.turns(np.asarray(indices, dtype=np.uint64))
+        rows = [np.flatnonzero(owners == owner) for owner in range(len(self.parts))]
+        made = [part.sequences(places[some]) for part, some in zip(self.parts, rows, strict=True) if len(some)]
+        order = torch.from_numpy(np.argsort(np.concatenate(rows)))
+        columns = zip(*made, strict=True)
+        return Batch(*(None if column[0] is None else torch.cat(column)[order] for column in columns))
+
+    def epochs(self, count: int) -> dict[str, float]:
+        """How often the first `count` sequences go through each split."""
+        turns = zip(self.names, self.proportions.before(count), self.parts, strict=True)
+        return {name: number / part.sequences_per_epoch for name, number, part in turns}
+
+
+def batches_of(
+    shards: TokenShards | TokenMix, seq_len: int, seed: int, pack: Literal["cross", "document"] = "cross"
+) -> Batches | MixedBatches:
+    """The sequences of a split, or of a mix of them."""
+    return (MixedBatches if isinstance(shards, TokenMix) else Batches)(shards, seq_len, seed, pack)

@@ -5,7 +5,8 @@
     tokenizers/  learnt tokenizers, by the training text and the tokenizer's settings
     tokens/      token shards of both splits, by their text and the tokenizer
 
-Everything here can be deleted at any time. Knows nothing of what the entries hold.
+An entry that is made in parts has them in NAME.work beside it until it is whole, so that what is finished is not done
+again. Everything here can be deleted at any time. Knows nothing of what the entries hold.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,3 +56,18 @@ def only_writer(entry: Path) -> Iterator[None]:
                 fcntl.flock(file, fcntl.LOCK_EX)
             clean_temporaries(entry.parent)
             yield
+
+
+@contextmanager
+def unfinished(entry: Path) -> Iterator[Path]:
+    """The directory for finished parts of an entry that is being made, which goes once the entry is whole.
+
+    What a process that no longer runs left half-written in it is removed.
+    """
+    work = entry.with_name(f"{entry.name}.work")
+    if work.is_dir():
+        say(f"going on with what an earlier command has finished of {entry}")
+        for folder in (work, *work.iterdir()):
+            clean_temporaries(folder)
+    yield work
+    shutil.rmtree(work, ignore_errors=True)

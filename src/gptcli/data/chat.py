@@ -78,7 +78,7 @@ class ChatRenderer:
         self.process.stdin.close()
         self.process.stdout.close()
 
-    def render(self, messages: Any, place: str) -> str:
+    def render(self, messages: Any, place: object) -> str:
         """The text of a list of {"role", "content"} tables; `place` names the row in errors.
 
         Raises:
@@ -88,7 +88,7 @@ class ChatRenderer:
             raise DataError(f"{place} is no conversation", 'write a list of {"role": "user", "content": "..."} tables')
         return self.ask({"messages": messages}, place, ROW_SECONDS)
 
-    def ask(self, request: dict[str, Any], place: str, seconds: float) -> str:
+    def ask(self, request: dict[str, Any], place: object, seconds: float) -> str:
         try:
             self.process.stdin.write(json.dumps(request).encode() + b"\n")
             self.process.stdin.flush()

@@ -20,19 +20,26 @@ COLUMN_FORMATS = frozenset({".parquet", ".arrow"})
 
 
 def column_rows(
-    path: Path, name: str, choose: Callable[[Sequence[str]], Sequence[str]], errors: str
+    path: Path,
+    name: str,
+    choose: Callable[[Sequence[str]], Sequence[str]],
+    errors: str,
+    start: int = 0,
+    stop: int | None = None,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """(place, row) pairs; of the fields that the file has, `choose` says which to read.
+
+    With `stop` only row groups start..stop-1 of a .parquet file.
 
     Raises:
         DataError: the file is damaged, or a text in it is not UTF-8 (with `errors` strict).
     """
     import pyarrow as pa
 
-    number = 0
     with storage_errors(path, "read"), seekable(path, name) as file:
         try:
-            for batch in batches(file, format_of(path), choose):
+            groups, number = (None, 0) if stop is None else row_groups(file, start, stop)
+            for batch in batches(file, format_of(path), choose, groups):
                 columns = [values(batch.column(i), field, name) for i, field in enumerate(batch.schema.names)]
                 for row in zip(*columns, strict=True):
                     number += 1
@@ -42,15 +49,26 @@ def column_rows(
             raise damaged(name, error) from error
 
 
-def batches(file: IO[bytes], kind: str, choose: Callable[[Sequence[str]], Sequence[str]]) -> Iterable[Any]:
-    """pyarrow record batches of the chosen columns."""
+def row_groups(file: IO[bytes], start: int, stop: int) -> tuple[list[int], int]:
+    """The numbers of the row groups start..stop-1, and how many rows are before them."""
+    import pyarrow.parquet as pq
+
+    metadata = pq.read_metadata(file)
+    return list(range(start, stop)), sum(metadata.row_group(index).num_rows for index in range(start))
+
+
+def batches(
+    file: IO[bytes], kind: str, choose: Callable[[Sequence[str]], Sequence[str]], groups: list[int] | None = None
+) -> Iterable[Any]:
+    """pyarrow record batches of the chosen columns, of a .parquet file in the row groups `groups` (none: all)."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     if kind == ".parquet":
         table = pq.ParquetFile(file, pre_buffer=False, buffer_size=CHUNK_BYTES)
         fields = choose(table.schema_arrow.names)
-        yield from table.iter_batches(batch_size=ROWS_AT_ONCE, columns=list(fields), use_threads=False)
+        chosen = {} if groups is None else {"row_groups": groups}
+        yield from table.iter_batches(batch_size=ROWS_AT_ONCE, columns=list(fields), use_threads=False, **chosen)
         return
     begins = file.read(6)
     file.seek(0)

@@ -25,8 +25,8 @@ def format_of(path: Path) -> str:
     return suffixes[-1] if suffixes else ""
 
 
-def read_bytes(path: Path, name: str) -> Iterator[bytes]:
-    """The content of a file, decompressed, in chunks.
+def read_bytes(path: Path, name: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+    """The content of a file, decompressed, in chunks; with `stop` bytes start..stop-1 of one that is not compressed.
 
     Raises:
         StorageError: the file cannot be read.
@@ -35,7 +35,13 @@ def read_bytes(path: Path, name: str) -> Iterator[bytes]:
     suffix = path.suffix.lower()
     reader = {".gz": gunzip, ".zst": unzstd}.get(suffix, plain_chunks)
     with storage_errors(path, "read"), path.open("rb") as file:
-        yield from reader(file, name)
+        if stop is None:
+            yield from reader(file, name)
+            return
+        file.seek(start)
+        while start < stop and (chunk := file.read(min(stop - start, CHUNK_BYTES))):
+            yield chunk
+            start += len(chunk)
 
 
 def plain_chunks(file: IO[bytes], name: str) -> Iterator[bytes]:

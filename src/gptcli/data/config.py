@@ -2,12 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from gptcli.config import Config
 from gptcli.tokenizer.config import BpeTokenizerConfig, TokenizerConfig
+
+
+class MixedCorpus(Config):
+    """One corpus of a mix."""
+
+    corpus: tuple[Annotated[str, StringConstraints(min_length=1)], ...] = Field(min_length=1)
+    """What it is made of, as data.corpus."""
+
+    weight: float = Field(gt=0, allow_inf_nan=False)
+    """Its share of the sequences, in proportion to the other weights."""
+
+    name: str = ""
+    """What it is called in metrics and reports; empty: the name of its first file or directory."""
+
+    @field_validator("corpus", mode="before")
+    @classmethod
+    def one_or_several(cls, value: Any) -> Any:
+        """A single source may be written without brackets."""
+        return (value,) if isinstance(value, str) else value
+
+    @property
+    def title(self) -> str:
+        """What it is called."""
+        return self.name or Path(self.corpus[0]).name.split(".")[0] or self.corpus[0]
 
 
 class DataConfig(Config):
@@ -17,6 +42,10 @@ class DataConfig(Config):
     """What to train on: files, directories, globs, - (stdin), hf:NAME[:config][@split], python:stdlib, tokens of
     nanoGPT or llm.c (.bin), DIRECTORY[@split] of the cache of the hub or of `datasets`. CORPUS on the command line
     sets it."""
+
+    mix: tuple[MixedCorpus, ...] = ()
+    """Several corpora, trained on by weight, instead of one: tables [[data.mix]] with corpus, weight and, if wanted,
+    name. Each is split and validated on by itself."""
 
     tokenizer: TokenizerConfig = BpeTokenizerConfig()
     """What turns text into tokens: char or bpe (learnt from the training split only), byte, or an existing one by
@@ -48,6 +77,19 @@ class DataConfig(Config):
 
     pack: Literal["cross", "document"] = "cross"
     """What a sequence may see: cross lets attention cross the boundaries between documents, document stops it there."""
+
+    @model_validator(mode="after")
+    def one_or_a_mix(self) -> DataConfig:
+        """A mix stands instead of a corpus, and its corpora have names of their own."""
+        if self.mix and self.corpus:
+            raise ValueError("corpus and mix are both given; name the corpus in a table of mix, or leave one out")
+        if self.mix and self.val is not None:
+            raise ValueError("val is given with a mix, of which each corpus is validated on by itself; leave it out")
+        titles = [entry.title for entry in self.mix]
+        twice = next((title for title in titles if titles.count(title) > 1), None)
+        if twice is not None:
+            raise ValueError(f"two corpora of mix are called {twice!r}; give them names")
+        return self
 
 
 class DataSettings(Config):

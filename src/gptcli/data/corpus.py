@@ -57,8 +57,9 @@ def read_documents(file: SourceFile, config: DataConfig) -> Iterator[Document]:
                 yield Document(whole, file.name)
 
 
-def read_pieces(file: SourceFile, config: DataConfig) -> Iterator[Piece]:
-    """Every document of one file, also empty ones, in pieces of at most PIECE_CHARACTERS."""
+def read_pieces(file: SourceFile, config: DataConfig, start: int = 0, stop: int | None = None) -> Iterator[Piece]:
+    """Every document of one file, also empty ones, in pieces of at most PIECE_CHARACTERS; with `stop` those of the
+    section start..stop (sections.py)."""
     path, name = file
     if is_token_file(path.name):
         raise DataError(
@@ -66,9 +67,9 @@ def read_pieces(file: SourceFile, config: DataConfig) -> Iterator[Piece]:
             "train on it by steps, without --time, or name the text",
         )
     if format_of(path) in ROW_FORMATS:
-        rows = read_rows(path, name, config.text_field, config.encoding_errors, config.chat_template)
+        rows = read_rows(path, name, config.text_field, config.encoding_errors, config.chat_template, start, stop)
         return cut_pieces((row, True) for row in rows)
-    chunks = read_text(path, name, config.encoding_errors)
+    chunks = read_text(path, name, config.encoding_errors, start, stop)
     return cut_pieces(separate(chunks, config.document_separator))
 
 
@@ -94,6 +95,9 @@ def cut_pieces(stretches: Iterable[tuple[str, bool]]) -> Iterator[Piece]:
     """Cut documents that come in stretches of any length into pieces; where, depends only on the document's text."""
     held = ""
     for text, is_last in stretches:
+        if is_last and not held and len(text) <= PIECE_CHARACTERS:
+            yield Piece(text, True)
+            continue
         held += text
         start = 0
         while len(held) - start > PIECE_CHARACTERS:

@@ -12,7 +12,7 @@ import csv
 import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from gptcli.data.chat import CHATML, ChatRenderer
 from gptcli.data.columns import COLUMN_FORMATS, column_rows
@@ -25,17 +25,35 @@ ROW_FORMATS = frozenset({".jsonl", ".ndjson", ".json", ".csv"}) | COLUMN_FORMATS
 DEFAULT_FIELD = "text"
 
 
-def read_text(path: Path, name: str, errors: str) -> Iterator[str]:
+class Line(NamedTuple):
+    """Line `number` of what begins at byte `start` of a file, in the words of an error: only then are the lines before
+    it counted."""
+
+    number: int
+    path: Path
+    name: str
+    start: int
+
+    def __str__(self) -> str:
+        before, left = 0, self.start
+        with self.path.open("rb") as file:
+            while left and (chunk := file.read(min(left, 1 << 20))):
+                before += chunk.count(b"\n")
+                left -= len(chunk)
+        return f"line {before + self.number} of {self.name}"
+
+
+def read_text(path: Path, name: str, errors: str, start: int = 0, stop: int | None = None) -> Iterator[str]:
     """The text of a UTF-8 file in chunks, without its byte order mark; line ends stay as they are.
 
-    `errors` is `strict` or `replace`.
+    `errors` is `strict` or `replace`. With `stop` only bytes start..stop-1, which begin and end with a character.
 
     Raises:
         DataError: a byte is not UTF-8; the message says where it is (counted from 0, after decompression).
     """
     decoder = codecs.getincrementaldecoder("utf-8")(errors)
-    offset, is_start = 0, True
-    for chunk in read_bytes(path, name):
+    offset, is_start = start, start == 0
+    for chunk in read_bytes(path, name, start, stop):
         text = decode(decoder, chunk, False, offset, name)
         offset += len(chunk)
         if text:
@@ -61,8 +79,18 @@ def decode(decoder: codecs.IncrementalDecoder, chunk: bytes, final: bool, offset
         raise DataError(f"{name} is not UTF-8 at byte {place:,}", remedy) from error
 
 
-def read_rows(path: Path, name: str, text_field: str, errors: str, chat_template: str = CHATML) -> Iterator[str]:
+def read_rows(
+    path: Path,
+    name: str,
+    text_field: str,
+    errors: str,
+    chat_template: str = CHATML,
+    start: int = 0,
+    stop: int | None = None,
+) -> Iterator[str]:
     """The text field of every row of a .jsonl, .csv, .parquet or .arrow file; a null is an empty text.
+
+    With `stop` only the rows in bytes start..stop-1, or of a .parquet file in those row groups.
 
     Where a row has a list there, it is a conversation, and the template makes its text. So it does where the field is
     DEFAULT_FIELD, the row has none, and is in one of the forms of conversations.py.
@@ -72,7 +100,7 @@ def read_rows(path: Path, name: str, text_field: str, errors: str, chat_template
     """
     renderer: ChatRenderer | None = None
     with contextlib.ExitStack() as stack:
-        for place, row in rows_of(path, name, text_field, errors):
+        for place, row in rows_of(path, name, text_field, errors, start, stop):
             fields = text_fields(text_field, row)
             if not fields:
                 raise missing_field(place, text_field, row)
@@ -85,7 +113,9 @@ def read_rows(path: Path, name: str, text_field: str, errors: str, chat_template
             yield without_surrogates(value or "", place, errors)
 
 
-def rows_of(path: Path, name: str, text_field: str, errors: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def rows_of(
+    path: Path, name: str, text_field: str, errors: str, start: int, stop: int | None
+) -> Iterator[tuple[object, dict[str, Any]]]:
     """(place, row) pairs; of files of columns only those that `text_fields` names."""
     kind = format_of(path)
     if kind in COLUMN_FORMATS:
@@ -96,9 +126,9 @@ def rows_of(path: Path, name: str, text_field: str, errors: str) -> Iterator[tup
                 raise missing_field(name, text_field, names)
             return fields
 
-        return column_rows(path, name, choose, errors)
-    lines = split_lines(read_text(path, name, errors), name)
-    return csv_rows(lines, name) if kind == ".csv" else json_rows(lines, name)
+        return column_rows(path, name, choose, errors, start, stop)
+    lines = split_lines(read_text(path, name, errors, start, stop), name)
+    return csv_rows(lines, name) if kind == ".csv" else json_rows(lines, name, path, start)
 
 
 def text_fields(text_field: str, names: Collection[str]) -> tuple[str, ...]:
@@ -108,14 +138,14 @@ def text_fields(text_field: str, names: Collection[str]) -> tuple[str, ...]:
     return conversation_fields(names) if text_field == DEFAULT_FIELD else ()
 
 
-def missing_field(place: str, text_field: str, fields: Iterable[str]) -> DataError:
+def missing_field(place: object, text_field: str, fields: Iterable[str]) -> DataError:
     return DataError(
         f"{place} has no field {text_field!r}; its fields are {', '.join(map(str, fields))}",
         "name one with --set data.text_field=...",
     )
 
 
-def without_surrogates(text: str, place: str, errors: str) -> str:
+def without_surrogates(text: str, place: object, errors: str) -> str:
     r"""JSON can write half a character ("\ud83d"), which no UTF-8 text can hold."""
     if text.isascii():
         return text
@@ -146,11 +176,14 @@ def split_lines(chunks: Iterable[str], name: str) -> Iterator[str]:
         yield held
 
 
-def json_rows(lines: Iterable[str], name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def json_rows(
+    lines: Iterable[str], name: str, path: Path = Path(), start: int = 0
+) -> Iterator[tuple[object, dict[str, Any]]]:
+    """Rows with their places; `lines` are those from byte `start` of the file on."""
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        place = f"line {number} of {name}"
+        place = Line(number, path, name, start)
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:

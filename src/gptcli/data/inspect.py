@@ -10,21 +10,34 @@ import numpy as np
 
 from gptcli.console import size
 from gptcli.data.config import DataSettings
-from gptcli.data.prepare import prepare_data, scan_corpus
+from gptcli.data.crew import Means, stop_by_signal
+from gptcli.data.mix import prepare_mix, scan_mix
+from gptcli.data.prepare import prepare_data, sample_words, scan_corpus
 from gptcli.data.shards import INDEX, TokenShards
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
 WINDOW_TOKENS = 48
 
 
-def prepare(sources: Sequence[str], settings: DataSettings, cache_dir: Path) -> dict[str, Any]:
+def prepare(sources: Sequence[str], settings: DataSettings, cache_dir: Path, workers: int = 0) -> dict[str, Any]:
     """Scan and encode a corpus; its report, with the cache directory that holds the tokens.
 
+    A large corpus is the work of `workers` processes (0: one for each core).
+
     Raises:
-        DataError, TokenizerError, StorageError: as `scan_corpus` and `prepare_data`.
+        DataError, TokenizerError, StorageError, OutOfMemoryError: as `scan_corpus` and `prepare_data`.
+        Stopped: SIGINT or SIGTERM came.
     """
-    scan = scan_corpus(sources, settings.data, cache_dir, settings.seed)
-    prepared = prepare_data(scan, settings.data, cache_dir)
+    means = Means(workers)
+    with stop_by_signal():
+        if settings.data.mix:
+            mix = scan_mix(settings.data, cache_dir, settings.seed, means)
+            prepared = prepare_mix(mix, settings.data, cache_dir, means=means)
+            for one, part in zip(prepared.report["mix"], prepared.train.parts, strict=True):
+                one["directory"] = str(part.directory.parent)
+        else:
+            scan = scan_corpus(sources, settings.data, cache_dir, settings.seed, means)
+            prepared = prepare_data(scan, settings.data, cache_dir, means=means)
     return prepared.report | {"from_cache": prepared.from_cache, "directory": str(prepared.directory)}
 
 
@@ -92,6 +105,7 @@ def sample_windows(shards: TokenShards, tokenizer: Tokenizer, count: int) -> lis
 def report_lines(report: dict[str, Any]) -> list[str]:
     """A report of `prepare` for people."""
     dropped, tokenizer = report["dropped"], report["tokenizer"]
+    learnt = f", learnt from {sample_words(report['tokenizer_sample'])}" if "tokenizer_sample" in report else ""
     lines = [f"files      {report['files']:,}"]
     for part in ("train", "val"):
         counts = report[part]
@@ -100,11 +114,18 @@ def report_lines(report: dict[str, Any]) -> list[str]:
             f"{counts['characters']:,} characters ({counts['distinct_characters']:,} distinct), "
             f"{report[f'{part}_tokens']:,} tokens"
         )
+    for one in report.get("mix", []):
+        gone = one["dropped"]
+        lines.append(
+            f"mix        {one['weight']:.3g} of {one['name']}: {one['train_tokens']:,} tokens to train on, "
+            f"{one['val_tokens']:,} to validate; {gone['duplicates']:,} duplicates and {gone['overlap']:,} that are "
+            f"validated on dropped; {one['directory']}"
+        )
     lines += [
         f"split      {report['split_rule']}: {100 * report['val_fraction']:.3g} % of the bytes",
         f"dropped    {dropped['duplicates']:,} exact duplicates ({size(dropped['duplicate_bytes'])}), "
         f"{dropped['blank']:,} blank, {dropped['overlap']:,} that are validated on ({size(dropped['overlap_bytes'])})",
-        f"tokenizer  {tokenizer['name']}, {tokenizer['vocab_size']:,} tokens",
+        f"tokenizer  {tokenizer['name']}, {tokenizer['vocab_size']:,} tokens" + learnt,
         f"cache      {report['directory']}{' (was there already)' if report['from_cache'] else ''}",
     ]
     return lines

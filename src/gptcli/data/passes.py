@@ -8,21 +8,26 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+import struct
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 
-from gptcli.console import Progress
+from gptcli.data.arrays import stretches
 from gptcli.data.config import DataConfig
 from gptcli.data.corpus import read_pieces
+from gptcli.data.sections import BYTE_ORDER_MARK, Section, is_divisible
 from gptcli.data.sources import SourceFile
-from gptcli.data.split import CUT, RECORD, TRAIN, VAL, Split
+from gptcli.data.split import CUT, TRAIN, VAL
 from gptcli.errors import DataError
 from gptcli.storage import storage_errors
 
-RECORD_BUFFER = 1 << 14
+RECORD_BYTES = struct.Struct("<4Q")
+"""A RECORD as one writes it."""
+HALVES = struct.Struct("<2Q")
+RECORDS_AT_ONCE = 1 << 12
 
 
 class ScannedFile(NamedTuple):
@@ -60,80 +65,134 @@ def look_at(file: SourceFile) -> ScannedFile:
     return ScannedFile(os.path.abspath(file.path), file.name, status.st_size, status.st_mtime_ns)
 
 
-def read_measured(file: ScannedFile, config: DataConfig) -> Iterator[DocumentPiece]:
-    """The documents of a file in pieces, measured on the way."""
-    digest, size, characters, is_blank = hashlib.blake2b(digest_size=16), 0, 0, True
-    for text, is_last in read_pieces(SourceFile(Path(file.path), file.name), config):
+class Measure:
+    """Digest and sizes of a text that comes in pieces."""
+
+    def __init__(self) -> None:
+        self.digest = hashlib.blake2b(digest_size=16)
+        self.size = self.characters = 0
+        self.is_blank = True
+
+    def add(self, text: str) -> int:
+        """Returns the UTF-8 bytes of `text`."""
         content = text.encode()
-        digest.update(content)
-        size += len(content)
-        characters += len(text)
-        is_blank = is_blank and (not text or text.isspace())
+        self.digest.update(content)
+        self.size += len(content)
+        self.characters += len(text)
+        self.is_blank = self.is_blank and (not text or text.isspace())
+        return len(content)
+
+    @property
+    def record(self) -> tuple[int, int, int, int]:
+        """What a RECORD holds."""
+        high, low = HALVES.unpack(self.digest.digest())
+        return high, low, self.size, 0 if self.is_blank else self.characters
+
+
+def read_measured(
+    file: ScannedFile, config: DataConfig, start: int = 0, stop: int | None = None
+) -> Iterator[DocumentPiece]:
+    """The documents of a file in pieces, measured on the way; with `stop` those of a section."""
+    measure = Measure()
+    for text, is_last in read_pieces(SourceFile(Path(file.path), file.name), config, start, stop):
+        size = measure.add(text)
         record = None
         if is_last:
-            high, low = (int.from_bytes(half, "little") for half in (digest.digest()[:8], digest.digest()[8:]))
-            record = (high, low, size, 0 if is_blank else characters)
-            digest, size, characters, is_blank = hashlib.blake2b(digest_size=16), 0, 0, True
-        yield DocumentPiece(text, len(content), record)
+            record, measure = measure.record, Measure()
+        yield DocumentPiece(text, size, record)
 
 
-def note_documents(files: list[ScannedFile], config: DataConfig, path: Path) -> list[ScannedFile]:
-    """Write a RECORD for every document to `path`; the same files with the numbers of their documents."""
-    counted = []
-    is_plain = all(file.path.endswith((".txt", ".md", ".py")) for file in files)
-    total = sum(file.size for file in files) if is_plain else None
-    with path.open("wb") as out, Progress("read", total, unit="B", scale=True) as progress:
-        for file in files:
-            documents, buffer = 0, []
-            for piece in read_measured(file, config):
-                progress.update(piece.bytes)
-                if piece.record is None:
-                    continue
-                documents += 1
-                buffer.append(piece.record)
-                if len(buffer) == RECORD_BUFFER:
-                    out.write(np.array(buffer, dtype=RECORD).tobytes())
-                    buffer.clear()
-            out.write(np.array(buffer, dtype=RECORD).tobytes())
-            counted.append(file._replace(documents=documents))
-    return counted
+def note_section(
+    section: Section,
+    file: ScannedFile,
+    config: DataConfig,
+    section_bytes: int,
+    out: IO[bytes],
+    told: Callable[[int], object],
+) -> list[Section]:
+    """Write a RECORD for every document of a section to `out`; the sections in which it is to be read from now on.
+
+    They are one, with the number of its documents, but for a long text that is one document: of that, parts of about
+    `section_bytes`. `told` is called with the numbers of bytes that were read.
+    """
+    if section.stop is None and file.size >= 2 * section_bytes and is_divisible(Path(file.path), config):
+        return note_long_text(section, file, config, section_bytes, out, told)
+    documents = 0
+    for piece in read_measured(file, config, section.start, section.stop):
+        told(piece.bytes)
+        if piece.record is not None:
+            documents += 1
+            out.write(RECORD_BYTES.pack(*piece.record))
+    return [section._replace(documents=documents)]
 
 
-def read_split(
-    files: tuple[ScannedFile, ...], config: DataConfig, records: np.ndarray, split: Split, kinds: tuple[int, ...]
+def note_long_text(
+    section: Section,
+    file: ScannedFile,
+    config: DataConfig,
+    section_bytes: int,
+    out: IO[bytes],
+    told: Callable[[int], object],
+) -> list[Section]:
+    """`note_section` of a text that is one document, cut where a piece ends."""
+    sections: list[Section] = []
+    part, start, position = Measure(), 0, 0
+    with open(file.path, "rb") as content:
+        end = len(BYTE_ORDER_MARK) if content.read(len(BYTE_ORDER_MARK)) == BYTE_ORDER_MARK else 0
+    for piece in read_measured(file, config):
+        told(piece.bytes)
+        end += part.add(piece.text)
+        if piece.record is not None:
+            out.write(RECORD_BYTES.pack(*piece.record))
+        if piece.record is not None or part.size >= section_bytes:
+            sections.append(section._replace(start=start, stop=end, documents=1, position=position, record=part.record))
+            start, position, part = end, position + part.characters, Measure()
+    return sections
+
+
+def documents_in(sections: Sequence[Section]) -> int:
+    """How many documents there are in neighbouring sections; one in several parts counts once."""
+    return sum(section.documents for section in sections if not section.position)
+
+
+def read_section(
+    section: Section,
+    file: ScannedFile,
+    config: DataConfig,
+    records: np.ndarray,
+    assignment: np.ndarray,
+    cut_at: int,
 ) -> Iterator[SplitPiece]:
-    """The kept documents in order, in pieces; files without a document of `kinds` (TRAIN, VAL, CUT) are passed over.
+    """The kept documents of a section in order, in pieces, given the part of the arrays that is about it.
 
     Raises:
-        DataError: a file is not what it was when its documents were noted.
+        DataError: it is not what it was when its documents were noted.
     """
-    stop = 0
-    for file in files:
-        start, stop = stop, stop + file.documents
-        if np.isin(split.assignment[start:stop], kinds).any():
-            yield from read_split_file(file, config, records[start:stop], split.assignment[start:stop], split.cut_at)
-
-
-def read_split_file(
-    file: ScannedFile, config: DataConfig, records: np.ndarray, assignment: np.ndarray, cut_at: int
-) -> Iterator[SplitPiece]:
-    """`read_split` of one file, given the part of the arrays that is about it."""
-    number, position = 0, 0  # of the document in the file, of the piece in the document
-    for text, size, record in read_measured(file, config):
-        if number == len(records):
+    notes = iter_records(records) if section.record is None else iter([section.record])
+    kinds = assignment.tobytes()
+    number, position = 0, section.position  # of the document in the section, of the piece in the document
+    for text, size, record in read_measured(file, config, section.start, section.stop):
+        if number == len(kinds):
             raise changed(file)
-        kind = assignment[number]
+        kind = kinds[number]
         if kind == CUT:
             yield from cut_piece(text, position, cut_at)
         elif kind in (TRAIN, VAL):
-            yield SplitPiece(text, size, bool(kind == VAL), starts=position == 0)
+            yield SplitPiece(text, size, kind == VAL, position == 0)
         position += len(text)
         if record is not None:
-            if record != records[number].item():
+            if record != next(notes):
                 raise changed(file)
             number, position = number + 1, 0
-    if number != len(records):
+    if number != len(kinds):
         raise changed(file)
+
+
+def iter_records(records: np.ndarray) -> Iterator[tuple[int, int, int, int]]:
+    """Records as Python's numbers, some thousand at a time."""
+    for _, some in stretches(records):
+        for start in range(0, len(some), RECORDS_AT_ONCE):
+            yield from some[start : start + RECORDS_AT_ONCE].tolist()
 
 
 def cut_piece(text: str, position: int, cut_at: int) -> Iterator[SplitPiece]:

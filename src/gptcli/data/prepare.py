@@ -7,18 +7,20 @@ name the corpus then lies. Knows no sequence and no model.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gptcli.console import Progress, say
-from gptcli.data.cache import cache_key, default_cache_dir, only_writer
+from gptcli.console import Progress, say, size
+from gptcli.data.cache import cache_key, default_cache_dir, only_writer, unfinished
 from gptcli.data.config import DataConfig
-from gptcli.data.passes import SplitPiece
+from gptcli.data.crew import ALL_CORES, Means, in_order
+from gptcli.data.sample import SAMPLE_BYTES, drawn_buckets
 from gptcli.data.scan import CorpusScan
 from gptcli.data.scan import scan_corpus as scan_texts
 from gptcli.data.shards import ShardWriter, TokenShards
+from gptcli.data.stages import draw, drawn_texts, encode, encode_into
 from gptcli.data.token_files import is_token_file
 from gptcli.data.token_scan import TokenScan, scan_tokens
 from gptcli.errors import DataError
@@ -27,19 +29,22 @@ from gptcli.tokenizer.config import TokenizerConfig
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 from gptcli.tokenizer.train import build_tokenizer
 
+if TYPE_CHECKING:
+    from gptcli.data.mix import TokenMix
+
 __all__ = ["CorpusScan", "PreparedData", "default_cache_dir", "open_prepared", "prepare_data", "scan_corpus"]
 
 LEARNT = ("char", "bpe")
 """Tokenizers that depend on the training text."""
-BATCH_CHARACTERS = 1 << 22
-"""Text that is encoded at once: its tokens are written before more is read."""
+SAMPLE = "sample.json"
+"""Beside a learnt tokenizer: the sample that it was learnt from, if it was one."""
 
 
 @dataclass(frozen=True)
 class PreparedData:
     """Everything that training needs of a corpus."""
 
-    train: TokenShards
+    train: TokenShards | TokenMix
     val: TokenShards
     tokenizer: Tokenizer
     report: dict[str, Any]
@@ -47,22 +52,32 @@ class PreparedData:
     from_cache: bool
     """Whether the tokens were there already."""
     directory: Path
-    """Where in the cache they are; `open_prepared` opens it."""
+    """Where in the cache they are; `open_prepared` opens it, but for a mix."""
+    directories: tuple[Path, ...] = ()
+    """Of a mix, where each corpus's are."""
+    vals: tuple[TokenShards, ...] = ()
+    """Of a mix, the validation part of each corpus; `val` is all of them."""
 
 
-def scan_corpus(sources: Sequence[str], config: DataConfig, cache_dir: Path, seed: int = 0) -> CorpusScan:
+def scan_corpus(
+    sources: Sequence[str], config: DataConfig, cache_dir: Path, seed: int = 0, means: Means = ALL_CORES
+) -> CorpusScan:
     """Read and split a corpus of texts, or of tokens that another program wrote (.bin).
 
     Raises:
-        DataError, StorageError: as `gptcli.data.scan.scan_corpus`, or `scan_tokens`.
+        DataError, StorageError, OutOfMemoryError: as `gptcli.data.scan.scan_corpus`, or `scan_tokens`.
     """
     if any(is_token_file(source) for source in sources):
         return scan_tokens(sources, config, cache_dir)
-    return scan_texts(sources, config, cache_dir, seed)
+    return scan_texts(sources, config, cache_dir, seed, means)
 
 
 def prepare_data(
-    scan: CorpusScan, config: DataConfig, cache_dir: Path, tokenizer: Tokenizer | None = None
+    scan: CorpusScan,
+    config: DataConfig,
+    cache_dir: Path,
+    tokenizer: Tokenizer | None = None,
+    means: Means = ALL_CORES,
 ) -> PreparedData:
     """Learn or load the tokenizer, if it is not given, and encode both parts, or take what the cache holds.
 
@@ -70,18 +85,24 @@ def prepare_data(
         DataError: the corpus changed since it was scanned.
         TokenizerError: the tokenizer cannot be learnt or read.
         StorageError: the corpus cannot be read, or the cache cannot be written.
+        OutOfMemoryError: a process was killed.
     """
     if isinstance(scan, TokenScan):
         return assemble(scan.directory, scan.tokenizer, scan.report(), scan.from_cache)
-    tokenizer = tokenizer or prepare_tokenizer(scan, config.tokenizer, cache_dir)
+    report = scan.report()
+    if tokenizer is None:
+        tokenizer, sample = prepare_tokenizer(scan, config.tokenizer, cache_dir, means)
+        report |= {"tokenizer_sample": sample} if sample else {}
     directory = cache_dir / "tokens" / cache_key(scan.fingerprint, tokenizer.fingerprint)
     with only_writer(directory):
-        cached = open_cached(directory, tokenizer, scan.report())
+        cached = open_cached(directory, tokenizer, report)
         if cached is not None:
             return cached
-        with atomic_directory(directory) as folder:
-            write_tokens(folder, scan, tokenizer)
-        return assemble(directory, tokenizer, scan.report(), from_cache=False)
+        with unfinished(directory) as work, atomic_directory(directory) as folder:
+            tokenizer.save(folder / "tokenizer")
+            write_tokens(folder, scan, tokenizer, work, means)
+            (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    return assemble(directory, tokenizer, report, from_cache=False)
 
 
 def open_cached(directory: Path, tokenizer: Tokenizer, report: dict[str, Any]) -> PreparedData | None:
@@ -118,53 +139,83 @@ def assemble(directory: Path, tokenizer: Tokenizer, report: dict[str, Any], from
     return PreparedData(train, val, tokenizer, report | tokens, from_cache, directory)
 
 
-def prepare_tokenizer(scan: CorpusScan, config: TokenizerConfig, cache_dir: Path) -> Tokenizer:
-    """The tokenizer that `config` asks for; one that was learnt from this training text before is not learnt again."""
+def prepare_tokenizer(
+    scan: CorpusScan, config: TokenizerConfig, cache_dir: Path, means: Means
+) -> tuple[Tokenizer, dict[str, int] | None]:
+    """The tokenizer that `config` asks for, and the size of the sample that it was learnt from, if it was one.
+
+    One that was learnt from this training text before is not learnt again.
+    """
     if config.name not in LEARNT:
-        return build_tokenizer(config, scan.train_texts)
-    entry = cache_dir / "tokenizers" / cache_key(scan.fingerprint, config.model_dump(mode="json"))
+        return build_tokenizer(config, scan.train_texts), None
+    is_sampled = config.name == "bpe" and scan.train.bytes > SAMPLE_BYTES
+    of_sample = [SAMPLE_BYTES] if is_sampled else []
+    entry = cache_dir / "tokenizers" / cache_key(scan.fingerprint, config.model_dump(mode="json"), *of_sample)
     with only_writer(entry):
         if not entry.exists():
-            tokenizer = build_tokenizer(config, lambda: with_progress(scan, f"learn {config.name}"))
-            with atomic_directory(entry) as folder:
-                tokenizer.save(folder)
-        return load_tokenizer(entry)
+            with unfinished(entry) as work, atomic_directory(entry) as folder:
+                texts, sample = learning_texts(scan, config.name, SAMPLE_BYTES, work, means)
+                if is_sampled:
+                    say(f"learning {config.name} from {sample_words(sample)}")
+                    (folder / SAMPLE).write_text(json.dumps(sample), encoding="utf-8")
+                build_tokenizer(config, texts).save(folder)
+        sample = json.loads((entry / SAMPLE).read_text(encoding="utf-8")) if is_sampled else None
+        return load_tokenizer(entry), sample
 
 
-def with_progress(scan: CorpusScan, description: str) -> Iterator[str]:
-    """The training texts, with progress on stderr."""
-    with Progress(description, scan.train.characters, unit="characters", scale=True) as progress:
+def learning_texts(
+    scan: CorpusScan, name: str, wanted: int, work: Path, means: Means
+) -> tuple[Callable[[], Iterator[str]], dict[str, int]]:
+    """What gives the texts that a tokenizer learns from, and how many they are: of BPE at most about `wanted` bytes."""
+    whole = {"documents": scan.train.documents, "bytes": scan.train.bytes}
+    of = {f"of_{key}": count for key, count in whole.items()}
+    if name != "bpe" or scan.train.bytes <= wanted:
+        return lambda: with_progress(scan, name), whole | of
+    drawn = drawn_buckets(scan.records, scan.assignment, wanted)
+    jobs = scan.jobs(means.section_bytes, work / f"sample-{means.section_bytes}-{drawn}")
+    sample = dict.fromkeys(whole, 0)
+    with Progress("sample", len(jobs), unit="parts") as progress:
+        for result in in_order(draw, [(job, drawn) for job in jobs], means.processes):
+            sample = {key: count + result[key] for key, count in sample.items()}
+            progress.update()
+    return lambda: (text for job in jobs for text in drawn_texts(job)), sample | of
+
+
+def with_progress(scan: CorpusScan, name: str) -> Iterator[str]:
+    """The training texts, with progress on stderr; for a tokenizer of characters these alone, once each."""
+    characters = scan.train_characters() if name == "char" else None
+    if characters is not None:
+        yield characters
+        return
+    with Progress(f"learn {name}", scan.train.characters, unit="characters", scale=True) as progress:
         for text in scan.train_texts():
             yield text
             progress.update(len(text))
 
 
-def write_tokens(folder: Path, scan: CorpusScan, tokenizer: Tokenizer) -> None:
-    """Encode both parts in one reading of the corpus."""
+def sample_words(sample: Mapping[str, int]) -> str:
+    """The size of a sample in words."""
+    return (
+        f"a sample of {size(sample['bytes'])} of {size(sample['of_bytes'])}, {sample['documents']:,} of "
+        f"{sample['of_documents']:,} documents"
+    )
+
+
+def write_tokens(folder: Path, scan: CorpusScan, tokenizer: Tokenizer, work: Path, means: Means) -> None:
+    """Encode both parts in one reading of the corpus; `folder` has the tokenizer."""
+    jobs = scan.jobs(means.section_bytes, work / f"encode-{means.section_bytes}")
+    if len(jobs) == 1:
+        with Progress("encode", scan.train.bytes + scan.val.bytes, unit="B", scale=True) as progress:
+            encode_into(folder, jobs[0], tokenizer, progress.update)
+        return
     vocabulary = (tokenizer.vocab_size, tokenizer.eot_id, tokenizer.fingerprint)
+    tasks = [(job, folder / "tokenizer", means.process_bytes) for job in jobs]
     with (
         ShardWriter(folder / "train", *vocabulary) as train,
         ShardWriter(folder / "val", *vocabulary) as val,
-        Progress("encode", scan.train.bytes + scan.val.bytes, unit="B", scale=True) as progress,
+        Progress("encode", len(jobs), unit="parts") as progress,
     ):
-        for batch in batches_of_pieces(scan.pieces()):
-            encoded = tokenizer.encode_batch([piece.text for piece in batch])
-            for piece, ids in zip(batch, encoded, strict=True):
-                (val if piece.is_val else train).add(ids, piece.bytes, piece.starts)
-                progress.update(piece.bytes)
-    tokenizer.save(folder / "tokenizer")
-    (folder / "report.json").write_text(json.dumps(scan.report(), indent=2) + "\n", encoding="utf-8")
-
-
-def batches_of_pieces(pieces: Iterable[SplitPiece]) -> Iterator[list[SplitPiece]]:
-    """Pieces in lists of about BATCH_CHARACTERS characters."""
-    batch: list[SplitPiece] = []
-    characters = 0
-    for piece in pieces:
-        batch.append(piece)
-        characters += len(piece.text)
-        if characters >= BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
+        for job, result in zip(jobs, in_order(encode, tasks, means.processes), strict=True):
+            for writer, goes_on in zip((train, val), result["goes_on"], strict=True):
+                writer.append_split(TokenShards.open(job.folder / writer.directory.name), goes_on)
+            progress.update()

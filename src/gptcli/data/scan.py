@@ -1,42 +1,43 @@
 """What a corpus holds: what is dropped, what is trained on, what is validated on.
 
 A scan reads the corpus twice, once to decide on the split and once to count its parts, and keeps 33 bytes of each
-document. The texts are read again as often as they are needed, always in bounded memory. Knows no token.
+document, on disk. The texts are read again as often as they are needed, always in bounded memory; a large corpus is
+read by several processes, and one that was stopped goes on. Knows no token.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gptcli.data.cache import cache_key, only_writer
+from gptcli.console import Progress
+from gptcli.data.arrays import stretches
+from gptcli.data.cache import cache_key, only_writer, unfinished
 from gptcli.data.chat import read_template
 from gptcli.data.config import DataConfig
-from gptcli.data.passes import ScannedFile, SplitPiece, look_at, note_documents, read_split
+from gptcli.data.crew import ALL_CORES, Means, in_order
+from gptcli.data.passes import ScannedFile, SplitPiece, look_at
+from gptcli.data.sections import Section, cut_file, group
 from gptcli.data.sources import find_files
 from gptcli.data.split import BLANK, CUT, DUPLICATE, OVERLAP, RECORD, TRAIN, VAL, Split, split_documents
+from gptcli.data.stages import ASSIGNMENT, DOCUMENTS, Counts, Job, SplitStatistics, count, note, note_into
 from gptcli.errors import DataError
-from gptcli.storage import atomic_directory
+from gptcli.storage import atomic_directory, write_atomic
+
+SCAN, SECTIONS, CHARACTERS = "scan.json", "sections.json", "train-characters.txt"
+LOOKED = "looked"
 
 RACY_NANOSECONDS = 2_000_000_000
 """A file changed so shortly before a scan may change again within its clock's tick: such a scan is not used again."""
-
-
-@dataclass(frozen=True)
-class SplitStatistics:
-    """What one part of the split holds; a document that is cut between the parts counts in both. Sizes in UTF-8."""
-
-    documents: int
-    bytes: int
-    characters: int
-    distinct_characters: int
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,9 @@ class CorpusScan(Findings):
     config: DataConfig
     records: np.ndarray
     assignment: np.ndarray
+    entry: Path
+    """The directory in the cache that holds it."""
+    sections: tuple[Section, ...]
 
     def train_texts(self) -> Iterator[str]:
         """The training text afresh, in pieces of bounded size; raises DataError if a file has changed."""
@@ -83,8 +87,17 @@ class CorpusScan(Findings):
 
     def pieces(self, kinds: tuple[int, ...] = (TRAIN, VAL, CUT)) -> Iterator[SplitPiece]:
         """Both parts afresh in one reading of the files that hold a document of `kinds`."""
-        split = Split(self.assignment, self.cut_at, self.split_rule)
-        return read_split(self.files, self.config, self.records, split, kinds)
+        files = tuple(self.files[section.number] for section in self.sections)
+        return Job(self.sections, files, self.config, 0, Path(), self.entry, self.cut_at).pieces(kinds)
+
+    def jobs(self, section_bytes: int, folder: Path) -> list[Job]:
+        """The corpus in parts; what comes of the parts is kept in `folder`."""
+        return divide(self.files, self.sections, self.config, section_bytes, folder, self.entry, self.cut_at)
+
+    def train_characters(self) -> str | None:
+        """The distinct characters of the training text, where the scan has kept them."""
+        path = self.entry / CHARACTERS
+        return path.read_bytes().decode() if path.is_file() else None
 
     def report(self) -> dict[str, Any]:
         """What was kept, dropped and split, as JSON can write it."""
@@ -101,12 +114,17 @@ class CorpusScan(Findings):
         }
 
 
-def scan_corpus(sources: Sequence[str], config: DataConfig, cache_dir: Path, seed: int = 0) -> CorpusScan:
+def scan_corpus(
+    sources: Sequence[str], config: DataConfig, cache_dir: Path, seed: int = 0, means: Means = ALL_CORES
+) -> CorpusScan:
     """Read and split a corpus, or take what was found from the cache when no file has changed since.
+
+    What a command that was stopped had found in parts of a large corpus is not sought again.
 
     Raises:
         DataError: a source is missing, is no text, or is too small to be split.
         StorageError: a file cannot be read, or the cache cannot be written.
+        OutOfMemoryError: a process was killed.
     """
     looked_ns = time.time_ns()
     val_files = find_files([config.val], config.text_field, cache_dir) if config.val is not None else []
@@ -114,54 +132,168 @@ def scan_corpus(sources: Sequence[str], config: DataConfig, cache_dir: Path, see
     if not corpus_files:
         raise DataError("no corpus is named", "name a text file, a directory, hf:NAME or python:stdlib")
     files = [look_at(file) for file in [*val_files, *corpus_files]]
-    settings = config.model_dump(mode="json", exclude={"corpus", "tokenizer", "pack"})
+    settings = config.model_dump(mode="json", exclude={"corpus", "mix", "tokenizer", "pack"})
     settings["chat_template"] = read_template(config.chat_template)  # a file's content may change
     entry = cache_dir / "scans" / cache_key(files, len(val_files), settings, seed)
     with only_writer(entry):
         if not is_current(entry, files):
-            with atomic_directory(entry) as folder:
-                write_scan(folder, files, len(val_files), looked_ns, config, seed)
+            with unfinished(entry) as work, atomic_directory(entry) as folder:
+                looked_ns = first_look(work, files, looked_ns)
+                write_scan(folder, work, files, len(val_files), looked_ns, config, seed, means)
         return open_scan(entry, config)
 
 
 def is_current(entry: Path, files: list[ScannedFile]) -> bool:
     """Whether the cache holds a scan that came long enough after the files' last change to have seen it."""
-    if not (entry / "scan.json").exists():
+    if not (entry / SCAN).exists():
         return False
-    looked_ns = json.loads((entry / "scan.json").read_text(encoding="utf-8"))["looked_ns"]
+    looked_ns = json.loads((entry / SCAN).read_text(encoding="utf-8"))["looked_ns"]
+    return is_settled(files, looked_ns)
+
+
+def is_settled(files: Sequence[ScannedFile], looked_ns: int) -> bool:
     return looked_ns > max(file.mtime_ns for file in files) + RACY_NANOSECONDS
 
 
+def divide(
+    files: Sequence[ScannedFile],
+    sections: Iterable[Section],
+    config: DataConfig,
+    section_bytes: int,
+    folder: Path,
+    scan: Path = Path(),
+    cut_at: int = 0,
+) -> list[Job]:
+    """Sections in jobs of about `section_bytes` of text."""
+    known = [(Path(file.path), file.size) for file in files]
+    return [
+        Job(tuple(some), tuple(files[s.number] for s in some), config, section_bytes, folder / f"{n:05d}", scan, cut_at)
+        for n, some in enumerate(group(sections, known, section_bytes))
+    ]
+
+
+def first_look(work: Path, files: Sequence[ScannedFile], looked_ns: int) -> int:
+    """When the files were first looked at, of a scan that goes on with what `work` holds; `looked_ns` of a new one.
+
+    Nothing is kept of a scan that came too soon after a change of the files.
+    """
+    try:
+        found = int((work / LOOKED).read_text())
+    except (OSError, ValueError):
+        return looked_ns
+    if is_settled(files, found):
+        return found
+    shutil.rmtree(work)
+    return looked_ns
+
+
 def write_scan(
-    folder: Path, files: list[ScannedFile], val_files: int, looked_ns: int, config: DataConfig, seed: int
+    folder: Path,
+    work: Path,
+    files: list[ScannedFile],
+    val_files: int,
+    looked_ns: int,
+    config: DataConfig,
+    seed: int,
+    means: Means,
 ) -> None:
     """Read the corpus twice, to decide on every document and to count the parts, and write what was found."""
-    files = note_documents(files, config, folder / "documents.bin")
+    size = means.section_bytes
+    cuts = [cut_file(number, Path(file.path), file.size, config, size) for number, file in enumerate(files)]
+    jobs = divide(files, itertools.chain(*cuts), config, size, work / f"note-{size}")
+    if len(jobs) > 1:
+        write_atomic(work / LOOKED, str(looked_ns))
+    sections = note_documents(folder / DOCUMENTS, jobs, means)
+    files = with_documents(files, sections)
     if not any(file.documents for file in files):
         raise holds_no_text(files)
-    records = np.memmap(folder / "documents.bin", dtype=RECORD, mode="r")
-    if not records["characters"].any():
+    records = np.memmap(folder / DOCUMENTS, dtype=RECORD, mode="r")
+    if not any(some["characters"].any() for _, some in stretches(records)):
         raise holds_no_text(files)
-    split = split_documents(records, sum(file.documents for file in files[:val_files]), config, seed)
-    train, val, unseen_characters = count_parts(read_split(tuple(files), config, records, split, (TRAIN, VAL, CUT)))
-    sizes = {kind: records["bytes"][split.assignment == kind] for kind in (DUPLICATE, BLANK, OVERLAP)}
+    assignment = np.memmap(folder / ASSIGNMENT, dtype=np.uint8, mode="w+", shape=records.shape)
+    own_val = sum(file.documents for file in files[:val_files])
+    split = split_documents(records, own_val, config, seed, assignment, folder)
+    assignment.flush()
+    counts = count_parts(divide(files, sections, config, size, work / f"count-{size}", folder, split.cut_at), means)
     findings = Findings(
         files=tuple(files),
         looked_ns=looked_ns,
-        train=train,
-        val=val,
-        unseen_characters=unseen_characters,
-        duplicates=len(sizes[DUPLICATE]),
-        duplicate_bytes=int(sizes[DUPLICATE].sum()),
-        blank=len(sizes[BLANK]),
-        overlap=len(sizes[OVERLAP]),
-        overlap_bytes=int(sizes[OVERLAP].sum()),
+        train=counts.of(0),
+        val=counts.of(1),
+        unseen_characters=int((counts.seen[1] & ~counts.seen[0]).sum()),
+        **dropped(records, assignment),
         cut_at=split.cut_at,
         split_rule=split.rule,
         fingerprint=text_fingerprint(records, split),
     )
-    split.assignment.tofile(folder / "assignment.bin")
-    (folder / "scan.json").write_text(json.dumps(asdict(findings)), encoding="utf-8")
+    (folder / CHARACTERS).write_bytes(counts.characters_of(0).encode())
+    if any(section.stop is not None for section in sections):
+        (folder / SECTIONS).write_text(json.dumps(sections), encoding="utf-8")
+    (folder / SCAN).write_text(json.dumps(asdict(findings)), encoding="utf-8")
+
+
+def note_documents(path: Path, jobs: list[Job], means: Means) -> list[Section]:
+    """Write a RECORD for every document to `path`; the sections to be read from now on, with their documents."""
+    sections: list[Section] = []
+    if len(jobs) == 1:
+        is_plain = all(file.path.endswith((".txt", ".md", ".py")) for file in jobs[0].files)
+        total = sum(file.size for file in jobs[0].files) if is_plain else None
+        with Progress("read", total, unit="B", scale=True) as progress:
+            sections = note_into(path, jobs[0], progress.update)
+    else:
+        with path.open("wb") as out, Progress("read", len(jobs), unit="parts") as progress:
+            for job, result in zip(jobs, in_order(note, jobs, means.processes), strict=True):
+                sections += [Section(*values) for values in result["sections"]]
+                with (job.folder / DOCUMENTS).open("rb") as part:
+                    shutil.copyfileobj(part, out)
+                progress.update()
+    return placed(sections)
+
+
+def placed(sections: Sequence[Section]) -> list[Section]:
+    """The sections with the numbers of the documents before them."""
+    found, first = [], 0
+    for section in sections:
+        first -= int(section.position > 0)  # it goes on with the document before
+        record = None if section.record is None else tuple(section.record)
+        found.append(section._replace(first=first, record=record))
+        first += section.documents
+    return found
+
+
+def with_documents(files: Sequence[ScannedFile], sections: Iterable[Section]) -> list[ScannedFile]:
+    """The files with the numbers of their documents."""
+    documents = [0] * len(files)
+    for section in sections:
+        documents[section.number] += section.documents * (section.position == 0)
+    return [file._replace(documents=count) for file, count in zip(files, documents, strict=True)]
+
+
+def count_parts(jobs: list[Job], means: Means) -> Counts:
+    """What both parts of the split hold."""
+    counts = Counts()
+    if len(jobs) == 1:
+        return counts.add(jobs[0].pieces())
+    with Progress("count", len(jobs), unit="parts") as progress:
+        for job, result in zip(jobs, in_order(count, jobs, means.processes), strict=True):
+            counts.merge(result, job.folder)
+            progress.update()
+    return counts
+
+
+def dropped(records: np.ndarray, assignment: np.ndarray) -> dict[str, int]:
+    """What `Findings` says of the documents that are in neither part."""
+    numbers, sizes = np.zeros((2, CUT + 1), dtype=np.int64)
+    for _, some, kinds in stretches(records, assignment):
+        numbers += np.bincount(kinds, minlength=CUT + 1)
+        sizes += np.bincount(kinds, some["bytes"], CUT + 1).astype(np.int64)
+    return {
+        "duplicates": int(numbers[DUPLICATE]),
+        "duplicate_bytes": int(sizes[DUPLICATE]),
+        "blank": int(numbers[BLANK]),
+        "overlap": int(numbers[OVERLAP]),
+        "overlap_bytes": int(sizes[OVERLAP]),
+    }
 
 
 def holds_no_text(files: list[ScannedFile]) -> DataError:
@@ -171,33 +303,25 @@ def holds_no_text(files: list[ScannedFile]) -> DataError:
 
 def open_scan(entry: Path, config: DataConfig) -> CorpusScan:
     """A scan from the cache."""
-    values = json.loads((entry / "scan.json").read_text(encoding="utf-8"))
+    values = json.loads((entry / SCAN).read_text(encoding="utf-8"))
     values["files"] = tuple(ScannedFile(*file) for file in values["files"])
     values["train"], values["val"] = SplitStatistics(**values["train"]), SplitStatistics(**values["val"])
-    records = np.memmap(entry / "documents.bin", dtype=RECORD, mode="r")
-    assignment = np.memmap(entry / "assignment.bin", dtype=np.uint8, mode="r")
-    return CorpusScan(**values, config=config, records=records, assignment=assignment)
-
-
-def count_parts(pieces: Iterator[SplitPiece]) -> tuple[SplitStatistics, SplitStatistics, int]:
-    """Statistics of the training and the validation part, and the number of characters that only the latter has."""
-    documents, sizes, characters = [0, 0], [0, 0], [0, 0]
-    seen = np.zeros((2, 0x110000), dtype=bool)  # by part, by code point
-    for text, size, is_val, starts in pieces:
-        documents[is_val] += starts
-        sizes[is_val] += size
-        characters[is_val] += len(text)
-        seen[int(is_val), np.frombuffer(text.encode("utf-32-le"), dtype="<u4")] = True
-    train, val = (
-        SplitStatistics(documents[part], sizes[part], characters[part], int(seen[part].sum())) for part in range(2)
+    if (entry / SECTIONS).is_file():
+        sections = [Section(*section) for section in json.loads((entry / SECTIONS).read_text(encoding="utf-8"))]
+    else:
+        sections = [Section(number, documents=file.documents) for number, file in enumerate(values["files"])]
+    records = np.memmap(entry / DOCUMENTS, dtype=RECORD, mode="r")
+    assignment = np.memmap(entry / ASSIGNMENT, dtype=np.uint8, mode="r")
+    return CorpusScan(
+        **values, config=config, records=records, assignment=assignment, entry=entry, sections=tuple(placed(sections))
     )
-    return train, val, int((seen[1] & ~seen[0]).sum())
 
 
 def text_fingerprint(records: np.ndarray, split: Split) -> str:
     """Hash of the digests of all kept documents and of the part each is in."""
-    kept = np.isin(split.assignment, (TRAIN, VAL, CUT))
     digest = hashlib.sha256(str(split.cut_at).encode())
-    for values in (records["high"][kept], records["low"][kept], split.assignment[kept]):
-        digest.update(np.ascontiguousarray(values))
+    for field in ("high", "low", None):
+        for _, some, kinds in stretches(records, split.assignment):
+            kept = np.isin(kinds, (TRAIN, VAL, CUT))
+            digest.update(np.ascontiguousarray(kinds[kept] if field is None else some[field][kept]))
     return digest.hexdigest()

@@ -16,7 +16,7 @@ import json
 import mmap
 import os
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +29,7 @@ from gptcli.storage import sha256_file, storage_errors
 
 FORMAT = 1
 SHARD_BYTES = 1 << 28
+READ_TOKENS = 1 << 22
 INDEX, STARTS, BYTES = "index.json", "document-starts.bin", "document-bytes.bin"
 COUNT = np.dtype("<u8")
 REMEDY = "delete the directory and run the command again, which writes it anew"
@@ -57,20 +58,48 @@ class ShardWriter:
         Raises:
             DataError: an id is not below the vocabulary size, which is the tokenizer's fault.
         """
-        if starts:
-            self.end_document()
-            self.append(STARTS, np.array([self.tokens], dtype=COUNT))
-            self.documents += 1
-            if self.eot_id is not None:
-                self.write(np.array([self.eot_id]))
-        if len(ids) and int(ids.max()) >= self.vocab_size:
+        self.add_all([ids], [size], [starts])
+
+    def add_all(self, ids: Sequence[np.ndarray], sizes: Sequence[int], starts: Sequence[bool]) -> None:
+        """`add` of one after another, in one go."""
+        lengths, begins = np.array([len(some) for some in ids]), np.asarray(starts, dtype=bool)
+        joined = ids[0] if len(ids) == 1 else np.concatenate(ids)
+        if len(joined) and int(joined.max()) >= self.vocab_size:
             raise DataError(
-                f"the tokenizer gave token {int(ids.max())}, but its vocabulary has {self.vocab_size}",
+                f"the tokenizer gave token {int(joined.max())}, but its vocabulary has {self.vocab_size}",
                 "it is damaged: use another",
             )
-        self.write(ids)
-        self.bytes += size
-        self.document_bytes += size
+        places = np.cumsum(lengths) - lengths  # where in `joined` each of the ids begins
+        if self.eot_id is not None:
+            joined = np.insert(joined.astype(self.dtype), places[begins], self.eot_id)
+            places += np.cumsum(begins) - begins
+        sums, firsts = np.concatenate(([0], np.cumsum(sizes))), np.flatnonzero(begins)
+        edges = sums[np.append(firsts, len(sizes))]  # bytes before each document that begins, and in all
+        self.begin_documents(self.tokens + places[firsts], np.diff(edges), int(edges[0]))
+        self.write(joined)
+
+    def append_split(self, shards: TokenShards, goes_on: bool) -> None:
+        """Append a whole split of the same tokenizer; `goes_on`: its first document goes on with the last one here."""
+        if not shards.documents:
+            return
+        skipped = int(goes_on and self.eot_id is not None)  # the end-of-text token that stands before every document
+        starts = self.tokens - skipped + shards.document_starts.astype(np.int64)
+        sizes = shards.sizes.array.astype(np.int64)
+        rest = int(sizes[0]) if goes_on else 0
+        self.begin_documents(starts[int(goes_on) :], sizes[int(goes_on) :], rest)
+        for start in range(skipped, len(shards), READ_TOKENS):
+            self.write(shards.read(start, min(start + READ_TOKENS, len(shards))))
+
+    def begin_documents(self, starts: np.ndarray, sizes: Sequence[int] | np.ndarray, rest: int) -> None:
+        """Note `rest` more bytes of the document that is begun, then documents that start there, of so many bytes."""
+        self.document_bytes += rest
+        self.bytes += rest + int(np.sum(sizes, dtype=np.int64))
+        if len(starts):
+            self.end_document()
+            self.append(STARTS, np.asarray(starts).astype(COUNT))
+            self.append(BYTES, np.asarray(sizes[:-1]).astype(COUNT))
+            self.documents += len(starts)
+            self.document_bytes = int(sizes[-1])
 
     def write(self, ids: np.ndarray) -> None:
         """Append to the current file, going on to the next one when it is full."""

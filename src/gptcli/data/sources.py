@@ -9,21 +9,19 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import json
 import os
 import sys
 import sysconfig
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
-from gptcli.console import Progress, say
 from gptcli.data.compression import COMPRESSIONS, format_of
-from gptcli.data.formats import ROW_FORMATS, text_fields
+from gptcli.data.formats import ROW_FORMATS
 from gptcli.data.layouts import laid_out_files, split_off
+from gptcli.data.streams import spool_hugging_face
 from gptcli.errors import DataError
-from gptcli.storage import clean_temporaries, fsync_path, storage_errors, temporary_name
+from gptcli.storage import clean_temporaries, storage_errors, temporary_name
 
 TEXT_EXTENSIONS = """
     .txt .text .md .markdown .rst .adoc .org .tex .log .html .htm .xml .yaml .yml .toml .ini .cfg
@@ -61,7 +59,9 @@ def files_of(source: str, text_field: str, cache_dir: Path) -> list[SourceFile]:
     if source == "-":
         return [SourceFile(spool_stream(sys.stdin.buffer, cache_dir), "-")]
     if source.startswith("hf:"):
-        return [SourceFile(spool_hugging_face(source, text_field, cache_dir), source)]
+        paths = spool_hugging_face(source, text_field, spool_directory(cache_dir))
+        several = len(paths) > 1
+        return [SourceFile(path, f"{source} part {n}" if several else source) for n, path in enumerate(paths, 1)]
     if source == "python:stdlib":
         return [SourceFile(path, str(path)) for path in standard_library()]
     with storage_errors(source, "read"):
@@ -158,58 +158,6 @@ def spool_stream(stream: BinaryIO, cache_dir: Path) -> Path:
         finally:
             temporary.unlink(missing_ok=True)
     return path
-
-
-def spool_hugging_face(source: str, text_field: str, cache_dir: Path) -> Path:
-    """Stream the texts of a data set into a compressed .jsonl file; one that is there already is used again."""
-    directory = spool_directory(cache_dir)
-    key = hashlib.blake2b(json.dumps([source, text_field]).encode(), digest_size=16).hexdigest()
-    path = directory / f"hf-{key}.jsonl.zst"
-    if path.exists():
-        day = time.strftime("%Y-%m-%d", time.localtime(path.stat().st_mtime))
-        say(f"{source}: using the copy made on {day}; to fetch it anew delete {path}")
-        return path
-    import zstandard
-
-    temporary = temporary_name(path)
-    with storage_errors(path):
-        try:
-            with zstandard.open(temporary, "wt", encoding="utf-8") as file, Progress(source, unit="rows") as progress:
-                for row in hugging_face_rows(source, text_field):
-                    file.write(json.dumps(row) + "\n")
-                    progress.update()
-            fsync_path(temporary)
-            temporary.rename(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    return path
-
-
-def hugging_face_rows(source: str, text_field: str) -> Iterator[dict[str, Any]]:
-    """The rows of `hf:NAME[:config][@split]`, streamed, with the fields of their text only; the split is `train` unless
-    named.
-
-    Raises:
-        DataError: there is no such data set, config, split or field, or it cannot be reached.
-    """
-    import datasets
-
-    name, _, split = source.removeprefix("hf:").partition("@")
-    name, _, config = name.partition(":")
-    try:
-        rows = datasets.load_dataset(name, config or None, split=split or "train", streaming=True)
-        for number, row in enumerate(rows, start=1):
-            fields = text_fields(text_field, row)
-            if not fields:
-                raise DataError(
-                    f"row {number} of {source} has no field {text_field!r}; its fields are {', '.join(row)}",
-                    "name one with --set data.text_field=...",
-                )
-            yield {field: row[field] for field in fields}
-    except DataError:
-        raise
-    except Exception as error:  # datasets raises whatever its readers and its transport raise
-        raise DataError(f"cannot read {source}: {error}", "check name, config, split and connection") from error
 
 
 def spool_directory(cache_dir: Path) -> Path:

@@ -1,16 +1,23 @@
 """Which document is trained on, which is validated on and which is dropped, decided from a few numbers a document.
 
 Exact duplicates go first, so that no validation document can occur in the training split. Then either whole documents
-are drawn by their hash, or the last characters of the corpus are taken. Knows digests and sizes, never a text.
+are drawn by their hash, or the last characters of the corpus are taken. The numbers are gone through a stretch at a
+time, so that there may be more documents than fit in memory. Knows digests and sizes, never a text.
 """
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from gptcli.data.arrays import AT_ONCE, let_go, stretches
 from gptcli.data.config import DataConfig
+from gptcli.data.duplicates import later_occurrences
 from gptcli.data.permutation import derive, mix
 from gptcli.errors import DataError
 
@@ -20,6 +27,9 @@ RECORD = np.dtype([("high", "<u8"), ("low", "<u8"), ("bytes", "<u8"), ("characte
 TRAIN, VAL, DUPLICATE, BLANK, OVERLAP, CUT = range(6)
 """What becomes of a document. OVERLAP: dropped from training since it is in the validation corpus; CUT: its beginning
 is trained on and its end validated on."""
+
+BUCKET_BITS = 16
+BUCKETS = 1 << BUCKET_BITS
 
 SMALL_CORPUS_BYTES = 10_000_000
 MAX_VAL_BYTES = 20_000_000
@@ -34,32 +44,40 @@ class Split(NamedTuple):
     """The rule that was applied, in words."""
 
 
-def split_documents(records: np.ndarray, own_val: int, config: DataConfig, seed: int) -> Split:
+def split_documents(
+    records: np.ndarray,
+    own_val: int,
+    config: DataConfig,
+    seed: int,
+    assignment: np.ndarray | None = None,
+    folder: Path | None = None,
+) -> Split:
     """Decide on every document; records (documents,) of RECORD, of which the first `own_val` are a validation corpus.
+
+    Args:
+        assignment: where to write what becomes of each, (documents,) uint8 zeros; a mapped file for more than fits.
+        folder: a place for temporary files where there are millions of documents.
 
     Raises:
         DataError: one of the two parts would be empty.
     """
-    assignment = np.full(len(records), TRAIN, dtype=np.uint8)
-    position = np.arange(len(records))
-    first = first_occurrences(records["high"], records["low"])
-    assignment[first < position] = DUPLICATE
-    assignment[(first < own_val) & (position >= own_val)] = OVERLAP
-    assignment[records["characters"] == 0] = BLANK
-    kept = np.flatnonzero(assignment == TRAIN)
+    if assignment is None:
+        assignment = np.zeros(len(records), dtype=np.uint8)
+    drop(records, own_val, assignment, folder or Path(tempfile.gettempdir()))
     if config.val is not None:
-        assignment[kept[kept < own_val]] = VAL
+        for start, kinds in stretches(assignment):
+            own = kinds[: max(0, own_val - start)]
+            own[own == TRAIN] = VAL
         check_own(assignment, own_val, config.val)
         return Split(assignment, 0, f"validation on {config.val}")
-    total = int(records["bytes"][kept].sum())
+    count, total = kept_sums(records, assignment, "bytes")
     fraction = config.val_fraction or default_val_bytes(total) / total
     if config.split == "document":
-        chosen = choose_by_hash(records[kept], int(fraction * total), seed)
-        if chosen is not None:
-            assignment[kept[chosen]] = VAL
-            rule = f"{len(chosen):,} of {len(kept):,} documents, chosen by their hash"
+        chosen = choose_by_hash(records, assignment, count, int(fraction * total), seed)
+        if chosen:
+            rule = f"{chosen:,} of {count:,} documents, chosen by their hash"
             return Split(assignment, 0, rule)
-    return cut_tail(records, kept, assignment, fraction, config.split)
+    return cut_tail(records, assignment, count, fraction, config.split)
 
 
 def default_val_bytes(total: int) -> float:
@@ -67,57 +85,103 @@ def default_val_bytes(total: int) -> float:
     return min(0.1 * min(total, SMALL_CORPUS_BYTES) + 0.01 * max(0, total - SMALL_CORPUS_BYTES), MAX_VAL_BYTES)
 
 
-def first_occurrences(high: np.ndarray, low: np.ndarray) -> np.ndarray:
-    """For each 16-byte digest, given as two halves (N,), the index of its first occurrence: (N,)."""
-    order = np.lexsort((low, high))  # stable: equal digests stay in their order
-    is_new = np.ones(len(order), dtype=bool)
-    is_new[1:] = (np.diff(high[order]) != 0) | (np.diff(low[order]) != 0)
-    first = np.empty(len(order), dtype=np.int64)
-    first[order] = order[is_new][np.cumsum(is_new) - 1]
-    return first
+def drop(records: np.ndarray, own_val: int, assignment: np.ndarray, folder: Path) -> None:
+    """Mark what is there already, what is blank, and what the validation corpus holds too."""
+    for places, firsts in later_occurrences(records, folder):
+        in_both = (firsts < own_val) & (places >= own_val)
+        for start in range(0, len(places), AT_ONCE):
+            some = slice(start, start + AT_ONCE)
+            assignment[places[some]] = np.where(in_both[some], OVERLAP, DUPLICATE)
+            let_go(assignment)
+    for _, some, kinds in stretches(records, assignment):
+        kinds[some["characters"] == 0] = BLANK
 
 
-def choose_by_hash(records: np.ndarray, target: int, seed: int) -> np.ndarray | None:
-    """Indices of documents of about `target` bytes in all, drawn in the order of their keyed hash.
+def kept_sums(records: np.ndarray, assignment: np.ndarray, field: str) -> tuple[int, int]:
+    """How many documents are kept, and the sum of `field` over them."""
+    count = total = 0
+    for _, some, kinds in stretches(records, assignment):
+        kept = some[field][kinds == TRAIN]
+        count += len(kept)
+        total += int(kept.sum())
+    return count, total
 
-    Documents larger than `target` are passed over, so what is drawn lies between half the target and one and a half.
-    None if the rest is too small for that: then whole documents cannot make the split.
+
+def choose_by_hash(records: np.ndarray, assignment: np.ndarray, count: int, target: int, seed: int) -> int:
+    """Mark for validation documents of about `target` bytes in all, in the order of their keyed hash; their number.
+
+    Documents larger than `target` are passed over, so what is chosen lies between half the target and one and a half.
+    0 if the rest of the `count` documents is too small for that: then whole documents cannot make the split.
     """
-    hashes = mix(records["high"] ^ derive(np.zeros(1, dtype=np.uint64), seed))
+    fitting = partial(hashed, records, assignment, target, seed)
+    sizes_of, numbers_of = np.zeros((2, BUCKETS), dtype=np.int64)
+    for _, hashes, sizes in fitting():
+        sizes_of += np.bincount(bucket(hashes), sizes, BUCKETS).astype(np.int64)
+        numbers_of += np.bincount(bucket(hashes), minlength=BUCKETS)
+    last = min(int(np.searchsorted(np.cumsum(sizes_of), target, side="right")), BUCKETS - 1)  # it reaches the target
+    near = [tuple(values[bucket(some[1]) == last] for values in some) for some in fitting()]
+    places, hashes, sizes = (np.concatenate(values) for values in zip(*near, strict=True))
     order = np.argsort(hashes, kind="stable")
-    fitting = order[records["bytes"][order] <= target]
-    sums = np.concatenate(([0], np.cumsum(records["bytes"][fitting].astype(np.int64))))
-    count = int(np.searchsorted(sums, target, side="right")) - 1
-    if count < len(fitting) and sums[count + 1] - target < target - sums[count]:
-        count += 1
-    if count == 0 or count == len(records) or sums[count] < target / 2:
-        return None
-    return fitting[:count]
+    sums = sizes_of[:last].sum() + np.concatenate(([0], np.cumsum(sizes[order].astype(np.int64))))
+    more = max(0, int(np.searchsorted(sums, target, side="right")) - 1)
+    if more < len(order) and sums[more + 1] - target < target - sums[more]:
+        more += 1
+    chosen = int(numbers_of[:last].sum()) + more
+    if chosen in (0, count) or sums[more] < target / 2:
+        return 0
+    for some, hashes, _ in fitting():
+        assignment[some[bucket(hashes) < last]] = VAL
+    assignment[places[order[:more]]] = VAL
+    return chosen
 
 
-def cut_tail(records: np.ndarray, kept: np.ndarray, assignment: np.ndarray, fraction: float, asked: str) -> Split:
+def hashed(
+    records: np.ndarray, assignment: np.ndarray, largest: int, seed: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """(places, keyed hashes, bytes) of the kept documents of at most `largest` bytes."""
+    key = derive(np.zeros(1, dtype=np.uint64), seed)
+    for start, some, kinds in stretches(records, assignment):
+        kept = np.flatnonzero((kinds == TRAIN) & (some["bytes"] <= largest))
+        yield start + kept, mix(some["high"][kept] ^ key), some["bytes"][kept]
+
+
+def bucket(hashes: np.ndarray) -> np.ndarray:
+    """The leading bits of hashes (N,) uint64, as numbers below BUCKETS."""
+    return (hashes >> np.uint64(64 - BUCKET_BITS)).astype(np.int64)
+
+
+def cut_tail(records: np.ndarray, assignment: np.ndarray, count: int, fraction: float, asked: str) -> Split:
     """The last `fraction` of the characters of the kept documents; of n characters int(n * (1 - fraction)) stay."""
-    ends = np.cumsum(records["characters"][kept].astype(np.int64))
-    total = int(ends[-1])
+    _, total = kept_sums(records, assignment, "characters")
     if total < 2:
         raise DataError("the corpus holds a single character", "it takes two to train and to validate")
     place = min(max(int(total * (1 - fraction)), 1), total - 1)
-    number = int(np.searchsorted(ends, place, side="right"))
-    cut_at = place - (int(ends[number - 1]) if number else 0)
-    assignment[kept[number:]] = VAL
-    if cut_at:
-        assignment[kept[number]] = CUT
+    before = cut_at = 0
+    for _, some, kinds in stretches(records, assignment):
+        kept = np.flatnonzero(kinds == TRAIN)
+        ends = before + np.cumsum(some["characters"][kept].astype(np.int64))
+        number = int(np.searchsorted(ends, place, side="right"))
+        kinds[kept[number:]] = VAL
+        if number < len(kept) and before <= place:  # the document in which the place lies
+            cut_at = place - (int(ends[number - 1]) if number else before)
+            if cut_at:
+                kinds[kept[number]] = CUT
+        before = int(ends[-1]) if len(ends) else before
     reason = ""
     if asked == "document":
-        reason = ", the corpus being one document" if len(kept) == 1 else ", its documents being too few or too large"
+        reason = ", the corpus being one document" if count == 1 else ", its documents being too few or too large"
     return Split(assignment, cut_at, f"the last {100 * (total - place) / total:.3g} % of the characters{reason}")
 
 
 def check_own(assignment: np.ndarray, own_val: int, val: str) -> None:
     """Both the validation corpus and what is left of the training corpus must hold something."""
-    if not (assignment[:own_val] == VAL).any():
+    kinds = np.zeros((2, CUT + 1), dtype=np.int64)
+    for start, some in stretches(assignment):
+        edge = min(max(0, own_val - start), len(some))
+        kinds += [np.bincount(side, minlength=CUT + 1) for side in (some[:edge], some[edge:])]
+    if not kinds[0, VAL]:
         raise DataError(f"the validation corpus {val} holds no text", "check data.val")
-    if not (assignment[own_val:] == TRAIN).any():
-        overlap = int((assignment[own_val:] == OVERLAP).sum())
+    if not kinds[1, TRAIN]:
+        overlap = int(kinds[1, OVERLAP])
         reason = f"all its {overlap:,} documents are in {val} too" if overlap else "its documents are all empty"
         raise DataError(f"nothing is left to train on: {reason}", "give a training corpus that differs from data.val")

@@ -22,10 +22,11 @@ from gptcli.console import Progress
 from gptcli.data.cache import cache_key, only_writer
 from gptcli.data.config import DataConfig
 from gptcli.data.passes import ScannedFile, look_at
-from gptcli.data.scan import CorpusScan, Findings, SplitStatistics, is_current
+from gptcli.data.scan import CorpusScan, Findings, is_current
 from gptcli.data.shards import BYTES, COUNT, STARTS, TokenShards, token_file_name, write_index
 from gptcli.data.sources import SourceFile, find_files
 from gptcli.data.split import RECORD, default_val_bytes
+from gptcli.data.stages import SplitStatistics
 from gptcli.data.token_files import Stretch, TokenFile, cut, is_token_file, open_token_file, validation_beside
 from gptcli.errors import DataError
 from gptcli.storage import atomic_directory, sha256_file
@@ -98,7 +99,7 @@ def open_token_scan(entry: Path, config: DataConfig, tokenizer: Tokenizer, from_
     values: dict[str, Any] = json.loads((entry / "scan.json").read_text(encoding="utf-8"))
     values["files"] = tuple(ScannedFile(*file) for file in values["files"])
     values["train"], values["val"] = SplitStatistics(**values["train"]), SplitStatistics(**values["val"])
-    nothing = {"records": np.empty(0, RECORD), "assignment": np.empty(0, np.uint8)}
+    nothing = {"records": np.empty(0, RECORD), "assignment": np.empty(0, np.uint8), "entry": entry, "sections": ()}
     where = {"tokenizer": tokenizer, "directory": entry, "from_cache": from_cache}
     return TokenScan(**values, **nothing, **where, config=config)
 

@@ -39,6 +39,9 @@ class Encoder(Protocol):
     def encode_batch(self, texts: Iterable[str]) -> list[np.ndarray]:
         """The ids of every text, uint32; raises a TokenizerError if one holds a surrogate."""
 
+    def forget(self) -> None:
+        """Give up what is remembered of earlier texts, which only makes encoding faster."""
+
 
 def encoder_for(backend: tokenizers.Tokenizer, spec: Mapping[str, Any]) -> Encoder:
     """The fastest encoder for `backend`, whose tokenizer.json is `spec`."""
@@ -86,6 +89,9 @@ class BackendEncoder:
         flush()
         return [joined(part) for part in parts]
 
+    def forget(self) -> None:
+        """`tokenizers` remembers ten thousand words and no more."""
+
 
 class TableEncoder:
     """For vocabularies without merges: the ids are looked up in an array, by byte or by code point.
@@ -101,6 +107,9 @@ class TableEncoder:
         return [
             joined([self.encode(piece) for piece in pieces(text, Cut.ANYWHERE, PIECE_CHARACTERS)]) for text in texts
         ]
+
+    def forget(self) -> None:
+        """Nothing is remembered."""
 
     def encode(self, text: str) -> np.ndarray:
         """The ids of one piece."""
@@ -151,8 +160,12 @@ class WordEncoder:
             return self.plain.encode_batch([text])[0]
         self.remembered += len(data)
         if self.remembered > REMEMBERED_BYTES:
-            self.fast, self.remembered = load_gigatoken(self.plain.backend), len(data)
-        return self.fast.encode(data)
+            self.forget()
+        return self.fast.encode(data).copy()  # its own array keeps room for far more ids than it holds
+
+    def forget(self) -> None:
+        if self.fast is not None:
+            self.fast, self.remembered = load_gigatoken(self.plain.backend), 0
 
 
 def load_gigatoken(backend: tokenizers.Tokenizer) -> Any:

@@ -94,6 +94,10 @@ class Tokenizer:
         """The ids of every text, uint32; no more memory is used than the ids take, and some megabytes."""
         return self.encoder.encode_batch(texts)
 
+    def forget(self) -> None:
+        """Give up the memory that encoding has come to take for speed."""
+        self.encoder.forget()
+
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of `ids`; special tokens and ids outside the vocabulary are left out.
 

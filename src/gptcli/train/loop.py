@@ -25,7 +25,7 @@ from gptcli.checkpoint.run import RunDirectory
 from gptcli.console import Progress, duration, say
 from gptcli.data.prepare import default_cache_dir
 from gptcli.errors import CheckpointError, DivergedError, GptcliError, Stopped
-from gptcli.evaluate.shards import Interrupted, shard_loss
+from gptcli.evaluate.shards import Interrupted
 from gptcli.generate.config import GenerationConfig
 from gptcli.generate.text import generate
 from gptcli.models.gpt import GPT, model_with
@@ -44,6 +44,7 @@ from gptcli.train.plan import Plan
 from gptcli.train.position import Position
 from gptcli.train.signals import StopRequest
 from gptcli.train.step import WHOLE, PendingStep, Share, Stepper, StepResult, step_seed
+from gptcli.train.validation import validation_loss
 
 if TYPE_CHECKING:  # it loads torch.distributed, which a process that trains alone does without
     from gptcli.parallel.strategy import Strategy
@@ -83,6 +84,8 @@ class Trainer:
         )
         share = Share(strategy.layout.data_rank, strategy.layout.data_ranks) if strategy else WHOLE
         self.feed = Feed(plan.batches, config.sequences_per_step, config.train.batch_size, plan.device, share)
+        self.val_losses: dict[str, float] = {}
+        """Of a mix, what the last evaluation found of each corpus."""
         self.unread: deque[tuple[int, PendingStep]] = deque()
         self.position, self.pace = Position(), plan.new_pace()
         self.journal = Journal(run, config, writes=self.world.is_first)
@@ -270,9 +273,9 @@ class Trainer:
         position = self.position
         self.world.work = f"the evaluation after step {position.step}"
         with self.pace.timing("evaluate"):
-            loss = shard_loss(
+            found = validation_loss(
                 self.model,
-                self.plan.data.val,
+                self.plan.data,
                 seq_len=self.config.seq_len,
                 batch_size=self.train_config.batch_size,
                 max_tokens=self.train_config.eval_tokens,
@@ -281,7 +284,8 @@ class Trainer:
                 pack=self.config.data.pack,
                 give_up=self.agreement.is_stop_wanted if self.strategy else self.stop.is_wanted,
                 strategy=self.strategy,
-            ).loss
+            )
+        loss, self.val_losses = found.loss, found.by_corpus
         position.evaluated_step, position.last_val_loss = position.step, loss
         improved = math.isfinite(loss) and (position.best_val_loss is None or loss < position.best_val_loss)
         if improved:
@@ -308,6 +312,8 @@ class Trainer:
             "memory_bytes": peak_memory_bytes(self.plan.device),
             "tokens_hash": self.tokens_hash(),
         }
+        if evaluated:
+            line |= {f"val_loss/{name}": value for name, value in self.val_losses.items()}
         position.interval_loss, position.interval_steps = 0.0, 0
         self.journal.measured(position.step, line)
         if evaluated:

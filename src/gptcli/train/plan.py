@@ -13,7 +13,8 @@ import torch
 
 from gptcli.config import RawConfig, merge, validate
 from gptcli.config.load import with_origin
-from gptcli.data.batches import Batches
+from gptcli.data.batches import Batches, MixedBatches, batches_of
+from gptcli.data.mix import MixedScan, prepare_mix, scan_mix
 from gptcli.data.prepare import CorpusScan, PreparedData, prepare_data
 from gptcli.errors import ConfigError, UsageError
 from gptcli.models.config import ModelConfig
@@ -56,10 +57,10 @@ class Plan:
     config: RunConfig
     chosen: tuple[str, ...]
     """The keys that a rule decided."""
-    scan: CorpusScan | None
+    scan: CorpusScan | MixedScan | None
     """None on ranks that the first one told its plan."""
     data: PreparedData
-    batches: Batches
+    batches: Batches | MixedBatches
     device: torch.device
     precision: str
     parameters: int
@@ -148,13 +149,21 @@ def make_plan(
     user = settings_from(start, user) if start else user
     timed_run = is_timed(user)
     draft = validate(RunConfig, merge(without_end(zero_config(1_000_000, 100, "cpu", user), timed_run), user))
-    if not draft.data.corpus:
+    if not draft.data.corpus and not draft.data.mix:
         raise UsageError("no corpus to train on", "name one: gptcli train book.txt")
+    if draft.data.mix and (draft.train.corpus_bytes is not None or (timed_run and not resumed and not start)):
+        raise UsageError(
+            "there is no rule for a mix of corpora (data.mix) within a time or a number of bytes",
+            "say train.max_steps instead",
+        )
     device = resolve_device(draft.device)
     precision = resolve_precision(device, draft.train.precision)
     clock, choice = Clock(draft.train.max_seconds, began) if timed_run else None, None
     if clock is None or resumed or start:  # the rule for a deadline chooses a shape
-        scan = scan_excerpt(draft.data, draft.train.corpus_bytes, cache_dir, draft.seed)
+        if draft.data.mix:
+            scan: CorpusScan | MixedScan = scan_mix(draft.data, cache_dir, draft.seed)
+        else:
+            scan = scan_excerpt(draft.data, draft.train.corpus_bytes, cache_dir, draft.seed)
         chosen = zero_config(scan.train.bytes, scan.train.distinct_characters, device.type, user)
         chosen = without_end(chosen, timed_run)
     else:
@@ -162,7 +171,8 @@ def make_plan(
         scan, chosen, choice = timed.choose_for_time(setting)
     resolved = merge(chosen, user)
     config = validate(RunConfig, resolved)
-    data = prepare_data(scan, config.data, cache_dir, start.tokenizer if start else None)
+    prepare = prepare_mix if isinstance(scan, MixedScan) else prepare_data
+    data = prepare(scan, config.data, cache_dir, start.tokenizer if start else None)
     vocabulary = with_origin({"model": {"vocab_size": padded_vocabulary(config, data)}}, "the tokenizer")
     config = validate(RunConfig, merge(resolved, vocabulary))
     return Plan(
@@ -170,7 +180,7 @@ def make_plan(
         chosen=tuple(key for key, origin in resolved.origins.items() if origin in (ORIGIN, timed.ORIGIN)),
         scan=scan,
         data=data,
-        batches=Batches(data.train, config.seq_len, config.seed, config.data.pack),
+        batches=batches_of(data.train, config.seq_len, config.seed, config.data.pack),
         device=device,
         precision=precision,
         parameters=parameter_count(config.model),

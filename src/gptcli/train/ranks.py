@@ -11,7 +11,8 @@ from torch import Tensor
 
 from gptcli.config import RawConfig, validate
 from gptcli.config.load import with_origin
-from gptcli.data.batches import Batches
+from gptcli.data.batches import batches_of
+from gptcli.data.mix import assemble_mix
 from gptcli.data.prepare import assemble, default_cache_dir
 from gptcli.errors import DataError
 from gptcli.models.gpt import GPT, build_model, initial_weights
@@ -39,6 +40,8 @@ class Decided:
     memory_bytes: int
     deadline: Deadline | None
     directory: Path
+    directories: tuple[Path, ...]
+    """Of each corpus of a mix."""
     tokenizer: Tokenizer
     report: dict[str, Any]
 
@@ -47,7 +50,8 @@ class Decided:
         # The clock is read by the first rank alone; the others follow it.
         deadline = plan.deadline and replace(plan.deadline, clock=None)
         numbers = (plan.config, plan.precision, plan.parameters, plan.memory_bytes, deadline)
-        return cls(*numbers, plan.data.directory, plan.data.tokenizer, plan.data.report)
+        data = plan.data
+        return cls(*numbers, data.directory, data.directories, data.tokenizer, data.report)
 
     def plan(self, start: Start | None) -> Plan:
         """The plan of a rank that did not make it.
@@ -60,13 +64,17 @@ class Decided:
                 f"{self.directory}, which the first rank prepared, is not on this machine",
                 "let --cache-dir be a directory that all machines share",
             )
-        config, data = self.config, assemble(self.directory, self.tokenizer, self.report, from_cache=True)
+        config, prepared = self.config, (self.tokenizer, self.report, True)
+        if config.data.mix:
+            data = assemble_mix(config.data, self.directory, self.directories, *prepared)
+        else:
+            data = assemble(self.directory, *prepared)
         return Plan(
             config=config,
             chosen=(),
             scan=None,
             data=data,
-            batches=Batches(data.train, config.seq_len, config.seed, config.data.pack),
+            batches=batches_of(data.train, config.seq_len, config.seed, config.data.pack),
             device=resolve_device(config.device),
             precision=self.precision,
             parameters=self.parameters,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import re
 import shutil
 import sys
@@ -22,10 +21,9 @@ from gptcli.config import RawConfig, check_keys, dump_toml, merge, read_toml
 from gptcli.config.load import with_origin
 from gptcli.config.shipped import read_settings
 from gptcli.console import say, size
+from gptcli.data.batches import MixedBatches
 from gptcli.data.prepare import default_cache_dir
-from gptcli.data.shards import TokenShards
 from gptcli.errors import CheckpointError, OutOfMemoryError, UsageError
-from gptcli.evaluate.shards import ShardLoss, shard_loss
 from gptcli.interop.huggingface import write_huggingface
 from gptcli.models.gpt import GPT
 from gptcli.nn.device import allow_tf32, peak_memory_bytes
@@ -41,6 +39,7 @@ from gptcli.train.ranks import Decided, layout_of, require_shareable, shared_mod
 from gptcli.train.screen import show_layout, show_plan, show_summary
 from gptcli.train.signals import StopRequest
 from gptcli.train.start import Start, keep_copy, open_start, require_same_start
+from gptcli.train.validation import validation_loss
 from gptcli.train.zero_config import NAMES
 
 if TYPE_CHECKING:  # it loads torch.distributed, which a process that trains alone does without
@@ -292,7 +291,8 @@ def spent_before(run: RunDirectory) -> float:
 
 
 def fresh_directory(corpus: tuple[str, ...]) -> Path:
-    """`runs/NAME` after the corpus, with a number if there is one of that name already."""
+    """`runs/NAME` after the corpus, or the mix if there is none, with a number if there is one of that name already."""
+    corpus = corpus or ("mix",)
     stem = Path(corpus[0]).name.split(".")[0] if corpus[0] != "-" else "stdin"
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-") or "run"
     candidates = (Path("runs") / (name if n == 1 else f"{name}-{n}") for n in range(1, sys.maxsize))
@@ -342,9 +342,9 @@ def finish(trainer: Trainer) -> dict[str, Any]:
     best = good_one(trainer, run.best_good)
     if best is not None and best.step != position.step:
         trainer.load_weights(trainer.load(best.path, ("model",)).tensors["model"])
-    whole = shard_loss(
+    whole = validation_loss(
         trainer.model,
-        plan.data.val,
+        plan.data,
         seq_len=plan.config.seq_len,
         batch_size=plan.config.train.batch_size,
         max_tokens=plan.final_tokens,
@@ -363,17 +363,15 @@ def finish(trainer: Trainer) -> dict[str, Any]:
         "tokens_per_second": round(position.tokens / max(position.elapsed_seconds, 1e-9), 1),
         "train_loss": trainer.journal.last_train_loss(),
         "val_loss": whole.loss,
-        "val_bits_per_byte": whole.bits_per_byte or estimated_bits(whole, plan.data.val),
-        "val_part": 1.0 if whole.bits_per_byte is not None else whole.tokens / len(plan.data.val),
+        "val_bits_per_byte": whole.bits_per_byte,
+        "val_part": whole.part,
         "peak_memory_bytes": peak_memory_bytes(plan.device),
     }
+    if isinstance(plan.batches, MixedBatches):
+        epochs = plan.batches.epochs(position.step * plan.config.sequences_per_step)
+        summary["mix"] = {name: {"val_loss": loss, "epochs": epochs[name]} for name, loss in whole.by_corpus.items()}
     if model is not None:
         say(write_huggingface(model, plan.data.tokenizer, run.path))
         write_atomic(run.path / "summary.json", json.dumps(summary, indent=2) + "\n")
         show_summary(summary, run)
     return summary
-
-
-def estimated_bits(part: ShardLoss, shards: TokenShards) -> float:
-    """Bits per byte of a split of which only a part was measured, as if the rest had the same loss a token."""
-    return part.loss / math.log(2) * len(shards) / max(1, shards.bytes)

@@ -7,6 +7,7 @@ from typing import Any
 
 from gptcli.checkpoint.run import RunDirectory
 from gptcli.console import duration, say, size
+from gptcli.data.mix import MixedScan
 from gptcli.parallel.layout import Layout
 from gptcli.train.plan import Plan, describe_model
 from gptcli.train.timed import Choice
@@ -80,6 +81,8 @@ def choice_lines(choice: Choice) -> list[tuple[str, str]]:
 def corpus_lines(plan: Plan) -> list[str]:
     """What was read, dropped and split, in a line or two."""
     scan = plan.scan
+    if isinstance(scan, MixedScan):
+        return mix_lines(plan, scan)
     names = ", ".join(plan.config.data.corpus[:3]) + (" ..." if len(plan.config.data.corpus) > 3 else "")
     documents = scan.train.documents + scan.val.documents - (scan.cut_at > 0)
     kept = f"{names}: {documents:,} document{'s' * (documents != 1)}, {size(scan.train.bytes + scan.val.bytes)}"
@@ -87,6 +90,16 @@ def corpus_lines(plan: Plan) -> list[str]:
         kept += f", {scan.duplicates:,} exact duplicates ({size(scan.duplicate_bytes)}) dropped"
     split = f"{size(scan.train.bytes)} to train on, {size(scan.val.bytes)} to validate: {scan.split_rule}"
     return [kept, split]
+
+
+def mix_lines(plan: Plan, scan: MixedScan) -> list[str]:
+    """The corpora of a mix with their weights, and how often the run goes through each."""
+    epochs = plan.batches.epochs(plan.steps * plan.config.sequences_per_step)
+    return [
+        f"{weight / sum(scan.weights):.3g} of {name}: {size(one.train.bytes)} to train on ({epochs[name]:.2g} epochs), "
+        f"{size(one.val.bytes)} to validate: {one.split_rule}"
+        for name, weight, one in zip(scan.names, scan.weights, scan.scans, strict=True)
+    ]
 
 
 def short_names(keys: tuple[str, ...]) -> list[str]:
@@ -114,6 +127,8 @@ def show_summary(summary: dict[str, Any], run: RunDirectory) -> None:
         f"{summary['steps']:,} steps, {size(summary['tokens'], '')} tokens in {duration(summary['train_seconds'])}, "
         f"{summary['tokens_per_second']:,.0f} tokens/s, peak memory {size(summary['peak_memory_bytes'])}"
     )
+    for name, figures in summary.get("mix", {}).items():
+        say(f"  {name}: validation loss {figures['val_loss']:.4f}, {figures['epochs']:.2g} epochs")
     say(f"run directory {run.path}")
     say("")
     say("next:")

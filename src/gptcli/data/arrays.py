@@ -1,0 +1,26 @@
+"""Arrays larger than memory, in files: read and changed a stretch at a time. Knows not what their numbers mean."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+AT_ONCE = 1 << 20
+
+
+def stretches(*arrays: np.ndarray) -> Iterator[tuple[Any, ...]]:
+    """(start, views of so many elements) of arrays of one length; of mapped files no more than that stays in memory."""
+    for start in range(0, len(arrays[0]), AT_ONCE):
+        yield start, *(array[start : start + AT_ONCE] for array in arrays)
+        for array in arrays:
+            let_go(array)
+
+
+def let_go(array: np.ndarray) -> None:
+    """Give back the memory of a mapped file, whose content stays; other arrays stay as they are."""
+    mapped = getattr(array, "_mmap", None)
+    if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)

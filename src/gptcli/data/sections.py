@@ -1,0 +1,143 @@
+"""Where the files of a corpus can be cut, so that several processes read it, and one that was stopped goes on.
+
+A section is a stretch of a file that holds the same documents read by itself as read in its place. Rows and documents
+with a separator are cut between two of them; a text that is one document is cut only once it has been read, where its
+pieces end. The cuts depend on the files alone, never on how many processes there are. Knows no split and no token.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from gptcli.data.compression import COMPRESSIONS, format_of
+from gptcli.data.config import DataConfig
+from gptcli.data.formats import ROW_FORMATS
+from gptcli.storage import storage_errors
+
+SECTION_BYTES = 1 << 26
+"""Bytes of a section, as nearly as its documents allow; what is lost when a process is killed."""
+EXPANSION = 4
+"""Bytes of text that a compressed byte is taken for."""
+OPENING_BYTES = 1 << 12
+BYTE_ORDER_MARK = "\ufeff".encode()
+LINE_FORMATS = frozenset({".jsonl", ".ndjson", ".json"})
+
+
+class Section(NamedTuple):
+    """Bytes start..stop-1 of file `number` of the corpus (row groups of a .parquet); `stop` none: the whole file.
+
+    `documents` are in it, after `first` before it. Of a document that is longer than a section, each section counts
+    as one document: it begins at character `position`, and `record` is its own digest and sizes.
+    """
+
+    number: int
+    start: int = 0
+    stop: int | None = None
+    first: int = 0
+    documents: int = 0
+    position: int = 0
+    record: tuple[int, int, int, int] | None = None
+
+
+def is_plain(path: Path) -> bool:
+    return path.suffix.lower() not in COMPRESSIONS
+
+
+def is_divisible(path: Path, config: DataConfig) -> bool:
+    """Whether a file is text without separators, as one writes it: then bytes of its text are bytes of the file."""
+    return (
+        is_plain(path)
+        and format_of(path) not in ROW_FORMATS
+        and config.document_separator is None
+        and config.encoding_errors == "strict"
+    )
+
+
+def cut_file(number: int, path: Path, size: int, config: DataConfig, section_bytes: int) -> list[Section]:
+    """The sections of about `section_bytes` of a file, as far as they are known before it is read."""
+    kind = format_of(path)
+    if not is_plain(path) or size < 2 * section_bytes:
+        return [Section(number)]
+    if kind == ".parquet":
+        return [Section(number, *groups) for groups in row_groups(path, section_bytes)] or [Section(number)]
+    if kind in LINE_FORMATS:
+        separator = "\n"
+    elif kind not in ROW_FORMATS and config.document_separator and "\ufffd" not in config.document_separator:
+        separator = config.document_separator
+    else:
+        return [Section(number)]
+    cuts = list(separators(path, separator.encode(), section_bytes))
+    starts = [0, *(end for _, end in cuts)]
+    stops = [*(start for start, _ in cuts), size]
+    return [Section(number, start, stop) for start, stop in zip(starts, stops, strict=True)]
+
+
+def separators(path: Path, separator: bytes, section_bytes: int) -> Iterator[tuple[int, int]]:
+    """(start, end) of about one occurrence every `section_bytes`, such as cutting from the left to the right uses.
+
+    Of occurrences that overlap, the first is used; so one that no other reaches into from the left surely is.
+    """
+    length = len(separator)
+    with (
+        storage_errors(path, "read"),
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
+        end = 0
+        while True:
+            at = content.find(separator, end + section_bytes)
+            while at >= 0 and content.find(separator, max(end, at - length + 1), at + length - 1) >= 0:
+                at = content.find(separator, at + 1)
+            if at < 0:
+                return
+            end = at + length
+            yield at, end
+
+
+def row_groups(path: Path, section_bytes: int) -> Iterator[tuple[int, int]]:
+    """Row groups first..last-1 of a .parquet file that hold about `section_bytes`; none where it is damaged."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with storage_errors(path, "read"), path.open("rb") as file:
+            metadata = pq.read_metadata(file)
+            sizes = [metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups)]
+    except pa.ArrowException:
+        return
+    first, total = 0, 0
+    for index, size in enumerate(sizes):
+        total += size
+        if total >= section_bytes or index + 1 == len(sizes):
+            yield first, index + 1
+            first, total = index + 1, 0
+
+
+def group(
+    sections: Iterable[Section], files: Sequence[tuple[Path, int]], section_bytes: int
+) -> Iterator[list[Section]]:
+    """Neighbouring sections in lists of about `section_bytes` of text, the work that is done at once; `files` are the
+    paths and sizes of the files."""
+    together: list[Section] = []
+    total = 0
+    for section in sections:
+        together.append(section)
+        total += text_size(section, *files[section.number], section_bytes)
+        if total >= section_bytes:
+            yield together
+            together, total = [], 0
+    if together:
+        yield together
+
+
+def text_size(section: Section, path: Path, size: int, section_bytes: int) -> int:
+    """About how many bytes of text a section holds, of a file of `size` bytes; opening one takes its time too."""
+    is_columns = format_of(path) == ".parquet"
+    if section.record is not None:
+        return section.record[2]
+    if section.stop is None:
+        return OPENING_BYTES + size * (EXPANSION if is_columns or not is_plain(path) else 1)
+    return section_bytes if is_columns else section.stop - section.start

@@ -1,0 +1,247 @@
+"""What each process does to its part of a corpus: note the documents, count them, draw a sample, encode.
+
+A part's result is kept in a folder of its own, with the hashes of its files, and appears there whole; a part whose
+result is there and whole is not done again. Whatever the number of processes, the parts and their results are the same.
+Knows no order of parts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gptcli.data.config import DataConfig
+from gptcli.data.crew import give_back_freed, resident_bytes
+from gptcli.data.passes import ScannedFile, SplitPiece, note_section, read_section
+from gptcli.data.sample import drawn_pieces
+from gptcli.data.sections import Section
+from gptcli.data.shards import ShardWriter
+from gptcli.data.split import CUT, RECORD, TRAIN, VAL
+from gptcli.storage import atomic_directory, sha256_file
+from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
+
+RESULT = "result.json"
+DOCUMENTS, ASSIGNMENT, SEEN, TEXTS = "documents.bin", "assignment.bin", "seen.bin", "texts.jsonl"
+BATCH_CHARACTERS = 1 << 20
+"""Text that is encoded at once: its tokens are written before more is read."""
+CODE_POINTS = 0x110000
+SLACK_BYTES = 1 << 25
+
+Told = Callable[[int], object]
+"""Is told of bytes that have been read."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A part of a corpus: neighbouring sections, and the folder for what comes of them."""
+
+    sections: tuple[Section, ...]
+    files: tuple[ScannedFile, ...]
+    """The file of each section."""
+    config: DataConfig
+    section_bytes: int
+    folder: Path
+    scan: Path = Path()
+    """The directory that says what becomes of each document, once that is decided."""
+    cut_at: int = 0
+
+    def pieces(self, kinds: tuple[int, ...] = (TRAIN, VAL, CUT)) -> Iterator[SplitPiece]:
+        """The kept documents in order, in pieces; sections without a document of `kinds` are passed over."""
+        for section, file in zip(self.sections, self.files, strict=True):
+            yield from self.read(section, file, kinds)
+
+    def read(self, section: Section, file: ScannedFile, kinds: tuple[int, ...]) -> Iterator[SplitPiece]:
+        assignment = self.assignment(section)
+        if np.isin(assignment, kinds).any():
+            yield from read_section(section, file, self.config, self.records(section), assignment, self.cut_at)
+
+    def records(self, section: Section) -> np.ndarray:
+        return self.noted(section, DOCUMENTS, RECORD)
+
+    def assignment(self, section: Section) -> np.ndarray:
+        return self.noted(section, ASSIGNMENT, np.dtype(np.uint8))
+
+    def noted(self, section: Section, name: str, dtype: np.dtype) -> np.ndarray:
+        """What is noted of the documents of a section."""
+        count, first = section.documents, section.first
+        if not count:
+            return np.empty(0, dtype)
+        return np.memmap(self.scan / name, dtype, mode="r", offset=first * dtype.itemsize, shape=(count,))
+
+
+def keep(folder: Path, make: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    """What `make` returns after it has left its files in a folder; not called where that is done and whole."""
+    kept = kept_result(folder)
+    if kept is None:
+        with atomic_directory(folder) as temporary:
+            kept = make(temporary)
+            files = [path for path in temporary.rglob("*") if path.is_file()]
+            hashes = {str(path.relative_to(temporary)): sha256_file(path) for path in files}
+            (temporary / RESULT).write_text(json.dumps({"result": kept, "sha256": hashes}), encoding="utf-8")
+    return kept
+
+
+def kept_result(folder: Path) -> dict[str, Any] | None:
+    try:
+        noted = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        if all(sha256_file(folder / name) == digest for name, digest in noted["sha256"].items()):
+            return noted["result"]
+    except (OSError, ValueError, KeyError):
+        pass
+    return None
+
+
+def note(job: Job) -> dict[str, Any]:
+    """Notes of all documents in `documents.bin`; returns the sections as they are to be read from now on."""
+    return keep(job.folder, lambda folder: {"sections": note_into(folder / DOCUMENTS, job, lambda _: None)})
+
+
+def note_into(path: Path, job: Job, told: Told) -> list[Section]:
+    with path.open("wb") as out:
+        return [
+            found
+            for section, file in zip(job.sections, job.files, strict=True)
+            for found in note_section(section, file, job.config, job.section_bytes, out, told)
+        ]
+
+
+@dataclass(frozen=True)
+class SplitStatistics:
+    """What one part of the split holds; a document that is cut between the parts counts in both. Sizes in UTF-8."""
+
+    documents: int
+    bytes: int
+    characters: int
+    distinct_characters: int
+
+
+class Counts:
+    """What both parts of a split hold, counted from their pieces; each list and row is of the training part first."""
+
+    def __init__(self) -> None:
+        self.documents, self.bytes, self.characters = [0, 0], [0, 0], [0, 0]
+        self.seen = np.zeros((2, CODE_POINTS), dtype=bool)
+
+    def add(self, pieces: Iterable[SplitPiece]) -> Counts:
+        for batch in batches(pieces):
+            texts: tuple[list[str], list[str]] = ([], [])
+            for text, size, is_val, starts in batch:
+                self.documents[is_val] += starts
+                self.bytes[is_val] += size
+                texts[is_val].append(text)
+            for seen, part, strings in zip(self.seen, range(2), texts, strict=True):
+                text = "".join(strings)
+                self.characters[part] += len(text)
+                codes = (text.encode(), "u1") if text.isascii() else (text.encode("utf-32-le"), "<u4")
+                seen[np.frombuffer(*codes)] = True
+        return self
+
+    def merge(self, result: dict[str, Any], folder: Path) -> None:
+        """Add what `count` left of one part of the corpus."""
+        for name in ("documents", "bytes", "characters"):
+            setattr(self, name, [mine + more for mine, more in zip(getattr(self, name), result[name], strict=True)])
+        bits = np.fromfile(folder / SEEN, dtype=np.uint8)
+        self.seen |= np.unpackbits(bits, count=2 * CODE_POINTS).view(bool).reshape(2, CODE_POINTS)
+
+    def of(self, part: int) -> SplitStatistics:
+        """The figures of a part."""
+        distinct = int(self.seen[part].sum())
+        return SplitStatistics(self.documents[part], self.bytes[part], self.characters[part], distinct)
+
+    def characters_of(self, part: int) -> str:
+        """The distinct characters of a part, in the order of their code points."""
+        return np.flatnonzero(self.seen[part]).astype("<u4").tobytes().decode("utf-32-le")
+
+
+def count(job: Job) -> dict[str, Any]:
+    """What both parts hold, in numbers, and in `seen.bin` a bit for each part and code point."""
+
+    def make(folder: Path) -> dict[str, Any]:
+        counts = Counts().add(job.pieces())
+        np.packbits(counts.seen).tofile(folder / SEEN)
+        return {"documents": counts.documents, "bytes": counts.bytes, "characters": counts.characters}
+
+    return keep(job.folder, make)
+
+
+def draw(task: tuple[Job, int]) -> dict[str, Any]:
+    """The texts of the sample of so many buckets in `texts.jsonl`, one a line; returns how many they are."""
+    job, drawn = task
+
+    def make(folder: Path) -> dict[str, Any]:
+        documents = size = 0
+        with (folder / TEXTS).open("w", encoding="utf-8") as out:
+            for piece in drawn_pieces(job, drawn):
+                out.write(json.dumps(piece.text) + "\n")
+                documents += piece.starts
+                size += piece.bytes
+        return {"documents": documents, "bytes": size}
+
+    return keep(job.folder, make)
+
+
+def drawn_texts(job: Job) -> Iterator[str]:
+    """The texts that `draw` has left."""
+    with (job.folder / TEXTS).open(encoding="utf-8") as file:
+        for line in file:
+            yield json.loads(line)
+
+
+def encode(task: tuple[Job, Path, int]) -> dict[str, Any]:
+    """Token shards of both parts in `train` and `val`; says of which the first tokens go on with a document before.
+
+    The path is that of the tokenizer, and the number the bytes that this process may come to take.
+    """
+    job, tokenizer, memory = task
+
+    def make(folder: Path) -> dict[str, Any]:
+        return {"goes_on": encode_into(folder, job, loaded(tokenizer), lambda _: None, memory)}
+
+    return keep(job.folder, make)
+
+
+@lru_cache(maxsize=1)
+def loaded(path: Path) -> Tokenizer:
+    return load_tokenizer(path)
+
+
+def encode_into(folder: Path, job: Job, tokenizer: Tokenizer, told: Told, memory: int | None = None) -> list[bool]:
+    """Encode both parts in one reading; whether each begins within a document."""
+    vocabulary = (tokenizer.vocab_size, tokenizer.eot_id, tokenizer.fingerprint)
+    goes_on: list[bool | None] = [None, None]
+    with ShardWriter(folder / "train", *vocabulary) as train, ShardWriter(folder / "val", *vocabulary) as val:
+        for batch in batches(job.pieces()):
+            encoded = tokenizer.encode_batch([piece.text for piece in batch])
+            for part, writer in enumerate((train, val)):
+                chosen = [(ids, piece) for ids, piece in zip(encoded, batch, strict=True) if piece.is_val == part]
+                if chosen:
+                    starts = [piece.starts for _, piece in chosen]
+                    if goes_on[part] is None:
+                        goes_on[part], starts[0] = not starts[0], True
+                    writer.add_all([ids for ids, _ in chosen], [piece.bytes for _, piece in chosen], starts)
+            told(sum(piece.bytes for piece in batch))
+            if memory is not None and resident_bytes() > memory:
+                tokenizer.forget()
+                give_back_freed()
+                memory = max(memory, resident_bytes() + SLACK_BYTES)
+    return [bool(value) for value in goes_on]
+
+
+def batches(pieces: Iterable[SplitPiece]) -> Iterator[list[SplitPiece]]:
+    """Pieces in lists of about BATCH_CHARACTERS characters."""
+    batch: list[SplitPiece] = []
+    characters = 0
+    for piece in pieces:
+        batch.append(piece)
+        characters += len(piece.text)
+        if characters >= BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch

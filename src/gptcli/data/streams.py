@@ -1,0 +1,134 @@
+"""What is read over a network becomes local files: the rows of an `hf:` data set, in parts.
+
+After each part the place in the stream is noted, so that a copy that was stopped goes on there. Knows no documents.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Iterator
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from gptcli.console import Progress, say
+from gptcli.data.cache import only_writer, unfinished
+from gptcli.data.formats import text_fields
+from gptcli.errors import DataError
+from gptcli.storage import atomic_file, fsync_path, sha256_file, storage_errors, write_atomic
+
+PART_BYTES = 1 << 26
+"""Text of a part; what is fetched again at most."""
+NOTED = "parts.json"
+
+
+def spool_hugging_face(source: str, text_field: str, spool: Path) -> list[Path]:
+    """Copy the texts of a data set into compressed .jsonl files; those that are there already are used again.
+
+    Raises:
+        DataError: there is no such data set, config, split or field, or it cannot be reached.
+        StorageError: the copy cannot be written.
+    """
+    key = blake2b(json.dumps([source, text_field]).encode(), digest_size=16).hexdigest()
+    single = spool / f"hf-{key}.jsonl.zst"  # as earlier versions left it
+    entry = spool / f"hf-{key}"
+    with only_writer(entry):
+        if single.exists() or entry.exists():
+            found = single if single.exists() else entry
+            day = time.strftime("%Y-%m-%d", time.localtime(found.stat().st_mtime))
+            say(f"{source}: using the copy made on {day}; to fetch it anew delete {found}")
+        else:
+            with unfinished(entry) as work, storage_errors(work):
+                copy_rows(HubStream(source, text_field), work)
+                fsync_path(work)
+                work.rename(entry)
+                fsync_path(spool)
+    return [single] if single.exists() else sorted(entry.glob("part-*.jsonl.zst"))
+
+
+class HubStream:
+    """The rows of `hf:NAME[:config][@split]` with the fields of their text; the split is `train` unless named."""
+
+    def __init__(self, source: str, text_field: str) -> None:
+        self.source, self.text_field, self.number = source, text_field, 0
+        self.rows: Any = None
+
+    def open(self, state: dict[str, Any] | None, number: int) -> None:
+        """Begin, or go on after `number` rows where `place()` was `state`."""
+        import datasets
+
+        name, _, split = self.source.removeprefix("hf:").partition("@")
+        name, _, config = name.partition(":")
+        self.number = number
+        try:
+            self.rows = datasets.load_dataset(name, config or None, split=split or "train", streaming=True)
+            if state is not None:
+                self.rows.load_state_dict(state)
+        except Exception as error:  # datasets raises whatever its readers and its transport raise
+            raise self.unreadable(error) from error
+
+    def place(self) -> dict[str, Any]:
+        """Where the stream is, as JSON can write it."""
+        return self.rows.state_dict()
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        rows = iter(self.rows)
+        while True:
+            try:
+                row = next(rows, None)
+            except Exception as error:
+                raise self.unreadable(error) from error
+            if row is None:
+                return
+            self.number += 1
+            fields = text_fields(self.text_field, row)
+            if not fields:
+                raise DataError(
+                    f"row {self.number} of {self.source} has no field {self.text_field!r}; its fields are "
+                    f"{', '.join(row)}",
+                    "name one with --set data.text_field=...",
+                )
+            yield {field: row[field] for field in fields}
+
+    def unreadable(self, error: Exception) -> DataError:
+        return DataError(f"cannot read {self.source}: {error}", "check name, config, split and connection")
+
+
+def copy_rows(stream: HubStream, work: Path) -> None:
+    """Write the rows into parts in `work`, after those that are there and whole."""
+    import zstandard
+
+    parts = finished_parts(work)
+    stream.open(parts[-1]["state"] if parts else None, parts[-1]["rows"] if parts else 0)
+    rows = iter(stream)
+    with Progress(stream.source, unit="rows", initial=stream.number) as progress:
+        first = next(rows, None)
+        while first is not None or not parts:
+            name, written = f"part-{len(parts):05d}.jsonl.zst", 0
+            with atomic_file(work / name) as path, zstandard.open(path, "wt", encoding="utf-8") as file:
+                for row in itertools.chain([] if first is None else [first], rows):
+                    line = json.dumps(row) + "\n"
+                    file.write(line)
+                    written += len(line)
+                    progress.update()
+                    if written >= PART_BYTES:
+                        break
+            whole = {"name": name, "sha256": sha256_file(work / name), "rows": stream.number, "state": stream.place()}
+            parts.append(whole)
+            write_atomic(work / NOTED, json.dumps(parts))
+            first = next(rows, None)
+
+
+def finished_parts(work: Path) -> list[dict[str, Any]]:
+    """The parts from the first on that are whole."""
+    try:
+        noted = json.loads((work / NOTED).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+
+    def is_whole(part: dict[str, Any]) -> bool:
+        return (work / part["name"]).is_file() and sha256_file(work / part["name"]) == part["sha256"]
+
+    return list(itertools.takewhile(is_whole, noted))
