@@ -61,18 +61,22 @@ def test_peak_memory_does_not_grow_with_the_corpus(tmp_path: Path, kind: str) ->
     assert peaks[1][1] < peaks[0][1] + 60
 
 
+def letters(generator: random.Random, count: int) -> str:
+    """A line of words that write_large_corpus can change."""
+    return " ".join("".join(generator.choices("abcdefghij", k=6)) for _ in range(count)) + "\n"
+
+
 @pytest.mark.slow
 def test_all_processes_together_stay_below_a_gigabyte(tmp_path: Path) -> None:
     """Rows, one long text and very many small documents, with a tokenizer whose words do not repeat."""
     (tmp_path / "corpus").mkdir()
-    write_large_corpus(
-        tmp_path / "corpus", [words(random.Random(number), 700) + "\n" for number in range(1000)], 260_000_000
-    )
+    texts = [letters(random.Random(number), 700) for number in range(1000)]
+    write_large_corpus(tmp_path / "corpus", texts, 200_000_000)
     command = [sys.executable, "-m", "gptcli", "data", "prepare", str(tmp_path / "corpus"), "--json", "--workers", "3"]
     settings = ["--cache-dir", str(tmp_path / "cache"), "--set", "data.tokenizer.vocab_size=2000"]
     taken = watch([*command, *settings], os.environ)
     assert taken.status == 0, taken.errors
     report = json.loads(taken.output)
     assert report["tokenizer_sample"]["bytes"] < 70_000_000 < report["train"]["bytes"]
-    assert report["train"]["documents"] > 300_000 and report["dropped"]["duplicates"] > 5_000
+    assert report["train"]["documents"] > 200_000 and report["dropped"]["duplicates"] > 5_000
     assert 100e6 < taken.proportional_bytes < 1e9
