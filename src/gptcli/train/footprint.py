@@ -140,7 +140,7 @@ def step_bytes(model: ModelConfig, optim: OptimConfig, shards: int, numbers: Num
     """What the optimizer takes for a moment beyond its state; of ours only Muon takes anything.
 
     Its updates, and of the matrices of one shape, up to MUON_BATCH numbers at once, the copy that is orthogonalised,
-    the iterate before and after, and products of theirs, in bf16 on CUDA.
+    the iterate before and after, and products of theirs; on a CPU that iterates in bf16 it is less.
     """
     if not isinstance(optim, MuonConfig):
         return 0

@@ -58,12 +58,7 @@ class Trainer:
     """
 
     def __init__(
-        self,
-        plan: Plan,
-        model: GPT,
-        run: RunDirectory,
-        world: World | None = None,
-        strategy: Strategy | None = None,
+        self, plan: Plan, model: GPT, run: RunDirectory, world: World | None = None, strategy: Strategy | None = None
     ) -> None:
         config, train = plan.config, plan.config.train
         self.plan, self.model, self.run_directory = plan, model, run

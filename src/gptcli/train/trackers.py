@@ -25,7 +25,7 @@ from gptcli.storage import write_atomic
 NAMES_FILE = "trackers.json"
 PROJECT = "gptcli"
 """What the runs are gathered under, where the tracker's own environment variables name nothing else."""
-Metrics = Mapping[str, float | int | None]
+Metrics = Mapping[str, float | int | str | None]
 
 
 class Tracker(Protocol):
@@ -179,8 +179,8 @@ class Trackers:
         self.alive, self.logged = dict(trackers), logged
 
     def log(self, step: int, line: Metrics) -> None:
-        """Tell a line of metrics.jsonl, without what it leaves empty."""
-        metrics = {name: value for name, value in line.items() if value is not None and name != "step"}
+        """Tell the numbers of a line of metrics.jsonl."""
+        metrics = {name: value for name, value in line.items() if isinstance(value, int | float) and name != "step"}
         if step > self.logged:
             self.each("log", step, metrics)
 

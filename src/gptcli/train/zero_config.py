@@ -148,10 +148,21 @@ def choose_optimizer(chosen: Mapping[str, Any], train_tokens: float, given: Mapp
             "lr": significant(gentler * min(4e-3, 0.5 / width)),
             "weight_decay": round(min(0.8, max(0.1, 0.08 * epochs)), 2),
         }
-    return choose_muon(width, train["max_steps"], epochs, gentler)
+    layers = given.get("model", {}).get("n_layer", chosen["model"]["n_layer"])
+    weights_per_token = 12 * layers * width**2 / max(train_tokens, 1)
+    return choose_muon(width, train["max_steps"], gentler) | {"weight_decay": muon_decay(epochs, weights_per_token)}
 
 
-def choose_muon(width: int, max_steps: int, epochs: float, gentler: float) -> dict[str, Any]:
+def muon_decay(epochs: float, weights_per_token: float) -> float:
+    """The more often a text is seen, and the more weights of the blocks there are for each of its tokens, the stronger.
+
+    A model that can learn the text by heart must be kept from it: Kim et al. 2025 (arXiv:2509.14786) find decays thirty
+    times the usual. What was measured here is in docs/benchmarks.md.
+    """
+    return round(min(4.0, max(0.1, 0.15 * epochs * weights_per_token**0.45)), 2)
+
+
+def choose_muon(width: int, max_steps: int, gentler: float) -> dict[str, Any]:
     """Muon's settings; the rates were found at TUNED_WIDTH and TUNED_STEPS.
 
     The embedding's rate holds at any width; a hidden matrix's falls with the square root of it, so that an update, all
@@ -166,7 +177,6 @@ def choose_muon(width: int, max_steps: int, epochs: float, gentler: float) -> di
         "embedding_lr": significant(gentler * 3e-2),
         "head_lr": significant(gentler * 2e-2 * narrower),
         "momentum": 0.9 if max_steps < LONG_RUN else 0.95,
-        "weight_decay": round(min(0.8, max(0.1, 0.08 * epochs)), 2),
     }
 
 
