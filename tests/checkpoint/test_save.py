@@ -192,10 +192,12 @@ for trial in range(int(sys.argv[2])):
                 step += chance.choice([0, 1])
                 save_checkpoint(run, step, tensors, {"step": step})
                 prune(run, keep_last=1, keep_best=False)
-    time.sleep(chance.uniform(0.01, 0.1))
-    before = max((info.step for info in run.checkpoints()), default=0)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    try:
+        time.sleep(chance.uniform(0.01, 0.1))
+        before = max((info.step for info in run.checkpoints()), default=0)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
     with run.lock():
         run.clean()
     good = run.last_good()

@@ -21,10 +21,6 @@ class Host:
     name: str
     inside: tuple[str, ...]
 
-    def cut(self) -> None:
-        """Take the wire away: what is sent from now on is lost without a word."""
-        command("ip", "-n", self.name, "link", "set", "wire", "down")
-
 
 @contextlib.contextmanager
 def two_hosts(folder: Path) -> Iterator[tuple[Host, Host]]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from gptcli.checkpoint.lock import writer_lock
 from gptcli.checkpoint.manifest import read_manifest, verify
 from gptcli.checkpoint.together import on_first
-from gptcli.errors import CheckpointError, UsageError
+from gptcli.errors import CheckpointError, StorageError, UsageError
 from gptcli.storage import TEMPORARY_MARK, clean_temporaries, fsync_path, storage_errors
 
 if TYPE_CHECKING:
@@ -172,6 +172,6 @@ def listed_val_loss(path: Path) -> float | None:
     """The finite validation loss in a checkpoint's manifest; None if there is none."""
     try:
         loss = read_manifest(path).val_loss
-    except CheckpointError:
+    except (CheckpointError, StorageError):  # its writer may be removing it just now
         return None
     return loss if isinstance(loss, int | float) and math.isfinite(loss) else None
