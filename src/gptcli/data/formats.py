@@ -36,10 +36,11 @@ class Line(NamedTuple):
 
     def __str__(self) -> str:
         before, left = 0, self.start
-        with self.path.open("rb") as file:
-            while left and (chunk := file.read(min(left, 1 << 20))):
-                before += chunk.count(b"\n")
-                left -= len(chunk)
+        if left:
+            with self.path.open("rb") as file:
+                while left and (chunk := file.read(min(left, 1 << 20))):
+                    before += chunk.count(b"\n")
+                    left -= len(chunk)
         return f"line {before + self.number} of {self.name}"
 
 
@@ -179,7 +180,8 @@ def split_lines(chunks: Iterable[str], name: str) -> Iterator[str]:
 def json_rows(
     lines: Iterable[str], name: str, path: Path = Path(), start: int = 0
 ) -> Iterator[tuple[object, dict[str, Any]]]:
-    """Rows with their places; `lines` are those from byte `start` of the file on."""
+    """Rows with their places; `lines` are those from byte `start` of the file `path` on, which is read to name a place
+    that is not counted from its beginning."""
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue

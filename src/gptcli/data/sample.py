@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gptcli.data.passes import SplitPiece
     from gptcli.data.stages import Job
 
-SAMPLE_BYTES = 64_000_000
+SAMPLE_BYTES = 48_000_000
 """Text that a BPE tokenizer is learnt from at most: more hardly changes it, and its words must fit in memory."""
 SEED = 0x5A4D
 BUCKET_BITS = 16
