@@ -7,8 +7,9 @@ import re
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -85,51 +86,52 @@ def machines(folder: Path) -> Iterator[tuple[tuple[str, ...], tuple[str, ...], s
         yield (), (), f"127.0.0.1:{port}"
 
 
+@contextmanager
+def host_lost(
+    folder: Path, environment: dict[str, str], nnodes: str, settings: dict[str, object]
+) -> Iterator[tuple[Job, Callable[[], Job], set[int]]]:
+    """A job on two machines that has just lost one, what starts that one's launcher again, and the processes that the
+    ranks were before. `folder` then has the job's run, and in `whole` that of an undisturbed training."""
+    corpus, run = make_corpus(folder), folder / "run"
+    with Job(train_command(corpus, folder / "whole", **settings), folder, environment=environment) as job:
+        assert job.wait() == 0, job.said
+    with machines(folder) as (here, there, place):
+        arguments = [*train_command(corpus, run, **settings), f"--nnodes={nnodes}", f"--rdzv={place}"]
+        start = partial(Job, arguments, folder, nproc=1, environment=environment)
+        with start(inside=here) as one:
+            with start(inside=there) as other:
+                assert one.wait_for(lambda: last_step(run) > 4 * INTERVAL)
+                before = set(one.ranks().values())
+                other.lose()
+            yield one, partial(start, inside=there), before
+
+
 @pytest.mark.slow
 def test_a_host_that_dies_and_comes_back_changes_no_bit(tmp_path: Path, environment: dict[str, str]) -> None:
-    corpus, run, whole = make_corpus(tmp_path), tmp_path / "run", tmp_path / "whole"
     settings = {"parallel__strategy": "fsdp", "train__max_steps": STEPS}
-    with Job(train_command(corpus, whole, **settings), tmp_path, environment=environment) as job:
-        assert job.wait() == 0, job.said
-    with machines(tmp_path) as (here, there, place):
-        arguments = [*train_command(corpus, run, **settings), "--nnodes=2", f"--rdzv={place}"]
-        given = {"nproc": 1, "environment": environment}
-        with Job(arguments, tmp_path, inside=here, **given) as one:
-            with Job(arguments, tmp_path, inside=there, **given) as other:
-                assert one.wait_for(lambda: last_step(run) > 4 * INTERVAL)
-                other.lose()
-            with Job(arguments, tmp_path, inside=there, **given) as back:
-                assert (one.wait(), back.wait()) == (0, 0), one.said + back.said
-    assert first_difference(whole, run) is None
+    with host_lost(tmp_path, environment, "2", settings) as (one, start_other, _), start_other() as back:
+        assert (one.wait(), back.wait()) == (0, 0), one.said + back.said
+    assert first_difference(tmp_path / "whole", tmp_path / "run") is None
 
 
 @pytest.mark.slow
 def test_a_job_shrinks_to_one_host_and_grows_again(tmp_path: Path, environment: dict[str, str]) -> None:
     """With another number of ranks sums are added in another order: the weights are the same up to that."""
-    corpus, run, whole = make_corpus(tmp_path), tmp_path / "run", tmp_path / "whole"
+    run, whole = tmp_path / "run", tmp_path / "whole"
     numbers = {"train__precision": "fp32", "optim__name": "muon", "optim__ns_precision": "fp32"}
     settings = {"parallel__strategy": "fsdp", "train__max_steps": STEPS, "model__dropout": 0} | numbers
-    with Job(train_command(corpus, whole, **settings), tmp_path, environment=environment) as job:
-        assert job.wait() == 0, job.said
-    with machines(tmp_path) as (here, there, place):
-        arguments = [*train_command(corpus, run, **settings), "--nnodes=1:2", f"--rdzv={place}"]
-        given = {"nproc": 1, "environment": environment}
-        with Job(arguments, tmp_path, inside=here, **given) as one:
-            with Job(arguments, tmp_path, inside=there, **given) as other:
-                assert one.wait_for(lambda: last_step(run) > 4 * INTERVAL)
-                lost = set(one.ranks().values())
-                other.lose()
-            assert one.wait_for(lambda: bool(set(one.ranks().values()) - lost))
-            reached = last_step(run)
-            assert one.wait_for(lambda: last_step(run) not in (0, reached))
-            resumed = newest_good(run)
-            assert one.wait_for(lambda: last_step(run) > resumed + INTERVAL)
-            alone = one.ranks()[0]
-            os.kill(alone, signal.SIGSTOP)  # so that it is not done before the other one is back
-            with Job(arguments, tmp_path, inside=there, **given) as back:
-                assert one.wait_for(lambda: signal.SIGTERM in pending_signals(alone))
-                os.kill(alone, signal.SIGCONT)
-                assert (one.wait(), back.wait()) == (0, 0), one.said + back.said
+    with host_lost(tmp_path, environment, "1:2", settings) as (one, start_other, before):
+        assert one.wait_for(lambda: bool(set(one.ranks().values()) - before))
+        reached = last_step(run)
+        assert one.wait_for(lambda: last_step(run) not in (0, reached))
+        resumed = newest_good(run)
+        assert one.wait_for(lambda: last_step(run) > resumed + INTERVAL)
+        alone = one.ranks()[0]
+        os.kill(alone, signal.SIGSTOP)  # so that it is not done before the other one is back
+        with start_other() as back:
+            assert one.wait_for(lambda: signal.SIGTERM in pending_signals(alone))
+            os.kill(alone, signal.SIGCONT)
+            assert (one.wait(), back.wait()) == (0, 0), one.said + back.said
     steps = [line["step"] for line in MetricsLog(run / "metrics.jsonl").read()]
     assert steps == list(range(1, STEPS + 1))
     found, expected = (load_file(folder / "model.safetensors") for folder in (run, whole))

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.distributed._tools.mem_tracker import MemTracker
 
 from gptcli.models.config import ModelConfig
 from gptcli.models.estimate import parameter_count
@@ -20,6 +19,7 @@ from gptcli.nn.recompute import recomputed
 from gptcli.optim.build import build_optimizer
 from gptcli.optim.config import AdamWConfig
 from gptcli.parallel.apart import hold_apart
+from peaks import tracked_peak
 
 GPT2: dict[str, Any] = {"norm": "layernorm", "position": "learned", "mlp": "gelu_tanh", "qk_norm": False, "bias": True}
 SMALL: dict[str, Any] = {"vocab_size": 2000, "n_embd": 64, "n_head": 4, "context_length": 64, "n_layer": 2}
@@ -177,18 +177,13 @@ def peak_bytes(model: GPT, batch: Batch, numbers: Numbers, micro_batches: int) -
     """The most bytes of all tensors at one moment of the second step of a training, by torch's tracker."""
     optimizer = build_optimizer(model.parameter_infos(), AdamWConfig())
     ids = torch.randint(model.config.vocab_size, batch)
-    tracker = MemTracker()
-    tracker.track_external(model, optimizer, ids)
-    with tracker:
-        for _ in range(2):
-            for _ in range(micro_batches):
-                with computing(numbers):
-                    loss = model.loss_sum(ids, ids)
-                loss.backward()
-                tracker.reset_mod_stats()
-            optimizer.step()
-            optimizer.zero_grad()
-    return tracker.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"]
+
+    def backpropagate(number: int) -> None:
+        with computing(numbers):
+            loss = model.loss_sum(ids, ids)
+        loss.backward()
+
+    return tracked_peak(model, optimizer, ids, micro_batches, backpropagate)
 
 
 @pytest.mark.parametrize("micro_batches", [1, 2])

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch.distributed._tools.mem_tracker import MemTracker
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from gptcli.models.config import ModelConfig
@@ -25,6 +24,7 @@ from gptcli.parallel.world import World
 from gptcli.train import footprint
 from gptcli.train.config import RunConfig, TrainerConfig
 from gptcli.train.footprint import rank_memory
+from peaks import tracked_peak
 
 RANKS = 8
 
@@ -41,22 +41,19 @@ def shape(**values: Any) -> ModelConfig:
     return ModelConfig(**{"vocab_size": 2000, "n_embd": 128, "n_head": 4, "context_length": 64, "n_layer": 6, **values})
 
 
-def tracked_peak(strategy: Strategy, optim: OptimConfig, batch: Batch, micro_batches: int = 1) -> int:
+def peak_bytes(strategy: Strategy, optim: OptimConfig, batch: Batch, micro_batches: int = 1) -> int:
     """The most bytes of all tensors at one moment of two steps of training."""
     model, optimizer = strategy.model, build_optimizer(strategy.infos, optim)
     ids = torch.randint(model.config.vocab_size, batch)
-    tracker = MemTracker()
-    tracker.track_external(model, optimizer, ids)
-    with tracker:
-        for _ in range(2):
-            for number in range(micro_batches):
-                with strategy.accumulating(number == micro_batches - 1):
-                    strategy.loss_sum(ids, ids, None).backward()
-                tracker.reset_mod_stats()
+
+    def backpropagate(number: int) -> None:
+        is_last = number == micro_batches - 1
+        with strategy.accumulating(is_last):
+            strategy.loss_sum(ids, ids, None).backward()
+        if is_last:
             strategy.finish_gradients()
-            optimizer.step()
-            optimizer.zero_grad()
-    return tracker.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"]
+
+    return tracked_peak(model, optimizer, ids, micro_batches, backpropagate)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +74,7 @@ def test_a_ranks_peak_is_the_one_that_torch_tracks(
     settings = ParallelConfig(strategy="fsdp", replicas=layout.replicas, tensor=layout.tensor)
     weights = initial_weights(build_model(config, device="meta"), 0)
     model = build_sharded(config, weights, layout, settings, torch.device("cpu"), "fp32").recompute(mode)
-    measured = tracked_peak(Sharded(model, World(), layout), AdamWConfig(), batch, micro_batches)
+    measured = peak_bytes(Sharded(model, World(), layout), AdamWConfig(), batch, micro_batches)
     train = TrainerConfig(
         batch_size=batch.sequences,
         tokens_per_step=batch.tokens * layout.data_ranks * micro_batches,
@@ -101,7 +98,7 @@ def test_where_weights_outweigh_activations_the_optimizers_step_is_the_peak(valu
     alone.accumulating = lambda is_last: contextlib.nullcontext()
     train = TrainerConfig(batch_size=1, tokens_per_step=16, seq_len=16)
     run = RunConfig(model=config, optim=optim, train=train)
-    assert rank_memory(run, "fp32", "cpu").total == pytest.approx(tracked_peak(alone, optim, batch), rel=0.05)
+    assert rank_memory(run, "fp32", "cpu").total == pytest.approx(peak_bytes(alone, optim, batch), rel=0.05)
 
 
 def test_muons_batch_is_said_to_be_what_it_is() -> None:

@@ -21,7 +21,7 @@ from gptcli.data.arrays import stretches
 from gptcli.data.cache import cache_key, only_writer, unfinished
 from gptcli.data.config import DataConfig
 from gptcli.data.crew import ALL_CORES, Means
-from gptcli.data.prepare import PreparedData, learning_texts, prepare_data, scan_corpus
+from gptcli.data.prepare import SAMPLE, PreparedData, learning_texts, prepare_data, scan_corpus
 from gptcli.data.sample import SAMPLE_BYTES
 from gptcli.data.scan import ASSIGNMENT, SCAN, CorpusScan, Findings, open_scan, text_fingerprint
 from gptcli.data.shards import ShardWriter, TokenShards
@@ -264,8 +264,8 @@ def mixed_tokenizer(
                     samples.append(sample)
                 build_tokenizer(kind, partial(chained, sources)).save(folder)
                 whole = {name: sum(sample[name] for sample in samples) for name in samples[0]}
-                (folder / "sample.json").write_text(json.dumps(whole), encoding="utf-8")
-        return load_tokenizer(entry), json.loads((entry / "sample.json").read_text(encoding="utf-8"))
+                (folder / SAMPLE).write_text(json.dumps(whole), encoding="utf-8")
+        return load_tokenizer(entry), json.loads((entry / SAMPLE).read_text(encoding="utf-8"))
 
 
 def chained(sources: Sequence[Callable[[], Iterator[str]]]) -> Iterator[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -148,11 +148,6 @@ def note_long_text(
             sections.append(section._replace(start=start, stop=end, documents=1, position=position, record=part.record))
             start, position, part = end, position + part.characters, Measure()
     return sections
-
-
-def documents_in(sections: Sequence[Section]) -> int:
-    """How many documents there are in neighbouring sections; one in several parts counts once."""
-    return sum(section.documents for section in sections if not section.position)
 
 
 def read_section(

@@ -14,7 +14,7 @@ import numpy as np
 
 from gptcli.data.arrays import stretches
 from gptcli.data.permutation import derive, mix
-from gptcli.data.split import CUT, TRAIN
+from gptcli.data.split import BUCKETS, CUT, TRAIN, bucket
 
 if TYPE_CHECKING:
     from gptcli.data.passes import SplitPiece
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 SAMPLE_BYTES = 48_000_000
 """Text that a BPE tokenizer is learnt from at most: more hardly changes it, and its words must fit in memory."""
 SEED = 0x5A4D
-BUCKET_BITS = 16
-BUCKETS = 1 << BUCKET_BITS
 LONG_BYTES = 1 << 20
 """From this size on documents count by the piece, since there may be few of them."""
 
@@ -48,8 +46,7 @@ def drawn_buckets(records: np.ndarray, assignment: np.ndarray, wanted: int = SAM
 
 def buckets(high: np.ndarray, number: int) -> np.ndarray:
     """high (N,) uint64, halves of digests -> (N,): where among all keys those of the documents' piece `number` lie."""
-    keys = mix(high ^ derive(np.full(1, SEED, dtype=np.uint64), number))
-    return (keys >> np.uint64(64 - BUCKET_BITS)).astype(np.int64)
+    return bucket(mix(high ^ derive(np.full(1, SEED, dtype=np.uint64), number)))
 
 
 def drawn_pieces(job: Job, drawn: int) -> Iterator[SplitPiece]:

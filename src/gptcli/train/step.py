@@ -5,6 +5,7 @@ Knows nothing of disks, schedules of events or people.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 from collections.abc import Callable, Iterator
@@ -83,11 +84,6 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     return Batch(*(None if t is None else t.to(device, non_blocking=t.is_pinned()) for t in batch))
 
 
-def target_count(batches: list[Batch]) -> int:
-    """How many target tokens are scored."""
-    return sum(int((batch.targets != IGNORE_INDEX).sum()) for batch in batches)
-
-
 def accumulate_gradients(
     loss_sum: LossSum,
     batches: list[Batch],
@@ -103,37 +99,19 @@ def accumulate_gradients(
     Where several ranks have a share of the step each, as `strategy` says, the tokens are those of all of them, the loss
     is this rank's part of the mean, and the gradients are summed over the ranks along with the last micro-batch.
     """
-    tokens = target_count(batches)
+    tokens = sum(int((batch.targets != IGNORE_INDEX).sum()) for batch in batches)
     if strategy is not None:
-        return accumulate_shared(strategy, batches, device, precision, scaler, strategy.count(tokens))
-    total = torch.zeros((), device=device)
-    for batch in batches:
-        input_ids, targets, segment_ids = to_device(batch, device)
-        with autocast(device, precision):
-            loss = loss_sum(input_ids, targets, segment_ids) / max(tokens, 1)
-        scaler.scale(loss).backward()
-        total += loss.detach()
-    return total, tokens
-
-
-def accumulate_shared(
-    strategy: Strategy,
-    batches: list[Batch],
-    device: torch.device,
-    precision: str,
-    scaler: torch.amp.GradScaler,
-    tokens: int,
-) -> tuple[Tensor, int]:
-    """As `accumulate_gradients`, on one rank of several, for a step of `tokens` target tokens in all."""
+        loss_sum, tokens = strategy.loss_sum, strategy.count(tokens)
     total = torch.zeros((), device=device)
     for number, batch in enumerate(batches, start=1):
         input_ids, targets, segment_ids = to_device(batch, device)
-        with strategy.accumulating(is_last=number == len(batches)):
+        with strategy.accumulating(is_last=number == len(batches)) if strategy else contextlib.nullcontext():
             with autocast(device, precision):
-                loss = strategy.loss_sum(input_ids, targets, segment_ids) / max(tokens, 1)
-            scaler.scale(loss * strategy.loss_factor).backward()
+                loss = loss_sum(input_ids, targets, segment_ids) / max(tokens, 1)
+            scaler.scale(loss * strategy.loss_factor if strategy else loss).backward()
         total += loss.detach()
-    strategy.finish_gradients()
+    if strategy is not None:
+        strategy.finish_gradients()
     return total, tokens
 
 

@@ -227,7 +227,7 @@ def complete(given: RawConfig, layout: Layout) -> tuple[RunConfig, list[str]]:
 
 
 def resolved_precision(config: RunConfig, device: Accelerator) -> str:
-    """As the trainer resolves `auto`: bf16 on a GPU, fp32 on a CPU."""
+    """As the trainer resolves `auto`: bf16 on a GPU, and fp32 on a CPU that is not known to be fast at bf16."""
     if config.train.precision != "auto":
         return config.train.precision
     return "fp32" if device.is_cpu else "bf16"
