@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 TRACED = "fsync,fdatasync,rename,renameat,renameat2,openat,write,pwrite64"
-CALL = re.compile(r"^\d+ +(\w+)\((.*)\) = (-?\d+)")
+CALL = re.compile(r"^\d+ +(\w+)\((.*)\) += (-?\d+)")
 DESCRIPTOR = re.compile(r"^\d+<([^>]*)>")
 NAMES = re.compile(r'"([^"]*)"')
 
@@ -28,7 +28,12 @@ def traced(arguments: Sequence[object], log: Path, environment: Mapping[str, str
     strace = ["strace", "-f", "-y", "-s", "300", "-e", f"trace={TRACED}", "-o", str(log)]
     command = [*strace, sys.executable, "-m", "gptcli", *map(str, arguments)]
     subprocess.run(command, check=True, capture_output=True, env=dict(environment))
-    found = (call_of(line) for line in joined(log.read_text(errors="replace").splitlines()))
+    return calls_of(log.read_text(errors="replace").splitlines())
+
+
+def calls_of(lines: Sequence[str]) -> list[Call]:
+    """What strace's lines say, in the order in which the calls ended."""
+    found = (call_of(line) for line in joined(lines))
     return [call for call in found if call is not None]
 
 

@@ -19,7 +19,7 @@ from faults.kills import MOST_STEPS_LOST, kill_campaign
 from faults.nursery import Nursery
 from faults.races import race_campaign
 from faults.signals import PHASES, signal_campaign
-from faults.system_calls import Call, traced, wrong_order
+from faults.system_calls import Call, calls_of, traced, wrong_order
 from faults.victim import make_corpus, train_command
 
 
@@ -95,6 +95,23 @@ def test_data_is_flushed_before_the_rename_and_the_directory_after(tmp_path: Pat
     calls = traced(command, tmp_path / "calls", environment)
     for target in (CHECKPOINT, re.compile(r"/run\.toml$"), re.compile(r"/run/model\.safetensors$")):
         assert wrong_order(calls, target) == []
+
+
+def test_a_call_that_another_thread_interrupts_in_the_log_counts_where_it_ends() -> None:
+    # As strace 6.1 writes it: the result of a resumed call is padded to a column.
+    log = [
+        '41  openat(AT_FDCWD</w>, "/c/x.tmp/a", O_RDONLY|O_CLOEXEC <unfinished ...>',
+        "42  fsync(18</c/x.tmp/a> <unfinished ...>",
+        "41  <... openat resumed>)             = 20</c/x.tmp/a>",
+        '41  write(19</c/log>, "{}", 2)        = 2',
+        "42  <... fsync resumed>)              = 0",
+        '42  rename("/c/x.tmp", "/c/x" <unfinished ...>',
+        "41  fsync(19</c/log>) = -1 EIO (Input/output error)",
+        "42  <... rename resumed>)             = 0",
+    ]
+    assert calls_of(log) == [
+        Call("write", ("/c/log",)), Call("sync", ("/c/x.tmp/a",)), Call("rename", ("/c/x.tmp", "/c/x")),
+    ]  # fmt: skip
 
 
 def test_a_wrong_order_of_system_calls_is_noticed() -> None:
