@@ -29,6 +29,7 @@ from gptcli.models.config import ModelConfig
 from gptcli.models.estimate import flops_per_token, non_embedding_parameters, parameter_count
 from gptcli.tokenizer.config import BpeTokenizerConfig, CharTokenizerConfig, TokenizerConfig
 from gptcli.train.excerpt import scan_excerpt
+from gptcli.train.law import Runs, excess_bits, shipped_law
 from gptcli.train.run import TrainRequest, train
 from gptcli.train.text_facts import BYTES_PER_ENTRY, MAX_CHARACTERS, VOCABULARIES, TokenizerFacts
 from gptcli.train.time_rule import CONTEXTS, LAYERS, WIDTH_PER_LAYER, WIDTHS, Candidate, step_tokens
@@ -42,6 +43,7 @@ LEAST_WIDTH = 48
 TOKENS_PER_WEIGHT = (1, 500)
 EPOCHS = 64
 ATTEMPTS = 20_000
+CHOICES = 100
 EVALUATIONS, EVALUATED_TOKENS = 6, 50_000
 SEED = 1
 
@@ -68,21 +70,34 @@ class Drawn(NamedTuple):
     model: ModelConfig
     tokens_per_step: int
     steps: int
+    bytes_per_token: float
+    """About."""
 
 
-def collect(corpora: Sequence[str], path: Path, count: int, flops: tuple[float, float], cache_dir: Path | None) -> int:
+class Plan(NamedTuple):
+    """Which runs to make."""
+
+    count: int
+    flops: tuple[float, float]
+    """Of a run: least and most."""
+    within: float | None
+    """See draw."""
+
+
+def collect(corpora: Sequence[str], path: Path, plan: Plan, cache_dir: Path | None) -> int:
     """Make the runs 0 .. count - 1 of every corpus that are not recorded yet, and append them to `path`."""
     cache = cache_dir or default_cache_dir()
     sources = [named(corpus) for corpus in corpora]
     recorded = {(run["corpus"], run["number"]) for run in read_runs(path)}
     texts = {source: list(excerpts(source, cache)) for source in sources}
-    for number in range(count):
+    for number in range(plan.count):
         for source in sources:
             if (source.name, number) in recorded:
                 continue
             generator = random.Random(f"{source.name}/{number}")
             text = generator.choice(texts[source])
-            run = {"corpus": source.name, "number": number} | make(text, draw(generator, text.scan, flops), cache)
+            drawn = draw(generator, text.scan, plan.flops, plan.within)
+            run = {"corpus": source.name, "number": number} | make(text, drawn, cache)
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(run) + "\n")
             print(in_words(run), flush=True)
@@ -111,12 +126,41 @@ def excerpts(source: Source, cache: Path) -> Iterator[Text]:
         yield Text(source, None, whole)
 
 
-def draw(generator: random.Random, scan: CorpusScan, flops: tuple[float, float]) -> Drawn:
+def draw(generator: random.Random, scan: CorpusScan, flops: tuple[float, float], within: float | None = None) -> Drawn:
     """A run of so many operations on this text: any tokenizer, shape, context and batch that make sense together.
+
+    Args:
+        within: bits per byte by which the law as it is may take the run for worse than the best of CHOICES runs of as
+            many operations. None: any run.
 
     Raises:
         UsageError: there is none.
     """
+    wanted = math.exp(generator.uniform(*map(math.log, flops)))
+    if within is None:
+        return draw_sensible(generator, scan, wanted)
+    drawn = [draw_sensible(generator, scan, wanted) for _ in range(CHOICES)]
+    bits = [excess_bits(shipped_law(), runs_of(one, scan)) for one in drawn]
+    return generator.choice([one for one, own in zip(drawn, bits, strict=True) if own <= min(bits) + within])
+
+
+def runs_of(drawn: Drawn, scan: CorpusScan) -> Runs:
+    """What the law needs to know of a run, its vocabulary's bytes for a token being guessed."""
+    return Runs(
+        weights=non_embedding_parameters(drawn.model),
+        layers=drawn.model.n_layer,
+        width=drawn.model.n_embd,
+        vocabulary=drawn.model.vocab_size,
+        context=drawn.model.context_length,
+        tokens_per_step=drawn.tokens_per_step,
+        bytes_per_token=drawn.bytes_per_token,
+        unique_bytes=scan.train.bytes,
+        bytes_seen=drawn.steps * drawn.tokens_per_step * drawn.bytes_per_token,
+    )
+
+
+def draw_sensible(generator: random.Random, scan: CorpusScan, wanted: float) -> Drawn:
+    """A run of `wanted` operations."""
     for _ in range(ATTEMPTS):
         tokenizer, per_token = draw_tokenizer(generator, scan)
         layers, width, context = generator.choice(LAYERS), generator.choice(WIDTHS), generator.choice(CONTEXTS)
@@ -126,7 +170,6 @@ def draw(generator: random.Random, scan: CorpusScan, flops: tuple[float, float])
         values = choose_model(Shape(0, layers, width, context, 0, 0), {}) | {"vocab_size": vocabulary}
         model = ModelConfig.model_validate(values)
         tokens_per_step = generator.choice(step_tokens({}, context))
-        wanted = math.exp(generator.uniform(*map(math.log, flops)))
         steps = round(wanted / flops_per_token(model, context) / tokens_per_step)
         tokens = steps * tokens_per_step
         low, high = TOKENS_PER_WEIGHT
@@ -136,8 +179,8 @@ def draw(generator: random.Random, scan: CorpusScan, flops: tuple[float, float])
             and tokens * per_token <= EPOCHS * scan.train.bytes
             and scan.train.bytes > 20 * context * per_token
         ):
-            return Drawn(tokenizer, model, tokens_per_step, steps)
-    raise UsageError(f"no run of {flops[0]:g} to {flops[1]:g} operations makes sense on {scan.train.bytes:,} bytes")
+            return Drawn(tokenizer, model, tokens_per_step, steps, per_token)
+    raise UsageError(f"no run of {wanted:g} operations makes sense on {scan.train.bytes:,} bytes")
 
 
 def draw_tokenizer(generator: random.Random, scan: CorpusScan) -> tuple[TokenizerConfig, float]:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gptcli.train.law import LAW_FILE, Law, Runs, excess_bits
+from gptcli.train.zero_config import muon_decay
 from time_rule.collect import read_runs
 
 PRIOR = Law(
@@ -37,6 +38,8 @@ ENTROPY, ENTROPY_DOUBT, FACTOR_DOUBT = 0.8, 0.4, 0.3
 HUBER = 2.0
 """Residuals beyond so many times the noise count less than their squares."""
 ITERATIONS = 300
+OUTDATED = 1.6
+"""A run whose decay differs by this factor from the rule's was made under another rule and says nothing of this one."""
 
 
 class Records(NamedTuple):
@@ -59,9 +62,12 @@ class Fit(NamedTuple):
 
 def report(path: Path, *, write: bool) -> int:
     """Fit, print, and write law.json or compare with it; 1 if it is not what the records give."""
-    lines = [run for run in read_runs(path) if "failed" not in run]
+    recorded = [run for run in read_runs(path) if "failed" not in run]
+    lines = [run for run in recorded if is_current(run)]
     fit = fit_law(as_records(lines)) if lines else Fit(PRIOR, {}, np.zeros(0))
     print(f"{len(lines)} runs, rms {rms(fit.residuals):.4f} bits per byte" if lines else "no runs: the prior")
+    if len(lines) < len(recorded):
+        print(f"{len(recorded) - len(lines)} runs of another rule are left out")
     for name, value in fit.law._asdict().items():
         print(f"  {name:<8} {value:.4g}")
     if lines:
@@ -73,6 +79,12 @@ def report(path: Path, *, write: bool) -> int:
         LAW_FILE.write_text(text, encoding="utf-8")
         return 0
     return int(LAW_FILE.read_text(encoding="utf-8") != text)
+
+
+def is_current(run: dict[str, Any]) -> bool:
+    """Whether a run was made with about the decay that the rule gives it now."""
+    decay = muon_decay(run["epochs"], run["weights"] / (run["unique_bytes"] / run["bytes_per_token"]))
+    return 1 / OUTDATED < run["optim"]["weight_decay"] / decay < OUTDATED
 
 
 def print_residuals(lines: Sequence[dict[str, Any]], fit: Fit) -> None:

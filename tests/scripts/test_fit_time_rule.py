@@ -87,9 +87,9 @@ def test_a_collection_records_each_run_once_and_goes_on(time_rule: Any, root: Pa
     corpus, path = tmp_path / "corpus.txt", tmp_path / "runs.jsonl"
     corpus.write_text((root / "data" / "stories.txt").read_text()[:150_000])
     flops = (1e10, 1e11)
-    time_rule.collect.collect([f"tales={corpus}"], path, 1, flops, tmp_path / "cache")
+    time_rule.collect.collect([f"tales={corpus}"], path, time_rule.collect.Plan(1, flops, None), tmp_path / "cache")
     (first,) = time_rule.collect.read_runs(path)
-    time_rule.collect.collect([f"tales={corpus}"], path, 2, flops, tmp_path / "cache")
+    time_rule.collect.collect([f"tales={corpus}"], path, time_rule.collect.Plan(2, flops, None), tmp_path / "cache")
     again, second = time_rule.collect.read_runs(path)
     assert again == first and (second["corpus"], second["number"]) == ("tales", 1)
     for run in (first, second):

@@ -12,7 +12,7 @@ import torch
 from gptcli.errors import UsageError
 from gptcli.models.config import ModelConfig
 from gptcli.train import compiling, loop
-from gptcli.train.compiling import LONG_RUN_SECONDS, choose_compile, compiled
+from gptcli.train.compiling import COMPILATION, choose_compile, compiled, possible_compilation
 from gptcli.train.run import TrainRequest, train
 
 CPU, MODEL = torch.device("cpu"), ModelConfig(vocab_size=5)
@@ -26,7 +26,7 @@ def has_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("has_compiler")
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_auto_compiles_long_runs_only_and_says_why(device: str) -> None:
-    least = LONG_RUN_SECONDS[device]
+    least = COMPILATION[device].least_run
     for seconds, wanted in ((least - 1, False), (least, True), (None, False)):
         choice = choose_compile("auto", torch.device(device), MODEL, seconds)
         assert choice.wanted is wanted and "minutes" in choice.reason
@@ -38,6 +38,21 @@ def test_auto_leaves_alone_what_compiling_does_not_speed_up() -> None:
     assert not choose_compile("auto", CPU, layer_norms, 1e6).wanted
     assert choose_compile("auto", torch.device("cuda"), layer_norms, 1e6).wanted
     assert not choose_compile("auto", torch.device("mps"), MODEL, 1e6).wanted
+
+
+@pytest.mark.usefixtures("has_compiler")
+def test_what_compiling_gives_is_counted_on_only_where_a_run_may_be_compiled() -> None:
+    auto, always = (possible_compilation(wanted, CPU, MODEL) for wanted in ("auto", True))
+    assert auto == COMPILATION["cpu"] and always == COMPILATION["cpu"]._replace(least_run=0.0)
+    assert possible_compilation(False, CPU, MODEL) is None
+    assert possible_compilation("auto", CPU, ModelConfig(vocab_size=5, norm="layernorm")) is None
+    assert possible_compilation(True, torch.device("mps"), MODEL) is None
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_compiling_pays_from_the_shortest_run_on_that_is_compiled(device: str) -> None:
+    least_run, seconds, gain = COMPILATION[device]
+    assert (least_run - seconds) * gain > least_run
 
 
 @pytest.mark.usefixtures("has_compiler")
@@ -80,7 +95,9 @@ def test_a_run_keeps_to_what_was_decided_at_its_start(tmp_path: Path, monkeypatc
     steps = ("train.max_steps=2", "train.tokens_per_step=64", "train.sample_every_steps=0", "device=cpu")
     train(TrainRequest(corpus=(str(corpus),), assignments=(*shape, *steps), out=run))
     assert tomllib.loads((run / "run.toml").read_text())["train"]["compile"] is False, "two steps are soon over"
-    monkeypatch.setattr(compiling, "LONG_RUN_SECONDS", {"cpu": 0.0})  # from now on auto would compile
+    monkeypatch.setattr(
+        compiling, "COMPILATION", {"cpu": COMPILATION["cpu"]._replace(least_run=0.0)}
+    )  # from now on auto would compile
 
     def never(*arguments: object) -> None:
         raise AssertionError("the run was not compiled when it began")

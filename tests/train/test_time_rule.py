@@ -11,6 +11,7 @@ from gptcli.errors import UsageError
 from gptcli.models.estimate import non_embedding_parameters, parameter_count
 from gptcli.optim.config import MuonConfig
 from gptcli.tokenizer.config import BpeTokenizerConfig, CharTokenizerConfig
+from gptcli.train.compiling import Compilation
 from gptcli.train.law import shipped_law
 from gptcli.train.step_cost import StepCost
 from gptcli.train.text_facts import TokenizerFacts
@@ -66,6 +67,15 @@ def test_more_text_never_predicts_a_higher_loss(device: str) -> None:
     corpora = [100_000, 1_000_000, 10_000_000, 1_000_000_000]
     bits = [best(situation(900, size, device)).bits for size in corpora]
     assert bits == sorted(bits, reverse=True)
+
+
+def test_long_runs_count_on_being_compiled_and_short_ones_do_not() -> None:
+    compilation = Compilation(least_run=200.0, seconds=30.0, gain=1.5)
+    for seconds, is_compiled in ((180, False), (300, True)):
+        first = best(replace(situation(seconds), compilation=compilation))
+        eager = best(situation(seconds))
+        assert (first.compiling_seconds > 0) == is_compiled and (first.bits < eager.bits) == is_compiled
+        assert 0.8 * seconds < first.compiling_seconds + first.steps * first.step_seconds < seconds
 
 
 def test_a_faster_machine_never_predicts_a_higher_loss() -> None:

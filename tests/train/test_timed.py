@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from gptcli.checkpoint.run import RunDirectory
 from gptcli.config import merge, parse_assignment
 from gptcli.errors import ConfigError, Stopped, UsageError
-from gptcli.train import plan, timed
+from gptcli.train import plan, probe, timed
 from gptcli.train.clock import Clock
 from gptcli.train.config import RunConfig
 from gptcli.train.loop import Trainer
@@ -42,7 +42,8 @@ def corpus(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def ticking(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that goes on by a thirtieth of a second whenever it is read, so that a busy machine changes nothing."""
+    """A clock that goes on by a thirtieth of a second whenever it is read, and steps that are measured as fast, so that a
+    busy machine changes nothing."""
 
     class Ticking(Clock):
         def __init__(self, seconds: float, began: float) -> None:
@@ -54,6 +55,8 @@ def ticking(monkeypatch: pytest.MonkeyPatch) -> None:
             return self.used
 
     monkeypatch.setattr(plan, "Clock", Ticking)
+    for module in (probe, plan):
+        monkeypatch.setattr(module, "step_seconds", lambda *arguments: 0.03)
 
 
 def request(corpus: Path, out: Path, *more: str, seconds: float = 14.0, **options: Any) -> TrainRequest:

@@ -6,7 +6,7 @@ docs/benchmarks.md. Compiled and eager losses differ in rounding, so a run keeps
 
 from __future__ import annotations
 
-from dataclasses import replace
+import math
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -15,11 +15,22 @@ import torch
 from gptcli.errors import UsageError
 from gptcli.models.config import ModelConfig
 from gptcli.nn.compiling import compile_whole, missing_compiler
-from gptcli.train.plan import Plan
 from gptcli.train.step import LossSum
 
-LONG_RUN_SECONDS = {"cpu": 300.0, "cuda": 120.0}
-"""An expected time from which on compiling pays for itself (that of CUDA is not yet measured)."""
+
+class Compilation(NamedTuple):
+    """What it takes to compile a run's steps, and what it gives."""
+
+    least_run: float
+    """Expected seconds of training from which on it pays for itself."""
+    seconds: float
+    """Until the first step, about."""
+    gain: float
+    """How many times faster steps are, at least."""
+
+
+COMPILATION = {"cpu": Compilation(180.0, 30.0, 1.35), "cuda": Compilation(120.0, 30.0, 1.35)}
+"""On a CPU as measured (docs/benchmarks.md); that of CUDA is not yet."""
 
 
 class CompileChoice(NamedTuple):
@@ -27,19 +38,6 @@ class CompileChoice(NamedTuple):
 
     wanted: bool
     reason: str
-
-
-def settle_compile(plan: Plan, step_seconds: float | None) -> Plan:
-    """The plan with train.compile true or false, as its run.toml will keep it, and with the reason if it was auto.
-
-    Raises:
-        UsageError: true was set, and what torch compiles with is missing.
-    """
-    seconds = None if step_seconds is None else step_seconds * plan.steps
-    train = plan.config.train
-    wanted, reason = choose_compile(train.compile, plan.device, plan.config.model, seconds)
-    config = plan.config.model_copy(update={"train": train.model_copy(update={"compile": wanted})})
-    return replace(plan, config=config, compile_reason=reason)
 
 
 def choose_compile(
@@ -55,15 +53,25 @@ def choose_compile(
         raise UsageError(f"train.compile needs {missing}, and there is none", "install it, or set train.compile=false")
     if wanted != "auto":
         return CompileChoice(wanted, "")
-    if device.type not in LONG_RUN_SECONDS:
+    if device.type not in COMPILATION:
         return CompileChoice(False, f"not tried on {device.type}")
     if missing:
         return CompileChoice(False, f"there is no {missing}")
     if device.type == "cpu" and model.norm != "rmsnorm":
         return CompileChoice(False, "on a CPU it makes models with LayerNorm hardly faster")
-    least = LONG_RUN_SECONDS[device.type]
+    least = COMPILATION[device.type].least_run
     is_long = run_seconds is not None and run_seconds >= least
     return CompileChoice(is_long, f"it pays on runs of {least / 60:g} minutes or more")
+
+
+def possible_compilation(
+    wanted: bool | Literal["auto"], device: torch.device, model: ModelConfig
+) -> Compilation | None:
+    """What compiling would take and give, for runs that are long enough; none where they are never compiled."""
+    if not choose_compile(wanted, device, model, math.inf).wanted or device.type not in COMPILATION:
+        return None
+    compilation = COMPILATION[device.type]
+    return compilation._replace(least_run=0.0) if wanted is True else compilation
 
 
 def compiled(loss_sum: LossSum, cache_dir: Path) -> LossSum:

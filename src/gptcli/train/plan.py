@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from gptcli.models.gpt import GPT, build_model
 from gptcli.nn.device import resolve_device, resolve_precision, synchronize
 from gptcli.train import timed
 from gptcli.train.clock import Clock
+from gptcli.train.compiling import choose_compile
 from gptcli.train.config import RunConfig
 from gptcli.train.excerpt import scan_excerpt
 from gptcli.train.footprint import rank_memory
@@ -206,17 +207,31 @@ def make_deadline(
     Raises:
         UsageError: hardly anything.
     """
-    train = config.train
+    train, left = config.train, clock.remaining()
     if choice is not None:
         seconds = choice.ranked[0].step_seconds
+        left -= choice.ranked[0].compiling_seconds
     else:
         machine = Machine(device, precision, config.optim, train.grad_clip)
         seconds = step_seconds(machine, config.model, train.tokens_per_step, config.seq_len, train.batch_size, 0.5)
-    steps = int(TRAINING_PART * clock.remaining() / seconds)
+    steps = int(TRAINING_PART * left / seconds)
     if choice is not None and steps < LEAST_STEPS // 2:
-        raise too_short(LEAST_STEPS * seconds / TRAINING_PART - clock.remaining())
+        raise too_short(LEAST_STEPS * seconds / TRAINING_PART - left)
     final_tokens = FINAL_PART * clock.seconds / (FORWARD_PART * seconds / train.tokens_per_step)
     return Deadline(clock, seconds, max(1, steps), int(final_tokens))
+
+
+def settle_compile(plan: Plan, step_seconds: float | None) -> Plan:
+    """The plan with train.compile true or false, as its run.toml will keep it, and with the reason if it was auto.
+
+    Raises:
+        UsageError: true was set, and what torch compiles with is missing.
+    """
+    seconds = None if step_seconds is None else step_seconds * plan.steps
+    train = plan.config.train
+    wanted, reason = choose_compile(train.compile, plan.device, plan.config.model, seconds)
+    config = plan.config.model_copy(update={"train": train.model_copy(update={"compile": wanted})})
+    return replace(plan, config=config, compile_reason=reason)
 
 
 def padded_vocabulary(config: RunConfig, data: PreparedData) -> int:

@@ -73,9 +73,10 @@ def measure(machine: Machine, grid: Grid, law: Law, seconds: float) -> list[Pred
         measured[number] = candidate_seconds(machine, grid.candidates[number], seconds / 12)
     rows = [(grid.amounts[number], taken) for number, taken in measured.items()]
     while True:
-        ranked = grid.rank(fit_cost(rows, grid.situation.least_flop), law, max(amounts[3] for amounts, _ in rows))
+        cost = fit_cost(rows, grid.situation.least_flop)
+        ranked = grid.rank(cost, law, max(amounts[3] for amounts, _ in rows))
         winner, left = ranked[0].number, stop - time.perf_counter()
-        if winner in measured or ranked[0].step_seconds * (TIMED_STEPS + 1) > left:
+        if winner in measured or cost.seconds(grid.amounts[winner]) * (TIMED_STEPS + 1) > left:
             return ranked
         measured[winner] = candidate_seconds(machine, ranked[0].candidate, seconds / 12)
         rows += [(grid.amounts[winner], measured[winner])] * MEASURED_WEIGHT

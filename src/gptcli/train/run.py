@@ -30,11 +30,10 @@ from gptcli.nn.device import allow_tf32, peak_memory_bytes
 from gptcli.parallel.layout import Layout
 from gptcli.parallel.world import World
 from gptcli.storage import atomic_directory, write_atomic
-from gptcli.train.compiling import settle_compile
 from gptcli.train.config import RunConfig
 from gptcli.train.footprint import rank_memory
 from gptcli.train.loop import Trainer
-from gptcli.train.plan import Plan, is_timed, machine_memory_bytes, make_plan, probe_step_seconds
+from gptcli.train.plan import Plan, is_timed, machine_memory_bytes, make_plan, probe_step_seconds, settle_compile
 from gptcli.train.ranks import Decided, layout_of, require_shareable, shared_model
 from gptcli.train.screen import show_layout, show_plan, show_summary
 from gptcli.train.signals import StopRequest

@@ -20,6 +20,7 @@ from gptcli.models.config import ModelConfig
 from gptcli.models.estimate import non_embedding_parameters, parameter_count
 from gptcli.models.memory import Batch, training_memory_bytes
 from gptcli.optim.config import OptimConfig
+from gptcli.train.compiling import Compilation
 from gptcli.train.law import Law, Runs, excess_bits
 from gptcli.train.step_cost import StepCost, Work, work_of
 from gptcli.train.text_facts import TokenizerFacts
@@ -60,6 +61,8 @@ class Situation:
     memory_bytes: int
     least_flop: float
     """Seconds of an operation in a large matrix product: no step is faster."""
+    compilation: Compilation | None = None
+    """What compiling long runs takes and gives; none where nothing is compiled."""
 
 
 class Candidate(NamedTuple):
@@ -84,10 +87,12 @@ class Candidate(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """What candidate `number` would come to: seconds a step, steps, epochs, bits per byte above the text's entropy."""
+    """What candidate `number` would come to: seconds of compiling (0: it is not) and of a step, steps, epochs, bits per
+    byte above the text's entropy."""
 
     number: int
     candidate: Candidate
+    compiling_seconds: float
     step_seconds: float
     steps: int
     epochs: float
@@ -137,7 +142,10 @@ class Grid:
         """
         amounts = np.array(self.amounts)
         step_seconds = np.maximum(amounts @ np.array(cost), 1e-6)
-        steps = np.floor(TRAINING_PART * (self.situation.seconds - self.preparing) / step_seconds)
+        left = self.situation.seconds - self.preparing
+        compiling, gain = compiled_part(self.situation.compilation, TRAINING_PART * left)
+        left, step_seconds = left - compiling, step_seconds / gain
+        steps = np.floor(TRAINING_PART * left / step_seconds)
         if steps.max() < LEAST_STEPS:
             needed = self.preparing + LEAST_STEPS * step_seconds / TRAINING_PART
             raise too_short(float(needed.min()) - self.situation.seconds)
@@ -166,6 +174,7 @@ class Grid:
             Prediction(
                 i,
                 self.candidates[i],
+                float(compiling[i]),
                 float(step_seconds[i]),
                 int(steps[i]),
                 float(bytes_seen[i] / self.situation.unique_bytes),
@@ -173,6 +182,14 @@ class Grid:
             )
             for i in [best, *sorted(following, key=lambda i: bits[i])]
         ]
+
+
+def compiled_part(compilation: Compilation | None, training: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each run, of so many seconds of training: seconds that go into compiling, and how many times faster it is."""
+    if compilation is None:
+        return np.zeros_like(training), np.ones_like(training)
+    is_long = training >= compilation.least_run
+    return np.where(is_long, compilation.seconds, 0.0), np.where(is_long, compilation.gain, 1.0)
 
 
 def models_with_vocabularies(situation: Situation) -> Iterator[tuple[Candidate, Sequence[int], Work]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,6 +22,7 @@ from gptcli.data.scan import SplitStatistics
 from gptcli.data.sources import find_files
 from gptcli.models.estimate import parameter_count
 from gptcli.train.clock import Clock
+from gptcli.train.compiling import possible_compilation
 from gptcli.train.config import RunConfig
 from gptcli.train.excerpt import scan_excerpt
 from gptcli.train.law import shipped_law
@@ -98,12 +100,15 @@ def choose_for_time(setting: Setting) -> tuple[CorpusScan, RawConfig, Choice]:
         device_type=setting.device.type,
         memory_bytes=setting.memory_bytes,
         least_flop=seconds_per_flop(machine),
+        compilation=possible_compilation(draft.train.compile, setting.device, draft.model),
     )
     if situation.seconds <= 0:
         raise too_short(-situation.seconds)
     grid = Grid(situation)
     ranked = measure(machine, grid, shipped_law(), probing)
     more, excerpt = choose_intervals(ranked[0], clock.seconds), ""
+    if ranked[0].compiling_seconds:
+        more["compile"] = True
     if limit is not None:
         more["corpus_bytes"] = limit
     if limit != draft.train.corpus_bytes:
@@ -142,7 +147,7 @@ def replayable(data: DataConfig, cache_dir: Path) -> DataConfig:
 
 
 def settle(
-    candidate: Candidate, steps: int, text: SplitStatistics, device_type: str, user: RawConfig, more: Mapping[str, int]
+    candidate: Candidate, steps: int, text: SplitStatistics, device_type: str, user: RawConfig, more: Mapping[str, Any]
 ) -> RawConfig:
     """A candidate as settings, with what follows from it by the zero-config rule; what the user set is left out.
 
@@ -170,7 +175,7 @@ def settle(
     return merge(following, mine)
 
 
-def choose_intervals(best: Prediction, seconds: float) -> dict[str, int]:
+def choose_intervals(best: Prediction, seconds: float) -> dict[str, Any]:
     """Evaluations, checkpoints, samples and lines, as many as take no more than their part of the time."""
     saving = SAVING_SECONDS + SAVED_BYTES * parameter_count(best.candidate.model) / SAVED_BYTES_PER_SECOND
     evaluations = int(within(SAVE_PART * seconds / saving, EVALUATIONS))
