@@ -46,9 +46,11 @@ class Progress:
         scale: bool = False,
     ) -> None:
         self.description, self.total, self.unit, self.interval = description, total, unit, interval
-        self.count, self.initial, self.scale = initial, initial, scale
+        self.count, self.scale = initial, scale
         self.figures: dict[str, str] = {}
         self.bar = None
+        self.paced_from: tuple[int, float] | None = None
+        """Count and time of the first update: what comes before it, a compilation say, is no measure of the rest."""
 
     def __enter__(self) -> Self:
         self.began = self.said = time.monotonic()
@@ -57,7 +59,7 @@ class Progress:
 
             self.bar = tqdm(
                 total=self.total,
-                initial=self.initial,
+                initial=self.count,
                 desc=self.description,
                 unit=self.unit,
                 unit_scale=self.scale,
@@ -78,6 +80,7 @@ class Progress:
     def update(self, n: int = 1, **figures: str) -> None:
         self.count += n
         self.figures.update(figures)
+        self.paced_from = self.paced_from or (self.count, time.monotonic())
         if self.bar is not None:
             if figures:
                 self.bar.set_postfix(self.figures, refresh=False)
@@ -94,12 +97,12 @@ class Progress:
 
     def line(self) -> str:
         """The plain line: `train 120/2000 step, 14 s gone, 220 s left, loss 2.31`."""
-        gone = time.monotonic() - self.began
-        done = self.count - self.initial
+        now = time.monotonic()
+        first, since = self.paced_from or (self.count, now)
         amount = f"{self.count:,}/{self.total:,}" if self.total else f"{self.count:,}"
-        parts = [f"{self.description} {amount} {self.unit}", f"{duration(gone)} gone"]
-        if self.total and done:
-            parts.append(f"{duration(gone / done * (self.total - self.count))} left")
+        parts = [f"{self.description} {amount} {self.unit}", f"{duration(now - self.began)} gone"]
+        if self.total and self.count > first:
+            parts.append(f"{duration((now - since) / (self.count - first) * (self.total - self.count))} left")
         return ", ".join(parts + [f"{name} {value}" for name, value in self.figures.items()])
 
 
