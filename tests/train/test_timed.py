@@ -42,8 +42,8 @@ def corpus(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def ticking(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that goes on by a thirtieth of a second whenever it is read, and steps that are measured as fast, so that a
-    busy machine changes nothing."""
+    """A clock that goes on by a thirtieth of a second whenever it is read, and steps that are measured as taking that
+    long, so that a busy machine changes nothing."""
 
     class Ticking(Clock):
         def __init__(self, seconds: float, began: float) -> None:
