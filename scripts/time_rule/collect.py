@@ -13,6 +13,7 @@ import math
 import random
 import tempfile
 import time
+import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,11 +23,12 @@ import tomli_w
 from gptcli import __version__
 from gptcli.checkpoint.metrics import MetricsLog
 from gptcli.config import RawConfig, merge
+from gptcli.config.load import arrays_as_tuples
 from gptcli.data.config import DataConfig
 from gptcli.data.prepare import CorpusScan, default_cache_dir, prepare_data
 from gptcli.errors import GptcliError, Stopped, UsageError
 from gptcli.models.config import ModelConfig
-from gptcli.models.estimate import flops_per_token, non_embedding_parameters, parameter_count
+from gptcli.models.estimate import flops_per_token, non_embedding_parameters
 from gptcli.tokenizer.config import BpeTokenizerConfig, CharTokenizerConfig, TokenizerConfig
 from gptcli.train.excerpt import scan_excerpt
 from gptcli.train.law import Runs, excess_bits, shipped_law
@@ -46,6 +48,7 @@ ATTEMPTS = 20_000
 CHOICES = 100
 EVALUATIONS, EVALUATED_TOKENS = 6, 50_000
 SEED = 1
+OPTIM_KEYS = ("name", "lr", "adamw_lr", "embedding_lr", "head_lr", "momentum", "weight_decay")
 
 
 class Source(NamedTuple):
@@ -98,9 +101,7 @@ def collect(corpora: Sequence[str], path: Path, plan: Plan, cache_dir: Path | No
             text = generator.choice(texts[source])
             drawn = draw(generator, text.scan, plan.flops, plan.within)
             run = {"corpus": source.name, "number": number} | make(text, drawn, cache)
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(run) + "\n")
-            print(in_words(run), flush=True)
+            append(path, run)
     return 0
 
 
@@ -218,58 +219,86 @@ def make(text: Text, drawn: Drawn, cache: Path) -> dict[str, Any]:
         fixed["train"]["corpus_bytes"] = text.corpus_bytes
     settings = merge(settle(candidate, drawn.steps, text.scan.train, "cpu", RawConfig(fixed), {}), RawConfig(fixed))
     began = time.perf_counter()
-    result = trained(text.source.path, settings, cache)
-    tokens = drawn.steps * drawn.tokens_per_step
-    return {
-        "corpus_bytes": text.corpus_bytes,
-        "unique_bytes": prepared.train.bytes,
-        "tokenizer": drawn.tokenizer.name,
-        "vocab_size": facts.vocab_size,
-        "bytes_per_token": round(per_token, 4),
-        "n_layer": drawn.model.n_layer,
-        "n_embd": drawn.model.n_embd,
-        "context_length": seq_len,
-        "weights": non_embedding_parameters(drawn.model),
-        "parameters": parameter_count(drawn.model.model_copy(update={"vocab_size": facts.vocab_size})),
-        "tokens_per_step": drawn.tokens_per_step,
-        "steps": drawn.steps,
-        "tokens": tokens,
-        "bytes_seen": round(tokens * per_token),
-        "epochs": round(tokens / len(prepared.train), 3),
-        "optim": settings.values["optim"],
-        "warmup_steps": settings.values["schedule"]["warmup_steps"],
-        **result,
-        "seconds": round(time.perf_counter() - began, 1),
-        "version": __version__,
-    }
-
-
-def trained(corpus: str, settings: RawConfig, cache: Path) -> dict[str, Any]:
-    """Train with `settings`: bits per byte of the best and of the last weights, on the whole validation split."""
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
-        config = Path(folder) / "settings.toml"
-        config.write_text(tomli_w.dumps(settings.values))
-        out = Path(folder) / "run"
-        request = TrainRequest(corpus=(corpus,), config_files=(str(config),), out=out, cache_dir=cache)
+    with tempfile.TemporaryDirectory() as folder:
         try:
-            summary = train(request)
+            train_into(Path(folder) / "run", text.source.path, settings, cache)
         except Stopped:
             raise
         except GptcliError as error:
             return {"failed": str(error)}
-        losses = [line["val_loss"] for line in MetricsLog(out / "metrics.jsonl").read() if line["val_loss"]]
+        return record_of(Path(folder) / "run") | {"seconds": round(time.perf_counter() - began, 1)}
+
+
+def train_into(out: Path, corpus: str, settings: RawConfig, cache: Path) -> None:
+    """Train with `settings`, silently."""
+    config = out.with_suffix(".toml")
+    config.write_text(tomli_w.dumps(settings.values))
+    with contextlib.redirect_stderr(io.StringIO()):
+        train(TrainRequest(corpus=(corpus,), config_files=(str(config),), out=out, cache_dir=cache))
+
+
+def record_of(run: Path) -> dict[str, Any]:
+    """What the records say of a finished run: its text, its settings, and the bits per byte of its best and of its last
+    weights.
+
+    Raises:
+        UsageError: it was not measured on its whole validation split.
+    """
+    settings = tomllib.loads((run / "run.toml").read_text())
+    summary, data = (json.loads((run / name).read_text()) for name in ("summary.json", "data.json"))
+    if summary["val_part"] < 1:
+        raise UsageError(f"{run} was measured on a part of its validation split", "train it with a smaller one")
+    losses = [line["val_loss"] for line in MetricsLog(run / "metrics.jsonl").read() if line["val_loss"]]
     bits_per_nat = summary["val_bits_per_byte"] / summary["val_loss"]
+    model = ModelConfig(**arrays_as_tuples(settings["model"]))
+    unique, tokens = data["train"]["bytes"], summary["tokens"]
+    per_token = unique / data["train_tokens"]
     return {
+        "corpus_bytes": settings["train"].get("corpus_bytes"),
+        "unique_bytes": unique,
+        "tokenizer": data["tokenizer"]["name"],
+        "vocab_size": data["tokenizer"]["vocab_size"],
+        "bytes_per_token": round(per_token, 4),
+        "n_layer": model.n_layer,
+        "n_embd": model.n_embd,
+        "context_length": model.context_length,
+        "weights": non_embedding_parameters(model),
+        "parameters": summary["parameters"],
+        "tokens_per_step": settings["train"]["tokens_per_step"],
+        "steps": summary["steps"],
+        "tokens": tokens,
+        "bytes_seen": round(tokens * per_token),
+        "epochs": round(tokens / data["train_tokens"], 3),
+        "optim": {name: settings["optim"][name] for name in OPTIM_KEYS},
+        "warmup_steps": settings["schedule"]["warmup_steps"],
         "bits_per_byte": round(summary["val_bits_per_byte"], 5),
         "last_bits_per_byte": round(losses[-1] * bits_per_nat, 5),
         "train_bits_per_byte": round(summary["train_loss"] * bits_per_nat, 5),
+        "seconds": round(summary["train_seconds"], 1),
+        "version": __version__,
     }
 
 
+def adopt(runs: Sequence[str], path: Path) -> int:
+    """Append what finished runs, `NAME=RUN` each, have come to: runs of the corpus that is recorded as NAME."""
+    for name, run in map(named, runs):
+        number = 1 + max((one["number"] for one in read_runs(path) if one["corpus"] == name), default=-1)
+        append(path, {"corpus": name, "number": number} | record_of(Path(run)))
+    return 0
+
+
+def append(path: Path, run: dict[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(run) + "\n")
+    print(in_words(run), flush=True)
+
+
 def in_words(run: dict[str, Any]) -> str:
+    if "failed" in run:
+        return f"{run['corpus']} {run['number']}: {run['failed']}"
     return (
         f"{run['corpus']} {run['number']}: {run['unique_bytes'] / 1e6:.2g} MB, {run['tokenizer']} {run['vocab_size']}, "
         f"{run['n_layer']} x {run['n_embd']}, context {run['context_length']}, {run['steps']} steps of "
-        f"{run['tokens_per_step']}, {run['epochs']:.2g} epochs: "
-        f"{run.get('failed') or run['bits_per_byte']} bits per byte, {run['seconds']} s"
+        f"{run['tokens_per_step']}, {run['epochs']:.2g} epochs: {run['bits_per_byte']} bits per byte, "
+        f"{run['seconds']} s"
     )

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from gptcli.train.law import LAW_FILE, excess_bits
+from gptcli.train.run import TrainRequest, train
 
 
 @pytest.fixture(scope="module")
@@ -97,3 +98,16 @@ def test_a_collection_records_each_run_once_and_goes_on(time_rule: Any, root: Pa
         assert run["tokens"] == run["steps"] * run["tokens_per_step"]
         assert run["epochs"] == pytest.approx(run["bytes_seen"] / run["unique_bytes"], rel=0.01)
     time_rule.fit.as_records([first, second])
+
+
+def test_a_finished_run_is_adopted_under_the_name_of_its_corpus(time_rule: Any, root: Path, tmp_path: Path) -> None:
+    corpus, path, run = tmp_path / "corpus.txt", tmp_path / "runs.jsonl", tmp_path / "run"
+    corpus.write_text((root / "data" / "stories.txt").read_text()[:150_000])
+    path.write_text(json.dumps({"corpus": "tales", "number": 4}) + "\n")
+    shape = ("model.n_layer=1", "model.n_embd=32", "model.context_length=32", "train.max_steps=4", "device=cpu")
+    summary = train(TrainRequest(corpus=(str(corpus),), assignments=shape, out=run))
+    time_rule.collect.adopt([f"tales={run}"], path)
+    _, adopted = time_rule.collect.read_runs(path)
+    assert (adopted["corpus"], adopted["number"], adopted["steps"]) == ("tales", 5, 4)
+    assert adopted["bits_per_byte"] == pytest.approx(summary["val_bits_per_byte"], abs=1e-4)
+    assert adopted["bytes_seen"] == pytest.approx(adopted["epochs"] * adopted["unique_bytes"], rel=0.01)
