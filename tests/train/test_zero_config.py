@@ -9,7 +9,7 @@ import pytest
 from gptcli.config import merge, parse_assignment, validate
 from gptcli.optim.config import MuonConfig
 from gptcli.train.config import RunConfig
-from gptcli.train.zero_config import NAMES, zero_config
+from gptcli.train.zero_config import NAMES, choose_muon, muon_decay, zero_config
 
 SIZES = [500, 40_000, 300_000, 1_000_000, 30_000_000, 3_000_000_000]
 
@@ -78,3 +78,26 @@ def test_a_longer_run_gets_a_lower_rate() -> None:
         user = parse_assignment(f"train.max_steps={steps}")
         rates.append(validate(RunConfig, merge(zero_config(1_000_000, 90, "cpu", user), user)).optim.lr)
     assert rates[0] == rates[1] > rates[2] > rates[3]
+
+
+@pytest.mark.parametrize(
+    ("width", "steps", "epochs", "weights_per_token", "measured"),
+    [
+        (64, 1500, 10.6, 0.34, (0.8,)),
+        (128, 566, 4.0, 2.7, (1.2,)),
+        (128, 1500, 10.6, 2.7, (2.5,)),
+        (128, 2500, 6.2, 1.9, (0.6, 1.0)),
+        (128, 1200, 24.0, 7.9, (4.0,)),
+    ],
+)
+def test_the_decay_is_near_what_was_measured_best(
+    width: int, steps: int, epochs: float, weights_per_token: float, measured: tuple[float, ...]
+) -> None:
+    """The rows of docs/benchmarks.md in which weaker and stronger decays were tried too."""
+    decay = muon_decay(epochs, weights_per_token, steps * choose_muon(width, steps, 1.0)["lr"])
+    assert 0.75 * min(measured) <= decay <= 1.35 * max(measured)
+
+
+def test_as_many_tokens_in_more_steps_forget_as_much() -> None:
+    few, many = (muon_decay(5.0, 2.0, rate * steps) for rate, steps in ((1e-2, 500), (1e-2, 1000)))
+    assert few == pytest.approx(2 * many, abs=0.02)

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from gptcli.config import RawConfig
+from gptcli.config import RawConfig, merge
 from gptcli.config.load import with_origin
 
 ORIGIN = "the zero-config rule"
@@ -41,13 +41,15 @@ GPU_SHAPES = (
 )
 MAX_EPOCHS = 40
 BYTES_PER_TOKEN = 3
-"""About, for BPE on prose; it only bounds and regularises the epochs, so it need not be exact."""
+"""About, for BPE on prose; it only bounds the epochs, so it need not be exact."""
 HEAD_WIDTH = 32
 TUNED_WIDTH = 128
 """Width at which the learning rates were found."""
 TUNED_STEPS = 900
 """Steps up to which those rates hold; Muon's falls with the root of the steps beyond them."""
-LONG_RUN = 5000
+MOST_FORGOTTEN = 20.0
+"""Sum of rate x decay over a run, beyond which nothing more is gained."""
+LONG_RUN = 2000
 """Below so many steps a shorter memory of gradients (momentum 0.9) learns faster."""
 GENTLER = 0.1
 """What the rates of drawn weights are multiplied by where training starts from a model: at the full rates its first
@@ -64,6 +66,15 @@ def choose_tokenizer(train_bytes: int, distinct_characters: int) -> dict[str, An
     return {"name": "bpe", "vocab_size": min(32768, max(512, 2 ** round(math.log2(train_bytes) / 2)))}
 
 
+def usual_bytes_per_token(tokenizer: Any) -> float:
+    """Of BPE with 512 entries on prose 2, and 0.4 more for every doubling; of characters and bytes 1."""
+    if not isinstance(tokenizer, Mapping) or tokenizer.get("name") not in ("bpe", "char", "byte"):
+        return BYTES_PER_TOKEN
+    if tokenizer["name"] != "bpe":
+        return 1.0
+    return max(1.5, 2 + 0.4 * math.log2(tokenizer.get("vocab_size", 4096) / 512))
+
+
 def choose_shape(train_bytes: int, device_type: str) -> Shape:
     shapes = CPU_SHAPES if device_type == "cpu" else GPU_SHAPES
     return next(shape for shape in reversed(shapes) if train_bytes >= shape.minimum_bytes)
@@ -74,7 +85,7 @@ def zero_config(
     distinct_characters: int,
     device_type: str,
     user: RawConfig,
-    bytes_per_token: float = BYTES_PER_TOKEN,
+    bytes_per_token: float | None = None,
 ) -> RawConfig:
     """The values for every key the rule decides, given what the user already set (which shapes what follows from it).
 
@@ -83,7 +94,7 @@ def zero_config(
         distinct_characters: how many different characters it holds.
         device_type: "cpu", "cuda" or "mps".
         user: the merged files and --set values, their keys and types checked; what is set there is left out.
-        bytes_per_token: of the tokenizer on this text, where it is known.
+        bytes_per_token: of the tokenizer on this text; none: about as many as such a tokenizer has on prose.
     """
     shape = choose_shape(train_bytes, device_type)
     chosen = {
@@ -92,7 +103,8 @@ def zero_config(
         "train": choose_training(shape, train_bytes, device_type, user.values),
         "schedule": {**NAMES.values["schedule"], "warmup_steps": 50, "min_lr": 0.0},
     }
-    chosen["optim"] = choose_optimizer(chosen, train_bytes / bytes_per_token, user.values)
+    per_token = bytes_per_token or usual_bytes_per_token(merge(RawConfig(chosen), user).values["data"]["tokenizer"])
+    chosen["optim"] = choose_optimizer(chosen, train_bytes / per_token, user.values)
     return with_origin(without_keys(chosen, user.values), ORIGIN)
 
 
@@ -150,16 +162,23 @@ def choose_optimizer(chosen: Mapping[str, Any], train_tokens: float, given: Mapp
         }
     layers = given.get("model", {}).get("n_layer", chosen["model"]["n_layer"])
     weights_per_token = 12 * layers * width**2 / max(train_tokens, 1)
-    return choose_muon(width, train["max_steps"], gentler) | {"weight_decay": muon_decay(epochs, weights_per_token)}
+    steps = train["max_steps"]
+    decay = muon_decay(epochs, weights_per_token, choose_muon(width, steps, 1.0)["lr"] * steps)
+    return choose_muon(width, steps, gentler) | {"weight_decay": decay}
 
 
-def muon_decay(epochs: float, weights_per_token: float) -> float:
+def muon_decay(epochs: float, weights_per_token: float, rate_steps: float) -> float:
     """The more often a text is seen, and the more weights of the blocks there are for each of its tokens, the stronger.
 
     A model that can learn the text by heart must be kept from it: Kim et al. 2025 (arXiv:2509.14786) find decays thirty
-    times the usual. What was measured here is in docs/benchmarks.md.
+    times the usual. What counts is how much is forgotten over the whole run, the sum of rate x decay over its steps
+    (Wang & Aitchison 2024, arXiv:2405.13698): that sum is what was measured (docs/benchmarks.md).
+
+    Args:
+        rate_steps: the highest rate times the steps, of which a rate that falls to nothing makes half.
     """
-    return round(min(4.0, max(0.1, 0.15 * epochs * weights_per_token**0.45)), 2)
+    forgotten = min(MOST_FORGOTTEN, 0.33 * epochs**1.5 * weights_per_token**0.25)
+    return round(min(4.0, max(0.1, 2 * forgotten / rate_steps)), 2)
 
 
 def choose_muon(width: int, max_steps: int, gentler: float) -> dict[str, Any]:
