@@ -46,10 +46,10 @@ HEAD_WIDTH = 32
 TUNED_WIDTH = 128
 """Width at which the learning rates were found."""
 TUNED_STEPS = 900
-"""Steps up to which those rates hold; Muon's falls with the root of the steps beyond them."""
+"""Steps up to which those rates hold; Muon's falls with the fourth root of the steps beyond them."""
 MOST_FORGOTTEN = 20.0
 """Sum of rate x decay over a run, beyond which nothing more is gained."""
-LONG_RUN = 2000
+LONG_RUN = 5000
 """Below so many steps a shorter memory of gradients (momentum 0.9) learns faster."""
 GENTLER = 0.1
 """What the rates of drawn weights are multiplied by where training starts from a model: at the full rates its first
@@ -177,7 +177,7 @@ def muon_decay(epochs: float, weights_per_token: float, rate_steps: float) -> fl
     Args:
         rate_steps: the highest rate times the steps, of which a rate that falls to nothing makes half.
     """
-    forgotten = min(MOST_FORGOTTEN, 0.33 * epochs**1.5 * weights_per_token**0.25)
+    forgotten = min(MOST_FORGOTTEN, 0.28 * epochs**1.5 * weights_per_token**0.25)
     return round(min(4.0, max(0.1, 2 * forgotten / rate_steps)), 2)
 
 
@@ -191,7 +191,7 @@ def choose_muon(width: int, max_steps: int, gentler: float) -> dict[str, Any]:
     narrower, longer = TUNED_WIDTH / width, max(1.0, max_steps / TUNED_STEPS)
     return {
         **NAMES.values["optim"],
-        "lr": significant(gentler * 1e-2 * math.sqrt(narrower / longer)),
+        "lr": significant(gentler * 1e-2 * narrower**0.5 / longer**0.25),
         "adamw_lr": significant(gentler * 1e-2),
         "embedding_lr": significant(gentler * 3e-2),
         "head_lr": significant(gentler * 2e-2 * narrower),
