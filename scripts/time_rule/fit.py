@@ -2,8 +2,8 @@
 
 Every corpus has an entropy of its own and a factor by which all terms of the law are larger or smaller, and every
 excerpt of it an offset, since it holds other documents: none of these decides between two candidates. The
-constants are fitted as logarithms, which keeps them positive, around what the literature and scale suggest: where the
-records say little, the prior stays.
+constants are fitted as logarithms, which keeps them positive, around what was known before: where the records say
+little, the prior stays.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def report(path: Path, *, write: bool) -> int:
     if lines:
         print_residuals(lines, fit)
     law = {name: float(f"{value:.4g}") for name, value in fit.law._asdict().items()}
-    about = "fitted by scripts/fit_time_rule" if lines else "provisional: orders of magnitude from the literature"
+    about = "fitted by scripts/fit_time_rule" if lines else "the prior of scripts/fit_time_rule"
     text = json.dumps({"about": about, "runs": len(lines), "law": law}, indent=2) + "\n"
     if write:
         LAW_FILE.write_text(text, encoding="utf-8")
