@@ -31,8 +31,8 @@ WIDTHS = (32, 48, 64, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024, 128
 WIDTH_PER_LAYER = (12, 128)
 CONTEXTS = (64, 128, 256, 512, 1024)
 STEP_TOKENS = tuple(2**power for power in range(8, 20))
-SEQUENCES_PER_STEP = 4
-"""At least; what one sequence says is too much alike."""
+SEQUENCES_PER_STEP = 16
+"""At least: what one sequence says is too much alike."""
 TOKENS_PER_WEIGHT = 0.5
 """A model that could not see so many, even at the machine's limit, is not looked at."""
 LEAST_STEPS = 40
