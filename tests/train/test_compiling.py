@@ -95,9 +95,8 @@ def test_a_run_keeps_to_what_was_decided_at_its_start(tmp_path: Path, monkeypatc
     steps = ("train.max_steps=2", "train.tokens_per_step=64", "train.sample_every_steps=0", "device=cpu")
     train(TrainRequest(corpus=(str(corpus),), assignments=(*shape, *steps), out=run))
     assert tomllib.loads((run / "run.toml").read_text())["train"]["compile"] is False, "two steps are soon over"
-    monkeypatch.setattr(
-        compiling, "COMPILATION", {"cpu": COMPILATION["cpu"]._replace(least_run=0.0)}
-    )  # from now on auto would compile
+    at_once = COMPILATION["cpu"]._replace(least_run=0.0)
+    monkeypatch.setattr(compiling, "COMPILATION", {"cpu": at_once})  # from now on auto would compile
 
     def never(*arguments: object) -> None:
         raise AssertionError("the run was not compiled when it began")

@@ -78,6 +78,16 @@ def test_long_runs_count_on_being_compiled_and_short_ones_do_not() -> None:
         assert 0.8 * seconds < first.compiling_seconds + first.steps * first.step_seconds < seconds
 
 
+def test_the_time_that_is_missing_counts_the_compiling() -> None:
+    slow, compilation = StepCost(step=60.0, layer=0.0, number=0.0, flop=0.0), Compilation(0.0, 100.0, 1.0)
+    missing = []
+    for compiled in (None, compilation):
+        with pytest.raises(UsageError) as failure:
+            Grid(replace(situation(300), compilation=compiled)).rank(slow, shipped_law(), MEASURED)
+        missing.append(int(str(failure.value).split("; give ")[1].split()[0]))
+    assert missing[1] - missing[0] == 100
+
+
 def test_a_faster_machine_never_predicts_a_higher_loss() -> None:
     grid = Grid(situation(300))
     costs = [StepCost(*(price * factor for price in CPU)) for factor in (4, 2, 1, 0.5)]

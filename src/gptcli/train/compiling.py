@@ -26,7 +26,7 @@ class Compilation(NamedTuple):
     seconds: float
     """Until the first step, about."""
     gain: float
-    """How many times faster steps are, at least."""
+    """How many times faster steps are, about."""
 
 
 COMPILATION = {"cpu": Compilation(180.0, 30.0, 1.35), "cuda": Compilation(120.0, 30.0, 1.35)}

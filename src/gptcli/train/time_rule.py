@@ -147,7 +147,7 @@ class Grid:
         left, step_seconds = left - compiling, step_seconds / gain
         steps = np.floor(TRAINING_PART * left / step_seconds)
         if steps.max() < LEAST_STEPS:
-            needed = self.preparing + LEAST_STEPS * step_seconds / TRAINING_PART
+            needed = self.preparing + compiling + LEAST_STEPS * step_seconds / TRAINING_PART
             raise too_short(float(needed.min()) - self.situation.seconds)
         layers, width, context, vocabulary, tokens = self.columns.T
         bytes_seen = np.maximum(steps, 1) * tokens * self.bytes_per_token
