@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from gptcli.models.config import ModelConfig
 from gptcli.models.gpt import GPT, build_model
-from gptcli.models.inference import for_generation, for_scoring, quantized, with_linears
+from gptcli.models.inference import for_generation, quantized, with_linears
 from gptcli.nn.inference import Int8Linear, PackedLinear, least_packed_rows, packs
 from gptcli.nn.processor import is_amd
 
@@ -67,10 +67,8 @@ def test_matrices_are_packed_where_enough_rows_read_them(
         assert least_packed_rows() == least
         assert for_generation(model, None, least - 1) is model
         assert isinstance(for_generation(model, None, least).blocks[0].mlp.up, PackedLinear)
-        assert (for_scoring(model, None) is model) == (maker != "AuthenticAMD")
     is_amd.cache_clear()
     assert isinstance(for_generation(model, "int8", 1).head, Int8Linear)
-    assert isinstance(for_scoring(model, "int8").head, Int8Linear)
 
 
 @needs_packing

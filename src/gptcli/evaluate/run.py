@@ -18,7 +18,7 @@ from gptcli.evaluate.choices import ChoiceEvaluation, ChoiceRow, evaluate_choice
 from gptcli.evaluate.perplexity import Evaluation, encoded_texts, evaluate_documents, stored_documents
 from gptcli.interop.load import LoadedModel, load_model
 from gptcli.models.gpt import GPT
-from gptcli.models.inference import Quantization, for_scoring
+from gptcli.models.inference import Quantization, quantized
 from gptcli.nn.device import resolve_device
 
 if TYPE_CHECKING:
@@ -77,9 +77,9 @@ def open_model(request: ModelRequest) -> tuple[LoadedModel, GPT, str]:
         raise UsageError(f"a batch of {request.batch_size} holds nothing", "choose --batch-size 1 or more")
     device = resolve_device(request.device)
     loaded = load_model(request.model, device=device, checkpoint=request.checkpoint)
-    model, source = for_scoring(loaded.model, request.quantize), loaded.source
+    model, source = loaded.model, loaded.source
     if request.quantize:
-        source = f"{source}, quantized to {request.quantize}"
+        model, source = quantized(model, request.quantize), f"{source}, quantized to {request.quantize}"
     say(f"{source}, on {device}" if request.quantize else f"{source}, on {device} in fp32")
     return loaded, model, source
 

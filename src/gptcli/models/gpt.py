@@ -20,6 +20,7 @@ from gptcli.nn.loss import head_loss_sum, softcapped
 from gptcli.nn.mask import attention_mask
 from gptcli.nn.neighbour import PairEmbedding, Smear, previous_ids
 from gptcli.nn.parameters import ParameterInfo, ParameterKind
+from gptcli.nn.products import linear
 from gptcli.nn.recompute import Recompute
 
 
@@ -149,7 +150,7 @@ class GPT(nn.Module):
 
     def logits(self, x: Tensor) -> Tensor:
         """x (..., C) -> logits (..., V)"""
-        logits = F.linear(x, self.embedding.weight) if self.config.tie_embeddings else self.head(x)
+        logits = linear(x, self.embedding.weight) if self.config.tie_embeddings else self.head(x)
         return softcapped(logits, self.config.logit_softcap)
 
     def new_cache(self, batch_size: int, capacity: int) -> KVCache:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from gptcli.models.gpt import GPT
 from gptcli.nn.inference import Int8Linear, PackedLinear, least_packed_rows, packs
 from gptcli.nn.layers import Linear
-from gptcli.nn.processor import is_amd
 
 Quantization = Literal["int8"]
 
@@ -29,13 +28,6 @@ def for_generation(model: GPT, quantize: Quantization | None, rows: int) -> GPT:
     if rows >= least_packed_rows() and packs(model.embedding.weight):
         return with_linears(model, PackedLinear)
     return model
-
-
-def for_scoring(model: GPT, quantize: Quantization | None) -> GPT:
-    """The same where whole texts pass through the model, for which a packed copy pays where MKL is slow."""
-    if quantize:
-        return quantized(model, quantize)
-    return with_linears(model, PackedLinear) if is_amd() and packs(model.embedding.weight) else model
 
 
 def quantized(model: GPT, kind: Quantization) -> GPT:

@@ -11,10 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from gptcli.nn.products import linear
+
 
 class Linear(nn.Linear):
     def reset_parameters(self) -> None:
         pass
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., I) -> (..., O)"""
+        return linear(x, self.weight, self.bias)
 
 
 class Embedding(nn.Embedding):

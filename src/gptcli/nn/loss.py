@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from gptcli.nn.products import linear, product
+
 IGNORE_INDEX = -100
 """A target of this value is not scored."""
 LARGE_VOCABULARY = 1024
@@ -33,7 +35,7 @@ def softcapped(logits: Tensor, softcap: float | None) -> Tensor:
 
 def head_logits(x: Tensor, weight: Tensor, softcap: float | None = None) -> Tensor:
     """x (..., C), weight (V, C) -> logits (..., V)"""
-    return softcapped(F.linear(x, weight), softcap)
+    return softcapped(linear(x, weight), softcap)
 
 
 def cross_entropy_sum(logits: Tensor, targets: Tensor) -> Tensor:
@@ -85,7 +87,7 @@ class HeadLoss(torch.autograd.Function):
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
         x, weight, targets, slopes = ctx.saved_tensors
         scale = row_scale(targets, x.dtype) * gradient  # on the two small matrices, not on a large one
-        return (slopes @ weight) * scale, slopes.mT @ (x * scale), None, None
+        return product(slopes, weight) * scale, product(slopes.mT, x * scale), None, None
 
 
 class HeadLossInParts(torch.autograd.Function):
@@ -99,8 +101,8 @@ class HeadLossInParts(torch.autograd.Function):
             part_loss, slopes = loss_and_slopes(part, weight, wanted, softcap)
             scale = row_scale(wanted, x.dtype)
             loss += part_loss
-            x_slopes.append((slopes @ weight) * scale)
-            weight_slopes += slopes.mT @ (part * scale)
+            x_slopes.append(product(slopes, weight) * scale)
+            weight_slopes += product(slopes.mT, part * scale)
         ctx.save_for_backward(torch.cat(x_slopes), weight_slopes.to(weight.dtype))
         return loss
 

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
+import gptcli.nn.products  # noqa: F401 - registers an operator that is named below
+
 Recompute = Literal["none", "full", "selective"]
 
 aten = torch.ops.aten
@@ -23,6 +25,7 @@ COSTLY = frozenset(
         aten.addmm.default,
         aten.baddbmm.default,
         aten._scaled_mm.default,
+        torch.ops.gptcli.onednn_linear.default,
         aten._scaled_dot_product_flash_attention.default,
         aten._scaled_dot_product_flash_attention_for_cpu.default,
         aten._scaled_dot_product_efficient_attention.default,

@@ -1,0 +1,75 @@
+"""Matrix products with gradients, by the library that is faster at them on this processor.
+
+torch takes fp32 products on a CPU through MKL. Where that leaves AVX-512 unused, the larger ones go through oneDNN, as
+bf16's do everywhere; its kernels read matrices as they lie, transposed or not. An operator of torch's registry and no
+autograd.Function, because the compiler does not cache graphs that hold one of those.
+
+Shapes: I and O input and output width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
+
+from gptcli.nn.processor import mkl_is_slow
+
+MKL_IS_SLOW = mkl_is_slow()  # once: the compiler cannot follow what finds it out
+LEAST_WORK = 2**22
+"""Multiplications from which on oneDNN's product is worth a call into Python: a fifth of a millisecond of MKL's."""
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x (..., I), weight (O, I), bias (O,) -> x W^T + b, (..., O)"""
+    return onednn_linear(x, weight, bias) if suits_onednn(x, weight) else F.linear(x, weight, bias)
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """a (..., I), b (I, O) -> (..., O)"""
+    return linear(a, b.mT)
+
+
+def suits_onednn(x: Tensor, weight: Tensor) -> bool:
+    """Whether oneDNN is the faster one, by the shapes alone, and nothing else has a say in the product."""
+    return (
+        MKL_IS_SLOW
+        and x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and type(weight) in (Tensor, nn.Parameter)  # neither cut up nor in another form
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_exporting()
+        and x.numel() * weight.shape[0] >= LEAST_WORK
+    )
+
+
+@torch.library.custom_op("gptcli::onednn_linear", mutates_args=(), device_types="cpu")
+def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`F.linear` in fp32."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+@onednn_linear.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty((*x.shape[:-1], weight.shape[0]))
+
+
+def save(ctx: FunctionCtx, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
+    x, weight, _ = inputs
+    ctx.save_for_backward(x, weight)
+
+
+def gradients(ctx: FunctionCtx, slopes: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """slopes (..., O) of the output -> those of x (..., I), weight (O, I) and bias (O,), as far as they are needed."""
+    x, weight = ctx.saved_tensors
+    x_needed, weight_needed, bias_needed = ctx.needs_input_grad
+    rows = slopes.flatten(0, -2)  # (N, O)
+    return (
+        onednn_linear(slopes, weight.mT, None) if x_needed else None,
+        onednn_linear(rows.mT, x.flatten(0, -2).mT, None) if weight_needed else None,
+        rows.sum(0) if bias_needed else None,
+    )
+
+
+onednn_linear.register_autograd(gradients, setup_context=save)
