@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gptcli.errors import ConfigError, UsageError
 from gptcli.models.block import Block, build_norm, build_rotary
 from gptcli.models.config import ModelConfig
 from gptcli.nn.cache import KVCache
+from gptcli.nn.dropout import drop
 from gptcli.nn.layers import Embedding, Linear
 from gptcli.nn.loss import head_loss_sum, softcapped
 from gptcli.nn.mask import attention_mask
@@ -112,7 +112,7 @@ class GPT(nn.Module):
         if self.config.smear or self.config.bigram_buckets:
             x = self.add_neighbours(x, input_ids, cache, segment_ids)
         x = self.embedding_norm(x) if self.config.embedding_norm else x
-        x = F.dropout(x, self.config.dropout) if self.training and self.config.dropout else x
+        x = drop(x, self.config.dropout) if self.training else x
         rotary = self.rope(end, count, positions, device) if self.config.position == "rope" else None
         masks = {
             window: attention_mask(

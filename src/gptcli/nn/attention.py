@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gptcli.nn.cache import KVCache
+from gptcli.nn.dropout import drop
 from gptcli.nn.layers import Linear
 from gptcli.nn.norm import RMSNorm
 from gptcli.nn.rope import Rotary, apply_rotary
@@ -39,7 +40,7 @@ def attention_reference(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = N
         mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # (B, H, T, S)
     weights = scores.masked_fill(~mask, -math.inf).softmax(dim=-1)
-    return F.dropout(weights, dropout) @ v
+    return drop(weights, dropout) @ v
 
 
 def attention_fast(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
@@ -83,7 +84,7 @@ def attention_by_products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None =
             bias = q.new_zeros(mask.shape).masked_fill_(~mask, -math.inf)
             bias = bias[0, 0] if len(mask) == 1 else bias.expand(B, H, T, S).flatten(0, 1)
         scores = torch.baddbmm(bias, q, k.mT, alpha=1 / math.sqrt(D))  # (B*H, T, S)
-        return (F.dropout(scores.softmax(dim=-1), dropout) @ v).view(B, H, T, D)
+        return (drop(scores.softmax(dim=-1), dropout) @ v).view(B, H, T, D)
 
 
 class Attention(nn.Module):
@@ -139,7 +140,7 @@ class Attention(nn.Module):
             k, v = cache.update(layer, k, v)  # (B, K, S, D)
         y = self.function(q, k, v, mask, self.weight_dropout if self.training else 0.0)  # (B, H, T, D)
         y = self.output(y.transpose(1, 2).reshape(B, T, -1))  # (B, T, C)
-        return F.dropout(y, self.dropout) if self.training and self.dropout else y
+        return drop(y, self.dropout) if self.training else y
 
 
 def normalised(x: Tensor, norm: RMSNorm) -> Tensor:

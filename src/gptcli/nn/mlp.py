@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gptcli.nn.dropout import drop
 from gptcli.nn.layers import Linear
 
 Activation = Callable[[Tensor], Tensor]
@@ -34,7 +35,7 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x (B, T, C) -> (B, T, C)"""
         x = self.down(self.activation(self.up(x)))
-        return F.dropout(x, self.dropout) if self.training and self.dropout else x
+        return drop(x, self.dropout) if self.training else x
 
 
 class GatedMLP(nn.Module):
@@ -53,4 +54,4 @@ class GatedMLP(nn.Module):
         """x (B, T, C) -> (B, T, C)"""
         gate, up = self.up(x).chunk(2, dim=-1)  # (B, T, F) each
         x = self.down(self.activation(gate) * up)
-        return F.dropout(x, self.dropout) if self.training and self.dropout else x
+        return drop(x, self.dropout) if self.training else x
