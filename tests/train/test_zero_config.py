@@ -7,6 +7,7 @@ import itertools
 import pytest
 
 from gptcli.config import merge, parse_assignment, validate
+from gptcli.models.config import ModelConfig
 from gptcli.optim.config import MuonConfig
 from gptcli.train.config import RunConfig
 from gptcli.train.zero_config import NAMES, choose_muon, muon_decay, zero_config
@@ -101,3 +102,14 @@ def test_the_decay_is_near_what_was_measured_best(
 def test_as_many_tokens_in_more_steps_forget_as_much() -> None:
     few, many = (muon_decay(5.0, 2.0, rate * steps) for rate, steps in ((1e-2, 500), (1e-2, 1000)))
     assert few == pytest.approx(2 * many, abs=0.02)
+
+
+def test_text_that_is_seen_many_times_gets_dropout_unless_the_user_chose_it() -> None:
+    def chosen(*assignments: str) -> ModelConfig:
+        user = merge(*map(parse_assignment, assignments))
+        return validate(RunConfig, merge(zero_config(300_000, 90, "cpu", user), user)).model
+
+    assert (chosen("train.max_steps=500").dropout, chosen("train.max_steps=500").attention_dropout) == (0.0, None)
+    assert (chosen("train.max_steps=5000").dropout, chosen("train.max_steps=5000").attention_dropout) == (0.1, 0.0)
+    mine = chosen("train.max_steps=5000", "model.dropout=0.0")
+    assert (mine.dropout, mine.attention_dropout) == (0.0, None)

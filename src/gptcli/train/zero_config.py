@@ -49,6 +49,8 @@ TUNED_STEPS = 900
 """Steps up to which those rates hold; Muon's falls with the fourth root of the steps beyond them."""
 MOST_FORGOTTEN = 20.0
 """Sum of rate x decay over a run, beyond which nothing more is gained."""
+MANY_EPOCHS, DROPOUT = 12, 0.1
+"""From so many epochs on dropout pays beside the decay; at ten of them it did not (docs/benchmarks.md)."""
 LONG_RUN = 5000
 """Below so many steps a shorter memory of gradients (momentum 0.9) learns faster."""
 GENTLER = 0.1
@@ -104,7 +106,10 @@ def zero_config(
         "schedule": {**NAMES.values["schedule"], "warmup_steps": 50, "min_lr": 0.0},
     }
     per_token = bytes_per_token or usual_bytes_per_token(merge(RawConfig(chosen), user).values["data"]["tokenizer"])
-    chosen["optim"] = choose_optimizer(chosen, train_bytes / per_token, user.values)
+    train_tokens, train = max(train_bytes / per_token, 1), {**chosen["train"], **user.values.get("train", {})}
+    epochs = train["max_steps"] * train["tokens_per_step"] / train_tokens
+    chosen["optim"] = choose_optimizer(chosen, epochs, train_tokens, user.values)
+    chosen["model"] |= choose_dropout(epochs, user.values.get("model", {}))
     return with_origin(without_keys(chosen, user.values), ORIGIN)
 
 
@@ -148,11 +153,20 @@ def choose_training(shape: Shape, train_bytes: int, device_type: str, given: Map
     }
 
 
-def choose_optimizer(chosen: Mapping[str, Any], train_tokens: float, given: Mapping[str, Any]) -> dict[str, Any]:
+def choose_dropout(epochs: float, given_model: Mapping[str, Any]) -> dict[str, Any]:
+    """Beside the decay, where the text is seen many times. Attention weights are spared: with them dropped a CPU could
+    not use its fused kernel."""
+    if epochs < MANY_EPOCHS or "dropout" in given_model:
+        return {}
+    return {"dropout": DROPOUT, "attention_dropout": 0.0}
+
+
+def choose_optimizer(
+    chosen: Mapping[str, Any], epochs: float, train_tokens: float, given: Mapping[str, Any]
+) -> dict[str, Any]:
     """Muon, or AdamW where the user named it. The decay grows with the epochs: text that is seen ten times is learnt by
     heart unless the decay is strong."""
     width, train = chosen["model"]["n_embd"], {**chosen["train"], **given.get("train", {})}
-    epochs = train["max_steps"] * train["tokens_per_step"] / max(train_tokens, 1)
     gentler = GENTLER if train.get("init_from") else 1.0
     if given.get("optim", {}).get("name") == "adamw":
         return {
@@ -161,7 +175,7 @@ def choose_optimizer(chosen: Mapping[str, Any], train_tokens: float, given: Mapp
             "weight_decay": round(min(0.8, max(0.1, 0.08 * epochs)), 2),
         }
     layers = given.get("model", {}).get("n_layer", chosen["model"]["n_layer"])
-    weights_per_token = 12 * layers * width**2 / max(train_tokens, 1)
+    weights_per_token = 12 * layers * width**2 / train_tokens
     steps = train["max_steps"]
     decay = muon_decay(epochs, weights_per_token, choose_muon(width, steps, 1.0)["lr"] * steps)
     return choose_muon(width, steps, gentler) | {"weight_decay": decay}
