@@ -18,7 +18,7 @@ from gptcli.nn.processor import mkl_is_slow
 
 MKL_IS_SLOW = mkl_is_slow()  # once: the compiler cannot follow what finds it out
 LEAST_WORK = 2**22
-"""Multiplications from which on oneDNN's product is worth a call into Python: a fifth of a millisecond of MKL's."""
+"""Multiplications from which on oneDNN's product is worth a call into Python: a tenth of a millisecond of MKL's."""
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

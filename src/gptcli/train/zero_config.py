@@ -49,8 +49,8 @@ TUNED_STEPS = 900
 """Steps up to which those rates hold; Muon's falls with the fourth root of the steps beyond them."""
 MOST_FORGOTTEN = 20.0
 """Sum of rate x decay over a run, beyond which nothing more is gained."""
-MANY_EPOCHS, DROPOUT = 12, 0.1
-"""From so many epochs on dropout pays beside the decay; at ten of them it did not (docs/benchmarks.md)."""
+MANY_EPOCHS, DROPOUT = 13, 0.1
+"""From so many epochs on dropout pays beside the decay; at eleven it did not (docs/benchmarks.md)."""
 LONG_RUN = 5000
 """Below so many steps a shorter memory of gradients (momentum 0.9) learns faster."""
 GENTLER = 0.1
