@@ -1,7 +1,7 @@
 """Matrix products with gradients, by the library that is faster at them on this processor.
 
 torch takes fp32 products on a CPU through MKL. Where that leaves AVX-512 unused, the larger ones go through oneDNN, as
-bf16's do everywhere; its kernels read matrices as they lie, transposed or not. An operator of torch's registry and no
+bf16's do everywhere; it reads the second matrix as it lies, transposed or not. An operator of torch's registry and no
 autograd.Function, because the compiler does not cache graphs that hold one of those.
 
 Shapes: I and O input and output width.
