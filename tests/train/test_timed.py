@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from gptcli.checkpoint.run import RunDirectory
-from gptcli.config import merge, parse_assignment
+from gptcli.config import merge, parse_assignment, validate
 from gptcli.errors import ConfigError, Stopped, UsageError
 from gptcli.train import plan, probe, timed
 from gptcli.train.clock import Clock
@@ -24,6 +25,7 @@ from gptcli.train.config import RunConfig
 from gptcli.train.loop import Trainer
 from gptcli.train.run import TrainRequest, train
 from gptcli.train.signals import StopRequest
+from gptcli.train.zero_config import zero_config
 
 SETTINGS = (
     "model.n_layer=2", "model.n_embd=32", "model.n_head=2", "model.context_length=16", "model.dropout=0.1",
@@ -194,6 +196,21 @@ def test_a_part_of_a_corpus_is_read_where_there_is_no_time_for_all(
     report = json.loads((tmp_path / "run" / "data.json").read_text())
     assert 9000 <= report["train"]["bytes"] + report["val"]["bytes"] <= corpus.stat().st_size
     assert "time for no more" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("more", "largest"), [((), 1024), (("train.corpus_bytes=70000",), 512)])
+def test_no_vocabulary_is_in_question_that_what_is_read_could_not_fill(
+    tmp_path: Path, more: tuple[str, ...], largest: int
+) -> None:
+    draws = random.Random(1)
+    words = ["".join(draws.choices("abcdefghijklmnop", k=draws.randint(2, 9))) for _ in range(3000)]
+    path = tmp_path / "corpus.txt"
+    path.write_text(" ".join(draws.choices(words, k=32_000)))  # about 200 kB
+    user = merge(*map(parse_assignment, (f'data.corpus=["{path}"]', "device=cpu", *more)))
+    draft = validate(RunConfig, merge(zero_config(1_000_000, 100, "cpu", user), user))
+    clock, cpu = Clock(60.0, time.monotonic()), torch.device("cpu")
+    facts, _, _ = timed.look_at_text(timed.Setting(user, draft, clock, cpu, "fp32", 10**10, tmp_path), draft.data)
+    assert max(fact.vocab_size for fact in facts if fact.config.name == "bpe") == largest
 
 
 def test_what_follows_from_the_candidate_is_what_the_zero_config_rule_gives_its_shape(corpus: Path) -> None:

@@ -124,8 +124,10 @@ def look_at_text(setting: Setting, data: DataConfig) -> tuple[list[TokenizerFact
     wanted = within(SAMPLE_BYTES_PER_SECOND * clock.seconds, SAMPLE_BYTES)
     sample = read_sample(data, int(wanted), setting.cache_dir, setting.draft.seed)
     is_settled = given is not None and (not isinstance(given, Mapping) or "vocab_size" in given)
-    facts = tokenizer_facts(sample, None if given is None else data.tokenizer, is_settled)
     limit = setting.draft.train.corpus_bytes
+    read = sample.corpus_bytes if limit is None else min(limit, sample.corpus_bytes)
+    chosen = None if given is None else data.tokenizer
+    facts = tokenizer_facts(sample._replace(corpus_bytes=read), chosen, is_settled)
     if limit is None:
         fitting = int(PREPARE_PART * clock.seconds / preparing_seconds(sample, facts))
         limit = fitting if fitting < sample.corpus_bytes else None
