@@ -50,7 +50,7 @@ def counting() -> FlopCounterMode:
     def linear_flops(x: torch.Size, weight: torch.Size, *_: Any, **__: Any) -> int:
         return 2 * math.prod(x) * weight[0]
 
-    return FlopCounterMode(display=False, custom_mapping={torch.ops.gptcli.onednn_linear: linear_flops})
+    return FlopCounterMode(display=False, custom_mapping={torch.ops.mkldnn._linear_pointwise: linear_flops})
 
 
 @pytest.mark.parametrize("path", list(shipped_configs().values()), ids=lambda path: path.stem)

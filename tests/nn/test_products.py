@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,7 @@ class Operations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
     def count(self) -> int:
-        return self.names.count("gptcli.onednn_linear.default")
+        return self.names.count("mkldnn._linear_pointwise.default")
 
 
 @pytest.fixture
@@ -134,6 +136,21 @@ def test_which_processors_multiply_slowly_through_mkl(
         processor.is_amd.cache_clear()
         assert processor.mkl_is_slow() == expected
     processor.is_amd.cache_clear()
+
+
+def test_nothing_of_the_compiler_is_loaded_where_nothing_is_compiled() -> None:
+    """It takes a second, which every start would wait for."""
+    code = (
+        "import sys, torch\n"
+        "from gptcli.nn import products\n"
+        "from gptcli.nn.dropout import drop\n"
+        "products.MKL_IS_SLOW, products.LEAST_WORK = True, 0\n"
+        "x, weight = torch.ones(3, 4, requires_grad=True), torch.ones(5, 4, requires_grad=True)\n"
+        "drop(products.linear(x, weight), 0.5).sum().backward()\n"
+        "assert 'torch._dynamo' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow

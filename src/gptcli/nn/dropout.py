@@ -20,11 +20,11 @@ def drop(x: Tensor, p: float) -> Tensor:
         return x
     if x.device.type != "cpu" or type(x) is not Tensor:
         return F.dropout(x, p)
-    return x * dropout_factors(x.detach(), p)
+    # An operator's first call loads torch's compiler, which takes a second where nothing is compiled.
+    return x * (compiled_factors if torch.compiler.is_compiling() else factors)(x.detach(), p)
 
 
-@torch.library.custom_op("gptcli::dropout_factors", mutates_args=(), tags=torch.Tag.nondeterministic_seeded)
-def dropout_factors(x: Tensor, p: float) -> Tensor:
+def factors(x: Tensor, p: float) -> Tensor:
     """Zeros and 1 / (1 - p), in x's shape and dtype, from torch's generator."""
     dropped = min(round(p * LEVELS), LEVELS - 1)
     words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
@@ -32,6 +32,11 @@ def dropout_factors(x: Tensor, p: float) -> Tensor:
     return (levels >= dropped - LEVELS // 2).to(x.dtype).mul_(LEVELS / (LEVELS - dropped))
 
 
-@dropout_factors.register_fake
+compiled_factors = torch.library.custom_op(
+    "gptcli::dropout_factors", factors, mutates_args=(), tags=torch.Tag.nondeterministic_seeded
+)
+
+
+@compiled_factors.register_fake
 def _(x: Tensor, p: float) -> Tensor:
     return x.new_empty(x.shape)

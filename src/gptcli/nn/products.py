@@ -1,13 +1,15 @@
 """Matrix products with gradients, by the library that is faster at them on this processor.
 
 torch takes fp32 products on a CPU through MKL. Where that leaves AVX-512 unused, the larger ones go through oneDNN, as
-bf16's do everywhere; it reads the second matrix as it lies, transposed or not. An operator of torch's registry and no
-autograd.Function, because the compiler does not cache graphs that hold one of those.
+bf16's do everywhere; it reads the second matrix as it lies, transposed or not.
 
-Shapes: I and O input and output width.
+Shapes: N rows of input, I and O input and output width.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +25,10 @@ LEAST_WORK = 2**22
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., I), weight (O, I), bias (O,) -> x W^T + b, (..., O)"""
-    return onednn_linear(x, weight, bias) if suits_onednn(x, weight) else F.linear(x, weight, bias)
+    if not suits_onednn(x, weight):
+        return F.linear(x, weight, bias)
+    # The compiler does not cache graphs with an autograd.Function; an operator's first call loads the compiler.
+    return (compiled_linear if torch.compiler.is_compiling() else OneDNNLinear.apply)(x, weight, bias)
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
@@ -44,32 +49,52 @@ def suits_onednn(x: Tensor, weight: Tensor) -> bool:
     )
 
 
-@torch.library.custom_op("gptcli::onednn_linear", mutates_args=(), device_types="cpu")
-def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`F.linear` in fp32."""
+def multiplied(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`F.linear` in fp32 by oneDNN, without gradients."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
-@onednn_linear.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return x.new_empty((*x.shape[:-1], weight.shape[0]))
-
-
-def save(ctx: FunctionCtx, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
-    x, weight, _ = inputs
-    ctx.save_for_backward(x, weight)
-
-
-def gradients(ctx: FunctionCtx, slopes: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+def gradients(
+    ctx: FunctionCtx, slopes: Tensor, multiply: Callable[[Tensor, Tensor, None], Tensor]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """slopes (..., O) of the output -> those of x (..., I), weight (O, I) and bias (O,), as far as they are needed."""
     x, weight = ctx.saved_tensors
     x_needed, weight_needed, bias_needed = ctx.needs_input_grad
     rows = slopes.flatten(0, -2)  # (N, O)
     return (
-        onednn_linear(slopes, weight.mT, None) if x_needed else None,
-        onednn_linear(rows.mT, x.flatten(0, -2).mT, None) if weight_needed else None,
+        multiply(slopes, weight.mT, None) if x_needed else None,
+        multiply(rows.mT, x.flatten(0, -2).mT, None) if weight_needed else None,
         rows.sum(0) if bias_needed else None,
     )
 
 
-onednn_linear.register_autograd(gradients, setup_context=save)
+class OneDNNLinear(torch.autograd.Function):
+    """`multiplied` with gradients."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return multiplied(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, slopes: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        return gradients(ctx, slopes, OneDNNLinear.apply)
+
+
+compiled_linear = torch.library.custom_op("gptcli::onednn_linear", multiplied, mutates_args=(), device_types="cpu")
+
+
+@compiled_linear.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty((*x.shape[:-1], weight.shape[0]))
+
+
+def save_for_gradients(ctx: FunctionCtx, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
+    x, weight, _ = inputs
+    ctx.save_for_backward(x, weight)
+
+
+compiled_linear.register_autograd(partial(gradients, multiply=compiled_linear), setup_context=save_for_gradients)
+
+OPERATORS = (torch.ops.mkldnn._linear_pointwise.default, torch.ops.gptcli.onednn_linear.default) if MKL_IS_SLOW else ()
+"""What such a product is to torch's dispatcher, uncompiled and compiled."""

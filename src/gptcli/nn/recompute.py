@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-import gptcli.nn.products  # noqa: F401 - registers an operator that is named below
+from gptcli.nn import products
 
 Recompute = Literal["none", "full", "selective"]
 
@@ -25,7 +25,7 @@ COSTLY = frozenset(
         aten.addmm.default,
         aten.baddbmm.default,
         aten._scaled_mm.default,
-        torch.ops.gptcli.onednn_linear.default,
+        *products.OPERATORS,
         aten._scaled_dot_product_flash_attention.default,
         aten._scaled_dot_product_flash_attention_for_cpu.default,
         aten._scaled_dot_product_efficient_attention.default,
