@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from gptcli.config import merge, parse_assignment
 from gptcli.models.config import ModelConfig
 from gptcli.optim.config import MuonConfig
 from gptcli.tokenizer.config import BpeTokenizerConfig
-from gptcli.train import probe
+from gptcli.train import plan, probe
 from gptcli.train.law import shipped_law
 from gptcli.train.probe import Machine, measure, seconds_per_flop, step_seconds
 from gptcli.train.step_cost import StepCost
@@ -52,3 +55,22 @@ def test_a_probe_without_time_measures_once_and_still_chooses(monkeypatch: pytes
     monkeypatch.setattr(probe, "candidate_seconds", lambda *_: taken.append(1) or 0.05)
     ranked = measure(MACHINE, grid(1e-12), shipped_law(), 0.0)
     assert len(taken) == 1 and ranked[0].steps > 0
+
+
+def test_a_step_is_not_taken_for_as_slow_as_the_first_micro_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a busy machine would compile what is over in seconds."""
+    corpus, now = tmp_path / "corpus.txt", [0.0]
+    corpus.write_text("a word and another one\n" * 200)
+    settings = ("model.n_layer=1", "model.n_embd=16", "model.context_length=8", "train.tokens_per_step=64")
+    user = merge(*map(parse_assignment, (f'data.corpus=["{corpus}"]', "device=cpu", "train.batch_size=2", *settings)))
+    planned = plan.make_plan(user, tmp_path / "cache", 0.0)
+    taken = iter([3.0, *[0.01] * 20])
+
+    def wait(*arguments: object) -> None:
+        now[0] += next(taken)
+
+    monkeypatch.setattr(plan, "accumulate_gradients", wait)
+    monkeypatch.setattr(plan.time, "perf_counter", lambda: now[0])
+    assert plan.probe_step_seconds(planned, planned.new_model()) == pytest.approx(0.01 * 8 / 2)

@@ -252,7 +252,8 @@ def machine_memory_bytes(device: torch.device) -> int:
 
 
 def probe_step_seconds(plan: Plan, model: GPT) -> float:
-    """Seconds of one optimizer step, from the fastest of a few timed micro-batches: the first ones are slower.
+    """Seconds of one optimizer step, from the fastest of a few timed micro-batches: the first ones are slower, and the
+    very first, which waits for libraries, is never alone.
 
     Leaves no gradient behind. The optimizer's own time is left out, so the estimate is slightly low for small batches.
     """
@@ -260,7 +261,7 @@ def probe_step_seconds(plan: Plan, model: GPT) -> float:
     micro_batch = next(micro_batches(plan.batches, 0, config.sequences_per_step, config.train.batch_size))
     no_scaler = torch.amp.GradScaler(plan.device.type, enabled=False)
     seconds: list[float] = []
-    while len(seconds) < 8 and sum(seconds) < PROBE_SECONDS:
+    while len(seconds) < 2 or (len(seconds) < 8 and sum(seconds) < PROBE_SECONDS):
         synchronize(plan.device)
         began = time.perf_counter()
         accumulate_gradients(model.loss_sum, [micro_batch], plan.device, plan.precision, no_scaler)
