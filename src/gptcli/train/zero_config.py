@@ -105,10 +105,11 @@ def zero_config(
         "train": choose_training(shape, train_bytes, device_type, user.values),
         "schedule": {**NAMES.values["schedule"], "warmup_steps": 50, "min_lr": 0.0},
     }
-    per_token = bytes_per_token or usual_bytes_per_token(merge(RawConfig(chosen), user).values["data"]["tokenizer"])
-    train_tokens, train = max(train_bytes / per_token, 1), {**chosen["train"], **user.values.get("train", {})}
+    settled = merge(RawConfig(chosen), user).values
+    train, per_token = settled["train"], bytes_per_token or usual_bytes_per_token(settled["data"]["tokenizer"])
+    train_tokens = max(train_bytes / per_token, 1)
     epochs = train["max_steps"] * train["tokens_per_step"] / train_tokens
-    chosen["optim"] = choose_optimizer(chosen, epochs, train_tokens, user.values)
+    chosen["optim"] = choose_optimizer(settled, epochs, train_tokens)
     chosen["model"] |= choose_dropout(epochs, user.values.get("model", {}))
     return with_origin(without_keys(chosen, user.values), ORIGIN)
 
@@ -161,22 +162,22 @@ def choose_dropout(epochs: float, given_model: Mapping[str, Any]) -> dict[str, A
     return {"dropout": DROPOUT, "attention_dropout": 0.0}
 
 
-def choose_optimizer(
-    chosen: Mapping[str, Any], epochs: float, train_tokens: float, given: Mapping[str, Any]
-) -> dict[str, Any]:
+def choose_optimizer(settled: Mapping[str, Any], epochs: float, train_tokens: float) -> dict[str, Any]:
     """Muon, or AdamW where the user named it. The decay grows with the epochs: text that is seen ten times is learnt by
-    heart unless the decay is strong."""
-    width, train = chosen["model"]["n_embd"], {**chosen["train"], **given.get("train", {})}
-    gentler = GENTLER if train.get("init_from") else 1.0
-    if given.get("optim", {}).get("name") == "adamw":
+    heart unless the decay is strong.
+
+    Args:
+        settled: all that was chosen before, under what the user set.
+    """
+    model, train = settled["model"], settled["train"]
+    width, steps, gentler = model["n_embd"], train["max_steps"], GENTLER if train.get("init_from") else 1.0
+    if settled.get("optim", {}).get("name") == "adamw":
         return {
             "name": "adamw",
             "lr": significant(gentler * min(4e-3, 0.5 / width)),
             "weight_decay": round(min(0.8, max(0.1, 0.08 * epochs)), 2),
         }
-    layers = given.get("model", {}).get("n_layer", chosen["model"]["n_layer"])
-    weights_per_token = 12 * layers * width**2 / train_tokens
-    steps = train["max_steps"]
+    weights_per_token = 12 * model["n_layer"] * width**2 / train_tokens
     decay = muon_decay(epochs, weights_per_token, choose_muon(width, steps, 1.0)["lr"] * steps)
     return choose_muon(width, steps, gentler) | {"weight_decay": decay}
 
