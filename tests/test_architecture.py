@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ast
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from fresh import run_fresh
 
 FLOORS = {
     "errors": 0, "storage": 0, "console": 0, "runtime": 0,
@@ -70,13 +70,10 @@ def test_help_does_not_import_torch(arguments: list[str]) -> None:
         "heavy = {'torch', 'numpy', 'tokenizers', 'datasets', 'gptcli.config'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert "gptcli" in done.stdout
+    assert "gptcli" in run_fresh(code)
 
 
 @pytest.mark.parametrize("module", ["gptcli.train.config", "gptcli.models.estimate", "gptcli.train.zero_config"])
 def test_configs_are_read_without_torch(module: str) -> None:
     code = f"import sys, {module}; assert 'torch' not in sys.modules"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
+    run_fresh(code)

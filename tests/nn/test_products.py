@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fresh import run_fresh
 from gptcli.nn import processor, products
 from gptcli.nn.layers import Linear
 
@@ -149,8 +148,7 @@ def test_nothing_of_the_compiler_is_loaded_where_nothing_is_compiled() -> None:
         "drop(products.linear(x, weight), 0.5).sum().backward()\n"
         "assert 'torch._dynamo' not in sys.modules\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
+    run_fresh(code)
 
 
 @pytest.mark.slow

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 
 import pytest
 import torch
 from torch import nn
 
+from fresh import run_fresh
 from gptcli.nn.parameters import ParameterInfo
 from gptcli.optim.build import build_optimizer
 from gptcli.optim.config import AdamWConfig, MuonConfig, SgdConfig
@@ -192,5 +191,4 @@ def test_muon_trains_without_torchs_compiler_in_memory() -> None:
         "optimizer.load_state_dict(optimizer.state_dict())\n"
         "assert 'torch._dynamo' not in sys.modules\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
+    run_fresh(code)

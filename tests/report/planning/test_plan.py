@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from fresh import run_fresh
 from gptcli.cli.app import app
 from gptcli.config.shipped import shipped_configs
 from gptcli.errors import UsageError
@@ -168,8 +167,7 @@ def test_planning_loads_no_torch() -> None:
         "try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code\n"
         "assert not {'torch', 'numpy'} & set(sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
+    run_fresh(code)
 
 
 @pytest.mark.parametrize("optim", ["adamw", "muon"])
