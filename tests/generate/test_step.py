@@ -12,7 +12,8 @@ from gptcli.errors import UsageError
 from gptcli.generate import step
 from gptcli.generate.config import GenerationConfig
 from gptcli.generate.engine import Engine, Row
-from gptcli.generate.step import CompiledStep
+from gptcli.generate.rows import Batch
+from gptcli.generate.step import PLAIN_STEPS, CompiledStep, DecodingStep, PlainStep, decoding_step
 from gptcli.models.gpt import GPT
 from gptcli.models.inference import quantized
 from gptcli.nn.compiling import missing_compiler
@@ -20,7 +21,7 @@ from gptcli.nn.compiling import missing_compiler
 PROMPTS = [[5], [1, 2, 3, 4, 5, 6, 7], [9, 8, 4, 9, 8, 4, 9, 8]]
 
 
-def texts(model: GPT, made: CompiledStep | None, config: GenerationConfig) -> list[list[int]]:
+def texts(model: GPT, made: DecodingStep | None, config: GenerationConfig) -> list[list[int]]:
     rows = [Row(list(prompt), i, len(prompt)) for i, prompt in enumerate(PROMPTS)]
     for _ in Engine(model, config, eot_id=3, step=made).run(rows):
         pass
@@ -42,6 +43,49 @@ def test_a_compiled_step_draws_the_same(make_model: Callable[..., GPT], tmp_path
     expected = texts(model, None, config)
     assert texts(model, made, config) == expected
     assert texts(model, made, config.model_copy(update={"speculate": 3})) == expected
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("kind", ["plain", "recorded", "compiled"])
+def test_on_a_gpu_every_step_draws_what_a_cpu_draws(
+    make_model: Callable[..., GPT], tmp_path: Path, kind: str, temperature: float
+) -> None:
+    """Also where the next step is begun before the ids are known, rows end meanwhile, and caches grow and slide."""
+    torch._dynamo.reset()
+    model = make_model(torch.float32, context_length=320, n_layer=2, window_pattern=(0, 50), smear=True)
+    config = GenerationConfig(temperature=temperature, max_new_tokens=340)
+    expected = texts(model, None, config)
+    model = model.cuda()
+    made = PlainStep(model) if kind == "plain" else decoding_step(model, tmp_path if kind == "compiled" else None)
+    assert texts(model, made, config) == expected
+    assert texts(model, made, config.model_copy(update={"speculate": 3})) == expected
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")  # that it is a prototype
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_the_host_never_waits_before_a_gpu_has_the_next_step(
+    make_model: Callable[..., GPT], temperature: float
+) -> None:
+    model = make_model(torch.float32, context_length=320).cuda()
+    config = GenerationConfig(temperature=temperature, top_k=5, max_new_tokens=40)
+    engine = Engine(model, config, step=decoding_step(model))
+    rows = [Row(list(prompt), i, len(prompt)) for i, prompt in enumerate(PROMPTS)]
+    with torch.no_grad():
+        cache, logits = engine.prefill(rows)
+        batch, guesses = Batch(rows, cache, None), [[]] * len(rows)
+        for place in range(20):
+            try:
+                torch.cuda.set_sync_debug_mode("error" if place > PLAIN_STEPS + 2 else "default")
+                drawn = engine.draw(batch, logits, guesses)
+                logits = engine.look_ahead(batch, drawn)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+            assert logits is not None
+            assert list(engine.append(batch, drawn, guesses)) == rows
 
 
 def test_without_a_compiler_the_remedy_is_named(

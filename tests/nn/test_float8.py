@@ -57,6 +57,7 @@ def test_a_model_learns_in_fp8_as_it_does_in_fp32() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:.*get_autocast_gpu_dtype")  # torchao's
 @needs_torchao
 def test_a_model_learns_in_fp8_on_a_gpu() -> None:
     close_but_not_the_same(torch.device("cuda"))

@@ -120,6 +120,35 @@ def test_the_compiler_takes_head_and_loss_as_one_graph(rows_at_once: int, monkey
     torch.testing.assert_close(found, with_gradients(plain, *arguments), rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.gpu
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+@pytest.mark.parametrize("rows_at_once", [1000, 300])
+def test_compiled_for_a_gpu_head_and_loss_have_the_formulas_gradients(
+    rows_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of as many rows and entries as it takes for several blocks of the GPU to work on one of them."""
+    vocabulary, width = 50257, 64
+    monkeypatch.setattr(losses, "MAX_LOGITS", rows_at_once * vocabulary)
+    torch._dynamo.reset()
+    generator = torch.Generator("cuda").manual_seed(0)
+    x = torch.randn(2, 450, width, device="cuda", generator=generator).requires_grad_()
+    weight = torch.randn(vocabulary, width, device="cuda", generator=generator).mul_(0.1).requires_grad_()
+    targets = torch.randint(vocabulary, (2, 450), device="cuda", generator=generator)
+    targets[0, :5] = IGNORE_INDEX
+    exact = with_gradients(plain, x.double(), weight.double(), targets)
+    compiled = torch.compile(head_loss_sum, fullgraph=True, dynamic=False)
+    for gradients, error in ((with_gradients, 1e-5), (with_gradients_in_bf16, 0.02)):
+        found = gradients(compiled, x, weight, targets)
+        for a, b in zip(found, exact, strict=True):
+            assert (a - b).norm() < error * b.norm()
+
+
+def with_gradients_in_bf16(function: Any, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        return with_gradients(function, *arguments)
+
+
 @pytest.fixture
 def table() -> Embedding:
     embedding = Embedding(9, 4)

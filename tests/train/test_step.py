@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,8 @@ from gptcli.models.gpt import GPT, build_model
 from gptcli.nn.loss import IGNORE_INDEX
 from gptcli.optim.build import build_optimizer
 from gptcli.optim.config import AdamWConfig, MuonConfig, OptimConfig, SgdConfig
+from gptcli.train.compiling import compiled
+from gptcli.train.feed import pinned
 from gptcli.train.spikes import SpikeGuard
 from gptcli.train.step import Stepper, StepResult, accumulate_gradients, step_seed
 
@@ -182,6 +185,7 @@ def test_a_step_reads_no_number_to_the_host(name: str) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")  # that it is a prototype
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("name", ["adamw", "muon", "sgd", "momentum"])
 def test_a_step_never_waits_for_the_gpu(name: str, precision: str) -> None:
@@ -189,14 +193,42 @@ def test_a_step_never_waits_for_the_gpu(name: str, precision: str) -> None:
     steps = stepper(model, OPTIMIZERS[name], torch.device("cuda"))
     steps.precision = precision
     steps.scaler = torch.amp.GradScaler("cuda", enabled=precision == "fp16")
-    batches = split(ragged_batch(), 3)
+    batches = [pinned(batch) for batch in split(ragged_batch(), 3)]
     steps.run(batches)
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        torch.cuda.set_sync_debug_mode("error")
         pending = [steps.launch(batches) for _ in range(3)]
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert all(step.result().is_finite for step in pending)
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+def test_a_compiled_step_is_one_graph_follows_the_eager_one_and_never_waits(tmp_path: Path) -> None:
+    """Of a vocabulary so large that its logits are worked through in parts."""
+    torch._dynamo.reset()
+    losses: dict[str, list[float]] = {}
+    ids = torch.randint(50257, (64, 65), generator=torch.Generator().manual_seed(0))
+    batches = [pinned(Batch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), None))]
+    for name in ("eager", "compiled"):
+        config = ModelConfig(vocab_size=50257, n_layer=2, n_head=2, n_embd=64, context_length=64)
+        model = build_model(config, seed=1, device="cuda").train()
+        steps = stepper(model, AdamWConfig(lr=1e-2), torch.device("cuda"))
+        steps.precision = "bf16"
+        if name == "compiled":
+            steps.loss_sum = compiled(model.loss_sum, tmp_path)  # as one graph, or it raises
+        steps.run(batches)
+        steps.run(batches)
+        try:
+            torch.cuda.set_sync_debug_mode("error")
+            pending = [steps.launch(batches) for _ in range(20)]
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        losses[name] = [step.result().loss for step in pending]
+    assert losses["eager"][-1] < 0.8 * losses["eager"][0]
+    assert losses["compiled"] == pytest.approx(losses["eager"], rel=0.01)
 
 
 def test_a_finite_loss_with_one_infinite_gradient_is_a_bad_step() -> None:

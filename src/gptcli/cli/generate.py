@@ -65,7 +65,7 @@ def generate(
 
     from gptcli.console import say
     from gptcli.data.cache import default_cache_dir
-    from gptcli.generate.step import CompiledStep
+    from gptcli.generate.step import decoding_step
     from gptcli.generate.text import generate as generate_texts
     from gptcli.interop.load import load_model
     from gptcli.models.inference import for_generation
@@ -75,7 +75,7 @@ def generate(
     loaded = load_model(run, device=where, dtype=dtype, checkpoint=checkpoint)
     say(f"{loaded.source}, on {where} in {quantize or precision}{', compiled' if compile else ''}")
     model = for_generation(loaded.model, quantize, min(config.batch_size, len(prompts) * config.num_samples))
-    step = CompiledStep(model, default_cache_dir()) if compile else None
+    step = decoding_step(model, default_cache_dir() if compile else None)
     with Printer(prompts, config, silent=as_json) as printer:
         result = generate_texts(model, loaded.tokenizer, prompts, config, printer.on_text, printer.on_completion, step)
     if as_json:

@@ -34,6 +34,7 @@ from gptcli.evaluate.continuations import Continuation, Score, score_continuatio
 from gptcli.generate.config import GenerationConfig
 from gptcli.generate.engine import Engine
 from gptcli.generate.rows import Row
+from gptcli.generate.step import decoding_step
 from gptcli.generate.streamer import TextStream
 from gptcli.generate.text import Sample
 from gptcli.models.gpt import GPT
@@ -175,7 +176,7 @@ class HarnessModel(TemplateLM):
         for place, ids in enumerate(encoded):
             row = Row(ids[-room:], config.seed + place, len(ids[-room:]))
             samples[row] = (place, Sample(row, TextStream(self.text, tuple(filter(None, until)), row.ids)))
-        for row in Engine(self.model, config, self.text.eot_id).run(list(samples)):
+        for row in Engine(self.model, config, self.text.eot_id, decoding_step(self.model)).run(list(samples)):
             place, sample = samples[row]
             sample.advance()
             if row.finish_reason is not None:

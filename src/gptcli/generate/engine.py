@@ -8,6 +8,7 @@ Shapes: B rows, T tokens read at a time (a row's last id and its guess), V vocab
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,9 +23,18 @@ from gptcli.generate.rows import Batch, FinishReason, Row
 from gptcli.generate.step import DecodingStep, PlainStep
 from gptcli.models.gpt import GPT
 from gptcli.nn.cache import KVCache
+from gptcli.nn.device import HostCopy
 
 SMALLEST_CAPACITY = 256
 """Slots that a cache is given at first where the model has as many; after that it doubles when it is full."""
+
+
+class Drawn(NamedTuple):
+    """Ids (B, T), one for each place; and on the host the same and their log-probabilities (B, T), as soon as they are
+    there."""
+
+    ids: Tensor
+    on_host: HostCopy
 
 
 class Engine:
@@ -91,10 +101,15 @@ class Engine:
         cache, logits = self.prefill(rows)
         batch, guesses = Batch(list(rows), cache, self.seen_ids(rows)), [[]] * len(rows)
         while True:
-            yield from self.draw(batch, logits, guesses)
+            drawn = self.draw(batch, logits, guesses)
+            ahead = self.look_ahead(batch, drawn)
+            yield from self.append(batch, drawn, guesses)
             alive = [i for i, row in enumerate(batch.rows) if row.finish_reason is None]
             if not alive:
                 return
+            if ahead is not None and len(alive) == len(batch.rows):
+                logits = ahead
+                continue
             batch.select(alive)
             batch.cache.lengths = [row.window_length - 1 for row in batch.rows]
             if batch.cache.length == batch.cache.capacity:
@@ -172,9 +187,8 @@ class Engine:
         still_to_come = self.config.max_new_tokens - min(row.count for row in rows)
         return min(self.context_length, longest + still_to_come, max(2 * longest, SMALLEST_CAPACITY))
 
-    def draw(self, batch: Batch, logits: Tensor, guesses: list[list[int]]) -> Iterator[Row]:
-        """logits (B, T, V): append to every row the id drawn at its first place, and at each next one while the guess
-        was what has been drawn; with their log-probabilities under the model's own distribution.
+    def draw(self, batch: Batch, logits: Tensor, guesses: list[list[int]]) -> Drawn:
+        """logits (B, T, V) -> an id for each place, with its log-probability under the model's own distribution.
 
         What is drawn at a place depends on the row's seed and that place only, so guesses change no id.
         """
@@ -188,9 +202,29 @@ class Engine:
             places = [row.count + place for row in batch.rows for place in range(T)]
             ids = sampling.sample(scores, sampling.uniform_draws(seeds, places)).to(logits.device)
         logprobs = sampling.log_probabilities(logits, ids)
+        ids = ids.view(B, T)
+        return Drawn(ids, HostCopy(ids, logprobs.view(B, T)))
+
+    def look_ahead(self, batch: Batch, drawn: Drawn) -> Tensor | None:
+        """The logits (B, 1, V) after what was drawn, given to a GPU to do while the host still waits for the ids.
+
+        They are of no use if a row now ends; none where it is sure that they are not needed, or where what is to be
+        read depends on the ids.
+        """
+        waits = drawn.ids.is_cuda and batch.seen is None and not self.config.speculate
+        is_last = all(row.count + 1 >= self.config.max_new_tokens for row in batch.rows)
+        lengths = [row.window_length for row in batch.rows]
+        if not waits or is_last or max(lengths) >= batch.cache.capacity:
+            return None
+        batch.cache.lengths = lengths
+        return self.step(drawn.ids, batch.cache)
+
+    def append(self, batch: Batch, drawn: Drawn, guesses: list[list[int]]) -> Iterator[Row]:
+        """Append to every row the id drawn at its first place, and at each next one while the guess was what has been
+        drawn."""
         # Nothing of a row changes before every number is on the host, so that running out of memory loses no draw.
-        drawn, logprobs = ids.view(B, T).tolist(), logprobs.view(B, T).tolist()
-        kept = [ids[: 1 + agreement(ids, guess)] for ids, guess in zip(drawn, guesses, strict=True)]
+        drawn_ids, logprobs = (numbers.tolist() for numbers in drawn.on_host.result())
+        kept = [ids[: 1 + agreement(ids, guess)] for ids, guess in zip(drawn_ids, guesses, strict=True)]
         if batch.seen is not None:
             rows = [i for i, ids in enumerate(kept) for _ in ids]
             batch.seen[rows, [token for ids in kept for token in ids]] = True

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gptcli.nn.device import send
+
 UINT64 = 2**64 - 1
 GOLDEN_GAMMA = np.uint64(0x9E3779B97F4A7C15)
 
@@ -69,7 +71,7 @@ def sample(logits: Tensor, draws: Tensor) -> Tensor:
         logits = logits.cpu()
     cumulative = logits.double().softmax(-1).cumsum(-1)  # (B, V)
     # The total is 1 only up to rounding; the number is scaled by it, so that it always falls inside.
-    thresholds = draws.to(cumulative.device)[:, None] * cumulative[:, -1:]  # (B, 1)
+    thresholds = send(draws, cumulative.device)[:, None] * cumulative[:, -1:]  # (B, 1)
     ids = torch.searchsorted(cumulative, thresholds, right=True)[:, 0]
     return ids.clamp_(max=logits.size(-1) - 1)  # beyond the end only when the logits are not numbers
 

@@ -1,4 +1,4 @@
-"""How a decoding step is made: by the model as it is, or compiled.
+"""How a decoding step is made: by the model as it is, recorded as a CUDA graph, or compiled.
 
 Shapes: B rows, T tokens read at a time, V vocab.
 """
@@ -6,6 +6,7 @@ Shapes: B rows, T tokens read at a time, V vocab.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,6 +19,28 @@ from gptcli.nn.compiling import compile_whole, missing_compiler
 
 DecodingStep = Callable[[Tensor, KVCache], Tensor]
 """(ids (B, T), cache) -> logits (B, T, V); the ids follow what the cache holds, and are written but not counted."""
+Reading = Callable[[Tensor, KVWindow], Tensor]
+"""The same where attention sees all slots of the cache: a function of tensors alone."""
+
+PLAIN_STEPS = 1
+"""So many steps on one cache are taken before a graph is recorded: what is done once (workspaces, the choice of
+kernels, compilation) must not be part of it."""
+
+
+def decoding_step(model: GPT, compiled_in: Path | None = None) -> DecodingStep:
+    """The fastest way to take the steps of `model`; compiled, with the code kept in `compiled_in`, if that is given.
+
+    Raises:
+        UsageError: what torch compiles with is missing.
+    """
+    if compiled_in is not None:
+        return CompiledStep(model, compiled_in)
+    return RecordedStep(partial(read, model)) if model.embedding.weight.is_cuda else PlainStep(model)
+
+
+def read(model: GPT, ids: Tensor, window: KVWindow) -> Tensor:
+    """ids (B, T) -> logits (B, T, V)"""
+    return model.logits(model.hidden_states(ids, KVCache.of(window)))
 
 
 class PlainStep:
@@ -30,41 +53,93 @@ class PlainStep:
         return self.model.next_logits(ids, cache)
 
 
+class RecordedStep:
+    """A reading recorded as a CUDA graph, which the CPU launches at once, where its kernels, launched one by one, would
+    leave the GPU idle between them.
+
+    A graph works on the memory that it was recorded with, so there is one for each cache and number of tokens. The
+    logits are the graph's own and last until the next step.
+    """
+
+    def __init__(self, reading: Reading) -> None:
+        self.reading = reading
+        self.cached_ids: Tensor | None = None
+        """Of the cache that the graphs belong to: it is another tensor as soon as rows have left the cache."""
+        self.graphs: dict[int, Recording] = {}
+        self.steps: dict[int, int] = {}
+        """Taken on this cache, by the number of tokens."""
+
+    def __call__(self, ids: Tensor, cache: KVCache) -> Tensor:
+        count = ids.shape[1]
+        cache.begin(count, multiple=cache.capacity)
+        window = cache.window()
+        if window.ids is not self.cached_ids:
+            if self.graphs:
+                torch.cuda.synchronize(ids.device)  # a step taken in vain may still be running
+            self.cached_ids, self.graphs, self.steps = window.ids, {}, {}
+        self.steps[count] = self.steps.get(count, 0) + 1
+        if self.steps[count] <= PLAIN_STEPS:
+            return self.reading(ids, window)
+        if count not in self.graphs:
+            self.graphs[count] = Recording(self.reading, ids, window)
+        return self.graphs[count].replay(ids, window.positions)
+
+
+class Recording:
+    """One reading as a graph."""
+
+    def __init__(self, reading: Reading, ids: Tensor, window: KVWindow) -> None:
+        self.ids, self.positions = ids.clone(), window.positions.clone()
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.logits = reading(self.ids, window._replace(positions=self.positions))
+
+    def replay(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """The same for other ids (B, T) at other positions (B, T) -> logits (B, T, V)."""
+        self.ids.copy_(ids)
+        self.positions.copy_(positions)
+        self.graph.replay()
+        return self.logits
+
+
 class CompiledStep:
     """The same in one compiled piece, made at the first call: about a minute for GPT-2's twelve layers.
 
     On a CPU the weights become part of the code, which is what the library's 8-bit products ask for; such code is made
-    anew by every process. On CUDA the step is recorded as a graph, which a CPU launches at once. Attention sees all
-    slots of the cache, which the engine makes larger as they fill: each size is a new shape, and the second shape is
-    compiled for all that follow.
+    anew by every process. On CUDA it is recorded as well. Attention sees all slots of the cache, which the engine makes
+    larger as they fill: each size is a new shape, and the second shape is compiled for all that follow.
     """
 
     def __init__(self, model: GPT, cache_dir: Path) -> None:
         """Raises UsageError: what torch compiles with is missing."""
-        self.device = model.embedding.weight.device
-        if missing := missing_compiler(self.device):
+        device = model.embedding.weight.device
+        if missing := missing_compiler(device):
             raise UsageError(f"--compile needs {missing}, and there is none", "install it, or leave out --compile")
-        on_cuda = self.device.type == "cuda"
-
-        def step(ids: Tensor, window: KVWindow) -> Tensor:
-            return model.logits(model.hidden_states(ids, KVCache.of(window)))
-
-        if not on_cuda:
+        options = {}
+        if device.type == "cuda":
+            # Without it the compiler leaves a matrix times a vector to the library, which reads memory more slowly.
+            options["coordinate_descent_tuning"] = True
+        else:
             from torch._inductor import config  # not above: it takes a second, which every other command would pay
 
             config.freezing = True  # of the process: an option of one compilation comes too late for it
-        options = {"triton.cudagraphs": True} if on_cuda else {}
-        remedy = "leave out --compile"
-        self.compiled = compile_whole(step, "the model", remedy, cache_dir, options=options)
-        self.known: KVCache | None = None
+
+        def reading(ids: Tensor, window: KVWindow) -> Tensor:
+            return read(model, ids, window)
+
+        compiled = compile_whole(reading, "the model", "leave out --compile", cache_dir, options=options)
+        self.step = RecordedStep(compiled) if device.type == "cuda" else WholeStep(compiled)
+
+    def __call__(self, ids: Tensor, cache: KVCache) -> Tensor:
+        return self.step(ids, cache)
+
+
+class WholeStep:
+    """A reading as it is."""
+
+    def __init__(self, reading: Reading) -> None:
+        self.reading = reading
 
     def __call__(self, ids: Tensor, cache: KVCache) -> Tensor:
         cache.begin(ids.shape[1], multiple=cache.capacity)
-        window = cache.window()
-        if self.device.type == "cuda":
-            if cache is not self.known:  # a recorded graph writes to where the cache was when it was recorded
-                for tensor in (*window.keys, *window.values, window.ids):
-                    torch._dynamo.mark_static_address(tensor)
-                self.known = cache
-            torch.compiler.cudagraph_mark_step_begin()
-        return self.compiled(ids, window)
+        return self.reading(ids, cache.window())

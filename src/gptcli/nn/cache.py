@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from gptcli.nn.device import send
+
 
 class KVWindow(NamedTuple):
     """A cache as one reading sees it, all slots and where the new tokens lie: tensors only, as compiled code wants."""
@@ -100,7 +102,7 @@ class KVCache:
             self.slots = min(-(-self.slots // multiple) * multiple, self.capacity)
         if multiple or min(self.lengths) < self.length:
             device = self.ids.device
-            starts = torch.tensor(self.lengths, device=device)
+            starts = send(torch.tensor(self.lengths), device)
             self.positions = starts[:, None] + torch.arange(count, device=device)  # (B, T)
 
     def advance(self, count: int) -> None:

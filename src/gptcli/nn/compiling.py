@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -39,6 +40,8 @@ def compile_whole(
         UsageError, when called: torch cannot compile it here.
     """
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir / "torch"))
+    # Whether they are used is ours to decide.
+    warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
     compiled = torch.compile(function, fullgraph=True, **settings)
 
     def call(*arguments: Arguments.args, **named: Arguments.kwargs) -> Result:

@@ -7,6 +7,7 @@ import sys
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from gptcli.errors import UsageError
 from gptcli.nn.float8 import require_float8
@@ -93,6 +94,26 @@ def peak_memory_bytes(device: torch.device) -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host's, on the device; a GPU fetches it by itself, and nobody waits for what it does before."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+class HostCopy:
+    """Tensors on their way to the host. `result` waits for them, and for nothing that the device was given later."""
+
+    def __init__(self, *tensors: Tensor) -> None:
+        self.copies = [tensor.to("cpu", non_blocking=True) for tensor in tensors]
+        self.is_copied = torch.cuda.Event() if any(tensor.is_cuda for tensor in tensors) else None
+        if self.is_copied is not None:
+            self.is_copied.record()
+
+    def result(self) -> list[Tensor]:
+        if self.is_copied is not None:
+            self.is_copied.synchronize()
+        return self.copies
 
 
 def synchronize(device: torch.device) -> None:

@@ -33,7 +33,7 @@ def factors(x: Tensor, p: float) -> Tensor:
 
 
 compiled_factors = torch.library.custom_op(
-    "gptcli::dropout_factors", factors, mutates_args=(), tags=torch.Tag.nondeterministic_seeded
+    "gptcli::dropout_factors", factors, mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,)
 )
 
 

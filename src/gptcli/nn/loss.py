@@ -21,6 +21,8 @@ LARGE_VOCABULARY = 1024
 """From so many entries on, the passes over the logits that are saved outweigh a call into Python and back."""
 MAX_LOGITS = 2**27
 """Most logits that are held at once, in numbers; a larger matrix is worked through in parts."""
+ROWS = 128
+"""Of a part a multiple, where it has as many: a GPU multiplies tiles of so many rows."""
 
 
 def at_least_fp32(logits: Tensor) -> Tensor:
@@ -95,16 +97,17 @@ class HeadLossInParts(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, targets: Tensor, softcap: float | None) -> Tensor:
-        loss = torch.zeros((), dtype=at_least_fp32(x[:0]).dtype, device=x.device)
-        x_slopes, weight_slopes = [], torch.zeros(weight.shape, dtype=loss.dtype, device=x.device)
+        dtype = at_least_fp32(x[:0]).dtype
+        losses, x_slopes, weight_slopes = [], [], torch.zeros(weight.shape, dtype=dtype, device=x.device)
         for part, wanted in parts_of(x, targets, len(weight)):
             part_loss, slopes = loss_and_slopes(part, weight, wanted, softcap)
             scale = row_scale(wanted, x.dtype)
-            loss += part_loss
+            losses.append(part_loss)
             x_slopes.append(product(slopes, weight) * scale)
             weight_slopes += product(slopes.mT, part * scale)
         ctx.save_for_backward(torch.cat(x_slopes), weight_slopes.to(weight.dtype))
-        return loss
+        # Not summed up in place: the compiler of torch 2.11 gives no gradient for a result that was changed.
+        return torch.stack(losses).sum()
 
     @staticmethod
     @once_differentiable
@@ -122,9 +125,13 @@ def loss_and_slopes(x: Tensor, weight: Tensor, targets: Tensor, softcap: float |
     slopes = F.log_softmax(logits, dim=-1)
     loss = F.nll_loss(slopes, targets, ignore_index=IGNORE_INDEX, reduction="sum")
     places = targets.clamp_min(0)[:, None]  # (N, 1)
-    slopes.exp_().scatter_add_(-1, places, slopes.new_full((), -1.0).expand_as(places))
+    if torch.compiler.is_compiling():
+        # Compared, not scattered: that the compiler does on the way, with no matrix in fp32.
+        slopes = slopes.exp() - (torch.arange(len(weight), device=x.device) == places).to(slopes.dtype)
+    else:
+        slopes.exp_().scatter_add_(-1, places, slopes.new_full((), -1.0).expand_as(places))
     if softcap is not None:
-        slopes.mul_(1 - (logits / softcap).square())
+        slopes = slopes.mul_(1 - (logits / softcap).square())
     return loss, slopes.to(x.dtype)
 
 
@@ -134,7 +141,9 @@ def row_scale(targets: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def parts_of(x: Tensor, targets: Tensor, vocabulary: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """x (N, C), targets (N,) cut into equal parts whose logits are at most MAX_LOGITS numbers."""
+    """x (N, C), targets (N,) cut into nearly equal parts whose logits are at most MAX_LOGITS numbers."""
     size = max(1, MAX_LOGITS // vocabulary)
     size = -(-len(x) // -(-len(x) // size))
+    if size > ROWS:
+        size = min(-(-size // ROWS) * ROWS, MAX_LOGITS // vocabulary // ROWS * ROWS)
     return zip(x.split(size), targets.split(size), strict=True)

@@ -34,7 +34,7 @@ class RotaryEmbedding(nn.Module):
         self, rotary_dim: int, theta: float, length: int, scale: Scale | None = None, attention_factor: float = 1.0
     ) -> None:
         super().__init__()
-        self.rotary_dim, self.theta = rotary_dim, theta
+        self.rotary_dim, self.theta, self.length = rotary_dim, theta, length
         self.scale, self.attention_factor = scale, attention_factor
         self.register_buffer("cos", torch.empty(0, rotary_dim), persistent=False)
         self.register_buffer("sin", torch.empty(0, rotary_dim), persistent=False)
@@ -58,9 +58,10 @@ class RotaryEmbedding(nn.Module):
         No position may reach `end`.
         """
         length = self.cos.shape[0]
-        # A model that was moved, cast, or built on the meta device gets its tables anew where and as they are needed.
+        # A model that was moved, cast, or built on the meta device gets its tables anew where and as they are needed;
+        # never in a compiled or recorded step, since whatever comes before that fills `length` positions.
         if end > length:
-            self.fill(max(end, 2 * length), device)
+            self.fill(max(end, 2 * length, self.length), device)
         elif self.cos.device != device or self.cos.dtype != torch.float32:
             self.fill(length, device)
         if positions is None:

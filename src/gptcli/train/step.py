@@ -17,7 +17,7 @@ from torch import Tensor
 from gptcli.console import say
 from gptcli.data.batches import Batch, Batches
 from gptcli.models.gpt import GPT
-from gptcli.nn.device import autocast
+from gptcli.nn.device import HostCopy, autocast
 from gptcli.nn.float8 import to_float8
 from gptcli.nn.loss import IGNORE_INDEX
 from gptcli.optim.clip import clip_divisor, gradient_norm
@@ -131,17 +131,11 @@ class PendingStep:
 
     def __init__(self, loss: Tensor, grad_norm: Tensor, is_bad: Tensor, tokens: int) -> None:
         self.tokens = tokens
-        numbers = torch.stack((loss, grad_norm.to(loss.dtype), is_bad.to(loss.dtype)))
-        self.numbers = numbers.to("cpu", non_blocking=True)
-        self.is_copied = torch.cuda.Event() if numbers.is_cuda else None
-        if self.is_copied is not None:
-            self.is_copied.record()
+        self.numbers = HostCopy(torch.stack((loss, grad_norm.to(loss.dtype), is_bad.to(loss.dtype))))
 
     def result(self) -> StepResult:
         """What came of it; waits until it is known."""
-        if self.is_copied is not None:
-            self.is_copied.synchronize()
-        loss, grad_norm, is_bad = self.numbers.tolist()
+        loss, grad_norm, is_bad = self.numbers.result()[0].tolist()
         return StepResult(loss, grad_norm, self.tokens, bool(is_bad))
 
 

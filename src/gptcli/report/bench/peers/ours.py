@@ -14,7 +14,7 @@ from gptcli.data.cache import default_cache_dir
 from gptcli.data.shards import ShardWriter, TokenShards
 from gptcli.generate.config import GenerationConfig
 from gptcli.generate.engine import Engine, Row
-from gptcli.generate.step import CompiledStep, DecodingStep
+from gptcli.generate.step import DecodingStep, decoding_step
 from gptcli.interop.huggingface import read_huggingface
 from gptcli.models.gpt import GPT, build_model
 from gptcli.models.inference import for_generation
@@ -26,7 +26,9 @@ from gptcli.report.bench.jobs import DecodingJob, EncodingJob, TrainingJob
 from gptcli.report.bench.torch_training import random_batch, run_config, training_contender
 from gptcli.report.bench.worker import Contender
 from gptcli.tokenizer.tokenizer import load_tokenizer
-from gptcli.train.step import Stepper
+from gptcli.train.compiling import compiled
+from gptcli.train.feed import pinned
+from gptcli.train.step import PendingStep, Stepper
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -38,23 +40,32 @@ def train(job: TrainingJob) -> Contender:
     stepper = Stepper(
         model,
         build_optimizer(model.parameter_infos(), config.optim),
-        torch.compile(model.loss_sum) if config.train.compile else model.loss_sum,
+        compiled(model.loss_sum, default_cache_dir()) if config.train.compile else model.loss_sum,
         device=device,
         precision=job.precision,
         grad_clip=config.train.grad_clip,
     )
     batch = Batch(*random_batch(config, "cpu"), None)
-    return training_contender(lambda: stepper.run([batch]).loss, model, job)
+    batches = [pinned(batch) if device.type == "cuda" else batch]
+    pending: PendingStep | None = None
+
+    def step() -> float:
+        """The loss of the step before, which is read, as in training, when the device has been given the next one."""
+        nonlocal pending
+        before, pending = pending, stepper.launch(batches)
+        return (before or pending).result().loss
+
+    return training_contender(step, model, job)
 
 
 def generate(job: DecodingJob) -> Contender:
     loaded, _ = read_huggingface(Path(job.directory), job.device, DTYPES.get(job.numbers, torch.float32))
 
     @cache
-    def made_ready(rows: int) -> tuple[GPT, DecodingStep | None]:
+    def made_ready(rows: int) -> tuple[GPT, DecodingStep]:
         """As `gptcli generate` does it before it generates so many samples side by side."""
         model = for_generation(loaded, "int8" if job.numbers == "int8" else None, rows)
-        return model, CompiledStep(model, default_cache_dir()) if job.compile else None
+        return model, decoding_step(model, default_cache_dir() if job.compile else None)
 
     def continue_prompts(prompts: list[list[int]], count: int) -> list[list[int]]:
         config = GenerationConfig(max_new_tokens=count, temperature=0.0, batch_size=len(prompts))
