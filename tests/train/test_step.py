@@ -216,7 +216,6 @@ def test_a_compiled_step_is_one_graph_follows_the_eager_one_and_never_waits(tmp_
         config = ModelConfig(vocab_size=50257, n_layer=2, n_head=2, n_embd=64, context_length=64)
         model = build_model(config, seed=1, device="cuda").train()
         steps = stepper(model, AdamWConfig(lr=1e-2), torch.device("cuda"))
-        steps.precision = "bf16"
         if name == "compiled":
             steps.loss_sum = compiled(model.loss_sum, tmp_path)  # as one graph, or it raises
         steps.run(batches)
@@ -228,7 +227,7 @@ def test_a_compiled_step_is_one_graph_follows_the_eager_one_and_never_waits(tmp_
             torch.cuda.set_sync_debug_mode("default")
         losses[name] = [step.result().loss for step in pending]
     assert losses["eager"][-1] < 0.8 * losses["eager"][0]
-    assert losses["compiled"] == pytest.approx(losses["eager"], rel=0.01)
+    assert losses["compiled"] == pytest.approx(losses["eager"], rel=1e-3)
 
 
 def test_a_finite_loss_with_one_infinite_gradient_is_a_bad_step() -> None:
