@@ -70,7 +70,6 @@ def test_a_corpus_from_standard_input_trains(corpus: Path, tmp_path: Path) -> No
         (["--set", "data.tokenizer=file:nowhere.json"], 3, ["nowhere.json"]),
         (["--set", "train.trackers=['papyrus']"], 2, ["train.trackers"]),
         (["--time", "soon"], 2, ["--time 'soon'", "90s, 10m or 1h30m"]),
-        (["--time", "5m", "--set", "train.max_steps=10"], 2, ["max_steps 10", "max_seconds 300 (--time)"]),
         (["--set", "train.max_seconds=-1"], 2, ["train.max_seconds", "greater than 0"]),
         (["--time", "1s"], 2, ["too short", "more"]),
     ],

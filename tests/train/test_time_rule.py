@@ -16,6 +16,7 @@ from gptcli.train.law import shipped_law
 from gptcli.train.step_cost import StepCost
 from gptcli.train.text_facts import TokenizerFacts
 from gptcli.train.time_rule import LEAST_STEPS, Grid, Prediction, Situation
+from gptcli.train.zero_config import most_epochs
 
 CPU = StepCost(step=2e-3, layer=4e-4, number=4e-10, flop=1.2e-11)
 GPU = StepCost(step=1e-3, layer=2e-4, number=2e-12, flop=2.5e-15)
@@ -157,3 +158,18 @@ def test_a_time_too_short_for_any_training_says_how_much_is_missing() -> None:
     missing = int(str(error.value).split("give ")[1].split(" s")[0])
     grid = Grid(replace(short, seconds=5 + missing))
     assert 1 <= missing < 10 and grid.rank(CPU, shipped_law(), MEASURED)[0].steps >= LEAST_STEPS
+
+
+def test_no_text_is_learnt_by_heart_however_much_time_there_is() -> None:
+    for seconds in (60, 3600):
+        first = best(situation(seconds, 1_000_000, "cuda"))
+        tokens = 1_000_000 / first.candidate.tokenizer.bytes_per_token
+        assert first.epochs <= most_epochs(non_embedding_parameters(first.candidate.model) / tokens)
+    assert not first.uses_all_time and first.steps * first.step_seconds < 1800
+    assert best(situation(300)).uses_all_time
+    assert best(situation(3600, 3_000_000_000, "cuda")).uses_all_time
+
+
+def test_steps_are_at_most_those_that_are_set() -> None:
+    for most in (77, 12):
+        assert best(situation(300, train={"max_steps": most})).steps <= most

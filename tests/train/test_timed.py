@@ -37,9 +37,14 @@ SETTINGS = (
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
     path = tmp_path / "corpus.txt"
-    lines = (f"line {n}: the {('cat', 'dog', 'owl')[n % 3]} counts {n * n}.\n" for n in range(900))
-    path.write_text("".join(lines))
+    numbered(path, 900)
     return path
+
+
+def numbered(path: Path, lines: int) -> None:
+    """Write a text of so many lines, no two alike."""
+    text = (f"line {n}: the {('cat', 'dog', 'owl')[n % 3]} counts {n * n}.\n" for n in range(lines))
+    path.write_text("".join(text))
 
 
 @pytest.fixture
@@ -152,14 +157,18 @@ def test_a_run_whose_time_is_up_when_it_is_resumed_is_only_finished(
     assert (tmp_path / "run" / "model.safetensors").exists()
 
 
-def test_two_ends_are_refused_and_both_are_named(corpus: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"max_steps 12 .*max_seconds 14.*choose one"):
-        train(request(corpus, tmp_path / "run", "train.max_steps=12"))
+def test_of_two_ends_the_first_one_counts(corpus: Path, tmp_path: Path, ticking: None) -> None:
+    """With the whole schedule before it, and repeated as any such run."""
+    summary = train(request(corpus, tmp_path / "run", "train.max_steps=12"))
+    assert summary["steps"] == 12 and made(tmp_path / "run")["max_steps"] == 12
+    rates = [line["lr"] for line in metrics(tmp_path / "run") if "lr" in line]
+    assert rates[-1] < 0.2 * max(rates)
+    assert train(request(corpus, tmp_path / "other", "train.max_steps=1000000"))["steps"] < 1000
 
 
 def test_a_finished_run_is_not_given_more_time(corpus: Path, tmp_path: Path, ticking: None) -> None:
     train(request(corpus, tmp_path / "run"))
-    with pytest.raises(ConfigError, match="choose one"):
+    with pytest.raises(ConfigError, match=r"ends after its last step.*--init-from"):
         train(TrainRequest(out=tmp_path / "run", resume=True, max_seconds=100.0))
 
 
@@ -220,13 +229,25 @@ def test_what_follows_from_the_candidate_is_what_the_zero_config_rule_gives_its_
     config, best = planned.config, planned.choice.ranked[0].candidate
     assert isinstance(config, RunConfig) and config.optim.lr == 0.5 and config.optim.name == "muon"
     assert (config.model.n_layer, config.model.n_embd) == best.shape
-    assert config.train.tokens_per_step == best.tokens_per_step and config.train.max_steps is None
+    assert config.train.tokens_per_step == best.tokens_per_step
     assert 3 * config.train.eval_every_steps <= planned.choice.ranked[0].steps
+
+
+@pytest.mark.parametrize(("lines", "is_short"), [(900, True), (30_000, False)])
+def test_a_short_text_is_not_read_until_it_is_known_by_heart(
+    corpus: Path, capsys: pytest.CaptureFixture[str], lines: int, is_short: bool
+) -> None:
+    numbered(corpus, lines)
+    train(TrainRequest(corpus=(str(corpus),), dry_run=True, max_seconds=120.0, assignments=("device=cpu",)))
+    said = capsys.readouterr().err
+    assert ("learnt by heart" in said) == is_short
+    assert ("max_steps" in said) == is_short
 
 
 @pytest.mark.slow
 def test_the_command_is_done_when_its_time_is_up(corpus: Path, tmp_path: Path) -> None:
     """Within 3 %, in one of three runs: nobody foresees that a machine which others use stalls in the last second."""
+    numbered(corpus, 20_000)
     seconds: list[float] = []
     while len(seconds) < 3 and not any(29.1 <= taken <= 30.9 for taken in seconds):
         out = tmp_path / f"run-{len(seconds)}"

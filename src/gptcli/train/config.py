@@ -18,11 +18,12 @@ class TrainerConfig(Config):
     """How long, how much at once, and what happens while it runs."""
 
     max_steps: int | None = Field(None, ge=1)
-    """Optimizer steps in all; none: as many as max_seconds allows, or, without it, as the zero-config rule chooses."""
+    """Optimizer steps in all, with max_seconds at most; none: as many as that allows, or, without it, as the
+    zero-config rule chooses."""
 
     max_seconds: float | None = Field(None, gt=0, allow_inf_nan=False)
     """Seconds that the whole command may take, from its start to the saved model; what is not set is chosen for them.
-    `--time 10m` sets it. None: it ends after max_steps."""
+    `--time 10m` sets it. It ends sooner after max_steps, which are chosen where more would be learning by heart."""
 
     pace: str = Field("", pattern=r"^(\d+:\d+( \d+:\d+)*)?$")
     """How a run under a deadline went, for repeating it: `STEP:END ...`, the last step as it was planned at each of
@@ -105,15 +106,6 @@ class TrainerConfig(Config):
 
     trackers: tuple[Literal["tensorboard", "trackio", "wandb", "mlflow"], ...] = ()
     """Where metrics go besides metrics.jsonl (`pip install 'gptcli[track]'`)."""
-
-    @model_validator(mode="after")
-    def one_end(self) -> TrainerConfig:
-        if self.max_steps is not None and self.max_seconds is not None:
-            raise ValueError(
-                f"max_steps {self.max_steps} and max_seconds {self.max_seconds:g} (--time) would both end the run; "
-                "choose one"
-            )
-        return self
 
     @property
     def knots(self) -> tuple[tuple[int, int], ...]:

@@ -9,6 +9,7 @@ are whole numbers, a run that is given them passes the same places to the last b
 from __future__ import annotations
 
 import bisect
+import math
 import statistics
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -67,6 +68,7 @@ class Pace:
         *,
         last_step: int | None = None,
         clock: Clock | None = None,
+        most_steps: int | None = None,
         intervals: Mapping[str, int] | None = None,
         closing: Mapping[str, float] | None = None,
         tokens: tuple[int, int] = (1, 1),
@@ -75,11 +77,13 @@ class Pace:
         Args:
             knots: what was planned so far.
             last_step: where the run ends, if that is fixed; else the knots say.
+            most_steps: after which the run ends even if there is time for more.
             intervals: name -> places between two occurrences (0: it never comes).
             closing: name -> how often that thing, or its like, is done after the last step.
             tokens: of one "evaluate" and of one step, which tell what an evaluation takes until one was timed.
         """
         self.course, self.last_step, self.clock = Course(knots), last_step, clock
+        self.most_steps = math.inf if most_steps is None else most_steps
         self.intervals, self.closing = dict(intervals or {}), dict(closing or {})
         self.evaluated_tokens, self.step_tokens = tokens
         self.timings: dict[str, list[float]] = {name: [] for name in {*self.intervals, *self.closing}}
@@ -137,7 +141,7 @@ class Pace:
         left = self.course.length - self.course.place(step)
         events = sum(left // every * self.event_seconds(name) for name, every in self.intervals.items() if every)
         available = self.clock.remaining() - self.closing_seconds() - events
-        end = step + max(1, int(available / max(self.step_seconds, 1e-9)))
+        end = min(step + max(1, int(available / max(self.step_seconds, 1e-9))), self.most_steps)
         if abs(end - self.end) > CHANGE * (self.end - step):
             self.follow(step, end)
 

@@ -115,6 +115,7 @@ class Plan:
         return Pace(
             ((0, self.steps),),
             clock=self.deadline.clock,
+            most_steps=train.max_steps,
             intervals={
                 "evaluate": train.eval_every_steps,
                 "save": train.checkpoint_every_steps,
@@ -218,7 +219,7 @@ def make_deadline(
     if choice is not None and steps < LEAST_STEPS // 2:
         raise too_short(LEAST_STEPS * seconds / TRAINING_PART - left)
     final_tokens = FINAL_PART * clock.seconds / (FORWARD_PART * seconds / train.tokens_per_step)
-    return Deadline(clock, seconds, max(1, steps), int(final_tokens))
+    return Deadline(clock, seconds, max(1, min(steps, train.max_steps or steps)), int(final_tokens))
 
 
 def settle_compile(plan: Plan, step_seconds: float | None) -> Plan:

@@ -23,7 +23,7 @@ from gptcli.config.shipped import read_settings
 from gptcli.console import say, size
 from gptcli.data.batches import MixedBatches
 from gptcli.data.prepare import default_cache_dir
-from gptcli.errors import CheckpointError, OutOfMemoryError, UsageError
+from gptcli.errors import CheckpointError, ConfigError, OutOfMemoryError, UsageError
 from gptcli.interop.huggingface import write_huggingface
 from gptcli.models.gpt import GPT
 from gptcli.nn.device import allow_tf32, peak_memory_bytes
@@ -278,6 +278,10 @@ def user_settings(request: TrainRequest, resumable: RunDirectory | None) -> RawC
     start = {"train": {"init_from": request.init_from}} if request.init_from else {}
     options = ((corpus, "CORPUS"), (seconds, "--time"), (start, "--init-from"))
     merged = merge(settings, *(with_origin(values, origin) for values, origin in options))
+    if resumable and base and is_timed(merged) and not is_timed(base):
+        raise ConfigError(
+            f"{resumable.path} ends after its last step, not after some time", "begin anew from it: --init-from"
+        )
     if resumable and base:
         require_same_start(merged, base, resumable)
     return merged

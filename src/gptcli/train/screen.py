@@ -48,6 +48,8 @@ def plan_lines(plan: Plan, step_seconds: float | None) -> list[tuple[str, str]]:
         clock = plan.deadline.clock
         gone = f"{duration(clock.seconds)} in all, {duration(clock.spent())} of it gone"
         lines.append(("time", f"{gone} ({plan.deadline.step_seconds * 1000:.0f} ms a step)"))
+        if "train.max_steps" in plan.chosen:
+            lines.append(("", "some of it is left at the end: with more steps the text would be learnt by heart"))
     elif step_seconds is not None:
         lines.append(("time", f"about {duration(step_seconds * plan.steps)} ({step_seconds * 1000:.0f} ms a step)"))
     if plan.choice:

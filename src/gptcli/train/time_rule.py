@@ -24,7 +24,7 @@ from gptcli.train.compiling import Compilation
 from gptcli.train.law import Law, Runs, excess_bits
 from gptcli.train.step_cost import StepCost, Work, work_of
 from gptcli.train.text_facts import TokenizerFacts
-from gptcli.train.zero_config import MICRO_BATCH_TOKENS, Shape, choose_model
+from gptcli.train.zero_config import MICRO_BATCH_TOKENS, Shape, choose_model, most_epochs
 
 LAYERS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24)
 WIDTHS = (32, 48, 64, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024, 1280, 1536, 2048)
@@ -97,6 +97,8 @@ class Prediction(NamedTuple):
     steps: int
     epochs: float
     bits: float
+    uses_all_time: bool
+    """Or ends before, since more steps would not help."""
 
 
 class Grid:
@@ -124,12 +126,20 @@ class Grid:
         )
         facts = [candidate.tokenizer for candidate in self.candidates]
         self.weights = np.array(weights, dtype=float)
+        self.given_steps = situation.given.get("train", {}).get("max_steps") or math.inf
+        self.least_steps = min(LEAST_STEPS, self.given_steps)
         self.bytes_per_token = np.array([fact.bytes_per_token for fact in facts])
         self.preparing = np.array([fact.seconds_per_byte for fact in facts]) * situation.unique_bytes
 
     def nearest(self, place: Sequence[float]) -> int:
         """The number of the candidate whose (layers, width, context, vocabulary, tokens of a step) are most like it."""
         return int(np.argmin((np.log(self.columns / np.array(place)) ** 2).sum(axis=1)))
+
+    def most_steps(self) -> np.ndarray:
+        """Steps of each candidate after which it would learn the text by heart, or that are set."""
+        tokens = self.situation.unique_bytes / self.bytes_per_token
+        most = np.floor(most_epochs(self.weights / tokens) * tokens / self.columns[:, 4])
+        return np.minimum(np.maximum(most, LEAST_STEPS), self.given_steps)
 
     def rank(self, cost: StepCost, law: Law, measured_flops: float) -> list[Prediction]:
         """The best candidate, then the best one with another vocabulary and the best one of another shape.
@@ -145,9 +155,10 @@ class Grid:
         left = self.situation.seconds - self.preparing
         compiling, gain = compiled_part(self.situation.compilation, TRAINING_PART * left)
         left, step_seconds = left - compiling, step_seconds / gain
-        steps = np.floor(TRAINING_PART * left / step_seconds)
-        if steps.max() < LEAST_STEPS:
-            needed = self.preparing + compiling + LEAST_STEPS * step_seconds / TRAINING_PART
+        affordable = np.floor(TRAINING_PART * left / step_seconds)
+        steps = np.minimum(affordable, self.most_steps())
+        if steps.max() < self.least_steps:
+            needed = self.preparing + compiling + self.least_steps * step_seconds / TRAINING_PART
             raise too_short(float(needed.min()) - self.situation.seconds)
         layers, width, context, vocabulary, tokens = self.columns.T
         bytes_seen = np.maximum(steps, 1) * tokens * self.bytes_per_token
@@ -162,7 +173,7 @@ class Grid:
             unique_bytes=float(self.situation.unique_bytes),
             bytes_seen=bytes_seen,
         )
-        is_out = (steps < LEAST_STEPS) | (amounts[:, 3] > EXTRAPOLATION * measured_flops)
+        is_out = (steps < self.least_steps) | (amounts[:, 3] > EXTRAPOLATION * measured_flops)
         bits = np.where(is_out, np.inf, excess_bits(law, runs))
         best = int(np.argmin(bits))
         others = [
@@ -179,6 +190,7 @@ class Grid:
                 int(steps[i]),
                 float(bytes_seen[i] / self.situation.unique_bytes),
                 float(bits[i]),
+                bool(steps[i] == affordable[i]),
             )
             for i in [best, *sorted(following, key=lambda i: bits[i])]
         ]

@@ -109,6 +109,8 @@ def choose_for_time(setting: Setting) -> tuple[CorpusScan, RawConfig, Choice]:
     more, excerpt = choose_intervals(ranked[0], clock.seconds), ""
     if ranked[0].compiling_seconds:
         more["compile"] = True
+    if not ranked[0].uses_all_time:
+        more["max_steps"] = ranked[0].steps
     if limit is not None:
         more["corpus_bytes"] = limit
     if limit != draft.train.corpus_bytes:

@@ -40,6 +40,9 @@ GPU_SHAPES = (
     Shape(500_000_000, n_layer=12, n_embd=768, context_length=1024, tokens_per_step=262144, max_steps=10000),
 )
 MAX_EPOCHS = 40
+LEARNT_BY_HEART = 38.0, 0.35
+"""Epochs after which a text is learnt by heart by a model with one weight of its blocks for each token, and the power
+with which they fall as weights are added (docs/benchmarks.md)."""
 BYTES_PER_TOKEN = 3
 """About, for BPE on prose; it only bounds the epochs, so it need not be exact."""
 HEAD_WIDTH = 32
@@ -75,6 +78,12 @@ def usual_bytes_per_token(tokenizer: Any) -> float:
     if tokenizer["name"] != "bpe":
         return 1.0
     return max(1.5, 2 + 0.4 * math.log2(tokenizer.get("vocab_size", 4096) / 512))
+
+
+def most_epochs(weights_per_token: Any) -> Any:
+    """Epochs after which validation only gets worse, for a number or an array of weights of the blocks a token."""
+    epochs, power = LEARNT_BY_HEART
+    return epochs * weights_per_token**-power
 
 
 def choose_shape(train_bytes: int, device_type: str) -> Shape:
@@ -129,7 +138,7 @@ def choose_model(shape: Shape, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def choose_training(shape: Shape, train_bytes: int, device_type: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Steps and batch, for whatever sequence length the user set; short corpora get no more than MAX_EPOCHS epochs."""
+    """Steps and batch, for whatever sequence length the user set; short corpora get no more than `most_epochs`."""
     train, model = given.get("train", {}), given.get("model", {})
     context = model.get("context_length", shape.context_length)
     # A model to start from may see more than there is time or memory to train on.
@@ -140,7 +149,9 @@ def choose_training(shape: Shape, train_bytes: int, device_type: str, given: Map
         1, MICRO_BATCH_TOKENS["cpu" if device_type == "cpu" else "gpu"] // seq_len
     )
     tokens_per_step = max(1, round(shape.tokens_per_step / seq_len)) * seq_len
-    epochs_bound = MAX_EPOCHS * train_bytes / BYTES_PER_TOKEN / tokens_per_step
+    tokens = max(train_bytes / BYTES_PER_TOKEN, 1)
+    weights = 12 * model.get("n_layer", shape.n_layer) * model.get("n_embd", shape.n_embd) ** 2
+    epochs_bound = min(MAX_EPOCHS, most_epochs(weights / tokens)) * tokens / tokens_per_step
     max_steps = train.get("max_steps") or int(min(shape.max_steps, max(100, epochs_bound)))
     every = max(1, max_steps // 10)
     return chosen_length | {
