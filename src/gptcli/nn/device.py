@@ -105,7 +105,7 @@ class HostCopy:
     """Tensors on their way to the host. `result` waits for them, and for nothing that the device was given later."""
 
     def __init__(self, *tensors: Tensor) -> None:
-        self.copies = [tensor.to("cpu", non_blocking=True) for tensor in tensors]
+        self.copies = [tensor.to("cpu", non_blocking=tensor.is_cuda) for tensor in tensors]
         self.is_copied = torch.cuda.Event() if any(tensor.is_cuda for tensor in tensors) else None
         if self.is_copied is not None:
             self.is_copied.record()
