@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -13,17 +15,22 @@ from gptcli.generate import step
 from gptcli.generate.config import GenerationConfig
 from gptcli.generate.engine import Engine, Row
 from gptcli.generate.rows import Batch
-from gptcli.generate.step import PLAIN_STEPS, CompiledStep, DecodingStep, PlainStep, decoding_step
+from gptcli.generate.step import CompiledStep, DecodingStep, PlainStep, Reading, RecordedStep, decoding_step
 from gptcli.models.gpt import GPT
 from gptcli.models.inference import quantized
+from gptcli.nn.cache import KVWindow
 from gptcli.nn.compiling import missing_compiler
 
 PROMPTS = [[5], [1, 2, 3, 4, 5, 6, 7], [9, 8, 4, 9, 8, 4, 9, 8]]
 
 
-def texts(model: GPT, made: DecodingStep | None, config: GenerationConfig) -> list[list[int]]:
+def texts(
+    model: GPT, made: DecodingStep | None, config: GenerationConfig, eot_id: int | None = 3, looks_ahead: bool = False
+) -> list[list[int]]:
     rows = [Row(list(prompt), i, len(prompt)) for i, prompt in enumerate(PROMPTS)]
-    for _ in Engine(model, config, eot_id=3, step=made).run(rows):
+    engine = Engine(model, config, eot_id, step=made)
+    engine.looks_ahead = engine.looks_ahead or looks_ahead
+    for _ in engine.run(rows):
         pass
     return [row.ids for row in rows]
 
@@ -43,6 +50,39 @@ def test_a_compiled_step_draws_the_same(make_model: Callable[..., GPT], tmp_path
     expected = texts(model, None, config)
     assert texts(model, made, config) == expected
     assert texts(model, made, config.model_copy(update={"speculate": 3})) == expected
+
+
+class ReadAgain:
+    """Like a recording, bound to the memory that it was made with; it reads again where a graph would be launched."""
+
+    made: ClassVar[list[ReadAgain]] = []
+
+    def __init__(self, reading: Reading, ids: torch.Tensor, window: KVWindow) -> None:
+        self.reading, self.window = reading, window
+        self.ids, self.logits = ids.clone(), reading(ids, window).clone()
+        self.replays = 0
+        self.made.append(self)
+
+    def replay(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        self.ids.copy_(ids)
+        self.logits.copy_(self.reading(self.ids, self.window._replace(positions=positions)))
+        self.replays += 1
+        return self.logits
+
+
+@pytest.mark.parametrize(("temperature", "eot_id"), [(0.0, 3), (1.0, 3), (1.0, None)])
+def test_recording_and_looking_ahead_change_no_id(
+    make_model: Callable[..., GPT], monkeypatch: pytest.MonkeyPatch, temperature: float, eot_id: int | None
+) -> None:
+    """Rows end while the next step is under way, or outgrow their cache and slide."""
+    monkeypatch.setattr(step, "Recording", ReadAgain)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    monkeypatch.setattr(ReadAgain, "made", [])
+    model = make_model(context_length=320, window_pattern=(0, 50), smear=True)
+    config = GenerationConfig(temperature=temperature, max_new_tokens=340)
+    recorded = RecordedStep(partial(step.read, model))
+    assert texts(model, recorded, config, eot_id, looks_ahead=True) == texts(model, None, config, eot_id)
+    assert len(ReadAgain.made) > 1 and any(one.replays > 5 for one in ReadAgain.made)
 
 
 @pytest.mark.gpu
@@ -79,7 +119,7 @@ def test_the_host_never_waits_before_a_gpu_has_the_next_step(
         batch, guesses = Batch(rows, cache, None), [[]] * len(rows)
         for place in range(20):
             try:
-                torch.cuda.set_sync_debug_mode("error" if place > PLAIN_STEPS + 2 else "default")
+                torch.cuda.set_sync_debug_mode("error" if place > 2 else "default")
                 drawn = engine.draw(batch, logits, guesses)
                 logits = engine.look_ahead(batch, drawn)
             finally:

@@ -50,6 +50,8 @@ class Engine:
         self.step = step or PlainStep(model)
         self.context_length = model.config.context_length
         self.device = model.embedding.weight.device
+        # What else is read may depend on the ids that were drawn.
+        self.looks_ahead = self.device.type == "cuda" and not config.speculate and config.repetition_penalty == 1
 
     @torch.no_grad()
     def run(self, rows: Sequence[Row]) -> Iterator[Row]:
@@ -208,13 +210,11 @@ class Engine:
     def look_ahead(self, batch: Batch, drawn: Drawn) -> Tensor | None:
         """The logits (B, 1, V) after what was drawn, given to a GPU to do while the host still waits for the ids.
 
-        They are of no use if a row now ends; none where it is sure that they are not needed, or where what is to be
-        read depends on the ids.
+        They are of no use if a row now ends; none where it is sure that they are not needed.
         """
-        waits = drawn.ids.is_cuda and batch.seen is None and not self.config.speculate
         is_last = all(row.count + 1 >= self.config.max_new_tokens for row in batch.rows)
         lengths = [row.window_length for row in batch.rows]
-        if not waits or is_last or max(lengths) >= batch.cache.capacity:
+        if not self.looks_ahead or is_last or max(lengths) >= batch.cache.capacity:
             return None
         batch.cache.lengths = lengths
         return self.step(drawn.ids, batch.cache)

@@ -22,10 +22,6 @@ DecodingStep = Callable[[Tensor, KVCache], Tensor]
 Reading = Callable[[Tensor, KVWindow], Tensor]
 """The same where attention sees all slots of the cache: a function of tensors alone."""
 
-PLAIN_STEPS = 1
-"""So many steps on one cache are taken before a graph is recorded: what is done once (workspaces, the choice of
-kernels, compilation) must not be part of it."""
-
 
 def decoding_step(model: GPT, compiled_in: Path | None = None) -> DecodingStep:
     """The fastest way to take the steps of `model`; compiled, with the code kept in `compiled_in`, if that is given.
@@ -65,9 +61,8 @@ class RecordedStep:
         self.reading = reading
         self.cached_ids: Tensor | None = None
         """Of the cache that the graphs belong to: it is another tensor as soon as rows have left the cache."""
-        self.graphs: dict[int, Recording] = {}
-        self.steps: dict[int, int] = {}
-        """Taken on this cache, by the number of tokens."""
+        self.graphs: dict[int, Recording | None] = {}
+        """By the number of tokens; none where only one step was taken."""
 
     def __call__(self, ids: Tensor, cache: KVCache) -> Tensor:
         count = ids.shape[1]
@@ -76,13 +71,13 @@ class RecordedStep:
         if window.ids is not self.cached_ids:
             if self.graphs:
                 torch.cuda.synchronize(ids.device)  # a step taken in vain may still be running
-            self.cached_ids, self.graphs, self.steps = window.ids, {}, {}
-        self.steps[count] = self.steps.get(count, 0) + 1
-        if self.steps[count] <= PLAIN_STEPS:
+            self.cached_ids, self.graphs = window.ids, {}
+        if count not in self.graphs:  # what is done once (workspaces, compilation) must not be recorded
+            self.graphs[count] = None
             return self.reading(ids, window)
-        if count not in self.graphs:
-            self.graphs[count] = Recording(self.reading, ids, window)
-        return self.graphs[count].replay(ids, window.positions)
+        graph = self.graphs[count] or Recording(self.reading, ids, window)
+        self.graphs[count] = graph
+        return graph.replay(ids, window.positions)
 
 
 class Recording:
