@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,11 +16,12 @@ from gptcli.generate import step
 from gptcli.generate.config import GenerationConfig
 from gptcli.generate.engine import Engine, Row
 from gptcli.generate.rows import Batch
-from gptcli.generate.step import CompiledStep, DecodingStep, PlainStep, Reading, RecordedStep, decoding_step
+from gptcli.generate.step import DecodingStep, PlainStep, Reading, RecordedStep, decoding_step
 from gptcli.models.gpt import GPT
 from gptcli.models.inference import quantized
 from gptcli.nn.cache import KVWindow
 from gptcli.nn.compiling import missing_compiler
+from waiting import no_waiting
 
 PROMPTS = [[5], [1, 2, 3, 4, 5, 6, 7], [9, 8, 4, 9, 8, 4, 9, 8]]
 
@@ -46,7 +48,7 @@ def test_a_compiled_step_draws_the_same(make_model: Callable[..., GPT], tmp_path
     if quantize:
         model = quantized(model, "int8")
     config = GenerationConfig(temperature=1.0, max_new_tokens=340)
-    made = CompiledStep(model, tmp_path)
+    made = decoding_step(model, tmp_path)
     expected = texts(model, None, config)
     assert texts(model, made, config) == expected
     assert texts(model, made, config.model_copy(update={"speculate": 3})) == expected
@@ -105,7 +107,6 @@ def test_on_a_gpu_every_step_draws_what_a_cpu_draws(
 
 
 @pytest.mark.gpu
-@pytest.mark.filterwarnings("ignore:Synchronization debug mode")  # that it is a prototype
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 def test_the_host_never_waits_before_a_gpu_has_the_next_step(
     make_model: Callable[..., GPT], temperature: float
@@ -118,12 +119,9 @@ def test_the_host_never_waits_before_a_gpu_has_the_next_step(
         cache, logits = engine.prefill(rows)
         batch, guesses = Batch(rows, cache, None), [[]] * len(rows)
         for place in range(20):
-            try:
-                torch.cuda.set_sync_debug_mode("error" if place > 2 else "default")
+            with no_waiting() if place > 2 else contextlib.nullcontext():
                 drawn = engine.draw(batch, logits, guesses)
                 logits = engine.look_ahead(batch, drawn)
-            finally:
-                torch.cuda.set_sync_debug_mode("default")
             assert logits is not None
             assert list(engine.append(batch, drawn, guesses)) == rows
 
@@ -133,4 +131,4 @@ def test_without_a_compiler_the_remedy_is_named(
 ) -> None:
     monkeypatch.setattr(step, "missing_compiler", lambda device: "C++ compiler")
     with pytest.raises(UsageError, match=r"--compile needs C\+\+ compiler.*leave out --compile"):
-        CompiledStep(make_model(), tmp_path)
+        decoding_step(make_model(), tmp_path)

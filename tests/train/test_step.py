@@ -21,6 +21,7 @@ from gptcli.train.compiling import compiled
 from gptcli.train.feed import pinned
 from gptcli.train.spikes import SpikeGuard
 from gptcli.train.step import Stepper, StepResult, accumulate_gradients, step_seed
+from waiting import no_waiting
 
 CPU = torch.device("cpu")
 NO_SCALER = torch.amp.GradScaler("cpu", enabled=False)
@@ -185,7 +186,6 @@ def test_a_step_reads_no_number_to_the_host(name: str) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.filterwarnings("ignore:Synchronization debug mode")  # that it is a prototype
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("name", ["adamw", "muon", "sgd", "momentum"])
 def test_a_step_never_waits_for_the_gpu(name: str, precision: str) -> None:
@@ -195,11 +195,8 @@ def test_a_step_never_waits_for_the_gpu(name: str, precision: str) -> None:
     steps.scaler = torch.amp.GradScaler("cuda", enabled=precision == "fp16")
     batches = [pinned(batch) for batch in split(ragged_batch(), 3)]
     steps.run(batches)
-    try:
-        torch.cuda.set_sync_debug_mode("error")
+    with no_waiting():
         pending = [steps.launch(batches) for _ in range(3)]
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     assert all(step.result().is_finite for step in pending)
 
 
@@ -220,11 +217,8 @@ def test_a_compiled_step_is_one_graph_follows_the_eager_one_and_never_waits(tmp_
             steps.loss_sum = compiled(model.loss_sum, tmp_path)  # as one graph, or it raises
         steps.run(batches)
         steps.run(batches)
-        try:
-            torch.cuda.set_sync_debug_mode("error")
+        with no_waiting():
             pending = [steps.launch(batches) for _ in range(20)]
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
         losses[name] = [step.result().loss for step in pending]
     assert losses["eager"][-1] < 0.8 * losses["eager"][0]
     assert losses["compiled"] == pytest.approx(losses["eager"], rel=1e-3)

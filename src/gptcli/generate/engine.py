@@ -50,7 +50,7 @@ class Engine:
         self.step = step or PlainStep(model)
         self.context_length = model.config.context_length
         self.device = model.embedding.weight.device
-        # What else is read may depend on the ids that were drawn.
+        # A guess and the repetition penalty need to know the ids first.
         self.looks_ahead = self.device.type == "cuda" and not config.speculate and config.repetition_penalty == 1
 
     @torch.no_grad()
@@ -212,9 +212,10 @@ class Engine:
 
         They are of no use if a row now ends; none where it is sure that they are not needed.
         """
-        is_last = all(row.count + 1 >= self.config.max_new_tokens for row in batch.rows)
+        if not self.looks_ahead or all(row.count + 1 >= self.config.max_new_tokens for row in batch.rows):
+            return None
         lengths = [row.window_length for row in batch.rows]
-        if not self.looks_ahead or is_last or max(lengths) >= batch.cache.capacity:
+        if max(lengths) >= batch.cache.capacity:
             return None
         batch.cache.lengths = lengths
         return self.step(drawn.ids, batch.cache)

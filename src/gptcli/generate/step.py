@@ -30,7 +30,7 @@ def decoding_step(model: GPT, compiled_in: Path | None = None) -> DecodingStep:
         UsageError: what torch compiles with is missing.
     """
     if compiled_in is not None:
-        return CompiledStep(model, compiled_in)
+        return compiled_step(model, compiled_in)
     return RecordedStep(partial(read, model)) if model.embedding.weight.is_cuda else PlainStep(model)
 
 
@@ -49,7 +49,21 @@ class PlainStep:
         return self.model.next_logits(ids, cache)
 
 
-class RecordedStep:
+class WholeStep:
+    """A reading, of all slots of the cache."""
+
+    def __init__(self, reading: Reading) -> None:
+        self.reading = reading
+
+    def __call__(self, ids: Tensor, cache: KVCache) -> Tensor:
+        cache.begin(ids.shape[1], multiple=cache.capacity)
+        return self.take(ids, cache.window())
+
+    def take(self, ids: Tensor, window: KVWindow) -> Tensor:
+        return self.reading(ids, window)
+
+
+class RecordedStep(WholeStep):
     """A reading recorded as a CUDA graph, which the CPU launches at once, where its kernels, launched one by one, would
     leave the GPU idle between them.
 
@@ -58,16 +72,14 @@ class RecordedStep:
     """
 
     def __init__(self, reading: Reading) -> None:
-        self.reading = reading
+        super().__init__(reading)
         self.cached_ids: Tensor | None = None
         """Of the cache that the graphs belong to: it is another tensor as soon as rows have left the cache."""
         self.graphs: dict[int, Recording | None] = {}
         """By the number of tokens; none where only one step was taken."""
 
-    def __call__(self, ids: Tensor, cache: KVCache) -> Tensor:
+    def take(self, ids: Tensor, window: KVWindow) -> Tensor:
         count = ids.shape[1]
-        cache.begin(count, multiple=cache.capacity)
-        window = cache.window()
         if window.ids is not self.cached_ids:
             if self.graphs:
                 torch.cuda.synchronize(ids.device)  # a step taken in vain may still be running
@@ -97,44 +109,30 @@ class Recording:
         return self.logits
 
 
-class CompiledStep:
-    """The same in one compiled piece, made at the first call: about a minute for GPT-2's twelve layers.
+def compiled_step(model: GPT, cache_dir: Path) -> WholeStep:
+    """The model in one compiled piece, made at the first call: about a minute for GPT-2's twelve layers.
 
     On a CPU the weights become part of the code, which is what the library's 8-bit products ask for; such code is made
     anew by every process. On CUDA it is recorded as well. Attention sees all slots of the cache, which the engine makes
     larger as they fill: each size is a new shape, and the second shape is compiled for all that follow.
+
+    Raises:
+        UsageError: what torch compiles with is missing.
     """
+    device = model.embedding.weight.device
+    if missing := missing_compiler(device):
+        raise UsageError(f"--compile needs {missing}, and there is none", "install it, or leave out --compile")
+    options = {}
+    if device.type == "cuda":
+        # Without it the compiler leaves a matrix times a vector to the library, which reads memory more slowly.
+        options["coordinate_descent_tuning"] = True
+    else:
+        from torch._inductor import config  # not above: it takes a second, which every other command would pay
 
-    def __init__(self, model: GPT, cache_dir: Path) -> None:
-        """Raises UsageError: what torch compiles with is missing."""
-        device = model.embedding.weight.device
-        if missing := missing_compiler(device):
-            raise UsageError(f"--compile needs {missing}, and there is none", "install it, or leave out --compile")
-        options = {}
-        if device.type == "cuda":
-            # Without it the compiler leaves a matrix times a vector to the library, which reads memory more slowly.
-            options["coordinate_descent_tuning"] = True
-        else:
-            from torch._inductor import config  # not above: it takes a second, which every other command would pay
+        config.freezing = True  # of the process: an option of one compilation comes too late for it
 
-            config.freezing = True  # of the process: an option of one compilation comes too late for it
+    def reading(ids: Tensor, window: KVWindow) -> Tensor:
+        return read(model, ids, window)
 
-        def reading(ids: Tensor, window: KVWindow) -> Tensor:
-            return read(model, ids, window)
-
-        compiled = compile_whole(reading, "the model", "leave out --compile", cache_dir, options=options)
-        self.step = RecordedStep(compiled) if device.type == "cuda" else WholeStep(compiled)
-
-    def __call__(self, ids: Tensor, cache: KVCache) -> Tensor:
-        return self.step(ids, cache)
-
-
-class WholeStep:
-    """A reading as it is."""
-
-    def __init__(self, reading: Reading) -> None:
-        self.reading = reading
-
-    def __call__(self, ids: Tensor, cache: KVCache) -> Tensor:
-        cache.begin(ids.shape[1], multiple=cache.capacity)
-        return self.reading(ids, cache.window())
+    compiled = compile_whole(reading, "the model", "leave out --compile", cache_dir, options=options)
+    return RecordedStep(compiled) if device.type == "cuda" else WholeStep(compiled)

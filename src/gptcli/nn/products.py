@@ -25,14 +25,15 @@ LEAST_WORK = 2**22
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., I), weight (O, I), bias (O,) -> x W^T + b, (..., O)"""
+    is_compiling = torch.compiler.is_compiling()
+    if bias is not None and is_compiling and x.is_cuda and x.numel() == x.shape[-1]:
+        # Of a matrix times a vector the compiler makes a kernel that reads it faster than the library's, unless there
+        # is a bias in the product.
+        return F.linear(x, weight) + bias
     if not suits_onednn(x, weight):
-        if bias is not None and x.is_cuda and x.numel() == x.shape[-1] and torch.compiler.is_compiling():
-            # Of a matrix times a vector the compiler makes a kernel that reads it faster than the library's, unless
-            # there is a bias in the product.
-            return F.linear(x, weight) + bias
         return F.linear(x, weight, bias)
     # The compiler does not cache graphs with an autograd.Function; an operator's first call loads the compiler.
-    return (compiled_linear if torch.compiler.is_compiling() else OneDNNLinear.apply)(x, weight, bias)
+    return (compiled_linear if is_compiling else OneDNNLinear.apply)(x, weight, bias)
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:

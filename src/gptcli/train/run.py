@@ -278,11 +278,11 @@ def user_settings(request: TrainRequest, resumable: RunDirectory | None) -> RawC
     start = {"train": {"init_from": request.init_from}} if request.init_from else {}
     options = ((corpus, "CORPUS"), (seconds, "--time"), (start, "--init-from"))
     merged = merge(settings, *(with_origin(values, origin) for values, origin in options))
-    if resumable and base and is_timed(merged) and not is_timed(base):
-        raise ConfigError(
-            f"{resumable.path} ends after its last step, not after some time", "begin anew from it: --init-from"
-        )
     if resumable and base:
+        if is_timed(merged) and not is_timed(base):
+            raise ConfigError(
+                f"{resumable.path} ends after its last step, not after some time", "begin anew from it: --init-from"
+            )
         require_same_start(merged, base, resumable)
     return merged
 

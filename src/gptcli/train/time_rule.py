@@ -24,7 +24,7 @@ from gptcli.train.compiling import Compilation
 from gptcli.train.law import Law, Runs, excess_bits
 from gptcli.train.step_cost import StepCost, Work, work_of
 from gptcli.train.text_facts import TokenizerFacts
-from gptcli.train.zero_config import MICRO_BATCH_TOKENS, Shape, choose_model, most_epochs
+from gptcli.train.zero_config import MICRO_BATCH_TOKENS, Shape, block_weights, choose_model, most_epochs
 
 LAYERS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24)
 WIDTHS = (32, 48, 64, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024, 1280, 1536, 2048)
@@ -232,7 +232,7 @@ def models(given: Mapping[str, Any], affordable: float) -> Iterator[tuple[ModelC
     low, high = WIDTH_PER_LAYER
     for layers in [n_layer] if n_layer else LAYERS:
         for width in [n_embd] if n_embd else WIDTHS:
-            is_sensible = low <= width / layers <= high and 12 * layers * width**2 <= affordable
+            is_sensible = low <= width / layers <= high and block_weights(layers, width) <= affordable
             if not (n_layer and n_embd) and not is_sensible and (layers, width) != (LAYERS[0], WIDTHS[0]):
                 continue
             for length in [context or given_len] if context or given_len else CONTEXTS:

@@ -80,6 +80,11 @@ def usual_bytes_per_token(tokenizer: Any) -> float:
     return max(1.5, 2 + 0.4 * math.log2(tokenizer.get("vocab_size", 4096) / 512))
 
 
+def block_weights(layers: int, width: int) -> int:
+    """Weights of the blocks, about."""
+    return 12 * layers * width**2
+
+
 def most_epochs(weights_per_token: Any) -> Any:
     """Epochs after which validation only gets worse, for a number or an array of weights of the blocks a token."""
     epochs, power = LEARNT_BY_HEART
@@ -150,7 +155,7 @@ def choose_training(shape: Shape, train_bytes: int, device_type: str, given: Map
     )
     tokens_per_step = max(1, round(shape.tokens_per_step / seq_len)) * seq_len
     tokens = max(train_bytes / BYTES_PER_TOKEN, 1)
-    weights = 12 * model.get("n_layer", shape.n_layer) * model.get("n_embd", shape.n_embd) ** 2
+    weights = block_weights(model.get("n_layer", shape.n_layer), model.get("n_embd", shape.n_embd))
     epochs_bound = min(MAX_EPOCHS, most_epochs(weights / tokens)) * tokens / tokens_per_step
     max_steps = train.get("max_steps") or int(min(shape.max_steps, max(100, epochs_bound)))
     every = max(1, max_steps // 10)
@@ -188,7 +193,7 @@ def choose_optimizer(settled: Mapping[str, Any], epochs: float, train_tokens: fl
             "lr": significant(gentler * min(4e-3, 0.5 / width)),
             "weight_decay": round(min(0.8, max(0.1, 0.08 * epochs)), 2),
         }
-    weights_per_token = 12 * model["n_layer"] * width**2 / train_tokens
+    weights_per_token = block_weights(model["n_layer"], width) / train_tokens
     decay = muon_decay(epochs, weights_per_token, choose_muon(width, steps, 1.0)["lr"] * steps)
     return choose_muon(width, steps, gentler) | {"weight_decay": decay}
 
