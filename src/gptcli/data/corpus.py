@@ -13,7 +13,8 @@ from typing import NamedTuple
 from gptcli.data.cache import default_cache_dir
 from gptcli.data.compression import format_of
 from gptcli.data.config import DataConfig
-from gptcli.data.formats import ROW_FORMATS, read_rows, read_text
+from gptcli.data.formats import read_text
+from gptcli.data.rows import ROW_FORMATS, read_rows
 from gptcli.data.sources import SourceFile, find_files
 from gptcli.data.token_files import is_token_file
 from gptcli.errors import DataError

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from gptcli.console import say
 from gptcli.data.compression import format_of
-from gptcli.data.formats import ROW_FORMATS
+from gptcli.data.rows import ROW_FORMATS
 from gptcli.errors import DataError
 from gptcli.storage import storage_errors
 

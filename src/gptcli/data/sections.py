@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from gptcli.data.compression import COMPRESSIONS, format_of
 from gptcli.data.config import DataConfig
-from gptcli.data.formats import ROW_FORMATS
+from gptcli.data.rows import ROW_FORMATS
 from gptcli.storage import storage_errors
 
 SECTION_BYTES = 1 << 26

@@ -2,7 +2,7 @@
 
 Files, directories and globs are taken as they lie. What can be read only once (stdin) or only over a network (`hf:`)
 is first copied into the cache, since a corpus is read more than once: to split it, to learn a tokenizer, to encode it.
-Knows where text lies, not what is in it; what is in a file is the business of formats.py.
+Knows where text lies, not what is in it; what is in a file is the business of formats.py and rows.py.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from gptcli.data.compression import COMPRESSIONS, format_of
-from gptcli.data.formats import ROW_FORMATS
 from gptcli.data.layouts import laid_out_files, split_off
+from gptcli.data.rows import ROW_FORMATS
 from gptcli.data.streams import spool_hugging_face
 from gptcli.errors import DataError
 from gptcli.storage import clean_temporaries, storage_errors, temporary_name

@@ -11,7 +11,8 @@ from gptcli.config import RawConfig, read_toml, validate
 from gptcli.console import Progress, say
 from gptcli.data.config import DataConfig
 from gptcli.data.corpus import open_corpus
-from gptcli.data.formats import json_rows, read_text, split_lines
+from gptcli.data.formats import read_text
+from gptcli.data.json_rows import json_rows, split_lines
 from gptcli.data.shards import TokenShards
 from gptcli.errors import CheckpointError, DataError, UsageError, missing_extra
 from gptcli.evaluate.choices import ChoiceEvaluation, ChoiceRow, evaluate_choices, parse_row

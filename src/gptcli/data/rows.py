@@ -1,0 +1,105 @@
+"""The texts in the rows of .jsonl, .csv, .parquet and .arrow files.
+
+Rows are read one at a time. Knows nothing of documents, splits or tokens; every error names the file and the row.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from gptcli.data.chat import CHATML, ChatRenderer
+from gptcli.data.columns import COLUMN_FORMATS, column_rows
+from gptcli.data.compression import format_of
+from gptcli.data.conversations import conversation_fields, conversation_of
+from gptcli.data.csv_rows import csv_rows
+from gptcli.data.formats import read_text
+from gptcli.data.json_rows import json_rows, split_lines
+from gptcli.errors import DataError
+
+ROW_FORMATS = frozenset({".jsonl", ".ndjson", ".json", ".csv"}) | COLUMN_FORMATS
+DEFAULT_FIELD = "text"
+
+
+def read_rows(
+    path: Path,
+    name: str,
+    text_field: str,
+    errors: str,
+    chat_template: str = CHATML,
+    start: int = 0,
+    stop: int | None = None,
+) -> Iterator[str]:
+    """The text field of every row of a .jsonl, .csv, .parquet or .arrow file; a null is an empty text.
+
+    With `stop` only the rows in bytes start..stop-1, or of a .parquet file in those row groups.
+
+    Where a row has a list there, it is a conversation, and the template makes its text. So it does where the field is
+    DEFAULT_FIELD, the row has none, and is in one of the forms of conversations.py.
+
+    Raises:
+        DataError: a row cannot be read, lacks the field (the message lists those it has), or has no text in it.
+    """
+    renderer: ChatRenderer | None = None
+    with contextlib.ExitStack() as stack:
+        for place, row in rows_of(path, name, text_field, errors, start, stop):
+            fields = text_fields(text_field, row)
+            if not fields:
+                raise missing_field(place, text_field, row)
+            value = row[text_field] if fields == (text_field,) else conversation_of(row)
+            if isinstance(value, list):
+                renderer = renderer or stack.enter_context(ChatRenderer(chat_template))
+                value = renderer.render(value, place)
+            if not isinstance(value, str | None):
+                raise DataError(f"field {fields[0]!r} of {place} is no text but {type(value).__name__}")
+            yield without_surrogates(value or "", place, errors)
+
+
+def rows_of(
+    path: Path, name: str, text_field: str, errors: str, start: int, stop: int | None
+) -> Iterator[tuple[object, dict[str, Any]]]:
+    """(place, row) pairs; of files of columns only those that `text_fields` names."""
+    kind = format_of(path)
+    if kind in COLUMN_FORMATS:
+
+        def choose(names: Sequence[str]) -> tuple[str, ...]:
+            fields = text_fields(text_field, names)
+            if not fields:
+                raise missing_field(name, text_field, names)
+            return fields
+
+        return column_rows(path, name, choose, errors, start, stop)
+    lines = split_lines(read_text(path, name, errors, start, stop), name)
+    return csv_rows(lines, name) if kind == ".csv" else json_rows(lines, name, path, start)
+
+
+def text_fields(text_field: str, names: Collection[str]) -> tuple[str, ...]:
+    """Of a row's fields those that hold its text; none where it has none."""
+    if text_field in names:
+        return (text_field,)
+    return conversation_fields(names) if text_field == DEFAULT_FIELD else ()
+
+
+def missing_field(place: object, text_field: str, fields: Iterable[str]) -> DataError:
+    return DataError(
+        f"{place} has no field {text_field!r}; its fields are {', '.join(map(str, fields))}",
+        "name one with --set data.text_field=...",
+    )
+
+
+def without_surrogates(text: str, place: object, errors: str) -> str:
+    r"""JSON can write half a character ("\ud83d"), which no UTF-8 text can hold."""
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        if errors == "strict":
+            raise DataError(
+                f"{place} has half a surrogate pair at character {error.start:,}",
+                "mend the row, or put U+FFFD there with --set data.encoding_errors=replace",
+            ) from error
+        return "".join("\ufffd" if "\ud800" <= character <= "\udfff" else character for character in text)
+    return text

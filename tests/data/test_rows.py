@@ -1,0 +1,113 @@
+"""Reading rows: every format gives the same texts, every fault names its place."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data_files import TEXTS, WRITERS, as_arrow, as_parquet, compress, write
+from gptcli.data.rows import read_rows
+from gptcli.errors import DataError
+
+
+@pytest.mark.parametrize("compression", ["", ".gz", ".zst"])
+@pytest.mark.parametrize("kind", list(WRITERS))
+def test_rows_come_back_exactly_from_every_format(tmp_path: Path, kind: str, compression: str) -> None:
+    path = write(tmp_path, f"a{kind}{compression}", compress(WRITERS[kind](TEXTS), compression))
+    assert list(read_rows(path, "a", "text", "strict")) == TEXTS
+
+
+@pytest.mark.parametrize("kind", list(WRITERS))
+@pytest.mark.parametrize("compression", ["", ".gz"])
+def test_a_missing_field_is_named_with_those_there_are(tmp_path: Path, kind: str, compression: str) -> None:
+    path = write(tmp_path, f"a{kind}{compression}", compress(WRITERS[kind](TEXTS), compression))
+    with pytest.raises(DataError, match=r"my rows.* has no field 'body'; its fields are id, text; .*text_field"):
+        list(read_rows(path, "my rows", "body", "strict"))
+
+
+def test_the_row_that_lacks_the_field_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.jsonl", b'{"text": "x"}\n\n{"title": "y"}\n')
+    with pytest.raises(DataError, match=r"line 3 of a has no field 'text'; its fields are title"):
+        list(read_rows(path, "a", "text", "strict"))
+    path = write(tmp_path, "a.csv", b"id,text\n1,x\n2\n")
+    with pytest.raises(DataError, match=r"row 2 of a has no field 'text'; its fields are id"):
+        list(read_rows(path, "a", "text", "strict"))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b'{"text": 5}', "field 'text' of line 1 of a is no text but int"),
+        (b'["text"]', "line 1 of a is no JSON object but list"),
+        (b'{"text": ', "line 1 of a is not JSON"),
+        (b"[" * 100_000, "line 1 of a is not JSON"),
+        (b'{"text": ' + b"9" * 10_000 + b"}", "line 1 of a is not JSON"),
+        (b'{"text": "\\ud83d"}', "line 1 of a has half a surrogate pair at character 0"),
+    ],
+)
+def test_bad_json_rows_are_one_line_errors(tmp_path: Path, line: bytes, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        list(read_rows(write(tmp_path, "a.jsonl", line + b"\n"), "a", "text", "strict"))
+
+
+def test_null_is_an_empty_text_and_half_a_pair_can_be_replaced(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.jsonl", b'{"text": null}\n{"text": "x\\ud83d\\ude00\\ud83d"}')
+    assert list(read_rows(path, "a", "text", "replace")) == ["", "x😀\ufffd"]
+
+
+def test_parquet_columns_of_other_types(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "coded": pa.array(["x", "y", "x"]).dictionary_encode(),
+            "nulls": pa.array([None, "a", None]),
+            "large": pa.array(["p", "q", "r"], pa.large_string()),
+            "bad": pa.array([b"ok", b"b\xffd", b""]),
+            "number": [1, 2, 3],
+            "list": [["a"], [], ["b"]],
+        }
+    )
+    path = tmp_path / "a.parquet"
+    pq.write_table(table, path)
+    assert list(read_rows(path, "a", "coded", "strict")) == ["x", "y", "x"]
+    assert list(read_rows(path, "a", "nulls", "strict")) == ["", "a", ""]
+    assert list(read_rows(path, "a", "large", "strict")) == ["p", "q", "r"]
+    assert list(read_rows(path, "a", "bad", "replace")) == ["ok", "b\ufffdd", ""]
+    with pytest.raises(DataError, match="row 2 of a is not UTF-8 at byte 1"):
+        list(read_rows(path, "a", "bad", "strict"))
+    with pytest.raises(DataError, match="column 'number' of a is no text but int64"):
+        list(read_rows(path, "a", "number", "strict"))
+    with pytest.raises(DataError, match="row 1 of a is no conversation"):
+        list(read_rows(path, "a", "list", "strict"))
+
+
+def test_arrow_files_of_random_access_are_read_too(tmp_path: Path) -> None:
+    table = pa.table({"text": TEXTS * 100})
+    with pa.ipc.new_file(tmp_path / "a.arrow", table.schema) as writer:
+        writer.write_table(table)
+    assert list(read_rows(tmp_path / "a.arrow", "a", "text", "strict")) == TEXTS * 100
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.parquet.zst", "a.arrow"])
+def test_a_damaged_file_of_columns_is_an_error(tmp_path: Path, name: str) -> None:
+    content = as_arrow(TEXTS)[:-30] if name == "a.arrow" else as_parquet(TEXTS)
+    for bad in (compress(content[:-20], Path(name).suffix), compress(content, Path(name).suffix)[:-20]):
+        with pytest.raises(DataError, match="a is damaged"):
+            list(read_rows(write(tmp_path, name, bad), "a", "text", "strict"))
+
+
+def test_flipped_bytes_of_an_arrow_file_are_an_error_or_other_rows_and_never_a_crash(tmp_path: Path) -> None:
+    generator, faults = random.Random(0), 0
+    for content in (as_arrow(TEXTS), as_arrow(["x" * 40] * 3)):
+        for _ in range(300):
+            damaged = bytearray(content)
+            damaged[generator.randrange(len(content))] = generator.randrange(256)
+            path = write(tmp_path, "a.arrow", bytes(damaged))
+            try:
+                assert all(isinstance(text, str) for text in read_rows(path, "a", "text", "replace"))
+            except DataError:
+                faults += 1
+    assert 100 < faults < 600
