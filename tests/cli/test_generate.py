@@ -73,7 +73,7 @@ def test_stdout_has_the_text_alone_of_every_prompt(
         outputs.append(capsys.readouterr())
     results = json.loads(outputs[1].out)["results"]
     assert [result["prompt"] for result in results] == ["One", "Two words"]
-    assert outputs[0].out == "".join(result["completions"][0]["text"] + "\n" for result in results)
+    assert outputs[0].out == "---\n".join(result["completions"][0]["text"] + "\n" for result in results)
     assert "prompt 2 of 2" in outputs[0].err
 
 
@@ -91,6 +91,8 @@ def test_stdout_has_the_text_alone_of_every_prompt(
         (("--stop", ""), "stop"),
         (("--seed", "-1"), "seed"),
         (("--prompt-file", "missing.txt"), "both"),
+        (("--repetition-penalty", "1e-38"), "repetition_penalty"),
+        (("--repetition-penalty", "inf"), "repetition_penalty"),
     ],
 )
 def test_wrong_values_are_one_line_before_the_model_is_looked_for(

@@ -57,3 +57,18 @@ def test_a_planted_passage_is_found_with_the_text_around_it(
     assert (passage.before, passage.text, passage.after) == (calm[-32:], planted, calm[:32])
     assert passage.peak == "Q"
     assert passage.peak_nats == pytest.approx(passage.loss + 4 - 4 / 64)
+
+
+def test_passages_show_whole_characters_also_where_tokens_are_bytes(byte_tokenizer: Tokenizer) -> None:
+    text = "é" * 100 + "漢字" * 50
+    ids = np.array(byte_tokenizer.encode(text))
+    losses = np.ones(len(ids))
+    losses[3] = losses[331] = 9.0  # the second byte of an é, and a byte of a Chinese character
+    worst = WorstPassages(100, byte_tokenizer)
+    worst.consider("x", 1, ids, losses)
+    for passage in worst.passages():
+        assert "\ufffd" not in passage.before + passage.text + passage.after
+    assert [passage.peak for passage in worst.passages()[:2]] in (["é", "字"], ["字", "é"])
+    invalid = np.full(40, byte_tokenizer.encode("é")[1])
+    worst.consider("y", 1, invalid, np.full(40, 99.0))
+    assert worst.passages()[0].peak == "\\xa9"

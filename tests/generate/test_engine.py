@@ -65,6 +65,14 @@ def test_mixed_batch_gives_what_full_forwards_give_also_when_it_slides(
         assert row.finish_reason == "length"
 
 
+@pytest.mark.parametrize("temperature", [1e-6, 1e-20, 1e-38, 1e-320])
+def test_a_temperature_near_zero_gives_the_greedy_text(make_model: MakeModel, temperature: float) -> None:
+    model = make_model(torch.float32)
+    greedy = finished(model, GenerationConfig(temperature=0, max_new_tokens=20), rows_for(PROMPTS))
+    cold = GenerationConfig(temperature=temperature, top_p=0.9, min_p=0.1, max_new_tokens=20)
+    assert [row.ids for row in finished(model, cold, rows_for(PROMPTS))] == [row.ids for row in greedy]
+
+
 @pytest.mark.parametrize("settings", [{"repetition_penalty": 1.4}, {"top_k": 5, "top_p": 0.8}, {"min_p": 0.1}])
 @pytest.mark.parametrize("batch_size", [2, 32])
 def test_each_row_of_a_batch_is_what_it_is_alone(make_model: MakeModel, settings: dict, batch_size: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,39 @@ def test_a_prompt_file_has_one_prompt_a_line(tmp_path: Path, monkeypatch: pytest
     assert read_prompts(None, str(file)) == expected
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
     assert read_prompts(None, "-") == expected
+
+
+def test_a_prompt_of_many_lines_is_read_whole_from_a_file_and_from_stdin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = "first\r\n\n  second\u2028line\n".encode()
+    file = tmp_path / "prompt.txt"
+    file.write_bytes(content)
+    assert read_prompts(None, str(file), whole_file=True) == ["first\r\n\n  second\u2028line"]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+    assert read_prompts("-", None) == ["first\r\n\n  second\u2028line"]
+    with pytest.raises(UsageError, match="--prompt-file"):
+        read_prompts("-", None, whole_file=True)
+
+
+def test_text_that_waits_on_stdin_is_mentioned_and_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    file = tmp_path / "prompt.txt"
+    for content, note in (("Once", "write - as the prompt"), ("", "")):
+        file.write_text(content)
+        with file.open() as stdin:
+            monkeypatch.setattr("sys.stdin", stdin)
+            assert read_prompts(None, None) == [""]
+            assert stdin.read() == content
+        assert note in capsys.readouterr().err
+    reading, writing = os.pipe()
+    os.write(writing, b"Once")
+    with os.fdopen(reading) as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        assert read_prompts(None, None) == [""]
+        assert "write - as the prompt" in capsys.readouterr().err
+    os.close(writing)
 
 
 def test_without_a_file_the_prompt_is_the_one_given_or_empty() -> None:
@@ -61,11 +95,11 @@ def test_samples_are_printed_in_order_whichever_ends_first(capsys: pytest.Captur
         printer.on_completion(2, DONE)
         assert capsys.readouterr().out == "a1"
         printer.on_completion(0, DONE)
-        assert capsys.readouterr().out == "\nb1"
+        assert capsys.readouterr().out == "\n---\nb1"
         printer.on_completion(1, DONE)
         printer.on_completion(3, DONE)
     out, err = capsys.readouterr()
-    assert out == "\nc1c2\n\n"
+    assert out == "\n---\nc1c2\n---\n\n"
     assert err.splitlines()[-1] == "--- prompt 2 of 2, sample 2 of 2, seed 6"
 
 

@@ -14,15 +14,20 @@ from gptcli.train.clock import Clock, parse_duration, process_began
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("90s", 90), ("10m", 600), ("1h30m", 5400), ("1.5h", 5400), ("1h 2m 3s", 3723), ("2M", 120), ("0.5s", 0.5)],
+    [
+        *[("90s", 90), ("10m", 600), ("1h30m", 5400), ("1.5h", 5400), ("1h 2m 3s", 3723), ("2M", 120), ("0.5s", 0.5)],
+        *[("5min", 300), ("1d", 86400), ("2 hours 30 mins", 9000), ("1 day", 86400), ("45 sec", 45)],
+    ],
 )
 def test_a_duration_is_read_as_people_write_it(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "10", "ten minutes", "0s", "0m", "-5m", "5 parsecs", "10m1h", "1e3s", "nan", "s"])
+@pytest.mark.parametrize(
+    "text", ["", "10", "ten minutes", "0s", "0m", "-5m", "5 parsecs", "10m1h", "1e3s", "nan", "s", "999999d"]
+)
 def test_what_is_no_duration_is_refused_with_examples(text: str) -> None:
-    with pytest.raises(UsageError, match="90s, 10m or 1h30m"):
+    with pytest.raises(UsageError, match="90s, 10m, 1h30m or 1d"):
         parse_duration(text)
 
 

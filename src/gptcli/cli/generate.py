@@ -13,11 +13,16 @@ from gptcli.cli.options import Quantize
 def generate(
     run: Annotated[str, typer.Argument(help="A run, a Hugging Face model directory, or hf:NAME.", show_default=False)],
     prompt: Annotated[
-        str | None, typer.Argument(help="What the text begins with; without it, a document's beginning.")
+        str | None,
+        typer.Argument(help="The text to continue; - reads it from stdin. Without it, the text begins a document."),
     ] = None,
     prompt_file: Annotated[
-        str | None, typer.Option(metavar="FILE", help="One prompt a line (blank lines are left out); - is stdin.")
+        str | None,
+        typer.Option(metavar="FILE", help="Read one prompt from each line of FILE, without blank lines; - is stdin."),
     ] = None,
+    whole_file: Annotated[
+        bool, typer.Option("--whole-file", help="Read all of --prompt-file as one prompt of many lines.")
+    ] = False,
     max_new_tokens: Annotated[int, typer.Option(help="Tokens of a sample at most.")] = 200,
     temperature: Annotated[float, typer.Option(help="0 is greedy, 1 the model's own distribution.")] = 0.8,
     top_k: Annotated[int | None, typer.Option(help="Draw from the K most likely tokens only.")] = None,
@@ -38,6 +43,9 @@ def generate(
     document_start: Annotated[
         bool, typer.Option("--document-start", help="Read each prompt as the beginning of a document.")
     ] = False,
+    separator: Annotated[
+        str, typer.Option(metavar="TEXT", help="The line between samples where stdout is not a terminal; may be empty.")
+    ] = "---",
     batch_size: Annotated[int, typer.Option(help="Samples generated side by side at most.")] = 32,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     precision: Annotated[
@@ -59,7 +67,7 @@ def generate(
     # Every setting of generation is an option of the same name.
     options = {name: value for name, value in locals().items() if name in GenerationConfig.model_fields}
     config = validate(GenerationConfig, RawConfig(options))
-    prompts = read_prompts(prompt, prompt_file)
+    prompts = read_prompts(prompt, prompt_file, whole_file=whole_file)
 
     import torch
 
@@ -76,8 +84,8 @@ def generate(
     say(f"{loaded.source}, on {where} in {quantize or precision}{', compiled' if compile else ''}")
     model = for_generation(loaded.model, quantize, min(config.batch_size, len(prompts) * config.num_samples))
     step = decoding_step(model, default_cache_dir() if compile else None)
-    with Printer(prompts, config, silent=as_json) as printer:
+    with Printer(prompts, config, silent=as_json, separator=separator) as printer:
         result = generate_texts(model, loaded.tokenizer, prompts, config, printer.on_text, printer.on_completion, step)
     if as_json:
-        print(json.dumps(result.report(several=prompt_file is not None)))
+        print(json.dumps(result.report(several=prompt_file is not None and not whole_file)))
     say(f"{result.token_count:,} tokens, {result.tokens_per_second:,.1f} tokens/s")

@@ -21,7 +21,8 @@ class Passage:
     """`tokens` consecutive tokens of a document, their mean loss in nats, and the text around them.
 
     `document` counts the documents of `source` from 1; `position` is the passage's first token, counted from 0 in the
-    document; `peak` is the text of its most surprising token and `peak_nats` that token's loss.
+    document. `before`, `text` and `after` begin and end with whole characters. `peak` is the text of the most
+    surprising token, or of the characters of which that token is a part; `peak_nats` is that token's loss.
     """
 
     loss: float
@@ -56,18 +57,19 @@ class WorstPassages:
             if len(self.heap) == self.count and loss <= self.heap[0][0]:
                 continue
             first, end = unscored + start, unscored + stop
-            peak = int(losses[start:stop].argmax())
+            peak = start + int(losses[start:stop].argmax())
+            left, right = self.character_start(ids, first), self.character_end(ids, end)
             passage = Passage(
                 loss=loss,
                 source=source,
                 document=document,
                 position=first,
                 tokens=stop - start,
-                before=self.text(ids[max(0, first - AROUND_TOKENS) : first]),
-                text=self.text(ids[first:end]),
-                after=self.text(ids[end : end + AROUND_TOKENS]),
-                peak=self.tokenizer.token_text(int(ids[first + peak])),
-                peak_nats=float(losses[start + peak]),
+                before=self.text(ids[self.character_start(ids, max(0, left - AROUND_TOKENS)) : left]),
+                text=self.text(ids[left:right]),
+                after=self.text(ids[right : self.character_end(ids, right + AROUND_TOKENS)]),
+                peak=self.token_text(ids, unscored + peak),
+                peak_nats=float(losses[peak]),
             )
             # Ties are won by the passage seen first, as in a stable sort.
             push = heapq.heappush if len(self.heap) < self.count else heapq.heappushpop
@@ -75,6 +77,27 @@ class WorstPassages:
 
     def text(self, ids: np.ndarray) -> str:
         return self.tokenizer.decode(ids)
+
+    def token_text(self, ids: np.ndarray, place: int) -> str:
+        """The token at `place` for display: the whole characters of which it is a part."""
+        left, right = self.character_start(ids, place), self.character_end(ids, place + 1)
+        text = self.text(ids[left:right])
+        return text if text and "\ufffd" not in text else self.tokenizer.token_text(int(ids[place]))
+
+    def character_start(self, ids: np.ndarray, place: int) -> int:
+        """The place at or before `place` where a character begins; `place` itself where none is near."""
+        return next((p for p in range(place, max(-1, place - 4), -1) if self.is_boundary(ids, p)), place)
+
+    def character_end(self, ids: np.ndarray, place: int) -> int:
+        """The place at or after `place` where a character begins; `place` itself where none is near."""
+        return next((p for p in range(place, min(len(ids), place + 3) + 1) if self.is_boundary(ids, p)), place)
+
+    def is_boundary(self, ids: np.ndarray, place: int) -> bool:
+        """Whether the token at `place` does not begin with a continuation byte of UTF-8 (10xxxxxx)."""
+        if not self.tokenizer.is_byte_level or not 0 < place < len(ids):
+            return True
+        first = self.tokenizer.bytes_of_id.get(int(ids[place]), b"")[:1]
+        return not first or first[0] & 0xC0 != 0x80
 
     def passages(self) -> tuple[Passage, ...]:
         """Most surprising first."""

@@ -8,6 +8,9 @@ from pydantic import Field
 
 from gptcli.config import Config
 
+SMALLEST_TEMPERATURE = 1e-30
+"""Logits divided by less overflow in fp32; what would be drawn there is the most likely token in any case."""
+
 
 class GenerationConfig(Config):
     """How tokens are drawn and when a sample ends.
@@ -31,7 +34,7 @@ class GenerationConfig(Config):
     min_p: float | None = Field(default=None, ge=0, le=1)
     """Draw only from tokens at least this fraction as likely as the most likely one; 0 or none: from all."""
 
-    repetition_penalty: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    repetition_penalty: float = Field(default=1.0, ge=0.01, le=100)
     """Above 1, makes every token that stands in the prompt or the text so far less likely (CTRL's penalty)."""
 
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
@@ -59,3 +62,8 @@ class GenerationConfig(Config):
 
     batch_size: int = Field(default=32, ge=1)
     """Samples generated side by side at most; halved when the GPU's memory does not suffice."""
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether every token is the most likely one."""
+        return self.temperature < SMALLEST_TEMPERATURE

@@ -197,7 +197,7 @@ class Engine:
         B, T, _ = logits.shape
         logits = logits.flatten(0, 1).to(torch.promote_types(logits.dtype, torch.float32))  # (B*T, V)
         scores = self.filtered(logits, self.seen_at_places(batch, guesses, T))
-        if self.config.temperature == 0:
+        if self.config.is_greedy:
             ids = sampling.greedy(scores)
         else:
             seeds = [row.seed for row in batch.rows for _ in range(T)]
@@ -249,7 +249,7 @@ class Engine:
         config = self.config
         if seen is not None:
             logits = sampling.repetition_penalty(logits, seen, config.repetition_penalty)
-        if config.temperature == 0:
+        if config.is_greedy:
             return logits
         if config.temperature != 1:
             logits = logits / config.temperature

@@ -1,9 +1,14 @@
-"""Prompts from files and stdin, texts to stdout as they come. Knows no model. Free of torch."""
+"""Prompts from files and stdin, and texts to stdout as they are generated. Free of torch."""
 
 from __future__ import annotations
 
+import array
+import fcntl
 import io
+import os
+import stat
 import sys
+import termios
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -17,41 +22,87 @@ from gptcli.storage import storage_errors
 if TYPE_CHECKING:
     from gptcli.generate.text import Completion
 
+SEPARATOR = "---"
+"""The line between two samples on stdout where it is not a terminal."""
 
-def read_prompts(prompt: str | None, prompt_file: str | None) -> list[str]:
-    """The prompt given, or one a line of `prompt_file` (`-`: stdin; blank lines left out), or one empty prompt.
+
+def read_prompts(prompt: str | None, prompt_file: str | None, *, whole_file: bool = False) -> list[str]:
+    """The prompts that the user named.
+
+    Args:
+        prompt: the prompt itself; `-` reads all of stdin as one prompt.
+        prompt_file: a file with one prompt a line, of which blank lines are left out; `-` is stdin.
+        whole_file: `prompt_file` holds one prompt, which may have many lines.
+
+    A line end at the end of stdin or of a whole file is not a part of the prompt. With neither a prompt nor a file
+    there is one empty prompt.
 
     Raises:
-        UsageError: both are given.
+        UsageError: both are given, or `whole_file` without a file.
         StorageError: the file cannot be read.
         DataError: it is not UTF-8, or has no prompt.
     """
-    if prompt_file is None:
-        return [prompt or ""]
-    if prompt is not None:
+    if prompt is not None and prompt_file is not None:
         raise UsageError("a prompt and --prompt-file were both given", "give one of them")
-    name = "stdin" if prompt_file == "-" else prompt_file
-    with storage_errors(name, "read"):
-        data = sys.stdin.buffer.read() if prompt_file == "-" else Path(prompt_file).read_bytes()
-    try:
-        lines = [line.removesuffix("\r") for line in data.decode("utf-8-sig").split("\n")]
-    except UnicodeDecodeError as error:
-        raise DataError(f"{name} is not UTF-8 at byte {error.start}", "save it as UTF-8") from error
-    prompts = [line for line in lines if line.strip()]
+    if prompt_file is None and whole_file:
+        raise UsageError("--whole-file has no meaning without --prompt-file", "name a file: --prompt-file FILE")
+    if prompt_file is None and prompt != "-":
+        if prompt is None and stdin_has_text():
+            say("note: stdin was not read; to take the prompt from it, write - as the prompt")
+        return [prompt or ""]
+    file = prompt_file or "-"
+    name, text = read_prompt_file(file)
+    if prompt_file is None or whole_file:
+        prompts = [text.removesuffix("\n").removesuffix("\r")]
+    else:
+        prompts = [line.removesuffix("\r") for line in text.split("\n")]
+    prompts = [line for line in prompts if line.strip()]
     if not prompts:
         raise DataError(f"{name} has no prompt", "write one a line")
     return prompts
+
+
+def read_prompt_file(file: str) -> tuple[str, str]:
+    """The name by which messages call `file`, and its text."""
+    name = "stdin" if file == "-" else file
+    with storage_errors(name, "read"):
+        data = sys.stdin.buffer.read() if file == "-" else Path(file).expanduser().read_bytes()
+    try:
+        return name, data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{name} is not UTF-8 at byte {error.start}", "save it as UTF-8") from error
+
+
+def stdin_has_text() -> bool:
+    """Whether a pipe or a file is connected to stdin and has something to read now. Never waits."""
+    try:
+        descriptor = sys.stdin.fileno()
+        mode = os.fstat(descriptor)
+        if stat.S_ISREG(mode.st_mode):
+            return mode.st_size > os.lseek(descriptor, 0, os.SEEK_CUR)
+        if not stat.S_ISFIFO(mode.st_mode):
+            return False
+        waiting = array.array("i", [0])
+        fcntl.ioctl(descriptor, termios.FIONREAD, waiting)
+        return waiting[0] > 0
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 class Printer:
     """Prints samples to stdout in the order of their numbers, the one whose turn it is as it grows.
 
     Stdout gets the generated text and a newline after each sample. Where there are several, a heading on stderr comes
-    before each; a person at a terminal also sees the prompt there, so that it reads on into the text.
+    before each, and where stdout is not a terminal, a line with `separator` stands between two samples on stdout; an
+    empty separator prints no such line. A person at a terminal also sees the prompt on stderr, so that it reads on
+    into the text.
     """
 
-    def __init__(self, prompts: Sequence[str], config: GenerationConfig, *, silent: bool = False) -> None:
+    def __init__(
+        self, prompts: Sequence[str], config: GenerationConfig, *, silent: bool = False, separator: str = SEPARATOR
+    ) -> None:
         self.prompts, self.config, self.silent = prompts, config, silent
+        self.separator = "" if sys.stdout.isatty() else separator
         self.waiting: dict[int, list[str]] = {}
         self.ended: set[int] = set()
         self.turn = 0
@@ -98,7 +149,9 @@ class Printer:
         self.write("".join(self.waiting.pop(self.turn, [])))
 
     def begin(self) -> None:
-        """The heading and, for a person, the prompt; both on stderr."""
+        """Separate the sample from the one before; print the heading and, for a person, the prompt on stderr."""
+        if self.turn and self.separator:
+            self.write(f"{self.separator}\n")
         prompt, sample = divmod(self.turn, self.config.num_samples)
         parts = []
         if len(self.prompts) > 1:

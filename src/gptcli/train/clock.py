@@ -13,20 +13,28 @@ from pathlib import Path
 
 from gptcli.errors import UsageError
 
-DURATION = re.compile(r"(?:(?P<h>\d+(?:\.\d+)?)h)?(?:(?P<m>\d+(?:\.\d+)?)m)?(?:(?P<s>\d+(?:\.\d+)?)s)?")
-SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0}
+UNITS = {
+    "d": (86400.0, r"d(?:ays?)?"),
+    "h": (3600.0, r"h(?:ours?|rs?)?"),
+    "m": (60.0, r"m(?:in(?:ute)?s?)?"),
+    "s": (1.0, r"s(?:ec(?:ond)?s?)?"),
+}
+"""The seconds of each unit, and a pattern of the words by which people call it."""
+DURATION = re.compile("".join(rf"(?:(?P<{unit}>\d+(?:\.\d+)?){words})?" for unit, (_, words) in UNITS.items()))
+LONGEST_SECONDS = 366 * 86400.0
 
 
 def parse_duration(text: str) -> float:
-    """`90s`, `10m`, `1h30m`, `1.5h` -> seconds.
+    """`90s`, `10m`, `5min`, `1h30m`, `1.5 hours`, `1d` -> seconds.
 
     Raises:
-        UsageError: it is none of these, or no time at all.
+        UsageError: the text is not a duration, is no time at all, or is longer than a year.
     """
     match = DURATION.fullmatch("".join(text.split()).lower())
-    seconds = sum(float(count) * SECONDS[unit] for unit, count in match.groupdict().items() if count) if match else 0
-    if seconds <= 0:
-        raise UsageError(f"--time {text!r} is not a duration", "write one as 90s, 10m or 1h30m")
+    found = match.groupdict() if match else {}
+    seconds = sum(float(count) * UNITS[unit][0] for unit, count in found.items() if count)
+    if not 0 < seconds <= LONGEST_SECONDS:
+        raise UsageError(f"--time {text!r} is not a duration", "write one as 90s, 10m, 1h30m or 1d")
     return seconds
 
 
