@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from gptcli.errors import DataError
+from gptcli.evaluate.choice_report import as_json, as_text
 from gptcli.evaluate.choices import ChoiceRow, encode_row, evaluate_choices, parse_row, with_choice
 from gptcli.models.gpt import GPT
 from gptcli.tokenizer.tokenizer import Tokenizer
@@ -37,12 +38,31 @@ def test_accuracy_confidence_and_baselines_are_those_of_the_probabilities(
     assert found.predictions == (0, 0, 0, 0, 0)
     assert found.accuracy == found.commonest_rate == 0.6
     assert (found.chance, found.commonest, found.rows) == (0.5, "a", 5)
-    assert found.calibration_error == pytest.approx(2 / 3 - 0.6)
     (only,) = found.bins
     assert (only.count, only.accuracy) == (5, 0.6)
     assert only.confidence == pytest.approx(2 / 3)
-    assert found.accuracy_uncertainty is not None
-    assert found.accuracy_uncertainty.stderr == pytest.approx(math.sqrt(0.6 * 0.4 / 5), rel=0.1)
+    assert found.accuracy_uncertainty.interval == pytest.approx((0.2307, 0.8824), abs=1e-4)  # Wilson's, of 3 in 5
+
+
+def test_two_right_answers_prove_little(letters: GPT, char_tokenizer: Tokenizer) -> None:
+    found = evaluate_choices(letters, char_tokenizer, rows(0, 0))
+    text = as_text(found, "m", "rows.jsonl")
+    assert "accuracy           1.00 (0.34 to 1.00)\n" in text
+    assert "calibration error  not measured: it takes 50 rows or more" in text
+    given = as_json(found, "m")
+    assert given["accuracy"] == 1.0 and given["accuracy_stderr"] > 0.1
+    assert given["calibration_error"] is given["calibration_error_by_chance"] is None
+    assert "accuracy           0.00 (0.00 to 0.66)\n" in as_text(
+        evaluate_choices(letters, char_tokenizer, rows(1, 1)), "m", "rows.jsonl"
+    )
+
+
+def test_fifty_rows_have_a_calibration_error_beside_what_chance_gives(letters: GPT, char_tokenizer: Tokenizer) -> None:
+    found = evaluate_choices(letters, char_tokenizer, rows(*[0, 0, 1, 0, 1] * 10))
+    assert found.calibration_error == pytest.approx(2 / 3 - 0.6)
+    # One bin of 50 predictions of 2/3: the mean absolute deviation of a share, sqrt(2 p q / (pi n)).
+    assert found.calibration_noise == pytest.approx(math.sqrt(2 * 2 / 9 / (math.pi * 50)), abs=0.01)
+    assert "calibration error  0.07 (a perfectly calibrated model would show about 0.06" in as_text(found, "m", "r")
 
 
 def test_length_takes_the_advantage_from_a_short_choice(letters: GPT, char_tokenizer: Tokenizer) -> None:

@@ -281,14 +281,29 @@ def test_scores_are_shown_as_a_table_and_as_json(exported: Path, tasks: Path) ->
     request = TasksRequest(str(exported), tasks=("texts", "letters"), device="cpu", include_path=str(tasks), limit=3)
     evaluation, source = evaluate_tasks(request)
     lines = as_text(evaluation, source).splitlines()
-    assert lines[2].split() == ["task", "metric", "filter", "value", "stderr", "shots", "samples", "version"]
+    header = ["task", "metric", "filter", "value", "stderr", "95", "%", "interval", "shots", "samples", "version"]
+    assert lines[2].split() == header
     assert len(lines) == 3 + 6
     assert any(line.split()[:2] == ["letters", "acc_norm"] and "±" in line for line in lines)
     results = json.loads(json.dumps(as_json(evaluation, source)))["results"]
     assert results[0].keys() == {
-        "task", "metric", "filter", "value", "stderr", "num_fewshot", "samples", "version",
+        "task", "metric", "filter", "value", "stderr", "interval", "num_fewshot", "samples", "version",
     }  # fmt: skip
     assert {result["samples"] for result in results} == {3}
+
+
+def test_few_rows_have_a_wide_interval_even_if_all_are_right() -> None:
+    """lm-eval's standard error is 0 there."""
+    from gptcli.evaluate.harness import HarnessEvaluation, TaskScore
+
+    right = TaskScore("t", "acc", "none", 1.0, 0.0, 0, 2, "1")
+    sure = TaskScore("t", "perplexity", "none", 135.5253, 5.6, 0, 2, None)
+    table = as_text(HarnessEvaluation((right, sure), 1.0), "m").splitlines()
+    assert table[3].split() == ["t", "acc", "none", "1.00", "0.34", "to", "1.00", "0", "2", "1"]
+    assert table[4].split() == ["t", "perplexity", "none", "136", "±", "6", "125", "to", "147", "0", "2"]
+    assert as_json(HarnessEvaluation((right,), 1.0), "m")["results"][0]["interval"][0] == pytest.approx(
+        0.3424, abs=1e-4
+    )
 
 
 def test_without_lm_eval_the_extra_is_named(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:

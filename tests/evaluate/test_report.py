@@ -14,7 +14,8 @@ import torch
 from gptcli.data.corpus import Document
 from gptcli.evaluate.perplexity import Evaluation, FileScore, evaluate_texts
 from gptcli.evaluate.report import MAX_FILES_SHOWN, as_json, as_text, one_line
-from gptcli.evaluate.statistics import Totals
+from gptcli.evaluate.statistics import Totals, Uncertainty
+from gptcli.figures import figure
 from gptcli.models.gpt import GPT
 from gptcli.tokenizer.tokenizer import Tokenizer
 
@@ -65,10 +66,55 @@ def test_text_states_what_was_done(evaluation: Evaluation) -> None:
     text = as_text(evaluation, "run x, step 3")
     for stated in ("run x, step 3", "context 20", "stride 5", "each exactly once", "endoftext", "4, each", "95 %"):
         assert stated in text
-    assert f"{evaluation.totals.loss:.4f} nats per token" in text
+    assert evaluation.uncertainty is not None
+    loss = figure(evaluation.totals.loss, evaluation.uncertainty.interval)
+    assert f"loss             {loss} nats per token" in text
     assert "first.txt" in text
     assert "second.jsonl" in text
     assert "unknown" not in text
+
+
+def test_no_figure_is_printed_to_more_digits_than_its_interval_supports(evaluation: Evaluation) -> None:
+    """A loss of 4.909 between 4.83 and 4.99 is a perplexity of 136 between 125 and 147, not of 135.5253."""
+    totals = Totals(nats=4909.1627, tokens=1000, bytes=2000, words=400, documents=20)
+    text = as_text(replace(evaluation, totals=totals, uncertainty=Uncertainty(0.04, 4.83, 4.99, "20 documents")), "m")
+    for line in (
+        "loss             4.909 nats per token",
+        "95 % interval 4.830 to 4.990, standard error 0.040",
+        "perplexity       136 (125 to 147)",
+        "bits per byte    3.541",
+        "byte perplexity  11.64",
+        "word perplexity  214,000",
+    ):
+        assert line in text
+    unsure = as_text(replace(evaluation, totals=totals, uncertainty=None), "m")
+    assert "loss             4.9 nats per token" in unsure and "perplexity       140\n" in unsure
+    exact = as_json(replace(evaluation, totals=totals, uncertainty=None), "m")
+    assert exact["loss"] == totals.loss  # programs get every digit
+
+
+@pytest.mark.parametrize(
+    ("text", "has_words"),
+    [
+        ("It rains in the night, and the owl sleeps.\n", True),
+        ("Дождь идёт всю ночь, и сова спит.\n", True),
+        ("രാത്രിയിൽ മഴ പെയ്യുന്നു\n", True),
+        ("夜里下雨,猫头鹰在睡觉。\n", False),
+        ("你好\n雨\n夜 里\n", False),  # short lines: few bytes a word
+        ("夜に雨が降る。ふくろうは眠る。\n", False),
+        ("ฝนตกตอนกลางคืน นกฮูกหลับ\n", False),
+        ("ACGTTGCA" * 10 + "\n", False),
+        ("An English text with one word of Chinese, 雨, in it.\n", True),
+    ],
+)
+def test_a_word_has_a_perplexity_only_where_spaces_separate_words(
+    unigram_model: Callable[[torch.Tensor], GPT], byte_tokenizer: Tokenizer, text: str, has_words: bool
+) -> None:
+    model = unigram_model(torch.linspace(0, 3, byte_tokenizer.vocab_size))
+    found = evaluate_texts(model, byte_tokenizer, [Document(text * 3, "t")], context=20)
+    assert found.totals.has_words == has_words
+    assert ("word perplexity  not given" in as_text(found, "m")) != has_words
+    assert as_json(found, "m")["word_perplexity"] is not None  # as lm-eval counts words
 
 
 def test_unknown_characters_and_a_missing_prefix_are_said(evaluation: Evaluation) -> None:

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from gptcli.evaluate import statistics
-from gptcli.evaluate.statistics import Totals, bootstrap_ratio, calibration_bins, calibration_error
+from gptcli.evaluate.statistics import (
+    Totals,
+    bootstrap_ratio,
+    calibration_bins,
+    calibration_error,
+    calibration_noise,
+    proportion,
+)
 
 
 def test_scores_are_ratios_of_totals() -> None:
@@ -78,6 +85,37 @@ def test_pooling_many_units_keeps_the_stderr(monkeypatch: pytest.MonkeyPatch) ->
     assert pooled is not None
     assert pooled.stderr == pytest.approx(whole.stderr, rel=0.15)
     assert pooled.unit == "3,000 documents in 700 groups"
+
+
+@pytest.mark.parametrize(
+    ("count", "total", "low", "high"),
+    [(2, 2, 0.342380, 1.0), (0, 2, 0.0, 0.657620), (1, 1, 0.206549, 1.0), (81, 263, 0.255288, 0.366207)],
+)
+def test_the_interval_of_a_share_is_the_score_interval(count: int, total: int, low: float, high: float) -> None:
+    """The ends are where the score test of the share is just not significant; the last row is from Newcombe (1998)."""
+    found = proportion(count, total, "rows")
+    assert found.interval == pytest.approx((low, high), abs=1e-4)
+    share = count / total
+    for end in found.interval:
+        if 0 < end < 1:
+            assert abs(share - end) == pytest.approx(1.959964 * math.sqrt(end * (1 - end) / total))
+
+
+def test_the_interval_of_a_share_covers_the_truth_about_95_times_in_100() -> None:
+    generator = np.random.default_rng(3)
+    for total in (2, 10, 100):
+        truths = generator.uniform(0, 1, size=4000)
+        intervals = [proportion(int(k), total, "rows").interval for k in generator.binomial(total, truths)]
+        covered = np.mean([low <= truth <= high for truth, (low, high) in zip(truths, intervals, strict=True)])
+        assert 0.935 < covered < 0.975
+
+
+def test_calibration_noise_is_the_error_of_a_calibrated_classifier() -> None:
+    generator = np.random.default_rng(4)
+    confidences = generator.uniform(0.5, 1, size=50)
+    errors = [calibration_error(calibration_bins(confidences, generator.random(50) < confidences)) for _ in range(500)]
+    assert calibration_noise(confidences) == pytest.approx(np.mean(errors), abs=0.01)
+    assert calibration_noise(np.ones(50)) == 0
 
 
 def test_calibration_error_is_that_of_the_formula() -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 from gptcli.evaluate.choices import ChoiceEvaluation
 from gptcli.evaluate.report import one_line
-from gptcli.evaluate.statistics import Uncertainty
+from gptcli.evaluate.statistics import LEAST_CALIBRATION_ROWS, Uncertainty, proportion
+from gptcli.figures import figure, figure_with_interval
 
 
 def as_json(evaluation: ChoiceEvaluation, source: str) -> dict[str, Any]:
@@ -21,6 +22,7 @@ def as_json(evaluation: ChoiceEvaluation, source: str) -> dict[str, Any]:
         **ratio("accuracy", evaluation.accuracy, evaluation.accuracy_uncertainty),
         **ratio("accuracy_by_bytes", evaluation.accuracy_by_bytes, evaluation.accuracy_by_bytes_uncertainty),
         "calibration_error": evaluation.calibration_error,
+        "calibration_error_by_chance": evaluation.calibration_noise,
         "calibration_bins": [asdict(found) for found in evaluation.bins],
         "chance": evaluation.chance,
         "commonest_answer": {"text": evaluation.commonest, "accuracy": evaluation.commonest_rate},
@@ -29,31 +31,28 @@ def as_json(evaluation: ChoiceEvaluation, source: str) -> dict[str, Any]:
     }
 
 
-def ratio(name: str, value: float, found: Uncertainty | None) -> dict[str, Any]:
-    return {
-        name: value,
-        f"{name}_stderr": found and found.stderr,
-        f"{name}_interval": found and [found.low, found.high],
-    }
+def ratio(name: str, value: float, found: Uncertainty) -> dict[str, Any]:
+    return {name: value, f"{name}_stderr": found.stderr, f"{name}_interval": list(found.interval)}
 
 
 def as_text(evaluation: ChoiceEvaluation, source: str, file: str) -> str:
     """What `gptcli eval --choices` prints."""
     after = f", each after {evaluation.shots} worked examples" if evaluation.shots else ""
-    bins, found = evaluation.bins, evaluation.accuracy_uncertainty
+    found, by_bytes = evaluation.accuracy_uncertainty, evaluation.accuracy_by_bytes_uncertainty
+    commonest = proportion(round(evaluation.commonest_rate * evaluation.rows), evaluation.rows, "rows")
     lines = [
         f"model              {source}",
         f"rows               {evaluation.rows:,} of {one_line(file)}{after}",
         "",
-        f"accuracy           {evaluation.accuracy:.4f}{interval(found)}",
-        f"  by bytes         {evaluation.accuracy_by_bytes:.4f}{interval(evaluation.accuracy_by_bytes_uncertainty)}: "
+        f"accuracy           {figure_with_interval(evaluation.accuracy, found.interval)}",
+        f"  by bytes         {figure_with_interval(evaluation.accuracy_by_bytes, by_bytes.interval)}: "
         "each log-probability divided by its choice's length",
-        f"  by chance        {evaluation.chance:.4f}",
-        f"  by one answer    {evaluation.commonest_rate:.4f}, always {one_line(evaluation.commonest)!r}",
-        f"calibration error  {evaluation.calibration_error:.4f} (expected, over {len(bins)} bins that hold rows)",
+        f"  by chance        {figure(evaluation.chance, found.interval)}",
+        f"  by one answer    {figure(evaluation.commonest_rate, commonest.interval)}, "
+        f"always {one_line(evaluation.commonest)!r}",
+        f"calibration error  {calibration(evaluation)}",
+        f"intervals          95 %, Wilson's score interval over {found.unit}",
     ]
-    if found:
-        lines.append(f"intervals          95 %, bootstrap over {found.unit}")
     if evaluation.cut_rows:
         lines.append(
             f"WARNING            {evaluation.cut_rows:,} rows are longer than the context: their beginning is not read"
@@ -61,5 +60,9 @@ def as_text(evaluation: ChoiceEvaluation, source: str, file: str) -> str:
     return "\n".join(lines)
 
 
-def interval(found: Uncertainty | None) -> str:
-    return f" ({found.low:.4f} to {found.high:.4f})" if found else ""
+def calibration(evaluation: ChoiceEvaluation) -> str:
+    """The calibration error in words."""
+    error, noise = evaluation.calibration_error, evaluation.calibration_noise
+    if error is None or noise is None:
+        return f"not measured: it takes {LEAST_CALIBRATION_ROWS} rows or more to tell it from chance"
+    return f"{error:.2f} (a perfectly calibrated model would show about {noise:.2f} on these rows)"

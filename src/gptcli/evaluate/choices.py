@@ -16,7 +16,15 @@ import numpy as np
 
 from gptcli.errors import DataError
 from gptcli.evaluate.continuations import Continuation, score_continuations
-from gptcli.evaluate.statistics import CalibrationBin, Uncertainty, bootstrap_ratio, calibration_bins, calibration_error
+from gptcli.evaluate.statistics import (
+    LEAST_CALIBRATION_ROWS,
+    CalibrationBin,
+    Uncertainty,
+    calibration_bins,
+    calibration_error,
+    calibration_noise,
+    proportion,
+)
 from gptcli.models.gpt import GPT
 from gptcli.tokenizer.tokenizer import Tokenizer
 
@@ -40,7 +48,8 @@ class ChoiceEvaluation:
     accuracy: how often the answer is the choice of highest probability.
     accuracy_by_bytes: the same with each log-probability divided by the choice's UTF-8 bytes (lm-eval's acc_bytes, and
         its acc_norm where every character is one byte), which takes the advantage from short choices.
-    calibration_error, bins: of the probabilities that make `accuracy`, see `calibration_error`.
+    calibration_error, bins: of the probabilities that make `accuracy`, see `calibration_error`; None below 50 rows.
+    calibration_noise: the calibration error that a perfectly calibrated model would show on as many rows; None with it.
     chance: the accuracy of guessing blindly.
     commonest, commonest_rate: the commonest answer and the accuracy of always giving it.
     """
@@ -50,10 +59,11 @@ class ChoiceEvaluation:
     cut_rows: int
     unknown_tokens: int
     accuracy: float
-    accuracy_uncertainty: Uncertainty | None
+    accuracy_uncertainty: Uncertainty
     accuracy_by_bytes: float
-    accuracy_by_bytes_uncertainty: Uncertainty | None
-    calibration_error: float
+    accuracy_by_bytes_uncertainty: Uncertainty
+    calibration_error: float | None
+    calibration_noise: float | None
     bins: tuple[CalibrationBin, ...]
     chance: float
     commonest: str
@@ -115,7 +125,9 @@ def evaluate_choices(
     chosen = np.array([int(row.argmax()) for row in nats])
     sizes = [np.array([len(choice.encode()) for choice in row.choices]) for row in rows]
     by_bytes = np.array([int((row / size).argmax()) for row, size in zip(nats, sizes, strict=True)])
-    bins = calibration_bins(np.array([softmax(row).max() for row in nats]), chosen == answers)
+    confidences = np.array([softmax(row).max() for row in nats])
+    bins = calibration_bins(confidences, chosen == answers)
+    is_enough = len(rows) >= LEAST_CALIBRATION_ROWS
     commonest, count = Counter(row.choices[row.answer] for row in rows).most_common(1)[0]
     limit = model.config.context_length
     return ChoiceEvaluation(
@@ -127,7 +139,8 @@ def evaluate_choices(
         accuracy_uncertainty=of_rows(chosen == answers),
         accuracy_by_bytes=float((by_bytes == answers).mean()),
         accuracy_by_bytes_uncertainty=of_rows(by_bytes == answers),
-        calibration_error=calibration_error(bins),
+        calibration_error=calibration_error(bins) if is_enough else None,
+        calibration_noise=calibration_noise(confidences) if is_enough else None,
         bins=bins,
         chance=float(np.mean([1 / len(row.choices) for row in rows])),
         commonest=commonest,
@@ -137,8 +150,8 @@ def evaluate_choices(
     )
 
 
-def of_rows(is_right: np.ndarray) -> Uncertainty | None:
-    return bootstrap_ratio(is_right.astype(float), np.ones(len(is_right)), "rows")
+def of_rows(is_right: np.ndarray) -> Uncertainty:
+    return proportion(int(is_right.sum()), len(is_right), "rows")
 
 
 def softmax(nats: np.ndarray) -> np.ndarray:

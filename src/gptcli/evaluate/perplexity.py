@@ -25,6 +25,9 @@ from gptcli.evaluate.windows import resolve_windows
 from gptcli.models.gpt import GPT
 from gptcli.tokenizer.tokenizer import Tokenizer
 
+UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+"
+)
 FEW_DOCUMENTS = 10
 """With fewer than this, resampling documents understates how far another sample of them might lie."""
 
@@ -40,12 +43,16 @@ class TextDocument(Protocol):
 
 
 class EncodedDocument(NamedTuple):
-    """A document to be scored: its ids (N,) without prefix, and the size of the text that they stand for."""
+    """A document to be scored: its ids (N,) without prefix, and the size of the text that they stand for.
+
+    `unspaced`: its characters of scripts that put no space between words.
+    """
 
     source: str
     ids: np.ndarray
     bytes: int
     words: int
+    unspaced: int
 
 
 @dataclass(frozen=True)
@@ -179,18 +186,25 @@ def encoded_texts(tokenizer: Tokenizer, documents: Iterable[TextDocument]) -> It
     """Encode documents one at a time."""
     for document in documents:
         (ids,) = tokenizer.encode_batch([document.text])
-        yield EncodedDocument(document.source, ids, len(document.text.encode()), count_words(document.text))
+        text = document.text
+        yield EncodedDocument(document.source, ids, len(text.encode()), count_words(text), count_unspaced(text))
 
 
 def stored_documents(tokenizer: Tokenizer, shards: TokenShards, name: str) -> Iterator[EncodedDocument]:
     """The documents of a split one at a time; decoded only to count their words."""
     for ids, size in shards.iter_documents():
-        yield EncodedDocument(name, ids, size, count_words(tokenizer.decode(ids)))
+        text = tokenizer.decode(ids)
+        yield EncodedDocument(name, ids, size, count_words(text), count_unspaced(text))
 
 
 def count_words(text: str) -> int:
     """lm-eval's number of words, len(re.split(r"\\s+", text)), without making the list."""
     return sum(1 for _ in re.finditer(r"\s+", text)) + 1
+
+
+def count_unspaced(text: str) -> int:
+    """Characters of scripts that put no space between words: Han, kana, Thai, Lao, Burmese and Khmer."""
+    return 0 if text.isascii() else len(text) - len(UNSPACED.sub("", text))
 
 
 def token_bytes(tokenizer: Tokenizer, token: int) -> int:
@@ -204,7 +218,7 @@ class Tally:
     def __init__(self, block: int) -> None:
         self.block = block
         self.nats, self.tokens = array("d"), array("q")
-        self.bytes = self.words = 0
+        self.bytes = self.words = self.unspaced = 0
         self.blocks: tuple[np.ndarray, np.ndarray] | None = None
 
     @property
@@ -217,6 +231,7 @@ class Tally:
         self.tokens.append(len(losses))
         self.bytes += document.bytes - unscored_bytes
         self.words += document.words
+        self.unspaced += document.unspaced
         starts = np.arange(0, len(losses), self.block)
         sizes = np.diff(starts, append=len(losses))
         self.blocks = (np.add.reduceat(losses, starts), sizes) if self.documents == 1 else None
@@ -232,10 +247,12 @@ class Tally:
             whole.tokens.extend(tally.tokens)
             whole.bytes += tally.bytes
             whole.words += tally.words
+            whole.unspaced += tally.unspaced
         return whole
 
     def totals(self) -> Totals:
-        return Totals(float(np.sum(self.nats)), int(np.sum(self.tokens)), self.bytes, self.words, self.documents)
+        nats, tokens = float(np.sum(self.nats)), int(np.sum(self.tokens))
+        return Totals(nats, tokens, self.bytes, self.words, self.documents, self.unspaced)
 
     def uncertainty(self, seed: int) -> Uncertainty | None:
         """By resampling documents; where there is only one, its blocks."""

@@ -8,6 +8,7 @@ from typing import Any
 from gptcli.evaluate.passages import Passage
 from gptcli.evaluate.perplexity import Evaluation, FileScore
 from gptcli.evaluate.statistics import Totals, Uncertainty, exponential
+from gptcli.figures import figure, figure_with_interval
 
 MAX_FILES_SHOWN = 50
 
@@ -105,29 +106,42 @@ def method(evaluation: Evaluation) -> list[str]:
 
 def headline(evaluation: Evaluation) -> list[str]:
     totals, found = evaluation.totals, evaluation.uncertainty
-    nats = "nats per token"
     if found is None:
         sure = ["                 (no confidence interval: too little text to resample)"]
-        perplexity_interval = ""
     else:
+        low, high = (figure(end, found.interval) for end in found.interval)
         sure = [
-            f"                 95 % interval {found.low:.4f} to {found.high:.4f}, standard error {found.stderr:.4f}: "
+            f"                 95 % interval {low} to {high}, standard error {figure(found.stderr, found.interval)}: "
             f"bootstrap over {found.unit}"
         ]
-        perplexity_interval = f" (95 % interval {figure(exponential(found.low))} to {figure(exponential(found.high))})"
+    perplexity = figure_with_interval(totals.perplexity, found and found.through(exponential))
     return [
-        f"loss             {totals.loss:.4f} {nats}",
+        f"loss             {figure(totals.loss, found and found.interval)} nats per token",
         *sure,
-        f"perplexity       {figure(totals.perplexity)}{perplexity_interval}",
-        f"bits per byte    {totals.bits_per_byte:.4f}",
-        f"byte perplexity  {figure(totals.byte_perplexity)}",
-        f"word perplexity  {figure(totals.word_perplexity)}",
+        f"perplexity       {perplexity}",
+        f"bits per byte    {bits_per_byte(totals, found)}",
+        f"byte perplexity  {per_unit(totals, found, totals.bytes)}",
+        f"word perplexity  {word_perplexity(totals, found)}",
     ]
 
 
-def figure(value: float) -> str:
-    """Four decimals for everyday numbers, fewer digits for huge ones."""
-    return f"{value:,.4f}" if value < 1e6 else f"{value:.4g}"
+def bits_per_byte(totals: Totals, found: Uncertainty | None) -> str:
+    """With the digits that the interval of the loss supports, taking tokens a byte as known."""
+    scale = totals.tokens / totals.bytes / math.log(2)
+    return figure(totals.bits_per_byte, found and found.through(lambda loss: loss * scale))
+
+
+def per_unit(totals: Totals, found: Uncertainty | None, units: int) -> str:
+    """The perplexity of a byte or a word, of which there are `units`, with as many digits as `bits_per_byte`."""
+    interval = found and found.through(lambda loss: exponential(loss * totals.tokens / units))
+    return figure(exponential(totals.nats / units), interval)
+
+
+def word_perplexity(totals: Totals, found: Uncertainty | None) -> str:
+    """The perplexity of a word, where the text has words between spaces."""
+    if totals.has_words:
+        return per_unit(totals, found, totals.words)
+    return "not given: spaces do not separate the words of this text"
 
 
 def file_table(files: tuple[FileScore, ...]) -> list[str]:
@@ -139,10 +153,12 @@ def file_table(files: tuple[FileScore, ...]) -> list[str]:
     for name, file in zip(names, shown, strict=True):
         totals, found = file.totals, file.uncertainty
         name = name if len(name) <= width else f"…{name[1 - width :]}"
-        loss = f"{totals.loss:.4f}" + (f" ± {found.stderr:.4f}" if found else " " * 9)
+        loss = figure(totals.loss, found and found.interval)
+        spread = f" ± {figure(found.stderr, found.interval)}" if found else ""
+        perplexity = figure(totals.perplexity, found and found.through(exponential))
         lines.append(
-            f"{name:{width}}  {totals.documents:>9,}  {totals.tokens:>11,}  {loss:>17}  "
-            f"{figure(totals.perplexity):>12}  {totals.bits_per_byte:>9.4f}"
+            f"{name:{width}}  {totals.documents:>9,}  {totals.tokens:>11,}  {loss + spread:>17}  {perplexity:>12}  "
+            f"{bits_per_byte(totals, found):>9}"
         )
     if len(files) > len(shown):
         lines.append(f"… and {len(files) - len(shown):,} files more (--json lists them all)")

@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from gptcli.figures import Interval
+
 RESAMPLES = 1000
+Z_95 = 1.959964
+"""The 97.5 % quantile of the normal distribution."""
+LEAST_CALIBRATION_ROWS = 50
+"""Below so many predictions the expected calibration error is mostly noise: a perfectly calibrated classifier whose
+confidences lie evenly between 0.5 and 1 shows 0.19 on average over 20 rows, 0.13 over 50, 0.03 over 1,000."""
+CALIBRATION_SIMULATIONS = 200
+UNSPACED_CHARACTER_BYTES = 3
+"""UTF-8 bytes of nearly every character of those scripts."""
+MOST_UNSPACED = 1 / 3
+"""Part of a text's bytes that may be of such scripts, if its words are to count as words."""
+LONGEST_WORDS = 60
+"""Mean bytes of a word, its space included, above which there are no words but long strings (base64, DNA). English has
+6, Russian 13, Malayalam, which takes three bytes a letter, about 33."""
 MAX_UNITS = 10_000
 """More units than this are pooled with their neighbours before resampling, which bounds the time and changes little."""
 
@@ -17,7 +33,8 @@ class Totals:
     """Sums over documents, and the scores that are ratios of them.
 
     `nats` is the summed negative log-likelihood of `tokens` scored tokens; `bytes` (UTF-8) and `words` are of the text
-    they stand for, words counted as lm-eval does: `len(re.split(r"\\s+", text))`. Each ratio divides total by total
+    they stand for, words counted as lm-eval does: `len(re.split(r"\\s+", text))`; `unspaced` counts the characters of
+    scripts that put no space between words. Each ratio divides total by total
     (lm-eval's `weighted_perplexity` and `bits_per_byte`), never averages over documents.
     """
 
@@ -26,6 +43,13 @@ class Totals:
     bytes: int = 0
     words: int = 0
     documents: int = 0
+    unspaced: int = 0
+
+    @property
+    def has_words(self) -> bool:
+        """Whether white space separates the words of this text, so that a perplexity of words means something."""
+        is_unspaced = self.unspaced * UNSPACED_CHARACTER_BYTES > MOST_UNSPACED * self.bytes
+        return not is_unspaced and self.bytes <= LONGEST_WORDS * self.words
 
     @property
     def loss(self) -> float:
@@ -59,12 +83,38 @@ def exponential(value: float) -> float:
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """Of a loss in nats per token: standard error, 95 % confidence interval, and what was resampled."""
+    """Standard error and 95 % confidence interval of an estimate, and what the sample consists of."""
 
     stderr: float
     low: float
     high: float
     unit: str
+
+    @property
+    def interval(self) -> Interval:
+        return self.low, self.high
+
+    def through(self, rising: Callable[[float], float]) -> Interval:
+        """The interval of `rising(estimate)`, where `rising` is a function that rises."""
+        return rising(self.low), rising(self.high)
+
+
+def proportion(count: int, total: int, unit: str) -> Uncertainty:
+    """Uncertainty of count / total when each of `total` > 0 trials succeeds independently of the others.
+
+    Wilson's score interval (Wilson, Probable Inference, the Law of Succession, and Statistical Inference, 1927), which
+    keeps about its 95 % for few trials too, and does not shrink to a point where all of them succeed or fail (Brown,
+    Cai and DasGupta, Interval Estimation for a Binomial Proportion, 2001). The standard error is the one that belongs
+    to it: half the width over 1.96.
+    """
+    share, z_squared = count / total, Z_95 * Z_95
+    scale = 1 + z_squared / total
+    centre = (share + z_squared / (2 * total)) / scale
+    stderr = math.sqrt(share * (1 - share) / total + z_squared / (4 * total * total)) / scale
+    # At the ends the formula gives 0 and 1 but for rounding.
+    low = 0.0 if count == 0 else centre - Z_95 * stderr
+    high = 1.0 if count == total else centre + Z_95 * stderr
+    return Uncertainty(stderr, low, high, f"{total:,} {unit}")
 
 
 def bootstrap_ratio(nats: np.ndarray, tokens: np.ndarray, unit: str, seed: int = 0) -> Uncertainty | None:
@@ -132,7 +182,15 @@ def calibration_error(bins: tuple[CalibrationBin, ...]) -> float:
     """The expected calibration error: how far confidence and accuracy lie apart, weighted by the predictions in a bin.
 
     Guo et al., On Calibration of Modern Neural Networks, 2017, equation 3. Few predictions in a bin make it larger than
-    it is, so that it has no interval: resampling them would move it further up.
+    it is, so that it has no interval: resampling them would move it further up. `calibration_noise` says how large it
+    is by chance.
     """
     total = sum(found.count for found in bins)
     return sum(found.count / total * abs(found.accuracy - found.confidence) for found in bins)
+
+
+def calibration_noise(confidences: np.ndarray, seed: int = 0) -> float:
+    """The mean calibration error of a perfectly calibrated classifier with these confidences (N,), by simulation."""
+    generator = np.random.default_rng(seed)
+    draws = (generator.random(len(confidences)) < confidences for _ in range(CALIBRATION_SIMULATIONS))
+    return float(np.mean([calibration_error(calibration_bins(confidences, is_right)) for is_right in draws]))

@@ -5,33 +5,58 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from gptcli.evaluate.harness import HarnessEvaluation
+from gptcli.evaluate.statistics import Z_95, proportion
+from gptcli.figures import Interval, figure
 
-HEADER = ("task", "metric", "filter", "value", "stderr", "shots", "samples", "version")
+if TYPE_CHECKING:
+    from gptcli.evaluate.harness import HarnessEvaluation, TaskScore
+
+HEADER = ("task", "metric", "filter", "value", "stderr", "95 % interval", "shots", "samples", "version")
+SHARES = {"acc", "acc_norm", "acc_bytes", "exact_match"}
+"""Metrics that are the share of rows that were answered right."""
 
 
 def as_json(evaluation: HarnessEvaluation, source: str) -> dict[str, Any]:
     """The object that `gptcli eval --tasks --json` prints. `source` says which model was measured."""
-    results = [asdict(score) for score in evaluation.scores]
+    results = [asdict(score) | {"interval": interval_of(score)} for score in evaluation.scores]
     return {"model": source, "results": results, "seconds": round(evaluation.seconds, 3)}
 
 
 def as_text(evaluation: HarnessEvaluation, source: str) -> str:
     """What `gptcli eval --tasks` prints: a line for each metric of each task."""
-    rows = [
-        (
-            score.task,
-            score.metric,
-            score.filter,
-            "-" if score.value is None else f"{score.value:.4f}",
-            "" if score.stderr is None else f"\N{PLUS-MINUS SIGN} {score.stderr:.4f}",
-            "" if score.num_fewshot is None else str(score.num_fewshot),
-            "" if score.samples is None else f"{score.samples:,}",
-            score.version or "",
-        )
-        for score in evaluation.scores
-    ]
+    rows = [row_of(score) for score in evaluation.scores]
     widths = [max(map(len, column)) for column in zip(HEADER, *rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (HEADER, *rows)]
     return "\n".join([f"model  {source}", "", *(line.rstrip() for line in lines)])
+
+
+def row_of(score: TaskScore) -> tuple[str, ...]:
+    """The cells of one line, in the order of HEADER."""
+    interval = interval_of(score)
+    is_known = score.stderr and interval
+    return (
+        score.task,
+        score.metric,
+        score.filter,
+        "-" if score.value is None else figure(score.value, interval),
+        f"\N{PLUS-MINUS SIGN} {figure(score.stderr, interval)}" if is_known else "",
+        "" if interval is None else " to ".join(figure(end, interval) for end in interval),
+        "" if score.num_fewshot is None else str(score.num_fewshot),
+        "" if score.samples is None else f"{score.samples:,}",
+        score.version or "",
+    )
+
+
+def interval_of(score: TaskScore) -> Interval | None:
+    """The 95 % interval of a metric: Wilson's where it is a share of rows, else from the standard error; None where
+    neither says anything.
+
+    lm-eval's standard error is 0 where all rows are right or all are wrong, however few they are.
+    """
+    if score.value is None:
+        return None
+    if score.metric in SHARES and score.samples:
+        return proportion(round(score.value * score.samples), score.samples, "rows").interval
+    if not score.stderr:
+        return None
+    return score.value - Z_95 * score.stderr, score.value + Z_95 * score.stderr
