@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,15 +11,22 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_files import TEXTS, WRITERS, as_arrow, as_parquet, compress, write
+from gptcli.data.config import DataConfig
+from gptcli.data.file_formats import SourceFile, format_by_ending
 from gptcli.data.rows import read_rows
 from gptcli.errors import DataError
+
+
+def rows_in(path: Path, field: str = "text", name: str = "a", errors: str = "strict") -> Iterator[str]:
+    config = DataConfig(text_field=field, encoding_errors=errors)
+    return read_rows(SourceFile(path, name, format_by_ending(path)), config)
 
 
 @pytest.mark.parametrize("compression", ["", ".gz", ".zst"])
 @pytest.mark.parametrize("kind", list(WRITERS))
 def test_rows_come_back_exactly_from_every_format(tmp_path: Path, kind: str, compression: str) -> None:
     path = write(tmp_path, f"a{kind}{compression}", compress(WRITERS[kind](TEXTS), compression))
-    assert list(read_rows(path, "a", "text", "strict")) == TEXTS
+    assert list(rows_in(path)) == TEXTS
 
 
 @pytest.mark.parametrize("kind", list(WRITERS))
@@ -26,16 +34,16 @@ def test_rows_come_back_exactly_from_every_format(tmp_path: Path, kind: str, com
 def test_a_missing_field_is_named_with_those_there_are(tmp_path: Path, kind: str, compression: str) -> None:
     path = write(tmp_path, f"a{kind}{compression}", compress(WRITERS[kind](TEXTS), compression))
     with pytest.raises(DataError, match=r"my rows.* has no field 'body'; its fields are id, text; .*text_field"):
-        list(read_rows(path, "my rows", "body", "strict"))
+        list(rows_in(path, "body", "my rows", "strict"))
 
 
 def test_the_row_that_lacks_the_field_is_named(tmp_path: Path) -> None:
     path = write(tmp_path, "a.jsonl", b'{"text": "x"}\n\n{"title": "y"}\n')
     with pytest.raises(DataError, match=r"line 3 of a has no field 'text'; its fields are title"):
-        list(read_rows(path, "a", "text", "strict"))
+        list(rows_in(path))
     path = write(tmp_path, "a.csv", b"id,text\n1,x\n2\n")
     with pytest.raises(DataError, match=r"row 2 of a has no field 'text'; its fields are id"):
-        list(read_rows(path, "a", "text", "strict"))
+        list(rows_in(path))
 
 
 @pytest.mark.parametrize(
@@ -51,12 +59,12 @@ def test_the_row_that_lacks_the_field_is_named(tmp_path: Path) -> None:
 )
 def test_bad_json_rows_are_one_line_errors(tmp_path: Path, line: bytes, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        list(read_rows(write(tmp_path, "a.jsonl", line + b"\n"), "a", "text", "strict"))
+        list(rows_in(write(tmp_path, "a.jsonl", line + b"\n")))
 
 
 def test_null_is_an_empty_text_and_half_a_pair_can_be_replaced(tmp_path: Path) -> None:
     path = write(tmp_path, "a.jsonl", b'{"text": null}\n{"text": "x\\ud83d\\ude00\\ud83d"}')
-    assert list(read_rows(path, "a", "text", "replace")) == ["", "x😀\ufffd"]
+    assert list(rows_in(path, errors="replace")) == ["", "x😀\ufffd"]
 
 
 def test_parquet_columns_of_other_types(tmp_path: Path) -> None:
@@ -72,23 +80,23 @@ def test_parquet_columns_of_other_types(tmp_path: Path) -> None:
     )
     path = tmp_path / "a.parquet"
     pq.write_table(table, path)
-    assert list(read_rows(path, "a", "coded", "strict")) == ["x", "y", "x"]
-    assert list(read_rows(path, "a", "nulls", "strict")) == ["", "a", ""]
-    assert list(read_rows(path, "a", "large", "strict")) == ["p", "q", "r"]
-    assert list(read_rows(path, "a", "bad", "replace")) == ["ok", "b\ufffdd", ""]
+    assert list(rows_in(path, "coded")) == ["x", "y", "x"]
+    assert list(rows_in(path, "nulls")) == ["", "a", ""]
+    assert list(rows_in(path, "large")) == ["p", "q", "r"]
+    assert list(rows_in(path, "bad", errors="replace")) == ["ok", "b\ufffdd", ""]
     with pytest.raises(DataError, match="row 2 of a is not UTF-8 at byte 1"):
-        list(read_rows(path, "a", "bad", "strict"))
+        list(rows_in(path, "bad"))
     with pytest.raises(DataError, match="column 'number' of a is no text but int64"):
-        list(read_rows(path, "a", "number", "strict"))
+        list(rows_in(path, "number"))
     with pytest.raises(DataError, match="row 1 of a is no conversation"):
-        list(read_rows(path, "a", "list", "strict"))
+        list(rows_in(path, "list"))
 
 
 def test_arrow_files_of_random_access_are_read_too(tmp_path: Path) -> None:
     table = pa.table({"text": TEXTS * 100})
     with pa.ipc.new_file(tmp_path / "a.arrow", table.schema) as writer:
         writer.write_table(table)
-    assert list(read_rows(tmp_path / "a.arrow", "a", "text", "strict")) == TEXTS * 100
+    assert list(rows_in(tmp_path / "a.arrow")) == TEXTS * 100
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.parquet.zst", "a.arrow"])
@@ -96,7 +104,7 @@ def test_a_damaged_file_of_columns_is_an_error(tmp_path: Path, name: str) -> Non
     content = as_arrow(TEXTS)[:-30] if name == "a.arrow" else as_parquet(TEXTS)
     for bad in (compress(content[:-20], Path(name).suffix), compress(content, Path(name).suffix)[:-20]):
         with pytest.raises(DataError, match="a is damaged"):
-            list(read_rows(write(tmp_path, name, bad), "a", "text", "strict"))
+            list(rows_in(write(tmp_path, name, bad)))
 
 
 def test_flipped_bytes_of_an_arrow_file_are_an_error_or_other_rows_and_never_a_crash(tmp_path: Path) -> None:
@@ -107,7 +115,7 @@ def test_flipped_bytes_of_an_arrow_file_are_an_error_or_other_rows_and_never_a_c
             damaged[generator.randrange(len(content))] = generator.randrange(256)
             path = write(tmp_path, "a.arrow", bytes(damaged))
             try:
-                assert all(isinstance(text, str) for text in read_rows(path, "a", "text", "replace"))
+                assert all(isinstance(text, str) for text in rows_in(path, errors="replace"))
             except DataError:
                 faults += 1
     assert 100 < faults < 600

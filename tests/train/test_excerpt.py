@@ -25,7 +25,7 @@ def corpus(tmp_path: Path) -> Path:
 
 
 def drawn(folder: Path, size: int, seed: int = 1) -> list[str]:
-    files = find_files([str(folder)], "text", folder.parent / "cache")
+    files = find_files([str(folder)], DataConfig(), folder.parent / "cache")
     return list(drawn_texts(files, DataConfig(), size, seed))
 
 

@@ -11,17 +11,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from gptcli.data.compression import CHUNK_BYTES, COMPRESSIONS, damaged, format_of, read_bytes
+from gptcli.data.compression import CHUNK_BYTES, COMPRESSIONS, damaged, read_bytes
+from gptcli.data.file_formats import SourceFile
 from gptcli.errors import DataError
 from gptcli.storage import storage_errors
 
 ROWS_AT_ONCE = 256
-COLUMN_FORMATS = frozenset({".parquet", ".arrow"})
 
 
 def column_rows(
-    path: Path,
-    name: str,
+    file: SourceFile,
     choose: Callable[[Sequence[str]], Sequence[str]],
     errors: str,
     start: int = 0,
@@ -36,10 +35,11 @@ def column_rows(
     """
     import pyarrow as pa
 
-    with storage_errors(path, "read"), seekable(path, name) as file:
+    path, name, kind = file
+    with storage_errors(path, "read"), seekable(path, name) as content:
         try:
-            groups, number = (None, 0) if stop is None else row_groups(file, start, stop)
-            for batch in batches(file, format_of(path), choose, groups):
+            groups, number = (None, 0) if stop is None else row_groups(content, start, stop)
+            for batch in batches(content, kind, choose, groups):
                 columns = [values(batch.column(i), field, name) for i, field in enumerate(batch.schema.names)]
                 for row in zip(*columns, strict=True):
                     number += 1
@@ -64,7 +64,7 @@ def batches(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if kind == ".parquet":
+    if kind == "parquet":
         table = pq.ParquetFile(file, pre_buffer=False, buffer_size=CHUNK_BYTES)
         fields = choose(table.schema_arrow.names)
         chosen = {} if groups is None else {"row_groups": groups}

@@ -8,7 +8,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from gptcli.config import Config
+from gptcli.data.file_formats import Format
 from gptcli.tokenizer.config import BpeTokenizerConfig, TokenizerConfig
+
+READING_KEYS = ("format", "text_field", "chat_template", "document_separator", "encoding_errors")
+"""The keys of `data` that say how files are read, and so matter to every verb that reads texts."""
 
 
 class MixedCorpus(Config):
@@ -50,6 +54,10 @@ class DataConfig(Config):
     tokenizer: TokenizerConfig = BpeTokenizerConfig()
     """What turns text into tokens: char or bpe (learnt from the training split only), byte, or an existing one by
     file:PATH or hf:NAME."""
+
+    format: Literal["auto"] | Format = "auto"
+    """How the files of the corpus are read: auto goes by their endings (.jsonl, .jsonlines, .ndjson, .jl, .json, .csv,
+    .tsv, .parquet, .arrow; anything else is plain text); any other value holds for every file and for stdin."""
 
     text_field: Annotated[str, StringConstraints(min_length=1)] = "text"
     """The field that holds the text in .jsonl, .csv, .parquet and .arrow files and in hf: data sets; it may also hold a

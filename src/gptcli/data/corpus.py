@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gptcli.data.cache import default_cache_dir
-from gptcli.data.compression import format_of
 from gptcli.data.config import DataConfig
+from gptcli.data.file_formats import SourceFile
 from gptcli.data.formats import read_text
-from gptcli.data.rows import ROW_FORMATS, read_rows
-from gptcli.data.sources import SourceFile, find_files
+from gptcli.data.rows import read_rows
+from gptcli.data.sources import find_files
 from gptcli.data.token_files import is_token_file
 from gptcli.errors import DataError
 
@@ -43,7 +43,7 @@ def open_corpus(sources: Sequence[str], config: DataConfig, cache_dir: Path | No
     Raises:
         DataError: a source is missing (at once) or cannot be read (when it is its turn).
     """
-    files = find_files(sources, config.text_field, cache_dir or default_cache_dir())
+    files = find_files(sources, config, cache_dir or default_cache_dir())
     return (document for file in files for document in read_documents(file, config))
 
 
@@ -61,15 +61,14 @@ def read_documents(file: SourceFile, config: DataConfig) -> Iterator[Document]:
 def read_pieces(file: SourceFile, config: DataConfig, start: int = 0, stop: int | None = None) -> Iterator[Piece]:
     """Every document of one file, also empty ones, in pieces of at most PIECE_CHARACTERS; with `stop` those of the
     section start..stop (sections.py)."""
-    path, name = file
+    path, name, kind = file
     if is_token_file(path.name):
         raise DataError(
             f"{name} holds tokens by its ending, and a text is needed here",
             "train on it by steps, without --time, or name the text",
         )
-    if format_of(path) in ROW_FORMATS:
-        rows = read_rows(path, name, config.text_field, config.encoding_errors, config.chat_template, start, stop)
-        return cut_pieces((row, True) for row in rows)
+    if kind != "text":
+        return cut_pieces((row, True) for row in read_rows(file, config, start, stop))
     chunks = read_text(path, name, config.encoding_errors, start, stop)
     return cut_pieces(separate(chunks, config.document_separator))
 

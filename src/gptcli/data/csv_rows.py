@@ -9,10 +9,10 @@ from gptcli.data.json_rows import MAX_ROW_CHARACTERS
 from gptcli.errors import DataError
 
 
-def csv_rows(lines: Iterable[str], name: str) -> Iterator[tuple[str, dict[str, str]]]:
+def csv_rows(lines: Iterable[str], name: str, delimiter: str = ",") -> Iterator[tuple[str, dict[str, str]]]:
     """Rows by the names in the first line; rows are counted from 1 after it."""
     csv.field_size_limit(MAX_ROW_CHARACTERS)
-    reader = csv.reader(lines)
+    reader = csv.reader(lines, delimiter=delimiter)
     number = 0
     try:
         header = next(reader, [])

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gptcli.console import say
-from gptcli.data.compression import format_of
-from gptcli.data.rows import ROW_FORMATS
+from gptcli.data.file_formats import has_row_ending
 from gptcli.errors import DataError
 from gptcli.storage import storage_errors
 
@@ -101,7 +100,7 @@ def hub_files(snapshot: Path) -> dict[str, list[Path]]:
     except (EmptyDatasetError, FileNotFoundError) as error:
         raise DataError(f"{snapshot} holds no data", "download the data set again") from error
     paths = {str(split): sorted({Path(file) for file in files}) for split, files in found.items()}
-    rows = {split: [file for file in files if format_of(file) in ROW_FORMATS] for split, files in paths.items()}
+    rows = {split: [file for file in files if has_row_ending(file)] for split, files in paths.items()}
     kept = {split: files for split, files in rows.items() if files}
     if not kept:
         raise DataError(

@@ -18,8 +18,8 @@ import numpy as np
 from gptcli.data.arrays import stretches
 from gptcli.data.config import DataConfig
 from gptcli.data.corpus import read_pieces
+from gptcli.data.file_formats import Format, SourceFile
 from gptcli.data.sections import BYTE_ORDER_MARK, Section, is_divisible
-from gptcli.data.sources import SourceFile
 from gptcli.data.split import CUT, TRAIN, VAL
 from gptcli.errors import DataError
 from gptcli.storage import storage_errors
@@ -37,7 +37,13 @@ class ScannedFile(NamedTuple):
     name: str
     size: int
     mtime_ns: int
+    format: Format = "text"
     documents: int = 0
+
+    @property
+    def source(self) -> SourceFile:
+        """The file as it is read."""
+        return SourceFile(Path(self.path), self.name, self.format)
 
 
 class SplitPiece(NamedTuple):
@@ -62,7 +68,7 @@ def look_at(file: SourceFile) -> ScannedFile:
     with storage_errors(file.name, "read"):
         status = file.path.stat()
     # Of a link the name stays, whose ending says what is in it: in the hub's cache the file's own name has none.
-    return ScannedFile(os.path.abspath(file.path), file.name, status.st_size, status.st_mtime_ns)
+    return ScannedFile(os.path.abspath(file.path), file.name, status.st_size, status.st_mtime_ns, file.format)
 
 
 class Measure:
@@ -94,7 +100,7 @@ def read_measured(
 ) -> Iterator[DocumentPiece]:
     """The documents of a file in pieces, measured on the way; with `stop` those of a section."""
     measure = Measure()
-    for text, is_last in read_pieces(SourceFile(Path(file.path), file.name), config, start, stop):
+    for text, is_last in read_pieces(file.source, config, start, stop):
         size = measure.add(text)
         record = None
         if is_last:
@@ -115,7 +121,7 @@ def note_section(
     They are one, with the number of its documents, but for a long text that is one document: of that, parts of about
     `section_bytes`. `told` is called with the numbers of bytes that were read.
     """
-    if section.stop is None and file.size >= 2 * section_bytes and is_divisible(Path(file.path), config):
+    if section.stop is None and file.size >= 2 * section_bytes and is_divisible(file.source, config):
         return note_long_text(section, file, config, section_bytes, out, told)
     documents = 0
     for piece in read_measured(file, config, section.start, section.stop):

@@ -7,32 +7,23 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
-from gptcli.data.chat import CHATML, ChatRenderer
-from gptcli.data.columns import COLUMN_FORMATS, column_rows
-from gptcli.data.compression import format_of
+from gptcli.data.chat import ChatRenderer
+from gptcli.data.columns import column_rows
+from gptcli.data.config import DataConfig
 from gptcli.data.conversations import conversation_fields, conversation_of
 from gptcli.data.csv_rows import csv_rows
+from gptcli.data.file_formats import SourceFile
 from gptcli.data.formats import read_text
 from gptcli.data.json_rows import json_rows, split_lines
 from gptcli.errors import DataError
 
-ROW_FORMATS = frozenset({".jsonl", ".ndjson", ".json", ".csv"}) | COLUMN_FORMATS
 DEFAULT_FIELD = "text"
 
 
-def read_rows(
-    path: Path,
-    name: str,
-    text_field: str,
-    errors: str,
-    chat_template: str = CHATML,
-    start: int = 0,
-    stop: int | None = None,
-) -> Iterator[str]:
-    """The text field of every row of a .jsonl, .csv, .parquet or .arrow file; a null is an empty text.
+def read_rows(file: SourceFile, config: DataConfig, start: int = 0, stop: int | None = None) -> Iterator[str]:
+    """The text field of every row of a file of rows; a null is an empty text.
 
     With `stop` only the rows in bytes start..stop-1, or of a .parquet file in those row groups.
 
@@ -43,14 +34,15 @@ def read_rows(
         DataError: a row cannot be read, lacks the field (the message lists those it has), or has no text in it.
     """
     renderer: ChatRenderer | None = None
+    text_field, errors = config.text_field, config.encoding_errors
     with contextlib.ExitStack() as stack:
-        for place, row in rows_of(path, name, text_field, errors, start, stop):
+        for place, row in rows_of(file, config, start, stop):
             fields = text_fields(text_field, row)
             if not fields:
                 raise missing_field(place, text_field, row)
             value = row[text_field] if fields == (text_field,) else conversation_of(row)
             if isinstance(value, list):
-                renderer = renderer or stack.enter_context(ChatRenderer(chat_template))
+                renderer = renderer or stack.enter_context(ChatRenderer(config.chat_template))
                 value = renderer.render(value, place)
             if not isinstance(value, str | None):
                 raise DataError(f"field {fields[0]!r} of {place} is no text but {type(value).__name__}")
@@ -58,21 +50,23 @@ def read_rows(
 
 
 def rows_of(
-    path: Path, name: str, text_field: str, errors: str, start: int, stop: int | None
+    file: SourceFile, config: DataConfig, start: int, stop: int | None
 ) -> Iterator[tuple[object, dict[str, Any]]]:
     """(place, row) pairs; of files of columns only those that `text_fields` names."""
-    kind = format_of(path)
-    if kind in COLUMN_FORMATS:
+    path, name, kind = file
+    if kind in ("parquet", "arrow"):
 
         def choose(names: Sequence[str]) -> tuple[str, ...]:
-            fields = text_fields(text_field, names)
+            fields = text_fields(config.text_field, names)
             if not fields:
-                raise missing_field(name, text_field, names)
+                raise missing_field(name, config.text_field, names)
             return fields
 
-        return column_rows(path, name, choose, errors, start, stop)
-    lines = split_lines(read_text(path, name, errors, start, stop), name)
-    return csv_rows(lines, name) if kind == ".csv" else json_rows(lines, name, path, start)
+        return column_rows(file, choose, config.encoding_errors, start, stop)
+    lines = split_lines(read_text(path, name, config.encoding_errors, start, stop), name)
+    if kind in ("csv", "tsv"):
+        return csv_rows(lines, name, "," if kind == "csv" else "\t")
+    return json_rows(lines, name, path, start)
 
 
 def text_fields(text_field: str, names: Collection[str]) -> tuple[str, ...]:

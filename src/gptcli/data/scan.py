@@ -127,8 +127,8 @@ def scan_corpus(
         OutOfMemoryError: a process was killed.
     """
     looked_ns = time.time_ns()
-    val_files = find_files([config.val], config.text_field, cache_dir) if config.val is not None else []
-    corpus_files = find_files(sources, config.text_field, cache_dir)
+    val_files = find_files([config.val], config, cache_dir) if config.val is not None else []
+    corpus_files = find_files(sources, config, cache_dir)
     if not corpus_files:
         raise DataError("no corpus is named", "name a text file, a directory, hf:NAME or python:stdlib")
     files = [look_at(file) for file in [*val_files, *corpus_files]]
@@ -165,7 +165,7 @@ def divide(
     cut_at: int = 0,
 ) -> list[Job]:
     """Sections in jobs of about `section_bytes` of text."""
-    known = [(Path(file.path), file.size) for file in files]
+    known = [(file.source, file.size) for file in files]
     return [
         Job(tuple(some), tuple(files[s.number] for s in some), config, section_bytes, folder / f"{n:05d}", scan, cut_at)
         for n, some in enumerate(group(sections, known, section_bytes))
@@ -199,7 +199,7 @@ def write_scan(
 ) -> None:
     """Read the corpus twice, to decide on every document and to count the parts, and write what was found."""
     size = means.section_bytes
-    cuts = [cut_file(number, Path(file.path), file.size, config, size) for number, file in enumerate(files)]
+    cuts = [cut_file(number, file.source, file.size, config, size) for number, file in enumerate(files)]
     jobs = divide(files, itertools.chain(*cuts), config, size, work / f"note-{size}")
     if len(jobs) > 1:
         write_atomic(work / LOOKED, str(looked_ns))

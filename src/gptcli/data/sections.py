@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from gptcli.data.compression import COMPRESSIONS, format_of
+from gptcli.data.compression import COMPRESSIONS
 from gptcli.data.config import DataConfig
-from gptcli.data.rows import ROW_FORMATS
+from gptcli.data.file_formats import SourceFile
 from gptcli.storage import storage_errors
 
 SECTION_BYTES = 1 << 26
@@ -23,7 +23,6 @@ EXPANSION = 4
 """Bytes of text that a compressed byte is taken for."""
 OPENING_BYTES = 1 << 12
 BYTE_ORDER_MARK = "\ufeff".encode()
-LINE_FORMATS = frozenset({".jsonl", ".ndjson", ".json"})
 
 
 class Section(NamedTuple):
@@ -46,26 +45,26 @@ def is_plain(path: Path) -> bool:
     return path.suffix.lower() not in COMPRESSIONS
 
 
-def is_divisible(path: Path, config: DataConfig) -> bool:
+def is_divisible(file: SourceFile, config: DataConfig) -> bool:
     """Whether a file is text without separators, as one writes it: then bytes of its text are bytes of the file."""
     return (
-        is_plain(path)
-        and format_of(path) not in ROW_FORMATS
+        is_plain(file.path)
+        and file.format == "text"
         and config.document_separator is None
         and config.encoding_errors == "strict"
     )
 
 
-def cut_file(number: int, path: Path, size: int, config: DataConfig, section_bytes: int) -> list[Section]:
+def cut_file(number: int, file: SourceFile, size: int, config: DataConfig, section_bytes: int) -> list[Section]:
     """The sections of about `section_bytes` of a file, as far as they are known before it is read."""
-    kind = format_of(path)
+    path, kind = file.path, file.format
     if not is_plain(path) or size < 2 * section_bytes:
         return [Section(number)]
-    if kind == ".parquet":
+    if kind == "parquet":
         return [Section(number, *groups) for groups in row_groups(path, section_bytes)] or [Section(number)]
-    if kind in LINE_FORMATS:
+    if kind == "jsonl":
         separator = "\n"
-    elif kind not in ROW_FORMATS and config.document_separator and "\ufffd" not in config.document_separator:
+    elif kind == "text" and config.document_separator and "\ufffd" not in config.document_separator:
         separator = config.document_separator
     else:
         return [Section(number)]
@@ -117,10 +116,10 @@ def row_groups(path: Path, section_bytes: int) -> Iterator[tuple[int, int]]:
 
 
 def group(
-    sections: Iterable[Section], files: Sequence[tuple[Path, int]], section_bytes: int
+    sections: Iterable[Section], files: Sequence[tuple[SourceFile, int]], section_bytes: int
 ) -> Iterator[list[Section]]:
     """Neighbouring sections in lists of about `section_bytes` of text, the work that is done at once; `files` are the
-    paths and sizes of the files."""
+    files and their sizes."""
     together: list[Section] = []
     total = 0
     for section in sections:
@@ -133,11 +132,11 @@ def group(
         yield together
 
 
-def text_size(section: Section, path: Path, size: int, section_bytes: int) -> int:
+def text_size(section: Section, file: SourceFile, size: int, section_bytes: int) -> int:
     """About how many bytes of text a section holds, of a file of `size` bytes; opening one takes its time too."""
-    is_columns = format_of(path) == ".parquet"
+    is_columns = file.format == "parquet"
     if section.record is not None:
         return section.record[2]
     if section.stop is None:
-        return OPENING_BYTES + size * (EXPANSION if is_columns or not is_plain(path) else 1)
+        return OPENING_BYTES + size * (EXPANSION if is_columns or not is_plain(file.path) else 1)
     return section_bytes if is_columns else section.stop - section.start

@@ -2,7 +2,7 @@
 
 Files, directories and globs are taken as they lie. What can be read only once (stdin) or only over a network (`hf:`)
 is first copied into the cache, since a corpus is read more than once: to split it, to learn a tokenizer, to encode it.
-Knows where text lies, not what is in it; what is in a file is the business of formats.py and rows.py.
+Knows where text lies, not what is in it; what is in a file is read by formats.py and rows.py.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import sys
 import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
-from gptcli.data.compression import COMPRESSIONS, format_of
+from gptcli.data.compression import COMPRESSIONS
+from gptcli.data.config import DataConfig
+from gptcli.data.file_formats import AUTO, SourceFile, format_by_ending, has_row_ending
 from gptcli.data.layouts import laid_out_files, split_off
-from gptcli.data.rows import ROW_FORMATS
 from gptcli.data.streams import spool_hugging_face
 from gptcli.errors import DataError
 from gptcli.storage import clean_temporaries, storage_errors, temporary_name
@@ -35,14 +36,7 @@ STDLIB_SKIPPED = frozenset({"site-packages", "dist-packages", "__pycache__", "te
 out, so that the corpus is nearly the same everywhere."""
 
 
-class SourceFile(NamedTuple):
-    """A local file and the name by which the user knows it (`-` for the copy of stdin)."""
-
-    path: Path
-    name: str
-
-
-def find_files(sources: Sequence[str], text_field: str, cache_dir: Path) -> list[SourceFile]:
+def find_files(sources: Sequence[str], config: DataConfig, cache_dir: Path) -> list[SourceFile]:
     """The files of `sources`, in the order given and sorted within each; a file named twice is taken once.
 
     Raises:
@@ -50,18 +44,19 @@ def find_files(sources: Sequence[str], text_field: str, cache_dir: Path) -> list
     """
     found: dict[Path, SourceFile] = {}
     for source in sources:
-        for file in files_of(source, text_field, cache_dir):
+        for file in files_of(source, config, cache_dir):
             found.setdefault(file.path.resolve(), file)
     return list(found.values())
 
 
-def files_of(source: str, text_field: str, cache_dir: Path) -> list[SourceFile]:
+def files_of(source: str, config: DataConfig, cache_dir: Path) -> list[SourceFile]:
     if source == "-":
-        return [SourceFile(spool_stream(sys.stdin.buffer, cache_dir), "-")]
+        return [named(spool_stream(sys.stdin.buffer, cache_dir), "-", config)]
     if source.startswith("hf:"):
-        paths = spool_hugging_face(source, text_field, spool_directory(cache_dir))
+        paths = spool_hugging_face(source, config.text_field, spool_directory(cache_dir))
         several = len(paths) > 1
-        return [SourceFile(path, f"{source} part {n}" if several else source) for n, path in enumerate(paths, 1)]
+        names = [f"{source} part {n}" if several else source for n in range(1, len(paths) + 1)]
+        return [SourceFile(path, name, "jsonl") for path, name in zip(paths, names, strict=True)]
     if source == "python:stdlib":
         return [SourceFile(path, str(path)) for path in standard_library()]
     with storage_errors(source, "read"):
@@ -70,10 +65,10 @@ def files_of(source: str, text_field: str, cache_dir: Path) -> list[SourceFile]:
             raise DataError(f"{source} is a device, which has no end", "name a file or a pipe")
         if path.exists() and not path.is_dir() and not path.is_file():  # a pipe, as in `gptcli train <(zcat books)`
             with path.open("rb") as stream:
-                return [SourceFile(spool_stream(stream, cache_dir), source)]
+                return [named(spool_stream(stream, cache_dir), source, config)]
         laid_out = laid_out_files(*split_off(path), source)
         if laid_out is not None:
-            return [SourceFile(file, str(file)) for file in laid_out]
+            return [SourceFile(file, str(file), format_by_ending(file)) for file in laid_out]
         matches = [path] if path.exists() else [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
     files = [file for match in matches for file in (text_files_under(match) if match.is_dir() else [match])]
     if not files:
@@ -81,7 +76,12 @@ def files_of(source: str, text_field: str, cache_dir: Path) -> list[SourceFile]:
             f"there is no corpus {source}",
             "no file matches the pattern" if glob.has_magic(source) else "check the path",
         )
-    return [SourceFile(file, str(file)) for file in files]
+    return [named(file, str(file), config) for file in files]
+
+
+def named(path: Path, name: str, config: DataConfig) -> SourceFile:
+    """A file that the user named, with its format: as `data.format` says, else by its ending."""
+    return SourceFile(path, name, format_by_ending(path) if config.format == AUTO else config.format)
 
 
 def is_endless(path: Path) -> bool:
@@ -114,7 +114,7 @@ def raise_error(error: OSError) -> None:
 
 def has_text_ending(path: Path) -> bool:
     plain = path.with_suffix("") if path.suffix in COMPRESSIONS else path
-    return plain.suffix.lower() in TEXT_EXTENSIONS.split() or format_of(path) in ROW_FORMATS
+    return plain.suffix.lower() in TEXT_EXTENSIONS.split() or has_row_ending(path)
 
 
 def standard_library() -> list[Path]:

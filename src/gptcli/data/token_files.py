@@ -98,7 +98,7 @@ def validation_beside(files: Sequence[SourceFile]) -> list[SourceFile]:
     """The files that lie beside these for validation: val.bin beside train.bin, x_val_000000.bin beside
     x_train_000001.bin."""
     found: dict[Path, SourceFile] = {}
-    for path, _ in files:
+    for path, *_ in files:
         head, train, tail = path.name.rpartition("train")
         if train:
             pattern = re.compile(re.escape(head) + "val" + re.sub(r"\d+", r"\\d+", re.escape(tail)))

@@ -21,10 +21,11 @@ import numpy as np
 from gptcli.console import Progress
 from gptcli.data.cache import cache_key, only_writer
 from gptcli.data.config import DataConfig
+from gptcli.data.file_formats import SourceFile
 from gptcli.data.passes import ScannedFile, look_at
 from gptcli.data.scan import CorpusScan, Findings, is_current
 from gptcli.data.shards import BYTES, COUNT, STARTS, TokenShards, token_file_name, write_index
-from gptcli.data.sources import SourceFile, find_files
+from gptcli.data.sources import find_files
 from gptcli.data.split import RECORD, default_val_bytes
 from gptcli.data.stages import SplitStatistics
 from gptcli.data.token_files import Stretch, TokenFile, cut, is_token_file, open_token_file, validation_beside
@@ -69,8 +70,8 @@ def scan_tokens(sources: Sequence[str], config: DataConfig, cache_dir: Path) -> 
     """
     if not all(is_token_file(source) for source in sources) or not is_token_file(config.val or ".bin"):
         raise DataError("texts and files of tokens (.bin) cannot be one corpus", "name either the ones or the others")
-    train = find_files(sources, config.text_field, cache_dir)
-    val = find_files([config.val], config.text_field, cache_dir) if config.val else validation_beside(train)
+    train = find_files(sources, config, cache_dir)
+    val = find_files([config.val], config, cache_dir) if config.val else validation_beside(train)
     validating = {file.path.resolve() for file in val}
     train = [file for file in train if file.path.resolve() not in validating]
     if not train:

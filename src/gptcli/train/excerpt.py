@@ -14,11 +14,12 @@ from pathlib import Path
 
 from gptcli.data.cache import cache_key, only_writer
 from gptcli.data.chat import read_template
-from gptcli.data.config import DataConfig
+from gptcli.data.config import READING_KEYS, DataConfig
 from gptcli.data.corpus import read_pieces
+from gptcli.data.file_formats import SourceFile
 from gptcli.data.passes import look_at
 from gptcli.data.prepare import CorpusScan, scan_corpus
-from gptcli.data.sources import SourceFile, find_files
+from gptcli.data.sources import find_files
 from gptcli.storage import atomic_directory
 
 
@@ -30,8 +31,8 @@ def scan_excerpt(config: DataConfig, corpus_bytes: int | None, cache_dir: Path, 
     """
     if corpus_bytes is None:
         return scan_corpus(config.corpus, config, cache_dir, seed)
-    files = find_files(config.corpus, config.text_field, cache_dir)
-    settings = config.model_dump(mode="json", include={"text_field", "document_separator", "encoding_errors"})
+    files = find_files(config.corpus, config, cache_dir)
+    settings = config.model_dump(mode="json", include=set(READING_KEYS) - {"chat_template"})
     settings["chat_template"] = read_template(config.chat_template)
     entry = cache_dir / "excerpts" / cache_key([look_at(file) for file in files], settings, corpus_bytes, seed)
     with only_writer(entry):
@@ -39,7 +40,7 @@ def scan_excerpt(config: DataConfig, corpus_bytes: int | None, cache_dir: Path, 
             with atomic_directory(entry) as folder, (folder / "excerpt.jsonl").open("w", encoding="utf-8") as out:
                 for text in drawn_texts(files, config, corpus_bytes, seed):
                     out.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
-    rows = config.model_copy(update={"text_field": "text", "document_separator": None})
+    rows = config.model_copy(update={"format": "auto", "text_field": "text", "document_separator": None})
     return scan_corpus([str(entry / "excerpt.jsonl")], rows, cache_dir, seed)
 
 

@@ -16,7 +16,8 @@ import tokenizers
 
 from gptcli.data.config import DataConfig
 from gptcli.data.corpus import read_pieces
-from gptcli.data.sources import SourceFile, find_files
+from gptcli.data.file_formats import SourceFile
+from gptcli.data.sources import find_files
 from gptcli.errors import DataError
 from gptcli.tokenizer.config import (
     SMALLEST_BPE,
@@ -69,7 +70,7 @@ def read_sample(config: DataConfig, wanted: int, cache_dir: Path, seed: int) -> 
     Raises:
         DataError: the corpus is missing, or is no text.
     """
-    files = find_files(config.corpus, config.text_field, cache_dir)
+    files = find_files(config.corpus, config, cache_dir)
     share = max(wanted // SAMPLED_FILES, wanted // len(files), 1)
     parts, missing = [], wanted
     began = time.perf_counter()

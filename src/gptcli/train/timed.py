@@ -144,8 +144,7 @@ def replayable(data: DataConfig, cache_dir: Path) -> DataConfig:
         return source == "-" or (path.exists() and not path.is_file() and not path.is_dir())
 
     sources = tuple(
-        str(find_files([source], data.text_field, cache_dir)[0].path) if is_stream(source) else source
-        for source in data.corpus
+        str(find_files([source], data, cache_dir)[0].path) if is_stream(source) else source for source in data.corpus
     )
     return data.model_copy(update={"corpus": sources})
 

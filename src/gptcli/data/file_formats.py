@@ -1,0 +1,46 @@
+"""What is in a file: plain text, or rows of one of several kinds, by its ending or as the user says.
+
+Knows no row and no text.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from gptcli.data.compression import format_of
+
+Format = Literal["text", "jsonl", "json", "csv", "tsv", "parquet", "arrow"]
+"""Plain text, or how the rows of a file are written: a JSON object on each line; JSON values of any layout (an array of
+objects, objects over several lines); values separated by commas or by tabs; columns."""
+AUTO = "auto"
+ROW_ENDINGS: dict[str, Format] = {
+    ".jsonl": "jsonl",
+    ".jsonlines": "jsonl",
+    ".ndjson": "jsonl",
+    ".jl": "jsonl",
+    ".json": "jsonl",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+}
+"""The endings of files of rows; every other file holds plain text."""
+
+
+class SourceFile(NamedTuple):
+    """A local file, the name by which the user knows it (`-` for the copy of stdin), and what it holds."""
+
+    path: Path
+    name: str
+    format: Format = "text"
+
+
+def format_by_ending(path: Path) -> Format:
+    """What a file holds by its name, whatever its compression."""
+    return ROW_ENDINGS.get(format_of(path), "text")
+
+
+def has_row_ending(path: Path) -> bool:
+    """Whether the name of a file says that it holds rows."""
+    return format_of(path) in ROW_ENDINGS
