@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import pty
+import struct
+import termios
+
 import pytest
 
 from gptcli import console
-from gptcli.console import Progress, duration, size
+from gptcli.console import Progress, duration, quantity, rounded, size
 
 
 @pytest.mark.parametrize(
@@ -20,6 +26,14 @@ def test_a_duration_is_said_in_the_units_that_it_lasts() -> None:
     assert [duration(seconds) for seconds in (0.84, 42, 200, 18_720)] == ["0.8 s", "42 s", "3 min 20 s", "5 h 12 min"]
 
 
+def test_one_thing_has_no_plural() -> None:
+    assert [quantity(number, "layer") for number in (0, 1, 1200)] == ["0 layers", "1 layer", "1,200 layers"]
+
+
+def test_a_rounded_number_has_no_power_of_ten() -> None:
+    assert [rounded(value) for value in (0.0312, 5.27, 99.4, 531.0, 12400.0)] == ["0.031", "5.3", "99", "531", "12,400"]
+
+
 def test_what_comes_before_the_first_update_is_no_measure_of_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr(console.time, "monotonic", lambda: now)
@@ -30,3 +44,21 @@ def test_what_comes_before_the_first_update_is_no_measure_of_the_rest(monkeypatc
         now = 42.0
         progress.update(1)
         assert progress.line() == "train 2/100 steps, 42 s gone, 3 min 16 s left"
+
+
+def test_a_bar_of_80_columns_shows_both_losses_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a pseudo-terminal of that width, at the end of a long run, where the counts are widest."""
+    main, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    figures = {"loss": "2.311", "val loss": "2.415", "tokens/s": "123,456"}
+    with os.fdopen(terminal, "w") as stderr:
+        monkeypatch.setattr("sys.stderr", stderr)
+        with Progress("train", 10000, unit="steps", initial=9000) as progress:
+            progress.update(1, **figures)
+            progress.bar.refresh()
+            shown = os.read(main, 10_000).decode().split("\r")[-1]
+    os.close(main)
+    assert "loss 2.311, val loss 2.415" in shown
+    assert len(shown) <= 80
+    assert "tokens/s" not in shown
+    assert progress.shown_figures(140) == "loss 2.311, val loss 2.415, tokens/s 123,456"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from types import TracebackType
@@ -22,6 +23,19 @@ def say(message: str = "") -> None:
         bar.bar.write(message, file=sys.stderr)
     else:
         print(message, file=sys.stderr, flush=True)
+
+
+BAR_FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}, {remaining} left"
+BAR_COLUMNS = 44
+"""Columns of a progress bar without its description and its figures: the bar itself, counts and time."""
+
+
+def terminal_columns() -> int:
+    """Columns of the terminal on stderr; 80 where there is none."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80
 
 
 class Progress:
@@ -79,15 +93,26 @@ class Progress:
 
     def update(self, n: int = 1, **figures: str) -> None:
         self.count += n
-        self.figures.update(figures)
+        self.figures = figures or self.figures
         self.paced_from = self.paced_from or (self.count, time.monotonic())
         if self.bar is not None:
-            if figures:
-                self.bar.set_postfix(self.figures, refresh=False)
+            self.bar.set_postfix_str(self.shown_figures(terminal_columns()), refresh=False)
+            if self.total:
+                self.bar.bar_format = BAR_FORMAT + ("{postfix}" if self.figures else ", {rate_fmt}")
             self.bar.update(n)
         elif time.monotonic() - self.said >= self.interval and not self.is_silent:
             self.said = time.monotonic()
             print(self.line(), file=sys.stderr, flush=True)
+
+    def shown_figures(self, columns: int) -> str:
+        """The first of the figures that fit beside a bar in a terminal of so many columns."""
+        shown = ""
+        for name, value in self.figures.items():
+            longer = f"{shown}, {name} {value}" if shown else f"{name} {value}"
+            if len(self.description) + BAR_COLUMNS + len(longer) > columns:
+                break
+            shown = longer
+        return shown
 
     def retarget(self, total: int) -> None:
         """Let it end at another number than it was begun with."""
@@ -116,6 +141,16 @@ def duration(seconds: float) -> str:
     if whole < 7200:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def quantity(number: int, thing: str) -> str:
+    """A number of things for people: `1 layer`, `1,200 layers`; `thing` is one of them, and takes an s."""
+    return f"{number:,} {thing}{'s' * (number != 1)}"
+
+
+def rounded(value: float) -> str:
+    """A positive number for people, to two digits or a whole, never in powers of ten: `0.62`, `5.3`, `12,400`."""
+    return f"{value:,.0f}" if value >= 99.5 else f"{value:.2g}" if value >= 1e-4 else "0"
 
 
 def size(count: float, unit: str = "B") -> str:

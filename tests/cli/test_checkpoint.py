@@ -38,7 +38,7 @@ def test_listing_shows_step_loss_size_and_state(run) -> None:
     done = gptcli("list", run.path)
     assert done.returncode == 0 and done.stderr == ""
     rows = [line.split() for line in done.stdout.splitlines()[1:]]
-    assert [(row[0], row[1], row[-1]) for row in rows] == [("10", "-", "whole"), ("2,000", "1.5000", "whole")]
+    assert [(row[0], row[1], row[-1]) for row in rows] == [("10", "-", "whole"), ("2,000", "1.5000", "best")]
 
 
 def test_the_json_is_one_object_with_every_figure(run) -> None:
@@ -47,6 +47,7 @@ def test_the_json_is_one_object_with_every_figure(run) -> None:
     assert done.returncode == 0
     report = json.loads(done.stdout)
     assert report["run"] == str(run.path)
+    assert [entry["is_best"] for entry in report["checkpoints"]] == [False, True]
     assert [(c["step"], c["val_loss"], c["verified"]) for c in report["checkpoints"]] == [
         (10, None, True),
         (2000, 1.5, False),

@@ -44,6 +44,42 @@ def test_json_is_one_object_on_stdout_and_the_run_is_named_after_the_corpus(corp
     assert "from the cache" in again.stderr
 
 
+def test_an_out_that_cannot_be_made_is_refused_before_the_corpus_is_read(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no directory")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").touch()
+    for out, words in (
+        ("file", "is not a directory"),
+        ("file/run", "is not a directory"),
+        ("full", "holds 'notes.txt'"),
+        ("/proc/run", "cannot"),
+    ):
+        done = gptcli("train", "missing-corpus.txt", "--out", out, cwd=tmp_path)
+        assert done.returncode in (2, 5)
+        assert done.stderr.count("\n") == 1 and words in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("corpus", "name"),
+    [
+        ("texts/*.txt", "texts"),
+        ("my texts/**/*.md", "my-texts"),
+        ("books/book-[0-9].txt", "books"),
+        ("*.txt", "here"),
+        ("book.txt.gz", "book"),
+        ("-", "stdin"),
+    ],
+)
+def test_a_run_is_named_after_its_corpus_a_glob_after_its_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, corpus: str, name: str
+) -> None:
+    from gptcli.train.run import fresh_directory
+
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert fresh_directory((corpus,)) == Path("runs") / name
+
+
 def test_a_corpus_from_standard_input_trains(corpus: Path, tmp_path: Path) -> None:
     done = gptcli("train", "-", *TINY, "--set=train.max_steps=2", "--out", "run", cwd=tmp_path, text=corpus.read_text())
     assert done.returncode == 0, done.stderr
@@ -69,7 +105,7 @@ def test_a_corpus_from_standard_input_trains(corpus: Path, tmp_path: Path) -> No
         (["--set", "model.context_length=100000", "--set", "train.tokens_per_step=100000"], 3, ["corpus", "context"]),
         (["--set", "data.tokenizer=file:nowhere.json"], 3, ["nowhere.json"]),
         (["--set", "train.trackers=['papyrus']"], 2, ["train.trackers"]),
-        (["--time", "soon"], 2, ["--time 'soon'", "90s, 10m or 1h30m"]),
+        (["--time", "soon"], 2, ["--time 'soon'", "90s, 10m, 1h30m or 1d"]),
         (["--set", "train.max_seconds=-1"], 2, ["train.max_seconds", "greater than 0"]),
         (["--time", "1s"], 2, ["too short", "more"]),
     ],

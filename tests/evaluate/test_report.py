@@ -13,7 +13,7 @@ import torch
 
 from gptcli.data.corpus import Document
 from gptcli.evaluate.perplexity import Evaluation, FileScore, evaluate_texts
-from gptcli.evaluate.report import MAX_FILES_SHOWN, as_json, as_text, one_line
+from gptcli.evaluate.report import as_json, as_text, one_line
 from gptcli.evaluate.statistics import Totals, Uncertainty
 from gptcli.figures import figure
 from gptcli.models.gpt import GPT
@@ -124,12 +124,15 @@ def test_unknown_characters_and_a_missing_prefix_are_said(evaluation: Evaluation
     assert "first token is not scored" in text
 
 
-def test_many_files_are_listed_in_part_and_counted(evaluation: Evaluation) -> None:
-    files = tuple(FileScore(f"{number}.txt", evaluation.totals, None) for number in range(MAX_FILES_SHOWN + 7))
+def test_of_many_files_those_with_the_most_bits_per_byte_are_listed(evaluation: Evaluation) -> None:
+    totals = [replace(evaluation.totals, nats=evaluation.totals.nats * factor) for factor in range(1, 18)]
+    files = tuple(FileScore(f"{number}.txt", some, None) for number, some in enumerate(totals))
     text = as_text(replace(evaluation, files=files), "m")
-    assert f"{MAX_FILES_SHOWN - 1}.txt" in text
-    assert f"{MAX_FILES_SHOWN}.txt" not in text
-    assert "7 files more" in text
+    listed = [
+        line.split()[0] for line in text.splitlines() if line[:3].strip("0123456789.").startswith("t") or ".txt" in line
+    ]
+    assert [name for name in listed if name.endswith(".txt")] == [f"{number}.txt" for number in range(16, 6, -1)]
+    assert "10 of 17 files" in text
 
 
 def test_passages_cannot_send_control_characters_to_a_terminal() -> None:

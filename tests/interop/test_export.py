@@ -258,6 +258,17 @@ def test_a_missing_package_names_the_extra(tmp_path, monkeypatch, to, extra):
         export(ExportRequest(str(tmp_path / "absent"), to, tmp_path / "out"))
 
 
+def test_a_file_that_is_there_is_replaced_only_with_force(our_model, tokenizer, tmp_path):
+    write_huggingface(our_model(), tokenizer, tmp_path / "model")
+    out = tmp_path / "model.gguf"
+    out.write_text("somebody's")
+    with pytest.raises(UsageError, match="add --force"):
+        export(ExportRequest(str(tmp_path / "model"), "gguf", out))
+    assert out.read_text() == "somebody's"
+    export(ExportRequest(str(tmp_path / "model"), "gguf", out, force=True))
+    assert out.read_bytes()[:4] == b"GGUF"
+
+
 def test_a_directory_that_holds_something_is_left_alone(run, tmp_path):
     before = sorted(run.iterdir())
     with pytest.raises(UsageError, match="is not empty; choose another --out"):

@@ -18,11 +18,18 @@ class CheckpointReport:
     run: RunDirectory
     checkpoints: tuple[tuple[CheckpointInfo, CheckpointError | None], ...]
 
+    @property
+    def best_step(self) -> int | None:
+        """The step of the checkpoint that `generate` and `eval` take."""
+        best = self.run.best()
+        return best and best.step
+
     def as_dict(self) -> dict[str, Any]:
-        """{"run", "checkpoints": [{"step", "path", "val_loss", "bytes", "verified", "damage"}]}, JSON-able."""
+        """{"run", "checkpoints": [{"step", "is_best", "path", "val_loss", "bytes", "verified", "damage"}]} for JSON."""
         entries = [
             {
                 "step": info.step,
+                "is_best": info.step == self.best_step,
                 "path": str(info.path),
                 "val_loss": info.val_loss,
                 "bytes": info.size_bytes(),
@@ -39,6 +46,7 @@ class CheckpointReport:
         for info, damage in self.checkpoints:
             loss = "-" if info.val_loss is None else f"{info.val_loss:.4f}"
             state = "whole" if damage is None else str(damage)
+            state += ", best" if info.step == self.best_step else ""
             lines.append(f"{info.step:>10,}  {loss:>9}  {size(info.size_bytes()):>8}  {state}")
         return "\n".join(lines) if self.checkpoints else f"{self.run.path} has no checkpoints yet"
 

@@ -10,7 +10,9 @@ RUN/checkpoints/step-00000100/           model.safetensors, optimizer.safetensor
 from __future__ import annotations
 
 import math
+import os
 import re
+import tempfile
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,14 +75,36 @@ class RunDirectory:
         run = cls(path)
         with storage_errors(run.path, "create"):
             run.checkpoints_dir.mkdir(parents=True, exist_ok=True)
-            own = {run.lock_path.name, run.checkpoints_dir.name}
-            foreign = [p.name for p in run.path.iterdir() if p.name not in own and TEMPORARY_MARK not in p.name]
+            foreign = run.foreign_names()
         if cls.is_run(path):  # asked after looking around: another process may be making it just now
             with run.lock():
                 raise UsageError(f"{path} already holds a run", "continue it with --resume or choose another --out")
         if foreign:
-            raise UsageError(f"{path} is not empty (it holds {foreign[0]!r})", "choose another --out")
+            raise not_empty(path, foreign)
         return run
+
+    @classmethod
+    def require_creatable(cls, path: Path) -> None:
+        """Raise the error that `create` would raise, as far as it can be foreseen; leaves nothing behind.
+
+        Raises:
+            UsageError: a file or a directory with other content is in the way.
+            StorageError: the directory that would hold the run cannot be written.
+        """
+        run = cls(path)
+        with storage_errors(run.path, "create"):
+            if run.path.is_dir() and not cls.is_run(path) and (foreign := run.foreign_names()):
+                raise not_empty(path, foreign)
+            existing = next(place for place in (run.path, *run.path.absolute().parents) if os.path.lexists(place))
+            if not existing.is_dir():
+                raise UsageError(f"{existing} is not a directory", "choose another --out")
+            with tempfile.TemporaryDirectory(dir=existing, prefix=".gptcli-"):
+                pass  # permissions alone do not say whether a directory can be made there
+
+    def foreign_names(self) -> list[str]:
+        """What lies in the directory and is not left over from a run that was begun there."""
+        own = {self.lock_path.name, self.checkpoints_dir.name}
+        return [p.name for p in self.path.iterdir() if p.name not in own and TEMPORARY_MARK not in p.name]
 
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
@@ -162,6 +186,10 @@ class RunDirectory:
                 orphan.rename(target)
                 fsync_path(self.checkpoints_dir)
         return clean_temporaries(self.path) + clean_temporaries(self.checkpoints_dir)
+
+
+def not_empty(path: Path, names: list[str]) -> UsageError:
+    return UsageError(f"{path} is not empty (it holds {names[0]!r})", "choose another --out")
 
 
 def by_val_loss(info: CheckpointInfo) -> float:

@@ -31,11 +31,12 @@ def export(
     license: Annotated[
         str | None, typer.Option(metavar="NAME", help="The model's licence for its card, such as apache-2.0.")
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file at --out if there is one.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a model for another program, read it back, and say how far its logits are from the model's."""
     from gptcli.interop.export import ExportRequest
     from gptcli.interop.export import export as export_request
 
-    exported = export_request(ExportRequest(run, to, out, checkpoint, dtype, quantize, license))
+    exported = export_request(ExportRequest(run, to, out, checkpoint, dtype, quantize, license, force))
     print(json.dumps(exported.as_dict()) if as_json else "\n".join(exported.lines()))

@@ -71,7 +71,7 @@ def generate(
 
     import torch
 
-    from gptcli.console import say
+    from gptcli.console import quantity, say
     from gptcli.data.cache import default_cache_dir
     from gptcli.generate.step import decoding_step
     from gptcli.generate.text import generate as generate_texts
@@ -88,4 +88,4 @@ def generate(
         result = generate_texts(model, loaded.tokenizer, prompts, config, printer.on_text, printer.on_completion, step)
     if as_json:
         print(json.dumps(result.report(several=prompt_file is not None and not whole_file)))
-    say(f"{result.token_count:,} tokens, {result.tokens_per_second:,.1f} tokens/s")
+    say(f"{quantity(result.token_count, 'token')}, {result.tokens_per_second:,.1f} tokens/s")

@@ -37,7 +37,7 @@ def train(
 ) -> None:
     """Train a tokenizer on the whole of a corpus. Prints the folder."""
     from gptcli.config import RawConfig, validate
-    from gptcli.console import say
+    from gptcli.console import quantity, say
     from gptcli.data.config import DataConfig
     from gptcli.data.corpus import open_corpus
     from gptcli.errors import UsageError
@@ -53,7 +53,7 @@ def train(
     documents = open_corpus(corpus, config)
     tokenizer = build_tokenizer(config.tokenizer, lambda: (document.text for document in documents))
     tokenizer.save(out)
-    say(f"Saved a {tokenizer.name} tokenizer of {tokenizer.vocab_size:,} tokens.")
+    say(f"Saved a {tokenizer.name} tokenizer of {quantity(tokenizer.vocab_size, 'token')}.")
     print(out)
 
 

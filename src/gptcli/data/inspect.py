@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gptcli.console import size
+from gptcli.console import quantity, size
 from gptcli.data.config import DataSettings
 from gptcli.data.crew import Means, stop_by_signal
 from gptcli.data.mix import prepare_mix, scan_mix
@@ -110,7 +110,7 @@ def report_lines(report: dict[str, Any]) -> list[str]:
     for part in ("train", "val"):
         counts = report[part]
         lines.append(
-            f"{part:9}  {counts['documents']:,} documents, {size(counts['bytes'])}, "
+            f"{part:9}  {quantity(counts['documents'], 'document')}, {size(counts['bytes'])}, "
             f"{counts['characters']:,} characters ({counts['distinct_characters']:,} distinct), "
             f"{report[f'{part}_tokens']:,} tokens"
         )
@@ -123,7 +123,7 @@ def report_lines(report: dict[str, Any]) -> list[str]:
         )
     lines += [
         f"split      {report['split_rule']}: {100 * report['val_fraction']:.3g} % of the bytes",
-        f"dropped    {dropped['duplicates']:,} exact duplicates ({size(dropped['duplicate_bytes'])}), "
+        f"dropped    {quantity(dropped['duplicates'], 'exact duplicate')} ({size(dropped['duplicate_bytes'])}), "
         f"{dropped['blank']:,} blank, {dropped['overlap']:,} that are validated on ({size(dropped['overlap_bytes'])})",
         f"tokenizer  {tokenizer['name']}, {tokenizer['vocab_size']:,} tokens" + learnt,
         f"cache      {report['directory']}{' (was there already)' if report['from_cache'] else ''}",

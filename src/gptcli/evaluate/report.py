@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from gptcli.console import quantity
 from gptcli.evaluate.passages import Passage
 from gptcli.evaluate.perplexity import Evaluation, FileScore
 from gptcli.evaluate.statistics import Totals, Uncertainty, exponential
 from gptcli.figures import figure, figure_with_interval
 
-MAX_FILES_SHOWN = 50
+MAX_FILES_SHOWN = 10
 
 
 def as_json(evaluation: Evaluation, source: str) -> dict[str, Any]:
@@ -91,8 +92,8 @@ def method(evaluation: Evaluation) -> list[str]:
     lines = [
         f"text             {only}",
         f"documents        {totals.documents:,}, {prefix}",
-        f"scored           {totals.tokens:,} tokens, each exactly once, for {totals.bytes:,} bytes and "
-        f"{totals.words:,} words",
+        f"scored           {quantity(totals.tokens, 'token')}, each exactly once, "
+        f"for {quantity(totals.bytes, 'byte')} and {quantity(totals.words, 'word')}",
         f"windows          context {evaluation.context} tokens, stride {evaluation.stride}: after the first window "
         f"each token sees at least {max(1, evaluation.context - evaluation.stride)} tokens before it",
     ]
@@ -145,8 +146,10 @@ def word_perplexity(totals: Totals, found: Uncertainty | None) -> str:
 
 
 def file_table(files: tuple[FileScore, ...]) -> list[str]:
-    """One line a file, in the order in which they were read."""
-    shown = files[:MAX_FILES_SHOWN]
+    """One line for each file, in the order in which they were read; of many files only the hardest to predict."""
+    shown = files
+    if len(files) > MAX_FILES_SHOWN:
+        shown = tuple(sorted(files, key=lambda file: file.totals.bits_per_byte, reverse=True)[:MAX_FILES_SHOWN])
     names = [one_line(file.source) for file in shown]
     width = min(60, max(map(len, names)))
     lines = [f"{'file':{width}}  {'documents':>9}  {'tokens':>11}  {'loss':>17}  {'perplexity':>12}  {'bits/byte':>9}"]
@@ -161,7 +164,9 @@ def file_table(files: tuple[FileScore, ...]) -> list[str]:
             f"{bits_per_byte(totals, found):>9}"
         )
     if len(files) > len(shown):
-        lines.append(f"… and {len(files) - len(shown):,} files more (--json lists them all)")
+        lines.append(
+            f"these are the {len(shown)} of {len(files):,} files with the most bits per byte; --json lists all files"
+        )
     return lines
 
 
@@ -169,7 +174,7 @@ def passage_lines(number: int, passage: Passage) -> list[str]:
     return [
         f"{number}. {passage.loss:.3f} nats per token over {passage.tokens} tokens, from token {passage.position:,} of "
         f"document {passage.document:,} of {one_line(passage.source)}",
-        f"   most surprising: {passage.peak!r} with {passage.peak_nats:.2f} nats",
+        f"   most surprising: '{one_line(passage.peak)}' with {passage.peak_nats:.2f} nats",
         f"   {one_line(passage.before)}>>>{one_line(passage.text)}<<<{one_line(passage.after)}",
     ]
 

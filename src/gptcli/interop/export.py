@@ -58,6 +58,8 @@ class ExportRequest:
     dtype: str | None = None
     quantize: str | None = None
     license: str | None = None
+    force: bool = False
+    """Whether a file at `out` may be replaced."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,9 @@ class Exported:
 
 
 def export(request: ExportRequest) -> Exported:
-    """Write the model as requested and prove what was written. An existing file is replaced, a directory never.
+    """Write the model as requested and prove what was written.
+
+    An existing file is replaced only with `force`, a directory that is not empty never.
 
     Raises:
         UsageError: the format cannot hold the model, its tokenizer, or the numbers asked for; a package is missing.
@@ -113,6 +117,8 @@ def require_able(request: ExportRequest) -> None:
     if request.out.is_dir() and (not ability.is_directory or any(request.out.iterdir())):
         what = "is not empty" if ability.is_directory else f"is a directory, and {request.to} is a file"
         raise UsageError(f"{request.out} {what}", "choose another --out")
+    if request.out.is_file() and not request.force:
+        raise UsageError(f"{request.out} exists already", "add --force to replace it, or choose another --out")
     if request.dtype and request.quantize:
         raise UsageError("--dtype and --quantize are two answers to the same question", "give one of them")
     if request.quantize and not ability.quantizes:

@@ -13,6 +13,7 @@ import torch
 
 from gptcli.config import RawConfig, merge, validate
 from gptcli.config.load import with_origin
+from gptcli.console import quantity
 from gptcli.data.batches import Batches, MixedBatches, batches_of
 from gptcli.data.mix import MixedScan, prepare_mix, scan_mix
 from gptcli.data.prepare import CorpusScan, PreparedData, prepare_data
@@ -274,10 +275,10 @@ def probe_step_seconds(plan: Plan, model: GPT) -> float:
 
 def describe_model(config: ModelConfig) -> str:
     """The architecture in a few words: `4 layers, 128 wide, 4 heads of 32, rope, rmsnorm, swiglu, context 128`."""
-    heads = f"{config.n_head} heads of {config.head_width}"
+    heads = f"{quantity(config.n_head, 'head')} of {config.head_width}"
     if config.kv_heads != config.n_head:
         heads += f" ({config.kv_heads} for keys and values)"
-    parts: list[Any] = [f"{config.n_layer} layers", f"{config.n_embd} wide", heads, config.norm, config.mlp]
+    parts: list[Any] = [quantity(config.n_layer, "layer"), f"{config.n_embd} wide", heads, config.norm, config.mlp]
     if config.position != "none":
         scaled = f" ({config.rope_scaling.name} x{config.rope_scaling.factor:g})" if config.rope_scaling else ""
         parts.append({"rope": f"rope{scaled}", "learned": "learned positions"}[config.position])

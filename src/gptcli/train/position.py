@@ -45,8 +45,6 @@ class Position:
         return position
 
     def figures(self) -> dict[str, str]:
-        """What is shown beside a progress bar."""
-        figures = {"tokens/s": f"{self.tokens / max(self.elapsed_seconds, 1e-9):,.0f}"}
-        if self.last_val_loss is not None:
-            figures["val_loss"] = f"{self.last_val_loss:.3f}"
-        return figures
+        """The figures beside a progress bar, the most important first, since a narrow terminal shows only those."""
+        val_loss = {} if self.last_val_loss is None else {"val loss": f"{self.last_val_loss:.3f}"}
+        return val_loss | {"tokens/s": f"{self.tokens / max(self.elapsed_seconds, 1e-9):,.0f}"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import re
 import shutil
@@ -46,6 +47,8 @@ if TYPE_CHECKING:  # it loads torch.distributed, which a process that trains alo
 
 Find = Callable[[list[CheckpointError], Any], CheckpointInfo | None]
 """Finds a whole checkpoint, and adds the errors of those that are damaged to the list; with a group, with its ranks."""
+RUNS = Path("runs")
+"""Where runs are made for which no --out is given."""
 RUN_KEY = "run"
 """Under which a launcher's ranks put down the run that they train."""
 MAX_KEPT_VALIDATION_BYTES = 50_000_000
@@ -266,6 +269,8 @@ def resumable_run(request: TrainRequest) -> RunDirectory | None:
         say(f"{request.out} holds no run yet: starting from the beginning")
     elif request.out is not None and RunDirectory.is_run(request.out) and not request.dry_run:
         raise UsageError(f"{request.out} already holds a run", "add --resume to go on with it, or choose another --out")
+    if not request.dry_run:
+        RunDirectory.require_creatable(request.out or fresh_directory(request.corpus))
     return None
 
 
@@ -296,9 +301,12 @@ def spent_before(run: RunDirectory) -> float:
 def fresh_directory(corpus: tuple[str, ...]) -> Path:
     """`runs/NAME` after the corpus, or the mix if there is none, with a number if there is one of that name already."""
     corpus = corpus or ("mix",)
-    stem = Path(corpus[0]).name.split(".")[0] if corpus[0] != "-" else "stdin"
+    path = Path(corpus[0])
+    # The name of a glob such as texts/*.txt or texts/**/*.md is that of the directory that it looks in.
+    plain = [part for part in (path, *path.parents) if not any(glob.has_magic(p) for p in part.parts)]
+    stem = (plain[0].name or plain[0].resolve().name).split(".")[0] if corpus[0] != "-" else "stdin"
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-") or "run"
-    candidates = (Path("runs") / (name if n == 1 else f"{name}-{n}") for n in range(1, sys.maxsize))
+    candidates = (RUNS / (name if n == 1 else f"{name}-{n}") for n in range(1, sys.maxsize))
     return next(path for path in candidates if not path.exists())
 
 

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from gptcli.checkpoint.run import RunDirectory
-from gptcli.console import duration, say, size
+from gptcli.console import duration, quantity, rounded, say, size
 from gptcli.data.mix import MixedScan
 from gptcli.parallel.layout import Layout
 from gptcli.train.plan import Plan, describe_model
@@ -32,7 +32,7 @@ def plan_lines(plan: Plan, step_seconds: float | None) -> list[tuple[str, str]]:
     """The first screen as (label, text) pairs."""
     config, data, train = plan.config, plan.data, plan.config.train
     tokens = plan.steps * train.tokens_per_step
-    cut = f"(micro-batches of {train.batch_size} x {config.seq_len}) = {size(tokens, '')}, {plan.epochs:.2g} epochs"
+    cut = f"(micro-batches of {train.batch_size} x {config.seq_len}) = {size(tokens, '')}, {epochs_words(plan.epochs)}"
     lines = [("corpus", line) for line in corpus_lines(plan)]
     lines += [
         ("tokenizer", f"{data.tokenizer.name}, {data.tokenizer.vocab_size:,} entries"),
@@ -73,7 +73,8 @@ def choice_lines(choice: Choice) -> list[tuple[str, str]]:
     lines += [
         (
             "",
-            f"{other.candidate}, {other.epochs:.2g} epochs: {other.bits - best.bits:.3f} bits per byte more, predicted",
+            f"{other.candidate}, {epochs_words(other.epochs)}: "
+            f"{other.bits - best.bits:.3f} bits per byte more, predicted",
         )
         for other in others
     ]
@@ -87,9 +88,9 @@ def corpus_lines(plan: Plan) -> list[str]:
         return mix_lines(plan, scan)
     names = ", ".join(plan.config.data.corpus[:3]) + (" ..." if len(plan.config.data.corpus) > 3 else "")
     documents = scan.train.documents + scan.val.documents - (scan.cut_at > 0)
-    kept = f"{names}: {documents:,} document{'s' * (documents != 1)}, {size(scan.train.bytes + scan.val.bytes)}"
+    kept = f"{names}: {quantity(documents, 'document')}, {size(scan.train.bytes + scan.val.bytes)}"
     if scan.duplicates:
-        kept += f", {scan.duplicates:,} exact duplicates ({size(scan.duplicate_bytes)}) dropped"
+        kept += f", {quantity(scan.duplicates, 'exact duplicate')} ({size(scan.duplicate_bytes)}) dropped"
     split = f"{size(scan.train.bytes)} to train on, {size(scan.val.bytes)} to validate: {scan.split_rule}"
     return [kept, split]
 
@@ -98,10 +99,16 @@ def mix_lines(plan: Plan, scan: MixedScan) -> list[str]:
     """The corpora of a mix with their weights, and how often the run goes through each."""
     epochs = plan.batches.epochs(plan.steps * plan.config.sequences_per_step)
     return [
-        f"{weight / sum(scan.weights):.3g} of {name}: {size(one.train.bytes)} to train on ({epochs[name]:.2g} epochs), "
-        f"{size(one.val.bytes)} to validate: {one.split_rule}"
+        f"{weight / sum(scan.weights):.3g} of {name}: {size(one.train.bytes)} to train on "
+        f"({epochs_words(epochs[name])}), {size(one.val.bytes)} to validate: {one.split_rule}"
         for name, weight, one in zip(scan.names, scan.weights, scan.scans, strict=True)
     ]
+
+
+def epochs_words(epochs: float) -> str:
+    """How often a text is seen, for people."""
+    words = rounded(epochs)
+    return f"{words} epoch{'s' * (words != '1')}"
 
 
 def short_names(keys: tuple[str, ...]) -> list[str]:
@@ -126,11 +133,12 @@ def show_summary(summary: dict[str, Any], run: RunDirectory) -> None:
         f"{summary['val_bits_per_byte']:.4f} bits per byte (best checkpoint, {measured_on(summary)})"
     )
     say(
-        f"{summary['steps']:,} steps, {size(summary['tokens'], '')} tokens in {duration(summary['train_seconds'])}, "
-        f"{summary['tokens_per_second']:,.0f} tokens/s, peak memory {size(summary['peak_memory_bytes'])}"
+        f"{quantity(summary['steps'], 'step')}, {size(summary['tokens'], '')} tokens "
+        f"in {duration(summary['train_seconds'])}, {summary['tokens_per_second']:,.0f} tokens/s, "
+        f"peak memory {size(summary['peak_memory_bytes'])}"
     )
     for name, figures in summary.get("mix", {}).items():
-        say(f"  {name}: validation loss {figures['val_loss']:.4f}, {figures['epochs']:.2g} epochs")
+        say(f"  {name}: validation loss {figures['val_loss']:.4f}, {epochs_words(figures['epochs'])}")
     say(f"run directory {run.path}")
     say("")
     say("next:")
