@@ -13,8 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 from gptcli.checkpoint.run import RunDirectory
+from gptcli.data.shards import TokenShards
 from gptcli.errors import CheckpointError, DataError, DivergedError, Stopped, UsageError
 from gptcli.evaluate.shards import shard_loss
+from gptcli.evaluate.yardstick import xz_bits_per_byte
 from gptcli.train import validation
 from gptcli.train.loop import Trainer
 from gptcli.train.run import TrainRequest, train
@@ -48,14 +50,19 @@ def lines(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_a_run_leaves_all_that_later_commands_need(corpus: Path, tmp_path: Path) -> None:
+def test_a_run_leaves_all_that_later_commands_need(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "run"
-    summary = train(request(corpus, run))
+    summary = train(request(corpus, run, "data.val_fraction=0.25"))
+    text = corpus.read_bytes()[-TokenShards.open(run / "val").bytes :]  # a single document is validated on its tail
+    assert summary["xz_bits_per_byte"] == xz_bits_per_byte(text)
+    assert f"xz -9 needs {summary['xz_bits_per_byte']:.2f} bits per byte for the same text" in capsys.readouterr().err
     assert summary["steps"] == 12 and summary["tokens"] == 12 * 128
     assert summary["val_bits_per_byte"] == pytest.approx(summary["val_loss"] / math.log(2), rel=0.02)
     assert set(summary) == {
         "run", "steps", "tokens", "parameters", "train_seconds", "tokens_per_second", "train_loss", "val_loss",
-        "val_bits_per_byte", "val_part", "peak_memory_bytes",
+        "val_bits_per_byte", "val_part", "peak_memory_bytes", "xz_bits_per_byte",
     }  # fmt: skip
     for name in ("run.toml", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
                  "generation_config.json", "metrics.jsonl", "data.json", "samples.jsonl", "val"):  # fmt: skip

@@ -22,6 +22,7 @@ from gptcli.evaluate.passages import PASSAGE_TOKENS, Passage, WorstPassages
 from gptcli.evaluate.scoring import Scorer, Sequence, default_batch_size, evaluation_mode
 from gptcli.evaluate.statistics import Totals, Uncertainty, bootstrap_ratio
 from gptcli.evaluate.windows import resolve_windows
+from gptcli.evaluate.yardstick import TextPrefix, Yardstick
 from gptcli.models.gpt import GPT
 from gptcli.tokenizer.tokenizer import Tokenizer
 
@@ -43,16 +44,15 @@ class TextDocument(Protocol):
 
 
 class EncodedDocument(NamedTuple):
-    """A document to be scored: its ids (N,) without prefix, and the size of the text that they stand for.
+    """A document to be scored: its ids (N,) without prefix, and the text that they stand for.
 
-    `unspaced`: its characters of scripts that put no space between words.
+    `bytes` are of the text as it was read; `text` is the same text, or what decoding the ids has made of it.
     """
 
     source: str
     ids: np.ndarray
     bytes: int
-    words: int
-    unspaced: int
+    text: str
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,7 @@ class Evaluation:
 
     Without a prefix the first token of each document is context only: neither it nor its bytes are counted.
     `unknown_tokens` were scored as the tokenizer's unknown token, which stands for every character that it lacks.
+    `yardstick` is what a compressor needs for the same text.
     """
 
     totals: Totals
@@ -80,6 +81,7 @@ class Evaluation:
     stride: int
     prefix: str | None
     unknown_tokens: int
+    yardstick: Yardstick
     seconds: float
 
 
@@ -155,7 +157,7 @@ def evaluate_documents(
     prefix = np.array([] if prefix_id is None else [prefix_id], dtype=np.uint32)
     pairs = ((document, np.concatenate((prefix, document.ids))) for document in documents)
     tallies: dict[str, Tally] = {}
-    passages, unknown = WorstPassages(worst, tokenizer), 0
+    passages, prefix_of_text, unknown = WorstPassages(worst, tokenizer), TextPrefix(), 0
     with evaluation_mode(model):
         for sequence in scorer.score(pairs):
             document = sequence.key
@@ -163,6 +165,7 @@ def evaluate_documents(
                 continue
             tally = tallies.setdefault(document.source, Tally(block=max(stride, PASSAGE_TOKENS)))
             tally.add(sequence, unscored_bytes=0 if len(prefix) else token_bytes(tokenizer, int(document.ids[0])))
+            prefix_of_text.add(document.text, document.bytes)
             passages.consider(document.source, tally.documents, document.ids, sequence.losses)
             if tokenizer.unk_id is not None:
                 unknown += int((document.ids == tokenizer.unk_id).sum())
@@ -178,6 +181,7 @@ def evaluate_documents(
         stride=stride,
         prefix=None if prefix_id is None else tokenizer.token_text(prefix_id),
         unknown_tokens=unknown,
+        yardstick=prefix_of_text.yardstick(),
         seconds=time.monotonic() - began,
     )
 
@@ -186,15 +190,13 @@ def encoded_texts(tokenizer: Tokenizer, documents: Iterable[TextDocument]) -> It
     """Encode documents one at a time."""
     for document in documents:
         (ids,) = tokenizer.encode_batch([document.text])
-        text = document.text
-        yield EncodedDocument(document.source, ids, len(text.encode()), count_words(text), count_unspaced(text))
+        yield EncodedDocument(document.source, ids, len(document.text.encode()), document.text)
 
 
 def stored_documents(tokenizer: Tokenizer, shards: TokenShards, name: str) -> Iterator[EncodedDocument]:
-    """The documents of a split one at a time; decoded only to count their words."""
+    """The documents of a split one at a time."""
     for ids, size in shards.iter_documents():
-        text = tokenizer.decode(ids)
-        yield EncodedDocument(name, ids, size, count_words(text), count_unspaced(text))
+        yield EncodedDocument(name, ids, size, tokenizer.decode(ids))
 
 
 def count_words(text: str) -> int:
@@ -230,8 +232,8 @@ class Tally:
         self.nats.append(float(losses.sum()))
         self.tokens.append(len(losses))
         self.bytes += document.bytes - unscored_bytes
-        self.words += document.words
-        self.unspaced += document.unspaced
+        self.words += count_words(document.text)
+        self.unspaced += count_unspaced(document.text)
         starts = np.arange(0, len(losses), self.block)
         sizes = np.diff(starts, append=len(losses))
         self.blocks = (np.add.reduceat(losses, starts), sizes) if self.documents == 1 else None

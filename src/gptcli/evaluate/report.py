@@ -9,7 +9,7 @@ from gptcli.console import quantity
 from gptcli.evaluate.passages import Passage
 from gptcli.evaluate.perplexity import Evaluation, FileScore
 from gptcli.evaluate.statistics import Totals, Uncertainty, exponential
-from gptcli.figures import figure, figure_with_interval
+from gptcli.figures import Interval, figure, figure_with_interval
 
 MAX_FILES_SHOWN = 10
 
@@ -26,6 +26,8 @@ def as_json(evaluation: Evaluation, source: str) -> dict[str, Any]:
         "stride": evaluation.stride,
         "prefix": evaluation.prefix,
         "unknown_characters": evaluation.unknown_tokens,
+        "xz_bits_per_byte": evaluation.yardstick.bits_per_byte,
+        "xz_bytes": evaluation.yardstick.bytes,
         "seconds": round(evaluation.seconds, 3),
         "files": [{"file": file.source, **scores(file.totals, file.uncertainty)} for file in evaluation.files],
         "worst": [passage_as_json(passage) for passage in evaluation.worst],
@@ -120,16 +122,28 @@ def headline(evaluation: Evaluation) -> list[str]:
         f"loss             {figure(totals.loss, found and found.interval)} nats per token",
         *sure,
         f"perplexity       {perplexity}",
-        f"bits per byte    {bits_per_byte(totals, found)}",
+        f"bits per byte    {bits_per_byte(totals, found)}{beside(evaluation)}",
         f"byte perplexity  {per_unit(totals, found, totals.bytes)}",
         f"word perplexity  {word_perplexity(totals, found)}",
     ]
 
 
 def bits_per_byte(totals: Totals, found: Uncertainty | None) -> str:
-    """With the digits that the interval of the loss supports, taking tokens a byte as known."""
+    return figure(totals.bits_per_byte, bits_interval(totals, found))
+
+
+def bits_interval(totals: Totals, found: Uncertainty | None) -> Interval | None:
+    """The interval of the loss in bits per byte, taking the number of bytes a token as known."""
     scale = totals.tokens / totals.bytes / math.log(2)
-    return figure(totals.bits_per_byte, found and found.through(lambda loss: loss * scale))
+    return found and found.through(lambda loss: loss * scale)
+
+
+def beside(evaluation: Evaluation) -> str:
+    """What the bits per byte are to be compared with."""
+    yardstick = evaluation.yardstick
+    if yardstick.bits_per_byte is None:
+        return f" (no figure of xz -9 beside it: {yardstick.reason})"
+    return f"; xz -9 needs {yardstick.bits_per_byte:.2f} for {yardstick.text}"
 
 
 def per_unit(totals: Totals, found: Uncertainty | None, units: int) -> str:

@@ -25,6 +25,7 @@ from gptcli.console import say, size
 from gptcli.data.batches import MixedBatches
 from gptcli.data.prepare import default_cache_dir
 from gptcli.errors import CheckpointError, ConfigError, OutOfMemoryError, UsageError
+from gptcli.evaluate.yardstick import Yardstick, yardstick_of_shards
 from gptcli.interop.huggingface import write_huggingface
 from gptcli.models.gpt import GPT
 from gptcli.nn.device import allow_tf32, peak_memory_bytes
@@ -236,6 +237,8 @@ def train_in(
             keep_copy(plan.start.build(plan.config.model, torch.device("cpu")), plan.data.tokenizer, run)
     if trainer.position.step == 0 and trainer.pace.is_over(0):
         raise UsageError("the time is up before the first step", "give more --time")
+    # Before the training, so that a time budget is planned with what this took, and the peak of memory is training's.
+    yardstick = validation_yardstick(plan) if world.is_first else None
     try:
         trainer.run(stop)
     except torch.OutOfMemoryError as error:
@@ -246,7 +249,14 @@ def train_in(
         ) from error
     if plan.clock is not None:
         write_atomic(run.config_path, dump_toml(as_made(trainer)))
-    return finish(trainer)
+    return finish(trainer, yardstick)
+
+
+def validation_yardstick(plan: Plan) -> Yardstick:
+    """What a compressor needs for the validation text."""
+    if isinstance(plan.batches, MixedBatches):
+        return Yardstick(None, reason="a mix of corpora has several validation texts")
+    return yardstick_of_shards(plan.data.tokenizer, plan.data.val)
 
 
 def as_made(trainer: Trainer) -> RunConfig:
@@ -346,8 +356,11 @@ def restore_newest(trainer: Trainer, run: RunDirectory) -> None:
     trainer.journal.forget_later_lines(trainer.position.step, is_unfinished=trainer.position.is_unfinished)
 
 
-def finish(trainer: Trainer) -> dict[str, Any]:
-    """Measure the best weights on the whole validation split, write them as a Hugging Face model, sum up."""
+def finish(trainer: Trainer, yardstick: Yardstick | None) -> dict[str, Any]:
+    """Measure the best weights on the whole validation split, write them as a Hugging Face model, sum up.
+
+    `yardstick` is of the validation text; None on the ranks that do not write.
+    """
     run, plan, position = trainer.run_directory, trainer.plan, trainer.position
     trainer.world.work = "the last evaluation"
     best = good_one(trainer, run.best_good)
@@ -377,12 +390,13 @@ def finish(trainer: Trainer) -> dict[str, Any]:
         "val_bits_per_byte": whole.bits_per_byte,
         "val_part": whole.part,
         "peak_memory_bytes": peak_memory_bytes(plan.device),
+        "xz_bits_per_byte": yardstick and yardstick.bits_per_byte,
     }
     if isinstance(plan.batches, MixedBatches):
         epochs = plan.batches.epochs(position.step * plan.config.sequences_per_step)
         summary["mix"] = {name: {"val_loss": loss, "epochs": epochs[name]} for name, loss in whole.by_corpus.items()}
-    if model is not None:
+    if model is not None and yardstick is not None:
         say(write_huggingface(model, plan.data.tokenizer, run.path))
         write_atomic(run.path / "summary.json", json.dumps(summary, indent=2) + "\n")
-        show_summary(summary, run)
+        show_summary(summary, run, yardstick)
     return summary

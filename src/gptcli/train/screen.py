@@ -8,6 +8,7 @@ from typing import Any
 from gptcli.checkpoint.run import RunDirectory
 from gptcli.console import duration, quantity, rounded, say, size
 from gptcli.data.mix import MixedScan
+from gptcli.evaluate.yardstick import Yardstick
 from gptcli.parallel.layout import Layout
 from gptcli.train.plan import Plan, describe_model
 from gptcli.train.timed import Choice
@@ -125,13 +126,15 @@ def measured_on(summary: dict[str, Any]) -> str:
     )
 
 
-def show_summary(summary: dict[str, Any], run: RunDirectory) -> None:
+def show_summary(summary: dict[str, Any], run: RunDirectory, yardstick: Yardstick) -> None:
     """Print how good the model is, what it took, and what to type next."""
     say("")
     say(
         f"validation loss {summary['val_loss']:.4f} nats/token, perplexity {math.exp(summary['val_loss']):.2f}, "
         f"{summary['val_bits_per_byte']:.4f} bits per byte (best checkpoint, {measured_on(summary)})"
     )
+    if yardstick.bits_per_byte is not None:
+        say(f"for comparison: xz -9 needs {yardstick.bits_per_byte:.2f} bits per byte for {yardstick.text}")
     say(
         f"{quantity(summary['steps'], 'step')}, {size(summary['tokens'], '')} tokens "
         f"in {duration(summary['train_seconds'])}, {summary['tokens_per_second']:,.0f} tokens/s, "
