@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gptcli.console import quantity, size
+from gptcli.console import quantity, say, size
 from gptcli.data.config import DataSettings
 from gptcli.data.crew import Means, stop_by_signal
 from gptcli.data.mix import prepare_mix, scan_mix
+from gptcli.data.overlap import OVERLAP, overlap_warning, overlap_words, read_overlap
 from gptcli.data.prepare import prepare_data, sample_words, scan_corpus
 from gptcli.data.shards import INDEX, TokenShards
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
@@ -38,6 +40,9 @@ def prepare(sources: Sequence[str], settings: DataSettings, cache_dir: Path, wor
         else:
             scan = scan_corpus(sources, settings.data, cache_dir, settings.seed, means)
             prepared = prepare_data(scan, settings.data, cache_dir, means=means)
+    warning = overlap_warning(prepared.report)
+    if warning:
+        say(f"warning: {warning}")
     return prepared.report | {"from_cache": prepared.from_cache, "directory": str(prepared.directory)}
 
 
@@ -82,6 +87,7 @@ def inspect_split(directory: Path, windows: int, is_ours: bool = False) -> dict[
         "dtype": shards.dtype.name,
         "size_on_disk": sum(file["size"] for file in [*shards.index["files"].values(), *shards.elsewhere]),
         "fingerprint": shards.fingerprint,
+        "ngram_overlap": find_overlap(directory),
         "windows": sample_windows(shards, tokenizer, windows) if tokenizer else [],
     }
 
@@ -90,6 +96,16 @@ def find_tokenizer(directory: Path) -> Tokenizer | None:
     """The tokenizer that lies beside a split, in the cache or in a run directory."""
     folders = (directory.parent / "tokenizer", directory.parent)
     return next((load_tokenizer(folder) for folder in folders if (folder / "tokenizer.json").is_file()), None)
+
+
+def find_overlap(directory: Path) -> dict[str, Any] | None:
+    """The overlap of a validation split with its training split, as the cache or the run directory keeps it."""
+    report = directory.parent / "data.json"
+    if directory.name != "val":
+        return None
+    if (directory.parent / OVERLAP).is_file():
+        return read_overlap(directory.parent)[0]
+    return json.loads(report.read_text(encoding="utf-8")).get("ngram_overlap") if report.is_file() else None
 
 
 def sample_windows(shards: TokenShards, tokenizer: Tokenizer, count: int) -> list[dict[str, Any]]:
@@ -125,6 +141,7 @@ def report_lines(report: dict[str, Any]) -> list[str]:
         f"split      {report['split_rule']}: {100 * report['val_fraction']:.3g} % of the bytes",
         f"dropped    {quantity(dropped['duplicates'], 'exact duplicate')} ({size(dropped['duplicate_bytes'])}), "
         f"{dropped['blank']:,} blank, {dropped['overlap']:,} that are validated on ({size(dropped['overlap_bytes'])})",
+        f"overlap    {overlap_words(report['ngram_overlap'])}",
         f"tokenizer  {tokenizer['name']}, {tokenizer['vocab_size']:,} tokens" + learnt,
         f"cache      {report['directory']}{' (was there already)' if report['from_cache'] else ''}",
     ]
@@ -141,5 +158,6 @@ def split_lines(split: dict[str, Any]) -> list[str]:
         f"  text         {size(split['bytes'])}",
         f"  tokens       {split['tokens']:,}, {split['bytes_per_token']:.2f} bytes a token",
         f"  on disk      {size(split['size_on_disk'])} as {split['dtype']}, vocabulary {split['vocab_size']:,}, whole",
+        *([f"  overlap      {overlap_words(split['ngram_overlap'])}"] if split["ngram_overlap"] else []),
         *(f"  token {window['token']:<10,} {window['text']!r}" for window in split["windows"]),
     ]

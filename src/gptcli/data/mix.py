@@ -21,6 +21,7 @@ from gptcli.data.arrays import stretches
 from gptcli.data.cache import cache_key, only_writer, unfinished
 from gptcli.data.config import DataConfig
 from gptcli.data.crew import ALL_CORES, Means
+from gptcli.data.overlap import read_overlap, write_overlap
 from gptcli.data.prepare import SAMPLE, PreparedData, learning_texts, prepare_data, scan_corpus
 from gptcli.data.sample import SAMPLE_BYTES
 from gptcli.data.scan import ASSIGNMENT, SCAN, CorpusScan, Findings, open_scan, text_fingerprint
@@ -201,13 +202,19 @@ def prepare_mix(
             with atomic_directory(directory) as folder:
                 tokenizer.save(folder / "tokenizer")
                 join([part.val for part in parts], folder / "val", tokenizer)
-    tokens = [{"train_tokens": len(part.train), "val_tokens": len(part.val)} for part in parts]
+                write_overlap(folder, [part.val for part in parts], [part.train for part in parts])
+    overlap, overlaps = read_overlap(directory)
+    tokens = [
+        {"train_tokens": len(part.train), "val_tokens": len(part.val), "ngram_overlap": one}
+        for part, one in zip(parts, overlaps, strict=True)
+    ]
     report = scan.report()
     report["mix"] = [one | count for one, count in zip(report["mix"], tokens, strict=True)]
     report |= {
         "tokenizer": parts[0].report["tokenizer"],
         "train_tokens": sum(count["train_tokens"] for count in tokens),
         "val_tokens": sum(count["val_tokens"] for count in tokens),
+        "ngram_overlap": overlap,
     }
     report |= {"tokenizer_sample": sample} if sample else {}
     from_cache = is_there and all(part.from_cache for part in parts)

@@ -16,6 +16,7 @@ from gptcli.console import Progress, say, size
 from gptcli.data.cache import cache_key, default_cache_dir, only_writer, unfinished
 from gptcli.data.config import DataConfig
 from gptcli.data.crew import ALL_CORES, Means, in_order
+from gptcli.data.overlap import read_overlap, write_overlap
 from gptcli.data.sample import SAMPLE_BYTES, drawn_buckets
 from gptcli.data.scan import CorpusScan
 from gptcli.data.scan import scan_corpus as scan_texts
@@ -101,6 +102,7 @@ def prepare_data(
         with unfinished(directory) as work, atomic_directory(directory) as folder:
             tokenizer.save(folder / "tokenizer")
             write_tokens(folder, scan, tokenizer, work, means)
+            write_overlap(folder, [TokenShards.open(folder / "val")], [TokenShards.open(folder / "train")])
             (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return assemble(directory, tokenizer, report, from_cache=False)
 
@@ -135,6 +137,7 @@ def assemble(directory: Path, tokenizer: Tokenizer, report: dict[str, Any], from
         "tokenizer": {"name": tokenizer.name, "vocab_size": tokenizer.vocab_size, "fingerprint": tokenizer.fingerprint},
         "train_tokens": len(train),
         "val_tokens": len(val),
+        "ngram_overlap": read_overlap(directory)[0],
     }
     return PreparedData(train, val, tokenizer, report | tokens, from_cache, directory)
 

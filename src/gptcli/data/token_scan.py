@@ -22,6 +22,7 @@ from gptcli.console import Progress
 from gptcli.data.cache import cache_key, only_writer
 from gptcli.data.config import DataConfig
 from gptcli.data.file_formats import SourceFile
+from gptcli.data.overlap import write_overlap
 from gptcli.data.passes import ScannedFile, look_at
 from gptcli.data.scan import CorpusScan, Findings, is_current
 from gptcli.data.shards import BYTES, COUNT, STARTS, TokenShards, token_file_name, write_index
@@ -87,6 +88,8 @@ def scan_tokens(sources: Sequence[str], config: DataConfig, cache_dir: Path) -> 
             with atomic_directory(entry) as folder:
                 parts = [[open_token_file(file) for file in files] for files in (train, val)]
                 findings = write_parts(folder, *parts, tokenizer, config.val_fraction)
+                shards = [TokenShards.open(folder / name, elsewhere=True) for name in ("val", "train")]
+                write_overlap(folder, shards[:1], shards[1:])
                 whole = Findings(files=tuple(looked), looked_ns=looked_ns, **findings)
                 (folder / "scan.json").write_text(json.dumps(asdict(whole)), encoding="utf-8")
                 tokenizer.save(folder / "tokenizer")

@@ -8,6 +8,7 @@ from typing import Any
 from gptcli.checkpoint.run import RunDirectory
 from gptcli.console import duration, quantity, rounded, say, size
 from gptcli.data.mix import MixedScan
+from gptcli.data.overlap import overlap_warning, overlap_words
 from gptcli.evaluate.yardstick import Yardstick
 from gptcli.parallel.layout import Layout
 from gptcli.train.plan import Plan, describe_model
@@ -18,6 +19,9 @@ def show_plan(plan: Plan, step_seconds: float | None) -> None:
     """Print the first screen: corpus, split, tokenizer, model, steps, epochs, estimated time and memory."""
     for label, text in plan_lines(plan, step_seconds):
         say(f"{label:<11} {text}")
+    warning = overlap_warning(plan.data.report)
+    if warning:
+        say(f"warning: {warning}")
 
 
 def show_layout(plan: Plan, layout: Layout) -> None:
@@ -38,6 +42,7 @@ def plan_lines(plan: Plan, step_seconds: float | None) -> list[tuple[str, str]]:
     lines += [
         ("tokenizer", f"{data.tokenizer.name}, {data.tokenizer.vocab_size:,} entries"),
         ("tokens", f"{len(data.train):,} train, {len(data.val):,} validation" + (", from the cache" * data.from_cache)),
+        ("overlap", overlap_words(data.report["ngram_overlap"])),
         ("model", f"{size(plan.parameters, '')} parameters: {describe_model(config.model)}"),
         *([("start", f"the weights of {plan.start.source}; a new optimizer")] if plan.start else []),
         ("device", f"{plan.device}, {plan.precision}, {compiling(plan)}"),

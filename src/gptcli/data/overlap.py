@@ -1,0 +1,166 @@
+"""How much of a validation split also stands in the training split, counted in sequences of tokens (n-grams).
+
+A validation n-gram counts as seen when the same tokens occur anywhere in the training split: the usual measure of
+contamination between training and test data (Brown et al., "Language Models are Few-Shot Learners", 2020, appendix C,
+with 13-grams). A sample of the validation n-grams is hashed, and the training tokens are read once past it, so that
+memory does not grow with either split. Both sides are sampled by the same hash of an n-gram's first two tokens, so that
+most training tokens cost one multiplication and a comparison. Knows no text.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gptcli.data.permutation import derive, mix
+from gptcli.data.shards import READ_TOKENS, TokenShards
+
+NGRAM_TOKENS = 13
+NGRAM_BYTES = 50
+"""An n-gram is longer than NGRAM_TOKENS where these stand for less text: 13 characters are but a phrase."""
+SAMPLED = 1 << 15
+"""N-grams of the validation split that are looked for, about; all of them where there are fewer."""
+LEAST_SAMPLED = 1 << 10
+LOOKED_UP = 1 << 22
+"""Training n-grams that are looked up, about, if LEAST_SAMPLED allows."""
+BLOCK = 1 << 16
+"""Tokens that are hashed at once: they fit in a processor's cache."""
+FILTER_BITS = 20
+WARN_SHARE = 0.2
+"""From this share on the validation loss is said to flatter."""
+OVERLAP = "overlap.json"
+
+SEED = np.array([0x0E71A9], dtype=np.uint64)
+FIRST, SECOND = np.uint32(0x9E3779B1), np.uint32(0x85EBCA77)
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Of `sampled` n-grams of a validation split, `found` occur in the training split; both count repetitions."""
+
+    ngram_tokens: int
+    sampled: int
+    found: int
+
+    @property
+    def share(self) -> float | None:
+        """The estimated share of the validation split's n-grams; None where no document is as long as one."""
+        return self.found / self.sampled if self.sampled else None
+
+    def as_json(self) -> dict[str, Any]:
+        return {"share": self.share, **asdict(self)}
+
+
+def measure_overlap(vals: Sequence[TokenShards], trains: Sequence[TokenShards]) -> list[Overlap]:
+    """For each validation split its overlap with all training splits together; the tokenizer is the same for all.
+
+    Raises:
+        DataError: a file of tokens is damaged.
+    """
+    length = ngram_length(vals)
+    shift = sampling_shift(sum(map(len, vals)), sum(map(len, trains)))
+    samples = [np.concatenate([np.empty(0, np.uint64), *validation_hashes(val, length, shift)]) for val in vals]
+    wanted = np.unique(np.concatenate(samples))
+    found = np.zeros(len(wanted), dtype=bool)
+    if len(wanted):
+        known = np.zeros(1 << FILTER_BITS, dtype=bool)
+        known[filter_places(wanted)] = True
+        for train in trains:
+            for _, hashes in sampled_ngrams(train, length, shift):
+                hashes = hashes[known[filter_places(hashes)]]
+                places = np.minimum(np.searchsorted(wanted, hashes), len(wanted) - 1)
+                found[places[wanted[places] == hashes]] = True
+    return [
+        Overlap(length, len(sample), int(found[np.searchsorted(wanted, sample)].sum()) if len(sample) else 0)
+        for sample in samples
+    ]
+
+
+def ngram_length(vals: Sequence[TokenShards]) -> int:
+    """Tokens of an n-gram: NGRAM_TOKENS, or as many as stand for NGRAM_BYTES on average."""
+    tokens, size = sum(map(len, vals)), sum(val.bytes for val in vals)
+    return max(NGRAM_TOKENS, math.ceil(NGRAM_BYTES * tokens / max(1, size)))
+
+
+def sampling_shift(val_tokens: int, train_tokens: int) -> int:
+    """One n-gram in 2^shift is sampled."""
+    wanted = max(val_tokens / SAMPLED, min(train_tokens / LOOKED_UP, val_tokens / LEAST_SAMPLED))
+    return max(0, math.ceil(math.log2(max(1.0, wanted))))
+
+
+def sampled_ngrams(shards: TokenShards, length: int, shift: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(places in the stream, hashes) (N,) of the sampled n-grams of a split, those across two documents included."""
+    factors = derive(SEED, np.arange(length)) | np.uint64(1)
+    for start in range(0, len(shards), READ_TOKENS):
+        tokens = shards.read(start, min(start + READ_TOKENS + length - 1, len(shards)))
+        for first in range(0, len(tokens) - length + 1, BLOCK):
+            block = tokens[first : first + BLOCK + length - 1]
+            places = chosen(block[: len(block) - length + 2].astype(np.uint32), shift)
+            hashes = np.zeros(len(places), dtype=np.uint64)
+            for offset, factor in enumerate(factors):
+                hashes += block[places + offset] * factor
+            yield start + first + places, mix(hashes)
+
+
+def chosen(tokens: np.ndarray, shift: int) -> np.ndarray:
+    """tokens (N,) uint32 -> places < N - 1 of those that, with the one after, are sampled."""
+    if not shift:
+        return np.arange(len(tokens) - 1)
+    return np.flatnonzero(tokens[:-1] * FIRST + tokens[1:] * SECOND < np.uint32(1 << (32 - shift)))
+
+
+def validation_hashes(val: TokenShards, length: int, shift: int) -> Iterator[np.ndarray]:
+    """Hashes of the sampled n-grams that lie within one document of `val`."""
+    starts = val.document_starts.astype(np.int64)
+    ends = np.append(starts[1:], len(val))
+    prefix = int(val.eot_id is not None)
+    for places, hashes in sampled_ngrams(val, length, shift):
+        documents = np.searchsorted(starts, places, side="right") - 1
+        yield hashes[(places >= starts[documents] + prefix) & (places + length <= ends[documents])]
+
+
+def filter_places(hashes: np.ndarray) -> np.ndarray:
+    """Where in a filter of 2^FILTER_BITS entries hashes (N,) are noted."""
+    return (hashes >> np.uint64(64 - FILTER_BITS)).astype(np.int64)
+
+
+def write_overlap(folder: Path, vals: Sequence[TokenShards], trains: Sequence[TokenShards]) -> None:
+    """Measure the overlap and keep it beside the tokens in `folder`."""
+    each = measure_overlap(vals, trains)
+    total = Overlap(each[0].ngram_tokens, sum(one.sampled for one in each), sum(one.found for one in each))
+    kept = {"total": total.as_json(), "each": [one.as_json() for one in each]}
+    (folder / OVERLAP).write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+
+
+def read_overlap(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What `write_overlap` kept: the overlap of all validation splits together, and of each, as JSON can write it."""
+    kept = json.loads((folder / OVERLAP).read_text(encoding="utf-8"))
+    return kept["total"], kept["each"]
+
+
+def overlap_words(overlap: Mapping[str, Any]) -> str:
+    """The overlap of a report in words."""
+    length, share = overlap["ngram_tokens"], overlap["share"]
+    if share is None:
+        return f"not known: no validation document has {length} tokens"
+    return f"{percent(share)} of the validation split's sequences of {length} tokens occur in the training split too"
+
+
+def percent(share: float) -> str:
+    """A share that is an estimate, in words of no false precision."""
+    return "less than 0.1 %" if 0 < share < 0.001 else f"{100 * share:.2g} %" if share < 0.1 else f"{100 * share:.0f} %"
+
+
+def overlap_warning(report: Mapping[str, Any]) -> str | None:
+    """What a person must know of the overlap in a report of prepared data, with a remedy; None if it is small."""
+    overlap = report["ngram_overlap"]
+    if (overlap["share"] or 0) < WARN_SHARE:
+        return None
+    remedy = "remove near-duplicate documents" if "mix" in report else "validate on another text: --set data.val=PATH"
+    return f"{overlap_words(overlap)}, so the validation loss is lower than it would be on new text ({remedy})"
