@@ -9,7 +9,6 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,37 +16,32 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from gptcli.checkpoint.load import load_checkpoint
-from gptcli.checkpoint.run import CheckpointInfo, RunDirectory
+from gptcli.checkpoint.run import RunDirectory
 from gptcli.config import RawConfig, check_keys, dump_toml, merge, read_toml
 from gptcli.config.load import with_origin
 from gptcli.config.shipped import read_settings
 from gptcli.console import say, size
-from gptcli.data.batches import MixedBatches
 from gptcli.data.prepare import default_cache_dir
 from gptcli.errors import CheckpointError, ConfigError, OutOfMemoryError, UsageError
-from gptcli.evaluate.yardstick import Yardstick, yardstick_of_shards
-from gptcli.interop.huggingface import write_huggingface
 from gptcli.models.gpt import GPT
-from gptcli.nn.device import allow_tf32, peak_memory_bytes
+from gptcli.nn.device import allow_tf32
 from gptcli.parallel.layout import Layout
 from gptcli.parallel.world import World
 from gptcli.storage import atomic_directory, write_atomic
 from gptcli.train.config import RunConfig
+from gptcli.train.finish import finish, good_one, validation_yardstick
 from gptcli.train.footprint import rank_memory
 from gptcli.train.loop import Trainer
 from gptcli.train.plan import Plan, is_timed, machine_memory_bytes, make_plan, probe_step_seconds, settle_compile
 from gptcli.train.ranks import Decided, layout_of, require_shareable, shared_model
-from gptcli.train.screen import show_layout, show_plan, show_summary
+from gptcli.train.screen import show_layout, show_plan
 from gptcli.train.signals import StopRequest
 from gptcli.train.start import Start, keep_copy, open_start, require_same_start
-from gptcli.train.validation import validation_loss
 from gptcli.train.zero_config import NAMES
 
 if TYPE_CHECKING:  # it loads torch.distributed, which a process that trains alone does without
     from gptcli.parallel.strategy import Strategy
 
-Find = Callable[[list[CheckpointError], Any], CheckpointInfo | None]
-"""Finds a whole checkpoint, and adds the errors of those that are damaged to the list; with a group, with its ranks."""
 RUNS = Path("runs")
 """Where runs are made for which no --out is given."""
 RUN_KEY = "run"
@@ -252,13 +246,6 @@ def train_in(
     return finish(trainer, yardstick)
 
 
-def validation_yardstick(plan: Plan) -> Yardstick:
-    """What a compressor needs for the validation text."""
-    if isinstance(plan.batches, MixedBatches):
-        return Yardstick(None, reason="a mix of corpora has several validation texts")
-    return yardstick_of_shards(plan.data.tokenizer, plan.data.val)
-
-
 def as_made(trainer: Trainer) -> RunConfig:
     """The configuration that repeats a run under a deadline step by step: as many steps, on the same course."""
     pace = " ".join(f"{step}:{end}" for step, end in trainer.pace.course.knots)
@@ -332,19 +319,6 @@ def describe_run(run: RunDirectory, plan: Plan) -> None:
             shutil.copytree(source, folder, dirs_exist_ok=True)
 
 
-def good_one(trainer: Trainer, find: Find) -> CheckpointInfo | None:
-    """The checkpoint that the ranks find, together where each reads a part of it; damaged ones are named."""
-
-    def look() -> CheckpointInfo | None:
-        damaged: list[CheckpointError] = []
-        found = find(damaged, trainer.group)
-        for error in damaged:
-            say(f"warning: {error}")
-        return found
-
-    return trainer.world.first(look) if trainer.group is None else look()
-
-
 def restore_newest(trainer: Trainer, run: RunDirectory) -> None:
     """Put the trainer where the newest whole checkpoint stands."""
     newest = good_one(trainer, run.last_good)
@@ -354,49 +328,3 @@ def restore_newest(trainer: Trainer, run: RunDirectory) -> None:
         trainer.restore(trainer.load(newest.path, ("model", "optimizer")))
         say(f"resumed at step {trainer.position.step:,} of {trainer.pace.end:,}")
     trainer.journal.forget_later_lines(trainer.position.step, is_unfinished=trainer.position.is_unfinished)
-
-
-def finish(trainer: Trainer, yardstick: Yardstick | None) -> dict[str, Any]:
-    """Measure the best weights on the whole validation split, write them as a Hugging Face model, sum up.
-
-    `yardstick` is of the validation text; None on the ranks that do not write.
-    """
-    run, plan, position = trainer.run_directory, trainer.plan, trainer.position
-    trainer.world.work = "the last evaluation"
-    best = good_one(trainer, run.best_good)
-    if best is not None and best.step != position.step:
-        trainer.load_weights(trainer.load(best.path, ("model",)).tensors["model"])
-    whole = validation_loss(
-        trainer.model,
-        plan.data,
-        seq_len=plan.config.seq_len,
-        batch_size=plan.config.train.batch_size,
-        max_tokens=plan.final_tokens,
-        device=plan.device,
-        precision=plan.precision,
-        pack=plan.config.data.pack,
-        strategy=trainer.strategy,
-    )
-    model = trainer.whole_model()
-    summary = {
-        "run": str(run.path),
-        "steps": position.step,
-        "tokens": position.tokens,
-        "parameters": plan.parameters,
-        "train_seconds": round(position.elapsed_seconds, 3),
-        "tokens_per_second": round(position.tokens / max(position.elapsed_seconds, 1e-9), 1),
-        "train_loss": trainer.journal.last_train_loss(),
-        "val_loss": whole.loss,
-        "val_bits_per_byte": whole.bits_per_byte,
-        "val_part": whole.part,
-        "peak_memory_bytes": peak_memory_bytes(plan.device),
-        "xz_bits_per_byte": yardstick and yardstick.bits_per_byte,
-    }
-    if isinstance(plan.batches, MixedBatches):
-        epochs = plan.batches.epochs(position.step * plan.config.sequences_per_step)
-        summary["mix"] = {name: {"val_loss": loss, "epochs": epochs[name]} for name, loss in whole.by_corpus.items()}
-    if model is not None and yardstick is not None:
-        say(write_huggingface(model, plan.data.tokenizer, run.path))
-        write_atomic(run.path / "summary.json", json.dumps(summary, indent=2) + "\n")
-        show_summary(summary, run, yardstick)
-    return summary

@@ -1,0 +1,89 @@
+"""The end of a run: the best weights are measured on the whole validation split and written for other programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from gptcli.checkpoint.run import CheckpointInfo
+from gptcli.console import say
+from gptcli.data.batches import MixedBatches
+from gptcli.errors import CheckpointError
+from gptcli.evaluate.yardstick import Yardstick, yardstick_of_shards
+from gptcli.interop.huggingface import write_huggingface
+from gptcli.nn.device import peak_memory_bytes
+from gptcli.storage import write_atomic
+from gptcli.train.loop import Trainer
+from gptcli.train.plan import Plan
+from gptcli.train.screen import show_summary
+from gptcli.train.validation import validation_loss
+
+Find = Callable[[list[CheckpointError], Any], CheckpointInfo | None]
+"""Finds a whole checkpoint, and adds the errors of those that are damaged to the list; with a group, with its ranks."""
+
+
+def validation_yardstick(plan: Plan) -> Yardstick:
+    """What a compressor needs for the validation text."""
+    if isinstance(plan.batches, MixedBatches):
+        return Yardstick(None, reason="a mix of corpora has several validation texts")
+    return yardstick_of_shards(plan.data.tokenizer, plan.data.val)
+
+
+def good_one(trainer: Trainer, find: Find) -> CheckpointInfo | None:
+    """The checkpoint that the ranks find, together where each reads a part of it; damaged ones are named."""
+
+    def look() -> CheckpointInfo | None:
+        damaged: list[CheckpointError] = []
+        found = find(damaged, trainer.group)
+        for error in damaged:
+            say(f"warning: {error}")
+        return found
+
+    return trainer.world.first(look) if trainer.group is None else look()
+
+
+def finish(trainer: Trainer, yardstick: Yardstick | None) -> dict[str, Any]:
+    """Measure the best weights on the whole validation split, write them as a Hugging Face model, sum up.
+
+    `yardstick` is of the validation text; None on the ranks that do not write.
+    """
+    run, plan, position = trainer.run_directory, trainer.plan, trainer.position
+    trainer.world.work = "the last evaluation"
+    best = good_one(trainer, run.best_good)
+    if best is not None and best.step != position.step:
+        trainer.load_weights(trainer.load(best.path, ("model",)).tensors["model"])
+    whole = validation_loss(
+        trainer.model,
+        plan.data,
+        seq_len=plan.config.seq_len,
+        batch_size=plan.config.train.batch_size,
+        max_tokens=plan.final_tokens,
+        device=plan.device,
+        precision=plan.precision,
+        pack=plan.config.data.pack,
+        strategy=trainer.strategy,
+    )
+    model = trainer.whole_model()
+    summary = {
+        "run": str(run.path),
+        "steps": position.step,
+        "tokens": position.tokens,
+        "parameters": plan.parameters,
+        "train_seconds": round(position.elapsed_seconds, 3),
+        "tokens_per_second": round(position.tokens / max(position.elapsed_seconds, 1e-9), 1),
+        "train_loss": trainer.journal.last_train_loss(),
+        "val_loss": whole.loss,
+        "val_bits_per_byte": whole.bits_per_byte,
+        "val_part": whole.part,
+        "peak_memory_bytes": peak_memory_bytes(plan.device),
+        "xz_bits_per_byte": yardstick and yardstick.bits_per_byte,
+    }
+    if isinstance(plan.batches, MixedBatches):
+        epochs = plan.batches.epochs(position.step * plan.config.sequences_per_step)
+        summary["mix"] = {name: {"val_loss": loss, "epochs": epochs[name]} for name, loss in whole.by_corpus.items()}
+    if model is not None and yardstick is not None:
+        say(write_huggingface(model, plan.data.tokenizer, run.path))
+        write_atomic(run.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+        show_summary(summary, run, yardstick)
+    return summary
