@@ -20,6 +20,7 @@ from gptcli.cli.data import data_app
 from gptcli.cli.eval import evaluate
 from gptcli.cli.export import export
 from gptcli.cli.generate import generate
+from gptcli.cli.hints import Verb, Verbs
 from gptcli.cli.import_model import import_model
 from gptcli.cli.plan import plan
 from gptcli.cli.push import push
@@ -30,6 +31,7 @@ from gptcli.cli.verify_resume import verify_resume
 
 app = typer.Typer(
     name="gptcli",
+    cls=Verbs,
     help="Train a GPT on your own text, generate from it, and know honestly how good it is.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -47,7 +49,7 @@ def show_version(wanted: bool) -> None:
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and leave.")
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
@@ -55,15 +57,15 @@ def options(
         os.environ["GPTCLI_DEBUG"] = "1"
 
 
-app.command("train")(train)
-app.command("generate")(generate)
-app.command("eval")(evaluate)
-app.command("plan")(plan)
-app.command("import")(import_model)
-app.command("export")(export)
-app.command("push")(push)
-app.command("replay")(replay)
-app.command("verify-resume")(verify_resume)
+app.command("train", cls=Verb)(train)
+app.command("generate", cls=Verb)(generate)
+app.command("eval", cls=Verb)(evaluate)
+app.command("plan", cls=Verb)(plan)
+app.command("import", cls=Verb)(import_model)
+app.command("export", cls=Verb)(export)
+app.command("push", cls=Verb)(push)
+app.command("replay", cls=Verb)(replay)
+app.command("verify-resume", cls=Verb)(verify_resume)
 app.add_typer(bench_app, name="bench")
 app.add_typer(data_app, name="data")
 app.add_typer(tokenizer_app, name="tokenizer")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gptcli.cli.hints import Verb
 from gptcli.cli.options import AsJson, Assignments, CacheDir, ConfigFiles, Corpus
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def data_settings(corpus: list[str], configs: list[str], assignments: list[str])
     return settings
 
 
-@data_app.command()
+@data_app.command(cls=Verb)
 def prepare(
     corpus: Corpus = None,
     config: ConfigFiles = None,
@@ -59,7 +60,7 @@ def prepare(
     print(json.dumps(report) if as_json else "\n".join(report_lines(report)))
 
 
-@data_app.command()
+@data_app.command(cls=Verb)
 def inspect(
     corpus: Annotated[
         list[str],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import typing
+from types import UnionType
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, field_validator
@@ -25,3 +27,12 @@ class Config(BaseModel):
         if isinstance(value, int) and abs(value) >= 2**63:
             raise ValueError("whole numbers have 64 bits")
         return value
+
+
+def union_members(annotation: Any) -> list[Any]:
+    """The members of a (possibly annotated) union, or the annotation itself."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        return union_members(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) in (typing.Union, UnionType):
+        return [inner for member in typing.get_args(annotation) for inner in union_members(member)]
+    return [annotation]

@@ -12,13 +12,13 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import UnionType
 from typing import Any, TypeVar
 
 import pydantic
 import tomli_w
 
-from gptcli.config.base import Config
+from gptcli.config.base import Config, union_members
+from gptcli.config.names import key_named
 from gptcli.errors import ConfigError, StorageError
 
 MAX_CONFIG_BYTES = 1_000_000
@@ -163,6 +163,9 @@ def explain(kind: type[Config], raw: RawConfig, error: pydantic.ValidationError)
     place = raw.origins.get(key) or next((o for k, o in raw.origins.items() if k.startswith(f"{key}.") or not key), "")
     where = f"{place}: " if place else ""
     if first["type"] == "extra_forbidden":
+        elsewhere = key_named(kind, path[-1])
+        if elsewhere is not None and elsewhere != key:
+            return ConfigError(f"{where}unknown key {key!r}", f"did you mean {elsewhere!r}?")
         known = known_keys(kind, path[:-1], raw.values)
         return ConfigError(f"{where}unknown key {key!r}", suggest(path[-1], path[:-1], known))
     if first["type"].startswith("union_tag"):
@@ -209,15 +212,6 @@ def member_named(annotation: Any, name: str | None) -> Any:
         if tag is not None and name in typing.get_args(tag.annotation):
             return member
     return members[0] if members else None
-
-
-def union_members(annotation: Any) -> list[Any]:
-    """The members of a (possibly annotated) union, or the annotation itself."""
-    if typing.get_origin(annotation) is typing.Annotated:
-        return union_members(typing.get_args(annotation)[0])
-    if typing.get_origin(annotation) in (typing.Union, UnionType):
-        return [inner for member in typing.get_args(annotation) for inner in union_members(member)]
-    return [annotation]
 
 
 def suggest(wrong: str, path: list[str], known: list[str]) -> str:

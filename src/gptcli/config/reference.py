@@ -9,8 +9,7 @@ from typing import Any
 import tomli_w
 from pydantic.fields import FieldInfo
 
-from gptcli.config.base import Config
-from gptcli.config.load import union_members
+from gptcli.config.base import Config, union_members
 
 
 def annotated_toml(config: Config, prefix: str = "") -> str:

@@ -1,0 +1,101 @@
+"""Commands and options that people know from other programs, and what to type here instead."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING
+
+from typer.core import TyperCommand, TyperGroup
+
+if TYPE_CHECKING:
+    from gptcli.config import Config
+
+INSTEAD_OF_COMMANDS = {
+    "chat": 'a model continues a text: gptcli generate RUN "PROMPT"',
+    "serve": "llama.cpp, vLLM and transformers serve a model: gptcli export RUN --to gguf --out model.gguf",
+    "finetune": "train on from a model's weights: gptcli train CORPUS --init-from MODEL",
+    "plot": "TensorBoard draws the curves: gptcli train CORPUS --set train.trackers=['tensorboard']",
+    "sample": 'gptcli generate RUN "PROMPT"',
+    "complete": 'gptcli generate RUN "PROMPT"',
+    "inference": 'gptcli generate RUN "PROMPT"',
+    "evaluate": "gptcli eval RUN",
+    "perplexity": "gptcli eval RUN TEXT",
+    "test": "gptcli eval RUN TEXT",
+    "resume": "gptcli train --resume --out RUN",
+    "pretrain": "gptcli train CORPUS",
+    "prepare": "gptcli data prepare CORPUS",
+    "tokenize": "gptcli tokenizer encode TOKENIZER",
+    "convert": "gptcli import SOURCE --out MODEL, and gptcli export RUN --to FORMAT --out FILE",
+    "download": "gptcli import hf:NAME --out MODEL",
+    "verify": "gptcli checkpoint verify RUN",
+    "benchmark": "gptcli bench",
+    "estimate": "gptcli plan CONFIG",
+}
+"""What serves the purpose of a command that does not exist."""
+INSTEAD_OF_OPTIONS = {
+    "generate": {
+        "--max-tokens": "--max-new-tokens",
+        "--max-length": "--max-new-tokens",
+        "--length": "--max-new-tokens",
+        "--tokens": "--max-new-tokens",
+        "--temp": "--temperature",
+        "--num-return-sequences": "--num-samples",
+        "--samples": "--num-samples",
+        "--prompts": "--prompt-file",
+        "--file": "--prompt-file",
+        "--stop-sequence": "--stop",
+    },
+    "eval": {"--block-size": "--context", "--few-shot": "--num-fewshot", "--benchmark": "--tasks"},
+    "train": {"--output-dir": "--out", "--out-dir": "--out", "--max-time": "--time", "--num-processes": "--nproc"},
+}
+"""Options by verb, and those that do what they do."""
+
+
+class Verbs(TyperGroup):
+    """The command with its verbs; for a verb that does not exist it names the one that serves."""
+
+    def resolve_command(self, ctx, args):  # type: ignore[no-untyped-def]  # typer's classes of it are private
+        name = args[0] if args else ""
+        if name in INSTEAD_OF_COMMANDS and name not in self.commands:
+            from gptcli.errors import UsageError
+
+            raise UsageError(f"there is no command {name!r}", INSTEAD_OF_COMMANDS[name])
+        return super().resolve_command(ctx, args)
+
+
+class Verb(TyperCommand):
+    """A verb; for an option that does not exist it names the option or the configuration key that serves."""
+
+    def parse_args(self, ctx, args):  # type: ignore[no-untyped-def]  # typer's classes of it are private
+        known = {name for parameter in self.params for name in (*parameter.opts, *parameter.secondary_opts)}
+        before_end = args[: args.index("--")] if "--" in args else args
+        for position, argument in enumerate(before_end):
+            name, equals, value = argument.partition("=")
+            if not name.startswith("--") or name in known or name == "--help":
+                continue
+            if not equals and position + 1 < len(args) and not args[position + 1].startswith("-"):
+                value = args[position + 1]
+            if instead := self.instead_of(name, value, "--set" in known):
+                from gptcli.errors import UsageError
+
+                raise UsageError(f"{ctx.command_path} has no option {name}", f"write {instead}")
+        return super().parse_args(ctx, args)
+
+    def instead_of(self, name: str, value: str, has_keys: bool) -> str | None:
+        """What to write for an unknown option `name`; None if nothing is known. `has_keys`: the verb has `--set`."""
+        value = shlex.quote(value) if value else "..."
+        option = INSTEAD_OF_OPTIONS.get(self.name or "", {}).get(name)
+        if option is not None:
+            return f"{option} {value}"
+        if not has_keys:
+            return None
+        from gptcli.config.names import key_named
+
+        key = key_named(self.settings(), name.removeprefix("--"))
+        return f"--set {key}={value}" if key else None
+
+    def settings(self) -> type[Config]:
+        """The configuration whose keys `--set` takes."""
+        from gptcli.train.config import RunConfig
+
+        return RunConfig

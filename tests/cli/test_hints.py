@@ -1,0 +1,86 @@
+"""Words of other programs: each is answered with a command, an option or a key that exists."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+
+import pytest
+import typer
+
+from gptcli.cli.app import app, main
+from gptcli.cli.hints import INSTEAD_OF_COMMANDS, INSTEAD_OF_OPTIONS
+from gptcli.config.names import OTHER_NAMES, key_named, key_paths
+from gptcli.train.config import RunConfig
+
+
+def commands(group=None, prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], set[str]]]:
+    """(words, options) of every command; a group counts too."""
+    command = typer.main.get_command(app) if group is None else group
+    yield prefix, {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from commands(inner, (*prefix, name))
+
+
+OPTIONS = dict(commands())
+
+
+def options_of(words: list[str]) -> set[str]:
+    """The options of the longest beginning of `words` that is a command; at least one word must be."""
+    found = max((c for c in OPTIONS if tuple(words[: len(c)]) == c), key=len)
+    assert found, f"{words} is no command"
+    return OPTIONS[found]
+
+
+@pytest.mark.parametrize("advice", INSTEAD_OF_COMMANDS.values())
+def test_every_command_that_is_advised_exists_with_its_options(advice: str) -> None:
+    advised = re.findall(r"gptcli ([^,]*)", advice)
+    assert advised
+    for command in advised:
+        words = shlex.split(command.replace("'", ""))
+        known = options_of(words)
+        assert all(word in known for word in words if word.startswith("--"))
+
+
+def test_every_option_and_key_that_is_advised_exists() -> None:
+    for verb, table in INSTEAD_OF_OPTIONS.items():
+        assert set(table.values()) <= OPTIONS[(verb,)]
+        assert not set(table) & OPTIONS[(verb,)]
+    keys = set(key_paths(RunConfig))
+    assert set(OTHER_NAMES) <= keys
+    names = [name for names in OTHER_NAMES.values() for name in names.split()]
+    assert len(names) == len(set(names))
+
+
+def test_a_key_is_found_by_its_last_part_and_by_other_names() -> None:
+    assert key_named(RunConfig, "weight-decay") == "optim.weight_decay"
+    assert key_named(RunConfig, "Learning_Rate") == "optim.lr"
+    assert key_named(RunConfig, "vocab_size") == "data.tokenizer.vocab_size"
+    assert key_named(RunConfig, "frobnicate") is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "x", "--lr", "3e-4"], "gptcli train has no option --lr; write --set optim.lr=3e-4"),
+        (["train", "x", "--batch-size=8"], "write --set train.batch_size=8"),
+        (["train", "x", "--steps", "-c", "demo"], "write --set train.max_steps=..."),
+        (["train", "x", "--tokenizer", "hf:a b"], "write --set data.tokenizer='hf:a b'"),
+        (["data", "prepare", "x", "--val-split", "0.1"], "gptcli data prepare has no option --val-split"),
+        (["generate", "run", "--max-tokens", "5"], "write --max-new-tokens 5"),
+        (["chat", "run"], "there is no command 'chat'; a model continues a text"),
+        (["train", "x", "--set", "lr=1"], "unknown key 'lr'; did you mean 'optim.lr'?"),
+        (["train", "x", "--set", "train.num_layers=1"], "did you mean 'model.n_layer'?"),
+    ],
+)
+def test_a_word_of_another_program_is_one_line_with_what_serves_here(
+    arguments: list[str], words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["gptcli", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    error = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert error.count("\n") == 1 and words in error
