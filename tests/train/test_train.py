@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import signal
 import time
 from pathlib import Path
@@ -188,6 +189,15 @@ def test_a_dry_run_writes_no_run_directory(corpus: Path, tmp_path: Path, capsys:
     shown = capsys.readouterr().err
     for label in ("corpus", "tokenizer", "model", "steps", "memory", "time", "chosen"):
         assert label in shown
+    chosen = shown[shown.index("chosen") :].splitlines()
+    assert all(len(line) <= 80 for line in chosen)
+    assert "            schedule: name=linear, warmup_steps=50, min_lr=0" in chosen
+    assert "n_layer=" not in shown  # the user set it
+    total, training, rest = (
+        float(number) for number in re.search(r"about (.+) MB: (.+) MB to train, (.+) MB for Python", shown).groups()
+    )
+    assert total == pytest.approx(training + rest, rel=0.01)
+    assert training == pytest.approx(estimates["estimated_memory_bytes"] / 1e6, rel=0.01)
 
 
 def test_a_second_training_in_one_directory_is_refused(corpus: Path, tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -94,6 +96,18 @@ def peak_memory_bytes(device: torch.device) -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
+
+
+def resident_memory_bytes(device: torch.device) -> int:
+    """What `peak_memory_bytes` counts besides a training: nothing on a CUDA device, else what the process holds now
+    (its peak so far, where the system does not tell)."""
+    if device.type == "cuda":
+        return 0
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return peak_memory_bytes(device)
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:

@@ -85,5 +85,5 @@ def finish(trainer: Trainer, yardstick: Yardstick | None) -> dict[str, Any]:
     if model is not None and yardstick is not None:
         say(write_huggingface(model, plan.data.tokenizer, run.path))
         write_atomic(run.path / "summary.json", json.dumps(summary, indent=2) + "\n")
-        show_summary(summary, run, yardstick)
+        show_summary(summary, plan, run, yardstick)
     return summary

@@ -21,7 +21,7 @@ from gptcli.errors import ConfigError, UsageError
 from gptcli.models.config import ModelConfig
 from gptcli.models.estimate import parameter_count
 from gptcli.models.gpt import GPT, build_model
-from gptcli.nn.device import resolve_device, resolve_precision, synchronize
+from gptcli.nn.device import resident_memory_bytes, resolve_device, resolve_precision, synchronize
 from gptcli.train import timed
 from gptcli.train.clock import Clock
 from gptcli.train.compiling import choose_compile
@@ -68,6 +68,8 @@ class Plan:
     parameters: int
     memory_bytes: int
     """Estimated memory of training: weights, gradients, optimizer state, activations."""
+    process_bytes: int = 0
+    """What the process holds on a CPU before the model is built: Python, PyTorch, and what preparing has left."""
     deadline: Deadline | None = None
     choice: timed.Choice | None = None
     """Why the rule for a deadline chose what it chose."""
@@ -161,6 +163,7 @@ def make_plan(
         )
     device = resolve_device(draft.device)
     precision = resolve_precision(device, draft.train.precision)
+    process_bytes = resident_memory_bytes(device)
     clock, choice = Clock(draft.train.max_seconds, began) if timed_run else None, None
     if clock is None or resumed or start:  # the rule for a deadline chooses a shape
         if draft.data.mix:
@@ -188,6 +191,8 @@ def make_plan(
         precision=precision,
         parameters=parameter_count(config.model),
         memory_bytes=rank_memory(config, precision, device.type).total,
+        # Trial steps for a deadline leave memory behind that the training takes again.
+        process_bytes=process_bytes if choice else resident_memory_bytes(device),
         deadline=None if clock is None else make_deadline(clock, config, choice, device, precision),
         choice=choice,
         start=start,

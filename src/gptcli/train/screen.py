@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import textwrap
+from functools import reduce
 from typing import Any
 
 from gptcli.checkpoint.run import RunDirectory
@@ -13,6 +15,9 @@ from gptcli.evaluate.yardstick import Yardstick
 from gptcli.parallel.layout import Layout
 from gptcli.train.plan import Plan, describe_model
 from gptcli.train.timed import Choice
+
+LABEL_WIDTH, SCREEN_WIDTH = 12, 80
+"""Columns: of the labels of the first screen, and of a usual terminal."""
 
 
 def show_plan(plan: Plan, step_seconds: float | None) -> None:
@@ -48,7 +53,7 @@ def plan_lines(plan: Plan, step_seconds: float | None) -> list[tuple[str, str]]:
         ("device", f"{plan.device}, {plan.precision}, {compiling(plan)}"),
         ("optimizer", f"{config.optim.name}, lr {config.optim.lr:g}, {config.schedule.name} schedule"),
         ("steps", f"{'about ' * bool(plan.deadline)}{plan.steps:,} of {train.tokens_per_step:,} tokens {cut}"),
-        ("memory", f"about {size(plan.memory_bytes)}"),
+        ("memory", memory_words(plan)),
     ]
     if plan.deadline:
         clock = plan.deadline.clock
@@ -60,10 +65,39 @@ def plan_lines(plan: Plan, step_seconds: float | None) -> list[tuple[str, str]]:
         lines.append(("time", f"about {duration(step_seconds * plan.steps)} ({step_seconds * 1000:.0f} ms a step)"))
     if plan.choice:
         lines += choice_lines(plan.choice)
-    if plan.chosen:
-        by = "for that time" if plan.choice else "by the size of the corpus and the device"
-        lines.append(("chosen", f"{by}: " + ", ".join(short_names(plan.chosen))))
+    return lines + chosen_lines(plan)
+
+
+def memory_words(plan: Plan) -> str:
+    """What the summary will call the peak: on a GPU what the training holds, elsewhere what the process holds."""
+    if not plan.process_bytes:
+        return f"about {size(plan.memory_bytes)} of the GPU's to train"
+    total = size(plan.process_bytes + plan.memory_bytes)
+    return f"about {total}: {size(plan.memory_bytes)} to train, {size(plan.process_bytes)} for Python and PyTorch"
+
+
+def chosen_lines(plan: Plan) -> list[tuple[str, str]]:
+    """The values that a rule chose, by section of the configuration, each line no wider than the screen."""
+    if not plan.chosen:
+        return []
+    by = "for that time" if plan.choice else "for this corpus and device"
+    lines = [("chosen", f"{by}; --set SECTION.KEY=VALUE sets another:")]
+    order = list(type(plan.config).model_fields)
+    sections = {key.rpartition(".")[0] for key in plan.chosen}
+    for section in sorted(sections, key=lambda section: order.index(section.split(".")[0])):
+        keys = [key.rpartition(".")[2] for key in plan.chosen if key.rpartition(".")[0] == section]
+        of_section = reduce(getattr, section.split("."), plan.config)
+        values = ", ".join(f"{key}={value_words(getattr(of_section, key))}" for key in keys)
+        wrapped = textwrap.wrap(f"{section}: {values}", SCREEN_WIDTH - LABEL_WIDTH, subsequent_indent="  ")
+        lines += [("", line) for line in wrapped]
     return lines
+
+
+def value_words(value: Any) -> str:
+    """A value of the configuration as --set takes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def compiling(plan: Plan) -> str:
@@ -117,11 +151,6 @@ def epochs_words(epochs: float) -> str:
     return f"{words} epoch{'s' * (words != '1')}"
 
 
-def short_names(keys: tuple[str, ...]) -> list[str]:
-    """Dotted keys without their section where that is clear."""
-    return [key.removeprefix("model.").removeprefix("train.").removeprefix("data.") for key in keys]
-
-
 def measured_on(summary: dict[str, Any]) -> str:
     """What the loss of the summary was measured on."""
     if summary["val_part"] == 1:
@@ -131,8 +160,9 @@ def measured_on(summary: dict[str, Any]) -> str:
     )
 
 
-def show_summary(summary: dict[str, Any], run: RunDirectory, yardstick: Yardstick) -> None:
+def show_summary(summary: dict[str, Any], plan: Plan, run: RunDirectory, yardstick: Yardstick) -> None:
     """Print how good the model is, what it took, and what to type next."""
+    peak_of = "tensors on the GPU" if plan.device.type == "cuda" else "the whole process"
     say("")
     say(
         f"validation loss {summary['val_loss']:.4f} nats/token, perplexity {math.exp(summary['val_loss']):.2f}, "
@@ -143,7 +173,7 @@ def show_summary(summary: dict[str, Any], run: RunDirectory, yardstick: Yardstic
     say(
         f"{quantity(summary['steps'], 'step')}, {size(summary['tokens'], '')} tokens "
         f"in {duration(summary['train_seconds'])}, {summary['tokens_per_second']:,.0f} tokens/s, "
-        f"peak memory {size(summary['peak_memory_bytes'])}"
+        f"peak memory {size(summary['peak_memory_bytes'])} ({peak_of})"
     )
     for name, figures in summary.get("mix", {}).items():
         say(f"  {name}: validation loss {figures['val_loss']:.4f}, {epochs_words(figures['epochs'])}")
