@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import time
 from types import TracebackType
@@ -141,6 +142,11 @@ def duration(seconds: float) -> str:
     if whole < 7200:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def shell_word(value: object) -> str:
+    """A path or a text as one word of a command that a person may copy: quoted where the shell needs it."""
+    return shlex.quote(str(value))
 
 
 def quantity(number: int, thing: str) -> str:

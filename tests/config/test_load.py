@@ -169,3 +169,19 @@ def test_a_long_wrong_value_is_shortened_in_the_message() -> None:
     with pytest.raises(ConfigError) as failure:
         validate(Numbers, parse_assignment("number=" + "[" * 5000))
     assert len(str(failure.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("train.trackers=[tensorboard, wandb]", ["tensorboard", "wandb"]),
+        ("train.trackers=['tensorboard']", ["tensorboard"]),
+        ("data.corpus=[a b.txt,c.txt]", ["a b.txt", "c.txt"]),
+        ("data.document_separator=[]", []),
+        ("data.document_separator=[ ]x", "[ ]x"),
+    ],
+)
+def test_an_array_whose_quotes_the_shell_has_removed_is_an_array_of_texts(text: str, value: object) -> None:
+    raw = parse_assignment(text)
+    section, key = text.partition("=")[0].split(".")
+    assert raw.values == {section: {key: value}}

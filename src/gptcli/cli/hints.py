@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING
 
 from typer.core import TyperCommand, TyperGroup
@@ -14,7 +13,7 @@ INSTEAD_OF_COMMANDS = {
     "chat": 'a model continues a text: gptcli generate RUN "PROMPT"',
     "serve": "llama.cpp, vLLM and transformers serve a model: gptcli export RUN --to gguf --out model.gguf",
     "finetune": "train on from a model's weights: gptcli train CORPUS --init-from MODEL",
-    "plot": "TensorBoard draws the curves: gptcli train CORPUS --set train.trackers=['tensorboard']",
+    "plot": "TensorBoard draws the curves: gptcli train CORPUS --set train.trackers=tensorboard",
     "sample": 'gptcli generate RUN "PROMPT"',
     "complete": 'gptcli generate RUN "PROMPT"',
     "inference": 'gptcli generate RUN "PROMPT"',
@@ -83,7 +82,9 @@ class Verb(TyperCommand):
 
     def instead_of(self, name: str, value: str, has_keys: bool) -> str | None:
         """What to write for an unknown option `name`; None if nothing is known. `has_keys`: the verb has `--set`."""
-        value = shlex.quote(value) if value else "..."
+        from gptcli.console import shell_word
+
+        value = shell_word(value) if value else "..."
         option = INSTEAD_OF_OPTIONS.get(self.name or "", {}).get(name)
         if option is not None:
             return f"{option} {value}"

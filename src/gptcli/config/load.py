@@ -65,11 +65,19 @@ def parse_assignment(text: str) -> RawConfig:
         parsed = tomllib.loads(f"value = {value}")
         leaf = parsed["value"] if set(parsed) == {"value"} else value
     except (tomllib.TOMLDecodeError, RecursionError):
-        leaf = value.strip()
+        leaf = bare_words(value.strip())
     nested: dict[str, Any] = {parts[-1]: leaf}
     for part in reversed(parts[:-1]):
         nested = {part: nested}
     return with_origin(nested, "--set")
+
+
+def bare_words(value: str) -> Any:
+    """A value that is not TOML: `[a, b]`, whose quotes a shell has removed, is an array of texts, all else a text."""
+    inside = value[1:-1].strip()
+    if not (value.startswith("[") and value.endswith("]")) or not inside or any(c in inside for c in "[]{}=\"'"):
+        return value
+    return [word.strip() for word in inside.split(",") if word.strip()]
 
 
 def with_origin(values: Mapping[str, Any], origin: str) -> RawConfig:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from gptcli.config import Config
 from gptcli.data.config import DataConfig
@@ -106,6 +106,12 @@ class TrainerConfig(Config):
 
     trackers: tuple[Literal["tensorboard", "trackio", "wandb", "mlflow"], ...] = ()
     """Where metrics go besides metrics.jsonl (`pip install 'gptcli[track]'`)."""
+
+    @field_validator("trackers", mode="before")
+    @classmethod
+    def one_or_several(cls, value: Any) -> Any:
+        """A single tracker may be written without brackets."""
+        return (value,) if isinstance(value, str) else value
 
     @property
     def knots(self) -> tuple[tuple[int, int], ...]:

@@ -22,7 +22,7 @@ from gptcli.checkpoint.background import BackgroundSaver
 from gptcli.checkpoint.flatten import flatten_state, restore_state
 from gptcli.checkpoint.load import Checkpoint, load_checkpoint
 from gptcli.checkpoint.run import RunDirectory
-from gptcli.console import Progress, duration, say
+from gptcli.console import Progress, duration, say, shell_word
 from gptcli.data.prepare import default_cache_dir
 from gptcli.errors import CheckpointError, DivergedError, GptcliError, Stopped
 from gptcli.evaluate.shards import Interrupted
@@ -256,7 +256,7 @@ class Trainer:
             raise DivergedError(
                 f"training diverged: {position.bad_steps} steps in a row up to step {step} were bad",
                 f"lower optim.lr (now {self.config.optim.lr:g}) and start again, or look at one: "
-                f"gptcli replay {self.run_directory.path} {step}",
+                f"gptcli replay {shell_word(self.run_directory.path)} {step}",
             )
 
     def evaluate(self) -> bool:
@@ -396,5 +396,5 @@ class Trainer:
         return Stopped(
             f"stopped by {name} at step {self.position.step:,} of {self.pace.end:,}, saved",
             signum,
-            f"go on with: gptcli train --resume --out {self.run_directory.path}",
+            f"go on with: gptcli train --resume --out {shell_word(self.run_directory.path)}",
         )

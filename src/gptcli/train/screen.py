@@ -8,7 +8,7 @@ from functools import reduce
 from typing import Any
 
 from gptcli.checkpoint.run import RunDirectory
-from gptcli.console import duration, quantity, rounded, say, size
+from gptcli.console import duration, quantity, rounded, say, shell_word, size
 from gptcli.data.mix import MixedScan
 from gptcli.data.overlap import overlap_warning, overlap_words
 from gptcli.evaluate.yardstick import Yardstick
@@ -181,4 +181,4 @@ def show_summary(summary: dict[str, Any], plan: Plan, run: RunDirectory, yardsti
     say("")
     say("next:")
     say(f'  gptcli generate {run.path} "Once upon a time"')
-    say(f"  gptcli eval {run.path}")
+    say(f"  gptcli eval {shell_word(run.path)}")

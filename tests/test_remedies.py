@@ -1,0 +1,77 @@
+"""Advice in messages: each command, option and key that the source names to the user exists."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import typer
+
+from gptcli.cli.app import app
+from gptcli.cli.hints import INSTEAD_OF_OPTIONS
+from gptcli.config.names import key_paths
+from gptcli.train.config import RunConfig
+
+ROOT = Path(__file__).resolve().parents[1]
+OF_TORCHRUN = {
+    *("--nproc-per-node", "--monitor-interval", "--rdzv-backend", "--rdzv-endpoint", "--rdzv-id", "--standalone")
+}
+PLACEHOLDER = "\N{OBJECT REPLACEMENT CHARACTER}"
+
+
+def commands(command, words: tuple[str, ...] = ()) -> dict[tuple[str, ...], set[str]]:
+    """The options of every command by its words."""
+    found = {words: {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}}
+    for name, inner in getattr(command, "commands", {}).items():
+        found |= commands(inner, (*words, name))
+    return found
+
+
+def texts(path: Path) -> list[tuple[str, str]]:
+    """(place, text) of every string but docstrings; what an f-string fills in is PLACEHOLDER."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    skipped = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+    skipped |= {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            parts = [str(part.value) if isinstance(part, ast.Constant) else PLACEHOLDER for part in node.values]
+            found.append((f"{path.relative_to(ROOT)}:{node.lineno}", "".join(parts)))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in skipped:
+            found.append((f"{path.relative_to(ROOT)}:{node.lineno}", node.value))
+    return found
+
+
+COMMANDS = commands(typer.main.get_command(app))
+OPTIONS = set().union(*COMMANDS.values(), *INSTEAD_OF_OPTIONS.values(), OF_TORCHRUN) | {"--help"}
+KEYS = set(key_paths(RunConfig)) | {"a.b", "section.key", "SECTION.KEY", "KEY", "key"}
+# What compares with other programs names their options.
+FILES = [path for path in sorted((ROOT / "src" / "gptcli").rglob("*.py")) if "bench" not in path.parts]
+TEXTS = [found for path in FILES for found in texts(path)]
+
+
+def test_every_key_that_a_message_sets_exists() -> None:
+    pattern = rf"--set[ =]['\"]?([A-Za-z_.]+)(?=[={PLACEHOLDER}])"
+    named = [(place, key) for place, text in TEXTS for key in re.findall(pattern, text) if not key.endswith(".")]
+    assert len(named) > 10
+    assert [(place, key) for place, key in named if key not in KEYS] == []
+
+
+def test_every_option_that_a_message_names_exists() -> None:
+    named = [(place, option) for place, text in TEXTS for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+\b", text)]
+    assert len(named) > 100
+    assert [(place, option) for place, option in named if option not in OPTIONS] == []
+
+
+def test_every_command_that_a_message_names_exists_with_its_options() -> None:
+    named = [(place, found) for place, text in TEXTS for found in re.findall(r"gptcli ([a-z][^;`\n),]*)", text)]
+    named = [(place, command) for place, command in named if not command.startswith(("lacks", "to "))]  # sentences
+    assert len(named) > 20
+    wrong = []
+    for place, command in named:
+        known = max((c for c in COMMANDS if tuple(command.split()[: len(c)]) == c), key=len)
+        options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", command))
+        if not known or not options <= COMMANDS[known] | {"--help"}:
+            wrong.append((place, command))
+    assert wrong == []
