@@ -10,7 +10,7 @@ import pytest
 from fresh import run_fresh
 
 FLOORS = {
-    "errors": 0, "storage": 0, "console": 0, "figures": 0, "runtime": 0,
+    "errors": 0, "storage": 0, "console": 0, "figures": 0, "interruptible": 0, "runtime": 0,
     "config": 1,
     "nn": 2, "tokenizer": 2,
     "models": 3, "data": 3, "optim": 3,

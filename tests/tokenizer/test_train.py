@@ -5,19 +5,21 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import random
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 
 import pytest
 import regex
-from tokenizers import ByteLevelBPETokenizer
+from tokenizers import ByteLevelBPETokenizer, Regex, pre_tokenizers
 
 from gptcli.errors import TokenizerError
 from gptcli.tokenizer.config import BpeTokenizerConfig, ByteTokenizerConfig, CharTokenizerConfig
 from gptcli.tokenizer.tokenizer import Tokenizer
-from gptcli.tokenizer.train import build_tokenizer
+from gptcli.tokenizer.train import DOCUMENT_CHARACTERS, LEARNT_WORD, WORD_CHARACTERS, build_tokenizer, learnt_pieces
 
 GPT2_PATTERN = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
 
@@ -155,3 +157,48 @@ def test_text_that_looks_like_the_special_token_is_learnt_as_text() -> None:
     tokenizer = build_tokenizer(BpeTokenizerConfig(vocab_size=300), lambda: iter(["<|endoftext|> " * 50]))
     ids = tokenizer.encode("<|endoftext|>")
     assert tokenizer.eot_id not in ids and tokenizer.decode(ids) == "<|endoftext|>"
+
+
+def test_words_of_ordinary_length_are_learnt_as_gpt2_splits_them(hard_texts: tuple, random_text) -> None:
+    bounded = pre_tokenizers.Split(Regex(LEARNT_WORD), "isolated")
+    uncut = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    for text in (
+        *hard_texts,
+        *(random_text(seed, 2000) for seed in range(40, 60)),
+        "a" * WORD_CHARACTERS + " 12 !? \n",
+    ):
+        offsets = [span for _, span in bounded.pre_tokenize_str(text)]
+        assert offsets == [span for _, span in uncut.pre_tokenize_str(text)]
+
+
+LONG_WORDS = {
+    "one letter": "a",
+    "DNA": "ACGT",
+    "base64": "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/",
+    "digits": "0123456789",
+    "blanks": " ",
+    "newlines": "\n",
+    "blanks and newlines": " \t\n",
+    "punctuation": "!#$%&*+,-./:;<=>?@",
+    "Han": "".join(map(chr, range(0x4E00, 0x4F00))),
+    "combining marks": "\u0300\u0301\u0302\u0303\u0308",
+}
+
+
+@pytest.mark.parametrize("alphabet", LONG_WORDS.values(), ids=LONG_WORDS)
+def test_a_text_without_word_ends_is_learnt_in_time_that_is_linear(alphabet: str) -> None:
+    """Quadratic time took 11 s for 200,000 letters of DNA, and 52 s for 400,000."""
+    text = "".join(random.Random(0).choices(alphabet, k=200_000))
+    began = time.process_time()
+    tokenizer = build_tokenizer(BpeTokenizerConfig(vocab_size=400), lambda: iter([text]))
+    assert time.process_time() - began < 6
+    assert tokenizer.vocab_size == 400 or len(alphabet) == 1
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text and len(ids) < len(text.encode())
+    assert max(len(data) for data in tokenizer.bytes_of_id.values()) <= len(max(alphabet).encode()) * WORD_CHARACTERS
+
+
+def test_a_document_without_word_ends_is_handed_over_in_pieces() -> None:
+    text = "a" * (2 * DOCUMENT_CHARACTERS + 5)
+    sizes = [len(piece) for piece in learnt_pieces(f"some words {text}")]
+    assert sum(sizes) == len(text) + 11 and max(sizes) == DOCUMENT_CHARACTERS

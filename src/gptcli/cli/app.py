@@ -76,6 +76,7 @@ app.add_typer(config_app, name="config")
 def main() -> None:
     """Run the command; every error a user can cause ends in one line on stderr and its exit code."""
     from gptcli.errors import GptcliError
+    from gptcli.interruptible import exit_process
     from gptcli.runtime import prepare
 
     prepare()
@@ -85,4 +86,4 @@ def main() -> None:
         if os.environ.get("GPTCLI_DEBUG"):
             raise
         print(f"gptcli: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        exit_process(error.exit_code)

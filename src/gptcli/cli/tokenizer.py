@@ -40,6 +40,7 @@ def train(
     from gptcli.console import quantity, say
     from gptcli.data.config import DataConfig
     from gptcli.data.corpus import open_corpus
+    from gptcli.data.crew import stop_by_signal
     from gptcli.errors import UsageError
     from gptcli.tokenizer.train import build_tokenizer
 
@@ -50,8 +51,9 @@ def train(
         raise UsageError(
             f"{out} already holds a tokenizer, and what was trained with it needs it", "choose another --out"
         )
-    documents = open_corpus(corpus, config)
-    tokenizer = build_tokenizer(config.tokenizer, lambda: (document.text for document in documents))
+    with stop_by_signal("nothing was written: run the same command again"):
+        documents = open_corpus(corpus, config)
+        tokenizer = build_tokenizer(config.tokenizer, lambda: (document.text for document in documents))
     tokenizer.save(out)
     say(f"Saved a {tokenizer.name} tokenizer of {quantity(tokenizer.vocab_size, 'token')}.")
     print(out)

@@ -133,13 +133,11 @@ def obey() -> None:
 
 
 @contextlib.contextmanager
-def stop_by_signal() -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into Stopped, wherever they arrive."""
+def stop_by_signal(remedy: str = "the same command goes on with what is finished") -> Iterator[None]:
+    """Turn SIGINT and SIGTERM into Stopped, wherever they arrive; `remedy` is what the user is told to do next."""
 
     def stop(signum: int, frame: object) -> None:
-        raise Stopped(
-            f"stopped by {signal.Signals(signum).name}", signum, "the same command goes on with what is finished"
-        )
+        raise Stopped(f"stopped by {signal.Signals(signum).name}", signum, remedy)
 
     previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,7 +16,8 @@ import tokenizers
 from tokenizers.pre_tokenizers import ByteLevel
 
 from gptcli.console import say
-from gptcli.errors import TokenizerError
+from gptcli.errors import GptcliError, TokenizerError
+from gptcli.interruptible import call_interruptibly
 from gptcli.tokenizer.byte_level import BYTE_OF_CHARACTER, CHARACTER_OF_BYTE
 from gptcli.tokenizer.structure import Cut, cut_rule, pieces
 
@@ -31,6 +33,10 @@ WORTH_LOADING = 10
 REMEMBERED_BYTES = 1 << 26
 """Text after which gigatoken starts afresh. It keeps every word that it has met: about 0.1 GB after so much natural
 text, 0.8 GB at worst."""
+
+
+UNINTERRUPTED_CHARACTERS = 1 << 18
+"""More text than this, which may take a second, is encoded so that a signal is answered meanwhile."""
 
 
 class Encoder(Protocol):
@@ -161,7 +167,9 @@ class WordEncoder:
         self.remembered += len(data)
         if self.remembered > REMEMBERED_BYTES:
             self.forget()
-        return self.fast.encode(data).copy()  # its own array keeps room for far more ids than it holds
+        encode = partial(self.fast.encode, data)
+        ids = call_interruptibly(encode) if len(data) > UNINTERRUPTED_CHARACTERS else encode()
+        return ids.copy()  # its own array keeps room for far more ids than it holds
 
     def forget(self) -> None:
         if self.fast is not None:
@@ -230,13 +238,21 @@ def byte_table(vocabulary: Mapping[str, int]) -> np.ndarray:
 
 def encode_pieces(backend: tokenizers.Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
     """The ids of every text, uint32, without the tokens that a post-processor would add."""
+    encode = partial(encodings_of, backend, texts)
+    encodings = call_interruptibly(encode) if sum(map(len, texts)) > UNINTERRUPTED_CHARACTERS else encode()
+    return [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
+
+
+def encodings_of(backend: tokenizers.Tokenizer, texts: Sequence[str]) -> list[tokenizers.Encoding]:
+    """What the library says of `texts`; its errors as a TokenizerError."""
     try:
-        encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
+        return backend.encode_batch_fast(texts, add_special_tokens=False)
+    except GptcliError:  # what answers a signal
+        raise
     except Exception as error:  # Plain Exceptions and a TypeError that names nothing are what the library raises.
         for text in texts:
             encoded(text, "utf-8")
         raise TokenizerError(f"the tokenizer cannot encode the text: {error}") from error
-    return [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
 
 
 def encoded(text: str, codec: str) -> bytes:
