@@ -105,9 +105,10 @@ def test_ranks_score_every_token_once_in_as_many_batches_each(
     for strategy in strategies:
         with contextlib.suppress(ZeroDivisionError):  # a rank that has nothing to score: here nobody adds up
             measure(model, shards, batch_size=2, strategy=strategy, give_up=strategy.never)
-    nats, tokens = (sum(numbers) for numbers in zip(*(strategy.own for strategy in strategies), strict=True))
-    assert tokens == whole.tokens
-    assert nats / tokens == pytest.approx(whole.loss, abs=1e-12)
+    nats, tokens = np.sum([strategy.own for strategy in strategies], axis=0).reshape(2, -1)
+    assert tokens.sum() == whole.tokens
+    assert nats.sum() / tokens.sum() == pytest.approx(whole.loss, abs=1e-12)
+    assert nats / tokens == pytest.approx(np.array(whole.parts), abs=1e-12)
     assert len({strategy.asked for strategy in strategies}) == 1
 
 
@@ -118,6 +119,20 @@ def test_part_of_a_split_scores_windows_spread_evenly(model: GPT, shards_of: Sha
     assert found.tokens == len(expected) == 96
     assert found.loss == pytest.approx(sum(expected) / 96, abs=1e-12)
     assert found.bits_per_byte is None
+
+
+@pytest.mark.parametrize("length", [2, 9, 33, 34, 100, 700])
+@pytest.mark.parametrize("max_tokens", [None, 64])
+def test_parts_are_consecutive_and_as_large_as_each_other(
+    model: GPT, shards_of: Shards, length: int, max_tokens: int | None
+) -> None:
+    shards = shards_of(length)
+    found = measure(model, shards, max_tokens=max_tokens)
+    expected = np.array(direct(model, shards, window_starts(length, 16, max_tokens)))
+    assert len(found.parts) == min(32, len(expected))
+    edges = [-(-number * len(expected) // len(found.parts)) for number in range(len(found.parts) + 1)]
+    means = [expected[first:last].mean() for first, last in pairwise(edges)]
+    assert np.array(found.parts) == pytest.approx(np.array(means), abs=1e-12)
 
 
 def test_packed_documents_are_scored_without_what_stands_before_them(model: GPT, shards_of: Shards) -> None:

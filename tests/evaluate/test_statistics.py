@@ -14,6 +14,7 @@ from gptcli.evaluate.statistics import (
     calibration_bins,
     calibration_error,
     calibration_noise,
+    mean_of_parts,
     proportion,
 )
 
@@ -108,6 +109,20 @@ def test_the_interval_of_a_share_covers_the_truth_about_95_times_in_100() -> Non
         intervals = [proportion(int(k), total, "rows").interval for k in generator.binomial(total, truths)]
         covered = np.mean([low <= truth <= high for truth, (low, high) in zip(truths, intervals, strict=True)])
         assert 0.935 < covered < 0.975
+
+
+def test_the_interval_of_a_mean_of_parts_is_students() -> None:
+    found = mean_of_parts([1.0, 2.0, 4.0, 5.0], "the text")
+    assert found is not None
+    assert found.stderr == pytest.approx(math.sqrt(10 / 3) / 2)  # the deviations are 2, 1, 1 and 2
+    assert found.interval == pytest.approx((3 - 3.182 * found.stderr, 3 + 3.182 * found.stderr))
+    assert found.unit == "4 parts of the text"
+    assert mean_of_parts([1.0], "the text") is None
+    generator = np.random.default_rng(5)
+    for count in (2, 8, 32):
+        samples = generator.normal(2.0, 0.3, size=(3000, count))
+        intervals = [mean_of_parts(sample, "it") for sample in samples]
+        assert np.mean([one.low <= 2.0 <= one.high for one in intervals if one]) == pytest.approx(0.95, abs=0.012)
 
 
 def test_calibration_noise_is_the_error_of_a_calibrated_classifier() -> None:

@@ -59,12 +59,18 @@ def test_a_run_leaves_all_that_later_commands_need(
     summary = train(request(corpus, run, "data.val_fraction=0.25"))
     text = corpus.read_bytes()[-TokenShards.open(run / "val").bytes :]  # a single document is validated on its tail
     assert summary["xz_bits_per_byte"] == xz_bits_per_byte(text)
-    assert f"xz -9 needs {summary['xz_bits_per_byte']:.2f} bits per byte for the same text" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"xz -9 needs {summary['xz_bits_per_byte']:.2f} for the same text" in said
+    assert summary["verdict_text"] in said and summary["ended"] == "max_steps"
+    low, high = summary["val_loss_interval"]
+    assert low < summary["val_loss"] < high
+    assert RunDirectory(run).best().step == summary["best_step"]
     assert summary["steps"] == 12 and summary["tokens"] == 12 * 128
     assert summary["val_bits_per_byte"] == pytest.approx(summary["val_loss"] / math.log(2), rel=0.02)
     assert set(summary) == {
         "run", "steps", "tokens", "parameters", "train_seconds", "tokens_per_second", "train_loss", "val_loss",
-        "val_bits_per_byte", "val_part", "peak_memory_bytes", "xz_bits_per_byte",
+        "val_bits_per_byte", "val_part", "peak_memory_bytes", "xz_bits_per_byte", "val_loss_interval", "verdict",
+        "verdict_text", "ended", "best_step",
     }  # fmt: skip
     for name in ("run.toml", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
                  "generation_config.json", "metrics.jsonl", "data.json", "samples.jsonl", "val"):  # fmt: skip
@@ -74,6 +80,8 @@ def test_a_run_leaves_all_that_later_commands_need(
     assert [line["step"] for line in metrics if line["val_loss"] is not None] == [4, 8, 12]
     assert {"step", "tokens", "time", "elapsed_seconds", "stepping_seconds", "train_loss", "val_loss", "lr",
             "grad_norm", "tokens_per_second", "memory_bytes", "tokens_hash"} == set(metrics[0])  # fmt: skip
+    assert len(metrics[1]["val_loss_parts"]) == 32
+    assert sum(metrics[1]["val_loss_parts"]) / 32 == pytest.approx(metrics[1]["val_loss"], rel=0.01)
 
 
 def test_stepping_seconds_leave_out_what_happens_between_steps(

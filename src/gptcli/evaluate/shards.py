@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from gptcli.data.batches import Batch
 from gptcli.data.shards import TokenShards
@@ -26,16 +27,25 @@ if TYPE_CHECKING:  # it loads torch.distributed, which a process that is alone d
     from gptcli.parallel.strategy import Strategy
 
 
+MOST_PARTS = 32
+"""Parts that the loss is told of separately, enough for a standard error that is itself known to an eighth."""
+
+
 class Interrupted(Exception):
     """The measurement was given up, as it was asked to."""
 
 
 class ShardLoss(NamedTuple):
-    """Mean loss in nats over `tokens` target tokens; bits per byte of text only where the whole split was read."""
+    """Mean loss in nats over `tokens` target tokens; bits per byte of text only where the whole split was read.
+
+    parts: the mean loss of each of up to MOST_PARTS consecutive parts of what was read, which have about as many tokens
+        each. They are the same parts at every call with the same arguments, whatever the model.
+    """
 
     loss: float
     tokens: int
     bits_per_byte: float | None
+    parts: tuple[float, ...] = ()
 
 
 def shard_loss(
@@ -65,21 +75,45 @@ def shard_loss(
     if len(shards) < 2:
         raise DataError("the validation split holds fewer than two tokens", "give it more text (data.val_fraction)")
     starts = window_starts(len(shards), seq_len, max_tokens)
-    nats, tokens = 0.0, 0
+    sums = PartSums(min(len(starts) * seq_len, len(shards) - 1))
+    rank, ranks = (strategy.layout.data_rank, strategy.layout.data_ranks) if strategy else (0, 1)
     with evaluation_mode(model):
         how = (shards, starts, seq_len, batch_size, pack)
-        for batch in batches(*how) if strategy is None else dealt_batches(*how, strategy.layout):
+        dealt = batches(*how) if strategy is None else dealt_batches(*how, strategy.layout)
+        for number, batch in enumerate(dealt):
             if give_up():
                 raise Interrupted
             input_ids, targets, segment_ids = (tensor if tensor is None else tensor.to(device) for tensor in batch)
             with autocast(device, precision):
-                nats += model.loss_sum(input_ids, targets, segment_ids).item()
-            tokens += int((batch.targets != IGNORE_INDEX).sum())
+                losses = model.token_losses(input_ids, targets, segment_ids)
+            sums.add((number * ranks + rank) * batch_size, losses, batch.targets)
     if strategy is not None:
-        nats, tokens = strategy.sum_over_data([nats, tokens])
-        tokens = int(tokens)
+        sums.numbers = np.array(strategy.sum_over_data(sums.numbers.ravel().tolist())).reshape(2, -1)
+    nats, tokens = sums.numbers.sum(axis=1).tolist()
     is_whole = max_tokens is None or len(shards) - 1 <= max_tokens
-    return ShardLoss(nats / tokens, tokens, nats / shards.bytes / math.log(2) if is_whole and shards.bytes else None)
+    bits_per_byte = nats / shards.bytes / math.log(2) if is_whole and shards.bytes else None
+    return ShardLoss(nats / tokens, round(tokens), bits_per_byte, sums.means())
+
+
+class PartSums:
+    """Sums of nats and of tokens in each of up to MOST_PARTS consecutive parts of `positions` targets."""
+
+    def __init__(self, positions: int) -> None:
+        self.positions, self.count = positions, min(positions, MOST_PARTS)
+        self.numbers = np.zeros((2, self.count))
+
+    def add(self, window: int, losses: Tensor, targets: Tensor) -> None:
+        """losses and targets (B, T) of consecutive windows, the first of which is number `window`."""
+        first, counted = window * targets.shape[1], (targets != IGNORE_INDEX).numpy().ravel()  # (B * T,)
+        places = np.minimum((first + np.flatnonzero(counted)) * self.count // self.positions, self.count - 1)
+        nats = losses.double().cpu().numpy().ravel()[counted]
+        for row, weights in enumerate((nats, None)):
+            self.numbers[row] += np.bincount(places, weights=weights, minlength=self.count)
+
+    def means(self) -> tuple[float, ...]:
+        """Nats a token in each part that has tokens."""
+        nats, tokens = self.numbers[:, self.numbers[1] > 0]
+        return tuple((nats / tokens).tolist())
 
 
 def dealt_batches(

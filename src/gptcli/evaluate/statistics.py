@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,11 @@ from gptcli.figures import Interval
 RESAMPLES = 1000
 Z_95 = 1.959964
 """The 97.5 % quantile of the normal distribution."""
+T_95 = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
+    2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042, 2.040,
+)  # fmt: skip
+"""The 97.5 % quantile of Student's distribution with 1, 2, ... degrees of freedom; the last for more."""
 LEAST_CALIBRATION_ROWS = 50
 """Below so many predictions the expected calibration error is mostly noise: a perfectly calibrated classifier whose
 confidences lie evenly between 0.5 and 1 shows 0.19 on average over 20 rows, 0.13 over 50, 0.03 over 1,000."""
@@ -147,6 +152,26 @@ def bootstrap_ratio(nats: np.ndarray, tokens: np.ndarray, unit: str, seed: int =
         ratios[sample] = nats[drawn].sum() / tokens[drawn].sum()
     low, high = np.percentile(ratios, (2.5, 97.5))
     return Uncertainty(float(ratios.std(ddof=1)), float(low), float(high), unit)
+
+
+def mean_of_parts(values: Sequence[float], unit: str) -> Uncertainty | None:
+    """Uncertainty of the mean of `values`, each of which is measured on a consecutive part of equal size of a text.
+
+    The method of batch means: Student's interval over the parts, which are so long that they depend little on each
+    other where single tokens or documents do. For the difference of two models pass the differences of their parts.
+
+    Args:
+        unit: what the parts are of, for the person who reads the result.
+
+    Returns:
+        None for fewer than two values.
+    """
+    count = len(values)
+    if count < 2:
+        return None
+    stderr = float(np.std(values, ddof=1)) / math.sqrt(count)
+    mean, half = float(np.mean(values)), T_95[min(count - 1, len(T_95)) - 1] * stderr
+    return Uncertainty(stderr, mean - half, mean + half, f"{count} parts of {unit}")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from gptcli.models.config import ModelConfig
 from gptcli.nn.cache import KVCache
 from gptcli.nn.dropout import drop
 from gptcli.nn.layers import Embedding, Linear
-from gptcli.nn.loss import head_loss_sum, softcapped
+from gptcli.nn.loss import head_loss_sum, head_token_losses, softcapped
 from gptcli.nn.mask import attention_mask
 from gptcli.nn.neighbour import PairEmbedding, Smear, previous_ids
 from gptcli.nn.parameters import ParameterInfo, ParameterKind
@@ -86,12 +86,21 @@ class GPT(nn.Module):
 
     def loss_sum(self, input_ids: Tensor, targets: Tensor, segment_ids: Tensor | None = None) -> Tensor:
         """input_ids and targets (B, T) -> scalar: nats summed over the targets that are not IGNORE_INDEX."""
+        x, head = self.hidden_states_and_head(input_ids, segment_ids)
+        return head_loss_sum(x, head, targets, self.config.logit_softcap)
+
+    def token_losses(self, input_ids: Tensor, targets: Tensor, segment_ids: Tensor | None = None) -> Tensor:
+        """input_ids and targets (B, T) -> (B, T): nats of each target, 0 where it is IGNORE_INDEX. No gradients."""
+        x, head = self.hidden_states_and_head(input_ids, segment_ids)
+        return head_token_losses(x, head, targets, self.config.logit_softcap)
+
+    def hidden_states_and_head(self, input_ids: Tensor, segment_ids: Tensor | None) -> tuple[Tensor, Tensor]:
+        """input_ids (B, T) -> what the head reads, (B, T, C), and its weights (V, C)."""
         if self.config.tie_embeddings:
             vectors, head = self.embedding.look_up_and_share(input_ids)
         else:
             vectors, head = None, self.head.weight
-        x = self.hidden_states(input_ids, segment_ids=segment_ids, vectors=vectors)
-        return head_loss_sum(x, head, targets, self.config.logit_softcap)
+        return self.hidden_states(input_ids, segment_ids=segment_ids, vectors=vectors), head
 
     def hidden_states(
         self,

@@ -75,6 +75,14 @@ def head_loss_sum(x: Tensor, weight: Tensor, targets: Tensor, softcap: float | N
     return (HeadLoss if few_logits else HeadLossInParts).apply(x, weight, targets, softcap)
 
 
+def head_token_losses(x: Tensor, weight: Tensor, targets: Tensor, softcap: float | None = None) -> Tensor:
+    """`token_losses(head_logits(x, weight, softcap), targets)`, of which the logits are never there all at once if they
+    are more than MAX_LOGITS. x (B, T, C), weight (V, C), targets (B, T) -> (B, T). For use without gradients."""
+    parts = parts_of(x.flatten(0, -2), targets.flatten(), len(weight))
+    losses = [token_losses(head_logits(part, weight, softcap), wanted) for part, wanted in parts]
+    return torch.cat(losses).view(targets.shape)
+
+
 class HeadLoss(torch.autograd.Function):
     """x (N, C), weight (V, C), targets (N,), softcap -> scalar; keeps the slopes (N, V) in place of the logits."""
 

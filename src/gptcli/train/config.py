@@ -65,6 +65,9 @@ class TrainerConfig(Config):
     eval_tokens: int = Field(65536, ge=1)
     """Validation tokens of each such measurement, always the same ones; the end of the run measures the whole split."""
 
+    patience: int = Field(0, ge=0)
+    """End the run after so many evaluations in a row without a lower validation loss; 0: never."""
+
     checkpoint_every_steps: int = Field(250, ge=1)
     """Steps between two checkpoints. They are written while training goes on, from a copy of weights and moments."""
 

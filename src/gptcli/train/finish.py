@@ -14,10 +14,12 @@ from gptcli.evaluate.yardstick import Yardstick, yardstick_of_shards
 from gptcli.interop.huggingface import write_huggingface
 from gptcli.nn.device import peak_memory_bytes
 from gptcli.storage import write_atomic
+from gptcli.train.ending import End, Ending, loss_interval
 from gptcli.train.loop import Trainer
 from gptcli.train.plan import Plan
 from gptcli.train.screen import show_summary
 from gptcli.train.validation import validation_loss
+from gptcli.train.verdict import curve_of, judge
 
 Find = Callable[[list[CheckpointError], Any], CheckpointInfo | None]
 """Finds a whole checkpoint, and adds the errors of those that are damaged to the list; with a group, with its ranks."""
@@ -74,6 +76,7 @@ def finish(trainer: Trainer, yardstick: Yardstick | None) -> dict[str, Any]:
         "tokens_per_second": round(position.tokens / max(position.elapsed_seconds, 1e-9), 1),
         "train_loss": trainer.journal.last_train_loss(),
         "val_loss": whole.loss,
+        "val_loss_interval": loss_interval(whole.loss, whole.parts),
         "val_bits_per_byte": whole.bits_per_byte,
         "val_part": whole.part,
         "peak_memory_bytes": peak_memory_bytes(plan.device),
@@ -83,7 +86,35 @@ def finish(trainer: Trainer, yardstick: Yardstick | None) -> dict[str, Any]:
         epochs = plan.batches.epochs(position.step * plan.config.sequences_per_step)
         summary["mix"] = {name: {"val_loss": loss, "epochs": epochs[name]} for name, loss in whole.by_corpus.items()}
     if model is not None and yardstick is not None:
+        ending = ending_of(trainer, best.step if best else position.step)
+        summary |= {
+            "ended": ending.end,
+            "best_step": ending.used_step,
+            "verdict": ending.finding.verdict,
+            "verdict_text": ending.sentence,
+        }
         say(write_huggingface(model, plan.data.tokenizer, run.path))
         write_atomic(run.path / "summary.json", json.dumps(summary, indent=2) + "\n")
-        show_summary(summary, plan, run, yardstick)
+        show_summary(summary, plan, ending, yardstick)
     return summary
+
+
+def ending_of(trainer: Trainer, used_step: int) -> Ending:
+    """Why the run has ended, and what its curve shows."""
+    plan, position, train = trainer.plan, trainer.position, trainer.train_config
+    end: End = "max_steps"
+    if position.is_out_of_patience(train.patience):
+        end = "patience"
+    elif plan.clock is not None and position.step != train.max_steps:
+        end = "time"
+    tokens = min(train.eval_tokens, len(plan.data.val) - 1)
+    return Ending(
+        run=trainer.run_directory.path,
+        train=train,
+        end=end,
+        steps=position.step,
+        planned=trainer.pace.end,
+        tokens=tokens,
+        used_step=used_step,
+        finding=judge(curve_of(trainer.journal.metrics.read()), tokens),
+    )

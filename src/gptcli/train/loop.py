@@ -44,7 +44,7 @@ from gptcli.train.plan import Plan
 from gptcli.train.position import Position
 from gptcli.train.signals import StopRequest
 from gptcli.train.step import WHOLE, PendingStep, Share, Stepper, StepResult, step_seed
-from gptcli.train.validation import validation_loss
+from gptcli.train.validation import Validation, validation_loss
 
 if TYPE_CHECKING:  # it loads torch.distributed, which a process that trains alone does without
     from gptcli.parallel.strategy import Strategy
@@ -79,8 +79,8 @@ class Trainer:
         )
         share = Share(strategy.layout.data_rank, strategy.layout.data_ranks) if strategy else WHOLE
         self.feed = Feed(plan.batches, config.sequences_per_step, config.train.batch_size, plan.device, share)
-        self.val_losses: dict[str, float] = {}
-        """Of a mix, what the last evaluation found of each corpus."""
+        self.validation: Validation | None = None
+        """What the last evaluation found."""
         self.unread: deque[tuple[int, PendingStep]] = deque()
         self.position, self.pace = Position(), plan.new_pace()
         self.journal = Journal(run, config, writes=self.world.is_first)
@@ -142,7 +142,7 @@ class Trainer:
         self.model.train()
         self.began = time.perf_counter() - position.elapsed_seconds
         self.log_mark = (time.perf_counter(), position.tokens)
-        is_over = self.agreement.renew(position.step) and not position.is_unfinished
+        is_over = (self.agreement.renew(position.step) or self.is_out_of_patience()) and not position.is_unfinished
         try:
             with Progress("train", self.pace.end, unit="steps", initial=position.step) as progress:
                 while not is_over:
@@ -194,7 +194,10 @@ class Trainer:
         if saving or (improved and config.keep_best):
             self.save()
         pace.lap(position.step)
-        return is_last
+        return is_last or self.is_out_of_patience()
+
+    def is_out_of_patience(self) -> bool:
+        return self.position.is_out_of_patience(self.train_config.patience)
 
     def step(self) -> None:
         """The next optimizer step. A GPU is given it before the result of the one before is read, so as never to idle.
@@ -268,7 +271,7 @@ class Trainer:
         position = self.position
         self.world.work = f"the evaluation after step {position.step}"
         with self.pace.timing("evaluate"):
-            found = validation_loss(
+            self.validation = found = validation_loss(
                 self.model,
                 self.plan.data,
                 seq_len=self.config.seq_len,
@@ -280,12 +283,7 @@ class Trainer:
                 give_up=self.agreement.is_stop_wanted if self.strategy else self.stop.is_wanted,
                 strategy=self.strategy,
             )
-        loss, self.val_losses = found.loss, found.by_corpus
-        position.evaluated_step, position.last_val_loss = position.step, loss
-        improved = math.isfinite(loss) and (position.best_val_loss is None or loss < position.best_val_loss)
-        if improved:
-            position.best_val_loss = loss
-        return improved
+        return position.evaluated(found.loss)
 
     def log(self, result: StepResult, *, evaluated: bool) -> None:
         """Append one line to metrics.jsonl; train_loss is the mean over the steps since the last line."""
@@ -307,8 +305,9 @@ class Trainer:
             "memory_bytes": peak_memory_bytes(self.plan.device),
             "tokens_hash": self.tokens_hash(),
         }
-        if evaluated:
-            line |= {f"val_loss/{name}": value for name, value in self.val_losses.items()}
+        if evaluated and self.validation is not None:
+            line |= {f"val_loss/{name}": value for name, value in self.validation.by_corpus.items()}
+            line["val_loss_parts"] = [round(loss, 5) for loss in self.validation.parts]
         position.interval_loss, position.interval_steps = 0.0, 0
         self.journal.measured(position.step, line)
         if evaluated:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Self
@@ -22,6 +23,8 @@ class Position:
     last_val_loss: float | None = None
     evaluated_step: int | None = None
     best_val_loss: float | None = None
+    evaluations_without_improvement: int = 0
+    """How many evaluations in a row, up to the newest, found no lower validation loss."""
     latest: StepResult | None = None
     """Of the newest step that was read."""
     is_unfinished: bool = False
@@ -43,6 +46,19 @@ class Position:
         position.knots = tuple((start, end) for start, end in position.knots)
         position.latest = StepResult(*position.latest) if position.latest else None
         return position
+
+    def evaluated(self, loss: float) -> bool:
+        """Note the validation loss after `step`; returns whether it is the lowest so far."""
+        self.evaluated_step, self.last_val_loss = self.step, loss
+        is_lowest = math.isfinite(loss) and (self.best_val_loss is None or loss < self.best_val_loss)
+        self.evaluations_without_improvement = 0 if is_lowest else self.evaluations_without_improvement + 1
+        if is_lowest:
+            self.best_val_loss = loss
+        return is_lowest
+
+    def is_out_of_patience(self, patience: int) -> bool:
+        """Whether so many evaluations in a row have found no lower validation loss; never with a patience of 0."""
+        return 0 < patience <= self.evaluations_without_improvement
 
     def figures(self) -> dict[str, str]:
         """The figures beside a progress bar, the most important first, since a narrow terminal shows only those."""

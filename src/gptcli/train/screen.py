@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import textwrap
 from functools import reduce
 from typing import Any
 
-from gptcli.checkpoint.run import RunDirectory
 from gptcli.console import duration, quantity, rounded, say, shell_word, size
 from gptcli.data.mix import MixedScan
 from gptcli.data.overlap import overlap_warning, overlap_words
+from gptcli.evaluate.statistics import exponential
 from gptcli.evaluate.yardstick import Yardstick
+from gptcli.figures import figure, figure_with_interval
 from gptcli.parallel.layout import Layout
+from gptcli.train.ending import Ending
 from gptcli.train.plan import Plan, describe_model
 from gptcli.train.timed import Choice
 
@@ -160,16 +161,21 @@ def measured_on(summary: dict[str, Any]) -> str:
     )
 
 
-def show_summary(summary: dict[str, Any], plan: Plan, run: RunDirectory, yardstick: Yardstick) -> None:
-    """Print how good the model is, what it took, and what to type next."""
-    peak_of = "tensors on the GPU" if plan.device.type == "cuda" else "the whole process"
+def show_summary(summary: dict[str, Any], plan: Plan, ending: Ending, yardstick: Yardstick) -> None:
+    """Print how good the model is, what its curve shows, what it took, and what to type next."""
+    loss, interval, bits = summary["val_loss"], summary["val_loss_interval"], summary["val_bits_per_byte"]
+    perplexity = interval and tuple(map(exponential, interval))
     say("")
     say(
-        f"validation loss {summary['val_loss']:.4f} nats/token, perplexity {math.exp(summary['val_loss']):.2f}, "
-        f"{summary['val_bits_per_byte']:.4f} bits per byte (best checkpoint, {measured_on(summary)})"
+        f"validation loss {figure_with_interval(loss, interval)} nats/token, perplexity "
+        f"{figure_with_interval(exponential(loss), perplexity)}: step {ending.used_step:,}, {measured_on(summary)}"
     )
-    if yardstick.bits_per_byte is not None:
-        say(f"for comparison: xz -9 needs {yardstick.bits_per_byte:.2f} bits per byte for {yardstick.text}")
+    beside = f"; xz -9 needs {yardstick.bits_per_byte:.2f} for {yardstick.text}" if yardstick.bits_per_byte else ""
+    say(f"{figure(bits, interval and tuple(end * bits / loss for end in interval))} bits per byte{beside}")
+    for sentence in (ending.reason, ending.sentence):
+        if sentence:
+            say(sentence)
+    peak_of = "tensors on the GPU" if plan.device.type == "cuda" else "the whole process"
     say(
         f"{quantity(summary['steps'], 'step')}, {size(summary['tokens'], '')} tokens "
         f"in {duration(summary['train_seconds'])}, {summary['tokens_per_second']:,.0f} tokens/s, "
@@ -177,8 +183,8 @@ def show_summary(summary: dict[str, Any], plan: Plan, run: RunDirectory, yardsti
     )
     for name, figures in summary.get("mix", {}).items():
         say(f"  {name}: validation loss {figures['val_loss']:.4f}, {epochs_words(figures['epochs'])}")
-    say(f"run directory {run.path}")
+    say(f"run directory {ending.run}")
     say("")
     say("next:")
-    say(f'  gptcli generate {run.path} "Once upon a time"')
-    say(f"  gptcli eval {shell_word(run.path)}")
+    say(f'  gptcli generate {shell_word(ending.run)} "Once upon a time"')
+    say(f"  gptcli eval {shell_word(ending.run)}")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+import numpy as np
 import torch
 
 from gptcli.data.mix import TokenMix
@@ -28,6 +29,8 @@ class Validation(NamedTuple):
     part: float
     by_corpus: dict[str, float]
     """Of a mix, the loss of each corpus, of which `loss` is the mean by weight."""
+    parts: tuple[float, ...] = ()
+    """The loss in each of a few consecutive parts of what was read, of a mix their mean by weight; see `ShardLoss`."""
 
 
 def validation_loss(
@@ -68,7 +71,7 @@ def validation_loss(
         found = measure(data.val, max_tokens)
         is_whole = found.bits_per_byte is not None
         bits = found.bits_per_byte or estimated_bits(found.loss, len(data.val), data.val.bytes)
-        return Validation(found.loss, bits, 1.0 if is_whole else found.tokens / len(data.val), {})
+        return Validation(found.loss, bits, 1.0 if is_whole else found.tokens / len(data.val), {}, found.parts)
     shares = [weight / sum(data.train.weights) for weight in data.train.weights]
     mosts = list(allotted(max_tokens, [len(val) for val in data.vals]))
     losses = [measure(val, most) for val, most in zip(data.vals, mosts, strict=True)]
@@ -77,7 +80,20 @@ def validation_loss(
     read = sum(one.tokens for one in losses)
     is_whole = read >= sum(len(val) - 1 for val in data.vals)
     named = dict(zip(data.train.names, (one.loss for one in losses), strict=True))
-    return Validation(loss, loss / math.log(2) / max(size, 1e-9), 1.0 if is_whole else read / len(data.val), named)
+    return Validation(
+        loss,
+        loss / math.log(2) / max(size, 1e-9),
+        1.0 if is_whole else read / len(data.val),
+        named,
+        mixed_parts(losses, shares),
+    )
+
+
+def mixed_parts(losses: Sequence[ShardLoss], shares: Sequence[float]) -> tuple[float, ...]:
+    """As many parts as every corpus has; each is the mean by weight of a part of every corpus."""
+    count = min(len(one.parts) for one in losses)
+    groups = ([group.mean() for group in np.array_split(one.parts, count)] for one in losses)
+    return tuple(np.average(list(groups), axis=0, weights=shares).tolist())
 
 
 def allotted(total: int, lengths: list[int]) -> Iterator[int]:

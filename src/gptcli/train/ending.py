@@ -1,0 +1,136 @@
+"""Why a run ended and what its curve of validation losses shows, in sentences for people. Measures nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from gptcli.console import quantity, shell_word
+from gptcli.evaluate.statistics import mean_of_parts
+from gptcli.figures import Interval, figure, figure_with_interval
+from gptcli.train.config import TrainerConfig
+from gptcli.train.verdict import CurvePoint, Finding
+
+End = Literal["max_steps", "time", "patience"]
+OFTEN = 10
+"""Evaluations of a run that are enough to see a curve."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a run ended.
+
+    steps: made, of `planned`.
+    tokens: validation tokens that each evaluation on the way read.
+    used_step: the step whose weights the run gives to generate and eval.
+    """
+
+    run: Path
+    train: TrainerConfig
+    end: End
+    steps: int
+    planned: int
+    tokens: int
+    used_step: int
+    finding: Finding
+
+    @property
+    def reason(self) -> str:
+        """Why the run ended before its last step; empty where it did not."""
+        if self.end != "patience":
+            return ""
+        count = quantity(self.train.patience, "evaluation")
+        return (
+            f"The run ended at step {self.steps:,} of {self.planned:,}: {count} in a row brought no lower validation "
+            "loss (train.patience)."
+        )
+
+    @property
+    def sentence(self) -> str:
+        """The verdict in words, with what to do about it."""
+        match self.finding.verdict:
+            case "not_finite":
+                return self.not_finite()
+            case "too_small":
+                return self.too_small()
+            case "too_few_evaluations":
+                return (
+                    "There were too few evaluations to tell what the validation loss does "
+                    f"(--set train.eval_every_steps={max(1, self.steps // OFTEN)} makes more)."
+                )
+            case "overfitted":
+                return self.overfitted()
+            case "falling":
+                return (
+                    f"The validation loss was still falling at the end ({self.recent()}), so more steps would probably "
+                    f"lower it further: {self.command_for_more()}"
+                )
+            case "flat":
+                return f"The validation loss was flat at the end ({self.recent()}): more steps would hardly lower it."
+
+    def recent(self) -> str:
+        """The last loss and the one that it is compared with."""
+        before, last = self.finding.before, self.finding.last
+        assert before is not None and last is not None
+        higher, lower = apart(before.val_loss, last.val_loss)
+        return f"{higher} at step {before.step:,}, {lower} at step {last.step:,}"
+
+    def overfitted(self) -> str:
+        best, last = self.finding.best, self.finding.last
+        assert best is not None and last is not None
+        low, high = apart(best.val_loss, last.val_loss)
+        training = "."
+        if best.train_loss is not None and last.train_loss is not None:
+            then, now = apart(best.train_loss, last.train_loss)
+            training = f", while the training loss went from {then} to {now}."
+        sooner = "" if self.train.patience else " With --set train.patience=3 such a run ends sooner."
+        return (
+            f"The model is overfitted since step {best.step:,}: the validation loss was {low} there and {high} at step "
+            f"{last.step:,}{training} {self.kept(best)}{sooner}"
+        )
+
+    def kept(self, best: CurvePoint) -> str:
+        """Which weights the run has."""
+        if self.used_step == best.step:
+            return f"The checkpoint of step {best.step:,}, the best, is kept, and generate and eval use it."
+        return f"That checkpoint was not kept (train.keep_best): generate and eval use that of step {self.used_step:,}."
+
+    def not_finite(self) -> str:
+        best = self.finding.best
+        if best is None:
+            return "No validation loss was a finite number, so the model is of no use: lower optim.lr and start again."
+        return f"The validation loss was no finite number at the end: lower optim.lr. {self.kept(best)}"
+
+    def too_small(self) -> str:
+        last, count = self.finding.last, quantity(self.tokens, "token")
+        assert last is not None
+        loss = figure_with_interval(last.val_loss, loss_interval(last.val_loss, last.parts))
+        return (
+            f"The validation part is too small to tell which checkpoint is the best: on its {count} the loss is "
+            f"{loss}, and the evaluations differ by less than it can tell apart (--set data.val_fraction=0.2 makes it "
+            "larger, --set data.val=PATH names another text)."
+        )
+
+    def command_for_more(self) -> str:
+        """The command that trains as long again."""
+        resume = f"gptcli train --resume --out {shell_word(self.run)}"
+        if self.end == "time" and self.train.max_seconds is not None:
+            return f"{resume} --time {round(self.train.max_seconds)}s"
+        other_pace = " --set train.pace=" if self.train.pace else ""
+        return f"{resume} --set train.max_steps={2 * self.steps}{other_pace}"
+
+
+def apart(one: float, other: float) -> tuple[str, str]:
+    """Two numbers with as many digits as it takes to see their difference."""
+    interval = min(one, other), max(one, other)
+    return figure(one, interval), figure(other, interval)
+
+
+def loss_interval(loss: float, parts: tuple[float, ...]) -> Interval | None:
+    """The 95 % interval of a validation loss from that of its parts; None where there is one part only."""
+    found = mean_of_parts(parts, "the validation text")
+    if found is None:
+        return None
+    half = (found.high - found.low) / 2
+    return loss - half, loss + half
