@@ -73,7 +73,7 @@ def test_an_out_that_cannot_be_made_is_refused_before_the_corpus_is_read(tmp_pat
 def test_a_run_is_named_after_its_corpus_a_glob_after_its_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, corpus: str, name: str
 ) -> None:
-    from gptcli.train.run import fresh_directory
+    from gptcli.train.request import fresh_directory
 
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")

@@ -166,10 +166,52 @@ def test_of_two_ends_the_first_one_counts(corpus: Path, tmp_path: Path, ticking:
     assert train(request(corpus, tmp_path / "other", "train.max_steps=1000000"))["steps"] < 1000
 
 
-def test_a_finished_run_is_not_given_more_time(corpus: Path, tmp_path: Path, ticking: None) -> None:
-    train(request(corpus, tmp_path / "run"))
-    with pytest.raises(ConfigError, match=r"ends after its last step.*--init-from"):
-        train(TrainRequest(out=tmp_path / "run", resume=True, max_seconds=100.0))
+def test_a_finished_run_can_be_given_more_time_or_more_steps(
+    corpus: Path, tmp_path: Path, ticking: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The clock that ticks when it is read begins anew with each process, a minute before which is taken off."""
+    run, steps = tmp_path / "run", []
+    steps.append(train(request(corpus, run))["steps"])
+    spent = json.loads((RunDirectory(run).checkpoints()[-1].path / "state.json").read_text())["spent_seconds"]
+    steps.append(train(TrainRequest(out=run, resume=True, max_seconds=14.0, began=time.monotonic() - 60))["steps"])
+    assert 1.5 * steps[0] < steps[1] < 2.6 * steps[0], "as many steps more as the time bought before, or so"
+    said = capsys.readouterr().err
+    assert f"train.max_seconds was None and is {spent + 14:.3f}".rstrip("0") in said
+    assert f"train.max_steps was {steps[0]} and is None" in said
+    rates = {line["step"]: line["lr"] for line in metrics(run)}
+    assert max(rate for step, rate in rates.items() if step > steps[0]) > 3 * rates[steps[0]], "a schedule of all steps"
+    assert [line["step"] for line in metrics(run)] == sorted(rates), "no step twice"
+    steps.append(train(TrainRequest(out=run, resume=True, assignments=(f"train.max_steps={steps[1] + 9}",)))["steps"])
+    assert steps[2] == steps[1] + 9 and made(run)["pace"] == ""
+
+
+def test_more_time_is_counted_once_by_a_run_that_is_stopped_again(
+    corpus: Path, tmp_path: Path, ticking: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    train(request(corpus, run, "train.max_steps=20"))
+    began = time.monotonic() - 60
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(Trainer, "run", stop_at(60))
+        train(TrainRequest(out=run, resume=True, max_seconds=14.0, began=began))
+    budget = made(run)["max_seconds"]
+    knots = json.loads((RunDirectory(run).checkpoint_path(60) / "state.json").read_text())["knots"]
+    train(TrainRequest(out=run, resume=True, began=time.monotonic() - 60))
+    assert made(run)["pace"].startswith(" ".join(f"{step}:{end}" for step, end in knots)), "the course that was begun"
+    last = json.loads((RunDirectory(run).checkpoints()[-1].path / "state.json").read_text())
+    assert last["config"]["train"]["max_seconds"] == budget
+    assert 0.8 * budget < last["spent_seconds"] <= budget
+
+
+def test_more_time_that_buys_no_step_is_refused_and_leaves_the_run_as_it_was(
+    corpus: Path, tmp_path: Path, ticking: None
+) -> None:
+    run = tmp_path / "run"
+    train(request(corpus, run, "train.max_steps=5"))
+    before = {path: path.read_bytes() for path in run.rglob("*.*") if path.is_file() and path.suffix != ".lock"}
+    with pytest.raises(UsageError, match="give more --time"):
+        train(TrainRequest(out=run, resume=True, max_seconds=0.5, began=time.monotonic() - 60))
+    assert {path: path.read_bytes() for path in before} == before
 
 
 @pytest.mark.parametrize("knots", ["1:5", "0:9 9:9", "0:9 4:8 3:9", "0:9 4:6", "0:9,4:8", "0"])

@@ -13,7 +13,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gptcli.checkpoint import strict_json
-from gptcli.checkpoint.manifest import REMEDY, STATE_NAME, verify
+from gptcli.checkpoint.manifest import REMEDY, STATE_NAME, check_files, read_manifest, verify
+from gptcli.checkpoint.run import RunDirectory
 from gptcli.errors import CheckpointError
 from gptcli.storage import storage_errors
 
@@ -76,6 +77,18 @@ def whole_on(device: torch.device | str) -> Room:
 def is_of(file_name: str, part: str) -> bool:
     """Whether a file holds tensors of the part: PART.safetensors, or one rank's, PART-00001-of-00004.safetensors."""
     return re.fullmatch(rf"{re.escape(part)}(-\d{{5,}}-of-\d{{5,}}(-\d+)?)?\.safetensors", file_name) is not None
+
+
+def newest_state(run: RunDirectory) -> dict[str, Any]:
+    """The JSON part of the newest checkpoint whose JSON part is whole, without reading its tensors; empty where there
+    is none."""
+    for info in reversed(run.checkpoints()):
+        try:
+            check_files(info.path, read_manifest(info.path), [STATE_NAME])
+            return load_state(info.path / STATE_NAME)
+        except (CheckpointError, KeyError):
+            continue
+    return {}
 
 
 def load_state(path: Path) -> dict[str, Any]:

@@ -18,14 +18,19 @@ def train(
     assignments: Assignments = None,
     time: Annotated[
         str | None,
-        typer.Option(metavar="TIME", help="Be done in this time (90s, 10m, 1h30m), with the best model it can buy."),
+        typer.Option(
+            metavar="TIME",
+            help="Be done in this time (90s, 10m, 1h30m), with the best model it can buy; with --resume, so long more.",
+        ),
     ] = None,
     init_from: Annotated[
         str | None,
         typer.Option(metavar="MODEL", help="Go on with the weights of a run, a Hugging Face directory or hf:NAME."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run directory (default: runs/ and the corpus's name).")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run at --out.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run at --out, or named in place of CORPUS.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen and stop.")] = False,
     cache_dir: CacheDir = None,
     as_json: AsJson = False,

@@ -201,7 +201,9 @@ class World:
         return self.base.get(key).decode() if self.base.check([key]) else None
 
     def remember(self, key: str, value: str) -> None:
-        """Put down something for the ranks that the same launcher may start anew."""
+        """Put down something for the ranks that the same launcher may start anew; without a launcher, nothing."""
+        if self.base is None:
+            return
         self.base.set(f"gptcli/launch/{key}", value)
 
     def connect(self, device: torch.device, timeout: float) -> None:

@@ -24,7 +24,7 @@ from gptcli.checkpoint.load import Checkpoint, load_checkpoint
 from gptcli.checkpoint.run import RunDirectory
 from gptcli.console import Progress, duration, say, shell_word
 from gptcli.data.prepare import default_cache_dir
-from gptcli.errors import CheckpointError, DivergedError, GptcliError, Stopped
+from gptcli.errors import DivergedError, GptcliError, Stopped
 from gptcli.evaluate.shards import Interrupted
 from gptcli.generate.config import GenerationConfig
 from gptcli.generate.text import generate
@@ -42,6 +42,7 @@ from gptcli.train.journal import Journal
 from gptcli.train.pace import Course
 from gptcli.train.plan import Plan
 from gptcli.train.position import Position
+from gptcli.train.resume import identity, require_same_training, resume_command
 from gptcli.train.signals import StopRequest
 from gptcli.train.step import WHOLE, PendingStep, Share, Stepper, StepResult, step_seed
 from gptcli.train.validation import Validation, validation_loss
@@ -96,11 +97,7 @@ class Trainer:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint: weights, moments, scaler and position. Writes nothing."""
         state = checkpoint.state
-        if state["data_fingerprint"] != self.plan.data.train.fingerprint:
-            raise CheckpointError(
-                "the corpus or tokenizer is not the one this run was trained on",
-                "restore the corpus, or start a new run with another --out",
-            )
+        require_same_training(state, self.plan, self.run_directory, self.world.size)
         self.load_weights(checkpoint.tensors["model"])
         load_state = self.strategy.load_optimizer_state if self.strategy is not None else restore_state
         load_state(self.optimizer, checkpoint.tensors["optimizer"], state["optimizer"])
@@ -110,7 +107,7 @@ class Trainer:
             self.stepper.spikes.restore(state["spikes"])
         self.position = Position.restored(state)
         self.feed.batch_size = self.position.batch_size or self.feed.batch_size
-        if self.plan.deadline is not None and self.position.knots:
+        if self.plan.deadline is not None and self.position.knots and not self.plan.is_extended:
             self.pace.course = Course(self.position.knots)
         self.set_rate(max(0, checkpoint.step - 1))
         self.saver.step = None if self.position.is_unfinished else checkpoint.step
@@ -358,8 +355,7 @@ class Trainer:
                 "optimizer": optimizer,
                 "scaler": self.stepper.scaler.state_dict(),
                 "spikes": self.stepper.spikes.state() if self.stepper.spikes else None,
-                "data_fingerprint": self.plan.data.train.fingerprint,
-                "config_fingerprint": self.plan.config_fingerprint,
+                **identity(self.plan, self.world.size),
             }
             self.saver.submit(position.step, parts, state, before=self.journal.sync)
 
@@ -395,5 +391,5 @@ class Trainer:
         return Stopped(
             f"stopped by {name} at step {self.position.step:,} of {self.pace.end:,}, saved",
             signum,
-            f"go on with: gptcli train --resume --out {shell_word(self.run_directory.path)}",
+            f"go on with: {resume_command(self.run_directory.path)}",
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from dataclasses import dataclass, replace
@@ -30,6 +29,7 @@ from gptcli.train.excerpt import scan_excerpt
 from gptcli.train.footprint import rank_memory
 from gptcli.train.pace import FORWARD_PART, Pace
 from gptcli.train.probe import Machine, step_seconds
+from gptcli.train.resume import NEW, History, settings_fingerprint
 from gptcli.train.start import Start, settings_from
 from gptcli.train.step import accumulate_gradients, micro_batches
 from gptcli.train.time_rule import LEAST_STEPS, TRAINING_PART, too_short
@@ -77,11 +77,15 @@ class Plan:
     """Why the loss is compiled or not, if that was left open."""
     start: Start | None = None
     """The model that training starts from, if not from drawn weights."""
+    first_step: int = 0
+    """Steps that were made before, of a run that is resumed."""
+    is_extended: bool = False
+    """Whether the run is resumed with a time budget that its steps so far were not planned for."""
 
     @property
     def config_fingerprint(self) -> str:
-        """Hex SHA-256 of the resolved configuration."""
-        return hashlib.sha256(self.config.model_dump_json().encode()).hexdigest()
+        """Hex SHA-256 of the resolved configuration, but for what a resume may change."""
+        return settings_fingerprint(self.config.model_dump(mode="json"))
 
     @property
     def clock(self) -> Clock | None:
@@ -136,14 +140,14 @@ def is_timed(user: RawConfig) -> bool:
 
 
 def make_plan(
-    user: RawConfig, cache_dir: Path, began: float, *, resumed: bool = False, start: Start | None = None
+    user: RawConfig, cache_dir: Path, began: float, *, history: History = NEW, start: Start | None = None
 ) -> Plan:
     """Read the corpus, resolve every key, prepare tokens; nothing is written but the cache.
 
     Args:
         user: settings whose keys were checked.
         began: when the time budget began to run, as `time.monotonic()` counts, if there is one.
-        resumed: the settings are those of a run that is gone on with; then nothing is left to a rule.
+        history: of the run that is resumed, if one is; then the settings are complete, and nothing is left to a rule.
         start: the model that `train.init_from` names, if it names one.
 
     Raises:
@@ -153,10 +157,13 @@ def make_plan(
     """
     user = settings_from(start, user) if start else user
     timed_run = is_timed(user)
-    draft = validate(RunConfig, merge(without_end(zero_config(1_000_000, 100, "cpu", user), timed_run), user))
+    provisional = RawConfig() if history.is_resumed else zero_config(1_000_000, 100, "cpu", user)
+    draft = validate(RunConfig, merge(without_end(provisional, timed_run), user))
     if not draft.data.corpus and not draft.data.mix:
         raise UsageError("no corpus to train on", "name one: gptcli train book.txt")
-    if draft.data.mix and (draft.train.corpus_bytes is not None or (timed_run and not resumed and not start)):
+    if draft.data.mix and (
+        draft.train.corpus_bytes is not None or (timed_run and not history.is_resumed and not start)
+    ):
         raise UsageError(
             "there is no rule for a mix of corpora (data.mix) within a time or a number of bytes",
             "say train.max_steps instead",
@@ -165,20 +172,19 @@ def make_plan(
     precision = resolve_precision(device, draft.train.precision)
     process_bytes = resident_memory_bytes(device)
     clock, choice = Clock(draft.train.max_seconds, began) if timed_run else None, None
-    if clock is None or resumed or start:  # the rule for a deadline chooses a shape
+    if clock is None or history.is_resumed or start:  # the rule for a deadline chooses a shape
         if draft.data.mix:
             scan: CorpusScan | MixedScan = scan_mix(draft.data, cache_dir, draft.seed)
         else:
             scan = scan_excerpt(draft.data, draft.train.corpus_bytes, cache_dir, draft.seed)
-        chosen = zero_config(scan.train.bytes, scan.train.distinct_characters, device.type, user)
-        chosen = without_end(chosen, timed_run)
+        chosen = without_end(rule(scan, device.type, user, history), timed_run)
     else:
         setting = timed.Setting(user, draft, clock, device, precision, machine_memory_bytes(device), cache_dir)
         scan, chosen, choice = timed.choose_for_time(setting)
     resolved = merge(chosen, user)
     config = validate(RunConfig, resolved)
     prepare = prepare_mix if isinstance(scan, MixedScan) else prepare_data
-    data = prepare(scan, config.data, cache_dir, start.tokenizer if start else None)
+    data = prepare(scan, config.data, cache_dir, history.tokenizer or (start.tokenizer if start else None))
     vocabulary = with_origin({"model": {"vocab_size": padded_vocabulary(config, data)}}, "the tokenizer")
     config = validate(RunConfig, merge(resolved, vocabulary))
     return Plan(
@@ -193,23 +199,33 @@ def make_plan(
         memory_bytes=rank_memory(config, precision, device.type).total,
         # Trial steps for a deadline leave memory behind that the training takes again.
         process_bytes=process_bytes if choice else resident_memory_bytes(device),
-        deadline=None if clock is None else make_deadline(clock, config, choice, device, precision),
+        deadline=None if clock is None else make_deadline(clock, config, choice, device, precision, history.step),
         choice=choice,
         start=start,
+        first_step=history.step,
+        is_extended=history.is_extended(config),
     )
+
+
+def rule(scan: CorpusScan | MixedScan, device_type: str, user: RawConfig, history: History) -> RawConfig:
+    """What the zero-config rule chooses for this text; nothing where a run is resumed, whose settings are complete."""
+    if history.is_resumed:
+        return RawConfig()
+    return zero_config(scan.train.bytes, scan.train.distinct_characters, device_type, user)
 
 
 def without_end(chosen: RawConfig, is_timed: bool) -> RawConfig:
     """What the zero-config rule chose, without the number of steps where a clock ends the run."""
     if is_timed:
-        chosen.values["train"].pop("max_steps", None)
+        chosen.values.get("train", {}).pop("max_steps", None)
     return chosen
 
 
 def make_deadline(
-    clock: Clock, config: RunConfig, choice: timed.Choice | None, device: torch.device, precision: str
+    clock: Clock, config: RunConfig, choice: timed.Choice | None, device: torch.device, precision: str, made: int
 ) -> Deadline:
-    """What the rest of the time buys, by the seconds of a step as the rule measured them, or as measured now.
+    """What the rest of the time buys after the `made` steps, by the seconds of a step as the rule measured them, or as
+    measured now.
 
     Raises:
         UsageError: hardly anything.
@@ -225,7 +241,8 @@ def make_deadline(
     if choice is not None and steps < LEAST_STEPS // 2:
         raise too_short(LEAST_STEPS * seconds / TRAINING_PART - left)
     final_tokens = FINAL_PART * clock.seconds / (FORWARD_PART * seconds / train.tokens_per_step)
-    return Deadline(clock, seconds, max(1, min(steps, train.max_steps or steps)), int(final_tokens))
+    steps = made + max(1, steps)
+    return Deadline(clock, seconds, min(steps, train.max_steps or steps), int(final_tokens))
 
 
 def settle_compile(plan: Plan, step_seconds: float | None) -> Plan:

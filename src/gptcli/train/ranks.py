@@ -44,6 +44,7 @@ class Decided:
     """Of each corpus of a mix."""
     tokenizer: Tokenizer
     report: dict[str, Any]
+    is_extended: bool
 
     @classmethod
     def of(cls, plan: Plan) -> Decided:
@@ -51,7 +52,7 @@ class Decided:
         deadline = plan.deadline and replace(plan.deadline, clock=None)
         numbers = (plan.config, plan.precision, plan.parameters, plan.memory_bytes, deadline)
         data = plan.data
-        return cls(*numbers, data.directory, data.directories, data.tokenizer, data.report)
+        return cls(*numbers, data.directory, data.directories, data.tokenizer, data.report, plan.is_extended)
 
     def plan(self, start: Start | None) -> Plan:
         """The plan of a rank that did not make it.
@@ -81,6 +82,7 @@ class Decided:
             memory_bytes=self.memory_bytes,
             deadline=self.deadline,
             start=start,
+            is_extended=self.is_extended,
         )
 
 

@@ -26,6 +26,7 @@ from gptcli.optim.clip import gradient_norm
 from gptcli.train.bad_steps import texts_of
 from gptcli.train.loop import Trainer
 from gptcli.train.plan import make_plan
+from gptcli.train.resume import History
 from gptcli.train.start import open_start
 from gptcli.train.step import Stepper, cut, step_seed, to_device
 
@@ -50,7 +51,7 @@ def replay(path: Path, step: int, cache_dir: Path, top: int = 5) -> dict[str, An
     """
     run = RunDirectory.open(path)
     settings = read_toml(run.config_path)
-    plan = make_plan(settings, cache_dir, time.monotonic(), resumed=True, start=open_start(settings, run))
+    plan = make_plan(settings, cache_dir, time.monotonic(), history=History.of(run), start=open_start(settings, run))
     if not 1 <= step <= plan.steps:
         raise UsageError(f"{path} has no step {step}", f"its steps are 1 to {plan.steps}")
     train = plan.config.train.model_copy(update={"trackers": ()})

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import json
-import re
 import shutil
-import sys
-import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from gptcli.checkpoint.load import load_checkpoint
 from gptcli.checkpoint.run import RunDirectory
-from gptcli.config import RawConfig, check_keys, dump_toml, merge, read_toml
-from gptcli.config.load import with_origin
-from gptcli.config.shipped import read_settings
+from gptcli.config import RawConfig, check_keys, dump_toml, merge
 from gptcli.console import say, size
 from gptcli.data.prepare import default_cache_dir
-from gptcli.errors import CheckpointError, ConfigError, OutOfMemoryError, UsageError
+from gptcli.errors import OutOfMemoryError, UsageError
 from gptcli.models.gpt import GPT
 from gptcli.nn.device import allow_tf32
 from gptcli.parallel.layout import Layout
@@ -32,41 +25,22 @@ from gptcli.train.config import RunConfig
 from gptcli.train.finish import finish, good_one, validation_yardstick
 from gptcli.train.footprint import rank_memory
 from gptcli.train.loop import Trainer
-from gptcli.train.plan import Plan, is_timed, machine_memory_bytes, make_plan, probe_step_seconds, settle_compile
+from gptcli.train.plan import Plan, machine_memory_bytes, make_plan, probe_step_seconds, settle_compile
 from gptcli.train.ranks import Decided, layout_of, require_shareable, shared_model
+from gptcli.train.request import TrainRequest, fresh_directory, named_run, resumable_run, settings_of
+from gptcli.train.resume import NEW, History, kept_fingerprint
 from gptcli.train.screen import show_layout, show_plan
 from gptcli.train.signals import StopRequest
-from gptcli.train.start import Start, keep_copy, open_start, require_same_start
+from gptcli.train.start import Start, keep_copy, open_start
 from gptcli.train.zero_config import NAMES
 
 if TYPE_CHECKING:  # it loads torch.distributed, which a process that trains alone does without
     from gptcli.parallel.strategy import Strategy
 
-RUNS = Path("runs")
-"""Where runs are made for which no --out is given."""
 RUN_KEY = "run"
 """Under which a launcher's ranks put down the run that they train."""
 MAX_KEPT_VALIDATION_BYTES = 50_000_000
 """A validation split up to this size is copied into the run directory, so that `gptcli eval RUN` needs nothing else."""
-
-
-@dataclass(frozen=True)
-class TrainRequest:
-    """What the user typed."""
-
-    corpus: tuple[str, ...] = ()
-    config_files: tuple[str, ...] = ()
-    assignments: tuple[str, ...] = ()
-    out: Path | None = None
-    resume: bool = False
-    dry_run: bool = False
-    cache_dir: Path | None = None
-    init_from: str | None = None
-    """The model to start from, as `--init-from` gives it; none: what the settings say."""
-    max_seconds: float | None = None
-    """The time budget, as `--time` gives it; none: what the settings say."""
-    began: float = field(default_factory=time.monotonic)
-    """When the budget began to run, as `time.monotonic()` counts: the start of the process, where that is known."""
 
 
 def train(request: TrainRequest) -> dict[str, Any]:
@@ -75,6 +49,7 @@ def train(request: TrainRequest) -> dict[str, Any]:
     Raises:
         UsageError, DataError, CheckpointError, StorageError, DivergedError, OutOfMemoryError, Stopped.
     """
+    request = named_run(request)
     with World.join() as world, StopRequest(is_repeated=world.size > 1) as stop:
         if world.size > 1:
             return train_together(request, world, stop)
@@ -85,9 +60,10 @@ def train(request: TrainRequest) -> dict[str, Any]:
 
 def plan_and_train(request: TrainRequest, resumable: RunDirectory | None, stop: StopRequest) -> dict[str, Any]:
     """Show what will happen, then do it unless this is a dry run. A run that is resumed is locked already."""
-    user = checked_settings(request, resumable)
+    history = History.of(resumable) if resumable else NEW
+    user = checked_settings(request, history)
     start = open_start(user, resumable)
-    plan = plan_of(request, resumable, user, start)
+    plan = plan_of(request, history, user, start)
     out = request.out or fresh_directory(plan.config.data.corpus)
     model = None
     if plan.memory_bytes <= machine_memory_bytes(plan.device):
@@ -113,18 +89,17 @@ def plan_and_train(request: TrainRequest, resumable: RunDirectory | None, stop: 
         return train_in(run, plan, model, stop, resumed=False)
 
 
-def checked_settings(request: TrainRequest, resumable: RunDirectory | None) -> RawConfig:
+def checked_settings(request: TrainRequest, history: History) -> RawConfig:
     """What the user set, with every key known and every value of its kind."""
-    user = user_settings(request, resumable)
+    user = settings_of(request, history)
     check_keys(RunConfig, merge(NAMES, user))
     return user
 
 
-def plan_of(request: TrainRequest, resumable: RunDirectory | None, user: RawConfig, start: Start | None) -> Plan:
+def plan_of(request: TrainRequest, history: History, user: RawConfig, start: Start | None) -> Plan:
     """The plan for these settings, whose time budget began when the first process that trained this run did."""
-    began = request.began - (spent_before(resumable) if resumable and is_timed(user) else 0.0)
     cache_dir = request.cache_dir or default_cache_dir()
-    return make_plan(user, cache_dir, began, resumed=resumable is not None, start=start)
+    return make_plan(user, cache_dir, request.began - history.spent_seconds, history=history, start=start)
 
 
 def train_together(request: TrainRequest, world: World, stop: StopRequest) -> dict[str, Any]:
@@ -134,11 +109,14 @@ def train_together(request: TrainRequest, world: World, stop: StopRequest) -> di
     """
     resumable = world.first(lambda: run_of_launch(request, world))
     with resumable.lock() if resumable and world.is_first else contextlib.nullcontext():
-        user = checked_settings(request, resumable)
+        if resumable and world.recall(RUN_KEY) is not None:  # --time was counted when the launcher's first ranks began
+            request = replace(request, max_seconds=None)
+        history = History.of(resumable) if resumable else NEW
+        user = checked_settings(request, history)
         layout = layout_of(user, world)
         world.first(lambda: None if resumable else open_start(user, None))  # so that one rank downloads it
         start = open_start(user, resumable)
-        plan = plan_together(request, resumable, user, start, world, layout)
+        plan = plan_together(request, history, user, start, world, layout)
         if request.dry_run:
             return estimates(plan, plan.deadline and plan.deadline.step_seconds)
         allow_tf32(plan.config.train.tf32)
@@ -170,7 +148,7 @@ def new_run(request: TrainRequest, plan: Plan, world: World) -> RunDirectory:
 
 def plan_together(
     request: TrainRequest,
-    resumable: RunDirectory | None,
+    history: History,
     user: RawConfig,
     start: Start | None,
     world: World,
@@ -180,7 +158,7 @@ def plan_together(
     made: list[Plan] = []
 
     def decide() -> Decided:
-        plan = plan_of(request, resumable, user, start)
+        plan = plan_of(request, history, user, start)
         require_shareable(plan, layout)
         of_rank = rank_memory(plan.config, plan.precision, plan.device.type, layout)
         plan = replace(plan, memory_bytes=of_rank.total)
@@ -225,12 +203,14 @@ def train_in(
     trainer = Trainer(plan, model, run, world, strategy)
     if resumed:
         restore_newest(trainer, run)  # refuses another corpus before anything of the run is replaced
+    step = trainer.position.step
+    if (step == 0 or plan.is_extended) and trainer.pace.is_over(step):
+        raise UsageError("the time is up before the first step", "give more --time")
     if world.is_first:
         describe_run(run, plan)
+        world.remember(RUN_KEY, str(run.path))
         if plan.start and trainer.position.step == 0:
             keep_copy(plan.start.build(plan.config.model, torch.device("cpu")), plan.data.tokenizer, run)
-    if trainer.position.step == 0 and trainer.pace.is_over(0):
-        raise UsageError("the time is up before the first step", "give more --time")
     # Before the training, so that a time budget is planned with what this took, and the peak of memory is training's.
     yardstick = validation_yardstick(plan) if world.is_first else None
     try:
@@ -254,59 +234,6 @@ def as_made(trainer: Trainer) -> RunConfig:
     return config.model_copy(update={"train": config.train.model_copy(update=made)})
 
 
-def resumable_run(request: TrainRequest) -> RunDirectory | None:
-    """The run to go on with, or none to begin one; refuses to begin where one already is."""
-    if request.resume:
-        if request.out is None:
-            raise UsageError("--resume needs to know which run", "name it: --out runs/NAME")
-        if RunDirectory.is_run(request.out):
-            return RunDirectory.open(request.out)
-        if not request.corpus and not request.config_files:
-            raise CheckpointError(f"{request.out} is no run directory: nothing to resume", "check the path")
-        say(f"{request.out} holds no run yet: starting from the beginning")
-    elif request.out is not None and RunDirectory.is_run(request.out) and not request.dry_run:
-        raise UsageError(f"{request.out} already holds a run", "add --resume to go on with it, or choose another --out")
-    if not request.dry_run:
-        RunDirectory.require_creatable(request.out or fresh_directory(request.corpus))
-    return None
-
-
-def user_settings(request: TrainRequest, resumable: RunDirectory | None) -> RawConfig:
-    """What the user set: the resumed run's own settings, then -c files, --set values and CORPUS arguments."""
-    base = read_toml(resumable.config_path) if resumable else None
-    settings = read_settings(request.config_files, request.assignments, base)
-    corpus = {"data": {"corpus": list(request.corpus)}} if request.corpus else {}
-    seconds = {"train": {"max_seconds": request.max_seconds}} if request.max_seconds is not None else {}
-    start = {"train": {"init_from": request.init_from}} if request.init_from else {}
-    options = ((corpus, "CORPUS"), (seconds, "--time"), (start, "--init-from"))
-    merged = merge(settings, *(with_origin(values, origin) for values, origin in options))
-    if resumable and base:
-        if is_timed(merged) and not is_timed(base):
-            raise ConfigError(
-                f"{resumable.path} ends after its last step, not after some time", "begin anew from it: --init-from"
-            )
-        require_same_start(merged, base, resumable)
-    return merged
-
-
-def spent_before(run: RunDirectory) -> float:
-    """Seconds of its time budget that a run had spent at its newest checkpoint."""
-    newest = run.last_good()
-    return load_checkpoint(newest.path, parts=()).state.get("spent_seconds", 0.0) if newest else 0.0
-
-
-def fresh_directory(corpus: tuple[str, ...]) -> Path:
-    """`runs/NAME` after the corpus, or the mix if there is none, with a number if there is one of that name already."""
-    corpus = corpus or ("mix",)
-    path = Path(corpus[0])
-    # The name of a glob such as texts/*.txt or texts/**/*.md is that of the directory that it looks in.
-    plain = [part for part in (path, *path.parents) if not any(glob.has_magic(p) for p in part.parts)]
-    stem = (plain[0].name or plain[0].resolve().name).split(".")[0] if corpus[0] != "-" else "stdin"
-    name = re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-") or "run"
-    candidates = (RUNS / (name if n == 1 else f"{name}-{n}") for n in range(1, sys.maxsize))
-    return next(path for path in candidates if not path.exists())
-
-
 def describe_run(run: RunDirectory, plan: Plan) -> None:
     """Write what makes the directory self-contained: config, tokenizer, data report, validation split."""
     write_atomic(run.config_path, dump_toml(plan.config))
@@ -314,6 +241,8 @@ def describe_run(run: RunDirectory, plan: Plan) -> None:
     write_atomic(run.path / "data.json", json.dumps(plan.data.report, indent=2) + "\n")
     source = plan.data.val.directory
     kept = run.path / "val"
+    if kept.exists() and kept_fingerprint(kept) != plan.data.val.fingerprint:  # of a text before the first checkpoint
+        shutil.rmtree(kept)
     if not kept.exists() and sum(file.stat().st_size for file in source.iterdir()) <= MAX_KEPT_VALIDATION_BYTES:
         with atomic_directory(kept) as folder:
             shutil.copytree(source, folder, dirs_exist_ok=True)

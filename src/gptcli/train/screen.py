@@ -63,7 +63,9 @@ def plan_lines(plan: Plan, step_seconds: float | None) -> list[tuple[str, str]]:
         if "train.max_steps" in plan.chosen:
             lines.append(("", "some of it is left at the end: with more steps the text would be learnt by heart"))
     elif step_seconds is not None:
-        lines.append(("time", f"about {duration(step_seconds * plan.steps)} ({step_seconds * 1000:.0f} ms a step)"))
+        left = plan.steps - plan.first_step
+        after = f" for the {left:,} steps that are left" if plan.first_step else ""
+        lines.append(("time", f"about {duration(step_seconds * left)}{after} ({step_seconds * 1000:.0f} ms a step)"))
     if plan.choice:
         lines += choice_lines(plan.choice)
     return lines + chosen_lines(plan)

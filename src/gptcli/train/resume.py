@@ -1,0 +1,349 @@
+"""Going on with a run: which run, what it has done so far, and what may change when it goes on.
+
+`MAY_CHANGE` lists every key that a resume accepts with another value. Any other change would make it another training
+under the old name: it is refused, and the error names the key and the command that begins such a run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from gptcli.checkpoint.load import newest_state
+from gptcli.checkpoint.run import RunDirectory
+from gptcli.config import RawConfig, parse_assignment, validate
+from gptcli.config.differences import Difference, differences
+from gptcli.console import say, shell_word
+from gptcli.data.shards import TokenShards
+from gptcli.errors import CheckpointError, ConfigError, DataError
+from gptcli.models.config import WITHOUT_EFFECT
+from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
+from gptcli.train.config import RunConfig
+
+if TYPE_CHECKING:
+    from gptcli.train.plan import Plan
+
+LENGTH = "the learning rate follows the new schedule from here on"
+RATE = "from here on"
+ROUNDING = "from here on the weights are not, bit for bit, those of the run that was left alone"
+NOTHING = ""
+MAY_CHANGE: dict[str, str] = {
+    "train.max_steps": LENGTH,
+    "train.max_seconds": LENGTH,
+    "train.pace": LENGTH,
+    "schedule.warmup_steps": LENGTH,
+    "schedule.decay_fraction": LENGTH,
+    "schedule.min_lr": LENGTH,
+    "optim.lr": RATE,
+    "optim.adamw_lr": RATE,
+    "optim.embedding_lr": RATE,
+    "optim.head_lr": RATE,
+    "device": ROUNDING,
+    "parallel": ROUNDING,
+    "train.batch_size": ROUNDING,
+    "train.precision": ROUNDING,
+    "train.tf32": ROUNDING,
+    "train.compile": ROUNDING,
+    "train.activation_checkpointing": ROUNDING,
+    "model.activation_checkpointing": ROUNDING,
+    "model.attention": ROUNDING,
+    "model.dropout": ROUNDING,
+    "model.attention_dropout": ROUNDING,
+    "optim.fused": ROUNDING,
+    "optim.ns_precision": ROUNDING,
+    "train.log_every_steps": NOTHING,
+    "train.eval_every_steps": NOTHING,
+    "train.checkpoint_every_steps": NOTHING,
+    "train.sample_every_steps": NOTHING,
+    "train.sample_tokens": NOTHING,
+    "train.sample_prompt": NOTHING,
+    "train.keep_last": NOTHING,
+    "train.keep_best": NOTHING,
+    "train.keep_every_steps": NOTHING,
+    "train.max_bad_steps": NOTHING,
+    "train.fingerprints": NOTHING,
+    "train.trackers": NOTHING,
+    "data.corpus": NOTHING,
+    "data.val": NOTHING,
+    "data.chat_template": NOTHING,
+}
+"""Every key, or section, that may change when a run goes on -> what the change means, in words. The last ones name
+files, which may lie elsewhere now: that they hold the same text is checked by its fingerprint."""
+ALLOWED = "docs/reliability.md lists what a resume may change"
+
+
+@dataclass(frozen=True)
+class History:
+    """What was done of a run before this process; of a new run, nothing."""
+
+    run: RunDirectory | None = None
+    state: Mapping[str, Any] = field(default_factory=dict)
+    """Of the newest checkpoint, everything but tensors; empty where there is none."""
+
+    @classmethod
+    def of(cls, run: RunDirectory) -> History:
+        """The history of the run.
+
+        Raises:
+            CheckpointError: it holds final weights but no checkpoint, so there is nothing to go on from.
+        """
+        state = newest_state(run)
+        if not state and not run.checkpoints() and (run.path / "model.safetensors").is_file():
+            raise CheckpointError(
+                f"{run.path} holds the final weights but no checkpoint, so it cannot be resumed",
+                f"train its weights in a new run: gptcli train CORPUS --init-from {shell_word(run.path)}",
+            )
+        return cls(run, state)
+
+    @property
+    def is_resumed(self) -> bool:
+        return self.run is not None
+
+    @property
+    def step(self) -> int:
+        """Steps that were made."""
+        return self.state.get("step", 0)
+
+    @property
+    def spent_seconds(self) -> float:
+        """Seconds of its time budget that were spent."""
+        return self.state.get("spent_seconds", 0.0)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer | None:
+        """The tokenizer that the run was trained with so far; None where nothing was trained."""
+        return load_tokenizer(self.run.path) if self.run and self.state else None
+
+    def is_extended(self, config: RunConfig) -> bool:
+        """Whether a time budget is given that the steps so far were not planned for."""
+        seconds, recorded = config.train.max_seconds, self.state.get("config")
+        return recorded is not None and seconds is not None and recorded["train"]["max_seconds"] != seconds
+
+
+NEW = History()
+
+
+def settings_fingerprint(config: Mapping[str, Any]) -> str:
+    """Hex SHA-256 of a dumped configuration, but for what a resume may change."""
+    leaves = {key: value for key, value in leaves_of(compared(config)) if effect_of(Difference(key, "", "")) is None}
+    return hashlib.sha256(json.dumps(leaves, sort_keys=True).encode()).hexdigest()
+
+
+def leaves_of(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of everything in nested tables that is no table itself."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from leaves_of(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def resume_command(run: Path, corpus: str = "") -> str:
+    """What is typed to go on with a run, whose corpus may be named anew."""
+    return f"gptcli train {f'{corpus} ' if corpus else ''}--resume --out {shell_word(run)}"
+
+
+def require_same_run(history: History, user: RawConfig, base: RawConfig) -> list[str]:
+    """Check what the settings of a resumed run change, before the corpus is read.
+
+    Args:
+        user: all settings: those in the run's run.toml and what the user gave over them.
+        base: those in run.toml alone.
+
+    Returns:
+        What changes and what that means, a line each, for the person.
+
+    Raises:
+        ConfigError: a key differs that a resume may not change, from what the newest checkpoint was trained with; or
+            the run has made more steps than are wanted.
+    """
+    if history.run is None or not history.state:  # a run without a checkpoint begins anew, with whatever settings
+        return []
+    written = compared(validate(RunConfig, base).model_dump(mode="json")) if is_valid(base) else {}
+    recorded = compared(history.state.get("config") or written)
+    try:
+        config = validate(RunConfig, user)
+    except ConfigError:
+        refuse_changes(history.run.path, differences(recorded, compared(user.values)), user)
+        raise
+    wanted = compared(config.model_dump(mode="json"))
+    refuse_changes(history.run.path, differences(recorded, wanted), user)
+    most = config.train.max_steps
+    if most is not None and most < history.step:
+        raise ConfigError(
+            f"{history.run.path} has made {history.step:,} steps, more than train.max_steps = {most}",
+            f"choose more; gptcli checkpoint list {shell_word(history.run.path)} shows which earlier steps are kept",
+        )
+    return change_lines(differences(written, wanted), history.step)
+
+
+def is_valid(raw: RawConfig) -> bool:
+    try:
+        validate(RunConfig, raw)
+    except ConfigError:
+        return False
+    return True
+
+
+def compared(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings as they are compared: of the corpora of a mix only weights and names, since files may move."""
+    data = values.get("data")
+    if not isinstance(data, Mapping) or not data.get("mix"):
+        return dict(values)
+    mix = [{key: value for key, value in entry.items() if key != "corpus"} for entry in data["mix"]]
+    return {**values, "data": {**data, "mix": mix}}
+
+
+def effect_of(difference: Difference) -> str | None:
+    """What the change of a key means when a run goes on, in words; None where it may not change."""
+    section = difference.key.partition(".")[0]
+    if difference.key == "model.vocab_size" and difference.new == 0:  # as the tokenizer has it
+        return NOTHING
+    if difference.key == "data.val" and None in (difference.old, difference.new):  # a file elsewhere, or another split
+        return None
+    return MAY_CHANGE.get(difference.key, MAY_CHANGE.get(section))
+
+
+def refuse_changes(run: Path, changes: Iterable[Difference], user: RawConfig) -> None:
+    """Raises ConfigError: some of the changes may not be made; it names them and the command that begins such a run."""
+    refused = [change for change in changes if effect_of(change) is None]
+    if not refused:
+        return
+    said = ", ".join(f"{key} was {shown(old)} and is {shown(new)}" for key, old, new in refused[:5])
+    more = f" and {len(refused) - 5} more keys" if len(refused) > 5 else ""
+    origins = {user.origins.get(key, "") for key, _, _ in refused} - {""}
+    where = f" ({', '.join(sorted(origins))})" if origins else ""
+    raise ConfigError(
+        f"{run} cannot be resumed with other settings: {said}{more}{where}",
+        f"put them back ({ALLOWED}), or train its weights in a new run: {fresh_command(run, refused, user)}",
+    )
+
+
+def fresh_command(run: Path, changes: Iterable[Difference], user: RawConfig) -> str:
+    """The command that trains the weights of `run` in a new run with these changes, as far as the weights allow."""
+    given = {change.key: change.new for change in changes if settable(change)}
+    if "train.tokens_per_step" in given and "train.seq_len" not in given:
+        train, model = user.values.get("train", {}), user.values.get("model", {})
+        given["train.seq_len"] = train.get("seq_len") or model.get("context_length")
+    words = [f"--set {shell_word(assignment(key, value))}" for key, value in given.items()]
+    return " ".join([init_command(run, user.values.get("data", {})), *words])
+
+
+def settable(change: Difference) -> bool:
+    """Whether a training that starts from a model can be given this: not what the model's weights decide."""
+    section, _, name = change.key.partition(".")
+    fixed = (section == "model" and name not in WITHOUT_EFFECT) or change.key.startswith("data.tokenizer")
+    return not fixed and change.new is not None
+
+
+def init_command(run: Path, data: Mapping[str, Any]) -> str:
+    """The command that trains the weights of `run` in a new run, on the text that `data` names."""
+    corpus, mix = data.get("corpus") or (), data.get("mix") or ()
+    source = f"--set {shell_word(f'data.mix={shown(mix)}')}" if mix else " ".join(map(shell_word, corpus)) or "CORPUS"
+    return f"gptcli train {source} --init-from {shell_word(run)}"
+
+
+def assignment(key: str, value: Any) -> str:
+    """KEY=VALUE as `--set` takes it; a string without quotes where it is read as a string all the same."""
+    plain = f"{key}={value}"
+    is_plain = isinstance(value, str) and list(leaves_of(parse_assignment(plain).values)) == [(key, value)]
+    return plain if is_plain else f"{key}={shown(value)}"
+
+
+def shown(value: Any) -> str:
+    """A value in TOML, on one line; None, which TOML lacks, as Python writes it."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}={shown(item)}" for key, item in value.items() if item is not None) + "}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(shown, value))}]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        escaped = value.translate({n: f"\\u{n:04x}" for n in (*range(32), 34, 92, 127)})
+        return f'"{escaped}"'
+    return str(value)
+
+
+def change_lines(changes: Iterable[Difference], step: int) -> list[str]:
+    """What changes and what that means, a line for each meaning."""
+    by_effect: dict[str, list[str]] = {}
+    for change in changes:
+        effect = effect_of(change)
+        if effect is not None and change.key != "train.pace":  # which follows from the others
+            words = f"{change.key} was {shown(change.old)} and is {shown(change.new)}"
+            by_effect.setdefault(effect, []).append(words)
+    return [
+        f"{'changed':<11} {', '.join(words)} (after step {step:,}{f': {effect}' if effect else ''})"
+        for effect, words in by_effect.items()
+    ]
+
+
+def identity(plan: Plan, ranks: int) -> dict[str, Any]:
+    """What a checkpoint's state says of the training that it belongs to, as `require_same_training` reads it."""
+    return {
+        "data_fingerprint": plan.data.train.fingerprint,
+        "val_fingerprint": plan.data.val.fingerprint,
+        "config_fingerprint": plan.config_fingerprint,
+        "config": plan.config.model_dump(mode="json"),
+        "machine": machine(plan.device, ranks),
+    }
+
+
+def machine(device: torch.device, ranks: int) -> dict[str, Any]:
+    """What, beside the settings, the last bits of a sum depend on."""
+    is_cuda = device.type == "cuda"
+    return {
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name(device) if is_cuda else device.type,
+        "ranks": ranks,
+        **({} if is_cuda else {"threads": torch.get_num_threads()}),
+    }
+
+
+def require_same_training(state: Mapping[str, Any], plan: Plan, run: RunDirectory, ranks: int) -> None:
+    """Check that a checkpoint was trained as planned now, on the same text, and measured on the same validation part.
+
+    Says so where the machine is another one, by which the weights will differ in their last bits.
+
+    Args:
+        state: of the checkpoint.
+        ranks: how many processes train now.
+
+    Raises:
+        ConfigError: it was trained with other settings.
+        CheckpointError: one of the texts is another; names the command that trains the weights on this one.
+    """
+    values = plan.config.model_dump(mode="json")
+    if "config" in state and state["config_fingerprint"] != plan.config_fingerprint:
+        refuse_changes(run.path, differences(compared(state["config"]), compared(values)), RawConfig(values))
+    remedy = (
+        f"put the text back, or train the weights on this one in a new run: {init_command(run.path, values['data'])}"
+    )
+    corpus = ", ".join(plan.config.data.corpus) or "data.mix"
+    if state["data_fingerprint"] != plan.data.train.fingerprint:
+        raise CheckpointError(f"the text of {corpus} is not the one that {run.path} was trained on", remedy)
+    measured = state.get("val_fingerprint") or kept_fingerprint(run.path / "val")
+    if measured not in (None, plan.data.val.fingerprint):
+        named = plan.config.data.val or corpus
+        raise CheckpointError(f"the validation text of {named} is not the one that {run.path} is measured on", remedy)
+    now, before = machine(plan.device, ranks), state.get("machine", {})
+    others = [
+        f"{name} was {before[name]} and is {value}" for name, value in now.items() if before.get(name, value) != value
+    ]
+    if others:
+        say(f"{'changed':<11} {', '.join(others)} (after step {state['step']:,}: {ROUNDING})")
+
+
+def kept_fingerprint(directory: Path) -> str | None:
+    """The fingerprint of the validation part that a run keeps; None where it keeps none, or a damaged one."""
+    try:
+        return TokenShards.open(directory).fingerprint
+    except DataError:
+        return None
