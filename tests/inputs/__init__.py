@@ -1,0 +1,20 @@
+"""What people bring and type: every input of docs/reliability.md ("Inputs of people"), made and tried."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from inputs import words
+from inputs.attempt import RUN, TINY, typed
+
+ATTEMPTS = [*words.ATTEMPTS]
+
+
+def train_run(folder: Path) -> Path:
+    """A trained run called RUN in `folder`, for the attempts that need one."""
+    folder.mkdir()
+    (folder / "corpus.txt").write_text(words.TEXT)
+    code, printed = typed(f"gptcli train corpus.txt {TINY} --set data.tokenizer=byte --out '{RUN}'", folder)
+    assert code == 0, printed
+    (folder / "corpus.txt").unlink()
+    return folder / RUN

@@ -1,0 +1,29 @@
+"""Every input of a person is answered as the table of docs/reliability.md says, and the remedy works when typed."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from inputs import ATTEMPTS, train_run
+from inputs.attempt import Attempt
+from inputs.table import PAGE, page_with_table
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train_run(tmp_path_factory.mktemp("inputs") / "made")
+
+
+@pytest.mark.parametrize("attempt", ATTEMPTS, ids=[f"{a.point}: {a.input}"[:70] for a in ATTEMPTS])
+def test_an_input_is_answered_as_the_table_says(attempt: Attempt, run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    shutil.copytree(run.parent, folder)
+    assert list(attempt.problems(folder)) == []
+
+
+def test_the_table_in_the_docs_is_current() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert page_with_table(page) == page, "run: python tests/inputs/table.py --write"
