@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import bz2
 import csv
 import gzip
 import io
 import json
+import lzma
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
+COMPRESSIONS = ("", ".gz", ".bz2", ".xz", ".zst")
 TEXTS = ["plain", "two\nlines, and a comma", 'quotes " and \ttab', "größer → 𝄞 日本語", "a\r\nb\u2028c\x0bd\x1ce", ""]
 
 
 def compress(content: bytes, compression: str) -> bytes:
     if compression == ".gz":
         return gzip.compress(content)
-    if compression == ".zst":  # two frames, as `cat a.zst b.zst` makes
-        middle = len(content) // 2
+    middle = len(content) // 2  # two streams, as `cat a.zst b.zst` makes
+    if compression == ".zst":
         return zstandard.compress(content[:middle]) + zstandard.compress(content[middle:])
+    if compression == ".bz2":
+        return bz2.compress(content[:middle]) + bz2.compress(content[middle:])
+    if compression == ".xz":
+        return lzma.compress(content[:middle]) + bytes(8) + lzma.compress(content[middle:])
     return content
 
 

@@ -17,6 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 OF_TORCHRUN = {
     *("--nproc-per-node", "--monitor-interval", "--rdzv-backend", "--rdzv-endpoint", "--rdzv-id", "--standalone")
 }
+OF_CONVERTERS = {"--headless", "--convert-to", "--include"}
+"""Options of libreoffice and git lfs, which make text of other files."""
 PLACEHOLDER = "\N{OBJECT REPLACEMENT CHARACTER}"
 
 
@@ -44,7 +46,7 @@ def texts(path: Path) -> list[tuple[str, str]]:
 
 
 COMMANDS = commands(typer.main.get_command(app))
-OPTIONS = set().union(*COMMANDS.values(), *INSTEAD_OF_OPTIONS.values(), OF_TORCHRUN) | {"--help"}
+OPTIONS = set().union(*COMMANDS.values(), *INSTEAD_OF_OPTIONS.values(), OF_TORCHRUN, OF_CONVERTERS) | {"--help"}
 KEYS = set(key_paths(RunConfig)) | {"a.b", "section.key", "SECTION.KEY", "KEY", "key"}
 # What compares with other programs names their options.
 FILES = [path for path in sorted((ROOT / "src" / "gptcli").rglob("*.py")) if "bench" not in path.parts]

@@ -24,8 +24,8 @@ class GptcliError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, remedy: str = "") -> None:
-        text = f"{message}; {remedy}" if remedy else message
-        super().__init__(" ".join(text.split()))
+        self.message, self.remedy = (" ".join(map(str.strip, part.strip().splitlines())) for part in (message, remedy))
+        super().__init__(f"{self.message}; {self.remedy}" if self.remedy else self.message)
 
 
 class UsageError(GptcliError):

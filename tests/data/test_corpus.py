@@ -11,7 +11,7 @@ from tokenizers import pre_tokenizers
 
 from gptcli.data import corpus
 from gptcli.data.config import DataConfig
-from gptcli.data.corpus import Document, cut_pieces, open_corpus, separate
+from gptcli.data.corpus import Document, cut_pieces, open_corpus
 from gptcli.errors import DataError
 from gptcli.tokenizer.tokenizer import load_tokenizer
 
@@ -82,27 +82,6 @@ def test_text_without_any_space_is_cut_at_the_limit(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(corpus, "PIECE_CHARACTERS", 10)
     assert pieces_of("a" * 25) == ["a" * 10, "a" * 10, "a" * 5]
     assert pieces_of(" " * 25) == [" " * 10, " " * 10, " " * 5]
-
-
-@pytest.mark.parametrize("separator", ["|", "<|endoftext|>", "\n\n", "aa", "日"])
-def test_separated_documents_are_those_of_str_split(separator: str) -> None:
-    generator = random.Random(0)
-    for _ in range(50):
-        text = "".join(generator.choice(["a", "x", "\n", separator, "日", separator[:1]]) for _ in range(40))
-        for step in (1, 2, 5, 17, 100):
-            chunks = [text[start : start + step] for start in range(0, len(text), step)]
-            documents, held = [], ""
-            for stretch, is_last in separate(chunks, separator):
-                held += stretch
-                if is_last:
-                    documents.append(held)
-                    held = ""
-            assert documents == text.split(separator)
-
-
-def test_a_separator_that_arrives_in_parts_keeps_little_in_memory() -> None:
-    chunks = ("ab" * 50_000 for _ in range(100))
-    assert max(len(stretch) for stretch, _ in separate(chunks, "abc")) <= 100_002
 
 
 def test_open_corpus_gives_whole_documents_in_order_without_blank_ones(

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gptcli.data import crew, prepare, sample, scan, stages
+from gptcli.data import crew, noting, prepare, sample, scan, stages
 from gptcli.data.config import DataConfig
 from gptcli.data.crew import Means, in_order
 from gptcli.data.prepare import PreparedData, prepare_data, scan_corpus
@@ -173,7 +173,7 @@ def test_what_was_finished_before_a_stop_is_not_done_again(
         return result
 
     stopped: list[bool] = []
-    for module in (scan, prepare):
+    for module in (noting, scan, prepare):
         if hasattr(module, stage):
             monkeypatch.setattr(module, stage, counted)
     with pytest.raises(KeyboardInterrupt):

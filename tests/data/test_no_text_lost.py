@@ -9,14 +9,18 @@ import json
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_files import write
 from gptcli.data.config import DataConfig
 from gptcli.data.corpus import read_pieces
+from gptcli.data.filetypes import HEAD_BYTES, file_type
+from gptcli.data.formats import MAX_NUL_SHARE
 from gptcli.data.scan import scan_corpus
 from gptcli.data.sources import find_files
+from gptcli.errors import DataError
 
 quick = settings(
     max_examples=30,
@@ -38,6 +42,10 @@ def assert_nothing_is_lost(name: str, content: bytes, texts: list[str], config: 
     """The documents of a file called `name` are `texts` exactly; a scan of it keeps or counts every byte of them."""
     with tempfile.TemporaryDirectory() as folder:
         path = write(Path(folder), name, content)
+        if file_type(content[:HEAD_BYTES]) is not None or content.count(0) > max(1, MAX_NUL_SHARE * len(content)):
+            with pytest.raises(DataError, match="is no text"):
+                documents_in(path, config)
+            return
         assert documents_in(path, config) == texts
         scan = scan_corpus([str(path)], config, Path(folder, "cache"))
         kept = {text for text in texts if text and not text.isspace()}
@@ -47,7 +55,7 @@ def assert_nothing_is_lost(name: str, content: bytes, texts: list[str], config: 
 
 
 def documents_in(path: Path, config: DataConfig) -> list[str]:
-    (file,) = find_files([str(path)], config, path.parent / "cache")
+    (file,) = find_files([str(path)], config, path.parent / "cache").files
     documents, parts = [], []
     for piece in read_pieces(file, config):
         parts.append(piece.text)

@@ -13,13 +13,14 @@ import pytest
 from data_files import TEXTS, WRITERS, as_arrow, as_parquet, compress, write
 from gptcli.data.config import DataConfig
 from gptcli.data.file_formats import SourceFile, format_by_ending
+from gptcli.data.formats import Decoding
 from gptcli.data.rows import read_rows
 from gptcli.errors import DataError
 
 
 def rows_in(path: Path, field: str = "text", name: str = "a", errors: str = "strict") -> Iterator[str]:
     config = DataConfig(text_field=field, encoding_errors=errors)
-    return read_rows(SourceFile(path, name, format_by_ending(path)), config)
+    return read_rows(SourceFile(path, name, format_by_ending(path)), config, Decoding.of(config))
 
 
 @pytest.mark.parametrize("compression", ["", ".gz", ".zst"])

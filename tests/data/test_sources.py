@@ -38,7 +38,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def names(tree: Path, *sources: str) -> list[str]:
-    return [file.path.relative_to(tree).as_posix() for file in find_files(sources, DataConfig(), tree / "cache")]
+    return [file.path.relative_to(tree).as_posix() for file in find_files(sources, DataConfig(), tree / "cache").files]
 
 
 def test_a_directory_gives_its_text_files_sorted_without_hidden_ones(tree: Path) -> None:
@@ -66,7 +66,7 @@ def test_a_source_that_is_not_there_is_an_error_that_names_it(tree: Path, source
 
 def test_a_directory_without_text_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "x.png").write_text("")
-    with pytest.raises(DataError, match="holds no text file"):
+    with pytest.raises(DataError, match=r"no file that could be text: it holds 1 of other kinds \(1 .png\)"):
         find_files([str(tmp_path)], DataConfig(), tmp_path)
 
 
@@ -81,7 +81,7 @@ def test_stdin_can_be_read_again_and_the_same_text_is_the_same_file(
     found = []
     for _ in range(2):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("grüße\r\n".encode())))
-        found += find_files(["-"], DataConfig(), tmp_path)
+        found += find_files(["-"], DataConfig(), tmp_path).files
     assert found[0] == found[1]
     assert found[0].name == "-"
     assert found[0].path.read_bytes() == "grüße\r\n".encode()
@@ -93,7 +93,7 @@ def test_a_pipe_is_copied_like_stdin(tmp_path: Path) -> None:
     os.mkfifo(pipe)
     writer = threading.Thread(target=pipe.write_text, args=("through a pipe",))
     writer.start()
-    (found,) = find_files([str(pipe)], DataConfig(), tmp_path / "cache")
+    (found,) = find_files([str(pipe)], DataConfig(), tmp_path / "cache").files
     writer.join()
     assert found.path.read_text() == "through a pipe"
 
@@ -105,8 +105,8 @@ def test_a_device_without_an_end_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_standard_library_is_the_same_each_time_and_holds_no_foreign_package(tmp_path: Path) -> None:
-    files = [file.path for file in find_files(["python:stdlib"], DataConfig(), tmp_path)]
-    assert files == [file.path for file in find_files(["python:stdlib"], DataConfig(), tmp_path)]
+    files = [file.path for file in find_files(["python:stdlib"], DataConfig(), tmp_path).files]
+    assert files == [file.path for file in find_files(["python:stdlib"], DataConfig(), tmp_path).files]
     root = Path(sysconfig.get_paths()["stdlib"])
     parts = {part for path in files for part in path.relative_to(root).parts}
     assert {"argparse.py", "json", "asyncio"} <= parts
@@ -185,7 +185,7 @@ def test_a_copy_of_a_data_set_that_was_stopped_goes_on_in_its_stream(
         assert parts == [f"part-{number:05d}.jsonl.zst" for number in range(len(parts))] and len(parts) > 3
         (work / parts[-1]).write_bytes(b"damaged")
     before = {path.name: path.stat().st_mtime_ns for path in sorted(work.glob("part-*"))[:-1]}
-    found = find_files([source], DataConfig(text_field="body"), cache)
+    found = find_files([source], DataConfig(text_field="body"), cache).files
     assert [document.text for document in open_corpus([source], config, cache)] == texts
     after = {path.name: path.stat().st_mtime_ns for path, *_ in found}
     assert before.items() <= after.items() and len(after) == len(found) > len(before)

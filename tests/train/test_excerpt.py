@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from gptcli.data.config import DataConfig
+from gptcli.data.formats import Decoding
 from gptcli.data.scan import CorpusScan
 from gptcli.data.sources import find_files
 from gptcli.train.excerpt import drawn_texts, scan_excerpt
@@ -25,8 +26,8 @@ def corpus(tmp_path: Path) -> Path:
 
 
 def drawn(folder: Path, size: int, seed: int = 1) -> list[str]:
-    files = find_files([str(folder)], DataConfig(), folder.parent / "cache")
-    return list(drawn_texts(files, DataConfig(), size, seed))
+    files = find_files([str(folder)], DataConfig(), folder.parent / "cache").files
+    return list(drawn_texts(files, DataConfig(), size, seed, Decoding(), []))
 
 
 def test_an_excerpt_holds_documents_of_the_corpus_the_last_one_cut_to_the_bytes_that_were_asked(corpus: Path) -> None:

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from gptcli.data.compression import CHUNK_BYTES, COMPRESSIONS, damaged, read_bytes
+from gptcli.data.compression import CHUNK_BYTES, damaged, is_compressed, read_bytes
 from gptcli.data.file_formats import SourceFile
+from gptcli.data.formats import Decoding
 from gptcli.errors import DataError
 from gptcli.storage import storage_errors
 
@@ -22,7 +23,7 @@ ROWS_AT_ONCE = 256
 def column_rows(
     file: SourceFile,
     choose: Callable[[Sequence[str]], Sequence[str]],
-    errors: str,
+    decoding: Decoding,
     start: int = 0,
     stop: int | None = None,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -31,11 +32,11 @@ def column_rows(
     With `stop` only row groups start..stop-1 of a .parquet file.
 
     Raises:
-        DataError: the file is damaged, or a text in it is not UTF-8 (with `errors` strict).
+        DataError: the file is damaged, or a text in it is not UTF-8 (where `decoding` is strict).
     """
     import pyarrow as pa
 
-    path, name, kind = file
+    path, name, kind = file.path, file.name, file.format
     with storage_errors(path, "read"), seekable(path, name) as content:
         try:
             groups, number = (None, 0) if stop is None else row_groups(content, start, stop)
@@ -44,7 +45,7 @@ def column_rows(
                 for row in zip(*columns, strict=True):
                     number += 1
                     place = f"row {number} of {name}"
-                    yield place, dict(zip(batch.schema.names, (decoded(v, place, errors) for v in row), strict=True))
+                    yield place, dict(zip(batch.schema.names, (decoded(v, place, decoding) for v in row), strict=True))
         except (pa.ArrowException, OSError, MemoryError, UnicodeDecodeError) as error:
             raise damaged(name, error) from error
 
@@ -111,21 +112,21 @@ def values(column: Any, field: str, name: str) -> list[Any]:
         ) from None
 
 
-def decoded(value: Any, place: str, errors: str) -> Any:
+def decoded(value: Any, place: str, decoding: Decoding) -> Any:
     if not isinstance(value, bytes):
         return value
     try:
-        return value.decode(errors=errors)
+        return decoding.decode_whole(value)
     except UnicodeDecodeError as error:
         raise DataError(
             f"{place} is not UTF-8 at byte {error.start:,}",
-            "mend it, or put U+FFFD there with --set data.encoding_errors=replace",
+            "repair it, or put U+FFFD there with --set data.encoding_errors=replace",
         ) from error
 
 
 def seekable(path: Path, name: str) -> IO[bytes]:
-    """The file itself, or a temporary copy of what it holds when it is compressed."""
-    if path.suffix.lower() not in COMPRESSIONS:
+    """The file itself, or a temporary copy of what it holds when it is compressed or in an archive."""
+    if not is_compressed(path):
         return path.open("rb")
     copy = tempfile.TemporaryFile()  # noqa: SIM115 the caller closes it
     try:

@@ -1,20 +1,31 @@
-"""Files as bytes: what is in them by their ending, and decompression in pieces of bounded size. Knows no text."""
+"""The content of files: what compressed it is seen from its first bytes, and it is decompressed in bounded pieces.
+
+The ending of a name says which format is in a file, below its compression. Knows no text.
+"""
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
+import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from gptcli.data.archives import open_file
+from gptcli.data.filetypes import BZIP2, GZIP, HEAD_BYTES, XZ, ZSTD, FileType, signature
 from gptcli.errors import DataError
 from gptcli.storage import storage_errors
 
 CHUNK_BYTES = 1 << 18
 ZSTD_INPUT_BYTES = 1 << 8
 """Compressed bytes given to zstd at once: it returns all that they hold, up to 32,768 times as much."""
-COMPRESSIONS = (".gz", ".zst")
+XZ_MEMORY_BYTES = 1 << 30
+"""What xz may take to decompress: its largest preset takes 65 MiB."""
+COMPRESSIONS = (".gz", ".bz2", ".xz", ".lzma", ".zst")
 
 
 def format_of(path: Path) -> str:
@@ -25,6 +36,12 @@ def format_of(path: Path) -> str:
     return suffixes[-1] if suffixes else ""
 
 
+def is_compressed(path: Path) -> bool:
+    """Whether bytes of the file are not bytes of its content: it is compressed, or in an archive."""
+    with storage_errors(path, "read"), open_file(path) as file:
+        return not path.is_file() or compression_of(path, str(path), file.peek(HEAD_BYTES)) is not None
+
+
 def read_bytes(path: Path, name: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
     """The content of a file, decompressed, in chunks; with `stop` bytes start..stop-1 of one that is not compressed.
 
@@ -32,11 +49,10 @@ def read_bytes(path: Path, name: str, start: int = 0, stop: int | None = None) -
         StorageError: the file cannot be read.
         DataError: its compression is damaged or ends too early.
     """
-    suffix = path.suffix.lower()
-    reader = {".gz": gunzip, ".zst": unzstd}.get(suffix, plain_chunks)
-    with storage_errors(path, "read"), path.open("rb") as file:
+    with storage_errors(path, "read"), damage_of(name), open_file(path) as file:
         if stop is None:
-            yield from reader(file, name)
+            compression = compression_of(path, name, file.peek(HEAD_BYTES))
+            yield from (READERS[compression] if compression else plain_chunks)(file, name)
             return
         file.seek(start)
         while start < stop and (chunk := file.read(min(stop - start, CHUNK_BYTES))):
@@ -44,17 +60,41 @@ def read_bytes(path: Path, name: str, start: int = 0, stop: int | None = None) -
             start += len(chunk)
 
 
+def compression_of(path: Path, name: str, head: bytes) -> FileType | None:
+    """What compressed the content of a file that begins with `head`.
+
+    Raises:
+        DataError: the name ends as that of a compressed file, and the content is not compressed.
+    """
+    found = signature(head)
+    if found in READERS:
+        return found
+    if head and path.suffix.lower() in COMPRESSIONS:
+        raise damaged(name, f"it does not begin as a {path.suffix} file does", "; if it is plain text, rename it")
+    return None
+
+
 def plain_chunks(file: IO[bytes], name: str) -> Iterator[bytes]:
     while chunk := file.read(CHUNK_BYTES):
         yield chunk
 
 
-def gunzip(file: IO[bytes], name: str) -> Iterator[bytes]:
+@contextmanager
+def damage_of(name: str) -> Iterator[None]:
+    """Turn what decompressors raise about the content of `name` into a DataError."""
     try:
-        with gzip.open(file) as unzipped:
-            yield from plain_chunks(unzipped, name)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        yield
+    except (gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
         raise damaged(name, error) from error
+    except OSError as error:  # bz2 raises one without a number
+        if error.errno is not None:
+            raise
+        raise damaged(name, error) from error
+
+
+def gunzip(file: IO[bytes], name: str) -> Iterator[bytes]:
+    with gzip.open(file) as unzipped:
+        yield from plain_chunks(unzipped, name)
 
 
 def unzstd(file: IO[bytes], name: str) -> Iterator[bytes]:
@@ -77,5 +117,39 @@ def unzstd(file: IO[bytes], name: str) -> Iterator[bytes]:
         raise damaged(name, "it ends too early")
 
 
-def damaged(name: str, reason: object) -> DataError:
-    return DataError(f"{name} is damaged: {reason}", "fetch or write the file again")
+def bunzip2(file: IO[bytes], name: str) -> Iterator[bytes]:
+    return streams(file, name, bz2.BZ2Decompressor)
+
+
+def unxz(file: IO[bytes], name: str) -> Iterator[bytes]:
+    return streams(file, name, lambda: lzma.LZMADecompressor(memlimit=XZ_MEMORY_BYTES))
+
+
+def streams(
+    file: IO[bytes], name: str, new: Callable[[], bz2.BZ2Decompressor | lzma.LZMADecompressor]
+) -> Iterator[bytes]:
+    """The content of all streams of bzip2 or xz in a file, one after another, as `cat a.xz b.xz` makes them.
+
+    The readers of the standard library take what follows a stream and is none for the end of the file.
+    """
+    decompressor, held = new(), b""
+    while True:
+        if decompressor.eof:
+            held = decompressor.unused_data.lstrip(b"\0")  # xz pads its streams
+            while not held and (chunk := file.read(CHUNK_BYTES)):
+                held = chunk.lstrip(b"\0")
+            if not held:
+                return
+            decompressor = new()
+        elif decompressor.needs_input and not (held := file.read(CHUNK_BYTES)):
+            raise EOFError("it ends too early")
+        if content := decompressor.decompress(held, CHUNK_BYTES):
+            yield content
+        held = b""
+
+
+READERS = {GZIP: gunzip, ZSTD: unzstd, BZIP2: bunzip2, XZ: unxz}
+
+
+def damaged(name: str, reason: object, remedy: str = "") -> DataError:
+    return DataError(f"{name} is damaged: {reason}", f"fetch or write the file again{remedy}")

@@ -8,10 +8,20 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from gptcli.config import Config
+from gptcli.data.encodings import text_encoding
 from gptcli.data.file_formats import Format
 from gptcli.tokenizer.config import BpeTokenizerConfig, TokenizerConfig
 
-READING_KEYS = ("format", "text_field", "chat_template", "document_separator", "encoding_errors")
+READING_KEYS = (
+    "format",
+    "text_field",
+    "chat_template",
+    "document_separator",
+    "encoding",
+    "encoding_errors",
+    "include",
+    "exclude",
+)
 """The keys of `data` that say how files are read, and so matter to every verb that reads texts."""
 
 
@@ -68,10 +78,26 @@ class DataConfig(Config):
     """What makes a text of a conversation: chatml, or a file with a Jinja template as models bring one."""
 
     document_separator: Annotated[str, StringConstraints(min_length=1)] | None = None
-    """Text that separates the documents of a text file, such as "<|endoftext|>"; none: a text file is one document."""
+    r"""Text that separates the documents of a text file, such as "<|endoftext|>"; \n, \t, \r and \\ are a line end, a
+    tab, a carriage return and a backslash, and a line end also stands for that of Windows. none: a text file is one
+    document."""
+
+    encoding: str = "utf-8"
+    """The encoding of text files, by Python's name: utf-8, utf-16, cp1252, gb18030 or any other."""
 
     encoding_errors: Literal["strict", "replace"] = "strict"
-    """What to do with bytes that are not UTF-8: strict stops and says where they are, replace puts U+FFFD there."""
+    """What to do with bytes that are none of the encoding: strict stops and says where they are, or leaves the file out
+    if it is in a folder; replace puts U+FFFD there and says how often."""
+
+    include: tuple[Annotated[str, StringConstraints(min_length=1)], ...] = ()
+    """Patterns of the files that are read of a folder, an archive or a glob, whatever their endings; empty: those whose
+    endings are of text or rows, and those without an ending. They are patterns of .gitignore, relative to the folder:
+    *.txt matches at any depth, /*.txt in the folder itself, drafts/**/*.md below a folder. A hidden file is read where
+    a pattern has the dot, as .github/*.md."""
+
+    exclude: tuple[Annotated[str, StringConstraints(min_length=1)], ...] = ()
+    """Patterns of files and folders that are left out of a folder, an archive or a glob, as those of include; drafts
+    leaves out a folder with all that is in it."""
 
     split: Literal["document", "tail"] = "document"
     """How the validation part is chosen: document takes whole documents by their hash, tail takes the last characters
@@ -86,6 +112,19 @@ class DataConfig(Config):
     pack: Literal["cross", "document"] = "cross"
     """What a sequence may see: cross lets attention cross the boundaries between documents, document stops it there."""
 
+    @field_validator("include", "exclude", mode="before")
+    @classmethod
+    def patterns(cls, value: Any) -> Any:
+        """A single pattern may be written without brackets; each must be one of .gitignore."""
+        return checked_patterns((value,) if isinstance(value, str) else value)
+
+    @field_validator("encoding")
+    @classmethod
+    def known_encoding(cls, value: str) -> str:
+        """Python's own name of an encoding that it has."""
+        found = text_encoding(value)
+        return "utf-8" if found == "utf-8-sig" else found  # a byte order mark is left out in any case
+
     @model_validator(mode="after")
     def one_or_a_mix(self) -> DataConfig:
         """A mix stands instead of a corpus, and its corpora have names of their own."""
@@ -98,6 +137,19 @@ class DataConfig(Config):
         if twice is not None:
             raise ValueError(f"two corpora of mix are called {twice!r}; give them names")
         return self
+
+
+def checked_patterns(value: Any) -> Any:
+    """Patterns of .gitignore as they are; raises ValueError for what is none."""
+    patterns = [one for one in value if isinstance(one, str)] if isinstance(value, list | tuple) else []
+    if patterns:
+        from pathspec import GitIgnoreSpec
+
+        for pattern in patterns:
+            if pattern.startswith("#"):
+                raise ValueError(f"{pattern!r} is a comment in .gitignore and matches nothing; write \\{pattern}")
+            GitIgnoreSpec.from_lines([pattern])
+    return value
 
 
 class DataSettings(Config):

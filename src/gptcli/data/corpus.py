@@ -13,11 +13,13 @@ from typing import NamedTuple
 from gptcli.data.cache import default_cache_dir
 from gptcli.data.config import DataConfig
 from gptcli.data.file_formats import SourceFile
-from gptcli.data.formats import read_text
+from gptcli.data.formats import Decoding, read_text
+from gptcli.data.left_out import LeftOut, say_left_out, warn_of_replaced
 from gptcli.data.rows import read_rows
+from gptcli.data.separators import separate, separator_of
 from gptcli.data.sources import find_files
 from gptcli.data.token_files import is_token_file
-from gptcli.errors import DataError
+from gptcli.errors import DataError, GptcliError, StorageError
 
 PIECE_CHARACTERS = 1 << 20
 """Longest piece; nearly every document is one."""
@@ -40,16 +42,36 @@ class Piece(NamedTuple):
 def open_corpus(sources: Sequence[str], config: DataConfig, cache_dir: Path | None = None) -> Iterator[Document]:
     """The documents of `sources` in order, each whole in memory, without those that hold only white space.
 
+    Files of folders that cannot be read are left out, and that is said. They are read once before the rest, so that
+    nothing of them is used.
+
     Raises:
-        DataError: a source is missing (at once) or cannot be read (when it is its turn).
+        DataError: a source is missing, nothing can be read (both at once), or a file cannot be read (when it is its
+            turn).
     """
-    files = find_files(sources, config, cache_dir or default_cache_dir())
-    return (document for file in files for document in read_documents(file, config))
+    found = find_files(sources, config, cache_dir or default_cache_dir())
+    refused = [(file, refusal(file, config)) for file in found.files if file.is_optional]
+    left_out = [LeftOut(file.name, *reason) for file, reason in refused if reason is not None]
+    names = {one.name for one in left_out}
+    files = [file for file in found.files if file.name not in names]
+    if found.files and not files:
+        raise nothing_readable(left_out)
+    say_left_out([*left_out, *found.left_out])
+    return documents_of(files, config)
 
 
-def read_documents(file: SourceFile, config: DataConfig) -> Iterator[Document]:
+def documents_of(files: Sequence[SourceFile], config: DataConfig) -> Iterator[Document]:
+    decoding, characters = Decoding.of(config), 0
+    for file in files:
+        for document in read_documents(file, config, decoding):
+            characters += len(document.text)
+            yield document
+    warn_of_replaced(decoding.replaced, characters)
+
+
+def read_documents(file: SourceFile, config: DataConfig, decoding: Decoding | None = None) -> Iterator[Document]:
     parts: list[str] = []
-    for text, is_last in read_pieces(file, config):
+    for text, is_last in read_pieces(file, config, decoding=decoding):
         parts.append(text)
         if is_last:
             whole = "".join(parts)
@@ -58,37 +80,51 @@ def read_documents(file: SourceFile, config: DataConfig) -> Iterator[Document]:
                 yield Document(whole, file.name)
 
 
-def read_pieces(file: SourceFile, config: DataConfig, start: int = 0, stop: int | None = None) -> Iterator[Piece]:
+def refusal(file: SourceFile, config: DataConfig, wanted: int | None = None) -> tuple[str, str] | None:
+    """Why a file of a folder cannot be read, and what to do about it; None where its first `wanted` characters, or all
+    of it, can be."""
+    read = 0
+    try:
+        for piece in read_pieces(file, config):
+            read += len(piece.text)
+            if wanted is not None and read >= wanted:
+                break
+    except (DataError, StorageError) as error:
+        if not may_be_left_out(file, error):
+            raise
+        return error.message.replace(file.name, "it"), error.remedy
+    return None
+
+
+def may_be_left_out(file: SourceFile, error: GptcliError) -> bool:
+    """Whether a corpus is read without a file that cannot be read: one that was not named, for a reason in itself."""
+    is_its_own = isinstance(error, DataError) or isinstance(error.__cause__, PermissionError | FileNotFoundError)
+    return file.is_optional and is_its_own
+
+
+def nothing_readable(left_out: Sequence[LeftOut]) -> DataError:
+    """The error for a corpus of which every file was refused."""
+    first = left_out[0]
+    others = f" and {len(left_out) - 1:,} others" * (len(left_out) > 1)
+    return DataError(f"no file of the corpus can be read; {first.name}{others}: {first.reason}", first.remedy)
+
+
+def read_pieces(
+    file: SourceFile, config: DataConfig, start: int = 0, stop: int | None = None, decoding: Decoding | None = None
+) -> Iterator[Piece]:
     """Every document of one file, also empty ones, in pieces of at most PIECE_CHARACTERS; with `stop` those of the
-    section start..stop (sections.py)."""
-    path, name, kind = file
+    section start..stop (sections.py). `decoding` counts what is replaced; None: nobody asks."""
+    path, name = file.path, file.name
+    decoding = decoding or Decoding.of(config)
     if is_token_file(path.name):
         raise DataError(
             f"{name} holds tokens by its ending, and a text is needed here",
             "train on it by steps, without --time, or name the text",
         )
-    if kind != "text":
-        return cut_pieces((row, True) for row in read_rows(file, config, start, stop))
-    chunks = read_text(path, name, config.encoding_errors, start, stop)
-    return cut_pieces(separate(chunks, config.document_separator))
-
-
-def separate(chunks: Iterable[str], separator: str | None) -> Iterator[tuple[str, bool]]:
-    """(text, whether a document ends after it) for text that arrives in chunks; the separator may lie across two."""
-    held = ""
-    for chunk in chunks:
-        held += chunk
-        if separator is None:
-            yield held, False
-            held = ""
-            continue
-        *documents, held = held.split(separator)
-        for document in documents:
-            yield document, True
-        certain = max(0, len(held) - len(separator) + 1)
-        yield held[:certain], False
-        held = held[certain:]
-    yield held, True
+    if file.format != "text":
+        return cut_pieces((row, True) for row in read_rows(file, config, decoding, start, stop))
+    chunks = read_text(path, name, decoding, start, stop)
+    return cut_pieces(separate(chunks, separator_of(config)))
 
 
 def cut_pieces(stretches: Iterable[tuple[str, bool]]) -> Iterator[Piece]:

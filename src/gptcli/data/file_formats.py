@@ -29,11 +29,15 @@ ROW_ENDINGS: dict[str, Format] = {
 
 
 class SourceFile(NamedTuple):
-    """A local file, the name by which the user knows it (`-` for the copy of stdin), and what it holds."""
+    """A local file, or a member of an archive, and what it holds."""
 
     path: Path
+    """Of a member of an archive, the archive's with the member's name below it."""
     name: str
+    """The name by which the user knows it: `-` for the copy of stdin."""
     format: Format = "text"
+    is_optional: bool = False
+    """Whether it is left out where it cannot be read, since the user named a folder and not the file."""
 
 
 def format_by_ending(path: Path) -> Format:

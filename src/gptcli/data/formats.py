@@ -1,50 +1,176 @@
-"""From one file to its text: UTF-8 decoding.
+"""From one file to its text: decoding, UTF-8 unless another encoding is asked for.
 
-Everything is read in pieces of bounded size. Knows nothing of rows, documents, splits or tokens; every error names the
-file and the place in it.
+Everything is read in pieces of bounded size, and what is no text is refused before it is decoded. Knows nothing of
+rows, documents, splits or tokens; every error names the file and the place in it.
 """
 
 from __future__ import annotations
 
 import codecs
+import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from gptcli.data.compression import read_bytes
+from gptcli.data.compression import is_compressed, read_bytes
+from gptcli.data.config import DataConfig
+from gptcli.data.encodings import SAMPLE_BYTES, is_damaged_utf8, probable_encoding
+from gptcli.data.filetypes import HEAD_BYTES, STRIP, FileType, file_type, is_wide, not_text
 from gptcli.errors import DataError
 
+REPLACEMENT = "\ufffd"
+MAX_NUL_SHARE = 0.001
+"""A file with more NUL bytes than this is no text, whatever its first bytes say; one alone is never too many."""
 
-def read_text(path: Path, name: str, errors: str, start: int = 0, stop: int | None = None) -> Iterator[str]:
-    """The text of a UTF-8 file in chunks, without its byte order mark; line ends stay as they are.
 
-    `errors` is `strict` or `replace`. With `stop` only bytes start..stop-1, which begin and end with a character.
+@dataclass
+class Decoding:
+    """How bytes become characters, and what was put in place of bytes that are none.
+
+    `errors` says what to do with those: `strict` raises a DataError, `replace` puts U+FFFD there.
+    """
+
+    errors: Literal["strict", "replace"] = "strict"
+    encoding: str = "utf-8"
+    """Python's name of the encoding."""
+    replaced: int = 0
+    """How many U+FFFD were put."""
+
+    @classmethod
+    def of(cls, config: DataConfig) -> Decoding:
+        """As the configuration says."""
+        return cls(config.encoding_errors, config.encoding)
+
+    def decoder(self) -> codecs.IncrementalDecoder:
+        """A decoder of one stream of bytes, whose replacements `decode` counts."""
+        return codecs.getincrementaldecoder(self.encoding)("strict" if self.errors == "strict" else COUNTED)
+
+    def decode(self, decoder: codecs.IncrementalDecoder, chunk: bytes, final: bool) -> str:
+        """Decode the next bytes of a stream; raises UnicodeDecodeError where `errors` is strict."""
+        before = replacements.count
+        text = decoder.decode(chunk, final)
+        self.replaced += replacements.count - before
+        return text
+
+    def decode_whole(self, content: bytes) -> str:
+        """Decode a text that is UTF-8 whatever the encoding of files, as texts in columns are."""
+        before = replacements.count
+        text = content.decode(errors="strict" if self.errors == "strict" else COUNTED)
+        self.replaced += replacements.count - before
+        return text
+
+    def without_surrogates(self, text: str) -> str:
+        """`text` with U+FFFD for each half of a surrogate pair; raises UnicodeEncodeError where `errors` is strict."""
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            if self.errors == "strict":
+                raise
+            characters = [REPLACEMENT if "\ud800" <= character <= "\udfff" else character for character in text]
+            self.replaced += sum("\ud800" <= character <= "\udfff" for character in text)
+            return "".join(characters)
+        return text
+
+
+class Replacements(threading.local):
+    """How many U+FFFD the error handler COUNTED has put in this thread."""
+
+    count = 0
+
+
+replacements = Replacements()
+COUNTED = "gptcli.replace"
+
+
+def replace_counted(error: UnicodeError) -> tuple[str, int]:
+    """The error handler `replace` of Python, which counts what it replaces."""
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    replacements.count += 1
+    return REPLACEMENT, error.end
+
+
+codecs.register_error(COUNTED, replace_counted)
+
+
+def read_text(path: Path, name: str, decoding: Decoding, start: int = 0, stop: int | None = None) -> Iterator[str]:
+    """The text of a file in chunks, without its byte order mark; line ends stay as they are.
+
+    With `stop` only bytes start..stop-1, which begin and end with a character.
 
     Raises:
-        DataError: a byte is not UTF-8; the message says where it is (counted from 0, after decompression).
+        DataError: it is no text; or a byte is none of the encoding (the message says which, counted from 0, after
+            decompression).
     """
-    decoder = codecs.getincrementaldecoder("utf-8")(errors)
-    offset, is_start = start, start == 0
+    decoder = decoding.decoder()
+    is_narrow = not is_wide(decoding.encoding)
+    utf8 = Utf8Check(is_narrow and decoding.encoding != "utf-8")
+    offset, is_start, nul_bytes = start, start == 0, 0
     for chunk in read_bytes(path, name, start, stop):
-        text = decode(decoder, chunk, False, offset, name)
+        if offset == 0 and (kind := file_type(chunk[:HEAD_BYTES], decoding.encoding)) is not None:
+            raise not_text(name, kind, is_compressed(path))
+        if is_narrow and 0 in chunk:
+            nul_bytes += chunk.count(0)
+        utf8.add(chunk)
+        text = decode(decoding, decoder, chunk, False, offset, name)
         offset += len(chunk)
         if text:
             yield text.removeprefix("\ufeff") if is_start else text
             is_start = False
-    if text := decode(decoder, b"", True, offset, name):
+    if text := decode(decoding, decoder, b"", True, offset, name):
         yield text
+    if nul_bytes > max(1, MAX_NUL_SHARE * (offset - start)):
+        what = f"no text: {nul_bytes:,} of its {offset - start:,} bytes are NUL"
+        raise not_text(name, FileType(what, STRIP), is_compressed(path))
+    if utf8.is_certain:
+        raise DataError(
+            f"{name} is UTF-8, and data.encoding={decoding.encoding} would misread it",
+            f"leave data.encoding out, or convert this file to it: iconv -f UTF-8 -t {decoding.encoding.upper()}",
+        )
 
 
-def decode(decoder: codecs.IncrementalDecoder, chunk: bytes, final: bool, offset: int, name: str) -> str:
+class Utf8Check:
+    """Whether bytes that come in chunks are UTF-8 with characters that are not ASCII, as only UTF-8 happens to be."""
+
+    def __init__(self, is_wanted: bool) -> None:
+        self.is_utf8, self.is_ascii = is_wanted, True
+        self.decoder = codecs.getincrementaldecoder("utf-8")()
+
+    @property
+    def is_certain(self) -> bool:
+        return self.is_utf8 and not self.is_ascii and not self.decoder.getstate()[0]
+
+    def add(self, chunk: bytes) -> None:
+        """Look at the next bytes."""
+        if self.is_utf8:
+            try:
+                is_ascii = self.decoder.decode(chunk).isascii()
+                self.is_ascii = self.is_ascii and is_ascii
+            except UnicodeDecodeError:
+                self.is_utf8 = False
+
+
+def decode(
+    decoding: Decoding, decoder: codecs.IncrementalDecoder, chunk: bytes, final: bool, offset: int, name: str
+) -> str:
     """Decode `chunk`, which starts at byte `offset`; bytes of a character begun before are held by the decoder."""
     held, _ = decoder.getstate()
     try:
-        return decoder.decode(chunk, final)
+        return decoding.decode(decoder, chunk, final)
     except UnicodeDecodeError as error:
+        sample = (held + chunk)[max(0, error.start - SAMPLE_BYTES // 2) :][:SAMPLE_BYTES]
+        remedy = remedy_for(sample, name) if decoding.encoding == "utf-8" else "check data.encoding, or leave it out"
         place = offset - len(held) + error.start
-        is_utf16 = place == 0 and chunk[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-        remedy = (
-            "it looks like UTF-16: convert it (iconv -f UTF-16 -t UTF-8)"
-            if is_utf16
-            else "convert the file, or put U+FFFD there with --set data.encoding_errors=replace"
-        )
-        raise DataError(f"{name} is not UTF-8 at byte {place:,}", remedy) from error
+        raise DataError(f"{name} is not {decoding.encoding.upper()} at byte {place:,}", remedy) from error
+
+
+def remedy_for(sample: bytes, name: str) -> str:
+    """What to do about a file that is not UTF-8, going by the bytes around the first one that is wrong."""
+    replace = "--set data.encoding_errors=replace"
+    if is_damaged_utf8(sample):
+        return f"it is damaged: restore it, or put U+FFFD in place of such bytes with {replace}"
+    kind = probable_encoding(sample)
+    if kind is None:
+        return "it is no text in any encoding that is recognised; if it is, name that with --set data.encoding=NAME"
+    return f"it is probably {kind.what}: {not_text(name, kind).remedy}"

@@ -150,7 +150,7 @@ def without(scan: CorpusScan, held_out: np.ndarray, cache_dir: Path) -> CorpusSc
             with atomic_directory(entry) as folder:
                 shutil.copytree(scan.entry, folder, dirs_exist_ok=True, copy_function=os.link)
                 drop_documents(folder, scan, dropped)
-        return open_scan(entry, scan.config)
+        return open_scan(entry, scan.config, scan.passed_over)
 
 
 def drop_documents(folder: Path, scan: CorpusScan, dropped: np.ndarray) -> None:

@@ -9,19 +9,21 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
+from gptcli.data.archives import file_status
 from gptcli.data.arrays import stretches
 from gptcli.data.config import DataConfig
-from gptcli.data.corpus import read_pieces
+from gptcli.data.corpus import may_be_left_out, read_pieces
 from gptcli.data.file_formats import Format, SourceFile
+from gptcli.data.formats import Decoding
 from gptcli.data.sections import BYTE_ORDER_MARK, Section, is_divisible
 from gptcli.data.split import CUT, TRAIN, VAL
-from gptcli.errors import DataError
+from gptcli.errors import DataError, StorageError
 from gptcli.storage import storage_errors
 
 RECORD_BYTES = struct.Struct("<4Q")
@@ -38,12 +40,34 @@ class ScannedFile(NamedTuple):
     size: int
     mtime_ns: int
     format: Format = "text"
+    is_optional: bool = False
+    """Whether it is left out where it cannot be read."""
     documents: int = 0
 
     @property
     def source(self) -> SourceFile:
         """The file as it is read."""
-        return SourceFile(Path(self.path), self.name, self.format)
+        return SourceFile(Path(self.path), self.name, self.format, self.is_optional)
+
+
+class NotedSection(NamedTuple):
+    """What a first reading of a section found."""
+
+    sections: list[Section]
+    """How it is to be read from now on: as one section, or as several that are parts of a long text."""
+    documents: int
+    """How many RECORDs were written."""
+    replaced: int = 0
+    """How many U+FFFD stand for bytes that could not be decoded."""
+    reason: str = ""
+    """Why its file is left out; empty where it is read."""
+    remedy: str = ""
+
+    @classmethod
+    def of(cls, values: Sequence[Any]) -> NotedSection:
+        """What JSON has made of one."""
+        sections, *others = values
+        return cls([Section(*section) for section in sections], *others)
 
 
 class SplitPiece(NamedTuple):
@@ -66,9 +90,9 @@ class DocumentPiece(NamedTuple):
 def look_at(file: SourceFile) -> ScannedFile:
     """The file's size and time of last change, by which a cached scan of it is found again."""
     with storage_errors(file.name, "read"):
-        status = file.path.stat()
+        size, mtime_ns = file_status(file.path)
     # Of a link the name stays, whose ending says what is in it: in the hub's cache the file's own name has none.
-    return ScannedFile(os.path.abspath(file.path), file.name, status.st_size, status.st_mtime_ns, file.format)
+    return ScannedFile(os.path.abspath(file.path), file.name, size, mtime_ns, file.format, file.is_optional)
 
 
 class Measure:
@@ -96,11 +120,11 @@ class Measure:
 
 
 def read_measured(
-    file: ScannedFile, config: DataConfig, start: int = 0, stop: int | None = None
+    file: ScannedFile, config: DataConfig, start: int = 0, stop: int | None = None, decoding: Decoding | None = None
 ) -> Iterator[DocumentPiece]:
     """The documents of a file in pieces, measured on the way; with `stop` those of a section."""
     measure = Measure()
-    for text, is_last in read_pieces(file.source, config, start, stop):
+    for text, is_last in read_pieces(file.source, config, start, stop, decoding):
         size = measure.add(text)
         record = None
         if is_last:
@@ -115,21 +139,46 @@ def note_section(
     section_bytes: int,
     out: IO[bytes],
     told: Callable[[int], object],
-) -> list[Section]:
-    """Write a RECORD for every document of a section to `out`; the sections in which it is to be read from now on.
+) -> NotedSection:
+    """Write a RECORD for every document of a section to `out`; what was found.
 
-    They are one, with the number of its documents, but for a long text that is one document: of that, parts of about
-    `section_bytes`. `told` is called with the numbers of bytes that were read.
+    A section of a file that may be left out, and that cannot be read, leaves nothing in `out`. `told` is called with
+    the numbers of bytes that were read.
+
+    Raises:
+        DataError: it cannot be read, and may not be left out.
     """
-    if section.stop is None and file.size >= 2 * section_bytes and is_divisible(file.source, config):
-        return note_long_text(section, file, config, section_bytes, out, told)
+    decoding, begins = Decoding.of(config), out.tell()
+    try:
+        if section.stop is None and file.size >= 2 * section_bytes and is_divisible(file.source, config):
+            sections = note_long_text(section, file, config, section_bytes, out, told)
+        else:
+            sections = [note_whole(section, file, config, decoding, out, told)]
+    except (DataError, StorageError) as error:
+        if not may_be_left_out(file.source, error):
+            raise
+        out.seek(begins)
+        out.truncate()
+        return NotedSection([section], 0, 0, error.message.replace(file.name, "it"), error.remedy)
+    return NotedSection(sections, (out.tell() - begins) // RECORD_BYTES.size, decoding.replaced)
+
+
+def note_whole(
+    section: Section,
+    file: ScannedFile,
+    config: DataConfig,
+    decoding: Decoding,
+    out: IO[bytes],
+    told: Callable[[int], object],
+) -> Section:
+    """`note_section` of a section that is read as one; it, with the number of its documents."""
     documents = 0
-    for piece in read_measured(file, config, section.start, section.stop):
+    for piece in read_measured(file, config, section.start, section.stop, decoding):
         told(piece.bytes)
         if piece.record is not None:
             documents += 1
             out.write(RECORD_BYTES.pack(*piece.record))
-    return [section._replace(documents=documents)]
+    return section._replace(documents=documents)
 
 
 def note_long_text(
@@ -140,7 +189,7 @@ def note_long_text(
     out: IO[bytes],
     told: Callable[[int], object],
 ) -> list[Section]:
-    """`note_section` of a text that is one document, cut where a piece ends."""
+    """`note_section` of a text that is one document: its parts of about `section_bytes`, cut where a piece ends."""
     sections: list[Section] = []
     part, start, position = Measure(), 0, 0
     with open(file.path, "rb") as content:

@@ -15,14 +15,16 @@ from gptcli.data.config import DataConfig
 from gptcli.data.conversations import conversation_fields, conversation_of
 from gptcli.data.csv_rows import csv_rows
 from gptcli.data.file_formats import SourceFile
-from gptcli.data.formats import read_text
+from gptcli.data.formats import Decoding, read_text
 from gptcli.data.json_rows import json_rows, split_lines
 from gptcli.errors import DataError
 
 DEFAULT_FIELD = "text"
 
 
-def read_rows(file: SourceFile, config: DataConfig, start: int = 0, stop: int | None = None) -> Iterator[str]:
+def read_rows(
+    file: SourceFile, config: DataConfig, decoding: Decoding, start: int = 0, stop: int | None = None
+) -> Iterator[str]:
     """The text field of every row of a file of rows; a null is an empty text.
 
     With `stop` only the rows in bytes start..stop-1, or of a .parquet file in those row groups.
@@ -34,9 +36,9 @@ def read_rows(file: SourceFile, config: DataConfig, start: int = 0, stop: int | 
         DataError: a row cannot be read, lacks the field (the message lists those it has), or has no text in it.
     """
     renderer: ChatRenderer | None = None
-    text_field, errors = config.text_field, config.encoding_errors
+    text_field = config.text_field
     with contextlib.ExitStack() as stack:
-        for place, row in rows_of(file, config, start, stop):
+        for place, row in rows_of(file, config, decoding, start, stop):
             fields = text_fields(text_field, row)
             if not fields:
                 raise missing_field(place, text_field, row)
@@ -46,14 +48,14 @@ def read_rows(file: SourceFile, config: DataConfig, start: int = 0, stop: int | 
                 value = renderer.render(value, place)
             if not isinstance(value, str | None):
                 raise DataError(f"field {fields[0]!r} of {place} is no text but {type(value).__name__}")
-            yield without_surrogates(value or "", place, errors)
+            yield without_surrogates(value or "", place, decoding)
 
 
 def rows_of(
-    file: SourceFile, config: DataConfig, start: int, stop: int | None
+    file: SourceFile, config: DataConfig, decoding: Decoding, start: int, stop: int | None
 ) -> Iterator[tuple[object, dict[str, Any]]]:
     """(place, row) pairs; of files of columns only those that `text_fields` names."""
-    path, name, kind = file
+    path, name, kind = file.path, file.name, file.format
     if kind in ("parquet", "arrow"):
 
         def choose(names: Sequence[str]) -> tuple[str, ...]:
@@ -62,8 +64,8 @@ def rows_of(
                 raise missing_field(name, config.text_field, names)
             return fields
 
-        return column_rows(file, choose, config.encoding_errors, start, stop)
-    lines = split_lines(read_text(path, name, config.encoding_errors, start, stop), name)
+        return column_rows(file, choose, decoding, start, stop)
+    lines = split_lines(read_text(path, name, decoding, start, stop), name)
     if kind in ("csv", "tsv"):
         return csv_rows(lines, name, "," if kind == "csv" else "\t")
     return json_rows(lines, name, path, start)
@@ -83,17 +85,14 @@ def missing_field(place: object, text_field: str, fields: Iterable[str]) -> Data
     )
 
 
-def without_surrogates(text: str, place: object, errors: str) -> str:
+def without_surrogates(text: str, place: object, decoding: Decoding) -> str:
     r"""JSON can write half a character ("\ud83d"), which no UTF-8 text can hold."""
     if text.isascii():
         return text
     try:
-        text.encode()
+        return decoding.without_surrogates(text)
     except UnicodeEncodeError as error:
-        if errors == "strict":
-            raise DataError(
-                f"{place} has half a surrogate pair at character {error.start:,}",
-                "mend the row, or put U+FFFD there with --set data.encoding_errors=replace",
-            ) from error
-        return "".join("\ufffd" if "\ud800" <= character <= "\udfff" else character for character in text)
-    return text
+        raise DataError(
+            f"{place} has half a surrogate pair at character {error.start:,}",
+            "repair the row, or put U+FFFD there with --set data.encoding_errors=replace",
+        ) from error

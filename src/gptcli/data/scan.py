@@ -19,17 +19,21 @@ from typing import Any
 
 import numpy as np
 
-from gptcli.console import Progress
+from gptcli.console import Progress, say
 from gptcli.data.arrays import stretches
 from gptcli.data.cache import cache_key, only_writer, unfinished
 from gptcli.data.chat import read_template
 from gptcli.data.config import DataConfig
+from gptcli.data.corpus import nothing_readable
 from gptcli.data.crew import ALL_CORES, Means, in_order
+from gptcli.data.left_out import LeftOut, left_out_report, say_left_out, warn_of_replaced
+from gptcli.data.noting import note_documents, placed
 from gptcli.data.passes import ScannedFile, SplitPiece, look_at
 from gptcli.data.sections import Section, cut_file, group
+from gptcli.data.separator_check import separator_warning
 from gptcli.data.sources import find_files
 from gptcli.data.split import BLANK, CUT, DUPLICATE, OVERLAP, RECORD, TRAIN, VAL, Split, split_documents
-from gptcli.data.stages import ASSIGNMENT, DOCUMENTS, Counts, Job, SplitStatistics, count, note, note_into
+from gptcli.data.stages import ASSIGNMENT, DOCUMENTS, Counts, Job, SplitStatistics, count
 from gptcli.errors import DataError
 from gptcli.storage import atomic_directory, write_atomic
 
@@ -64,6 +68,12 @@ class Findings:
     """How the validation part was chosen, in words."""
     fingerprint: str
     """Hash of the texts of both parts in order, whatever the files' names and times."""
+    refused: tuple[LeftOut, ...]
+    """Files of folders that could not be read, and are no part of `files`."""
+    replaced: int
+    """How many U+FFFD stand for bytes that could not be decoded (`data.encoding_errors = "replace"`)."""
+    separator_warning: str
+    """What is to be said about `data.document_separator`, if anything is."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +86,20 @@ class CorpusScan(Findings):
     entry: Path
     """The directory in the cache that holds it."""
     sections: tuple[Section, ...]
+    passed_over: tuple[LeftOut, ...]
+    """Files of folders that are not to be read, by their names."""
+
+    @property
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """All files of folders that are no part of the corpus."""
+        return self.refused + self.passed_over
+
+    def say_notices(self) -> None:
+        """Say what was left out, and warn of what a reader of the figures should know."""
+        say_left_out(self.left_out)
+        warn_of_replaced(self.replaced, self.train.characters + self.val.characters)
+        if self.separator_warning:
+            say(self.separator_warning)
 
     def train_texts(self) -> Iterator[str]:
         """The training text afresh, in pieces of bounded size; raises DataError if a file has changed."""
@@ -106,7 +130,9 @@ class CorpusScan(Findings):
             "files": len(self.files),
             "train": asdict(self.train),
             "val": asdict(self.val),
+            "left_out": left_out_report(self.left_out),
             "dropped": {name: getattr(self, name) for name in dropped},
+            "replaced_characters": self.replaced,
             "split_rule": self.split_rule,
             "val_fraction": self.val.bytes / (self.train.bytes + self.val.bytes),
             "unseen_characters": self.unseen_characters,
@@ -127,20 +153,22 @@ def scan_corpus(
         OutOfMemoryError: a process was killed.
     """
     looked_ns = time.time_ns()
-    val_files = find_files([config.val], config, cache_dir) if config.val is not None else []
-    corpus_files = find_files(sources, config, cache_dir)
-    if not corpus_files:
+    val = find_files([config.val] if config.val is not None else [], config, cache_dir)
+    corpus = find_files(sources, config, cache_dir)
+    if not corpus.files:
         raise DataError("no corpus is named", "name a text file, a directory, hf:NAME or python:stdlib")
-    files = [look_at(file) for file in [*val_files, *corpus_files]]
+    files = [look_at(file) for file in (*val.files, *corpus.files)]
     settings = config.model_dump(mode="json", exclude={"corpus", "mix", "tokenizer", "pack"})
     settings["chat_template"] = read_template(config.chat_template)  # a file's content may change
-    entry = cache_dir / "scans" / cache_key(files, len(val_files), settings, seed)
+    entry = cache_dir / "scans" / cache_key(files, len(val.files), settings, seed)
     with only_writer(entry):
         if not is_current(entry, files):
             with unfinished(entry) as work, atomic_directory(entry) as folder:
                 looked_ns = first_look(work, files, looked_ns)
-                write_scan(folder, work, files, len(val_files), looked_ns, config, seed, means)
-        return open_scan(entry, config)
+                write_scan(folder, work, files, len(val.files), looked_ns, config, seed, means)
+        scan = open_scan(entry, config, (*val.left_out, *corpus.left_out))
+    scan.say_notices()
+    return scan
 
 
 def is_current(entry: Path, files: list[ScannedFile]) -> bool:
@@ -203,15 +231,16 @@ def write_scan(
     jobs = divide(files, itertools.chain(*cuts), config, size, work / f"note-{size}")
     if len(jobs) > 1:
         write_atomic(work / LOOKED, str(looked_ns))
-    sections = note_documents(folder / DOCUMENTS, jobs, means)
-    files = with_documents(files, sections)
+    files, numbers, sections, refused, replaced = note_documents(folder / DOCUMENTS, files, jobs, means)
+    if not files:
+        raise nothing_readable(refused)
     if not any(file.documents for file in files):
         raise holds_no_text(files)
     records = np.memmap(folder / DOCUMENTS, dtype=RECORD, mode="r")
     if not any(some["characters"].any() for _, some in stretches(records)):
         raise holds_no_text(files)
     assignment = np.memmap(folder / ASSIGNMENT, dtype=np.uint8, mode="w+", shape=records.shape)
-    own_val = sum(file.documents for file in files[:val_files])
+    own_val = sum(file.documents for file, number in zip(files, numbers, strict=True) if number < val_files)
     split = split_documents(records, own_val, config, seed, assignment, folder)
     assignment.flush()
     counts = count_parts(divide(files, sections, config, size, work / f"count-{size}", folder, split.cut_at), means)
@@ -225,48 +254,14 @@ def write_scan(
         cut_at=split.cut_at,
         split_rule=split.rule,
         fingerprint=text_fingerprint(records, split),
+        refused=tuple(refused),
+        replaced=replaced,
+        separator_warning=separator_warning(files, config),
     )
     (folder / CHARACTERS).write_bytes(counts.characters_of(0).encode())
     if any(section.stop is not None for section in sections):
         (folder / SECTIONS).write_text(json.dumps(sections), encoding="utf-8")
     (folder / SCAN).write_text(json.dumps(asdict(findings)), encoding="utf-8")
-
-
-def note_documents(path: Path, jobs: list[Job], means: Means) -> list[Section]:
-    """Write a RECORD for every document to `path`; the sections to be read from now on, with their documents."""
-    sections: list[Section] = []
-    if len(jobs) == 1:
-        is_plain = all(file.path.endswith((".txt", ".md", ".py")) for file in jobs[0].files)
-        total = sum(file.size for file in jobs[0].files) if is_plain else None
-        with Progress("read", total, unit="B", scale=True) as progress:
-            sections = note_into(path, jobs[0], progress.update)
-    else:
-        with path.open("wb") as out, Progress("read", len(jobs), unit="parts") as progress:
-            for job, result in zip(jobs, in_order(note, jobs, means.processes), strict=True):
-                sections += [Section(*values) for values in result["sections"]]
-                with (job.folder / DOCUMENTS).open("rb") as part:
-                    shutil.copyfileobj(part, out)
-                progress.update()
-    return placed(sections)
-
-
-def placed(sections: Sequence[Section]) -> list[Section]:
-    """The sections with the numbers of the documents before them."""
-    found, first = [], 0
-    for section in sections:
-        first -= int(section.position > 0)  # it goes on with the document before
-        record = None if section.record is None else tuple(section.record)
-        found.append(section._replace(first=first, record=record))
-        first += section.documents
-    return found
-
-
-def with_documents(files: Sequence[ScannedFile], sections: Iterable[Section]) -> list[ScannedFile]:
-    """The files with the numbers of their documents."""
-    documents = [0] * len(files)
-    for section in sections:
-        documents[section.number] += section.documents * (section.position == 0)
-    return [file._replace(documents=count) for file, count in zip(files, documents, strict=True)]
 
 
 def count_parts(jobs: list[Job], means: Means) -> Counts:
@@ -301,10 +296,11 @@ def holds_no_text(files: list[ScannedFile]) -> DataError:
     return DataError(f"{names} holds {'no' if len(files) == 1 else 'any'} text", "name a file that does")
 
 
-def open_scan(entry: Path, config: DataConfig) -> CorpusScan:
+def open_scan(entry: Path, config: DataConfig, passed_over: tuple[LeftOut, ...]) -> CorpusScan:
     """A scan from the cache."""
     values = json.loads((entry / SCAN).read_text(encoding="utf-8"))
     values["files"] = tuple(ScannedFile(*file) for file in values["files"])
+    values["refused"] = tuple(LeftOut(*one) for one in values["refused"])
     values["train"], values["val"] = SplitStatistics(**values["train"]), SplitStatistics(**values["val"])
     if (entry / SECTIONS).is_file():
         sections = [Section(*section) for section in json.loads((entry / SECTIONS).read_text(encoding="utf-8"))]
@@ -313,7 +309,13 @@ def open_scan(entry: Path, config: DataConfig) -> CorpusScan:
     records = np.memmap(entry / DOCUMENTS, dtype=RECORD, mode="r")
     assignment = np.memmap(entry / ASSIGNMENT, dtype=np.uint8, mode="r")
     return CorpusScan(
-        **values, config=config, records=records, assignment=assignment, entry=entry, sections=tuple(placed(sections))
+        **values,
+        config=config,
+        records=records,
+        assignment=assignment,
+        entry=entry,
+        sections=tuple(placed(sections)),
+        passed_over=passed_over,
     )
 
 

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from gptcli.data.compression import COMPRESSIONS
+from gptcli.data.compression import COMPRESSIONS, is_compressed
 from gptcli.data.config import DataConfig
 from gptcli.data.file_formats import SourceFile
+from gptcli.data.separators import Separator, section_ends, separator_of
 from gptcli.storage import storage_errors
 
 SECTION_BYTES = 1 << 26
@@ -41,59 +42,38 @@ class Section(NamedTuple):
     record: tuple[int, int, int, int] | None = None
 
 
-def is_plain(path: Path) -> bool:
-    return path.suffix.lower() not in COMPRESSIONS
-
-
 def is_divisible(file: SourceFile, config: DataConfig) -> bool:
     """Whether a file is text without separators, as one writes it: then bytes of its text are bytes of the file."""
     return (
-        is_plain(file.path)
-        and file.format == "text"
+        file.format == "text"
         and config.document_separator is None
         and config.encoding_errors == "strict"
+        and config.encoding == "utf-8"
+        and not is_compressed(file.path)
     )
 
 
 def cut_file(number: int, file: SourceFile, size: int, config: DataConfig, section_bytes: int) -> list[Section]:
     """The sections of about `section_bytes` of a file, as far as they are known before it is read."""
-    path, kind = file.path, file.format
-    if not is_plain(path) or size < 2 * section_bytes:
-        return [Section(number)]
-    if kind == "parquet":
-        return [Section(number, *groups) for groups in row_groups(path, section_bytes)] or [Section(number)]
-    if kind == "jsonl":
-        separator = "\n"
-    elif kind == "text" and config.document_separator and "\ufffd" not in config.document_separator:
-        separator = config.document_separator
-    else:
-        return [Section(number)]
-    cuts = list(separators(path, separator.encode(), section_bytes))
+    whole = [Section(number)]
+    if size < 2 * section_bytes:
+        return whole
+    if file.format == "parquet":
+        groups = [] if is_compressed(file.path) else row_groups(file.path, section_bytes)
+        return [Section(number, *some) for some in groups] or whole
+    separator = Separator(r"\n") if file.format == "jsonl" else separator_of(config)
+    is_text = file.format in ("jsonl", "text") and config.encoding == "utf-8"
+    if separator is None or not is_text or "\ufffd" in separator.text or is_compressed(file.path):
+        return whole
+    with (
+        storage_errors(file.path, "read"),
+        file.path.open("rb") as opened,
+        mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
+        cuts = list(section_ends(content, separator, section_bytes))
     starts = [0, *(end for _, end in cuts)]
     stops = [*(start for start, _ in cuts), size]
     return [Section(number, start, stop) for start, stop in zip(starts, stops, strict=True)]
-
-
-def separators(path: Path, separator: bytes, section_bytes: int) -> Iterator[tuple[int, int]]:
-    """(start, end) of about one occurrence every `section_bytes`, such as cutting from the left to the right uses.
-
-    Of occurrences that overlap, the first is used; so one that no other reaches into from the left surely is.
-    """
-    length = len(separator)
-    with (
-        storage_errors(path, "read"),
-        path.open("rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
-    ):
-        end = 0
-        while True:
-            at = content.find(separator, end + section_bytes)
-            while at >= 0 and content.find(separator, max(end, at - length + 1), at + length - 1) >= 0:
-                at = content.find(separator, at + 1)
-            if at < 0:
-                return
-            end = at + length
-            yield at, end
 
 
 def row_groups(path: Path, section_bytes: int) -> Iterator[tuple[int, int]]:
@@ -138,5 +118,5 @@ def text_size(section: Section, file: SourceFile, size: int, section_bytes: int)
     if section.record is not None:
         return section.record[2]
     if section.stop is None:
-        return OPENING_BYTES + size * (EXPANSION if is_columns or not is_plain(file.path) else 1)
+        return OPENING_BYTES + size * (EXPANSION if is_columns or file.path.suffix.lower() in COMPRESSIONS else 1)
     return section_bytes if is_columns else section.stop - section.start

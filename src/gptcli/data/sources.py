@@ -14,74 +14,110 @@ import sys
 import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
-from gptcli.data.compression import COMPRESSIONS
+from gptcli.data.archives import is_archive
 from gptcli.data.config import DataConfig
-from gptcli.data.file_formats import AUTO, SourceFile, format_by_ending, has_row_ending
+from gptcli.data.file_formats import AUTO, Format, SourceFile, format_by_ending
+from gptcli.data.folders import Rules, Walk, walk_archive, walk_folder, walk_glob
 from gptcli.data.layouts import laid_out_files, split_off
+from gptcli.data.left_out import LeftOut, in_words
 from gptcli.data.streams import spool_hugging_face
 from gptcli.errors import DataError
 from gptcli.storage import clean_temporaries, storage_errors, temporary_name
-
-TEXT_EXTENSIONS = """
-    .txt .text .md .markdown .rst .adoc .org .tex .log .html .htm .xml .yaml .yml .toml .ini .cfg
-    .py .pyi .ipynb .c .h .cc .cpp .hpp .cu .rs .go .java .kt .scala .swift .js .jsx .ts .tsx .css .sh .bash .sql
-    .rb .pl .php .lua .r .jl .hs .ml .clj .ex .erl .lisp .el .f90 .m .cs .vb .zig .nim .srt .vtt
-"""
-"""Endings that a directory is searched for, beside those of row files. A file named explicitly may have any."""
 
 STDLIB_SKIPPED = frozenset({"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test"})
 """Folders that are no part of `python:stdlib`: other people's packages, and the test suite, which many systems leave
 out, so that the corpus is nearly the same everywhere."""
 
 
-def find_files(sources: Sequence[str], config: DataConfig, cache_dir: Path) -> list[SourceFile]:
+class Found(NamedTuple):
+    """The files of a corpus in order, and what of its folders is left out."""
+
+    files: list[SourceFile]
+    left_out: list[LeftOut]
+
+
+def find_files(sources: Sequence[str], config: DataConfig, cache_dir: Path) -> Found:
     """The files of `sources`, in the order given and sorted within each; a file named twice is taken once.
+
+    A file that is named by itself must be readable, also where it is in a folder that is named.
 
     Raises:
         DataError: a source does not exist, or holds no file that could be text.
     """
-    found: dict[Path, SourceFile] = {}
+    found: dict[str, SourceFile] = {}
+    left_out: dict[str, LeftOut] = {}
     for source in sources:
-        for file in files_of(source, config, cache_dir):
-            found.setdefault(file.path.resolve(), file)
-    return list(found.values())
+        files, others = files_of(source, config, cache_dir)
+        for file in files:
+            known = found.setdefault(os.path.realpath(file.path), file)
+            if known.is_optional and not file.is_optional:
+                found[os.path.realpath(file.path)] = known._replace(is_optional=False)
+        left_out |= {one.name: one for one in others}
+    return Found(list(found.values()), list(left_out.values()))
 
 
-def files_of(source: str, config: DataConfig, cache_dir: Path) -> list[SourceFile]:
+def files_of(source: str, config: DataConfig, cache_dir: Path) -> Found:
     if source == "-":
-        return [named(spool_stream(sys.stdin.buffer, cache_dir), "-", config)]
+        return named(spool(source, cache_dir), source, config)
     if source.startswith("hf:"):
         paths = spool_hugging_face(source, config.text_field, spool_directory(cache_dir))
         several = len(paths) > 1
         names = [f"{source} part {n}" if several else source for n in range(1, len(paths) + 1)]
-        return [SourceFile(path, name, "jsonl") for path, name in zip(paths, names, strict=True)]
+        return Found([SourceFile(path, name, "jsonl") for path, name in zip(paths, names, strict=True)], [])
     if source == "python:stdlib":
-        return [SourceFile(path, str(path)) for path in standard_library()]
+        return Found([SourceFile(path, str(path)) for path in standard_library()], [])
     with storage_errors(source, "read"):
         path = Path(source).expanduser()
         if is_endless(path):
             raise DataError(f"{source} is a device, which has no end", "name a file or a pipe")
-        if path.exists() and not path.is_dir() and not path.is_file():  # a pipe, as in `gptcli train <(zcat books)`
-            with path.open("rb") as stream:
-                return [named(spool_stream(stream, cache_dir), source, config)]
+        if is_stream(source):
+            return named(spool(source, cache_dir), source, config)
         laid_out = laid_out_files(*split_off(path), source)
         if laid_out is not None:
-            return [SourceFile(file, str(file), format_by_ending(file)) for file in laid_out]
-        matches = [path] if path.exists() else [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
-    files = [file for match in matches for file in (text_files_under(match) if match.is_dir() else [match])]
-    if not files:
+            return Found([SourceFile(file, str(file), format_by_ending(file)) for file in laid_out], [])
+        if path.is_file():
+            return named(path, str(path), config)
+        if path.is_dir():
+            return in_folder(walk_folder(path, Rules(config.include, config.exclude)), str(path), config)
+        if path.is_symlink():
+            raise DataError(f"{source} is a link to nothing, or to itself", "name the file that was meant")
+        if glob.has_magic(source):
+            walk = walk_glob(str(path), config.include, config.exclude)
+            if not walk.files and not walk.left_out:
+                raise DataError(f"there is no corpus {source}", "no file matches the pattern")
+            return in_folder(walk, source, config)
+    raise DataError(f"there is no corpus {source}", "check the path")
+
+
+def named(path: Path, name: str, config: DataConfig) -> Found:
+    """A file that the user named, or the files of an archive; `data.format` says what it holds, else its ending."""
+    if path.stat().st_size and is_archive(path):
+        walk = walk_archive(path, Rules(config.include, config.exclude))
+        return in_folder(walk, name, config)
+    return Found([SourceFile(path, name, format_of_file(path, config))], [])
+
+
+def in_folder(walk: Walk, source: str, config: DataConfig) -> Found:
+    """The files of a folder, an archive or a glob, which may be left out.
+
+    Raises:
+        DataError: there are none.
+    """
+    if not walk.files:
+        reasons = f": it holds {in_words(walk.left_out)}" if walk.left_out else ""
         raise DataError(
-            f"there is no corpus {source}",
-            "no file matches the pattern" if glob.has_magic(source) else "check the path",
+            f"{source} names no file that could be text{reasons}",
+            "name the files themselves, or say with --set data.include='*.ENDING' which to read",
         )
-    return [named(file, str(file), config) for file in files]
+    files = [SourceFile(path, str(path), format_of_file(path, config), is_optional=True) for path in walk.files]
+    return Found(files, walk.left_out)
 
 
-def named(path: Path, name: str, config: DataConfig) -> SourceFile:
-    """A file that the user named, with its format: as `data.format` says, else by its ending."""
-    return SourceFile(path, name, format_by_ending(path) if config.format == AUTO else config.format)
+def format_of_file(path: Path, config: DataConfig) -> Format:
+    """What a file holds: as `data.format` says, else by its ending."""
+    return format_by_ending(path) if config.format == AUTO else config.format
 
 
 def is_endless(path: Path) -> bool:
@@ -90,31 +126,6 @@ def is_endless(path: Path) -> bool:
         return False
     with path.open("rb") as device:
         return not device.isatty()
-
-
-def text_files_under(directory: Path) -> list[Path]:
-    """The files under `directory` whose ending says that they hold text, sorted; hidden ones are skipped."""
-    files = []
-    with storage_errors(directory, "read"):
-        for folder, subfolders, names in os.walk(directory, onerror=raise_error):
-            subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-            paths = (Path(folder, name) for name in sorted(names) if not name.startswith("."))
-            files.extend(path for path in paths if has_text_ending(path))
-    if not files:
-        raise DataError(
-            f"{directory} holds no text file (.txt, .md, .py, .jsonl, .csv, .parquet and the like, also .gz or .zst)",
-            "name the files themselves",
-        )
-    return files
-
-
-def raise_error(error: OSError) -> None:
-    raise error
-
-
-def has_text_ending(path: Path) -> bool:
-    plain = path.with_suffix("") if path.suffix in COMPRESSIONS else path
-    return plain.suffix.lower() in TEXT_EXTENSIONS.split() or has_row_ending(path)
 
 
 def standard_library() -> list[Path]:
@@ -139,6 +150,20 @@ def is_utf8(path: Path) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+def is_stream(source: str) -> bool:
+    """Whether a source can be read only once: stdin, or a pipe as in `gptcli train <(zcat books)`."""
+    path = Path(source).expanduser()
+    return source == "-" or (path.exists() and not path.is_file() and not path.is_dir())
+
+
+def spool(source: str, cache_dir: Path) -> Path:
+    """A copy of a source that can be read only once."""
+    if source == "-":
+        return spool_stream(sys.stdin.buffer, cache_dir)
+    with Path(source).expanduser().open("rb") as stream:
+        return spool_stream(stream, cache_dir)
 
 
 def spool_stream(stream: BinaryIO, cache_dir: Path) -> Path:

@@ -18,7 +18,7 @@ import numpy as np
 
 from gptcli.data.config import DataConfig
 from gptcli.data.crew import give_back_freed, resident_bytes
-from gptcli.data.passes import ScannedFile, SplitPiece, note_section, read_section
+from gptcli.data.passes import NotedSection, ScannedFile, SplitPiece, note_section, read_section
 from gptcli.data.sample import drawn_pieces
 from gptcli.data.sections import Section
 from gptcli.data.shards import ShardWriter
@@ -98,16 +98,15 @@ def kept_result(folder: Path) -> dict[str, Any] | None:
 
 
 def note(job: Job) -> dict[str, Any]:
-    """Notes of all documents in `documents.bin`; returns the sections as they are to be read from now on."""
-    return keep(job.folder, lambda folder: {"sections": note_into(folder / DOCUMENTS, job, lambda _: None)})
+    """Notes of all documents in `documents.bin`; returns what was found of each section."""
+    return keep(job.folder, lambda folder: {"noted": note_into(folder / DOCUMENTS, job, lambda _: None)})
 
 
-def note_into(path: Path, job: Job, told: Told) -> list[Section]:
+def note_into(path: Path, job: Job, told: Told) -> list[NotedSection]:
     with path.open("wb") as out:
         return [
-            found
+            note_section(section, file, job.config, job.section_bytes, out, told)
             for section, file in zip(job.sections, job.files, strict=True)
-            for found in note_section(section, file, job.config, job.section_bytes, out, told)
         ]
 
 

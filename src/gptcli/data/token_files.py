@@ -73,7 +73,7 @@ def open_token_file(file: SourceFile) -> TokenFile:
     Raises:
         DataError: it is empty, cut short, or of a form that is not known.
     """
-    path, name, _ = file
+    path, name = file.path, file.name
     with storage_errors(path, "read"), path.open("rb") as opened:
         header = np.frombuffer(opened.read(12), dtype="<i4") if path.stat().st_size >= HEADER_BYTES else ()
         size = path.stat().st_size

@@ -71,8 +71,8 @@ def scan_tokens(sources: Sequence[str], config: DataConfig, cache_dir: Path) -> 
     """
     if not all(is_token_file(source) for source in sources) or not is_token_file(config.val or ".bin"):
         raise DataError("texts and files of tokens (.bin) cannot be one corpus", "name either the ones or the others")
-    train = find_files(sources, config, cache_dir)
-    val = find_files([config.val], config, cache_dir) if config.val else validation_beside(train)
+    train = find_files(sources, config, cache_dir).files
+    val = find_files([config.val], config, cache_dir).files if config.val else validation_beside(train)
     validating = {file.path.resolve() for file in val}
     train = [file for file in train if file.path.resolve() not in validating]
     if not train:
@@ -102,8 +102,15 @@ def scan_tokens(sources: Sequence[str], config: DataConfig, cache_dir: Path) -> 
 def open_token_scan(entry: Path, config: DataConfig, tokenizer: Tokenizer, from_cache: bool) -> TokenScan:
     values: dict[str, Any] = json.loads((entry / "scan.json").read_text(encoding="utf-8"))
     values["files"] = tuple(ScannedFile(*file) for file in values["files"])
+    values["refused"] = ()
     values["train"], values["val"] = SplitStatistics(**values["train"]), SplitStatistics(**values["val"])
-    nothing = {"records": np.empty(0, RECORD), "assignment": np.empty(0, np.uint8), "entry": entry, "sections": ()}
+    nothing = {
+        "records": np.empty(0, RECORD),
+        "assignment": np.empty(0, np.uint8),
+        "entry": entry,
+        "sections": (),
+        "passed_over": (),
+    }
     where = {"tokenizer": tokenizer, "directory": entry, "from_cache": from_cache}
     return TokenScan(**values, **nothing, **where, config=config)
 
@@ -147,6 +154,7 @@ def write_parts(
         "val": val_part,
         "unseen_characters": len(parts[1].characters() - parts[0].characters()),
         **dict.fromkeys(("duplicates", "duplicate_bytes", "blank", "overlap", "overlap_bytes", "cut_at"), 0),
+        **{"refused": (), "replaced": 0, "separator_warning": ""},
         "split_rule": rule,
         "fingerprint": hashlib.sha256("".join(part.digest.hexdigest() for part in parts).encode()).hexdigest(),
     }

@@ -10,17 +10,24 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from gptcli.data.cache import cache_key, only_writer
 from gptcli.data.chat import read_template
 from gptcli.data.config import READING_KEYS, DataConfig
-from gptcli.data.corpus import read_pieces
+from gptcli.data.corpus import nothing_readable, read_pieces, refusal
 from gptcli.data.file_formats import SourceFile
+from gptcli.data.formats import Decoding
+from gptcli.data.left_out import LeftOut
 from gptcli.data.passes import look_at
 from gptcli.data.prepare import CorpusScan, scan_corpus
+from gptcli.data.separator_check import separator_warning
 from gptcli.data.sources import find_files
 from gptcli.storage import atomic_directory
+
+EXCERPT, NOTICES = "excerpt.jsonl", "notices.json"
 
 
 def scan_excerpt(config: DataConfig, corpus_bytes: int | None, cache_dir: Path, seed: int) -> CorpusScan:
@@ -31,23 +38,68 @@ def scan_excerpt(config: DataConfig, corpus_bytes: int | None, cache_dir: Path, 
     """
     if corpus_bytes is None:
         return scan_corpus(config.corpus, config, cache_dir, seed)
-    files = find_files(config.corpus, config, cache_dir)
+    files, passed_over = find_files(config.corpus, config, cache_dir)
     settings = config.model_dump(mode="json", include=set(READING_KEYS) - {"chat_template"})
     settings["chat_template"] = read_template(config.chat_template)
     entry = cache_dir / "excerpts" / cache_key([look_at(file) for file in files], settings, corpus_bytes, seed)
     with only_writer(entry):
         if not entry.exists():
-            with atomic_directory(entry) as folder, (folder / "excerpt.jsonl").open("w", encoding="utf-8") as out:
-                for text in drawn_texts(files, config, corpus_bytes, seed):
-                    out.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
-    rows = config.model_copy(update={"format": "auto", "text_field": "text", "document_separator": None})
-    return scan_corpus([str(entry / "excerpt.jsonl")], rows, cache_dir, seed)
+            with atomic_directory(entry) as folder:
+                notices = write_excerpt(folder / EXCERPT, files, config, corpus_bytes, seed)
+                (folder / NOTICES).write_text(json.dumps(notices), encoding="utf-8")
+        notices = json.loads((entry / NOTICES).read_text(encoding="utf-8"))
+    rows = config.model_copy(
+        update={"format": "auto", "text_field": "text", "document_separator": None, "encoding": "utf-8"}
+    )
+    scan = replace(
+        scan_corpus([str(entry / EXCERPT)], rows, cache_dir, seed),
+        refused=tuple(LeftOut(*one) for one in notices["refused"]),
+        passed_over=tuple(passed_over),
+        replaced=notices["replaced"],
+        separator_warning=notices["separator_warning"],
+    )
+    scan.say_notices()
+    return scan
 
 
-def drawn_texts(files: list[SourceFile], config: DataConfig, wanted: int, seed: int) -> Iterator[str]:
-    """Documents of files drawn by the hash of their names: `wanted` bytes of UTF-8, or all if there are fewer."""
+def write_excerpt(
+    path: Path, files: list[SourceFile], config: DataConfig, corpus_bytes: int, seed: int
+) -> dict[str, Any]:
+    """Write the excerpt as rows; what a scan of the whole corpus would say about it."""
+    refused: list[LeftOut] = []
+    decoding = Decoding.of(config)
+    with path.open("w", encoding="utf-8") as out:
+        for text in drawn_texts(files, config, corpus_bytes, seed, decoding, refused):
+            out.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
+    if not path.stat().st_size and refused:
+        raise nothing_readable(refused)
+    is_declared = config.document_separator is not None
+    readable = [look_at(file) for file in files if file.name not in {one.name for one in refused}]
+    return {
+        "refused": refused,
+        "replaced": decoding.replaced,
+        "separator_warning": "" if is_declared else separator_warning(readable, config),
+    }
+
+
+def drawn_texts(
+    files: list[SourceFile],
+    config: DataConfig,
+    wanted: int,
+    seed: int,
+    decoding: Decoding,
+    refused: list[LeftOut],
+) -> Iterator[str]:
+    """Documents of files drawn by the hash of their names: `wanted` bytes of UTF-8, or all if there are fewer.
+
+    A file of a folder that cannot be read, as far as it is wanted, is added to `refused` instead.
+    """
     for file in in_drawn_order(files, seed):
-        for piece in read_pieces(file, config):
+        reason = refusal(file, config, wanted) if file.is_optional else None
+        if reason is not None:
+            refused.append(LeftOut(file.name, *reason))
+            continue
+        for piece in read_pieces(file, config, decoding=decoding):
             content = piece.text.encode()
             yield piece.text if len(content) <= wanted else content[:wanted].decode(errors="ignore")
             wanted -= len(content)

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 import tokenizers
 
+from gptcli.data.archives import file_status
 from gptcli.data.config import DataConfig
-from gptcli.data.corpus import read_pieces
+from gptcli.data.corpus import read_pieces, refusal
 from gptcli.data.file_formats import SourceFile
 from gptcli.data.sources import find_files
 from gptcli.errors import DataError
@@ -70,7 +71,7 @@ def read_sample(config: DataConfig, wanted: int, cache_dir: Path, seed: int) -> 
     Raises:
         DataError: the corpus is missing, or is no text.
     """
-    files = find_files(config.corpus, config, cache_dir)
+    files = find_files(config.corpus, config, cache_dir).files
     share = max(wanted // SAMPLED_FILES, wanted // len(files), 1)
     parts, missing = [], wanted
     began = time.perf_counter()
@@ -82,11 +83,13 @@ def read_sample(config: DataConfig, wanted: int, cache_dir: Path, seed: int) -> 
     seconds, text = time.perf_counter() - began, "".join(parts)
     if not text.strip():
         raise DataError(f"{', '.join(config.corpus[:3])} begins with no text", "name a file with text")
-    return Sample(text, sum(file.path.stat().st_size for file in files), seconds / len(text.encode()))
+    return Sample(text, sum(file_status(file.path).size for file in files), seconds / len(text.encode()))
 
 
 def beginning(file: SourceFile, config: DataConfig, wanted: int) -> str:
-    """The first documents or pieces of a file, about `wanted` characters of them."""
+    """The first documents or pieces of a file, about `wanted` characters of them; "" where it is to be left out."""
+    if file.is_optional and refusal(file, config, wanted) is not None:
+        return ""
     parts: list[str] = []
     for piece in read_pieces(file, config):
         parts.append(piece.text[:wanted])

@@ -19,7 +19,7 @@ from gptcli.console import size
 from gptcli.data.config import DataConfig
 from gptcli.data.prepare import CorpusScan
 from gptcli.data.scan import SplitStatistics
-from gptcli.data.sources import find_files
+from gptcli.data.sources import is_stream, spool
 from gptcli.models.estimate import parameter_count
 from gptcli.train.clock import Clock
 from gptcli.train.compiling import possible_compilation
@@ -138,14 +138,7 @@ def look_at_text(setting: Setting, data: DataConfig) -> tuple[list[TokenizerFact
 
 def replayable(data: DataConfig, cache_dir: Path) -> DataConfig:
     """The same corpus with a copy for each source that can be read only once (stdin, a pipe)."""
-
-    def is_stream(source: str) -> bool:
-        path = Path(source)
-        return source == "-" or (path.exists() and not path.is_file() and not path.is_dir())
-
-    sources = tuple(
-        str(find_files([source], data, cache_dir)[0].path) if is_stream(source) else source for source in data.corpus
-    )
+    sources = tuple(str(spool(source, cache_dir)) if is_stream(source) else source for source in data.corpus)
     return data.model_copy(update={"corpus": sources})
 
 

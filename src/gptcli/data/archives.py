@@ -1,0 +1,180 @@
+"""Members of zip archives, named as files in a folder: `texts.zip/part/one.txt`.
+
+A member is decompressed as it is read, in pieces of bounded size, and never written to a disk, so its name can lead
+nowhere. Knows no text.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import zipfile
+from collections import Counter
+from functools import lru_cache
+from operator import itemgetter
+from pathlib import Path, PurePosixPath
+from typing import IO, NamedTuple
+
+from gptcli.data.filetypes import ZIP, FileType, not_text
+from gptcli.errors import DataError
+from gptcli.storage import storage_errors
+
+MAX_EXPANSION = 200
+"""An archive that claims to hold so many times its own size, and more than MAX_CONTENT_BYTES, is refused: text is
+seldom compressed to a tenth."""
+MAX_CONTENT_BYTES = 1 << 30
+SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06")
+ENCRYPTED = 1
+"""The bit of a member's flags."""
+METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
+"""How a member may be compressed for Python to read it."""
+
+DOCUMENTS = {
+    "word/document.xml": FileType("a Word document", "pandoc -t plain {file} -o {text}"),
+    "xl/workbook.xml": FileType("an Excel workbook", "libreoffice --headless --convert-to csv {file}"),
+    "ppt/presentation.xml": FileType("a PowerPoint presentation", "libreoffice --headless --convert-to pdf {file}"),
+    "META-INF/container.xml": FileType("an EPUB book", "pandoc -t plain {file} -o {text}"),
+    "META-INF/manifest.xml": FileType("an OpenDocument file", "libreoffice --headless --convert-to txt {file}"),
+    "META-INF/MANIFEST.MF": FileType("a Java archive"),
+    "/data.pkl": FileType("a PyTorch checkpoint"),
+    ".npy": FileType("a NumPy archive"),
+}
+"""What an archive is that has a member whose name ends so."""
+
+
+class Member(NamedTuple):
+    """A file in an archive, by its name there; `refusal` says why it cannot be read, if it cannot."""
+
+    name: str
+    refusal: str
+
+
+class FileStatus(NamedTuple):
+    """What tells one state of a file from another: its size in bytes and the time of its last change."""
+
+    size: int
+    mtime_ns: int
+
+
+def open_file(path: Path) -> IO[bytes]:
+    """Open a file, or a member of an archive as if the archive were a folder, to read bytes; it has `peek`.
+
+    Raises:
+        OSError: there is none, or it cannot be read.
+        BadZipFile: the archive is damaged.
+    """
+    try:
+        return path.open("rb")
+    except NotADirectoryError:
+        archive, information = find_member(path)
+        return archive.open(information)
+
+
+def file_status(path: Path) -> FileStatus:
+    """Size and time of a file; those of a member of an archive are its own size and the archive's time.
+
+    Raises:
+        OSError: there is none.
+    """
+    try:
+        status = path.stat()
+        return FileStatus(status.st_size, status.st_mtime_ns)
+    except NotADirectoryError:
+        archive, information = find_member(path)
+        return FileStatus(information.file_size, Path(str(archive.filename)).stat().st_mtime_ns)
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a file is a zip archive by its first bytes."""
+    with storage_errors(path, "read"), path.open("rb") as file:
+        return file.read(4) in SIGNATURES
+
+
+def find_member(path: Path) -> tuple[zipfile.ZipFile, zipfile.ZipInfo]:
+    """The archive and the member that `texts.zip/part/one.txt` names."""
+    archive = next((parent for parent in path.parents if parent.is_file()), None)
+    if archive is None or not is_archive(archive):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+    opened = open_archive(archive)
+    found = opened.named.get(path.relative_to(archive).as_posix())
+    if found is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    return opened.file, found
+
+
+class OpenArchive(NamedTuple):
+    """An archive, its files in the order in which they were written, and by their names as a path has them."""
+
+    file: zipfile.ZipFile
+    files: list[zipfile.ZipInfo]
+    named: dict[str, zipfile.ZipInfo]
+
+
+def open_archive(path: Path) -> OpenArchive:
+    """Read the list of an archive's members, or take it from those read last where the archive has not changed.
+
+    Raises:
+        OSError: there is none.
+        BadZipFile: it is damaged.
+    """
+    status = path.stat()
+    return read_directory(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=4)
+def read_directory(path: Path, size: int, mtime_ns: int) -> OpenArchive:
+    file = zipfile.ZipFile(path)
+    files = [member for member in file.infolist() if not member.is_dir()]
+    return OpenArchive(file, files, {path_in_archive(member): member for member in files})
+
+
+def path_in_archive(member: zipfile.ZipInfo) -> str:
+    """The name of a member below the archive, as a path has it: relative and without empty parts and dots."""
+    return "/".join(part for part in PurePosixPath(member.filename).parts if not part.startswith("/"))
+
+
+def members(path: Path, name: str) -> list[Member]:
+    """The files of an archive, sorted by name.
+
+    Raises:
+        DataError: it is a document or a program in the form of an archive, damaged, or claims to hold more than an
+            archive of texts does.
+    """
+    try:
+        with storage_errors(path, "read"):
+            files = open_archive(path).files
+            size = path.stat().st_size
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        raise DataError(f"{name} is damaged: {error}", "fetch or write the archive again") from error
+    for member in files:
+        kind = next((kind for ending, kind in DOCUMENTS.items() if f"/{member.filename}".endswith(ending)), None)
+        if kind is not None:
+            raise not_text(name, kind)
+    check_sizes(files, size, name)
+    found = sorted(((path_in_archive(member), member) for member in files), key=itemgetter(0))
+    occurrences = Counter(place for place, _ in found)
+    return [
+        Member(place, refusal(member) if occurrences[place] == 1 else "its name occurs twice in the archive")
+        for place, member in found
+    ]
+
+
+def check_sizes(files: list[zipfile.ZipInfo], size: int, name: str) -> None:
+    """Refuse an archive of `size` bytes whose members overlap, or hold too much for what they take."""
+    content = sum(member.file_size for member in files)
+    if content > max(MAX_CONTENT_BYTES, MAX_EXPANSION * size):
+        raise DataError(
+            f"{name} would expand to {content:,} bytes, more than {MAX_EXPANSION} times its size",
+            not_text(name, ZIP).remedy + " if you trust it, and name that folder",
+        )
+    if sum(member.compress_size for member in files) > size:
+        raise DataError(f"{name} is damaged: its members overlap", "fetch or write the archive again")
+
+
+def refusal(member: zipfile.ZipInfo) -> str:
+    """Why a member cannot be read; empty where it can."""
+    if ".." in PurePosixPath(member.filename).parts:
+        return "its name leads out of the archive"
+    if member.flag_bits & ENCRYPTED:
+        return "it is encrypted"
+    return "" if member.compress_type in METHODS else f"its compression (method {member.compress_type}) is not known"

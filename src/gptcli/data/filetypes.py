@@ -1,0 +1,238 @@
+"""Recognises files that are no text by their first bytes, and names the command that makes text of them.
+
+`gptcli` reads text in a known encoding. Anything else that were decoded as text would be trained on as noise, so it is
+refused before it is decoded. Opens no file: what it is given is the beginning of a file's content.
+"""
+
+from __future__ import annotations
+
+import codecs
+from pathlib import PurePath
+from typing import NamedTuple
+
+from gptcli.console import shell_word
+from gptcli.errors import DataError
+
+HEAD_BYTES = 1 << 13
+"""How much of the beginning of a file decides what it is."""
+MAX_CONTROL_SHARE = 0.01
+MIN_CONTROLS = 4
+"""More control characters than both, in the first HEAD_BYTES bytes, and a file is no text."""
+CONTROLS = bytes(byte for byte in (*range(32), 127) if byte not in b"\b\t\n\v\f\r\x1b")
+"""ASCII control characters that no text needs. Backspace and escape are left out, which terminals record."""
+
+
+SEPARATORS = " \n,.、。，"
+MIN_SEPARATOR_SHARE = 0.01
+"""Every text has so many of them, and what is decoded in the wrong byte order has not."""
+
+
+class FileType(NamedTuple):
+    """What a file is, in words, and the shell command that makes text of it.
+
+    In the command `{file}` stands for the file, `{text}` for a new text file and `{folder}` for a new folder.
+    `encoding` is Python's name of the encoding where the file is text, in one that was not asked for.
+    """
+
+    what: str
+    command: str = ""
+    encoding: str = ""
+
+
+def not_text(name: str, kind: FileType, is_packed: bool = False) -> DataError:
+    """The error for a file that is no text in the encoding asked for; its remedy is a command that can be typed.
+
+    Args:
+        is_packed: `kind` is what the file holds once it is decompressed, or taken out of an archive.
+    """
+    message = f"{name} is {kind.what}"
+    if not kind.command:
+        return DataError(message, "name a text file instead")
+    path = PurePath("FILE" if name == "-" else name)
+    if is_packed:
+        path = path.with_suffix("") if path.suffix in (".gz", ".bz2", ".xz", ".lzma", ".zst") else PurePath(path.name)
+    stem = str(path.with_suffix("")) if path.suffix else f"{path}-text"
+    text = f"{stem}-text.txt" if path.suffix.lower() == ".txt" else f"{stem}.txt"
+    command = kind.command.format(file=shell_word(str(path)), text=shell_word(text), folder=shell_word(stem))
+    unpack = "unpack it, and " * is_packed + "save it as a file, and " * (name == "-")
+    key = f"add --set data.encoding={kind.encoding}, or " * bool(kind.encoding)
+    return DataError(message, f"{key}{unpack}make text of it: {command}")
+
+
+def reencoding(encoding: str, iconv_name: str, what: str = "") -> FileType:
+    """The file type of text in another encoding than UTF-8."""
+    return FileType(what or f"text in {iconv_name}", f"iconv -f {iconv_name} -t UTF-8 {{file}} > {{text}}", encoding)
+
+
+UNPACK = "mkdir {folder} && bsdtar -xf {file} -C {folder}"
+SPEECH = "whisper {file} --output_format txt"
+STRIP = r"tr -d '\000-\007\016-\032\034-\037\177' < {file} > {text}"
+OCR = "tesseract {file} stdout > {text}"
+OFFICE = "libreoffice --headless --convert-to txt {file}"
+
+BYTE_ORDER_MARKS = {
+    codecs.BOM_UTF32_LE: reencoding("utf-32", "UTF-32"),
+    codecs.BOM_UTF32_BE: reencoding("utf-32", "UTF-32"),
+    codecs.BOM_UTF16_LE: reencoding("utf-16", "UTF-16"),
+    codecs.BOM_UTF16_BE: reencoding("utf-16", "UTF-16"),
+}
+"""UTF-32 comes first: its little-endian mark begins with that of UTF-16."""
+UTF16 = (reencoding("utf-16-le", "UTF-16LE"), reencoding("utf-16-be", "UTF-16BE"))
+UTF32 = (reencoding("utf-32-le", "UTF-32LE"), reencoding("utf-32-be", "UTF-32BE"))
+
+GZIP = FileType("compressed by gzip", "gunzip -c {file} > {text}")
+XZ = FileType("compressed by xz", "unxz -c {file} > {text}")
+BZIP2 = FileType("compressed by bzip2", "bunzip2 -c {file} > {text}")
+ZSTD = FileType("compressed by zstd", "zstd -dc {file} > {text}")
+ZIP = FileType("a zip archive", "unzip {file} -d {folder}")
+
+SIGNATURES: dict[bytes, FileType] = {
+    b"%PDF-": FileType("a PDF document", "pdftotext {file} {text}"),
+    b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": FileType("an old Microsoft Office document", OFFICE),
+    b"PK\x03\x04": ZIP,
+    b"PK\x05\x06": ZIP,
+    b"\x1f\x8b": GZIP,
+    b"\xfd7zXZ\0": XZ,
+    b"]\0\0": XZ,
+    b"BZh": BZIP2,
+    b"\x28\xb5\x2f\xfd": ZSTD,
+    b"\x04\x22\x4d\x18": FileType("compressed by lz4", "lz4 -dc {file} > {text}"),
+    b"\x1f\x9d": FileType("compressed by compress", "uncompress -c {file} > {text}"),
+    b"LZIP\x01": FileType("compressed by lzip", "lzip -dc {file} > {text}"),
+    b"\xff\x06\0\0sNaPpY": FileType("compressed by snappy", "snzip -dc {file} > {text}"),
+    b"7z\xbc\xaf\x27\x1c": FileType("a 7z archive", "7z x {file} -o{folder}"),
+    b"Rar!\x1a\x07": FileType("a RAR archive", "mkdir {folder} && unrar x {file} {folder}/"),
+    b"!<arch>\n": FileType("an ar archive", UNPACK),
+    b"MSCF\0\0\0\0": FileType("a cabinet archive", UNPACK),
+    b"AT&TFORM": FileType("a DjVu document", "djvutxt {file} {text}"),
+    b"\xff\xd8\xff": FileType("a JPEG image", OCR),
+    b"\x89PNG\r\n\x1a\n": FileType("a PNG image", OCR),
+    b"GIF87a": FileType("a GIF image", OCR),
+    b"GIF89a": FileType("a GIF image", OCR),
+    b"II*\0": FileType("a TIFF image", OCR),
+    b"MM\0*": FileType("a TIFF image", OCR),
+    b"\0\0\1\0": FileType("an icon"),
+    b"8BPS\0": FileType("a Photoshop image"),
+    b"ID3\2": FileType("an MP3 recording", SPEECH),
+    b"ID3\3": FileType("an MP3 recording", SPEECH),
+    b"ID3\4": FileType("an MP3 recording", SPEECH),
+    b"\xff\xfb": FileType("an MP3 recording", SPEECH),
+    b"\xff\xf3": FileType("an MP3 recording", SPEECH),
+    b"OggS\0": FileType("an Ogg recording", SPEECH),
+    b"fLaC": FileType("a FLAC recording", SPEECH),
+    b"\x1aE\xdf\xa3": FileType("a Matroska video", SPEECH),
+    b"\x7fELF": FileType("an ELF program"),
+    b"\xcf\xfa\xed\xfe": FileType("a Mach-O program"),
+    b"\xce\xfa\xed\xfe": FileType("a Mach-O program"),
+    b"\xca\xfe\xba\xbe": FileType("a Java class or Mach-O program"),
+    b"MZ\x90\0": FileType("a Windows program"),
+    b"\0asm": FileType("a WebAssembly program"),
+    b"SQLite format 3\0": FileType("an SQLite database", "sqlite3 -csv -header {file} 'SELECT ...' > {text}"),
+    b"\x93NUMPY": FileType("a NumPy array"),
+    b"\x89HDF\r\n\x1a\n": FileType("an HDF5 file"),
+    b"GGUF": FileType("a GGUF model"),
+    b"PAR1": FileType("a Parquet file", "mv {file} {file}.parquet"),
+    b"ARROW1\0\0": FileType("an Arrow file", "mv {file} {file}.arrow"),
+    b"Obj\x01": FileType("an Avro file"),
+    b"wOFF": FileType("a font"),
+    b"wOF2": FileType("a font"),
+    b"OTTO\0": FileType("a font"),
+    b"\0\1\0\0\0": FileType("a font"),
+    b"version https://git-lfs.github.com/spec/": FileType("a Git LFS pointer", "git lfs pull --include {file}"),
+} | {b"\x80" + bytes([version]): FileType("a Python pickle") for version in range(2, 6)}
+
+UNMISTAKABLE = (b"%PDF-", b"version https://git-lfs.github.com/spec/")
+"""Printable signatures with which no text begins. A text may begin with any other, but then has no NUL byte."""
+
+NESTED_SIGNATURES: tuple[tuple[bytes, int, bytes, FileType], ...] = (
+    (b"", 257, b"ustar", FileType("a tar archive", "mkdir {folder} && tar -xf {file} -C {folder}")),
+    (b"", 60, b"BOOKMOBI", FileType("a Mobipocket book", "ebook-convert {file} {text}")),
+    (b"\0\0\0", 4, b"ftyp", FileType("an MP4 or HEIC file", SPEECH)),
+    (b"RIFF", 8, b"WAVE", FileType("a WAV recording", SPEECH)),
+    (b"RIFF", 8, b"WEBP", FileType("a WebP image", OCR)),
+    (b"RIFF", 8, b"AVI ", FileType("an AVI video", SPEECH)),
+    (b"BM", 6, b"\0\0\0\0", FileType("a BMP image", OCR)),
+    (b"", 5, b'\0\0\0{"', FileType("a safetensors file")),
+)
+"""(prefix, offset, bytes there, file type): what two signatures decide together, in a file that has NUL bytes."""
+
+
+def file_type(head: bytes, encoding: str = "utf-8") -> FileType | None:
+    """What a file is that begins with `head`, if it is no text in `encoding`.
+
+    Args:
+        head: its first bytes, HEAD_BYTES of them if it has so many.
+        encoding: the encoding in which it is to be read, a name of Python's.
+    """
+    wide = is_wide(encoding)
+    found = None if wide else next((kind for mark, kind in BYTE_ORDER_MARKS.items() if head.startswith(mark)), None)
+    found = found or signature(head)
+    if found is None and not wide:
+        found = (without_mark(head) if 0 in head else None) or control_characters(head)
+    return found
+
+
+def is_wide(encoding: str) -> bool:
+    """Whether an encoding writes every character in two bytes or more, so that NUL bytes are part of text."""
+    return encoding.startswith(("utf-16", "utf-32"))
+
+
+def signature(head: bytes) -> FileType | None:
+    """The file type whose signature `head` begins with."""
+    has_nul = 0 in head
+    for length in LENGTHS:
+        mark = head[:length]
+        kind = SIGNATURES.get(mark)
+        is_certain = has_nul or mark in UNMISTAKABLE or not (mark.isascii() and mark.decode().isprintable())
+        if kind is BZIP2:
+            is_certain = is_bzip2(head)
+        if kind is not None and is_certain:
+            return kind
+    for prefix, offset, mark, kind in NESTED_SIGNATURES if has_nul else ():
+        if head.startswith(mark, offset) and head.startswith(prefix):
+            return kind
+    return None
+
+
+LENGTHS = sorted({len(mark) for mark in SIGNATURES}, reverse=True)
+
+
+def is_bzip2(head: bytes) -> bool:
+    """Whether a file that begins with "BZh", which a text may do too, is one of bzip2: a block follows, or the end."""
+    return head[3:4].isdigit() and head[4:10] in (b"1AY&SY", b"\x17rE8P\x90")
+
+
+def without_mark(head: bytes) -> FileType | None:
+    """UTF-16 or UTF-32 without a byte order mark, if a file that has NUL bytes is text in one of them."""
+    if is_text(head, "utf-8") and len(head) - len(head.translate(None, CONTROLS)) < len(head) // 10:
+        return None
+    for kinds in (UTF32, UTF16):  # nothing but UTF-32 can be decoded as such, and it can be decoded as UTF-16 too
+        best = max(kinds, key=lambda kind: separator_share(head, kind.encoding))
+        if separator_share(head, best.encoding) >= MIN_SEPARATOR_SHARE:
+            return best
+    return None
+
+
+def separator_share(content: bytes, encoding: str) -> float:
+    """The share of spaces, line ends and common punctuation in `content`; 0 where it is no text in `encoding`."""
+    if not is_text(content, encoding):
+        return 0.0
+    text = content.decode(encoding, errors="ignore")
+    return sum(map(text.count, SEPARATORS)) / max(1, len(text))
+
+
+def is_text(content: bytes, encoding: str) -> bool:
+    """Whether `content`, which may end within a character, has no errors in `encoding`."""
+    try:
+        codecs.getincrementaldecoder(encoding)().decode(content)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def control_characters(head: bytes) -> FileType | None:
+    """A file of unknown type that has more control characters than a text has."""
+    count = len(head) - len(head.translate(None, CONTROLS))
+    if count < MIN_CONTROLS or count <= MAX_CONTROL_SHARE * len(head):
+        return None
+    return FileType(f"no text: {count:,} of its first {len(head):,} bytes are control characters", STRIP)

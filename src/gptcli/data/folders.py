@@ -1,0 +1,209 @@
+"""The files of a folder: which are read, and which are left out and why.
+
+A folder is gone through in the order of names, so that what is found does not depend on the file system. Linked folders
+are followed, each folder once. Only regular files are named: opening a pipe or a device could wait for ever. Opens no
+file but the lists of archives.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from pathspec import GitIgnoreSpec
+
+from gptcli.data.archives import is_archive, members
+from gptcli.data.compression import format_of
+from gptcli.data.file_formats import has_row_ending
+from gptcli.data.left_out import EXCLUDED, HIDDEN, NOT_INCLUDED, OTHER_ENDING, LeftOut
+from gptcli.errors import GptcliError
+from gptcli.storage import storage_errors
+
+ENDINGS = """
+    .txt .text .md .markdown .rst .adoc .org .tex .log .html .htm .xml .yaml .yml .toml .ini .cfg
+    .py .pyi .ipynb .c .h .cc .cpp .hpp .cu .rs .go .java .kt .scala .swift .js .jsx .ts .tsx .css .sh .bash .sql
+    .rb .pl .php .lua .r .jl .hs .ml .clj .ex .erl .lisp .el .f90 .m .cs .vb .zig .nim .srt .vtt
+    """
+TEXT_ENDINGS = frozenset(ENDINGS.split())
+"""Endings of files that are read beside those of rows and files without an ending. A file that the user names, or that
+`data.include` matches, may have any."""
+ARCHIVE_ENDING = ".zip"
+UNMATCHED = "not matched by the glob"
+
+
+class Walk(NamedTuple):
+    """The files of a folder that are to be read, in order, and what is left out."""
+
+    files: list[Path]
+    left_out: list[LeftOut]
+
+
+class Rules:
+    """Which files of a folder are read, by their paths relative to it.
+
+    Patterns are those of .gitignore: one without a slash matches a name at any depth, one with a slash a path below the
+    folder, `**` any number of folders, and one that matches a folder matches what is in it.
+    """
+
+    def __init__(self, include: Sequence[str] = (), exclude: Sequence[str] = (), only: Sequence[str] = ()) -> None:
+        """`only` holds the pattern that the user named the files by: what it does not match is not even left out."""
+        self.include, self.exclude, self.only = map(GitIgnoreSpec.from_lines, (include, exclude, only))
+        dotted = [pattern for pattern in (*include, *only) if is_hidden(pattern)]
+        self.hidden = GitIgnoreSpec.from_lines(dotted)
+        """What may be read although it is hidden, since a pattern says so."""
+
+    def refuses_folder(self, relative: str) -> str:
+        """The reason for which a folder is not entered; empty where it is."""
+        if is_hidden(relative) and not self.hidden.patterns:
+            return HIDDEN
+        return EXCLUDED if self.exclude.match_file(f"{relative}/") else ""
+
+    def refuses(self, relative: str) -> str:
+        """The reason for which a file is not read; empty where it is."""
+        if self.only.patterns and not self.only.match_file(relative):
+            return UNMATCHED
+        if is_hidden(relative) and not self.hidden.match_file(relative):
+            return HIDDEN
+        if self.exclude.match_file(relative):
+            return EXCLUDED
+        if self.include.patterns:
+            return "" if self.include.match_file(relative) else NOT_INCLUDED
+        is_read = self.only.patterns or has_text_ending(Path(relative))
+        return "" if is_read else f"{OTHER_ENDING} {format_of(Path(relative))}"
+
+
+def is_hidden(relative: str) -> bool:
+    """Whether a path, or a pattern, has a part that begins with a dot."""
+    return any(part.startswith(".") and part.strip(".") for part in relative.split("/"))
+
+
+def has_text_ending(path: Path) -> bool:
+    """Whether the ending of a file, below its compression, is one of text or rows, a number, or missing."""
+    ending = format_of(path)
+    return ending in TEXT_ENDINGS or not ending or ending[1:].isdigit() or has_row_ending(path)
+
+
+def walk_folder(folder: Path, rules: Rules) -> Walk:
+    """The files under a folder that the rules let through: of each folder first its files and then its subfolders.
+
+    Raises:
+        StorageError: the folder itself cannot be read.
+    """
+    with storage_errors(folder, "read"), os.scandir(folder):
+        pass
+    walk = Walk([], [])
+    entered = {identity(folder): str(folder)}
+    for place, subfolders, names in os.walk(folder, onerror=lambda error: unreadable(error, walk), followlinks=True):
+        parent = Path(place)
+        subfolders[:] = [name for name in sorted(subfolders) if enters(parent / name, folder, rules, entered, walk)]
+        for name in sorted(names):
+            look_at_file(parent / name, folder, rules, walk)
+    return walk
+
+
+def unreadable(error: OSError, walk: Walk) -> None:
+    walk.left_out.append(LeftOut(f"{error.filename}/", error.strerror or str(error)))
+
+
+def identity(folder: Path) -> tuple[int, int]:
+    """What two paths of one folder have in common: the device and the inode."""
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def enters(folder: Path, root: Path, rules: Rules, entered: dict[tuple[int, int], str], walk: Walk) -> bool:
+    """Whether a subfolder is gone through; otherwise it is left out."""
+    reason = rules.refuses_folder(folder.relative_to(root).as_posix())
+    if not reason:
+        try:
+            before = entered.setdefault(identity(folder), str(folder))
+            above = folder.is_symlink() and root.resolve().is_relative_to(folder.resolve())
+        except OSError as error:
+            before, above, reason = str(folder), False, error.strerror or str(error)
+        if before != str(folder):
+            reason = f"the same folder as {before}"
+        elif above:
+            reason = "a link to a folder that holds this one"
+    if reason:
+        walk.left_out.append(LeftOut(f"{folder}/", reason))
+    return not reason
+
+
+def look_at_file(path: Path, root: Path, rules: Rules, walk: Walk) -> None:
+    """Add a file of the folder `root`, or the files of an archive, to what is read or to what is left out."""
+    relative = path.relative_to(root).as_posix()
+    reason = irregular(path)
+    if not reason and format_of(path) == ARCHIVE_ENDING and is_archive(path):
+        reason = rules.refuses_folder(relative)
+        if not reason:
+            add_members(path, f"{relative}/", rules, walk)
+            return
+    reason = rules.refuses(relative) or reason
+    if reason == UNMATCHED:
+        return
+    if reason:
+        walk.left_out.append(LeftOut(str(path), reason))
+    else:
+        walk.files.append(path)
+
+
+def irregular(path: Path) -> str:
+    """Why what lies there is no file that can be read; empty where it is one."""
+    try:
+        if path.is_file():
+            return ""
+        return "a pipe, a socket or a device" if path.exists() else "a link to nothing, or to itself"
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+def add_members(path: Path, prefix: str, rules: Rules, walk: Walk) -> None:
+    """Add the files of an archive, which the rules know by `prefix` and their names in it."""
+    try:
+        found = members(path, str(path))
+    except GptcliError as error:
+        walk.left_out.append(LeftOut(str(path), error.message.replace(str(path), "it")))
+        return
+    for name, refusal in found:
+        reason = rules.refuses(prefix + name) or refusal
+        if not reason:
+            walk.files.append(path / name)
+        elif reason != UNMATCHED:
+            walk.left_out.append(LeftOut(f"{path}/{name}", reason))
+
+
+def walk_archive(path: Path, rules: Rules) -> Walk:
+    """The files of an archive that the rules let through, by their names in it.
+
+    Raises:
+        DataError: it is damaged, or no archive of files.
+    """
+    members(path, str(path))
+    walk = Walk([], [])
+    add_members(path, "", rules, walk)
+    return walk
+
+
+def walk_glob(pattern: str, include: Sequence[str], exclude: Sequence[str]) -> Walk:
+    """The files that a glob matches, and those of the folders that it matches, in order.
+
+    `**` is looked for by `walk_folder`, since the standard library's follows links in circles.
+    """
+    parts = Path(pattern).parts
+    fixed = next(place for place, part in enumerate(parts) if glob.has_magic(part))
+    root, rest = Path(*parts[:fixed]), "/".join(parts[fixed:])
+    rules = Rules(include, exclude, [f"/{rest}"])
+    if "**" in parts[fixed:]:
+        return walk_folder(root, rules) if root.is_dir() else Walk([], [])
+    walk = Walk([], [])
+    for match in map(Path, sorted(glob.glob(pattern))):
+        if match.is_dir():
+            below = walk_folder(match, Rules(include, exclude))
+            walk.files.extend(below.files)
+            walk.left_out.extend(below.left_out)
+        else:
+            look_at_file(match, root, rules, walk)
+    return walk

@@ -1,0 +1,51 @@
+"""A warning about a separator that never occurs, or about one that a text seems to have and nobody declared.
+
+It looks at a sample of the corpus, so that it costs no time to speak of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gptcli.console import shell_word
+from gptcli.data.config import DataConfig
+from gptcli.data.corpus import read_pieces
+from gptcli.data.passes import ScannedFile
+from gptcli.data.separators import Undeclared, undeclared
+
+SAMPLED_FILES, SAMPLED_CHARACTERS = 16, 1 << 20
+PROSE_ENDINGS = (".txt", ".text", ".log")
+
+
+def separator_warning(files: Sequence[ScannedFile], config: DataConfig) -> str:
+    """What to say about the separator of the text files of a corpus that has been read; empty: nothing."""
+    texts = [file for file in files if file.format == "text"]
+    if not texts or any(file.documents > 1 for file in texts):
+        return ""
+    each = "it is one document" if len(texts) == 1 else f"each of the {len(texts):,} text files is one document"
+    found = suggestion(texts, config)
+    remedy = f"--set data.document_separator={shell_word(found.typed)}" if found else ""
+    if config.document_separator is not None:
+        more = f"; {remedy} would separate documents" * bool(found)
+        return f"warning: data.document_separator={config.document_separator!r} never occurs, so {each}{more}"
+    if not found:
+        return ""
+    return (
+        f"warning: {found.typed!r} occurs {found.count:,} times in a sample of the text, and {each}; if it separates "
+        f"documents add {remedy}"
+    )
+
+
+def suggestion(texts: Sequence[ScannedFile], config: DataConfig) -> Undeclared | None:
+    """The probable separator that occurs most often in the beginnings of some files all over the corpus."""
+    sampled = texts[:: max(1, len(texts) // SAMPLED_FILES)][:SAMPLED_FILES]
+    whole = config.model_copy(update={"document_separator": None})
+    counts: dict[str, int] = {}
+    for file in sampled:
+        text = next(iter(read_pieces(file.source, whole))).text[: SAMPLED_CHARACTERS // len(sampled)]
+        ending = file.source.path.suffix.lower()
+        found = undeclared(text, is_prose=not ending or ending in PROSE_ENDINGS)
+        if found:
+            counts[found.typed] = counts.get(found.typed, 0) + found.count
+    best = max(counts, key=lambda typed: counts[typed], default=None)
+    return Undeclared(best, counts[best]) if best is not None else None
