@@ -36,7 +36,7 @@ def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for step, val_loss in ((10, 2.0), (20, 3.0)):
         model = build_model(ModelConfig.model_validate(shape), seed=step)
         save_checkpoint(run, step, {"model": model.state_dict()}, {"val_loss": val_loss})
-    with ShardWriter(run.path / "val", tokenizer.vocab_size, tokenizer.eot_id, tokenizer.fingerprint) as writer:
+    with ShardWriter(run.path / "val", tokenizer.vocab_size, tokenizer.framing, tokenizer.fingerprint) as writer:
         for text in TEXTS:
             writer.add(tokenizer.encode_batch([text])[0], len(text.encode()), starts=True)
     lines = ["[model]", *(f"{key} = {value}" for key, value in shape.items())]

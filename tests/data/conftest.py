@@ -9,22 +9,25 @@ import numpy as np
 import pytest
 
 from gptcli.data.shards import ShardWriter, TokenShards
+from gptcli.tokenizer.framing import DocumentFraming
 
 WriteShards = Callable[..., TokenShards]
 
 
 @pytest.fixture
 def write_shards(tmp_path: Path) -> WriteShards:
-    """write_shards(documents, vocab_size=, eot_id=, shard_bytes=, name=): documents are lists of ids."""
+    """write_shards(documents, vocab_size=, eot_id=, end_id=, shard_bytes=, name=): documents are lists of ids."""
 
     def write(
         documents: list[list[int]],
         vocab_size: int = 300,
         eot_id: int | None = 256,
+        end_id: int | None = None,
         shard_bytes: int = 64,
         name: str = "split",
     ) -> TokenShards:
-        with ShardWriter(tmp_path / name, vocab_size, eot_id, "tokenizer", shard_bytes) as writer:
+        framing = DocumentFraming(eot_id, end_id)
+        with ShardWriter(tmp_path / name, vocab_size, framing, "tokenizer", shard_bytes) as writer:
             for ids in documents:
                 writer.add(np.array(ids, dtype=np.uint32), size=len(ids), starts=True)
         return TokenShards.open(tmp_path / name)

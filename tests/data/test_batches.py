@@ -96,6 +96,16 @@ def test_segments_are_the_documents_and_each_begins_with_its_end_of_text_token(w
                 assert inputs[place + 1] == EOT
 
 
+@pytest.mark.parametrize("pack", ["cross", "document"])
+def test_a_token_that_follows_the_end_of_a_document_is_no_target(write_shards, documents, pack: str) -> None:
+    shards = write_shards(documents, vocab_size=10_001, eot_id=EOT, end_id=EOT + 1)
+    inputs, targets, segments = Batches(shards, 32, seed=0, pack=pack).sequences(range(100))
+    assert torch.equal((inputs == EOT + 1)[:, :-1], (inputs == EOT)[:, 1:])
+    assert torch.equal(targets == -100, inputs == EOT + 1)
+    if segments is not None:  # a document holds the token before it and the token after it
+        assert torch.equal(segments.diff(dim=1) == 1, (inputs == EOT)[:, 1:])
+
+
 def test_without_an_end_of_text_token_targets_across_boundaries_are_left_out(write_shards, documents) -> None:
     shards = write_shards(documents, vocab_size=10_000, eot_id=None)
     batch = Batches(shards, 32, seed=0, pack="document").sequences(range(100))

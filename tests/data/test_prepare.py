@@ -55,7 +55,7 @@ def test_the_stream_is_end_of_text_and_ids_of_every_document(source: str, cache:
         assert shards.read(0, len(shards)).tolist() == stream
         assert [size for _, size in shards.iter_documents()] == [len(text.encode()) for text in texts]
         assert shards.documents == len(texts) and shards.bytes == sum(len(text.encode()) for text in texts)
-        assert shards.vocab_size == data.tokenizer.vocab_size and shards.eot_id == data.tokenizer.eot_id
+        assert shards.vocab_size == data.tokenizer.vocab_size and shards.framing.begin_id == data.tokenizer.eot_id
         shards.verify()
     assert len(data.train) == data.report["train_tokens"] and len(data.val) == data.report["val_tokens"]
     decoded = [data.tokenizer.decode(ids) for ids, _ in data.train.iter_documents()]

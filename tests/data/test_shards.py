@@ -12,20 +12,27 @@ import pytest
 
 from gptcli.data.shards import ShardWriter, TokenShards
 from gptcli.errors import DataError
+from gptcli.tokenizer.framing import DocumentFraming
 
 DOCUMENTS = [list(range(start, start + length)) for start, length in ((0, 5), (7, 1), (20, 64), (3, 100), (9, 2))]
 
 
-def stream_of(documents: list[list[int]], eot_id: int | None) -> list[int]:
-    eot = [] if eot_id is None else [eot_id]
-    return [id for document in documents for id in eot + document]
+FRAMINGS = [{"eot_id": None}, {"eot_id": 256}, {"eot_id": 256, "end_id": 257}]
+
+
+def framed(ids: list[int], eot_id: int | None, end_id: int | None = None) -> list[int]:
+    return [id for id in (eot_id, *ids, end_id) if id is not None]
+
+
+def stream_of(documents: list[list[int]], **framing: int | None) -> list[int]:
+    return [id for document in documents for id in framed(document, **framing)]
 
 
 @pytest.mark.parametrize("shard_bytes", [2, 6, 64, 1 << 20])
-@pytest.mark.parametrize("eot_id", [None, 256])
-def test_the_stream_comes_back_across_files(write_shards, shard_bytes: int, eot_id: int | None) -> None:
-    shards = write_shards(DOCUMENTS, shard_bytes=shard_bytes, eot_id=eot_id)
-    stream = stream_of(DOCUMENTS, eot_id)
+@pytest.mark.parametrize("framing", FRAMINGS)
+def test_the_stream_comes_back_across_files(write_shards, shard_bytes: int, framing: dict) -> None:
+    shards = write_shards(DOCUMENTS, shard_bytes=shard_bytes, **framing)
+    stream = stream_of(DOCUMENTS, **framing)
     assert len(shards) == len(stream) and shards.dtype == np.uint16
     assert shards.read(0, len(stream)).tolist() == stream
     for start in range(0, len(stream), 7):
@@ -35,19 +42,41 @@ def test_the_stream_comes_back_across_files(write_shards, shard_bytes: int, eot_
     assert max(sizes) <= shard_bytes and sum(sizes) == 2 * len(stream)
 
 
-@pytest.mark.parametrize("eot_id", [None, 256])
-def test_documents_come_back_without_the_end_of_text_token(write_shards, eot_id: int | None) -> None:
-    shards = write_shards(DOCUMENTS, eot_id=eot_id)
+@pytest.mark.parametrize("framing", FRAMINGS)
+def test_documents_come_back_without_their_framing(write_shards, framing: dict) -> None:
+    shards = write_shards(DOCUMENTS, **framing)
     assert shards.documents == len(DOCUMENTS)
     assert [ids.tolist() for ids, _ in shards.iter_documents()] == DOCUMENTS
     assert [size for _, size in shards.iter_documents()] == [len(ids) for ids in DOCUMENTS]
     assert shards.bytes == sum(map(len, DOCUMENTS))
-    starts = [0, *np.cumsum([len(ids) + (eot_id is not None) for ids in DOCUMENTS])[:-1]]
+    starts = [0, *np.cumsum([len(framed(ids, **framing)) for ids in DOCUMENTS])[:-1]]
     assert shards.document_starts.tolist() == starts
+    assert shards.index["format"] == (2 if "end_id" in framing else 1)
+
+
+@pytest.mark.parametrize("framing", [DocumentFraming(None), DocumentFraming(0), DocumentFraming(0, 1)])
+def test_splits_joined_are_the_split_of_all_documents(tmp_path: Path, framing: DocumentFraming) -> None:
+    """The second part goes on with the last document of the first one; nothing of the framing comes twice."""
+    documents, cut = [[5, 6], [7, 8, 9, 10], [], [11]], 2
+    parts = [[documents[0], documents[1][:cut]], [documents[1][cut:], *documents[2:]], [[12]]]
+
+    def write(name: str, texts: list[list[int]]) -> TokenShards:
+        with ShardWriter(tmp_path / name, 100, framing, "tokenizer", shard_bytes=6) as writer:
+            for ids in texts:
+                writer.add(np.array(ids, dtype=np.uint32), len(ids), True)
+        return TokenShards.open(tmp_path / name)
+
+    whole = write("whole", [*documents, [12]])
+    with ShardWriter(tmp_path / "joined", 100, framing, "tokenizer", shard_bytes=6) as writer:
+        for number, texts in enumerate(parts):
+            writer.append_split(write(str(number), texts), goes_on=number == 1)
+    joined = TokenShards.open(tmp_path / "joined")
+    assert joined.fingerprint == whole.fingerprint
+    assert whole.targets == len(whole) - 1 - (4 if framing.end_id else 0)
 
 
 def test_a_document_in_pieces_is_one_document(tmp_path: Path) -> None:
-    with ShardWriter(tmp_path / "a", 100_000, 0, "tokenizer") as writer:
+    with ShardWriter(tmp_path / "a", 100_000, DocumentFraming(0), "tokenizer") as writer:
         for ids, size, starts in (([70_000], 3, True), ([5, 6], 4, False), ([], 1, False), ([8], 2, True)):
             writer.add(np.array(ids, dtype=np.uint32), size, starts)
     shards = TokenShards.open(tmp_path / "a")

@@ -19,6 +19,7 @@ from gptcli.errors import DataError
 from gptcli.tokenizer.config import BpeTokenizerConfig
 from gptcli.tokenizer.tokenizer import Tokenizer
 from gptcli.tokenizer.train import build_tokenizer
+from special_tokens import with_specials
 
 TEXTS = [f"Document {n} of größe {n * n}, and “no more”. " * (1 + n % 4) for n in range(40)]
 MAGIC = {"<u2": (20240520, 1), "<u4": (20240801, 7)}
@@ -75,7 +76,7 @@ def test_the_stream_and_its_documents_are_those_of_the_text(corpus: Corpus, tmp_
         assert stream(ours).tolist() == stream(expected).tolist()
         assert ours.document_starts.tolist() == expected.document_starts.tolist()
         assert [size for _, size in ours.iter_documents()] == [size for _, size in expected.iter_documents()]
-        assert (ours.bytes, ours.vocab_size, ours.eot_id) == (expected.bytes, expected.vocab_size, expected.eot_id)
+        assert (ours.bytes, ours.vocab_size, ours.framing) == (expected.bytes, expected.vocab_size, expected.framing)
         assert ours.tokenizer_fingerprint == expected.tokenizer_fingerprint
         for key in ("documents", "bytes", "characters"):
             assert found.report[part][key] == corpus.prepared.report[part][key]
@@ -134,6 +135,30 @@ def test_documents_may_lie_across_chunks_and_begin_without_their_token(
     starts = corpus.prepared.train.document_starts[1:].astype(np.int64) - 1
     assert found.train.document_starts[1:].tolist() == starts[: found.train.documents - 1].tolist()
     assert [found.train.document_bytes(number) for number in range(30)] == list(map(len, map(str.encode, TEXTS[:30])))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [("<s>", "</s>", (256, 257)), ("<s>", None, (256, None)), (None, "</s>", (257, None)), (None, None, (None, None))],
+)
+def test_documents_are_framed_as_the_file_shows(
+    tmp_path: Path, before: str | None, after: str | None, expected: tuple
+) -> None:
+    """Whatever tokens the tokenizer has for it: the validation documents of the run begin with what training saw."""
+    backend = with_specials("<s>", "</s>")
+    (tmp_path / "tokenizer").mkdir()
+    backend.save(str(tmp_path / "tokenizer" / "tokenizer.json"))
+    ids = [[backend.token_to_id(name)] if name else [] for name in (before, after)]
+    texts = [backend.encode(text).ids for text in TEXTS]
+    path = write(tmp_path / "train.bin", np.array([id for text in texts for id in (*ids[0], *text, *ids[1])]), "raw")
+    found = prepare([path], tmp_path, tmp_path / "tokenizer")
+    for shards in (found.train, found.val, open_prepared(found.directory).train):
+        assert (shards.framing.begin_id, shards.framing.end_id) == expected
+    assert found.tokenizer.framing == found.train.framing
+    again = prepare([path], tmp_path, tmp_path / "tokenizer")
+    assert again.tokenizer.framing == found.tokenizer.framing
+    if before or after:
+        assert [ids.tolist() for ids, _ in found.train.iter_documents()][:30] == texts[:30]
 
 
 def test_moved_tokens_have_one_fingerprint_and_are_not_read_twice(corpus: Corpus, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from gptcli.errors import DataError, UsageError
 from gptcli.evaluate.perplexity import count_words, evaluate_shards, evaluate_texts
 from gptcli.models.config import ModelConfig
 from gptcli.models.gpt import GPT, build_model
+from gptcli.tokenizer.framing import DocumentFraming
 from gptcli.tokenizer.tokenizer import Tokenizer
 
 
@@ -90,7 +91,7 @@ def test_bytes_are_the_tokens_of_a_byte_tokenizer(byte_tokenizer: Tokenizer, doc
 def test_stored_documents_score_as_their_texts_do(
     tmp_path: Path, bpe_tokenizer: Tokenizer, documents: list[Document]
 ) -> None:
-    with ShardWriter(tmp_path, bpe_tokenizer.vocab_size, bpe_tokenizer.eot_id, bpe_tokenizer.fingerprint) as writer:
+    with ShardWriter(tmp_path, bpe_tokenizer.vocab_size, bpe_tokenizer.framing, bpe_tokenizer.fingerprint) as writer:
         for document in documents:
             writer.add(np.array(bpe_tokenizer.encode(document.text)), len(document.text.encode()), starts=True)
     model = random_model(bpe_tokenizer)
@@ -173,7 +174,7 @@ def test_special_tokens_written_out_in_a_text_are_scored_as_text(bpe_tokenizer: 
 class WithoutPrefix:
     """A tokenizer without bos and end-of-text tokens."""
 
-    bos_id = eot_id = None
+    framing = DocumentFraming(None)
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer

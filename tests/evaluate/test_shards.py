@@ -20,6 +20,7 @@ from gptcli.models.config import ModelConfig
 from gptcli.models.gpt import GPT, build_model
 from gptcli.nn.loss import IGNORE_INDEX, token_losses
 from gptcli.parallel.layout import Layout
+from gptcli.tokenizer.framing import DocumentFraming
 
 CONFIG = ModelConfig(vocab_size=31, context_length=16, n_layer=1, n_head=2, n_embd=16, init_std=0.5, dropout=0.5)
 CPU = torch.device("cpu")
@@ -34,7 +35,7 @@ def shards_of(tmp_path: Path) -> Shards:
 
     def write(*lengths: int, eot_id: int | None = 0) -> TokenShards:
         generator = np.random.default_rng(0)
-        with ShardWriter(tmp_path, CONFIG.vocab_size, eot_id, "tokenizer", shard_bytes=100) as writer:
+        with ShardWriter(tmp_path, CONFIG.vocab_size, DocumentFraming(eot_id), "tokenizer", shard_bytes=100) as writer:
             for length in lengths:
                 ids = generator.integers(1, CONFIG.vocab_size, size=length - (eot_id is not None))
                 writer.add(ids, size=3 * length, starts=True)

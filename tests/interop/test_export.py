@@ -187,7 +187,7 @@ def test_another_tokenizer_in_a_reader_is_refused(our_model, tokenizer, tmp_path
 
 
 def test_validation_text_of_the_run_is_what_is_compared_on(run, tokenizer):
-    with ShardWriter(run / "val", tokenizer.vocab_size, tokenizer.eot_id, tokenizer.fingerprint) as writer:
+    with ShardWriter(run / "val", tokenizer.vocab_size, tokenizer.framing, tokenizer.fingerprint) as writer:
         writer.add(torch.arange(250).numpy() % 7, 250, starts=True)
         writer.add(torch.arange(50).numpy() % 5, 50, starts=True)
     ids = proof_ids(load_model(run))
@@ -198,7 +198,7 @@ def test_validation_text_of_the_run_is_what_is_compared_on(run, tokenizer):
 @pytest.mark.parametrize("to", ["hf", "gguf"])
 def test_text_that_quotes_a_special_token_is_no_difference(run, tokenizer, tmp_path, to):
     pytest.importorskip("gguf")
-    with ShardWriter(run / "val", tokenizer.vocab_size, tokenizer.eot_id, tokenizer.fingerprint) as writer:
+    with ShardWriter(run / "val", tokenizer.vocab_size, tokenizer.framing, tokenizer.fingerprint) as writer:
         ids = tokenizer.encode("What ends a text is written <|endoftext|>. " * 10)
         writer.add(np.array(ids), len(ids), starts=True)
     assert len(ids) > 256

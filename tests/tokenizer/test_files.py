@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import tokenizers
-from tokenizers import AddedToken, models, pre_tokenizers, processors
+from tokenizers import models, processors
 
 from gptcli.errors import StorageError, TokenizerError
 from gptcli.tokenizer.config import FileTokenizerConfig
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 from gptcli.tokenizer.train import build_tokenizer
+from special_tokens import with_specials
 
 
 def spec_of(tokenizer: Tokenizer) -> dict[str, Any]:
@@ -132,13 +133,6 @@ def test_tokens_of_a_post_processor_are_not_added(bpe: Tokenizer, tmp_path: Path
     assert loaded.encode("the") == bpe.encode("the")
     assert loaded.encode("the", allow_special=True) == bpe.encode("the")
     assert loaded.adds_bos and not bpe.adds_bos
-
-
-def with_specials(*names: str) -> tokenizers.Tokenizer:
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = tokenizers.Tokenizer(models.BPE({character: id for id, character in enumerate(alphabet)}, []))
-    backend.add_special_tokens([AddedToken(name, special=True) for name in names])
-    return backend
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from gptcli.data.proportions import Proportions
 from gptcli.data.shards import TokenShards
 from gptcli.errors import DataError
 from gptcli.nn.loss import IGNORE_INDEX
+from gptcli.tokenizer.framing import DocumentFraming
 
 PHASE = 1 << 32
 """Number of the key that an epoch's phase is made from; those of its order are small."""
@@ -37,9 +38,10 @@ class Batch(NamedTuple):
 class Batches:
     """Sequences of `seq_len` tokens of a split, by their number 0, 1, 2, ... over all epochs.
 
-    pack="document" numbers the documents in each sequence. An end-of-text token begins the document that follows it,
-    so a document's first token is predicted from it, and its prediction, from the document before, means "the text ends
-    here". Without such a token the target that crosses a boundary cannot be foreseen and is IGNORE_INDEX.
+    pack="document" numbers the documents in each sequence. The token before a document belongs to it, so that the
+    document's first token is predicted from it. Where that token also separates documents, its own prediction, from the
+    document before, means "the text ends here"; after a token that ends the document before, it is no target. Without
+    any such token the target that crosses a boundary cannot be foreseen and is IGNORE_INDEX.
     """
 
     def __init__(
@@ -67,11 +69,12 @@ class Batches:
         positions = (starts[:, None] + offsets) % len(self.shards)  # (B, T + 1)
         tokens = np.stack([self.read_window(int(start)) for start in starts])  # (B, T + 1)
         targets = tokens[:, 1:].copy()
+        mask_begin_tokens(targets, self.shards.framing)
         segment_ids = None
         if self.pack == "document":
             begins = self.begins_document(positions)
             segment_ids = torch.from_numpy(np.cumsum(begins[:, :-1], axis=1))
-            if self.shards.eot_id is None:
+            if self.shards.framing.begin_id is None:
                 targets[begins[:, 1:]] = IGNORE_INDEX
         return Batch(torch.from_numpy(tokens[:, :-1].copy()), torch.from_numpy(targets), segment_ids)
 
@@ -97,6 +100,15 @@ class Batches:
         starts = self.shards.document_starts
         place = np.searchsorted(starts, positions.astype(np.uint64))
         return starts[np.minimum(place, len(starts) - 1)] == positions
+
+
+def mask_begin_tokens(targets: np.ndarray, framing: DocumentFraming) -> None:
+    """Set targets (B, T) that begin a document to IGNORE_INDEX, in place, where a token before them has ended another.
+
+    Nothing is left to predict there, and a loss of zero would make the mean smaller than that of the text.
+    """
+    if framing.end_id is not None:
+        targets[targets == framing.begin_id] = IGNORE_INDEX
 
 
 class MixedBatches:

@@ -70,7 +70,7 @@ def inspect_split(directory: Path, windows: int, is_ours: bool = False) -> dict[
     """Statistics of one split, after a check of every file against its hash; `is_ours`: it lies in the cache."""
     shards = TokenShards.open(directory, elsewhere=is_ours)
     shards.verify()
-    lengths = np.diff(np.append(shards.document_starts, len(shards))) - (shards.eot_id is not None)
+    lengths = np.diff(np.append(shards.document_starts, len(shards))) - shards.framing.overhead
     tokenizer = find_tokenizer(directory)
     return {
         "directory": str(directory),

@@ -212,6 +212,7 @@ def prepare_mix(
     report["mix"] = [one | count for one, count in zip(report["mix"], tokens, strict=True)]
     report |= {
         "tokenizer": parts[0].report["tokenizer"],
+        "framing": parts[0].report["framing"],
         "train_tokens": sum(count["train_tokens"] for count in tokens),
         "val_tokens": sum(count["val_tokens"] for count in tokens),
         "ngram_overlap": overlap,
@@ -245,7 +246,7 @@ def assemble_mix(
 
 def join(splits: Sequence[TokenShards], folder: Path, tokenizer: Tokenizer) -> None:
     """One split of several, one after another."""
-    with ShardWriter(folder, tokenizer.vocab_size, tokenizer.eot_id, tokenizer.fingerprint) as writer:
+    with ShardWriter(folder, tokenizer.vocab_size, tokenizer.framing, tokenizer.fingerprint) as writer:
         for split in splits:
             writer.append_split(split, goes_on=False)
 

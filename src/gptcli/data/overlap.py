@@ -119,10 +119,10 @@ def validation_hashes(val: TokenShards, length: int, shift: int) -> Iterator[np.
     """Hashes of the sampled n-grams that lie within one document of `val`."""
     starts = val.document_starts.astype(np.int64)
     ends = np.append(starts[1:], len(val))
-    prefix = int(val.eot_id is not None)
+    first, last = starts + len(val.framing.before), ends - len(val.framing.after)
     for places, hashes in sampled_ngrams(val, length, shift):
         documents = np.searchsorted(starts, places, side="right") - 1
-        yield hashes[(places >= starts[documents] + prefix) & (places + length <= ends[documents])]
+        yield hashes[(places >= first[documents]) & (places + length <= last[documents])]
 
 
 def filter_places(hashes: np.ndarray) -> np.ndarray:

@@ -27,6 +27,7 @@ from gptcli.data.token_scan import TokenScan, scan_tokens
 from gptcli.errors import DataError
 from gptcli.storage import atomic_directory
 from gptcli.tokenizer.config import TokenizerConfig
+from gptcli.tokenizer.framing import DocumentFraming
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 from gptcli.tokenizer.train import build_tokenizer
 
@@ -94,7 +95,7 @@ def prepare_data(
     if tokenizer is None:
         tokenizer, sample = prepare_tokenizer(scan, config.tokenizer, cache_dir, means)
         report |= {"tokenizer_sample": sample} if sample else {}
-    directory = cache_dir / "tokens" / cache_key(scan.fingerprint, tokenizer.fingerprint)
+    directory = cache_dir / "tokens" / cache_key(scan.fingerprint, tokenizer.fingerprint, *framing_key(tokenizer))
     with only_writer(directory):
         cached = open_cached(directory, tokenizer, report)
         if cached is not None:
@@ -135,11 +136,24 @@ def assemble(directory: Path, tokenizer: Tokenizer, report: dict[str, Any], from
     train, val = TokenShards.open(directory / "train", elsewhere=True), TokenShards.open(directory / "val")
     tokens = {
         "tokenizer": {"name": tokenizer.name, "vocab_size": tokenizer.vocab_size, "fingerprint": tokenizer.fingerprint},
+        "framing": framing_report(tokenizer),
         "train_tokens": len(train),
         "val_tokens": len(val),
         "ngram_overlap": read_overlap(directory)[0],
     }
     return PreparedData(train, val, tokenizer, report | tokens, from_cache, directory)
+
+
+def framing_key(tokenizer: Tokenizer) -> list[Any]:
+    """What the name of an entry in the cache says of a framing other than one `eot_id` before each document."""
+    framing = tokenizer.framing
+    return [] if framing == DocumentFraming(tokenizer.eot_id) else ["framing", framing.begin_id, framing.end_id]
+
+
+def framing_report(tokenizer: Tokenizer) -> dict[str, str | None]:
+    """The tokens around each document, as text."""
+    ids = {"begin": tokenizer.framing.begin_id, "end": tokenizer.framing.end_id}
+    return {name: None if id is None else tokenizer.token_text(id) for name, id in ids.items()}
 
 
 def prepare_tokenizer(
@@ -211,7 +225,7 @@ def write_tokens(folder: Path, scan: CorpusScan, tokenizer: Tokenizer, work: Pat
         with Progress("encode", scan.train.bytes + scan.val.bytes, unit="B", scale=True) as progress:
             encode_into(folder, jobs[0], tokenizer, progress.update)
         return
-    vocabulary = (tokenizer.vocab_size, tokenizer.eot_id, tokenizer.fingerprint)
+    vocabulary = (tokenizer.vocab_size, tokenizer.framing, tokenizer.fingerprint)
     tasks = [(job, folder / "tokenizer", means.process_bytes) for job in jobs]
     with (
         ShardWriter(folder / "train", *vocabulary) as train,

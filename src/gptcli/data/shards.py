@@ -5,8 +5,9 @@
     document-starts.bin   for each document a uint64: where it starts in the stream
     document-bytes.bin    for each document a uint64: the UTF-8 bytes of its text
 
-Where the tokenizer has an end-of-text token, one precedes each document, the first too: [EOT] doc1 [EOT] doc2. The
-directory is self-contained and can be copied. Knows no tokenizer, no sequence length and no order of training.
+Each document is framed as the tokenizer says (`DocumentFraming`): [BOS] doc1 [EOS] [BOS] doc2 [EOS], or with one token
+that is both, [EOS] doc1 [EOS] doc2. The directory is self-contained and can be copied. Knows no tokenizer, no sequence
+length and no order of training.
 """
 
 from __future__ import annotations
@@ -26,8 +27,11 @@ import numpy as np
 
 from gptcli.errors import DataError
 from gptcli.storage import sha256_file, storage_errors
+from gptcli.tokenizer.framing import DocumentFraming
 
-FORMAT = 1
+FORMATS = (1, 2)
+"""1: `eot_id` is the token before each document, or null. 2: there is also `end_id`, the token after each document.
+A split without a token after its documents is written in format 1."""
 SHARD_BYTES = 1 << 28
 READ_TOKENS = 1 << 22
 INDEX, STARTS, BYTES = "index.json", "document-starts.bin", "document-bytes.bin"
@@ -39,9 +43,14 @@ class ShardWriter:
     """Writes one split into an empty directory. A context manager: the split is whole when the block ends well."""
 
     def __init__(
-        self, directory: Path, vocab_size: int, eot_id: int | None, fingerprint: str, shard_bytes: int = SHARD_BYTES
+        self,
+        directory: Path,
+        vocab_size: int,
+        framing: DocumentFraming,
+        fingerprint: str,
+        shard_bytes: int = SHARD_BYTES,
     ) -> None:
-        self.directory, self.vocab_size, self.eot_id, self.fingerprint = directory, vocab_size, eot_id, fingerprint
+        self.directory, self.vocab_size, self.framing, self.fingerprint = directory, vocab_size, framing, fingerprint
         self.dtype = np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
         self.tokens_per_file = shard_bytes // self.dtype.itemsize
         self.tokens = self.bytes = self.documents = 0
@@ -70,25 +79,42 @@ class ShardWriter:
                 "it is damaged: use another",
             )
         places = np.cumsum(lengths) - lengths  # where in `joined` each of the ids begins
-        if self.eot_id is not None:
-            joined = np.insert(joined.astype(self.dtype), places[begins], self.eot_id)
-            places += np.cumsum(begins) - begins
-        sums, firsts = np.concatenate(([0], np.cumsum(sizes))), np.flatnonzero(begins)
+        firsts = np.flatnonzero(begins)
+        joined, starts = self.framed(joined, places[firsts])
+        sums = np.concatenate(([0], np.cumsum(sizes)))
         edges = sums[np.append(firsts, len(sizes))]  # bytes before each document that begins, and in all
-        self.begin_documents(self.tokens + places[firsts], np.diff(edges), int(edges[0]))
+        self.begin_documents(self.tokens + starts, np.diff(edges), int(edges[0]))
         self.write(joined)
+
+    def framed(self, ids: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """`ids` with the framing where documents begin, at `places`, ascending; and where they then begin.
+
+        The token after a document's text is written when the next one begins, since its text may come in parts.
+        """
+        between = np.array([*self.framing.after, *self.framing.before], dtype=self.dtype)
+        if not len(between) or not len(places):
+            return ids, places
+        inserted = np.repeat(places, len(between)), np.tile(between, len(places))
+        framed = np.insert(ids.astype(self.dtype), *inserted)
+        starts = places + len(between) * np.arange(len(places)) + len(self.framing.after)
+        if self.framing.after and not self.documents:  # there is no text to end
+            framed, starts = np.delete(framed, places[0]), starts - 1
+        return framed, starts
 
     def append_split(self, shards: TokenShards, goes_on: bool) -> None:
         """Append a whole split of the same tokenizer; `goes_on`: its first document goes on with the last one here."""
         if not shards.documents:
             return
-        skipped = int(goes_on and self.eot_id is not None)  # the end-of-text token that stands before every document
+        if self.documents and not goes_on:
+            self.write(self.framing.after)
+        skipped = len(self.framing.before) if goes_on else 0
+        kept = len(shards) - len(self.framing.after)  # its last document may go on in the next split
         starts = self.tokens - skipped + shards.document_starts.astype(np.int64)
         sizes = shards.sizes.array.astype(np.int64)
         rest = int(sizes[0]) if goes_on else 0
         self.begin_documents(starts[int(goes_on) :], sizes[int(goes_on) :], rest)
-        for start in range(skipped, len(shards), READ_TOKENS):
-            self.write(shards.read(start, min(start + READ_TOKENS, len(shards))))
+        for start in range(skipped, kept, READ_TOKENS):
+            self.write(shards.read(start, min(start + READ_TOKENS, kept)))
 
     def begin_documents(self, starts: np.ndarray, sizes: Sequence[int] | np.ndarray, rest: int) -> None:
         """Note `rest` more bytes of the document that is begun, then documents that start there, of so many bytes."""
@@ -101,7 +127,7 @@ class ShardWriter:
             self.documents += len(starts)
             self.document_bytes = int(sizes[-1])
 
-    def write(self, ids: np.ndarray) -> None:
+    def write(self, ids: np.ndarray | Sequence[int]) -> None:
         """Append to the current file, going on to the next one when it is full."""
         ids = np.ascontiguousarray(ids, dtype=self.dtype)
         while len(ids):
@@ -135,7 +161,8 @@ class ShardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None:
+        if error is None and self.documents:
+            self.write(self.framing.after)
             self.end_document()
         for file in self.open_files.values():
             file.close()
@@ -153,17 +180,20 @@ class ShardWriter:
             bytes=self.bytes,
             documents=self.documents,
             vocab_size=self.vocab_size,
-            eot_id=self.eot_id,
+            framing=self.framing,
             tokenizer_fingerprint=self.fingerprint,
         )
 
 
-def write_index(directory: Path, hashes: dict[str, str], **values: Any) -> None:
+def write_index(directory: Path, hashes: dict[str, str], *, framing: DocumentFraming, **values: Any) -> None:
     """Describe a split whose files, of these SHA-256, are whole in `directory`; `values` are the index's own."""
     files = {
         name: {"size": (directory / name).stat().st_size, "sha256": digest} for name, digest in sorted(hashes.items())
     }
-    index = {"format": FORMAT, **values, "files": files}
+    values["eot_id"] = framing.begin_id
+    number = 1 if framing.end_id is None else 2
+    ended = {} if number == 1 else {"end_id": framing.end_id}
+    index = {"format": number, **values, **ended, "files": files}
     (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
@@ -192,14 +222,14 @@ class MappedFile:
 
 
 class TokenShards:
-    """One split, read from a directory that a ShardWriter has written. `len()` is its tokens, end-of-text included."""
+    """One split, read from a directory that a ShardWriter has written. `len()` is its tokens, framing included."""
 
     def __init__(self, directory: Path, index: dict[str, Any]) -> None:
         self.directory = directory
         self.index = index
         self.dtype = np.dtype(index["dtype"])
         self.vocab_size: int = index["vocab_size"]
-        self.eot_id: int | None = index["eot_id"]
+        self.framing = DocumentFraming(index["eot_id"], None if index["format"] == 1 else index["end_id"])
         self.bytes: int = index["bytes"]
         """UTF-8 bytes of the text."""
         self.documents: int = index["documents"]
@@ -232,8 +262,9 @@ class TokenShards:
         try:
             with storage_errors(path, "read"):
                 index = json.loads(path.read_bytes())
-            if index["format"] != FORMAT:
-                raise DataError(f"{directory} is of format {index['format']}, not {FORMAT}", REMEDY)
+            if index["format"] not in FORMATS:
+                known = " or ".join(map(str, FORMATS))
+                raise DataError(f"{directory} is of format {index['format']}, and {known} can be read", REMEDY)
             if index.get("elsewhere") and not elsewhere:
                 raise DataError(f"{directory} names files outside of it, which are not opened", REMEDY)
             return cls(directory, index)
@@ -275,19 +306,32 @@ class TokenShards:
 
     @property
     def document_starts(self) -> np.ndarray:
-        """(documents,) uint64, ascending: where each document starts in the stream, its end-of-text token included."""
+        """(documents,) uint64, ascending: where each document starts in the stream, the token before it included."""
         self.starts.check()
         return self.starts.array
 
     def document_bounds(self, number: int) -> tuple[int, int]:
-        """Where the tokens of a document's text start and stop, without the end-of-text token before them."""
+        """Where the tokens of a document's text start and stop, without its framing.
+
+        In a file of tokens that another program wrote the first or last document may lack a part of the framing.
+        """
         starts = self.document_starts
+        start = int(starts[number])
         stop = int(starts[number + 1]) if number + 1 < self.documents else len(self)
-        return int(starts[number]) + (self.eot_id is not None), stop
+        if start < stop and self.read(start, start + 1)[0] == self.framing.begin_id:
+            start += 1
+        if start < stop and self.read(stop - 1, stop)[0] == self.framing.end_id:
+            stop -= 1
+        return start, stop
 
     def document(self, number: int) -> np.ndarray:
-        """The tokens of a document's text, without the end-of-text token before them."""
+        """The tokens of a document's text, without its framing."""
         return self.read(*self.document_bounds(number))
+
+    @property
+    def targets(self) -> int:
+        """How many tokens of the stream are predicted: all but the first, and those that `mask_begin_tokens` masks."""
+        return len(self) - 1 - (0 if self.framing.end_id is None else max(0, self.documents - 1))
 
     def document_bytes(self, number: int) -> int:
         """UTF-8 bytes of a document's text."""

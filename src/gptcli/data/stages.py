@@ -212,7 +212,7 @@ def loaded(path: Path) -> Tokenizer:
 
 def encode_into(folder: Path, job: Job, tokenizer: Tokenizer, told: Told, memory: int | None = None) -> list[bool]:
     """Encode both parts in one reading; whether each begins within a document."""
-    vocabulary = (tokenizer.vocab_size, tokenizer.eot_id, tokenizer.fingerprint)
+    vocabulary = (tokenizer.vocab_size, tokenizer.framing, tokenizer.fingerprint)
     goes_on: list[bool | None] = [None, None]
     with ShardWriter(folder / "train", *vocabulary) as train, ShardWriter(folder / "val", *vocabulary) as val:
         for batch in batches(job.pieces()):

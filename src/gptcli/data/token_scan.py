@@ -2,7 +2,7 @@
 
 What is kept in the cache of the training part is where its documents begin; the tokens stay in their own files. The
 validation part is copied, so that a run directory holds it whole. Such tokens mean nothing without the tokenizer that
-made them, which the user names.
+made them, which the user names. How documents are framed is what the files show, not what the tokenizer would do.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from gptcli.data.stages import SplitStatistics
 from gptcli.data.token_files import Stretch, TokenFile, cut, is_token_file, open_token_file, validation_beside
 from gptcli.errors import DataError
 from gptcli.storage import atomic_directory, sha256_file
-from gptcli.tokenizer.tokenizer import Tokenizer
+from gptcli.tokenizer.framing import DocumentFraming
+from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 from gptcli.tokenizer.train import build_tokenizer
 
 SAMPLE_TOKENS = 1 << 20
@@ -43,6 +44,7 @@ class TokenScan(CorpusScan):
     """A corpus of tokens; `directory` in the cache holds both parts as token shards."""
 
     tokenizer: Tokenizer
+    """With the framing that the files show."""
     directory: Path
     from_cache: bool
 
@@ -80,26 +82,27 @@ def scan_tokens(sources: Sequence[str], config: DataConfig, cache_dir: Path) -> 
     tokenizer = named_tokenizer(config, train[0])
     looked_ns = time.time_ns()
     looked = [look_at(file) for file in (*val, *train)]
-    key = cache_key("token files", looked, len(val), tokenizer.fingerprint, config.val_fraction)
+    key = cache_key("token files and their framing", looked, len(val), tokenizer.fingerprint, config.val_fraction)
     entry = cache_dir / "tokens" / key
     with only_writer(entry):
         from_cache = is_current(entry, looked)
         if not from_cache:
             with atomic_directory(entry) as folder:
                 parts = [[open_token_file(file) for file in files] for files in (train, val)]
+                tokenizer = tokenizer.framed(shown_framing(tokenizer, [*parts[0], *parts[1]]))
                 findings = write_parts(folder, *parts, tokenizer, config.val_fraction)
                 shards = [TokenShards.open(folder / name, elsewhere=True) for name in ("val", "train")]
                 write_overlap(folder, shards[:1], shards[1:])
                 whole = Findings(files=tuple(looked), looked_ns=looked_ns, **findings)
                 (folder / "scan.json").write_text(json.dumps(asdict(whole)), encoding="utf-8")
                 tokenizer.save(folder / "tokenizer")
-        scan = open_token_scan(entry, config, tokenizer, from_cache)
+        scan = open_token_scan(entry, config, from_cache)
         if not from_cache:
             (entry / "report.json").write_text(json.dumps(scan.report(), indent=2) + "\n", encoding="utf-8")
         return scan
 
 
-def open_token_scan(entry: Path, config: DataConfig, tokenizer: Tokenizer, from_cache: bool) -> TokenScan:
+def open_token_scan(entry: Path, config: DataConfig, from_cache: bool) -> TokenScan:
     values: dict[str, Any] = json.loads((entry / "scan.json").read_text(encoding="utf-8"))
     values["files"] = tuple(ScannedFile(*file) for file in values["files"])
     values["refused"] = ()
@@ -111,7 +114,7 @@ def open_token_scan(entry: Path, config: DataConfig, tokenizer: Tokenizer, from_
         "sections": (),
         "passed_over": (),
     }
-    where = {"tokenizer": tokenizer, "directory": entry, "from_cache": from_cache}
+    where = {"tokenizer": load_tokenizer(entry / "tokenizer"), "directory": entry, "from_cache": from_cache}
     return TokenScan(**values, **nothing, **where, config=config)
 
 
@@ -126,6 +129,20 @@ def named_tokenizer(config: DataConfig, file: SourceFile) -> Tokenizer:
             "vocab.json and merges.txt), hf:NAME or byte",
         )
     return build_tokenizer(config.tokenizer, lambda: iter(()))
+
+
+def shown_framing(tokenizer: Tokenizer, files: Sequence[TokenFile]) -> DocumentFraming:
+    """The framing of the documents in `files`: as the tokenizer's, without the tokens that do not occur in them.
+
+    Reads no further than to where each of them has occurred.
+    """
+    missing = {id for id in (tokenizer.bos_id, tokenizer.eot_id) if id is not None}
+    for ids in (ids for file in files for ids in Stretch(file, 0, file.tokens).chunks()):
+        missing -= {id for id in missing if (ids == id).any()}
+        if not missing:
+            break
+    shown = [None if id in missing else id for id in (tokenizer.bos_id, tokenizer.eot_id)]
+    return DocumentFraming.of(*shown)
 
 
 def write_parts(
@@ -205,11 +222,11 @@ class Part:
         self.digest = hashlib.sha256()
 
     def add(self, ids: np.ndarray) -> None:
-        """A document begins with each end-of-text token, and at the very beginning."""
+        """A document begins with each token that begins one, and at the very beginning."""
         self.digest.update(ids.astype("<u4"))
         self.counts += np.bincount(ids, minlength=len(self.counts))
-        eot = self.sizes.tokenizer.eot_id
-        begins = np.empty(0, dtype=np.int64) if eot is None else np.flatnonzero(ids == eot)
+        begin = self.sizes.tokenizer.framing.begin_id
+        begins = np.empty(0, dtype=np.int64) if begin is None else np.flatnonzero(ids == begin)
         if not self.tokens and (not len(begins) or begins[0]):
             begins = np.concatenate(([0], begins))
         bytes_before = np.concatenate(([0], np.cumsum(self.sizes.bytes[ids])))
@@ -282,7 +299,7 @@ def write_part(folder: Path, stretches: list[Stretch], sizes: TokenSizes, progre
         bytes=part.statistics().bytes,
         documents=part.documents,
         vocab_size=sizes.vocab_size,
-        eot_id=sizes.tokenizer.eot_id,
+        framing=sizes.tokenizer.framing,
         tokenizer_fingerprint=sizes.tokenizer.fingerprint,
         **({} if is_copy else {"elsewhere": elsewhere}),
     )

@@ -176,8 +176,7 @@ def encode_row(tokenizer: Tokenizer, before: str, row: ChoiceRow, limit: int) ->
     prompt = (before + row.prompt).rstrip()
     wholes = [before + with_choice(row.prompt, choice) for choice in row.choices]
     context, *encoded = (ids.tolist() for ids in tokenizer.encode_batch([prompt, *wholes]))
-    beginning = tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.eot_id
-    prefix = [beginning] if beginning is not None and (tokenizer.adds_bos or not context) else []
+    prefix = tokenizer.framing.before if tokenizer.adds_bos or not context else []
     if not prefix and not context:
         raise DataError(f"the prompt of {row.place} is empty and the tokenizer has no token to begin with", "write one")
     found = []

@@ -83,12 +83,12 @@ class HarnessModel(TemplateLM):
     @property
     def eot_token_id(self) -> int:
         """Raises UsageError: the tokenizer has no such token."""
-        return self.needed(self.text.eot_id)
+        return self.needed(self.text.framing.stop_id)
 
     @property
     def prefix_token_id(self) -> int:
         """What stands before a text that nothing else stands before. Raises UsageError: there is no such token."""
-        return self.needed(self.text.eot_id if self.text.bos_id is None else self.text.bos_id)
+        return self.needed(self.text.framing.begin_id)
 
     def needed(self, token: int | None) -> int:
         if token is None:
@@ -102,7 +102,7 @@ class HarnessModel(TemplateLM):
         """The ids of a text, after the bos token where this tokenizer's models expect one and the text has none."""
         ids = self.text.encode(string, allow_special=True)
         if add_special_tokens is None:
-            add_special_tokens = ids[:1] != [self.text.bos_id]
+            add_special_tokens = ids[:1] != self.text.framing.before
         return [self.prefix_token_id, *ids] if add_special_tokens and self.text.adds_bos else ids
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
@@ -176,7 +176,7 @@ class HarnessModel(TemplateLM):
         for place, ids in enumerate(encoded):
             row = Row(ids[-room:], config.seed + place, len(ids[-room:]))
             samples[row] = (place, Sample(row, TextStream(self.text, tuple(filter(None, until)), row.ids)))
-        for row in Engine(self.model, config, self.text.eot_id, decoding_step(self.model)).run(list(samples)):
+        for row in Engine(self.model, config, self.text.framing.stop_id, decoding_step(self.model)).run(list(samples)):
             place, sample = samples[row]
             sample.advance()
             if row.finish_reason is not None:

@@ -1,8 +1,8 @@
 """Perplexity and bits per byte of documents, each token scored exactly once. Takes a model, never a path.
 
-Each document stands by itself: it is prefixed with the tokenizer's bos (else end-of-text) token where there is one, so
-that its first token is scored too, and read in the windows of windows.py. The end-of-text token after a document is
-not part of its text and not scored. Documents are streamed: what is kept of each is a few sums.
+Each document stands by itself: before it stands the token that began documents in training, where there is one, so that
+its first token is scored too, and it is read in the windows of windows.py. The token after a document is not part of
+its text and not scored. Documents are streamed: what is kept of each is a few sums.
 """
 
 from __future__ import annotations
@@ -153,8 +153,7 @@ def evaluate_documents(
         batch_size=batch_size or default_batch_size(context, model.config.vocab_size, next(model.parameters()).device),
         on_tokens=on_tokens,
     )
-    prefix_id = tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.eot_id
-    prefix = np.array([] if prefix_id is None else [prefix_id], dtype=np.uint32)
+    prefix = np.array(tokenizer.framing.before, dtype=np.uint32)
     pairs = ((document, np.concatenate((prefix, document.ids))) for document in documents)
     tallies: dict[str, Tally] = {}
     passages, prefix_of_text, unknown = WorstPassages(worst, tokenizer), TextPrefix(), 0
@@ -179,7 +178,7 @@ def evaluate_documents(
         worst=passages.passages(),
         context=context,
         stride=stride,
-        prefix=None if prefix_id is None else tokenizer.token_text(prefix_id),
+        prefix=tokenizer.token_text(int(prefix[0])) if len(prefix) else None,
         unknown_tokens=unknown,
         yardstick=prefix_of_text.yardstick(),
         seconds=time.monotonic() - began,

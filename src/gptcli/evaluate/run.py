@@ -97,7 +97,7 @@ def evaluate(request: EvalRequest) -> tuple[Evaluation, str]:
         documents = encoded_texts(loaded.tokenizer, open_corpus(request.texts, corpus_config(loaded.run, request)))
     else:
         shards = validation_shards(loaded)
-        total = len(shards) - shards.documents
+        total = len(shards) - shards.documents * shards.framing.overhead
         documents = stored_documents(loaded.tokenizer, shards, f"validation split of {loaded.run.path}")
     with Progress("eval", total, unit="tokens", scale=True) as progress:
         evaluation = evaluate_documents(

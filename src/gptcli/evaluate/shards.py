@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gptcli.data.batches import Batch
+from gptcli.data.batches import Batch, mask_begin_tokens
 from gptcli.data.shards import TokenShards
 from gptcli.errors import DataError
 from gptcli.evaluate.scoring import evaluation_mode
@@ -63,10 +63,11 @@ def shard_loss(
 ) -> ShardLoss:
     """The loss over the whole split, or over windows of `seq_len` spread evenly over it, `max_tokens` in all.
 
-    The targets of the whole split are every token of the stream but the first, end-of-text tokens included, each
-    exactly once. `pack` is as in training: with "document" no position sees the document before its own. `give_up()`
-    is asked before each batch. The model's mode is put back. With a `strategy` the batches are dealt out to its ranks,
-    all of which call this; what they return is the same.
+    The targets of the whole split are every token of the stream but the first, the tokens that end documents included,
+    each exactly once; as in training a token that begins a document is none after one that ends another. `pack` is as
+    in training: with "document" no position sees the document before its own. `give_up()` is asked before each batch.
+    The model's mode is put back. With a `strategy` the batches are dealt out to its ranks, all of which call this; what
+    they return is the same.
 
     Raises:
         Interrupted: `give_up()` was true.
@@ -163,11 +164,12 @@ def batches(
             ids = shards.read(start, min(start + seq_len + 1, len(shards)))
             input_ids[row, : len(ids) - 1] = ids[:-1]
             targets[row, : len(ids) - 1] = ids[1:]
+        mask_begin_tokens(targets, shards.framing)
         segment_ids = None
         if pack == "document":
             positions = np.asarray(chosen)[:, None] + np.arange(seq_len + 1)
             numbers = np.searchsorted(shards.document_starts, positions.astype(np.uint64), side="right")  # (B, T + 1)
             segment_ids = torch.from_numpy(numbers[:, :-1].copy())
-            if shards.eot_id is None:  # As in training: nothing in the document before foretells the next one's text.
+            if shards.framing.begin_id is None:  # As in training: nothing foretells the next document's text.
                 targets[numbers[:, 1:] != numbers[:, :-1]] = IGNORE_INDEX
         yield Batch(torch.from_numpy(input_ids), torch.from_numpy(targets), segment_ids)

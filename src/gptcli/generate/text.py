@@ -33,7 +33,7 @@ class Completion(NamedTuple):
     logprobs: list[float]
     """Of each token: its log-probability in nats under the model itself, before temperature, penalty and filters."""
     finish_reason: FinishReason
-    """`stop`: a stop string; `eot`: the end-of-text token; `length`: max_new_tokens, or the context is full."""
+    """`stop`: a stop string; `eot`: the token that ends a text; `length`: max_new_tokens, or the context is full."""
     seed: int
     """The seed that gives this sample again, alone."""
 
@@ -119,7 +119,7 @@ def generate(
     numbers = {sample.row: number for number, sample in enumerate(samples)}
     completions: dict[int, Completion] = {}
     began = time.perf_counter()
-    for row in Engine(model, config, tokenizer.eot_id, step).run([sample.row for sample in samples]):
+    for row in Engine(model, config, tokenizer.framing.stop_id, step).run([sample.row for sample in samples]):
         number = numbers[row]
         piece = samples[number].advance()
         if piece and on_text:
@@ -156,15 +156,15 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str, config: GenerationConfig, n
         ids = tokenizer.encode(prompt)
     except TokenizerError as error:
         raise TokenizerError(f"{name}: {error}") from error
-    beginning = tokenizer.eot_id if tokenizer.bos_id is None else tokenizer.bos_id
+    before = tokenizer.framing.before
     if config.document_start or not ids:
-        if beginning is None:
+        if not before:
             why = "it is empty" if not ids else "document_start is set"
             raise DataError(
                 f"{name} needs a token that begins a document ({why}) and this tokenizer has none", "give some text"
             )
-        return [beginning, *ids]
-    return [tokenizer.bos_id, *ids] if tokenizer.adds_bos else ids
+        return [*before, *ids]
+    return [*before, *ids] if tokenizer.adds_bos else ids
 
 
 def check_prompt(ids: Sequence[int], model: GPT, config: GenerationConfig, name: str) -> None:

@@ -135,8 +135,8 @@ def add_tokenizer(writer: Any, tokenizer: Tokenizer, vocabulary: GgufTokenizer) 
     writer.add_token_types(vocabulary.types)
     writer.add_token_merges(vocabulary.merges)
     special = {
-        writer.add_bos_token_id: tokenizer.bos_id,
-        writer.add_eos_token_id: tokenizer.eot_id,
+        writer.add_bos_token_id: tokenizer.framing.begin_id,
+        writer.add_eos_token_id: tokenizer.framing.stop_id,
         writer.add_unk_token_id: tokenizer.unk_id,
     }
     for add, id in special.items():

@@ -111,8 +111,8 @@ def foreign_config(family: Family, config: ModelConfig, tokenizer: Tokenizer, dt
         "initializer_range": config.init_std,
         "dtype": dtype_name,
         "torch_dtype": dtype_name,
-        "bos_token_id": tokenizer.bos_id,
-        "eos_token_id": tokenizer.eot_id,
+        "bos_token_id": tokenizer.framing.begin_id,
+        "eos_token_id": tokenizer.framing.stop_id,
         "use_cache": True,
         **family.write_config(config),
     }
@@ -120,7 +120,8 @@ def foreign_config(family: Family, config: ModelConfig, tokenizer: Tokenizer, dt
 
 def generation_config(tokenizer: Tokenizer) -> Json:
     """What transformers' `generate` should know: where a text begins and ends, and what fills shorter rows."""
-    return {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eot_id, "pad_token_id": tokenizer.eot_id}
+    framing = tokenizer.framing
+    return {"bos_token_id": framing.begin_id, "eos_token_id": framing.stop_id, "pad_token_id": framing.stop_id}
 
 
 def read_foreign_config(directory: Path) -> ForeignConfig:

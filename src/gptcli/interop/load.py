@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +11,12 @@ import torch
 from gptcli.checkpoint.load import load_checkpoint
 from gptcli.checkpoint.run import CheckpointInfo, RunDirectory
 from gptcli.config import RawConfig, read_toml, validate
+from gptcli.console import say
 from gptcli.errors import CheckpointError, UsageError, first_line
 from gptcli.interop.huggingface import CONFIG, read_huggingface
 from gptcli.models.config import ModelConfig
 from gptcli.models.gpt import GPT, build_model
+from gptcli.tokenizer.framing import DocumentFraming
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
 HUB_PREFIX = "hf:"
@@ -72,14 +75,14 @@ def load_directory(directory: Path, source: str, device: torch.device | str, dty
 def load_run(run: RunDirectory, checkpoint: str, device: torch.device, dtype: torch.dtype) -> LoadedModel:
     """The model of a checkpoint of a run of ours, as its run.toml describes it."""
     if not run.checkpoints() and (run.path / CONFIG).is_file():  # passed on without its checkpoints
-        model, tokenizer = read_huggingface(run.path, device, dtype)
+        model, tokenizer = read_huggingface(run.path, device, dtype, tokenizer=run_tokenizer(run))
         return LoadedModel(model, tokenizer, run, f"run {run.path}, its final weights")
     values = read_toml(run.config_path).values.get("model")
     if not isinstance(values, dict):
         raise CheckpointError(f"{run.config_path} has no [model] table", "it is damaged: take the run's own run.toml")
     config = validate(ModelConfig, RawConfig(values, dict.fromkeys(values, str(run.config_path))))
     info = choose_checkpoint(run, checkpoint)
-    tokenizer = load_tokenizer(run.path)
+    tokenizer = run_tokenizer(run)
     tensors = load_checkpoint(info.path, parts=("model",)).tensors["model"]
     model = build_model(config, device="meta", dtype=dtype)
     try:
@@ -90,6 +93,35 @@ def load_run(run: RunDirectory, checkpoint: str, device: torch.device, dtype: to
         ) from error
     loss = "" if info.val_loss is None else f", val loss {info.val_loss:.4f}"
     return LoadedModel(model.eval(), tokenizer, run, f"run {run.path}, step {info.step}{loss}")
+
+
+def run_tokenizer(run: RunDirectory) -> Tokenizer:
+    """The tokenizer of a run, with the framing of documents that the run was trained with.
+
+    Runs whose data.json says nothing of the framing were trained with the token that ends a text before each document,
+    whatever the tokenizer says.
+    """
+    tokenizer = load_tokenizer(run.path)
+    if is_framing_recorded(run):
+        return tokenizer
+    framed = tokenizer.framed(DocumentFraming(tokenizer.eot_id))
+    if framed is not tokenizer:
+        begin, wanted = framed.framing.begin_id, tokenizer.framing.begin_id
+        before = "nothing" if begin is None else tokenizer.token_text(begin)
+        say(
+            f"{run.path} was trained by an earlier version with {before} before each document, not "
+            f"{tokenizer.token_text(wanted)}: it is used so"
+        )
+    return framed
+
+
+def is_framing_recorded(run: RunDirectory) -> bool:
+    """Whether data.json says how documents are framed; so too where there is no such file to go by."""
+    try:
+        report = json.loads((run.path / "data.json").read_bytes())
+    except (OSError, ValueError):
+        return True
+    return not isinstance(report, dict) or "framing" in report
 
 
 def choose_checkpoint(run: RunDirectory, checkpoint: str) -> CheckpointInfo:

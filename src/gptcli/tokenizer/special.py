@@ -20,12 +20,23 @@ def end_of_text_id(backend: tokenizers.Tokenizer, settings: Mapping[str, Any]) -
     return named_id(backend, settings["eos_token"]) if "eos_token" in settings else first_id(backend, EOT_NAMES)
 
 
-def beginning_id(backend: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> int | None:
+def beginning_id(backend: tokenizers.Tokenizer, settings: Mapping[str, Any], end: int | None) -> int | None:
     """The token that begins a document: tokenizer_config.json's `bos_token`, otherwise one of a known name.
 
-    <|endoftext|> stands between documents and so does both, as in GPT-2.
+    <|endoftext|> stands between documents and so does both, as in GPT-2. Where the file names the token that ends a
+    document (`end`) but none that begins one, a known name is not evidence that the model has seen that token: then it
+    is `end`, or the token that the tokenizer itself puts before a text.
     """
-    return named_id(backend, settings["bos_token"]) if "bos_token" in settings else first_id(backend, BOS_NAMES)
+    if "bos_token" in settings:
+        return named_id(backend, settings["bos_token"])
+    known = first_id(backend, BOS_NAMES)
+    return known if "eos_token" not in settings or end in (None, known) else added_before(backend)
+
+
+def added_before(backend: tokenizers.Tokenizer) -> int | None:
+    """The token that the tokenizer's post-processor puts before a text, or None."""
+    text, whole = (backend.encode("a", add_special_tokens=added).ids for added in (False, True))
+    return whole[0] if whole and whole[:1] != text[:1] else None
 
 
 def unknown_id(backend: tokenizers.Tokenizer, spec: Mapping[str, Any]) -> int | None:

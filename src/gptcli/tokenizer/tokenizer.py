@@ -20,12 +20,15 @@ import tokenizers
 from gptcli.errors import TokenizerError
 from gptcli.tokenizer.byte_level import token_bytes
 from gptcli.tokenizer.encode import encode_pieces, encoder_for
-from gptcli.tokenizer.files import TOKENIZER_FILE, read_backend, read_settings, write_files
-from gptcli.tokenizer.special import beginning_id, end_of_text_id, unknown_id
+from gptcli.tokenizer.files import SETTINGS_FILE, TOKENIZER_FILE, read_backend, read_settings, write_files
+from gptcli.tokenizer.framing import DocumentFraming
+from gptcli.tokenizer.special import added_before, beginning_id, end_of_text_id, named_id, unknown_id
 from gptcli.tokenizer.stream import BackendStream, ByteStream
 from gptcli.tokenizer.structure import is_byte_level, kind_name
 
-KEPT_SETTINGS = ("pad_token", "model_max_length", "chat_template", "add_bos_token", "add_eos_token")
+FRAMING = "document_framing"
+"""The key of tokenizer_config.json for a framing that does not follow from the special tokens."""
+KEPT_SETTINGS = (FRAMING, "pad_token", "model_max_length", "chat_template", "add_bos_token", "add_eos_token")
 """What save() hands on from a tokenizer_config.json that was loaded: nothing that names a class or code of its own."""
 
 
@@ -38,6 +41,7 @@ class Tokenizer:
         vocab_size: one more than the largest id.
         eot_id: the token that ends a document, or None.
         bos_id: the token that begins a document, or None; for tokenizers made here the same as `eot_id`, as in GPT-2.
+        framing: the tokens that stand around each document in the training of a model with this tokenizer.
         unk_id: what stands for a character that the vocabulary lacks, or None.
         fingerprint: hex SHA-256 of the canonical JSON of the tokenizer with the ids of these special tokens.
     """
@@ -53,7 +57,7 @@ class Tokenizer:
         self.is_byte_level = is_byte_level(spec)
         self.vocab_size = 1 + max(backend.get_vocab().values(), default=-1)
         self.eot_id = end_of_text_id(backend, self.settings)
-        self.bos_id = beginning_id(backend, self.settings)
+        self.bos_id = beginning_id(backend, self.settings, self.eot_id)
         self.unk_id = unknown_id(backend, spec)
         if self.vocab_size == 0:
             raise TokenizerError("the tokenizer's vocabulary is empty", "train it on some text")
@@ -65,13 +69,36 @@ class Tokenizer:
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     @cached_property
+    def framing(self) -> DocumentFraming:
+        """
+        Raises:
+            TokenizerError: tokenizer_config.json describes a framing that is not possible.
+        """
+        given = self.settings.get(FRAMING)
+        if given is None:
+            return DocumentFraming.of(self.bos_id, self.eot_id)
+        try:
+            begin, end = (named_id(self.backend, given[key]) for key in ("begin_token", "end_token"))
+        except (KeyError, TypeError) as error:
+            raise TokenizerError(f"{SETTINGS_FILE}: {FRAMING} is damaged", "remove that key") from error
+        return DocumentFraming.of(begin, end)
+
+    def framed(self, framing: DocumentFraming) -> Tokenizer:
+        """This tokenizer for a model whose training framed documents so, whatever follows from its special tokens."""
+        if framing == self.framing:
+            return self
+        ids = {"begin_token": framing.begin_id, "end_token": framing.end_id}
+        named = {key: None if id is None else self.backend.id_to_token(id) for key, id in ids.items()}
+        return Tokenizer(self.backend, {**self.settings, FRAMING: named})
+
+    @cached_property
     def adds_bos(self) -> bool:
         """Whether a text given to a model of this tokenizer is expected to begin with `bos_id`."""
-        if self.bos_id is None:
+        if self.bos_id is None or self.bos_id != self.framing.begin_id:
             return False
         if isinstance(self.settings.get("add_bos_token"), bool):
             return self.settings["add_bos_token"]
-        return self.backend.encode("a").ids[:1] == [self.bos_id]
+        return added_before(self.backend) == self.bos_id
 
     def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
         """The ids of `text`; with `allow_special`, the names of special tokens in it become those tokens.

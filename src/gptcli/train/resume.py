@@ -23,8 +23,9 @@ from gptcli.config.differences import Difference, differences
 from gptcli.console import say, shell_word
 from gptcli.data.shards import TokenShards
 from gptcli.errors import CheckpointError, ConfigError, DataError
+from gptcli.interop.load import run_tokenizer
 from gptcli.models.config import WITHOUT_EFFECT
-from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
+from gptcli.tokenizer.tokenizer import Tokenizer
 from gptcli.train.config import RunConfig
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ class History:
     @cached_property
     def tokenizer(self) -> Tokenizer | None:
         """The tokenizer that the run was trained with so far; None where nothing was trained."""
-        return load_tokenizer(self.run.path) if self.run and self.state else None
+        return run_tokenizer(self.run) if self.run and self.state else None
 
     def is_extended(self, config: RunConfig) -> bool:
         """Whether a time budget is given that the steps so far were not planned for."""

@@ -70,20 +70,20 @@ def validation_loss(
     if not isinstance(data.train, TokenMix):
         found = measure(data.val, max_tokens)
         is_whole = found.bits_per_byte is not None
-        bits = found.bits_per_byte or estimated_bits(found.loss, len(data.val), data.val.bytes)
-        return Validation(found.loss, bits, 1.0 if is_whole else found.tokens / len(data.val), {}, found.parts)
+        bits = found.bits_per_byte or estimated_bits(found.loss, data.val.targets, data.val.bytes)
+        return Validation(found.loss, bits, 1.0 if is_whole else found.tokens / data.val.targets, {}, found.parts)
     shares = [weight / sum(data.train.weights) for weight in data.train.weights]
     mosts = list(allotted(max_tokens, [len(val) for val in data.vals]))
     losses = [measure(val, most) for val, most in zip(data.vals, mosts, strict=True)]
     loss = sum(share * one.loss for share, one in zip(shares, losses, strict=True))
-    size = sum(share * val.bytes / max(1, len(val)) for share, val in zip(shares, data.vals, strict=True))
+    size = sum(share * val.bytes / max(1, val.targets) for share, val in zip(shares, data.vals, strict=True))
     read = sum(one.tokens for one in losses)
-    is_whole = read >= sum(len(val) - 1 for val in data.vals)
+    whole = sum(val.targets for val in data.vals)
     named = dict(zip(data.train.names, (one.loss for one in losses), strict=True))
     return Validation(
         loss,
         loss / math.log(2) / max(size, 1e-9),
-        1.0 if is_whole else read / len(data.val),
+        1.0 if read >= whole else read / whole,
         named,
         mixed_parts(losses, shares),
     )

@@ -96,7 +96,7 @@ def write_shards(job: EncodingJob) -> TokenShards:
     """The texts as the token shards that training reads."""
     tokenizer = load_tokenizer(Path(job.tokenizer))
     folder = Path(job.scratch) / "shards"
-    with ShardWriter(folder, tokenizer.vocab_size, tokenizer.eot_id, tokenizer.fingerprint) as writer:
+    with ShardWriter(folder, tokenizer.vocab_size, tokenizer.framing, tokenizer.fingerprint) as writer:
         for ids in tokenizer.encode_batch(read_texts(job)):
             writer.add(ids, 0, True)
     return TokenShards.open(folder)

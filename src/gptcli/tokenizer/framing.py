@@ -1,0 +1,53 @@
+"""How training frames a document: the token before its text and the token after it.
+
+Everything that reads or writes documents uses one such object, so that a model is evaluated and prompted with what its
+training has shown. Knows no text and no tokenizer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class DocumentFraming:
+    """The ids around the text of every document in a stream of tokens.
+
+    Attributes:
+        begin_id: the token before the text of each document, or None.
+        end_id: the token after the text, or None where the next document's `begin_id` also ends the text before it,
+            as GPT-2's <|endoftext|> does. Never equal to `begin_id`, and None where `begin_id` is None.
+    """
+
+    begin_id: int | None
+    end_id: int | None = None
+
+    @classmethod
+    def of(cls, bos_id: int | None, eos_id: int | None) -> DocumentFraming:
+        """The framing for a tokenizer with these special tokens.
+
+        Two different tokens give `bos text eos`. One token, or one that is both, stands before every document and so
+        between any two. Without either, documents follow one another unmarked.
+        """
+        begin = eos_id if bos_id is None else bos_id
+        return cls(begin, None if eos_id == begin else eos_id)
+
+    @property
+    def stop_id(self) -> int | None:
+        """The token that a model writes where a text ends, or None."""
+        return self.begin_id if self.end_id is None else self.end_id
+
+    @property
+    def before(self) -> list[int]:
+        """The ids before the text of a document: one or none."""
+        return [] if self.begin_id is None else [self.begin_id]
+
+    @property
+    def after(self) -> list[int]:
+        """The ids after the text of a document: one or none."""
+        return [] if self.end_id is None else [self.end_id]
+
+    @property
+    def overhead(self) -> int:
+        """How many tokens are added to each document."""
+        return len(self.before) + len(self.after)
