@@ -72,7 +72,7 @@ def test_a_field_text_comes_first_and_another_field_is_taken_as_it_is(tmp_path: 
         ({"messages": [{"content": "x"}]}, "line 1 of .* is no conversation"),
         ({"conversations": [{"from": "human"}]}, "line 1 of .* cannot be rendered"),
         ({"instruction": "Count.", "output": 3}, "line 1 of .* cannot be rendered"),
-        ({"conversations": 3}, "field 'conversations' of line 1 of .* is no text but int"),
+        ({"conversations": 3}, "field 'conversations' of line 1 of .* holds a number, not a text"),
     ],
 )
 def test_what_is_no_conversation_is_one_line(tmp_path: Path, row: dict, message: str | None) -> None:

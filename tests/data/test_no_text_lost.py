@@ -6,8 +6,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -75,10 +77,87 @@ def test_rows_of_json_lines(texts: list[str], ascii_only: bool, end: str) -> Non
 
 
 @quick
-@given(texts=TEXTS, end=st.sampled_from(["\n", "\r\n"]))
-def test_rows_of_csv(texts: list[str], end: str) -> None:
+@given(
+    texts=TEXTS,
+    layout=st.sampled_from(["array", "objects", "arrays"]),
+    indent=st.sampled_from([None, 0, 2]),
+    chunk=st.integers(1, 40),
+)
+def test_rows_of_json_in_any_layout(texts: list[str], layout: str, indent: int | None, chunk: int) -> None:
     texts = [*texts, *PAD]
-    out = io.StringIO(newline="")
-    writer = csv.writer(out, lineterminator=end, quoting=csv.QUOTE_ALL)
-    writer.writerows([["id", "text"], *([1, text] for text in texts)])
-    assert_nothing_is_lost("a.csv", out.getvalue().encode(), texts, DataConfig())
+    rows = [{"id": 1.5, "text": text, "more": {"text": [None]}} for text in texts]
+    values = {"array": [rows], "objects": rows, "arrays": [rows[:1], rows[1:], []]}[layout]
+    content = "\r\n".join(json.dumps(value, ensure_ascii=False, indent=indent) for value in values)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gptcli.data.compression.CHUNK_BYTES", chunk)
+        assert_nothing_is_lost("a.json", content.encode(), texts, DataConfig(format="json"))
+
+
+class Written(NamedTuple):
+    """A dialect of CSV, as Python's writer is told of it."""
+
+    delimiter: str
+    quote: str
+    escape: str
+    quotes_all: bool
+    end: str
+    columns: int
+    has_header: bool
+
+    def content(self, texts: list[str]) -> bytes:
+        out = io.StringIO(newline="")
+        writer = csv.writer(
+            out,
+            lineterminator=self.end,
+            delimiter=self.delimiter,
+            quotechar=self.quote or None,
+            doublequote=not self.escape,
+            escapechar=self.escape or None,
+            quoting=csv.QUOTE_NONE if not self.quote else csv.QUOTE_ALL if self.quotes_all else csv.QUOTE_MINIMAL,
+        )
+        rows = [{"id": number, "text": text, "more": "x y"} for number, text in enumerate(texts)]
+        names = [["text"], ["id", "text"], ["id", "text", "more"]][self.columns - 1]
+        writer.writerows([*([names] if self.has_header else []), *([row[name] for name in names] for row in rows)])
+        return b"\xef\xbb\xbf" + out.getvalue().encode()
+
+    def config(self) -> DataConfig:
+        return DataConfig(
+            csv_delimiter=self.delimiter,
+            csv_quote=self.quote,
+            csv_escape=self.escape,
+            csv_header=self.has_header,
+            text_field="text" if self.has_header or self.columns == 1 else "2",
+        )
+
+
+DIALECTS = st.builds(
+    Written,
+    st.sampled_from([",", ";", "\t", "|", " "]),
+    st.sampled_from(['"', "'", ""]),
+    st.sampled_from(["", "\\", "^"]),
+    st.booleans(),
+    st.sampled_from(["\n", "\r\n", "\r"]),
+    st.integers(1, 3),
+    st.booleans(),
+).filter(lambda dialect: dialect.quote or dialect.escape)
+
+
+@quick
+@given(texts=TEXTS, dialect=DIALECTS)
+def test_rows_of_csv_in_every_dialect(texts: list[str], dialect: Written) -> None:
+    texts = [*texts, *PAD]
+    if not (dialect.quote and dialect.quotes_all):  # otherwise Python's writer before 3.13 leaves other line ends alone
+        texts = [re.sub("\r\n|\r|\n", dialect.end, text) for text in texts]
+    if not dialect.quote:
+        texts = [text or "empty" for text in texts]
+    name = "a.tsv" if dialect.delimiter == "\t" else "a.csv"
+    assert_nothing_is_lost(name, dialect.content(texts), texts, dialect.config())
+
+
+@quick
+@given(texts=TEXTS, quotes_all=st.booleans())
+def test_a_line_of_csv_without_a_delimiter_is_one_value(texts: list[str], quotes_all: bool) -> None:
+    texts = [re.sub('[\r\n"]', "_", text) or "x" for text in texts] + PAD
+    lines = [f'"{text}"' if quotes_all else text for text in ["text", *texts]]
+    content = "".join(f"{line}\n" for line in lines).encode()
+    assert_nothing_is_lost("a.csv", content, texts, DataConfig(csv_delimiter=""))

@@ -108,7 +108,8 @@ def values(column: Any, field: str, name: str) -> list[Any]:
         return column.to_pylist()
     except pa.ArrowNotImplementedError:
         raise DataError(
-            f"column {field!r} of {name} is no text but {column.type}", "name another with --set data.text_field=..."
+            f"column {field!r} of {name} holds values of type {column.type}, not texts",
+            "name another with --set data.text_field=...",
         ) from None
 
 

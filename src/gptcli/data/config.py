@@ -15,6 +15,10 @@ from gptcli.tokenizer.config import BpeTokenizerConfig, TokenizerConfig
 READING_KEYS = (
     "format",
     "text_field",
+    "csv_delimiter",
+    "csv_quote",
+    "csv_escape",
+    "csv_header",
     "chat_template",
     "document_separator",
     "encoding",
@@ -22,7 +26,7 @@ READING_KEYS = (
     "include",
     "exclude",
 )
-"""The keys of `data` that say how files are read, and so matter to every verb that reads texts."""
+"""The keys of `data` that say how files are read: they matter to every command that reads texts."""
 
 
 class MixedCorpus(Config):
@@ -74,6 +78,23 @@ class DataConfig(Config):
     conversation, a list of {"role", "content"} tables. Rows without a field "text" may be conversations or
     instructions: messages, conversations, instruction/input/output, prompt/completion or prompt/response."""
 
+    csv_delimiter: str | None = None
+    """What separates the values of a row of CSV: one character, which a space may follow (", " where spaces after
+    the commas are no part of the values), or an empty text where each line is one value; none: a comma in .csv, a
+    tab in .tsv. A first line such as sep=; says it too."""
+
+    csv_quote: Annotated[str, StringConstraints(max_length=1)] = '"'
+    """What stands around values of CSV that hold delimiters or line ends, and is doubled within them; an empty text
+    where quotes are characters like any other."""
+
+    csv_escape: Annotated[str, StringConstraints(max_length=1)] = ""
+    r"""What stands before a quote, a delimiter, a line end or itself in CSV to take it as it is, such as \ in
+    "say \"hi\""; an empty text: nothing does."""
+
+    csv_header: bool = True
+    """Whether the first row of CSV names the columns; if not, data.text_field is the number of a column, from 1, and
+    need not be set where there is one column only."""
+
     chat_template: Annotated[str, StringConstraints(min_length=1)] = "chatml"
     """What makes a text of a conversation: chatml, or a file with a Jinja template as models bring one."""
 
@@ -124,6 +145,30 @@ class DataConfig(Config):
         """Python's own name of an encoding that it has."""
         found = text_encoding(value)
         return "utf-8" if found == "utf-8-sig" else found  # a byte order mark is left out in any case
+
+    @field_validator("text_field", mode="before")
+    @classmethod
+    def number_of_a_column(cls, value: Any) -> Any:
+        """A field may be called 2, as the columns of CSV without a header are."""
+        return str(value) if type(value) is int else value
+
+    @field_validator("csv_delimiter")
+    @classmethod
+    def one_character(cls, value: str | None) -> str | None:
+        r"""A delimiter that is one character, after which a space may stand; \t is written for a tab."""
+        value = "\t" if value == r"\t" else value
+        if value and (len(value.removesuffix(" ") or " ") > 1 or value[0] in "\r\n"):
+            raise ValueError(f"{value!r} is no delimiter; give one character, such as ';', or one and a space")
+        return value
+
+    @model_validator(mode="after")
+    def csv_characters_differ(self) -> DataConfig:
+        """Delimiter, quote and escape character must be told apart."""
+        delimiter = "," if self.csv_delimiter is None else self.csv_delimiter[:1]
+        used = [one for one in (delimiter, self.csv_quote, self.csv_escape) if one]
+        if len(set(used)) < len(used) or set(used) & set("\r\n"):
+            raise ValueError("csv_delimiter, csv_quote and csv_escape are to be three different characters in a line")
+        return self
 
     @model_validator(mode="after")
     def one_or_a_mix(self) -> DataConfig:

@@ -15,6 +15,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 QUESTIONS, ADDITIONS, ANSWERS = ("instruction", "prompt"), ("input", "context"), ("output", "completion", "response")
+MESSAGE_FIELDS = ("role", "content", "from", "value")
 ROLES = {"human": "user", "gpt": "assistant"}
 
 

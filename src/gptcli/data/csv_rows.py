@@ -1,24 +1,150 @@
-"""The rows of CSV files. Knows nothing of what a row holds; every error names the file and the row."""
+"""The rows of CSV and TSV files, read strictly: a row that does not fit the header is an error and never a guess.
+
+Knows no file; csv_faults.py says what is wrong with a row.
+"""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
-from gptcli.data.json_rows import MAX_ROW_CHARACTERS
-from gptcli.errors import DataError
+from gptcli.data.config import DataConfig
+from gptcli.data.csv_dialect import Dialect
+from gptcli.data.csv_faults import (
+    Record,
+    header_fault,
+    quotes_after_space,
+    repeated_column,
+    row_fault,
+    spaced_quote,
+    unnamed_column,
+)
+from gptcli.data.fields import text_fields
+from gptcli.data.json_rows import split_lines
+
+SEPARATOR_LINE = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
+"""The first line by which spreadsheets say what separates the values."""
+HEAD_LINES = 30
+"""Lines that an error about the header looks at."""
+HEAD_CHARACTERS = 1 << 20
+"""Part of a file that is searched for what ends its first row."""
 
 
-def csv_rows(lines: Iterable[str], name: str, delimiter: str = ",") -> Iterator[tuple[str, dict[str, str]]]:
-    """Rows by the names in the first line; rows are counted from 1 after it."""
-    csv.field_size_limit(MAX_ROW_CHARACTERS)
-    reader = csv.reader(lines, delimiter=delimiter)
-    number = 0
+class CsvPlace(NamedTuple):
+    """Row `number` of a file, not counting the header, which begins on line `line`."""
+
+    number: int
+    line: int
+    name: str
+
+    def __str__(self) -> str:
+        return f"row {self.number} of {self.name} (line {self.line})"
+
+
+def csv_rows(
+    chunks: Iterator[str], name: str, config: DataConfig, delimiter: str = ","
+) -> Iterator[tuple[object, dict[str, str]]]:
+    """(place, row) pairs of a text that arrives in chunks; a row has only the fields that hold its text.
+
+    Blank lines are skipped, before the header too. `delimiter` is used where neither `data.csv_delimiter` nor a line
+    sep= says another.
+
+    Raises:
+        DataError: the header lacks the field or has it twice, or a row is not of the header's width or cannot be read.
+    """
+    dialect = Dialect(delimiter, config.csv_quote, config.csv_escape)
+    lines, line, declared = opened(chunks, name, dialect, config.csv_header)
+    chosen = declared if config.csv_delimiter is None else config.csv_delimiter
+    dialect = dialect if chosen is None else dialect._replace(delimiter=chosen)
+    kept: list[str] = []
+    columns: list[tuple[str, int]] = []
+    number, width = 0, -1
     try:
-        header = next(reader, [])
-        for values in reader:
-            if values:
+        for values in dialect.records(remembered(lines, kept)):
+            if width < 0 and values:
+                width = len(values)
+                columns = text_columns(values, Record(0, kept, line, name), lines, config, dialect)
+                if config.csv_header:
+                    line += len(kept)
+                    kept.clear()
+                    continue
+            if len(values) == width:
                 number += 1
-                yield f"row {number} of {name}", dict(zip(header, values, strict=False))
+                row = {field: values[column] for field, column in columns}
+                for value in row.values():
+                    if value.startswith(" ") and quotes_after_space(kept, dialect, values):
+                        raise spaced_quote(Record(number, kept, line, name), dialect)
+                yield CsvPlace(number, line, name), row
+            elif any(map(str.strip, values)):
+                raise row_fault(Record(number + 1, kept, line, name), width, values, None, dialect)
+            line += len(kept)
+            kept.clear()
     except csv.Error as error:
-        raise DataError(f"row {number + 1} of {name} is not CSV: {error}", "mend the file") from error
+        place = Record(0 if width < 0 else number + 1, kept, line, name)
+        raise row_fault(place, width, (), error, dialect) from error
+
+
+def opened(
+    chunks: Iterator[str], name: str, dialect: Dialect, has_header: bool
+) -> tuple[Iterator[str], int, str | None]:
+    """The lines of a file from its first row on, the number of that line, and the delimiter that a line sep= declares.
+
+    What ends the first row ends every row: "\\n", "\\r\\n" or a lone "\\r".
+    """
+    first, end = "", None
+    for chunk in chunks:
+        first += chunk
+        end = first_line_end(first, dialect)
+        if len(first) > HEAD_CHARACTERS or (end is not None and end.end() < len(first)):
+            break
+    rest = itertools.chain([first], chunks)
+    lines = split_lines(rest, name, "\r" if end is not None and end[1] == "\r" else "\n")
+    for number, line in enumerate(lines, 1):
+        if found := SEPARATOR_LINE.fullmatch(line.rstrip("\r\n")):
+            return lines, number + 1, found[1]
+        if line.strip(None if has_header else "\r\n"):
+            return itertools.chain([line], lines), number, None
+    return lines, 1, None
+
+
+def first_line_end(text: str, dialect: Dialect) -> re.Match[str] | None:
+    """What ends the first row, as group 1: a line end that is not quoted or escaped, or where a quote is not closed,
+    any."""
+    quote, escape, end = re.escape(dialect.quote), re.escape(dialect.escape), r"(\r\n|\r|\n)"
+    escaped = f"{escape}.|" if escape else ""
+    quoted = f"{quote}(?:{escaped}[^{quote}{escape}])*{quote}|" if quote else ""
+    return re.match(rf"(?:{escaped}{quoted}[^{quote}{escape}\r\n])*{end}", text, re.DOTALL) or re.search(end, text)
+
+
+def remembered(lines: Iterable[str], kept: list[str]) -> Iterator[str]:
+    """The same lines, each also appended to `kept`: a reader of rows asks for as many as the next row has."""
+    for line in lines:
+        kept.append(line)
+        yield line
+
+
+def text_columns(
+    header: Sequence[str], record: Record, lines: Iterator[str], config: DataConfig, dialect: Dialect
+) -> list[tuple[str, int]]:
+    """The fields that hold the text, with the numbers of their columns from 0.
+
+    Raises:
+        DataError: the header has no such field, or two; the message looks at the lines that follow in `lines`.
+    """
+    if not config.csv_header:
+        names = [str(number) for number in range(1, len(header) + 1)] if len(header) > 1 else [config.text_field]
+    else:
+        names = list(header)
+    fields = text_fields(config.text_field, names)
+    if not fields and not config.csv_header:
+        raise unnamed_column(record, header)
+    if not fields:
+        head = record._replace(lines=[*record.lines, *itertools.islice(lines, HEAD_LINES)])
+        raise header_fault(head, names, config.text_field, dialect)
+    for field in fields:
+        if names.count(field) > 1:
+            raise repeated_column(record, names, field)
+    return [(field, names.index(field)) for field in fields]

@@ -19,7 +19,7 @@ ROW_ENDINGS: dict[str, Format] = {
     ".jsonlines": "jsonl",
     ".ndjson": "jsonl",
     ".jl": "jsonl",
-    ".json": "jsonl",
+    ".json": "json",
     ".csv": "csv",
     ".tsv": "tsv",
     ".parquet": "parquet",

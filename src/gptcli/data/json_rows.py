@@ -1,18 +1,29 @@
-"""The rows of JSON lines, and the lines of a text that arrives in pieces.
+"""The rows of JSON files: an object on each line, or objects of any layout, alone or in an array.
 
-Knows nothing of what a row holds; every error names the file and the line.
+Nothing is held but the row that is read. Knows nothing of what a row holds; every error names the file and the place.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gptcli.data.fields import RepeatedKeys, described
 from gptcli.errors import DataError
 
 MAX_ROW_CHARACTERS = 1 << 30
+BLANKS = " \t\r\n"
+BLANK = re.compile(f"[{BLANKS}]*")
+LONGEST_PART = 16
+"""More characters than any of JSON's words and escapes has: an error nearer to the end of an incomplete text may be
+caused by what is missing."""
+UNTERMINATED = "Unterminated string"
+CORRECT = "correct it, or remove it"
+AS_TEXT = "if it is plain text, --set data.format=text"
+ANY_LAYOUT = "--set data.format=json reads objects over several lines and arrays of objects"
 
 
 class Line(NamedTuple):
@@ -34,34 +45,203 @@ class Line(NamedTuple):
         return f"line {before + self.number} of {self.name}"
 
 
-def split_lines(chunks: Iterable[str], name: str) -> Iterator[str]:
-    r"""Lines with their "\n", and nothing else taken for a line end, as JSON lines and csv want it."""
+class ValuePlace(NamedTuple):
+    """Object `number` of a file, which begins on line `line`."""
+
+    number: int
+    line: int
+    name: str
+
+    def __str__(self) -> str:
+        return f"row {self.number} of {self.name} (line {self.line})"
+
+
+def as_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) == len(pairs):
+        return found
+    names = [name for name, _ in pairs]
+    return RepeatedKeys(pairs, [name for name in found if names.count(name) > 1])
+
+
+raw_decode = json.JSONDecoder(object_pairs_hook=as_object).raw_decode
+
+
+def split_lines(chunks: Iterable[str], name: str, end: str = "\n") -> Iterator[str]:
+    """Lines with their `end`, and nothing else taken for a line end, as JSON lines and csv want it."""
     held = ""
     for chunk in chunks:
         held += chunk
-        if "\n" in chunk:
-            *lines, held = held.split("\n")
+        if end in chunk:
+            *lines, held = held.split(end)
             for line in lines:
-                yield line + "\n"
+                yield line + end
         if len(held) > MAX_ROW_CHARACTERS:
             raise DataError(f"{name} has a row of more than {MAX_ROW_CHARACTERS:,} characters", "is it a text file?")
     if held:
         yield held
 
 
-def json_rows(
+def json_lines(
     lines: Iterable[str], name: str, path: Path = Path(), start: int = 0
 ) -> Iterator[tuple[object, dict[str, Any]]]:
-    """Rows with their places; `lines` are those from byte `start` of the file `path` on, which is read to name a place
-    that is not counted from its beginning."""
+    """The objects of a file that has one on each line, with their places; blank lines are skipped.
+
+    `lines` are those from byte `start` of the file `path` on, which is read to name a place that is not counted from
+    the beginning of the file.
+
+    Raises:
+        DataError: a line is not one JSON object.
+    """
     for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
         place = Line(number, path, name, start)
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{place} is not JSON: {error}", "write one JSON object a line") from error
+            row, end = raw_decode(line)
+        except (ValueError, RecursionError):
+            line = line.strip(BLANKS).removeprefix("\ufeff")  # which begins each of several files made into one
+            if not line.strip():
+                continue
+            row, end = decode_line(line, place)
         if not isinstance(row, dict):
-            raise DataError(f"{place} is no JSON object but {type(row).__name__}", "write one JSON object a line")
+            raise no_object(place, row)
+        if line[end:].strip(BLANKS):
+            raise DataError(f"{place} has more than one JSON value", f"write one on each line; {ANY_LAYOUT}")
         yield place, row
+
+
+def decode_line(line: str, place: object) -> tuple[Any, int]:
+    """The value at the beginning of a line and where it ends; an error says what is wrong with the line."""
+    try:
+        return raw_decode(line)
+    except json.JSONDecodeError as error:
+        if error.pos >= len(line):
+            raise DataError(f"{place} ends within a JSON value: {said(error, line)}", ANY_LAYOUT) from error
+        remedy = CORRECT if line.startswith(("{", "[")) else AS_TEXT
+        raise DataError(f"{place} is not JSON: {said(error, line)}", remedy) from error
+    except (ValueError, RecursionError) as error:
+        raise unreadable(place, error) from error
+
+
+def may_go_on(error: json.JSONDecodeError, text: str) -> bool:
+    """Whether a decoder may have failed because the text ends, and not because of what is in it."""
+    return error.msg.startswith(UNTERMINATED) or error.pos + LONGEST_PART >= len(text)
+
+
+def unreadable(place: object, error: Exception) -> DataError:
+    """The error of JSON that is larger than what Python's decoder takes."""
+    what = "is nested too deeply" if isinstance(error, RecursionError) else f"cannot be decoded: {error}"
+    return DataError(f"{place} {what}", CORRECT)
+
+
+def said(error: json.JSONDecodeError, text: str) -> str:
+    """What a decoder says, with the characters that it means."""
+    place = f" at {text[error.pos : error.pos + LONGEST_PART]!r}" if error.pos < len(text) else " at the end"
+    return error.msg.removesuffix(" at").removesuffix(" starting") + place
+
+
+def no_object(place: object, value: Any) -> DataError:
+    """The error of a row that is another value."""
+    if isinstance(value, str):
+        return DataError(
+            f"{place} is a text, not a JSON object with fields",
+            "make objects of an array of texts: jq -c '.[] | {text: .}' FILE > rows.jsonl",
+        )
+    what = "null" if value is None else described(value)
+    return DataError(f"{place} is {what}, not a JSON object", 'write each row as an object, such as {"text": "..."}')
+
+
+def json_values(chunks: Iterator[str], name: str) -> Iterator[tuple[object, dict[str, Any]]]:
+    """The objects of a file in any layout, with their places: one after another, or in arrays.
+
+    Raises:
+        DataError: the file is not JSON, or holds values that are no objects.
+    """
+    text = JsonText(chunks, name)
+    while first := text.next_character():
+        if first != "[":
+            yield text.next_object()
+            continue
+        text.position += 1
+        following = text.next_character()
+        while following != "]":
+            yield text.next_object()
+            following = text.next_character()
+            if following == ",":
+                text.position += 1
+                text.next_character()
+            elif following != "]":
+                raise text.fault("a comma is missing in an array" if following else "it ends within an array")
+        text.position += 1
+
+
+class JsonText:
+    """JSON that arrives in chunks, of which no more is held than the value at `position`."""
+
+    def __init__(self, chunks: Iterator[str], name: str) -> None:
+        self.chunks, self.name = chunks, name
+        self.text, self.position = "", 0
+        self.objects = 0
+        self.lines, self.counted = 1, 0
+        """The number of the line that holds the character at `counted`."""
+
+    def next_character(self) -> str:
+        """The next character that is not blank, to which `position` moves; "" at the end."""
+        while True:
+            self.position = BLANK.match(self.text, self.position).end()
+            if self.position < len(self.text):
+                return self.text[self.position]
+            if not self.grow():
+                return ""
+
+    def next_object(self) -> tuple[object, dict[str, Any]]:
+        """The object at `position` and its place."""
+        place = self.place()
+        while True:
+            try:
+                value, end = raw_decode(self.text, self.position)
+                break
+            except json.JSONDecodeError as error:
+                what = said(error, self.text)
+                if not may_go_on(error, self.text) or not self.grow():
+                    raise self.fault(what) from error
+            except (ValueError, RecursionError) as error:
+                raise unreadable(place, error) from error
+        if not isinstance(value, dict):
+            raise no_object(place, value)
+        self.position = end
+        return place, value
+
+    def place(self) -> ValuePlace:
+        self.objects += 1
+        return ValuePlace(self.objects, self.line_at(self.position), self.name)
+
+    def line_at(self, position: int) -> int:
+        self.lines += self.text.count("\n", self.counted, position)
+        self.counted = position
+        return self.lines
+
+    def grow(self) -> bool:
+        """Read on, at least as much again as is held, so that a long value is not decoded too often; False at the end
+        of the file."""
+        self.line_at(self.position)
+        parts, held = [self.text[self.position :]], len(self.text) - self.position
+        wanted = 2 * held
+        self.position = self.counted = 0
+        is_longer = False
+        while (held < wanted or not is_longer) and (chunk := next(self.chunks, None)) is not None:
+            parts.append(chunk)
+            held += len(chunk)
+            is_longer = True
+        self.text = "".join(parts)
+        if held > MAX_ROW_CHARACTERS:
+            raise DataError(
+                f"row {self.objects} of {self.name} has more than {MAX_ROW_CHARACTERS:,} characters",
+                "write one JSON object for each text",
+            )
+        return is_longer
+
+    def fault(self, what: str) -> DataError:
+        return DataError(
+            f"{self.name} is not JSON: {what}, in row {self.objects} (line {self.line_at(self.position)})",
+            f"{CORRECT}; {AS_TEXT}",
+        )

@@ -1,4 +1,4 @@
-"""The texts in the rows of .jsonl, .csv, .parquet and .arrow files.
+"""The texts in the rows of JSON, CSV, TSV, .parquet and .arrow files.
 
 Rows are read one at a time. Knows nothing of documents, splits or tokens; every error names the file and the row.
 """
@@ -6,20 +6,21 @@ Rows are read one at a time. Knows nothing of documents, splits or tokens; every
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+import json
+import shlex
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from gptcli.data.chat import ChatRenderer
 from gptcli.data.columns import column_rows
 from gptcli.data.config import DataConfig
-from gptcli.data.conversations import conversation_fields, conversation_of
+from gptcli.data.conversations import MESSAGE_FIELDS, conversation_of
 from gptcli.data.csv_rows import csv_rows
+from gptcli.data.fields import missing_field, no_text, refuse_repeated, text_fields
 from gptcli.data.file_formats import SourceFile
 from gptcli.data.formats import Decoding, read_text
-from gptcli.data.json_rows import json_rows, split_lines
+from gptcli.data.json_rows import json_lines, json_values, split_lines
 from gptcli.errors import DataError
-
-DEFAULT_FIELD = "text"
 
 
 def read_rows(
@@ -41,20 +42,41 @@ def read_rows(
         for place, row in rows_of(file, config, decoding, start, stop):
             fields = text_fields(text_field, row)
             if not fields:
-                raise missing_field(place, text_field, row)
+                raise without_text(place, text_field, row, file.name)
+            refuse_repeated(place, row, fields)
             value = row[text_field] if fields == (text_field,) else conversation_of(row)
-            if isinstance(value, list):
+            if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+                for message in value:
+                    refuse_repeated(place, message, MESSAGE_FIELDS)
                 renderer = renderer or stack.enter_context(ChatRenderer(config.chat_template))
                 value = renderer.render(value, place)
-            if not isinstance(value, str | None):
-                raise DataError(f"field {fields[0]!r} of {place} is no text but {type(value).__name__}")
-            yield without_surrogates(value or "", place, decoding)
+            elif value is None or value == [] or value != value:  # NaN, which some programs write for no text
+                value = ""
+            if not isinstance(value, str):
+                raise no_text(place, fields[0], value)
+            yield without_surrogates(value, place, decoding)
+
+
+def without_text(place: object, text_field: str, row: dict[str, Any], name: str) -> DataError:
+    """The error of a row that lacks the field; if it holds a list of rows, it says how to take them out."""
+    rows = next((key for key, value in row.items() if is_list_of_rows(value, text_field)), None)
+    if rows is None:
+        return missing_field(place, text_field, row)
+    return DataError(
+        f"{place} has no field {text_field!r}, and its field {rows!r} is a list of rows",
+        f"write them into a file of their own: jq -c {shlex.quote(f'.[{json.dumps(rows)}][]')} {shlex.quote(name)} > "
+        "rows.jsonl",
+    )
+
+
+def is_list_of_rows(value: Any, text_field: str) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict) and text_field in value[0]
 
 
 def rows_of(
     file: SourceFile, config: DataConfig, decoding: Decoding, start: int, stop: int | None
 ) -> Iterator[tuple[object, dict[str, Any]]]:
-    """(place, row) pairs; of files of columns only those that `text_fields` names."""
+    """(place, row) pairs; of CSV and of files of columns only the fields that `text_fields` names."""
     path, name, kind = file.path, file.name, file.format
     if kind in ("parquet", "arrow"):
 
@@ -65,24 +87,12 @@ def rows_of(
             return fields
 
         return column_rows(file, choose, decoding, start, stop)
-    lines = split_lines(read_text(path, name, decoding, start, stop), name)
+    text = read_text(path, name, decoding, start, stop)
     if kind in ("csv", "tsv"):
-        return csv_rows(lines, name, "," if kind == "csv" else "\t")
-    return json_rows(lines, name, path, start)
-
-
-def text_fields(text_field: str, names: Collection[str]) -> tuple[str, ...]:
-    """Of a row's fields those that hold its text; none where it has none."""
-    if text_field in names:
-        return (text_field,)
-    return conversation_fields(names) if text_field == DEFAULT_FIELD else ()
-
-
-def missing_field(place: object, text_field: str, fields: Iterable[str]) -> DataError:
-    return DataError(
-        f"{place} has no field {text_field!r}; its fields are {', '.join(map(str, fields))}",
-        "name one with --set data.text_field=...",
-    )
+        return csv_rows(text, name, config, "," if kind == "csv" else "\t")
+    if kind == "json":
+        return json_values(text, name)
+    return json_lines(split_lines(text, name), name, path, start)
 
 
 def without_surrogates(text: str, place: object, decoding: Decoding) -> str:

@@ -18,11 +18,13 @@ from typing import BinaryIO, NamedTuple
 
 from gptcli.data.archives import is_archive
 from gptcli.data.config import DataConfig
-from gptcli.data.file_formats import AUTO, Format, SourceFile, format_by_ending
+from gptcli.data.file_formats import AUTO, SourceFile
 from gptcli.data.folders import Rules, Walk, walk_archive, walk_folder, walk_glob
 from gptcli.data.layouts import laid_out_files, split_off
 from gptcli.data.left_out import LeftOut, in_words
+from gptcli.data.recognize import file_format, hint_of_rows, stream_format
 from gptcli.data.streams import spool_hugging_face
+from gptcli.data.token_files import is_token_file
 from gptcli.errors import DataError
 from gptcli.storage import clean_temporaries, storage_errors, temporary_name
 
@@ -60,7 +62,7 @@ def find_files(sources: Sequence[str], config: DataConfig, cache_dir: Path) -> F
 
 def files_of(source: str, config: DataConfig, cache_dir: Path) -> Found:
     if source == "-":
-        return named(spool(source, cache_dir), source, config)
+        return named(spool(source, config, cache_dir), source, config)
     if source.startswith("hf:"):
         paths = spool_hugging_face(source, config.text_field, spool_directory(cache_dir))
         several = len(paths) > 1
@@ -73,12 +75,16 @@ def files_of(source: str, config: DataConfig, cache_dir: Path) -> Found:
         if is_endless(path):
             raise DataError(f"{source} is a device, which has no end", "name a file or a pipe")
         if is_stream(source):
-            return named(spool(source, cache_dir), source, config)
+            return named(spool(source, config, cache_dir), source, config)
         laid_out = laid_out_files(*split_off(path), source)
         if laid_out is not None:
-            return Found([SourceFile(file, str(file), format_by_ending(file)) for file in laid_out], [])
+            by_ending = config.model_copy(update={"format": AUTO})
+            return Found([SourceFile(file, str(file), file_format(file, by_ending)) for file in laid_out], [])
         if path.is_file():
-            return named(path, str(path), config)
+            found = named(path, str(path), config)
+            if found.files[0].format == "text" and not is_token_file(path.name):
+                hint_of_rows(path, config)
+            return found
         if path.is_dir():
             return in_folder(walk_folder(path, Rules(config.include, config.exclude)), str(path), config)
         if path.is_symlink():
@@ -96,7 +102,7 @@ def named(path: Path, name: str, config: DataConfig) -> Found:
     if path.stat().st_size and is_archive(path):
         walk = walk_archive(path, Rules(config.include, config.exclude))
         return in_folder(walk, name, config)
-    return Found([SourceFile(path, name, format_of_file(path, config))], [])
+    return Found([SourceFile(path, name, file_format(path, config))], [])
 
 
 def in_folder(walk: Walk, source: str, config: DataConfig) -> Found:
@@ -111,13 +117,8 @@ def in_folder(walk: Walk, source: str, config: DataConfig) -> Found:
             f"{source} names no file that could be text{reasons}",
             "name the files themselves, or say with --set data.include='*.ENDING' which to read",
         )
-    files = [SourceFile(path, str(path), format_of_file(path, config), is_optional=True) for path in walk.files]
+    files = [SourceFile(path, str(path), file_format(path, config), is_optional=True) for path in walk.files]
     return Found(files, walk.left_out)
-
-
-def format_of_file(path: Path, config: DataConfig) -> Format:
-    """What a file holds: as `data.format` says, else by its ending."""
-    return format_by_ending(path) if config.format == AUTO else config.format
 
 
 def is_endless(path: Path) -> bool:
@@ -158,12 +159,15 @@ def is_stream(source: str) -> bool:
     return source == "-" or (path.exists() and not path.is_file() and not path.is_dir())
 
 
-def spool(source: str, cache_dir: Path) -> Path:
-    """A copy of a source that can be read only once."""
+def spool(source: str, config: DataConfig, cache_dir: Path) -> Path:
+    """A copy of a source that can be read only once, whose ending says what is in it."""
     if source == "-":
-        return spool_stream(sys.stdin.buffer, cache_dir)
-    with Path(source).expanduser().open("rb") as stream:
-        return spool_stream(stream, cache_dir)
+        path = spool_stream(sys.stdin.buffer, cache_dir)
+    else:
+        with Path(source).expanduser().open("rb") as stream:
+            path = spool_stream(stream, cache_dir)
+    found = stream_format(path, source, config)
+    return path if found == "text" else path.replace(path.with_suffix(f".{found}"))
 
 
 def spool_stream(stream: BinaryIO, cache_dir: Path) -> Path:

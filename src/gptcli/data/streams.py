@@ -15,7 +15,7 @@ from typing import Any
 
 from gptcli.console import Progress, say
 from gptcli.data.cache import only_writer, unfinished
-from gptcli.data.rows import text_fields
+from gptcli.data.fields import text_fields
 from gptcli.errors import DataError
 from gptcli.storage import atomic_file, fsync_path, sha256_file, storage_errors, write_atomic
 

@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gptcli.data.file_formats import SourceFile
 from gptcli.data.shards import MappedFile
-from gptcli.data.sources import SourceFile
 from gptcli.errors import DataError
 from gptcli.storage import storage_errors
 

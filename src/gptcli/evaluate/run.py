@@ -12,7 +12,7 @@ from gptcli.console import Progress, say
 from gptcli.data.config import DataConfig
 from gptcli.data.corpus import open_corpus
 from gptcli.data.formats import read_text
-from gptcli.data.json_rows import json_rows, split_lines
+from gptcli.data.json_rows import json_lines, split_lines
 from gptcli.data.shards import TokenShards
 from gptcli.errors import CheckpointError, DataError, UsageError, missing_extra
 from gptcli.evaluate.choices import ChoiceEvaluation, ChoiceRow, evaluate_choices, parse_row
@@ -155,7 +155,7 @@ def evaluate_choice_file(request: ChoicesRequest) -> tuple[ChoiceEvaluation, str
 def read_choices(file: str) -> list[ChoiceRow]:
     """The rows of a .jsonl file."""
     lines = split_lines(read_text(Path(file), file, "strict"), file)
-    rows = [parse_row(row, place) for place, row in json_rows(lines, file)]
+    rows = [parse_row(row, place) for place, row in json_lines(lines, file)]
     if not rows:
         raise DataError(f"{file} holds no row", 'write one {"prompt", "choices", "answer"} object a line')
     return rows

@@ -138,7 +138,7 @@ def look_at_text(setting: Setting, data: DataConfig) -> tuple[list[TokenizerFact
 
 def replayable(data: DataConfig, cache_dir: Path) -> DataConfig:
     """The same corpus with a copy for each source that can be read only once (stdin, a pipe)."""
-    sources = tuple(str(spool(source, cache_dir)) if is_stream(source) else source for source in data.corpus)
+    sources = tuple(str(spool(source, data, cache_dir)) if is_stream(source) else source for source in data.corpus)
     return data.model_copy(update={"corpus": sources})
 
 

@@ -1,0 +1,233 @@
+"""What is wrong with a row or a header of CSV, in words, and what to do about it.
+
+Called once a row does not fit: it tries which other dialect the row would fit. Knows no reading of files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import re
+import shlex
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from gptcli.console import quantity
+from gptcli.data.csv_dialect import MAX_VALUE_CHARACTERS, Dialect, first_record
+from gptcli.data.fields import missing_field
+from gptcli.data.json_rows import AS_TEXT
+from gptcli.errors import DataError
+
+DELIMITERS = (",", ";", "\t", "|")
+DELIMITER_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+SHOWN_CHARACTERS, SHOWN_VALUES = 30, 6
+LONGEST_NAME = 40
+"""Characters of a column's name; what is longer is a text."""
+
+
+class Record(NamedTuple):
+    """A row as it stands in a file: its number (0 for the header), its lines, and the number of the first of them."""
+
+    number: int
+    lines: Sequence[str]
+    line: int
+    name: str
+
+    def __str__(self) -> str:
+        last = self.line + len(self.lines) - 1
+        where = f"line {self.line}" if last <= self.line else f"lines {self.line} to {last}"
+        return f"{f'row {self.number}' if self.number else 'the header'} of {self.name} ({where})"
+
+
+def row_fault(
+    record: Record, width: int, values: Sequence[str], error: csv.Error | None, dialect: Dialect
+) -> DataError:
+    """Why a row has not the `width` values of the header: it has others, or it cannot be read (`error`)."""
+    raw = "".join(record.lines)
+    escaped = dialect._replace(escape="\\")
+    if not dialect.escape and f"\\{dialect.quote}" in raw and fits(record, escaped, width):
+        return DataError(
+            f"{record} has \\{dialect.quote} within a quoted value", r"to read it as a quote, --set data.csv_escape='\'"
+        )
+    spaced = dialect._replace(delimiter=f"{dialect.separator} ")
+    if has_spaced_quote(raw, dialect) and fits(record, spaced, width):
+        return spaced_quote(record, dialect)
+    if error is not None:
+        return unreadable(record, raw, error, dialect, width)
+    counted = f"{record} has {quantity(len(values), 'value')} ({shown(values)}), and the first row has {width}"
+    if len(values) < width:
+        return DataError(counted, "write every value, empty ones too, or remove the row")
+    delimiter = dialect.separator
+    if width == 1:
+        return DataError(
+            counted, f"put texts with {delimiter!r} in double quotes, or if each line is one text, {no_delimiter()}"
+        )
+    return DataError(counted, f"put values that hold {delimiter!r} in double quotes")
+
+
+def unreadable(record: Record, raw: str, error: csv.Error, dialect: Dialect, width: int) -> DataError:
+    """What is wrong with a row that Python's reader refuses."""
+    opened = record.line + (raw.count("\n", 0, open_quote(raw, dialect)) if dialect.quote else 0)
+    unquoted = ""
+    if fits(record._replace(lines=record.lines[:1]), dialect._replace(quote=""), width):
+        unquoted = ", or if quotes are characters like any other in this file, --set data.csv_quote=''"
+    if "end of data" in str(error):
+        return DataError(f"{record} opens a quote on line {opened} that is never closed", f"close it{unquoted}")
+    if "field limit" in str(error):
+        return DataError(
+            f"{record} has a value of more than {MAX_VALUE_CHARACTERS:,} characters, which begins on line {opened}",
+            f"close its quote{unquoted}",
+        )
+    if "expected after" in str(error):
+        where = f", which was opened on line {opened}," if len(record.lines) > 1 else ""
+        return DataError(
+            f"{record} goes on after the quote that closes a value{where} without {dialect.separator!r}",
+            f"close each quoted value, and write quotes within it twice{unquoted}",
+        )
+    if "new-line" in str(error):
+        return DataError(
+            f"{record} has a carriage return (\\r) outside quotes that ends no line",
+            r"put a space there: sed 's/\r\(.\)/ \1/g' FILE > NEW_FILE",
+        )
+    return DataError(f"{record} is not CSV: {error}", AS_TEXT)
+
+
+def open_quote(raw: str, dialect: Dialect) -> int:
+    """Where the last quoted value of a row begins that is not closed, or goes on after it was closed."""
+    quote, delimiter = re.escape(dialect.quote), re.escape(dialect.separator or "\n")
+    quoted = re.compile(f"{quote}(?:[^{quote}]|{quote}{quote})*{quote}(?!{quote})")
+    unquoted = re.compile(f"[^{delimiter}\r\n]*")
+    position = 0
+    while position < len(raw):
+        if raw[position] == dialect.quote:
+            found = quoted.match(raw, position)
+            if found is None or raw[found.end() : found.end() + 1] not in ("", dialect.separator, "\r", "\n"):
+                return position
+        else:
+            found = unquoted.match(raw, position)
+        position = found.end() + 1
+    return 0
+
+
+def fits(record: Record, dialect: Dialect, width: int) -> bool:
+    """Whether the lines of a row begin with a row of `width` values in another dialect."""
+    return len(first_record(record.lines, dialect) or ()) == width
+
+
+def has_spaced_quote(raw: str, dialect: Dialect) -> bool:
+    return bool(dialect.quote) and not dialect.skips_spaces and f"{dialect.separator} {dialect.quote}" in raw
+
+
+def spaced_quote(record: Record, dialect: Dialect) -> DataError:
+    """The error of a file that quotes a value after a space."""
+    delimiter = dialect.separator
+    return DataError(
+        f"{record} has a space between {delimiter!r} and a quote",
+        f"if spaces after {delimiter!r} are no part of the values, --set 'data.csv_delimiter=\"{delimiter} \"'",
+    )
+
+
+def quotes_after_space(lines: Sequence[str], dialect: Dialect, values: Sequence[str]) -> bool:
+    """Whether a value of a row that begins with a space and a quote would be a quoted one without the space."""
+    if not has_spaced_quote("".join(lines), dialect):
+        return False
+    other = first_record(lines, dialect._replace(delimiter=f"{dialect.separator} "))
+    return other is not None and any(
+        one not in (value, value.lstrip(" ")) for one, value in zip(other, values, strict=False)
+    )
+
+
+def unnamed_column(record: Record, values: Sequence[str]) -> DataError:
+    """The error of a file without a header of which no column was chosen."""
+    column = max(range(len(values)), key=lambda number: len(values[number])) + 1
+    return DataError(
+        f"{record.name} has {len(values)} columns without names ({shown(values)})",
+        f"say which holds the text by its number: --set data.text_field={column}",
+    )
+
+
+def repeated_column(record: Record, names: Sequence[str], field: str) -> DataError:
+    """The error of a header that calls two columns by the name of the one that is read."""
+    numbers = [str(number) for number, name in enumerate(names, 1) if name == field]
+    return DataError(
+        f"{record} calls columns {' and '.join(numbers)} {field!r}", f"rename one of them on line {record.line}"
+    )
+
+
+def header_fault(record: Record, names: Sequence[str], text_field: str, dialect: Dialect) -> DataError:
+    """Why the first row names no column `text_field`; `record` has the first lines of the file, not the header only."""
+    head = [name.strip() for name in names]
+    if text_field in head and not dialect.skips_spaces:
+        return DataError(
+            f"{record.name} has spaces around {text_field!r} in its header",
+            f"remove them, or --set 'data.csv_delimiter=\"{dialect.separator} \"'",
+        )
+    rows = complete_rows(record.lines, dialect)
+    for delimiter in DELIMITERS:
+        other = complete_rows(record.lines, Dialect(delimiter, dialect.quote, dialect.escape))
+        if delimiter == dialect.separator or not other or len(other[0]) == 1:
+            continue
+        is_named = text_field in other[0]
+        if is_named or (is_regular(other) and not (is_regular(rows) and len(rows[0]) > 1) and looks_named(other[0])):
+            field = "" if is_named else f" --set data.text_field={shlex.quote(longest_column(other))}"
+            return DataError(
+                f"{record.name} separates its columns ({shown(other[0])}) by {DELIMITER_NAMES[delimiter]}",
+                f"--set data.csv_delimiter={typed(delimiter)}{field}",
+            )
+    if not is_regular(rows):
+        counts = ", ".join(str(len(row)) for row in rows[:SHOWN_VALUES])
+        return DataError(
+            f"{record.name} has no column {text_field!r} and seems to be no CSV: its first rows have {counts} values",
+            AS_TEXT,
+        )
+    if not looks_named(names):
+        column = "" if len(names) == 1 else f" --set data.text_field={longest_column(rows, numbered=True)}"
+        return DataError(
+            f"{record.name} has no column {text_field!r}, and its first row seems to be no header: {shown(names)}",
+            f"if it has none, --set data.csv_header=false{column}; {AS_TEXT}",
+        )
+    return missing_field(record.name, text_field, names, shlex.quote(longest_column(rows)))
+
+
+def complete_rows(lines: Sequence[str], dialect: Dialect) -> list[list[str]]:
+    """The rows of the first lines of a file that can be read; the last one may be cut off there."""
+    rows: list[list[str]] = []
+    with contextlib.suppress(csv.Error):
+        rows.extend(values for values in dialect.records(lines) if values)
+    return rows
+
+
+def is_regular(rows: Sequence[Sequence[str]]) -> bool:
+    return len({len(row) for row in rows}) <= 1
+
+
+def looks_named(names: Sequence[str]) -> bool:
+    """Whether a row may name columns: short words that differ, no numbers and no sentences."""
+    return len(set(names)) == len(names) and all(
+        0 < len(name) <= LONGEST_NAME
+        and len(name.split()) <= 3
+        and not re.fullmatch(r"[-+\d.,:/ ]+", name)
+        and name.strip()[-1:] not in tuple(".!?…。")
+        for name in names
+    )
+
+
+def longest_column(rows: Sequence[Sequence[str]], numbered: bool = False) -> str:
+    """The name of the column with the longest values, which is the likeliest to hold texts."""
+    totals = [sum(len(row[column]) for row in rows[1:] if column < len(row)) for column in range(len(rows[0]))]
+    column = totals.index(max(totals))
+    return str(column + 1) if numbered else rows[0][column]
+
+
+def typed(delimiter: str) -> str:
+    return r"'\t'" if delimiter == "\t" else f"'{delimiter}'"
+
+
+def no_delimiter() -> str:
+    return "--set data.csv_delimiter=''"
+
+
+def shown(values: Sequence[str]) -> str:
+    """Values for a message, each and all of them shortened."""
+    short = [v if len(v) <= SHOWN_CHARACTERS else f"{v[:SHOWN_CHARACTERS]}..." for v in values[:SHOWN_VALUES]]
+    return ", ".join(map(repr, short)) + (", ..." if len(values) > SHOWN_VALUES else "")

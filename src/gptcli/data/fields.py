@@ -1,0 +1,61 @@
+"""Which fields of a row hold its text, and what is in them. Knows no file format."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from gptcli.data.conversations import conversation_fields
+from gptcli.errors import DataError
+
+DEFAULT_FIELD = "text"
+
+
+def text_fields(text_field: str, names: Collection[str]) -> tuple[str, ...]:
+    """Of the fields of a row those that hold its text; none where it has none."""
+    if text_field in names:
+        return (text_field,)
+    return conversation_fields(names) if text_field == DEFAULT_FIELD else ()
+
+
+def missing_field(place: object, text_field: str, fields: Iterable[str], likely: str = "...") -> DataError:
+    """The error of a row without a text; `likely` is the field that may be meant, as a shell takes it."""
+    return DataError(
+        f"{place} has no field {text_field!r}; its fields are {', '.join(map(str, fields))}",
+        f"name the one that holds the text with --set data.text_field={likely}",
+    )
+
+
+class RepeatedKeys(dict[str, Any]):
+    """An object in which some keys occur more than once; of these it holds the last values."""
+
+    def __init__(self, pairs: Iterable[tuple[str, Any]], repeated: Collection[str]) -> None:
+        super().__init__(pairs)
+        self.repeated = frozenset(repeated)
+
+
+def refuse_repeated(place: object, value: Any, fields: Collection[str]) -> None:
+    """Raise a DataError if one of `fields` of an object occurs more than once."""
+    if isinstance(value, RepeatedKeys) and (twice := sorted(value.repeated.intersection(fields))):
+        raise DataError(f"{place} has the key {twice[0]!r} more than once", "remove or rename one of them")
+
+
+def no_text(place: object, field: str, value: Any) -> DataError:
+    """The error of a field whose value is neither a text nor a conversation."""
+    return DataError(
+        f"field {field!r} of {place} holds {described(value)}, not a text",
+        "write a text there, or name another field with --set data.text_field=...",
+    )
+
+
+def described(value: Any) -> str:
+    """What a value is, in words."""
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, int | float):
+        return "a number"
+    if isinstance(value, dict):
+        return f"an object with the fields {', '.join(map(str, value))}"
+    if isinstance(value, list):
+        return "a list of texts" if all(isinstance(item, str) for item in value) else "a list"
+    return f"a value of type {type(value).__name__}"
