@@ -56,6 +56,7 @@ def run(our_model, tokenizer, tmp_path) -> Path:
         tensors = {name: sign * tensor for name, tensor in model.state_dict().items()}
         save_checkpoint(run, step, {"model": tensors}, {"val_loss": val_loss})
     summary = {"steps": 20, "tokens": 4000, "train_seconds": 12.3, "train_loss": 1.25, "val_loss": 1.5}
+    summary["val_loss_interval"] = [1.47, 1.53]
     (run.path / "summary.json").write_text(json.dumps(summary | {"val_bits_per_byte": 2.1}))
     counts = {"documents": 7, "bytes": 1234}
     data = {"train": counts, "val": counts | {"documents": 1}, "train_tokens": 1300, "split_rule": "chosen by hash"}
@@ -123,8 +124,8 @@ def test_the_card_tells_what_the_run_recorded_and_no_path_of_this_machine(run, t
         "Validation is chosen by hash.",
         "muon, peak learning rate 0.02",
         "20 steps, 4,000 tokens, 12 seconds",
-        "Validation loss: 1.5000 nats a token (perplexity 4.48)",
-        "Validation bits per byte: 2.1000",
+        "Validation loss: 1.500 (1.470 to 1.530) nats a token (perplexity 4.48 (4.35 to 4.62))",
+        "Validation bits per byte: 2.100",
         "the weights here are of step 10, val loss 1.5000.",
         "stored in bf16",
         'from_pretrained("my-model")',

@@ -15,6 +15,7 @@ from typing import Any
 from huggingface_hub import ModelCardData
 
 from gptcli import __version__
+from gptcli.figures import figure, figure_with_interval
 from gptcli.interop.families import family_of
 from gptcli.interop.load import HUB_PREFIX, LoadedModel
 from gptcli.interop.own import OWN
@@ -114,15 +115,30 @@ def training_lines(record: dict[str, Json], loaded: LoadedModel) -> Iterator[str
         yield f"- Optimizer: {optimizer}, peak learning rate {config['optim'].get('lr')}"
     if summary.get("steps"):
         yield f"- {summary['steps']:,} steps, {summary['tokens']:,} tokens, {summary['train_seconds']:,.0f} seconds"
-    if isinstance(loss := summary.get("val_loss"), float):
-        yield f"- Validation loss: {loss:.4f} nats a token (perplexity {math.exp(min(loss, 700)):.2f})"
-    if isinstance(bits := summary.get("val_bits_per_byte"), float):
-        yield f"- Validation bits per byte: {bits:.4f}"
+    yield from validation_lines(summary)
     if isinstance(loss := summary.get("train_loss"), float):
         yield f"- Training loss at the end: {loss:.4f} nats a token"
     if summary:
         which = loaded.source.removeprefix(f"run {loaded.run.path}, ") if loaded.run else loaded.source
         yield f"- The losses are of the run's best weights; the weights here are of {which}."
+
+
+def validation_lines(summary: Json) -> Iterator[str]:
+    """The validation loss with its 95 % interval, where the run recorded one, and with the digits that it supports."""
+    loss, bits, found = (summary.get(key) for key in ("val_loss", "val_bits_per_byte", "val_loss_interval"))
+    if not isinstance(loss, float):
+        return
+    low, high = found or (loss, loss)
+    interval = (low, high) if found else None
+    perplexity, *ends = (math.exp(min(nats, 700)) for nats in (loss, low, high))
+    perplexities = (ends[0], ends[1]) if found else None
+    yield (
+        f"- Validation loss: {figure_with_interval(loss, interval)} nats a token "
+        f"(perplexity {figure_with_interval(perplexity, perplexities)})"
+    )
+    if isinstance(bits, float):
+        scale = bits / loss
+        yield f"- Validation bits per byte: {figure(bits, (low * scale, high * scale) if found else None)}"
 
 
 def size_lines(loaded: LoadedModel, dtype: str) -> Iterator[str]:
