@@ -53,6 +53,7 @@ TURNING = [2.6, 2.3, 2.2, 2.18, 2.19, 2.22, 2.26, 2.3, 2.33, 2.35]
         ([], 0.0, "not_finite"),
         ([math.nan, *FALLING], 0.0, "falling"),  # what was once no number does not count once it is one again
         ([2.6, 2.3, 2.2, 2.4, 2.2, 2.1, 2.0, 1.9, 1.8, 1.7], 0.01, "falling"),  # a second descent
+        ([2.6, 2.4, 2.3, 2.25, 2.21, 2.2, 2.19, 2.24, 2.22, 2.207], 0.005, "flat"),  # falls, but was lower before
     ],
 )
 def test_a_curve_of_known_shape_is_recognised(losses: list[float], noise: float, expected: str) -> None:

@@ -24,7 +24,8 @@ two standard errors would not allow for."""
 RISE = 0.01
 """Part of the lowest loss by which the last one must exceed it: less is what losses vary by between two evaluations."""
 FALL, RECENT = 0.005, 0.8
-"""Part of the last loss by which it must lie below that of the last evaluation before this part of the steps."""
+"""Part of the last loss by which it must lie below that of the last evaluation before this part of the steps. It must
+not lie above the lowest by as much."""
 BLIND = 0.02
 """A change that could be as large as this part of the loss without being seen makes a validation part too small."""
 
@@ -82,7 +83,7 @@ def judge(curve: Sequence[CurvePoint], tokens: int) -> Finding:
     before = next((one for one in reversed(finite) if one.step <= RECENT * last.step), finite[0])
     if exceeds(last, best, RISE * best.val_loss):
         return Finding("overfitted", best, last)
-    if exceeds(before, last, FALL * last.val_loss):
+    if exceeds(before, last, FALL * last.val_loss) and not exceeds(last, best, FALL * best.val_loss):
         return Finding("falling", best, last, before)
     is_blind = any(blindness(one, last) > BLIND * last.val_loss for one in (best, before))
     return Finding("too_small" if is_blind else "flat", best, last, before)
