@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from gptcli.console import quantity, shell_word
+from gptcli.console import quantity
 from gptcli.evaluate.statistics import mean_of_parts
 from gptcli.figures import Interval, figure, figure_with_interval
 from gptcli.train.config import TrainerConfig
+from gptcli.train.resume import resume_command
 from gptcli.train.verdict import CurvePoint, Finding
 
 End = Literal["max_steps", "time", "patience"]
@@ -114,7 +115,7 @@ class Ending:
 
     def command_for_more(self) -> str:
         """The command that trains as long again."""
-        resume = f"gptcli train --resume --out {shell_word(self.run)}"
+        resume = resume_command(self.run)
         if self.end == "time" and self.train.max_seconds is not None:
             return f"{resume} --time {round(self.train.max_seconds)}s"
         other_pace = " --set train.pace=" if self.train.pace else ""

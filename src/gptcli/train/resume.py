@@ -69,6 +69,7 @@ MAY_CHANGE: dict[str, str] = {
     "train.keep_best": NOTHING,
     "train.keep_every_steps": NOTHING,
     "train.max_bad_steps": NOTHING,
+    "train.patience": NOTHING,
     "train.fingerprints": NOTHING,
     "train.trackers": NOTHING,
     "data.corpus": NOTHING,
