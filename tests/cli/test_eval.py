@@ -111,8 +111,8 @@ def test_standard_input_and_separator_and_text_field_are_taken(
     measured: Callable, run_directory: Path, texts: Path
 ) -> None:
     assert measured(run_directory, "-", stdin="one.two.three")["documents"] == 1
-    assert measured(run_directory, "-", "--document-separator", ".", stdin="one.two.three")["documents"] == 3
-    assert measured(run_directory, texts / "b.jsonl", "--text-field", "other")["tokens"] == 1
+    assert measured(run_directory, "-", "--set", "data.document_separator=.", stdin="one.two.three")["documents"] == 3
+    assert measured(run_directory, texts / "b.jsonl", "--set", "data.text_field=other")["tokens"] == 1
 
 
 def test_options_reach_the_measurement(measured: Callable, run_directory: Path) -> None:
@@ -199,7 +199,10 @@ def test_a_hugging_face_directory_is_measured_on_texts_only(
         (["-"], "", 3, ""),
         (["-"], " \n", 3, ""),
         (["absent.txt"], "", 3, "absent.txt"),
-        (["-", "--document-separator", ""], "x", 2, "document_separator"),
+        (["-", "--set", "data.document_separator="], "x", 2, "document_separator"),
+        (["-", "--set", "data.val_fraction=0.5"], "x", 2, "--set data.val_fraction has no meaning here"),
+        (["-", "--set", "model.n_layer=1"], "x", 2, "the keys that have are data.format"),
+        (["-", "--set", "data.text_feild=x"], "x", 2, "data.text_field"),
     ],
 )
 def test_mistakes_are_one_line(

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gptcli.cli.options import Quantize
+from gptcli.cli.options import Quantize, ReadingAssignments
 
 
 def evaluate(
@@ -32,13 +32,7 @@ def evaluate(
     checkpoint: Annotated[str, typer.Option(help="Of a run: best, last, or a step.")] = "best",
     quantize: Quantize = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    text_field: Annotated[
-        str | None, typer.Option(help="The field with the text in .jsonl, .csv and .parquet (default: as the run's).")
-    ] = None,
-    document_separator: Annotated[
-        str | None,
-        typer.Option(metavar="TEXT", help="What separates documents in a text file (default: as the run's)."),
-    ] = None,
+    assignments: ReadingAssignments = None,
     choices: Annotated[
         str | None,
         typer.Option(
@@ -70,8 +64,7 @@ def evaluate(
 ) -> None:
     """Measure perplexity and bits per byte, each token scored exactly once; or how it does at tasks."""
     model = {"model": run, "batch_size": batch_size, "checkpoint": checkpoint, "quantize": quantize, "device": device}
-    of_texts = {"TEXT": text, "--context": context, "--stride": stride, "--worst": worst, "--text-field": text_field}
-    of_texts["--document-separator"] = document_separator
+    of_texts = {"TEXT": text, "--context": context, "--stride": stride, "--worst": worst, "--set": assignments}
     of_tasks = {"--limit": limit, "--include-path": include_path}
     if tasks is not None:
         refuse("--tasks", of_texts | {"--choices": choices, "--shots": shots})
@@ -81,7 +74,7 @@ def evaluate(
         printed = choose(model, choices, shots, num_fewshot, as_json)
     else:
         refuse("a text", of_tasks | {"--shots": shots, "--num-fewshot": num_fewshot})
-        printed = read(model, text, context, stride, worst, text_field, document_separator, as_json)
+        printed = read(model, text or [], context, stride, worst, assignments or [], as_json)
     print(printed)
 
 
@@ -96,15 +89,15 @@ def refuse(what: str, options: dict[str, Any]) -> None:
 
 def read(
     model: dict[str, Any],
-    text: list[str] | None,
+    text: list[str],
     context: int | None,
     stride: int | None,
     worst: int,
-    text_field: str | None,
-    document_separator: str | None,
+    assignments: list[str],
     as_json: bool,
 ) -> str:
     """The perplexity of texts, to be printed."""
+    from gptcli.data.reading import reading_settings
     from gptcli.evaluate import report
     from gptcli.evaluate.run import EvalRequest
     from gptcli.evaluate.run import evaluate as evaluate_request
@@ -112,12 +105,11 @@ def read(
     evaluation, source = evaluate_request(
         EvalRequest(
             **model,
-            texts=tuple(text or ()),
+            texts=tuple(text),
             context=context,
             stride=stride,
             worst=worst,
-            text_field=text_field,
-            document_separator=document_separator,
+            reading=reading_settings(assignments),
         )
     )
     return json.dumps(report.as_json(evaluation, source)) if as_json else report.as_text(evaluation, source)

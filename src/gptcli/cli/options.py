@@ -19,6 +19,14 @@ ConfigFiles = Annotated[
 Assignments = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set one key, as in --set optim.lr=1e-3.")
 ]
+ReadingAssignments = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="data.KEY=VALUE",
+        help="Set a key that says how texts are read, as in --set data.text_field=body.",
+    ),
+]
 CacheDir = Annotated[Path | None, typer.Option(help="Where token shards are kept between runs.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Quantize = Annotated[

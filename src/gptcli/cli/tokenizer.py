@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from gptcli.cli.options import ReadingAssignments
+
 tokenizer_app = typer.Typer(help="Train, use and look into a tokenizer.", no_args_is_help=True)
 
 Reference = Annotated[
@@ -33,20 +35,21 @@ def train(
         int | None, typer.Option(help="Tokens of a bpe tokenizer in all, counting 256 bytes and <|endoftext|>.")
     ] = None,
     min_frequency: Annotated[int | None, typer.Option(help="bpe: rarer pairs are not merged.")] = None,
-    text_field: Annotated[str, typer.Option(help="Field with the text in .jsonl, .csv, .parquet and hf:.")] = "text",
+    assignments: ReadingAssignments = None,
 ) -> None:
     """Train a tokenizer on the whole of a corpus. Prints the folder."""
-    from gptcli.config import RawConfig, validate
+    from gptcli.config import RawConfig, merge
     from gptcli.console import quantity, say
-    from gptcli.data.config import DataConfig
     from gptcli.data.corpus import open_corpus
     from gptcli.data.crew import stop_by_signal
+    from gptcli.data.reading import reading_config, reading_settings
     from gptcli.errors import UsageError
     from gptcli.tokenizer.train import build_tokenizer
 
     sizes = {"vocab_size": vocab_size, "min_frequency": min_frequency}
     given = {key: value for key, value in sizes.items() if value is not None}
-    config = validate(DataConfig, RawConfig({"text_field": text_field, "tokenizer": {"name": name, **given}}))
+    chosen = RawConfig({"data": {"tokenizer": {"name": name, **given}}})
+    config = reading_config(merge(reading_settings(assignments or []), chosen), {})
     if (out / "tokenizer.json").exists():
         raise UsageError(
             f"{out} already holds a tokenizer, and what was trained with it needs it", "choose another --out"

@@ -9,6 +9,7 @@ import contextlib
 import json
 import shlex
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from gptcli.data.chat import ChatRenderer
@@ -20,6 +21,7 @@ from gptcli.data.fields import missing_field, no_text, refuse_repeated, text_fie
 from gptcli.data.file_formats import SourceFile
 from gptcli.data.formats import Decoding, read_text
 from gptcli.data.json_rows import json_lines, json_values, split_lines
+from gptcli.data.recognize import beginning, json_layout
 from gptcli.errors import DataError
 
 
@@ -93,6 +95,14 @@ def rows_of(
     if kind == "json":
         return json_values(text, name)
     return json_lines(split_lines(text, name), name, path, start)
+
+
+def json_rows(path: Path, name: str) -> Iterator[tuple[object, dict[str, Any]]]:
+    """(place, row) pairs of a file of JSON in UTF-8 with all their fields, whatever its layout and its ending."""
+    text = read_text(path, name, Decoding())
+    if json_layout(*beginning(path, DataConfig())) == "json":
+        return json_values(text, name)
+    return json_lines(split_lines(text, name), name, path)
 
 
 def without_surrogates(text: str, place: object, decoding: Decoding) -> str:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gptcli.checkpoint.run import RunDirectory
-from gptcli.config import RawConfig, read_toml, validate
+from gptcli.config import RawConfig, read_toml
 from gptcli.console import Progress, say
 from gptcli.data.config import DataConfig
 from gptcli.data.corpus import open_corpus
-from gptcli.data.formats import read_text
-from gptcli.data.json_rows import json_lines, split_lines
+from gptcli.data.reading import reading_config
+from gptcli.data.rows import json_rows
 from gptcli.data.shards import TokenShards
 from gptcli.errors import CheckpointError, DataError, UsageError, missing_extra
 from gptcli.evaluate.choices import ChoiceEvaluation, ChoiceRow, evaluate_choices, parse_row
@@ -24,6 +24,9 @@ from gptcli.nn.device import resolve_device
 
 if TYPE_CHECKING:
     from gptcli.evaluate.harness import HarnessEvaluation
+
+
+CHOICE_ROW = 'write one {"prompt", "choices", "answer"} object a line'
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,8 @@ class EvalRequest(ModelRequest):
     context: int | None = None
     stride: int | None = None
     worst: int = 0
-    text_field: str | None = None
-    document_separator: str | None = None
+    reading: RawConfig = field(default_factory=RawConfig)
+    """What the user says of how the texts are read; the rest is as the run has it."""
 
 
 @dataclass(frozen=True)
@@ -153,12 +156,14 @@ def evaluate_choice_file(request: ChoicesRequest) -> tuple[ChoiceEvaluation, str
 
 
 def read_choices(file: str) -> list[ChoiceRow]:
-    """The rows of a .jsonl file."""
-    lines = split_lines(read_text(Path(file), file, "strict"), file)
-    rows = [parse_row(row, place) for place, row in json_lines(lines, file)]
-    if not rows:
-        raise DataError(f"{file} holds no row", 'write one {"prompt", "choices", "answer"} object a line')
-    return rows
+    """The rows of a file of JSON, in any layout."""
+    try:
+        found = list(json_rows(Path(file), file))
+    except DataError as error:
+        raise DataError(error.message, CHOICE_ROW) from error
+    if not found:
+        raise DataError(f"{file} holds no row", CHOICE_ROW)
+    return [parse_row(row, place) for place, row in found]
 
 
 def evaluate_tasks(request: TasksRequest) -> tuple[HarnessEvaluation, str]:
@@ -187,11 +192,9 @@ def evaluate_tasks(request: TasksRequest) -> tuple[HarnessEvaluation, str]:
 
 def corpus_config(run: RunDirectory | None, request: EvalRequest) -> DataConfig:
     """How the texts are read: as the run's corpus was, unless the user says otherwise."""
-    values = {} if run is None else read_toml(run.config_path).values.get("data", {})
-    origins = {} if run is None else dict.fromkeys(values, str(run.config_path))
-    chosen = {"text_field": request.text_field, "document_separator": request.document_separator}
-    given = {key: value for key, value in chosen.items() if value is not None}
-    return validate(DataConfig, RawConfig(values | given, origins | dict.fromkeys(given, "command line")))
+    if run is None:
+        return reading_config(request.reading, {})
+    return reading_config(request.reading, read_toml(run.config_path).values.get("data", {}), str(run.config_path))
 
 
 def validation_shards(loaded: LoadedModel) -> TokenShards:

@@ -1,0 +1,39 @@
+"""How a command that only reads texts is told to read them: the keys of `data` that say so, and no others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gptcli.config import RawConfig, merge, parse_assignment, validate
+from gptcli.data.config import READING_KEYS, DataConfig, DataSettings
+from gptcli.errors import ConfigError
+
+
+def reading_settings(assignments: Sequence[str]) -> RawConfig:
+    """The values of `--set data.KEY=VALUE`.
+
+    Raises:
+        ConfigError: an assignment is none, or its key does not say how texts are read.
+    """
+    given = merge(*map(parse_assignment, assignments))
+    for name in given.origins:
+        section, _, key = name.partition(".")
+        if section != "data" or (key not in READING_KEYS and key.split(".")[0] in DataConfig.model_fields):
+            raise ConfigError(
+                f"--set {name} has no meaning here, where texts are only read",
+                f"the keys that have are {', '.join(f'data.{key}' for key in READING_KEYS)}",
+            )
+    return given
+
+
+def reading_config(given: RawConfig, of_run: Mapping[str, Any], origin: str = "") -> DataConfig:
+    """How texts are read: as the user says (`given`), else as in `of_run`, the section `data` of a run's configuration,
+    which `origin` names.
+
+    Raises:
+        ConfigError: a key is unknown, or a value is wrong.
+    """
+    values = {key: value for key, value in of_run.items() if key in READING_KEYS}
+    before = RawConfig({"data": values}, {f"data.{key}": origin for key in values})
+    return validate(DataSettings, merge(before, given)).data
