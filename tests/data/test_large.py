@@ -20,6 +20,7 @@ from gptcli.data import crew, noting, prepare, sample, scan, stages
 from gptcli.data.config import DataConfig
 from gptcli.data.crew import Means, in_order
 from gptcli.data.prepare import PreparedData, prepare_data, scan_corpus
+from gptcli.data.sketch import SKETCH, TextSketch
 from gptcli.errors import DataError, OutOfMemoryError, StorageError
 
 WHOLE = Means(workers=1, section_bytes=1 << 40)
@@ -87,6 +88,8 @@ def test_a_corpus_in_parts_gives_what_the_whole_gives(
     parts = prepared(source, tmp_path / "two", IN_PARTS, **settings)
     assert parts.report == whole.report and parts.tokenizer.fingerprint == whole.tokenizer.fingerprint
     assert (parts.train.fingerprint, parts.val.fingerprint) == (whole.train.fingerprint, whole.val.fingerprint)
+    sketches = [TextSketch.open(data.directory / SKETCH) for data in (whole, parts)]
+    assert np.array_equal(sketches[0].hashes, sketches[1].hashes) and len(sketches[0].hashes)
     assert not list((tmp_path / "two").rglob("*.work")), "what is finished is cleared away once the whole is there"
     for shards in (parts.train, parts.val):
         shards.verify()

@@ -19,6 +19,12 @@ def stretches(*arrays: np.ndarray) -> Iterator[tuple[Any, ...]]:
             let_go(array)
 
 
+def distinct(values: np.ndarray) -> np.ndarray:
+    """values (N,) -> (M,) different ones, ascending; many times as fast as np.unique, which hashes them."""
+    ascending = np.sort(values)
+    return ascending[np.append(True, ascending[1:] != ascending[:-1])[: len(ascending)]]
+
+
 def let_go(array: np.ndarray) -> None:
     """Give back the memory of a mapped file, whose content stays; other arrays stay as they are."""
     mapped = getattr(array, "_mmap", None)

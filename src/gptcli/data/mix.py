@@ -26,6 +26,7 @@ from gptcli.data.prepare import SAMPLE, PreparedData, learning_texts, prepare_da
 from gptcli.data.sample import SAMPLE_BYTES
 from gptcli.data.scan import ASSIGNMENT, SCAN, CorpusScan, Findings, open_scan, text_fingerprint
 from gptcli.data.shards import ShardWriter, TokenShards
+from gptcli.data.sketch import SKETCH, TextSketch
 from gptcli.data.split import OVERLAP, TRAIN, VAL, Split
 from gptcli.data.stages import SplitStatistics
 from gptcli.data.token_files import is_token_file
@@ -202,6 +203,7 @@ def prepare_mix(
             with atomic_directory(directory) as folder:
                 tokenizer.save(folder / "tokenizer")
                 join([part.val for part in parts], folder / "val", tokenizer)
+                TextSketch.joined([TextSketch.open(part.directory / SKETCH) for part in parts]).save(folder / SKETCH)
                 write_overlap(folder, [part.val for part in parts], [part.train for part in parts])
     overlap, overlaps = read_overlap(directory)
     tokens = [

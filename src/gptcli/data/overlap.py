@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from gptcli.data.arrays import distinct
 from gptcli.data.permutation import derive, mix
 from gptcli.data.shards import READ_TOKENS, TokenShards
 
@@ -66,7 +67,7 @@ def measure_overlap(vals: Sequence[TokenShards], trains: Sequence[TokenShards]) 
     length = ngram_length(vals)
     shift = sampling_shift(sum(map(len, vals)), sum(map(len, trains)))
     samples = [np.concatenate([np.empty(0, np.uint64), *validation_hashes(val, length, shift)]) for val in vals]
-    wanted = np.unique(np.concatenate(samples))
+    wanted = distinct(np.concatenate(samples))
     found = np.zeros(len(wanted), dtype=bool)
     if len(wanted):
         known = np.zeros(1 << FILTER_BITS, dtype=bool)

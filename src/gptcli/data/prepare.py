@@ -21,6 +21,7 @@ from gptcli.data.sample import SAMPLE_BYTES, drawn_buckets
 from gptcli.data.scan import CorpusScan
 from gptcli.data.scan import scan_corpus as scan_texts
 from gptcli.data.shards import ShardWriter, TokenShards
+from gptcli.data.sketch import SKETCH, SketchBuilder, TextSketch
 from gptcli.data.stages import draw, drawn_texts, encode, encode_into
 from gptcli.data.token_files import is_token_file
 from gptcli.data.token_scan import TokenScan, scan_tokens
@@ -219,14 +220,16 @@ def sample_words(sample: Mapping[str, int]) -> str:
 
 
 def write_tokens(folder: Path, scan: CorpusScan, tokenizer: Tokenizer, work: Path, means: Means) -> None:
-    """Encode both parts in one reading of the corpus; `folder` has the tokenizer."""
+    """Encode both parts in one reading of the corpus and sketch the training part; `folder` has the tokenizer."""
+    builder = SketchBuilder(scan.train.bytes)
     jobs = scan.jobs(means.section_bytes, work / f"encode-{means.section_bytes}")
     if len(jobs) == 1:
         with Progress("encode", scan.train.bytes + scan.val.bytes, unit="B", scale=True) as progress:
-            encode_into(folder, jobs[0], tokenizer, progress.update)
+            encode_into(folder, jobs[0], tokenizer, builder, progress.update)
+        builder.merge().save(folder / SKETCH)
         return
     vocabulary = (tokenizer.vocab_size, tokenizer.framing, tokenizer.fingerprint)
-    tasks = [(job, folder / "tokenizer", means.process_bytes) for job in jobs]
+    tasks = [(job, folder / "tokenizer", scan.train.bytes, means.process_bytes) for job in jobs]
     with (
         ShardWriter(folder / "train", *vocabulary) as train,
         ShardWriter(folder / "val", *vocabulary) as val,
@@ -235,4 +238,6 @@ def write_tokens(folder: Path, scan: CorpusScan, tokenizer: Tokenizer, work: Pat
         for job, result in zip(jobs, in_order(encode, tasks, means.processes), strict=True):
             for writer, goes_on in zip((train, val), result["goes_on"], strict=True):
                 writer.append_split(TokenShards.open(job.folder / writer.directory.name), goes_on)
+            builder.include(TextSketch.open(job.folder / SKETCH))
             progress.update()
+    builder.merge().save(folder / SKETCH)

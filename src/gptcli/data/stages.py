@@ -22,6 +22,7 @@ from gptcli.data.passes import NotedSection, ScannedFile, SplitPiece, note_secti
 from gptcli.data.sample import drawn_pieces
 from gptcli.data.sections import Section
 from gptcli.data.shards import ShardWriter
+from gptcli.data.sketch import SKETCH, SketchBuilder
 from gptcli.data.split import CUT, RECORD, TRAIN, VAL
 from gptcli.storage import atomic_directory, sha256_file
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
@@ -192,15 +193,20 @@ def drawn_texts(job: Job) -> Iterator[str]:
             yield json.loads(line)
 
 
-def encode(task: tuple[Job, Path, int]) -> dict[str, Any]:
-    """Token shards of both parts in `train` and `val`; says of which the first tokens go on with a document before.
+def encode(task: tuple[Job, Path, int, int]) -> dict[str, Any]:
+    """Token shards of both parts in `train` and `val`, and the sketch of the training part in `train-sketch`; says of
+    which part the first tokens go on with a document before.
 
-    The path is that of the tokenizer, and the number the bytes that this process may come to take.
+    The path is that of the tokenizer; the numbers are the bytes of the whole training text, and the bytes that this
+    process may come to take.
     """
-    job, tokenizer, memory = task
+    job, tokenizer, text_bytes, memory = task
 
     def make(folder: Path) -> dict[str, Any]:
-        return {"goes_on": encode_into(folder, job, loaded(tokenizer), lambda _: None, memory)}
+        builder = SketchBuilder(text_bytes)
+        goes_on = encode_into(folder, job, loaded(tokenizer), builder, lambda _: None, memory)
+        builder.merge().save(folder / SKETCH)
+        return {"goes_on": goes_on}
 
     return keep(job.folder, make)
 
@@ -210,8 +216,10 @@ def loaded(path: Path) -> Tokenizer:
     return load_tokenizer(path)
 
 
-def encode_into(folder: Path, job: Job, tokenizer: Tokenizer, told: Told, memory: int | None = None) -> list[bool]:
-    """Encode both parts in one reading; whether each begins within a document."""
+def encode_into(
+    folder: Path, job: Job, tokenizer: Tokenizer, sketch: SketchBuilder, told: Told, memory: int | None = None
+) -> list[bool]:
+    """Encode both parts in one reading and sketch the training part; whether each part begins within a document."""
     vocabulary = (tokenizer.vocab_size, tokenizer.framing, tokenizer.fingerprint)
     goes_on: list[bool | None] = [None, None]
     with ShardWriter(folder / "train", *vocabulary) as train, ShardWriter(folder / "val", *vocabulary) as val:
@@ -224,6 +232,7 @@ def encode_into(folder: Path, job: Job, tokenizer: Tokenizer, told: Told, memory
                     if goes_on[part] is None:
                         goes_on[part], starts[0] = not starts[0], True
                     writer.add_all([ids for ids, _ in chosen], [piece.bytes for _, piece in chosen], starts)
+            sketch.add([piece.text for piece in batch if not piece.is_val])
             told(sum(piece.bytes for piece in batch))
             if memory is not None and resident_bytes() > memory:
                 tokenizer.forget()

@@ -20,6 +20,7 @@ from gptcli.data.shards import TokenShards
 from gptcli.errors import DataError, UsageError
 from gptcli.evaluate.passages import PASSAGE_TOKENS, Passage, WorstPassages
 from gptcli.evaluate.scoring import Scorer, Sequence, default_batch_size, evaluation_mode
+from gptcli.evaluate.seen import UNKNOWN, Seen
 from gptcli.evaluate.statistics import Totals, Uncertainty, bootstrap_ratio
 from gptcli.evaluate.windows import resolve_windows
 from gptcli.evaluate.yardstick import TextPrefix, Yardstick
@@ -83,6 +84,8 @@ class Evaluation:
     unknown_tokens: int
     yardstick: Yardstick
     seconds: float
+    seen: Seen = UNKNOWN
+    """How much of the text the model was trained on."""
 
 
 class Options(TypedDict, total=False):

@@ -26,10 +26,18 @@ def as_json(evaluation: Evaluation, source: str) -> dict[str, Any]:
         "stride": evaluation.stride,
         "prefix": evaluation.prefix,
         "unknown_characters": evaluation.unknown_tokens,
+        "seen_in_training": evaluation.seen.as_json(),
         "xz_bits_per_byte": evaluation.yardstick.bits_per_byte,
         "xz_bytes": evaluation.yardstick.bytes,
         "seconds": round(evaluation.seconds, 3),
-        "files": [{"file": file.source, **scores(file.totals, file.uncertainty)} for file in evaluation.files],
+        "files": [
+            {
+                "file": file.source,
+                **scores(file.totals, file.uncertainty),
+                "seen_in_training": evaluation.seen.files.get(file.source),
+            }
+            for file in evaluation.files
+        ],
         "worst": [passage_as_json(passage) for passage in evaluation.worst],
     }
 
@@ -98,7 +106,10 @@ def method(evaluation: Evaluation) -> list[str]:
         f"for {quantity(totals.bytes, 'byte')} and {quantity(totals.words, 'word')}",
         f"windows          context {evaluation.context} tokens, stride {evaluation.stride}: after the first window "
         f"each token sees at least {max(1, evaluation.context - evaluation.stride)} tokens before it",
+        f"seen in training {evaluation.seen.words()}",
     ]
+    if evaluation.seen.is_much:
+        lines.append(f"WARNING          {evaluation.seen.warning()}")
     if evaluation.unknown_tokens:
         lines.append(
             f"WARNING          {evaluation.unknown_tokens:,} unknown characters were scored as <unk>: these figures "

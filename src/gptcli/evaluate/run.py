@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from gptcli.data.shards import TokenShards
 from gptcli.errors import CheckpointError, DataError, UsageError, missing_extra
 from gptcli.evaluate.choices import ChoiceEvaluation, ChoiceRow, evaluate_choices, parse_row
 from gptcli.evaluate.perplexity import Evaluation, encoded_texts, evaluate_documents, stored_documents
+from gptcli.evaluate.seen import SeenCounter, seen_of_validation
 from gptcli.interop.load import LoadedModel, load_model
 from gptcli.models.gpt import GPT
 from gptcli.models.inference import Quantization, quantized
@@ -95,9 +96,11 @@ def evaluate(request: EvalRequest) -> tuple[Evaluation, str]:
         UsageError, DataError, CheckpointError, StorageError, OutOfMemoryError.
     """
     loaded, model, source = open_model(request)
+    counter = SeenCounter(loaded.run if request.texts else None)
     if request.texts:
         total = None
-        documents = encoded_texts(loaded.tokenizer, open_corpus(request.texts, corpus_config(loaded.run, request)))
+        texts = counter.watch(open_corpus(request.texts, corpus_config(loaded.run, request)))
+        documents = encoded_texts(loaded.tokenizer, texts)
     else:
         shards = validation_shards(loaded)
         total = len(shards) - shards.documents * shards.framing.overhead
@@ -113,6 +116,10 @@ def evaluate(request: EvalRequest) -> tuple[Evaluation, str]:
             worst=request.worst,
             on_tokens=lambda count, nats: progress.update(count, loss=f"{nats / count:.3f}"),
         )
+    seen = counter.seen() if request.texts else seen_of_validation(loaded.run)
+    evaluation = replace(evaluation, seen=seen)
+    if seen.is_much:
+        say(f"warning: {seen.warning()}")
     if evaluation.unknown_tokens:
         say(
             f"warning: the tokenizer lacks {evaluation.unknown_tokens:,} characters of this text, and <unk> was scored "

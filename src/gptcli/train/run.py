@@ -31,7 +31,7 @@ from gptcli.train.request import TrainRequest, fresh_directory, named_run, resum
 from gptcli.train.resume import NEW, History, kept_fingerprint
 from gptcli.train.screen import show_layout, show_plan
 from gptcli.train.signals import StopRequest
-from gptcli.train.start import Start, keep_copy, open_start
+from gptcli.train.start import Start, keep_copy, keep_sketch, open_start
 from gptcli.train.zero_config import NAMES
 
 if TYPE_CHECKING:  # it loads torch.distributed, which a process that trains alone does without
@@ -210,7 +210,7 @@ def train_in(
         describe_run(run, plan)
         world.remember(RUN_KEY, str(run.path))
         if plan.start and trainer.position.step == 0:
-            keep_copy(plan.start.build(plan.config.model, torch.device("cpu")), plan.data.tokenizer, run)
+            keep_copy(plan.start, plan.config.model, plan.data.tokenizer, run)
     # Before the training, so that a time budget is planned with what this took, and the peak of memory is training's.
     yardstick = validation_yardstick(plan) if world.is_first else None
     try:
@@ -235,10 +235,12 @@ def as_made(trainer: Trainer) -> RunConfig:
 
 
 def describe_run(run: RunDirectory, plan: Plan) -> None:
-    """Write what makes the directory self-contained: config, tokenizer, data report, validation split."""
+    """Write what makes the directory self-contained: config, tokenizer, data report, sketch of the training text,
+    validation split."""
     write_atomic(run.config_path, dump_toml(plan.config))
     plan.data.tokenizer.save(run.path)
     write_atomic(run.path / "data.json", json.dumps(plan.data.report, indent=2) + "\n")
+    keep_sketch(plan.data.directory, plan.start, run)
     source = plan.data.val.directory
     kept = run.path / "val"
     if kept.exists() and kept_fingerprint(kept) != plan.data.val.fingerprint:  # of a text before the first checkpoint

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from gptcli.checkpoint.run import RunDirectory
 from gptcli.config import RawConfig, merge, validate
 from gptcli.config.load import merge_tables, with_origin
 from gptcli.data.config import DataConfig
+from gptcli.data.sketch import NOTHING_KNOWN, SKETCH, TextSketch
 from gptcli.errors import CheckpointError, ConfigError, UsageError
 from gptcli.interop.huggingface import write_huggingface
 from gptcli.interop.load import HUB_PREFIX, load_model
@@ -36,6 +38,8 @@ class Start:
     config: ModelConfig
     tokenizer: Tokenizer
     weights: Mapping[str, torch.Tensor]
+    sketch: TextSketch = NOTHING_KNOWN
+    """Of the text that it was trained on, where it is a run that keeps one."""
 
     def build(self, config: ModelConfig, device: torch.device) -> GPT:
         """The model that `config` describes, with these weights."""
@@ -70,7 +74,9 @@ def open_start(settings: RawConfig, run: RunDirectory | None) -> Start | None:
             f"{config.vocab_size:,}",
             "take a model that has a vector for each token",
         )
-    return Start(reference, source, config, loaded.tokenizer, loaded.model.state_dict())
+    trained = copy if copy is not None and copy.is_dir() else loaded.run and loaded.run.path
+    sketch = TextSketch.open(trained / SKETCH) if trained else NOTHING_KNOWN
+    return Start(reference, source, config, loaded.tokenizer, loaded.model.state_dict(), sketch)
 
 
 def settings_from(start: Start, user: RawConfig) -> RawConfig:
@@ -120,11 +126,24 @@ def read_tokenizer(given: Any) -> Any:
     return validate(DataConfig, with_origin({"tokenizer": given}, "data.tokenizer")).tokenizer
 
 
-def keep_copy(model: GPT, tokenizer: Tokenizer, run: RunDirectory) -> None:
-    """Write the model as it is before its first step into the run, unless it is there already."""
+def keep_sketch(prepared: Path, start: Start | None, run: RunDirectory) -> None:
+    """Write the sketch of the text that the run is trained on, and of what `start` was trained on, into the run.
+
+    None is written where the corpus, prepared in the directory `prepared`, has none, since it is of tokens.
+    """
+    sketches = [TextSketch.open(prepared / SKETCH), start.sketch if start else NOTHING_KNOWN]
+    if sketches[0].limit:
+        TextSketch.joined(sketch for sketch in sketches if sketch.limit).save(run.path / SKETCH)
+
+
+def keep_copy(start: Start, config: ModelConfig, tokenizer: Tokenizer, run: RunDirectory) -> None:
+    """Write the model as it is before its first step into the run, and the sketch of the text that it was trained on,
+    unless they are there already."""
     if not (run.path / COPY).exists():
         with atomic_directory(run.path / COPY) as folder:
-            write_huggingface(model, tokenizer, folder, own=True)
+            write_huggingface(start.build(config, torch.device("cpu")), tokenizer, folder, own=True)
+            if start.sketch.limit:
+                start.sketch.save(folder / SKETCH)
 
 
 def require_same_start(settings: RawConfig, recorded: RawConfig, run: RunDirectory) -> None:

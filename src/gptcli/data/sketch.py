@@ -1,0 +1,209 @@
+"""A sketch of the training text: a sample of hashed passages, by which a run recognises text that it was trained on.
+
+A passage is WINDOW_BYTES of UTF-8 without white space, and whether it is sampled depends on a hash of its first
+ANCHOR_BYTES alone: so the same passages are sampled of an excerpt, wherever it begins and ends (local sampling, as in
+Manber, "Finding similar files in a large file system", 1994, and Schleimer, Wilkerson and Aiken, "Winnowing", 2003).
+The passages of the smallest hashes are kept (a bottom-k sketch: Broder, "On the resemblance and containment of
+documents", 1997), so that the sketch has a bounded size and depends neither on the order of reading nor on the number
+of processes; and the sketches of two texts can be joined. Knows no tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gptcli.data.arrays import distinct
+from gptcli.data.permutation import derive, mix
+from gptcli.errors import CheckpointError
+from gptcli.storage import atomic_directory, storage_errors
+
+SKETCH, HASHES, INDEX = "train-sketch", "hashes.bin", "sketch.json"
+FORMAT = 1
+WINDOW_BYTES, ANCHOR_BYTES = 48, 8
+SPACING_BITS = 5
+"""Of a small text one passage in 2^5 bytes is sampled, on average."""
+MAX_HASHES = 1 << 19
+"""At most 4 MiB on disk: the passages of 16 MB of text; of a larger text they lie further apart."""
+ALL = 1 << 64
+BLOCK = 1 << 16
+"""Bytes whose anchors are sought at once: they fit in a processor's cache."""
+HASH = np.dtype("<u8")
+MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+FACTORS = derive(np.array([0x5CE7C4], dtype=np.uint64), np.arange(WINDOW_BYTES // 8)) | np.uint64(1)
+END, END_BYTE = "\udcff", 0xFF
+"""Between two texts stands a byte that UTF-8 never has; surrogateescape makes it of this character."""
+BLANK = 0x20
+"""This byte and those before it, white space among them, are left out: line breaks and indents change no passage."""
+HALF = np.uint64(32)
+
+
+class Passages(NamedTuple):
+    """Passages of several texts: `hashes` (N,) uint64, and `texts` (N,) the number of the text of each."""
+
+    hashes: np.ndarray
+    texts: np.ndarray
+
+
+def passages(texts: Sequence[str], limit: int = ALL) -> Passages:
+    """The passages within one of the texts whose hash is below `limit`, in order.
+
+    The upper half of a hash is of the anchor, the lower half of the whole passage.
+    """
+    content = np.frombuffer(END.join(texts).encode("utf-8", "surrogateescape"), dtype=np.uint8)
+    whole = np.compress(content > BLANK, content)
+    if len(whole) < WINDOW_BYTES:
+        return Passages(np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.int64))
+    # The eight bytes from every place of the text on, as numbers that share its memory.
+    words = np.ndarray((len(whole) - ANCHOR_BYTES + 1,), HASH, whole, strides=(1,))
+    starts, keys = anchors(words, limit)
+    ends = np.append(np.flatnonzero(whole == END_BYTE), len(whole))
+    owners = np.searchsorted(ends, starts, side="right")
+    is_within = starts + WINDOW_BYTES <= ends[owners]
+    starts, keys, owners = starts[is_within], keys[is_within], owners[is_within]
+    hashes = np.zeros(len(starts), dtype=np.uint64)
+    for number, factor in enumerate(FACTORS):
+        hashes += words[starts + 8 * number] * factor
+    hashes = (keys << np.uint64(SPACING_BITS) >> HALF << HALF) | mix(hashes) >> HALF
+    is_below = below(hashes, limit)
+    return Passages(hashes[is_below], owners[is_below])
+
+
+def anchors(words: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray]:
+    """words (N,) uint64 -> (M,) places of the anchors and their hashes, those of all passages below `limit`."""
+    bound = np.uint64((limit >> SPACING_BITS) + bool(limit & (1 << SPACING_BITS) - 1))
+    products, is_small = np.empty(BLOCK, dtype=np.uint64), np.empty(BLOCK, dtype=bool)
+    places, keys = [], []
+    for start in range(0, len(words), BLOCK):
+        block = words[start : start + BLOCK]
+        np.multiply(block, MULTIPLIER, out=products[: len(block)])
+        np.less(products[: len(block)], bound, out=is_small[: len(block)])
+        found = np.flatnonzero(is_small[: len(block)])
+        places.append(found + start)
+        keys.append(products[found])
+    return np.concatenate(places), np.concatenate(keys)
+
+
+def below(hashes: np.ndarray, limit: int) -> np.ndarray:
+    """hashes (N,) uint64 -> (N,) bool: those below `limit`, which may be 2^64."""
+    return hashes <= np.uint64(limit - 1) if limit else np.zeros(len(hashes), dtype=bool)
+
+
+@dataclass(frozen=True)
+class TextSketch:
+    """`hashes` (N,) uint64, ascending and different: those of the text's passages that are below `limit`."""
+
+    hashes: np.ndarray
+    limit: int
+
+    @classmethod
+    def joined(cls, sketches: Iterable[TextSketch]) -> TextSketch:
+        """The sketch of all texts together, no larger than the largest may be."""
+        parts = list(sketches)
+        limit = min(part.limit for part in parts)
+        hashes = distinct(np.concatenate([part.hashes[below(part.hashes, limit)] for part in parts]))
+        if len(hashes) > MAX_HASHES:
+            limit = int(hashes[MAX_HASHES])
+        return cls(hashes[:MAX_HASHES], limit)
+
+    def recognise(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Of each text how many passages were sampled, and how many of these are in the sketch: two (N,) of int."""
+        hashes, owners = passages(texts, self.limit)
+        is_known = np.zeros(len(hashes), dtype=bool)
+        if len(self.hashes):
+            places = np.minimum(np.searchsorted(self.hashes, hashes), len(self.hashes) - 1)
+            is_known = self.hashes[places] == hashes
+        return np.bincount(owners, minlength=len(texts)), np.bincount(owners[is_known], minlength=len(texts))
+
+    def save(self, directory: Path) -> None:
+        """Write the sketch to `directory`, which appears whole.
+
+        Raises:
+            StorageError: the disk is full or the directory cannot be written.
+        """
+        content = self.hashes.astype(HASH).tobytes()
+        values = {
+            "format": FORMAT,
+            "window_bytes": WINDOW_BYTES,
+            "passages": len(self.hashes),
+            "limit": self.limit,
+        }
+        index = values | {"sha256": digest_of(values, content)}
+        with atomic_directory(directory) as folder:
+            (folder / HASHES).write_bytes(content)
+            (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def open(cls, directory: Path) -> TextSketch:
+        """The sketch in `directory`; where there is none, one that holds nothing and samples nothing.
+
+        Raises:
+            CheckpointError: it is damaged.
+        """
+        if not directory.is_dir():
+            return NOTHING_KNOWN
+        with storage_errors(directory, "read"), (directory / HASHES).open("rb") as file:
+            content = file.read(HASH.itemsize * MAX_HASHES)
+            return cls.checked(directory, (directory / INDEX).read_bytes(), content)
+
+    @classmethod
+    def checked(cls, directory: Path, index: bytes, content: bytes) -> TextSketch:
+        """The sketch of these two files, once every byte is verified."""
+        try:
+            values: dict[str, Any] = json.loads(index)
+            digest = values.pop("sha256")
+            if digest == digest_of(values, content) and values["format"] == FORMAT:
+                return cls(np.frombuffer(content, HASH).astype(np.uint64), int(values["limit"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise damaged(directory) from error
+        raise damaged(directory)
+
+
+NOTHING_KNOWN = TextSketch(np.empty(0, dtype=np.uint64), 0)
+
+
+def digest_of(values: dict[str, Any], content: bytes) -> str:
+    """SHA-256 of both files of a sketch: what the index says, but for this hash, and the hashes."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode() + content).hexdigest()
+
+
+def damaged(directory: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{directory} is damaged (its SHA-256 is another)", f"delete {directory}: then eval cannot say what was read"
+    )
+
+
+class SketchBuilder:
+    """Collects the sketch of a text that comes in pieces; passages across two pieces are left out.
+
+    `text_bytes` is about how much text will come, which decides how far apart the passages lie.
+    """
+
+    def __init__(self, text_bytes: int) -> None:
+        limit = min(ALL, (ALL * MAX_HASHES << SPACING_BITS) // max(1, text_bytes))
+        self.sketch = TextSketch(np.empty(0, dtype=np.uint64), limit)
+        self.waiting: list[TextSketch] = []
+        self.count = 0
+
+    def add(self, texts: Sequence[str]) -> None:
+        """Add pieces of different documents."""
+        self.include(TextSketch(passages(texts, self.sketch.limit).hashes, self.sketch.limit))
+
+    def include(self, sketch: TextSketch) -> None:
+        """Add what was sketched elsewhere, of the same text."""
+        self.waiting.append(sketch)
+        self.count += len(sketch.hashes)
+        if self.count > MAX_HASHES:
+            self.merge()
+
+    def merge(self) -> TextSketch:
+        """The sketch of all that was added."""
+        self.sketch = TextSketch.joined([self.sketch, *self.waiting])
+        self.waiting, self.count = [], 0
+        return self.sketch

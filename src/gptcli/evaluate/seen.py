@@ -1,0 +1,108 @@
+"""How much of a text a run was trained on: by the sketch of its training text, or, of the validation split, by n-grams.
+
+A text that was trained on is scored far better than a new one, which says nothing of the model's use on new text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from gptcli.checkpoint.run import RunDirectory
+from gptcli.data.corpus import Document
+from gptcli.data.overlap import WARN_SHARE, percent
+from gptcli.data.sketch import NOTHING_KNOWN, SKETCH, WINDOW_BYTES, TextSketch
+
+FEWEST = 16
+"""Passages below which no share is told: it might be off by more than it says."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Of a text's `sampled` passages, `found` stand in the training text; `unit` says what a passage is.
+
+    `reason` says why nothing is known, and is empty where the share is. `files` has the share of each source.
+    """
+
+    sampled: int = 0
+    found: int = 0
+    unit: str = ""
+    reason: str = "there is no sketch of the text that this model was trained on"
+    files: Mapping[str, float | None] = field(default_factory=dict)
+
+    @property
+    def share(self) -> float | None:
+        """The estimated share of the text that was trained on; None where it is not known."""
+        return None if self.reason else self.found / self.sampled
+
+    @property
+    def read_files(self) -> list[str]:
+        """The sources of which so much was trained on that their scores must not be taken for those of new text."""
+        return [name for name, share in self.files.items() if (share or 0) >= WARN_SHARE]
+
+    @property
+    def is_much(self) -> bool:
+        """Whether so much of the text, or of one of its files, was trained on."""
+        return (self.share or 0) >= WARN_SHARE or bool(self.read_files)
+
+    def words(self) -> str:
+        """The share with how it is estimated, or why it is not known."""
+        if self.share is None:
+            return f"not known: {self.reason}"
+        return f"about {percent(self.share)} of this text ({self.found:,} of {self.sampled:,} sampled {self.unit})"
+
+    def warning(self) -> str:
+        """What a person must know before reading the scores of a text of which much was trained on."""
+        names = self.read_files
+        which = f", most of it in {', '.join(names[:3])}{' ...' * (len(names) > 3)}" if len(self.files) > 1 else ""
+        return f"this run has read {self.words()} in training{which}: these scores are not those of new text"
+
+    def as_json(self) -> dict[str, Any]:
+        """The share and what it is estimated from, or the reason why it is not known."""
+        return {
+            "share": self.share,
+            "sampled": self.sampled,
+            "found": self.found,
+            "unit": self.unit or None,
+            "reason": self.reason or None,
+        }
+
+
+UNKNOWN = Seen()
+
+
+class SeenCounter:
+    """Looks for the passages of the documents that pass in the sketch of a run's training text."""
+
+    def __init__(self, run: RunDirectory | None) -> None:
+        """Raises CheckpointError if the sketch is damaged."""
+        self.sketch = TextSketch.open(run.path / SKETCH) if run else NOTHING_KNOWN
+        self.counts: dict[str, tuple[int, int]] = {}
+
+    def watch(self, documents: Iterator[Document]) -> Iterator[Document]:
+        """The same documents, each looked at before it is given out."""
+        for document in documents:
+            sampled, found = (int(count[0]) for count in self.sketch.recognise([document.text]))
+            before = self.counts.get(document.source, (0, 0))
+            self.counts[document.source] = (before[0] + sampled, before[1] + found)
+            yield document
+
+    def seen(self) -> Seen:
+        """What is known of all documents that have passed."""
+        if not self.sketch.limit:
+            return UNKNOWN
+        sampled, found = (sum(count[part] for count in self.counts.values()) for part in (0, 1))
+        files = {name: (of / out_of if out_of >= FEWEST else None) for name, (out_of, of) in self.counts.items()}
+        reason = "" if sampled >= FEWEST else "the text is too short to tell"
+        return Seen(sampled, found, f"passages of {WINDOW_BYTES} bytes", reason, files)
+
+
+def seen_of_validation(run: RunDirectory | None) -> Seen:
+    """What is known of the run's own validation split: its overlap with the training split, from `data.json`."""
+    path = run.path / "data.json" if run else None
+    overlap = json.loads(path.read_text(encoding="utf-8")).get("ngram_overlap") if path and path.is_file() else None
+    if not overlap or overlap["share"] is None:
+        return Seen(reason="data.json of the run does not say")
+    return Seen(overlap["sampled"], overlap["found"], f"sequences of {overlap['ngram_tokens']} tokens", "")
