@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+import tokenizers
 import torch
+from tokenizers import normalizers, pre_tokenizers
 from torch import nn
 
+from gptcli.interop.auto_tokenizer import QWEN2_SPLIT
 from gptcli.models.config import ModelConfig
 from gptcli.models.gpt import GPT, build_model
 from gptcli.tokenizer.config import ByteTokenizerConfig
@@ -27,6 +30,19 @@ def quiet_transformers() -> None:
 @pytest.fixture(scope="session")
 def tokenizer() -> Tokenizer:
     return build_tokenizer(ByteTokenizerConfig(), lambda: iter(()))
+
+
+@pytest.fixture(scope="session")
+def beside(tokenizer) -> Callable[[dict], Tokenizer]:
+    """The tokenizer to write beside a model with these slots: bytes, split so that Qwen2's class can stay."""
+    backend = tokenizers.Tokenizer.from_str(tokenizer.backend.to_str())
+    backend.normalizer = normalizers.NFC()
+    split = pre_tokenizers.Split(tokenizers.Regex(QWEN2_SPLIT), "isolated")
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    as_qwen2 = Tokenizer(backend)
+    return lambda slots: as_qwen2 if slots.get("qkv_bias") else tokenizer
 
 
 @pytest.fixture(scope="session")

@@ -42,10 +42,10 @@ def their_model(tokenizer, lively, tmp_path):
 @pytest.mark.parametrize(("architecture", "slots"), OURS.values(), ids=OURS)
 @torch.no_grad()
 def test_transformers_computes_the_same_logits(
-    our_model, tokenizer, some_ids, tmp_path, record_property, architecture, slots
+    our_model, beside, some_ids, tmp_path, record_property, architecture, slots
 ):
     model = our_model(**slots)
-    assert architecture in write_huggingface(model, tokenizer, tmp_path)
+    assert architecture in write_huggingface(model, beside(slots), tmp_path)
     theirs = open_with_transformers(tmp_path)
     assert type(theirs).__name__ == architecture
     logits = model(some_ids)
@@ -55,9 +55,9 @@ def test_transformers_computes_the_same_logits(
 
 @pytest.mark.parametrize(("architecture", "slots"), OURS.values(), ids=OURS)
 @torch.no_grad()
-def test_greedy_text_through_both_caches_is_the_same(our_model, tokenizer, some_ids, tmp_path, architecture, slots):
+def test_greedy_text_through_both_caches_is_the_same(our_model, beside, some_ids, tmp_path, architecture, slots):
     model, prompt = our_model(**slots), some_ids[:1, :8]
-    write_huggingface(model, tokenizer, tmp_path)
+    write_huggingface(model, beside(slots), tmp_path)
     reference = open_with_transformers(tmp_path)
     reference.config.eos_token_id = reference.generation_config.eos_token_id = None  # go on after an end of text
     theirs = reference.generate(
@@ -72,8 +72,8 @@ def test_greedy_text_through_both_caches_is_the_same(our_model, tokenizer, some_
 
 
 @pytest.mark.parametrize("slots", [slots for _, slots in OURS.values()], ids=OURS)
-def test_round_trip_keeps_every_bit(our_model, tokenizer, tmp_path, slots):
-    model = our_model(**slots)
+def test_round_trip_keeps_every_bit(our_model, beside, tmp_path, slots):
+    model, tokenizer = our_model(**slots), beside(slots)
     write_huggingface(model, tokenizer, tmp_path)
     again, its_tokenizer = read_huggingface(tmp_path)
     saved, read = model.state_dict(), again.state_dict()

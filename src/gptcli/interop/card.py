@@ -16,6 +16,7 @@ from huggingface_hub import ModelCardData
 
 from gptcli import __version__
 from gptcli.figures import figure, figure_with_interval
+from gptcli.interop.auto_tokenizer import tokenizer_class_for
 from gptcli.interop.families import family_of
 from gptcli.interop.load import HUB_PREFIX, LoadedModel
 from gptcli.interop.own import OWN
@@ -35,7 +36,9 @@ def model_card(loaded: LoadedModel, *, name: str, license: str | None, dtype: st
         dtype: the numbers that the weights are stored in, for people.
         opened: in words, which class of transformers opens it, or why none does.
     """
-    has_class = family_of(loaded.model.config)[0] is not OWN
+    family, _ = family_of(loaded.model.config, spec := loaded.tokenizer.spec())
+    has_class = family is not OWN
+    tokenizer_class = tokenizer_class_for(family.name, spec) if has_class else None
     data = ModelCardData(
         license=license or UNKNOWN_LICENSE,
         library_name="transformers" if has_class else "gptcli",
@@ -50,7 +53,7 @@ def model_card(loaded: LoadedModel, *, name: str, license: str | None, dtype: st
         section("Data", data_lines(record)),
         section("Training", training_lines(record, loaded)),
         section("Size", size_lines(loaded, dtype)),
-        section("Use", [usage(name, loaded, has_class), f"{opened[0].upper()}{opened[1:]}".rstrip(".") + "."]),
+        section("Use", [usage(name, tokenizer_class), f"{opened[0].upper()}{opened[1:]}".rstrip(".") + "."]),
         section("Licence", [licence_line(license)]),
         f"Written by gptcli {__version__}.",
     ]
@@ -148,15 +151,19 @@ def size_lines(loaded: LoadedModel, dtype: str) -> Iterator[str]:
     yield f"- Heads: {config.n_head} of width {config.head_width}, {config.kv_heads} for keys and values"
 
 
-def usage(name: str, loaded: LoadedModel, has_class: bool) -> str:
-    """Commands that run as they stand where the model lies in the current directory or on the hub under `name`."""
+def usage(name: str, tokenizer_class: str | None) -> str:
+    """Commands that run as they stand where the model lies in the current directory or on the hub under `name`.
+
+    `tokenizer_class` is the class of transformers that opens the tokenizer as it is; None: transformers has no class
+    for the model.
+    """
     place = f"{HUB_PREFIX}{name}" if "/" in name else name
     command = f'```sh\ngptcli generate {place} "Once upon a time"\n```'
-    if not has_class:
+    if tokenizer_class is None:
         return command + "\n"
     code = (
-        "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        f'tokenizer = AutoTokenizer.from_pretrained("{name}")\n'
+        f"```python\nfrom transformers import AutoModelForCausalLM, {tokenizer_class}\n\n"
+        f'tokenizer = {tokenizer_class}.from_pretrained("{name}")\n'
         f'model = AutoModelForCausalLM.from_pretrained("{name}")\n'
         'inputs = tokenizer("Once upon a time", return_tensors="pt", return_token_type_ids=False)\n'
         "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=100)[0]))\n```"

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from gptcli.interop.auto_tokenizer import keeps_tokenizer
 from gptcli.interop.family import Family, ForeignConfig
 from gptcli.interop.gpt2 import GPT2
 from gptcli.interop.gpt_neox import GPT_NEOX
-from gptcli.interop.llama import LLAMA, MISTRAL, OLMO2, QWEN2, QWEN3
+from gptcli.interop.llama import BIASED_LLAMA, LLAMA, MISTRAL, OLMO2, QWEN2, QWEN3
 from gptcli.interop.nanochat import NANOCHAT
 from gptcli.interop.own import OWN
 from gptcli.models.config import ModelConfig
@@ -14,12 +18,20 @@ FAMILIES = (GPT2, LLAMA, QWEN3, MISTRAL, QWEN2, OLMO2, GPT_NEOX, NANOCHAT)
 """In the order in which a model of ours is offered to them."""
 
 
-def family_of(config: ModelConfig) -> tuple[Family, str]:
-    """The first family that computes exactly what `config` describes, and "" ; or our own form, and why, in words."""
+SUBSTITUTES = (BIASED_LLAMA,)
+"""What holds the models of another family as well, and leaves the tokenizer beside them as it is."""
+
+
+def family_of(config: ModelConfig, tokenizer: Mapping[str, Any] | None = None) -> tuple[Family, str]:
+    """The first family that computes exactly what `config` describes, and ""; or our own form, and why, in words.
+
+    Of several, one is taken beside which AutoTokenizer opens the given `tokenizer` (a tokenizer.json) as it is.
+    """
     offers = [(family, family.obstacles(config)) for family in FAMILIES]
-    for family, wrong in offers:
-        if not wrong:
-            return family, ""
+    if able := [family for family, wrong in offers if not wrong]:
+        able += [family for family in SUBSTITUTES if not family.obstacles(config)]
+        kept = (family for family in able if tokenizer is None or keeps_tokenizer(family.name, tokenizer))
+        return next(kept, able[0]), ""
     nearest_first = sorted(offers, key=lambda offer: len(offer[1]))
     why = ". ".join(f"For {family.architecture} {'; '.join(wrong)}" for family, wrong in nearest_first)
     return OWN, f"transformers has no class that computes this model. {why}."

@@ -31,6 +31,11 @@ def gate_up_rows(config: ModelConfig) -> tuple[int, int]:
     return config.mlp_width, config.mlp_width
 
 
+def with_biases(config: ModelConfig) -> ModelConfig:
+    """The config for a class that always has biases; a model trained without them is the one whose biases are zero."""
+    return config.model_copy(update={"bias": True, "qkv_bias": None})
+
+
 @dataclass(frozen=True)
 class Rule:
     """One row of a family's table: a module of ours and the module (or modules, when ours is fused) of theirs.

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from gptcli.errors import UsageError
-from gptcli.interop.family import Family, ForeignConfig, Json, Rule, gate_up_rows, qkv_rows, show
-from gptcli.interop.gpt2 import with_biases
+from gptcli.interop.family import Family, ForeignConfig, Json, Rule, gate_up_rows, qkv_rows, show, with_biases
 from gptcli.models.config import MOST_LAYERS, WITHOUT_EFFECT, ModelConfig
 
 TIED, BIASED = "has_no_output_matrix", "has_biases"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gptcli.interop.family import Family, ForeignConfig, Json, Rule
+from gptcli.interop.family import Family, ForeignConfig, Json, Rule, with_biases
 from gptcli.models.config import MOST_LAYERS, ModelConfig
 
 ACTIVATIONS = {"gelu_tanh": "gelu_new", "gelu": "gelu", "relu2": "relu2"}
@@ -56,11 +56,6 @@ def shape_obstacles(config: ModelConfig) -> list[str]:
     if any(config.window_pattern):
         wrong.append("it has no sliding windows")
     return wrong
-
-
-def with_biases(config: ModelConfig) -> ModelConfig:
-    """GPT-2 always has biases; a model trained without them is the one whose biases are zero."""
-    return config.model_copy(update={"bias": True, "qkv_bias": None})
 
 
 GPT2 = Family(

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gptcli.interop.family import Family, ForeignConfig, Json, Rule
-from gptcli.interop.gpt2 import shape_obstacles, with_biases
+from gptcli.interop.family import Family, ForeignConfig, Json, Rule, with_biases
+from gptcli.interop.gpt2 import shape_obstacles
 from gptcli.interop.rope import read_rope, write_rope
 from gptcli.models.config import MOST_LAYERS, ModelConfig
 

@@ -16,6 +16,7 @@ import torch
 from gptcli.config import validate
 from gptcli.config.load import with_origin
 from gptcli.errors import CheckpointError, ConfigError
+from gptcli.interop.auto_tokenizer import keeps_tokenizer, require_opened_alike
 from gptcli.interop.families import family_named, family_of
 from gptcli.interop.family import Family, ForeignConfig, Json, Shape
 from gptcli.interop.own import OWN
@@ -35,12 +36,14 @@ def write_huggingface(model: GPT, tokenizer: Tokenizer, directory: Path, *, own:
     own form, which `read_huggingface` reads all the same; so is every model if `own`, with all that its config says.
 
     Raises:
+        CheckpointError: read back, the tokenizer gives text other ids.
         StorageError: the disk is full or the directory cannot be written.
     """
     directory = Path(directory)
     with storage_errors(directory, "create"):
         directory.mkdir(parents=True, exist_ok=True)
-    family, reason = (OWN, "it is kept in gptcli's own form") if own else family_of(model.config)
+    spec = tokenizer.spec()
+    family, reason = (OWN, "it is kept in gptcli's own form") if own else family_of(model.config, spec)
     config = family.written_as(model.config)
     shapes, state, dtype = tensor_shapes(config), model.state_dict(), model.embedding.weight.dtype
     # What the family's class has beyond the model (GPT-2's biases) is zero.
@@ -50,7 +53,16 @@ def write_huggingface(model: GPT, tokenizer: Tokenizer, directory: Path, *, own:
     write_weights(directory / SINGLE, state, family.map_tensors(config, shapes))
     write_json(directory / "generation_config.json", generation_config(tokenizer))
     write_json(directory / CONFIG, foreign_config(family, config, tokenizer, dtype, reason))
-    return reason or f"transformers opens it as {family.architecture}"
+    if reason:
+        return reason
+    opened = f"transformers opens it as {family.architecture}"
+    if keeps_tokenizer(family.name, spec):
+        require_opened_alike(directory, tokenizer)
+        return opened
+    return (
+        f"{opened}, and its tokenizer with PreTrainedTokenizerFast: AutoTokenizer would split text by the rules of "
+        f"{family.name}'s own"
+    )
 
 
 def read_huggingface(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from gptcli.interop.family import Family, ForeignConfig, Json, Rule, gate_up_rows, qkv_rows, show
+from gptcli.interop.family import Family, ForeignConfig, Json, Rule, gate_up_rows, qkv_rows, show, with_biases
 from gptcli.interop.rope import read_rope, write_rope
 from gptcli.models.config import MOST_LAYERS, ModelConfig
 
@@ -80,11 +80,15 @@ def bias_obstacles(config: ModelConfig) -> list[str]:
     return [f"qkv_bias ({show(config.has_qkv_bias)}) must be as bias ({show(config.bias)})"]
 
 
-def llama_obstacles(config: ModelConfig) -> list[str]:
+def shape_obstacles(config: ModelConfig) -> list[str]:
     wrong = ["it has no sliding windows"] if any(config.window_pattern) else []
     if config.n_embd % config.n_head:
         wrong.append(f"n_embd ({config.n_embd}) must be a multiple of n_head ({config.n_head})")
-    return wrong + bias_obstacles(config)
+    return wrong
+
+
+def llama_obstacles(config: ModelConfig) -> list[str]:
+    return shape_obstacles(config) + bias_obstacles(config)
 
 
 def write_mistral(config: ModelConfig) -> Json:
@@ -252,6 +256,13 @@ QWEN3 = replace(
     write_config=write_qwen3,
     read_config=read_qwen3,
 )
+BIASED_LLAMA = replace(
+    LLAMA,
+    slots=SLOTS | {"qkv_bias": (True,)},
+    shape_obstacles=shape_obstacles,
+    written_as=with_biases,
+)
+"""Qwen2's models in Llama's class: its other biases are zero."""
 OLMO2 = replace(
     LLAMA,
     name="olmo2",

@@ -10,11 +10,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gptcli.errors import CheckpointError
+from gptcli.interop.auto_tokenizer import tokenizer_class_for, tried_texts
 from gptcli.interop.load import LoadedModel
 from gptcli.interop.proof import Proof, compare, proof_ids
 from gptcli.tokenizer.tokenizer import Tokenizer
@@ -36,14 +38,16 @@ def transformers_proof(loaded: LoadedModel, directory: Path) -> Proof:
         transformers.logging.disable_progress_bar()
         try:
             theirs = transformers.AutoModelForCausalLM.from_pretrained(directory).float().eval()
-            tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
+            opener = tokenizer_class_for(theirs.config.model_type, loaded.tokenizer.spec())
+            tokenizer = getattr(transformers, opener).from_pretrained(directory)
         except (OSError, ValueError) as error:
             raise CheckpointError(f"transformers does not open {directory}: {error}", "do not use it") from error
         ids = proof_ids(loaded)
-        text = loaded.tokenizer.decode(ids.flatten().numpy())
-        # As ours, it is not to take a text that quotes a special token for that token.
-        encoded = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
-        require_same_ids("transformers", loaded.tokenizer, text, encoded)
+        for text in (loaded.tokenizer.decode(ids.flatten().numpy()), *tried_texts(loaded.tokenizer)):
+            # As ours, it is not to take a text that quotes a special token for that token.
+            encoded = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+            require_same_ids("transformers", loaded.tokenizer, text, encoded)
+            require_same_text("transformers", loaded.tokenizer, encoded, tokenizer)
         return compare(loaded.model, f"transformers {transformers.__version__}", lambda rows: theirs(rows).logits, ids)
 
 
@@ -112,6 +116,16 @@ def require_same_ids(reader: str, tokenizer: Tokenizer, text: str, theirs: Seque
         f"{len(ours)}",
         "use --to hf, and report this",
     )
+
+
+def require_same_text(reader: str, tokenizer: Tokenizer, ids: Sequence[int], theirs: Any) -> None:
+    """Refuse a tokenizer that decodes `ids` to another text than ours does.
+
+    Raises:
+        CheckpointError: says so.
+    """
+    if theirs.decode(ids, skip_special_tokens=True) != tokenizer.decode(ids):
+        raise CheckpointError(f"{reader} decodes {len(ids)} tokens to another text", "do not use it; report this")
 
 
 @contextmanager

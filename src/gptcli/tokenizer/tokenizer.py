@@ -49,8 +49,8 @@ class Tokenizer:
     def __init__(self, backend: tokenizers.Tokenizer, settings: Mapping[str, Any] | None = None) -> None:
         """Wrap `backend`; `settings` are the contents of a tokenizer_config.json, which name the special tokens."""
         backend.encode_special_tokens = True  # Not part of tokenizer.json, so set on every tokenizer, loaded or new.
-        spec = json.loads(backend.to_str())
         self.backend = backend
+        spec = self.spec()
         self.settings = dict(settings or {})
         self.name = kind_name(spec)
         self.encoder = encoder_for(backend, spec)
@@ -62,10 +62,13 @@ class Tokenizer:
         if self.vocab_size == 0:
             raise TokenizerError("the tokenizer's vocabulary is empty", "train it on some text")
 
+    def spec(self) -> dict[str, Any]:
+        """The content of tokenizer.json."""
+        return json.loads(self.backend.to_str())
+
     @cached_property
     def fingerprint(self) -> str:
-        spec = json.loads(self.backend.to_str())
-        canonical = json.dumps([spec, self.bos_id, self.eot_id], sort_keys=True, separators=(",", ":"))
+        canonical = json.dumps([self.spec(), self.bos_id, self.eot_id], sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     @cached_property
