@@ -90,7 +90,7 @@ def test_without_parts_the_losses_alone_decide() -> None:
 
 def ending(finding: Finding, **changes: object) -> Ending:
     settings = {"run": Path("runs/a b"), "train": TrainerConfig(max_steps=1000), "end": "max_steps", "steps": 1000}
-    more = {"planned": 1000, "tokens": TOKENS, "used_step": 400, "finding": finding}
+    more = {"planned": 1000, "tokens": TOKENS, "val_tokens": TOKENS, "used_step": 400, "finding": finding}
     return Ending(**(settings | more | changes))
 
 
@@ -115,8 +115,13 @@ def test_a_small_validation_part_is_said_with_its_interval() -> None:
     points = curve(FLAT, 0.5)
     sentence = ending(judge(points, TOKENS)).sentence
     assert "too small to tell which checkpoint is the best: on its 16,384 tokens the loss is 2." in sentence
-    assert " to 2." in sentence
-    assert "on its 1 token the loss is 2.4, " in ending(judge(curve(TURNING, parts=1), 1), tokens=1).sentence
+    assert " to 2." in sentence and "--set data.val_fraction=0.2 makes it larger" in sentence
+    short = ending(judge(points, TOKENS), val_tokens=90_000).sentence
+    assert "What an evaluation reads is too small" in short and "on the 16,384 tokens of 90,000 the loss is" in short
+    assert "(--set train.eval_tokens=65536 reads more)" in short
+    assert (
+        "on its 1 token the loss is 2.4, " in ending(judge(curve(TURNING, parts=1), 1), tokens=1, val_tokens=1).sentence
+    )
 
 
 def test_a_checkpoint_that_was_not_kept_is_not_promised() -> None:

@@ -11,9 +11,10 @@ from gptcli.evaluate.statistics import mean_of_parts
 from gptcli.figures import Interval, figure, figure_with_interval
 from gptcli.train.config import TrainerConfig
 from gptcli.train.resume import resume_command
-from gptcli.train.verdict import CurvePoint, Finding
+from gptcli.train.verdict import LEAST_TOKENS, CurvePoint, Finding
 
 End = Literal["max_steps", "time", "patience"]
+SMALL_PART = "--set data.val_fraction=0.2 makes it larger, --set data.val=PATH names another text"
 OFTEN = 10
 """Evaluations of a run that are enough to see a curve."""
 
@@ -23,7 +24,7 @@ class Ending:
     """How a run ended.
 
     steps: made, of `planned`.
-    tokens: validation tokens that each evaluation on the way read.
+    tokens, val_tokens: validation tokens that each evaluation on the way read, of so many.
     used_step: the step whose weights the run gives to generate and eval.
     """
 
@@ -33,6 +34,7 @@ class Ending:
     steps: int
     planned: int
     tokens: int
+    val_tokens: int
     used_step: int
     finding: Finding
 
@@ -106,11 +108,14 @@ class Ending:
     def too_small(self) -> str:
         last, count = self.finding.last, quantity(self.tokens, "token")
         assert last is not None
+        subject, read, remedy = "The validation part is", f"its {count}", SMALL_PART
+        if self.tokens < self.val_tokens:
+            subject, read = "What an evaluation reads is", f"the {count} of {self.val_tokens:,}"
+            remedy = f"--set train.eval_tokens={min(self.val_tokens, max(LEAST_TOKENS, 4 * self.tokens))} reads more"
         loss = figure_with_interval(last.val_loss, loss_interval(last.val_loss, last.parts))
         return (
-            f"The validation part is too small to tell which checkpoint is the best: on its {count} the loss is "
-            f"{loss}, and the evaluations differ by less than it can tell apart (--set data.val_fraction=0.2 makes it "
-            "larger, --set data.val=PATH names another text)."
+            f"{subject} too small to tell which checkpoint is the best: on {read} the loss is {loss}, and the "
+            f"evaluations differ by less than that can tell apart ({remedy})."
         )
 
     def command_for_more(self) -> str:
@@ -129,9 +134,9 @@ def apart(one: float, other: float) -> tuple[str, str]:
 
 
 def loss_interval(loss: float, parts: tuple[float, ...]) -> Interval | None:
-    """The 95 % interval of a validation loss from that of its parts; None where there is one part only."""
+    """The 95 % interval of a validation loss, from 0 up, by that of its parts; None where there is one part only."""
     found = mean_of_parts(parts, "the validation text")
     if found is None:
         return None
     half = (found.high - found.low) / 2
-    return loss - half, loss + half
+    return max(0.0, loss - half), loss + half

@@ -107,7 +107,8 @@ def ending_of(trainer: Trainer, used_step: int) -> Ending:
         end = "patience"
     elif plan.clock is not None and position.step != train.max_steps:
         end = "time"
-    tokens = min(train.eval_tokens, len(plan.data.val) - 1)
+    val_tokens = len(plan.data.val) - 1
+    tokens = min(train.eval_tokens, val_tokens)
     return Ending(
         run=trainer.run_directory.path,
         train=train,
@@ -115,6 +116,7 @@ def ending_of(trainer: Trainer, used_step: int) -> Ending:
         steps=position.step,
         planned=trainer.pace.end,
         tokens=tokens,
+        val_tokens=val_tokens,
         used_step=used_step,
         finding=judge(curve_of(trainer.journal.metrics.read()), tokens),
     )
