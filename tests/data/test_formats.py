@@ -36,7 +36,7 @@ def test_bytes_that_are_not_utf8_are_named_by_offset(
             with pytest.raises(UnicodeDecodeError) as expected:
                 content.decode()
             path = write(tmp_path, f"a.txt{compression}", compress(content, compression))
-            with pytest.raises(DataError, match=rf"a is not UTF-8 at byte {expected.value.start};"):
+            with pytest.raises(DataError, match=rf"a is not UTF-8 at byte {expected.value.start}, and "):
                 list(read_text(path, "a", Decoding()))
             replaced = content.decode(errors="replace").removeprefix("\ufeff")
             assert "".join(read_text(path, "a", Decoding("replace"))) == replaced
@@ -68,3 +68,78 @@ def test_a_zip_bomb_is_read_in_bounded_memory(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read_is_a_storage_error(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="cannot read"):
         list(read_text(tmp_path, "a", Decoding()))
+
+
+def test_what_is_no_text_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    """Also within a compression, and where errors would be replaced."""
+    for name, content in (("a", b"%PDF-1.7"), ("a.gz", compress(b"\x89PNG\r\n\x1a\n", ".gz")), ("b", b"\0a" * 50)):
+        with pytest.raises(DataError, match=r"is (a PDF document|a PNG image|text in UTF-16BE); .*make text of it"):
+            list(read_text(write(tmp_path, name, content), name, Decoding("replace")))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-32-le", "cp1252", "gb18030", "shift_jis"])
+@pytest.mark.parametrize("chunk", [1, 3, 1 << 18])
+def test_other_encodings_are_those_of_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str, chunk: int
+) -> None:
+    monkeypatch.setattr("gptcli.data.compression.CHUNK_BYTES", chunk)
+    text = {"cp1252": "größe, “quoted”\r\n", "shift_jis": "すべて、abc\n"}.get(encoding, "größe 日本語\n") * 30
+    path = write(tmp_path, "a.txt", text.encode(encoding))
+    assert "".join(read_text(path, "a", Decoding(encoding=encoding))) == text
+    with pytest.raises(DataError):
+        list(read_text(path, "a", Decoding()))
+
+
+def test_utf8_is_not_misread_in_another_encoding(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.txt", "größe\n".encode() * 20)
+    with pytest.raises(DataError, match=r"a is UTF-8, and data\.encoding=cp1252 would misread it"):
+        list(read_text(path, "a", Decoding(encoding="cp1252")))
+    plain = write(tmp_path, "b.txt", b"plain ASCII")
+    assert list(read_text(plain, "b", Decoding(encoding="cp1252"))) == ["plain ASCII"]
+    with pytest.raises(DataError, match=r"a is not CP949 at byte \d+; check data.encoding"):
+        list(read_text(write(tmp_path, "a.txt", b"\xff" * 9), "a", Decoding(encoding="cp949")))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+def test_a_byte_order_that_is_not_said_is_asked_for(tmp_path: Path, encoding: str) -> None:
+    path = write(tmp_path, "a.txt", "größe".encode(f"{encoding}-be"))
+    with pytest.raises(DataError, match=f"a has no byte order mark of .*--set data.encoding={encoding}-le or"):
+        list(read_text(path, "a", Decoding(encoding=encoding)))
+
+
+def test_the_error_names_the_probable_encoding_or_the_damage(tmp_path: Path) -> None:
+    french = "Le café était fermé à l'été. Où êtes-vous ?\n" * 20
+    with pytest.raises(DataError, match=r"and probably text in CP1252 .*--set data.encoding=cp1252, .*iconv -f CP1252"):
+        list(read_text(write(tmp_path, "a.txt", french.encode("latin-1")), "a", Decoding()))
+    with pytest.raises(DataError, match=r"and UTF-8 elsewhere; .*encoding_errors=replace"):
+        list(read_text(write(tmp_path, "a.txt", french.encode() + b"\xff" + french.encode()), "a", Decoding()))
+    noise = bytes(byte for byte in random.Random(0).randbytes(4000) if byte >= 128)
+    with pytest.raises(DataError, match=r"and no text in another encoding that is recognised; .*data.encoding=NAME"):
+        list(read_text(write(tmp_path, "a.txt", noise), "a", Decoding()))
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 1 << 18])
+def test_what_is_replaced_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    monkeypatch.setattr("gptcli.data.compression.CHUNK_BYTES", chunk)
+    content = b"a\xffb\xe6\x97c" + "\ufffd日".encode() + b"\xf0\x9d"
+    decoding = Decoding("replace")
+    text = "".join(read_text(write(tmp_path, "a.txt", content), "a", decoding))
+    assert text == content.decode(errors="replace") and decoding.replaced == text.count("\ufffd") - 1
+
+
+def test_many_nul_bytes_are_counted_wherever_they_are(tmp_path: Path) -> None:
+    text = b"Once upon a time.\n" * 10_000
+    assert sum(map(len, read_text(write(tmp_path, "a.txt", text + b"\0" * 100), "a", Decoding()))) == len(text) + 100
+    with pytest.raises(DataError, match=r"a is no text: 300 of its 180,300 bytes are NUL; make text of it: tr -d"):
+        list(read_text(write(tmp_path, "a.txt", text + b"\0" * 300), "a", Decoding()))
+
+
+def test_compression_is_recognised_whatever_the_name(tmp_path: Path) -> None:
+    for compression in COMPRESSIONS[1:]:
+        content = compress(b"text" * 1000, compression)
+        assert "".join(read_text(write(tmp_path, "a.txt", content), "a", Decoding())) == "text" * 1000
+        other = ".zst" if compression == ".gz" else ".gz"
+        assert "".join(read_text(write(tmp_path, f"a{other}", content), "a", Decoding())) == "text" * 1000
+        with pytest.raises(DataError, match=r"a is damaged: it does not begin as a \.\w+ file does; .*rename it"):
+            list(read_text(write(tmp_path, f"b.txt{compression}", b"text"), "a", Decoding()))
+        assert list(read_text(write(tmp_path, f"c.txt{compression}", b""), "a", Decoding())) == []

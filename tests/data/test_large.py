@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,15 @@ def corpus(folder: Path, kind: str) -> str:
     elif kind == "columns":
         pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
         pq.write_table(pa.table({"text": texts(7, 200)}), folder / "a.parquet", row_group_size=7)
+    elif kind == "left out":
+        (folder / "a.jsonl").write_text(rows(texts(8, 60)))
+        (folder / "bad.jsonl").write_text(rows(texts(9, 90)) + "no row\n" + rows(texts(10, 90)))
+        (folder / "latin.txt").write_bytes(b"x" * 5000 + " größe, Übermut und Ärger.\n".encode("latin-1") * 20)
+        (folder / "picture.png").write_bytes(b"\x89PNG")
+        (folder / "z.txt").write_text("é".join(texts(11, 40)))
+        with zipfile.ZipFile(folder / "z.zip", "w") as archive:
+            archive.writestr("b.jsonl", rows(texts(12, 60)))
+            archive.writestr("noise.txt", b"\xff\xd8\xff")
     for path in folder.iterdir():
         os.utime(path, (time.time() - 60, time.time() - 60))
     return str(folder)
@@ -77,8 +87,11 @@ def settings_of(kind: str) -> dict[str, str]:
     return {"document_separator": "\n\n"} if kind == "separated" else {}
 
 
+KINDS = ["rows", "files", "separated", "one document", "compressed", "columns", "left out"]
+
+
 @pytest.mark.parametrize("split", ["document", "tail"])
-@pytest.mark.parametrize("kind", ["rows", "files", "separated", "one document", "compressed", "columns"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_corpus_in_parts_gives_what_the_whole_gives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, split: str
 ) -> None:
@@ -101,8 +114,9 @@ def test_a_corpus_in_parts_gives_what_the_whole_gives(
         assert len(again.jobs(2000, tmp_path)) > 5
 
 
-def test_the_number_of_processes_changes_nothing(tmp_path: Path) -> None:
-    source = corpus(tmp_path / "corpus", "rows")
+@pytest.mark.parametrize("kind", ["rows", "left out"])
+def test_the_number_of_processes_changes_nothing(tmp_path: Path, kind: str) -> None:
+    source = corpus(tmp_path / "corpus", kind)
     alone = prepared(source, tmp_path / "one", IN_PARTS)
     together = prepared(source, tmp_path / "two", Means(workers=2, section_bytes=2000))
     assert together.report == alone.report

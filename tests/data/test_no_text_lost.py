@@ -8,6 +8,7 @@ import io
 import json
 import re
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,11 +16,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_files import write
+from data_files import COMPRESSIONS, compress, write
+from gptcli.data import compression as compression_module
 from gptcli.data.config import DataConfig
 from gptcli.data.corpus import read_pieces
 from gptcli.data.filetypes import HEAD_BYTES, file_type
-from gptcli.data.formats import MAX_NUL_SHARE
+from gptcli.data.formats import MAX_NUL_SHARE, Decoding, read_text
 from gptcli.data.scan import scan_corpus
 from gptcli.data.sources import find_files
 from gptcli.errors import DataError
@@ -161,3 +163,74 @@ def test_a_line_of_csv_without_a_delimiter_is_one_value(texts: list[str], quotes
     lines = [f'"{text}"' if quotes_all else text for text in ["text", *texts]]
     content = "".join(f"{line}\n" for line in lines).encode()
     assert_nothing_is_lost("a.csv", content, texts, DataConfig(csv_delimiter=""))
+
+
+WIDE = ("utf-16", "utf-16-le", "utf-16-be", "utf-32")
+ENCODINGS = ("utf-8", "utf-8-sig", *WIDE, "cp1252", "gb18030", "shift_jis", "koi8-r")
+SEPARATORS = {None: None, r"\n\n": "\r?\n\r?\n", "ab": "ab", r"\t": "\t"}
+
+
+def encodable(text: str, encoding: str) -> str:
+    """The characters of a text that an encoding has, and that it gives back."""
+    kept = text.encode(encoding, errors="ignore").decode(encoding)
+    return kept.removeprefix("\ufeff")
+
+
+@quick
+@given(
+    text=st.text(CHARACTERS, max_size=60),
+    encoding=st.sampled_from(ENCODINGS),
+    compression=st.sampled_from((*COMPRESSIONS, ".zip")),
+    separator=st.sampled_from(list(SEPARATORS)),
+    chunk=st.sampled_from((1, 3, 1 << 18)),
+)
+def test_text_in_every_encoding_and_compression(
+    text: str, encoding: str, compression: str, separator: str | None, chunk: int
+) -> None:
+    """What is read is the text, in the documents that cutting the whole text gives."""
+    text = encodable(text, encoding)
+    content = text.encode(encoding)
+    config = DataConfig(encoding=encoding, document_separator=separator)
+    expected = [text] if separator is None else re.split(SEPARATORS[separator], text)
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compression_module, "CHUNK_BYTES", chunk)
+        path = Path(folder, "a.txt" + compression)
+        if compression == ".zip":
+            with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+                archive.writestr("a.txt", content)
+        else:
+            path.write_bytes(compress(content, compression))
+        try:
+            found = documents_in(path, config)
+        except DataError as error:
+            # A refusal is no loss: control characters, or a text in two encodings at once. All else must be read.
+            assert re.search("is no text|would misread it|is (text|compressed|a |an )", str(error)), error
+            assert refused(content, encoding), error
+        else:
+            assert found == expected
+
+
+def refused(content: bytes, encoding: str) -> bool:
+    """Whether bytes are to be refused in an encoding, going by Python's own view of them."""
+    controls = sum((byte < 32 and byte not in b"\b\t\n\v\f\r\x1b") or byte == 127 for byte in content)
+    is_utf8 = encoding not in ("utf-8", "utf-8-sig") and "\ufffd" not in content.decode(errors="replace")
+    is_odd = controls > 1 or (is_utf8 and not content.isascii())
+    return (encoding not in WIDE and is_odd) or file_type(content, encoding) is not None
+
+
+@quick
+@given(
+    text=st.text(CHARACTERS, max_size=60),
+    bad=st.lists(st.tuples(st.integers(0, 200), st.sampled_from([255, 128, 192]))),
+)
+def test_replaced_characters_are_counted(text: str, bad: list[tuple[int, int]]) -> None:
+    content = bytearray(text.encode())
+    for place, byte in bad:
+        content.insert(min(place, len(content)), byte)
+    decoding = Decoding("replace")
+    with tempfile.TemporaryDirectory() as folder:
+        path = write(Path(folder), "a.txt", bytes(content))
+        if file_type(bytes(content)) is None and content.count(0) <= 1:
+            found = "".join(read_text(path, "a", decoding))
+            assert found == content.decode(errors="replace").removeprefix("\ufeff")
+            assert decoding.replaced == found.count("\ufffd") - bytes(content).count("\ufffd".encode())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import time
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from gptcli.data import corpus, scan
 from gptcli.data.config import DataConfig
+from gptcli.data.left_out import LeftOut, left_out_report
 from gptcli.data.scan import CorpusScan, scan_corpus
 from gptcli.errors import DataError, StorageError
 
@@ -140,7 +142,13 @@ def test_the_second_scan_reads_nothing_until_a_file_changes(tmp_path: Path, cach
     assert reads and third.fingerprint != first.fingerprint
 
 
-@pytest.mark.parametrize("change", [{"val_fraction": 0.5}, {"split": "tail"}, {"document_separator": "x"}, {}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"val_fraction": 0.5}, {"split": "tail"}, {"document_separator": "x"}, {"encoding": "cp1252"}),
+        *({"include": ("*.txt",)}, {"exclude": ("0000.txt",)}, {"encoding_errors": "replace"}, {}),
+    ],
+)
 def test_other_settings_are_another_scan(tmp_path: Path, cache: Path, reads: list[str], change: dict) -> None:
     source = write_files(tmp_path / "c", ["first text", "second text", "third text"])
     scan_corpus([source], DataConfig(), cache, seed=1)
@@ -237,3 +245,95 @@ def test_a_scan_that_was_killed_leaves_nothing_that_is_taken_for_one(
             scan_corpus([source], DataConfig(), cache)
     assert [path.suffix for path in (cache / "scans").iterdir()] == [".lock"]
     assert scan_corpus([source], DataConfig(), cache).train.documents == 9
+
+
+def mixed_folder(folder: Path) -> str:
+    """A folder of which two files can be read, and two more once their fault is mended."""
+    write_files(folder, ["first text", "second text"])
+    (folder / "package.json").write_text('{"name": "x"}')
+    (folder / "rows.jsonl").write_text('{"text": "good"}\n{"text": "as good"}\n{"body": "no text"}\n')
+    (folder / "old.txt").write_bytes("Größe\n".encode("cp1252") * 50)
+    (folder / "picture.png").write_bytes(b"\x89PNG")
+    return str(folder)
+
+
+def test_a_folder_leaves_out_whole_files_that_cannot_be_read_and_says_so(
+    tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = mixed_folder(tmp_path / "c")
+    for _ in range(2):  # also from the cache
+        found = scan_corpus([folder], DataConfig(), cache)
+        assert "".join(piece.text for piece in found.pieces()) == "first textsecond text"
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and "left out of the corpus: 3 that cannot be read as text" in said
+        assert "old.txt: it is not UTF-8 at byte 2, and probably text in CP1252" in said
+        assert "1 of other kinds (1 .png)" in said
+    report = found.report()
+    assert report["files"] == 2 and report["left_out"]["total"] == 4
+    reasons = {Path(one["name"]).name: one["reason"] for one in report["left_out"]["files"]}
+    assert reasons["rows.jsonl"].startswith("line 3 of it has no field 'text'; its fields are body")
+    assert reasons["package.json"].startswith("line 1 of it has no field 'text'; its fields are name")
+    assert scan_corpus([folder], DataConfig(exclude=("*.json*", "old.txt")), cache).refused == ()
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("name", ["package.json", "rows.jsonl", "old.txt"])
+def test_a_file_that_is_named_must_be_readable(tmp_path: Path, cache: Path, name: str) -> None:
+    folder = mixed_folder(tmp_path / "c")
+    for sources in ([f"{folder}/{name}", folder], [folder, f"{folder}/{name}"]):
+        with pytest.raises(DataError, match=f"{name} (is not UTF-8|has no field)"):
+            scan_corpus(sources, DataConfig(), cache)
+
+
+def test_what_is_read_of_a_validation_corpus_counts_as_validation(tmp_path: Path, cache: Path) -> None:
+    val = mixed_folder(tmp_path / "val")
+    train = write_files(tmp_path / "train", ["third text", "fourth text", "fifth text"])
+    found = scan_corpus([train], DataConfig(val=val), cache)
+    assert set(found.val_texts()) == {"first text", "second text"} and found.train.documents == 3
+    assert len(found.left_out) == 4
+
+
+def test_a_folder_of_which_nothing_can_be_read_is_an_error_with_the_first_remedy(tmp_path: Path, cache: Path) -> None:
+    (tmp_path / "c").mkdir()
+    for name in ("a.jsonl", "b.jsonl"):
+        (tmp_path / "c" / name).write_text('{"body": "x"}\n')
+    with pytest.raises(DataError, match=r"no file of the corpus can be read; .*a\.jsonl and 1 other: .*text_field"):
+        scan_corpus([str(tmp_path / "c")], DataConfig(), cache)
+
+
+def test_what_is_replaced_is_counted_and_warned_of(
+    tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.txt").write_bytes(b"caf\xe9 and caf\xe9. " * 100)
+    found = scan_corpus([str(tmp_path / "a.txt")], DataConfig(encoding_errors="replace"), cache)
+    assert found.report()["replaced_characters"] == 200
+    assert "warning: 200 of 1,500 characters are U+FFFD" in capsys.readouterr().err
+    (tmp_path / "a.txt").write_bytes(b"cafe and cafe. " * 100 + b"\xe9")
+    assert scan_corpus([str(tmp_path / "a.txt")], DataConfig(encoding_errors="replace"), cache).replaced == 1
+    assert "warning" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("separator", "warning"),
+    [
+        (None, "warning: '<|endoftext|>' occurs 29 times in a sample of the text"),
+        ("@@", "warning: data.document_separator=@@ never occurs, .*--set data.document_separator='<|endoftext|>'"),
+        ("<|endoftext|>", ""),
+    ],
+)
+def test_a_separator_that_is_missing_or_undeclared_is_said(
+    tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str], separator: str | None, warning: str
+) -> None:
+    (tmp_path / "a.txt").write_text("<|endoftext|>".join(f"story number {number}" for number in range(30)))
+    for _ in range(2):
+        found = scan_corpus([str(tmp_path / "a.txt")], DataConfig(document_separator=separator), cache)
+        said = capsys.readouterr().err
+        assert re.search(warning.replace("|", r"\|"), said) if warning else not said
+    assert (found.train.documents + found.val.documents > 2) == (not warning)
+
+
+def test_reports_list_a_bounded_number_of_files_unreadable_ones_first() -> None:
+    left_out = [LeftOut(f"{number}.png", "another kind of file, by its ending .png") for number in range(1500)]
+    report = left_out_report([*left_out, LeftOut("z.txt", "it is a PDF document", "make text of it")])
+    assert report["total"] == 1501 and len(report["files"]) == 1000 and report["files"][0]["name"] == "z.txt"
+    assert report["reasons"] == {"another kind of file, by its ending .png": 1500, "unreadable": 1}

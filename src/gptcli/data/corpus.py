@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from gptcli.console import quantity
 from gptcli.data.cache import default_cache_dir
 from gptcli.data.config import DataConfig
 from gptcli.data.file_formats import SourceFile
@@ -105,7 +106,7 @@ def may_be_left_out(file: SourceFile, error: GptcliError) -> bool:
 def nothing_readable(left_out: Sequence[LeftOut]) -> DataError:
     """The error for a corpus of which every file was refused."""
     first = left_out[0]
-    others = f" and {len(left_out) - 1:,} others" * (len(left_out) > 1)
+    others = f" and {quantity(len(left_out) - 1, 'other')}" * (len(left_out) > 1)
     return DataError(f"no file of the corpus can be read; {first.name}{others}: {first.reason}", first.remedy)
 
 

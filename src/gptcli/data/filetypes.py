@@ -22,9 +22,9 @@ CONTROLS = bytes(byte for byte in (*range(32), 127) if byte not in b"\b\t\n\v\f\
 """ASCII control characters that no text needs. Backspace and escape are left out, which terminals record."""
 
 
-SEPARATORS = " \n,.、。，"
-MIN_SEPARATOR_SHARE = 0.01
-"""Every text has so many of them, and what is decoded in the wrong byte order has not."""
+PUNCTUATION = "、。，"
+MIN_PLAIN_SHARE = 0.01
+"""Every text has so much ASCII or CJK punctuation, and what is decoded in the wrong byte order has not."""
 
 
 class FileType(NamedTuple):
@@ -168,7 +168,7 @@ def file_type(head: bytes, encoding: str = "utf-8") -> FileType | None:
     found = None if wide else next((kind for mark, kind in BYTE_ORDER_MARKS.items() if head.startswith(mark)), None)
     found = found or signature(head)
     if found is None and not wide:
-        found = (without_mark(head) if 0 in head else None) or control_characters(head)
+        found = (without_mark(head) if head.count(0) > 1 else None) or control_characters(head)
     return found
 
 
@@ -207,18 +207,22 @@ def without_mark(head: bytes) -> FileType | None:
     if is_text(head, "utf-8") and len(head) - len(head.translate(None, CONTROLS)) < len(head) // 10:
         return None
     for kinds in (UTF32, UTF16):  # nothing but UTF-32 can be decoded as such, and it can be decoded as UTF-16 too
-        best = max(kinds, key=lambda kind: separator_share(head, kind.encoding))
-        if separator_share(head, best.encoding) >= MIN_SEPARATOR_SHARE:
+        best = max(kinds, key=lambda kind: plain_share(head, kind.encoding))
+        if plain_share(head, best.encoding) >= MIN_PLAIN_SHARE:
             return best
     return None
 
 
-def separator_share(content: bytes, encoding: str) -> float:
-    """The share of spaces, line ends and common punctuation in `content`; 0 where it is no text in `encoding`."""
+def plain_share(content: bytes, encoding: str) -> float:
+    """The share of printable ASCII, line ends and common punctuation in `content`; 0 if it is no text in `encoding`."""
     if not is_text(content, encoding):
         return 0.0
     text = content.decode(encoding, errors="ignore")
-    return sum(map(text.count, SEPARATORS)) / max(1, len(text))
+    ascii_only = text.encode("ascii", errors="ignore")
+    plain = ascii_only.translate(None, CONTROLS)
+    if len(ascii_only) - len(plain) > MAX_CONTROL_SHARE * len(text):
+        return 0.0
+    return (len(plain) + sum(map(text.count, PUNCTUATION))) / max(1, len(text))
 
 
 def is_text(content: bytes, encoding: str) -> bool:

@@ -16,7 +16,7 @@ from typing import Literal
 from gptcli.data.compression import is_compressed, read_bytes
 from gptcli.data.config import DataConfig
 from gptcli.data.encodings import SAMPLE_BYTES, is_damaged_utf8, probable_encoding
-from gptcli.data.filetypes import HEAD_BYTES, STRIP, FileType, file_type, is_wide, not_text
+from gptcli.data.filetypes import BYTE_ORDER_MARKS, HEAD_BYTES, STRIP, FileType, file_type, is_wide, not_text
 from gptcli.errors import DataError
 
 REPLACEMENT = "\ufffd"
@@ -158,19 +158,31 @@ def decode(
     held, _ = decoder.getstate()
     try:
         return decoding.decode(decoder, chunk, final)
-    except UnicodeDecodeError as error:
-        sample = (held + chunk)[max(0, error.start - SAMPLE_BYTES // 2) :][:SAMPLE_BYTES]
-        remedy = remedy_for(sample, name) if decoding.encoding == "utf-8" else "check data.encoding, or leave it out"
+    except UnicodeError as error:
+        is_unordered = decoding.encoding in ("utf-16", "utf-32") and not (held + chunk).startswith(
+            tuple(BYTE_ORDER_MARKS)
+        )
+        if (offset == len(held) and is_unordered) or not isinstance(error, UnicodeDecodeError):
+            raise DataError(
+                f"{name} has no byte order mark of {decoding.encoding.upper()}",
+                f"name the order with --set data.encoding={decoding.encoding}-le or {decoding.encoding}-be",
+            ) from error
         place = offset - len(held) + error.start
-        raise DataError(f"{name} is not {decoding.encoding.upper()} at byte {place:,}", remedy) from error
+        message = f"{name} is not {decoding.encoding.upper()} at byte {place:,}"
+        if decoding.encoding != "utf-8":
+            raise DataError(message, "check data.encoding, or leave it out") from error
+        sample = (held + chunk)[max(0, error.start - SAMPLE_BYTES // 2) :][:SAMPLE_BYTES]
+        more, remedy = probably(sample, name)
+        raise DataError(f"{message}, {more}", remedy) from error
 
 
-def remedy_for(sample: bytes, name: str) -> str:
-    """What to do about a file that is not UTF-8, going by the bytes around the first one that is wrong."""
-    replace = "--set data.encoding_errors=replace"
+def probably(sample: bytes, name: str) -> tuple[str, str]:
+    """What a file that is not UTF-8 probably is, going by the bytes around the first one that is wrong, and what to do
+    about it."""
     if is_damaged_utf8(sample):
-        return f"it is damaged: restore it, or put U+FFFD in place of such bytes with {replace}"
+        replace = "put U+FFFD in place of such bytes with --set data.encoding_errors=replace"
+        return "and UTF-8 elsewhere", f"restore the file, or {replace}"
     kind = probable_encoding(sample)
     if kind is None:
-        return "it is no text in any encoding that is recognised; if it is, name that with --set data.encoding=NAME"
-    return f"it is probably {kind.what}: {not_text(name, kind).remedy}"
+        return "and no text in another encoding that is recognised", "if it is text, name it: --set data.encoding=NAME"
+    return f"and probably {kind.what}", not_text(name, kind).remedy

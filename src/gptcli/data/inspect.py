@@ -123,6 +123,11 @@ def report_lines(report: dict[str, Any]) -> list[str]:
     dropped, tokenizer = report["dropped"], report["tokenizer"]
     learnt = f", learnt from {sample_words(report['tokenizer_sample'])}" if "tokenizer_sample" in report else ""
     lines = [f"files      {report['files']:,}"]
+    if report["left_out"]["total"]:
+        kinds = ", ".join(f"{count:,} {reason}" for reason, count in report["left_out"]["reasons"].items())
+        lines.append(f"left out   {report['left_out']['total']:,}: {kinds}")
+    if report["replaced_characters"]:
+        lines.append(f"replaced   {quantity(report['replaced_characters'], 'character')} by U+FFFD")
     for part in ("train", "val"):
         counts = report[part]
         lines.append(

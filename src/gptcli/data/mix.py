@@ -21,6 +21,7 @@ from gptcli.data.arrays import stretches
 from gptcli.data.cache import cache_key, only_writer, unfinished
 from gptcli.data.config import DataConfig
 from gptcli.data.crew import ALL_CORES, Means
+from gptcli.data.left_out import left_out_report
 from gptcli.data.overlap import read_overlap, write_overlap
 from gptcli.data.prepare import SAMPLE, PreparedData, learning_texts, prepare_data, scan_corpus
 from gptcli.data.sample import SAMPLE_BYTES
@@ -62,6 +63,8 @@ class MixedScan:
             "files": sum(part["files"] for part in parts),
             "train": asdict(self.train),
             "val": asdict(self.val),
+            "left_out": left_out_report(one for scan in self.scans for one in scan.left_out),
+            "replaced_characters": sum(part["replaced_characters"] for part in parts),
             "dropped": {name: sum(part["dropped"][name] for part in parts) for name in parts[0]["dropped"]},
             "split_rule": "each corpus by itself",
             "val_fraction": self.val.bytes / (self.train.bytes + self.val.bytes),

@@ -22,17 +22,20 @@ def separator_warning(files: Sequence[ScannedFile], config: DataConfig) -> str:
     texts = [file for file in files if file.format == "text"]
     if not texts or any(file.documents > 1 for file in texts):
         return ""
-    each = "it is one document" if len(texts) == 1 else f"each of the {len(texts):,} text files is one document"
+    each = (
+        "the text is read as one document" if len(texts) == 1 else f"each of {len(texts):,} text files is one document"
+    )
     found = suggestion(texts, config)
     remedy = f"--set data.document_separator={shell_word(found.typed)}" if found else ""
     if config.document_separator is not None:
         more = f"; {remedy} would separate documents" * bool(found)
-        return f"warning: data.document_separator={config.document_separator!r} never occurs, so {each}{more}"
+        typed = shell_word(config.document_separator)
+        return f"warning: data.document_separator={typed} never occurs, so {each}{more}"
     if not found:
         return ""
     return (
-        f"warning: {found.typed!r} occurs {found.count:,} times in a sample of the text, and {each}; if it separates "
-        f"documents add {remedy}"
+        f"warning: {shell_word(found.typed)} occurs {found.count:,} times in a sample of the text, and {each}; if it "
+        f"separates documents add {remedy}"
     )
 
 

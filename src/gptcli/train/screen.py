@@ -134,6 +134,10 @@ def corpus_lines(plan: Plan) -> list[str]:
     kept = f"{names}: {quantity(documents, 'document')}, {size(scan.train.bytes + scan.val.bytes)}"
     if scan.duplicates:
         kept += f", {quantity(scan.duplicates, 'exact duplicate')} ({size(scan.duplicate_bytes)}) dropped"
+    if scan.replaced:
+        kept += f", {quantity(scan.replaced, 'character')} replaced by U+FFFD"
+    if scan.left_out:
+        kept += f", {quantity(len(scan.left_out), 'file')} left out"
     split = f"{size(scan.train.bytes)} to train on, {size(scan.val.bytes)} to validate: {scan.split_rule}"
     return [kept, split]
 
