@@ -79,7 +79,12 @@ FAULTS = {
         r"row 2 of a.csv \(line 3\) has a space between ',' and a quote",
         [' "quoted" ', "c"],
     ),
-    "spaces in the header": ('id, text\n1, "a"\n', "a.csv has spaces around 'text' in its header", ["a"]),
+    "spaces in the header": ('id, text\n1, "a"\n', "a.csv has a space before 'text' in its header", ["a"]),
+    "spaces before every quote": (
+        '"id", "text"\n"1", "a, b"\n',
+        "a.csv has a space before 'text' in its header",
+        ["a, b"],
+    ),
     "too few values": (
         "id,text\n1,a\n2\n",
         r"row 2 of a.csv \(line 3\) has 1 value \('2'\), and the first row has 2",

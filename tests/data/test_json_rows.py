@@ -53,14 +53,14 @@ def test_json_is_read_in_every_layout_whatever_its_ending(tmp_path: Path, name: 
         ('{"text": "a"}\n{"text": "b', "line 2 of a.json is not JSON: Unterminated string at '\"b'; correct it"),
         (
             '{"text": "a"}\n{"text": "b"\n',
-            "line 2 of a.json ends within a JSON value: .* at the end; --set data.format",
+            "line 2 of a.json ends within a JSON value: .* at the end; for objects over",
         ),
         ('{"text": "a"}\n{"text": "b"}, {}\n', "line 2 of a.json has more than one JSON value"),
         (
             '{"text": "a"}\n{"text": "b",}\n',
             "line 2 of a.json is not JSON: Expecting property name .* at '}'; correct it",
         ),
-        ("Once upon a time", "line 1 of a.json is not JSON: .*; if it is plain text, --set data.format=text"),
+        ("Once upon a time", "line 1 of a.json is not JSON: .*; if it is plain text, add --set data.format=text"),
         ('[\n{"text": "a"},\n]', r"a.json is not JSON: Expecting value at '\]', in row 2 \(line 3\)"),
         ('[{"text": "a"}\n{"text": "b"}]', r"a.json is not JSON: a comma is missing in an array, in row 1 \(line 2\)"),
         ('[{"text": "a"}\n', r"a.json is not JSON: it ends within an array, in row 1"),
@@ -73,7 +73,7 @@ def test_json_is_read_in_every_layout_whatever_its_ending(tmp_path: Path, name: 
             '{"messages": [{"role": "user", "content": "a", "content": "b"}]}',
             "line 1 of a.json has the key 'content' more than once",
         ),
-        ('{"body": "a"}', "line 1 of a.json has no field 'text'; its fields are body"),
+        ('{"body": "a"}', "line 1 of a.json has no field 'text'; its fields are body; .* --set data.text_field=body"),
         (
             '{"version": 2, "my rows": [{"text": "a"}]}',
             r"""its field 'my rows' is a list of rows; .*jq -c '.\["my rows"\]\[\]' a.json > rows.jsonl""",
@@ -87,7 +87,7 @@ def test_what_is_no_row_is_named_for_what_it_is(tmp_path: Path, content: str, me
 
 def test_what_spans_lines_is_read_as_the_error_says(tmp_path: Path) -> None:
     path = write(tmp_path, "a.jsonl", b'{"text": "a"}\n{\n"text": "b"}\n[{"text": "c"}]')
-    with pytest.raises(DataError, match=r"line 2 of a.jsonl ends within a JSON value: .*; --set data.format=json"):
+    with pytest.raises(DataError, match=r"line 2 of a.jsonl ends within a JSON value: .*, add --set data.format=json"):
         texts_of(path)
     assert texts_of(path, format="json") == ["a", "b", "c"]
 

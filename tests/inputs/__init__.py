@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from inputs import words
+from inputs import rows, words
 from inputs.attempt import RUN, TINY, typed
 
-ATTEMPTS = [*words.ATTEMPTS]
+ATTEMPTS = [*rows.ATTEMPTS, *words.ATTEMPTS]
 
 
 def train_run(folder: Path) -> Path:

@@ -86,6 +86,7 @@ def typed(command: str, folder: Path, stdin: bytes = b"") -> tuple[int, str]:
         mock.patch.object(sys, "argv", words),
         mock.patch.object(sys, "stdin", given),
         mock.patch.dict(os.environ),
+        mock.patch.object(os, "_exit", sys.exit),
     ):
         try:
             main()

@@ -109,7 +109,7 @@ def values(column: Any, field: str, name: str) -> list[Any]:
     except pa.ArrowNotImplementedError:
         raise DataError(
             f"column {field!r} of {name} holds values of type {column.type}, not texts",
-            "name another with --set data.text_field=...",
+            "name another column with --set data.text_field=...",
         ) from None
 
 

@@ -47,7 +47,8 @@ def row_fault(
     escaped = dialect._replace(escape="\\")
     if not dialect.escape and f"\\{dialect.quote}" in raw and fits(record, escaped, width):
         return DataError(
-            f"{record} has \\{dialect.quote} within a quoted value", r"to read it as a quote, --set data.csv_escape='\'"
+            f"{record} has \\{dialect.quote} within a quoted value",
+            r"to read it as a quote, add --set data.csv_escape='\'",
         )
     spaced = dialect._replace(delimiter=f"{dialect.separator} ")
     if has_spaced_quote(raw, dialect) and fits(record, spaced, width):
@@ -60,7 +61,9 @@ def row_fault(
     delimiter = dialect.separator
     if width == 1:
         return DataError(
-            counted, f"put texts with {delimiter!r} in double quotes, or if each line is one text, {no_delimiter()}"
+            counted,
+            f"put texts with {delimiter!r} in double quotes, or where each line is one text, add "
+            "--set data.csv_delimiter=''",
         )
     return DataError(counted, f"put values that hold {delimiter!r} in double quotes")
 
@@ -70,7 +73,7 @@ def unreadable(record: Record, raw: str, error: csv.Error, dialect: Dialect, wid
     opened = record.line + (raw.count("\n", 0, open_quote(raw, dialect)) if dialect.quote else 0)
     unquoted = ""
     if fits(record._replace(lines=record.lines[:1]), dialect._replace(quote=""), width):
-        unquoted = ", or if quotes are characters like any other in this file, --set data.csv_quote=''"
+        unquoted = ", or if quotes are characters like any other in this file, add --set data.csv_quote=''"
     if "end of data" in str(error):
         return DataError(f"{record} opens a quote on line {opened} that is never closed", f"close it{unquoted}")
     if "field limit" in str(error):
@@ -123,7 +126,7 @@ def spaced_quote(record: Record, dialect: Dialect) -> DataError:
     delimiter = dialect.separator
     return DataError(
         f"{record} has a space between {delimiter!r} and a quote",
-        f"if spaces after {delimiter!r} are no part of the values, --set 'data.csv_delimiter=\"{delimiter} \"'",
+        f"if spaces after {delimiter!r} are no part of the values, add --set 'data.csv_delimiter=\"{delimiter} \"'",
     )
 
 
@@ -156,11 +159,11 @@ def repeated_column(record: Record, names: Sequence[str], field: str) -> DataErr
 
 def header_fault(record: Record, names: Sequence[str], text_field: str, dialect: Dialect) -> DataError:
     """Why the first row names no column `text_field`; `record` has the first lines of the file, not the header only."""
-    head = [name.strip() for name in names]
-    if text_field in head and not dialect.skips_spaces:
+    spaced = dialect._replace(delimiter=f"{dialect.separator} ")
+    if not dialect.skips_spaces and text_field in (first_record(record.lines, spaced) or ()):
         return DataError(
-            f"{record.name} has spaces around {text_field!r} in its header",
-            f"remove them, or --set 'data.csv_delimiter=\"{dialect.separator} \"'",
+            f"{record.name} has a space before {text_field!r} in its header",
+            f"remove it, or add --set 'data.csv_delimiter=\"{spaced.delimiter}\"'",
         )
     rows = complete_rows(record.lines, dialect)
     for delimiter in DELIMITERS:
@@ -172,7 +175,7 @@ def header_fault(record: Record, names: Sequence[str], text_field: str, dialect:
             field = "" if is_named else f" --set data.text_field={shlex.quote(longest_column(other))}"
             return DataError(
                 f"{record.name} separates its columns ({shown(other[0])}) by {DELIMITER_NAMES[delimiter]}",
-                f"--set data.csv_delimiter={typed(delimiter)}{field}",
+                f"add --set data.csv_delimiter={typed(delimiter)}{field}",
             )
     if not is_regular(rows):
         counts = ", ".join(str(len(row)) for row in rows[:SHOWN_VALUES])
@@ -184,7 +187,7 @@ def header_fault(record: Record, names: Sequence[str], text_field: str, dialect:
         column = "" if len(names) == 1 else f" --set data.text_field={longest_column(rows, numbered=True)}"
         return DataError(
             f"{record.name} has no column {text_field!r}, and its first row seems to be no header: {shown(names)}",
-            f"if it has none, --set data.csv_header=false{column}; {AS_TEXT}",
+            f"if it has none, add --set data.csv_header=false{column}; {AS_TEXT}",
         )
     return missing_field(record.name, text_field, names, shlex.quote(longest_column(rows)))
 
@@ -221,10 +224,6 @@ def longest_column(rows: Sequence[Sequence[str]], numbered: bool = False) -> str
 
 def typed(delimiter: str) -> str:
     return r"'\t'" if delimiter == "\t" else f"'{delimiter}'"
-
-
-def no_delimiter() -> str:
-    return "--set data.csv_delimiter=''"
 
 
 def shown(values: Sequence[str]) -> str:

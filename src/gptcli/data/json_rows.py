@@ -22,8 +22,8 @@ LONGEST_PART = 16
 caused by what is missing."""
 UNTERMINATED = "Unterminated string"
 CORRECT = "correct it, or remove it"
-AS_TEXT = "if it is plain text, --set data.format=text"
-ANY_LAYOUT = "--set data.format=json reads objects over several lines and arrays of objects"
+AS_TEXT = "if it is plain text, add --set data.format=text"
+ANY_LAYOUT = "for objects over several lines and arrays of objects, add --set data.format=json"
 
 
 class Line(NamedTuple):

@@ -63,7 +63,9 @@ def without_text(place: object, text_field: str, row: dict[str, Any], name: str)
     """The error of a row that lacks the field; if it holds a list of rows, it says how to take them out."""
     rows = next((key for key, value in row.items() if is_list_of_rows(value, text_field)), None)
     if rows is None:
-        return missing_field(place, text_field, row)
+        lengths = {key: len(value) for key, value in row.items() if isinstance(value, str)}
+        likely = shlex.quote(max(lengths, key=lengths.__getitem__)) if lengths else "..."
+        return missing_field(place, text_field, row, likely)
     return DataError(
         f"{place} has no field {text_field!r}, and its field {rows!r} is a list of rows",
         f"write them into a file of their own: jq -c {shlex.quote(f'.[{json.dumps(rows)}][]')} {shlex.quote(name)} > "
