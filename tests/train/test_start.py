@@ -24,7 +24,7 @@ from gptcli.train.loop import Trainer
 from gptcli.train.replay import replay
 from gptcli.train.run import TrainRequest, train
 from gptcli.train.start import tokenizer_settings
-from gptcli.train.zero_config import zero_config
+from gptcli.train.zero_config import CorpusFacts, zero_config
 
 SETTINGS = (
     "train.max_steps=6", "train.tokens_per_step=128", "train.batch_size=4", "train.eval_every_steps=3",
@@ -169,10 +169,10 @@ def test_the_tokenizer_of_a_hub_model_is_recorded_with_its_revision() -> None:
 
 
 def test_the_zero_config_rule_is_gentler_and_leaves_the_shape_alone(base) -> None:
-    drawn = validate(RunConfig, zero_config(1_000_000, 90, "cpu", merge()))
+    drawn = validate(RunConfig, zero_config(CorpusFacts(1_000_000, "cpu"), merge()))
     model = {"n_embd": 128, "n_layer": 9, "context_length": 4096, "vocab_size": 700}
     user = with_origin({"train": {"init_from": "x"}, "model": model, "data": {"tokenizer": {"name": "byte"}}}, "test")
-    started = validate(RunConfig, merge(zero_config(1_000_000, 90, "cpu", user), user))
+    started = validate(RunConfig, merge(zero_config(CorpusFacts(1_000_000, "cpu"), user), user))
     for rate in ("lr", "adamw_lr", "embedding_lr", "head_lr"):
         assert getattr(started.optim, rate) == pytest.approx(0.1 * getattr(drawn.optim, rate), rel=0.05)
     assert (started.model.n_layer, started.seq_len, started.data.tokenizer.name) == (9, 256, "byte")

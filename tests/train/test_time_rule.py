@@ -165,11 +165,14 @@ def test_no_text_is_learnt_by_heart_however_much_time_there_is() -> None:
         first = best(situation(seconds, 1_000_000, "cuda"))
         tokens = 1_000_000 / first.candidate.tokenizer.bytes_per_token
         assert first.epochs <= most_epochs(non_embedding_parameters(first.candidate.model) / tokens)
-    assert not first.uses_all_time and first.steps * first.step_seconds < 1800
-    assert best(situation(300)).uses_all_time
-    assert best(situation(3600, 3_000_000_000, "cuda")).uses_all_time
+    assert first.steps == first.most_steps and first.steps * first.step_seconds < 1800
+    for other in (best(situation(300)), best(situation(3600, 3_000_000_000, "cuda"))):
+        assert other.steps < other.most_steps
 
 
 def test_steps_are_at_most_those_that_are_set() -> None:
     for most in (77, 12):
         assert best(situation(300, train={"max_steps": most})).steps <= most
+    for epochs in (2.5, 0.1):
+        first = best(situation(300, train={"epochs": epochs}))
+        assert first.epochs <= epochs * 1.01 + first.candidate.tokens_per_step / 250_000

@@ -10,19 +10,19 @@ from gptcli.config import merge, parse_assignment, validate
 from gptcli.models.config import ModelConfig
 from gptcli.optim.config import MuonConfig
 from gptcli.train.config import RunConfig
-from gptcli.train.zero_config import NAMES, choose_muon, muon_decay, zero_config
+from gptcli.train.zero_config import NAMES, CorpusFacts, choose_muon, muon_decay, zero_config
 
 SIZES = [500, 40_000, 300_000, 1_000_000, 30_000_000, 3_000_000_000]
 
 
 @pytest.mark.parametrize(("train_bytes", "device"), list(itertools.product(SIZES, ["cpu", "cuda", "mps"])))
 def test_the_rule_gives_a_valid_config_for_every_size_and_device(train_bytes: int, device: str) -> None:
-    validate(RunConfig, zero_config(train_bytes, 90, device, merge()))
+    validate(RunConfig, zero_config(CorpusFacts(train_bytes, device), merge()))
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_more_text_never_gets_a_smaller_model_or_vocabulary(device: str) -> None:
-    configs = [validate(RunConfig, zero_config(size, 90, device, merge())) for size in SIZES]
+    configs = [validate(RunConfig, zero_config(CorpusFacts(size, device), merge())) for size in SIZES]
     widths = [config.model.n_embd for config in configs]
     vocabularies = [getattr(config.data.tokenizer, "vocab_size", 0) for config in configs]
     assert widths == sorted(widths) and vocabularies == sorted(vocabularies)
@@ -45,7 +45,7 @@ def test_more_text_never_gets_a_smaller_model_or_vocabulary(device: str) -> None
 )
 def test_a_key_that_the_user_set_stands(assignment: str) -> None:
     user = parse_assignment(assignment)
-    resolved = merge(zero_config(1_000_000, 90, "cpu", user), user)
+    resolved = merge(zero_config(CorpusFacts(1_000_000, "cpu"), user), user)
     value = validate(RunConfig, resolved)
     for part in assignment.partition("=")[0].split("."):
         value = getattr(value, part)
@@ -55,12 +55,12 @@ def test_a_key_that_the_user_set_stands(assignment: str) -> None:
 def test_heads_fit_whatever_width_the_user_set() -> None:
     for width in (8, 20, 48, 100, 130, 192, 1000):
         user = parse_assignment(f"model.n_embd={width}")
-        config = validate(RunConfig, merge(zero_config(1_000_000, 90, "cpu", user), user))
+        config = validate(RunConfig, merge(zero_config(CorpusFacts(1_000_000, "cpu"), user), user))
         assert config.model.n_embd % config.model.n_head == 0
 
 
 def test_a_short_corpus_gets_few_epochs() -> None:
-    config = validate(RunConfig, zero_config(60_000, 90, "cuda", merge()))
+    config = validate(RunConfig, zero_config(CorpusFacts(60_000, "cuda"), merge()))
     tokens = config.train.max_steps * config.train.tokens_per_step
     assert tokens <= max(45 * 60_000, 100 * config.train.tokens_per_step)
 
@@ -68,7 +68,7 @@ def test_a_short_corpus_gets_few_epochs() -> None:
 def test_a_key_of_the_rules_optimizer_or_schedule_may_be_set_without_naming_either() -> None:
     user = merge(parse_assignment("optim.momentum=0.8"), parse_assignment("schedule.warmup_steps=7"))
     validate(RunConfig, merge(NAMES, user))
-    config = validate(RunConfig, merge(zero_config(1_000_000, 90, "cpu", user), user))
+    config = validate(RunConfig, merge(zero_config(CorpusFacts(1_000_000, "cpu"), user), user))
     assert isinstance(config.optim, MuonConfig) and config.optim.momentum == 0.8
     assert config.schedule.warmup_steps == 7
 
@@ -77,7 +77,7 @@ def test_a_longer_run_gets_a_lower_rate() -> None:
     rates = []
     for steps in (100, 900, 2_500, 10_000):
         user = parse_assignment(f"train.max_steps={steps}")
-        rates.append(validate(RunConfig, merge(zero_config(1_000_000, 90, "cpu", user), user)).optim.lr)
+        rates.append(validate(RunConfig, merge(zero_config(CorpusFacts(1_000_000, "cpu"), user), user)).optim.lr)
     assert rates[0] == rates[1] > rates[2] > rates[3]
 
 
@@ -107,7 +107,7 @@ def test_as_many_tokens_in_more_steps_forget_as_much() -> None:
 def test_text_that_is_seen_many_times_gets_dropout_unless_the_user_chose_it() -> None:
     def chosen(*assignments: str) -> ModelConfig:
         user = merge(*map(parse_assignment, assignments))
-        return validate(RunConfig, merge(zero_config(300_000, 90, "cpu", user), user)).model
+        return validate(RunConfig, merge(zero_config(CorpusFacts(300_000, "cpu"), user), user)).model
 
     assert (chosen("train.max_steps=500").dropout, chosen("train.max_steps=500").attention_dropout) == (0.0, None)
     assert (chosen("train.max_steps=5000").dropout, chosen("train.max_steps=5000").attention_dropout) == (0.1, 0.0)

@@ -114,6 +114,20 @@ def merge_tables(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, An
     return merged
 
 
+def without_leaf(config: RawConfig, key: str) -> RawConfig:
+    """`config` without the leaf of that dotted name; unchanged where it is not set."""
+    if key not in config.origins:
+        return config
+
+    def without(table: Mapping[str, Any], parts: list[str]) -> dict[str, Any]:
+        first, *rest = parts
+        kept = {name: value for name, value in table.items() if name != first or rest}
+        return kept | {first: without(table[first], rest)} if rest else kept
+
+    origins = {name: origin for name, origin in config.origins.items() if name != key}
+    return RawConfig(without(config.values, key.split(".")), origins)
+
+
 def validate(kind: type[ConfigType], raw: RawConfig) -> ConfigType:
     """Build the frozen config, or raise one ConfigError that names the first wrong key, its place and the remedy."""
     raw = RawConfig(with_default_names(kind, raw.values), raw.origins)

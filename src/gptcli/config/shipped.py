@@ -6,10 +6,12 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
-from gptcli.config.load import RawConfig, merge, parse_assignment, read_toml
+from gptcli.config.load import RawConfig, merge, parse_assignment, read_toml, without_leaf
 from gptcli.errors import ConfigError
 
 PACKAGE = Path(__file__).resolve().parents[1]
+ALTERNATIVES = {"train.max_steps": "train.epochs", "train.epochs": "train.max_steps"}
+"""Keys that say the same thing in two ways: setting the one replaces the other where an earlier layer sets that."""
 
 
 def shipped_root() -> Path:
@@ -42,7 +44,21 @@ def find_config(name: str) -> Path:
 
 
 def read_settings(config_files: Iterable[str], assignments: Iterable[str], base: RawConfig | None = None) -> RawConfig:
-    """What the user set: `base`, then the config files (paths or shipped names) in order, then the --set values."""
-    parts = [base] if base else []
-    parts += [read_toml(find_config(name)) for name in config_files]
-    return merge(*parts, *map(parse_assignment, assignments))
+    """What the user set: `base`, then the config files (paths or shipped names) in order, then the --set values.
+
+    Raises:
+        ConfigError: a file or a value cannot be read, or one file, or --set, sets both of two ALTERNATIVES.
+    """
+    layers = [read_toml(find_config(name)) for name in config_files]
+    settings = base or RawConfig()
+    for layer in (*layers, merge(*map(parse_assignment, assignments))):
+        for key in layer.origins:
+            if key in ALTERNATIVES:
+                if ALTERNATIVES[key] in layer.origins:
+                    raise ConfigError(
+                        f"{layer.origins[key]}: {key} and {ALTERNATIVES[key]} both say how long to train",
+                        "leave one of them out",
+                    )
+                settings = without_leaf(settings, ALTERNATIVES[key])
+        settings = merge(settings, layer)
+    return settings

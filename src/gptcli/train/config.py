@@ -18,8 +18,14 @@ class TrainerConfig(Config):
     """How long, how much at once, and what happens while it runs."""
 
     max_steps: int | None = Field(None, ge=1)
-    """Optimizer steps in all, with max_seconds at most; none: as many as that allows, or, without it, as the
+    """Optimizer steps in all, with max_seconds at most; None: as many as that allows, or, without it, as the
     zero-config rule chooses."""
+
+    epochs: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """How often to read the training split, instead of max_steps; of a mix, as many sequences as its corpora have
+    together. It becomes max_steps, rounded up to a whole step, as soon as the text is tokenized, so the run's run.toml
+    has max_steps. Of the two, the one that was set last counts: `--set` before a file, a file before the run that is
+    resumed."""
 
     max_seconds: float | None = Field(None, gt=0, allow_inf_nan=False)
     """Seconds that the whole command may take, from its start to the saved model; what is not set is chosen for them.
@@ -121,6 +127,12 @@ class TrainerConfig(Config):
         """`pace` as (step, end) pairs."""
         pairs = (pair.split(":") for pair in self.pace.split())
         return tuple((int(start), int(end)) for start, end in pairs)
+
+    @model_validator(mode="after")
+    def one_length(self) -> TrainerConfig:
+        if self.epochs is not None and self.max_steps is not None:
+            raise ValueError("epochs and max_steps both say how long to train; leave one of them out")
+        return self
 
     @model_validator(mode="after")
     def pace_goes_forward(self) -> TrainerConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from dataclasses import dataclass, replace
@@ -11,11 +12,12 @@ from typing import Any
 import torch
 
 from gptcli.config import RawConfig, merge, validate
-from gptcli.config.load import with_origin
+from gptcli.config.load import with_origin, without_leaf
 from gptcli.console import quantity
 from gptcli.data.batches import Batches, MixedBatches, batches_of
 from gptcli.data.mix import MixedScan, prepare_mix, scan_mix
 from gptcli.data.prepare import CorpusScan, PreparedData, prepare_data
+from gptcli.data.shards import TokenShards
 from gptcli.errors import ConfigError, UsageError
 from gptcli.models.config import ModelConfig
 from gptcli.models.estimate import parameter_count
@@ -30,11 +32,13 @@ from gptcli.train.footprint import rank_memory
 from gptcli.train.pace import FORWARD_PART, Pace
 from gptcli.train.probe import Machine, step_seconds
 from gptcli.train.resume import NEW, History, settings_fingerprint
+from gptcli.train.small_text import packed_bits
 from gptcli.train.start import Start, settings_from
 from gptcli.train.step import accumulate_gradients, micro_batches
 from gptcli.train.time_rule import LEAST_STEPS, TRAINING_PART, too_short
-from gptcli.train.zero_config import ORIGIN, zero_config
+from gptcli.train.zero_config import ORIGIN, CorpusFacts, Shape, choose_shape, longest_run, zero_config
 
+EPOCHS = "train.epochs"
 PROBE_SECONDS = 2.0
 FINAL_PART = 0.05
 """Part of the time budget for the last evaluation; it measures the whole validation split if that takes no more."""
@@ -156,50 +160,43 @@ def make_plan(
         DataError: the corpus cannot be read or is too small.
     """
     user = settings_from(start, user) if start else user
-    timed_run = is_timed(user)
-    provisional = RawConfig() if history.is_resumed else zero_config(1_000_000, 100, "cpu", user)
-    draft = validate(RunConfig, merge(without_end(provisional, timed_run), user))
-    if not draft.data.corpus and not draft.data.mix:
-        raise UsageError("no corpus to train on", "name one: gptcli train book.txt")
-    if draft.data.mix and (
-        draft.train.corpus_bytes is not None or (timed_run and not history.is_resumed and not start)
-    ):
-        raise UsageError(
-            "there is no rule for a mix of corpora (data.mix) within a time or a number of bytes",
-            "say train.max_steps instead",
-        )
+    is_new = not history.is_resumed and start is None
+    provisional = RawConfig() if history.is_resumed else zero_config(CorpusFacts(1_000_000, "cpu"), user)
+    draft = validate(RunConfig, merge(provisional, user))
+    require_source(draft, chooses_for_time=is_timed(user) and is_new)
     device = resolve_device(draft.device)
     precision = resolve_precision(device, draft.train.precision)
     process_bytes = resident_memory_bytes(device)
-    clock, choice = Clock(draft.train.max_seconds, began) if timed_run else None, None
-    if clock is None or history.is_resumed or start:  # the rule for a deadline chooses a shape
-        if draft.data.mix:
-            scan: CorpusScan | MixedScan = scan_mix(draft.data, cache_dir, draft.seed)
-        else:
-            scan = scan_excerpt(draft.data, draft.train.corpus_bytes, cache_dir, draft.seed)
-        chosen = without_end(rule(scan, device.type, user, history), timed_run)
+    clock, choice = Clock(draft.train.max_seconds, began) if is_timed(user) else None, None
+    if clock is None or not is_new:  # the rule for a deadline chooses a shape
+        scan = scan_of(draft, cache_dir)
+        chosen = RawConfig() if history.is_resumed else zero_config(CorpusFacts(scan.train.bytes, device.type), user)
     else:
         setting = timed.Setting(user, draft, clock, device, precision, machine_memory_bytes(device), cache_dir)
         scan, chosen, choice = timed.choose_for_time(setting)
-    resolved = merge(chosen, user)
-    config = validate(RunConfig, resolved)
+    config = validate(RunConfig, merge(chosen, user))
     prepare = prepare_mix if isinstance(scan, MixedScan) else prepare_data
     data = prepare(scan, config.data, cache_dir, history.tokenizer or (start.tokenizer if start else None))
     vocabulary = with_origin({"model": {"vocab_size": padded_vocabulary(config, data)}}, "the tokenizer")
+    batches = batches_of(data.train, config.seq_len, config.seed, config.data.pack)
+    user = with_steps_of_epochs(user, config, batches.sequences_per_epoch, history.step)
+    if choice is None and not history.is_resumed:
+        chosen = choose_exactly(chosen, exact_facts(scan.train.bytes, device.type, data), user)
+    resolved = merge(chosen, user)
     config = validate(RunConfig, merge(resolved, vocabulary))
     return Plan(
         config=config,
         chosen=tuple(key for key, origin in resolved.origins.items() if origin in (ORIGIN, timed.ORIGIN)),
         scan=scan,
         data=data,
-        batches=batches_of(data.train, config.seq_len, config.seed, config.data.pack),
+        batches=batches,
         device=device,
         precision=precision,
         parameters=parameter_count(config.model),
         memory_bytes=rank_memory(config, precision, device.type).total,
         # Trial steps for a deadline leave memory behind that the training takes again.
         process_bytes=process_bytes if choice else resident_memory_bytes(device),
-        deadline=None if clock is None else make_deadline(clock, config, choice, device, precision, history.step),
+        deadline=clock and deadline_of(clock, config, choice, device, made=history.step, is_new=is_new),
         choice=choice,
         start=start,
         first_step=history.step,
@@ -207,25 +204,72 @@ def make_plan(
     )
 
 
-def rule(scan: CorpusScan | MixedScan, device_type: str, user: RawConfig, history: History) -> RawConfig:
-    """What the zero-config rule chooses for this text; nothing where a run is resumed, whose settings are complete."""
-    if history.is_resumed:
-        return RawConfig()
-    return zero_config(scan.train.bytes, scan.train.distinct_characters, device_type, user)
+def require_source(draft: RunConfig, *, chooses_for_time: bool) -> None:
+    """Raises UsageError: there is no corpus, or there is a mix where a part or a shape would be chosen for it."""
+    if not draft.data.corpus and not draft.data.mix:
+        raise UsageError("no corpus to train on", "name one: gptcli train book.txt")
+    if draft.data.mix and (draft.train.corpus_bytes is not None or chooses_for_time):
+        raise UsageError(
+            "there is no rule for a mix of corpora (data.mix) within a time or a number of bytes",
+            "say train.max_steps instead",
+        )
 
 
-def without_end(chosen: RawConfig, is_timed: bool) -> RawConfig:
-    """What the zero-config rule chose, without the number of steps where a clock ends the run."""
-    if is_timed:
-        chosen.values.get("train", {}).pop("max_steps", None)
+def scan_of(draft: RunConfig, cache_dir: Path) -> CorpusScan | MixedScan:
+    """The corpus or the mix of the settings, read and split."""
+    if draft.data.mix:
+        return scan_mix(draft.data, cache_dir, draft.seed)
+    return scan_excerpt(draft.data, draft.train.corpus_bytes, cache_dir, draft.seed)
+
+
+def exact_facts(train_bytes: int, device_type: str, data: PreparedData) -> CorpusFacts:
+    """What the zero-config rule decides by, now that the text is tokenized; how much of it repeats only where the text
+    is small."""
+    facts = CorpusFacts(train_bytes, device_type, train_bytes / max(1, len(data.train)))
+    if not facts.is_small or not isinstance(data.train, TokenShards):
+        return facts
+    return facts._replace(packed_bits=packed_bits(data.tokenizer.decode(data.train.read(0, len(data.train)))))
+
+
+def with_steps_of_epochs(user: RawConfig, config: RunConfig, sequences_per_epoch: int, made: int) -> RawConfig:
+    """The user's settings with `train.max_steps` instead of `train.epochs`, which stands for it.
+
+    Raises:
+        ConfigError: a run that is resumed has `made` more steps than that already.
+    """
+    epochs = config.train.epochs
+    if epochs is None:
+        return user
+    steps = max(1, math.ceil(epochs * sequences_per_epoch / config.sequences_per_step))
+    if steps < made:
+        raise ConfigError(
+            f"the run has made {made:,} steps, more than the {steps:,} of train.epochs = {epochs:g}", "choose more"
+        )
+    return merge(without_leaf(user, EPOCHS), with_origin({"train": {"max_steps": steps}}, EPOCHS))
+
+
+def choose_exactly(chosen: RawConfig, facts: CorpusFacts, user: RawConfig) -> RawConfig:
+    """What the zero-config rule chooses once the text is tokenized, and the most steps of a run that a clock ends.
+
+    Only small texts, and runs whose epochs are set, are counted by their tokens.
+    """
+    if facts.is_small or user.origins.get("train.max_steps") == EPOCHS:
+        chosen = zero_config(facts, user)
+    train, shape = chosen.values["train"], choose_shape(facts, user.values)
+    if is_timed(user) and "max_steps" in train and isinstance(shape, Shape):
+        step_tokens = merge(chosen, user).values["train"]["tokens_per_step"]
+        train["max_steps"] = longest_run(shape, facts.train_bytes, step_tokens, user.values.get("model", {}))
     return chosen
 
 
-def make_deadline(
-    clock: Clock, config: RunConfig, choice: timed.Choice | None, device: torch.device, precision: str, made: int
+def deadline_of(
+    clock: Clock, config: RunConfig, choice: timed.Choice | None, device: torch.device, *, made: int, is_new: bool
 ) -> Deadline:
     """What the rest of the time buys after the `made` steps, by the seconds of a step as the rule measured them, or as
     measured now.
+
+    Args:
+        is_new: neither a run that is resumed nor one that starts from a model, which may be left with any time.
 
     Raises:
         UsageError: hardly anything.
@@ -235,10 +279,10 @@ def make_deadline(
         seconds = choice.ranked[0].step_seconds
         left -= choice.ranked[0].compiling_seconds
     else:
-        machine = Machine(device, precision, config.optim, train.grad_clip)
+        machine = Machine(device, resolve_precision(device, train.precision), config.optim, train.grad_clip)
         seconds = step_seconds(machine, config.model, train.tokens_per_step, config.seq_len, train.batch_size, 0.5)
     steps = int(TRAINING_PART * left / seconds)
-    if choice is not None and steps < LEAST_STEPS // 2:
+    if is_new and steps < LEAST_STEPS // 2:
         raise too_short(LEAST_STEPS * seconds / TRAINING_PART - left)
     final_tokens = FINAL_PART * clock.seconds / (FORWARD_PART * seconds / train.tokens_per_step)
     steps = made + max(1, steps)

@@ -37,6 +37,7 @@ ROUNDING = "from here on the weights are not, bit for bit, those of the run that
 NOTHING = ""
 MAY_CHANGE: dict[str, str] = {
     "train.max_steps": LENGTH,
+    "train.epochs": LENGTH,
     "train.max_seconds": LENGTH,
     "train.pace": LENGTH,
     "schedule.warmup_steps": LENGTH,

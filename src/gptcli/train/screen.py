@@ -60,8 +60,8 @@ def plan_lines(plan: Plan, step_seconds: float | None) -> list[tuple[str, str]]:
         clock = plan.deadline.clock
         gone = f"{duration(clock.seconds)} in all, {duration(clock.spent())} of it gone"
         lines.append(("time", f"{gone} ({plan.deadline.step_seconds * 1000:.0f} ms a step)"))
-        if "train.max_steps" in plan.chosen:
-            lines.append(("", "some of it is left at the end: with more steps the text would be learnt by heart"))
+        if "train.max_steps" in plan.chosen and plan.steps == train.max_steps:
+            lines.append(("", "some of it is left at the end: with more steps the text would be memorised"))
     elif step_seconds is not None:
         left = plan.steps - plan.first_step
         after = f" for the {left:,} steps that are left" if plan.first_step else ""

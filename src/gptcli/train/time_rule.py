@@ -97,8 +97,8 @@ class Prediction(NamedTuple):
     steps: int
     epochs: float
     bits: float
-    uses_all_time: bool
-    """Or ends before, since more steps would not help."""
+    most_steps: int
+    """Where it ends even if the machine turns out to be faster: beyond them the text would be memorised."""
 
 
 class Grid:
@@ -126,17 +126,24 @@ class Grid:
         )
         facts = [candidate.tokenizer for candidate in self.candidates]
         self.weights = np.array(weights, dtype=float)
-        self.given_steps = situation.given.get("train", {}).get("max_steps") or math.inf
-        self.least_steps = min(LEAST_STEPS, self.given_steps)
         self.bytes_per_token = np.array([fact.bytes_per_token for fact in facts])
+        self.given_steps = self.steps_that_are_set()
+        self.least_steps = np.minimum(LEAST_STEPS, self.given_steps)
         self.preparing = np.array([fact.seconds_per_byte for fact in facts]) * situation.unique_bytes
 
     def nearest(self, place: Sequence[float]) -> int:
         """The number of the candidate whose (layers, width, context, vocabulary, tokens of a step) are most like it."""
         return int(np.argmin((np.log(self.columns / np.array(place)) ** 2).sum(axis=1)))
 
+    def steps_that_are_set(self) -> np.ndarray:
+        """Steps of each candidate by train.max_steps or train.epochs; infinite where neither is set."""
+        given = self.situation.given.get("train", {})
+        if epochs := given.get("epochs"):
+            return np.ceil(epochs * self.situation.unique_bytes / self.bytes_per_token / self.columns[:, 4])
+        return np.full(len(self.candidates), given.get("max_steps") or math.inf)
+
     def most_steps(self) -> np.ndarray:
-        """Steps of each candidate after which it would learn the text by heart, or that are set."""
+        """Steps of each candidate after which it would memorise the text, or those that are set if they are fewer."""
         tokens = self.situation.unique_bytes / self.bytes_per_token
         most = np.floor(most_epochs(self.weights / tokens) * tokens / self.columns[:, 4])
         return np.minimum(np.maximum(most, LEAST_STEPS), self.given_steps)
@@ -156,8 +163,9 @@ class Grid:
         compiling, gain = compiled_part(self.situation.compilation, TRAINING_PART * left)
         left, step_seconds = left - compiling, step_seconds / gain
         affordable = np.floor(TRAINING_PART * left / step_seconds)
-        steps = np.minimum(affordable, self.most_steps())
-        if steps.max() < self.least_steps:
+        most = self.most_steps()
+        steps = np.minimum(affordable, most)
+        if (steps < self.least_steps).all():
             needed = self.preparing + compiling + self.least_steps * step_seconds / TRAINING_PART
             raise too_short(float(needed.min()) - self.situation.seconds)
         layers, width, context, vocabulary, tokens = self.columns.T
@@ -190,7 +198,7 @@ class Grid:
                 int(steps[i]),
                 float(bytes_seen[i] / self.situation.unique_bytes),
                 float(bits[i]),
-                bool(steps[i] == affordable[i]),
+                int(most[i]),
             )
             for i in [best, *sorted(following, key=lambda i: bits[i])]
         ]

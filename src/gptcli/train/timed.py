@@ -16,10 +16,11 @@ import torch
 from gptcli.config import RawConfig, merge
 from gptcli.config.load import with_origin
 from gptcli.console import size
+from gptcli.data.archives import file_status
 from gptcli.data.config import DataConfig
 from gptcli.data.prepare import CorpusScan
 from gptcli.data.scan import SplitStatistics
-from gptcli.data.sources import is_stream, spool
+from gptcli.data.sources import find_files, is_stream, spool
 from gptcli.models.estimate import parameter_count
 from gptcli.train.clock import Clock
 from gptcli.train.compiling import possible_compilation
@@ -28,12 +29,15 @@ from gptcli.train.excerpt import scan_excerpt
 from gptcli.train.law import shipped_law
 from gptcli.train.pace import FORWARD_PART
 from gptcli.train.probe import Machine, measure, seconds_per_flop
+from gptcli.train.small_text import SMALL_TEXT
 from gptcli.train.text_facts import TokenizerFacts, preparing_seconds, read_sample, tokenizer_facts
 from gptcli.train.time_rule import Candidate, Grid, Prediction, Situation, too_short
-from gptcli.train.zero_config import without_keys, zero_config
+from gptcli.train.zero_config import CorpusFacts, without_set, zero_config
 
 ORIGIN = "the rule for --time"
 
+SMALL_ON_DISK = 2 * SMALL_TEXT
+"""A corpus of fewer bytes is split before anything is measured, since it may be a small text; that takes no time."""
 SAMPLE_BYTES_PER_SECOND, SAMPLE_BYTES = 10_000, (300_000, 4_000_000)
 """How much text to look at: so much for each second of the budget, within bounds."""
 PROBE_PART, PROBE_SECONDS = 0.03, (1.5, 30.0)
@@ -76,8 +80,11 @@ class Setting:
     cache_dir: Path
 
 
-def choose_for_time(setting: Setting) -> tuple[CorpusScan, RawConfig, Choice]:
+def choose_for_time(setting: Setting) -> tuple[CorpusScan, RawConfig, Choice | None]:
     """The corpus, scanned; every key that the user left open; and why.
+
+    A small text is trained on as without a deadline (None for the reason): its shape and its steps are bounded by the
+    text, not by the time, and the law was fitted to larger ones.
 
     Raises:
         UsageError: the time is too short to train anything.
@@ -85,8 +92,16 @@ def choose_for_time(setting: Setting) -> tuple[CorpusScan, RawConfig, Choice]:
     """
     clock, draft = setting.clock, setting.draft
     data = replayable(draft.data, setting.cache_dir)
-    facts, corpus_bytes, limit = look_at_text(setting, data)
-    scan = scan_excerpt(data, limit, setting.cache_dir, draft.seed)
+    small = None
+    if bytes_on_disk(data, setting.cache_dir) < SMALL_ON_DISK:
+        small = scan_excerpt(data, draft.train.corpus_bytes, setting.cache_dir, draft.seed)
+    if small is None or small.train.bytes >= SMALL_TEXT:
+        facts, corpus_bytes, limit = look_at_text(setting, data)
+        scan = scan_excerpt(data, limit, setting.cache_dir, draft.seed)
+        if limit == draft.train.corpus_bytes and scan.train.bytes < SMALL_TEXT:
+            small = scan
+    if small is not None and small.train.bytes < SMALL_TEXT:
+        return small, zero_config(CorpusFacts(small.train.bytes, setting.device.type), setting.user), None
     if scan.unseen_characters:  # a text with characters that the training part lacks could not be given back
         facts = [fact for fact in facts if fact.config.name != "char"] or facts
     machine = Machine(setting.device, setting.precision, draft.optim, draft.train.grad_clip)
@@ -109,8 +124,7 @@ def choose_for_time(setting: Setting) -> tuple[CorpusScan, RawConfig, Choice]:
     more, excerpt = choose_intervals(ranked[0], clock.seconds), ""
     if ranked[0].compiling_seconds:
         more["compile"] = True
-    if not ranked[0].uses_all_time:
-        more["max_steps"] = ranked[0].steps
+    more["max_steps"] = ranked[0].most_steps
     if limit is not None:
         more["corpus_bytes"] = limit
     if limit != draft.train.corpus_bytes:
@@ -118,6 +132,11 @@ def choose_for_time(setting: Setting) -> tuple[CorpusScan, RawConfig, Choice]:
     best, steps = ranked[0].candidate, ranked[0].steps
     settings = settle(best, steps, scan.train, setting.device.type, setting.user, more)
     return scan, settings, Choice(tuple(ranked), len(grid.candidates), excerpt)
+
+
+def bytes_on_disk(data: DataConfig, cache_dir: Path) -> int:
+    """Bytes of the corpus's files, compressed as they may be."""
+    return sum(file_status(file.path).size for file in find_files(data.corpus, data, cache_dir).files)
 
 
 def look_at_text(setting: Setting, data: DataConfig) -> tuple[list[TokenizerFacts], int, int | None]:
@@ -159,16 +178,10 @@ def settle(
         "train": {"tokens_per_step": candidate.tokens_per_step, **more},
         "schedule": {"warmup_steps": int(within(steps / 20, WARMUP_STEPS))},
     }
-    mine = with_origin(without_keys(chosen, user.values), ORIGIN)
+    mine = with_origin(without_set(chosen, user), ORIGIN)
     expected = RawConfig({"train": {"max_steps": steps}})
-    following = zero_config(
-        text.bytes,
-        text.distinct_characters,
-        device_type,
-        merge(mine, user, expected),
-        bytes_per_token=candidate.tokenizer.bytes_per_token,
-    )
-    return merge(following, mine)
+    facts = CorpusFacts(text.bytes, device_type, candidate.tokenizer.bytes_per_token, shape_is_chosen=True)
+    return merge(zero_config(facts, merge(mine, user, expected)), mine)
 
 
 def choose_intervals(best: Prediction, seconds: float) -> dict[str, Any]:

@@ -11,12 +11,22 @@ from typing import Any, NamedTuple
 
 from gptcli.config import RawConfig, merge
 from gptcli.config.load import with_origin
+from gptcli.train.small_text import (
+    SMALL_TEXT,
+    SmallShape,
+    small_decay,
+    small_dropout,
+    small_shape,
+    small_steps,
+    small_warmup,
+)
 
 ORIGIN = "the zero-config rule"
 
 
 class Shape(NamedTuple):
-    """Layers, width, context and tokens of a step, chosen for training splits of at least `minimum_bytes`."""
+    """Layers, width, context and tokens of a step, chosen for training splits of at least `minimum_bytes`; below the
+    first of them small_text.py decides."""
 
     minimum_bytes: int
     n_layer: int
@@ -28,20 +38,19 @@ class Shape(NamedTuple):
 
 # On a CPU the shape is what two cores train in three to five minutes; more text only makes longer runs worthwhile.
 CPU_SHAPES = (
-    Shape(0, n_layer=2, n_embd=128, context_length=64, tokens_per_step=1024, max_steps=1500),
-    Shape(100_000, n_layer=4, n_embd=128, context_length=128, tokens_per_step=1024, max_steps=2500),
+    Shape(SMALL_TEXT, n_layer=4, n_embd=128, context_length=128, tokens_per_step=1024, max_steps=2500),
     Shape(4_000_000, n_layer=4, n_embd=192, context_length=256, tokens_per_step=2048, max_steps=1200),
 )
 # On a GPU the shape grows with the corpus, at roughly 20 tokens a parameter (Hoffmann et al. 2022).
 GPU_SHAPES = (
-    Shape(0, n_layer=4, n_embd=256, context_length=128, tokens_per_step=8192, max_steps=1000),
+    Shape(SMALL_TEXT, n_layer=4, n_embd=256, context_length=128, tokens_per_step=8192, max_steps=1000),
     Shape(500_000, n_layer=6, n_embd=384, context_length=256, tokens_per_step=16384, max_steps=2500),
     Shape(20_000_000, n_layer=8, n_embd=512, context_length=512, tokens_per_step=65536, max_steps=5000),
     Shape(500_000_000, n_layer=12, n_embd=768, context_length=1024, tokens_per_step=262144, max_steps=10000),
 )
 MAX_EPOCHS = 40
 LEARNT_BY_HEART = 38.0, 0.35
-"""Epochs after which a text is learnt by heart by a model with one weight of its blocks for each token, and the power
+"""Epochs after which a text is memorised by a model with one weight of its blocks for each token, and the power
 with which they fall as weights are added (docs/benchmarks.md)."""
 BYTES_PER_TOKEN = 3
 """About, for BPE on prose; it only bounds the epochs, so it need not be exact."""
@@ -64,10 +73,35 @@ NAMES = RawConfig({"optim": {"name": "muon"}, "schedule": {"name": "linear"}})
 """What the rule takes of the kinds with keys of their own, where the user names none: its keys may be set alone."""
 
 
-def choose_tokenizer(train_bytes: int, distinct_characters: int) -> dict[str, Any]:
-    """Characters for a very small text with a small alphabet, otherwise BPE with about sqrt(bytes) entries."""
-    if train_bytes < 50_000:
-        return {"name": "char" if distinct_characters <= 512 else "byte"}
+class CorpusFacts(NamedTuple):
+    """What the rule decides by."""
+
+    train_bytes: int
+    """UTF-8 bytes of the training split."""
+    device_type: str
+    """cpu, cuda or mps."""
+    bytes_per_token: float | None = None
+    """Of the tokenizer on this text; None: about as many as such a tokenizer has on prose."""
+    packed_bits: float | None = None
+    """How much of a small text repeats, as small_text.packed_bits measures it; None: as much as in prose."""
+    shape_is_chosen: bool = False
+    """By the rule for a deadline, which reads a part of a large corpus where there is no time for more."""
+
+    @property
+    def is_small(self) -> bool:
+        """Whether the rule for small texts decides the shape and the steps."""
+        return self.train_bytes < SMALL_TEXT and not self.shape_is_chosen
+
+    def tokens(self, tokenizer: Any) -> float:
+        """Tokens of the training split by this tokenizer's settings, about where they are not known."""
+        return max(self.train_bytes / (self.bytes_per_token or usual_bytes_per_token(tokenizer)), 1)
+
+
+def choose_tokenizer(train_bytes: int) -> dict[str, Any]:
+    """BPE with about sqrt(bytes) entries; of a small text as many as its table says, or bytes."""
+    if train_bytes < SMALL_TEXT:
+        entries = small_shape(train_bytes).vocab_size
+        return {"name": "bpe", "vocab_size": entries} if entries else {"name": "byte"}
     return {"name": "bpe", "vocab_size": min(32768, max(512, 2 ** round(math.log2(train_bytes) / 2)))}
 
 
@@ -91,44 +125,50 @@ def most_epochs(weights_per_token: Any) -> Any:
     return epochs * weights_per_token**-power
 
 
-def choose_shape(train_bytes: int, device_type: str) -> Shape:
-    shapes = CPU_SHAPES if device_type == "cpu" else GPU_SHAPES
-    return next(shape for shape in reversed(shapes) if train_bytes >= shape.minimum_bytes)
+def choose_shape(facts: CorpusFacts, given: Mapping[str, Any]) -> Shape | SmallShape:
+    """The row of the tables for this much text; where training starts from a model, never that of a small text, which
+    is for weights that are drawn."""
+    if facts.is_small and not given.get("train", {}).get("init_from"):
+        return small_shape(facts.train_bytes)
+    shapes = CPU_SHAPES if facts.device_type == "cpu" else GPU_SHAPES
+    return next((shape for shape in reversed(shapes) if facts.train_bytes >= shape.minimum_bytes), shapes[0])
 
 
-def zero_config(
-    train_bytes: int,
-    distinct_characters: int,
-    device_type: str,
-    user: RawConfig,
-    bytes_per_token: float | None = None,
-) -> RawConfig:
+def zero_config(facts: CorpusFacts, user: RawConfig) -> RawConfig:
     """The values for every key the rule decides, given what the user already set (which shapes what follows from it).
 
     Args:
-        train_bytes: UTF-8 bytes of the training split.
-        distinct_characters: how many different characters it holds.
-        device_type: "cpu", "cuda" or "mps".
-        user: the merged files and --set values, their keys and types checked; what is set there is left out.
-        bytes_per_token: of the tokenizer on this text; none: about as many as such a tokenizer has on prose.
+        user: the merged files and --set values, their keys and types checked; what is set there is left out, and
+            `train.max_steps` too where `train.epochs` is set.
     """
-    shape = choose_shape(train_bytes, device_type)
-    chosen = {
-        "data": {"tokenizer": choose_tokenizer(train_bytes, distinct_characters)},
+    shape = choose_shape(facts, user.values)
+    chosen: dict[str, Any] = {"data": {"tokenizer": choose_tokenizer(facts.train_bytes)}}
+    train_tokens = facts.tokens(merge(RawConfig(chosen), user).values["data"]["tokenizer"])
+    chosen |= {
         "model": choose_model(shape, user.values.get("model", {})),
-        "train": choose_training(shape, train_bytes, device_type, user.values),
+        "train": choose_training(shape, facts, train_tokens, user.values),
         "schedule": {**NAMES.values["schedule"], "warmup_steps": 50, "min_lr": 0.0},
     }
+    max_steps = chosen["train"]["max_steps"]
+    if isinstance(shape, SmallShape):
+        chosen["schedule"]["warmup_steps"] = small_warmup(max_steps)
     settled = merge(RawConfig(chosen), user).values
-    train, per_token = settled["train"], bytes_per_token or usual_bytes_per_token(settled["data"]["tokenizer"])
-    train_tokens = max(train_bytes / per_token, 1)
-    epochs = train["max_steps"] * train["tokens_per_step"] / train_tokens
-    chosen["optim"] = choose_optimizer(settled, epochs, train_tokens)
-    chosen["model"] |= choose_dropout(epochs, user.values.get("model", {}))
-    return with_origin(without_keys(chosen, user.values), ORIGIN)
+    epochs = max_steps * settled["train"]["tokens_per_step"] / train_tokens
+    chosen["optim"] = choose_optimizer(settled, epochs, train_tokens, shape)
+    if "dropout" not in user.values.get("model", {}):
+        chosen["model"] |= choose_dropout(shape, epochs, facts.packed_bits)
+    return with_origin(without_set(chosen, user), ORIGIN)
 
 
-def choose_model(shape: Shape, given: Mapping[str, Any]) -> dict[str, Any]:
+def without_set(chosen: Mapping[str, Any], user: RawConfig) -> dict[str, Any]:
+    """`chosen` without what the user set, and without the steps where the user set the epochs instead."""
+    kept = without_keys(chosen, user.values)
+    if "train.epochs" in user.origins:
+        kept["train"].pop("max_steps", None)
+    return kept
+
+
+def choose_model(shape: Shape | SmallShape, given: Mapping[str, Any]) -> dict[str, Any]:
     """A shape with heads that divide whatever width the user set."""
     width = given.get("n_embd", shape.n_embd)
     model = {"n_layer": shape.n_layer, "n_embd": width, "context_length": shape.context_length}
@@ -142,22 +182,21 @@ def choose_model(shape: Shape, given: Mapping[str, Any]) -> dict[str, Any]:
     return model
 
 
-def choose_training(shape: Shape, train_bytes: int, device_type: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Steps and batch, for whatever sequence length the user set; short corpora get no more than `most_epochs`."""
+def choose_training(
+    shape: Shape | SmallShape, facts: CorpusFacts, train_tokens: float, given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Steps and batch, for whatever sequence length the user set."""
     train, model = given.get("train", {}), given.get("model", {})
     context = model.get("context_length", shape.context_length)
     # A model to start from may see more than there is time or memory to train on.
-    longest = (CPU_SHAPES if device_type == "cpu" else GPU_SHAPES)[-1].context_length
+    longest = (CPU_SHAPES if facts.device_type == "cpu" else GPU_SHAPES)[-1].context_length
     chosen_length = {"seq_len": min(context, longest)} if train.get("init_from") else {}
     seq_len = train.get("seq_len") or chosen_length.get("seq_len", context)
     batch_size = train.get("batch_size") or max(
-        1, MICRO_BATCH_TOKENS["cpu" if device_type == "cpu" else "gpu"] // seq_len
+        1, MICRO_BATCH_TOKENS["cpu" if facts.device_type == "cpu" else "gpu"] // seq_len
     )
     tokens_per_step = max(1, round(shape.tokens_per_step / seq_len)) * seq_len
-    tokens = max(train_bytes / BYTES_PER_TOKEN, 1)
-    weights = block_weights(model.get("n_layer", shape.n_layer), model.get("n_embd", shape.n_embd))
-    epochs_bound = min(MAX_EPOCHS, most_epochs(weights / tokens)) * tokens / tokens_per_step
-    max_steps = train.get("max_steps") or int(min(shape.max_steps, max(100, epochs_bound)))
+    max_steps = train.get("max_steps") or choose_steps(shape, facts, train_tokens, tokens_per_step, given)
     every = max(1, max_steps // 10)
     return chosen_length | {
         "max_steps": max_steps,
@@ -170,17 +209,42 @@ def choose_training(shape: Shape, train_bytes: int, device_type: str, given: Map
     }
 
 
-def choose_dropout(epochs: float, given_model: Mapping[str, Any]) -> dict[str, Any]:
+def choose_steps(
+    shape: Shape | SmallShape,
+    facts: CorpusFacts,
+    train_tokens: float,
+    tokens_per_step: int,
+    given: Mapping[str, Any],
+) -> int:
+    """The steps of the epochs that the user set; else those of the table, but no more than `most_epochs`."""
+    tokens_per_step = given.get("train", {}).get("tokens_per_step", tokens_per_step)
+    if epochs := given.get("train", {}).get("epochs"):
+        return max(1, math.ceil(epochs * train_tokens / tokens_per_step))
+    if isinstance(shape, SmallShape):
+        return small_steps(shape, facts.packed_bits, train_tokens, tokens_per_step)
+    return min(shape.max_steps, longest_run(shape, facts.train_bytes, tokens_per_step, given.get("model", {})))
+
+
+def longest_run(shape: Shape, train_bytes: int, tokens_per_step: int, given_model: Mapping[str, Any]) -> int:
+    """Steps after which a text is memorised: MAX_EPOCHS or `most_epochs`, but 100 steps at least."""
+    tokens = max(train_bytes / BYTES_PER_TOKEN, 1)
+    weights = block_weights(given_model.get("n_layer", shape.n_layer), given_model.get("n_embd", shape.n_embd))
+    return int(max(100, min(MAX_EPOCHS, most_epochs(weights / tokens)) * tokens / tokens_per_step))
+
+
+def choose_dropout(shape: Shape | SmallShape, epochs: float, packed_bits: float | None) -> dict[str, Any]:
     """Beside the decay, where the text is seen many times. Attention weights are spared: with them dropped a CPU could
     not use its fused kernel."""
-    if epochs < MANY_EPOCHS or "dropout" in given_model:
-        return {}
-    return {"dropout": DROPOUT, "attention_dropout": 0.0}
+    if isinstance(shape, SmallShape):
+        return {"dropout": small_dropout(shape, packed_bits), "attention_dropout": 0.0}
+    return {} if epochs < MANY_EPOCHS else {"dropout": DROPOUT, "attention_dropout": 0.0}
 
 
-def choose_optimizer(settled: Mapping[str, Any], epochs: float, train_tokens: float) -> dict[str, Any]:
-    """Muon, or AdamW where the user named it. The decay grows with the epochs: text that is seen ten times is learnt by
-    heart unless the decay is strong.
+def choose_optimizer(
+    settled: Mapping[str, Any], epochs: float, train_tokens: float, shape: Shape | SmallShape
+) -> dict[str, Any]:
+    """Muon, or AdamW where the user named it. The decay grows with the epochs: text that is seen ten times is memorised
+    unless the decay is strong.
 
     Args:
         settled: all that was chosen before, under what the user set.
@@ -193,8 +257,11 @@ def choose_optimizer(settled: Mapping[str, Any], epochs: float, train_tokens: fl
             "lr": significant(gentler * min(4e-3, 0.5 / width)),
             "weight_decay": round(min(0.8, max(0.1, 0.08 * epochs)), 2),
         }
-    weights_per_token = block_weights(model["n_layer"], width) / train_tokens
-    decay = muon_decay(epochs, weights_per_token, choose_muon(width, steps, 1.0)["lr"] * steps)
+    rate = choose_muon(width, steps, 1.0)["lr"]
+    if isinstance(shape, SmallShape):
+        decay = small_decay(shape, rate, steps)
+    else:
+        decay = muon_decay(epochs, block_weights(model["n_layer"], width) / train_tokens, rate * steps)
     return choose_muon(width, steps, gentler) | {"weight_decay": decay}
 
 

@@ -1,0 +1,85 @@
+"""The zero-config rule below 100 kB, where the text bounds what is learnt, not the machine: the same on every device.
+
+The numbers were found on texts of 4 to 90 kB of six kinds (docs/benchmarks.md). Knows only plain numbers.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from typing import NamedTuple
+
+SMALL_TEXT = 100_000
+"""Bytes of a training split below which this rule holds."""
+
+
+class SmallShape(NamedTuple):
+    """What is trained on splits of at least `minimum_bytes`, and how strongly it is regularised."""
+
+    minimum_bytes: int
+    vocab_size: int
+    """Entries of BPE, the 256 bytes among them, so that no text is unknown to it; 0: bytes alone."""
+    n_layer: int
+    n_embd: int
+    context_length: int
+    tokens_per_step: int
+    epochs: float
+    """Of text that repeats no more than prose does."""
+    dropout: float
+    forgotten: float
+    """Sum of rate x decay over the run: what keeps a text from being memorised when it is read so often."""
+
+
+SHAPES = (
+    SmallShape(0, 0, 2, 128, 64, 512, epochs=30, dropout=0.2, forgotten=20.0),
+    SmallShape(7_000, 320, 2, 128, 64, 512, epochs=30, dropout=0.2, forgotten=20.0),
+    SmallShape(15_000, 320, 2, 128, 128, 1024, epochs=30, dropout=0.2, forgotten=20.0),
+    SmallShape(50_000, 512, 2, 128, 128, 2048, epochs=25, dropout=0.2, forgotten=15.0),
+)
+USUAL_BITS, REPETITION_POWER, MOST_REPETITION = 2.6, 1.5, 2.4
+"""Bits of a byte that deflate leaves of text that does not repeat much (prose has more); the power with which epochs
+grow, and dropout falls, where it leaves fewer; and the most that they change."""
+LEAST_STEPS = 50
+MOST_SHRINKING = 0.2
+"""Most that the highest rate x decay may be: what a step takes off every weight. With more a run falls apart."""
+
+
+def small_shape(train_bytes: int) -> SmallShape:
+    """The row of the table for a training split of so many bytes."""
+    return next(shape for shape in reversed(SHAPES) if train_bytes >= shape.minimum_bytes)
+
+
+def packed_bits(text: str) -> float:
+    """Bits of a byte that deflate leaves of a text: how much of it repeats. An empty text counts as usual."""
+    content = text.encode()
+    return 8 * len(zlib.compress(content, 9)) / len(content) if content else USUAL_BITS
+
+
+def repetition(bits: float | None) -> float:
+    """How many times as often a text can be read before it is memorised, since it repeats; 1 for prose.
+
+    Args:
+        bits: of a byte, as `packed_bits` gives them; None: not known yet, taken for prose.
+    """
+    return min(MOST_REPETITION, max(1.0, (USUAL_BITS / (bits or USUAL_BITS)) ** REPETITION_POWER))
+
+
+def small_steps(shape: SmallShape, bits: float | None, train_tokens: float, tokens_per_step: int) -> int:
+    """Steps of the shape's epochs, or of more where the text repeats (`bits`: see `repetition`)."""
+    return max(LEAST_STEPS, math.ceil(shape.epochs * repetition(bits) * train_tokens / tokens_per_step))
+
+
+def small_dropout(shape: SmallShape, bits: float | None) -> float:
+    """Less where the text repeats (`bits`: see `repetition`), since there is less to memorise."""
+    return round(shape.dropout / repetition(bits), 2)
+
+
+def small_warmup(steps: int) -> int:
+    """Steps in which the rates rise."""
+    return min(50, max(1, steps // 10))
+
+
+def small_decay(shape: SmallShape, rate: float, steps: int) -> float:
+    """Muon's weight decay: so that the sum of rate x decay over the run, of which a rate that falls to nothing makes
+    half, is as the table says."""
+    return round(min(2 * shape.forgotten / (rate * steps), MOST_SHRINKING / rate), 2)
