@@ -23,6 +23,7 @@ from gptcli.data.corpus import read_pieces
 from gptcli.data.filetypes import HEAD_BYTES, file_type
 from gptcli.data.formats import MAX_NUL_SHARE, Decoding, read_text
 from gptcli.data.scan import scan_corpus
+from gptcli.data.sections import cut_file
 from gptcli.data.sources import find_files
 from gptcli.errors import DataError
 
@@ -234,3 +235,24 @@ def test_replaced_characters_are_counted(text: str, bad: list[tuple[int, int]]) 
             found = "".join(read_text(path, "a", decoding))
             assert found == content.decode(errors="replace").removeprefix("\ufeff")
             assert decoding.replaced == found.count("\ufffd") - bytes(content).count("\ufffd".encode())
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "a.json", "b.json"])
+@pytest.mark.parametrize("section_bytes", [1, 50, 997])
+def test_the_number_of_parts_changes_nothing(tmp_path: Path, name: str, section_bytes: int) -> None:
+    """Also where lines end within values."""
+    texts = [f'row {number}\nof several "lines",\r\n\n{number}' * (number % 4) for number in range(100)]
+    rows = [{"text": text} for text in texts]
+    content = {
+        "a.csv": Written(",", '"', "", False, "\n", 2, True).content(texts),
+        "a.tsv": Written("\t", '"', "", True, "\r\n", 3, True).content(texts),
+        "a.jsonl": "\r\n".join(json.dumps(row) for row in rows).encode(),
+        "a.json": json.dumps(rows, indent=1).encode(),
+        "b.json": "\n".join(json.dumps(row) for row in rows).encode(),
+    }[name]
+    path, config = write(tmp_path, name, content), DataConfig()
+    ((file,), _) = find_files([str(path)], config, tmp_path / "cache")
+    sections = cut_file(0, file, len(content), config, section_bytes)
+    assert len(sections) > 5 or name in ("a.csv", "a.tsv", "a.json")
+    pieces = [piece for section in sections for piece in read_pieces(file, config, section.start, section.stop)]
+    assert [piece.text for piece in pieces] == texts
