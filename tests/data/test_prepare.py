@@ -93,7 +93,13 @@ def test_the_tokenizer_learns_from_the_training_part_only(tmp_path: Path, cache:
     data = prepared(str(path), cache, tokenizer="char", split="tail")
     assert data.train.read(0, len(data.train)).tolist().count(data.tokenizer.unk_id) == 0
     assert data.val.document(0).tolist() == [data.tokenizer.unk_id] * 100
-    assert data.report["unseen_characters"] == 1
+    assert data.report["lost_text"]["val"] == {
+        "lost_bytes": 100,
+        "measured_bytes": 100,
+        "text_bytes": 100,
+        "share": 1.0,
+    }
+    assert data.report["lost_text"]["train"]["share"] == 0
 
 
 def test_the_second_time_nothing_is_encoded(source: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from gptcli.console import quantity, say, size
 from gptcli.data.config import DataSettings
 from gptcli.data.crew import Means, stop_by_signal
+from gptcli.data.lost_text import lost_text_warnings
 from gptcli.data.mix import prepare_mix, scan_mix
 from gptcli.data.overlap import OVERLAP, overlap_warning, overlap_words, read_overlap
 from gptcli.data.prepare import prepare_data, sample_words, scan_corpus
@@ -40,6 +41,8 @@ def prepare(sources: Sequence[str], settings: DataSettings, cache_dir: Path, wor
         else:
             scan = scan_corpus(sources, settings.data, cache_dir, settings.seed, means)
             prepared = prepare_data(scan, settings.data, cache_dir, means=means)
+    for sentence in lost_text_warnings(prepared.report):
+        say(f"warning: {sentence}")
     warning = overlap_warning(prepared.report)
     if warning:
         say(f"warning: {warning}")

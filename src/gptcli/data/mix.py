@@ -22,6 +22,7 @@ from gptcli.data.cache import cache_key, only_writer, unfinished
 from gptcli.data.config import DataConfig
 from gptcli.data.crew import ALL_CORES, Means
 from gptcli.data.left_out import left_out_report
+from gptcli.data.lost_text import read_lost_text
 from gptcli.data.overlap import read_overlap, write_overlap
 from gptcli.data.prepare import SAMPLE, PreparedData, learning_texts, prepare_data, scan_corpus
 from gptcli.data.sample import SAMPLE_BYTES
@@ -218,6 +219,7 @@ def prepare_mix(
     report |= {
         "tokenizer": parts[0].report["tokenizer"],
         "framing": parts[0].report["framing"],
+        "lost_text": read_lost_text([part.directory for part in parts], tokenizer),
         "train_tokens": sum(count["train_tokens"] for count in tokens),
         "val_tokens": sum(count["val_tokens"] for count in tokens),
         "ngram_overlap": overlap,

@@ -16,6 +16,7 @@ from gptcli.console import Progress, say, size
 from gptcli.data.cache import cache_key, default_cache_dir, only_writer, unfinished
 from gptcli.data.config import DataConfig
 from gptcli.data.crew import ALL_CORES, Means, in_order
+from gptcli.data.lost_text import read_lost_text, write_lost_text
 from gptcli.data.overlap import read_overlap, write_overlap
 from gptcli.data.sample import SAMPLE_BYTES, drawn_buckets
 from gptcli.data.scan import CorpusScan
@@ -29,6 +30,7 @@ from gptcli.errors import DataError
 from gptcli.storage import atomic_directory
 from gptcli.tokenizer.config import TokenizerConfig
 from gptcli.tokenizer.framing import DocumentFraming
+from gptcli.tokenizer.lost_text import LostText
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 from gptcli.tokenizer.train import build_tokenizer
 
@@ -141,6 +143,7 @@ def assemble(directory: Path, tokenizer: Tokenizer, report: dict[str, Any], from
         "train_tokens": len(train),
         "val_tokens": len(val),
         "ngram_overlap": read_overlap(directory)[0],
+        "lost_text": read_lost_text([directory], tokenizer),
     }
     return PreparedData(train, val, tokenizer, report | tokens, from_cache, directory)
 
@@ -225,11 +228,13 @@ def write_tokens(folder: Path, scan: CorpusScan, tokenizer: Tokenizer, work: Pat
     jobs = scan.jobs(means.section_bytes, work / f"encode-{means.section_bytes}")
     if len(jobs) == 1:
         with Progress("encode", scan.train.bytes + scan.val.bytes, unit="B", scale=True) as progress:
-            encode_into(folder, jobs[0], tokenizer, builder, progress.update)
+            result = encode_into(folder, jobs[0], tokenizer, builder, progress.update)
+        write_lost_text(folder, list(map(LostText.of_json, result["lost"])))
         builder.merge().save(folder / SKETCH)
         return
     vocabulary = (tokenizer.vocab_size, tokenizer.framing, tokenizer.fingerprint)
     tasks = [(job, folder / "tokenizer", scan.train.bytes, means.process_bytes) for job in jobs]
+    lost = [LostText(), LostText()]
     with (
         ShardWriter(folder / "train", *vocabulary) as train,
         ShardWriter(folder / "val", *vocabulary) as val,
@@ -239,5 +244,7 @@ def write_tokens(folder: Path, scan: CorpusScan, tokenizer: Tokenizer, work: Pat
             for writer, goes_on in zip((train, val), result["goes_on"], strict=True):
                 writer.append_split(TokenShards.open(job.folder / writer.directory.name), goes_on)
             builder.include(TextSketch.open(job.folder / SKETCH))
+            lost = [part + LostText.of_json(more) for part, more in zip(lost, result["lost"], strict=True)]
             progress.update()
     builder.merge().save(folder / SKETCH)
+    write_lost_text(folder, lost)

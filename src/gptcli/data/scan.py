@@ -135,7 +135,6 @@ class CorpusScan(Findings):
             "replaced_characters": self.replaced,
             "split_rule": self.split_rule,
             "val_fraction": self.val.bytes / (self.train.bytes + self.val.bytes),
-            "unseen_characters": self.unseen_characters,
             "fingerprint": self.fingerprint,
         }
 

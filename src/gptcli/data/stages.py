@@ -25,6 +25,7 @@ from gptcli.data.shards import ShardWriter
 from gptcli.data.sketch import SKETCH, SketchBuilder
 from gptcli.data.split import CUT, RECORD, TRAIN, VAL
 from gptcli.storage import atomic_directory, sha256_file
+from gptcli.tokenizer.lost_text import LossMeter
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
 RESULT = "result.json"
@@ -194,8 +195,8 @@ def drawn_texts(job: Job) -> Iterator[str]:
 
 
 def encode(task: tuple[Job, Path, int, int]) -> dict[str, Any]:
-    """Token shards of both parts in `train` and `val`, and the sketch of the training part in `train-sketch`; says of
-    which part the first tokens go on with a document before.
+    """Token shards of both parts in `train` and `val`, and the sketch of the training part in `train-sketch`; returns
+    what `encode_into` does.
 
     The path is that of the tokenizer; the numbers are the bytes of the whole training text, and the bytes that this
     process may come to take.
@@ -204,9 +205,9 @@ def encode(task: tuple[Job, Path, int, int]) -> dict[str, Any]:
 
     def make(folder: Path) -> dict[str, Any]:
         builder = SketchBuilder(text_bytes)
-        goes_on = encode_into(folder, job, loaded(tokenizer), builder, lambda _: None, memory)
+        result = encode_into(folder, job, loaded(tokenizer), builder, lambda _: None, memory)
         builder.merge().save(folder / SKETCH)
-        return {"goes_on": goes_on}
+        return result
 
     return keep(job.folder, make)
 
@@ -218,10 +219,14 @@ def loaded(path: Path) -> Tokenizer:
 
 def encode_into(
     folder: Path, job: Job, tokenizer: Tokenizer, sketch: SketchBuilder, told: Told, memory: int | None = None
-) -> list[bool]:
-    """Encode both parts in one reading and sketch the training part; whether each part begins within a document."""
+) -> dict[str, Any]:
+    """Encode both parts in one reading and sketch the training part.
+
+    Returns of each part whether it begins within a document (`goes_on`), and what the tokenizer loses of it (`lost`).
+    """
     vocabulary = (tokenizer.vocab_size, tokenizer.framing, tokenizer.fingerprint)
     goes_on: list[bool | None] = [None, None]
+    meters = LossMeter(tokenizer), LossMeter(tokenizer)
     with ShardWriter(folder / "train", *vocabulary) as train, ShardWriter(folder / "val", *vocabulary) as val:
         for batch in batches(job.pieces()):
             encoded = tokenizer.encode_batch([piece.text for piece in batch])
@@ -232,13 +237,15 @@ def encode_into(
                     if goes_on[part] is None:
                         goes_on[part], starts[0] = not starts[0], True
                     writer.add_all([ids for ids, _ in chosen], [piece.bytes for _, piece in chosen], starts)
+                for _, piece in chosen:
+                    meters[part].add(piece.text, piece.bytes)
             sketch.add([piece.text for piece in batch if not piece.is_val])
             told(sum(piece.bytes for piece in batch))
             if memory is not None and resident_bytes() > memory:
                 tokenizer.forget()
                 give_back_freed()
                 memory = max(memory, resident_bytes() + SLACK_BYTES)
-    return [bool(value) for value in goes_on]
+    return {"goes_on": [bool(value) for value in goes_on], "lost": [meter.found.as_json() for meter in meters]}
 
 
 def batches(pieces: Iterable[SplitPiece]) -> Iterator[list[SplitPiece]]:

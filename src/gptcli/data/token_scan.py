@@ -22,6 +22,7 @@ from gptcli.console import Progress
 from gptcli.data.cache import cache_key, only_writer
 from gptcli.data.config import DataConfig
 from gptcli.data.file_formats import SourceFile
+from gptcli.data.lost_text import write_lost_text
 from gptcli.data.overlap import write_overlap
 from gptcli.data.passes import ScannedFile, look_at
 from gptcli.data.scan import CorpusScan, Findings, is_current
@@ -33,6 +34,7 @@ from gptcli.data.token_files import Stretch, TokenFile, cut, is_token_file, open
 from gptcli.errors import DataError
 from gptcli.storage import atomic_directory, sha256_file
 from gptcli.tokenizer.framing import DocumentFraming
+from gptcli.tokenizer.lost_text import LostText
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 from gptcli.tokenizer.train import build_tokenizer
 
@@ -82,7 +84,7 @@ def scan_tokens(sources: Sequence[str], config: DataConfig, cache_dir: Path) -> 
     tokenizer = named_tokenizer(config, train[0])
     looked_ns = time.time_ns()
     looked = [look_at(file) for file in (*val, *train)]
-    key = cache_key("token files and their framing", looked, len(val), tokenizer.fingerprint, config.val_fraction)
+    key = cache_key("token files and what they show", looked, len(val), tokenizer.fingerprint, config.val_fraction)
     entry = cache_dir / "tokens" / key
     with only_writer(entry):
         from_cache = is_current(entry, looked)
@@ -165,6 +167,7 @@ def write_parts(
             write_part(folder / name, stretches, sizes, progress, is_copy=name == "val")
             for name, stretches in (("train", cut(train, 0, place)), ("val", validated))
         ]
+    write_lost_text(folder, [part.lost_text() for part in parts])
     (train_part, val_part) = (part.statistics() for part in parts)
     return {
         "train": train_part,
@@ -251,6 +254,13 @@ class Part:
             characters=int(self.counts @ self.sizes.characters),
             distinct_characters=len(self.characters()),
         )
+
+    def lost_text(self) -> LostText:
+        """What the tokenizer lost when the tokens were made, at least: a byte for each unknown token."""
+        unknown = self.sizes.tokenizer.unk_id
+        lost = 0 if unknown is None else int(self.counts[unknown])
+        size = lost + int(self.counts @ self.sizes.bytes)
+        return LostText(lost, size, size)
 
     def characters(self) -> set[str]:
         """The distinct characters, but those that only ever lie across two tokens."""

@@ -25,6 +25,7 @@ from gptcli.evaluate.statistics import Totals, Uncertainty, bootstrap_ratio
 from gptcli.evaluate.windows import resolve_windows
 from gptcli.evaluate.yardstick import TextPrefix, Yardstick
 from gptcli.models.gpt import GPT
+from gptcli.tokenizer.lost_text import NOTHING_LOST, LossMeter, LostText
 from gptcli.tokenizer.tokenizer import Tokenizer
 
 UNSPACED = re.compile(
@@ -54,6 +55,7 @@ class EncodedDocument(NamedTuple):
     ids: np.ndarray
     bytes: int
     text: str
+    lost: LostText = NOTHING_LOST
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class FileScore:
     source: str
     totals: Totals
     uncertainty: Uncertainty | None
+    lost: LostText = NOTHING_LOST
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class Evaluation:
 
     Without a prefix the first token of each document is context only: neither it nor its bytes are counted.
     `unknown_tokens` were scored as the tokenizer's unknown token, which stands for every character that it lacks.
-    `yardstick` is what a compressor needs for the same text.
+    `yardstick` is what a compressor needs for the same text. `lost` is what of the text does not survive the tokenizer.
     """
 
     totals: Totals
@@ -84,6 +87,7 @@ class Evaluation:
     unknown_tokens: int
     yardstick: Yardstick
     seconds: float
+    lost: LostText = NOTHING_LOST
     seen: Seen = UNKNOWN
     """How much of the text the model was trained on."""
 
@@ -160,9 +164,11 @@ def evaluate_documents(
     pairs = ((document, np.concatenate((prefix, document.ids))) for document in documents)
     tallies: dict[str, Tally] = {}
     passages, prefix_of_text, unknown = WorstPassages(worst, tokenizer), TextPrefix(), 0
+    lost = NOTHING_LOST
     with evaluation_mode(model):
         for sequence in scorer.score(pairs):
             document = sequence.key
+            lost += document.lost
             if not len(sequence.losses):
                 continue
             tally = tallies.setdefault(document.source, Tally(block=max(stride, PASSAGE_TOKENS)))
@@ -177,7 +183,9 @@ def evaluate_documents(
     return Evaluation(
         totals=whole.totals(),
         uncertainty=whole.uncertainty(seed),
-        files=tuple(FileScore(name, tally.totals(), tally.uncertainty(seed)) for name, tally in tallies.items()),
+        files=tuple(
+            FileScore(name, tally.totals(), tally.uncertainty(seed), tally.lost) for name, tally in tallies.items()
+        ),
         worst=passages.passages(),
         context=context,
         stride=stride,
@@ -185,20 +193,33 @@ def evaluate_documents(
         unknown_tokens=unknown,
         yardstick=prefix_of_text.yardstick(),
         seconds=time.monotonic() - began,
+        lost=lost,
     )
 
 
 def encoded_texts(tokenizer: Tokenizer, documents: Iterable[TextDocument]) -> Iterator[EncodedDocument]:
-    """Encode documents one at a time."""
+    """Encode documents one at a time, and measure what the tokenizer loses of them."""
+    meter = LossMeter(tokenizer)
     for document in documents:
         (ids,) = tokenizer.encode_batch([document.text])
-        yield EncodedDocument(document.source, ids, len(document.text.encode()), document.text)
+        size = len(document.text.encode())
+        yield EncodedDocument(document.source, ids, size, document.text, meter.add(document.text, size))
 
 
-def stored_documents(tokenizer: Tokenizer, shards: TokenShards, name: str) -> Iterator[EncodedDocument]:
-    """The documents of a split one at a time."""
-    for ids, size in shards.iter_documents():
-        yield EncodedDocument(name, ids, size, tokenizer.decode(ids))
+def stored_documents(
+    tokenizer: Tokenizer, shards: TokenShards, name: str, lost: LostText | None = None
+) -> Iterator[EncodedDocument]:
+    """The documents of a split one at a time.
+
+    `lost` is what was lost of all of them when they were encoded; None: at least what the decoded texts lack in length.
+    """
+    for number, (ids, size) in enumerate(shards.iter_documents()):
+        text = tokenizer.decode(ids)
+        if lost is None:
+            part = LostText(max(0, size - len(text.encode())), size, size)
+        else:
+            part = NOTHING_LOST if number else lost
+        yield EncodedDocument(name, ids, size, text, part)
 
 
 def count_words(text: str) -> int:
@@ -223,6 +244,7 @@ class Tally:
         self.block = block
         self.nats, self.tokens = array("d"), array("q")
         self.bytes = self.words = self.unspaced = 0
+        self.lost = NOTHING_LOST
         self.blocks: tuple[np.ndarray, np.ndarray] | None = None
 
     @property
@@ -236,6 +258,7 @@ class Tally:
         self.bytes += document.bytes - unscored_bytes
         self.words += count_words(document.text)
         self.unspaced += count_unspaced(document.text)
+        self.lost += document.lost
         starts = np.arange(0, len(losses), self.block)
         sizes = np.diff(starts, append=len(losses))
         self.blocks = (np.add.reduceat(losses, starts), sizes) if self.documents == 1 else None

@@ -7,9 +7,10 @@ from typing import Any
 
 from gptcli.console import quantity
 from gptcli.evaluate.passages import Passage
-from gptcli.evaluate.perplexity import Evaluation, FileScore
+from gptcli.evaluate.perplexity import Evaluation
 from gptcli.evaluate.statistics import Totals, Uncertainty, exponential
 from gptcli.figures import Interval, figure, figure_with_interval
+from gptcli.tokenizer.lost_text import LostText
 
 MAX_FILES_SHOWN = 10
 
@@ -21,7 +22,9 @@ def as_json(evaluation: Evaluation, source: str) -> dict[str, Any]:
     """
     return {
         "model": source,
-        **scores(evaluation.totals, evaluation.uncertainty),
+        **scores(evaluation.totals, evaluation.uncertainty, evaluation.lost),
+        "lost_text": evaluation.lost.as_json(),
+        "bits_per_byte_withheld": evaluation.lost.words("this text") if evaluation.lost.is_withheld else None,
         "context": evaluation.context,
         "stride": evaluation.stride,
         "prefix": evaluation.prefix,
@@ -33,7 +36,7 @@ def as_json(evaluation: Evaluation, source: str) -> dict[str, Any]:
         "files": [
             {
                 "file": file.source,
-                **scores(file.totals, file.uncertainty),
+                **scores(file.totals, file.uncertainty, worse(evaluation.lost, file.lost)),
                 "seen_in_training": evaluation.seen.files.get(file.source),
             }
             for file in evaluation.files
@@ -42,14 +45,20 @@ def as_json(evaluation: Evaluation, source: str) -> dict[str, Any]:
     }
 
 
-def scores(totals: Totals, uncertainty: Uncertainty | None) -> dict[str, Any]:
-    found = uncertainty
+def worse(one: LostText, other: LostText) -> LostText:
+    """The one of which the larger part is lost: of a sample a single file may have nothing."""
+    return max(one, other, key=lambda lost: lost.share)
+
+
+def scores(totals: Totals, uncertainty: Uncertainty | None, lost: LostText) -> dict[str, Any]:
+    """The figures of a text; None for those by byte or word where too much of it is lost for them to be compared."""
+    found, withheld = uncertainty, lost.is_withheld
     return {
         "loss": finite(totals.loss),
         "perplexity": finite(totals.perplexity),
-        "bits_per_byte": finite(totals.bits_per_byte),
-        "byte_perplexity": finite(totals.byte_perplexity),
-        "word_perplexity": finite(totals.word_perplexity),
+        "bits_per_byte": None if withheld else finite(totals.bits_per_byte),
+        "byte_perplexity": None if withheld else finite(totals.byte_perplexity),
+        "word_perplexity": None if withheld else finite(totals.word_perplexity),
         "tokens": totals.tokens,
         "bytes": totals.bytes,
         "words": totals.words,
@@ -84,7 +93,7 @@ def as_text(evaluation: Evaluation, source: str) -> str:
     """What `gptcli eval` prints: what was done, the scores, the files, the worst passages."""
     lines = [f"model            {source}", *method(evaluation), "", *headline(evaluation)]
     if len(evaluation.files) > 1:
-        lines += ["", *file_table(evaluation.files)]
+        lines += ["", *file_table(evaluation)]
     for number, passage in enumerate(evaluation.worst, start=1):
         lines += ["", *passage_lines(number, passage)]
     return "\n".join(lines)
@@ -115,6 +124,8 @@ def method(evaluation: Evaluation) -> list[str]:
             f"WARNING          {evaluation.unknown_tokens:,} unknown characters were scored as <unk>: these figures "
             "cannot be compared with those of a tokenizer that has them"
         )
+    if lost := evaluation.lost.words("this text"):
+        lines.append(f"WARNING          {lost}")
     return lines
 
 
@@ -129,10 +140,15 @@ def headline(evaluation: Evaluation) -> list[str]:
             f"bootstrap over {found.unit}"
         ]
     perplexity = figure_with_interval(totals.perplexity, found and found.through(exponential))
-    return [
+    lines = [
         f"loss             {figure(totals.loss, found and found.interval)} nats per token",
         *sure,
         f"perplexity       {perplexity}",
+    ]
+    if evaluation.lost.is_withheld:
+        return [*lines, "bits per byte    not comparable, so it is not shown"]
+    return [
+        *lines,
         f"bits per byte    {bits_per_byte(totals, found)}{beside(evaluation)}",
         f"byte perplexity  {per_unit(totals, found, totals.bytes)}",
         f"word perplexity  {word_perplexity(totals, found)}",
@@ -170,9 +186,9 @@ def word_perplexity(totals: Totals, found: Uncertainty | None) -> str:
     return "not given: spaces do not separate the words of this text"
 
 
-def file_table(files: tuple[FileScore, ...]) -> list[str]:
+def file_table(evaluation: Evaluation) -> list[str]:
     """One line for each file, in the order in which they were read; of many files only the hardest to predict."""
-    shown = files
+    files = shown = evaluation.files
     if len(files) > MAX_FILES_SHOWN:
         shown = tuple(sorted(files, key=lambda file: file.totals.bits_per_byte, reverse=True)[:MAX_FILES_SHOWN])
     names = [one_line(file.source) for file in shown]
@@ -184,9 +200,10 @@ def file_table(files: tuple[FileScore, ...]) -> list[str]:
         loss = figure(totals.loss, found and found.interval)
         spread = f" ± {figure(found.stderr, found.interval)}" if found else ""
         perplexity = figure(totals.perplexity, found and found.through(exponential))
+        bits = "-" if worse(evaluation.lost, file.lost).is_withheld else bits_per_byte(totals, found)
         lines.append(
             f"{name:{width}}  {totals.documents:>9,}  {totals.tokens:>11,}  {loss + spread:>17}  {perplexity:>12}  "
-            f"{bits_per_byte(totals, found):>9}"
+            f"{bits:>9}"
         )
     if len(files) > len(shown):
         lines.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from gptcli.config import RawConfig, read_toml
 from gptcli.console import Progress, say
 from gptcli.data.config import DataConfig
 from gptcli.data.corpus import open_corpus
+from gptcli.data.lost_text import lost_text_of
 from gptcli.data.reading import reading_config
 from gptcli.data.rows import json_rows
 from gptcli.data.shards import TokenShards
@@ -22,6 +24,7 @@ from gptcli.interop.load import LoadedModel, load_model
 from gptcli.models.gpt import GPT
 from gptcli.models.inference import Quantization, quantized
 from gptcli.nn.device import resolve_device
+from gptcli.tokenizer.lost_text import LostText
 
 if TYPE_CHECKING:
     from gptcli.evaluate.harness import HarnessEvaluation
@@ -104,7 +107,8 @@ def evaluate(request: EvalRequest) -> tuple[Evaluation, str]:
     else:
         shards = validation_shards(loaded)
         total = len(shards) - shards.documents * shards.framing.overhead
-        documents = stored_documents(loaded.tokenizer, shards, f"validation split of {loaded.run.path}")
+        name, lost = f"validation split of {loaded.run.path}", recorded_loss(loaded.run)
+        documents = stored_documents(loaded.tokenizer, shards, name, lost)
     with Progress("eval", total, unit="tokens", scale=True) as progress:
         evaluation = evaluate_documents(
             model,
@@ -125,7 +129,18 @@ def evaluate(request: EvalRequest) -> tuple[Evaluation, str]:
             f"warning: the tokenizer lacks {evaluation.unknown_tokens:,} characters of this text, and <unk> was scored "
             "in their place: do not compare these figures with those of a tokenizer that has them"
         )
+    if lost_words := evaluation.lost.words("this text"):
+        say(f"warning: {lost_words}")
     return evaluation, source
+
+
+def recorded_loss(run: RunDirectory) -> LostText | None:
+    """What data.json says of the validation text that the tokenizer lost; None where it says nothing."""
+    try:
+        report = json.loads((run.path / "data.json").read_bytes())
+        return lost_text_of(report, "val") if "lost_text" in report else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def evaluate_choice_file(request: ChoicesRequest) -> tuple[ChoiceEvaluation, str]:

@@ -15,6 +15,8 @@ from typing import Any
 from huggingface_hub import ModelCardData
 
 from gptcli import __version__
+from gptcli.console import shell_word
+from gptcli.data.prompts import example_prompt
 from gptcli.figures import figure, figure_with_interval
 from gptcli.interop.auto_tokenizer import tokenizer_class_for
 from gptcli.interop.families import family_of
@@ -45,7 +47,7 @@ def model_card(loaded: LoadedModel, *, name: str, license: str | None, dtype: st
         pipeline_tag="text-generation",
         tags=["gptcli", "pytorch", "causal-lm"],
     )
-    record = read_record(loaded)
+    record, prompt = read_record(loaded), example_prompt(loaded.tokenizer)
     parts = [
         f"---\n{data.to_yaml()}\n---",
         f"# {name}",
@@ -53,7 +55,7 @@ def model_card(loaded: LoadedModel, *, name: str, license: str | None, dtype: st
         section("Data", data_lines(record)),
         section("Training", training_lines(record, loaded)),
         section("Size", size_lines(loaded, dtype)),
-        section("Use", [usage(name, tokenizer_class), f"{opened[0].upper()}{opened[1:]}".rstrip(".") + "."]),
+        section("Use", [usage(name, prompt, tokenizer_class), f"{opened[0].upper()}{opened[1:]}".rstrip(".") + "."]),
         section("Licence", [licence_line(license)]),
         f"Written by gptcli {__version__}.",
     ]
@@ -151,21 +153,21 @@ def size_lines(loaded: LoadedModel, dtype: str) -> Iterator[str]:
     yield f"- Heads: {config.n_head} of width {config.head_width}, {config.kv_heads} for keys and values"
 
 
-def usage(name: str, tokenizer_class: str | None) -> str:
+def usage(name: str, prompt: str, tokenizer_class: str | None) -> str:
     """Commands that run as they stand where the model lies in the current directory or on the hub under `name`.
 
-    `tokenizer_class` is the class of transformers that opens the tokenizer as it is; None: transformers has no class
-    for the model.
+    `prompt` is one that the tokenizer represents. `tokenizer_class` is the class of transformers that opens the
+    tokenizer as it is; None: transformers has no class for the model.
     """
     place = f"{HUB_PREFIX}{name}" if "/" in name else name
-    command = f'```sh\ngptcli generate {place} "Once upon a time"\n```'
+    command = f"```sh\ngptcli generate {place} {shell_word(prompt)}\n```"
     if tokenizer_class is None:
         return command + "\n"
     code = (
         f"```python\nfrom transformers import AutoModelForCausalLM, {tokenizer_class}\n\n"
         f'tokenizer = {tokenizer_class}.from_pretrained("{name}")\n'
         f'model = AutoModelForCausalLM.from_pretrained("{name}")\n'
-        'inputs = tokenizer("Once upon a time", return_tensors="pt", return_token_type_ids=False)\n'
+        f'inputs = tokenizer({json.dumps(prompt)}, return_tensors="pt", return_token_type_ids=False)\n'
         "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=100)[0]))\n```"
     )
     return f"{code}\n\n{command}\n"

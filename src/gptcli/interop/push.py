@@ -16,6 +16,8 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import disable_progress_bars, validate_repo_id
 
+from gptcli.console import shell_word
+from gptcli.data.prompts import example_prompt
 from gptcli.errors import StorageError, UsageError, first_line
 from gptcli.interop.export import Exported, export_huggingface
 from gptcli.interop.load import HUB_PREFIX, load_model
@@ -52,6 +54,8 @@ class Pushed:
     url: str
     files: tuple[str, ...]
     exported: Exported
+    prompt: str
+    """One that the model's tokenizer represents."""
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -71,7 +75,7 @@ class Pushed:
             f"{self.url}: {len(self.files)} files, commit {self.commit[:10]}",
             *self.exported.notes,
             *map(str, self.exported.proofs),
-            f'gptcli generate {HUB_PREFIX}{self.name}{at} "Once upon a time"',
+            f"gptcli generate {HUB_PREFIX}{self.name}{at} {shell_word(self.prompt)}",
         ]
 
 
@@ -107,7 +111,9 @@ def push(request: PushRequest) -> Pushed:
                 allow_patterns=list(files),
                 commit_message="Model and card, by gptcli",
             )
-    return Pushed(repo.repo_id, request.revision or "main", info.oid, str(repo), files, exported)
+    return Pushed(
+        repo.repo_id, request.revision or "main", info.oid, str(repo), files, exported, example_prompt(loaded.tokenizer)
+    )
 
 
 def require_name(name: str) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from enum import Enum
 from typing import Any
 
+from gptcli.tokenizer.byte_level import BYTE_OF_CHARACTER
+
 PIECE_CHARACTERS = 1 << 12
 """Texts are encoded in pieces of about this many characters: they run in parallel and in bounded memory."""
 
@@ -55,6 +57,21 @@ def model_type(model: Mapping[str, Any]) -> str:
 def is_byte_level(spec: Mapping[str, Any]) -> bool:
     """Whether tokens are bytes written in the byte-level alphabet, and text is their bytes joined."""
     return (spec.get("decoder") or {}).get("type") == "ByteLevel"
+
+
+def loses_nothing(spec: Mapping[str, Any]) -> bool:
+    """Whether decoding is known to give every text back: bytes are tokens, and nothing changes the text before."""
+    model, splitter = spec["model"], spec.get("pre_tokenizer") or {}
+    *splits, last = splitter.get("pretokenizers") or [splitter]
+    return (
+        is_byte_level(spec)
+        and model_type(model) == "BPE"
+        and not spec.get("normalizer")
+        and all(token["special"] or not (token["lstrip"] or token["rstrip"]) for token in spec.get("added_tokens", ()))
+        and all(split.get("type") == "Split" and split.get("behavior") != "Removed" for split in splits)
+        and writes_bytes(last)
+        and model["vocab"].keys() >= BYTE_OF_CHARACTER.keys()
+    )
 
 
 def cut_rule(spec: Mapping[str, Any]) -> Cut:

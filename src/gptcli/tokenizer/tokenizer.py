@@ -24,7 +24,7 @@ from gptcli.tokenizer.files import SETTINGS_FILE, TOKENIZER_FILE, read_backend, 
 from gptcli.tokenizer.framing import DocumentFraming
 from gptcli.tokenizer.special import added_before, beginning_id, end_of_text_id, named_id, unknown_id
 from gptcli.tokenizer.stream import BackendStream, ByteStream
-from gptcli.tokenizer.structure import is_byte_level, kind_name
+from gptcli.tokenizer.structure import is_byte_level, kind_name, loses_nothing
 
 FRAMING = "document_framing"
 """The key of tokenizer_config.json for a framing that does not follow from the special tokens."""
@@ -37,6 +37,7 @@ class Tokenizer:
 
     Attributes:
         backend: the `tokenizers.Tokenizer`; treats special tokens in a text as text.
+        loses_nothing: whether it is known to give back every text.
         name: the kind: `char`, `byte`, `bpe`, or the type of a foreign model.
         vocab_size: one more than the largest id.
         eot_id: the token that ends a document, or None.
@@ -55,6 +56,7 @@ class Tokenizer:
         self.name = kind_name(spec)
         self.encoder = encoder_for(backend, spec)
         self.is_byte_level = is_byte_level(spec)
+        self.loses_nothing = loses_nothing(spec)
         self.vocab_size = 1 + max(backend.get_vocab().values(), default=-1)
         self.eot_id = end_of_text_id(backend, self.settings)
         self.bos_id = beginning_id(backend, self.settings, self.eot_id)

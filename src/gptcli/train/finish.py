@@ -9,6 +9,7 @@ from typing import Any
 from gptcli.checkpoint.run import CheckpointInfo
 from gptcli.console import say
 from gptcli.data.batches import MixedBatches
+from gptcli.data.lost_text import lost_text_of
 from gptcli.errors import CheckpointError
 from gptcli.evaluate.yardstick import Yardstick, yardstick_of_shards
 from gptcli.interop.huggingface import write_huggingface
@@ -67,6 +68,7 @@ def finish(trainer: Trainer, yardstick: Yardstick | None) -> dict[str, Any]:
         strategy=trainer.strategy,
     )
     model = trainer.whole_model()
+    lost = lost_text_of(plan.data.report, "val")
     summary = {
         "run": str(run.path),
         "steps": position.step,
@@ -77,7 +79,9 @@ def finish(trainer: Trainer, yardstick: Yardstick | None) -> dict[str, Any]:
         "train_loss": trainer.journal.last_train_loss(),
         "val_loss": whole.loss,
         "val_loss_interval": loss_interval(whole.loss, whole.parts),
-        "val_bits_per_byte": whole.bits_per_byte,
+        "val_bits_per_byte": None if lost.is_withheld else whole.bits_per_byte,
+        "val_bits_per_byte_withheld": lost.words("the validation text") if lost.is_withheld else None,
+        "val_lost_text": lost.as_json(),
         "val_part": whole.part,
         "peak_memory_bytes": peak_memory_bytes(plan.device),
         "xz_bits_per_byte": yardstick and yardstick.bits_per_byte,

@@ -7,8 +7,10 @@ from functools import reduce
 from typing import Any
 
 from gptcli.console import duration, quantity, rounded, say, shell_word, size
+from gptcli.data.lost_text import lost_text_of, lost_text_warnings
 from gptcli.data.mix import MixedScan
 from gptcli.data.overlap import overlap_warning, overlap_words
+from gptcli.data.prompts import suggested_prompt
 from gptcli.evaluate.statistics import exponential
 from gptcli.evaluate.yardstick import Yardstick
 from gptcli.figures import figure, figure_with_interval
@@ -25,8 +27,8 @@ def show_plan(plan: Plan, step_seconds: float | None) -> None:
     """Print the first screen: corpus, split, tokenizer, model, steps, epochs, estimated time and memory."""
     for label, text in plan_lines(plan, step_seconds):
         say(f"{label:<11} {text}")
-    warning = overlap_warning(plan.data.report)
-    if warning:
+    warnings = [overlap_warning(plan.data.report), *lost_text_warnings(plan.data.report)]
+    for warning in filter(None, warnings):
         say(f"warning: {warning}")
 
 
@@ -177,7 +179,12 @@ def show_summary(summary: dict[str, Any], plan: Plan, ending: Ending, yardstick:
         f"{figure_with_interval(exponential(loss), perplexity)}: step {ending.used_step:,}, {measured_on(summary)}"
     )
     beside = f"; xz -9 needs {yardstick.bits_per_byte:.2f} for {yardstick.text}" if yardstick.bits_per_byte else ""
-    say(f"{figure(bits, interval and tuple(end * bits / loss for end in interval))} bits per byte{beside}")
+    if bits is None:
+        say(f"bits per byte are not shown: {summary['val_bits_per_byte_withheld']}")
+    else:
+        say(f"{figure(bits, interval and tuple(end * bits / loss for end in interval))} bits per byte{beside}")
+        if lost := lost_text_of(plan.data.report, "val").words("the validation text"):
+            say(f"warning: {lost}")
     for sentence in (ending.reason, ending.sentence):
         if sentence:
             say(sentence)
@@ -192,5 +199,6 @@ def show_summary(summary: dict[str, Any], plan: Plan, ending: Ending, yardstick:
     say(f"run directory {ending.run}")
     say("")
     say("next:")
-    say(f'  gptcli generate {shell_word(ending.run)} "Once upon a time"')
+    prompt = suggested_prompt(plan.data.val, plan.data.tokenizer)
+    say(f"  gptcli generate {shell_word(ending.run)}{f' {shell_word(prompt)}' if prompt else ''}")
     say(f"  gptcli eval {shell_word(ending.run)}")

@@ -1,0 +1,52 @@
+"""What the tokenizer of prepared data loses of its text, kept beside the tokens. Measures nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gptcli.data.shards import REMEDY
+from gptcli.errors import DataError
+from gptcli.tokenizer.lost_text import LostText
+from gptcli.tokenizer.tokenizer import Tokenizer
+
+LOST_TEXT = "lost-text.json"
+PARTS = {"train": "the training text", "val": "the validation text"}
+"""The parts of a split, in the order in which they are kept, and what they are called."""
+
+
+def write_lost_text(folder: Path, parts: Sequence[LostText]) -> None:
+    """Keep what is lost of the training and of the validation part beside their tokens in `folder`."""
+    kept = {name: part.as_json() for name, part in zip(PARTS, parts, strict=True)}
+    (folder / LOST_TEXT).write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+
+
+def read_lost_text(folders: Sequence[Path], tokenizer: Tokenizer) -> dict[str, Any]:
+    """What `write_lost_text` kept, summed over `folders`, as JSON can write it.
+
+    Raises:
+        DataError: nothing is kept, of a tokenizer that may lose text.
+    """
+    parts = {name: LostText() for name in PARTS}
+    for folder in folders:
+        path = folder / LOST_TEXT
+        if path.is_file():
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            parts = {name: part + LostText.of_json(kept[name]) for name, part in parts.items()}
+        elif not tokenizer.loses_nothing:
+            raise DataError(f"{path} is missing", REMEDY)
+    return {name: part.as_json() for name, part in parts.items()}
+
+
+def lost_text_of(report: Mapping[str, Any], part: str) -> LostText:
+    """What a report of prepared data says of a part; nothing is lost where it says nothing."""
+    values = (report.get("lost_text") or {}).get(part)
+    return LostText.of_json(values) if values else LostText()
+
+
+def lost_text_warnings(report: Mapping[str, Any]) -> list[str]:
+    """What a person must know of the text that the tokenizer of prepared data loses: a sentence for each part."""
+    sentences = (lost_text_of(report, part).words(name) for part, name in PARTS.items())
+    return [sentence for sentence in sentences if sentence]
