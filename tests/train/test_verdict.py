@@ -75,6 +75,15 @@ def test_noise_is_hardly_ever_taken_for_a_trend(losses: list[float], wrong: tupl
     assert sum(one in wrong for one in found) <= 0.02 * MANY
 
 
+def test_a_training_loss_that_rises_too_is_no_overfitting() -> None:
+    points = [point._replace(train_loss=point.val_loss - 0.2) for point in curve(TURNING)]
+    found = judge(points, TOKENS)
+    assert found.verdict == "unstable"
+    said = "Training became worse after step 400: the validation loss went from 2.180 to 2.350 by step 1,000, and the "
+    assert f"{said}training loss from 1.980 to 2.150 (a lower optim.lr may help). The" in ending(found).sentence
+    assert judge([point._replace(train_loss=None) for point in points], TOKENS).verdict == "overfitted"
+
+
 def test_a_curve_of_few_tokens_proves_nothing_however_it_looks() -> None:
     """Two bytes of validation text have one target token, and a verse has a few words."""
     assert judge(curve(TURNING, parts=1), 1).verdict == "too_small"

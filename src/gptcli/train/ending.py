@@ -64,6 +64,8 @@ class Ending:
                 )
             case "overfitted":
                 return self.overfitted()
+            case "unstable":
+                return self.unstable()
             case "falling":
                 return (
                     f"The validation loss was still falling at the end ({self.recent()}), so more steps would probably "
@@ -91,6 +93,17 @@ class Ending:
         return (
             f"The model is overfitted since step {best.step:,}: the validation loss was {low} there and {high} at step "
             f"{last.step:,}{training} {self.kept(best)}{sooner}"
+        )
+
+    def unstable(self) -> str:
+        best, last = self.finding.best, self.finding.last
+        assert best is not None and last is not None
+        low, high = apart(best.val_loss, last.val_loss)
+        assert best.train_loss is not None and last.train_loss is not None
+        then, now = apart(best.train_loss, last.train_loss)
+        return (
+            f"Training became worse after step {best.step:,}: the validation loss went from {low} to {high} by step "
+            f"{last.step:,}, and the training loss from {then} to {now} (a lower optim.lr may help). {self.kept(best)}"
         )
 
     def kept(self, best: CurvePoint) -> str:

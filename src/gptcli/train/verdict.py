@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from gptcli.evaluate.statistics import Uncertainty, mean_of_parts
 
-Verdict = Literal["falling", "flat", "overfitted", "too_few_evaluations", "too_small", "not_finite"]
+Verdict = Literal["falling", "flat", "overfitted", "unstable", "too_few_evaluations", "too_small", "not_finite"]
 
 LEAST_EVALUATIONS = 3
 LEAST_TOKENS = 200
@@ -82,7 +82,7 @@ def judge(curve: Sequence[CurvePoint], tokens: int) -> Finding:
         return Finding("too_few_evaluations", best, last)
     before = next((one for one in reversed(finite) if one.step <= RECENT * last.step), finite[0])
     if exceeds(last, best, RISE * best.val_loss):
-        return Finding("overfitted", best, last)
+        return Finding("unstable" if training_rose_too(best, last) else "overfitted", best, last)
     if exceeds(before, last, FALL * last.val_loss) and not exceeds(last, best, FALL * best.val_loss):
         return Finding("falling", best, last, before)
     is_blind = any(blindness(one, last) > BLIND * last.val_loss for one in (best, before))
@@ -94,6 +94,13 @@ def exceeds(higher: CurvePoint, lower: CurvePoint, by: float) -> bool:
     found = difference(higher, lower)
     rise = higher.val_loss - lower.val_loss
     return rise >= by and (found is None or rise > SURE * found.stderr)
+
+
+def training_rose_too(best: CurvePoint, last: CurvePoint) -> bool:
+    """Whether the training loss rose by half as much as the validation loss, or more: then it is not overfitting."""
+    if best.train_loss is None or last.train_loss is None:
+        return False
+    return last.train_loss - best.train_loss >= (last.val_loss - best.val_loss) / 2
 
 
 def blindness(one: CurvePoint, other: CurvePoint) -> float:
