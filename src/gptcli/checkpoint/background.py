@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,10 +12,11 @@ import torch
 from torch import Tensor
 
 from gptcli.checkpoint.pieces import Pieces, held
-from gptcli.checkpoint.run import RunDirectory
+from gptcli.checkpoint.run import LOGS, RunDirectory
 from gptcli.checkpoint.save import needed_bytes, not_saved, prune, save_checkpoint
 from gptcli.checkpoint.together import on_all, on_first
 from gptcli.errors import StorageError
+from gptcli.manifest import record
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -73,7 +75,13 @@ class BackgroundSaver:
 
             save_shards(self.run, step, self.copy, state, self.group)
         on_first(self.group, lambda: prune(self.run, **self.kept))
+        on_first(self.group, self.list_logs)
         self.seconds = time.perf_counter() - began
+
+    def list_logs(self) -> None:
+        """List in the run's manifest what grew or was added since; without room, what was listed before stays true."""
+        with contextlib.suppress(StorageError):
+            record(self.run.path, ("trackers.json", "bad-steps"), LOGS)
 
     def wait(self) -> StorageError | None:
         """Wait until nothing is being written; returns why the last save failed, once, if it did."""

@@ -1,14 +1,19 @@
-"""What `gptcli checkpoint` tells of a run's checkpoints. Reads every byte of them, no tensor."""
+"""What `gptcli checkpoint` tells of a run: its checkpoints, its other files, and what is damaged. Reads no tensor."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gptcli.checkpoint.run import CheckpointInfo, RunDirectory
-from gptcli.console import size
-from gptcli.errors import CheckpointError
+from gptcli.checkpoint.run import LOGS, RUN_FILES, CheckpointInfo, RunDirectory
+from gptcli.console import quantity, say, size
+from gptcli.errors import CheckpointError, UsageError
+from gptcli.manifest import MANIFEST_NAME, Manifest, accept_command, changed, read_manifest, record, withdraw
+
+COPY = "init"
+"""The directory with the model that a run started from; it has a manifest of its own."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +53,83 @@ class CheckpointReport:
             state = "whole" if damage is None else str(damage)
             state += ", best" if info.step == self.best_step else ""
             lines.append(f"{info.step:>10,}  {loss:>9}  {size(info.size_bytes()):>8}  {state}")
-        return "\n".join(lines) if self.checkpoints else f"{self.run.path} has no checkpoints yet"
+        return "\n".join(lines) if self.checkpoints else f"{self.run.path} has no checkpoints"
+
+
+@dataclass(frozen=True)
+class FilesReport:
+    """The files that the manifest of a directory lists, each with its damage, None if it is whole.
+
+    `damage` is of the manifest itself.
+    """
+
+    directory: Path
+    manifest: Manifest
+    damage: CheckpointError | None
+    files: tuple[tuple[str, CheckpointError | None], ...]
+
+    @classmethod
+    def of(cls, directory: Path) -> FilesReport:
+        """Read every byte that the manifest of the directory lists."""
+        try:
+            manifest = read_manifest(directory)
+        except CheckpointError as error:
+            return cls(directory, Manifest(directory), error, ())
+        damages = {name: manifest.damage(name) for name in (*manifest.files, *manifest.logs)}
+        files = {name: damage and changed(manifest, name, damage) for name, damage in damages.items()}
+        return cls(directory, manifest, None, tuple(files.items()))
+
+    @property
+    def damaged(self) -> list[CheckpointError]:
+        return [error for error in (self.damage, *(error for _, error in self.files)) if error is not None]
+
+    def entries(self) -> list[dict[str, Any]]:
+        """[{"path", "bytes", "verified", "damage"}] for JSON."""
+        listed = {**self.manifest.files, **self.manifest.logs}
+        return [
+            {
+                "path": str(self.directory / name),
+                "bytes": listed[name].bytes,
+                "verified": error is None,
+                "damage": None if error is None else str(error),
+            }
+            for name, error in self.files
+        ]
+
+    def lines(self) -> list[str]:
+        """For people: one line, and one for each file that is damaged."""
+        if self.damage is None and not self.manifest.is_there:
+            hint = f"to list its files as they are now: {accept_command(self.directory, MANIFEST_NAME)}"
+            return [f"{self.directory} has no manifest, so only its checkpoints can be verified; {hint}"]
+        total = sum(entry.bytes for entry in (*self.manifest.files.values(), *self.manifest.logs.values()))
+        whole = "every file" if not self.damaged else f"{len(self.damaged)} of them damaged"
+        told = f"{quantity(len(self.files), 'file')} in {self.directory} ({size(total)}): {whole}"
+        return [told + (" is whole" if not self.damaged else ""), *map(str, self.damaged)]
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """All that `gptcli checkpoint verify` finds: checkpoints, the run's files, those of the model it started from."""
+
+    checkpoints: CheckpointReport
+    files: tuple[FilesReport, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """That of the checkpoints, and "files": [{"path", "bytes", "verified", "damage"}], JSON-able."""
+        return {**self.checkpoints.as_dict(), "files": [entry for report in self.files for entry in report.entries()]}
+
+    def text(self) -> str:
+        return "\n".join([self.checkpoints.table(), *(line for report in self.files for line in report.lines())])
 
     def raise_if_damaged(self) -> None:
-        """CheckpointError that counts the damaged checkpoints and names the first damaged file."""
-        damaged = [damage for _, damage in self.checkpoints if damage is not None]
-        if damaged:
-            count = f"{len(damaged)} of {len(self.checkpoints)} checkpoints damaged"
-            raise CheckpointError(f"{count}: {damaged[0]}")
+        """CheckpointError that counts what is damaged and names the first damaged file."""
+        listed = self.checkpoints.checkpoints
+        errors = [damage for _, damage in listed if damage is not None]
+        counts = [f"{len(errors)} of {len(listed)} checkpoints damaged"] if errors else []
+        others = [error for report in self.files for error in report.damaged]
+        counts += [f"{quantity(len(others), 'other file')} damaged"] if others else []
+        if counts:
+            raise CheckpointError(f"{' and '.join(counts)}: {[*errors, *others][0]}")
 
 
 def report_checkpoints(path: Path) -> CheckpointReport:
@@ -66,3 +140,39 @@ def report_checkpoints(path: Path) -> CheckpointReport:
     """
     run = RunDirectory.open(path)
     return CheckpointReport(run, tuple((info, info.damage()) for info in run.checkpoints()))
+
+
+def verify_files(path: Path) -> VerifyReport:
+    """Read every byte of the run, or of the imported model, at `path`.
+
+    Raises:
+        CheckpointError: there is neither.
+    """
+    is_model = not RunDirectory.is_run(path) and (path / MANIFEST_NAME).is_file()
+    checkpoints = CheckpointReport(RunDirectory(path), ()) if is_model else report_checkpoints(path)
+    copies = [path / COPY] if (path / COPY).is_dir() else []
+    return VerifyReport(checkpoints, tuple(FilesReport.of(directory) for directory in (path, *copies)))
+
+
+def accept_changes(path: Path, names: Sequence[str]) -> None:
+    """List files of a run or model as they are now, and say which; the manifest's own name stands for all of them.
+
+    Raises:
+        CheckpointError: there is no run or model.
+        UsageError: a name is neither that of a file that may be listed nor of one that is.
+    """
+    if not RunDirectory.is_run(path) and not (path / MANIFEST_NAME).is_file():
+        RunDirectory.open(path)
+    if MANIFEST_NAME in names:
+        (path / MANIFEST_NAME).unlink(missing_ok=True)
+        names = [name for name in RUN_FILES if (path / name).exists()]
+        record(path, names, LOGS)
+    listed = read_manifest(path)
+    for name in names:
+        if name not in (*RUN_FILES, *LOGS) and not listed.below([name]):
+            known = ", ".join(name for name in (*RUN_FILES, *LOGS) if (path / name).exists())
+            raise UsageError(f"{name} is no file of {path} that is verified", f"its files are {known}")
+    withdraw(path, names)
+    record(path, [name for name in names if name not in LOGS], [name for name in names if name in LOGS])
+    for name in names:
+        say(f"accepted: {path / name}" + ("" if (path / name).exists() else ", which is no longer there"))

@@ -1,6 +1,7 @@
 """A run directory: where its config, metrics and checkpoints lie, and which checkpoints are good. Reads no tensor.
 
 RUN/run.toml                             the resolved config; what makes a directory a run
+RUN/gptcli-manifest.json                 size and SHA-256 of the run's files but for its checkpoints (gptcli.manifest)
 RUN/metrics.jsonl                        one line a logged step
 RUN/writer.lock                          held by the process that trains
 RUN/checkpoints/step-00000100/           model.safetensors, optimizer.safetensors, state.json, manifest.json
@@ -27,6 +28,14 @@ from gptcli.storage import TEMPORARY_MARK, clean_temporaries, fsync_path, storag
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
+RUN_FILES = (
+    *("run.toml", "data.json", "summary.json", "trackers.json", "val", "bad-steps"),
+    *("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
+)
+"""Files and folders of a run that its manifest lists. Its checkpoints and the copy of the model that it started from
+have manifests of their own."""
+LOGS = ("metrics.jsonl", "samples.jsonl", "fingerprints.jsonl")
+"""Files of a run that grow while it trains."""
 STEP_NAME = re.compile(r"step-(\d{8,})")
 
 

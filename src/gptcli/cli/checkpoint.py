@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-checkpoint_app = typer.Typer(help="List and verify the checkpoints of a run.", no_args_is_help=True)
+checkpoint_app = typer.Typer(help="List the checkpoints of a run, and verify every file of it.", no_args_is_help=True)
 
 Run = Annotated[Path, typer.Argument(help="The run directory.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -24,10 +24,21 @@ def list_checkpoints(run: Run, as_json: AsJson = False) -> None:
 
 
 @checkpoint_app.command("verify")
-def verify_checkpoints(run: Run, as_json: AsJson = False) -> None:
-    """Read every byte of every checkpoint; exit 4, naming the file, if one is damaged."""
-    from gptcli.checkpoint.report import report_checkpoints
+def verify_checkpoints(
+    run: Annotated[Path, typer.Argument(help="The run, or an imported model.", show_default=False)],
+    accept: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE", help="Take this file of the run as it is now, since you changed it; may be given again."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read every byte of every file, those of the checkpoints included; exit 4, naming the file, if one is damaged."""
+    from gptcli.checkpoint.report import accept_changes, verify_files
 
-    report = report_checkpoints(run)
-    print(json.dumps(report.as_dict()) if as_json else report.table())
+    if accept:
+        accept_changes(run, accept)
+    report = verify_files(run)
+    print(json.dumps(report.as_dict()) if as_json else report.text())
     report.raise_if_damaged()

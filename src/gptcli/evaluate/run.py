@@ -21,6 +21,7 @@ from gptcli.evaluate.choices import ChoiceEvaluation, ChoiceRow, evaluate_choice
 from gptcli.evaluate.perplexity import Evaluation, encoded_texts, evaluate_documents, stored_documents
 from gptcli.evaluate.seen import SeenCounter, seen_of_validation
 from gptcli.interop.load import LoadedModel, load_model
+from gptcli.manifest import require_unchanged
 from gptcli.models.gpt import GPT
 from gptcli.models.inference import Quantization, quantized
 from gptcli.nn.device import resolve_device
@@ -216,6 +217,7 @@ def corpus_config(run: RunDirectory | None, request: EvalRequest) -> DataConfig:
     """How the texts are read: as the run's corpus was, unless the user says otherwise."""
     if run is None:
         return reading_config(request.reading, {})
+    require_unchanged(run.path, run.config_path.name)
     return reading_config(request.reading, read_toml(run.config_path).values.get("data", {}), str(run.config_path))
 
 
@@ -234,6 +236,7 @@ def validation_shards(loaded: LoadedModel) -> TokenShards:
             f"{loaded.run.path} has no copy of its validation split (large ones are not kept)",
             "name a text to evaluate on: gptcli eval RUN TEXT",
         )
+    require_unchanged(loaded.run.path, "val")
     shards = TokenShards.open(directory)
     if shards.tokenizer_fingerprint != loaded.tokenizer.fingerprint:
         raise CheckpointError(

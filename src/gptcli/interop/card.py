@@ -22,6 +22,7 @@ from gptcli.interop.auto_tokenizer import tokenizer_class_for
 from gptcli.interop.families import family_of
 from gptcli.interop.load import HUB_PREFIX, LoadedModel
 from gptcli.interop.own import OWN
+from gptcli.manifest import require_unchanged
 from gptcli.models.config import ModelConfig
 
 Json = dict[str, Any]
@@ -67,6 +68,7 @@ def read_record(loaded: LoadedModel) -> dict[str, Json]:
     if loaded.run is None:
         return {"data": {}, "summary": {}, "config": {}}
     folder = loaded.run.path
+    require_unchanged(folder, "data.json", "summary.json", "run.toml")
     return {
         "data": read_table(folder / "data.json"),
         "summary": read_table(folder / "summary.json"),

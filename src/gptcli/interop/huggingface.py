@@ -21,12 +21,16 @@ from gptcli.interop.families import family_named, family_of
 from gptcli.interop.family import Family, ForeignConfig, Json, Shape
 from gptcli.interop.own import OWN
 from gptcli.interop.weights import SINGLE, WeightFiles, Weights, read_json, read_weights, write_weights
+from gptcli.manifest import require_unchanged
 from gptcli.models.config import ModelConfig
 from gptcli.models.gpt import GPT, build_model
 from gptcli.storage import storage_errors, write_atomic
+from gptcli.tokenizer.files import SETTINGS_FILE, TOKENIZER_FILE
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
-CONFIG = "config.json"
+CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
+MODEL_FILES = (CONFIG, GENERATION_CONFIG, SINGLE, TOKENIZER_FILE, SETTINGS_FILE)
+"""What `write_huggingface` writes."""
 
 
 def write_huggingface(model: GPT, tokenizer: Tokenizer, directory: Path, *, own: bool = False) -> str:
@@ -51,7 +55,7 @@ def write_huggingface(model: GPT, tokenizer: Tokenizer, directory: Path, *, own:
 
     tokenizer.save(directory)
     write_weights(directory / SINGLE, state, family.map_tensors(config, shapes))
-    write_json(directory / "generation_config.json", generation_config(tokenizer))
+    write_json(directory / GENERATION_CONFIG, generation_config(tokenizer))
     write_json(directory / CONFIG, foreign_config(family, config, tokenizer, dtype, reason))
     if reason:
         return reason
@@ -84,6 +88,7 @@ def read_huggingface(
         TokenizerError: it has no tokenizer that can be read.
     """
     directory = Path(directory)
+    require_unchanged(directory, CONFIG, GENERATION_CONFIG, SINGLE)
     foreign = read_foreign_config(directory)
     family = family_named(foreign)
     config = model_config(family, foreign)

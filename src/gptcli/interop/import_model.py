@@ -8,11 +8,12 @@ import torch
 
 from gptcli.checkpoint.run import RunDirectory
 from gptcli.errors import CheckpointError, UsageError
-from gptcli.interop.huggingface import CONFIG, read_huggingface, require_embedded, write_huggingface
+from gptcli.interop.huggingface import CONFIG, MODEL_FILES, read_huggingface, require_embedded, write_huggingface
 from gptcli.interop.llama2c import read_llama2c
 from gptcli.interop.load import HUB_PREFIX, fetch_from_hub
 from gptcli.interop.nanogpt import read_nanogpt
 from gptcli.interop.pickles import read_pickle, weights_or_pickles
+from gptcli.manifest import record
 from gptcli.models.gpt import GPT
 from gptcli.storage import storage_errors
 from gptcli.tokenizer.source import open_tokenizer
@@ -45,7 +46,9 @@ def import_model(
         raise UsageError(f"{out} is not empty", "choose another --out")
     vocabulary = None if tokenizer is None else open_tokenizer(tokenizer)
     model, vocabulary = read_foreign(source, vocabulary)
-    return model, write_huggingface(model.to(dtype), vocabulary, out)
+    opened = write_huggingface(model.to(dtype), vocabulary, out)
+    record(out, MODEL_FILES)
+    return model, opened
 
 
 def read_foreign(source: str, tokenizer: Tokenizer | None) -> tuple[GPT, Tokenizer]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,6 +16,7 @@ from gptcli.config import RawConfig, read_toml, validate
 from gptcli.console import say
 from gptcli.errors import CheckpointError, UsageError, first_line
 from gptcli.interop.huggingface import CONFIG, read_huggingface
+from gptcli.manifest import read_manifest, require_unchanged
 from gptcli.models.config import ModelConfig
 from gptcli.models.gpt import GPT, build_model
 from gptcli.tokenizer.framing import DocumentFraming
@@ -77,13 +80,10 @@ def load_run(run: RunDirectory, checkpoint: str, device: torch.device, dtype: to
     if not run.checkpoints() and (run.path / CONFIG).is_file():  # passed on without its checkpoints
         model, tokenizer = read_huggingface(run.path, device, dtype, tokenizer=run_tokenizer(run))
         return LoadedModel(model, tokenizer, run, f"run {run.path}, its final weights")
-    values = read_toml(run.config_path).values.get("model")
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{run.config_path} has no [model] table", "it is damaged: take the run's own run.toml")
-    config = validate(ModelConfig, RawConfig(values, dict.fromkeys(values, str(run.config_path))))
     info = choose_checkpoint(run, checkpoint)
     tokenizer = run_tokenizer(run)
-    tensors = load_checkpoint(info.path, parts=("model",)).tensors["model"]
+    saved = load_checkpoint(info.path, parts=("model",))
+    config, tensors = config_of(run, saved.state), saved.tensors["model"]
     model = build_model(config, device="meta", dtype=dtype)
     try:
         model.load_state_dict({name: tensor.to(device, dtype) for name, tensor in tensors.items()}, assign=True)
@@ -117,11 +117,32 @@ def run_tokenizer(run: RunDirectory) -> Tokenizer:
 
 def is_framing_recorded(run: RunDirectory) -> bool:
     """Whether data.json says how documents are framed; so too where there is no such file to go by."""
+    require_unchanged(run.path, "data.json")
     try:
         report = json.loads((run.path / "data.json").read_bytes())
     except (OSError, ValueError):
         return True
     return not isinstance(report, dict) or "framing" in report
+
+
+def config_of(run: RunDirectory, state: Mapping[str, Any]) -> ModelConfig:
+    """The model that a checkpoint's state was trained as; says so where run.toml describes another one.
+
+    Raises:
+        CheckpointError: the checkpoint, of an earlier version, does not say, and run.toml is damaged.
+        ConfigError: it describes no model.
+    """
+    name = run.config_path.name
+    recorded = state.get("config", {}).get("model")
+    if recorded is not None:
+        if (manifest := read_manifest(run.path)).below([name]) and manifest.damage(name):
+            say(f"warning: {run.config_path} was changed after the training; the model is the one that was trained")
+        return validate(ModelConfig, RawConfig(recorded, dict.fromkeys(recorded, f"the checkpoint in {run.path}")))
+    require_unchanged(run.path, name)
+    values = read_toml(run.config_path).values.get("model")
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{run.config_path} has no [model] table", "it is damaged: take the run's own run.toml")
+    return validate(ModelConfig, RawConfig(values, dict.fromkeys(values, str(run.config_path))))
 
 
 def choose_checkpoint(run: RunDirectory, checkpoint: str) -> CheckpointInfo:

@@ -17,6 +17,7 @@ from torch import Tensor
 from gptcli.data.shards import TokenShards
 from gptcli.errors import CheckpointError, DataError
 from gptcli.interop.load import LoadedModel
+from gptcli.manifest import require_unchanged
 from gptcli.models.gpt import GPT
 
 Logits = Callable[[Tensor], Tensor]
@@ -96,6 +97,7 @@ def validation_ids(loaded: LoadedModel, count: int) -> Tensor | None:
     """The first `count` token ids (count,) of the validation split that a run keeps; none if it keeps no such."""
     if loaded.run is None:
         return None
+    require_unchanged(loaded.run.path, "val")
     try:
         shards = TokenShards.open(loaded.run.path / "val")
         if len(shards) < count or shards.tokenizer_fingerprint != loaded.tokenizer.fingerprint:

@@ -18,6 +18,7 @@ import numpy as np
 import tokenizers
 
 from gptcli.errors import TokenizerError
+from gptcli.manifest import require_unchanged
 from gptcli.tokenizer.byte_level import token_bytes
 from gptcli.tokenizer.encode import encode_pieces, encoder_for
 from gptcli.tokenizer.files import SETTINGS_FILE, TOKENIZER_FILE, read_backend, read_settings, write_files
@@ -203,8 +204,11 @@ def load_tokenizer(path: Path) -> Tokenizer:
 
     Raises:
         TokenizerError: it is missing, damaged, or no tokenizer.
+        CheckpointError: it is a file of a run or model of ours and is not as it was written.
         StorageError: a file cannot be read.
     """
+    directory = path if path.is_dir() else path.parent
+    require_unchanged(directory, *({TOKENIZER_FILE, SETTINGS_FILE} if path.is_dir() else {path.name, SETTINGS_FILE}))
     backend = read_backend(path)
     if path.is_dir():
         return Tokenizer(backend, read_settings(path))

@@ -12,7 +12,8 @@ from gptcli.data.batches import MixedBatches
 from gptcli.data.lost_text import lost_text_of
 from gptcli.errors import CheckpointError
 from gptcli.evaluate.yardstick import Yardstick, yardstick_of_shards
-from gptcli.interop.huggingface import write_huggingface
+from gptcli.interop.huggingface import MODEL_FILES, write_huggingface
+from gptcli.manifest import replacing
 from gptcli.nn.device import peak_memory_bytes
 from gptcli.storage import write_atomic
 from gptcli.train.ending import End, Ending, loss_interval
@@ -97,8 +98,9 @@ def finish(trainer: Trainer, yardstick: Yardstick | None) -> dict[str, Any]:
             "verdict": ending.finding.verdict,
             "verdict_text": ending.sentence,
         }
-        say(write_huggingface(model, plan.data.tokenizer, run.path))
-        write_atomic(run.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+        with replacing(run.path, (*MODEL_FILES, "summary.json")):
+            say(write_huggingface(model, plan.data.tokenizer, run.path))
+            write_atomic(run.path / "summary.json", json.dumps(summary, indent=2) + "\n")
         show_summary(summary, plan, ending, yardstick)
     return summary
 

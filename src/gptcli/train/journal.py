@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from gptcli.checkpoint.metrics import MetricsLog
-from gptcli.checkpoint.run import RunDirectory
+from gptcli.checkpoint.run import LOGS, RunDirectory
 from gptcli.console import say
 from gptcli.errors import StorageError
+from gptcli.manifest import read_manifest, replacing
 from gptcli.train.config import RunConfig
 from gptcli.train.fingerprints import FINGERPRINTS_NAME
 from gptcli.train.trackers import open_trackers
@@ -21,7 +22,7 @@ class Journal:
     """The logs of one run."""
 
     def __init__(self, run: RunDirectory, config: RunConfig, *, writes: bool = True) -> None:
-        self.writes = writes
+        self.run, self.writes = run, writes
         self.metrics = MetricsLog(run.metrics_path)
         self.samples = MetricsLog(run.path / "samples.jsonl")
         self.fingerprints = MetricsLog(run.path / FINGERPRINTS_NAME)
@@ -51,9 +52,14 @@ class Journal:
         """Drop what was logged after the step where the run goes on, and of that step what is still to be done."""
         if not self.writes:
             return
-        self.fingerprints.truncate_after(step)
-        for log in (self.metrics, self.samples):
-            log.truncate_after(step - 1 if is_unfinished else step)
+        manifest = read_manifest(self.run.path)
+        for name in manifest.below(LOGS):
+            if damage := manifest.damage(name):
+                say(f"warning: {self.run.path / name} {damage}")
+        with replacing(self.run.path, (), LOGS):
+            self.fingerprints.truncate_after(step)
+            for log in (self.metrics, self.samples):
+                log.truncate_after(step - 1 if is_unfinished else step)
 
     def last_train_loss(self) -> float | None:
         losses = [line["train_loss"] for line in self.metrics.read() if line["train_loss"] is not None]

@@ -19,6 +19,7 @@ from gptcli.console import Progress, say
 from gptcli.data.batches import Batch
 from gptcli.errors import UsageError
 from gptcli.evaluate.scoring import evaluation_mode
+from gptcli.manifest import require_unchanged
 from gptcli.models.gpt import GPT
 from gptcli.nn.device import allow_tf32, autocast
 from gptcli.nn.loss import IGNORE_INDEX
@@ -50,6 +51,7 @@ def replay(path: Path, step: int, cache_dir: Path, top: int = 5) -> dict[str, An
         DataError, CheckpointError, StorageError: what the run was trained on, or its checkpoint, cannot be read.
     """
     run = RunDirectory.open(path)
+    require_unchanged(run.path, run.config_path.name)
     settings = read_toml(run.config_path)
     plan = make_plan(settings, cache_dir, time.monotonic(), history=History.of(run), start=open_start(settings, run))
     if not 1 <= step <= plan.steps:

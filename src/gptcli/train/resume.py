@@ -22,9 +22,11 @@ from gptcli.config import RawConfig, parse_assignment, validate
 from gptcli.config.differences import Difference, differences
 from gptcli.console import say, shell_word
 from gptcli.data.shards import TokenShards
-from gptcli.errors import CheckpointError, ConfigError, DataError
+from gptcli.errors import CheckpointError, ConfigError, DataError, TokenizerError
 from gptcli.interop.load import run_tokenizer
+from gptcli.manifest import read_manifest, require_unchanged
 from gptcli.models.config import WITHOUT_EFFECT
+from gptcli.tokenizer.files import SETTINGS_FILE
 from gptcli.tokenizer.tokenizer import Tokenizer
 from gptcli.train.config import RunConfig
 
@@ -121,8 +123,21 @@ class History:
 
     @cached_property
     def tokenizer(self) -> Tokenizer | None:
-        """The tokenizer that the run was trained with so far; None where nothing was trained."""
-        return run_tokenizer(self.run) if self.run and self.state else None
+        """The tokenizer that the run was trained with so far; None where nothing was trained.
+
+        Also None, with a word, where its file is damaged: the text and the settings give the same one again.
+
+        Raises:
+            CheckpointError: its settings were changed.
+        """
+        if self.run is None or not self.state:
+            return None
+        require_unchanged(self.run.path, SETTINGS_FILE)
+        try:
+            return run_tokenizer(self.run)
+        except (CheckpointError, TokenizerError) as error:
+            say(f"warning: {str(error).partition(';')[0]}; it is made again")
+            return None
 
     def is_extended(self, config: RunConfig) -> bool:
         """Whether a time budget is given that the steps so far were not planned for."""
@@ -184,7 +199,9 @@ def require_same_run(history: History, user: RawConfig, base: RawConfig) -> list
             f"{history.run.path} has made {history.step:,} steps, more than train.max_steps = {most}",
             f"choose more; gptcli checkpoint list {shell_word(history.run.path)} shows which earlier steps are kept",
         )
-    return change_lines(differences(written, wanted), history.step)
+    manifest, name = read_manifest(history.run.path), history.run.config_path.name
+    is_edited = bool(manifest.below([name])) and manifest.damage(name) is not None
+    return change_lines(differences(recorded if is_edited else written, wanted), history.step)
 
 
 def is_valid(raw: RawConfig) -> bool:

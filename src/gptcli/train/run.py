@@ -11,16 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from gptcli.checkpoint.run import RunDirectory
+from gptcli.checkpoint.run import RUN_FILES, RunDirectory
 from gptcli.config import RawConfig, check_keys, dump_toml, merge
 from gptcli.console import say, size
 from gptcli.data.prepare import default_cache_dir
-from gptcli.errors import OutOfMemoryError, UsageError
+from gptcli.data.shards import TokenShards
+from gptcli.data.sketch import SKETCH
+from gptcli.errors import CheckpointError, OutOfMemoryError, UsageError
+from gptcli.manifest import MANIFEST_NAME, read_manifest, record_new, replacing
 from gptcli.models.gpt import GPT
 from gptcli.nn.device import allow_tf32
 from gptcli.parallel.layout import Layout
 from gptcli.parallel.world import World
 from gptcli.storage import atomic_directory, write_atomic
+from gptcli.tokenizer.files import SETTINGS_FILE, TOKENIZER_FILE
 from gptcli.train.config import RunConfig
 from gptcli.train.finish import finish, good_one, validation_yardstick
 from gptcli.train.footprint import rank_memory
@@ -60,6 +64,8 @@ def train(request: TrainRequest) -> dict[str, Any]:
 
 def plan_and_train(request: TrainRequest, resumable: RunDirectory | None, stop: StopRequest) -> dict[str, Any]:
     """Show what will happen, then do it unless this is a dry run. A run that is resumed is locked already."""
+    if resumable:
+        drop_damaged_manifest(resumable)
     history = History.of(resumable) if resumable else NEW
     user = checked_settings(request, history)
     start = open_start(user, resumable)
@@ -111,6 +117,8 @@ def train_together(request: TrainRequest, world: World, stop: StopRequest) -> di
     with resumable.lock() if resumable and world.is_first else contextlib.nullcontext():
         if resumable and world.recall(RUN_KEY) is not None:  # --time was counted when the launcher's first ranks began
             request = replace(request, max_seconds=None)
+        if resumable and world.is_first:
+            drop_damaged_manifest(resumable)
         history = History.of(resumable) if resumable else NEW
         user = checked_settings(request, history)
         layout = layout_of(user, world)
@@ -211,6 +219,7 @@ def train_in(
         world.remember(RUN_KEY, str(run.path))
         if plan.start and trainer.position.step == 0:
             keep_copy(plan.start, plan.config.model, plan.data.tokenizer, run)
+        record_new(run.path, RUN_FILES)
     # Before the training, so that a time budget is planned with what this took, and the peak of memory is training's.
     yardstick = validation_yardstick(plan) if world.is_first else None
     try:
@@ -221,8 +230,9 @@ def train_in(
             f"lower train.batch_size (the result stays the same) or set train.activation_checkpointing=full"
             f"{' or parallel.strategy=fsdp' if strategy and not strategy.layout.is_sharded else ''}",
         ) from error
-    if plan.clock is not None:
-        write_atomic(run.config_path, dump_toml(as_made(trainer)))
+    if plan.clock is not None and world.is_first:
+        with replacing(run.path, ["run.toml"]):
+            write_atomic(run.config_path, dump_toml(as_made(trainer)))
     return finish(trainer, yardstick)
 
 
@@ -237,10 +247,20 @@ def as_made(trainer: Trainer) -> RunConfig:
 def describe_run(run: RunDirectory, plan: Plan) -> None:
     """Write what makes the directory self-contained: config, tokenizer, data report, sketch of the training text,
     validation split."""
-    write_atomic(run.config_path, dump_toml(plan.config))
-    plan.data.tokenizer.save(run.path)
-    write_atomic(run.path / "data.json", json.dumps(plan.data.report, indent=2) + "\n")
-    keep_sketch(plan.data.directory, plan.start, run)
+    with replacing(run.path, ("run.toml", "data.json", TOKENIZER_FILE, SETTINGS_FILE, SKETCH, "val")):
+        write_atomic(run.config_path, dump_toml(plan.config))
+        plan.data.tokenizer.save(run.path)
+        write_atomic(run.path / "data.json", json.dumps(plan.data.report, indent=2) + "\n")
+        keep_sketch(plan.data.directory, plan.start, run)
+        keep_validation(run, plan)
+
+
+def keep_validation(run: RunDirectory, plan: Plan) -> None:
+    """Copy the validation part into the run, unless it is there or is large.
+
+    Raises:
+        DataError: the cache's copy is damaged.
+    """
     source = plan.data.val.directory
     kept = run.path / "val"
     if kept.exists() and kept_fingerprint(kept) != plan.data.val.fingerprint:  # of a text before the first checkpoint
@@ -248,6 +268,16 @@ def describe_run(run: RunDirectory, plan: Plan) -> None:
     if not kept.exists() and sum(file.stat().st_size for file in source.iterdir()) <= MAX_KEPT_VALIDATION_BYTES:
         with atomic_directory(kept) as folder:
             shutil.copytree(source, folder, dirs_exist_ok=True)
+            TokenShards.open(folder).verify()
+
+
+def drop_damaged_manifest(run: RunDirectory) -> None:
+    """Remove a manifest that is damaged, with a word: the training writes what it lists anew, and then the manifest."""
+    try:
+        read_manifest(run.path)
+    except CheckpointError as error:
+        say(f"warning: {str(error).partition(';')[0]}; it is written anew")
+        (run.path / MANIFEST_NAME).unlink()
 
 
 def restore_newest(trainer: Trainer, run: RunDirectory) -> None:

@@ -19,8 +19,9 @@ from gptcli.config.load import merge_tables, with_origin
 from gptcli.data.config import DataConfig
 from gptcli.data.sketch import NOTHING_KNOWN, SKETCH, TextSketch
 from gptcli.errors import CheckpointError, ConfigError, UsageError
-from gptcli.interop.huggingface import write_huggingface
+from gptcli.interop.huggingface import MODEL_FILES, write_huggingface
 from gptcli.interop.load import HUB_PREFIX, load_model
+from gptcli.manifest import record
 from gptcli.models.config import WITHOUT_EFFECT, ModelConfig
 from gptcli.models.gpt import GPT, model_with
 from gptcli.storage import atomic_directory
@@ -144,6 +145,7 @@ def keep_copy(start: Start, config: ModelConfig, tokenizer: Tokenizer, run: RunD
             write_huggingface(start.build(config, torch.device("cpu")), tokenizer, folder, own=True)
             if start.sketch.limit:
                 start.sketch.save(folder / SKETCH)
+            record(folder, (*MODEL_FILES, SKETCH))
 
 
 def require_same_start(settings: RawConfig, recorded: RawConfig, run: RunDirectory) -> None:

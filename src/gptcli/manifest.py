@@ -1,0 +1,256 @@
+"""The manifest of a run or model directory: size and SHA-256 of every file that a later command uses.
+
+It is written after the files that it lists, and proves itself: its last entry is the SHA-256 of the others, and it is
+accepted only if its bytes are exactly those that this module would have written. Before a listed file is replaced its
+entry is withdrawn, so that a process that is killed in between leaves a file that is not listed, never one that seems
+damaged. Of a log, which grows, the beginning is listed. Checkpoints have manifests of their own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from gptcli.console import shell_word
+from gptcli.errors import CheckpointError, StorageError
+from gptcli.storage import TEMPORARY_MARK, storage_errors, write_atomic
+
+MANIFEST_NAME = "gptcli-manifest.json"
+FORMAT = "gptcli files"
+VERSION = 1
+MAX_BYTES = 64 * 2**20
+CHUNK = 1 << 20
+
+
+class Entry(NamedTuple):
+    """Size in bytes and hex SHA-256 of a file, or of the beginning of a log."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a directory's manifest lists, by path below the directory; nothing where there is no manifest."""
+
+    directory: Path
+    files: Mapping[str, Entry] = field(default_factory=dict)
+    logs: Mapping[str, Entry] = field(default_factory=dict)
+    """Of files that only grow: what they began with."""
+    is_there: bool = False
+
+    def render(self) -> str:
+        """The text of the file."""
+        fields: dict[str, Any] = {"format": FORMAT, "version": VERSION}
+        for kind in ("files", "logs"):
+            entries: Mapping[str, Entry] = getattr(self, kind)
+            fields[kind] = {name: entry._asdict() for name, entry in sorted(entries.items())}
+        return sealed(fields)
+
+    def damage(self, name: str) -> str | None:
+        """What is wrong with a file that is listed, in words; None where nothing is."""
+        path, is_log = self.directory / name, name in self.logs
+        entry = self.logs[name] if is_log else self.files[name]
+        try:
+            with storage_errors(path, "read"):
+                if not path.is_file():
+                    return "is missing"
+                size = path.stat().st_size
+                if size < entry.bytes or (size > entry.bytes and not is_log):
+                    return f"is damaged: {size:,} bytes, should be {entry.bytes:,}"
+                if sha256_of_beginning(path, entry.bytes) != entry.sha256:
+                    return "is damaged: its SHA-256 is not the one that was recorded"
+        except StorageError as error:
+            return str(error)
+        return None
+
+    def below(self, names: Iterable[str]) -> list[str]:
+        """The files and logs that are listed under these names, which may be folders."""
+        wanted = tuple(names)
+        return [
+            name
+            for name in (*self.files, *self.logs)
+            if name in wanted or any(name.startswith(f"{folder}/") for folder in wanted)
+        ]
+
+
+def sealed(fields: Mapping[str, Any]) -> str:
+    """The JSON text of a table, with the SHA-256 of all its entries as the last one."""
+    digest = hashlib.sha256(json.dumps(fields, ensure_ascii=False, allow_nan=False).encode()).hexdigest()
+    return json.dumps({**fields, "sha256": digest}, ensure_ascii=False, allow_nan=False, indent=2) + "\n"
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """The manifest of a directory; an empty one where it has none.
+
+    Raises:
+        CheckpointError: it is damaged, or was written by a newer version.
+    """
+    path = directory / MANIFEST_NAME
+    if not path.exists():
+        return Manifest(directory)
+    with storage_errors(path, "read"):
+        text = path.read_bytes() if path.stat().st_size <= MAX_BYTES else b""
+    try:
+        fields = json.loads(text)
+        if fields["format"] == FORMAT and fields["version"] > VERSION:
+            raise CheckpointError(f"{path} was written by a newer gptcli", "update gptcli to read it")
+        listed = [{name: Entry(**entry) for name, entry in fields[kind].items()} for kind in ("files", "logs")]
+        manifest = Manifest(directory, *listed, is_there=True)
+        is_whole = manifest.render().encode() == text
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        is_whole = False
+    if not is_whole or not all(is_inside(name) for name in (*manifest.files, *manifest.logs)):
+        raise CheckpointError(
+            f"{path} is damaged",
+            f"check the other files, and have them listed anew: {accept_command(directory, MANIFEST_NAME)}",
+        )
+    return manifest
+
+
+def is_inside(name: str) -> bool:
+    """Whether the path of an entry leads to a file below the directory."""
+    path = Path(name)
+    return not path.is_absolute() and ".." not in path.parts and name != MANIFEST_NAME
+
+
+def accept_command(directory: Path, name: str) -> str:
+    return f"gptcli checkpoint verify {shell_word(directory)} --accept {shell_word(name)}"
+
+
+def require_unchanged(directory: Path, *names: str) -> None:
+    """Compare files of a directory, or all files below a folder in it, with its manifest, before they are used.
+
+    Files that it does not list are left alone, and so is a directory without a manifest.
+
+    Raises:
+        CheckpointError: names the file that is missing or is not as it was written, and how to accept a change.
+    """
+    manifest = read_manifest(directory)
+    for name in manifest.below(names):
+        damage = manifest.damage(name)
+        if damage is not None and not was_replaced(manifest, name):
+            raise changed(manifest, name, damage)
+
+
+def was_replaced(manifest: Manifest, name: str) -> bool:
+    """Whether a training has replaced the file since the manifest was read, so that it is whole after all."""
+    now = read_manifest(manifest.directory)
+    return now.below([name]) == [] or (now != manifest and now.damage(name) is None)
+
+
+def changed(manifest: Manifest, name: str, damage: str) -> CheckpointError:
+    """The error for a file that is not as it was written."""
+    return CheckpointError(
+        f"{manifest.directory / name} {damage}",
+        "restore it from a copy or, if it was changed on purpose, accept it: "
+        f"{accept_command(manifest.directory, name)}",
+    )
+
+
+def sha256_of_beginning(path: Path, size: int) -> str:
+    """Hex SHA-256 of the first `size` bytes of a file."""
+    digest, left = hashlib.sha256(), size
+    with path.open("rb") as file:
+        while left and (chunk := file.read(min(CHUNK, left))):
+            digest.update(chunk)
+            left -= len(chunk)
+    return digest.hexdigest()
+
+
+def record(directory: Path, names: Iterable[str], logs: Iterable[str] = ()) -> Manifest:
+    """List files, whole folders and logs as they are now; what was listed under a name that is gone is dropped.
+
+    Call it when the files are whole. Logs are flushed to the disk first, so that the manifest is never ahead of them.
+
+    Raises:
+        StorageError: a file cannot be read, or the manifest cannot be written.
+        CheckpointError: the manifest that is there is damaged.
+    """
+    names, logs = tuple(names), tuple(logs)
+    manifest = read_manifest(directory)
+    files, begun = without(manifest, (*names, *logs))
+    with storage_errors(directory, "read"):
+        for name in names:
+            files |= {path: entry_of(directory / path) for path in files_below(directory, name)}
+        begun |= {
+            name: log_entry(directory / name, manifest.logs.get(name)) for name in logs if (directory / name).is_file()
+        }
+    return write(Manifest(directory, files, begun, is_there=True), manifest)
+
+
+def record_new(directory: Path, names: Iterable[str]) -> None:
+    """List those files and folders of which nothing is listed yet.
+
+    Raises:
+        StorageError, CheckpointError: as `record`.
+    """
+    manifest = read_manifest(directory)
+    record(directory, [name for name in names if not manifest.below([name])])
+
+
+def withdraw(directory: Path, names: Iterable[str]) -> Manifest:
+    """Take files, folders and logs off the list, before they are replaced.
+
+    Raises:
+        StorageError: the manifest cannot be written.
+        CheckpointError: the manifest that is there is damaged.
+    """
+    manifest = read_manifest(directory)
+    return write(Manifest(directory, *without(manifest, tuple(names)), is_there=manifest.is_there), manifest)
+
+
+@contextmanager
+def replacing(directory: Path, names: Iterable[str], logs: Iterable[str] = ()) -> Iterator[None]:
+    """While the block replaces files they are not listed; at its end they are, as they are then."""
+    names, logs = tuple(names), tuple(logs)
+    withdraw(directory, (*names, *logs))
+    yield
+    record(directory, names, logs)
+
+
+def without(manifest: Manifest, names: tuple[str, ...]) -> tuple[dict[str, Entry], dict[str, Entry]]:
+    """What is listed but for these names and what lies below them."""
+    gone = set(manifest.below(names))
+    files, logs = (
+        {name: entry for name, entry in of.items() if name not in gone} for of in (manifest.files, manifest.logs)
+    )
+    return files, logs
+
+
+def write(manifest: Manifest, before: Manifest) -> Manifest:
+    if manifest != before:
+        write_atomic(manifest.directory / MANIFEST_NAME, manifest.render())
+    return manifest
+
+
+def files_below(directory: Path, name: str) -> list[str]:
+    """The path of the file of that name, or of each file in the folder of that name; half-written ones are left out."""
+    path = directory / name
+    if path.is_file():
+        return [name]
+    found = sorted(path.rglob("*")) if path.is_dir() else []
+    return [str(file.relative_to(directory)) for file in found if file.is_file() and TEMPORARY_MARK not in file.name]
+
+
+def entry_of(path: Path) -> Entry:
+    size = path.stat().st_size
+    return Entry(size, sha256_of_beginning(path, size))
+
+
+def log_entry(path: Path, before: Entry | None) -> Entry:
+    """Of the whole lines that a log has now; `before` where it no longer begins with that, so that the damage is not
+    taken for what was written."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        content = file.read()
+    if before is not None and hashlib.sha256(content[: before.bytes]).hexdigest() != before.sha256:
+        return before
+    whole = content[: content.rfind(b"\n") + 1]
+    return Entry(len(whole), hashlib.sha256(whole).hexdigest())
