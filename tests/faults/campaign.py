@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from faults.bad_numbers import number_campaign
-from faults.damage import damage_campaign
+from faults.damage import damage_campaign, run_damage_campaign
 from faults.disk import can_mount, disk_campaign
 from faults.hostile import hostile_campaign
 from faults.in_place import baseline_campaign
@@ -31,7 +31,7 @@ class Row(NamedTuple):
 
 @contextmanager
 def nursery_in(folder: Path) -> Iterator[tuple[Nursery, Path]]:
-    (folder / "work").mkdir()
+    (folder / "work").mkdir(parents=True)
     with Nursery({"XDG_CACHE_HOME": str(folder / "cache"), "OMP_NUM_THREADS": "1"}) as nursery:
         yield nursery, folder / "work"
 
@@ -43,7 +43,7 @@ def part_of(trials: int, part: float) -> int:
 def kills(folder: Path, part: float, seed: int) -> list[Row]:
     with nursery_in(folder) as (nursery, work):
         found = kill_campaign(nursery, work, part_of(200, part), part_of(120, part), seed)
-    failures = [*found.differences, *["a checkpoint was lost"] * found.lost_checkpoints]
+    failures = [*found.differences, *found.damaged_files, *["a checkpoint was lost"] * found.lost_checkpoints]
     if found.most_steps_lost > MOST_STEPS_LOST:
         failures.append(f"{found.most_steps_lost} steps were lost")
     said = (
@@ -73,11 +73,16 @@ def disk(folder: Path, part: float, seed: int) -> list[Row]:
 def damage(folder: Path, part: float, seed: int) -> list[Row]:
     with nursery_in(folder) as (nursery, work):
         found = damage_campaign(nursery, work, part_of(1000, part), part_of(200, part), part_of(20, part), seed)
+    with nursery_in(folder / "runs") as (nursery, work):
+        of_run = run_damage_campaign(nursery, work, part_of(1000, part), part_of(100, part), seed)
     flips = [*found.failures, *["a flipped bit was not found"] * (found.flips - found.flips_found)]
     return [
-        Row("a bit flipped in any file", found.flips, f"{found.flips_found} found before use", flips),
-        Row("a file cut short", found.cuts, f"{found.cuts_found} found before use",
+        Row("a bit flipped in any file of a checkpoint", found.flips, f"{found.flips_found} found before use", flips),
+        Row("a file of a checkpoint cut short", found.cuts, f"{found.cuts_found} found before use",
             ["a cut was not found"] * (found.cuts - found.cuts_found)),
+        Row("a bit flipped in any file of a finished run, with and without checkpoints", of_run.flips,
+            f"{of_run.found} found by `checkpoint verify`; of {2 * of_run.by_command} commands {of_run.refused} ended "
+            "with an error that names the file, the others gave the output of the whole run", of_run.failures),
     ]  # fmt: skip
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from faults.nursery import Command, Nursery
 from faults.victim import INTERVAL, being_saved, make_corpus, newest_good, train_command
+from gptcli.checkpoint.report import verify_files
+from gptcli.checkpoint.run import RunDirectory
 from gptcli.train.verify_resume import first_difference, last_step
 
 MOST_STEPS_LOST = 2 * INTERVAL
@@ -24,6 +26,8 @@ class Kills:
     lost_checkpoints: int = 0
     """Kills after which no checkpoint verified, or only an older one than before."""
     most_steps_lost: int = 0
+    damaged_files: list[str] = field(default_factory=list)
+    """What `checkpoint verify` says after a kill of files that were only half replaced."""
     runs: int = 0
     """Trainings that were killed again and again until they were done."""
     differences: list[str] = field(default_factory=list)
@@ -56,6 +60,8 @@ def kill_campaign(nursery: Nursery, folder: Path, trials: int, within_a_save: in
             counts.trials += 1
             counts.within_a_save += bool(being_saved(run))
             good = newest_good(run)
+            if RunDirectory.is_run(run):
+                counts.damaged_files += [str(error) for files in verify_files(run).files for error in files.damaged]
             counts.lost_checkpoints += good < before
             counts.most_steps_lost = max(counts.most_steps_lost, last_step(run) - good)
         counts.runs += 1

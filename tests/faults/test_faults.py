@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from faults.bad_numbers import number_campaign
-from faults.damage import damage_campaign
+from faults.damage import damage_campaign, run_damage_campaign
 from faults.disk import can_mount, disk_campaign
 from faults.hostile import hostile_campaign
 from faults.in_place import baseline_campaign
@@ -33,7 +33,7 @@ def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
 def test_a_kill_at_any_moment_loses_no_checkpoint_and_changes_nothing(nursery: Nursery, tmp_path: Path) -> None:
     found = kill_campaign(nursery, tmp_path, trials=30, within_a_save=15)
     assert found.trials >= 30 and found.within_a_save >= 15
-    assert found.lost_checkpoints == 0 and found.differences == []
+    assert found.lost_checkpoints == 0 and found.differences == [] and found.damaged_files == []
     assert found.most_steps_lost <= MOST_STEPS_LOST
 
 
@@ -55,6 +55,12 @@ def test_every_damage_is_found_before_anything_is_used(nursery: Nursery, tmp_pat
     found = damage_campaign(nursery, tmp_path, flips=100, cuts=30, by_command=2)
     assert found.flips_found == found.flips == 100 and found.cuts_found == found.cuts == 30
     assert found.failures == []
+
+
+def test_a_bit_flipped_in_any_file_of_a_run_is_found_and_changes_no_output(nursery: Nursery, tmp_path: Path) -> None:
+    found = run_damage_campaign(nursery, tmp_path, flips=60, by_command=4)
+    assert found.failures == []
+    assert found.flips == found.found == 60 and len(found.files) > 12
 
 
 def test_a_full_disk_costs_no_checkpoint(nursery: Nursery, tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from finished_runs import SETTINGS
 from gptcli.checkpoint.run import RunDirectory
 from gptcli.cli.app import app
 from gptcli.config import parse_assignment, read_toml, validate
@@ -25,32 +25,6 @@ from gptcli.train.config import RunConfig
 from gptcli.train.request import TrainRequest
 from gptcli.train.resume import MAY_CHANGE, assignment, effect_of, leaves_of, settings_fingerprint
 from gptcli.train.run import train
-
-SETTINGS = (
-    "model.n_layer=1", "model.n_embd=32", "model.n_head=2", "model.context_length=16", "data.tokenizer.name=char",
-    "train.max_steps=6", "train.tokens_per_step=64", "train.batch_size=4", "train.eval_every_steps=3",
-    "train.eval_tokens=128", "train.checkpoint_every_steps=3", "train.log_every_steps=1",
-    "train.sample_every_steps=0", "device=cpu",
-)  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a text and a finished run on it, which no test changes."""
-    folder = tmp_path_factory.mktemp("finished run")  # with a space, so that what is printed must be quoted
-    lines = (f"line {n}: the {('cat', 'dog', 'owl')[n % 3]} counts {n * n}.\n" for n in range(300))
-    (folder / "my book.txt").write_text("".join(lines))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        train(TrainRequest(corpus=(str(folder / "my book.txt"),), assignments=SETTINGS, out=folder / "my run"))
-    return folder
-
-
-@pytest.fixture
-def run(folder: Path, tmp_path: Path) -> Iterator[Path]:
-    """A copy of the finished run."""
-    shutil.copytree(folder / "my run", tmp_path / "my run")
-    yield tmp_path / "my run"
 
 
 def resume(run: Path, *assignments: str, **more: Any) -> dict[str, Any]:
