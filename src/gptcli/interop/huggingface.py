@@ -7,7 +7,9 @@ and no checkpoint, and never imports transformers.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -88,14 +90,32 @@ def read_huggingface(
         TokenizerError: it has no tokenizer that can be read.
     """
     directory = Path(directory)
-    require_unchanged(directory, CONFIG, GENERATION_CONFIG, SINGLE)
+    require_unchanged(directory, CONFIG, GENERATION_CONFIG)
     foreign = read_foreign_config(directory)
     family = family_named(foreign)
     config = model_config(family, foreign)
-    weights = open_weights(directory)
-    tokenizer = tokenizer or load_tokenizer(directory)
-    require_embedded(tokenizer, config, directory)
-    return assembled(weights, family, config, torch.device(device), dtype), tokenizer
+    with verified_meanwhile(directory, SINGLE):
+        weights = open_weights(directory)
+        tokenizer = tokenizer or load_tokenizer(directory)
+        require_embedded(tokenizer, config, directory)
+        model = assembled(weights, family, config, torch.device(device), dtype)
+    return model, tokenizer
+
+
+@contextmanager
+def verified_meanwhile(directory: Path, name: str) -> Iterator[None]:
+    """Compare a large file with the directory's manifest in a thread while the block reads it, which costs hardly any
+    time; nothing of it may be used before the block has ended.
+
+    Raises:
+        CheckpointError: as `require_unchanged`, also in place of what the block makes of a damaged file.
+    """
+    with ThreadPoolExecutor(1, "verify") as thread:
+        verified = thread.submit(require_unchanged, directory, name)
+        try:
+            yield
+        finally:
+            verified.result()
 
 
 def assembled(
