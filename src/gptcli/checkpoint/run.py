@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 RUN_FILES = (
-    *("run.toml", "data.json", "summary.json", "trackers.json", "val", "bad-steps"),
+    *("run.toml", "data.json", "summary.json", "trackers.json", "train-sketch", "val", "bad-steps"),
     *("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
 )
 """Files and folders of a run that its manifest lists. Its checkpoints and the copy of the model that it started from

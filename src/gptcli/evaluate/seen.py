@@ -14,6 +14,7 @@ from gptcli.checkpoint.run import RunDirectory
 from gptcli.data.corpus import Document
 from gptcli.data.overlap import WARN_SHARE, percent
 from gptcli.data.sketch import NOTHING_KNOWN, SKETCH, WINDOW_BYTES, TextSketch
+from gptcli.manifest import require_unchanged
 
 FEWEST = 16
 """Passages below which no share is told: it might be off by more than it says."""
@@ -78,6 +79,8 @@ class SeenCounter:
 
     def __init__(self, run: RunDirectory | None) -> None:
         """Raises CheckpointError if the sketch is damaged."""
+        if run is not None:
+            require_unchanged(run.path, SKETCH)
         self.sketch = TextSketch.open(run.path / SKETCH) if run else NOTHING_KNOWN
         self.counts: dict[str, tuple[int, int]] = {}
 
