@@ -22,7 +22,7 @@ from gptcli.errors import CheckpointError, StorageError
 from gptcli.storage import TEMPORARY_MARK, storage_errors, write_atomic
 
 MANIFEST_NAME = "gptcli-manifest.json"
-FORMAT = "gptcli files"
+FORMAT = "files of gptcli"
 VERSION = 1
 MAX_BYTES = 64 * 2**20
 CHUNK = 1 << 20
@@ -96,7 +96,8 @@ def read_manifest(directory: Path) -> Manifest:
     if not path.exists():
         return Manifest(directory)
     with storage_errors(path, "read"):
-        text = path.read_bytes() if path.stat().st_size <= MAX_BYTES else b""
+        is_readable = path.is_file() and path.stat().st_size <= MAX_BYTES  # and no pipe, nor a device without an end
+        text = path.read_bytes() if is_readable else b""
     try:
         fields = json.loads(text)
         if fields["format"] == FORMAT and fields["version"] > VERSION:

@@ -20,6 +20,7 @@ import torch
 
 from faults.nursery import Command, Nursery
 from faults.victim import make_corpus, train_command
+from gptcli.manifest import FORMAT, MANIFEST_NAME, VERSION, sealed
 
 LONGEST_SECONDS = 30
 """After so long a command is not refusing."""
@@ -153,7 +154,9 @@ def pickle_cases(folder: Path, corpus: Path, run: Path, canary: Path) -> Iterato
     for name, path in files.items():
         yield Case(name, ["import", path, "--tokenizer", tokenizer, "--out", path.with_suffix("")])
     model = folder / "model-directory"
-    shutil.copytree(run, model, ignore=shutil.ignore_patterns("run.toml", "checkpoints", "model.safetensors"))
+    shutil.copytree(
+        run, model, ignore=shutil.ignore_patterns("run.toml", "checkpoints", "model.safetensors", MANIFEST_NAME)
+    )
     shutil.copy(files["pickle os.system, zip"], model / "pytorch_model.bin")
     for verb in (["generate", model, "x"], ["eval", model, "--text", corpus]):
         yield Case(f"a model directory with a pickle, {verb[0]}", verb)
@@ -209,7 +212,7 @@ def model_cases(folder: Path, corpus: Path, run: Path, canary: Path) -> Iterator
 
     def directory(name: str) -> Path:
         place = folder / name.replace(" ", "-").replace("^", "")
-        shutil.copytree(run, place, ignore=shutil.ignore_patterns("run.toml", "checkpoints"))
+        shutil.copytree(run, place, ignore=shutil.ignore_patterns("run.toml", "checkpoints", MANIFEST_NAME))
         return place
 
     for name, content in HEADERS.items():
@@ -254,9 +257,21 @@ def run_cases(folder: Path, corpus: Path, run: Path, canary: Path) -> Iterator[C
     for file in ("run.toml", str(manifest), str(state)):
         for name, content in {"deep": b"[" * 10**5, "10 MB": b"#" * 10**7, "no text": b"\xff\xfe\x00"}.items():
             place = folder / f"{Path(file).name}-{name.replace(' ', '-')}"
-            shutil.copytree(run, place)
+            shutil.copytree(run, place, ignore=shutil.ignore_patterns(MANIFEST_NAME))
             (place / file).write_bytes(content)
-            yield Case(f"{Path(file).name}: {name}", ["generate", place, "x", "--checkpoint", "last"])
+            of_run = file == "run.toml"  # of a model a checkpoint says what it is
+            reads = ["train", "--resume", place] if of_run else ["generate", place, "x", "--checkpoint", "last"]
+            yield Case(f"{Path(file).name}: {name}", reads)
+    for name, target in {"outside": "/etc/hostname", "a link to an endless one": "/dev/zero"}.items():
+        place = folder / f"manifest-{name.replace(' ', '-')}"
+        shutil.copytree(run, place, ignore=shutil.ignore_patterns(MANIFEST_NAME))
+        (place / MANIFEST_NAME).symlink_to(target)
+        yield Case(f"a run's manifest: {name}", ["generate", place, "x"])
+    place = folder / "manifest-of-others"
+    shutil.copytree(run, place)
+    listed = {"../../../etc/hostname": {"bytes": 1, "sha256": "0" * 64}}
+    (place / MANIFEST_NAME).write_text(sealed({"format": FORMAT, "version": VERSION, "files": listed, "logs": {}}))
+    yield Case("a run's manifest that leads out of it", ["checkpoint", "verify", place])
     for name, target in {"a link to another file": "/etc/hostname", "a link to an endless one": "/dev/zero"}.items():
         place = folder / name.replace(" ", "-")
         shutil.copytree(run, place)
