@@ -84,3 +84,16 @@ def test_a_file_that_has_changed_is_drawn_from_anew(corpus: Path) -> None:
     before = scanned(corpus, 10**9)
     (corpus / "00.txt").write_text("Something else altogether, and longer than it was.\n" * 60)
     assert scanned(corpus, 10**9).fingerprint != before.fingerprint
+
+
+def test_what_cannot_be_read_is_left_out_of_an_excerpt_and_reported(
+    corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(40):
+        (corpus / f"bad{number}.txt").write_bytes(b"%PDF-1.7")
+    (corpus / "picture.png").write_text("")
+    scan = scan_excerpt(DataConfig(corpus=(str(corpus),)), 12_000, corpus.parent / "cache", 1)
+    assert scan.train.bytes + scan.val.bytes <= 12_000 and not any("PDF" in piece.text for piece in scan.pieces())
+    assert scan.refused and all("bad" in one.name and one.reason == "it is a PDF document" for one in scan.refused)
+    assert scan.report()["left_out"]["reasons"]["unreadable"] == len(scan.refused)
+    assert "1 of other kinds (1 .png)" in capsys.readouterr().err

@@ -12,6 +12,7 @@ from gptcli.data.config import DataConfig
 from gptcli.data.corpus import read_pieces
 from gptcli.data.passes import ScannedFile
 from gptcli.data.separators import Undeclared, undeclared
+from gptcli.errors import GptcliError
 
 SAMPLED_FILES, SAMPLED_CHARACTERS = 16, 1 << 20
 PROSE_ENDINGS = (".txt", ".text", ".log")
@@ -45,7 +46,10 @@ def suggestion(texts: Sequence[ScannedFile], config: DataConfig) -> Undeclared |
     whole = config.model_copy(update={"document_separator": None})
     counts: dict[str, int] = {}
     for file in sampled:
-        text = next(iter(read_pieces(file.source, whole))).text[: SAMPLED_CHARACTERS // len(sampled)]
+        try:
+            text = next(read_pieces(file.source, whole)).text[: SAMPLED_CHARACTERS // len(sampled)]
+        except GptcliError:  # of an excerpt not every file has been read: whoever reads this one will say so
+            continue
         ending = file.source.path.suffix.lower()
         found = undeclared(text, is_prose=not ending or ending in PROSE_ENDINGS)
         if found:
