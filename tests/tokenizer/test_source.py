@@ -13,6 +13,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 from gptcli.errors import TokenizerError
 from gptcli.tokenizer.config import HubTokenizerConfig
+from gptcli.tokenizer.folders import TOKENIZER_FILES
 from gptcli.tokenizer.source import open_tokenizer
 from gptcli.tokenizer.tokenizer import Tokenizer
 from gptcli.tokenizer.train import build_tokenizer
@@ -63,8 +64,8 @@ def test_only_tokenizer_files_of_the_asked_revision_are_downloaded(
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     config = HubTokenizerConfig(repo="acme/words", revision="v2")
     assert build_tokenizer(config, lambda: iter(())).fingerprint == bpe.fingerprint
-    files = ["merges.txt", "tokenizer.json", "tokenizer_config.json", "vocab.json"]
-    assert asked == [("acme/words", "v2", files)]
+    assert asked == [("acme/words", "v2", sorted(TOKENIZER_FILES))]
+    assert all(name.endswith((".json", ".txt")) for name in TOKENIZER_FILES)
 
 
 def test_a_download_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,7 +51,7 @@ class BpeTokenizerConfig(Config):
 
 
 class FileTokenizerConfig(Config):
-    """A tokenizer made before: a tokenizer.json, or a folder that holds one or GPT-2's vocab.json and merges.txt."""
+    """A tokenizer made before: a tokenizer.json, or a folder that holds one or vocab.json and merges.txt."""
 
     name: Literal["file"] = "file"
     """The kind of tokenizer."""

@@ -1,4 +1,4 @@
-"""Tokenizers on disk: tokenizer.json, GPT-2's vocab.json with merges.txt, and tokenizer_config.json beside them.
+"""The files of a tokenizer, one at a time: tokenizer.json and the JSON files beside it.
 
 Every error is a TokenizerError that names the file. Knows nothing of what the ids mean.
 """
@@ -11,12 +11,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import tokenizers
-from tokenizers import models
 
 from gptcli.errors import TokenizerError
 from gptcli.storage import storage_errors, write_atomic
-from gptcli.tokenizer.byte_level import BYTE_OF_CHARACTER, byte_level_tokenizer
-from gptcli.tokenizer.special import END_OF_TEXT
 
 TOKENIZER_FILE = "tokenizer.json"
 SETTINGS_FILE = "tokenizer_config.json"
@@ -24,36 +21,7 @@ VOCAB_FILE, MERGES_FILE = "vocab.json", "merges.txt"
 
 Built = TypeVar("Built")
 
-WHAT_TO_GIVE = f"give a {TOKENIZER_FILE}, or a folder with one or with GPT-2's {VOCAB_FILE} and {MERGES_FILE}"
-
-
-def read_backend(path: Path) -> tokenizers.Tokenizer:
-    """Read a tokenizer.json, or a folder that holds one or vocab.json and merges.txt.
-
-    Raises:
-        TokenizerError: it is missing, damaged, or no tokenizer.
-        StorageError: a file cannot be read.
-    """
-    if not path.exists():
-        raise TokenizerError(f"tokenizer {path} does not exist", WHAT_TO_GIVE)
-    if path.is_file():
-        return read_tokenizer_json(path)
-    if (path / TOKENIZER_FILE).exists():
-        return read_tokenizer_json(path / TOKENIZER_FILE)
-    vocabulary, merges = path / VOCAB_FILE, path / MERGES_FILE
-    present = [file for file in (vocabulary, merges) if file.exists()]
-    if not present:
-        raise TokenizerError(f"{path} holds no tokenizer", WHAT_TO_GIVE)
-    if len(present) == 1:
-        missing = merges if present == [vocabulary] else vocabulary
-        raise TokenizerError(f"{path} has {present[0].name} but no {missing.name}", "GPT-2's vocabulary needs both")
-    return read_vocab_and_merges(vocabulary, merges)
-
-
-def read_settings(folder: Path) -> dict[str, Any]:
-    """The contents of tokenizer_config.json, empty where there is none."""
-    path = folder / SETTINGS_FILE
-    return read_json(path) if path.exists() else {}
+WHAT_TO_GIVE = f"give a {TOKENIZER_FILE}, or a folder with one or with {VOCAB_FILE} and {MERGES_FILE}"
 
 
 def write_files(folder: Path, backend: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> None:
@@ -84,21 +52,6 @@ def read_tokenizer_json(path: Path) -> tokenizers.Tokenizer:
     if "dropout" in spec["model"]:
         spec["model"] = {**spec["model"], "dropout": None}
     return build(path, lambda: tokenizers.Tokenizer.from_str(json.dumps(spec)))
-
-
-def read_vocab_and_merges(vocabulary: Path, merges: Path) -> tokenizers.Tokenizer:
-    """The byte-level BPE of GPT-2's release: its split pattern, and <|endoftext|> where the vocabulary has it."""
-    words = read_json(vocabulary)
-    model = build(vocabulary.parent, lambda: models.BPE.from_file(str(vocabulary), str(merges)))
-    missing = BYTE_OF_CHARACTER.keys() - words.keys()
-    if missing:
-        raise TokenizerError(
-            f"{vocabulary} is no byte-level vocabulary: {len(missing)} bytes lack a token", WHAT_TO_GIVE
-        )
-    backend = byte_level_tokenizer(model, split_words=True)
-    if END_OF_TEXT in words:
-        backend.add_special_tokens([END_OF_TEXT])
-    return backend
 
 
 def build(path: Path, read: Callable[[], Built]) -> Built:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gptcli.errors import TokenizerError
-from gptcli.tokenizer.files import MERGES_FILE, SETTINGS_FILE, TOKENIZER_FILE, VOCAB_FILE
+from gptcli.tokenizer.folders import TOKENIZER_FILES
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -26,9 +26,7 @@ def load_hub_tokenizer(repo: str, revision: str | None = None) -> Tokenizer:
     from huggingface_hub.errors import HFValidationError
 
     try:
-        folder = snapshot_download(
-            repo, revision=revision, allow_patterns=[TOKENIZER_FILE, SETTINGS_FILE, VOCAB_FILE, MERGES_FILE]
-        )
+        folder = snapshot_download(repo, revision=revision, allow_patterns=list(TOKENIZER_FILES))
     except (OSError, HFValidationError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise TokenizerError(

@@ -21,7 +21,8 @@ from gptcli.errors import TokenizerError
 from gptcli.manifest import require_unchanged
 from gptcli.tokenizer.byte_level import token_bytes
 from gptcli.tokenizer.encode import encode_pieces, encoder_for
-from gptcli.tokenizer.files import SETTINGS_FILE, TOKENIZER_FILE, read_backend, read_settings, write_files
+from gptcli.tokenizer.files import SETTINGS_FILE, TOKENIZER_FILE, write_files
+from gptcli.tokenizer.folders import read_tokenizer
 from gptcli.tokenizer.framing import DocumentFraming
 from gptcli.tokenizer.special import added_before, beginning_id, end_of_text_id, named_id, unknown_id
 from gptcli.tokenizer.stream import BackendStream, ByteStream
@@ -198,18 +199,15 @@ class Tokenizer:
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """Read a tokenizer.json, or a folder with one or with GPT-2's vocab.json and merges.txt.
+    """Read a tokenizer.json, or a folder with one or with vocab.json and merges.txt.
 
     The tokenizer_config.json in the same folder, if there is one, names the special tokens.
 
     Raises:
-        TokenizerError: it is missing, damaged, or no tokenizer.
+        TokenizerError: it is missing, damaged, no tokenizer, or of a class whose rules are not known.
         CheckpointError: it is a file of a run or model of ours and is not as it was written.
         StorageError: a file cannot be read.
     """
     directory = path if path.is_dir() else path.parent
     require_unchanged(directory, *({TOKENIZER_FILE, SETTINGS_FILE} if path.is_dir() else {path.name, SETTINGS_FILE}))
-    backend = read_backend(path)
-    if path.is_dir():
-        return Tokenizer(backend, read_settings(path))
-    return Tokenizer(backend, read_settings(path.parent) if path.name == TOKENIZER_FILE else None)
+    return Tokenizer(*read_tokenizer(path))

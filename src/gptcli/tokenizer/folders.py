@@ -1,0 +1,264 @@
+"""Where a tokenizer lies: a tokenizer.json, or a folder with one or with vocab.json and merges.txt.
+
+vocab.json and merges.txt do not say how text is split into words: the tokenizer class of transformers does, which
+tokenizer_config.json or config.json names. They are read as that class in transformers 5 reads them. A class whose
+rules are not known here is refused, because its ids would be wrong without a word.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
+
+from gptcli.console import shell_word
+from gptcli.errors import TokenizerError
+from gptcli.tokenizer.byte_level import BYTE_OF_CHARACTER
+from gptcli.tokenizer.files import (
+    MERGES_FILE,
+    SETTINGS_FILE,
+    TOKENIZER_FILE,
+    VOCAB_FILE,
+    WHAT_TO_GIVE,
+    build,
+    read_json,
+    read_tokenizer_json,
+)
+from gptcli.tokenizer.special import END_OF_TEXT
+from gptcli.tokenizer.structure import LINE_SPLITS
+
+SPECIAL_TOKENS_FILE, ADDED_TOKENS_FILE = "special_tokens_map.json", "added_tokens.json"
+"""Older forms of what tokenizer_config.json now holds."""
+CONFIG_FILE = "config.json"
+TOKENIZER_FILES = (
+    *(TOKENIZER_FILE, SETTINGS_FILE, VOCAB_FILE, MERGES_FILE),
+    *(SPECIAL_TOKENS_FILE, ADDED_TOKENS_FILE, CONFIG_FILE),
+)
+"""All files of a folder that a tokenizer may be read from."""
+
+NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a tokenizer class does beyond its vocabulary and merges.
+
+    Attributes:
+        split: the pattern of its words; None: GPT-2's.
+        is_nfc: whether it brings text into Unicode's form NFC.
+        are_tokens_bare: whether its special tokens take in no blanks beside them, whatever the files say.
+        tokens: the special tokens that it names where no file does.
+    """
+
+    split: str | None = None
+    is_nfc: bool = False
+    are_tokens_bare: bool = False
+    tokens: Mapping[str, str | None] = field(default_factory=dict)
+
+
+_, QWEN2_SPLIT = LINE_SPLITS
+GPT2 = Rules(tokens=dict.fromkeys(("unk_token", "bos_token", "eos_token"), END_OF_TEXT))
+GPT_NEOX = Rules(is_nfc=True, tokens={**GPT2.tokens, "pad_token": "<|padding|>"})
+QWEN2 = Rules(
+    split=QWEN2_SPLIT,
+    is_nfc=True,
+    are_tokens_bare=True,
+    tokens={"bos_token": None, **dict.fromkeys(("unk_token", "eos_token", "pad_token"), END_OF_TEXT)},
+)
+ROBERTA = Rules(
+    tokens={
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "sep_token": "</s>",
+        "cls_token": "<s>",
+        "unk_token": "<unk>",
+        "pad_token": "<pad>",
+        "mask_token": "<mask>",
+    }
+)
+CLASSES: dict[str, Rules] = {
+    "GPT2Tokenizer": GPT2,
+    "CodeGenTokenizer": GPT2,
+    "GPTNeoXTokenizer": GPT_NEOX,
+    "Qwen2Tokenizer": QWEN2,
+    "RobertaTokenizer": ROBERTA,
+    "BartTokenizer": ROBERTA,
+}
+CLASS_OF_MODEL = {
+    **dict.fromkeys(("gpt2", "gpt_neo", "gptj", "codegen", "phi", "opt"), "GPT2Tokenizer"),
+    **dict.fromkeys(("qwen2", "qwen2_moe", "qwen2_vl", "qwen3", "qwen3_moe"), "Qwen2Tokenizer"),
+    **dict.fromkeys(("gpt_neox", "olmo"), "GPTNeoXTokenizer"),
+    **dict.fromkeys(("roberta", "bart"), "RobertaTokenizer"),
+}
+"""By model_type, for folders without a tokenizer_class."""
+FORCED = ("qwen2",)
+"""Kinds of models whose tokenizer is of CLASS_OF_MODEL whatever its files say."""
+
+
+def read_tokenizer(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
+    """The tokenizer at `path`, and what the files beside it say of its special tokens.
+
+    Raises:
+        TokenizerError: it is missing, damaged, no tokenizer, or of a class whose rules are not known.
+        StorageError: a file cannot be read.
+    """
+    if not path.exists():
+        raise TokenizerError(f"tokenizer {path} does not exist", WHAT_TO_GIVE)
+    if path.is_file():
+        return read_tokenizer_json(path), read_settings(path.parent) if path.name == TOKENIZER_FILE else {}
+    if (path / TOKENIZER_FILE).exists():
+        return read_tokenizer_json(path / TOKENIZER_FILE), read_settings(path)
+    vocabulary, merges = path / VOCAB_FILE, path / MERGES_FILE
+    present = [file for file in (vocabulary, merges) if file.exists()]
+    if not present:
+        raise TokenizerError(f"{path} holds no tokenizer", WHAT_TO_GIVE)
+    if len(present) == 1:
+        missing = merges if present == [vocabulary] else vocabulary
+        raise TokenizerError(f"{path} has {present[0].name} but no {missing.name}", "GPT-2's vocabulary needs both")
+    return read_vocabulary(path)
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """What tokenizer_config.json and, in older folders, special_tokens_map.json say; empty where there is neither."""
+    path, older = folder / SETTINGS_FILE, folder / SPECIAL_TOKENS_FILE
+    settings = read_json(path) if path.exists() else {}
+    if "added_tokens_decoder" not in settings and older.exists():
+        settings |= read_json(older)
+    return settings
+
+
+def read_vocabulary(folder: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
+    """The tokenizer of a folder with vocab.json and merges.txt, and its settings with what its class adds to them.
+
+    Raises:
+        TokenizerError: a file is damaged, or the tokenizer class is none whose rules are known.
+    """
+    settings = read_settings(folder)
+    name = class_name(folder, settings)
+    rules = Rules() if name is None else CLASSES[name]
+    vocabulary, merges = folder / VOCAB_FILE, folder / MERGES_FILE
+    words = read_json(vocabulary)
+    model = build(folder, lambda: models.BPE.from_file(str(vocabulary), str(merges)))
+    if missing := BYTE_OF_CHARACTER.keys() - words.keys():
+        raise TokenizerError(
+            f"{vocabulary} is no byte-level vocabulary: {len(missing)} bytes lack a token", WHAT_TO_GIVE
+        )
+    backend = split_backend(model, rules, bool(settings.get("add_prefix_space", False)))
+    settings = {**rules.tokens, **settings}
+    if name is None and END_OF_TEXT in words:  # as GPT-2's release has it
+        backend.add_special_tokens([END_OF_TEXT])
+    add_tokens(backend, folder, settings)
+    if rules.are_tokens_bare:
+        backend.add_special_tokens([AddedToken(text_of(token), special=True) for token in special_tokens(settings)])
+    return backend, settings
+
+
+def class_name(folder: Path, settings: Mapping[str, Any]) -> str | None:
+    """The tokenizer class of the folder, one of CLASSES; None where nothing names one or the kind of model.
+
+    Raises:
+        TokenizerError: its rules are not known.
+    """
+    config = read_json(folder / CONFIG_FILE) if (folder / CONFIG_FILE).exists() else {}
+    kind = config.get("model_type")
+    if kind in FORCED:
+        return CLASS_OF_MODEL[kind]
+    given = settings.get("tokenizer_class") or config.get("tokenizer_class")
+    if given is None and kind is None:
+        return None
+    name = str(given).removesuffix("Fast") if given else CLASS_OF_MODEL.get(str(kind), "")
+    if name in CLASSES:
+        return name
+    what = f"its tokenizer_class is {given}" if given else f"its model_type is {kind}"
+    place = json.dumps(str(folder), ensure_ascii=False)
+    code = f"from transformers import AutoTokenizer as A; A.from_pretrained({place}).save_pretrained({place})"
+    raise TokenizerError(
+        f"{folder} has {VOCAB_FILE} and {MERGES_FILE} but no tokenizer.json, and {what}, whose way to split text is "
+        f"not known here ({', '.join(CLASSES)} are)",
+        f"have transformers write a tokenizer.json: python -c {shell_word(code)}",
+    )
+
+
+def split_backend(model: models.BPE, rules: Rules, add_prefix_space: bool) -> tokenizers.Tokenizer:
+    """Byte-level BPE with the split and the normal form of a class."""
+    backend = tokenizers.Tokenizer(model)
+    backend.decoder = decoders.ByteLevel()
+    if rules.is_nfc:
+        backend.normalizer = normalizers.NFC()
+    bytes_of_words = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space, use_regex=rules.split is None)
+    if rules.split is None:
+        backend.pre_tokenizer = bytes_of_words
+    else:
+        split = pre_tokenizers.Split(Regex(rules.split), "isolated")
+        backend.pre_tokenizer = pre_tokenizers.Sequence([split, bytes_of_words])
+    return backend
+
+
+def add_tokens(backend: tokenizers.Tokenizer, folder: Path, settings: Mapping[str, Any]) -> None:
+    """Add what the files declare, by number, and then what they or the class name: the order of transformers.
+
+    Raises:
+        TokenizerError: a token would not get the number that its file declares.
+    """
+    named = {name: None for value in special_tokens(settings) for name in [text_of(value)]}
+    declared = declared_tokens(folder, settings, set(named))
+    backend.add_tokens([declared[number] for number in sorted(declared)])
+    for number, token in declared.items():
+        if (found := backend.token_to_id(token.content)) != number:
+            raise TokenizerError(
+                f"{folder}: the added token {token.content!r} should have the id {number:,}, but the vocabulary "
+                f"gives it {found:,}",
+                f"fetch {VOCAB_FILE}, {ADDED_TOKENS_FILE} and {SETTINGS_FILE} of the same tokenizer",
+            )
+    known = {token.content for token in declared.values()}
+    backend.add_special_tokens(
+        [as_token(value, is_special=True) for value in special_tokens(settings) if text_of(value) not in known]
+    )
+
+
+def declared_tokens(folder: Path, settings: Mapping[str, Any], special: set[str]) -> dict[int, AddedToken]:
+    """The added tokens by id: `added_tokens_decoder` of tokenizer_config.json, or the older added_tokens.json."""
+    decoder, older = settings.get("added_tokens_decoder"), folder / ADDED_TOKENS_FILE
+    try:
+        if decoder is not None:
+            return {
+                int(number): as_token(token, is_special=bool(token.get("special")) or token["content"] in special)
+                for number, token in decoder.items()
+            }
+        content = read_json(older) if older.exists() else {}
+        return {
+            int(number): AddedToken(name, special=name in special, normalized=name not in special)
+            for name, number in content.items()
+        }
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        where = SETTINGS_FILE if decoder is not None else ADDED_TOKENS_FILE
+        raise TokenizerError(f"{folder / where}: the added tokens are damaged", "fetch the file again") from error
+
+
+def special_tokens(settings: Mapping[str, Any]) -> Iterator[Any]:
+    """The special tokens that the settings name, each as they name it: a text, or a table with its `content`."""
+    yield from (settings[key] for key in NAMED_TOKENS if settings.get(key))
+    yield from (
+        value
+        for key, value in settings.items()
+        if key.endswith("_token") and key not in NAMED_TOKENS and isinstance(value, str)
+    )
+    extra = settings.get("extra_special_tokens") or settings.get("additional_special_tokens") or []
+    yield from extra.values() if isinstance(extra, Mapping) else extra
+
+
+def text_of(token: Any) -> str:
+    return str(token["content"]) if isinstance(token, Mapping) and "content" in token else str(token)
+
+
+def as_token(token: Any, *, is_special: bool) -> AddedToken:
+    """A token for the tokenizers library, from its text or its table."""
+    table = token if isinstance(token, Mapping) else {}
+    flags = {name: bool(table.get(name, False)) for name in ("lstrip", "rstrip", "single_word")}
+    normalized = bool(table.get("normalized", not is_special))
+    return AddedToken(text_of(token), normalized=normalized, special=is_special, **flags)
