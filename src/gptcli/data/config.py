@@ -120,6 +120,11 @@ class DataConfig(Config):
     """Patterns of files and folders that are left out of a folder, an archive or a glob, as those of include; drafts
     leaves out a folder with all that is in it."""
 
+    deduplicate: Literal["exact", "near", "none"] = "exact"
+    """What to do about documents that are alike: exact drops all but the first of equal ones; near does the same, and
+    keeps documents that share about two thirds of their passages on one side of the split (pip install 'gptcli[near]');
+    none keeps equal documents too, on one side of the split."""
+
     split: Literal["document", "tail"] = "document"
     """How the validation part is chosen: document takes whole documents by their hash, tail takes the last characters
     of the corpus."""

@@ -145,10 +145,14 @@ def report_lines(report: dict[str, Any]) -> list[str]:
             f"{one['val_tokens']:,} to validate; {gone['duplicates']:,} duplicates and {gone['overlap']:,} that are "
             f"validated on dropped; {one['directory']}"
         )
+    grouped = [f"grouped    {quantity(report['grouped'], 'document')} kept beside others like them"][
+        : report["grouped"]
+    ]
     lines += [
         f"split      {report['split_rule']}: {100 * report['val_fraction']:.3g} % of the bytes",
         f"dropped    {quantity(dropped['duplicates'], 'exact duplicate')} ({size(dropped['duplicate_bytes'])}), "
         f"{dropped['blank']:,} blank, {dropped['overlap']:,} that are validated on ({size(dropped['overlap_bytes'])})",
+        *grouped,
         f"overlap    {overlap_words(report['ngram_overlap'])}",
         f"tokenizer  {tokenizer['name']}, {tokenizer['vocab_size']:,} tokens" + learnt,
         f"cache      {report['directory']}{' (was there already)' if report['from_cache'] else ''}",

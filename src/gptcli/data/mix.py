@@ -67,6 +67,8 @@ class MixedScan:
             "left_out": left_out_report(one for scan in self.scans for one in scan.left_out),
             "replaced_characters": sum(part["replaced_characters"] for part in parts),
             "dropped": {name: sum(part["dropped"][name] for part in parts) for name in parts[0]["dropped"]},
+            "deduplicate": parts[0]["deduplicate"],
+            "grouped": sum(part["grouped"] for part in parts),
             "split_rule": "each corpus by itself",
             "val_fraction": self.val.bytes / (self.train.bytes + self.val.bytes),
             "fingerprint": hashlib.sha256("".join(part["fingerprint"] for part in parts).encode()).hexdigest(),

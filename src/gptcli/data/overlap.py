@@ -163,5 +163,8 @@ def overlap_warning(report: Mapping[str, Any]) -> str | None:
     overlap = report["ngram_overlap"]
     if (overlap["share"] or 0) < WARN_SHARE:
         return None
-    remedy = "remove near-duplicate documents" if "mix" in report else "validate on another text: --set data.val=PATH"
+    can_group = report["deduplicate"] in ("exact", "none")
+    remedies = ["keep near-duplicates together: --set data.deduplicate=near"] if can_group else []
+    remedies += [] if "mix" in report else ["validate on another text: --set data.val=PATH"]
+    remedy = ", or ".join(remedies) or "remove near-duplicate documents"
     return f"{overlap_words(overlap)}, so the validation loss is lower than it would be on new text ({remedy})"

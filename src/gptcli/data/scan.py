@@ -26,7 +26,10 @@ from gptcli.data.chat import read_template
 from gptcli.data.config import DataConfig
 from gptcli.data.corpus import nothing_readable
 from gptcli.data.crew import ALL_CORES, Means, in_order
+from gptcli.data.duplicates import later_occurrences
+from gptcli.data.groups import Groups, LinkedGroups
 from gptcli.data.left_out import LeftOut, left_out_report, say_left_out, warn_of_replaced
+from gptcli.data.near import near_pairs, require_rensa
 from gptcli.data.noting import note_documents, placed
 from gptcli.data.passes import ScannedFile, SplitPiece, look_at
 from gptcli.data.sections import Section, cut_file, group
@@ -63,6 +66,8 @@ class Findings:
     overlap: int
     """Documents dropped from training because they are in the corpus `data.val` too."""
     overlap_bytes: int
+    grouped: int
+    """Documents that are kept though an earlier one is equal or nearly so, on the side of the split where that is."""
     cut_at: int
     split_rule: str
     """How the validation part was chosen, in words."""
@@ -133,6 +138,8 @@ class CorpusScan(Findings):
             "left_out": left_out_report(self.left_out),
             "dropped": {name: getattr(self, name) for name in dropped},
             "replaced_characters": self.replaced,
+            "deduplicate": self.config.deduplicate,
+            "grouped": self.grouped,
             "split_rule": self.split_rule,
             "val_fraction": self.val.bytes / (self.train.bytes + self.val.bytes),
             "fingerprint": self.fingerprint,
@@ -151,6 +158,8 @@ def scan_corpus(
         StorageError: a file cannot be read, or the cache cannot be written.
         OutOfMemoryError: a process was killed.
     """
+    if config.deduplicate == "near":
+        require_rensa()
     looked_ns = time.time_ns()
     val = find_files([config.val] if config.val is not None else [], config, cache_dir)
     corpus = find_files(sources, config, cache_dir)
@@ -240,8 +249,11 @@ def write_scan(
         raise holds_no_text(files)
     assignment = np.memmap(folder / ASSIGNMENT, dtype=np.uint8, mode="w+", shape=records.shape)
     own_val = sum(file.documents for file, number in zip(files, numbers, strict=True) if number < val_files)
-    split = split_documents(records, own_val, config, seed, assignment, folder)
+    groups = find_groups(records, divide(files, sections, config, size, work / f"near-{size}", folder), folder, means)
+    split = split_documents(records, own_val, config, seed, assignment, groups)
     assignment.flush()
+    grouped = count_grouped(assignment, groups)
+    groups.remove_files()
     counts = count_parts(divide(files, sections, config, size, work / f"count-{size}", folder, split.cut_at), means)
     findings = Findings(
         files=tuple(files),
@@ -250,6 +262,7 @@ def write_scan(
         val=counts.of(1),
         unseen_characters=int((counts.seen[1] & ~counts.seen[0]).sum()),
         **dropped(records, assignment),
+        grouped=grouped,
         cut_at=split.cut_at,
         split_rule=split.rule,
         fingerprint=text_fingerprint(records, split),
@@ -288,6 +301,26 @@ def dropped(records: np.ndarray, assignment: np.ndarray) -> dict[str, int]:
         "overlap": int(numbers[OVERLAP]),
         "overlap_bytes": int(sizes[OVERLAP]),
     }
+
+
+def find_groups(records: np.ndarray, jobs: list[Job], folder: Path, means: Means) -> Groups:
+    """Which documents must lie on one side of the split, by `data.deduplicate`."""
+    match jobs[0].config.deduplicate:
+        case "exact":
+            return Groups(folder)
+        case "none":
+            return LinkedGroups(folder, len(records), later_occurrences(records, folder), keeps_duplicates=True)
+        case "near":
+            return LinkedGroups(folder, len(records), near_pairs(jobs, means, folder), keeps_duplicates=False)
+
+
+def count_grouped(assignment: np.ndarray, groups: Groups) -> int:
+    """How many kept documents are not the first of their group."""
+    count = 0
+    for start, kinds in stretches(assignment):
+        kept = start + np.flatnonzero(np.isin(kinds, (TRAIN, VAL, CUT)))
+        count += int((groups.firsts(kept) != kept).sum())
+    return count
 
 
 def holds_no_text(files: list[ScannedFile]) -> DataError:

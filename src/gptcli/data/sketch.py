@@ -51,33 +51,40 @@ class Passages(NamedTuple):
     texts: np.ndarray
 
 
-def passages(texts: Sequence[str], limit: int = ALL) -> Passages:
+def passages(
+    texts: Sequence[str],
+    limit: int = ALL,
+    *,
+    window_bytes: int = WINDOW_BYTES,
+    spacing_bits: int = SPACING_BITS,
+) -> Passages:
     """The passages within one of the texts whose hash is below `limit`, in order.
 
-    The upper half of a hash is of the anchor, the lower half of the whole passage.
+    They are of `window_bytes`, a multiple of 8, and one begins in 2^spacing_bits bytes, on average. The upper half of a
+    hash is of the anchor, the lower half of the whole passage.
     """
     content = np.frombuffer(END.join(texts).encode("utf-8", "surrogateescape"), dtype=np.uint8)
     whole = np.compress(content > BLANK, content)
-    if len(whole) < WINDOW_BYTES:
+    if len(whole) < window_bytes:
         return Passages(np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.int64))
     # The eight bytes from every place of the text on, as numbers that share its memory.
     words = np.ndarray((len(whole) - ANCHOR_BYTES + 1,), HASH, whole, strides=(1,))
-    starts, keys = anchors(words, limit)
+    starts, keys = anchors(words, limit, spacing_bits)
     ends = np.append(np.flatnonzero(whole == END_BYTE), len(whole))
     owners = np.searchsorted(ends, starts, side="right")
-    is_within = starts + WINDOW_BYTES <= ends[owners]
+    is_within = starts + window_bytes <= ends[owners]
     starts, keys, owners = starts[is_within], keys[is_within], owners[is_within]
     hashes = np.zeros(len(starts), dtype=np.uint64)
-    for number, factor in enumerate(FACTORS):
+    for number, factor in enumerate(FACTORS[: window_bytes // 8]):
         hashes += words[starts + 8 * number] * factor
-    hashes = (keys << np.uint64(SPACING_BITS) >> HALF << HALF) | mix(hashes) >> HALF
+    hashes = (keys << np.uint64(spacing_bits) >> HALF << HALF) | mix(hashes) >> HALF
     is_below = below(hashes, limit)
     return Passages(hashes[is_below], owners[is_below])
 
 
-def anchors(words: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray]:
+def anchors(words: np.ndarray, limit: int, spacing_bits: int) -> tuple[np.ndarray, np.ndarray]:
     """words (N,) uint64 -> (M,) places of the anchors and their hashes, those of all passages below `limit`."""
-    bound = np.uint64((limit >> SPACING_BITS) + bool(limit & (1 << SPACING_BITS) - 1))
+    bound = np.uint64((limit >> spacing_bits) + bool(limit & (1 << spacing_bits) - 1))
     products, is_small = np.empty(BLOCK, dtype=np.uint64), np.empty(BLOCK, dtype=bool)
     places, keys = [], []
     for start in range(0, len(words), BLOCK):

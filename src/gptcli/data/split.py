@@ -1,8 +1,9 @@
 """Which document is trained on, which is validated on and which is dropped, decided from a few numbers a document.
 
-Exact duplicates go first, so that no validation document can occur in the training split. Then either whole documents
-are drawn by their hash, or the last characters of the corpus are taken. The numbers are gone through a stretch at a
-time, so that there may be more documents than fit in memory. Knows digests and sizes, never a text.
+Exact duplicates go first, so that no validation document can occur in the training split; documents that are kept and
+belong together stay on one side. Then either whole documents or groups are drawn by their hash, or the last characters
+of the corpus are taken. The numbers are gone through a stretch at a time, so that there may be more documents than fit
+in memory. Knows digests and sizes, never a text.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 from gptcli.data.arrays import AT_ONCE, let_go, stretches
 from gptcli.data.config import DataConfig
 from gptcli.data.duplicates import later_occurrences
+from gptcli.data.groups import Groups
 from gptcli.data.permutation import derive, mix
 from gptcli.errors import DataError
 
@@ -50,20 +52,22 @@ def split_documents(
     config: DataConfig,
     seed: int,
     assignment: np.ndarray | None = None,
-    folder: Path | None = None,
+    groups: Groups | None = None,
 ) -> Split:
     """Decide on every document; records (documents,) of RECORD, of which the first `own_val` are a validation corpus.
 
     Args:
         assignment: where to write what becomes of each, (documents,) uint8 zeros; a mapped file for more than fits.
-        folder: a place for temporary files where there are millions of documents.
+        groups: which documents must lie on one side; none: each stands alone, since of equal ones the first is kept.
 
     Raises:
         DataError: one of the two parts would be empty.
     """
     if assignment is None:
         assignment = np.zeros(len(records), dtype=np.uint8)
-    drop(records, own_val, assignment, folder or Path(tempfile.gettempdir()))
+    groups = groups or Groups(Path(tempfile.gettempdir()))
+    drop(records, own_val, assignment, groups)
+    groups.measure(records, assignment)
     if config.val is not None:
         for start, kinds in stretches(assignment):
             own = kinds[: max(0, own_val - start)]
@@ -73,11 +77,11 @@ def split_documents(
     count, total = kept_sums(records, assignment, "bytes")
     fraction = config.val_fraction or default_val_bytes(total) / total
     if config.split == "document":
-        chosen = choose_by_hash(records, assignment, count, int(fraction * total), seed)
+        chosen = choose_by_hash(records, assignment, groups, int(fraction * total), seed)
         if chosen:
             rule = f"{chosen:,} of {count:,} documents, chosen by their hash"
             return Split(assignment, 0, rule)
-    return cut_tail(records, assignment, count, fraction, config.split)
+    return cut_tail(records, assignment, groups, fraction, config)
 
 
 def default_val_bytes(total: int) -> float:
@@ -85,16 +89,19 @@ def default_val_bytes(total: int) -> float:
     return min(0.1 * min(total, SMALL_CORPUS_BYTES) + 0.01 * max(0, total - SMALL_CORPUS_BYTES), MAX_VAL_BYTES)
 
 
-def drop(records: np.ndarray, own_val: int, assignment: np.ndarray, folder: Path) -> None:
-    """Mark what is there already, what is blank, and what the validation corpus holds too."""
-    for places, firsts in later_occurrences(records, folder):
-        in_both = (firsts < own_val) & (places >= own_val)
-        for start in range(0, len(places), AT_ONCE):
-            some = slice(start, start + AT_ONCE)
-            assignment[places[some]] = np.where(in_both[some], OVERLAP, DUPLICATE)
-            let_go(assignment)
-    for _, some, kinds in stretches(records, assignment):
+def drop(records: np.ndarray, own_val: int, assignment: np.ndarray, groups: Groups) -> None:
+    """Mark what is there already, what is blank, and what the validation corpus holds too, or nearly so."""
+    if not groups.keeps_duplicates:
+        for places, firsts in later_occurrences(records, groups.folder):
+            in_both = (firsts < own_val) & (places >= own_val)
+            for start in range(0, len(places), AT_ONCE):
+                some = slice(start, start + AT_ONCE)
+                assignment[places[some]] = np.where(in_both[some], OVERLAP, DUPLICATE)
+                let_go(assignment)
+    for start, some, kinds in stretches(records, assignment):
         kinds[some["characters"] == 0] = BLANK
+        kept = start + np.flatnonzero(kinds == TRAIN)
+        kinds[kept[(kept >= own_val) & (groups.firsts(kept) < own_val)] - start] = OVERLAP
 
 
 def kept_sums(records: np.ndarray, assignment: np.ndarray, field: str) -> tuple[int, int]:
@@ -107,13 +114,14 @@ def kept_sums(records: np.ndarray, assignment: np.ndarray, field: str) -> tuple[
     return count, total
 
 
-def choose_by_hash(records: np.ndarray, assignment: np.ndarray, count: int, target: int, seed: int) -> int:
+def choose_by_hash(records: np.ndarray, assignment: np.ndarray, groups: Groups, target: int, seed: int) -> int:
     """Mark for validation documents of about `target` bytes in all, in the order of their keyed hash; their number.
 
-    Documents larger than `target` are passed over, so what is chosen lies between half the target and one and a half.
-    0 if the rest of the `count` documents is too small for that: then whole documents cannot make the split.
+    Groups larger than `target` are passed over, so what is chosen lies between half the target and one and a half.
+    0 if the rest of the documents is too small for that: then whole documents cannot make the split.
     """
-    fitting = partial(hashed, records, assignment, target, seed)
+    count, _ = kept_sums(records, assignment, "bytes")
+    fitting = partial(hashed, records, assignment, groups, target, seed)
     sizes_of, numbers_of = np.zeros((2, BUCKETS), dtype=np.int64)
     for _, hashes, sizes in fitting():
         sizes_of += np.bincount(bucket(hashes), sizes, BUCKETS).astype(np.int64)
@@ -122,27 +130,31 @@ def choose_by_hash(records: np.ndarray, assignment: np.ndarray, count: int, targ
     near = [tuple(values[bucket(some[1]) == last] for values in some) for some in fitting()]
     places, hashes, sizes = (np.concatenate(values) for values in zip(*near, strict=True))
     order = np.argsort(hashes, kind="stable")
-    sums = sizes_of[:last].sum() + np.concatenate(([0], np.cumsum(sizes[order].astype(np.int64))))
+    ends = np.append(np.flatnonzero(np.diff(hashes[order])) + 1, len(order))  # of groups, whose hash is the same
+    edges = np.concatenate(([0], ends[: len(order)]))
+    sums = sizes_of[:last].sum() + np.concatenate(([0], np.cumsum(sizes[order].astype(np.int64))))[edges]
     more = max(0, int(np.searchsorted(sums, target, side="right")) - 1)
-    if more < len(order) and sums[more + 1] - target < target - sums[more]:
+    if more < len(edges) - 1 and sums[more + 1] - target < target - sums[more]:
         more += 1
-    chosen = int(numbers_of[:last].sum()) + more
+    taken = int(edges[more])
+    chosen = int(numbers_of[:last].sum()) + taken
     if chosen in (0, count) or sums[more] < target / 2:
         return 0
     for some, hashes, _ in fitting():
         assignment[some[bucket(hashes) < last]] = VAL
-    assignment[places[order[:more]]] = VAL
+    assignment[places[order[:taken]]] = VAL
     return chosen
 
 
 def hashed(
-    records: np.ndarray, assignment: np.ndarray, largest: int, seed: int
+    records: np.ndarray, assignment: np.ndarray, groups: Groups, largest: int, seed: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """(places, keyed hashes, bytes) of the kept documents of at most `largest` bytes."""
+    """(places, keyed hashes, bytes) of the kept documents whose groups have at most `largest` bytes."""
     key = derive(np.zeros(1, dtype=np.uint64), seed)
     for start, some, kinds in stretches(records, assignment):
-        kept = np.flatnonzero((kinds == TRAIN) & (some["bytes"] <= largest))
-        yield start + kept, mix(some["high"][kept] ^ key), some["bytes"][kept]
+        kept = np.flatnonzero(kinds == TRAIN)
+        kept = kept[groups.bytes(start + kept, some["bytes"][kept]) <= largest]
+        yield start + kept, mix(groups.keys(start + kept, some["high"][kept]) ^ key), some["bytes"][kept]
 
 
 def bucket(hashes: np.ndarray) -> np.ndarray:
@@ -150,15 +162,26 @@ def bucket(hashes: np.ndarray) -> np.ndarray:
     return (hashes >> np.uint64(64 - BUCKET_BITS)).astype(np.int64)
 
 
-def cut_tail(records: np.ndarray, assignment: np.ndarray, count: int, fraction: float, asked: str) -> Split:
-    """The last `fraction` of the characters of the kept documents; of n characters int(n * (1 - fraction)) stay."""
-    _, total = kept_sums(records, assignment, "characters")
+def cut_tail(records: np.ndarray, assignment: np.ndarray, groups: Groups, fraction: float, config: DataConfig) -> Split:
+    """The last `fraction` of the characters of the kept documents; of n characters int(n * (1 - fraction)) stay.
+
+    Documents to which others belong are all trained on, and the end is that of the others.
+    """
+    count, total = kept_sums(records, assignment, "characters")
     if total < 2:
         raise DataError("the corpus holds a single character", "it takes two to train and to validate")
     place = min(max(int(total * (1 - fraction)), 1), total - 1)
+    grouped = total - sum(
+        int(some[kept]["characters"].sum()) for _, some, _, kept in alone(records, assignment, groups)
+    )
+    if grouped == total:
+        raise DataError(
+            f"no document can be validated on: each has another like it (data.deduplicate={config.deduplicate})",
+            "validate on another text: --set data.val=PATH",
+        )
+    place = max(place - grouped, 0)
     before = cut_at = 0
-    for _, some, kinds in stretches(records, assignment):
-        kept = np.flatnonzero(kinds == TRAIN)
+    for _, some, kinds, kept in alone(records, assignment, groups):
         ends = before + np.cumsum(some["characters"][kept].astype(np.int64))
         number = int(np.searchsorted(ends, place, side="right"))
         kinds[kept[number:]] = VAL
@@ -167,10 +190,20 @@ def cut_tail(records: np.ndarray, assignment: np.ndarray, count: int, fraction: 
             if cut_at:
                 kinds[kept[number]] = CUT
         before = int(ends[-1]) if len(ends) else before
-    reason = ""
-    if asked == "document":
-        reason = ", the corpus being one document" if count == 1 else ", its documents being too few or too large"
-    return Split(assignment, cut_at, f"the last {100 * (total - place) / total:.3g} % of the characters{reason}")
+    reason = ", of documents with no other like them" if grouped else ""
+    if config.split == "document":
+        reason += ", the corpus being one document" if count == 1 else ", its documents being too few or too large"
+    part = 100 * (total - grouped - place) / total
+    return Split(assignment, cut_at, f"the last {part:.3g} % of the characters{reason}")
+
+
+def alone(
+    records: np.ndarray, assignment: np.ndarray, groups: Groups
+) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
+    """`stretches` of both, and where in each the kept documents are to which no other belongs."""
+    for start, some, kinds in stretches(records, assignment):
+        kept = np.flatnonzero(kinds == TRAIN)
+        yield start, some, kinds, kept[groups.are_alone(start + kept)]
 
 
 def check_own(assignment: np.ndarray, own_val: int, val: str) -> None:

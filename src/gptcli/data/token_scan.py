@@ -50,6 +50,10 @@ class TokenScan(CorpusScan):
     directory: Path
     from_cache: bool
 
+    def report(self) -> dict[str, Any]:
+        """What was split, as JSON can write it; documents are not compared."""
+        return super().report() | {"deduplicate": None}
+
     def train_texts(self) -> Iterator[str]:
         """The training tokens as text, in pieces; a character that lies across two is lost."""
         return self.texts("train")
@@ -75,6 +79,8 @@ def scan_tokens(sources: Sequence[str], config: DataConfig, cache_dir: Path) -> 
     """
     if not all(is_token_file(source) for source in sources) or not is_token_file(config.val or ".bin"):
         raise DataError("texts and files of tokens (.bin) cannot be one corpus", "name either the ones or the others")
+    if config.deduplicate == "near":
+        raise DataError("documents of tokens are not compared (data.deduplicate=near)", "leave data.deduplicate out")
     train = find_files(sources, config, cache_dir).files
     val = find_files([config.val], config, cache_dir).files if config.val else validation_beside(train)
     validating = {file.path.resolve() for file in val}
@@ -173,7 +179,7 @@ def write_parts(
         "train": train_part,
         "val": val_part,
         "unseen_characters": len(parts[1].characters() - parts[0].characters()),
-        **dict.fromkeys(("duplicates", "duplicate_bytes", "blank", "overlap", "overlap_bytes", "cut_at"), 0),
+        **dict.fromkeys(("duplicates", "duplicate_bytes", "blank", "overlap", "overlap_bytes", "grouped", "cut_at"), 0),
         **{"refused": (), "replaced": 0, "separator_warning": ""},
         "split_rule": rule,
         "fingerprint": hashlib.sha256("".join(part.digest.hexdigest() for part in parts).encode()).hexdigest(),

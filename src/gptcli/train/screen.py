@@ -140,6 +140,8 @@ def corpus_lines(plan: Plan) -> list[str]:
         kept += f", {quantity(scan.replaced, 'character')} replaced by U+FFFD"
     if scan.left_out:
         kept += f", {quantity(len(scan.left_out), 'file')} left out"
+    if scan.grouped:
+        kept += f", {quantity(scan.grouped, 'document')} kept on the side of the split where others like them are"
     split = f"{size(scan.train.bytes)} to train on, {size(scan.val.bytes)} to validate: {scan.split_rule}"
     return [kept, split]
 

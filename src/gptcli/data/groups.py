@@ -1,0 +1,102 @@
+"""Which documents belong together, so that all of them lie on one side of the split: equal ones, or nearly equal ones.
+
+Groups are the connected components of pairs of documents, found by union-find over an array in a file, so that there
+may be more documents than fit in memory. Knows no text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from gptcli.data.arrays import stretches
+
+Pairs = Iterable[tuple[np.ndarray, np.ndarray]]
+"""Documents, by their places, and others that they belong to: two arrays (M,) of int64 each time."""
+FIRSTS, TOTALS = "group-firsts.bin", "group-bytes.bin"
+PLACE = np.dtype("<i8")
+
+
+class Groups:
+    """Every document stands alone. `folder` is a place for temporary files."""
+
+    keeps_duplicates = False
+    """Whether a document that is there already is kept."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def firsts(self, places: np.ndarray) -> np.ndarray:
+        """places (N,) -> (N,) the first document of the group of each."""
+        return places
+
+    def keys(self, places: np.ndarray, digests: np.ndarray) -> np.ndarray:
+        """places (N,), digests (N,) uint64 -> (N,) uint64, the same for all documents of a group."""
+        return digests
+
+    def bytes(self, places: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+        """places (N,), their bytes (N,) -> (N,) bytes of the kept documents of the group of each."""
+        return sizes
+
+    def are_alone(self, places: np.ndarray) -> np.ndarray:
+        """places (N,) -> (N,) bool: whether no other kept document belongs to each."""
+        return np.ones(len(places), dtype=bool)
+
+    def measure(self, records: np.ndarray, is_kept: np.ndarray) -> None:
+        """Sum up the groups, once it is known which documents are kept: `is_kept` (documents,) is 0 for these."""
+
+    def remove_files(self) -> None:
+        """Delete the temporary files."""
+
+
+class LinkedGroups(Groups):
+    """Groups of the documents that `pairs` connect, of `count` documents in all."""
+
+    def __init__(self, folder: Path, count: int, pairs: Pairs, *, keeps_duplicates: bool) -> None:
+        super().__init__(folder)
+        self.keeps_duplicates = keeps_duplicates
+        self.parents = np.memmap(folder / FIRSTS, PLACE, mode="w+", shape=(count,))
+        self.totals = np.memmap(folder / TOTALS, PLACE, mode="w+", shape=(2, count))
+        for start, some in stretches(self.parents):
+            some[:] = np.arange(start, start + len(some))
+        for places, others in pairs:
+            self.unite(places, others)
+
+    def firsts(self, places: np.ndarray) -> np.ndarray:
+        found = np.asarray(places)
+        while True:
+            parents = self.parents[found]
+            if np.array_equal(parents, found):
+                return found
+            found = parents
+
+    def unite(self, places: np.ndarray, others: np.ndarray) -> None:
+        """Make one group of the groups of each two; a root is always the first document of its group."""
+        while len(places):
+            mine, theirs = self.firsts(places), self.firsts(others)
+            is_apart = mine != theirs
+            places, others = np.maximum(mine, theirs)[is_apart], np.minimum(mine, theirs)[is_apart]
+            self.parents[places] = others  # of several for one root one stays, and the others are looked at again
+
+    def measure(self, records: np.ndarray, is_kept: np.ndarray) -> None:
+        self.records = records
+        for start, some, kinds in stretches(records, is_kept):
+            kept = np.flatnonzero(kinds == 0)
+            roots, index = np.unique(self.firsts(start + kept), return_inverse=True)
+            self.totals[0, roots] += np.bincount(index, some["bytes"][kept], len(roots)).astype(PLACE)
+            self.totals[1, roots] += np.bincount(index, minlength=len(roots))
+
+    def keys(self, places: np.ndarray, digests: np.ndarray) -> np.ndarray:
+        return self.records["high"][self.firsts(places)]
+
+    def bytes(self, places: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+        return self.totals[0, self.firsts(places)].astype(np.uint64)
+
+    def are_alone(self, places: np.ndarray) -> np.ndarray:
+        return self.totals[1, self.firsts(places)] < 2
+
+    def remove_files(self) -> None:
+        for name in (FIRSTS, TOTALS):
+            (self.folder / name).unlink()

@@ -1,0 +1,130 @@
+"""Documents that are nearly the same: pairs whose sets of passages have a Jaccard similarity of about SIMILARITY.
+
+MinHash (Broder, "On the resemblance and containment of documents", 1997) with locality-sensitive hashing in bands, as
+`datatrove` and `text-dedup` do it; the signatures are those of `rensa`. Candidates that share a band are kept as a pair
+if their signatures agree. Signatures lie in files, and every band is sorted by itself in bounded memory, so that the
+pairs do not depend on the number of processes. Documents without a passage of WINDOW_BYTES are near nothing.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gptcli.console import Progress
+from gptcli.data.crew import Means, in_order
+from gptcli.data.duplicates import later_occurrences
+from gptcli.data.permutation import derive, mix
+from gptcli.data.sketch import passages
+from gptcli.data.stages import Job, batches, keep
+from gptcli.errors import missing_extra
+
+SIMILARITY = 0.5
+"""Two texts of a similarity of 0.5 share two thirds of their passages. It is lower than where documents are dropped,
+since what is shared is what flatters the validation loss, and nothing is lost."""
+BANDS, ROWS = 28, 4
+"""Two documents of similarity s share a band with probability 1 - (1 - s^4)^28: 0.84 at 0.5, 0.98 at 0.6."""
+WINDOW_BYTES, SPACING_BITS = 24, 2
+"""A passage is about as long as five words; one begins in four bytes."""
+SEED = 0x4EA2
+ROUNDS = 4
+"""How often candidates that disagree with the first of their band are compared among themselves."""
+COMPARED_AT_ONCE = 1 << 14
+SIGNATURES, PLACES = "signatures.bin", "places.bin"
+WORD, PLACE = np.dtype("<u4"), np.dtype("<i8")
+BAND = np.dtype([("high", "<u8"), ("low", "<u8")])
+FACTORS = derive(np.array([SEED], dtype=np.uint64), np.arange(ROWS)) | np.uint64(1)
+
+
+def require_rensa() -> None:
+    """Raise a UsageError unless what makes the signatures is installed."""
+    try:
+        import rensa  # noqa: F401
+    except ImportError as error:
+        raise missing_extra("rensa", "near", "data.deduplicate=near") from error
+
+
+def near_pairs(jobs: Sequence[Job], means: Means, folder: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(places, places of earlier documents that each is near) of a corpus whose documents are noted.
+
+    A document that is longer than a piece is near another if one of its pieces is near one of the other's.
+    """
+    with (
+        tempfile.TemporaryDirectory(dir=folder, prefix="near-") as scratch,
+        Progress("near", len(jobs), unit="parts") as progress,
+    ):
+        where = Path(scratch)
+        with (where / SIGNATURES).open("wb") as signatures, (where / PLACES).open("wb") as places:
+            for job, _ in zip(jobs, in_order(sign, jobs, means.processes), strict=True):
+                signatures.write((job.folder / SIGNATURES).read_bytes())
+                places.write((job.folder / PLACES).read_bytes())
+                progress.update()
+        if not (where / PLACES).stat().st_size:
+            return
+        documents = np.memmap(where / PLACES, PLACE, mode="r")
+        signed = np.memmap(where / SIGNATURES, WORD, mode="r", shape=(len(documents), BANDS * ROWS))
+        for band in range(BANDS):
+            for units, others in agreeing(signed, band, where):
+                yield documents[units], documents[others]
+
+
+def agreeing(signed: np.ndarray, band: int, folder: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """signed (N, BANDS * ROWS) -> pairs of rows that are the same in a band and agree on the whole."""
+    rows = np.arange(len(signed))
+    for _ in range(ROUNDS):
+        apart = [np.empty(0, dtype=PLACE)]
+        for some, firsts in later_occurrences(band_hashes(signed, rows, band), folder):
+            some, firsts = rows[some], rows[firsts]
+            for start in range(0, len(some), COMPARED_AT_ONCE):
+                ours, theirs = some[start : start + COMPARED_AT_ONCE], firsts[start : start + COMPARED_AT_ONCE]
+                agree = (signed[ours] == signed[theirs]).mean(axis=1) >= SIMILARITY
+                yield ours[agree], theirs[agree]
+                apart.append(ours[~agree])
+        rows = np.sort(np.concatenate(apart))
+        if len(rows) < 2:
+            return
+
+
+def band_hashes(signed: np.ndarray, rows: np.ndarray, band: int) -> np.ndarray:
+    """(N,) of BAND: the hash of a band of each of the rows."""
+    hashes = np.zeros(len(rows), dtype=BAND)
+    for start in range(0, len(rows), COMPARED_AT_ONCE):
+        some = slice(start, start + COMPARED_AT_ONCE)
+        words = signed[rows[some], band * ROWS : (band + 1) * ROWS]
+        hashes["high"][some] = mix((words * FACTORS).sum(axis=1, dtype=np.uint64))
+    return hashes
+
+
+def sign(job: Job) -> dict[str, Any]:
+    """The signatures of pieces of a part of the corpus that have a passage, and the place of each one's document."""
+
+    def make(folder: Path) -> dict[str, Any]:
+        with (folder / SIGNATURES).open("wb") as signatures, (folder / PLACES).open("wb") as places:
+            place = job.sections[0].first - int(job.sections[0].position == 0)  # of the document before, or begun there
+            for batch in batches(job.pieces()):
+                rows, signed = signatures_of([piece.text for piece in batch])
+                of_pieces = place + np.cumsum([piece.starts for piece in batch])
+                signatures.write(signed)
+                places.write(of_pieces[rows].astype(PLACE))
+                place = int(of_pieces[-1])
+        return {}
+
+    return keep(job.folder, make)
+
+
+def signatures_of(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """(rows (M,): the texts that have a passage, their signatures (M, BANDS * ROWS))."""
+    from rensa import RMinHash
+
+    found = passages(texts, window_bytes=WINDOW_BYTES, spacing_bits=SPACING_BITS)
+    counts = np.bincount(found.texts, minlength=len(texts))
+    rows = np.flatnonzero(counts)
+    if not len(rows):
+        return rows, np.empty((0, BANDS * ROWS), dtype=WORD)
+    offsets = np.concatenate(([0], np.cumsum(counts[rows]))).astype(np.uint64)
+    matrix = RMinHash.digest_matrix_from_flat_token_hashes(found.hashes, offsets, BANDS * ROWS, SEED)
+    return rows, np.array(matrix.to_rows(), dtype=WORD)
