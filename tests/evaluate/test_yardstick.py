@@ -30,7 +30,7 @@ def text_of(words: int) -> str:
 
 def shards_of(folder: Path, tokenizer: Tokenizer, texts: list[str], lost: int = 0) -> TokenShards:
     """The texts as a split, each said to have `lost` bytes more than its tokens give back."""
-    with ShardWriter(folder, tokenizer.vocab_size, tokenizer.eot_id, tokenizer.fingerprint) as writer:
+    with ShardWriter(folder, tokenizer.vocab_size, tokenizer.framing, tokenizer.fingerprint) as writer:
         for text in texts:
             writer.add(np.array(tokenizer.encode(text)), len(text.encode()) + lost, starts=True)
     return TokenShards.open(folder)
