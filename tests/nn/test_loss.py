@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from gptcli.nn import loss as losses
 from gptcli.nn.layers import Embedding
-from gptcli.nn.loss import IGNORE_INDEX, cross_entropy_sum, head_logits, head_loss_sum
+from gptcli.nn.loss import IGNORE_INDEX, cross_entropy_sum, head_logits, head_loss_sum, head_token_losses, token_losses
 
 V, C = 1100, 16
 """Above LARGE_VOCABULARY, so that the path of large vocabularies is taken."""
@@ -62,6 +62,9 @@ def test_head_and_loss_in_one_are_the_formula(
     torch.testing.assert_close(found, with_gradients(plain, x, weight, targets, softcap), rtol=1e-12, atol=1e-14)
     with torch.no_grad():
         assert head_loss_sum(x, weight, targets, softcap).item() == pytest.approx(18 * found[0].item(), rel=1e-12)
+        each = head_token_losses(x, weight, targets, softcap)
+        torch.testing.assert_close(each, token_losses(head_logits(x, weight, softcap), targets), rtol=1e-12, atol=1e-14)
+        assert each.sum().item() == pytest.approx(18 * found[0].item(), rel=1e-12)
 
 
 def test_finite_differences_agree_with_head_and_loss_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
