@@ -50,8 +50,23 @@ def test_the_token_that_the_tokenizer_adds_is_no_guess() -> None:
     backend.post_processor = template
     tokenizer = Tokenizer(backend, {"eos_token": CHAT_END})
     assert tokenizer.framing == DocumentFraming(IDS["<s>"], IDS[CHAT_END]) and tokenizer.adds_bos
+    assert tokenizer.for_export() is tokenizer
     # Of a model that has never seen that token, prompts do not begin with it.
-    assert not tokenizer.framed(DocumentFraming(IDS[CHAT_END])).adds_bos
+    other = tokenizer.framed(DocumentFraming(IDS[CHAT_END]))
+    exported = other.for_export()
+    assert not other.adds_bos and not exported.adds_bos
+    assert (exported.bos_id, exported.eot_id, exported.framing) == (IDS[CHAT_END], IDS[CHAT_END], other.framing)
+    assert exported.backend.encode("a").ids == tokenizer.encode("a") == exported.encode("a")
+    assert tokenizer.backend.encode("a").ids == [IDS["<s>"], *tokenizer.encode("a")]  # itself left as it is
+
+
+@pytest.mark.parametrize("framing", [(256, 257), (256, None), (257, None), (None, None)])
+def test_what_is_exported_says_the_framing_in_the_usual_keys(framing: tuple, tmp_path: Path) -> None:
+    tokenizer = Tokenizer(with_specials(*IDS), {"bos_token": BOS, "eos_token": CHAT_END, "add_bos_token": True})
+    tokenizer.framed(DocumentFraming(*framing)).for_export().save(tmp_path)
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert "document_framing" not in settings and settings["add_bos_token"] is False
+    assert load_tokenizer(tmp_path).framing == DocumentFraming(*framing)
 
 
 def test_another_framing_is_kept_on_disk_and_leaves_the_fingerprint_as_it_is(tmp_path: Path) -> None:

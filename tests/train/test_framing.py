@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from gptcli.data.shards import TokenShards
+from gptcli.evaluate.choices import ChoiceRow, encode_row
 from gptcli.evaluate.run import EvalRequest, evaluate
 from gptcli.generate.config import GenerationConfig
 from gptcli.generate.text import encode_prompt
@@ -21,7 +22,6 @@ from special_tokens import with_specials
 BOS, EOS = "<s>", "</s>"
 FRAMINGS = {
     "both": ({"bos_token": BOS, "eos_token": EOS}, DocumentFraming(256, 257)),
-    "one that is both": ({"bos_token": EOS, "eos_token": EOS}, DocumentFraming(257)),
     "bos only": ({"bos_token": BOS, "eos_token": None}, DocumentFraming(256)),
     "eos only": ({"bos_token": None, "eos_token": EOS}, DocumentFraming(257)),
     "neither": ({"bos_token": None, "eos_token": None}, DocumentFraming(None)),
@@ -83,6 +83,9 @@ def test_one_framing_from_the_shards_to_the_export(tmp_path: Path, name: str) ->
     again, _ = evaluate(EvalRequest(str(run), texts=(str(tmp_path / "one.jsonl"),), device="cpu"))
     assert again.totals.nats == pytest.approx(nats[0][: len(nats[0]) - len(framing.after)].sum().item(), rel=1e-5)
 
+    if framing.before:
+        row = ChoiceRow("", ("yes", "no"), 0, "row 1")
+        assert [one.context for one in encode_row(tokenizer, "", row, 128)] == [tuple(framing.before)] * 2
     config = GenerationConfig(document_start=bool(framing.before))
     assert encode_prompt(tokenizer, VALIDATED[0], config, "it") == framed[0][: len(framed[0]) - len(framing.after)]
     exported = json.loads((run / "generation_config.json").read_text())

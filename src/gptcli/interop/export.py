@@ -157,7 +157,7 @@ def export_huggingface(
 
     The card calls it `name`, or as the directory is called.
     """
-    opened = write_huggingface(converted(loaded.model, dtype), loaded.tokenizer, out)
+    opened = write_huggingface(converted(loaded.model, dtype), loaded.tokenizer.for_export(), out)
     name = name or out.resolve().name
     write_atomic(out / CARD, model_card(loaded, name=name, license=license, dtype=dtype, opened=opened))
     family, _ = family_of(loaded.model.config)

@@ -98,6 +98,21 @@ class Tokenizer:
         named = {key: None if id is None else self.backend.id_to_token(id) for key, id in ids.items()}
         return Tokenizer(self.backend, {**self.settings, FRAMING: named})
 
+    def for_export(self) -> Tokenizer:
+        """This tokenizer for programs that know special tokens only: those of the framing are its bos and eos.
+
+        Nothing puts another bos before a text then. The fingerprint may be another.
+        """
+        if FRAMING not in self.settings:
+            return self
+        backend = tokenizers.Tokenizer.from_str(self.backend.to_str())
+        if not self.adds_bos and added_before(backend) is not None:
+            backend.post_processor = None
+        ids = {"bos_token": self.framing.begin_id, "eos_token": self.framing.stop_id}
+        named = {key: None if id is None else backend.id_to_token(id) for key, id in ids.items()}
+        kept = {key: value for key, value in self.settings.items() if key != FRAMING}
+        return Tokenizer(backend, {**kept, **named, "add_bos_token": self.adds_bos})
+
     @cached_property
     def adds_bos(self) -> bool:
         """Whether a text given to a model of this tokenizer is expected to begin with `bos_id`."""
