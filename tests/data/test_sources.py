@@ -64,6 +64,13 @@ def test_a_source_that_is_not_there_is_an_error_that_names_it(tree: Path, source
         names(tree, source)
 
 
+def test_a_file_that_is_named_is_not_left_out_of_its_folder(tree: Path) -> None:
+    for sources in ([tree, tree / "image.png"], [tree / "image.png", tree]):
+        files, left_out = find_files(list(map(str, sources)), DataConfig(), tree / "cache")
+        assert [file.path.name for file in files if not file.is_optional] == ["image.png"]
+        assert not any(one.name.endswith("image.png") for one in left_out)
+
+
 def test_a_directory_without_text_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "x.png").write_text("")
     with pytest.raises(DataError, match=r"no file that could be text: it holds 1 of other kinds \(1 .png\)"):

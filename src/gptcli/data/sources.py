@@ -57,7 +57,8 @@ def find_files(sources: Sequence[str], config: DataConfig, cache_dir: Path) -> F
             if known.is_optional and not file.is_optional:
                 found[os.path.realpath(file.path)] = known._replace(is_optional=False)
         left_out |= {one.name: one for one in others}
-    return Found(list(found.values()), list(left_out.values()))
+    read = {file.name for file in found.values()}  # a file that one source leaves out may be named by another
+    return Found(list(found.values()), [one for name, one in left_out.items() if name not in read])
 
 
 def files_of(source: str, config: DataConfig, cache_dir: Path) -> Found:
