@@ -113,6 +113,9 @@ def test_the_error_names_the_probable_encoding_or_the_damage(tmp_path: Path) -> 
         list(read_text(write(tmp_path, "a.txt", french.encode("latin-1")), "a", Decoding()))
     with pytest.raises(DataError, match=r"and UTF-8 elsewhere; .*encoding_errors=replace"):
         list(read_text(write(tmp_path, "a.txt", french.encode() + b"\xff" + french.encode()), "a", Decoding()))
+    for content in (b"\x8b\x02\x80hello\x03", bytes(range(128))):
+        with pytest.raises(DataError, match=r"(probably|is) compressed by brotli; .*brotli -dc a\.br"):
+            list(read_text(write(tmp_path, "a.br", content), "a.br", Decoding()))
     noise = bytes(byte for byte in random.Random(0).randbytes(4000) if byte >= 128)
     with pytest.raises(DataError, match=r"and no text in another encoding that is recognised; .*data.encoding=NAME"):
         list(read_text(write(tmp_path, "a.txt", noise), "a", Decoding()))

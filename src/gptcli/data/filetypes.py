@@ -45,6 +45,8 @@ def not_text(name: str, kind: FileType, is_packed: bool = False) -> DataError:
     Args:
         is_packed: `kind` is what the file holds once it is decompressed, or taken out of an archive.
     """
+    if kind.command == STRIP:
+        kind = BY_ENDING.get(PurePath(name).suffix.lower(), kind)
     message = f"{name} is {kind.what}"
     if not kind.command:
         return DataError(message, "name a text file instead")
@@ -140,6 +142,9 @@ SIGNATURES: dict[bytes, FileType] = {
     b"\0\1\0\0\0": FileType("a font"),
     b"version https://git-lfs.github.com/spec/": FileType("a Git LFS pointer", "git lfs pull --include {file}"),
 } | {b"\x80" + bytes([version]): FileType("a Python pickle") for version in range(2, 6)}
+
+BY_ENDING = {".br": FileType("compressed by brotli", "brotli -dc {file} > {text}")}
+"""File types without a signature, by the endings of files that turn out to be no text."""
 
 UNMISTAKABLE = (b"%PDF-", b"version https://git-lfs.github.com/spec/")
 """Printable signatures with which no text begins. A text may begin with any other, but then has no NUL byte."""

@@ -10,13 +10,13 @@ import codecs
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal
 
 from gptcli.data.compression import is_compressed, read_bytes
 from gptcli.data.config import DataConfig
 from gptcli.data.encodings import SAMPLE_BYTES, is_damaged_utf8, probable_encoding
-from gptcli.data.filetypes import BYTE_ORDER_MARKS, HEAD_BYTES, STRIP, FileType, file_type, is_wide, not_text
+from gptcli.data.filetypes import BY_ENDING, BYTE_ORDER_MARKS, HEAD_BYTES, STRIP, FileType, file_type, is_wide, not_text
 from gptcli.errors import DataError
 
 REPLACEMENT = "\ufffd"
@@ -182,7 +182,7 @@ def probably(sample: bytes, name: str) -> tuple[str, str]:
     if is_damaged_utf8(sample):
         replace = "put U+FFFD in place of such bytes with --set data.encoding_errors=replace"
         return "and UTF-8 elsewhere", f"restore the file, or {replace}"
-    kind = probable_encoding(sample)
+    kind = BY_ENDING.get(PurePath(name).suffix.lower()) or probable_encoding(sample)
     if kind is None:
         return "and no text in another encoding that is recognised", "if it is text, name it: --set data.encoding=NAME"
     return f"and probably {kind.what}", not_text(name, kind).remedy
