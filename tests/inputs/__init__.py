@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from inputs import files, rows, words
+from inputs import files, rows, verdicts, words
 from inputs.attempt import RUN, TINY, typed
 
-ATTEMPTS = [*rows.ATTEMPTS, *files.ATTEMPTS, *words.ATTEMPTS]
+ATTEMPTS = [*rows.ATTEMPTS, *files.ATTEMPTS, *words.ATTEMPTS, *verdicts.ATTEMPTS]
 
 
 def train_run(folder: Path) -> Path:
