@@ -174,6 +174,8 @@ def test_a_value_longer_than_any_text_is_a_quote_that_is_not_closed(
     path = write(tmp_path, "a.csv", ('id,text\n1,a\n2,"b\n' + "3,c\n" * 1000).encode())
     with pytest.raises(DataError, match=r"row 2 of a.csv .* which begins on line 3; close its quote"):
         texts_of(path)
+    with pytest.raises(DataError, match=r"row 1 of a.csv .* which begins on line 2; if it is plain text"):
+        texts_of(write(tmp_path, "a.csv", b"id,text\n" + b"x" * 2000))
 
 
 def test_tabs_separate_the_values_of_tsv(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def unreadable(record: Record, raw: str, error: csv.Error, dialect: Dialect, wid
     if "field limit" in str(error):
         return DataError(
             f"{record} has a value of more than {MAX_VALUE_CHARACTERS:,} characters, which begins on line {opened}",
-            f"close its quote{unquoted}",
+            f"close its quote{unquoted}" if dialect.quote and dialect.quote in raw else AS_TEXT,
         )
     if "expected after" in str(error):
         where = f", which was opened on line {opened}," if len(record.lines) > 1 else ""
@@ -96,19 +96,21 @@ def unreadable(record: Record, raw: str, error: csv.Error, dialect: Dialect, wid
 
 
 def open_quote(raw: str, dialect: Dialect) -> int:
-    """Where the last quoted value of a row begins that is not closed, or goes on after it was closed."""
-    quote, delimiter = re.escape(dialect.quote), re.escape(dialect.separator or "\n")
-    quoted = re.compile(f"{quote}(?:[^{quote}]|{quote}{quote})*{quote}(?!{quote})")
-    unquoted = re.compile(f"[^{delimiter}\r\n]*")
+    """Where the quoted value of a row begins that is not closed, or goes on after it was closed; 0 if there is none."""
+    ends = re.compile(f"[{re.escape(dialect.separator)}\r\n]")
     position = 0
     while position < len(raw):
+        stop = position
         if raw[position] == dialect.quote:
-            found = quoted.match(raw, position)
-            if found is None or raw[found.end() : found.end() + 1] not in ("", dialect.separator, "\r", "\n"):
+            stop = raw.find(dialect.quote, position + 1)
+            while stop >= 0 and raw[stop + 1 : stop + 2] == dialect.quote:
+                stop = raw.find(dialect.quote, stop + 2)
+            if stop < 0 or not (stop + 1 == len(raw) or ends.match(raw, stop + 1)):
                 return position
-        else:
-            found = unquoted.match(raw, position)
-        position = found.end() + 1
+        found = ends.search(raw, stop)
+        if found is None:
+            break
+        position = found.end()
     return 0
 
 

@@ -115,8 +115,9 @@ def first_line_end(text: str, dialect: Dialect) -> re.Match[str] | None:
     any."""
     quote, escape, end = re.escape(dialect.quote), re.escape(dialect.escape), r"(\r\n|\r|\n)"
     escaped = f"{escape}.|" if escape else ""
-    quoted = f"{quote}(?:{escaped}[^{quote}{escape}])*{quote}|" if quote else ""
-    return re.match(rf"(?:{escaped}{quoted}[^{quote}{escape}\r\n])*{end}", text, re.DOTALL) or re.search(end, text)
+    quoted = f"{quote}(?:{escaped}[^{quote}{escape}]++)*+{quote}|" if quote else ""
+    pattern = rf"(?:{escaped}{quoted}[^{quote}{escape}\r\n]++)*+{end}"  # possessive, so that nothing is tried twice
+    return re.match(pattern, text, re.DOTALL) or re.search(end, text)
 
 
 def remembered(lines: Iterable[str], kept: list[str]) -> Iterator[str]:

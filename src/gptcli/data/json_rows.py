@@ -68,18 +68,22 @@ raw_decode = json.JSONDecoder(object_pairs_hook=as_object).raw_decode
 
 
 def split_lines(chunks: Iterable[str], name: str, end: str = "\n") -> Iterator[str]:
-    """Lines with their `end`, and nothing else taken for a line end, as JSON lines and csv want it."""
-    held = ""
+    """Lines with their `end`, one character, and nothing else taken for a line end, as JSON lines and csv want it."""
+    held, characters = [], 0
     for chunk in chunks:
-        held += chunk
-        if end in chunk:
-            *lines, held = held.split(end)
+        first, *lines = chunk.split(end)
+        held.append(first)
+        characters += len(first)
+        if characters > MAX_ROW_CHARACTERS:
+            raise DataError(f"{name} has a row of more than {MAX_ROW_CHARACTERS:,} characters", "is it a text file?")
+        if lines:
+            last = lines.pop()
+            yield "".join(held) + end
             for line in lines:
                 yield line + end
-        if len(held) > MAX_ROW_CHARACTERS:
-            raise DataError(f"{name} has a row of more than {MAX_ROW_CHARACTERS:,} characters", "is it a text file?")
-    if held:
-        yield held
+            held, characters = [last], len(last)
+    if characters:
+        yield "".join(held)
 
 
 def json_lines(
