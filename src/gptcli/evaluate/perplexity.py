@@ -70,7 +70,7 @@ class FileScore:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured, and how. `prefix` is the text of the prefix token, none where the tokenizer has no such token.
+    """What was measured, and how. `prefix` is the text of the prefix token, None where training had no such token.
 
     Without a prefix the first token of each document is context only: neither it nor its bytes are counted.
     `unknown_tokens` were scored as the tokenizer's unknown token, which stands for every character that it lacks.

@@ -102,9 +102,7 @@ def as_text(evaluation: Evaluation, source: str) -> str:
 def method(evaluation: Evaluation) -> list[str]:
     totals = evaluation.totals
     if evaluation.prefix is None:
-        prefix = (
-            "no prefix: the tokenizer has no bos or end-of-text token, so each document's first token is not scored"
-        )
+        prefix = "no prefix: training had no token before documents, so each document's first token is not scored"
     else:
         prefix = f"each prefixed with {evaluation.prefix}"
     only = one_line(evaluation.files[0].source) if len(evaluation.files) == 1 else f"{len(evaluation.files):,} files"

@@ -161,7 +161,8 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str, config: GenerationConfig, n
         if not before:
             why = "it is empty" if not ids else "document_start is set"
             raise DataError(
-                f"{name} needs a token that begins a document ({why}) and this tokenizer has none", "give some text"
+                f"{name} needs a token that begins a document ({why}) and the model's training had none",
+                "give some text",
             )
         return [*before, *ids]
     return [*before, *ids] if tokenizer.adds_bos else ids
