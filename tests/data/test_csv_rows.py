@@ -187,6 +187,22 @@ def test_tabs_separate_the_values_of_tsv(tmp_path: Path) -> None:
     assert texts_of(path, *remedies_in(str(raised.value))) == ['"Hello," he said']
 
 
+@pytest.mark.parametrize(
+    ("content", "assignments", "message"),
+    [
+        ("|id|,|body|\n|1|,|a|\n", ["data.csv_quote=|"], "has no field 'text'; its fields are id, body"),
+        ("my text\na b\n", ["data.csv_delimiter="], "has no field 'text'; its fields are my text"),
+        ('text\n"a" b\n', ["data.csv_delimiter="], "goes on after the quote that closes a value without a line end"),
+        ("id,text\n1,a\\\n2\n", ["data.csv_quote="], r"row 2 of a.csv \(line 3\) has 1 value"),
+        ('id,text\r1,a\r2,"b\r3,c\r', [], r"row 2 of a.csv \(lines 3 to 4\) opens a quote on line 3"),
+        ('id,text\n1,"a\n', ["data.csv_escape=,", "data.csv_delimiter=;"], "has no field 'text'|separates its columns"),
+    ],
+)
+def test_faults_are_named_in_every_dialect(tmp_path: Path, content: str, assignments: list[str], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        texts_of(write(tmp_path, "a.csv", content.encode()), *assignments)
+
+
 def test_characters_of_a_dialect_must_differ() -> None:
     for value in ("csv_delimiter=ab", 'csv_delimiter="\\n"', 'csv_delimiter="', "csv_escape=,", "csv_quote=ab"):
         with pytest.raises(ConfigError, match="csv_"):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import itertools
 import re
 import shlex
 from collections.abc import Sequence
@@ -45,7 +46,7 @@ def row_fault(
     """Why a row has not the `width` values of the header: it has others, or it cannot be read (`error`)."""
     raw = "".join(record.lines)
     escaped = dialect._replace(escape="\\")
-    if not dialect.escape and f"\\{dialect.quote}" in raw and fits(record, escaped, width):
+    if dialect.quote and not dialect.escape and f"\\{dialect.quote}" in raw and fits(record, escaped, width):
         return DataError(
             f"{record} has \\{dialect.quote} within a quoted value",
             r"to read it as a quote, add --set data.csv_escape='\'",
@@ -70,7 +71,8 @@ def row_fault(
 
 def unreadable(record: Record, raw: str, error: csv.Error, dialect: Dialect, width: int) -> DataError:
     """What is wrong with a row that Python's reader refuses."""
-    opened = record.line + (raw.count("\n", 0, open_quote(raw, dialect)) if dialect.quote else 0)
+    begins = open_quote(raw, dialect) if dialect.quote else 0
+    opened = record.line + sum(end <= begins for end in itertools.accumulate(map(len, record.lines)))
     unquoted = ""
     if fits(record._replace(lines=record.lines[:1]), dialect._replace(quote=""), width):
         unquoted = ", or if quotes are characters like any other in this file, add --set data.csv_quote=''"
@@ -83,8 +85,9 @@ def unreadable(record: Record, raw: str, error: csv.Error, dialect: Dialect, wid
         )
     if "expected after" in str(error):
         where = f", which was opened on line {opened}," if len(record.lines) > 1 else ""
+        wanted = repr(dialect.separator) if dialect.separator else "a line end"
         return DataError(
-            f"{record} goes on after the quote that closes a value{where} without {dialect.separator!r}",
+            f"{record} goes on after the quote that closes a value{where} without {wanted}",
             f"close each quoted value, and write quotes within it twice{unquoted}",
         )
     if "new-line" in str(error):
@@ -120,7 +123,8 @@ def fits(record: Record, dialect: Dialect, width: int) -> bool:
 
 
 def has_spaced_quote(raw: str, dialect: Dialect) -> bool:
-    return bool(dialect.quote) and not dialect.skips_spaces and f"{dialect.separator} {dialect.quote}" in raw
+    may_be_spaced = dialect.quote and dialect.separator and not dialect.skips_spaces
+    return bool(may_be_spaced) and f"{dialect.separator} {dialect.quote}" in raw
 
 
 def spaced_quote(record: Record, dialect: Dialect) -> DataError:
@@ -162,15 +166,18 @@ def repeated_column(record: Record, names: Sequence[str], field: str) -> DataErr
 def header_fault(record: Record, names: Sequence[str], text_field: str, dialect: Dialect) -> DataError:
     """Why the first row names no column `text_field`; `record` has the first lines of the file, not the header only."""
     spaced = dialect._replace(delimiter=f"{dialect.separator} ")
-    if not dialect.skips_spaces and text_field in (first_record(record.lines, spaced) or ()):
+    may_be_spaced = dialect.separator and not dialect.skips_spaces
+    if may_be_spaced and text_field in (first_record(record.lines, spaced) or ()):
         return DataError(
             f"{record.name} has a space before {text_field!r} in its header",
             f"remove it, or add --set 'data.csv_delimiter=\"{spaced.delimiter}\"'",
         )
     rows = complete_rows(record.lines, dialect)
     for delimiter in DELIMITERS:
-        other = complete_rows(record.lines, Dialect(delimiter, dialect.quote, dialect.escape))
-        if delimiter == dialect.separator or not other or len(other[0]) == 1:
+        if delimiter in dialect:
+            continue
+        other = complete_rows(record.lines, dialect._replace(delimiter=delimiter))
+        if not other or len(other[0]) == 1:
             continue
         is_named = text_field in other[0]
         if is_named or (is_regular(other) and not (is_regular(rows) and len(rows[0]) > 1) and looks_named(other[0])):
