@@ -144,4 +144,5 @@ def test_why_a_run_ended_is_said() -> None:
     assert early.reason.startswith("The run ended at step 1,000 of 5,000: 3 evaluations in a row brought no lower")
     assert "patience=3 such a run" not in early.sentence
     falling = judge(curve(FALLING), TOKENS)
+    assert ending(falling, end="patience").sentence.endswith("--resume --out 'runs/a b' --set train.patience=0")
     assert ending(falling, end="time", train=TrainerConfig(max_seconds=600)).sentence.endswith("--time 600s")

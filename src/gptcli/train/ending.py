@@ -132,8 +132,10 @@ class Ending:
         )
 
     def command_for_more(self) -> str:
-        """The command that trains as long again."""
+        """The command that goes on: as long again, or to the last step where patience has ended the run before it."""
         resume = resume_command(self.run)
+        if self.end == "patience":
+            return f"{resume} --set train.patience=0"
         if self.end == "time" and self.train.max_seconds is not None:
             return f"{resume} --time {round(self.train.max_seconds)}s"
         other_pace = " --set train.pace=" if self.train.pace else ""
