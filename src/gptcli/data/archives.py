@@ -27,7 +27,7 @@ SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06")
 ENCRYPTED = 1
 """The bit of a member's flags."""
 METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
-"""How a member may be compressed for Python to read it."""
+"""Compression methods of members that Python can read."""
 
 DOCUMENTS = {
     "word/document.xml": FileType("a Word document", "pandoc -t plain {file} -o {text}"),
@@ -39,7 +39,7 @@ DOCUMENTS = {
     "/data.pkl": FileType("a PyTorch checkpoint"),
     ".npy": FileType("a NumPy archive"),
 }
-"""What an archive is that has a member whose name ends so."""
+"""Types of archives, by the ending of the name of a member that only such an archive has."""
 
 
 class Member(NamedTuple):
@@ -50,7 +50,7 @@ class Member(NamedTuple):
 
 
 class FileStatus(NamedTuple):
-    """What tells one state of a file from another: its size in bytes and the time of its last change."""
+    """The size of a file in bytes and the time of its last change, by which a changed file is recognised."""
 
     size: int
     mtime_ns: int

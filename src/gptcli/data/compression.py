@@ -24,7 +24,7 @@ CHUNK_BYTES = 1 << 18
 ZSTD_INPUT_BYTES = 1 << 8
 """Compressed bytes given to zstd at once: it returns all that they hold, up to 32,768 times as much."""
 XZ_MEMORY_BYTES = 1 << 30
-"""What xz may take to decompress: its largest preset takes 65 MiB."""
+"""The limit of the memory that xz may use to decompress: its largest preset uses 65 MiB."""
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".lzma", ".zst")
 
 
@@ -61,7 +61,7 @@ def read_bytes(path: Path, name: str, start: int = 0, stop: int | None = None) -
 
 
 def compression_of(path: Path, name: str, head: bytes) -> FileType | None:
-    """What compressed the content of a file that begins with `head`.
+    """The compression of a file that begins with `head`; None if it is not compressed.
 
     Raises:
         DataError: the name ends as that of a compressed file, and the content is not compressed.

@@ -70,7 +70,7 @@ class DataConfig(Config):
     file:PATH or hf:NAME."""
 
     format: Literal["auto"] | Format = "auto"
-    """How the files of the corpus are read: auto goes by their endings (.jsonl, .jsonlines, .ndjson, .jl, .json, .csv,
+    """The format of the files of the corpus: auto goes by their endings (.jsonl, .jsonlines, .ndjson, .jl, .json, .csv,
     .tsv, .parquet, .arrow; anything else is plain text); any other value holds for every file and for stdin."""
 
     text_field: Annotated[str, StringConstraints(min_length=1)] = "text"
@@ -79,17 +79,17 @@ class DataConfig(Config):
     instructions: messages, conversations, instruction/input/output, prompt/completion or prompt/response."""
 
     csv_delimiter: str | None = None
-    """What separates the values of a row of CSV: one character, which a space may follow (", " where spaces after
-    the commas are no part of the values), or an empty text where each line is one value; none: a comma in .csv, a
-    tab in .tsv. A first line such as sep=; says it too."""
+    """The delimiter between the values of a CSV row: one character, which a space may follow (", " where spaces after
+    the commas are no part of the values), or an empty text where each line is one value. If not set, it is a comma in
+    .csv and a tab in .tsv. A first line such as sep=; sets it too."""
 
     csv_quote: Annotated[str, StringConstraints(max_length=1)] = '"'
-    """What stands around values of CSV that hold delimiters or line ends, and is doubled within them; an empty text
-    where quotes are characters like any other."""
+    """The quote character around CSV values that hold delimiters or line ends; it is doubled within them. An empty text
+    makes quotes characters like any other."""
 
     csv_escape: Annotated[str, StringConstraints(max_length=1)] = ""
-    r"""What stands before a quote, a delimiter, a line end or itself in CSV to take it as it is, such as \ in
-    "say \"hi\""; an empty text: nothing does."""
+    r"""The escape character of CSV, such as \ in "say \"hi\"": a quote, a delimiter, a line end or an escape character
+    after it is taken literally. An empty text: there is no such character."""
 
     csv_header: bool = True
     """Whether the first row of CSV names the columns; if not, data.text_field is the number of a column, from 1, and
@@ -100,15 +100,15 @@ class DataConfig(Config):
 
     document_separator: Annotated[str, StringConstraints(min_length=1)] | None = None
     r"""Text that separates the documents of a text file, such as "<|endoftext|>"; \n, \t, \r and \\ are a line end, a
-    tab, a carriage return and a backslash, and a line end also stands for that of Windows. none: a text file is one
-    document."""
+    tab, a carriage return and a backslash, and a line end also stands for that of Windows. If not set, a text file is
+    one document."""
 
     encoding: str = "utf-8"
     """The encoding of text files, by Python's name: utf-8, utf-16, cp1252, gb18030 or any other."""
 
     encoding_errors: Literal["strict", "replace"] = "strict"
-    """What to do with bytes that are none of the encoding: strict stops and says where they are, or leaves the file out
-    if it is in a folder; replace puts U+FFFD there and says how often."""
+    """The handling of bytes that cannot be decoded: strict stops and reports where they are, or leaves the file out if
+    it is in a folder; replace puts U+FFFD in their place and reports how often."""
 
     include: tuple[Annotated[str, StringConstraints(min_length=1)], ...] = ()
     """Patterns of the files that are read of a folder, an archive or a glob, whatever their endings; empty: those whose
@@ -121,7 +121,7 @@ class DataConfig(Config):
     leaves out a folder with all that is in it."""
 
     deduplicate: Literal["exact", "near", "none"] = "exact"
-    """What to do about documents that are alike: exact drops all but the first of equal ones; near does the same, and
+    """The handling of documents that are alike: exact drops all but the first of equal ones; near does the same, and
     keeps documents that share about two thirds of their passages on one side of the split (pip install 'gptcli[near]');
     none keeps equal documents too, on one side of the split."""
 

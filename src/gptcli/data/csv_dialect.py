@@ -1,4 +1,4 @@
-"""How a file of CSV separates, quotes and escapes its values. Knows no header and no file."""
+"""Dialects of CSV: the characters that separate, quote and escape values. Headers and files are handled elsewhere."""
 
 from __future__ import annotations
 

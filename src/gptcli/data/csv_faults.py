@@ -1,6 +1,6 @@
-"""What is wrong with a row or a header of CSV, in words, and what to do about it.
+"""Errors about a row or a header of CSV, each with its remedy.
 
-Called once a row does not fit: it tries which other dialect the row would fit. Knows no reading of files.
+They are made once a row does not fit: the row is tried in other dialects. No files are read here.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def row_fault(
 
 
 def unreadable(record: Record, raw: str, error: csv.Error, dialect: Dialect, width: int) -> DataError:
-    """What is wrong with a row that Python's reader refuses."""
+    """The error for a row that Python's reader refuses."""
     begins = open_quote(raw, dialect) if dialect.quote else 0
     opened = record.line + sum(end <= begins for end in itertools.accumulate(map(len, record.lines)))
     unquoted = ""
@@ -99,7 +99,7 @@ def unreadable(record: Record, raw: str, error: csv.Error, dialect: Dialect, wid
 
 
 def open_quote(raw: str, dialect: Dialect) -> int:
-    """Where the quoted value of a row begins that is not closed, or goes on after it was closed; 0 if there is none."""
+    """The index of the quote of a value that is not closed, or goes on after it was closed; 0 if there is none."""
     ends = re.compile(f"[{re.escape(dialect.separator)}\r\n]")
     position = 0
     while position < len(raw):

@@ -111,8 +111,8 @@ def opened(
 
 
 def first_line_end(text: str, dialect: Dialect) -> re.Match[str] | None:
-    """What ends the first row, as group 1: a line end that is not quoted or escaped, or where a quote is not closed,
-    any."""
+    """A match whose group 1 is the end of the first row: the first line end that is not quoted or escaped, or, where a
+    quote is not closed, the first of all; None if there is no line end."""
     quote, escape, end = re.escape(dialect.quote), re.escape(dialect.escape), r"(\r\n|\r|\n)"
     escaped = f"{escape}.|" if escape else ""
     quoted = f"{quote}(?:{escaped}[^{quote}{escape}]++)*+{quote}|" if quote else ""

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from charset_normalizer import CharsetMatch
 
 SAMPLE_BYTES = 1 << 15
-"""How much of the text around the first byte that cannot be decoded decides what its encoding probably is."""
+"""Bytes around the first one that cannot be decoded, from which the probable encoding is recognised."""
 LIKELY = {
     kind.encoding: kind
     for kind in (
@@ -46,7 +46,7 @@ def text_encoding(name: str) -> str:
         found = codecs.lookup(name)
         "".encode(found.name)
     except (LookupError, ValueError) as error:
-        raise ValueError(f"{name!r} is no encoding of text that Python knows, such as utf-8, cp1252 or gbk") from error
+        raise ValueError(f"{name!r} is no encoding of text in Python; name one such as utf-8, cp1252 or gbk") from error
     if found.incrementaldecoder is None or found.name in ("idna", "punycode", "unicode_escape", "raw_unicode_escape"):
         raise ValueError(f"{name!r} is no encoding of text files; name one such as utf-8, cp1252 or gbk")
     return found.name

@@ -12,7 +12,7 @@ DEFAULT_FIELD = "text"
 
 
 def text_fields(text_field: str, names: Collection[str]) -> tuple[str, ...]:
-    """Of the fields of a row those that hold its text; none where it has none."""
+    """The fields of a row that hold its text; an empty tuple where it has none."""
     if text_field in names:
         return (text_field,)
     return conversation_fields(names) if text_field == DEFAULT_FIELD else ()
@@ -49,7 +49,7 @@ def no_text(place: object, field: str, value: Any) -> DataError:
 
 
 def described(value: Any) -> str:
-    """What a value is, in words."""
+    """The kind of a value, in words."""
     if isinstance(value, bool):
         return "true or false"
     if isinstance(value, int | float):

@@ -1,6 +1,6 @@
-"""What is in a file: plain text, or rows of one of several kinds, by its ending or as the user says.
+"""Formats of files: plain text, or rows of one of several kinds, by the ending or as the user says.
 
-Knows no row and no text.
+No row and no text is read here.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ class SourceFile(NamedTuple):
     """A local file, or a member of an archive, and what it holds."""
 
     path: Path
-    """Of a member of an archive, the archive's with the member's name below it."""
+    """For a member of an archive it is the archive's path with the member's name below it."""
     name: str
-    """The name by which the user knows it: `-` for the copy of stdin."""
+    """The name that the user gave it: `-` for the copy of stdin."""
     format: Format = "text"
     is_optional: bool = False
     """Whether it is left out where it cannot be read, since the user named a folder and not the file."""
 
 
 def format_by_ending(path: Path) -> Format:
-    """What a file holds by its name, whatever its compression."""
+    """The format of a file by its name, whatever its compression."""
     return ROW_ENDINGS.get(format_of(path), "text")
 
 

@@ -14,7 +14,7 @@ from gptcli.console import shell_word
 from gptcli.errors import DataError
 
 HEAD_BYTES = 1 << 13
-"""How much of the beginning of a file decides what it is."""
+"""Bytes at the beginning of a file by which its type is recognised."""
 MAX_CONTROL_SHARE = 0.01
 MIN_CONTROLS = 4
 """More control characters than both, in the first HEAD_BYTES bytes, and a file is no text."""
@@ -28,7 +28,7 @@ MIN_PLAIN_SHARE = 0.01
 
 
 class FileType(NamedTuple):
-    """What a file is, in words, and the shell command that makes text of it.
+    """The type of a file, in words, and the shell command that converts it to text.
 
     In the command `{file}` stands for the file, `{text}` for a new text file and `{folder}` for a new folder.
     `encoding` is Python's name of the encoding where the file is text, in one that was not asked for.
@@ -163,7 +163,7 @@ NESTED_SIGNATURES: tuple[tuple[bytes, int, bytes, FileType], ...] = (
 
 
 def file_type(head: bytes, encoding: str = "utf-8") -> FileType | None:
-    """What a file is that begins with `head`, if it is no text in `encoding`.
+    """The type of a file that begins with `head`; None if it is text in `encoding`.
 
     Args:
         head: its first bytes, HEAD_BYTES of them if it has so many.

@@ -53,7 +53,7 @@ class Rules:
         self.include, self.exclude, self.only = map(GitIgnoreSpec.from_lines, (include, exclude, only))
         dotted = [pattern for pattern in (*include, *only) if is_hidden(pattern)]
         self.hidden = GitIgnoreSpec.from_lines(dotted)
-        """What may be read although it is hidden, since a pattern says so."""
+        """Patterns of hidden files: a hidden file is read only where one of these matches."""
 
     def refuses_folder(self, relative: str) -> str:
         """The reason for which a folder is not entered; empty where it is."""
@@ -109,7 +109,7 @@ def unreadable(error: OSError, walk: Walk) -> None:
 
 
 def identity(folder: Path) -> tuple[int, int]:
-    """What two paths of one folder have in common: the device and the inode."""
+    """The device and the inode of a folder, which are the same for all paths of it."""
     status = folder.stat()
     return status.st_dev, status.st_ino
 

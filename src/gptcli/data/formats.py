@@ -26,16 +26,16 @@ MAX_NUL_SHARE = 0.001
 
 @dataclass
 class Decoding:
-    """How bytes become characters, and what was put in place of bytes that are none.
+    """The encoding and the error handling of text files, and the number of bytes that were replaced.
 
-    `errors` says what to do with those: `strict` raises a DataError, `replace` puts U+FFFD there.
+    `errors` is for bytes that cannot be decoded: `strict` raises a DataError, `replace` puts U+FFFD in their place.
     """
 
     errors: Literal["strict", "replace"] = "strict"
     encoding: str = "utf-8"
     """Python's name of the encoding."""
     replaced: int = 0
-    """How many U+FFFD were put."""
+    """The number of U+FFFD characters that replaced undecodable bytes."""
 
     @classmethod
     def of(cls, config: DataConfig) -> Decoding:
@@ -74,7 +74,7 @@ class Decoding:
 
 
 class Replacements(threading.local):
-    """How many U+FFFD the error handler COUNTED has put in this thread."""
+    """The number of U+FFFD characters that the error handler COUNTED has inserted in this thread."""
 
     count = 0
 
@@ -177,8 +177,8 @@ def decode(
 
 
 def probably(sample: bytes, name: str) -> tuple[str, str]:
-    """What a file that is not UTF-8 probably is, going by the bytes around the first one that is wrong, and what to do
-    about it."""
+    """The probable type of a file that is not UTF-8, by the bytes around the first one that cannot be decoded, in
+    words, and a remedy."""
     if is_damaged_utf8(sample):
         replace = "put U+FFFD in place of such bytes with --set data.encoding_errors=replace"
         return "and UTF-8 elsewhere", f"restore the file, or {replace}"

@@ -138,7 +138,7 @@ def unreadable(place: object, error: Exception) -> DataError:
 
 
 def said(error: json.JSONDecodeError, text: str) -> str:
-    """What a decoder says, with the characters that it means."""
+    """The message of a JSON decoder, with the characters that it refers to."""
     place = f" at {text[error.pos : error.pos + LONGEST_PART]!r}" if error.pos < len(text) else " at the end"
     return error.msg.removesuffix(" at").removesuffix(" starting") + place
 

@@ -1,4 +1,4 @@
-"""What was left out of a corpus: the files of folders that are not read, each with the reason, in words and as JSON."""
+"""The files of folders that are left out of a corpus, each with the reason, in words and as JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HIDDEN = "hidden"
 EXCLUDED = "excluded by data.exclude"
 NOT_INCLUDED = "not matched by data.include"
 OTHER_ENDING = "another kind of file, by its ending"
-"""What the reason begins with for a file whose ending is not one of text."""
+"""The beginning of the reason for a file whose ending is not one of text."""
 REPLACED_SHARE = 0.001
 MAX_LISTED = 1000
 """Files that a report lists."""
@@ -34,7 +34,7 @@ class LeftOut(NamedTuple):
 
 
 def left_out_report(left_out: Iterable[LeftOut]) -> dict[str, Any]:
-    """What was left out, as JSON can write it: how many by reason, and the first MAX_LISTED, unreadable ones first."""
+    """A JSON report of what was left out: the numbers by reason, and the first MAX_LISTED, unreadable ones first."""
     found = sorted(left_out, key=lambda one: (not one.is_unreadable, one))
     numbers = Counter("unreadable" if one.is_unreadable else one.reason for one in found)
     return {
@@ -60,7 +60,7 @@ def warn_of_replaced(replaced: int, characters: int) -> None:
 
 
 def in_words(left_out: Sequence[LeftOut]) -> str:
-    """How many for which reason, and the first names."""
+    """The number of files for each reason, and the first names."""
     unreadable = [one for one in left_out if one.is_unreadable]
     endings = Counter(
         one.reason.rpartition(" ")[2]

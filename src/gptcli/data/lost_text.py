@@ -1,4 +1,4 @@
-"""What the tokenizer of prepared data loses of its text, kept beside the tokens. Measures nothing."""
+"""Counts of the text that the tokenizer of prepared data loses, kept beside the tokens; measured elsewhere."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def write_lost_text(folder: Path, parts: Sequence[LostText]) -> None:
 
 
 def read_lost_text(folders: Sequence[Path], tokenizer: Tokenizer) -> dict[str, Any]:
-    """What `write_lost_text` kept, summed over `folders`, as JSON can write it.
+    """The counts that `write_lost_text` kept, summed over `folders`, as JSON can write them.
 
     Raises:
-        DataError: nothing is kept, of a tokenizer that may lose text.
+        DataError: no counts are kept, and the tokenizer may lose text.
     """
     parts = {name: LostText() for name in PARTS}
     for folder in folders:
@@ -41,12 +41,12 @@ def read_lost_text(folders: Sequence[Path], tokenizer: Tokenizer) -> dict[str, A
 
 
 def lost_text_of(report: Mapping[str, Any], part: str) -> LostText:
-    """What a report of prepared data says of a part; nothing is lost where it says nothing."""
+    """The lost text of a part by a report of prepared data; nothing is lost where the report has no counts."""
     values = (report.get("lost_text") or {}).get(part)
     return LostText.of_json(values) if values else LostText()
 
 
 def lost_text_warnings(report: Mapping[str, Any]) -> list[str]:
-    """What a person must know of the text that the tokenizer of prepared data loses: a sentence for each part."""
+    """Warnings about the text that the tokenizer of prepared data loses: a sentence for each part that loses some."""
     sentences = (lost_text_of(report, part).words(name) for part, name in PARTS.items())
     return [sentence for sentence in sentences if sentence]

@@ -32,7 +32,7 @@ WINDOW_BYTES, SPACING_BITS = 24, 2
 """A passage is about as long as five words; one begins in four bytes."""
 SEED = 0x4EA2
 ROUNDS = 4
-"""How often candidates that disagree with the first of their band are compared among themselves."""
+"""The number of times that candidates which disagree with the first of their band are compared among themselves."""
 COMPARED_AT_ONCE = 1 << 14
 SIGNATURES, PLACES = "signatures.bin", "places.bin"
 WORD, PLACE = np.dtype("<u4"), np.dtype("<i8")

@@ -29,14 +29,14 @@ class NotedCorpus(NamedTuple):
     numbers: list[int]
     """The places that `files` had among all files."""
     sections: list[Section]
-    """Of `files`, to be read from now on."""
+    """The sections of `files`, to be read from now on."""
     left_out: list[LeftOut]
     replaced: int
-    """How many U+FFFD stand for bytes of the files that could not be decoded."""
+    """The number of U+FFFD characters that replaced undecodable bytes of the files."""
 
     @classmethod
     def of(cls, files: Sequence[ScannedFile], noted: Sequence[NotedSection]) -> NotedCorpus:
-        """What was noted of `files`, without those that were refused."""
+        """The corpus of `files` without those that were refused, from the results for their sections."""
         refused = refusals(noted)
         kept = [number for number in range(len(files)) if number not in refused]
         numbers = {number: place for place, number in enumerate(kept)}

@@ -1,4 +1,4 @@
-"""How much of a validation split also stands in the training split, counted in sequences of tokens (n-grams).
+"""The overlap of a validation split with the training split, counted in sequences of tokens (n-grams).
 
 A validation n-gram counts as seen when the same tokens occur anywhere in the training split: the usual measure of
 contamination between training and test data (Brown et al., "Language Models are Few-Shot Learners", 2020, appendix C,
@@ -43,7 +43,7 @@ FIRST, SECOND = np.uint32(0x9E3779B1), np.uint32(0x85EBCA77)
 
 @dataclass(frozen=True)
 class Overlap:
-    """Of `sampled` n-grams of a validation split, `found` occur in the training split; both count repetitions."""
+    """Overlap counts: of `sampled` validation n-grams, `found` occur in the training split, both with repetitions."""
 
     ngram_tokens: int
     sampled: int
@@ -127,7 +127,7 @@ def validation_hashes(val: TokenShards, length: int, shift: int) -> Iterator[np.
 
 
 def filter_places(hashes: np.ndarray) -> np.ndarray:
-    """Where in a filter of 2^FILTER_BITS entries hashes (N,) are noted."""
+    """The entries (N,) of hashes (N,) in a filter of 2^FILTER_BITS entries."""
     return (hashes >> np.uint64(64 - FILTER_BITS)).astype(np.int64)
 
 
@@ -140,7 +140,7 @@ def write_overlap(folder: Path, vals: Sequence[TokenShards], trains: Sequence[To
 
 
 def read_overlap(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """What `write_overlap` kept: the overlap of all validation splits together, and of each, as JSON can write it."""
+    """The overlap that `write_overlap` kept: of all validation splits together, and of each, as JSON can write it."""
     kept = json.loads((folder / OVERLAP).read_text(encoding="utf-8"))
     return kept["total"], kept["each"]
 
@@ -159,7 +159,7 @@ def percent(share: float) -> str:
 
 
 def overlap_warning(report: Mapping[str, Any]) -> str | None:
-    """What a person must know of the overlap in a report of prepared data, with a remedy; None if it is small."""
+    """The warning about the overlap in a report of prepared data, with a remedy; None if the overlap is small."""
     overlap = report["ngram_overlap"]
     if (overlap["share"] or 0) < WARN_SHARE:
         return None

@@ -51,21 +51,21 @@ class ScannedFile(NamedTuple):
 
 
 class NotedSection(NamedTuple):
-    """What a first reading of a section found."""
+    """The result of the first reading of a section."""
 
     sections: list[Section]
-    """How it is to be read from now on: as one section, or as several that are parts of a long text."""
+    """The sections to read from now on: the same one, or several that are parts of a long text."""
     documents: int
-    """How many RECORDs were written."""
+    """The number of RECORDs that were written."""
     replaced: int = 0
-    """How many U+FFFD stand for bytes that could not be decoded."""
+    """The number of U+FFFD characters that replaced undecodable bytes."""
     reason: str = ""
     """Why its file is left out; empty where it is read."""
     remedy: str = ""
 
     @classmethod
     def of(cls, values: Sequence[Any]) -> NotedSection:
-        """What JSON has made of one."""
+        """The result with the `values` that were read back from JSON."""
         sections, *others = values
         return cls([Section(*section) for section in sections], *others)
 

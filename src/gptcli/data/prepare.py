@@ -149,7 +149,7 @@ def assemble(directory: Path, tokenizer: Tokenizer, report: dict[str, Any], from
 
 
 def framing_key(tokenizer: Tokenizer) -> list[Any]:
-    """What the name of an entry in the cache says of a framing other than one `eot_id` before each document."""
+    """The part of a cache entry's name for a framing other than one `eot_id` before each document; empty for that."""
     framing = tokenizer.framing
     return [] if framing == DocumentFraming(tokenizer.eot_id) else ["framing", framing.begin_id, framing.end_id]
 

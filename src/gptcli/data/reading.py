@@ -1,4 +1,4 @@
-"""How a command that only reads texts is told to read them: the keys of `data` that say so, and no others."""
+"""Settings of commands that only read texts: the keys of `data` that determine how, and no others."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def reading_settings(assignments: Sequence[str]) -> RawConfig:
 
 
 def reading_config(given: RawConfig, of_run: Mapping[str, Any], origin: str = "") -> DataConfig:
-    """How texts are read: as the user says (`given`), else as in `of_run`, the section `data` of a run's configuration,
-    which `origin` names.
+    """The configuration for reading texts: as the user says (`given`), else as in `of_run`, the section `data` of a
+    run's configuration, which `origin` names.
 
     Raises:
         ConfigError: a key is unknown, or a value is wrong.

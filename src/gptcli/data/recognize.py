@@ -1,6 +1,6 @@
-"""What a file holds where its ending does not settle it: the layout of JSON, and what arrives through a pipe.
+"""The format of a file where its ending does not settle it: the layout of JSON, and what arrives through a pipe.
 
-Looks at the beginning of a file only. Knows no document.
+Only the beginning of a file is read here.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ FORMAT_NAMES: dict[Format, str] = {"jsonl": "JSON lines", "json": "JSON", "csv":
 
 
 def file_format(path: Path, config: DataConfig) -> Format:
-    """What a file that has an ending holds: as `data.format` says, else by its ending.
+    """The format of a file that has an ending: as `data.format` says, else by its ending.
 
-    Of JSON it is seen from the beginning whether an object stands on each line, and whether a file .jl is JSON lines or
-    a program in Julia.
+    For JSON, the beginning of the file shows whether an object stands on each line, and whether a file .jl is JSON
+    lines or a program in Julia.
     """
     if config.format != AUTO:
         return config.format
@@ -78,8 +78,8 @@ def json_layout(head: str, is_whole: bool) -> Format | None:
 
 
 def stream_format(path: Path, name: str, config: DataConfig) -> Format:
-    """What a stream holds, of which `path` is a copy: as `data.format` says, else as `looks_like` sees it, which
-    is said."""
+    """The format of a stream, of which `path` is a copy: as `data.format` says, else as `looks_like` recognises it,
+    which is reported."""
     if config.format != AUTO:
         return config.format
     found = looks_like(path, config)
@@ -108,8 +108,8 @@ def hint_of_rows(path: Path, config: DataConfig) -> None:
 
 
 def looks_like(path: Path, config: DataConfig) -> Format:
-    """What a file of unknown content holds: rows where it begins with a row that has the field `data.text_field` or a
-    conversation, else plain text."""
+    """The format of a file of unknown content: rows where it begins with a row that has the field `data.text_field` or
+    a conversation, else plain text."""
     head, is_whole = beginning(path, config)
     layout = json_layout(head, is_whole)
     if layout is not None:

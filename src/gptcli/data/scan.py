@@ -76,9 +76,9 @@ class Findings:
     refused: tuple[LeftOut, ...]
     """Files of folders that could not be read, and are no part of `files`."""
     replaced: int
-    """How many U+FFFD stand for bytes that could not be decoded (`data.encoding_errors = "replace"`)."""
+    """The number of U+FFFD characters that replaced undecodable bytes (`data.encoding_errors = "replace"`)."""
     separator_warning: str
-    """What is to be said about `data.document_separator`, if anything is."""
+    """The warning about `data.document_separator`; empty if there is none."""
 
 
 @dataclass(frozen=True)
@@ -315,7 +315,7 @@ def find_groups(records: np.ndarray, jobs: list[Job], folder: Path, means: Means
 
 
 def count_grouped(assignment: np.ndarray, groups: Groups) -> int:
-    """How many kept documents are not the first of their group."""
+    """The number of kept documents that are not the first of their group."""
     count = 0
     for start, kinds in stretches(assignment):
         kept = start + np.flatnonzero(np.isin(kinds, (TRAIN, VAL, CUT)))

@@ -19,7 +19,7 @@ PROSE_ENDINGS = (".txt", ".text", ".log")
 
 
 def separator_warning(files: Sequence[ScannedFile], config: DataConfig) -> str:
-    """What to say about the separator of the text files of a corpus that has been read; empty: nothing."""
+    """The warning about the separator of the text files of a corpus that has been read; empty if there is none."""
     texts = [file for file in files if file.format == "text"]
     if not texts or any(file.documents > 1 for file in texts):
         return ""

@@ -17,14 +17,14 @@ ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
 
 QUOTED = "\"'`"
 MIN_TOKENS, MIN_LINES = 4, 8
-"""How often a special token, or a line that parts texts, must be seen before it is taken for a separator."""
+"""The fewest occurrences of a special token, and of a line between texts, that make it a likely separator."""
 TOKENS = ("<|endoftext|>", "<|end_of_text|>", "<|eot_id|>", "<|endofdocument|>", "<eos>", "<EOS>", "[EOS]", "<|end|>")
 SENTENCE_MARKS = ("</s>\n<s>", "</s>\r\n<s>", "</s> <s>", "</s><s>", "</s>", "<s>")
 LINES = ("---", "***", "* * *", "%", "%%", "===", "-----", "*****", "=====", "+++")
 
 
 class Separator:
-    """What separates documents, from what a user typed for it."""
+    """The separator of documents that a user typed, with its escapes resolved."""
 
     def __init__(self, typed: str) -> None:
         self.text = re.sub(r"\\([ntr\\])", lambda escape: ESCAPES[escape[1]], typed).replace("\r\n", "\n")
@@ -35,7 +35,7 @@ class Separator:
         self.longest_bytes = len(self.text.encode()) + self.text.count("\n")
 
     def split(self, text: str) -> list[str]:
-        """What lies between its occurrences, from the left to the right."""
+        """The texts between its occurrences, in order."""
         return self.pattern.split(text) if "\r" in text and "\n" in self.text else text.split(self.text)
 
 
@@ -90,11 +90,11 @@ class Undeclared(NamedTuple):
 
     typed: str
     count: int
-    """How often it was seen."""
+    """The number of its occurrences."""
 
 
 def undeclared(text: str, is_prose: bool) -> Undeclared | None:
-    """What probably separates documents in `text`, if anything does.
+    """The probable separator of documents in `text`; None if there is none.
 
     Args:
         is_prose: the text is in no markup and no program language, in which a line such as "---" has a meaning.
@@ -117,7 +117,7 @@ def undeclared(text: str, is_prose: bool) -> Undeclared | None:
 
 
 def count_unquoted(text: str, token: str) -> int:
-    """How often `token` occurs, but for places where it is quoted, as in programs and in prose about it."""
+    """The number of occurrences of `token`, except where it is quoted, as in programs and in prose about it."""
     if token not in text:
         return 0
     return len(re.findall(f"(?<![{QUOTED}]){re.escape(token)}(?![{QUOTED}])", text))

@@ -311,7 +311,7 @@ class TokenShards:
         return self.starts.array
 
     def document_bounds(self, number: int) -> tuple[int, int]:
-        """Where the tokens of a document's text start and stop, without its framing.
+        """The positions in the stream where a document's text starts and stops, without its framing.
 
         In a file of tokens that another program wrote the first or last document may lack a part of the framing.
         """
@@ -330,7 +330,7 @@ class TokenShards:
 
     @property
     def targets(self) -> int:
-        """How many tokens of the stream are predicted: all but the first, and those that `mask_begin_tokens` masks."""
+        """The number of predicted tokens: all but the first of the stream and those that `mask_begin_tokens` masks."""
         return len(self) - 1 - (0 if self.framing.end_id is None else max(0, self.documents - 1))
 
     def document_bytes(self, number: int) -> int:

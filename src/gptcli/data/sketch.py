@@ -28,7 +28,7 @@ SKETCH, HASHES, INDEX = "train-sketch", "hashes.bin", "sketch.json"
 FORMAT = 1
 WINDOW_BYTES, ANCHOR_BYTES = 48, 8
 SPACING_BITS = 5
-"""Of a small text one passage in 2^5 bytes is sampled, on average."""
+"""In a small text one passage in 2^5 bytes is sampled, on average."""
 MAX_HASHES = 1 << 19
 """At most 4 MiB on disk: the passages of 16 MB of text; of a larger text they lie further apart."""
 ALL = 1 << 64
@@ -120,7 +120,7 @@ class TextSketch:
         return cls(hashes[:MAX_HASHES], limit)
 
     def recognise(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Of each text how many passages were sampled, and how many of these are in the sketch: two (N,) of int."""
+        """The number of passages sampled from each text, and of those that are in the sketch: two (N,) of int."""
         hashes, owners = passages(texts, self.limit)
         is_known = np.zeros(len(hashes), dtype=bool)
         if len(self.hashes):

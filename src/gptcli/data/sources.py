@@ -1,8 +1,8 @@
-"""What the user names as a corpus becomes an ordered list of local files.
+"""Sources of a corpus: whatever the user names becomes an ordered list of local files.
 
 Files, directories and globs are taken as they lie. What can be read only once (stdin) or only over a network (`hf:`)
 is first copied into the cache, since a corpus is read more than once: to split it, to learn a tokenizer, to encode it.
-Knows where text lies, not what is in it; what is in a file is read by formats.py and rows.py.
+Only the places of files are determined here; their content is read by formats.py and rows.py.
 """
 
 from __future__ import annotations

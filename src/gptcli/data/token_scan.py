@@ -46,12 +46,12 @@ class TokenScan(CorpusScan):
     """A corpus of tokens; `directory` in the cache holds both parts as token shards."""
 
     tokenizer: Tokenizer
-    """With the framing that the files show."""
+    """The tokenizer, with the framing that the files show."""
     directory: Path
     from_cache: bool
 
     def report(self) -> dict[str, Any]:
-        """What was split, as JSON can write it; documents are not compared."""
+        """The report of the split, as JSON can write it; documents are not compared."""
         return super().report() | {"deduplicate": None}
 
     def train_texts(self) -> Iterator[str]:
@@ -262,7 +262,7 @@ class Part:
         )
 
     def lost_text(self) -> LostText:
-        """What the tokenizer lost when the tokens were made, at least: a byte for each unknown token."""
+        """A lower bound of the text that the tokenizer lost when the tokens were made: a byte per unknown token."""
         unknown = self.sizes.tokenizer.unk_id
         lost = 0 if unknown is None else int(self.counts[unknown])
         size = lost + int(self.counts @ self.sizes.bytes)
