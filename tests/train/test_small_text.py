@@ -92,7 +92,8 @@ def test_text_that_repeats_is_read_more_often_with_less_dropout_within_bounds() 
     assert repetition(None) == repetition(4.0) == 1 and packed_bits("") == USUAL_BITS
     often, once = (resolved(CorpusFacts(20_000, "cpu", 2.0, packed)) for packed in (bits[1], None))
     assert often.train.max_steps == pytest.approx(MOST_REPETITION * once.train.max_steps, rel=0.01)
-    assert 0 < often.model.dropout < once.model.dropout
+    poems = [resolved(CorpusFacts(4_000, "cpu", 1.0, packed)) for packed in (bits[1], None)]
+    assert 0 < poems[0].model.dropout < poems[1].model.dropout
     assert resolved(CorpusFacts(20_000, "cpu"), "model.dropout=0.0").model.attention_dropout is None
 
 
@@ -127,7 +128,10 @@ def planned(corpus: Path, *assignments: str) -> plan.Plan:
     return plan.make_plan(user, corpus.parent / "cache", time.monotonic())
 
 
-def test_a_deadline_changes_nothing_of_a_small_text_but_when_it_ends_at_the_latest(tmp_path: Path) -> None:
+def test_a_deadline_changes_nothing_of_a_small_text_but_when_it_ends_at_the_latest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "step_seconds", lambda *arguments: 0.1)
     corpus = tmp_path / "poem.txt"
     corpus.write_text(prose(5_000))
     plain, timed = planned(corpus), planned(corpus, "train.max_seconds=600")

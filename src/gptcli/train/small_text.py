@@ -32,11 +32,10 @@ class SmallShape(NamedTuple):
 
 SHAPES = (
     SmallShape(0, 0, 2, 128, 64, 512, epochs=30, dropout=0.2, forgotten=20.0),
-    SmallShape(7_000, 0, 2, 128, 128, 1024, epochs=30, dropout=0.2, forgotten=15.0),
-    SmallShape(15_000, 0, 2, 128, 128, 1024, epochs=25, dropout=0.2, forgotten=10.0),
+    SmallShape(7_000, 0, 2, 128, 64, 1024, epochs=10, dropout=0.0, forgotten=6.0),
     SmallShape(40_000, 512, 2, 128, 128, 2048, epochs=25, dropout=0.2, forgotten=15.0),
 )
-USUAL_BITS, REPETITION_POWER, MOST_REPETITION = 2.6, 1.5, 1.6
+USUAL_BITS, REPETITION_POWER, MOST_REPETITION = 2.6, 1.5, 2.0
 """Bits of a byte that deflate leaves of text that does not repeat much (prose has more); the power with which epochs
 grow, and dropout falls, where it leaves fewer; and the most that they change."""
 LEAST_STEPS = 50
