@@ -43,7 +43,7 @@ class ChoiceRow(NamedTuple):
 
 @dataclass(frozen=True)
 class ChoiceEvaluation:
-    """What was measured over `rows` rows; `cut_rows` of them were longer than the context and lost their beginning.
+    """Measurements over `rows` rows; `cut_rows` of them were longer than the context and lost their beginning.
 
     accuracy: how often the answer is the choice of highest probability.
     accuracy_by_bytes: the same with each log-probability divided by the choice's UTF-8 bytes (lm-eval's acc_bytes, and

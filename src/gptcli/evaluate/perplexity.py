@@ -70,11 +70,11 @@ class FileScore:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured, and how. `prefix` is the text of the prefix token, None where training had no such token.
+    """Measurements and settings. `prefix` is the text of the prefix token, None where training had no such token.
 
     Without a prefix the first token of each document is context only: neither it nor its bytes are counted.
     `unknown_tokens` were scored as the tokenizer's unknown token, which stands for every character that it lacks.
-    `yardstick` is what a compressor needs for the same text. `lost` is what of the text does not survive the tokenizer.
+    `yardstick` is what a compressor needs for the same text. `lost` counts the text that the tokenizer loses.
     """
 
     totals: Totals
@@ -89,11 +89,11 @@ class Evaluation:
     seconds: float
     lost: LostText = NOTHING_LOST
     seen: Seen = UNKNOWN
-    """How much of the text the model was trained on."""
+    """The part of the text that the model was trained on."""
 
 
 class Options(TypedDict, total=False):
-    """How to measure; each may be left out.
+    """Settings of the measurement; each may be left out.
 
     context, stride: in tokens; by default the model's context length, and half of the context.
     batch_size: windows at a time; by default as many as take a modest amount of memory.

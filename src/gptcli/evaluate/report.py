@@ -164,7 +164,7 @@ def bits_interval(totals: Totals, found: Uncertainty | None) -> Interval | None:
 
 
 def beside(evaluation: Evaluation) -> str:
-    """What the bits per byte are to be compared with."""
+    """The figure to compare the bits per byte with: that of a compressor, or the reason why it is missing."""
     yardstick = evaluation.yardstick
     if yardstick.bits_per_byte is None:
         return f" (no figure of xz -9 beside it: {yardstick.reason})"

@@ -54,7 +54,7 @@ class EvalRequest(ModelRequest):
     stride: int | None = None
     worst: int = 0
     reading: RawConfig = field(default_factory=RawConfig)
-    """What the user says of how the texts are read; the rest is as the run has it."""
+    """The user's settings for reading the texts; the other settings are those of the run."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def evaluate(request: EvalRequest) -> tuple[Evaluation, str]:
 
 
 def recorded_loss(run: RunDirectory) -> LostText | None:
-    """What data.json says of the validation text that the tokenizer lost; None where it says nothing."""
+    """The validation text that the tokenizer lost, as data.json records it; None if it does not."""
     try:
         report = json.loads((run.path / "data.json").read_bytes())
         return lost_text_of(report, "val") if "lost_text" in report else None

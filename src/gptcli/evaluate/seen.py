@@ -1,4 +1,5 @@
-"""How much of a text a run was trained on: by the sketch of its training text, or, of the validation split, by n-grams.
+"""The part of a text that a run was trained on, by the sketch of its training text, or by n-grams for the validation
+split.
 
 A text that was trained on is scored far better than a new one, which says nothing of the model's use on new text.
 """
@@ -17,14 +18,14 @@ from gptcli.data.sketch import NOTHING_KNOWN, SKETCH, WINDOW_BYTES, TextSketch
 from gptcli.manifest import require_unchanged
 
 FEWEST = 16
-"""Passages below which no share is told: it might be off by more than it says."""
+"""Passages below which no share is reported, since the estimate is too uncertain."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """Of a text's `sampled` passages, `found` stand in the training text; `unit` says what a passage is.
+    """Counts for a text: of `sampled` passages, `found` stand in the training text; `unit` says what a passage is.
 
-    `reason` says why nothing is known, and is empty where the share is. `files` has the share of each source.
+    `reason` says why the share is unknown, and is empty if it is known. `files` has the share of each source.
     """
 
     sampled: int = 0
@@ -55,7 +56,7 @@ class Seen:
         return f"about {percent(self.share)} of this text ({self.found:,} of {self.sampled:,} sampled {self.unit})"
 
     def warning(self) -> str:
-        """What a person must know before reading the scores of a text of which much was trained on."""
+        """The warning about the scores of a text of which much was trained on."""
         names = self.read_files
         which = f", most of it in {', '.join(names[:3])}{' ...' * (len(names) > 3)}" if len(self.files) > 1 else ""
         return f"this run has read {self.words()} in training{which}: these scores are not those of new text"
@@ -93,7 +94,7 @@ class SeenCounter:
             yield document
 
     def seen(self) -> Seen:
-        """What is known of all documents that have passed."""
+        """The counts for all documents that have passed."""
         if not self.sketch.limit:
             return UNKNOWN
         sampled, found = (sum(count[part] for count in self.counts.values()) for part in (0, 1))
@@ -103,7 +104,7 @@ class SeenCounter:
 
 
 def seen_of_validation(run: RunDirectory | None) -> Seen:
-    """What is known of the run's own validation split: its overlap with the training split, from `data.json`."""
+    """The overlap of the run's own validation split with its training split, from `data.json`."""
     path = run.path / "data.json" if run else None
     overlap = json.loads(path.read_text(encoding="utf-8")).get("ngram_overlap") if path and path.is_file() else None
     if not overlap or overlap["share"] is None:

@@ -1,4 +1,4 @@
-"""What a compressor that learns nothing in advance needs for a text: a yardstick for bits per byte."""
+"""The size of a text under a compressor that learns nothing in advance: a yardstick for bits per byte."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Yardstick(NamedTuple):
 
     @property
     def text(self) -> str:
-        """What was compressed, in words."""
+        """The text that was compressed, in words."""
         return f"the first {self.bytes / 1e6:.3g} MB of this text" if self.is_cut else "the same text"
 
 

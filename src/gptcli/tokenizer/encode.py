@@ -244,7 +244,11 @@ def encode_pieces(backend: tokenizers.Tokenizer, texts: Sequence[str]) -> list[n
 
 
 def encodings_of(backend: tokenizers.Tokenizer, texts: Sequence[str]) -> list[tokenizers.Encoding]:
-    """What the library says of `texts`; its errors as a TokenizerError."""
+    """The library's encodings of `texts`, without special tokens.
+
+    Raises:
+        TokenizerError: the library cannot encode a text.
+    """
     try:
         return backend.encode_batch_fast(texts, add_special_tokens=False)
     except GptcliError:  # what answers a signal

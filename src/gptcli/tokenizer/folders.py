@@ -1,4 +1,4 @@
-"""Where a tokenizer lies: a tokenizer.json, or a folder with one or with vocab.json and merges.txt.
+"""Reading a tokenizer: a tokenizer.json, or a folder with one or with vocab.json and merges.txt.
 
 vocab.json and merges.txt do not say how text is split into words: the tokenizer class of transformers does, which
 tokenizer_config.json or config.json names. They are read as that class in transformers 5 reads them. A class whose
@@ -46,7 +46,7 @@ NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token",
 
 @dataclass(frozen=True)
 class Rules:
-    """What a tokenizer class does beyond its vocabulary and merges.
+    """The rules of a tokenizer class beyond its vocabulary and merges.
 
     Attributes:
         split: the pattern of its words; None: GPT-2's.
@@ -95,7 +95,7 @@ CLASS_OF_MODEL = {
     **dict.fromkeys(("gpt_neox", "olmo"), "GPTNeoXTokenizer"),
     **dict.fromkeys(("roberta", "bart"), "RobertaTokenizer"),
 }
-"""By model_type, for folders without a tokenizer_class."""
+"""Tokenizer classes by model_type, for folders without a tokenizer_class."""
 FORCED = ("qwen2",)
 """Kinds of models whose tokenizer is of CLASS_OF_MODEL whatever its files say."""
 
@@ -124,7 +124,7 @@ def read_tokenizer(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """What tokenizer_config.json and, in older folders, special_tokens_map.json say; empty where there is neither."""
+    """Settings from tokenizer_config.json and, in older folders, special_tokens_map.json; empty if there is neither."""
     path, older = folder / SETTINGS_FILE, folder / SPECIAL_TOKENS_FILE
     settings = read_json(path) if path.exists() else {}
     if "added_tokens_decoder" not in settings and older.exists():

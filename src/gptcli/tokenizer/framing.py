@@ -1,7 +1,7 @@
-"""How training frames a document: the token before its text and the token after it.
+"""The framing of documents in training: the token before a text and the token after it.
 
 Everything that reads or writes documents uses one such object, so that a model is evaluated and prompted with what its
-training has shown. Knows no text and no tokenizer.
+training has shown. It depends on no text and no tokenizer.
 """
 
 from __future__ import annotations
@@ -49,5 +49,5 @@ class DocumentFraming:
 
     @property
     def overhead(self) -> int:
-        """How many tokens are added to each document."""
+        """The number of tokens that are added to each document."""
         return len(self.before) + len(self.after)

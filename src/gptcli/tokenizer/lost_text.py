@@ -1,4 +1,4 @@
-"""How much of a text a tokenizer loses: the bytes that do not survive decode(encode(text)).
+"""The part of a text that a tokenizer loses: the bytes that do not survive decode(encode(text)).
 
 Byte-level tokenizers lose nothing. Others may drop line breaks, lowercase, or write an unknown token for what their
 vocabulary lacks; bits per byte of the text then count bytes that the model was never asked to predict.
@@ -30,7 +30,7 @@ CONTEXT_TOKENS = 8
 
 @dataclass(frozen=True)
 class LostText:
-    """Of a text of `text_bytes` UTF-8 bytes `measured_bytes` were encoded and decoded, and `lost_bytes` were lost."""
+    """Counts for a text of `text_bytes` UTF-8 bytes: `measured_bytes` were encoded and decoded, `lost_bytes` lost."""
 
     lost_bytes: int = 0
     measured_bytes: int = 0

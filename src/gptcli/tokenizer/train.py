@@ -183,7 +183,11 @@ def give_up(batches: queue.Queue[list[str] | None]) -> None:
 
 
 def received(batches: queue.Queue[list[str] | None]) -> Iterator[str]:
-    """What is handed over, until an empty batch; None in place of a batch says that the training is given up."""
+    """The texts that are handed over, until an empty batch.
+
+    Raises:
+        InterruptedError: None came in place of a batch, since the training was given up.
+    """
     while (batch := batches.get()) != []:
         if batch is None:
             raise InterruptedError("the training was given up")
