@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from inputs import files, rows, verdicts, words
+from inputs import files, rows, runs, tokenizers, verdicts, words
 from inputs.attempt import RUN, TINY, typed
 
-ATTEMPTS = [*rows.ATTEMPTS, *files.ATTEMPTS, *words.ATTEMPTS, *verdicts.ATTEMPTS]
+ATTEMPTS = [*rows.ATTEMPTS, *files.ATTEMPTS, *tokenizers.ATTEMPTS, *runs.ATTEMPTS, *words.ATTEMPTS, *verdicts.ATTEMPTS]
 
 
 def train_run(folder: Path) -> Path:
@@ -16,5 +16,4 @@ def train_run(folder: Path) -> Path:
     (folder / "corpus.txt").write_text(words.TEXT)
     code, printed = typed(f"gptcli train corpus.txt {TINY} --set data.tokenizer=byte --out '{RUN}'", folder)
     assert code == 0, printed
-    (folder / "corpus.txt").unlink()
     return folder / RUN

@@ -20,15 +20,16 @@ TINY = (
 )
 """A training of a second, in place of {tiny} in a command."""
 RUN = "run with a space"
-"""The trained run that every attempt finds in its folder, in place of {run} in a command."""
+"""The trained run that every attempt finds in its folder, in place of {run} in a command, beside its `corpus.txt`."""
 
 
 @dataclass(frozen=True)
 class Attempt:
     """What a person has and types, and what happens.
 
-    `says` and `says_not` are regular expressions for what is printed on stdout and stderr together. `then` is the
-    remedy as the message advises it; it must succeed. `left` looks at the folder afterwards and raises AssertionError.
+    `make` changes the folder before the command is typed. `says` and `says_not` are regular expressions for what is
+    printed on stdout and stderr together. `then` is the remedy as the message advises it; it must succeed. `left` looks
+    at the folder afterwards and raises AssertionError.
     """
 
     point: int
@@ -40,6 +41,7 @@ class Attempt:
     says_not: tuple[str, ...] = ()
     files: Mapping[str, bytes | str] = field(default_factory=dict)
     links: Mapping[str, str] = field(default_factory=dict)
+    make: Callable[[Path], None] = lambda folder: None
     stdin: bytes = b""
     then: str = ""
     left: Callable[[Path], None] = lambda folder: None
@@ -52,10 +54,11 @@ class Attempt:
             path.write_bytes(content.encode() if isinstance(content, str) else content)
         for name, target in self.links.items():
             (folder / name).symlink_to(target)
+        self.make(folder)
         code, printed = typed(self.command, folder, self.stdin)
         if code != self.code:
             yield f"exit code {code} instead of {self.code}: {printed[-500:]}"
-        if code and printed.strip().count("\n") > 0 and "Traceback" in printed:
+        if "Traceback" in printed:
             yield f"a traceback: {printed[-500:]}"
         yield from (
             f"does not say {words!r}: {printed[-1000:]}" for words in self.says if not re.search(words, printed)
