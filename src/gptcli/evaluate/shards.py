@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # it loads torch.distributed, which a process that is alone d
 
 
 MOST_PARTS = 32
-"""Parts that the loss is told of separately, enough for a standard error that is itself known to an eighth."""
+"""Parts for which the loss is reported separately, enough for a standard error that is itself known to an eighth."""
 
 
 class Interrupted(Exception):

@@ -22,25 +22,25 @@ class TrainerConfig(Config):
     zero-config rule chooses."""
 
     epochs: float | None = Field(None, gt=0, allow_inf_nan=False)
-    """How often to read the training split, instead of max_steps; of a mix, as many sequences as its corpora have
+    """Passes over the training split, instead of max_steps; for a mix, a pass is as many sequences as its corpora have
     together. It becomes max_steps, rounded up to a whole step, as soon as the text is tokenized, so the run's run.toml
     has max_steps. Of the two, the one that was set last counts: `--set` before a file, a file before the run that is
     resumed."""
 
     max_seconds: float | None = Field(None, gt=0, allow_inf_nan=False)
     """Seconds that the whole command may take, from its start to the saved model; what is not set is chosen for them.
-    `--time 10m` sets it. It ends sooner after max_steps, which are chosen where more would be learning by heart."""
+    `--time 10m` sets it. It ends sooner after max_steps, which are chosen where more would memorise the text."""
 
     pace: str = Field("", pattern=r"^(\d+:\d+( \d+:\d+)*)?$")
-    """How a run under a deadline went, for repeating it: `STEP:END ...`, the last step as it was planned at each of
-    these steps. The learning rate, and what happens every so many steps, count in steps as the first one planned."""
+    """The progress of a run under a deadline, for repeating it: `STEP:END ...`, the last step as it was planned at each
+    of these steps. The learning rate, and what happens every so many steps, count in steps as the first one planned."""
 
     init_from: str = ""
     """The model whose shape, tokenizer and weights training starts from, with a new optimizer: a run, a Hugging Face
     directory or hf:NAME; empty: weights are drawn. `--init-from` sets it. The run keeps a copy of it."""
 
     corpus_bytes: int | None = Field(None, ge=1)
-    """Read only about so many bytes of the corpus, from files drawn by their hash; none: all of it. Chosen where
+    """Read only about so many bytes of the corpus, from files drawn by their hash; if not set, all of it. Chosen where
     max_seconds leaves no time to prepare more."""
 
     tokens_per_step: int = Field(8192, ge=1)

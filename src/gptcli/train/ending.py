@@ -21,7 +21,7 @@ OFTEN = 10
 
 @dataclass(frozen=True)
 class Ending:
-    """How a run ended.
+    """The end of a run, and the figures to judge it by.
 
     steps: made, of `planned`.
     tokens, val_tokens: validation tokens that each evaluation on the way read, of so many.

@@ -28,7 +28,7 @@ Find = Callable[[list[CheckpointError], Any], CheckpointInfo | None]
 
 
 def validation_yardstick(plan: Plan) -> Yardstick:
-    """What a compressor needs for the validation text."""
+    """The yardstick of the validation text: the size that a compressor needs for it."""
     if isinstance(plan.batches, MixedBatches):
         return Yardstick(None, reason="a mix of corpora has several validation texts")
     return yardstick_of_shards(plan.data.tokenizer, plan.data.val)

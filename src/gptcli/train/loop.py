@@ -81,7 +81,7 @@ class Trainer:
         share = Share(strategy.layout.data_rank, strategy.layout.data_ranks) if strategy else WHOLE
         self.feed = Feed(plan.batches, config.sequences_per_step, config.train.batch_size, plan.device, share)
         self.validation: Validation | None = None
-        """What the last evaluation found."""
+        """The result of the last evaluation."""
         self.unread: deque[tuple[int, PendingStep]] = deque()
         self.position, self.pace = Position(), plan.new_pace()
         self.journal = Journal(run, config, writes=self.world.is_first)

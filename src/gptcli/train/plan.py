@@ -73,7 +73,7 @@ class Plan:
     memory_bytes: int
     """Estimated memory of training: weights, gradients, optimizer state, activations."""
     process_bytes: int = 0
-    """What the process holds on a CPU before the model is built: Python, PyTorch, and what preparing has left."""
+    """The memory of the process on a CPU before the model is built: Python, PyTorch, and what preparing has left."""
     deadline: Deadline | None = None
     choice: timed.Choice | None = None
     """Why the rule for a deadline chose what it chose."""
@@ -223,8 +223,8 @@ def scan_of(draft: RunConfig, cache_dir: Path) -> CorpusScan | MixedScan:
 
 
 def exact_facts(train_bytes: int, device_type: str, data: PreparedData) -> CorpusFacts:
-    """What the zero-config rule decides by, now that the text is tokenized; how much of it repeats only where the text
-    is small."""
+    """The facts that the zero-config rule uses, now that the text is tokenized; its repetition is measured only where
+    the text is small."""
     facts = CorpusFacts(train_bytes, device_type, train_bytes / max(1, len(data.train)))
     if not facts.is_small or not isinstance(data.train, TokenShards):
         return facts
@@ -249,7 +249,7 @@ def with_steps_of_epochs(user: RawConfig, config: RunConfig, sequences_per_epoch
 
 
 def choose_exactly(chosen: RawConfig, facts: CorpusFacts, user: RawConfig) -> RawConfig:
-    """What the zero-config rule chooses once the text is tokenized, and the most steps of a run that a clock ends.
+    """The choices of the zero-config rule once the text is tokenized, and the most steps of a run that a clock ends.
 
     Only small texts, and runs whose epochs are set, are counted by their tokens.
     """
@@ -265,14 +265,14 @@ def choose_exactly(chosen: RawConfig, facts: CorpusFacts, user: RawConfig) -> Ra
 def deadline_of(
     clock: Clock, config: RunConfig, choice: timed.Choice | None, device: torch.device, *, made: int, is_new: bool
 ) -> Deadline:
-    """What the rest of the time buys after the `made` steps, by the seconds of a step as the rule measured them, or as
-    measured now.
+    """The deadline with the `made` steps and those that fit into the rest of the time, by the seconds of a step as the
+    rule measured them, or as measured now.
 
     Args:
         is_new: neither a run that is resumed nor one that starts from a model, which may be left with any time.
 
     Raises:
-        UsageError: hardly anything.
+        UsageError: hardly any step fits.
     """
     train, left = config.train, clock.remaining()
     if choice is not None:

@@ -24,11 +24,11 @@ class Position:
     evaluated_step: int | None = None
     best_val_loss: float | None = None
     evaluations_without_improvement: int = 0
-    """How many evaluations in a row, up to the newest, found no lower validation loss."""
+    """The number of evaluations in a row, up to the newest, that found no lower validation loss."""
     latest: StepResult | None = None
-    """Of the newest step that was read."""
+    """The result of the newest step that was read."""
     is_unfinished: bool = False
-    """What follows `step` (its evaluation and all after that) was given up and is to be done first."""
+    """Whether the work after `step` (its evaluation and all after that) was interrupted, and is to be done first."""
     batch_size: int | None = None
     """Sequences of a micro-batch, where the device had too little memory for as many as the settings say."""
     bad_steps: int = 0

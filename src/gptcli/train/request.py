@@ -1,4 +1,4 @@
-"""What the user typed after `gptcli train`: which run it names, and all settings that follow from it."""
+"""The request of `gptcli train`: the run that it names, and all settings that follow from it."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from gptcli.train.resume import History, require_same_run, resume_command
 from gptcli.train.start import require_same_start
 
 RUNS = Path("runs")
-"""Where runs are made for which no --out is given."""
+"""The directory of runs for which no --out is given."""
 
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """What the user typed."""
+    """The arguments and options of `gptcli train` as typed."""
 
     corpus: tuple[str, ...] = ()
     config_files: tuple[str, ...] = ()
@@ -90,7 +90,7 @@ def fresh_directory(corpus: tuple[str, ...]) -> Path:
 
 
 def settings_of(request: TrainRequest, history: History) -> RawConfig:
-    """What the user set: the resumed run's own settings, then -c files, --set values, CORPUS and options.
+    """The user's settings: those of the resumed run, then -c files, --set values, CORPUS and options.
 
     Raises:
         ConfigError: a file or value cannot be read, or a key may not change when the run goes on.

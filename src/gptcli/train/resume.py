@@ -86,11 +86,11 @@ ALLOWED = "docs/reliability.md lists what a resume may change"
 
 @dataclass(frozen=True)
 class History:
-    """What was done of a run before this process; of a new run, nothing."""
+    """The progress of a run before this process; a new run has none."""
 
     run: RunDirectory | None = None
     state: Mapping[str, Any] = field(default_factory=dict)
-    """Of the newest checkpoint, everything but tensors; empty where there is none."""
+    """The state in the newest checkpoint, without tensors; empty where there is no checkpoint."""
 
     @classmethod
     def of(cls, run: RunDirectory) -> History:
@@ -164,7 +164,7 @@ def leaves_of(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
 
 
 def resume_command(run: Path, corpus: str = "") -> str:
-    """What is typed to go on with a run, whose corpus may be named anew."""
+    """The command that resumes a run, whose corpus may be named anew."""
     return f"gptcli train {f'{corpus} ' if corpus else ''}--resume --out {shell_word(run)}"
 
 
@@ -222,7 +222,7 @@ def compared(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def effect_of(difference: Difference) -> str | None:
-    """What the change of a key means when a run goes on, in words; None where it may not change."""
+    """The effect of a changed key on a resumed run, in words; None where the key may not change."""
     section = difference.key.partition(".")[0]
     if difference.key == "model.vocab_size" and difference.new == 0:  # as the tokenizer has it
         return NOTHING
@@ -292,7 +292,7 @@ def shown(value: Any) -> str:
 
 
 def change_lines(changes: Iterable[Difference], step: int) -> list[str]:
-    """What changes and what that means, a line for each meaning."""
+    """The changes with their effects, in one line for each effect."""
     by_effect: dict[str, list[str]] = {}
     for change in changes:
         effect = effect_of(change)
@@ -306,7 +306,7 @@ def change_lines(changes: Iterable[Difference], step: int) -> list[str]:
 
 
 def identity(plan: Plan, ranks: int) -> dict[str, Any]:
-    """What a checkpoint's state says of the training that it belongs to, as `require_same_training` reads it."""
+    """The part of a checkpoint's state that identifies its training, as `require_same_training` reads it."""
     return {
         "data_fingerprint": plan.data.train.fingerprint,
         "val_fingerprint": plan.data.val.fingerprint,
@@ -317,7 +317,7 @@ def identity(plan: Plan, ranks: int) -> dict[str, Any]:
 
 
 def machine(device: torch.device, ranks: int) -> dict[str, Any]:
-    """What, beside the settings, the last bits of a sum depend on."""
+    """The properties of the machine on which, beside the settings, the last bits of a sum depend."""
     is_cuda = device.type == "cuda"
     return {
         "torch": torch.__version__,

@@ -74,7 +74,7 @@ def plan_lines(plan: Plan, step_seconds: float | None) -> list[tuple[str, str]]:
 
 
 def memory_words(plan: Plan) -> str:
-    """What the summary will call the peak: on a GPU what the training holds, elsewhere what the process holds."""
+    """The expected peak of the memory, in words: of the training on a GPU, of the whole process elsewhere."""
     if not plan.process_bytes:
         return f"about {size(plan.memory_bytes)} of the GPU's to train"
     total = size(plan.process_bytes + plan.memory_bytes)
@@ -157,13 +157,13 @@ def mix_lines(plan: Plan, scan: MixedScan) -> list[str]:
 
 
 def epochs_words(epochs: float) -> str:
-    """How often a text is seen, for people."""
+    """The number of epochs, in words."""
     words = rounded(epochs)
     return f"{words} epoch{'s' * (words != '1')}"
 
 
 def measured_on(summary: dict[str, Any]) -> str:
-    """What the loss of the summary was measured on."""
+    """The text on which the loss of the summary was measured, in words."""
     if summary["val_part"] == 1:
         return "whole validation split"
     return (

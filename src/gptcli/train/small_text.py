@@ -14,7 +14,7 @@ SMALL_TEXT = 100_000
 
 
 class SmallShape(NamedTuple):
-    """What is trained on splits of at least `minimum_bytes`, and how strongly it is regularised."""
+    """The model and the regularisation for training splits of at least `minimum_bytes`."""
 
     minimum_bytes: int
     vocab_size: int
@@ -24,10 +24,10 @@ class SmallShape(NamedTuple):
     context_length: int
     tokens_per_step: int
     epochs: float
-    """Of text that repeats no more than prose does."""
+    """Epochs over text that repeats no more than prose does."""
     dropout: float
     forgotten: float
-    """Sum of rate x decay over the run: what keeps a text from being memorised when it is read so often."""
+    """Sum of rate x decay over the run, which keeps a text from being memorised when it is read so often."""
 
 
 SHAPES = (
@@ -55,7 +55,7 @@ def packed_bits(text: str) -> float:
 
 
 def repetition(bits: float | None) -> float:
-    """How many times as often a text can be read before it is memorised, since it repeats; 1 for prose.
+    """The factor by which a text can be read more often than prose before it is memorised; 1 for prose.
 
     Args:
         bits: of a byte, as `packed_bits` gives them; None: not known yet, taken for prose.

@@ -40,7 +40,7 @@ class Start:
     tokenizer: Tokenizer
     weights: Mapping[str, torch.Tensor]
     sketch: TextSketch = NOTHING_KNOWN
-    """Of the text that it was trained on, where it is a run that keeps one."""
+    """The sketch of the text that the weights were trained on, if they are a run's that keeps one."""
 
     def build(self, config: ModelConfig, device: torch.device) -> GPT:
         """The model that `config` describes, with these weights."""
@@ -48,7 +48,7 @@ class Start:
 
 
 def reference_of(settings: RawConfig) -> str:
-    """What `train.init_from` says; empty where weights are drawn."""
+    """The value of `train.init_from`; empty where weights are drawn."""
     train = settings.values.get("train")
     return (train.get("init_from") or "") if isinstance(train, Mapping) else ""
 

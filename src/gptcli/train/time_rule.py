@@ -87,8 +87,8 @@ class Candidate(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """What candidate `number` would come to: seconds of compiling (0: it is not) and of a step, steps, epochs, bits per
-    byte above the text's entropy."""
+    """The predicted results of candidate `number`: seconds of compiling (0: it is not compiled) and of a step, steps,
+    epochs, bits per byte above the text's entropy."""
 
     number: int
     candidate: Candidate
@@ -98,7 +98,7 @@ class Prediction(NamedTuple):
     epochs: float
     bits: float
     most_steps: int
-    """Where it ends even if the machine turns out to be faster: beyond them the text would be memorised."""
+    """The most steps, even if the machine turns out to be faster: after more the text would be memorised."""
 
 
 class Grid:

@@ -1,8 +1,8 @@
-"""What a curve of validation losses shows, as a verdict: a pure function of the numbers that metrics.jsonl records.
+"""A verdict on a curve of validation losses: a pure function of the numbers that metrics.jsonl records.
 
 Two evaluations are compared on the same parts of the validation text, part by part: it does not matter that some parts
 are harder than others. A difference is believed if it is large enough to matter and lies SURE standard errors from
-zero; docs/benchmarks.md tells how often that is wrong.
+zero; docs/benchmarks.md says how often that is wrong.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ class CurvePoint(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """What a curve shows. `best` and `last` are None where no loss is finite, `before` unless the verdict needs it.
+    """A verdict, and the points of the curve that it rests on: `best` and `last` are None where no loss is finite,
+    `before` unless the verdict needs it.
 
     before: the evaluation that the last one is compared with to see whether the loss was still falling.
     """
@@ -64,7 +65,7 @@ def curve_of(lines: Iterable[Mapping[str, Any]]) -> list[CurvePoint]:
 
 
 def judge(curve: Sequence[CurvePoint], tokens: int) -> Finding:
-    """What the curve shows.
+    """The finding on the curve of a run.
 
     Args:
         curve: every evaluation of the run, in order.
@@ -110,7 +111,7 @@ def blindness(one: CurvePoint, other: CurvePoint) -> float:
 
 
 def difference(one: CurvePoint, other: CurvePoint) -> Uncertainty | None:
-    """Of the difference of two losses, part by part; None where their parts are not known."""
+    """The uncertainty of the difference of two losses, part by part; None where their parts are not known."""
     if len(one.parts) != len(other.parts):
         return None
     return mean_of_parts([a - b for a, b in zip(one.parts, other.parts, strict=True)], "the validation text")

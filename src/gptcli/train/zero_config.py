@@ -74,18 +74,18 @@ NAMES = RawConfig({"optim": {"name": "muon"}, "schedule": {"name": "linear"}})
 
 
 class CorpusFacts(NamedTuple):
-    """What the rule decides by."""
+    """The facts about a corpus that the rule uses."""
 
     train_bytes: int
     """UTF-8 bytes of the training split."""
     device_type: str
     """cpu, cuda or mps."""
     bytes_per_token: float | None = None
-    """Of the tokenizer on this text; None: about as many as such a tokenizer has on prose."""
+    """Bytes per token of the tokenizer on this text; None: about as many as such a tokenizer has on prose."""
     packed_bits: float | None = None
-    """How much of a small text repeats, as small_text.packed_bits measures it; None: as much as in prose."""
+    """The repetition of a small text, as small_text.packed_bits measures it; None: that of prose."""
     shape_is_chosen: bool = False
-    """By the rule for a deadline, which reads a part of a large corpus where there is no time for more."""
+    """Whether the rule for a deadline chose the shape; that rule may read only a part of a large corpus."""
 
     @property
     def is_small(self) -> bool:
