@@ -17,7 +17,7 @@ from typing import Generic, NoReturn, TypeVar
 Result = TypeVar("Result")
 
 POLL_SECONDS = 0.2
-"""How often a waiting main thread looks up: on Windows a lock cannot be interrupted."""
+"""Seconds after which a waiting main thread checks for signals: on Windows a lock cannot be interrupted."""
 
 
 class CallThread(threading.Thread, Generic[Result]):
@@ -38,7 +38,7 @@ class CallThread(threading.Thread, Generic[Result]):
             self.error = error
 
     def result(self, on_wait: Callable[[float], None] = lambda seconds: None) -> Result:
-        """What the call returns or raises; meanwhile `on_wait` is told now and then for how long it has run."""
+        """The return value of the call, or its exception; meanwhile `on_wait` is called with the seconds so far."""
         while self.is_alive():
             self.join(POLL_SECONDS)
             on_wait(time.monotonic() - self.began)

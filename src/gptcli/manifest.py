@@ -37,12 +37,12 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a directory's manifest lists, by path below the directory; nothing where there is no manifest."""
+    """The files that a directory's manifest lists, by path below the directory; empty where there is no manifest."""
 
     directory: Path
     files: Mapping[str, Entry] = field(default_factory=dict)
     logs: Mapping[str, Entry] = field(default_factory=dict)
-    """Of files that only grow: what they began with."""
+    """Entries of files that only grow: the size and the hash of their beginning."""
     is_there: bool = False
 
     def render(self) -> str:
@@ -54,7 +54,7 @@ class Manifest:
         return sealed(fields)
 
     def damage(self, name: str) -> str | None:
-        """What is wrong with a file that is listed, in words; None where nothing is."""
+        """A description of the damage to a file that is listed; None where there is none."""
         path, is_log = self.directory / name, name in self.logs
         entry = self.logs[name] if is_log else self.files[name]
         try:
@@ -217,7 +217,7 @@ def replacing(directory: Path, names: Iterable[str], logs: Iterable[str] = ()) -
 
 
 def without(manifest: Manifest, names: tuple[str, ...]) -> tuple[dict[str, Entry], dict[str, Entry]]:
-    """What is listed but for these names and what lies below them."""
+    """The files and logs that are listed, except these names and what lies below them."""
     gone = set(manifest.below(names))
     files, logs = (
         {name: entry for name, entry in of.items() if name not in gone} for of in (manifest.files, manifest.logs)
@@ -246,8 +246,8 @@ def entry_of(path: Path) -> Entry:
 
 
 def log_entry(path: Path, before: Entry | None) -> Entry:
-    """Of the whole lines that a log has now; `before` where it no longer begins with that, so that the damage is not
-    taken for what was written."""
+    """The entry for the whole lines of a log; `before` where the log no longer begins with that, so that the damage is
+    not taken for what was written."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
         content = file.read()

@@ -1,4 +1,4 @@
-"""What `gptcli checkpoint` tells of a run: its checkpoints, its other files, and what is damaged. Reads no tensor."""
+"""Reports of `gptcli checkpoint` on a run: its checkpoints, other files, and damage. No tensor is read."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ class RunDirectory:
                 pass  # permissions alone do not say whether a directory can be made there
 
     def foreign_names(self) -> list[str]:
-        """What lies in the directory and is not left over from a run that was begun there."""
+        """The names in the directory that are not left over from a run that was begun there."""
         own = {self.lock_path.name, self.checkpoints_dir.name}
         return [p.name for p in self.path.iterdir() if p.name not in own and TEMPORARY_MARK not in p.name]
 

@@ -30,7 +30,7 @@ INSTEAD_OF_COMMANDS = {
     "benchmark": "gptcli bench",
     "estimate": "gptcli plan CONFIG",
 }
-"""What serves the purpose of a command that does not exist."""
+"""Replacements for commands that do not exist, by the name that people type."""
 INSTEAD_OF_OPTIONS = {
     "generate": {
         "--max-tokens": "--max-new-tokens",
@@ -81,7 +81,7 @@ class Verb(TyperCommand):
         return super().parse_args(ctx, args)
 
     def instead_of(self, name: str, value: str, has_keys: bool) -> str | None:
-        """What to write for an unknown option `name`; None if nothing is known. `has_keys`: the verb has `--set`."""
+        """The replacement for an unknown option `name`; None if there is none. `has_keys`: the verb has `--set`."""
         from gptcli.console import shell_word
 
         value = shell_word(value) if value else "..."

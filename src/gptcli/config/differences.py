@@ -1,4 +1,4 @@
-"""Where two configurations differ: the dotted keys, with the value on each side. Knows no key."""
+"""Differences between two configurations: the dotted keys, with both values, whatever the keys are."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def find_config(name: str) -> Path:
 
 
 def read_settings(config_files: Iterable[str], assignments: Iterable[str], base: RawConfig | None = None) -> RawConfig:
-    """What the user set: `base`, then the config files (paths or shipped names) in order, then the --set values.
+    """The user's settings: `base`, then the config files (paths or shipped names) in order, then the --set values.
 
     Raises:
         ConfigError: a file or a value cannot be read, or one file, or --set, sets both of two ALTERNATIVES.

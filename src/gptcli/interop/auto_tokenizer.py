@@ -1,4 +1,4 @@
-"""What transformers' AutoTokenizer makes of a tokenizer.json, known without transformers.
+"""The effect of transformers' AutoTokenizer on a tokenizer.json, determined without transformers.
 
 It takes the file as it is where `tokenizer_class` says so, as in all that we write. For a few kinds of models it does
 not heed that: it takes vocabulary and merges from the file and splits text by the rules of the model's own tokenizer
@@ -35,7 +35,7 @@ QWEN2_RULES: Json = {
     "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
 }
 FORCED: dict[str, Json] = {"qwen2": QWEN2_RULES}
-"""By model_type: the rules that AutoTokenizer puts in the place of those in the file."""
+"""The rules that AutoTokenizer uses instead of those in the file, by model_type."""
 
 TRIED_TEXTS = (
     "The year 1984 had 366 days, 12345678 minutes more or less; it's 3.14159.",

@@ -19,7 +19,7 @@ FAMILIES = (GPT2, LLAMA, QWEN3, MISTRAL, QWEN2, OLMO2, GPT_NEOX, NANOCHAT)
 
 
 SUBSTITUTES = (BIASED_LLAMA,)
-"""What holds the models of another family as well, and leaves the tokenizer beside them as it is."""
+"""Families that can hold the models of another family as well, and keep the tokenizer beside them as it is."""
 
 
 def family_of(config: ModelConfig, tokenizer: Mapping[str, Any] | None = None) -> tuple[Family, str]:

@@ -32,7 +32,7 @@ from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
 CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
 MODEL_FILES = (CONFIG, GENERATION_CONFIG, SINGLE, TOKENIZER_FILE, SETTINGS_FILE)
-"""What `write_huggingface` writes."""
+"""Files that `write_huggingface` writes."""
 
 
 def write_huggingface(model: GPT, tokenizer: Tokenizer, directory: Path, *, own: bool = False) -> str:

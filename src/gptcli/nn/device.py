@@ -99,8 +99,8 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 def resident_memory_bytes(device: torch.device) -> int:
-    """What `peak_memory_bytes` counts besides a training: nothing on a CUDA device, else what the process holds now
-    (its peak so far, where the system does not tell)."""
+    """The part of `peak_memory_bytes` that is not from training: 0 on a CUDA device, else the current memory of the
+    process (its peak so far where the system does not report it)."""
     if device.type == "cuda":
         return 0
     try:
