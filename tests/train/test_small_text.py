@@ -20,7 +20,7 @@ from gptcli.train.clock import Clock
 from gptcli.train.config import RunConfig
 from gptcli.train.run import TrainRequest, train
 from gptcli.train.small_text import (
-    MOST_REPETITION,
+    MOST_EPOCHS,
     MOST_SHRINKING,
     SMALL_TEXT,
     USUAL_BITS,
@@ -88,10 +88,11 @@ def test_the_steps_are_those_of_the_epochs_in_the_tokens_that_the_text_has(size:
 def test_text_that_repeats_is_read_more_often_with_less_dropout_within_bounds() -> None:
     bits = [packed_bits(text) for text in (prose(20_000), "one line that never changes\n" * 700)]
     assert bits[0] > 5 * bits[1]
-    assert 1 < repetition(2.3) < repetition(bits[1]) == MOST_REPETITION
-    assert repetition(None) == repetition(4.0) == 1 and packed_bits("") == USUAL_BITS
+    shape = small_shape(20_000)
+    assert 1 < repetition(shape, 2.3) < repetition(shape, bits[1]) == MOST_EPOCHS / shape.epochs
+    assert repetition(shape, None) == repetition(shape, 4.0) == 1 and packed_bits("") == USUAL_BITS
     often, once = (resolved(CorpusFacts(20_000, "cpu", 2.0, packed)) for packed in (bits[1], None))
-    assert often.train.max_steps == pytest.approx(MOST_REPETITION * once.train.max_steps, rel=0.01)
+    assert often.train.max_steps == pytest.approx(once.train.max_steps * MOST_EPOCHS / shape.epochs, rel=0.01)
     poems = [resolved(CorpusFacts(4_000, "cpu", 1.0, packed)) for packed in (bits[1], None)]
     assert 0 < poems[0].model.dropout < poems[1].model.dropout
     assert resolved(CorpusFacts(20_000, "cpu"), "model.dropout=0.0").model.attention_dropout is None

@@ -35,9 +35,9 @@ SHAPES = (
     SmallShape(7_000, 0, 2, 128, 64, 1024, epochs=10, dropout=0.0, forgotten=6.0),
     SmallShape(40_000, 512, 2, 128, 128, 2048, epochs=25, dropout=0.2, forgotten=15.0),
 )
-USUAL_BITS, REPETITION_POWER, MOST_REPETITION = 2.6, 1.5, 2.0
+USUAL_BITS, REPETITION_POWER, MOST_EPOCHS = 2.6, 1.5, 40
 """Bits of a byte that deflate leaves of text that does not repeat much (prose has more); the power with which epochs
-grow, and dropout falls, where it leaves fewer; and the most that they change."""
+grow, and dropout falls, where it leaves fewer; and the most epochs that text is read."""
 LEAST_STEPS = 50
 MOST_SHRINKING = 0.2
 """Most that the highest rate x decay may be: what a step takes off every weight. With more a run falls apart."""
@@ -54,23 +54,24 @@ def packed_bits(text: str) -> float:
     return 8 * len(zlib.compress(content, 9)) / len(content) if content else USUAL_BITS
 
 
-def repetition(bits: float | None) -> float:
+def repetition(shape: SmallShape, bits: float | None) -> float:
     """The factor by which a text can be read more often than prose before it is memorised; 1 for prose.
 
     Args:
         bits: of a byte, as `packed_bits` gives them; None: not known yet, taken for prose.
     """
-    return min(MOST_REPETITION, max(1.0, (USUAL_BITS / (bits or USUAL_BITS)) ** REPETITION_POWER))
+    most = MOST_EPOCHS / shape.epochs
+    return min(most, max(1.0, (USUAL_BITS / (bits or USUAL_BITS)) ** REPETITION_POWER))
 
 
 def small_steps(shape: SmallShape, bits: float | None, train_tokens: float, tokens_per_step: int) -> int:
     """Steps of the shape's epochs, or of more where the text repeats (`bits`: see `repetition`)."""
-    return max(LEAST_STEPS, math.ceil(shape.epochs * repetition(bits) * train_tokens / tokens_per_step))
+    return max(LEAST_STEPS, math.ceil(shape.epochs * repetition(shape, bits) * train_tokens / tokens_per_step))
 
 
 def small_dropout(shape: SmallShape, bits: float | None) -> float:
     """Less where the text repeats (`bits`: see `repetition`), since there is less to memorise."""
-    return round(shape.dropout / repetition(bits), 2)
+    return round(shape.dropout / repetition(shape, bits), 2)
 
 
 def small_warmup(steps: int) -> int:
