@@ -1,7 +1,7 @@
 """Members of zip archives, named as files in a folder: `texts.zip/part/one.txt`.
 
 A member is decompressed as it is read, in pieces of bounded size, and never written to a disk, so its name can lead
-nowhere. Knows no text.
+nowhere. Bytes are not decoded here.
 """
 
 from __future__ import annotations

@@ -168,7 +168,7 @@ class DataConfig(Config):
 
     @model_validator(mode="after")
     def csv_characters_differ(self) -> DataConfig:
-        """Delimiter, quote and escape character must be told apart."""
+        """Delimiter, quote and escape character must differ."""
         delimiter = "," if self.csv_delimiter is None else self.csv_delimiter[:1]
         used = [one for one in (delimiter, self.csv_quote, self.csv_escape) if one]
         if len(set(used)) < len(used) or set(used) & set("\r\n"):

@@ -1,7 +1,7 @@
 """Documents: a row of a row file, a text file, or what a separator cuts a text file into.
 
 A document may be larger than memory, so it travels as pieces, cut where no tokenizer joins characters across the cut:
-encoding the pieces gives the same tokens as encoding the whole. Knows nothing of splits or tokens.
+encoding the pieces gives the same tokens as encoding the whole. Splitting and encoding are done elsewhere.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def read_pieces(
     file: SourceFile, config: DataConfig, start: int = 0, stop: int | None = None, decoding: Decoding | None = None
 ) -> Iterator[Piece]:
     """Every document of one file, also empty ones, in pieces of at most PIECE_CHARACTERS; with `stop` those of the
-    section start..stop (sections.py). `decoding` counts what is replaced; None: nobody asks."""
+    section start..stop (sections.py). `decoding` counts what is replaced; None: it is not counted."""
     path, name = file.path, file.name
     decoding = decoding or Decoding.of(config)
     if is_token_file(path.name):

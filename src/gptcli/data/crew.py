@@ -134,7 +134,7 @@ def obey() -> None:
 
 @contextlib.contextmanager
 def stop_by_signal(remedy: str = "the same command goes on with what is finished") -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into Stopped, wherever they arrive; `remedy` is what the user is told to do next."""
+    """Turn SIGINT and SIGTERM into Stopped, wherever they arrive; `remedy` is the remedy of that error."""
 
     def stop(signum: int, frame: object) -> None:
         raise Stopped(f"stopped by {signal.Signals(signum).name}", signum, remedy)

@@ -1,6 +1,6 @@
 """The rows of CSV and TSV files, read strictly: a row that does not fit the header is an error and never a guess.
 
-Knows no file; csv_faults.py says what is wrong with a row.
+Files are opened elsewhere; csv_faults.py makes the errors about rows.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which fields of a row hold its text, and what is in them. Knows no file format."""
+"""The fields of a row that hold its text, and their content, whatever the file format."""
 
 from __future__ import annotations
 

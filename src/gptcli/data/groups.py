@@ -1,7 +1,7 @@
-"""Which documents belong together, so that all of them lie on one side of the split: equal ones, or nearly equal ones.
+"""Groups of documents that lie on one side of the split together: equal ones, or nearly equal ones.
 
 Groups are the connected components of pairs of documents, found by union-find over an array in a file, so that there
-may be more documents than fit in memory. Knows no text.
+may be more documents than fit in memory. Documents are only numbers here.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The rows of JSON files: an object on each line, or objects of any layout, alone or in an array.
 
-Nothing is held but the row that is read. Knows nothing of what a row holds; every error names the file and the place.
+Only one row is held at a time, and its content is not looked at; every error names the file and the place.
 """
 
 from __future__ import annotations

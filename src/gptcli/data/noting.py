@@ -1,7 +1,7 @@
 """The first pass over a corpus as a whole: every document is noted, and files that cannot be read are left out.
 
-Of a file that is left out nothing is used, however much of it could be read; whether it is does not depend on how the
-work is divided. Knows no split.
+Nothing of a file that is left out is used, however much of it could be read; whether it is does not depend on how the
+work is divided. Splitting follows in scan.py.
 """
 
 from __future__ import annotations

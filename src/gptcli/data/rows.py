@@ -1,6 +1,6 @@
 """The texts in the rows of JSON, CSV, TSV, .parquet and .arrow files.
 
-Rows are read one at a time. Knows nothing of documents, splits or tokens; every error names the file and the row.
+Rows are read one at a time; every error names the file and the row. Documents are formed elsewhere.
 """
 
 from __future__ import annotations

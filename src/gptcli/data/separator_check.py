@@ -1,4 +1,4 @@
-"""A warning about a separator that never occurs, or about one that a text seems to have and nobody declared.
+"""A warning about a separator that never occurs, or about one that a text seems to have and that was not declared.
 
 It looks at a sample of the corpus, so that it costs no time to speak of.
 """

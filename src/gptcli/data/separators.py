@@ -1,5 +1,5 @@
 r"""Text that separates the documents of a text file: what a user types for it, where it is found, and which one a text
-probably has that nobody declared.
+probably has that was not declared.
 
 A shell gives '\n' as a backslash and an n, so the escapes \n, \t, \r and \\ stand for what they mean in Python. A line
 end in a separator is found as "\r\n" too, as Windows writes it.

@@ -5,7 +5,7 @@ ANCHOR_BYTES alone: so the same passages are sampled of an excerpt, wherever it 
 Manber, "Finding similar files in a large file system", 1994, and Schleimer, Wilkerson and Aiken, "Winnowing", 2003).
 The passages of the smallest hashes are kept (a bottom-k sketch: Broder, "On the resemblance and containment of
 documents", 1997), so that the sketch has a bounded size and depends neither on the order of reading nor on the number
-of processes; and the sketches of two texts can be joined. Knows no tokens.
+of processes; and the sketches of two texts can be joined. It does not depend on tokens.
 """
 
 from __future__ import annotations

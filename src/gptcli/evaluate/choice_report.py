@@ -64,5 +64,5 @@ def calibration(evaluation: ChoiceEvaluation) -> str:
     """The calibration error in words."""
     error, noise = evaluation.calibration_error, evaluation.calibration_noise
     if error is None or noise is None:
-        return f"not measured: it takes {LEAST_CALIBRATION_ROWS} rows or more to tell it from chance"
+        return f"not measured: it takes {LEAST_CALIBRATION_ROWS} rows or more to distinguish it from chance"
     return f"{error:.2f} (a perfectly calibrated model would show about {noise:.2f} on these rows)"

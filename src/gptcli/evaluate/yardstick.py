@@ -17,7 +17,7 @@ MOST_LOST = 0.001
 LOST_TEXT = "the tokenizer does not give the text back"
 LEAST_BYTES = 1000
 """xz's headers take 72 bytes or so, which would make it look bad on less text."""
-SHORT_TEXT = f"a compressor says nothing about less than {LEAST_BYTES:,} bytes"
+SHORT_TEXT = f"the figure of a compressor means nothing below {LEAST_BYTES:,} bytes"
 
 
 def xz_bits_per_byte(text: bytes) -> float:

@@ -1,7 +1,7 @@
 """The effect of transformers' AutoTokenizer on a tokenizer.json, determined without transformers.
 
 It takes the file as it is where `tokenizer_class` says so, as in all that we write. For a few kinds of models it does
-not heed that: it takes vocabulary and merges from the file and splits text by the rules of the model's own tokenizer
+not use that: it takes vocabulary and merges from the file and splits text by the rules of the model's own tokenizer
 class (`MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS` in transformers 5, models/auto/tokenization_auto.py).
 """
 

@@ -64,7 +64,7 @@ def resumable_run(request: TrainRequest) -> RunDirectory | None:
             run = next((Path(source) for source in request.corpus if RunDirectory.is_run(Path(source))), None)
             corpus = " ".join(shell_word(source) for source in request.corpus if run is None or source != str(run))
             command = resume_command(run or Path("runs/NAME"), corpus)
-            raise UsageError("--resume needs to know which run", f"name it: {command}")
+            raise UsageError("--resume needs the directory of a run", f"name it: {command}")
         if RunDirectory.is_run(request.out):
             return RunDirectory.open(request.out)
         if not request.corpus and not request.config_files:

@@ -1,6 +1,6 @@
 """The zero-config rule below 100 kB, where the text bounds what is learnt, not the machine: the same on every device.
 
-The numbers were found on texts of 4 to 90 kB of six kinds (docs/benchmarks.md). Knows only plain numbers.
+The numbers were found on texts of 4 to 90 kB of six kinds (docs/benchmarks.md). No files and no models are used here.
 """
 
 from __future__ import annotations
