@@ -3,7 +3,7 @@
 It is written after the files that it lists, and proves itself: its last entry is the SHA-256 of the others, and it is
 accepted only if its bytes are exactly those that this module would have written. Before a listed file is replaced its
 entry is withdrawn, so that a process that is killed in between leaves a file that is not listed, never one that seems
-damaged. Of a log, which grows, the beginning is listed. Checkpoints have manifests of their own.
+damaged. For a log, which grows, the beginning is listed. Checkpoints have manifests of their own.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ class FilesReport:
         ]
 
     def lines(self) -> list[str]:
-        """For people: one line, and one for each file that is damaged."""
+        """The report in words: one line, and one for each file that is damaged."""
         if self.damage is None and not self.manifest.is_there:
             hint = f"to list its files as they are now: {accept_command(self.directory, MANIFEST_NAME)}"
             return [f"{self.directory} has no manifest, so only its checkpoints can be verified; {hint}"]

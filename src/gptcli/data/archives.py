@@ -172,7 +172,7 @@ def check_sizes(files: list[zipfile.ZipInfo], size: int, name: str) -> None:
 
 
 def refusal(member: zipfile.ZipInfo) -> str:
-    """Why a member cannot be read; empty where it can."""
+    """The reason why a member cannot be read; empty where it can."""
     if ".." in PurePosixPath(member.filename).parts:
         return "its name leads out of the archive"
     if member.flag_bits & ENCRYPTED:

@@ -82,8 +82,8 @@ def read_documents(file: SourceFile, config: DataConfig, decoding: Decoding | No
 
 
 def refusal(file: SourceFile, config: DataConfig, wanted: int | None = None) -> tuple[str, str] | None:
-    """Why a file of a folder cannot be read, and what to do about it; None where its first `wanted` characters, or all
-    of it, can be."""
+    """The reason why a file of a folder cannot be read, and the remedy; None where its first `wanted` characters, or
+    all of it, can be."""
     read = 0
     try:
         for piece in read_pieces(file, config):

@@ -43,7 +43,7 @@ class Record(NamedTuple):
 def row_fault(
     record: Record, width: int, values: Sequence[str], error: csv.Error | None, dialect: Dialect
 ) -> DataError:
-    """Why a row has not the `width` values of the header: it has others, or it cannot be read (`error`)."""
+    """The error for a row without the `width` values of the header: it has others, or it cannot be read (`error`)."""
     raw = "".join(record.lines)
     escaped = dialect._replace(escape="\\")
     if dialect.quote and not dialect.escape and f"\\{dialect.quote}" in raw and fits(record, escaped, width):
@@ -164,7 +164,7 @@ def repeated_column(record: Record, names: Sequence[str], field: str) -> DataErr
 
 
 def header_fault(record: Record, names: Sequence[str], text_field: str, dialect: Dialect) -> DataError:
-    """Why the first row names no column `text_field`; `record` has the first lines of the file, not the header only."""
+    """The error for a first row without the column `text_field`; `record` has the first lines, not only the header."""
     spaced = dialect._replace(delimiter=f"{dialect.separator} ")
     may_be_spaced = dialect.separator and not dialect.skips_spaces
     if may_be_spaced and text_field in (first_record(record.lines, spaced) or ()):

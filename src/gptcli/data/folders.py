@@ -42,7 +42,7 @@ class Walk(NamedTuple):
 
 
 class Rules:
-    """Which files of a folder are read, by their paths relative to it.
+    """The rules that select the files of a folder, by their paths relative to it.
 
     Patterns are those of .gitignore: one without a slash matches a name at any depth, one with a slash a path below the
     folder, `**` any number of folders, and one that matches a folder matches what is in it.
@@ -151,7 +151,7 @@ def look_at_file(path: Path, root: Path, rules: Rules, walk: Walk) -> None:
 
 
 def irregular(path: Path) -> str:
-    """Why what lies there is no file that can be read; empty where it is one."""
+    """The reason why a path is not a file that can be read; empty where it is one."""
     try:
         if path.is_file():
             return ""

@@ -39,7 +39,7 @@ class Decoding:
 
     @classmethod
     def of(cls, config: DataConfig) -> Decoding:
-        """As the configuration says."""
+        """The decoding that a configuration sets."""
         return cls(config.encoding_errors, config.encoding)
 
     def decoder(self) -> codecs.IncrementalDecoder:

@@ -53,7 +53,7 @@ class NotedCorpus(NamedTuple):
 
 
 def refusals(noted: Sequence[NotedSection]) -> dict[int, tuple[str, str]]:
-    """Why files were refused, by their numbers: the reason and the remedy of the first of their sections that was."""
+    """The files that were refused, by number, with reason and remedy of the first of their sections that was."""
     found: dict[int, tuple[str, str]] = {}
     for one in noted:
         if one.reason:

@@ -34,7 +34,7 @@ BLOCK = 1 << 16
 """Tokens that are hashed at once: they fit in a processor's cache."""
 FILTER_BITS = 20
 WARN_SHARE = 0.2
-"""From this share on the validation loss is said to flatter."""
+"""The share from which on a warning says that the validation loss is lower than on new text."""
 OVERLAP = "overlap.json"
 
 SEED = np.array([0x0E71A9], dtype=np.uint64)
@@ -59,7 +59,7 @@ class Overlap:
 
 
 def measure_overlap(vals: Sequence[TokenShards], trains: Sequence[TokenShards]) -> list[Overlap]:
-    """For each validation split its overlap with all training splits together; the tokenizer is the same for all.
+    """The overlap of each validation split with all training splits together; the tokenizer is the same for all.
 
     Raises:
         DataError: a file of tokens is damaged.

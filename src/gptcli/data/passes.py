@@ -60,7 +60,7 @@ class NotedSection(NamedTuple):
     replaced: int = 0
     """The number of U+FFFD characters that replaced undecodable bytes."""
     reason: str = ""
-    """Why its file is left out; empty where it is read."""
+    """The reason why its file is left out; empty where it is read."""
     remedy: str = ""
 
     @classmethod

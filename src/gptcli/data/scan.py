@@ -304,7 +304,7 @@ def dropped(records: np.ndarray, assignment: np.ndarray) -> dict[str, int]:
 
 
 def find_groups(records: np.ndarray, jobs: list[Job], folder: Path, means: Means) -> Groups:
-    """Which documents must lie on one side of the split, by `data.deduplicate`."""
+    """The groups of documents that must lie on one side of the split, by `data.deduplicate`."""
     match jobs[0].config.deduplicate:
         case "exact":
             return Groups(folder)

@@ -58,7 +58,7 @@ def split_documents(
 
     Args:
         assignment: where to write what becomes of each, (documents,) uint8 zeros; a mapped file for more than fits.
-        groups: which documents must lie on one side; none: each stands alone, since of equal ones the first is kept.
+        groups: which documents must lie on one side; None: each stands alone, since of equal ones the first is kept.
 
     Raises:
         DataError: one of the two parts would be empty.

@@ -25,7 +25,7 @@ SUBSTITUTES = (BIASED_LLAMA,)
 def family_of(config: ModelConfig, tokenizer: Mapping[str, Any] | None = None) -> tuple[Family, str]:
     """The first family that computes exactly what `config` describes, and ""; or our own form, and why, in words.
 
-    Of several, one is taken beside which AutoTokenizer opens the given `tokenizer` (a tokenizer.json) as it is.
+    If there are several, it is one beside which AutoTokenizer opens `tokenizer` (a tokenizer.json) as it is.
     """
     offers = [(family, family.obstacles(config)) for family in FAMILIES]
     if able := [family for family, wrong in offers if not wrong]:

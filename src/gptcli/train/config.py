@@ -24,7 +24,7 @@ class TrainerConfig(Config):
     epochs: float | None = Field(None, gt=0, allow_inf_nan=False)
     """Passes over the training split, instead of max_steps; for a mix, a pass is as many sequences as its corpora have
     together. It becomes max_steps, rounded up to a whole step, as soon as the text is tokenized, so the run's run.toml
-    has max_steps. Of the two, the one that was set last counts: `--set` before a file, a file before the run that is
+    has max_steps. The last one set counts of the two: `--set` before a file, a file before the run that is
     resumed."""
 
     max_seconds: float | None = Field(None, gt=0, allow_inf_nan=False)

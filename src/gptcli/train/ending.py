@@ -1,4 +1,4 @@
-"""Why a run ended and what its curve of validation losses shows, in sentences for people. Measures nothing."""
+"""Sentences on why a run ended and what its curve of validation losses shows. Nothing is measured here."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Ending:
 
     @property
     def reason(self) -> str:
-        """Why the run ended before its last step; empty where it did not."""
+        """The reason why the run ended before its last step; empty where it did not."""
         if self.end != "patience":
             return ""
         count = quantity(self.train.patience, "evaluation")
@@ -107,7 +107,7 @@ class Ending:
         )
 
     def kept(self, best: CurvePoint) -> str:
-        """Which weights the run has."""
+        """The sentence that says which weights the run has."""
         if self.used_step == best.step:
             return f"The checkpoint of step {best.step:,}, the best, is kept, and generate and eval use it."
         return f"That checkpoint was not kept (train.keep_best): generate and eval use that of step {self.used_step:,}."

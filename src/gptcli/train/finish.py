@@ -106,7 +106,7 @@ def finish(trainer: Trainer, yardstick: Yardstick | None) -> dict[str, Any]:
 
 
 def ending_of(trainer: Trainer, used_step: int) -> Ending:
-    """Why the run has ended, and what its curve shows."""
+    """The end of the run, with its reason and the finding on its curve."""
     plan, position, train = trainer.plan, trainer.position, trainer.train_config
     end: End = "max_steps"
     if position.is_out_of_patience(train.patience):

@@ -40,7 +40,7 @@ class TrainRequest:
     max_seconds: float | None = None
     """The time budget, as `--time` gives it; None: what the settings say. With `resume`, so many seconds more."""
     began: float = field(default_factory=time.monotonic)
-    """When the budget began to run, as `time.monotonic()` counts: the start of the process, where that is known."""
+    """The time when the budget began to run, on `time.monotonic()`: the start of the process, where that is known."""
 
 
 def named_run(request: TrainRequest) -> TrainRequest:

@@ -90,7 +90,7 @@ def validation_loss(
 
 
 def mixed_parts(losses: Sequence[ShardLoss], shares: Sequence[float]) -> tuple[float, ...]:
-    """As many parts as every corpus has; each is the mean by weight of a part of every corpus."""
+    """The losses of the parts of a mix, as many as every corpus has: weighted means of one part of every corpus."""
     count = min(len(one.parts) for one in losses)
     groups = ([group.mean() for group in np.array_split(one.parts, count)] for one in losses)
     return tuple(np.average(list(groups), axis=0, weights=shares).tolist())
