@@ -35,7 +35,7 @@ SHAPES = (
     SmallShape(7_000, 0, 2, 128, 64, 1024, epochs=10, dropout=0.0, forgotten=6.0),
     SmallShape(40_000, 512, 2, 128, 128, 2048, epochs=25, dropout=0.2, forgotten=15.0),
 )
-USUAL_BITS, REPETITION_POWER, MOST_EPOCHS = 2.6, 1.5, 40
+USUAL_BITS, REPETITION_POWER, MOST_EPOCHS = 2.6, 1.5, 48
 """Bits of a byte that deflate leaves of text that does not repeat much (prose has more); the power with which epochs
 grow, and dropout falls, where it leaves fewer; and the most epochs that text is read."""
 LEAST_STEPS = 50
