@@ -229,7 +229,7 @@ def test_a_generation_is_cut_as_lm_eval_does(exported: Path, hugging_face: Any, 
     requests = [
         Instance("generate_until", {}, (context, argument), 0, ("task", 0, 1))
         for argument in arguments
-        for context in (prose[:40], prose[60:90], "The")
+        for context in (prose[:40], prose[60:90], prose[140:175], "The", "A", "he")
     ]
     found = HarnessModel(loaded.model, loaded.tokenizer).generate_until(requests)
     assert found == hugging_face.generate_until(requests, disable_tqdm=True)
@@ -243,8 +243,8 @@ def test_drawn_answers_depend_on_their_place_only(exported: Path, prose: str) ->
     from gptcli.interop.load import load_model
 
     loaded = load_model(exported)
-    arguments = {"until": [], "max_gen_toks": 20, "do_sample": True, "temperature": 1.5, "top_k": 40}
-    requests = [Instance("generate_until", {}, (prose[:40], arguments), 0, ("task", 0, 1)) for _ in range(4)]
+    arguments = {"until": [], "max_gen_toks": 20, "do_sample": True, "temperature": 3.0, "top_k": 40}
+    requests = [Instance("generate_until", {}, (prose[:40], arguments), 0, ("task", 0, 1)) for _ in range(8)]
     together = HarnessModel(loaded.model, loaded.tokenizer).generate_until(requests)
     assert together == HarnessModel(loaded.model, loaded.tokenizer, batch_size=1).generate_until(requests)
     assert len(set(together)) >= 3
