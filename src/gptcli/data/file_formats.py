@@ -32,7 +32,7 @@ class SourceFile(NamedTuple):
     """A local file, or a member of an archive, and what it holds."""
 
     path: Path
-    """For a member of an archive it is the archive's path with the member's name below it."""
+    """The path of the file; for a member of an archive, the archive's path with the member's name below it."""
     name: str
     """The name that the user gave it: `-` for the copy of stdin."""
     format: Format = "text"

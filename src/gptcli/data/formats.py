@@ -1,4 +1,4 @@
-"""From one file to its text: decoding, UTF-8 unless another encoding is asked for.
+"""Decoding of a file into its text, from UTF-8 unless another encoding is asked for.
 
 Everything is read in pieces of bounded size, and what is no text is refused before it is decoded. Knows nothing of
 rows, documents, splits or tokens; every error names the file and the place in it.

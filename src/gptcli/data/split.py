@@ -1,4 +1,4 @@
-"""Which document is trained on, which is validated on and which is dropped, decided from a few numbers a document.
+"""The split of documents into those trained on, validated on and dropped, decided from a few numbers a document.
 
 Exact duplicates go first, so that no validation document can occur in the training split; documents that are kept and
 belong together stay on one side. Then either whole documents or groups are drawn by their hash, or the last characters
