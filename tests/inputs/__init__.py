@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from inputs import files, rows, runs, tokenizers, verdicts, words
+from inputs import files, measures, rows, runs, tokenizers, verdicts, words
 from inputs.attempt import RUN, TINY, typed
 
-ATTEMPTS = [*rows.ATTEMPTS, *files.ATTEMPTS, *tokenizers.ATTEMPTS, *runs.ATTEMPTS, *words.ATTEMPTS, *verdicts.ATTEMPTS]
+ATTEMPTS = [
+    *rows.ATTEMPTS,
+    *files.ATTEMPTS,
+    *tokenizers.ATTEMPTS,
+    *measures.ATTEMPTS,
+    *runs.ATTEMPTS,
+    *words.ATTEMPTS,
+    *verdicts.ATTEMPTS,
+]
 
 
 def train_run(folder: Path) -> Path:

@@ -19,7 +19,7 @@ CHINESE = "夜里下雨，猫头鹰在睡觉。河水慢慢地流，山上有雪
 ATTEMPTS = [
     Attempt(
         13,
-        "a text that is read until it is known by heart",
+        "a text that is read until it is memorised",
         f"{TRAIN_TURNED} --out turned",
         "says since which step the model is overfitted, and that the best checkpoint is the one that is used",
         says=(

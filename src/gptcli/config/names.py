@@ -13,6 +13,8 @@ OTHER_NAMES = {
     "schedule.warmup_steps": "warmup warmup_iters num_warmup_steps lr_warmup_steps",
     "schedule.min_lr": "min_learning_rate final_lr",
     "train.max_steps": "steps num_steps max_iters iters iterations num_iterations max_train_steps train_steps",
+    "train.epochs": "num_epochs n_epochs num_train_epochs max_epochs",
+    "train.patience": "early_stopping early_stopping_patience",
     "train.max_seconds": "max_time",
     "train.batch_size": "micro_batch_size device_batch_size per_device_train_batch_size batch bs",
     "train.tokens_per_step": "total_batch_size",
