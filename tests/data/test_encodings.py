@@ -32,6 +32,21 @@ def test_the_encoding_of_a_text_is_guessed(encoding: str) -> None:
     assert kind is not None and kind.encoding == encoding
 
 
+@pytest.mark.parametrize("word", ["café", "naïve", "José", "smörgåsbord", "déjà vu", "20 °C", "5 €", "“quoted”"])
+def test_one_accented_word_in_ascii_is_not_taken_for_cyrillic(word: str) -> None:
+    lines = (
+        f"Sentence number {n} is from the owl of house {n * 7 % 113}, and said: hello {n * n}.\n" for n in range(200)
+    )
+    kind = probable_encoding(f"{''.join(lines)}{word}".encode("cp1252"))
+    assert kind is not None and kind.encoding == "cp1252"
+
+
+@pytest.mark.parametrize("encoding", ["cp932", "euc_jp"])
+def test_short_japanese_sentences_with_numbers_are_recognised(encoding: str) -> None:
+    kind = probable_encoding("\n".join(f"これは文章{n}です。猫が{n * n}匹いる。" for n in range(200)).encode(encoding))
+    assert kind is not None and kind.encoding == encoding
+
+
 @pytest.mark.parametrize("encoding", list(LIKELY))
 def test_python_and_iconv_read_each_suggested_encoding_alike(tmp_path: Path, encoding: str) -> None:
     text = "plain ASCII, and more\n" + TEXTS.get(encoding, "")

@@ -17,6 +17,10 @@ from inputs.attempt import Attempt
 STORIES = [f"Once upon a time, the fox number {n} went to the river {n * 7 % 100}.\nIt saw water." for n in range(100)]
 TEXT = "\n\n\n".join(STORIES)
 FRENCH = "Le café était fermé à l’été. « Où êtes-vous ? » demanda-t-il.\n" * 50
+NOTES = "".join(
+    f"Sentence number {n} is from the owl of house {n * 7 % 113}, and said: hello {n * n}.\n" for n in range(200)
+)
+JAPANESE = "".join(f"これは文章{n}です。猫が{n * n}匹いる。\n" for n in range(200))
 PREPARE = "--set data.tokenizer=byte --cache-dir cache"
 
 
@@ -129,6 +133,24 @@ ATTEMPTS = [
         r"not UTF-8 at byte 6, and probably text in CP1252 .*iconv -f CP1252 -t UTF-8 'my text\.txt'",
         "--set data.encoding=cp1252",
         len(FRENCH.encode()),
+    ),
+    refused(
+        "an English text with one `café` in CP1252",
+        "notes.txt",
+        f"{NOTES}café".encode("cp1252"),
+        "refused, with the encoding that it probably is in; one letter is not taken for a Cyrillic one",
+        r"probably text in CP1252",
+        "--set data.encoding=cp1252",
+        len(f"{NOTES}café".encode()),
+    ),
+    refused(
+        "a Japanese text in Shift-JIS",
+        "notes.txt",
+        JAPANESE.encode("cp932"),
+        "refused, with the encoding that it probably is in",
+        r"probably text in Shift-JIS",
+        "--set data.encoding=cp932",
+        len(JAPANESE.encode()),
     ),
     refused(
         "a PDF document",

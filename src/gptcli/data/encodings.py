@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 from typing import TYPE_CHECKING
 
 from gptcli.data.filetypes import UTF16, FileType, reencoding
@@ -34,6 +35,12 @@ LIKELY = {
     )
 }
 """The encodings that are suggested, by Python's names; of several that decode a sample alike the first is."""
+LATIN = ("cp1252", "cp1250", "cp1254", "cp437")
+"""Those of LIKELY for languages in Latin letters, most of which are ASCII."""
+LONG_RUN = 3
+"""So many bytes in a row above 0x7F make a word or a part of one, in other letters than Latin ones."""
+MIN_HIRAGANA_SHARE = 0.2
+"""Every Japanese text has more hiragana than this among its characters outside ASCII, and no other text has any."""
 
 
 def text_encoding(name: str) -> str:
@@ -56,7 +63,12 @@ def probable_encoding(sample: bytes) -> FileType | None:
     """The encoding that a text which is not UTF-8 is probably in, where one is probable; it is a guess."""
     from charset_normalizer import from_bytes
 
-    found = from_bytes(sample, cp_isolation=list(LIKELY), enable_fallback=False)
+    for encoding in ("cp932", "euc_jp"):
+        if is_japanese(sample, encoding):
+            return LIKELY[encoding]
+    matches = from_bytes(sample, cp_isolation=list(LIKELY), enable_fallback=False)
+    possible = {*LATIN, *(kind.encoding for kind in UTF16)} if is_latin(sample) else LIKELY.keys()
+    found = [match for match in matches if python_name(match) in possible]
     if not found:
         return None
     order = list(LIKELY)
@@ -64,6 +76,23 @@ def probable_encoding(sample: bytes) -> FileType | None:
     text = str(best)
     alike = (kind for kind in LIKELY.values() if (begins := decoded(sample, kind.encoding)) and text.startswith(begins))
     return next(alike, None)
+
+
+def is_latin(sample: bytes) -> bool:
+    """Whether most bytes above 0x7F stand alone or in pairs, among ASCII, as accented letters and quotes do.
+
+    Where they are few, a detector knows too little of them to tell "caf\\xe9" from a word that ends in Cyrillic.
+    """
+    runs = [len(run) for run in re.findall(rb"[\x80-\xff]+", sample)]
+    return 2 * sum(run for run in runs if run >= LONG_RUN) < sum(runs)
+
+
+def is_japanese(sample: bytes, encoding: str) -> bool:
+    """Whether `sample` is Japanese in `encoding`, going by its hiragana: short sentences pass for Korean or Chinese
+    too."""
+    text = decoded(sample, encoding) or ""
+    others = sum(character > "\x7f" for character in text)
+    return sum("\u3041" <= character <= "\u309f" for character in text) > MIN_HIRAGANA_SHARE * others
 
 
 def python_name(match: CharsetMatch) -> str:
