@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,6 +91,7 @@ def typed(command: str, folder: Path, stdin: bytes = b"") -> tuple[int, str]:
         mock.patch.object(sys, "stdin", given),
         mock.patch.dict(os.environ),
         mock.patch.object(os, "_exit", sys.exit),
+        mock.patch("gptcli.train.clock.process_began", time.monotonic),  # this process is older than the command
     ):
         try:
             main()

@@ -71,7 +71,7 @@ def passages(
     words = np.ndarray((len(whole) - ANCHOR_BYTES + 1,), HASH, whole, strides=(1,))
     starts, keys = anchors(words, limit, spacing_bits)
     ends = np.append(np.flatnonzero(whole == END_BYTE), len(whole))
-    owners = np.searchsorted(ends, starts, side="right")
+    owners = np.searchsorted(ends, starts)  # a passage that begins with an END reaches beyond the text that it ends
     is_within = starts + window_bytes <= ends[owners]
     starts, keys, owners = starts[is_within], keys[is_within], owners[is_within]
     hashes = np.zeros(len(starts), dtype=np.uint64)
