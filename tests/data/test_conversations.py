@@ -26,6 +26,22 @@ FORMS: dict[str, tuple[dict[str, Any], list[dict[str, str]]]] = {
     "Alpaca": ({"instruction": "Count.", "input": "abc", "output": "Three."}, WITH_INPUT),
     "Alpaca without an input": ({"instruction": "How many?", "input": "", "output": "Seven."}, ASKED),
     "Dolly": ({"instruction": "Count.", "context": "abc", "response": "Three.", "category": "x"}, WITH_INPUT),
+    "a system prompt beside turns": (
+        {"system": "Be brief.", "conversations": [{"from": "human", "value": "How many?"}]},
+        [{"role": "system", "content": "Be brief."}, ASKED[0]],
+    ),
+    "Alpaca with a history": (
+        {"instruction": "Count.", "input": "abc", "output": "Three.", "history": [["How many?", "Seven."]]},
+        [*ASKED, *WITH_INPUT],
+    ),
+    "Alpaca with a history of messages": (
+        {"instruction": "Count.", "input": "abc", "output": "Three.", "history": ASKED},
+        [*ASKED, *WITH_INPUT],
+    ),
+    "Alpaca with an empty system prompt and no history": (
+        {"instruction": "How many?", "output": "Seven.", "system": "", "history": None},
+        ASKED,
+    ),
     "completion": ({"prompt": "How many?", "completion": "Seven."}, ASKED),
     "response": ({"prompt": "How many?", "response": "Seven."}, ASKED),
     "completion of messages": ({"prompt": ASKED[:1], "completion": ASKED[1:]}, ASKED),
@@ -72,6 +88,8 @@ def test_a_field_text_comes_first_and_another_field_is_taken_as_it_is(tmp_path: 
         ({"messages": [{"content": "x"}]}, "line 1 of .* is no conversation"),
         ({"conversations": [{"from": "human"}]}, "line 1 of .* cannot be rendered"),
         ({"instruction": "Count.", "output": 3}, "line 1 of .* cannot be rendered"),
+        ({"prompt": "a", "response": "b", "history": "c"}, "line 1 of .* is no conversation"),
+        ({"prompt": "a", "response": "b", "history": [["c"]]}, "line 1 of .* is no conversation"),
         ({"conversations": 3}, "field 'conversations' of line 1 of .* holds a number, not a text"),
     ],
 )
@@ -83,6 +101,35 @@ def test_what_is_no_conversation_is_one_line(tmp_path: Path, row: dict, message:
         return
     with pytest.raises(DataError, match=message):
         list(open_corpus([str(path)], DataConfig(), tmp_path / "cache"))
+
+
+@pytest.mark.parametrize(
+    ("message", "lost"),
+    [
+        ({"role": "assistant", "content": "Seven.", "reasoning_content": "I count."}, "'reasoning_content'"),
+        ({"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "count"}}]}, "'tool_calls'"),
+        ({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "a.png"}}]}, "parts that are no text"),
+        ({"from": "gpt", "value": "Seven.", "thinking": "I count."}, "'thinking'"),
+    ],
+)
+def test_text_that_chatml_would_lose_is_refused_and_a_template_that_writes_it_is_asked(
+    tmp_path: Path, message: dict[str, Any], lost: str
+) -> None:
+    path, template = tmp_path / "rows.jsonl", tmp_path / "all.jinja"
+    path.write_text(json.dumps({"conversations": [ASKED[0], message]}))
+    with pytest.raises(DataError, match=f"line 1 of .* has a message with content in {lost}"):
+        list(open_corpus([str(path)], DataConfig(), tmp_path / "cache"))
+    template.write_text("{{ messages | tojson }}")
+    (document,) = open_corpus([str(path)], DataConfig(chat_template=str(template)), tmp_path / "cache")
+    assert all(json.dumps(value) in document.text for value in message.values() if value not in ("gpt",))
+
+
+def test_parts_of_text_are_joined_and_keys_without_a_value_are_no_loss(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    parts = [{"type": "text", "text": "How "}, {"type": "text", "text": "many?"}]
+    path.write_text(json.dumps({"messages": [{"role": "user", "content": parts}, {**ASKED[1], "tool_calls": None}]}))
+    (document,) = open_corpus([str(path)], DataConfig(), tmp_path / "cache")
+    assert document.text == chatml(ASKED)
 
 
 def test_a_question_without_an_answer_is_in_no_form() -> None:

@@ -67,6 +67,19 @@ OPEN_QUOTE = rows_of_csv(quoting=csv.QUOTE_NONE, escapechar="\\").replace("\\,",
 JSON_LINES = "".join(json.dumps({"body": text}) + "\n" for text in TEXTS)
 ROWS = [{"text": text} for text in TEXTS]
 
+WITH_MORE = [
+    {"system": text, "conversations": [{"from": "human", "value": "How many?"}, {"from": "gpt", "value": "Seven."}]}
+    for text in TEXTS[::2]
+] + [{"instruction": "Count.", "output": "Three.", "history": [[text, "Yes."]]} for text in TEXTS[1::2]]
+WITH_MORE_TURNS = [[("system", text), ("user", "How many?"), ("assistant", "Seven.")] for text in TEXTS[::2]] + [
+    [("user", text), ("assistant", "Yes."), ("user", "Count."), ("assistant", "Three.")] for text in TEXTS[1::2]
+]
+
+
+def chatml(*turns: tuple[str, str]) -> str:
+    return "".join(f"<|im_start|>{role}\n{text}<|im_end|>\n" for role, text in turns)
+
+
 ATTEMPTS = [
     refused(
         "CSV of one column with commas outside quotes (`text\\nI ate pie, ice cream\\n`)",
@@ -146,6 +159,25 @@ ATTEMPTS = [
         code=3,
         says=(r"row 101 of a\.csv \(line 102\) has 1 value \('end'\), and the first row has 2",),
         files={"a.csv": rows_of_csv() + "end\n"},
+    ),
+    Attempt(
+        1,
+        "conversations with a `system` prompt, and instructions with a `history`",
+        f"gptcli data prepare a.jsonl {PREPARE}",
+        "all of it is in the texts",
+        files={"a.jsonl": "".join(json.dumps(row) + "\n" for row in WITH_MORE)},
+        left=keeps([chatml(*turns) for turns in WITH_MORE_TURNS]),
+    ),
+    Attempt(
+        1,
+        "conversations with `reasoning_content` or `tool_calls`",
+        f"gptcli data prepare a.jsonl {PREPARE}",
+        "names the line and the key: ChatML would lose it",
+        code=3,
+        says=(r"line 1 of a\.jsonl has a message with content in 'reasoning_content'",),
+        files={
+            "a.jsonl": json.dumps({"messages": [{"role": "assistant", "content": "7", "reasoning_content": "5 + 2"}]})
+        },
     ),
     read("CSV with a blank first line", "a.csv", "\n" + rows_of_csv(), "is read"),
     read("CSV with `sep=;` on its first line", "a.csv", "sep=;\n" + rows_of_csv(";"), "is read as it says"),

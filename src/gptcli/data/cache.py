@@ -24,7 +24,7 @@ from typing import Any
 from gptcli.console import say
 from gptcli.storage import clean_temporaries, storage_errors
 
-CACHE_VERSION = 3
+CACHE_VERSION = 4
 """Part of every key: raise it when the form or the meaning of an entry changes."""
 
 

@@ -23,6 +23,8 @@ CHATML_SOURCE = (
     "{% endfor %}"
 )
 """The form of OpenAI's ChatML, which many models use."""
+UNWRITTEN = ("reasoning_content", "reasoning", "thinking", "tool_calls", "function_call")
+"""Keys of messages that hold text too, and that ChatML does not write."""
 MAX_TEMPLATE_BYTES = 100_000
 MAX_TEXT_CHARACTERS = 16 * 2**20
 """Longest text of one conversation."""
@@ -86,6 +88,8 @@ class ChatRenderer:
         """
         if not is_conversation(messages):
             raise DataError(f"{place} is no conversation", 'write a list of {"role": "user", "content": "..."} tables')
+        if self.source == CHATML_SOURCE:
+            messages = [plain_message(message, place) for message in messages]
         return self.ask({"messages": messages}, place, ROW_SECONDS)
 
     def ask(self, request: dict[str, Any], place: object, seconds: float) -> str:
@@ -110,6 +114,26 @@ def is_conversation(messages: Any) -> bool:
         isinstance(message, dict) and isinstance(message.get("role"), str) and "content" in message
         for message in messages
     )
+
+
+def plain_message(message: dict[str, Any], place: object) -> dict[str, Any]:
+    """A message as ChatML writes it, whole; parts of text are joined.
+
+    Raises:
+        DataError: it holds more than ChatML writes, which would be lost.
+    """
+    content = message["content"]
+    lost = next((f"in {key!r}" for key in UNWRITTEN if message.get(key)), "")
+    if not lost and isinstance(content, list):
+        texts = [part.get("text") if isinstance(part, dict) else part for part in content]
+        lost = "" if all(isinstance(text, str) for text in texts) else "in parts that are no text"
+        content = "" if lost else "".join(texts)
+    if lost:
+        raise DataError(
+            f"{place} has a message with content {lost}, which the template chatml does not write",
+            "name a template that does with --set data.chat_template=FILE, or remove it from the rows",
+        )
+    return {**message, "content": content}
 
 
 class LineReader:

@@ -6,6 +6,8 @@
     {"instruction": ..., "context": ..., "response": ...}              as Dolly has them; "context" may be missing
     {"prompt": ..., "completion": ...} or {"prompt": ..., "response": ...}    texts, or lists of messages
 
+Each may have a field "system" or "system_prompt", and an instruction a "history" of [question, answer] pairs.
+
 Knows no template and no file.
 """
 
@@ -15,40 +17,59 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 QUESTIONS, ADDITIONS, ANSWERS = ("instruction", "prompt"), ("input", "context"), ("output", "completion", "response")
+SYSTEM, HISTORY = ("system", "system_prompt"), ("history",)
 MESSAGE_FIELDS = ("role", "content", "from", "value")
 ROLES = {"human": "user", "gpt": "assistant"}
 
 
 def conversation_fields(names: Collection[str]) -> tuple[str, ...]:
     """Which of a row's fields are a conversation; none where it is in no known form."""
-    for alone in ("messages", "conversations"):
-        if alone in names:
-            return (alone,)
+    alone = first(("messages", "conversations"), names)
     question, addition, answer = (first(known, names) for known in (QUESTIONS, ADDITIONS, ANSWERS))
-    if question is None or answer is None:
-        return ()
-    return (question, answer) if addition is None else (question, addition, answer)
+    if alone is not None:
+        found = (alone, first(SYSTEM, names))
+    elif question is not None and answer is not None:
+        found = (question, addition, answer, first(SYSTEM, names), first(HISTORY, names))
+    else:
+        found = ()
+    return tuple(name for name in found if name is not None)
 
 
 def conversation_of(row: Mapping[str, Any]) -> Any:
     """The messages of a row that has `conversation_fields`; what is no conversation comes back as it is."""
-    fields = conversation_fields(row)
-    if fields == ("messages",):
-        return row["messages"]
-    if fields == ("conversations",):
-        turns = row["conversations"]
-        return [as_message(turn) for turn in turns] if isinstance(turns, list) else turns
-    question, *addition, answer = (row[field] for field in fields)
+    alone = first(("messages", "conversations"), row)
+    messages = exchange(row) if alone is None else row[alone]
+    system = row.get(first(SYSTEM, row) or "")
+    if not isinstance(messages, list):
+        return messages
+    before = [{"role": "system", "content": system}] if system else []
+    return [*before, *map(as_message, messages)]
+
+
+def exchange(row: Mapping[str, Any]) -> list[Any]:
+    """The messages of a question and its answer, and of those before it."""
+    question, addition, answer = (row.get(first(known, row) or "") for known in (QUESTIONS, ADDITIONS, ANSWERS))
     if isinstance(question, list) and isinstance(answer, list):
         return [*question, *answer]
-    asked = "\n\n".join(str(text) for text in (question, *addition) if text)
-    return [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+    asked = "\n\n".join(str(text) for text in (question, addition) if text)
+    history = row.get(first(HISTORY, row) or "") or []
+    before = [message for turn in history for message in earlier(turn)] if isinstance(history, list) else [{}]
+    return [*before, {"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+
+
+def earlier(turn: Any) -> list[Any]:
+    """The messages of an item of a history: a pair of texts, or one message; anything else comes back as no message."""
+    if isinstance(turn, list) and len(turn) == 2:
+        return [{"role": "user", "content": turn[0]}, {"role": "assistant", "content": turn[1]}]
+    return [turn if isinstance(turn, Mapping) else {}]
 
 
 def as_message(turn: Any) -> Any:
+    """A turn of any form as a message; keys other than MESSAGE_FIELDS stay, which a template may write."""
     if not isinstance(turn, Mapping) or "from" not in turn:
         return turn
-    return {"role": ROLES.get(turn["from"], turn["from"]), "content": turn.get("value")}
+    others = {key: value for key, value in turn.items() if key not in ("from", "value")}
+    return {**others, "role": ROLES.get(turn["from"], turn["from"]), "content": turn.get("value")}
 
 
 def first(known: tuple[str, ...], names: Collection[str]) -> str | None:
