@@ -44,6 +44,8 @@ FORMS: dict[str, tuple[dict[str, Any], list[dict[str, str]]]] = {
     ),
     "completion": ({"prompt": "How many?", "completion": "Seven."}, ASKED),
     "response": ({"prompt": "How many?", "response": "Seven."}, ASKED),
+    "messages and a completion": ({"prompt": ASKED[:1], "completion": "Seven."}, ASKED),
+    "a prompt and messages": ({"prompt": "How many?", "completion": ASKED[1:]}, ASKED),
     "completion of messages": ({"prompt": ASKED[:1], "completion": ASKED[1:]}, ASKED),
 }
 
@@ -90,6 +92,7 @@ def test_a_field_text_comes_first_and_another_field_is_taken_as_it_is(tmp_path: 
         ({"instruction": "Count.", "output": 3}, "line 1 of .* cannot be rendered"),
         ({"prompt": "a", "response": "b", "history": "c"}, "line 1 of .* is no conversation"),
         ({"prompt": "a", "response": "b", "history": [["c"]]}, "line 1 of .* is no conversation"),
+        ({"instruction": "a", "input": {"b": "c"}, "output": "d"}, "line 1 of .* cannot be rendered"),
         ({"conversations": 3}, "field 'conversations' of line 1 of .* holds a number, not a text"),
     ],
 )

@@ -136,6 +136,13 @@ def test_a_row_that_does_not_fit_is_named_and_the_remedy_reads_it(tmp_path: Path
         assert texts_of(path, *remedies_in(str(raised.value))) == texts
 
 
+def test_json_lines_that_are_called_csv_are_recognised(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", b'{"text": "one, two", "n": 1}\n{"text": "three, four", "n": 2}\n')
+    with pytest.raises(DataError, match=r"a\.csv has JSON on its first line") as raised:
+        texts_of(path)
+    assert raised.value.remedy == "add --set data.format=jsonl"
+
+
 def test_a_file_without_a_header_is_read_by_the_numbers_of_its_columns(tmp_path: Path) -> None:
     path = write(tmp_path, "a.csv", b'1,a longer text\n2,"another, longer"\n')
     with pytest.raises(DataError, match="its first row seems to be no header: '1', 'a longer text'") as raised:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from gptcli.data.folders import Rules, Walk, walk_folder, walk_glob
+from gptcli.data.left_out import LeftOut, warn_of_unused
 
 
 @pytest.fixture
@@ -117,3 +118,19 @@ def test_a_folder_that_may_not_be_read_is_left_out(tree: Path, monkeypatch: pyte
     monkeypatch.setattr(os, "scandir", denied)
     walk = walk_folder(tree, Rules())
     assert reasons(walk, tree)["drafts/"] == "Permission denied" and "sub/a.txt" in relative(walk, tree)
+
+
+@pytest.mark.parametrize(
+    ("exclude", "left_out", "is_warned"),
+    [
+        (["*.log,*.csv"], [LeftOut("c/.git/", "hidden")], True),
+        (["*.log"], [LeftOut("c/a.log", "excluded by data.exclude")], False),
+        ([".git"], [LeftOut("c/.git/", "hidden")], False),
+        ([], [], False),
+    ],
+)
+def test_patterns_that_leave_out_nothing_are_warned_of(
+    exclude: list[str], left_out: list[LeftOut], is_warned: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    warn_of_unused(exclude, left_out)
+    assert ("leaves out no file" in capsys.readouterr().err) is is_warned

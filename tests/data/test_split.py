@@ -106,7 +106,7 @@ def test_documents_of_an_own_validation_corpus_are_dropped_from_training() -> No
 
 def test_an_empty_part_is_an_error() -> None:
     config = DataConfig(val="own.txt")
-    with pytest.raises(DataError, match=r"all its 1 documents are in own\.txt too"):
+    with pytest.raises(DataError, match=r"its only document is in own\.txt too"):
         split_documents(np.repeat(records_of([10]), 2), 1, config, 0)
     with pytest.raises(DataError, match=r"the validation corpus own\.txt holds no text"):
         split_documents(records_of([0, 10]), 1, config, 0)

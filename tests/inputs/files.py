@@ -247,6 +247,16 @@ ATTEMPTS = [
     ),
     Attempt(
         5,
+        "`--set data.exclude='*.log,*.csv'`, two patterns in one",
+        f"gptcli data prepare c {PREPARE} --set data.exclude='*.log,*.csv'",
+        "a warning that nothing is left out, with the list that was meant",
+        says=(r"warning: data\.exclude='\*\.log,\*\.csv' leaves out no file", r"data\.exclude=\['\*\.log', 'old/'\]"),
+        files={"c/a.txt": STORIES[0], "c/rows.csv": "text\ngood\n"},
+        then=f"gptcli data prepare c {PREPARE.replace(' cache', ' other')} --set \"data.exclude=['*.log', '*.csv']\"",
+        left=prepared(len(STORIES[0]) + len("good"), 2),
+    ),
+    Attempt(
+        5,
         "a link to itself (`ln -s s.txt s.txt`)",
         "gptcli data prepare s.txt",
         "refused as a link to nothing, or to itself",

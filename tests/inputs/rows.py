@@ -160,6 +160,13 @@ ATTEMPTS = [
         says=(r"row 101 of a\.csv \(line 102\) has 1 value \('end'\), and the first row has 2",),
         files={"a.csv": rows_of_csv() + "end\n"},
     ),
+    refused(
+        "JSON lines that are called `.csv`",
+        "".join(json.dumps({"text": text}) + "\n" for text in TEXTS),
+        "is refused; `data.format=jsonl` reads it",
+        r"a\.csv has JSON on its first line",
+        "--set data.format=jsonl",
+    ),
     Attempt(
         1,
         "conversations with a `system` prompt, and instructions with a `history`",

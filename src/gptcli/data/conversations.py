@@ -13,7 +13,7 @@ Knows no template and no file.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 QUESTIONS, ADDITIONS, ANSWERS = ("instruction", "prompt"), ("input", "context"), ("output", "completion", "response")
@@ -49,12 +49,20 @@ def conversation_of(row: Mapping[str, Any]) -> Any:
 def exchange(row: Mapping[str, Any]) -> list[Any]:
     """The messages of a question and its answer, and of those before it."""
     question, addition, answer = (row.get(first(known, row) or "") for known in (QUESTIONS, ADDITIONS, ANSWERS))
-    if isinstance(question, list) and isinstance(answer, list):
-        return [*question, *answer]
-    asked = "\n\n".join(str(text) for text in (question, addition) if text)
     history = row.get(first(HISTORY, row) or "") or []
     before = [message for turn in history for message in earlier(turn)] if isinstance(history, list) else [{}]
-    return [*before, {"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+    asked = [{"role": "user", "content": as_text((question, addition))}]
+    answered = [{"role": "assistant", "content": answer}]
+    if isinstance(question, list):
+        asked = [*question, {"role": "user", "content": as_text([addition])}] if addition else question
+    return [*before, *asked, *(answer if isinstance(answer, list) else answered)]
+
+
+def as_text(values: Sequence[Any]) -> Any:
+    """Texts and numbers as one text, a paragraph each, without empty ones; None where a value is of another type."""
+    if any(isinstance(value, list | Mapping) and value for value in values):
+        return None
+    return "\n\n".join(str(value) for value in values if value)
 
 
 def earlier(turn: Any) -> list[Any]:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from gptcli.console import quantity
 from gptcli.data.csv_dialect import MAX_VALUE_CHARACTERS, Dialect, first_record
 from gptcli.data.fields import missing_field
-from gptcli.data.json_rows import AS_TEXT
+from gptcli.data.json_rows import AS_TEXT, raw_decode
 from gptcli.errors import DataError
 
 DELIMITERS = (",", ";", "\t", "|")
@@ -172,6 +172,8 @@ def header_fault(record: Record, names: Sequence[str], text_field: str, dialect:
             f"{record.name} has a space before {text_field!r} in its header",
             f"remove it, or add --set 'data.csv_delimiter=\"{spaced.delimiter}\"'",
         )
+    if is_json_object(record.lines[0]):
+        return DataError(f"{record.name} has JSON on its first line, and no CSV", "add --set data.format=jsonl")
     rows = complete_rows(record.lines, dialect)
     for delimiter in DELIMITERS:
         if delimiter in dialect:
@@ -199,6 +201,13 @@ def header_fault(record: Record, names: Sequence[str], text_field: str, dialect:
             f"if it has none, add --set data.csv_header=false{column}; {AS_TEXT}",
         )
     return missing_field(record.name, text_field, names, shlex.quote(longest_column(rows)))
+
+
+def is_json_object(line: str) -> bool:
+    try:
+        return isinstance(raw_decode(line.strip())[0], dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def complete_rows(lines: Sequence[str], dialect: Dialect) -> list[list[str]]:

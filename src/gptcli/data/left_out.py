@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from gptcli.console import say
+from gptcli.console import say, shell_word
 
 HIDDEN = "hidden"
 EXCLUDED = "excluded by data.exclude"
@@ -48,6 +48,16 @@ def say_left_out(left_out: Sequence[LeftOut]) -> None:
     """Say in one line what was left out of a corpus; nothing where nothing was."""
     if left_out:
         say(f"left out of the corpus: {in_words(left_out)}")
+
+
+def warn_of_unused(exclude: Sequence[str], left_out: Iterable[LeftOut]) -> None:
+    """Warn where patterns of `data.exclude` leave out nothing; those of hidden files, which no corpus has, need not."""
+    needed = [pattern for pattern in exclude if not f"/{pattern}".startswith(("/.", "//.", "/**/."))]
+    if needed and not any(one.reason == EXCLUDED for one in left_out):
+        say(
+            f"warning: data.exclude={shell_word(','.join(needed))} leaves out no file: it applies to files of folders, "
+            "globs and archives; several patterns are a list: --set \"data.exclude=['*.log', 'old/']\""
+        )
 
 
 def warn_of_replaced(replaced: int, characters: int) -> None:

@@ -28,7 +28,7 @@ from gptcli.data.corpus import nothing_readable
 from gptcli.data.crew import ALL_CORES, Means, in_order
 from gptcli.data.duplicates import later_occurrences
 from gptcli.data.groups import Groups, LinkedGroups
-from gptcli.data.left_out import LeftOut, left_out_report, say_left_out, warn_of_replaced
+from gptcli.data.left_out import LeftOut, left_out_report, say_left_out, warn_of_replaced, warn_of_unused
 from gptcli.data.near import near_pairs, require_rensa
 from gptcli.data.noting import note_documents, placed
 from gptcli.data.passes import ScannedFile, SplitPiece, look_at
@@ -102,6 +102,7 @@ class CorpusScan(Findings):
     def say_notices(self) -> None:
         """Say what was left out, and warn of what a reader of the figures should know."""
         say_left_out(self.left_out)
+        warn_of_unused(self.config.exclude, self.left_out)
         warn_of_replaced(self.replaced, self.train.characters + self.val.characters)
         if self.separator_warning:
             say(self.separator_warning)

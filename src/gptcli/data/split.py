@@ -216,5 +216,6 @@ def check_own(assignment: np.ndarray, own_val: int, val: str) -> None:
         raise DataError(f"the validation corpus {val} holds no text", "check data.val")
     if not kinds[1, TRAIN]:
         overlap = int(kinds[1, OVERLAP])
-        reason = f"all its {overlap:,} documents are in {val} too" if overlap else "its documents are all empty"
+        where = f"its only document is in {val}" if overlap == 1 else f"all its {overlap:,} documents are in {val}"
+        reason = f"{where} too" if overlap else "its documents are all empty"
         raise DataError(f"nothing is left to train on: {reason}", "give a training corpus that differs from data.val")
