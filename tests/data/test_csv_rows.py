@@ -26,7 +26,7 @@ def texts_of(path: Path, *assignments: str) -> list[str]:
 
 def remedies_in(message: str) -> list[str]:
     """The assignments that a message offers, as a shell takes them."""
-    return [shlex.split(found)[0] for found in re.findall(r"--set ((?:'[^']*'|[^\s;,'])+)", message)]
+    return [shlex.split(found)[0] for found in re.findall(r"""--set ((?:'[^']*'|"[^"]*"|[^\s;,'"])+)""", message)]
 
 
 def numbered(count: int, form: str) -> str:
@@ -141,6 +141,14 @@ def test_json_lines_that_are_called_csv_are_recognised(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a\.csv has JSON on its first line") as raised:
         texts_of(path)
     assert raised.value.remedy == "add --set data.format=jsonl"
+
+
+@pytest.mark.parametrize("header", ["id,text", "'id','text'"])
+def test_values_in_single_quotes_are_recognised(tmp_path: Path, header: str) -> None:
+    path = write(tmp_path, "a.csv", f"{header}\n1,'one, two'\n2,'it''s'\n".encode())
+    with pytest.raises(DataError, match="has values in single quotes") as raised:
+        texts_of(path)
+    assert texts_of(path, *remedies_in(str(raised.value))) == ["one, two", "it's"]
 
 
 def test_a_file_without_a_header_is_read_by_the_numbers_of_its_columns(tmp_path: Path) -> None:

@@ -161,6 +161,13 @@ ATTEMPTS = [
         files={"a.csv": rows_of_csv() + "end\n"},
     ),
     refused(
+        "CSV with single quotes around its values",
+        rows_of_csv(quotechar="'"),
+        'is refused; `data.csv_quote="\'"` reads it',
+        r"row 1 of a\.csv \(line 2\) has values in single quotes",
+        '--set "data.csv_quote=\'"',
+    ),
+    refused(
         "JSON lines that are called `.csv`",
         "".join(json.dumps({"text": text}) + "\n" for text in TEXTS),
         "is refused; `data.format=jsonl` reads it",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -89,6 +91,23 @@ def test_a_damaged_checkpoint_is_named_and_no_other_taken_in_its_place(run, chec
     damaged.write_bytes(damaged.read_bytes()[:-1])
     with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged"):
         load_model(run, checkpoint=checkpoint)
+
+
+def test_a_best_checkpoint_that_was_removed_is_warned_of_and_the_final_weights_are_named(
+    run, our_model, tokenizer, capsys
+):
+    write_huggingface(our_model(), tokenizer, run)
+    (run / "summary.json").write_text('{"best_step": 20, "val_loss": 1.5}')
+    load_model(run)
+    assert not capsys.readouterr().err
+    shutil.rmtree(run / "checkpoints/step-00000020")
+    load_model(run, checkpoint="last")
+    assert not capsys.readouterr().err
+    assert "step 30" in load_model(run).source
+    warning = capsys.readouterr().err
+    assert "of step 20 with validation loss 1.5000, is gone, and step 30 with 2.0000 is used" in warning
+    subprocess.run(warning.partition("no checkpoints: ")[2], shell=True, check=True)
+    assert "its final weights" in load_model(run).source
 
 
 def test_a_run_without_checkpoints_is_refused(our_model, tokenizer, tmp_path):

@@ -56,6 +56,8 @@ def row_fault(
         return spaced_quote(record, dialect)
     if error is not None:
         return unreadable(record, raw, error, dialect, width)
+    if dialect.quote and f"{dialect.separator}'" in raw and fits(record, dialect._replace(quote="'"), width):
+        return single_quoted(record)
     counted = f"{record} has {quantity(len(values), 'value')} ({shown(values)}), and the first row has {width}"
     if len(values) < width:
         return DataError(counted, "write every value, empty ones too, or remove the row")
@@ -136,6 +138,11 @@ def spaced_quote(record: Record, dialect: Dialect) -> DataError:
     )
 
 
+def single_quoted(record: Record) -> DataError:
+    """The error of a file that has ' around its values."""
+    return DataError(f"{record} has values in single quotes", 'add --set "data.csv_quote=\'"')
+
+
 def quotes_after_space(lines: Sequence[str], dialect: Dialect, values: Sequence[str]) -> bool:
     """Whether a value of a row that begins with a space and a quote would be a quoted one without the space."""
     if not has_spaced_quote("".join(lines), dialect):
@@ -174,6 +181,9 @@ def header_fault(record: Record, names: Sequence[str], text_field: str, dialect:
         )
     if is_json_object(record.lines[0]):
         return DataError(f"{record.name} has JSON on its first line, and no CSV", "add --set data.format=jsonl")
+    single = dialect._replace(quote="'")
+    if dialect.quote and text_field in (first_record(record.lines, single) or ()):
+        return single_quoted(record)
     rows = complete_rows(record.lines, dialect)
     for delimiter in DELIMITERS:
         if delimiter in dialect:

@@ -13,7 +13,7 @@ import torch
 from gptcli.checkpoint.load import load_checkpoint
 from gptcli.checkpoint.run import CheckpointInfo, RunDirectory
 from gptcli.config import RawConfig, read_toml, validate
-from gptcli.console import say
+from gptcli.console import say, shell_word
 from gptcli.errors import CheckpointError, UsageError, first_line
 from gptcli.interop.huggingface import CONFIG, read_huggingface
 from gptcli.manifest import read_manifest, require_unchanged
@@ -81,6 +81,8 @@ def load_run(run: RunDirectory, checkpoint: str, device: torch.device, dtype: to
         model, tokenizer = read_huggingface(run.path, device, dtype, tokenizer=run_tokenizer(run))
         return LoadedModel(model, tokenizer, run, f"run {run.path}, its final weights")
     info = choose_checkpoint(run, checkpoint)
+    if checkpoint == "best":
+        warn_of_lost_best(run, info)
     tokenizer = run_tokenizer(run)
     saved = load_checkpoint(info.path, parts=("model",))
     config, tensors = config_of(run, saved.state), saved.tensors["model"]
@@ -159,6 +161,24 @@ def choose_checkpoint(run: RunDirectory, checkpoint: str) -> CheckpointInfo:
     if chosen is None:
         raise CheckpointError(f"{run.path} has no checkpoint", "train it first")
     return chosen
+
+
+def warn_of_lost_best(run: RunDirectory, chosen: CheckpointInfo) -> None:
+    """Warn where the best checkpoint of a finished run was removed, and the best of those left is worse."""
+    try:
+        summary = json.loads((run.path / "summary.json").read_bytes())
+        step, loss = int(summary["best_step"]), float(summary["val_loss"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    is_kept = any(info.step == step for info in run.checkpoints())
+    if is_kept or chosen.val_loss is None or chosen.val_loss <= loss:
+        return
+    checkpoints, elsewhere = shell_word(str(run.checkpoints_dir)), shell_word(f"{run.path}-checkpoints")
+    say(
+        f"warning: the best checkpoint of {run.path}, of step {step} with validation loss {loss:.4f}, is gone, and "
+        f"step {chosen.step} with {chosen.val_loss:.4f} is used; {run.path}/model.safetensors has the best weights, "
+        f"and is used where there are no checkpoints: mv {checkpoints} {elsewhere}"
+    )
 
 
 def fetch_from_hub(name: str, *, pickles: bool = False) -> Path:
