@@ -97,6 +97,7 @@ def test_a_run_from_before_framings_were_recorded_keeps_its_own(tmp_path: Path, 
     settings, _ = FRAMINGS["both"]
     run, old = tmp_path / "run", DocumentFraming(257)
     train_on_rows(tmp_path, {"bos_token": None, "eos_token": EOS})
+    (run / "gptcli-manifest.json").unlink()  # such a run has none
     config = json.loads((run / "tokenizer_config.json").read_text())
     (run / "tokenizer_config.json").write_text(json.dumps(config | settings))
     report = json.loads((run / "data.json").read_text())

@@ -183,13 +183,14 @@ def test_the_rule_for_a_deadline_names_the_most_steps_even_where_it_expects_fewe
 
 
 @pytest.mark.slow
-def test_the_plain_command_and_a_deadline_of_its_seconds_come_to_the_same(tmp_path: Path) -> None:
+def test_the_plain_command_and_a_deadline_that_it_meets_come_to_the_same(tmp_path: Path) -> None:
+    """Three times the seconds of the plain command, so that a busy machine meets the deadline too."""
     corpus = tmp_path / "poem.txt"
     corpus.write_text(prose(4_000))
     bits = {}
     seconds = 0.0
     for name in ("plain", "timed"):
-        more = [] if name == "plain" else ["--time", f"{seconds:.1f}s"]
+        more = [] if name == "plain" else ["--time", f"{3 * seconds:.1f}s"]
         command = [sys.executable, "-m", "gptcli", "train", str(corpus), "--out", str(tmp_path / name), *more]
         began = time.monotonic()
         done = subprocess.run([*command, "--json", "--set", "device=cpu"], capture_output=True, text=True, timeout=300)

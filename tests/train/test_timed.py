@@ -193,7 +193,7 @@ def test_more_time_is_counted_once_by_a_run_that_is_stopped_again(
     began = time.monotonic() - 60
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         patch.setattr(Trainer, "run", stop_at(60))
-        train(TrainRequest(out=run, resume=True, max_seconds=14.0, began=began))
+        train(TrainRequest(out=run, resume=True, max_seconds=30.0, began=began))
     budget = made(run)["max_seconds"]
     knots = json.loads((RunDirectory(run).checkpoint_path(60) / "state.json").read_text())["knots"]
     train(TrainRequest(out=run, resume=True, began=time.monotonic() - 60))

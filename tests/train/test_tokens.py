@@ -61,5 +61,7 @@ def test_a_run_on_tokens_is_resumed_and_evaluated_without_them(sources: tuple[Pa
 def test_a_time_budget_asks_for_the_text(sources: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(DataError, match="train on it by steps, without --time"):
         train(
-            TrainRequest((str(sources[1]),), assignments=("data.tokenizer=byte",), out=tmp_path / "run", max_seconds=600)
+            TrainRequest(
+                (str(sources[1]),), assignments=("data.tokenizer=byte",), out=tmp_path / "run", max_seconds=600
+            )
         )

@@ -200,7 +200,7 @@ def test_a_dry_run_writes_no_run_directory(corpus: Path, tmp_path: Path, capsys:
         assert label in shown
     chosen = shown[shown.index("chosen") :].splitlines()
     assert all(len(line) <= 80 for line in chosen)
-    assert "            schedule: name=linear, warmup_steps=50, min_lr=0" in chosen
+    assert "            schedule: name=linear, warmup_steps=1, min_lr=0" in chosen
     assert "n_layer=" not in shown  # the user set it
     total, training, rest = re.search(r"about (\S+ .B): (\S+ .B) to train, (\S+ .B) for Python", shown).groups()
     assert training == size(estimates["estimated_memory_bytes"])

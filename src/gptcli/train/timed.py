@@ -21,6 +21,7 @@ from gptcli.data.config import DataConfig
 from gptcli.data.prepare import CorpusScan
 from gptcli.data.scan import SplitStatistics
 from gptcli.data.sources import find_files, is_stream, spool
+from gptcli.data.token_scan import TokenScan
 from gptcli.models.estimate import parameter_count
 from gptcli.train.clock import Clock
 from gptcli.train.compiling import possible_compilation
@@ -95,7 +96,8 @@ def choose_for_time(setting: Setting) -> tuple[CorpusScan, RawConfig, Choice | N
     small = None
     if bytes_on_disk(data, setting.cache_dir) < SMALL_ON_DISK:
         small = scan_excerpt(data, draft.train.corpus_bytes, setting.cache_dir, draft.seed)
-    if small is None or small.train.bytes >= SMALL_TEXT:
+    # Tokens without their text are refused when the text is looked at, however few they are.
+    if small is None or isinstance(small, TokenScan) or small.train.bytes >= SMALL_TEXT:
         facts, corpus_bytes, limit = look_at_text(setting, data)
         scan = scan_excerpt(data, limit, setting.cache_dir, draft.seed)
         if limit == draft.train.corpus_bytes and scan.train.bytes < SMALL_TEXT:
