@@ -157,3 +157,16 @@ def test_what_is_planned_later_changes_no_earlier_place() -> None:
         until = KNOTS[count][0]
         for step in range(until + 1):
             assert Course(KNOTS[:count]).place(step) == Course(KNOTS).place(step)
+
+
+def test_events_that_were_planned_for_a_short_run_leave_a_longer_one_its_steps() -> None:
+    """What fits is what the definition says: no event more than once a step, and at least one step."""
+    pace = Pace(((0, 20),), clock=Clock(100.0, 0.0, lambda: 0.0))
+    pace.step_seconds = 0.1
+    for seconds, events in ((30.0, [(435, 0.03), (435, 0.06)]), (30.0, [(10, 0.5)]), (0.01, [(9, 9.0)])):
+        steps = pace.steps_within(seconds, events)
+
+        def cost(n: int, events: list[tuple[int, float]] = events) -> float:
+            return 0.1 * n + sum(min(n, count) * each for count, each in events)
+
+        assert steps == max([1, *(n for n in range(1, 1000) if cost(n) <= seconds)])

@@ -12,7 +12,7 @@ import bisect
 import math
 import statistics
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from gptcli.train.clock import Clock
@@ -139,11 +139,23 @@ class Pace:
     def plan(self, step: int) -> None:
         """Set the end to the last step that can be made in time, if that is worth a knot."""
         left = self.course.length - self.course.place(step)
-        events = sum(left // every * self.event_seconds(name) for name, every in self.intervals.items() if every)
-        available = self.clock.remaining() - self.closing_seconds() - events
-        end = min(step + max(1, int(available / max(self.step_seconds, 1e-9))), self.most_steps)
+        events = [(left // every, self.event_seconds(name)) for name, every in self.intervals.items() if every]
+        end = min(step + self.steps_within(self.clock.remaining() - self.closing_seconds(), events), self.most_steps)
         if abs(end - self.end) > CHANGE * (self.end - step):
             self.follow(step, end)
+
+    def steps_within(self, seconds: float, events: Sequence[tuple[int, float]]) -> int:
+        """The most steps, at least one, that can be made in `seconds` with events of (occurrences, seconds of one).
+
+        No event occurs more than once a step, so that an event which was planned for a short run does not leave a
+        longer one without steps.
+        """
+        fewest, most = 1, max(1, int(seconds / max(self.step_seconds, 1e-9)))
+        while fewest < most:
+            middle = (fewest + most + 1) // 2
+            cost = middle * self.step_seconds + sum(min(middle, count) * each for count, each in events)
+            fewest, most = (middle, most) if cost <= seconds else (fewest, middle - 1)
+        return fewest
 
     def follow(self, start: int, end: int) -> None:
         """Plan as another process has: from `start` on, to end with step `end`."""
