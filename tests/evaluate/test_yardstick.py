@@ -82,4 +82,4 @@ def test_a_short_text_has_no_yardstick() -> None:
     prefix = TextPrefix()
     prefix.add("Short, and to the point.", 24)
     assert prefix.yardstick().bits_per_byte is None
-    assert "less than 1,000 bytes" in prefix.yardstick().reason
+    assert "below 1,000 bytes" in prefix.yardstick().reason
