@@ -62,7 +62,7 @@ class Job:
         self.lose()
         raise TimeoutError(f"after {seconds} s:\n{self.said}")
 
-    def wait_for(self, happened: Callable[[], bool], seconds: float = 120) -> bool:
+    def wait_for(self, happened: Callable[[], bool], seconds: float = 240) -> bool:
         """Wait until it has happened; False: the job ended before. Raises TimeoutError, having killed everything."""
         end = time.monotonic() + seconds
         while self.is_running():
