@@ -6,9 +6,7 @@ import ast
 import re
 from pathlib import Path
 
-import typer
-
-from gptcli.cli.app import app
+from command_tree import COMMANDS
 from gptcli.cli.hints import INSTEAD_OF_OPTIONS
 from gptcli.config.names import key_paths
 from gptcli.train.config import RunConfig
@@ -20,14 +18,6 @@ OF_TORCHRUN = {
 OF_CONVERTERS = {"--headless", "--convert-to", "--include"}
 """Options of libreoffice and git lfs, which make text of other files."""
 PLACEHOLDER = "\N{OBJECT REPLACEMENT CHARACTER}"
-
-
-def commands(command, words: tuple[str, ...] = ()) -> dict[tuple[str, ...], set[str]]:
-    """The options of every command by its words."""
-    found = {words: {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}}
-    for name, inner in getattr(command, "commands", {}).items():
-        found |= commands(inner, (*words, name))
-    return found
 
 
 def texts(path: Path) -> list[tuple[str, str]]:
@@ -45,7 +35,6 @@ def texts(path: Path) -> list[tuple[str, str]]:
     return found
 
 
-COMMANDS = commands(typer.main.get_command(app))
 OPTIONS = set().union(*COMMANDS.values(), *INSTEAD_OF_OPTIONS.values(), OF_TORCHRUN, OF_CONVERTERS) | {"--help"}
 KEYS = set(key_paths(RunConfig)) | {"a.b", "section.key", "SECTION.KEY", "KEY", "key"}
 # What compares with other programs names their options.

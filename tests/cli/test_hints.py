@@ -5,33 +5,21 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-from collections.abc import Iterator
 
 import pytest
-import typer
 
-from gptcli.cli.app import app, main
+from command_tree import COMMANDS
+from gptcli.cli.app import main
 from gptcli.cli.hints import INSTEAD_OF_COMMANDS, INSTEAD_OF_OPTIONS
 from gptcli.config.names import OTHER_NAMES, key_named, key_paths
 from gptcli.train.config import RunConfig
 
 
-def commands(group=None, prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], set[str]]]:
-    """(words, options) of every command; a group counts too."""
-    command = typer.main.get_command(app) if group is None else group
-    yield prefix, {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
-    for name, inner in getattr(command, "commands", {}).items():
-        yield from commands(inner, (*prefix, name))
-
-
-OPTIONS = dict(commands())
-
-
 def options_of(words: list[str]) -> set[str]:
     """The options of the longest beginning of `words` that is a command; at least one word must be."""
-    found = max((c for c in OPTIONS if tuple(words[: len(c)]) == c), key=len)
+    found = max((c for c in COMMANDS if tuple(words[: len(c)]) == c), key=len)
     assert found, f"{words} is no command"
-    return OPTIONS[found]
+    return COMMANDS[found]
 
 
 @pytest.mark.parametrize("advice", INSTEAD_OF_COMMANDS.values())
@@ -46,8 +34,8 @@ def test_every_command_that_is_advised_exists_with_its_options(advice: str) -> N
 
 def test_every_option_and_key_that_is_advised_exists() -> None:
     for verb, table in INSTEAD_OF_OPTIONS.items():
-        assert set(table.values()) <= OPTIONS[(verb,)]
-        assert not set(table) & OPTIONS[(verb,)]
+        assert set(table.values()) <= COMMANDS[(verb,)]
+        assert not set(table) & COMMANDS[(verb,)]
     keys = set(key_paths(RunConfig))
     assert set(OTHER_NAMES) <= keys
     names = [name for names in OTHER_NAMES.values() for name in names.split()]

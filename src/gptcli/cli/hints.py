@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from typer.core import TyperCommand, TyperGroup
-
-if TYPE_CHECKING:
-    from gptcli.config import Config
 
 INSTEAD_OF_COMMANDS = {
     "chat": 'a model continues a text: gptcli generate RUN "PROMPT"',
@@ -91,12 +86,7 @@ class Verb(TyperCommand):
         if not has_keys:
             return None
         from gptcli.config.names import key_named
-
-        key = key_named(self.settings(), name.removeprefix("--"))
-        return f"--set {key}={value}" if key else None
-
-    def settings(self) -> type[Config]:
-        """The configuration whose keys `--set` takes."""
         from gptcli.train.config import RunConfig
 
-        return RunConfig
+        key = key_named(RunConfig, name.removeprefix("--"))
+        return f"--set {key}={value}" if key else None
