@@ -204,7 +204,9 @@ def test_a_dry_run_writes_no_run_directory(corpus: Path, tmp_path: Path, capsys:
     assert "n_layer=" not in shown  # the user set it
     total, training, rest = re.search(r"about (\S+ .B): (\S+ .B) to train, (\S+ .B) for Python", shown).groups()
     assert training == size(estimates["estimated_memory_bytes"])
-    assert float(total.split()[0]) >= float(rest.split()[0]) > 100  # MB
+    bytes_of = {"MB": 1e6, "GB": 1e9}
+    total, rest = (float(number) * bytes_of[unit] for number, unit in (total.split(), rest.split()))
+    assert total >= rest > 100e6
 
 
 def test_a_second_training_in_one_directory_is_refused(corpus: Path, tmp_path: Path) -> None:
