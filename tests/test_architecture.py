@@ -10,7 +10,7 @@ import pytest
 from fresh import run_fresh
 
 FLOORS = {
-    "errors": 0, "storage": 0, "console": 0, "figures": 0, "interruptible": 0, "runtime": 0,
+    "errors": 0, "strict_json": 0, "storage": 0, "console": 0, "figures": 0, "interruptible": 0, "runtime": 0,
     "config": 1, "manifest": 1,
     "nn": 2, "tokenizer": 2,
     "models": 3, "data": 3, "optim": 3,
@@ -55,6 +55,18 @@ def test_a_package_imports_only_from_lower_floors(path: Path) -> None:
 def test_typer_is_known_to_the_command_line_only(path: Path) -> None:
     if package_of(path) != "cli":
         assert not any(name.split(".")[0] == "typer" for name in imports(path))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_json_is_written_by_one_module_which_writes_no_nan(path: Path) -> None:
+    if path.name in ("strict_json.py", "nanogpt_run.py"):  # the second runs in a process of nanoGPT, without gptcli
+        assert "allow_nan" in path.read_text()
+        return
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert node.module != "json", f"{path}:{node.lineno}"
+        if isinstance(node, ast.Attribute) and node.attr in ("dump", "dumps", "JSONEncoder"):
+            assert isinstance(node.value, ast.Name) and node.value.id != "json", f"{path}:{node.lineno}"
 
 
 def test_no_file_is_longer_than_a_reader_can_bear() -> None:

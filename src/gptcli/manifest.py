@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gptcli import strict_json
 from gptcli.console import shell_word
 from gptcli.errors import CheckpointError, StorageError
 from gptcli.storage import TEMPORARY_MARK, storage_errors, write_atomic
@@ -82,8 +83,8 @@ class Manifest:
 
 def sealed(fields: Mapping[str, Any]) -> str:
     """The JSON text of a table, with the SHA-256 of all its entries as the last one."""
-    digest = hashlib.sha256(json.dumps(fields, ensure_ascii=False, allow_nan=False).encode()).hexdigest()
-    return json.dumps({**fields, "sha256": digest}, ensure_ascii=False, allow_nan=False, indent=2) + "\n"
+    digest = hashlib.sha256(strict_json.dumps(fields, ensure_ascii=False).encode()).hexdigest()
+    return strict_json.dumps({**fields, "sha256": digest}, ensure_ascii=False, indent=2) + "\n"
 
 
 def read_manifest(directory: Path) -> Manifest:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gptcli.checkpoint import strict_json
+from gptcli import strict_json
 from gptcli.checkpoint.load import load_checkpoint, verify
 from gptcli.checkpoint.manifest import Manifest, describe
 from gptcli.errors import CheckpointError
@@ -189,7 +189,7 @@ def test_a_hostile_state_is_refused_though_its_manifest_fits(save, content) -> N
 )
 def test_json_that_is_no_manifest_is_refused(save, fields) -> None:
     path = save(1)
-    (path / "manifest.json").write_text(strict_json.dumps(fields))
+    (path / "manifest.json").write_text(strict_json.dumps(fields, ensure_ascii=False))
     with pytest.raises(CheckpointError, match=r"manifest\.json is damaged"):
         verify(path)
 

@@ -14,7 +14,7 @@ from typing import Any
 from faults.damage import flipped
 from faults.nursery import Command, Nursery
 from faults.victim import INTERVAL, make_corpus, train_command
-from gptcli.checkpoint import strict_json
+from gptcli import strict_json
 from gptcli.train.verify_resume import last_step
 
 FILE = "ckpt.pt"

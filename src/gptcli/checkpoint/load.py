@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from gptcli.checkpoint import strict_json
+from gptcli import strict_json
 from gptcli.checkpoint.manifest import REMEDY, STATE_NAME, check_files, read_manifest, verify
 from gptcli.checkpoint.run import RunDirectory
 from gptcli.errors import CheckpointError

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gptcli.checkpoint import strict_json
+from gptcli import strict_json
 from gptcli.checkpoint.header import require_sane_header
 from gptcli.checkpoint.together import on_all, rank_in, ranks_of
 from gptcli.errors import CheckpointError
@@ -58,8 +58,8 @@ class Manifest:
             "data_fingerprint": self.data_fingerprint,
             "files": {name: {"bytes": size, "sha256": digest} for name, (size, digest) in sorted(self.files.items())},
         }
-        fields["sha256"] = hashlib.sha256(strict_json.dumps(fields).encode()).hexdigest()
-        return strict_json.dumps(fields, indent=2) + "\n"
+        fields["sha256"] = hashlib.sha256(strict_json.dumps(fields, ensure_ascii=False).encode()).hexdigest()
+        return strict_json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
 
 
 def describe(

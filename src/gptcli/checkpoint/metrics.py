@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gptcli.checkpoint import strict_json
+from gptcli import strict_json
 from gptcli.errors import CheckpointError
 from gptcli.storage import storage_errors, write_atomic
 
@@ -34,7 +34,7 @@ class MetricsLog:
                 written with the next one.
         """
         with self.in_use:
-            self.held += (strict_json.dumps(dict(line)) + "\n").encode()
+            self.held += (strict_json.dumps(dict(line), ensure_ascii=False) + "\n").encode()
             self.write_held()
 
     def write_held(self) -> None:
@@ -67,7 +67,7 @@ class MetricsLog:
         """Drop the lines of steps after `step` (all of them are made anew on resume), and a torn last line."""
         if self.path.exists():
             kept = [line for line in self.read() if line.get("step", step) <= step]
-            write_atomic(self.path, "".join(strict_json.dumps(line) + "\n" for line in kept))
+            write_atomic(self.path, "".join(strict_json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
 
     def read(self) -> list[dict[str, Any]]:
         """All whole lines in order; an empty list when there is no file.

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gptcli.checkpoint import strict_json
+from gptcli import strict_json
 from gptcli.checkpoint.manifest import MANIFEST_NAME, STATE_NAME, describe
 from gptcli.checkpoint.run import RunDirectory
 from gptcli.errors import StorageError
@@ -37,7 +37,7 @@ def save_checkpoint(
             checkpoints are untouched and nothing half-written is left.
     """
     target = run.checkpoint_path(step)
-    state_text = strict_json.dumps(dict(state))
+    state_text = strict_json.dumps(dict(state), ensure_ascii=False)
     needed = needed_bytes(tensors) + len(state_text.encode())
     if not has_room(run, needed):
         raise not_saved(run, step, needed, NO_ROOM_LEFT)

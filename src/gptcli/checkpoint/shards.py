@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -30,7 +29,7 @@ from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
-from gptcli.checkpoint import strict_json
+from gptcli import strict_json
 from gptcli.checkpoint.manifest import MANIFEST_NAME, REMEDY, STATE_NAME, describe
 from gptcli.checkpoint.run import RunDirectory
 from gptcli.checkpoint.save import NO_ROOM_LEFT, has_room, needed_bytes, not_saved
@@ -64,7 +63,7 @@ def save_shards(
     """
     # In one order whatever that of the parts, so that the same tensors are the same bytes.
     flat = {f"{part}/{name}": named[name] for part, named in parts.items() for name in sorted(named)}
-    needed = needed_bytes(parts) + len(strict_json.dumps(dict(state)).encode())
+    needed = needed_bytes(parts) + len(strict_json.dumps(dict(state), ensure_ascii=False).encode())
     with ExitStack() as opened:
         writer = ShardWriter(run, step, state, needed, opened)
         planner = DefaultSavePlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
@@ -130,7 +129,7 @@ class ShardWriter(StorageWriter):
         for file, items in files.items():
             tensors = {name: planner.resolve_data(item).detach().contiguous() for name, item in items.items()}
             offsets = {name: {"saved_offsets": list(item.index.offset)} for name, item in items.items()}
-            write_tensors(directory / file, tensors, {OFFSETS_KEY: json.dumps(offsets)})
+            write_tensors(directory / file, tensors, {OFFSETS_KEY: strict_json.dumps(offsets)})
             size, digest = (directory / file).stat().st_size, sha256_file(directory / file)
             results.append(WriteResult(MetadataIndex(file), size, digest))
         done: Future[list[WriteResult]] = Future()
@@ -148,7 +147,9 @@ class ShardWriter(StorageWriter):
             for name, (size, _) in files.items():
                 if (self.directory / name).stat().st_size != size:
                     raise StorageError(f"{self.directory / name} has not the {size:,} bytes that were written")
-            (self.directory / STATE_NAME).write_text(strict_json.dumps(dict(self.state)), encoding="utf-8")
+            (self.directory / STATE_NAME).write_text(
+                strict_json.dumps(dict(self.state), ensure_ascii=False), encoding="utf-8"
+            )
             manifest = describe(self.directory, self.state, self.step, files)
             (self.directory / MANIFEST_NAME).write_text(manifest.render(), encoding="utf-8")
         self.opened.close()

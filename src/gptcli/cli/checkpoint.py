@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from gptcli import strict_json
 
 checkpoint_app = typer.Typer(help="List the checkpoints of a run, and verify every file of it.", no_args_is_help=True)
 
@@ -20,7 +21,7 @@ def list_checkpoints(run: Run, as_json: AsJson = False) -> None:
     from gptcli.checkpoint.report import report_checkpoints
 
     report = report_checkpoints(run)
-    print(json.dumps(report.as_dict()) if as_json else report.table())
+    print(strict_json.dumps(report.as_dict()) if as_json else report.table())
 
 
 @checkpoint_app.command("verify")
@@ -40,5 +41,5 @@ def verify_checkpoints(
     if accept:
         accept_changes(run, accept)
     report = verify_files(run)
-    print(json.dumps(report.as_dict()) if as_json else report.text())
+    print(strict_json.dumps(report.as_dict()) if as_json else report.text())
     report.raise_if_damaged()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import typer
 
+from gptcli import strict_json
 from gptcli.cli.options import Assignments, ConfigFiles
 
 config_app = typer.Typer(help="Show every configuration key, its value and its meaning.", no_args_is_help=True)
@@ -30,7 +29,7 @@ def schema() -> None:
     """Print the JSON Schema of a configuration file."""
     from gptcli.train.config import RunConfig
 
-    print(json.dumps(RunConfig.model_json_schema(), indent=2))
+    print(strict_json.dumps(RunConfig.model_json_schema(), indent=2))
 
 
 @config_app.command("list")

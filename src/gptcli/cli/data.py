@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gptcli import strict_json
 from gptcli.cli.hints import Verb
 from gptcli.cli.options import AsJson, Assignments, CacheDir, ConfigFiles, Corpus
 
@@ -57,7 +57,7 @@ def prepare(
     from gptcli.data.prepare import default_cache_dir
 
     report = prepare(settings.data.corpus, settings, cache_dir or default_cache_dir(), workers)
-    print(json.dumps(report) if as_json else "\n".join(report_lines(report)))
+    print(strict_json.dumps(report) if as_json else "\n".join(report_lines(report)))
 
 
 @data_app.command(cls=Verb)
@@ -79,4 +79,4 @@ def inspect(
 
     splits = inspect(settings.data.corpus, settings, cache_dir or default_cache_dir(), windows)
     lines = [line for split in splits for line in split_lines(split)]
-    print(json.dumps({"splits": splits}) if as_json else "\n".join(lines))
+    print(strict_json.dumps({"splits": splits}) if as_json else "\n".join(lines))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 import typer
 
+from gptcli import strict_json
 from gptcli.cli.options import Quantize, ReadingAssignments
 
 
@@ -112,7 +112,7 @@ def read(
             reading=reading_settings(assignments),
         )
     )
-    return json.dumps(report.as_json(evaluation, source)) if as_json else report.as_text(evaluation, source)
+    return strict_json.dumps(report.as_json(evaluation, source)) if as_json else report.as_text(evaluation, source)
 
 
 def choose(model: dict[str, Any], file: str, shots: str | None, num_fewshot: int | None, as_json: bool) -> str:
@@ -122,7 +122,9 @@ def choose(model: dict[str, Any], file: str, shots: str | None, num_fewshot: int
 
     request = ChoicesRequest(**model, file=file, shots=shots, num_fewshot=num_fewshot or 0)
     evaluation, source = evaluate_choice_file(request)
-    return json.dumps(report.as_json(evaluation, source)) if as_json else report.as_text(evaluation, source, file)
+    return (
+        strict_json.dumps(report.as_json(evaluation, source)) if as_json else report.as_text(evaluation, source, file)
+    )
 
 
 def run_tasks(
@@ -140,4 +142,4 @@ def run_tasks(
     names = tuple(name.strip() for name in tasks.split(",") if name.strip())
     request = TasksRequest(**model, tasks=names, limit=limit, num_fewshot=num_fewshot, include_path=include_path)
     evaluation, source = evaluate_tasks(request)
-    return json.dumps(report.as_json(evaluation, source)) if as_json else report.as_text(evaluation, source)
+    return strict_json.dumps(report.as_json(evaluation, source)) if as_json else report.as_text(evaluation, source)

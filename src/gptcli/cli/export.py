@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from gptcli import strict_json
 from gptcli.cli.options import AsJson
 
 
@@ -39,4 +39,4 @@ def export(
     from gptcli.interop.export import export as export_request
 
     exported = export_request(ExportRequest(run, to, out, checkpoint, dtype, quantize, license, force))
-    print(json.dumps(exported.as_dict()) if as_json else "\n".join(exported.lines()))
+    print(strict_json.dumps(exported.as_dict()) if as_json else "\n".join(exported.lines()))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Literal
 
 import typer
 
+from gptcli import strict_json
 from gptcli.cli.options import Quantize
 
 
@@ -87,5 +87,5 @@ def generate(
     with Printer(prompts, config, silent=as_json, separator=separator) as printer:
         result = generate_texts(model, loaded.tokenizer, prompts, config, printer.on_text, printer.on_completion, step)
     if as_json:
-        print(json.dumps(result.report(several=prompt_file is not None and not whole_file)))
+        print(strict_json.dumps(result.report(several=prompt_file is not None and not whole_file)))
     say(f"{quantity(result.token_count, 'token')}, {result.tokens_per_second:,.1f} tokens/s")

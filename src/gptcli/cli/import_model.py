@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from gptcli import strict_json
 from gptcli.cli.options import AsJson
 
 
@@ -37,6 +37,6 @@ def import_model(
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     model, opened = import_model(source, out, tokenizer, dtypes[dtype])
     if as_json:
-        print(json.dumps({"model": str(out), "parameters": model.parameter_count()}))
+        print(strict_json.dumps({"model": str(out), "parameters": model.parameter_count()}))
     else:
         print(f"{out}: {model.parameter_count():,} parameters, {opened}")

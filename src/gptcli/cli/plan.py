@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Literal
 
 import typer
 
+from gptcli import strict_json
 from gptcli.cli.options import AsJson, Assignments
 
 
@@ -86,4 +86,4 @@ def plan(
             device_hours=device_hours,
         )
     )
-    print(json.dumps(text.as_json(made)) if as_json else text.as_text(made))
+    print(strict_json.dumps(text.as_json(made)) if as_json else text.as_text(made))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Literal
 
 import typer
 
+from gptcli import strict_json
 from gptcli.cli.options import AsJson
 
 
@@ -29,4 +29,4 @@ def push(
     from gptcli.interop.push import push as push_request
 
     pushed = push_request(PushRequest(run, name, private, revision, checkpoint, dtype, license))
-    print(json.dumps(pushed.as_dict()) if as_json else "\n".join(pushed.lines()))
+    print(strict_json.dumps(pushed.as_dict()) if as_json else "\n".join(pushed.lines()))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from gptcli import strict_json
 from gptcli.cli.options import AsJson, CacheDir
 
 
@@ -23,4 +23,4 @@ def replay(
     from gptcli.train.replay import replay, report
 
     found = replay(run, step, cache_dir or default_cache_dir(), top)
-    print(json.dumps(found) if as_json else report(found))
+    print(strict_json.dumps(found) if as_json else report(found))

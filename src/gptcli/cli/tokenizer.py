@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from gptcli import strict_json
 from gptcli.cli.options import ReadingAssignments
 
 tokenizer_app = typer.Typer(help="Train, use and look into a tokenizer.", no_args_is_help=True)
@@ -79,7 +79,7 @@ def encode(
     opened = open_tokenizer(tokenizer)
     ids = opened.encode(read_input(text, file), allow_special=allow_special)
     if as_json:
-        print(json.dumps({"ids": ids, "tokens": [opened.token_text(id) for id in ids]}, ensure_ascii=False))
+        print(strict_json.dumps({"ids": ids, "tokens": [opened.token_text(id) for id in ids]}, ensure_ascii=False))
     else:
         print(*ids)
 
@@ -115,7 +115,7 @@ def inspect(
     opened = open_tokenizer(tokenizer)
     measured = None if text is None and corpus is None else read_input(text, corpus)
     description = describe(opened, measured)
-    print(json.dumps(description, ensure_ascii=False) if as_json else for_people(description))
+    print(strict_json.dumps(description, ensure_ascii=False) if as_json else for_people(description))
 
 
 def read_input(text: str | None, file: Path | None) -> str:

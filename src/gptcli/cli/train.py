@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from gptcli import strict_json
 from gptcli.cli.options import AsJson, Assignments, CacheDir, ConfigFiles, Corpus
 
 
@@ -82,4 +82,4 @@ def train(
         )
     )
     if as_json:
-        print(json.dumps(summary))
+        print(strict_json.dumps(summary))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from gptcli import strict_json
 from gptcli.cli.options import AsJson, Assignments, CacheDir, ConfigFiles, Corpus
 
 
@@ -32,7 +32,7 @@ def verify_resume(
     trial = Trial(tuple(corpus or ()), tuple(config or ()), tuple(assignments or ()), steps, kills, seed, cache_dir)
     result = verify_resume(trial, out)
     if as_json:
-        print(json.dumps(result.as_dict()))
+        print(strict_json.dumps(result.as_dict()))
     else:
         print(result.text())
     result.raise_if_different()

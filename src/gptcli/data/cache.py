@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from gptcli import strict_json
 from gptcli.console import say
 from gptcli.storage import clean_temporaries, storage_errors
 
@@ -36,7 +36,7 @@ def default_cache_dir() -> Path:
 
 def cache_key(*parts: Any) -> str:
     """A name made of everything that decides what an entry holds (values that JSON can write)."""
-    text = json.dumps([CACHE_VERSION, *parts], sort_keys=True)
+    text = strict_json.dumps([CACHE_VERSION, *parts], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+from gptcli import strict_json
 from gptcli.errors import DataError
 from gptcli.storage import storage_errors
 
@@ -94,7 +95,7 @@ class ChatRenderer:
 
     def ask(self, request: dict[str, Any], place: object, seconds: float) -> str:
         try:
-            self.process.stdin.write(json.dumps(request).encode() + b"\n")
+            self.process.stdin.write(strict_json.dumps(request).encode() + b"\n")
             self.process.stdin.flush()
             answer = self.answers.next_line(seconds)
         except BrokenPipeError:

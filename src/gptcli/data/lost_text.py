@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gptcli import strict_json
 from gptcli.data.shards import REMEDY
 from gptcli.errors import DataError
 from gptcli.tokenizer.lost_text import LostText
@@ -20,7 +21,7 @@ PARTS = {"train": "the training text", "val": "the validation text"}
 def write_lost_text(folder: Path, parts: Sequence[LostText]) -> None:
     """Keep what is lost of the training and of the validation part beside their tokens in `folder`."""
     kept = {name: part.as_json() for name, part in zip(PARTS, parts, strict=True)}
-    (folder / LOST_TEXT).write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+    (folder / LOST_TEXT).write_text(strict_json.dumps(kept, indent=2) + "\n", encoding="utf-8")
 
 
 def read_lost_text(folders: Sequence[Path], tokenizer: Tokenizer) -> dict[str, Any]:

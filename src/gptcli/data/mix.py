@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from gptcli import strict_json
 from gptcli.data.arrays import stretches
 from gptcli.data.cache import cache_key, only_writer, unfinished
 from gptcli.data.config import DataConfig
@@ -94,7 +95,7 @@ class TokenMix:
     def fingerprint(self) -> str:
         """Hash of the tokens of all and of their weights."""
         described = [list(self.weights), [part.fingerprint for part in self.parts]]
-        return hashlib.sha256(json.dumps(described).encode()).hexdigest()
+        return hashlib.sha256(strict_json.dumps(described).encode()).hexdigest()
 
 
 def together(parts: Sequence[SplitStatistics]) -> SplitStatistics:
@@ -181,7 +182,7 @@ def drop_documents(folder: Path, scan: CorpusScan, dropped: np.ndarray) -> None:
         "fingerprint": text_fingerprint(scan.records, Split(assignment, scan.cut_at, scan.split_rule)),
     }
     (folder / SCAN).unlink()
-    (folder / SCAN).write_text(json.dumps(asdict(Findings(**values))), encoding="utf-8")
+    (folder / SCAN).write_text(strict_json.dumps(asdict(Findings(**values))), encoding="utf-8")
 
 
 def prepare_mix(
@@ -281,7 +282,7 @@ def mixed_tokenizer(
                     samples.append(sample)
                 build_tokenizer(kind, partial(chained, sources)).save(folder)
                 whole = {name: sum(sample[name] for sample in samples) for name in samples[0]}
-                (folder / SAMPLE).write_text(json.dumps(whole), encoding="utf-8")
+                (folder / SAMPLE).write_text(strict_json.dumps(whole), encoding="utf-8")
         return load_tokenizer(entry), json.loads((entry / SAMPLE).read_text(encoding="utf-8"))
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gptcli import strict_json
 from gptcli.console import Progress, say, size
 from gptcli.data.cache import cache_key, default_cache_dir, only_writer, unfinished
 from gptcli.data.config import DataConfig
@@ -107,7 +108,7 @@ def prepare_data(
             tokenizer.save(folder / "tokenizer")
             write_tokens(folder, scan, tokenizer, work, means)
             write_overlap(folder, [TokenShards.open(folder / "val")], [TokenShards.open(folder / "train")])
-            (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+            (folder / "report.json").write_text(strict_json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return assemble(directory, tokenizer, report, from_cache=False)
 
 
@@ -178,7 +179,7 @@ def prepare_tokenizer(
                 texts, sample = learning_texts(scan, config.name, SAMPLE_BYTES, work, means)
                 if is_sampled:
                     say(f"learning {config.name} from {sample_words(sample)}")
-                    (folder / SAMPLE).write_text(json.dumps(sample), encoding="utf-8")
+                    (folder / SAMPLE).write_text(strict_json.dumps(sample), encoding="utf-8")
                 build_tokenizer(config, texts).save(folder)
         sample = json.loads((entry / SAMPLE).read_text(encoding="utf-8")) if is_sampled else None
         return load_tokenizer(entry), sample

@@ -16,6 +16,8 @@ from typing import Any, NoReturn
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from gptcli import strict_json
+
 MEMORY_BYTES = 2**28
 """What rendering may take beyond what the process has when it begins."""
 
@@ -44,7 +46,7 @@ def main() -> None:
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+    return strict_json.dumps(value, ensure_ascii=False, indent=indent)
 
 
 def refuse(message: object) -> NoReturn:
@@ -74,7 +76,7 @@ def one_line(error: BaseException) -> str:
 
 
 def answer(reply: dict[str, str]) -> None:
-    print(json.dumps(reply), flush=True)
+    print(strict_json.dumps(reply), flush=True)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,12 @@ Rows are read one at a time; every error names the file and the row. Documents a
 from __future__ import annotations
 
 import contextlib
-import json
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from gptcli import strict_json
 from gptcli.data.chat import ChatRenderer
 from gptcli.data.columns import column_rows
 from gptcli.data.config import DataConfig
@@ -68,8 +68,8 @@ def without_text(place: object, text_field: str, row: dict[str, Any], name: str)
         return missing_field(place, text_field, row, likely)
     return DataError(
         f"{place} has no field {text_field!r}, and its field {rows!r} is a list of rows",
-        f"write them into a file of their own: jq -c {shlex.quote(f'.[{json.dumps(rows)}][]')} {shlex.quote(name)} > "
-        "rows.jsonl",
+        f"write them into a file of their own: jq -c {shlex.quote(f'.[{strict_json.dumps(rows)}][]')} "
+        f"{shlex.quote(name)} > rows.jsonl",
     )
 
 

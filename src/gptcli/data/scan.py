@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from gptcli import strict_json
 from gptcli.console import Progress, say
 from gptcli.data.arrays import stretches
 from gptcli.data.cache import cache_key, only_writer, unfinished
@@ -273,8 +274,8 @@ def write_scan(
     )
     (folder / CHARACTERS).write_bytes(counts.characters_of(0).encode())
     if any(section.stop is not None for section in sections):
-        (folder / SECTIONS).write_text(json.dumps(sections), encoding="utf-8")
-    (folder / SCAN).write_text(json.dumps(asdict(findings)), encoding="utf-8")
+        (folder / SECTIONS).write_text(strict_json.dumps(sections), encoding="utf-8")
+    (folder / SCAN).write_text(strict_json.dumps(asdict(findings)), encoding="utf-8")
 
 
 def count_parts(jobs: list[Job], means: Means) -> Counts:

@@ -25,6 +25,7 @@ from typing import IO, Any, Self
 
 import numpy as np
 
+from gptcli import strict_json
 from gptcli.errors import DataError
 from gptcli.storage import sha256_file, storage_errors
 from gptcli.tokenizer.framing import DocumentFraming
@@ -194,7 +195,7 @@ def write_index(directory: Path, hashes: dict[str, str], *, framing: DocumentFra
     number = 1 if framing.end_id is None else 2
     ended = {} if number == 1 else {"end_id": framing.end_id}
     index = {"format": number, **values, **ended, "files": files}
-    (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    (directory / INDEX).write_text(strict_json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 class MappedFile:
@@ -238,7 +239,7 @@ class TokenShards:
         """Tokens in files of another program: "path", "size", "offset", "tokens" and "sha256" of each stretch."""
         unplaced = [{key: value for key, value in part.items() if key != "path"} for part in self.elsewhere]
         described = index | {"elsewhere": unplaced} if unplaced else index
-        self.fingerprint = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+        self.fingerprint = hashlib.sha256(strict_json.dumps(described, sort_keys=True).encode()).hexdigest()
         """Hash of the tokens, the document boundaries and the tokenizer, wherever the files lie."""
         names = [name for name in sorted(index["files"]) if name not in (STARTS, BYTES)]
         self.files = [self.map(name, self.dtype) for name in names] + [

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gptcli import strict_json
 from gptcli.data.arrays import distinct
 from gptcli.data.permutation import derive, mix
 from gptcli.errors import CheckpointError
@@ -144,7 +145,7 @@ class TextSketch:
         index = values | {"sha256": digest_of(values, content)}
         with atomic_directory(directory) as folder:
             (folder / HASHES).write_bytes(content)
-            (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+            (folder / INDEX).write_text(strict_json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def open(cls, directory: Path) -> TextSketch:
@@ -177,7 +178,7 @@ NOTHING_KNOWN = TextSketch(np.empty(0, dtype=np.uint64), 0)
 
 def digest_of(values: dict[str, Any], content: bytes) -> str:
     """SHA-256 of both files of a sketch: what the index says, but for this hash, and the hashes."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode() + content).hexdigest()
+    return hashlib.sha256(strict_json.dumps(values, sort_keys=True).encode() + content).hexdigest()
 
 
 def damaged(directory: Path) -> CheckpointError:

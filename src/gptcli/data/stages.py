@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from gptcli import strict_json
 from gptcli.data.config import DataConfig
 from gptcli.data.crew import give_back_freed, resident_bytes
 from gptcli.data.passes import NotedSection, ScannedFile, SplitPiece, note_section, read_section
@@ -85,7 +86,7 @@ def keep(folder: Path, make: Callable[[Path], dict[str, Any]]) -> dict[str, Any]
             kept = make(temporary)
             files = [path for path in temporary.rglob("*") if path.is_file()]
             hashes = {str(path.relative_to(temporary)): sha256_file(path) for path in files}
-            (temporary / RESULT).write_text(json.dumps({"result": kept, "sha256": hashes}), encoding="utf-8")
+            (temporary / RESULT).write_text(strict_json.dumps({"result": kept, "sha256": hashes}), encoding="utf-8")
     return kept
 
 
@@ -179,7 +180,7 @@ def draw(task: tuple[Job, int]) -> dict[str, Any]:
         documents = size = 0
         with (folder / TEXTS).open("w", encoding="utf-8") as out:
             for piece in drawn_pieces(job, drawn):
-                out.write(json.dumps(piece.text) + "\n")
+                out.write(strict_json.dumps(piece.text) + "\n")
                 documents += piece.starts
                 size += piece.bytes
         return {"documents": documents, "bytes": size}

@@ -13,6 +13,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from gptcli import strict_json
 from gptcli.console import Progress, say
 from gptcli.data.cache import only_writer, unfinished
 from gptcli.data.fields import text_fields
@@ -31,7 +32,7 @@ def spool_hugging_face(source: str, text_field: str, spool: Path) -> list[Path]:
         DataError: there is no such data set, config, split or field, or it cannot be reached.
         StorageError: the copy cannot be written.
     """
-    key = blake2b(json.dumps([source, text_field]).encode(), digest_size=16).hexdigest()
+    key = blake2b(strict_json.dumps([source, text_field]).encode(), digest_size=16).hexdigest()
     single = spool / f"hf-{key}.jsonl.zst"  # as earlier versions left it
     entry = spool / f"hf-{key}"
     with only_writer(entry):
@@ -109,7 +110,7 @@ def copy_rows(stream: HubStream, work: Path) -> None:
             name, written = f"part-{len(parts):05d}.jsonl.zst", 0
             with atomic_file(work / name) as path, zstandard.open(path, "wt", encoding="utf-8") as file:
                 for row in itertools.chain([] if first is None else [first], rows):
-                    line = json.dumps(row) + "\n"
+                    line = strict_json.dumps(row) + "\n"
                     file.write(line)
                     written += len(line)
                     progress.update()
@@ -117,7 +118,7 @@ def copy_rows(stream: HubStream, work: Path) -> None:
                         break
             whole = {"name": name, "sha256": sha256_file(work / name), "rows": stream.number, "state": stream.place()}
             parts.append(whole)
-            write_atomic(work / NOTED, json.dumps(parts))
+            write_atomic(work / NOTED, strict_json.dumps(parts))
             first = next(rows, None)
 
 

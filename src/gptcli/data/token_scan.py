@@ -18,6 +18,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from gptcli import strict_json
 from gptcli.console import Progress
 from gptcli.data.cache import cache_key, only_writer
 from gptcli.data.config import DataConfig
@@ -102,11 +103,11 @@ def scan_tokens(sources: Sequence[str], config: DataConfig, cache_dir: Path) -> 
                 shards = [TokenShards.open(folder / name, elsewhere=True) for name in ("val", "train")]
                 write_overlap(folder, shards[:1], shards[1:])
                 whole = Findings(files=tuple(looked), looked_ns=looked_ns, **findings)
-                (folder / "scan.json").write_text(json.dumps(asdict(whole)), encoding="utf-8")
+                (folder / "scan.json").write_text(strict_json.dumps(asdict(whole)), encoding="utf-8")
                 tokenizer.save(folder / "tokenizer")
         scan = open_token_scan(entry, config, from_cache)
         if not from_cache:
-            (entry / "report.json").write_text(json.dumps(scan.report(), indent=2) + "\n", encoding="utf-8")
+            (entry / "report.json").write_text(strict_json.dumps(scan.report(), indent=2) + "\n", encoding="utf-8")
         return scan
 
 

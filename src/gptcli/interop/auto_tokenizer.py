@@ -7,7 +7,6 @@ class (`MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS` in transformers 5, models/aut
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import tokenizers
 
+from gptcli import strict_json
 from gptcli.errors import CheckpointError, TokenizerError
 from gptcli.interop.family import Json
 from gptcli.interop.weights import read_json
@@ -77,7 +77,7 @@ def as_opened(directory: Path) -> tokenizers.Tokenizer:
     if rules := FORCED.get(read_json(directory / "config.json").get("model_type", "")):
         model = {key: spec["model"][key] for key in ("type", "vocab", "merges") if key in spec["model"]}
         spec = {**spec, **rules, "model": model}
-    return tokenizers.Tokenizer.from_str(json.dumps(spec))
+    return tokenizers.Tokenizer.from_str(strict_json.dumps(spec))
 
 
 def tried_texts(tokenizer: Tokenizer) -> Iterator[str]:

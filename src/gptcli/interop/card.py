@@ -14,7 +14,7 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from gptcli import __version__
+from gptcli import __version__, strict_json
 from gptcli.console import shell_word
 from gptcli.data.prompts import example_prompt
 from gptcli.figures import figure, figure_with_interval
@@ -169,7 +169,7 @@ def usage(name: str, prompt: str, tokenizer_class: str | None) -> str:
         f"```python\nfrom transformers import AutoModelForCausalLM, {tokenizer_class}\n\n"
         f'tokenizer = {tokenizer_class}.from_pretrained("{name}")\n'
         f'model = AutoModelForCausalLM.from_pretrained("{name}")\n'
-        f'inputs = tokenizer({json.dumps(prompt)}, return_tensors="pt", return_token_type_ids=False)\n'
+        f'inputs = tokenizer({strict_json.dumps(prompt)}, return_tensors="pt", return_token_type_ids=False)\n'
         "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=100)[0]))\n```"
     )
     return f"{code}\n\n{command}\n"

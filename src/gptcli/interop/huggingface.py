@@ -6,7 +6,6 @@ and no checkpoint, and never imports transformers.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing import Any
 
 import torch
 
+from gptcli import strict_json
 from gptcli.config import validate
 from gptcli.config.load import with_origin
 from gptcli.errors import CheckpointError, ConfigError
@@ -193,4 +193,4 @@ def require_embedded(tokenizer: Tokenizer, config: ModelConfig, source: Path | s
 
 
 def write_json(path: Path, value: Json) -> None:
-    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_atomic(path, strict_json.dumps(value, indent=2, ensure_ascii=False) + "\n")

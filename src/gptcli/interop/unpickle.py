@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import resource
 import sys
 from collections.abc import Iterator, Mapping
@@ -13,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from gptcli import strict_json
 from gptcli.interop.pickles import REST, TENSORS
 
 SLACK_BYTES = 2**29
@@ -26,7 +26,7 @@ def main(path: Path, folder: Path, seconds: int) -> None:
         sys.exit(f"it holds a {type(content).__name__}, not a table of tensors")
     tensors, rest = dict(named_tensors(content)), plain(content)
     save_file({name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}, folder / TENSORS)
-    (folder / REST).write_text(json.dumps(rest), encoding="utf-8")
+    (folder / REST).write_text(strict_json.dumps(rest), encoding="utf-8")
 
 
 def bound(size: int, seconds: int) -> None:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 import torch
 from torch import Tensor
 
-from gptcli import console
+from gptcli import console, strict_json
 from gptcli.errors import GptcliError, UsageError, first_line
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ class World:
         if self.size == 1:
             return failure
         try:
-            return json.loads(self.store.compare_set(FAILURE_KEY, "", json.dumps(failure)))
+            return json.loads(self.store.compare_set(FAILURE_KEY, "", strict_json.dumps(failure)))
         except RuntimeError:  # the store is gone, and with it the other ranks
             return failure
 
@@ -294,6 +294,6 @@ def left_behind(failure: dict[str, Any]) -> int:
         return failure["code"]
     path = Path(folder) / FAILURE_NAME
     temporary = path.with_name(f"{FAILURE_NAME}.{os.getpid()}")
-    temporary.write_text(json.dumps(failure))
+    temporary.write_text(strict_json.dumps(failure))
     temporary.replace(path)
     return 0 if failure["is_final"] else failure["code"]

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import tokenizers
 
+from gptcli import strict_json
 from gptcli.errors import TokenizerError
 from gptcli.storage import storage_errors, write_atomic
 
@@ -27,7 +28,7 @@ WHAT_TO_GIVE = f"give a {TOKENIZER_FILE}, or a folder with one or with {VOCAB_FI
 def write_files(folder: Path, backend: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> None:
     """Write tokenizer.json and tokenizer_config.json, each whole or not at all."""
     write_atomic(folder / TOKENIZER_FILE, backend.to_str(pretty=True))
-    write_atomic(folder / SETTINGS_FILE, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
+    write_atomic(folder / SETTINGS_FILE, strict_json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -51,7 +52,7 @@ def read_tokenizer_json(path: Path) -> tokenizers.Tokenizer:
     spec = {**spec, "truncation": None, "padding": None}
     if "dropout" in spec["model"]:
         spec["model"] = {**spec["model"], "dropout": None}
-    return build(path, lambda: tokenizers.Tokenizer.from_str(json.dumps(spec)))
+    return build(path, lambda: tokenizers.Tokenizer.from_str(strict_json.dumps(spec)))
 
 
 def build(path: Path, read: Callable[[], Built]) -> Built:

@@ -7,7 +7,6 @@ rules are not known here is refused, because its ids would be wrong without a wo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 
+from gptcli import strict_json
 from gptcli.console import shell_word
 from gptcli.errors import TokenizerError
 from gptcli.tokenizer.byte_level import BYTE_OF_CHARACTER
@@ -175,7 +175,7 @@ def class_name(folder: Path, settings: Mapping[str, Any]) -> str | None:
     if name in CLASSES:
         return name
     what = f"its tokenizer_class is {given}" if given else f"its model_type is {kind}"
-    place = json.dumps(str(folder), ensure_ascii=False)
+    place = strict_json.dumps(str(folder), ensure_ascii=False)
     code = f"from transformers import AutoTokenizer as A; A.from_pretrained({place}).save_pretrained({place})"
     raise TokenizerError(
         f"{folder} has {VOCAB_FILE} and {MERGES_FILE} but no tokenizer.json, and {what}, whose way to split text is "

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import tokenizers
 
+from gptcli import strict_json
 from gptcli.errors import TokenizerError
 from gptcli.manifest import require_unchanged
 from gptcli.tokenizer.byte_level import token_bytes
@@ -72,7 +73,7 @@ class Tokenizer:
 
     @cached_property
     def fingerprint(self) -> str:
-        canonical = json.dumps([self.spec(), self.bos_id, self.eot_id], sort_keys=True, separators=(",", ":"))
+        canonical = strict_json.dumps([self.spec(), self.bos_id, self.eot_id], sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     @cached_property

@@ -9,7 +9,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from gptcli.checkpoint import strict_json
+from gptcli import strict_json
 from gptcli.console import say
 from gptcli.data.batches import Batch
 from gptcli.errors import StorageError
@@ -43,7 +43,7 @@ def keep_bad_step(run: Path, step: int, result: StepResult, batches: list[Batch]
         "texts": texts_of(batches, tokenizer),
     }
     try:
-        write_atomic(path, strict_json.dumps(record, indent=2) + "\n")
+        write_atomic(path, strict_json.dumps(record, indent=2, ensure_ascii=False) + "\n")
         say(f"its text is in {path}")
     except StorageError as error:
         say(f"warning: {error}")

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from gptcli import strict_json
 from gptcli.data.cache import cache_key, only_writer
 from gptcli.data.chat import read_template
 from gptcli.data.config import READING_KEYS, DataConfig
@@ -46,7 +47,7 @@ def scan_excerpt(config: DataConfig, corpus_bytes: int | None, cache_dir: Path, 
         if not entry.exists():
             with atomic_directory(entry) as folder:
                 notices = write_excerpt(folder / EXCERPT, files, config, corpus_bytes, seed)
-                (folder / NOTICES).write_text(json.dumps(notices), encoding="utf-8")
+                (folder / NOTICES).write_text(strict_json.dumps(notices), encoding="utf-8")
         notices = json.loads((entry / NOTICES).read_text(encoding="utf-8"))
     rows = config.model_copy(
         update={"format": "auto", "text_field": "text", "document_separator": None, "encoding": "utf-8"}
@@ -70,7 +71,7 @@ def write_excerpt(
     decoding = Decoding.of(config)
     with path.open("w", encoding="utf-8") as out:
         for text in drawn_texts(files, config, corpus_bytes, seed, decoding, refused):
-            out.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
+            out.write(strict_json.dumps({"text": text}, ensure_ascii=False) + "\n")
     if not path.stat().st_size and refused:
         raise nothing_readable(refused)
     is_declared = config.document_separator is not None

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
+from gptcli import strict_json
 from gptcli.checkpoint.run import CheckpointInfo
 from gptcli.console import say
 from gptcli.data.batches import MixedBatches
@@ -100,7 +100,7 @@ def finish(trainer: Trainer, yardstick: Yardstick | None) -> dict[str, Any]:
         }
         with replacing(run.path, (*MODEL_FILES, "summary.json")):
             say(write_huggingface(model, plan.data.tokenizer, run.path))
-            write_atomic(run.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+            write_atomic(run.path / "summary.json", strict_json.dumps(summary, indent=2) + "\n")
         show_summary(summary, plan, ending, yardstick)
     return summary
 

@@ -7,7 +7,6 @@ under the old name: it is refused, and the error names the key and the command t
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from gptcli import strict_json
 from gptcli.checkpoint.load import newest_state
 from gptcli.checkpoint.run import RunDirectory
 from gptcli.config import RawConfig, parse_assignment, validate
@@ -151,7 +151,7 @@ NEW = History()
 def settings_fingerprint(config: Mapping[str, Any]) -> str:
     """Hex SHA-256 of a dumped configuration, but for what a resume may change."""
     leaves = {key: value for key, value in leaves_of(compared(config)) if effect_of(Difference(key, "", "")) is None}
-    return hashlib.sha256(json.dumps(leaves, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(strict_json.dumps(leaves, sort_keys=True).encode()).hexdigest()
 
 
 def leaves_of(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from gptcli import strict_json
 from gptcli.checkpoint.run import RUN_FILES, RunDirectory
 from gptcli.config import RawConfig, check_keys, dump_toml, merge
 from gptcli.console import say, size
@@ -250,7 +250,7 @@ def describe_run(run: RunDirectory, plan: Plan) -> None:
     with replacing(run.path, ("run.toml", "data.json", TOKENIZER_FILE, SETTINGS_FILE, SKETCH, "val")):
         write_atomic(run.config_path, dump_toml(plan.config))
         plan.data.tokenizer.save(run.path)
-        write_atomic(run.path / "data.json", json.dumps(plan.data.report, indent=2) + "\n")
+        write_atomic(run.path / "data.json", strict_json.dumps(plan.data.report, indent=2) + "\n")
         keep_sketch(plan.data.directory, plan.start, run)
         keep_validation(run, plan)
 

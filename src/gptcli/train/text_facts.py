@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import tokenizers
 
+from gptcli import strict_json
 from gptcli.data.archives import file_status
 from gptcli.data.config import DataConfig
 from gptcli.data.corpus import read_pieces, refusal
@@ -155,7 +156,7 @@ def shortened(spec: Mapping[str, Any], vocab_size: int) -> Tokenizer:
     kept = {token: id for token, id in spec["model"]["vocab"].items() if id < vocab_size - 1}
     model = {**spec["model"], "vocab": kept, "merges": merges}
     added = [{**token, "id": vocab_size - 1} for token in spec["added_tokens"]]
-    return Tokenizer(tokenizers.Tokenizer.from_str(json.dumps({**spec, "model": model, "added_tokens": added})))
+    return Tokenizer(tokenizers.Tokenizer.from_str(strict_json.dumps({**spec, "model": model, "added_tokens": added})))
 
 
 def preparing_seconds(sample: Sample, facts: Sequence[TokenizerFacts]) -> float:

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from gptcli import strict_json
 from gptcli.console import say
 from gptcli.errors import GptcliError, missing_extra
 from gptcli.storage import write_atomic
@@ -216,7 +217,7 @@ def open_trackers(names: Sequence[str], run: Path, config: Mapping[str, Any], lo
             warn(name, error)
     found = {name: tracker.key for name, tracker in opened.items() if tracker.key}
     if found.items() - keys.items():
-        write_atomic(run / NAMES_FILE, json.dumps(keys | found, indent=2) + "\n")
+        write_atomic(run / NAMES_FILE, strict_json.dumps(keys | found, indent=2) + "\n")
     return Trackers(opened, logged)
 
 

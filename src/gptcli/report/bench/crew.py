@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, ClassVar, TypeVar
 
+from gptcli import strict_json
 from gptcli.console import say
 from gptcli.errors import GptcliError
 from gptcli.report.bench.jobs import ESSENTIAL, Task
@@ -69,7 +70,7 @@ class Worker:
             BenchError: the contender failed; one line with its own words.
         """
         try:
-            self.process.stdin.write(json.dumps(message) + "\n")
+            self.process.stdin.write(strict_json.dumps(message) + "\n")
             self.process.stdin.flush()
             line = self.process.stdout.readline()
         except BrokenPipeError:

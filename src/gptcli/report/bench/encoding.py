@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gptcli import strict_json
 from gptcli.console import Progress, say, size
 from gptcli.data.config import DataConfig
 from gptcli.data.corpus import open_corpus
@@ -52,7 +52,7 @@ def measure(request: EncodingRequest, peers: Sequence[Chosen], setting: Setting)
     texts = read_corpus(request)
     with tempfile.TemporaryDirectory(prefix="gptcli-bench-") as scratch:
         folder, file = Path(scratch) / "tokenizer", Path(scratch) / "texts.json"
-        file.write_text(json.dumps(texts))
+        file.write_text(strict_json.dumps(texts))
         tokenizer = prepare_tokenizer(request, texts)
         tokenizer.save(folder)
         job = EncodingJob(str(folder), str(file), SEQ_LEN, BATCH_SIZE, setting.seconds, scratch)

@@ -6,11 +6,12 @@ row in twenty is there before. The same bytes for the same arguments.
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from gptcli import strict_json
 
 ROW_CHARACTERS = 4000
 SMALL_CHARACTERS = 120
@@ -58,7 +59,7 @@ def write_rows(path: Path, rows: Iterator[str], wanted: int, generator: random.R
     lately = ""
     with path.open("w", encoding="utf-8") as out:
         for text in rows:
-            line = json.dumps({"text": text}) + "\n"
+            line = strict_json.dumps({"text": text}) + "\n"
             if lately and generator.random() < 0.05:
                 line = lately
             elif generator.random() < 0.1:

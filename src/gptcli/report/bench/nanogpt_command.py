@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 
+from gptcli import strict_json
 from gptcli.report.bench.commands import run_process
 from gptcli.report.bench.crew import BenchError
 from gptcli.report.bench.curves import Point, Run, median_step
@@ -120,7 +121,7 @@ def run_script(
     ]
     spec, out = folder / "spec.json", folder / "curve.json"
     asked = {"arguments": given, "seed": seed, "val": str(data / "val.bin"), "measured": measured}
-    spec.write_text(json.dumps({**asked, "device": device, "out": str(out)}))
+    spec.write_text(strict_json.dumps({**asked, "device": device, "out": str(out)}))
     command = [sys.executable, "-P", "-m", "gptcli.report.bench.nanogpt_run", str(spec)]
     launched, _ = run_process("nanoGPT's train.py", command, folder, threads, cwd=copy)
     seen = json.loads(out.read_text())

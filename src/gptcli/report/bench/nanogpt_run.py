@@ -157,7 +157,7 @@ def main() -> None:
         "ready_time": clock.first_halt,
         "end_time": ended,
     }
-    Path(spec["out"]).write_text(json.dumps(result))
+    Path(spec["out"]).write_text(json.dumps(result, allow_nan=False))
 
 
 if __name__ == "__main__":

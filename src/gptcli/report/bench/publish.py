@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from gptcli.checkpoint import strict_json
+from gptcli import strict_json
 from gptcli.console import say
 from gptcli.nn.device import resolve_device
 from gptcli.report.bench.machine import BUSY_LOAD, conditions, machine_line, versions_line
@@ -34,7 +34,9 @@ class Report:
 
     def as_json(self) -> str:
         results = {outcome.bench: outcome.results for outcome in self.outcomes}
-        return strict_json.dumps(self.conditions | {"setting": asdict(self.setting), "results": results})
+        return strict_json.dumps(
+            self.conditions | {"setting": asdict(self.setting), "results": results}, ensure_ascii=False
+        )
 
     def as_text(self) -> str:
         machine, versions = machine_line(self.conditions["machine"]), versions_line(self.conditions["versions"])

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from gptcli import strict_json
 from gptcli.report.bench.jobs import ESSENTIAL, JOBS
 from gptcli.runtime import prepare
 
@@ -37,7 +38,7 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
     def answer(value: dict[str, Any]) -> None:
-        answers.write(json.dumps(value) + "\n")
+        answers.write(strict_json.dumps(value) + "\n")
         answers.flush()
 
     try:

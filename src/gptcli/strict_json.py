@@ -1,0 +1,76 @@
+"""JSON that every reader accepts: the only place of this package where JSON is written.
+
+JSON has no numbers that are not finite. `dumps` writes them as the strings "NaN", "Infinity" and "-Infinity", and
+`loads` makes them numbers again. A figure that does not exist is None, with its reason beside it, and is not given to
+this module as NaN.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def dumps(
+    value: Any,
+    *,
+    indent: int | None = None,
+    ensure_ascii: bool = True,
+    sort_keys: bool = False,
+    separators: tuple[str, str] | None = None,
+) -> str:
+    """One JSON text; floats are written so that they read back to the same bits. The options are those of `json.dumps`.
+
+    Raises:
+        TypeError: the value is not JSON.
+    """
+    options: dict[str, Any] = {
+        "indent": indent,
+        "ensure_ascii": ensure_ascii,
+        "sort_keys": sort_keys,
+        "separators": separators,
+        "allow_nan": False,
+    }
+    try:
+        return json.dumps(value, **options)
+    except ValueError:
+        return json.dumps(without_non_finite(value), **options)
+
+
+def loads(text: str | bytes) -> Any:
+    """The inverse of `dumps`; tuples come back as lists.
+
+    Raises:
+        ValueError: the text is not JSON, or nested deeper than any file of ours.
+    """
+    try:
+        return with_non_finite(json.loads(text))
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def without_non_finite(value: Any) -> Any:
+    """The value with a string for every number that is not finite."""
+    if isinstance(value, float):
+        if math.isnan(value):
+            return "NaN"
+        return value if math.isfinite(value) else ("Infinity" if value > 0 else "-Infinity")
+    if isinstance(value, dict):
+        return {without_non_finite(key): without_non_finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_non_finite(item) for item in value]
+    return value
+
+
+def with_non_finite(value: Any) -> Any:
+    """The value with the number for every string that `without_non_finite` writes."""
+    if isinstance(value, str):
+        return NON_FINITE.get(value, value)
+    if isinstance(value, dict):
+        return {key: with_non_finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [with_non_finite(item) for item in value]
+    return value
