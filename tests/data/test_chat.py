@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from gptcli.data import chat
 from gptcli.data.chat import ChatRenderer
@@ -34,6 +35,7 @@ def test_a_models_own_template_gives_the_text_that_transformers_gives(tmp_path: 
     from transformers.utils.chat_template_utils import render_jinja_template
 
     template = (
+        "{%- generation %}[G]{%- endgeneration %}\n"
         "{%- if messages[0].role == 'system' %}\n[S]{{ messages[0].content }}\n{%- endif %}\n"
         "{% for m in messages %}\n  {% if m.role == 'user' %}\n[U]{{ m.content | trim }}\n  {% else %}\n"
         "[A]{{ m['content'] }}{{ '</s>' }}\n  {% endif %}\n{% endfor %}\n"
@@ -74,6 +76,58 @@ def test_a_hostile_template_is_one_line_and_does_nothing(tmp_path: Path, name: s
         raise DataError("nothing came of it")  # the sandbox gives an undefined value for what is forbidden
     assert len(str(failure.value)) < 600 and "\n" not in str(failure.value)
     assert not canary.exists()
+
+
+FAILURES = {
+    "{% break %}": "cannot be compiled: SyntaxError: 'break' outside loop",
+    "{{ 10 ** 5000 }}": "cannot be compiled: it writes a number of more than 4,300 digits",
+    "{{ messages[0].content * 10 ** 9 }}": "row 1 cannot be rendered: it takes more than 256 MiB of memory",
+    "{{ messages[0].content.strip }}": "writes <built-in method strip .* are parentheses missing",
+    "{{ 'A' ~ (messages | map('upper')) }}": "writes <generator object",
+    "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}": "row 1 cannot be rendered: it is nested too deeply",
+    "{{ strftime_now('%d %b %Y') }}": "asks for today's date.* data.chat_date=2",
+}
+
+
+@pytest.mark.parametrize("template", FAILURES)
+def test_the_message_gives_the_reason(tmp_path: Path, template: str) -> None:
+    with pytest.raises(DataError, match=FAILURES[template]):
+        rendered(tmp_path, template)
+
+
+def test_a_constant_that_takes_for_ever_is_given_up_while_it_is_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat, "TEMPLATE_SECONDS", 0.5)
+    with pytest.raises(DataError, match=r"the chat template takes more than 0\.5 s to be compiled"):
+        rendered(tmp_path, "{{ 7 ** (10 ** 8) }}")
+
+
+def test_a_loop_can_be_left_as_in_transformers(tmp_path: Path) -> None:
+    assert rendered(tmp_path, "{% for m in messages %}{{ m.role }}{% break %}{% endfor %}") == "user"
+
+
+def test_the_date_is_the_given_one_and_without_it_a_template_takes_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "template.jinja"
+    path.write_text("{{ strftime_now('%d %b %Y, %H h') if strftime_now is defined else '26 Jul 2024' }}")
+    texts = []
+    for date in ("2025-02-03", None):
+        with ChatRenderer(str(path), date) as renderer:
+            texts.append(renderer.render(MESSAGES, "row 1"))
+    assert texts == ["03 Feb 2025, 00 h", "26 Jul 2024"]
+
+
+@pytest.mark.parametrize("value", ["2026-02-30", "today", 20261130, "2026-11-30T10:00:00"])
+def test_a_date_that_is_none_is_refused(value: object) -> None:
+    with pytest.raises(ValidationError, match="chat_date"):
+        DataConfig(chat_date=value)
+
+
+def test_what_is_drawn_at_random_is_the_same_whenever_it_is_rendered(tmp_path: Path) -> None:
+    template = "{{ range(99999) | random }} {{ lipsum(1) }}"
+    first, again = (rendered(tmp_path, template) for _ in range(2))
+    other = rendered(tmp_path, template, MESSAGES[:1])
+    assert first == again != other
 
 
 def test_a_template_without_an_end_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,11 @@ sandbox, with bounds on memory, on time and on what it writes; it sees the messa
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import json
 import selectors
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -29,9 +32,11 @@ UNWRITTEN = ("reasoning_content", "reasoning", "thinking", "tool_calls", "functi
 MAX_TEMPLATE_BYTES = 100_000
 MAX_TEXT_CHARACTERS = 16 * 2**20
 """Longest text of one conversation."""
-START_SECONDS, ROW_SECONDS = 60.0, 10.0
-"""Longest time that the process may take to begin, and one conversation."""
+START_SECONDS, TEMPLATE_SECONDS, ROW_SECONDS = 60.0, 5.0, 5.0
+"""Longest times that the process may take to start, to compile the template, and to render one conversation."""
 REMEDY = "look at the template (data.chat_template)"
+NO_DATE = "'strftime_now' is undefined"
+"""The error of jinja2 for a template that asks for today's date where none is given."""
 
 
 def read_template(name: str) -> str:
@@ -51,10 +56,16 @@ def read_template(name: str) -> str:
 
 
 class ChatRenderer:
-    """Turns conversations into texts. Use it in a `with` block, which its process outlives by nothing."""
+    """Turns conversations into texts, always the same ones. Use it in a `with` block, which its process does not
+    outlive.
 
-    def __init__(self, template: str) -> None:
-        self.source = read_template(template)
+    Args:
+        template: chatml, or the path of a template.
+        date: the date that the template gets as today's, YYYY-MM-DD; None if it gets none.
+    """
+
+    def __init__(self, template: str, date: str | None = None) -> None:
+        self.source, self.date = read_template(template), date
 
     def __enter__(self) -> Self:
         command = [sys.executable, "-m", "gptcli.data.render"]
@@ -63,8 +74,9 @@ class ChatRenderer:
         )
         self.answers = LineReader(self.process.stdout)
         try:
-            first = {"template": self.source, "longest": MAX_TEXT_CHARACTERS}
-            self.ask(first, "the chat template", START_SECONDS)
+            self.receive("a process for the chat template", "started", START_SECONDS)
+            first = {"template": self.source, "longest": MAX_TEXT_CHARACTERS, "date": self.date}
+            self.ask(first, "the chat template", "compiled", TEMPLATE_SECONDS)
         except BaseException:
             self.close()
             raise
@@ -91,23 +103,38 @@ class ChatRenderer:
             raise DataError(f"{place} is no conversation", 'write a list of {"role": "user", "content": "..."} tables')
         if self.source == CHATML_SOURCE:
             messages = [plain_message(message, place) for message in messages]
-        return self.ask({"messages": messages}, place, ROW_SECONDS)
+        return self.ask({"messages": messages}, place, "rendered", ROW_SECONDS)
 
-    def ask(self, request: dict[str, Any], place: object, seconds: float) -> str:
-        try:
+    def ask(self, request: dict[str, Any], place: object, done: str, seconds: float) -> str:
+        with contextlib.suppress(BrokenPipeError):  # the process has ended, which `receive` reports
             self.process.stdin.write(strict_json.dumps(request).encode() + b"\n")
             self.process.stdin.flush()
-            answer = self.answers.next_line(seconds)
-        except BrokenPipeError:
-            answer = b""
+        return self.receive(place, done, seconds)
+
+    def receive(self, place: object, done: str, seconds: float) -> str:
+        """The text of the next answer; raises DataError where it is an error, late, or where none comes."""
+        answer = self.answers.next_line(seconds)
         if answer is None:
-            raise DataError(f"{place} takes more than {seconds:g} s to render", REMEDY)
+            raise DataError(f"{place} takes more than {seconds:g} s to be {done}", REMEDY)
+        failed = f"{place} cannot be {done}"
         if not answer:
-            raise DataError(f"{place} cannot be rendered: the template takes too much memory", REMEDY)
+            raise DataError(f"{failed}: {self.end()}", REMEDY)
         reply = json.loads(answer)
+        if NO_DATE in reply.get("error", ""):
+            today = datetime.date.today().isoformat()
+            raise DataError(
+                f"{failed}: the chat template asks for today's date, which would make another text every day",
+                f"give a date: --set data.chat_date={today}",
+            )
         if "error" in reply:
-            raise DataError(f"{place} cannot be rendered: {reply['error']}", REMEDY)
+            raise DataError(f"{failed}: {reply['error']}", REMEDY)
         return reply["text"]
+
+    def end(self) -> str:
+        """How the process ended, in words."""
+        code = self.process.wait()
+        how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+        return f"its process ended {how}"
 
 
 def is_conversation(messages: Any) -> bool:

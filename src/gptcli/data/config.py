@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,6 +21,7 @@ READING_KEYS = (
     "csv_escape",
     "csv_header",
     "chat_template",
+    "chat_date",
     "document_separator",
     "encoding",
     "encoding_errors",
@@ -98,6 +100,11 @@ class DataConfig(Config):
     chat_template: Annotated[str, StringConstraints(min_length=1)] = "chatml"
     """What makes a text of a conversation: chatml, or a file with a Jinja template as models bring one."""
 
+    chat_date: str | None = None
+    """The date, as 2026-11-30, that a chat template gets from strftime_now; without it that function is not defined,
+    and templates that ask for today's date fall back to their own or are refused, so that a text does not depend on the
+    day."""
+
     document_separator: Annotated[str, StringConstraints(min_length=1)] | None = None
     r"""Text that separates the documents of a text file, such as "<|endoftext|>"; \n, \t, \r and \\ are a line end, a
     tab, a carriage return and a backslash, and a line end also stands for that of Windows. If not set, a text file is
@@ -150,6 +157,14 @@ class DataConfig(Config):
         """Python's own name of an encoding that it has."""
         found = text_encoding(value)
         return "utf-8" if found == "utf-8-sig" else found  # a byte order mark is left out in any case
+
+    @field_validator("chat_date", mode="before")
+    @classmethod
+    def calendar_date(cls, value: Any) -> Any:
+        """A date of the calendar, as TOML or as text."""
+        if isinstance(value, str):
+            value = datetime.date.fromisoformat(value)
+        return value.isoformat() if type(value) is datetime.date else value
 
     @field_validator("text_field", mode="before")
     @classmethod

@@ -1,52 +1,89 @@
 """The process that renders chat templates: `python -m gptcli.data.render`, started by chat.py.
 
-Reads JSON lines: first {"template", "longest"}, then {"messages"} for each conversation; answers each with one line,
-{"text"} or {"error"}.
+Answers with one JSON line, {"text": ""}, when it is ready. Then it reads JSON lines: first {"template", "longest",
+"date"}, then {"messages"} for each conversation; each is answered with one line, {"text"} or {"error"}. A conversation
+gives the same text whenever it is rendered: the date is a fixed one, and what is drawn at random follows from the
+messages.
 """
 
 from __future__ import annotations
 
 import datetime
 import json
+import random
+import re
 import resource
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jinja2 import TemplateError
+from jinja2 import TemplateError, nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from gptcli import strict_json
 
 MEMORY_BYTES = 2**28
-"""What rendering may take beyond what the process has when it begins."""
+"""Memory that compiling and rendering may take beyond what the process has when it is ready."""
+OBJECT = re.compile(r"<[^<>]* at 0x[0-9a-f]+>")
+"""The text of an object that is no value, such as a method: it holds an address, which differs between processes."""
 
 
 def main() -> None:
-    # As transformers offers it to the templates of models.
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = to_json
-    environment.globals["raise_exception"] = refuse
-    environment.globals["strftime_now"] = datetime.datetime.now().strftime
-    first = json.loads(sys.stdin.readline())
     bound_memory()
+    answer({"text": ""})
+    first = json.loads(sys.stdin.readline())
     try:
-        template = environment.from_string(first["template"])
+        template = environment(first["date"]).from_string(first["template"])
         answer({"text": ""})
-    except (TemplateError, RecursionError, MemoryError) as error:
-        answer({"error": one_line(error)})
+    except Exception as error:  # a template is compiled to Python, whose compiler has errors of its own
+        answer({"error": reason(error)})
         return
     for line in sys.stdin:
+        random.seed(line)
         try:
-            answer({"text": limited(template.generate(**json.loads(line)), first["longest"])})
+            text = limited(template.generate(**json.loads(line)), first["longest"])
+            refuse_objects(text, line)
+            answer({"text": text})
         except Exception as error:  # a template can raise whatever Python does
-            answer({"error": one_line(error)})
+            answer({"error": reason(error)})
 
 
-def to_json(value: Any, indent: int | None = None) -> str:
-    return strict_json.dumps(value, ensure_ascii=False, indent=indent)
+def environment(date: str | None) -> ImmutableSandboxedEnvironment:
+    """The environment that transformers offers to the templates of models.
+
+    Args:
+        date: today's date, for `strftime_now`, as YYYY-MM-DD; without it that function is not defined.
+    """
+    made = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", GenerationTag]
+    )
+    made.filters["tojson"] = to_json
+    made.globals["raise_exception"] = refuse
+    if date is not None:
+        made.globals["strftime_now"] = datetime.datetime.fromisoformat(date).strftime
+    return made
+
+
+class GenerationTag(Extension):
+    """`{% generation %}...{% endgeneration %}`, which marks what the assistant says; its text is what stands in it."""
+
+    tags = {"generation"}  # noqa: RUF012  # as jinja2 declares it
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True)).set_lineno(line)
+
+
+def refuse_objects(text: str, messages: str) -> None:
+    """Raise TemplateError if the text holds an address: `{{ content.strip }}` lacks the parentheses of a call."""
+    if " at 0x" in text and " at 0x" not in messages and (written := OBJECT.search(text)):
+        raise TemplateError(f"it writes {written.group()}, which is no text: are parentheses missing after a method?")
+
+
+def to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
+    return strict_json.dumps(value, ensure_ascii=ensure_ascii, **options)
 
 
 def refuse(message: object) -> NoReturn:
@@ -71,8 +108,20 @@ def bound_memory() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
-def one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+def reason(error: BaseException) -> str:
+    """Why a template failed, in one line."""
+    match error:
+        case MemoryError():
+            return f"it takes more than {MEMORY_BYTES >> 20} MiB of memory"
+        case RecursionError():
+            return "it is nested too deeply"
+        case ValueError() if "integer string conversion" in str(error):
+            return f"it writes a number of more than {sys.get_int_max_str_digits():,} digits"
+        case SyntaxError():
+            said = f"SyntaxError: {error.msg}"
+        case _:
+            said = f"{type(error).__name__}: {error}"
+    return " ".join(said.split())[:300]
 
 
 def answer(reply: dict[str, str]) -> None:

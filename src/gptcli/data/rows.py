@@ -50,7 +50,7 @@ def read_rows(
             if isinstance(value, list) and any(isinstance(item, dict) for item in value):
                 for message in value:
                     refuse_repeated(place, message, MESSAGE_FIELDS)
-                renderer = renderer or stack.enter_context(ChatRenderer(config.chat_template))
+                renderer = renderer or stack.enter_context(ChatRenderer(config.chat_template, config.chat_date))
                 value = renderer.render(value, place)
             elif value is None or value == [] or value != value:  # NaN, which some programs write for no text
                 value = ""
