@@ -1,7 +1,7 @@
 """Rows that hold a conversation instead of a text: a chat template makes the text.
 
-A template is a program, and often someone else's. It is rendered by a process of its own, in jinja2's immutable
-sandbox, with bounds on memory, on time and on what it writes; it sees the messages and nothing else.
+A template is a program, and often someone else's. It is rendered by a contained process, in jinja2's immutable
+sandbox, with limits on memory, on time and on what it writes; it sees the messages and nothing else.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ import datetime
 import json
 import selectors
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
 from gptcli import strict_json
+from gptcli.contained import Limits, start
 from gptcli.errors import DataError
 from gptcli.storage import storage_errors
 
@@ -34,6 +33,10 @@ MAX_TEXT_CHARACTERS = 16 * 2**20
 """Longest text of one conversation."""
 START_SECONDS, TEMPLATE_SECONDS, ROW_SECONDS = 60.0, 5.0, 5.0
 """Longest times that the process may take to start, to compile the template, and to render one conversation."""
+CPU_SECONDS = 8
+"""Processor time for one of these, after which the process ends even if this one is no longer there to end it."""
+MEMORY_BYTES = 2**28
+"""Memory that compiling and rendering may take beyond what the process has when it is ready."""
 REMEDY = "look at the template (data.chat_template)"
 NO_DATE = "'strftime_now' is undefined"
 """The error of jinja2 for a template that asks for today's date where none is given."""
@@ -68,14 +71,11 @@ class ChatRenderer:
         self.source, self.date = read_template(template), date
 
     def __enter__(self) -> Self:
-        command = [sys.executable, "-m", "gptcli.data.render"]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
+        self.process = start("gptcli.data.render", [], Limits(MEMORY_BYTES))
         self.answers = LineReader(self.process.stdout)
         try:
             self.receive("a process for the chat template", "started", START_SECONDS)
-            first = {"template": self.source, "longest": MAX_TEXT_CHARACTERS, "date": self.date}
+            first = {"template": self.source, "longest": MAX_TEXT_CHARACTERS, "date": self.date, "seconds": CPU_SECONDS}
             self.ask(first, "the chat template", "compiled", TEMPLATE_SECONDS)
         except BaseException:
             self.close()

@@ -1,9 +1,9 @@
-"""The process that renders chat templates: `python -m gptcli.data.render`, started by chat.py.
+"""Renders chat templates in a contained process, which chat.py starts.
 
 Answers with one JSON line, {"text": ""}, when it is ready. Then it reads JSON lines: first {"template", "longest",
-"date"}, then {"messages"} for each conversation; each is answered with one line, {"text"} or {"error"}. A conversation
-gives the same text whenever it is rendered: the date is a fixed one, and what is drawn at random follows from the
-messages.
+"date", "seconds"}, then {"messages"} for each conversation; each is answered with one line, {"text"} or {"error"}. A
+conversation gives the same text whenever it is rendered: the date is a fixed one, and what is drawn at random follows
+from the messages.
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ import datetime
 import json
 import random
 import re
-import resource
 import sys
-from pathlib import Path
 from typing import Any, NoReturn
 
 from jinja2 import TemplateError, nodes
@@ -23,17 +21,17 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from gptcli import strict_json
+from gptcli.data.chat import MEMORY_BYTES
+from gptcli.limits import allow_cpu_seconds
 
-MEMORY_BYTES = 2**28
-"""Memory that compiling and rendering may take beyond what the process has when it is ready."""
 OBJECT = re.compile(r"<[^<>]* at 0x[0-9a-f]+>")
 """The text of an object that is no value, such as a method: it holds an address, which differs between processes."""
 
 
-def main() -> None:
-    bound_memory()
+def main(arguments: list[str]) -> None:
     answer({"text": ""})
     first = json.loads(sys.stdin.readline())
+    allow_cpu_seconds(first["seconds"])
     try:
         template = environment(first["date"]).from_string(first["template"])
         answer({"text": ""})
@@ -41,6 +39,7 @@ def main() -> None:
         answer({"error": reason(error)})
         return
     for line in sys.stdin:
+        allow_cpu_seconds(first["seconds"])
         random.seed(line)
         try:
             text = limited(template.generate(**json.loads(line)), first["longest"])
@@ -101,13 +100,6 @@ def limited(parts: Any, longest: int) -> str:
     return "".join(kept)
 
 
-def bound_memory() -> None:
-    status = Path("/proc/self/statm")
-    if status.exists():
-        limit = int(status.read_text().split()[0]) * resource.getpagesize() + MEMORY_BYTES
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-
-
 def reason(error: BaseException) -> str:
     """Why a template failed, in one line."""
     match error:
@@ -126,7 +118,3 @@ def reason(error: BaseException) -> str:
 
 def answer(reply: dict[str, str]) -> None:
     print(strict_json.dumps(reply), flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,14 +1,12 @@
-"""Weights out of a pickle (`.pt`, `.pth`, `.bin`), read by a process of its own that may only make tensors.
+"""Weights out of a pickle (`.pt`, `.pth`, `.bin`), read by a contained process that may only make tensors.
 
-A pickle is a program. Only torch's reader for weights runs it, in a process with bounds on time, memory and what it
+A pickle is a program. Only torch's reader for weights runs it, in a process with limits on time, memory and what it
 may write; what comes back is a safetensors file and JSON. Nothing but an explicit import comes here.
 """
 
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 import tempfile
 import zipfile
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from gptcli.contained import ContainedError, Limits, run
 from gptcli.errors import CheckpointError
 from gptcli.interop.weights import (
     INDEX,
@@ -32,6 +31,8 @@ from gptcli.storage import storage_errors
 
 SAFE_TORCH = (2, 10)
 """Before it, what is read as weights only could still run code or corrupt memory (CVE-2025-32434, CVE-2026-24747)."""
+SLACK_BYTES = 2**29
+"""Beyond a few times the file's size, what the process may take in memory and on the disk."""
 BASE_SECONDS, BYTES_PER_SECOND = 60, 20_000_000
 PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 TENSORS, REST = "tensors.safetensors", "rest.json"
@@ -73,14 +74,11 @@ def read_pickle(path: Path) -> Pickled:
         require_honest_zip(path, size)
     with storage_errors(tempfile.gettempdir()), tempfile.TemporaryDirectory(prefix="gptcli-") as folder:
         seconds = BASE_SECONDS + size // BYTES_PER_SECOND
-        command = [sys.executable, "-m", "gptcli.interop.unpickle", str(path), folder, str(seconds)]
+        limits = Limits(4 * size + SLACK_BYTES, cpu_seconds=seconds, file_bytes=2 * size + SLACK_BYTES)
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=2 * seconds, check=False)
-        except subprocess.TimeoutExpired as error:
-            raise refused(path, "reading it takes too long") from error
-        if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["it ended the process that read it"])[-1]
-            raise refused(path, last)
+            run("gptcli.interop.unpickle", [str(path), folder], limits, wall_seconds=2 * seconds)
+        except ContainedError as error:
+            raise refused(path, str(error)) from error
         file = open_safetensors(Path(folder, TENSORS))
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         return Pickled(tensors, read_json(Path(folder, REST)))

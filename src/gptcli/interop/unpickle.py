@@ -1,8 +1,7 @@
-"""The process that reads one pickle: `python -m gptcli.interop.unpickle FILE FOLDER SECONDS`, started by pickles.py."""
+"""Reads one pickle in a contained process, which pickles.py starts."""
 
 from __future__ import annotations
 
-import resource
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,13 +14,16 @@ from torch import Tensor
 from gptcli import strict_json
 from gptcli.interop.pickles import REST, TENSORS
 
-SLACK_BYTES = 2**29
-"""Beyond a few times the file's size, what the process may take in memory and on the disk."""
 
-
-def main(path: Path, folder: Path, seconds: int) -> None:
-    bound(path.stat().st_size, seconds)
-    content = torch.load(path, map_location="cpu", weights_only=True)
+def main(arguments: list[str]) -> None:
+    """Read the pickle arguments[0] and write its tensors and the rest of it to the folder arguments[1]."""
+    path, folder = map(Path, arguments)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
+    except Exception as error:
+        sys.exit(cause(error))
     if not isinstance(content, Mapping):
         sys.exit(f"it holds a {type(content).__name__}, not a table of tensors")
     tensors, rest = dict(named_tensors(content)), plain(content)
@@ -29,18 +31,14 @@ def main(path: Path, folder: Path, seconds: int) -> None:
     (folder / REST).write_text(strict_json.dumps(rest), encoding="utf-8")
 
 
-def bound(size: int, seconds: int) -> None:
-    """Limit this process, of whose address space torch itself already takes a part."""
-    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() if is_linux() else 0
-    limits = {resource.RLIMIT_CPU: seconds, resource.RLIMIT_FSIZE: 2 * size + SLACK_BYTES}
-    if taken:
-        limits[resource.RLIMIT_AS] = taken + 4 * size + SLACK_BYTES
-    for what, value in limits.items():
-        resource.setrlimit(what, (value, value))
+def cause(error: Exception) -> str:
+    """The line of torch's message that says why it does not read a file.
 
-
-def is_linux() -> bool:
-    return sys.platform == "linux"
+    torch explains at length how to read such a file all the same; its last lines name what the file asked for.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    asked = next((line for line in lines if "GLOBAL" in line or "Unsupported" in line), None)
+    return " ".join((asked or (lines or [type(error).__name__])[0]).split())[:300]
 
 
 def named_tensors(table: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -60,15 +58,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(entry) for entry in value]
     return value if isinstance(value, str | int | float | bool) else None
-
-
-if __name__ == "__main__":
-    try:
-        main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
-    except MemoryError:
-        sys.exit("it takes more memory than a file of its size should")
-    except Exception as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        # torch explains at length how to read such a file all the same; its last lines name what the file asked for.
-        asked = next((line for line in lines if "GLOBAL" in line or "Unsupported" in line), None)
-        sys.exit(" ".join((asked or (lines or [type(error).__name__])[0]).split())[:300])
