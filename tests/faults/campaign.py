@@ -15,6 +15,7 @@ from faults.in_place import baseline_campaign
 from faults.kills import MOST_STEPS_LOST, kill_campaign
 from faults.lost_ranks import lost_rank_campaign
 from faults.nursery import Nursery
+from faults.other_trainings import other_training_campaign
 from faults.races import race_campaign
 from faults.signals import signal_campaign
 from faults.victim import INTERVAL
@@ -133,6 +134,17 @@ def baseline(folder: Path, part: float, seed: int) -> list[Row]:
     ]  # fmt: skip
 
 
+def resumes(folder: Path, part: float, seed: int) -> list[Row]:
+    with nursery_in(folder) as (nursery, work):
+        found = other_training_campaign(nursery, work, part, seed)
+    said = (
+        f"{len(found.failures)} failures: {found.refused} refused and no file changed, {found.same} went on bit for "
+        f"bit, {found.said} went on to other weights, which is allowed and was printed"
+    )
+    trials = found.settings + found.texts
+    return [Row("a stopped training goes on with another setting or text", trials, said, found.failures)]
+
+
 CAMPAIGNS: dict[str, Callable[[Path, float, int], list[Row]]] = {
     "kills": kills,
     "ranks": ranks,
@@ -142,6 +154,7 @@ CAMPAIGNS: dict[str, Callable[[Path, float, int], list[Row]]] = {
     "numbers": numbers,
     "hostile": hostile,
     "races": races,
+    "resumes": resumes,
     "baseline": baseline,
 }
 

@@ -17,6 +17,7 @@ from faults.hostile import hostile_campaign
 from faults.in_place import baseline_campaign
 from faults.kills import MOST_STEPS_LOST, kill_campaign
 from faults.nursery import Nursery
+from faults.other_trainings import other_training_campaign
 from faults.races import race_campaign
 from faults.signals import PHASES, signal_campaign
 from faults.system_calls import Call, calls_of, traced, wrong_order
@@ -77,6 +78,12 @@ def test_hostile_files_run_nothing_and_take_no_memory(nursery: Nursery, tmp_path
     found = hostile_campaign(nursery, tmp_path)
     assert found.cases >= 60 and found.canaries == 0
     assert found.failures == []
+
+
+def test_a_stopped_training_goes_on_as_it_began_or_not_at_all(nursery: Nursery, tmp_path: Path) -> None:
+    found = other_training_campaign(nursery, tmp_path, part=0.01)
+    assert found.failures == []
+    assert found.settings > 2 and found.texts == 1
 
 
 def test_of_two_trainings_in_one_directory_one_runs(nursery: Nursery, tmp_path: Path) -> None:

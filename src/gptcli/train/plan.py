@@ -307,7 +307,8 @@ def padded_vocabulary(config: RunConfig, data: PreparedData) -> int:
     wanted, needed = config.model.vocab_size, data.tokenizer.vocab_size
     if wanted and wanted < needed:
         raise ConfigError(
-            f"model.vocab_size {wanted} is smaller than the tokenizer's {needed}", "leave it out or set it to 0"
+            f"model.vocab_size {wanted} is smaller than the tokenizer's {needed}",
+            "leave it out, or give --set model.vocab_size=0",
         )
     return wanted or needed
 
