@@ -90,6 +90,8 @@ ZIP = FileType("a zip archive", "unzip {file} -d {folder}")
 
 SIGNATURES: dict[bytes, FileType] = {
     b"%PDF-": FileType("a PDF document", "pdftotext {file} {text}"),
+    b"{\\rtf1": FileType("an RTF document", OFFICE),
+    b"%!PS-Adobe-": FileType("a PostScript document", "ps2ascii {file} {text}"),
     b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": FileType("an old Microsoft Office document", OFFICE),
     b"PK\x03\x04": ZIP,
     b"PK\x05\x06": ZIP,
@@ -146,7 +148,7 @@ SIGNATURES: dict[bytes, FileType] = {
 BY_ENDING = {".br": FileType("compressed by brotli", "brotli -dc {file} > {text}")}
 """File types without a signature, by the endings of files that turn out to be no text."""
 
-UNMISTAKABLE = (b"%PDF-", b"version https://git-lfs.github.com/spec/")
+UNMISTAKABLE = (b"%PDF-", b"{\\rtf1", b"%!PS-Adobe-", b"version https://git-lfs.github.com/spec/")
 """Printable signatures with which no text begins. A text may begin with any other, but then has no NUL byte."""
 
 NESTED_SIGNATURES: tuple[tuple[bytes, int, bytes, FileType], ...] = (
