@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import fcntl
+import io
+import json
 import os
 import pty
 import select
 import struct
+import sys
 import termios
+import unicodedata
 
 import pytest
 
 from gptcli import console
-from gptcli.console import Progress, duration, quantity, rounded, size
+from gptcli.console import (
+    Progress,
+    VisibleStream,
+    duration,
+    protect_terminal,
+    quantity,
+    rounded,
+    say,
+    say_error,
+    show,
+    size,
+    visible,
+)
 
 
 @pytest.mark.parametrize(
@@ -68,3 +84,59 @@ def test_a_bar_of_80_columns_shows_both_losses_whole(monkeypatch: pytest.MonkeyP
     assert len(shown) <= 80
     assert "tokens/s" not in shown
     assert progress.shown_figures(140) == "loss 2.311, val loss 2.415, tokens/s 123,456"
+
+
+DANGEROUS = [code for code in range(0x110000) if unicodedata.category(chr(code)) in ("Cc", "Zl", "Zp", "Cs")]
+TURNING = [code for code in range(0x110000) if unicodedata.bidirectional(chr(code)) in
+           ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")]  # fmt: skip
+
+
+def test_no_control_character_is_printed_and_every_other_character_is() -> None:
+    everything = "".join(map(chr, range(0x110000)))
+    escaped = {code for code in [*DANGEROUS, *TURNING, 0x200E, 0x200F, 0x061C] if chr(code) not in "\n\t"}
+    assert visible(everything) == "".join(
+        f"\\u{code:04x}" if code in escaped else chr(code) for code in range(0x110000)
+    )
+    assert visible("\x1b[2J\r\x9b\u202etxt\tü\n") == "\\u001b[2J\\u000d\\u009b\\u202etxt\tü\n"
+
+
+def test_json_with_escaped_characters_reads_back_as_it_was() -> None:
+    value = "".join(map(chr, range(0x3000)))
+    assert json.loads(visible(json.dumps(value, ensure_ascii=False))) == value
+
+
+def test_whatever_is_said_is_visible(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for speak in (say, say_error, show):
+        speak("a\x1b]52;c;aGk=\x07b")
+    with Progress("\x1b[31m", unit="\x9b", interval=0) as progress:
+        progress.update(1, loss="\u202e")
+    told = capsys.readouterr()
+    assert told.out == "a\\u001b]52;c;aGk=\\u0007b\n"
+    assert told.err.startswith("a\\u001b]52;c;aGk=\\u0007b\ngptcli: a\\u001b]52")
+    assert r"\u001b[31m 1 \u009b" in told.err and r"loss \u202e" in told.err
+
+
+def test_a_bar_may_move_the_cursor_and_what_it_shows_may_not() -> None:
+    written = io.StringIO()
+    stream = VisibleStream(written, has_bars=True)
+    for text in ("\r 5%|## |", "\r          \r", "\n\n", "\x1b[A\x1b[A", "\rname\rname\x1b[A", "\x1b[Aname", ""):
+        assert stream.write(text) == len(text)
+    assert written.getvalue() == ("\r 5%|## |\r          \r\n\n\x1b[A\x1b[A\rname\\u000dname\\u001b[A\\u001b[Aname")
+
+
+def test_a_terminal_is_protected_and_a_pipe_gets_exact_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    main, terminal = pty.openpty()
+    piped, pipe = os.pipe()
+    with os.fdopen(terminal, "w") as shown, os.fdopen(pipe, "w") as kept:
+        monkeypatch.setattr("sys.stdout", shown)
+        monkeypatch.setattr("sys.stderr", kept)
+        protect_terminal()
+        print("\x1b[31mred", flush=True)
+        print("\x1b[31mred", file=sys.stderr, flush=True)
+        monkeypatch.setattr("sys.stdout", kept)
+        protect_terminal()
+        print("\x1b[31mred", flush=True)
+        assert os.read(main, 1000) == b"\\u001b[31mred\r\n"
+        assert os.read(piped, 1000) == b"\\u001b[31mred\n\x1b[31mred\n"
+    os.close(main)
+    os.close(piped)

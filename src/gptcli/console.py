@@ -3,11 +3,67 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 import time
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
+
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Characters that a terminal obeys and does not show: the control characters of Unicode (category Cc) but for newline
+and tab, line and paragraph separators, those that change the direction of text, and surrogates."""
+CURSOR = re.compile(r"\n+|(\x1b\[A)+")
+"""What tqdm writes by itself to move between its bars."""
+
+
+def visible(text: str) -> str:
+    r"""`text` as it is printed for a person: each CONTROL character as `\uXXXX`, all others as they are.
+
+    Names of files, tokens, columns and models, generated text and messages of libraries come from others, who could
+    otherwise clear the screen, change what it shows, or write to the clipboard.
+    """
+    return CONTROL.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
+
+
+class VisibleStream:
+    """A text stream that writes `visible` text, and is the stream it is made of in all other respects.
+
+    Args:
+        stream: what to write to.
+        has_bars: whether progress bars of tqdm come to it too: their carriage return at the beginning or the end of a
+            write, and what moves the cursor to another bar, stay as they are.
+    """
+
+    def __init__(self, stream: Any, has_bars: bool) -> None:
+        self.stream, self.has_bars = stream, has_bars
+
+    def write(self, text: str) -> int:
+        if not self.has_bars:
+            self.stream.write(visible(text))
+        elif CURSOR.fullmatch(text):
+            self.stream.write(text)
+        else:
+            inside = text.strip("\r")
+            before, _, after = text.partition(inside) if inside else (text, "", "")
+            self.stream.write(before + visible(inside) + after)
+        return len(text)
+
+    def writelines(self, lines: Any) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def protect_terminal() -> None:
+    """Have everything that this process prints pass through `visible`: on stderr always, on stdout where it is a
+    terminal. A file or a pipe gets exactly what is written to stdout."""
+    if sys.stderr is not None:
+        sys.stderr = VisibleStream(sys.stderr, has_bars=True)
+    if sys.stdout is not None and not sys.stdout.closed and sys.stdout.isatty():
+        sys.stdout = VisibleStream(sys.stdout, has_bars=False)
 
 
 def silence() -> None:
@@ -19,11 +75,22 @@ def say(message: str = "") -> None:
     """Print one message to stderr, above a progress bar if one is shown."""
     if Progress.is_silent:
         return
+    message = visible(message)
     bar = Progress.active
     if bar is not None and bar.bar is not None:
         bar.bar.write(message, file=sys.stderr)
     else:
         print(message, file=sys.stderr, flush=True)
+
+
+def say_error(message: object) -> None:
+    """Print the line with which a command ends in an error."""
+    print(visible(f"gptcli: {message}"), file=sys.stderr, flush=True)
+
+
+def show(text: str) -> None:
+    """Print a result for people to stdout: lines and tables in which there may be names that others chose."""
+    print(visible(text))
 
 
 BAR_FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}, {remaining} left"
@@ -75,7 +142,7 @@ class Progress:
             self.bar = tqdm(
                 total=self.total,
                 initial=self.count,
-                desc=self.description,
+                desc=visible(self.description),
                 unit=self.unit,
                 unit_scale=self.scale,
                 dynamic_ncols=True,
@@ -97,13 +164,13 @@ class Progress:
         self.figures = figures or self.figures
         self.paced_from = self.paced_from or (self.count, time.monotonic())
         if self.bar is not None:
-            self.bar.set_postfix_str(self.shown_figures(terminal_columns()), refresh=False)
+            self.bar.set_postfix_str(visible(self.shown_figures(terminal_columns())), refresh=False)
             if self.total:
                 self.bar.bar_format = BAR_FORMAT + ("{postfix}" if self.figures else ", {rate_fmt}")
             self.bar.update(n)
         elif time.monotonic() - self.said >= self.interval and not self.is_silent:
             self.said = time.monotonic()
-            print(self.line(), file=sys.stderr, flush=True)
+            print(visible(self.line()), file=sys.stderr, flush=True)
 
     def shown_figures(self, columns: int) -> str:
         """The first of the figures that fit beside a bar in a terminal of so many columns."""

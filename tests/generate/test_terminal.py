@@ -103,6 +103,23 @@ def test_samples_are_printed_in_order_whichever_ends_first(capsys: pytest.Captur
     assert err.splitlines()[-1] == "--- prompt 2 of 2, sample 2 of 2, seed 6"
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_shows_control_characters_of_the_text_and_a_pipe_gets_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = []
+    for stream in (Terminal(), io.StringIO()):
+        monkeypatch.setattr("sys.stdout", stream)
+        with Printer(["p"], GenerationConfig()) as printer:
+            for piece in ("a\x1b", "[2J\tb\r", "\n\u202eü"):
+                printer.on_text(0, piece)
+            printer.on_completion(0, DONE)
+        written.append(stream.getvalue())
+    assert written == ["a\\u001b[2J\tb\\u000d\n\\u202eü\n", "a\x1b[2J\tb\r\n\u202eü\n"]
+
+
 def test_silent_printer_prints_nothing(capsys: pytest.CaptureFixture) -> None:
     with Printer(["P"], GenerationConfig(), silent=True) as printer:
         printer.on_text(0, "text")

@@ -7,7 +7,6 @@ their functions.
 from __future__ import annotations
 
 import os
-import sys
 from typing import Annotated
 
 import typer
@@ -75,15 +74,17 @@ app.add_typer(config_app, name="config")
 
 def main() -> None:
     """Run the command; every error a user can cause ends in one line on stderr and its exit code."""
+    from gptcli.console import protect_terminal, say_error
     from gptcli.errors import GptcliError
     from gptcli.interruptible import exit_process
     from gptcli.runtime import prepare
 
     prepare()
+    protect_terminal()
     try:
         app()
     except GptcliError as error:
         if os.environ.get("GPTCLI_DEBUG"):
             raise
-        print(f"gptcli: {error}", file=sys.stderr)
+        say_error(error)
         exit_process(error.exit_code)

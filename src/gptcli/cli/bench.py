@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from gptcli.cli.options import AsJson, Assignments, Corpus
+from gptcli.console import show
 
 if TYPE_CHECKING:
     from gptcli.report.bench.publish import Outcome, Report
@@ -54,7 +55,7 @@ def bench(
         from gptcli.report.bench.publish import hold
 
         benches, peers = everything(peer or ())
-        show(hold(setting(rounds, 1.0, threads, device), benches, peers), as_markdown, as_json)
+        show_report(hold(setting(rounds, 1.0, threads, device), benches, peers), as_markdown, as_json)
         return
     given = [name for name in context.params if context.get_parameter_source(name).name == "COMMANDLINE"]
     if given:
@@ -76,7 +77,7 @@ def limits(
     from gptcli.report.bench import limits
     from gptcli.report.bench.publish import hold
 
-    show(hold(setting(rounds, seconds, threads, device), [limits.measure]), as_markdown, as_json)
+    show_report(hold(setting(rounds, seconds, threads, device), [limits.measure]), as_markdown, as_json)
 
 
 @bench_app.command()
@@ -104,7 +105,7 @@ def train(
 
     request = training.TrainingRequest(model, tuple(assignments or ()), batch_size, seq_len, compile, precision)
     report = contest("train", training.measure, request, peer, setting(rounds, seconds, threads, device))
-    show(report, as_markdown, as_json)
+    show_report(report, as_markdown, as_json)
 
 
 @bench_app.command()
@@ -142,7 +143,7 @@ def generate(
         compile,
     )
     report = contest("generate", decoding.measure, request, peer, setting(rounds, seconds, threads, device))
-    show(report, as_markdown, as_json)
+    show_report(report, as_markdown, as_json)
 
 
 @bench_app.command()
@@ -195,7 +196,7 @@ def learn(
         picture=picture,
     )
     report = contest("learn", learning.measure, request, peer, setting(len(request.seeds), 0.0, threads, device))
-    show(report, as_markdown, as_json)
+    show_report(report, as_markdown, as_json)
 
 
 @bench_app.command()
@@ -243,7 +244,7 @@ def deadline(
         nanogpt=nanogpt_args,
     )
     report = contest("deadline", deadline.measure, request, peer, setting(len(request.seeds), 0.0, threads, device))
-    show(report, as_markdown, as_json)
+    show_report(report, as_markdown, as_json)
 
 
 @bench_app.command()
@@ -264,7 +265,7 @@ def data(
 
     request = encoding.EncodingRequest(tuple(corpus or ["python:stdlib"]), megabytes, tokenizer, vocab_size)
     report = contest("data", encoding.measure, request, peer, setting(rounds, 1.0, 1, "cpu"))
-    show(report, as_markdown, as_json)
+    show_report(report, as_markdown, as_json)
 
 
 @bench_app.command()
@@ -288,7 +289,7 @@ def prepare(
     request = preparing.PreparingRequest(
         tuple(corpus or ["python:stdlib"]), gigabytes, megabytes, is_killed=not without_kill
     )
-    show(hold(setting(rounds, 0.0, threads, "cpu"), [partial(preparing.measure, request)]), as_markdown, as_json)
+    show_report(hold(setting(rounds, 0.0, threads, "cpu"), [partial(preparing.measure, request)]), as_markdown, as_json)
 
 
 @bench_app.command()
@@ -302,7 +303,7 @@ def startup(
     from gptcli.report.bench import startup
     from gptcli.report.bench.publish import hold
 
-    show(hold(setting(rounds, 0.0, None, device), [startup.measure]), as_markdown, as_json)
+    show_report(hold(setting(rounds, 0.0, None, device), [startup.measure]), as_markdown, as_json)
 
 
 def contest(
@@ -325,6 +326,6 @@ def setting(rounds: int, seconds: float, threads: int | None, device: str) -> Se
     return Setting(rounds, seconds, threads or available_cores(), device)
 
 
-def show(report: Report, as_markdown: bool, as_json: bool) -> None:
+def show_report(report: Report, as_markdown: bool, as_json: bool) -> None:
     """Print the report in the form that is asked for."""
-    print(report.as_json() if as_json else report.as_markdown() if as_markdown else report.as_text())
+    show(report.as_json() if as_json else report.as_markdown() if as_markdown else report.as_text())

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from gptcli import strict_json
+from gptcli.console import show
 
 checkpoint_app = typer.Typer(help="List the checkpoints of a run, and verify every file of it.", no_args_is_help=True)
 
@@ -21,7 +22,7 @@ def list_checkpoints(run: Run, as_json: AsJson = False) -> None:
     from gptcli.checkpoint.report import report_checkpoints
 
     report = report_checkpoints(run)
-    print(strict_json.dumps(report.as_dict()) if as_json else report.table())
+    show(strict_json.dumps(report.as_dict()) if as_json else report.table())
 
 
 @checkpoint_app.command("verify")
@@ -41,5 +42,5 @@ def verify_checkpoints(
     if accept:
         accept_changes(run, accept)
     report = verify_files(run)
-    print(strict_json.dumps(report.as_dict()) if as_json else report.text())
+    show(strict_json.dumps(report.as_dict()) if as_json else report.text())
     report.raise_if_damaged()

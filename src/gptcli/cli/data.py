@@ -9,6 +9,7 @@ import typer
 from gptcli import strict_json
 from gptcli.cli.hints import Verb
 from gptcli.cli.options import AsJson, Assignments, CacheDir, ConfigFiles, Corpus
+from gptcli.console import show
 
 if TYPE_CHECKING:
     from gptcli.data.config import DataSettings
@@ -57,7 +58,7 @@ def prepare(
     from gptcli.data.prepare import default_cache_dir
 
     report = prepare(settings.data.corpus, settings, cache_dir or default_cache_dir(), workers)
-    print(strict_json.dumps(report) if as_json else "\n".join(report_lines(report)))
+    show(strict_json.dumps(report) if as_json else "\n".join(report_lines(report)))
 
 
 @data_app.command(cls=Verb)
@@ -79,4 +80,4 @@ def inspect(
 
     splits = inspect(settings.data.corpus, settings, cache_dir or default_cache_dir(), windows)
     lines = [line for split in splits for line in split_lines(split)]
-    print(strict_json.dumps({"splits": splits}) if as_json else "\n".join(lines))
+    show(strict_json.dumps({"splits": splits}) if as_json else "\n".join(lines))

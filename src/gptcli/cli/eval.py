@@ -8,6 +8,7 @@ import typer
 
 from gptcli import strict_json
 from gptcli.cli.options import Quantize, ReadingAssignments
+from gptcli.console import show
 
 
 def evaluate(
@@ -75,7 +76,7 @@ def evaluate(
     else:
         refuse("a text", of_tasks | {"--shots": shots, "--num-fewshot": num_fewshot})
         printed = read(model, text or [], context, stride, worst, assignments or [], as_json)
-    print(printed)
+    show(printed)
 
 
 def refuse(what: str, options: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from gptcli import strict_json
 from gptcli.cli.options import AsJson
+from gptcli.console import show
 
 
 def export(
@@ -39,4 +40,4 @@ def export(
     from gptcli.interop.export import export as export_request
 
     exported = export_request(ExportRequest(run, to, out, checkpoint, dtype, quantize, license, force))
-    print(strict_json.dumps(exported.as_dict()) if as_json else "\n".join(exported.lines()))
+    show(strict_json.dumps(exported.as_dict()) if as_json else "\n".join(exported.lines()))

@@ -9,6 +9,7 @@ import typer
 
 from gptcli import strict_json
 from gptcli.cli.options import AsJson
+from gptcli.console import show
 
 
 def import_model(
@@ -39,4 +40,4 @@ def import_model(
     if as_json:
         print(strict_json.dumps({"model": str(out), "parameters": model.parameter_count()}))
     else:
-        print(f"{out}: {model.parameter_count():,} parameters, {opened}")
+        show(f"{out}: {model.parameter_count():,} parameters, {opened}")

@@ -8,6 +8,7 @@ import typer
 
 from gptcli import strict_json
 from gptcli.cli.options import AsJson, Assignments
+from gptcli.console import show
 
 
 def plan(
@@ -86,4 +87,4 @@ def plan(
             device_hours=device_hours,
         )
     )
-    print(strict_json.dumps(text.as_json(made)) if as_json else text.as_text(made))
+    show(strict_json.dumps(text.as_json(made)) if as_json else text.as_text(made))

@@ -8,6 +8,7 @@ import typer
 
 from gptcli import strict_json
 from gptcli.cli.options import AsJson
+from gptcli.console import show
 
 
 def push(
@@ -29,4 +30,4 @@ def push(
     from gptcli.interop.push import push as push_request
 
     pushed = push_request(PushRequest(run, name, private, revision, checkpoint, dtype, license))
-    print(strict_json.dumps(pushed.as_dict()) if as_json else "\n".join(pushed.lines()))
+    show(strict_json.dumps(pushed.as_dict()) if as_json else "\n".join(pushed.lines()))

@@ -9,6 +9,7 @@ import typer
 
 from gptcli import strict_json
 from gptcli.cli.options import AsJson, CacheDir
+from gptcli.console import show
 
 
 def replay(
@@ -23,4 +24,4 @@ def replay(
     from gptcli.train.replay import replay, report
 
     found = replay(run, step, cache_dir or default_cache_dir(), top)
-    print(strict_json.dumps(found) if as_json else report(found))
+    show(strict_json.dumps(found) if as_json else report(found))

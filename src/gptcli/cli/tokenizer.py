@@ -10,6 +10,7 @@ import typer
 
 from gptcli import strict_json
 from gptcli.cli.options import ReadingAssignments
+from gptcli.console import show
 
 tokenizer_app = typer.Typer(help="Train, use and look into a tokenizer.", no_args_is_help=True)
 
@@ -79,7 +80,7 @@ def encode(
     opened = open_tokenizer(tokenizer)
     ids = opened.encode(read_input(text, file), allow_special=allow_special)
     if as_json:
-        print(strict_json.dumps({"ids": ids, "tokens": [opened.token_text(id) for id in ids]}, ensure_ascii=False))
+        show(strict_json.dumps({"ids": ids, "tokens": [opened.token_text(id) for id in ids]}, ensure_ascii=False))
     else:
         print(*ids)
 
@@ -96,9 +97,11 @@ def decode(
     opened = open_tokenizer(tokenizer)
     wanted = parse_ids(sys.stdin.read() if ids == ["-"] else " ".join(ids))
     opened.require_known(wanted)
-    sys.stdout.buffer.write(opened.decode(wanted).encode())
+    text = opened.decode(wanted)
     if sys.stdout.isatty():
-        print()
+        show(text)
+    else:
+        sys.stdout.buffer.write(text.encode())
 
 
 @tokenizer_app.command("inspect")
@@ -115,7 +118,7 @@ def inspect(
     opened = open_tokenizer(tokenizer)
     measured = None if text is None and corpus is None else read_input(text, corpus)
     description = describe(opened, measured)
-    print(strict_json.dumps(description, ensure_ascii=False) if as_json else for_people(description))
+    show(strict_json.dumps(description, ensure_ascii=False) if as_json else for_people(description))
 
 
 def read_input(text: str | None, file: Path | None) -> str:

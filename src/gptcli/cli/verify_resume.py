@@ -9,6 +9,7 @@ import typer
 
 from gptcli import strict_json
 from gptcli.cli.options import AsJson, Assignments, CacheDir, ConfigFiles, Corpus
+from gptcli.console import show
 
 
 def verify_resume(
@@ -34,5 +35,5 @@ def verify_resume(
     if as_json:
         print(strict_json.dumps(result.as_dict()))
     else:
-        print(result.text())
+        show(result.text())
     result.raise_if_different()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import fcntl
-import io
 import os
 import stat
 import sys
@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from gptcli.console import say
+from gptcli.console import say, visible
 from gptcli.errors import DataError, UsageError
 from gptcli.generate.config import GenerationConfig
 from gptcli.storage import storage_errors
@@ -92,26 +92,28 @@ def stdin_has_text() -> bool:
 class Printer:
     """Prints samples to stdout in the order of their numbers, the one whose turn it is as it grows.
 
-    Stdout gets the generated text and a newline after each sample. Where there are several, a heading on stderr comes
-    before each, and where stdout is not a terminal, a line with `separator` stands between two samples on stdout; an
-    empty separator prints no such line. A person at a terminal also sees the prompt on stderr, so that it reads on
-    into the text.
+    Stdout gets the generated text and a newline after each sample. A file or a pipe gets exactly that text; a terminal
+    gets it as `visible` writes it, so that no control character of a model's text reaches it. Where there are several
+    samples, a heading on stderr comes before each, and where stdout is not a terminal, a line with `separator` stands
+    between two samples on stdout; an empty separator prints no such line. A person at a terminal also sees the prompt
+    on stderr, so that it reads on into the text.
     """
 
     def __init__(
         self, prompts: Sequence[str], config: GenerationConfig, *, silent: bool = False, separator: str = SEPARATOR
     ) -> None:
         self.prompts, self.config, self.silent = prompts, config, silent
-        self.separator = "" if sys.stdout.isatty() else separator
+        self.is_terminal = sys.stdout.isatty()
+        self.separator = "" if self.is_terminal else separator
         self.waiting: dict[int, list[str]] = {}
         self.ended: set[int] = set()
         self.turn = 0
         self.is_open = False
         """Whether the sample whose turn it is has been begun."""
-        self.echoes = sys.stdout.isatty() and sys.stderr.isatty()
+        self.echoes = self.is_terminal and sys.stderr.isatty()
 
     def __enter__(self) -> Self:
-        if isinstance(sys.stdout, io.TextIOWrapper):
+        with contextlib.suppress(AttributeError):  # of a stream in memory
             sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character shows a question mark
         return self
 
@@ -161,8 +163,8 @@ class Printer:
         if parts:
             say(f"--- {', '.join(parts)}")
         if self.echoes:
-            print(self.prompts[prompt], end="", file=sys.stderr, flush=True)
+            print(visible(self.prompts[prompt]), end="", file=sys.stderr, flush=True)
 
     def write(self, text: str) -> None:
-        sys.stdout.write(text)
+        sys.stdout.write(visible(text) if self.is_terminal else text)
         sys.stdout.flush()

@@ -189,7 +189,7 @@ class World:
         """Say why all end, on stderr and to whoever started the ranks."""
         if os.environ.get("GPTCLI_DEBUG") or not (failure["is_final"] or failure["line"] != str(error)):
             traceback.print_exception(error)
-        print(f"gptcli: {failure['line']}", file=sys.stderr)
+        console.say_error(failure["line"])
         if "TORCHELASTIC_ERROR_FILE" in os.environ:
             from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
