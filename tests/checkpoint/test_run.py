@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -21,8 +22,9 @@ def finished_process() -> int:
 
 def orphan_name(path, monkeypatch):
     """The temporary name that a process which is gone would have used for `path`."""
+    number = finished_process()
     with monkeypatch.context() as context:
-        context.setattr("gptcli.storage.os.getpid", finished_process)
+        context.setattr(os, "getpid", lambda: number)
         return temporary_name(path)
 
 

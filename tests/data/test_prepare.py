@@ -241,5 +241,5 @@ def test_inspection_shows_the_text_and_finds_damage(source: str, cache: Path) ->
 
 def test_a_read_only_cache_is_a_storage_error(source: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match="cannot write"):
+    with pytest.raises(StorageError, match="cannot create"):
         prepared(source, tmp_path / "file" / "cache")

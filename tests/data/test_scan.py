@@ -227,7 +227,7 @@ def test_no_corpus_is_an_error(cache: Path) -> None:
 
 def test_a_cache_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("some text")
-    with pytest.raises(StorageError, match="cannot write"):
+    with pytest.raises(StorageError, match="cannot create"):
         scan_corpus([str(tmp_path / "a.txt")], DataConfig(), tmp_path / "a.txt" / "cache")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import socket
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gptcli.errors import UsageError
-from gptcli.storage import storage_errors
+from gptcli.storage import open_own, storage_errors
 
 NAMING_SECONDS = 0.5
 """How long a process that has just taken the lock is given to write down its name."""
@@ -19,30 +20,55 @@ NAMING_SECONDS = 0.5
 
 @contextmanager
 def writer_lock(path: Path) -> Iterator[None]:
-    """Hold the lock file `path` for the block; the file itself stays, with the holder's process number in it.
+    """Hold the lock file `path` for the block. It names the holder's process, and is removed at the end.
 
     A lock whose holder was killed is free at once: what counts is the system's lock, not the file.
 
     Raises:
         UsageError: another process holds it; names that process. Never waits for it to end.
+        StorageError: the file cannot be written, or is a link.
     """
-    with storage_errors(path):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor = locked_file(path)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(
-                f"{path.parent} is being written by {holder_of(descriptor) or 'another process'}",
-                "wait for it, stop it, or choose another --out",
-            ) from None
         with storage_errors(path):
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
         yield
-        os.ftruncate(descriptor, 0)
     finally:
+        with contextlib.suppress(OSError):
+            os.ftruncate(descriptor, 0)
+            path.unlink()
         os.close(descriptor)
+
+
+def locked_file(path: Path) -> int:
+    """A descriptor of the file that lies at `path` while it is locked, and has no second name.
+
+    Raises:
+        UsageError, StorageError: as `writer_lock`.
+    """
+    while True:
+        with storage_errors(path):
+            descriptor = open_own(path, os.O_RDWR | os.O_CREAT)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                found, listed = os.fstat(descriptor), os.stat(path, follow_symlinks=False)
+                if os.path.samestat(found, listed) and found.st_nlink == 1:
+                    return descriptor
+                if os.path.samestat(found, listed):  # a copy by hard links (`cp -al`): the other name keeps the file
+                    path.unlink()
+            except FileNotFoundError:
+                pass  # its holder has just ended, and removed it
+            except BlockingIOError:
+                holder = holder_of(descriptor) or "another process"
+                os.close(descriptor)
+                raise UsageError(
+                    f"{path.parent} is being written by {holder}", "wait for it, stop it, or choose another --out"
+                ) from None
+            except BaseException:
+                os.close(descriptor)
+                raise
+            os.close(descriptor)
 
 
 def holder_of(descriptor: int) -> str:

@@ -7,11 +7,11 @@ import os
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from gptcli import strict_json
 from gptcli.errors import CheckpointError
-from gptcli.storage import storage_errors, write_atomic
+from gptcli.storage import append_file, require_own, storage_errors, write_atomic
 
 
 class MetricsLog:
@@ -39,8 +39,8 @@ class MetricsLog:
 
     def write_held(self) -> None:
         data = self.held
-        with storage_errors(self.path), self.path.open("a+b", buffering=0) as file:
-            end = self.end_of_last_line()
+        with storage_errors(self.path, needed=len(data)), append_file(self.path) as file:
+            end = end_of_last_line(file)
             file.truncate(end)
             try:
                 if file.write(data) != len(data):
@@ -65,6 +65,7 @@ class MetricsLog:
 
     def truncate_after(self, step: int) -> None:
         """Drop the lines of steps after `step` (all of them are made anew on resume), and a torn last line."""
+        require_own(self.path)
         if self.path.exists():
             kept = [line for line in self.read() if line.get("step", step) <= step]
             write_atomic(self.path, "".join(strict_json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
@@ -77,8 +78,8 @@ class MetricsLog:
         """
         if not self.path.exists():
             return []
-        with storage_errors(self.path, "read"):
-            lines = self.path.read_bytes()[: self.end_of_last_line()].splitlines()
+        with storage_errors(self.path, "read"), self.path.open("rb") as file:
+            lines = file.read(end_of_last_line(file)).splitlines()
         return [self.parse(number, line) for number, line in enumerate(lines, start=1)]
 
     def last_step(self) -> int:
@@ -95,15 +96,17 @@ class MetricsLog:
             raise CheckpointError(f"{self.path} line {number} is damaged: not a JSON object", "remove that line")
         return value
 
-    def end_of_last_line(self) -> int:
-        """Bytes up to and including the last newline: what follows was torn by a kill."""
-        with self.path.open("rb") as file:
-            end = file.seek(0, os.SEEK_END)
-            while end > 0:
-                begin = max(0, end - 65_536)
-                file.seek(begin)
-                newline = file.read(end - begin).rfind(b"\n")
-                if newline >= 0:
-                    return begin + newline + 1
-                end = begin
-        return 0
+
+def end_of_last_line(file: BinaryIO) -> int:
+    """Bytes up to and including the last newline: what follows was torn by a kill. Leaves the file at its beginning."""
+    end = file.seek(0, os.SEEK_END)
+    while end > 0:
+        begin = max(0, end - 65_536)
+        file.seek(begin)
+        newline = file.read(end - begin).rfind(b"\n")
+        if newline >= 0:
+            end = begin + newline + 1
+            break
+        end = begin
+    file.seek(0)
+    return end

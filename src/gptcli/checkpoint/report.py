@@ -7,13 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gptcli.checkpoint.run import LOGS, RUN_FILES, CheckpointInfo, RunDirectory
+from gptcli.checkpoint.run import COPY, LOGS, RUN_FILES, CheckpointInfo, RunDirectory
 from gptcli.console import quantity, say, size
 from gptcli.errors import CheckpointError, UsageError
 from gptcli.manifest import MANIFEST_NAME, Manifest, accept_command, changed, read_manifest, record, withdraw
-
-COPY = "init"
-"""The directory with the model that a run started from; it has a manifest of its own."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 RUN/run.toml                             the resolved config; what makes a directory a run
 RUN/gptcli-manifest.json                 size and SHA-256 of the run's files but for its checkpoints (gptcli.manifest)
 RUN/metrics.jsonl                        one line a logged step
-RUN/writer.lock                          held by the process that trains
+RUN/writer.lock                          held by the process that trains, and removed at its end
 RUN/checkpoints/step-00000100/           model.safetensors, optimizer.safetensors, state.json, manifest.json
                                          (of N ranks that each save a part: model-00001-of-0000N.safetensors and so on)
 """
@@ -13,8 +13,8 @@ from __future__ import annotations
 import math
 import os
 import re
-import tempfile
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +23,16 @@ from gptcli.checkpoint.lock import writer_lock
 from gptcli.checkpoint.manifest import read_manifest, verify
 from gptcli.checkpoint.together import on_first
 from gptcli.errors import CheckpointError, StorageError, UsageError
-from gptcli.storage import TEMPORARY_MARK, clean_temporaries, fsync_path, storage_errors
+from gptcli.manifest import MANIFEST_NAME
+from gptcli.storage import (
+    TEMPORARY_MARK,
+    clean_temporaries,
+    make_directory,
+    publish,
+    require_own,
+    storage_errors,
+    temporary_name,
+)
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -36,6 +45,10 @@ RUN_FILES = (
 have manifests of their own."""
 LOGS = ("metrics.jsonl", "samples.jsonl", "fingerprints.jsonl")
 """Files of a run that grow while it trains."""
+COPY = "init"
+"""The folder of a run that holds the model that it was started from."""
+TRACKER_FILES = ("tensorboard", "wandb", "mlflow.db", "mlartifacts")
+"""What trackers write into a run."""
 STEP_NAME = re.compile(r"step-(\d{8,})")
 
 
@@ -83,7 +96,7 @@ class RunDirectory:
         """
         run = cls(path)
         with storage_errors(run.path, "create"):
-            run.checkpoints_dir.mkdir(parents=True, exist_ok=True)
+            make_directory(run.checkpoints_dir)
             foreign = run.foreign_names()
         if cls.is_run(path):  # asked after looking around: another process may be making it just now
             with run.lock():
@@ -107,8 +120,9 @@ class RunDirectory:
             existing = next(place for place in (run.path, *run.path.absolute().parents) if os.path.lexists(place))
             if not existing.is_dir():
                 raise UsageError(f"{existing} is not a directory", "choose another --out")
-            with tempfile.TemporaryDirectory(dir=existing, prefix=".gptcli-"):
-                pass  # permissions alone do not say whether a directory can be made there
+            probe = temporary_name(existing / "writable")
+            probe.mkdir()  # permissions alone do not say whether a directory can be made there
+            probe.rmdir()
 
     def foreign_names(self) -> list[str]:
         """The names in the directory that are not left over from a run that was begun there."""
@@ -133,9 +147,39 @@ class RunDirectory:
     def is_run(path: Path) -> bool:
         return RunDirectory(path).config_path.is_file()
 
-    def lock(self) -> AbstractContextManager[None]:
-        """`with run.lock():` makes this process the one that writes; UsageError names the one that already does."""
-        return writer_lock(self.lock_path)
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """`with run.lock():` makes this process the one that writes.
+
+        Raises:
+            UsageError: another process writes; names it.
+            StorageError: something that will be written or removed is a link; names it.
+        """
+        with writer_lock(self.lock_path):
+            self.require_own_files()
+            yield
+
+    def require_own_files(self) -> None:
+        """Refuse a run in which something that a training writes or removes is a link to elsewhere. The run itself may
+        be reached through one, and trackers may make links in their own folders.
+
+        Raises:
+            StorageError: names the link.
+        """
+        for name in (*RUN_FILES, *LOGS, *TRACKER_FILES, MANIFEST_NAME, COPY):
+            require_own(self.path / name)
+        self.require_own_checkpoints()
+
+    def require_own_checkpoints(self) -> None:
+        """Refuse links to checkpoints, and one to all of them: call it before any of them is written or removed.
+
+        Raises:
+            StorageError: names the link.
+        """
+        require_own(self.checkpoints_dir)
+        if self.checkpoints_dir.is_dir():
+            for path in self.checkpoints_dir.iterdir():
+                require_own(path)
 
     def checkpoint_path(self, step: int) -> Path:
         return self.checkpoints_dir / f"step-{step:08d}"
@@ -189,12 +233,16 @@ class RunDirectory:
 
         A checkpoint that was whole but not yet renamed is finished instead: it may be the only one of its step.
         """
+        self.require_own_checkpoints()
         for orphan in sorted(self.checkpoints_dir.glob(f"step-*{TEMPORARY_MARK}*")):
             target = orphan.with_name(orphan.name.partition(TEMPORARY_MARK)[0])
             if not target.exists() and CheckpointInfo(orphan, 0, None).damage() is None:
-                orphan.rename(target)
-                fsync_path(self.checkpoints_dir)
-        return clean_temporaries(self.path) + clean_temporaries(self.checkpoints_dir)
+                publish(orphan, target)
+        return [
+            path
+            for folder in (self.path, self.checkpoints_dir)
+            for path in clean_temporaries(folder, excluded="everyone")
+        ]
 
 
 def not_empty(path: Path, names: list[str]) -> UsageError:

@@ -15,7 +15,7 @@ from gptcli import strict_json
 from gptcli.checkpoint.manifest import MANIFEST_NAME, STATE_NAME, describe
 from gptcli.checkpoint.run import RunDirectory
 from gptcli.errors import StorageError
-from gptcli.storage import atomic_directory, storage_errors, temporary_name
+from gptcli.storage import atomic_directory, make_directory, require_own, storage_errors, temporary_name, write_file
 
 HEADER_BYTES_PER_TENSOR = 512
 """Generous room for one tensor's entry in a safetensors header and in the manifest."""
@@ -46,8 +46,8 @@ def save_checkpoint(
             for part, named in tensors.items():
                 contiguous = {name: tensor.detach().contiguous() for name, tensor in named.items()}
                 save_file(contiguous, directory / f"{part}.safetensors")
-            (directory / STATE_NAME).write_text(state_text, encoding="utf-8")
-            (directory / MANIFEST_NAME).write_text(describe(directory, state, step).render(), encoding="utf-8")
+            write_file(directory / STATE_NAME, state_text)
+            write_file(directory / MANIFEST_NAME, describe(directory, state, step).render())
     except (SafetensorError, StorageError) as error:  # the library wraps the system's errors in one of its own
         raise not_saved(run, step, needed, str(error)) from error
     return target
@@ -61,8 +61,7 @@ def needed_bytes(tensors: Mapping[str, Mapping[str, Tensor]]) -> int:
 
 def has_room(run: RunDirectory, needed: int) -> bool:
     """Whether the disk has room for the `needed` bytes of a checkpoint; makes the directory of checkpoints."""
-    with storage_errors(run.checkpoints_dir):
-        run.checkpoints_dir.mkdir(exist_ok=True)
+    make_directory(run.checkpoints_dir)
     return free_bytes(run.checkpoints_dir) >= needed
 
 
@@ -94,6 +93,7 @@ def prune(run: RunDirectory, keep_last: int, keep_best: bool = True, keep_every_
     if not unwanted:
         return []
     good = run.last_good()
+    run.require_own_checkpoints()
     removed = [info.path for info in unwanted if good is not None and info.step != good.step]
     for path in removed:
         remove_checkpoint(path)
@@ -104,6 +104,7 @@ def remove_checkpoint(path: Path) -> None:
     """Rename, then delete: killed in between, it leaves something to clean, never half a checkpoint."""
     condemned = temporary_name(path)
     with storage_errors(path, "remove"):
+        require_own(path)
         path.rename(condemned)
         (condemned / MANIFEST_NAME).unlink(missing_ok=True)
         shutil.rmtree(condemned)

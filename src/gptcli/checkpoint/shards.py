@@ -34,7 +34,7 @@ from gptcli.checkpoint.manifest import MANIFEST_NAME, REMEDY, STATE_NAME, descri
 from gptcli.checkpoint.run import RunDirectory
 from gptcli.checkpoint.save import NO_ROOM_LEFT, has_room, needed_bytes, not_saved
 from gptcli.errors import CheckpointError, StorageError, first_line
-from gptcli.storage import atomic_directory, fsync_path, sha256_file, storage_errors
+from gptcli.storage import atomic_directory, fsync_path, sha256_file, storage_errors, write_file
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -147,11 +147,9 @@ class ShardWriter(StorageWriter):
             for name, (size, _) in files.items():
                 if (self.directory / name).stat().st_size != size:
                     raise StorageError(f"{self.directory / name} has not the {size:,} bytes that were written")
-            (self.directory / STATE_NAME).write_text(
-                strict_json.dumps(dict(self.state), ensure_ascii=False), encoding="utf-8"
-            )
+            write_file(self.directory / STATE_NAME, strict_json.dumps(dict(self.state), ensure_ascii=False))
             manifest = describe(self.directory, self.state, self.step, files)
-            (self.directory / MANIFEST_NAME).write_text(manifest.render(), encoding="utf-8")
+            write_file(self.directory / MANIFEST_NAME, manifest.render())
         self.opened.close()
 
     @classmethod

@@ -22,7 +22,7 @@ from typing import Any
 
 from gptcli import strict_json
 from gptcli.console import say
-from gptcli.storage import clean_temporaries, storage_errors
+from gptcli.storage import clean_temporaries, make_directory, open_own, require_own, storage_errors
 
 CACHE_VERSION = 4
 """Part of every key: raise it when the form or the meaning of an entry changes."""
@@ -44,30 +44,44 @@ def cache_key(*parts: Any) -> str:
 def only_writer(entry: Path) -> Iterator[None]:
     """Hold the right to write `entry`; a second process waits here and then finds what the first one wrote.
 
-    The lock ends with the process that holds it, however that ends.
+    The lock ends with the process that holds it, however that ends. Not every file system shows it to other machines,
+    so their temporaries are left alone until they are old.
+
+    Raises:
+        StorageError: the entry cannot be written, or is a link, as is something that belongs to it.
     """
-    with storage_errors(entry):
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        with entry.with_name(f"{entry.name}.lock").open("wb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                say(f"another process is writing {entry}: waiting for it")
-                fcntl.flock(file, fcntl.LOCK_EX)
-            clean_temporaries(entry.parent)
-            yield
+    make_directory(entry.parent)
+    lock = entry.with_name(f"{entry.name}.lock")
+    with storage_errors(entry), os.fdopen(open_own(lock, os.O_RDWR | os.O_CREAT), "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"another process is writing {entry}: waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        require_own(entry)
+        clean_temporaries(entry.parent, entry.name, excluded="this machine")
+        clean_temporaries(entry.parent)
+        yield
 
 
 @contextmanager
 def unfinished(entry: Path) -> Iterator[Path]:
-    """The directory for finished parts of an entry that is being made, which goes once the entry is whole.
+    """The directory for finished parts of an entry that is being made, which goes once the entry is whole. The lock of
+    the entry must be held.
 
     What a process that no longer runs left half-written in it is removed.
+
+    Raises:
+        StorageError: the directory is a link, or holds one.
     """
     work = entry.with_name(f"{entry.name}.work")
+    require_own(work)
     if work.is_dir():
         say(f"going on with what an earlier command has finished of {entry}")
+        for path in work.rglob("*"):
+            require_own(path)
         for folder in (work, *work.iterdir()):
-            clean_temporaries(folder)
+            if folder.is_dir():
+                clean_temporaries(folder, excluded="this machine")
     yield work
     shutil.rmtree(work, ignore_errors=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from gptcli.checkpoint.run import RunDirectory
+from gptcli.checkpoint.run import COPY, RunDirectory
 from gptcli.config import RawConfig, merge, validate
 from gptcli.config.load import merge_tables, with_origin
 from gptcli.data.config import DataConfig
@@ -26,8 +26,6 @@ from gptcli.models.config import WITHOUT_EFFECT, ModelConfig
 from gptcli.models.gpt import GPT, model_with
 from gptcli.storage import atomic_directory
 from gptcli.tokenizer.tokenizer import Tokenizer
-
-COPY = "init"
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from gptcli.errors import StorageError
-from gptcli.storage import TEMPORARY_MARK, atomic_directory, atomic_file, clean_temporaries, sha256_file, write_atomic
+from gptcli.storage import append_file, atomic_directory, atomic_file, sha256_file, write_atomic
 
 
 def test_a_written_file_holds_the_content_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -49,16 +51,6 @@ def test_a_directory_is_replaced_by_the_new_one(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "made").iterdir()] == ["new"]
 
 
-def test_only_the_leftovers_of_dead_processes_are_removed(tmp_path: Path) -> None:
-    mine = tmp_path / f"a{TEMPORARY_MARK}{os.getpid()}-00"
-    dead = tmp_path / f"b{TEMPORARY_MARK}{2**22 + 1}-00"  # above the largest process number of Linux
-    mine.mkdir()
-    dead.mkdir()
-    (dead / "part").write_text("x")
-    assert clean_temporaries(tmp_path) == [dead]
-    assert mine.exists() and not dead.exists()
-
-
 def test_the_hash_is_sha256(tmp_path: Path) -> None:
     (tmp_path / "abc").write_bytes(b"abc")
     # FIPS 180-2, appendix B.1
@@ -78,3 +70,46 @@ def test_a_file_written_by_another_program_is_whole_or_absent(tmp_path: Path) ->
     with pytest.raises(StorageError, match=r"cannot write .*model\.bin"), atomic_file(path) as temporary:
         raise OSError(errno.ENOSPC, "No space left on device")
     assert path.read_bytes() == b"whole" and list(path.parent.iterdir()) == [path]
+
+
+def mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_permissions_are_those_that_the_umask_leaves_whatever_a_library_gives(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        write_atomic(tmp_path / "text", "x")
+        with atomic_file(tmp_path / "model") as temporary:
+            private = Path(tempfile.mkstemp(dir=temporary.parent)[1])  # 0600, and renamed, as safetensors does
+            private.replace(temporary)
+        with atomic_directory(tmp_path / "folder") as folder:
+            (folder / "inner").mkdir(mode=0o700)
+            (folder / "inner" / "part").touch(mode=0o600)
+            (folder / "loose").write_text("x")
+            (folder / "loose").chmod(0o777)
+        append_file(tmp_path / "log").close()
+    finally:
+        os.umask(before)
+    found = {str(path.relative_to(tmp_path)): mode_of(path) for path in tmp_path.rglob("*")}
+    files, folders = 0o666 & ~mask, 0o777 & ~mask
+    names = ("text", "model", "folder/inner/part", "folder/loose", "log")
+    assert found == dict.fromkeys(names, files) | {"folder": folders, "folder/inner": folders}
+
+
+def test_a_library_sees_the_real_name_and_what_it_leaves_beside_the_file_goes(tmp_path: Path) -> None:
+    with atomic_file(tmp_path / "model.bin") as temporary:
+        assert temporary.name == "model.bin"
+        (temporary.parent / ".tmpAbC").write_text("of a library")
+        temporary.write_text("whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.bin"]
+
+
+def test_a_log_with_a_second_name_becomes_a_copy_before_it_grows(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("one\n")
+    os.link(tmp_path / "log", tmp_path / "backup")
+    with append_file(tmp_path / "log") as log:
+        log.write(b"two\n")
+    assert (tmp_path / "log").read_text() == "one\ntwo\n"
+    assert (tmp_path / "backup").read_text() == "one\n"

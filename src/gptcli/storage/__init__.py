@@ -1,0 +1,60 @@
+"""Files that are whole or absent, and that lie where their path says. Nothing here knows what is in them.
+
+failures.py   the system's errors as StorageError
+own.py        opening, copying and making files and directories of our own: never through a link
+leases.py     temporary names that say which process owns them, and the removal of those that are left over
+atomic.py     files and directories that appear under their name only when they are whole
+
+All that is written in a run, a cache or an export goes through these functions; tests/test_architecture.py finds the
+calls that do not.
+"""
+
+from gptcli.storage.atomic import (
+    append_file,
+    atomic_directory,
+    atomic_file,
+    fsync_path,
+    publish,
+    sha256_file,
+    write_atomic,
+)
+from gptcli.storage.failures import NO_ROOM, storage_errors
+from gptcli.storage.leases import TEMPORARY_MARK, clean_temporaries, process_is_alive, temporary_name
+from gptcli.storage.own import (
+    allocate,
+    copy_file,
+    copy_tree,
+    create_file,
+    create_text_file,
+    make_directory,
+    open_own,
+    remove_tree,
+    require_own,
+    write_file,
+)
+
+__all__ = [
+    "NO_ROOM",
+    "TEMPORARY_MARK",
+    "allocate",
+    "append_file",
+    "atomic_directory",
+    "atomic_file",
+    "clean_temporaries",
+    "copy_file",
+    "copy_tree",
+    "create_file",
+    "create_text_file",
+    "fsync_path",
+    "make_directory",
+    "open_own",
+    "process_is_alive",
+    "publish",
+    "remove_tree",
+    "require_own",
+    "sha256_file",
+    "storage_errors",
+    "temporary_name",
+    "write_atomic",
+    "write_file",
+]

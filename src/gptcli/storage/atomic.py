@@ -1,0 +1,152 @@
+"""Files and directories that appear under their name when they are whole: after a crash at any moment the old one is
+there, or the new one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from gptcli.storage.failures import storage_errors
+from gptcli.storage.leases import temporary_name
+from gptcli.storage.own import create_file, open_own, require_own
+
+
+def fsync_path(path: Path) -> None:
+    """Flush a file or a directory entry to the disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Give a file, or a directory that replaces none, its name: what is in it is flushed before, its parent after.
+
+    Raises:
+        StorageError: `path` is a link.
+        OSError: it cannot be flushed or renamed.
+    """
+    require_own(path)
+    flush_tree(temporary)
+    temporary.replace(path)
+    fsync_path(path.parent)
+
+
+def flush_tree(path: Path) -> None:
+    """Flush a file, or a directory and all that is in it."""
+    for entry in sorted(path.rglob("*"), reverse=True):
+        fsync_path(entry)
+    fsync_path(path)
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Replace `path` by `content`: after a crash at any moment it holds the old bytes or the new ones, whole.
+
+    Raises:
+        StorageError: the disk is full, `path` is a link or cannot be written; nothing is left behind.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    temporary = temporary_name(path)
+    with storage_errors(path, needed=len(data)):
+        require_own(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with create_file(temporary) as file:
+                file.write(data)
+            publish(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def append_file(path: Path) -> BinaryIO:
+    """Open a file for reading and for appending, unbuffered; it is made if there is none. One that has a second name
+    is replaced by a copy, so that what the other name shows stays as it is."""
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
+    descriptor = open_own(path, flags)
+    if os.fstat(descriptor).st_nlink > 1:
+        os.close(descriptor)
+        write_atomic(path, path.read_bytes())
+        descriptor = open_own(path, flags)
+    return cast("BinaryIO", os.fdopen(descriptor, "a+b", buffering=0))
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield the path of an empty file; what is written there becomes `path` when the block ends without an error.
+
+    The file lies in a temporary directory of its own, so that a library may write files beside it, or put another one
+    in its place.
+
+    Raises:
+        StorageError: the disk is full, `path` is a link or cannot be written; nothing is left behind.
+    """
+    scratch = temporary_name(path)
+    temporary = scratch / path.name
+    with storage_errors(path):
+        require_own(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            scratch.mkdir()
+            create_file(temporary).close()
+            yield temporary
+            set_modes(scratch)
+            publish(temporary, path)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def atomic_directory(path: Path) -> Iterator[Path]:
+    """Yield a temporary directory that becomes `path` when the block ends without an error.
+
+    Every file in it is fsynced before the rename and the parent after it, and has the permissions of a new file. An
+    existing `path` is kept until the new directory is whole. On any error the temporary directory is removed.
+
+    Raises:
+        StorageError: the disk is full, `path` is a link or cannot be written; nothing is left behind.
+    """
+    temporary = temporary_name(path)
+    with storage_errors(path):
+        require_own(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.mkdir()
+            yield temporary
+            set_modes(temporary)
+            if path.exists():
+                flush_tree(temporary)
+                replaced = temporary_name(path)
+                path.rename(replaced)
+                publish(temporary, path)
+                shutil.rmtree(replaced, ignore_errors=True)
+            else:
+                publish(temporary, path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+def set_modes(directory: Path) -> None:
+    """Give all that lies in a directory the permissions that new files and directories have beside it, whatever those
+    are that a library gave them. Files that have a second name, under which others may use them, keep theirs."""
+    allowed = stat.S_IMODE(directory.stat().st_mode)
+    for entry in directory.rglob("*"):
+        found = entry.lstat()
+        is_directory = stat.S_ISDIR(found.st_mode)
+        wanted = allowed & (0o7777 if is_directory else 0o666)
+        if stat.S_IMODE(found.st_mode) != wanted and (is_directory or found.st_nlink == 1):
+            entry.chmod(wanted)
+
+
+def sha256_file(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes, read in bounded memory."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
