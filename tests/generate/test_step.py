@@ -82,7 +82,7 @@ def test_recording_and_looking_ahead_change_no_id(
     monkeypatch.setattr(ReadAgain, "made", [])
     model = make_model(context_length=320, window_pattern=(0, 50), smear=True)
     config = GenerationConfig(temperature=temperature, max_new_tokens=340)
-    recorded = RecordedStep(partial(step.read, model))
+    recorded = RecordedStep(model, partial(step.read, model))
     assert texts(model, recorded, config, eot_id, looks_ahead=True) == texts(model, None, config, eot_id)
     assert len(ReadAgain.made) > 1 and any(one.replays > 5 for one in ReadAgain.made)
 

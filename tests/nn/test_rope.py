@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from gptcli.nn.rope import (
+    FIRST_TABLE,
     RotaryEmbedding,
     apply_rotary,
     scale_linear,
@@ -112,6 +113,23 @@ def test_tables_grow_past_their_length_and_survive_a_cast() -> None:
     cast = RotaryEmbedding(8, 10000.0, 100).to(torch.bfloat16)
     assert all(map(torch.equal, cast(100, 100, None, CPU), long(100, 100, None, CPU)))
     assert not list(short.state_dict())
+
+
+def test_tables_grow_with_the_positions_that_are_used_not_with_the_context() -> None:
+    claimed = RotaryEmbedding(64, 10000.0, 2**27)
+    assert claimed.cos.numel() == claimed.sin.numel() == 0
+    exact = RotaryEmbedding(64, 10000.0, 1)
+    exact.fill(70_000, CPU)
+    lengths = set()
+    for end in range(1, 70_001, 997):
+        assert all(map(torch.equal, claimed(end, 1, None, CPU), exact(end, 1, None, CPU)))
+        lengths.add(claimed.cos.shape[0])
+    assert sorted(lengths) == [FIRST_TABLE // 64 * factor for factor in (1, 2, 4, 8)]
+    short = RotaryEmbedding(64, 10000.0, 100)
+    short.reserve(1, CPU)
+    assert short.cos.shape == (100, 64)
+    short.reserve(101, CPU)
+    assert short.cos.shape == (101, 64)
 
 
 def test_rows_may_stand_at_different_positions() -> None:

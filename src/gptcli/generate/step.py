@@ -31,7 +31,7 @@ def decoding_step(model: GPT, compiled_in: Path | None = None) -> DecodingStep:
     """
     if compiled_in is not None:
         return compiled_step(model, compiled_in)
-    return RecordedStep(partial(read, model)) if model.embedding.weight.is_cuda else PlainStep(model)
+    return RecordedStep(model, partial(read, model)) if model.embedding.weight.is_cuda else PlainStep(model)
 
 
 def read(model: GPT, ids: Tensor, window: KVWindow) -> Tensor:
@@ -50,12 +50,13 @@ class PlainStep:
 
 
 class WholeStep:
-    """A reading, of all slots of the cache."""
+    """A reading of `model`, of all slots of the cache."""
 
-    def __init__(self, reading: Reading) -> None:
-        self.reading = reading
+    def __init__(self, model: GPT, reading: Reading) -> None:
+        self.model, self.reading = model, reading
 
     def __call__(self, ids: Tensor, cache: KVCache) -> Tensor:
+        self.model.reserve_positions(cache.capacity)
         cache.begin(ids.shape[1], multiple=cache.capacity)
         return self.take(ids, cache.window())
 
@@ -71,8 +72,8 @@ class RecordedStep(WholeStep):
     logits are the graph's own and last until the next step.
     """
 
-    def __init__(self, reading: Reading) -> None:
-        super().__init__(reading)
+    def __init__(self, model: GPT, reading: Reading) -> None:
+        super().__init__(model, reading)
         self.cached_ids: Tensor | None = None
         """Of the cache that the graphs belong to: it is another tensor as soon as rows have left the cache."""
         self.graphs: dict[int, Recording | None] = {}
@@ -135,4 +136,4 @@ def compiled_step(model: GPT, cache_dir: Path) -> WholeStep:
         return read(model, ids, window)
 
     compiled = compile_whole(reading, "the model", "leave out --compile", cache_dir, options=options)
-    return RecordedStep(compiled) if device.type == "cuda" else WholeStep(compiled)
+    return RecordedStep(model, compiled) if device.type == "cuda" else WholeStep(model, compiled)

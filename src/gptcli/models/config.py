@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isqrt
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -143,7 +144,8 @@ class ModelConfig(Config):
                 f"n_embd={self.n_embd} is not divisible by n_head={self.n_head}; set {nearest}, or give head_dim"
             )
         if self.n_head % self.kv_heads:
-            divisors = [str(d) for d in range(1, self.n_head + 1) if self.n_head % d == 0]
+            small = [d for d in range(1, isqrt(self.n_head) + 1) if self.n_head % d == 0]
+            divisors = map(str, sorted({*small, *(self.n_head // d for d in small)}))
             raise ValueError(
                 f"n_kv_head={self.kv_heads} does not divide n_head={self.n_head}; choose one of {', '.join(divisors)}"
             )

@@ -162,6 +162,13 @@ class GPT(nn.Module):
         logits = linear(x, self.embedding.weight) if self.config.tie_embeddings else self.head(x)
         return softcapped(logits, self.config.logit_softcap)
 
+    def reserve_positions(self, length: int) -> GPT:
+        """Make RoPE's tables long enough for sequences of `length` tokens, as a compiled or recorded step needs them
+        before it is made; returns the model itself."""
+        if self.config.position == "rope":
+            self.rope.reserve(length, self.embedding.weight.device)
+        return self
+
     def new_cache(self, batch_size: int, capacity: int) -> KVCache:
         """An empty KV cache for `capacity` tokens a row, on the model's device and in its dtype."""
         config, weight, heads = self.config, self.embedding.weight, self.blocks[0].attention.n_kv_head
@@ -217,8 +224,6 @@ def build_model(
         return model
     # As model.to_empty does, which on the way imports sympy for half a second.
     model._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device=device))
-    if config.position == "rope":
-        model.rope.fill(config.context_length, device)
     initialize(model, seed)
     return model
 

@@ -17,6 +17,8 @@ LARGE_VOCABULARY = 1024
 """As nn.loss: from so many entries on the logits become their own gradient in place."""
 MAX_LOGITS = 2**27
 """As nn.loss: more logits than these are worked through in parts."""
+FIRST_TABLE = 2**20
+"""As nn.rope: numbers in each of the first tables."""
 MAX_PRODUCT_SCORES = 512**2
 """As nn.attention: scores of a head up to which a CPU in bf16 has them all at once."""
 
@@ -150,7 +152,8 @@ def training_memory_bytes(
     kept = activations(config, batch, numbers, recompute)
     on_the_way = max(kept.in_loss, kept.in_backward) + (weights if accumulates else 0)
     at_the_end = weights + kept.recomputed
-    return weights + optimizer_numbers * BYTES_FP32 + table_bytes(config) + max(on_the_way, at_the_end)
+    tables = table_bytes(config, batch.seq_len)
+    return weights + optimizer_numbers * BYTES_FP32 + tables + max(on_the_way, at_the_end)
 
 
 def block_kept_bytes(config: ModelConfig, batch: Batch, numbers: Numbers = FP32, window: int = 0) -> int:
@@ -297,6 +300,9 @@ def head_copy_bytes(config: ModelConfig, numbers: Numbers) -> int:
     return config.vocab_size * config.n_embd * numbers.compute_bytes if numbers.is_mixed else 0
 
 
-def table_bytes(config: ModelConfig) -> int:
-    """RoPE's cosines and sines, which are no weights."""
-    return 2 * config.context_length * config.rotary_dim * BYTES_FP32 if config.position == "rope" else 0
+def table_bytes(config: ModelConfig, seq_len: int) -> int:
+    """RoPE's cosines and sines for sequences of `seq_len` tokens, which are no weights."""
+    if config.position != "rope":
+        return 0
+    positions = max(seq_len, min(config.context_length, FIRST_TABLE // config.rotary_dim))
+    return 2 * positions * config.rotary_dim * BYTES_FP32

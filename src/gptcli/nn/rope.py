@@ -18,12 +18,17 @@ Rotary = tuple[Tensor, Tensor]
 """cos and signed sin of the angles, (T, R) or (B, 1, T, R); see `RotaryEmbedding`."""
 Scale = Callable[[Tensor], Tensor]
 """Frequencies (R/2,), in radians a position -> those that fit a longer context."""
+FIRST_TABLE = 2**20
+"""Numbers in each of the first tables: 8,192 positions of a head of 128, whatever context a config claims."""
 
 
 class RotaryEmbedding(nn.Module):
-    """Tables of cos and sin, computed in fp32 for `length` positions and made again when more are asked for.
+    """Tables of cos and sin in fp32, which grow with the positions that are used.
 
-    Both have R columns: cos twice, and sin first negative, then positive, so that a rotation is
+    A model may claim any context, so `length`, its context, only bounds how many positions are computed ahead of use:
+    at first those that fit into `FIRST_TABLE` numbers, then at least twice as many whenever they do not suffice.
+
+    Both tables have R columns: cos twice, and sin first negative, then positive, so that a rotation is
     `x * cos + swap_halves(x) * sin`. What is turned is also multiplied by `attention_factor` (YaRN).
     """
 
@@ -38,8 +43,18 @@ class RotaryEmbedding(nn.Module):
         self.scale, self.attention_factor = scale, attention_factor
         self.register_buffer("cos", torch.empty(0, rotary_dim), persistent=False)
         self.register_buffer("sin", torch.empty(0, rotary_dim), persistent=False)
-        if not self.cos.is_meta:
-            self.fill(length, self.cos.device)
+
+    def reserve(self, length: int, device: torch.device) -> None:
+        """Make the tables long enough for positions 0 <= p < length, on `device` and in fp32.
+
+        A compiled or recorded step must not have to grow them: call this before it.
+        """
+        known = self.cos.shape[0]
+        if length > known:
+            ahead = min(self.length, max(2 * known, FIRST_TABLE // self.rotary_dim))
+            self.fill(max(length, ahead), device)
+        elif self.cos.device != device or self.cos.dtype != torch.float32:
+            self.fill(known, device)  # the model was moved, cast, or built on the meta device
 
     def fill(self, length: int, device: torch.device) -> None:
         """Compute the tables for positions 0 <= p < length."""
@@ -57,13 +72,7 @@ class RotaryEmbedding(nn.Module):
 
         No position may reach `end`.
         """
-        length = self.cos.shape[0]
-        # A model that was moved, cast, or built on the meta device gets its tables anew where and as they are needed;
-        # never in a compiled or recorded step, since whatever comes before that fills `length` positions.
-        if end > length:
-            self.fill(max(end, 2 * length, self.length), device)
-        elif self.cos.device != device or self.cos.dtype != torch.float32:
-            self.fill(length, device)
+        self.reserve(end, device)
         if positions is None:
             return self.cos[end - count : end], self.sin[end - count : end]
         return self.cos[positions].unsqueeze(1), self.sin[positions].unsqueeze(1)  # (B, 1, T, R)

@@ -59,8 +59,6 @@ def build_sharded(
         shard(model, mesh[("replicas", "shards") if layout.replicas > 1 else "shards"], settings, device, precision)
     home = torch.device("cpu") if settings.cpu_offload and layout.data_ranks > 1 else device
     model.to_empty(device=home)
-    if config.position == "rope":
-        model.rope.fill(config.context_length, device)
     fill(model, weights)
     return model
 

@@ -62,6 +62,7 @@ def rank_memory(config: RunConfig, precision: str, device_type: str, layout: Lay
     is_gradient_there = count > 1 or (layout.shards == 1 and layout.replicas > 1)
     on_the_way = max(kept.in_loss + in_loss, kept.in_backward + in_backward) + gradients * is_gradient_there
     at_the_end = gradients + (in_sum or kept.recomputed)
+    tables = table_bytes(config.model, batch.seq_len)
     step = 0 if offloaded else step_bytes(local, config.optim, layout.shards, numbers)
     return RankMemory(
         weights=weights,
@@ -71,10 +72,10 @@ def rank_memory(config: RunConfig, precision: str, device_type: str, layout: Lay
         recomputed=kept.recomputed,
         weight_copies=kept.weight_copies,
         loss=kept.loss + kept.loss_peak,
-        tables=table_bytes(config.model),
+        tables=tables,
         gathered=max(whole_for_a_moment),
         step=step,
-        total=weights + moments + table_bytes(config.model) + max(on_the_way, at_the_end, weights + step),
+        total=weights + moments + tables + max(on_the_way, at_the_end, weights + step),
     )
 
 

@@ -66,6 +66,7 @@ class Trainer:
         self.config, self.train_config = config, train
         self.world, self.strategy = world or World(), strategy
         self.optimizer = build_optimizer(strategy.infos if strategy else model.parameter_infos(), config.optim)
+        model.reserve_positions(config.seq_len)
         is_compiled = config.train.compile and strategy is None  # what several ranks share was compiled before
         loss_sum = compiled(model.loss_sum, default_cache_dir()) if is_compiled else model.loss_sum
         self.stepper = Stepper(
