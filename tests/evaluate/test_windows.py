@@ -67,6 +67,13 @@ def test_context_and_stride_have_the_documented_defaults() -> None:
     assert resolve_windows(None, None, 256) == (256, 128)
     assert resolve_windows(64, None, 256) == (64, 32)
     assert resolve_windows(1, None, 256) == (1, 1)
+    assert resolve_windows(None, None, 8192) == (8192, 4096)
+
+
+def test_a_window_is_longer_than_8192_tokens_only_where_that_is_asked_for() -> None:
+    assert resolve_windows(None, None, 2**27) == (8192, 4096)
+    assert resolve_windows(None, 8192, 2**27) == (8192, 8192)
+    assert resolve_windows(20_000, None, 2**27) == (20_000, 10_000)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from gptcli.errors import CheckpointError
 from gptcli.interop.huggingface import read_huggingface, write_huggingface
+from gptcli.nn.rope import FIRST_TABLE
 
 
 @pytest.fixture
@@ -184,3 +185,30 @@ def test_a_failed_write_keeps_the_old_weights_and_leaves_nothing(directory, our_
     with pytest.raises(StorageError, match="No space left"):
         write_huggingface(our_model(n_layer=1), tokenizer, directory)
     assert {path: path.read_bytes() for path in directory.iterdir()} == files
+
+
+@pytest.mark.parametrize(
+    "claimed",
+    [
+        {"num_hidden_layers": 10_000},
+        {"hidden_size": 2**27, "head_dim": 2**27},
+        {"vocab_size": 2**27},
+        {"intermediate_size": 2**27},
+        {"num_attention_heads": 2**27, "num_key_value_heads": 2**27},
+        {"head_dim": 2**20},
+    ],
+    ids=str,
+)
+def test_a_config_of_far_more_than_the_files_hold_is_refused_before_a_module_is_made(directory, claimed, monkeypatch):
+    path = directory / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | claimed))
+    monkeypatch.setattr("gptcli.interop.huggingface.build_model", lambda *args, **kwargs: pytest.fail("it was built"))
+    assert "but its files hold" in refusal(directory)
+
+
+def test_a_context_of_134_million_tokens_costs_no_memory(directory):
+    path = directory / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"max_position_embeddings": 2**27}))
+    model, _ = read_huggingface(directory)
+    model(torch.zeros(1, 5, dtype=torch.long))
+    assert model.config.context_length == 2**27 and model.rope.cos.numel() <= FIRST_TABLE

@@ -21,7 +21,7 @@ def evaluate(
         ),
     ] = None,
     context: Annotated[
-        int | None, typer.Option(help="Tokens in a window (default: all that the model can see).")
+        int | None, typer.Option(help="Tokens in a window (default: the model's context, at most 8,192).")
     ] = None,
     stride: Annotated[
         int | None, typer.Option(help="Tokens from one window to the next (default: half the context).")

@@ -95,7 +95,7 @@ class Evaluation:
 class Options(TypedDict, total=False):
     """Settings of the measurement; each may be left out.
 
-    context, stride: in tokens; by default the model's context length, and half of the context.
+    context, stride: in tokens; by default the model's context length, at most 8,192, and half of the context.
     batch_size: windows at a time; by default as many as take a modest amount of memory.
     worst: how many of the most surprising passages to keep.
     seed: of the bootstrap.

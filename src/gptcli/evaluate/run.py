@@ -20,6 +20,7 @@ from gptcli.errors import CheckpointError, DataError, UsageError, missing_extra
 from gptcli.evaluate.choices import ChoiceEvaluation, ChoiceRow, evaluate_choices, parse_row
 from gptcli.evaluate.perplexity import Evaluation, encoded_texts, evaluate_documents, stored_documents
 from gptcli.evaluate.seen import SeenCounter, seen_of_validation
+from gptcli.evaluate.windows import LONGEST_DEFAULT
 from gptcli.interop.load import LoadedModel, load_model
 from gptcli.manifest import require_unchanged
 from gptcli.models.gpt import GPT
@@ -100,6 +101,9 @@ def evaluate(request: EvalRequest) -> tuple[Evaluation, str]:
         UsageError, DataError, CheckpointError, StorageError, OutOfMemoryError.
     """
     loaded, model, source = open_model(request)
+    if request.context is None and model.config.context_length > LONGEST_DEFAULT:
+        longest = model.config.context_length
+        say(f"windows have {LONGEST_DEFAULT:,} tokens; the model's context is {longest:,}: --context {longest} uses it")
     counter = SeenCounter(loaded.run if request.texts else None)
     if request.texts:
         total = None

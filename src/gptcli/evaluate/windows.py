@@ -7,6 +7,10 @@ from typing import NamedTuple
 
 from gptcli.errors import UsageError
 
+LONGEST_DEFAULT = 8192
+"""Tokens in a window at most where none are asked for: what a model can see is what its config claims, and attention
+takes time and memory by the square of it."""
+
 
 class Window(NamedTuple):
     """Positions [start, stop) of a sequence, of which [scored, stop) are scored by this window; start < scored < stop.
@@ -41,12 +45,12 @@ def score_windows(length: int, context: int, stride: int) -> Iterator[Window]:
 
 
 def resolve_windows(context: int | None, stride: int | None, limit: int) -> tuple[int, int]:
-    """The context and stride to use: by default the model's `limit`, and half of the context.
+    """The context and stride to use: by default the model's `limit`, but at most `LONGEST_DEFAULT`, and half of it.
 
     Raises:
         UsageError: the context is longer than the model's, or the stride longer than the context.
     """
-    context = limit if context is None else context
+    context = min(limit, LONGEST_DEFAULT) if context is None else context
     if not 1 <= context <= limit:
         raise UsageError(
             f"a context of {context} tokens is not possible with this model", f"choose --context from 1 to {limit}"

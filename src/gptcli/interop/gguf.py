@@ -19,6 +19,7 @@ from gptcli.interop.family import ForeignConfig, Json
 from gptcli.interop.gguf_families import BIASED, TIED, GgufFamily, as_array, gguf_family, gguf_family_named
 from gptcli.interop.gguf_tokenizer import GgufTokenizer, gguf_tokenizer
 from gptcli.interop.huggingface import tensor_shapes
+from gptcli.interop.weights import require_described
 from gptcli.models.config import ModelConfig
 from gptcli.models.gpt import GPT, build_model
 from gptcli.storage import atomic_file, storage_errors
@@ -169,6 +170,8 @@ def read_gguf(path: Path) -> GPT:
     own[TIED], own[BIASED] = "output.weight" not in found, "blk.0.attn_output.bias" in found
     rows = len(keys.get("tokenizer.ggml.tokens") or ())
     config = ModelConfig(vocab_size=rows, **family.read_config(ForeignConfig(str(path), own)))
+    numbers = sum(int(tensor.n_elements) for tensor in found.values())
+    require_described(config, str(path), numbers, len(found))
     state = {}
     for mapped in family.map_tensors(config, tensor_shapes(config)):
         parts = []

@@ -15,6 +15,7 @@ from torch import Tensor
 from gptcli.errors import UsageError
 from gptcli.interop.family import Family, ForeignConfig, Json, Rule, gate_up_rows, qkv_rows, show, with_biases
 from gptcli.models.config import MOST_LAYERS, WITHOUT_EFFECT, ModelConfig
+from gptcli.models.estimate import windows
 
 TIED, BIASED = "has_no_output_matrix", "has_biases"
 """What the tensors say and no key does; added to the keys when a file is read."""
@@ -80,7 +81,7 @@ def halve(tensor: Tensor, heads: int) -> Tensor:
 
 def window_obstacles(config: ModelConfig) -> list[str]:
     """llama.cpp gives these architectures no sliding windows; one as long as the context is none."""
-    narrow = sorted({config.window(layer) for layer in range(config.n_layer)} & set(range(1, config.context_length)))
+    narrow = sorted({window for window in windows(config) if 0 < window < config.context_length})
     return [f"it has no sliding windows (window_pattern has {', '.join(map(str, narrow))})"] if narrow else []
 
 

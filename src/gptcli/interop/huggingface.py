@@ -126,6 +126,7 @@ def assembled(
     Raises:
         CheckpointError: they are not this model's; one line that names every tensor that does not fit.
     """
+    weights.require_described(config)
     state = read_weights(weights, family, family.map_tensors(config, tensor_shapes(config)), device, dtype)
     model = build_model(config, device="meta", dtype=dtype)
     model.load_state_dict(state, assign=True)

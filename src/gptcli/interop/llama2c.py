@@ -22,7 +22,7 @@ from gptcli.errors import CheckpointError, ConfigError
 from gptcli.interop.family import Rule, Shape, gate_up_rows, qkv_rows
 from gptcli.interop.huggingface import assembled, tensor_shapes
 from gptcli.interop.llama import LLAMA
-from gptcli.interop.weights import LoadedWeights
+from gptcli.interop.weights import LoadedWeights, require_described
 from gptcli.models.config import ModelConfig
 from gptcli.models.gpt import GPT
 from gptcli.storage import storage_errors
@@ -89,6 +89,7 @@ def read_llama2c(path: Path) -> GPT:
             header = file.read(HEADER.size)
         size = path.stat().st_size
     config = read_header(path, header)
+    require_described(config, str(path), size // BYTES, size // BYTES)
     shapes = tensor_shapes(config)
     theirs = {name: shape for mapped in LLAMA2C.map_tensors(config, shapes) for name, shape in mapped.theirs.items()}
     places = dict(layout(config, theirs))

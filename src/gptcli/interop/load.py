@@ -16,6 +16,7 @@ from gptcli.config import RawConfig, read_toml, validate
 from gptcli.console import say, shell_word
 from gptcli.errors import CheckpointError, UsageError, first_line
 from gptcli.interop.huggingface import CONFIG, read_huggingface
+from gptcli.interop.weights import LoadedWeights
 from gptcli.manifest import read_manifest, require_unchanged
 from gptcli.models.config import ModelConfig
 from gptcli.models.gpt import GPT, build_model
@@ -86,6 +87,7 @@ def load_run(run: RunDirectory, checkpoint: str, device: torch.device, dtype: to
     tokenizer = run_tokenizer(run)
     saved = load_checkpoint(info.path, parts=("model",))
     config, tensors = config_of(run, saved.state), saved.tensors["model"]
+    LoadedWeights(str(info.path), tensors).require_described(config)
     model = build_model(config, device="meta", dtype=dtype)
     try:
         model.load_state_dict({name: tensor.to(device, dtype) for name, tensor in tensors.items()}, assign=True)

@@ -33,7 +33,7 @@ def read_config(foreign: ForeignConfig) -> Json:
     values = foreign.get("gptcli", None)
     if not isinstance(values, dict):
         raise CheckpointError(f"{foreign.path} has no table 'gptcli' that describes the model", "save the model again")
-    return values
+    return {**values, "attention": "fast"}  # the plain formula takes memory by the square of what is read
 
 
 OWN = Family(

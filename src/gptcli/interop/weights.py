@@ -6,6 +6,7 @@ Reads no pickle: a `.bin` or `.pt` can run code when it is opened.
 from __future__ import annotations
 
 import json
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,11 +21,18 @@ from torch import Tensor
 from gptcli.checkpoint.header import require_sane_header
 from gptcli.errors import CheckpointError, StorageError
 from gptcli.interop.family import Family, Mapped, Shape, compact
+from gptcli.models.config import ModelConfig
+from gptcli.models.estimate import parameter_count
 from gptcli.storage import fsync_path, storage_errors, temporary_name
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 MAX_JSON_BYTES = 64 * 2**20
+SPARE_NUMBERS = 2**20
+"""So many numbers more than twice those in the files a config may describe: what is built of them costs nothing, and
+the comparison by names then says what is missing."""
+LONGEST_LIST = 600
+"""Characters of names in a message at most."""
 FLOATS = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 """What weights may be, as torch and as safetensors calls it."""
 
@@ -43,6 +51,12 @@ class Weights(ABC):
 
     @abstractmethod
     def read(self, name: str) -> Tensor: ...
+
+    def require_described(self, config: ModelConfig) -> None:
+        """Refuse a config that describes far more than there is; CheckpointError says so."""
+        names = list(self.names())
+        numbers = sum(math.prod(self.look_at(name)[0]) for name in names)
+        require_described(config, self.source, numbers, len(names))
 
     def describe(self, prefix: str) -> dict[str, tuple[str, Shape, str]]:
         """Canonical name -> (name in the file, shape, safetensors dtype).
@@ -196,6 +210,27 @@ def tied_names(family: Family) -> tuple[str, str]:
     return f"{modules['head']}.weight", f"{modules['embedding']}.weight"
 
 
+def require_described(config: ModelConfig, source: str, numbers: int, tensors: int) -> None:
+    """Refuse a config that describes far more than the files hold, before anything of the size that it claims is made.
+
+    Args:
+        source: whose weights they are, for the message.
+        numbers: how many the files hold in all.
+        tensors: how many of them there are; a layer has several.
+
+    Raises:
+        CheckpointError: says what is described and what is there.
+    """
+    described = parameter_count(config)
+    if described <= 2 * numbers + SPARE_NUMBERS and config.n_layer <= tensors:
+        return
+    raise CheckpointError(
+        f"{source} describes a model of {described:,} weights in {config.n_layer:,} layers, but its files hold "
+        f"{numbers:,} numbers in {tensors:,} tensors",
+        "take the description and the weights from the same model",
+    )
+
+
 def require_equal_head(weights: Weights, head: str, embedding: str) -> None:
     """A tied model may store its head a second time, but then it must be the embedding."""
     if not torch.equal(weights.read(head), weights.read(embedding)):
@@ -214,9 +249,9 @@ def require_match(
 ) -> None:
     wrong = []
     if missing := expected.keys() - found.keys():
-        wrong.append(f"missing {compact(missing)}")
+        wrong.append(f"missing {shortened(compact(missing))}")
     if extra:
-        wrong.append(f"unexpected {compact(extra)}")
+        wrong.append(f"unexpected {shortened(compact(extra))}")
     for name in sorted(expected.keys() & found.keys()):
         _, shape, dtype = found[name]
         if shape != expected[name]:
@@ -224,7 +259,13 @@ def require_match(
         if dtype not in FLOATS.values():
             wrong.append(f"{name} is {dtype}, should be one of {', '.join(FLOATS.values())}")
     if wrong:
-        raise CheckpointError(f"{source} does not hold the {family.name} model that it describes: {'; '.join(wrong)}")
+        what = shortened("; ".join(wrong), 2 * LONGEST_LIST)
+        raise CheckpointError(f"{source} does not hold the {family.name} model that it describes: {what}")
+
+
+def shortened(text: str, most: int = LONGEST_LIST) -> str:
+    """The text, or its beginning: a file of others may hold any number of names."""
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def write_weights(path: Path, state: Mapping[str, Tensor], mapping: Sequence[Mapped]) -> None:
