@@ -11,11 +11,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from gptcli import strict_json
 from gptcli.console import shell_word
@@ -27,6 +29,11 @@ FORMAT = "files of gptcli"
 VERSION = 1
 MAX_BYTES = 64 * 2**20
 CHUNK = 1 << 20
+MAX_THREADS = 16
+NEVER = threading.Event()
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class Entry(NamedTuple):
@@ -54,8 +61,8 @@ class Manifest:
             fields[kind] = {name: entry._asdict() for name, entry in sorted(entries.items())}
         return sealed(fields)
 
-    def damage(self, name: str) -> str | None:
-        """A description of the damage to a file that is listed; None where there is none."""
+    def damage(self, name: str, stop: threading.Event = NEVER) -> str | None:
+        """A description of the damage to a file that is listed; None where there is none, or once `stop` is set."""
         path, is_log = self.directory / name, name in self.logs
         entry = self.logs[name] if is_log else self.files[name]
         try:
@@ -65,11 +72,16 @@ class Manifest:
                 size = path.stat().st_size
                 if size < entry.bytes or (size > entry.bytes and not is_log):
                     return f"is damaged: {size:,} bytes, should be {entry.bytes:,}"
-                if sha256_of_beginning(path, entry.bytes) != entry.sha256:
+                if sha256_of_part(path, 0, entry.bytes, stop) != entry.sha256 and not stop.is_set():
                     return "is damaged: its SHA-256 is not the one that was recorded"
         except StorageError as error:
             return str(error)
         return None
+
+    def damages(self, names: Sequence[str]) -> dict[str, str]:
+        """Descriptions of the damage to these files, by name; they are read by several threads."""
+        found = in_threads(self.damage, names)
+        return {name: damage for name, damage in zip(names, found, strict=True) if damage is not None}
 
     def below(self, names: Iterable[str]) -> list[str]:
         """The files and logs that are listed under these names, which may be folders."""
@@ -85,6 +97,16 @@ def sealed(fields: Mapping[str, Any]) -> str:
     """The JSON text of a table, with the SHA-256 of all its entries as the last one."""
     digest = hashlib.sha256(strict_json.dumps(fields, ensure_ascii=False).encode()).hexdigest()
     return strict_json.dumps({**fields, "sha256": digest}, ensure_ascii=False, indent=2) + "\n"
+
+
+def unsealed(text: bytes) -> dict[str, Any] | None:
+    """The table that `sealed` gave this text; None where any byte is another."""
+    try:
+        fields = json.loads(text)
+        del fields["sha256"]
+        return fields if sealed(fields).encode() == text else None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -156,14 +178,35 @@ def changed(manifest: Manifest, name: str, damage: str) -> CheckpointError:
     )
 
 
-def sha256_of_beginning(path: Path, size: int) -> str:
-    """Hex SHA-256 of the first `size` bytes of a file."""
+def sha256_of_part(path: Path, start: int, size: int, stop: threading.Event = NEVER) -> str:
+    """Hex SHA-256 of `size` bytes of a file from byte `start` on, or of fewer once `stop` is set."""
     digest, left = hashlib.sha256(), size
     with path.open("rb") as file:
-        while left and (chunk := file.read(min(CHUNK, left))):
+        file.seek(start)
+        while left and not stop.is_set() and (chunk := file.read(min(CHUNK, left))):
             digest.update(chunk)
             left -= len(chunk)
     return digest.hexdigest()
+
+
+def in_threads(function: Callable[[Item, threading.Event], Result], items: Sequence[Item]) -> list[Result]:
+    """function(item, stop) of each item, in order, computed by as many threads as there are cores.
+
+    Reading and hashing release the interpreter's lock. `stop` is set where the calling thread is interrupted by a
+    signal or an exception, upon which the functions should return early.
+    """
+    stop = threading.Event()
+    executor = ThreadPoolExecutor(max(1, min(usable_cores(), MAX_THREADS, len(items))))
+    try:
+        return list(executor.map(function, items, [stop] * len(items)))
+    finally:
+        stop.set()
+        executor.shutdown(cancel_futures=True)
+
+
+def usable_cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def record(directory: Path, names: Iterable[str], logs: Iterable[str] = ()) -> Manifest:
@@ -179,8 +222,8 @@ def record(directory: Path, names: Iterable[str], logs: Iterable[str] = ()) -> M
     manifest = read_manifest(directory)
     files, begun = without(manifest, (*names, *logs))
     with storage_errors(directory, "read"):
-        for name in names:
-            files |= {path: entry_of(directory / path) for path in files_below(directory, name)}
+        found = [path for name in names for path in files_below(directory, name)]
+        files |= zip(found, in_threads(lambda path, stop: entry_of(directory / path, stop), found), strict=True)
         begun |= {
             name: log_entry(directory / name, manifest.logs.get(name)) for name in logs if (directory / name).is_file()
         }
@@ -241,9 +284,9 @@ def files_below(directory: Path, name: str) -> list[str]:
     return [str(file.relative_to(directory)) for file in found if file.is_file() and TEMPORARY_MARK not in file.name]
 
 
-def entry_of(path: Path) -> Entry:
+def entry_of(path: Path, stop: threading.Event = NEVER) -> Entry:
     size = path.stat().st_size
-    return Entry(size, sha256_of_beginning(path, size))
+    return Entry(size, sha256_of_part(path, 0, size, stop))
 
 
 def log_entry(path: Path, before: Entry | None) -> Entry:

@@ -136,7 +136,8 @@ def test_a_damaged_entry_is_written_anew(source: str, cache: Path, capsys: pytes
     os.truncate(first.directory / "train" / "tokens-00000.bin", 10)
     again = prepared(source, cache)
     assert not again.from_cache and again.train.fingerprint == fingerprint
-    assert "tokens-00000.bin has 10 bytes" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "tokens-00000.bin is damaged: 10 bytes, should be" in said and said.endswith("; it is made again\n")
     again.train.verify()
 
 

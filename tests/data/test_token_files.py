@@ -182,7 +182,7 @@ def test_a_file_that_changes_is_noticed(corpus: Corpus, tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[10] ^= 1
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"train\.bin is not what it was"):
+    with pytest.raises(DataError, match=r"train\.bin is damaged: its SHA-256"):
         found.train.verify()
     path.write_bytes(content[:-2])
     with pytest.raises(DataError, match=r"train\.bin has .* bytes instead of"):

@@ -50,10 +50,18 @@ class Member(NamedTuple):
 
 
 class FileStatus(NamedTuple):
-    """The size of a file in bytes and the time of its last change, by which a changed file is recognised."""
+    """What the file system says of a file, by which a changed file is recognised without reading it."""
 
     size: int
+    """In bytes."""
     mtime_ns: int
+    ctime_ns: int
+    """When its content, permissions or name last changed: unlike `mtime_ns`, no program can set it."""
+    inode: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> FileStatus:
+        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 
 def open_file(path: Path) -> IO[bytes]:
@@ -71,17 +79,16 @@ def open_file(path: Path) -> IO[bytes]:
 
 
 def file_status(path: Path) -> FileStatus:
-    """Size and time of a file; those of a member of an archive are its own size and the archive's time.
+    """The status of a file; that of a member of an archive is the archive's, with the member's own size.
 
     Raises:
         OSError: there is none.
     """
     try:
-        status = path.stat()
-        return FileStatus(status.st_size, status.st_mtime_ns)
+        return FileStatus.of(path.stat())
     except NotADirectoryError:
         archive, information = find_member(path)
-        return FileStatus(information.file_size, Path(str(archive.filename)).stat().st_mtime_ns)
+        return FileStatus.of(Path(str(archive.filename)).stat())._replace(size=information.file_size)
 
 
 def is_archive(path: Path) -> bool:
@@ -117,12 +124,11 @@ def open_archive(path: Path) -> OpenArchive:
         OSError: there is none.
         BadZipFile: it is damaged.
     """
-    status = path.stat()
-    return read_directory(path, status.st_size, status.st_mtime_ns)
+    return read_directory(path, FileStatus.of(path.stat()))
 
 
 @lru_cache(maxsize=4)
-def read_directory(path: Path, size: int, mtime_ns: int) -> OpenArchive:
+def read_directory(path: Path, status: FileStatus) -> OpenArchive:
     file = zipfile.ZipFile(path)
     files = [member for member in file.infolist() if not member.is_dir()]
     return OpenArchive(file, files, {path_in_archive(member): member for member in files})

@@ -3,10 +3,13 @@
     spool/       copies of what can be read only once: stdin, hf: data sets
     scans/       what one reading of a corpus found, by the files' paths, sizes and times
     tokenizers/  learnt tokenizers, by the training text and the tokenizer's settings
+    excerpts/    documents drawn from a corpus that is too large to be read whole
     tokens/      token shards of both splits, by their text and the tokenizer
 
-An entry that is made in parts has them in NAME.work beside it until it is whole, so that what is finished is not done
-again. Everything here can be deleted at any time. Knows nothing of what the entries hold.
+Every entry is a directory with a manifest (`gptcli.manifest`), which is verified at the entry's first use in a process,
+before anything in it is used; a damaged entry is made again. An entry that is made in parts has them in NAME.work
+beside it until it is whole, so that what is finished is not done again. Everything here can be deleted at any time.
+Knows nothing of what the entries hold.
 """
 
 from __future__ import annotations
@@ -15,16 +18,26 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from gptcli import strict_json
-from gptcli.console import say
-from gptcli.storage import clean_temporaries, make_directory, open_own, require_own, storage_errors
+from gptcli.console import say, shell_word
+from gptcli.data.archives import FileStatus, file_status
+from gptcli.errors import CheckpointError, DataError, StorageError
+from gptcli.manifest import MANIFEST_NAME, Manifest, read_manifest, record
+from gptcli.storage import (
+    atomic_directory,
+    clean_temporaries,
+    make_directory,
+    open_own,
+    require_own,
+    storage_errors,
+)
 
-CACHE_VERSION = 4
+CACHE_VERSION = 5
 """Part of every key: raise it when the form or the meaning of an entry changes."""
 
 
@@ -64,12 +77,16 @@ def only_writer(entry: Path) -> Iterator[None]:
         yield
 
 
+class FileChanged(DataError):
+    """A file of the corpus has changed since its documents were noted, so that what was noted is of no use."""
+
+
 @contextmanager
 def unfinished(entry: Path) -> Iterator[Path]:
     """The directory for finished parts of an entry that is being made, which goes once the entry is whole. The lock of
     the entry must be held.
 
-    What a process that no longer runs left half-written in it is removed.
+    What a process that no longer runs left half-written in it is removed. The parts are deleted if a file has changed.
 
     Raises:
         StorageError: the directory is a link, or holds one.
@@ -83,5 +100,84 @@ def unfinished(entry: Path) -> Iterator[Path]:
         for folder in (work, *work.iterdir()):
             if folder.is_dir():
                 clean_temporaries(folder, excluded="this machine")
-    yield work
+    try:
+        yield work
+    except FileChanged:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
     shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def new_entry(entry: Path) -> Iterator[Path]:
+    """A temporary directory that becomes the entry, with a manifest of its files, when the block ends well.
+
+    An entry that is there already is replaced.
+    """
+    with atomic_directory(entry) as folder:
+        yield folder
+        record(folder, [path.name for path in folder.iterdir()])
+
+
+class Share(NamedTuple):
+    """The files of an entry that one of `of` processes verifies: those of which it is the turn of process `number`."""
+
+    number: int = 0
+    of: int = 1
+
+
+WHOLE = Share()
+VERIFIED: dict[tuple[Path, Share], tuple[FileStatus | None, ...]] = {}
+"""The entries that this process has verified, with the versions of their files."""
+
+
+def damage_of(entry: Path, share: Share = WHOLE) -> str:
+    """A description of the first damage to a directory that `new_entry` made; empty where all files are as written.
+
+    The files are read at the first call, and again only if one of them has been written to since.
+    """
+    try:
+        manifest = read_manifest(entry)
+        if not manifest.is_there:
+            return f"{entry / MANIFEST_NAME} is missing"
+        names = sorted(manifest.files)[share.number :: share.of]
+        versions = versions_of(manifest, names)
+        if VERIFIED.get((entry, share)) == versions:
+            return ""
+        for name, damage in manifest.damages(names).items():
+            return f"{entry / name} {damage}"
+    except CheckpointError as error:
+        return error.message
+    except StorageError as error:
+        return str(error)
+    VERIFIED[entry, share] = versions
+    return ""
+
+
+def versions_of(manifest: Manifest, names: Iterable[str]) -> tuple[FileStatus | None, ...]:
+    """The versions of the manifest and of these files as they are now; None for one that is missing."""
+
+    def version(path: Path) -> FileStatus | None:
+        try:
+            return file_status(path)
+        except OSError:
+            return None
+
+    return tuple(version(manifest.directory / name) for name in (MANIFEST_NAME, *names))
+
+
+def is_whole(entry: Path) -> bool:
+    """Whether an entry is there and every file in it is as it was written. Says it if one is damaged."""
+    if not entry.exists():
+        return False
+    damage = damage_of(entry)
+    if damage:
+        say(f"warning: {damage}; it is made again")
+    return not damage
+
+
+def require_whole(entry: Path, share: Share = WHOLE) -> None:
+    """Raise a DataError that names a damaged file of an entry, which cannot be made again here."""
+    damage = damage_of(entry, share)
+    if damage:
+        raise DataError(damage, f"delete {shell_word(entry)} and run the command that prepared the data again")

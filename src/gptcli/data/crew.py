@@ -22,6 +22,7 @@ from typing import TypeVar
 
 from gptcli.data.sections import SECTION_BYTES
 from gptcli.errors import OutOfMemoryError, Stopped
+from gptcli.manifest import usable_cores
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -50,11 +51,6 @@ class Means:
     def process_bytes(self) -> int:
         """How large one process may become."""
         return max(OWN_BYTES, SHARED_BYTES // self.processes)
-
-
-def usable_cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 ALL_CORES = Means()

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from gptcli.console import quantity, say, size
+from gptcli.data.cache import require_whole
 from gptcli.data.config import DataSettings
 from gptcli.data.crew import Means, stop_by_signal
 from gptcli.data.lost_text import lost_text_warnings
@@ -17,9 +18,12 @@ from gptcli.data.mix import prepare_mix, scan_mix
 from gptcli.data.overlap import OVERLAP, overlap_warning, overlap_words, read_overlap
 from gptcli.data.prepare import prepare_data, sample_words, scan_corpus
 from gptcli.data.shards import INDEX, TokenShards
+from gptcli.manifest import MANIFEST_NAME, require_unchanged
+from gptcli.tokenizer.files import SETTINGS_FILE, TOKENIZER_FILE
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
 WINDOW_TOKENS = 48
+RUN_FILE = "run.toml"
 
 
 def prepare(sources: Sequence[str], settings: DataSettings, cache_dir: Path, workers: int = 0) -> dict[str, Any]:
@@ -71,6 +75,7 @@ def splits_in(directory: Path) -> list[Path]:
 
 def inspect_split(directory: Path, windows: int, is_ours: bool = False) -> dict[str, Any]:
     """Statistics of one split, after a check of every file against its hash; `is_ours`: it lies in the cache."""
+    verify_beside(directory)
     shards = TokenShards.open(directory, elsewhere=is_ours)
     shards.verify()
     lengths = np.diff(np.append(shards.document_starts, len(shards))) - shards.framing.overhead
@@ -93,6 +98,19 @@ def inspect_split(directory: Path, windows: int, is_ours: bool = False) -> dict[
         "ngram_overlap": find_overlap(directory),
         "windows": sample_windows(shards, tokenizer, windows) if tokenizer else [],
     }
+
+
+def verify_beside(directory: Path) -> None:
+    """Compare a split, and what is read beside it, with the manifest of the run or of the cache's entry that holds it.
+
+    Raises:
+        CheckpointError, DataError: a file is damaged.
+    """
+    parent = directory.parent
+    if (parent / RUN_FILE).is_file():
+        require_unchanged(parent, directory.name, TOKENIZER_FILE, SETTINGS_FILE, "data.json")
+    elif (parent / MANIFEST_NAME).is_file():
+        require_whole(parent)
 
 
 def find_tokenizer(directory: Path) -> Tokenizer | None:

@@ -19,7 +19,7 @@ import numpy as np
 
 from gptcli import strict_json
 from gptcli.data.arrays import stretches
-from gptcli.data.cache import cache_key, only_writer, unfinished
+from gptcli.data.cache import WHOLE, Share, cache_key, is_whole, new_entry, only_writer, require_whole, unfinished
 from gptcli.data.config import DataConfig
 from gptcli.data.crew import ALL_CORES, Means
 from gptcli.data.left_out import left_out_report
@@ -27,14 +27,22 @@ from gptcli.data.lost_text import read_lost_text
 from gptcli.data.overlap import read_overlap, write_overlap
 from gptcli.data.prepare import SAMPLE, PreparedData, learning_texts, prepare_data, scan_corpus
 from gptcli.data.sample import SAMPLE_BYTES
-from gptcli.data.scan import ASSIGNMENT, SCAN, CorpusScan, Findings, open_scan, text_fingerprint
+from gptcli.data.scan import (
+    ASSIGNMENT,
+    SCAN,
+    CorpusScan,
+    Findings,
+    forgotten_if_changed,
+    open_scan,
+    text_fingerprint,
+)
 from gptcli.data.shards import ShardWriter, TokenShards
 from gptcli.data.sketch import SKETCH, TextSketch
 from gptcli.data.split import OVERLAP, TRAIN, VAL, Split
 from gptcli.data.stages import SplitStatistics
 from gptcli.data.token_files import is_token_file
 from gptcli.errors import ConfigError
-from gptcli.storage import atomic_directory
+from gptcli.manifest import MANIFEST_NAME
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 from gptcli.tokenizer.train import build_tokenizer
 
@@ -154,9 +162,10 @@ def without(scan: CorpusScan, held_out: np.ndarray, cache_dir: Path) -> CorpusSc
     digest = hashlib.sha256(np.ascontiguousarray(dropped)).hexdigest()
     entry = cache_dir / "scans" / cache_key("apart", scan.entry.name, digest)
     with only_writer(entry):
-        if not entry.exists():
-            with atomic_directory(entry) as folder:
-                shutil.copytree(scan.entry, folder, dirs_exist_ok=True, copy_function=os.link)
+        if not is_whole(entry):
+            with new_entry(entry) as folder:
+                manifest = shutil.ignore_patterns(MANIFEST_NAME)
+                shutil.copytree(scan.entry, folder, dirs_exist_ok=True, ignore=manifest, copy_function=os.link)
                 drop_documents(folder, scan, dropped)
         return open_scan(entry, scan.config, scan.passed_over)
 
@@ -205,9 +214,9 @@ def prepare_mix(
     parts = [prepare_data(one, config, cache_dir, tokenizer, means) for one in scan.scans]
     directory = cache_dir / "tokens" / cache_key("mix", [part.directory.name for part in parts])
     with only_writer(directory):
-        is_there = directory.exists()
+        is_there = is_whole(directory)
         if not is_there:
-            with atomic_directory(directory) as folder:
+            with new_entry(directory) as folder:
                 tokenizer.save(folder / "tokenizer")
                 join([part.val for part in parts], folder / "val", tokenizer)
                 TextSketch.joined([TextSketch.open(part.directory / SKETCH) for part in parts]).save(folder / SKETCH)
@@ -239,8 +248,17 @@ def assemble_mix(
     tokenizer: Tokenizer,
     report: dict[str, Any],
     from_cache: bool,
+    share: Share = WHOLE,
 ) -> PreparedData:
-    """Open what was prepared: all validation parts as one in `directory`, and each corpus in its own."""
+    """Open what was prepared: all validation parts as one in `directory`, and each corpus in its own.
+
+    Their files are verified before; of several processes on a machine each has its share.
+
+    Raises:
+        DataError: a file is damaged.
+    """
+    for one in (directory, *directories):
+        require_whole(one, share)
     names, weights = tuple(entry.title for entry in config.mix), tuple(entry.weight for entry in config.mix)
     return PreparedData(
         TokenMix(names, weights, tuple(TokenShards.open(one / "train") for one in directories)),
@@ -272,8 +290,8 @@ def mixed_tokenizer(
     texts = [(one.fingerprint, share) for one, share in zip(scan.scans, shares, strict=True)]
     entry = cache_dir / "tokenizers" / cache_key("mix", texts, kind.model_dump(mode="json"))
     with only_writer(entry):
-        if not entry.exists():
-            with unfinished(entry) as work, atomic_directory(entry) as folder:
+        if not is_whole(entry):
+            with forgotten_if_changed(*scan.scans), unfinished(entry) as work, new_entry(entry) as folder:
                 sources: list[Callable[[], Iterator[str]]] = []
                 samples = []
                 for number, (one, share) in enumerate(zip(scan.scans, shares, strict=True)):

@@ -7,7 +7,6 @@ mixture. Knows no statistics, no cache and no tokens.
 from __future__ import annotations
 
 import hashlib
-import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,8 +14,8 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from gptcli.data.archives import file_status
 from gptcli.data.arrays import stretches
+from gptcli.data.cache import FileChanged
 from gptcli.data.config import DataConfig
 from gptcli.data.corpus import may_be_left_out, read_pieces
 from gptcli.data.file_formats import Format, SourceFile
@@ -24,7 +23,6 @@ from gptcli.data.formats import Decoding
 from gptcli.data.sections import BYTE_ORDER_MARK, Section, is_divisible
 from gptcli.data.split import CUT, TRAIN, VAL
 from gptcli.errors import DataError, StorageError
-from gptcli.storage import storage_errors
 
 RECORD_BYTES = struct.Struct("<4Q")
 """A RECORD as one writes it."""
@@ -38,7 +36,11 @@ class ScannedFile(NamedTuple):
     path: str
     name: str
     size: int
-    mtime_ns: int
+    version: str
+    """What tells its content from another: a SHA-256, or the inode and the times of a file that is too large to be
+    hashed each time."""
+    changed_ns: int
+    """When a file that is not hashed last changed, in nanoseconds since 1970; 0 for one that is."""
     format: Format = "text"
     is_optional: bool = False
     """Whether it is left out where it cannot be read."""
@@ -85,14 +87,6 @@ class DocumentPiece(NamedTuple):
     text: str
     bytes: int
     record: tuple[int, int, int, int] | None
-
-
-def look_at(file: SourceFile) -> ScannedFile:
-    """The file's size and time of last change, by which a cached scan of it is found again."""
-    with storage_errors(file.name, "read"):
-        size, mtime_ns = file_status(file.path)
-    # Of a link the name stays, whose ending says what is in it: in the hub's cache the file's own name has none.
-    return ScannedFile(os.path.abspath(file.path), file.name, size, mtime_ns, file.format, file.is_optional)
 
 
 class Measure:
@@ -255,5 +249,5 @@ def cut_piece(text: str, position: int, cut_at: int) -> Iterator[SplitPiece]:
         yield SplitPiece(tail, len(tail.encode()), is_val=True, starts=position + place == cut_at)
 
 
-def changed(file: ScannedFile) -> DataError:
-    return DataError(f"{file.name} changed while it was being read", "run the same command again")
+def changed(file: ScannedFile) -> FileChanged:
+    return FileChanged(f"{file.name} changed while it was being read", "run the same command again")

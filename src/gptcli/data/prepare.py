@@ -14,13 +14,23 @@ from typing import TYPE_CHECKING, Any
 
 from gptcli import strict_json
 from gptcli.console import Progress, say, size
-from gptcli.data.cache import cache_key, default_cache_dir, only_writer, unfinished
+from gptcli.data.cache import (
+    WHOLE,
+    Share,
+    cache_key,
+    default_cache_dir,
+    is_whole,
+    new_entry,
+    only_writer,
+    require_whole,
+    unfinished,
+)
 from gptcli.data.config import DataConfig
 from gptcli.data.crew import ALL_CORES, Means, in_order
 from gptcli.data.lost_text import read_lost_text, write_lost_text
 from gptcli.data.overlap import read_overlap, write_overlap
 from gptcli.data.sample import SAMPLE_BYTES, drawn_buckets
-from gptcli.data.scan import CorpusScan
+from gptcli.data.scan import CorpusScan, forgotten_if_changed
 from gptcli.data.scan import scan_corpus as scan_texts
 from gptcli.data.shards import ShardWriter, TokenShards
 from gptcli.data.sketch import SKETCH, SketchBuilder, TextSketch
@@ -28,7 +38,6 @@ from gptcli.data.stages import draw, drawn_texts, encode, encode_into
 from gptcli.data.token_files import is_token_file
 from gptcli.data.token_scan import TokenScan, scan_tokens
 from gptcli.errors import DataError
-from gptcli.storage import atomic_directory
 from gptcli.tokenizer.config import TokenizerConfig
 from gptcli.tokenizer.framing import DocumentFraming
 from gptcli.tokenizer.lost_text import LostText
@@ -101,26 +110,14 @@ def prepare_data(
         report |= {"tokenizer_sample": sample} if sample else {}
     directory = cache_dir / "tokens" / cache_key(scan.fingerprint, tokenizer.fingerprint, *framing_key(tokenizer))
     with only_writer(directory):
-        cached = open_cached(directory, tokenizer, report)
-        if cached is not None:
-            return cached
-        with unfinished(directory) as work, atomic_directory(directory) as folder:
-            tokenizer.save(folder / "tokenizer")
-            write_tokens(folder, scan, tokenizer, work, means)
-            write_overlap(folder, [TokenShards.open(folder / "val")], [TokenShards.open(folder / "train")])
-            (folder / "report.json").write_text(strict_json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    return assemble(directory, tokenizer, report, from_cache=False)
-
-
-def open_cached(directory: Path, tokenizer: Tokenizer, report: dict[str, Any]) -> PreparedData | None:
-    """What the cache holds, if it holds these tokens whole; says so when they are there but damaged."""
-    if not directory.exists():
-        return None
-    try:
-        return assemble(directory, tokenizer, report, from_cache=True)
-    except DataError as error:
-        say(f"{error} (doing so now)")
-        return None
+        from_cache = is_whole(directory)
+        if not from_cache:
+            with forgotten_if_changed(scan), unfinished(directory) as work, new_entry(directory) as folder:
+                tokenizer.save(folder / "tokenizer")
+                write_tokens(folder, scan, tokenizer, work, means)
+                write_overlap(folder, [TokenShards.open(folder / "val")], [TokenShards.open(folder / "train")])
+                (folder / "report.json").write_text(strict_json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        return assemble(directory, tokenizer, report, from_cache)
 
 
 def open_prepared(directory: Path) -> PreparedData:
@@ -132,12 +129,22 @@ def open_prepared(directory: Path) -> PreparedData:
     path = directory / "report.json"
     if not path.is_file():
         raise DataError(f"{directory} holds no prepared data ({path.name} is missing)", "check the path")
+    require_whole(directory)
     report = json.loads(path.read_text(encoding="utf-8"))
     return assemble(directory, load_tokenizer(directory / "tokenizer"), report, from_cache=True)
 
 
-def assemble(directory: Path, tokenizer: Tokenizer, report: dict[str, Any], from_cache: bool) -> PreparedData:
+def assemble(
+    directory: Path, tokenizer: Tokenizer, report: dict[str, Any], from_cache: bool, share: Share = WHOLE
+) -> PreparedData:
+    """Open what was prepared, whose files are verified before; of several processes on a machine each has its share.
+
+    Raises:
+        DataError: a file is damaged.
+    """
+    require_whole(directory, share)
     train, val = TokenShards.open(directory / "train", elsewhere=True), TokenShards.open(directory / "val")
+    train.verify_elsewhere(share)
     tokens = {
         "tokenizer": {"name": tokenizer.name, "vocab_size": tokenizer.vocab_size, "fingerprint": tokenizer.fingerprint},
         "framing": framing_report(tokenizer),
@@ -174,8 +181,8 @@ def prepare_tokenizer(
     of_sample = [SAMPLE_BYTES] if is_sampled else []
     entry = cache_dir / "tokenizers" / cache_key(scan.fingerprint, config.model_dump(mode="json"), *of_sample)
     with only_writer(entry):
-        if not entry.exists():
-            with unfinished(entry) as work, atomic_directory(entry) as folder:
+        if not is_whole(entry):
+            with forgotten_if_changed(scan), unfinished(entry) as work, new_entry(entry) as folder:
                 texts, sample = learning_texts(scan, config.name, SAMPLE_BYTES, work, means)
                 if is_sampled:
                     say(f"learning {config.name} from {sample_words(sample)}")

@@ -51,6 +51,7 @@ def buckets(high: np.ndarray, number: int) -> np.ndarray:
 
 def drawn_pieces(job: Job, drawn: int) -> Iterator[SplitPiece]:
     """The pieces of the training part of a job's sections whose key is in one of the first `drawn` buckets."""
+    job.require_scan()
     for section, file in zip(job.sections, job.files, strict=True):
         trained = np.isin(job.assignment(section), (TRAIN, CUT))
         high = job.records(section)["high"][trained]

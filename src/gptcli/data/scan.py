@@ -13,6 +13,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ import numpy as np
 from gptcli import strict_json
 from gptcli.console import Progress, say
 from gptcli.data.arrays import stretches
-from gptcli.data.cache import cache_key, only_writer, unfinished
+from gptcli.data.cache import FileChanged, cache_key, is_whole, new_entry, only_writer, require_whole, unfinished
 from gptcli.data.chat import read_template
 from gptcli.data.config import DataConfig
 from gptcli.data.corpus import nothing_readable
@@ -32,20 +33,19 @@ from gptcli.data.groups import Groups, LinkedGroups
 from gptcli.data.left_out import LeftOut, left_out_report, say_left_out, warn_of_replaced, warn_of_unused
 from gptcli.data.near import near_pairs, require_rensa
 from gptcli.data.noting import note_documents, placed
-from gptcli.data.passes import ScannedFile, SplitPiece, look_at
+from gptcli.data.passes import ScannedFile, SplitPiece
 from gptcli.data.sections import Section, cut_file, group
 from gptcli.data.separator_check import separator_warning
 from gptcli.data.sources import find_files
 from gptcli.data.split import BLANK, CUT, DUPLICATE, OVERLAP, RECORD, TRAIN, VAL, Split, split_documents
 from gptcli.data.stages import ASSIGNMENT, DOCUMENTS, Counts, Job, SplitStatistics, count
+from gptcli.data.versions import is_settled, look_at, require_same
 from gptcli.errors import DataError
-from gptcli.storage import atomic_directory, write_atomic
+from gptcli.manifest import sealed, unsealed
+from gptcli.storage import write_atomic
 
 SCAN, SECTIONS, CHARACTERS = "scan.json", "sections.json", "train-characters.txt"
-LOOKED = "looked"
-
-RACY_NANOSECONDS = 2_000_000_000
-"""A file changed so shortly before a scan may change again within its clock's tick: such a scan is not used again."""
+LOOKED = "looked.json"
 
 
 @dataclass(frozen=True)
@@ -167,30 +167,35 @@ def scan_corpus(
     corpus = find_files(sources, config, cache_dir)
     if not corpus.files:
         raise DataError("no corpus is named", "name a text file, a directory, hf:NAME or python:stdlib")
-    files = [look_at(file) for file in (*val.files, *corpus.files)]
+    files = look_at([*val.files, *corpus.files])
     settings = config.model_dump(mode="json", exclude={"corpus", "mix", "tokenizer", "pack"})
     settings["chat_template"] = read_template(config.chat_template)  # a file's content may change
     entry = cache_dir / "scans" / cache_key(files, len(val.files), settings, seed)
     with only_writer(entry):
         if not is_current(entry, files):
-            with unfinished(entry) as work, atomic_directory(entry) as folder:
+            with unfinished(entry) as work, new_entry(entry) as folder:
                 looked_ns = first_look(work, files, looked_ns)
                 write_scan(folder, work, files, len(val.files), looked_ns, config, seed, means)
+                require_same(files)
         scan = open_scan(entry, config, (*val.left_out, *corpus.left_out))
     scan.say_notices()
     return scan
 
 
+@contextmanager
+def forgotten_if_changed(*scans: CorpusScan) -> Iterator[None]:
+    """Delete the scans if a file has changed since, so that the next command reads the corpus again."""
+    try:
+        yield
+    except FileChanged:
+        for scan in scans:
+            shutil.rmtree(scan.entry, ignore_errors=True)
+        raise
+
+
 def is_current(entry: Path, files: list[ScannedFile]) -> bool:
-    """Whether the cache holds a scan that came long enough after the files' last change to have seen it."""
-    if not (entry / SCAN).exists():
-        return False
-    looked_ns = json.loads((entry / SCAN).read_text(encoding="utf-8"))["looked_ns"]
-    return is_settled(files, looked_ns)
-
-
-def is_settled(files: Sequence[ScannedFile], looked_ns: int) -> bool:
-    return looked_ns > max(file.mtime_ns for file in files) + RACY_NANOSECONDS
+    """Whether the cache holds a whole scan that came long enough after the files' last change to have seen it."""
+    return is_whole(entry) and is_settled(files, json.loads((entry / SCAN).read_bytes())["looked_ns"])
 
 
 def divide(
@@ -215,12 +220,12 @@ def first_look(work: Path, files: Sequence[ScannedFile], looked_ns: int) -> int:
 
     Nothing is kept of a scan that came too soon after a change of the files.
     """
-    try:
-        found = int((work / LOOKED).read_text())
-    except (OSError, ValueError):
+    if not work.is_dir():
         return looked_ns
-    if is_settled(files, found):
-        return found
+    path = work / LOOKED
+    found = unsealed(path.read_bytes()) if path.is_file() else None
+    if found is not None and is_settled(files, found["looked_ns"]):
+        return found["looked_ns"]
     shutil.rmtree(work)
     return looked_ns
 
@@ -240,7 +245,7 @@ def write_scan(
     cuts = [cut_file(number, file.source, file.size, config, size) for number, file in enumerate(files)]
     jobs = divide(files, itertools.chain(*cuts), config, size, work / f"note-{size}")
     if len(jobs) > 1:
-        write_atomic(work / LOOKED, str(looked_ns))
+        write_atomic(work / LOOKED, sealed({"looked_ns": looked_ns}))
     files, numbers, sections, refused, replaced = note_documents(folder / DOCUMENTS, files, jobs, means)
     if not files:
         raise nothing_readable(refused)
@@ -331,7 +336,12 @@ def holds_no_text(files: list[ScannedFile]) -> DataError:
 
 
 def open_scan(entry: Path, config: DataConfig, passed_over: tuple[LeftOut, ...]) -> CorpusScan:
-    """A scan from the cache."""
+    """A scan from the cache.
+
+    Raises:
+        DataError: a file of it is damaged.
+    """
+    require_whole(entry)
     values = json.loads((entry / SCAN).read_text(encoding="utf-8"))
     values["files"] = tuple(ScannedFile(*file) for file in values["files"])
     values["refused"] = tuple(LeftOut(*one) for one in values["refused"])

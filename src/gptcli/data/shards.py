@@ -20,14 +20,18 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
+from threading import Event
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any, NamedTuple, Self
 
 import numpy as np
 
 from gptcli import strict_json
+from gptcli.console import shell_word
+from gptcli.data.cache import WHOLE, Share
 from gptcli.errors import DataError
-from gptcli.storage import sha256_file, storage_errors
+from gptcli.manifest import in_threads, sha256_of_part
+from gptcli.storage import storage_errors
 from gptcli.tokenizer.framing import DocumentFraming
 
 FORMATS = (1, 2)
@@ -240,7 +244,13 @@ class TokenShards:
         unplaced = [{key: value for key, value in part.items() if key != "path"} for part in self.elsewhere]
         described = index | {"elsewhere": unplaced} if unplaced else index
         self.fingerprint = hashlib.sha256(strict_json.dumps(described, sort_keys=True).encode()).hexdigest()
-        """Hash of the tokens, the document boundaries and the tokenizer, wherever the files lie."""
+        """Hash of the tokens, the document boundaries and the tokenizer, wherever the files lie: those of the files are
+        in the index."""
+        self.noted: dict[str, Any] = index["files"]
+        self.stored_elsewhere = [
+            Stored(Path(part["path"]), part["offset"], part["tokens"] * self.dtype.itemsize, part["sha256"])
+            for part in self.elsewhere
+        ]
         names = [name for name in sorted(index["files"]) if name not in (STARTS, BYTES)]
         self.files = [self.map(name, self.dtype) for name in names] + [
             MappedFile(Path(part["path"]), self.dtype, part["size"], part["offset"], part["tokens"])
@@ -349,15 +359,37 @@ class TokenShards:
         Raises:
             DataError: a file is not what was written; the message names it.
         """
-        for name, noted in self.index["files"].items():
-            path = self.directory / name
-            with storage_errors(path, "read"):
-                if sha256_file(path) != noted["sha256"]:
-                    raise DataError(f"{path} is damaged (its SHA-256 is another)", REMEDY)
-        for file, noted in zip(self.files[len(self.files) - len(self.elsewhere) :], self.elsewhere, strict=True):
-            file.check()
-            if hashlib.sha256(file.array).hexdigest() != noted["sha256"]:
-                raise DataError(f"{file.path} is not what it was (its SHA-256 is another)", "run the command again")
+        files = [Stored(self.directory / name, 0, noted["size"], noted["sha256"]) for name, noted in self.noted.items()]
+        for file in different(files):
+            raise DataError(f"{file.path} is damaged (its SHA-256 is another)", REMEDY)
+        self.verify_elsewhere()
+
+    def verify_elsewhere(self, share: Share = WHOLE) -> None:
+        """As `verify`, of the files of another program that hold the tokens, or of one process's share of them."""
+        for file in different(self.stored_elsewhere[share.number :: share.of]):
+            raise DataError(
+                f"{file.path} is damaged: its SHA-256 is not the one that was recorded when it was first read",
+                f"restore it from a copy or, if it is right as it is, have it read anew: touch {shell_word(file.path)}",
+            )
+
+
+class Stored(NamedTuple):
+    """`size` bytes of a file from byte `start` on, and the SHA-256 that they should have."""
+
+    path: Path
+    start: int
+    size: int
+    sha256: str
+
+
+def different(files: Sequence[Stored]) -> list[Stored]:
+    """Those whose SHA-256 is another."""
+
+    def is_different(file: Stored, stop: Event) -> bool:
+        with storage_errors(file.path, "read"):
+            return sha256_of_part(file.path, file.start, file.size, stop) != file.sha256 and not stop.is_set()
+
+    return [file for file, found in zip(files, in_threads(is_different, files), strict=True) if found]
 
 
 def token_file_name(number: int) -> str:

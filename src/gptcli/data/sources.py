@@ -13,9 +13,11 @@ import os
 import sys
 import sysconfig
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from gptcli.console import say
 from gptcli.data.archives import is_archive
 from gptcli.data.config import DataConfig
 from gptcli.data.file_formats import AUTO, SourceFile
@@ -26,11 +28,17 @@ from gptcli.data.recognize import file_format, hint_of_rows, stream_format
 from gptcli.data.streams import spool_hugging_face
 from gptcli.data.token_files import is_token_file
 from gptcli.errors import DataError
-from gptcli.storage import clean_temporaries, storage_errors, temporary_name
+from gptcli.storage import clean_temporaries, fsync_path, storage_errors, temporary_name
 
 STDLIB_SKIPPED = frozenset({"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test"})
 """Folders that are no part of `python:stdlib`: other people's packages, and the test suite, which many systems leave
 out, so that the corpus is nearly the same everywhere."""
+
+
+DIGEST_BYTES = 16
+"""Bytes of the hash that names the copy of a stream."""
+FORMAT_ENDINGS = {"text": "txt"}
+"""The ending of the copy of a stream of that format, where it is not the format's name."""
 
 
 class Found(NamedTuple):
@@ -163,31 +171,45 @@ def is_stream(source: str) -> bool:
 def spool(source: str, config: DataConfig, cache_dir: Path) -> Path:
     """A copy of a source that can be read only once, whose ending says what is in it."""
     if source == "-":
-        path = spool_stream(sys.stdin.buffer, cache_dir)
-    else:
-        with Path(source).expanduser().open("rb") as stream:
-            path = spool_stream(stream, cache_dir)
-    found = stream_format(path, source, config)
-    return path if found == "text" else path.replace(path.with_suffix(f".{found}"))
+        return spool_stream(sys.stdin.buffer, source, config, cache_dir)
+    with Path(source).expanduser().open("rb") as stream:
+        return spool_stream(stream, source, config, cache_dir)
 
 
-def spool_stream(stream: BinaryIO, cache_dir: Path) -> Path:
-    """Copy what can be read only once to a file named by its content: the same text once more is the same file."""
+def spool_stream(stream: BinaryIO, source: str, config: DataConfig, cache_dir: Path) -> Path:
+    """Copy what can be read only once to a file named by its content: the same text once more is the same file.
+
+    A copy that is there already is kept if its content is what its name says, and replaced otherwise.
+    """
     directory = spool_directory(cache_dir)
     temporary = temporary_name(directory / "stream")
-    digest = hashlib.blake2b(digest_size=16)
+    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
     with storage_errors(temporary):
         try:
             with temporary.open("wb") as file:
                 while chunk := stream.read(1 << 20):
                     digest.update(chunk)
                     file.write(chunk)
-            path = directory / f"stream-{digest.hexdigest()}.txt"
-            if not path.exists():
-                temporary.rename(path)
+            ending = FORMAT_ENDINGS.get(found := stream_format(temporary, source, config), found)
+            path = directory / f"stream-{digest.hexdigest()}.{ending}"
+            if not is_copy(path, digest.hexdigest()):
+                fsync_path(temporary)
+                temporary.replace(path)
+                fsync_path(directory)
         finally:
             temporary.unlink(missing_ok=True)
     return path
+
+
+def is_copy(path: Path, digest: str) -> bool:
+    """Whether a copy of a stream is there with this content. Says it if it is damaged."""
+    if not path.exists():
+        return False
+    with path.open("rb") as file:
+        is_same = hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=DIGEST_BYTES)).hexdigest() == digest
+    if not is_same:
+        say(f"warning: {path} is damaged: its content is not what its name says; it is made again")
+    return is_same
 
 
 def spool_directory(cache_dir: Path) -> Path:

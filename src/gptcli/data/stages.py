@@ -1,6 +1,6 @@
 """What each process does to its part of a corpus: note the documents, count them, draw a sample, encode.
 
-A part's result is kept in a folder of its own, with the hashes of its files, and appears there whole; a part whose
+A part's result is kept in a folder of its own, which is written and verified like an entry of the cache; a part whose
 result is there and whole is not done again. Whatever the number of processes, the parts and their results are the same.
 Knows no order of parts.
 """
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from gptcli import strict_json
+from gptcli.data.cache import is_whole, new_entry, require_whole
 from gptcli.data.config import DataConfig
 from gptcli.data.crew import give_back_freed, resident_bytes
 from gptcli.data.passes import NotedSection, ScannedFile, SplitPiece, note_section, read_section
@@ -25,7 +26,7 @@ from gptcli.data.sections import Section
 from gptcli.data.shards import ShardWriter
 from gptcli.data.sketch import SKETCH, SketchBuilder
 from gptcli.data.split import CUT, RECORD, TRAIN, VAL
-from gptcli.storage import atomic_directory, sha256_file
+from gptcli.manifest import MANIFEST_NAME
 from gptcli.tokenizer.lost_text import LossMeter
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
@@ -56,8 +57,14 @@ class Job:
 
     def pieces(self, kinds: tuple[int, ...] = (TRAIN, VAL, CUT)) -> Iterator[SplitPiece]:
         """The kept documents in order, in pieces; sections without a document of `kinds` are passed over."""
+        self.require_scan()
         for section, file in zip(self.sections, self.files, strict=True):
             yield from self.read(section, file, kinds)
+
+    def require_scan(self) -> None:
+        """Raise a DataError if the scan is damaged; one that is still being made has no manifest yet."""
+        if (self.scan / MANIFEST_NAME).exists():
+            require_whole(self.scan)
 
     def read(self, section: Section, file: ScannedFile, kinds: tuple[int, ...]) -> Iterator[SplitPiece]:
         assignment = self.assignment(section)
@@ -80,24 +87,10 @@ class Job:
 
 def keep(folder: Path, make: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
     """What `make` returns after it has left its files in a folder; not called where that is done and whole."""
-    kept = kept_result(folder)
-    if kept is None:
-        with atomic_directory(folder) as temporary:
-            kept = make(temporary)
-            files = [path for path in temporary.rglob("*") if path.is_file()]
-            hashes = {str(path.relative_to(temporary)): sha256_file(path) for path in files}
-            (temporary / RESULT).write_text(strict_json.dumps({"result": kept, "sha256": hashes}), encoding="utf-8")
-    return kept
-
-
-def kept_result(folder: Path) -> dict[str, Any] | None:
-    try:
-        noted = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-        if all(sha256_file(folder / name) == digest for name, digest in noted["sha256"].items()):
-            return noted["result"]
-    except (OSError, ValueError, KeyError):
-        pass
-    return None
+    if not is_whole(folder):
+        with new_entry(folder) as temporary:
+            (temporary / RESULT).write_text(strict_json.dumps(make(temporary)), encoding="utf-8")
+    return json.loads((folder / RESULT).read_bytes())
 
 
 def note(job: Job) -> dict[str, Any]:

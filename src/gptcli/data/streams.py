@@ -6,7 +6,7 @@ After each part the place in the stream is noted, so that a copy that was stoppe
 from __future__ import annotations
 
 import itertools
-import json
+import shutil
 import time
 from collections.abc import Iterator
 from hashlib import blake2b
@@ -15,9 +15,10 @@ from typing import Any
 
 from gptcli import strict_json
 from gptcli.console import Progress, say
-from gptcli.data.cache import only_writer, unfinished
+from gptcli.data.cache import is_whole, only_writer, unfinished
 from gptcli.data.fields import text_fields
 from gptcli.errors import DataError
+from gptcli.manifest import MANIFEST_NAME, record, sealed, unsealed
 from gptcli.storage import atomic_file, fsync_path, sha256_file, storage_errors, write_atomic
 
 PART_BYTES = 1 << 26
@@ -33,20 +34,29 @@ def spool_hugging_face(source: str, text_field: str, spool: Path) -> list[Path]:
         StorageError: the copy cannot be written.
     """
     key = blake2b(strict_json.dumps([source, text_field]).encode(), digest_size=16).hexdigest()
-    single = spool / f"hf-{key}.jsonl.zst"  # as earlier versions left it
     entry = spool / f"hf-{key}"
     with only_writer(entry):
-        if single.exists() or entry.exists():
-            found = single if single.exists() else entry
-            day = time.strftime("%Y-%m-%d", time.localtime(found.stat().st_mtime))
-            say(f"{source}: using the copy made on {day}; to fetch it anew delete {found}")
+        if is_whole(entry):
+            day = time.strftime("%Y-%m-%d", time.localtime(entry.stat().st_mtime))
+            say(f"{source}: using the copy made on {day}; to fetch it anew delete {entry}")
         else:
+            take_back(entry)
             with unfinished(entry) as work, storage_errors(work):
                 copy_rows(HubStream(source, text_field), work)
+                record(work, [path.name for path in work.iterdir()])
                 fsync_path(work)
                 work.rename(entry)
                 fsync_path(spool)
-    return [single] if single.exists() else sorted(entry.glob("part-*.jsonl.zst"))
+    return sorted(entry.glob("part-*.jsonl.zst"))
+
+
+def take_back(entry: Path) -> None:
+    """Make a damaged copy one that is not finished, so that its parts up to the damage are not fetched again."""
+    if entry.exists():
+        work = entry.with_name(f"{entry.name}.work")
+        shutil.rmtree(work, ignore_errors=True)
+        entry.rename(work)
+        (work / MANIFEST_NAME).unlink(missing_ok=True)
 
 
 class HubStream:
@@ -102,6 +112,8 @@ def copy_rows(stream: HubStream, work: Path) -> None:
     import zstandard
 
     parts = finished_parts(work)
+    for path in set(work.glob("part-*")) - {work / part["name"] for part in parts}:
+        path.unlink()
     stream.open(parts[-1]["state"] if parts else None, parts[-1]["rows"] if parts else 0)
     rows = iter(stream)
     with Progress(stream.source, unit="rows", initial=stream.number) as progress:
@@ -118,18 +130,18 @@ def copy_rows(stream: HubStream, work: Path) -> None:
                         break
             whole = {"name": name, "sha256": sha256_file(work / name), "rows": stream.number, "state": stream.place()}
             parts.append(whole)
-            write_atomic(work / NOTED, strict_json.dumps(parts))
+            write_atomic(work / NOTED, sealed({"parts": parts}))
             first = next(rows, None)
 
 
 def finished_parts(work: Path) -> list[dict[str, Any]]:
     """The parts from the first on that are whole."""
     try:
-        noted = json.loads((work / NOTED).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        noted = unsealed((work / NOTED).read_bytes())
+    except FileNotFoundError:
         return []
 
-    def is_whole(part: dict[str, Any]) -> bool:
+    def is_finished(part: dict[str, Any]) -> bool:
         return (work / part["name"]).is_file() and sha256_file(work / part["name"]) == part["sha256"]
 
-    return list(itertools.takewhile(is_whole, noted))
+    return list(itertools.takewhile(is_finished, noted["parts"])) if noted else []

@@ -20,20 +20,21 @@ import numpy as np
 
 from gptcli import strict_json
 from gptcli.console import Progress
-from gptcli.data.cache import cache_key, only_writer
+from gptcli.data.cache import cache_key, new_entry, only_writer, require_whole
 from gptcli.data.config import DataConfig
 from gptcli.data.file_formats import SourceFile
 from gptcli.data.lost_text import write_lost_text
 from gptcli.data.overlap import write_overlap
-from gptcli.data.passes import ScannedFile, look_at
+from gptcli.data.passes import ScannedFile
 from gptcli.data.scan import CorpusScan, Findings, is_current
 from gptcli.data.shards import BYTES, COUNT, STARTS, TokenShards, token_file_name, write_index
 from gptcli.data.sources import find_files
 from gptcli.data.split import RECORD, default_val_bytes
 from gptcli.data.stages import SplitStatistics
 from gptcli.data.token_files import Stretch, TokenFile, cut, is_token_file, open_token_file, validation_beside
+from gptcli.data.versions import look_at, require_same
 from gptcli.errors import DataError
-from gptcli.storage import atomic_directory, sha256_file
+from gptcli.storage import sha256_file
 from gptcli.tokenizer.framing import DocumentFraming
 from gptcli.tokenizer.lost_text import LostText
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
@@ -90,13 +91,13 @@ def scan_tokens(sources: Sequence[str], config: DataConfig, cache_dir: Path) -> 
         raise DataError("nothing is left to train on: every file is one to validate on", "name other files")
     tokenizer = named_tokenizer(config, train[0])
     looked_ns = time.time_ns()
-    looked = [look_at(file) for file in (*val, *train)]
+    looked = look_at([*val, *train])
     key = cache_key("token files and what they show", looked, len(val), tokenizer.fingerprint, config.val_fraction)
     entry = cache_dir / "tokens" / key
     with only_writer(entry):
         from_cache = is_current(entry, looked)
         if not from_cache:
-            with atomic_directory(entry) as folder:
+            with new_entry(entry) as folder:
                 parts = [[open_token_file(file) for file in files] for files in (train, val)]
                 tokenizer = tokenizer.framed(shown_framing(tokenizer, [*parts[0], *parts[1]]))
                 findings = write_parts(folder, *parts, tokenizer, config.val_fraction)
@@ -105,13 +106,15 @@ def scan_tokens(sources: Sequence[str], config: DataConfig, cache_dir: Path) -> 
                 whole = Findings(files=tuple(looked), looked_ns=looked_ns, **findings)
                 (folder / "scan.json").write_text(strict_json.dumps(asdict(whole)), encoding="utf-8")
                 tokenizer.save(folder / "tokenizer")
-        scan = open_token_scan(entry, config, from_cache)
-        if not from_cache:
-            (entry / "report.json").write_text(strict_json.dumps(scan.report(), indent=2) + "\n", encoding="utf-8")
-        return scan
+                report = open_token_scan(folder, config, from_cache).report()
+                (folder / "report.json").write_text(strict_json.dumps(report, indent=2) + "\n", encoding="utf-8")
+                require_same(looked)
+        require_whole(entry)
+        return open_token_scan(entry, config, from_cache)
 
 
 def open_token_scan(entry: Path, config: DataConfig, from_cache: bool) -> TokenScan:
+    """What was found of token files, in a directory of the cache that is verified."""
     values: dict[str, Any] = json.loads((entry / "scan.json").read_text(encoding="utf-8"))
     values["files"] = tuple(ScannedFile(*file) for file in values["files"])
     values["refused"] = ()

@@ -72,6 +72,11 @@ class World:
     def is_first(self) -> bool:
         return self.rank == 0
 
+    @property
+    def local_size(self) -> int:
+        """The number of ranks on this machine, as torchrun sets it; 1 where nothing says it."""
+        return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if self.size > 1 else 1
+
     @classmethod
     def join(cls) -> World:
         """The world that the environment describes, as torchrun sets it; of one process where it describes none."""

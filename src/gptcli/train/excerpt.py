@@ -9,24 +9,24 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from gptcli import strict_json
-from gptcli.data.cache import cache_key, only_writer
+from gptcli.data.cache import cache_key, is_whole, new_entry, only_writer
 from gptcli.data.chat import read_template
 from gptcli.data.config import READING_KEYS, DataConfig
 from gptcli.data.corpus import nothing_readable, read_pieces, refusal
 from gptcli.data.file_formats import SourceFile
 from gptcli.data.formats import Decoding
 from gptcli.data.left_out import LeftOut
-from gptcli.data.passes import look_at
 from gptcli.data.prepare import CorpusScan, scan_corpus
 from gptcli.data.separator_check import separator_warning
 from gptcli.data.sources import find_files
-from gptcli.storage import atomic_directory
+from gptcli.data.versions import is_settled, look_at, require_same
 
 EXCERPT, NOTICES = "excerpt.jsonl", "notices.json"
 
@@ -42,13 +42,15 @@ def scan_excerpt(config: DataConfig, corpus_bytes: int | None, cache_dir: Path, 
     files, passed_over = find_files(config.corpus, config, cache_dir)
     settings = config.model_dump(mode="json", include=set(READING_KEYS) - {"chat_template"})
     settings["chat_template"] = read_template(config.chat_template)
-    entry = cache_dir / "excerpts" / cache_key([look_at(file) for file in files], settings, corpus_bytes, seed)
+    looked_ns, looked = time.time_ns(), look_at(files)
+    entry = cache_dir / "excerpts" / cache_key(looked, settings, corpus_bytes, seed)
     with only_writer(entry):
-        if not entry.exists():
-            with atomic_directory(entry) as folder:
+        if not (is_whole(entry) and is_settled(looked, notices_of(entry)["looked_ns"])):
+            with new_entry(entry) as folder:
                 notices = write_excerpt(folder / EXCERPT, files, config, corpus_bytes, seed)
-                (folder / NOTICES).write_text(strict_json.dumps(notices), encoding="utf-8")
-        notices = json.loads((entry / NOTICES).read_text(encoding="utf-8"))
+                (folder / NOTICES).write_text(strict_json.dumps(notices | {"looked_ns": looked_ns}), encoding="utf-8")
+                require_same(looked)
+        notices = notices_of(entry)
     rows = config.model_copy(
         update={"format": "auto", "text_field": "text", "document_separator": None, "encoding": "utf-8"}
     )
@@ -63,6 +65,10 @@ def scan_excerpt(config: DataConfig, corpus_bytes: int | None, cache_dir: Path, 
     return scan
 
 
+def notices_of(entry: Path) -> dict[str, Any]:
+    return json.loads((entry / NOTICES).read_text(encoding="utf-8"))
+
+
 def write_excerpt(
     path: Path, files: list[SourceFile], config: DataConfig, corpus_bytes: int, seed: int
 ) -> dict[str, Any]:
@@ -75,7 +81,8 @@ def write_excerpt(
     if not path.stat().st_size and refused:
         raise nothing_readable(refused)
     is_declared = config.document_separator is not None
-    readable = [look_at(file) for file in files if file.name not in {one.name for one in refused}]
+    names = {one.name for one in refused}
+    readable = look_at([file for file in files if file.name not in names])
     return {
         "refused": refused,
         "replaced": decoding.replaced,

@@ -12,6 +12,7 @@ from torch import Tensor
 from gptcli.config import RawConfig, validate
 from gptcli.config.load import with_origin
 from gptcli.data.batches import batches_of
+from gptcli.data.cache import Share
 from gptcli.data.mix import assemble_mix
 from gptcli.data.prepare import assemble, default_cache_dir
 from gptcli.errors import DataError
@@ -54,11 +55,13 @@ class Decided:
         data = plan.data
         return cls(*numbers, data.directory, data.directories, data.tokenizer, data.report, plan.is_extended)
 
-    def plan(self, start: Start | None) -> Plan:
+    def plan(self, start: Start | None, share: Share) -> Plan:
         """The plan of a rank that did not make it.
 
+        It verifies its share of the prepared data; a rank that finds damage ends all before the first step.
+
         Raises:
-            DataError: the prepared data is not on this machine.
+            DataError: the prepared data is not on this machine, or is damaged there.
         """
         if not self.directory.is_dir():
             raise DataError(
@@ -67,9 +70,9 @@ class Decided:
             )
         config, prepared = self.config, (self.tokenizer, self.report, True)
         if config.data.mix:
-            data = assemble_mix(config.data, self.directory, self.directories, *prepared)
+            data = assemble_mix(config.data, self.directory, self.directories, *prepared, share=share)
         else:
-            data = assemble(self.directory, *prepared)
+            data = assemble(self.directory, *prepared, share=share)
         return Plan(
             config=config,
             chosen=(),

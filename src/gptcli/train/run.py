@@ -14,6 +14,7 @@ from gptcli import strict_json
 from gptcli.checkpoint.run import RUN_FILES, RunDirectory
 from gptcli.config import RawConfig, check_keys, dump_toml, merge
 from gptcli.console import say, size
+from gptcli.data.cache import Share
 from gptcli.data.prepare import default_cache_dir
 from gptcli.data.shards import TokenShards
 from gptcli.data.sketch import SKETCH
@@ -178,7 +179,8 @@ def plan_together(
         return Decided.of(plan)
 
     decided = world.first(decide)
-    plan = made[0] if made else decided.plan(start)
+    share = Share(world.local_rank % world.local_size, world.local_size)
+    plan = made[0] if made else decided.plan(start, share)
     return replace(plan, device=world.device(plan.device))
 
 
