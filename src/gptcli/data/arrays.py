@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from gptcli.storage import allocate, create_file, storage_errors
 
 AT_ONCE = 1 << 20
 
@@ -17,6 +21,21 @@ def stretches(*arrays: np.ndarray) -> Iterator[tuple[Any, ...]]:
         yield start, *(array[start : start + AT_ONCE] for array in arrays)
         for array in arrays:
             let_go(array)
+
+
+def new_array(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    """An array of zeros in a new file, which is mapped to memory and may be written. The file has its place on the disk
+    from the beginning, so that no write can fail.
+
+    Raises:
+        StorageError: there is no room for it.
+    """
+    size = math.prod(shape) * dtype.itemsize
+    if not size:
+        return np.zeros(shape, dtype)
+    with storage_errors(path, needed=size), create_file(path) as file:
+        allocate(file, size)
+        return np.memmap(file, dtype, mode="r+", shape=shape)
 
 
 def distinct(values: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gptcli.data.arrays import stretches
+from gptcli.data.arrays import new_array, stretches
 
 Pairs = Iterable[tuple[np.ndarray, np.ndarray]]
 """Documents, by their places, and others that they belong to: two arrays (M,) of int64 each time."""
@@ -57,8 +57,8 @@ class LinkedGroups(Groups):
     def __init__(self, folder: Path, count: int, pairs: Pairs, *, keeps_duplicates: bool) -> None:
         super().__init__(folder)
         self.keeps_duplicates = keeps_duplicates
-        self.parents = np.memmap(folder / FIRSTS, PLACE, mode="w+", shape=(count,))
-        self.totals = np.memmap(folder / TOTALS, PLACE, mode="w+", shape=(2, count))
+        self.parents = new_array(folder / FIRSTS, PLACE, (count,))
+        self.totals = new_array(folder / TOTALS, PLACE, (2, count))
         for start, some in stretches(self.parents):
             some[:] = np.arange(start, start + len(some))
         for places, others in pairs:
@@ -99,4 +99,4 @@ class LinkedGroups(Groups):
 
     def remove_files(self) -> None:
         for name in (FIRSTS, TOTALS):
-            (self.folder / name).unlink()
+            (self.folder / name).unlink(missing_ok=True)

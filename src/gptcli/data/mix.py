@@ -43,6 +43,7 @@ from gptcli.data.stages import SplitStatistics
 from gptcli.data.token_files import is_token_file
 from gptcli.errors import ConfigError
 from gptcli.manifest import MANIFEST_NAME
+from gptcli.storage import create_file
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 from gptcli.tokenizer.train import build_tokenizer
 
@@ -173,10 +174,13 @@ def without(scan: CorpusScan, held_out: np.ndarray, cache_dir: Path) -> CorpusSc
 def drop_documents(folder: Path, scan: CorpusScan, dropped: np.ndarray) -> None:
     """Mark the documents as overlap in a scan's directory, whose files may be shared with another's."""
     (folder / ASSIGNMENT).unlink()
-    shutil.copyfile(scan.entry / ASSIGNMENT, folder / ASSIGNMENT)
-    assignment = np.memmap(folder / ASSIGNMENT, dtype=np.uint8, mode="r+")
-    assignment[dropped] = OVERLAP
-    assignment.flush()
+    with create_file(folder / ASSIGNMENT) as out:
+        for start, kinds in stretches(scan.assignment):
+            changed = np.array(kinds)
+            first, last = np.searchsorted(dropped, (start, start + len(changed)))
+            changed[dropped[first:last] - start] = OVERLAP
+            out.write(changed)
+    assignment = np.memmap(folder / ASSIGNMENT, dtype=np.uint8, mode="r")
     gone = scan.records[dropped]
     size, train = int(gone["bytes"].sum()), scan.train
     values = {name: getattr(scan, name) for name in Findings.__dataclass_fields__} | {

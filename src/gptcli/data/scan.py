@@ -22,7 +22,7 @@ import numpy as np
 
 from gptcli import strict_json
 from gptcli.console import Progress, say
-from gptcli.data.arrays import stretches
+from gptcli.data.arrays import new_array, stretches
 from gptcli.data.cache import FileChanged, cache_key, is_whole, new_entry, only_writer, require_whole, unfinished
 from gptcli.data.chat import read_template
 from gptcli.data.config import DataConfig
@@ -254,11 +254,10 @@ def write_scan(
     records = np.memmap(folder / DOCUMENTS, dtype=RECORD, mode="r")
     if not any(some["characters"].any() for _, some in stretches(records)):
         raise holds_no_text(files)
-    assignment = np.memmap(folder / ASSIGNMENT, dtype=np.uint8, mode="w+", shape=records.shape)
+    assignment = new_array(folder / ASSIGNMENT, np.dtype(np.uint8), records.shape)
     own_val = sum(file.documents for file, number in zip(files, numbers, strict=True) if number < val_files)
     groups = find_groups(records, divide(files, sections, config, size, work / f"near-{size}", folder), folder, means)
     split = split_documents(records, own_val, config, seed, assignment, groups)
-    assignment.flush()
     grouped = count_grouped(assignment, groups)
     groups.remove_files()
     counts = count_parts(divide(files, sections, config, size, work / f"count-{size}", folder, split.cut_at), means)
