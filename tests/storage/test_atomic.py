@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 import tempfile
 from pathlib import Path
@@ -113,3 +114,16 @@ def test_a_log_with_a_second_name_becomes_a_copy_before_it_grows(tmp_path: Path)
         log.write(b"two\n")
     assert (tmp_path / "log").read_text() == "one\ntwo\n"
     assert (tmp_path / "backup").read_text() == "one\n"
+
+
+def test_an_error_in_a_directory_names_the_path_that_it_was_to_have_and_the_room_that_it_took(tmp_path: Path) -> None:
+    with pytest.raises(StorageError) as error, atomic_directory(tmp_path / "made") as folder:
+        (folder / "part").write_bytes(bytes(10_000))
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert re.search(
+        r"cannot write \S+/made: No .* \(it needs more than 1\d,\d{3} bytes, [\d,]+ are free\)", str(error.value)
+    )
+    with pytest.raises(StorageError) as error, atomic_directory(tmp_path / "made") as folder:
+        os.symlink("nowhere", folder / "part")
+        write_atomic(folder / "part", "x")
+    assert str(error.value).startswith(f"{tmp_path}/made/part is a symbolic link") and not list(tmp_path.iterdir())

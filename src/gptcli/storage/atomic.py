@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from gptcli.storage.failures import storage_errors
+from gptcli.errors import StorageError
+from gptcli.storage.failures import storage_error, storage_errors
 from gptcli.storage.leases import temporary_name
 from gptcli.storage.own import create_file, open_own, require_own
 
@@ -99,6 +100,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
             yield temporary
             set_modes(scratch)
             publish(temporary, path)
+        except OSError as error:
+            raise in_place_of(scratch, path, error) from error
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
@@ -129,9 +132,21 @@ def atomic_directory(path: Path) -> Iterator[Path]:
                 shutil.rmtree(replaced, ignore_errors=True)
             else:
                 publish(temporary, path)
-        except BaseException:
+        except OSError as error:
+            raise in_place_of(temporary, path, error) from error
+        except StorageError as error:
+            raise StorageError(error.message.replace(str(temporary), str(path)), error.remedy) from error
+        finally:
             shutil.rmtree(temporary, ignore_errors=True)
-            raise
+
+
+def in_place_of(temporary: Path, path: Path, error: OSError) -> StorageError:
+    """The error about what was written to `temporary`, which is removed, in order to become `path`: it needs more room
+    than it had taken."""
+    found = [entry.lstat() for entry in temporary.rglob("*")]
+    taken = sum(max(entry.st_size, entry.st_blocks * 512) for entry in found)
+    shutil.rmtree(temporary, ignore_errors=True)
+    return storage_error(path, error, needed=f"more than {taken:,}")
 
 
 def set_modes(directory: Path) -> None:
