@@ -191,7 +191,7 @@ def test_a_hugging_face_directory_is_measured_on_texts_only(
         (["--context", "33"], "", 2, "33"),
         (["--context", "0"], "", 2, "--context"),
         (["--stride", "20", "--context", "10"], "", 2, "stride of 20"),
-        (["--stride", "0"], "", 2, "stride of 0"),
+        (["--stride", "0"], "", 2, "--stride"),
         (["--batch-size", "0"], "", 2, "batch"),
         (["--worst", "-1"], "", 2, "worst"),
         (["--checkpoint", "15"], "", 4, "15"),

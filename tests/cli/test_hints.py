@@ -7,11 +7,13 @@ import shlex
 import sys
 
 import pytest
+from typer.testing import CliRunner
 
 from command_tree import COMMANDS
-from gptcli.cli.app import main
+from gptcli.cli.app import app, main
 from gptcli.cli.hints import INSTEAD_OF_COMMANDS, INSTEAD_OF_OPTIONS
 from gptcli.config.names import OTHER_NAMES, key_named, key_paths
+from gptcli.errors import UsageError
 from gptcli.train.config import RunConfig
 
 
@@ -72,3 +74,19 @@ def test_a_word_of_another_program_is_one_line_with_what_serves_here(
     error = capsys.readouterr().err
     assert ended.value.code == 2
     assert error.count("\n") == 1 and words in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["data", "inspect", "x", "--windows", "10" * 12], "'--windows': it should be less than or equal to 10000"),
+        (["plan", "gpt2-124m", "--mfu", "nan"], "invalid value for '--mfu': it should be"),
+        (["bench", "limits", "--seconds", "inf"], "see gptcli bench limits --help"),
+        (["generate", "x", "--overflow", "y"], "invalid value for '--overflow': 'y' is not one of"),
+        (["eval"], "missing argument 'run'; see gptcli eval --help"),
+    ],
+)
+def test_a_value_that_an_option_cannot_take_is_an_error_of_one_line(arguments: list[str], words: str) -> None:
+    outcome = CliRunner().invoke(app, arguments)
+    assert isinstance(outcome.exception, UsageError)
+    assert words in str(outcome.exception)

@@ -3,12 +3,13 @@
 Each child is the real command in a process of its own, with its own signals, limits and files; only what Python has
 loaded is shared. Run as a script, it takes one JSON object a line and answers each with one:
 
-    {"start": {"arguments", "directory", "stdout", "stderr", "file_size", "hook"}}  ->  {"pid"}
-    {"wait": pid, "now": bool}                                                      ->  {"code", "peak_bytes"}
+    {"start": {"arguments", "directory", "stdout", "stderr", "file_size", "hook", ...}}  ->  {"pid"}
+    {"wait": pid, "now": bool}                                      ->  {"code", "peak_bytes", "cpu_seconds"}
 """
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -53,13 +55,22 @@ class Nursery:
         return json.loads(self.process.stdout.readline())
 
     def start(
-        self, arguments: Sequence[object], directory: Path, *, file_size: int | None = None, hook: str | None = None
+        self,
+        arguments: Sequence[object],
+        directory: Path,
+        *,
+        file_size: int | None = None,
+        memory: int | None = None,
+        hook: str | None = None,
+        ends_at_once: bool = False,
     ) -> Command:
         """Start `gptcli ARGUMENTS` in `directory`.
 
         Args:
             file_size: no file may grow beyond so many bytes (RLIMIT_FSIZE).
+            memory: bytes that the address space may grow by (RLIMIT_AS).
             hook: `module:function argument`, called before the command: how a fault gets in.
+            ends_at_once: leave out what the interpreter does at its end, which takes longer than a short command.
         """
         talk = directory / f"talk-{time.monotonic_ns()}"
         request = {
@@ -68,7 +79,9 @@ class Nursery:
             "stdout": f"{talk}.out",
             "stderr": f"{talk}.err",
             "file_size": file_size,
+            "memory": memory,
             "hook": hook,
+            "ends_at_once": ends_at_once,
         }
         os.mkfifo(request["stderr"])  # a pipe, to which no limit of a file's size applies
         return Command(self, self.ask({"start": request})["pid"], Path(f"{talk}.out"), Path(f"{talk}.err"))
@@ -99,6 +112,7 @@ class Command:
         if self.code is None:
             answer = self.nursery.ask({"wait": self.pid, "now": True})
             self.code, self.peak_bytes = answer["code"], answer["peak_bytes"]
+            self.cpu_seconds: float = answer["cpu_seconds"]
         return self.code is None
 
     def wait(self, seconds: float = 120.0) -> int:
@@ -139,6 +153,8 @@ def serve() -> None:
     for name in IMPORTED:
         importlib.import_module(name)
     sys.path.insert(0, str(HERE.parent))
+    gc.collect()
+    gc.freeze()  # or every child looks through all of it at its end, which takes half a second
     for line in sys.stdin:
         request = json.loads(line)
         if "start" in request:
@@ -149,7 +165,9 @@ def serve() -> None:
         else:
             pid, status, used = os.wait4(request["wait"], os.WNOHANG if request["now"] else 0)
             code = os.waitstatus_to_exitcode(status) if pid else None
-            print(json.dumps({"code": code, "peak_bytes": used.ru_maxrss * 1024}), flush=True)
+            seconds = used.ru_utime + used.ru_stime
+            answer = {"code": code, "peak_bytes": used.ru_maxrss * 1024, "cpu_seconds": seconds}
+            print(json.dumps(answer), flush=True)
 
 
 def become(request: Mapping[str, Any]) -> None:
@@ -160,6 +178,9 @@ def become(request: Mapping[str, Any]) -> None:
     os.chdir(request["directory"])
     if request["file_size"] is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_size"], request["file_size"]))
+    if request["memory"] is not None:
+        taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (taken + request["memory"], taken + request["memory"]))
     if request["hook"]:
         target, _, argument = request["hook"].partition(" ")
         module, _, function = target.partition(":")
@@ -167,8 +188,20 @@ def become(request: Mapping[str, Any]) -> None:
     from gptcli.cli.app import main
 
     sys.argv = ["gptcli", *request["arguments"]]
-    main()
-    sys.exit(0)
+    if not request["ends_at_once"]:
+        main()
+        sys.exit(0)
+    code = 1
+    try:
+        main()
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from gptcli.cli.options import AsJson, Assignments, Corpus
+from gptcli.cli.options import MOST, MOST_TOKENS, AsJson, Assignments, Corpus
 from gptcli.console import show
 
 if TYPE_CHECKING:
@@ -27,10 +27,13 @@ Peers = Annotated[
         show_default=False,
     ),
 ]
-Rounds = Annotated[int, typer.Option(min=1, help="How often every contender plays; medians are over the rounds.")]
-Seconds = Annotated[float, typer.Option(min=0.01, help="How long a contender plays about in one round.")]
+Rounds = Annotated[
+    int, typer.Option(min=1, max=10_000, help="How often every contender plays; medians are over the rounds.")
+]
+Seconds = Annotated[float, typer.Option(min=0.01, max=86_400, help="How long a contender plays about in one round.")]
 Threads = Annotated[
-    int | None, typer.Option(min=1, help="Threads of every contender (default: all cores).", show_default=False)
+    int | None,
+    typer.Option(min=1, max=10_000, help="Threads of every contender (default: all cores).", show_default=False),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 AsMarkdown = Annotated[bool, typer.Option("--markdown", help="Print the tables as Markdown.")]
@@ -67,7 +70,9 @@ def bench(
 @bench_app.command()
 def limits(
     rounds: Rounds = 5,
-    seconds: Annotated[float, typer.Option(min=0.01, help="How long one figure is measured in one round.")] = 0.2,
+    seconds: Annotated[
+        float, typer.Option(min=0.01, max=86_400, help="How long one figure is measured in one round.")
+    ] = 0.2,
     threads: Threads = None,
     device: Device = "auto",
     as_markdown: AsMarkdown = False,
@@ -86,8 +91,8 @@ def train(
         str, typer.Option(metavar="CONFIG", help="A TOML file with the shape, or the name of a shipped one.")
     ] = "gpt2-124m",
     assignments: Assignments = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Sequences of a step.")] = 2,
-    seq_len: Annotated[int, typer.Option(min=1, help="Tokens of a sequence.")] = 256,
+    batch_size: Annotated[int, typer.Option(min=1, max=10**6, help="Sequences of a step.")] = 2,
+    seq_len: Annotated[int, typer.Option(min=1, max=MOST_TOKENS, help="Tokens of a sequence.")] = 256,
     compile: Annotated[bool, typer.Option("--compile", help="Compile every contender with torch.compile.")] = False,
     precision: Annotated[
         Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="Numbers to compute in; weights stay fp32.")
@@ -118,8 +123,10 @@ def generate(
     numbers: Annotated[
         str, typer.Option(metavar="N,N", help="What weights are kept in: of fp32, bf16 and int8.")
     ] = "fp32,int8",
-    prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a prompt.")] = 16,
-    new_tokens: Annotated[int, typer.Option(min=2, help="Tokens that every prompt is continued by.")] = 48,
+    prompt_tokens: Annotated[int, typer.Option(min=1, max=MOST_TOKENS, help="Tokens of a prompt.")] = 16,
+    new_tokens: Annotated[
+        int, typer.Option(min=2, max=MOST_TOKENS, help="Tokens that every prompt is continued by.")
+    ] = 48,
     compile: Annotated[bool, typer.Option("--compile", help="Let ours take part compiled as well.")] = False,
     peer: Peers = None,
     rounds: Rounds = 5,
@@ -168,7 +175,7 @@ def learn(
     targets: Annotated[str, typer.Option(metavar="L,L", help="Losses in nats a character.")] = "1.88,1.70,1.61",
     seeds: Annotated[str, typer.Option(metavar="S,S", help="One run of every contender for each.")] = "1,2,3",
     eval_every: Annotated[
-        int, typer.Option(min=1, help="Steps between two measurements; a contender's own settings win.")
+        int, typer.Option(min=1, max=MOST, help="Steps between two measurements; a contender's own settings win.")
     ] = 100,
     picture: Annotated[
         Path | None, typer.Option(help="Draw loss against seconds into this .svg or .png.", show_default=False)
@@ -250,11 +257,11 @@ def deadline(
 @bench_app.command()
 def data(
     corpus: Corpus = None,
-    megabytes: Annotated[float, typer.Option(min=0.001, help="So much of the corpus is taken.")] = 8.0,
+    megabytes: Annotated[float, typer.Option(min=0.001, max=1e6, help="So much of the corpus is taken.")] = 8.0,
     tokenizer: Annotated[
         str | None, typer.Option(help="A run, a folder or a tokenizer.json (default: a BPE learnt from the texts).")
     ] = None,
-    vocab_size: Annotated[int, typer.Option(help="Entries of a tokenizer that is learnt.")] = 8192,
+    vocab_size: Annotated[int, typer.Option(min=257, max=10**6, help="Entries of a tokenizer that is learnt.")] = 8192,
     peer: Peers = None,
     rounds: Rounds = 5,
     as_markdown: AsMarkdown = False,
@@ -271,8 +278,10 @@ def data(
 @bench_app.command()
 def prepare(
     corpus: Corpus = None,
-    gigabytes: Annotated[float, typer.Option(min=0.001, help="How large the corpus is made.")] = 2.0,
-    megabytes: Annotated[float, typer.Option(min=0.001, help="So much of CORPUS is taken to make it of.")] = 10.0,
+    gigabytes: Annotated[float, typer.Option(min=0.001, max=1e6, help="How large the corpus is made.")] = 2.0,
+    megabytes: Annotated[
+        float, typer.Option(min=0.001, max=1e6, help="So much of CORPUS is taken to make it of.")
+    ] = 10.0,
     rounds: Rounds = 3,
     threads: Threads = None,
     without_kill: Annotated[bool, typer.Option("--without-kill", help="Do not kill it once and go on.")] = False,

@@ -43,7 +43,8 @@ def prepare(
     config: ConfigFiles = None,
     assignments: Assignments = None,
     workers: Annotated[
-        int, typer.Option(min=0, help="Processes that work on a large corpus; 0: one for each core, 6 at most.")
+        int,
+        typer.Option(min=0, max=10_000, help="Processes that work on a large corpus; 0: one for each core, 6 at most."),
     ] = 0,
     cache_dir: CacheDir = None,
     as_json: AsJson = False,
@@ -70,7 +71,7 @@ def inspect(
     config: ConfigFiles = None,
     assignments: Assignments = None,
     cache_dir: CacheDir = None,
-    windows: Annotated[int, typer.Option(min=0, help="How many windows of tokens to show as text.")] = 3,
+    windows: Annotated[int, typer.Option(min=0, max=10_000, help="How many windows of tokens to show as text.")] = 3,
     as_json: AsJson = False,
 ) -> None:
     """Show what the tokens of a corpus look like, and check that they are whole."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from gptcli import strict_json
-from gptcli.cli.options import Quantize, ReadingAssignments
+from gptcli.cli.options import MOST, MOST_TOKENS, Quantize, ReadingAssignments
 from gptcli.console import show
 
 
@@ -21,14 +21,19 @@ def evaluate(
         ),
     ] = None,
     context: Annotated[
-        int | None, typer.Option(help="Tokens in a window (default: the model's context, at most 8,192).")
+        int | None,
+        typer.Option(min=1, max=MOST_TOKENS, help="Tokens in a window (default: the model's context, at most 8,192)."),
     ] = None,
     stride: Annotated[
-        int | None, typer.Option(help="Tokens from one window to the next (default: half the context).")
+        int | None,
+        typer.Option(min=1, max=MOST_TOKENS, help="Tokens from one window to the next (default: half the context)."),
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Windows, choices or requests scored at a time.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, max=MOST, help="Windows, choices or requests scored at a time.")
+    ] = None,
     worst: Annotated[
-        int, typer.Option(metavar="K", help="Show the K passages that the model finds most surprising.")
+        int,
+        typer.Option(min=0, max=MOST, metavar="K", help="Show the K passages that the model finds most surprising."),
     ] = 0,
     checkpoint: Annotated[str, typer.Option(help="Of a run: best, last, or a step.")] = "best",
     quantize: Quantize = None,
@@ -47,6 +52,8 @@ def evaluate(
     num_fewshot: Annotated[
         int | None,
         typer.Option(
+            min=0,
+            max=MOST,
             metavar="K",
             help="Worked examples before each row: of --choices the first K rows, which are then not scored.",
         ),
@@ -57,7 +64,9 @@ def evaluate(
             metavar="NAME,...", help="Instead of a text: tasks of lm-evaluation-harness, patterns, or task files."
         ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(metavar="N", help="With --tasks: so many rows of each at most.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, max=MOST, metavar="N", help="With --tasks: so many rows of each at most.")
+    ] = None,
     include_path: Annotated[
         str | None, typer.Option(metavar="DIR", help="With --tasks: a directory with task files (.yaml) of your own.")
     ] = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typer import BadParameter
 from typer.core import TyperCommand, TyperGroup
 
 INSTEAD_OF_COMMANDS = {
@@ -46,7 +47,18 @@ INSTEAD_OF_OPTIONS = {
 
 
 class Verbs(TyperGroup):
-    """The command with its verbs; for a verb that does not exist it names the one that serves."""
+    """The command with its verbs; for a verb that does not exist it names the one that serves, and a value that an
+    option or argument cannot take is an error of one line."""
+
+    def invoke(self, ctx):  # type: ignore[no-untyped-def]  # typer's classes of it are private
+        try:
+            return super().invoke(ctx)
+        except BadParameter as error:
+            from gptcli.errors import UsageError
+
+            message = error.format_message().replace(": Input should", ": it should").replace(": Value error, ", ": ")
+            verb = error.ctx.command_path.removeprefix(ctx.command_path) if error.ctx else ""
+            raise UsageError(message[:1].lower() + message[1:].rstrip("."), f"see gptcli{verb} --help") from error
 
     def resolve_command(self, ctx, args):  # type: ignore[no-untyped-def]  # typer's classes of it are private
         name = args[0] if args else ""

@@ -7,6 +7,9 @@ from typing import Annotated, Literal
 
 import typer
 
+MOST, MOST_TOKENS = 10**9, 2**27
+"""The largest counts that options take: of anything, and of the tokens of one sequence."""
+
 Corpus = Annotated[
     list[str] | None,
     typer.Argument(

@@ -8,14 +8,16 @@ from typing import Annotated
 import typer
 
 from gptcli import strict_json
-from gptcli.cli.options import AsJson, CacheDir
+from gptcli.cli.options import MOST, AsJson, CacheDir
 from gptcli.console import show
 
 
 def replay(
     run: Annotated[Path, typer.Argument(help="The run directory.", show_default=False)],
-    step: Annotated[int, typer.Argument(help="The step, as metrics.jsonl counts.", min=1, show_default=False)],
-    top: Annotated[int, typer.Option(min=1, help="How many parameters and sequences to show.")] = 5,
+    step: Annotated[
+        int, typer.Argument(help="The step, as metrics.jsonl counts.", min=1, max=10**15, show_default=False)
+    ],
+    top: Annotated[int, typer.Option(min=1, max=MOST, help="How many parameters and sequences to show.")] = 5,
     cache_dir: CacheDir = None,
     as_json: AsJson = False,
 ) -> None:

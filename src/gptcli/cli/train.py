@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from gptcli import strict_json
-from gptcli.cli.options import AsJson, Assignments, CacheDir, ConfigFiles, Corpus
+from gptcli.cli.options import MOST, AsJson, Assignments, CacheDir, ConfigFiles, Corpus
 
 
 def train(
@@ -35,7 +35,8 @@ def train(
     cache_dir: CacheDir = None,
     as_json: AsJson = False,
     nproc: Annotated[
-        int | None, typer.Option(min=1, help="Train with so many processes on this machine: one for each GPU.")
+        int | None,
+        typer.Option(min=1, max=10_000, help="Train with so many processes on this machine: one for each GPU."),
     ] = None,
     nnodes: Annotated[
         str, typer.Option(metavar="M", help="On so many machines (or LEAST:MOST of them); run the command on each.")
@@ -44,7 +45,7 @@ def train(
         str | None, typer.Option(metavar="HOST:PORT", help="Where the machines meet: one of them, the same on all.")
     ] = None,
     max_restarts: Annotated[
-        int, typer.Option(min=0, help="How often to start the processes anew when one is lost.")
+        int, typer.Option(min=0, max=MOST, help="How often to start the processes anew when one is lost.")
     ] = 3,
 ) -> None:
     """Train a GPT on a corpus. With nothing but a corpus, everything else is chosen by its size and the device.

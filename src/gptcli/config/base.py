@@ -4,29 +4,64 @@ from __future__ import annotations
 
 import typing
 from types import UnionType
-from typing import Any
+from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+
+SMALLEST, LARGEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127
+"""The smallest normal and the largest 32-bit floating-point number, in which models and optimizers compute."""
+LONGEST_NAME = 4096
+"""Characters of a name, a path or a pattern: as many as Linux allows in a path."""
 
 
 class Config(BaseModel):
-    """A frozen section of the configuration that refuses unknown keys and values of another type.
+    """A frozen section of the configuration that refuses unknown keys, values of another type, and numbers and texts
+    that no computation or file system can work with.
 
     Every field carries `Field(description=...)`: `gptcli config show`, the schema and docs/config.md are made from it.
     Sequences are declared `tuple[T, ...]`; TOML's arrays arrive as tuples.
     """
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, validate_default=True, use_attribute_docstrings=True
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        validate_default=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
     )
+
+    FREE_TEXTS: ClassVar[frozenset[str]] = frozenset()
+    """The fields that hold a text of any length and any characters, and not a name, a path or a pattern."""
 
     @field_validator("*")
     @classmethod
-    def fits_64_bits(cls, value: Any) -> Any:
-        """TOML's whole numbers have 64 bits; Python reads larger ones, with which arithmetic may fail or never end."""
-        if isinstance(value, int) and abs(value) >= 2**63:
-            raise ValueError("whole numbers have 64 bits")
+    def is_usable(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse what Python can hold and neither a computation nor a file system can take."""
+        for one in value if isinstance(value, tuple) else (value,):
+            require_usable_number(one)
+            if isinstance(one, str) and info.field_name not in cls.FREE_TEXTS:
+                require_name(one)
         return value
+
+
+def require_usable_number(value: Any) -> None:
+    """Raises ValueError for whole numbers of more than 64 bits, with which arithmetic may fail or never end, and for
+    numbers that are zero or infinite in 32-bit floating point."""
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise ValueError("whole numbers have 64 bits")
+    if isinstance(value, float) and value and not SMALLEST <= abs(value) <= LARGEST:
+        size = "small" if abs(value) < SMALLEST else "large"
+        reach = f"which reach from {SMALLEST:.2g} to {LARGEST:.2g}"
+        raise ValueError(f"{value:g} is too {size} for 32-bit floating-point numbers, {reach}")
+
+
+def require_name(value: str) -> None:
+    """Raises ValueError for a text that is no name, path or pattern."""
+    if len(value) > LONGEST_NAME:
+        raise ValueError(f"the text has {len(value):,} characters; at most {LONGEST_NAME:,} are possible")
+    if "\0" in value:
+        raise ValueError("the text holds a NUL character")
 
 
 def union_members(annotation: Any) -> list[Any]:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import pydantic
 import tomli_w
+from pydantic_core import ErrorDetails
 
 from gptcli.config.base import Config, union_members
 from gptcli.config.names import key_named
@@ -146,8 +147,13 @@ def check_keys(kind: type[Config], raw: RawConfig) -> None:
     try:
         kind.model_validate(arrays_as_tuples(raw.values))
     except pydantic.ValidationError as error:
-        if any(detail["type"] != "value_error" for detail in error.errors(include_url=False)):
+        if not all(is_of_combination(detail) for detail in error.errors(include_url=False)):
             raise explain(kind, raw, error) from error
+
+
+def is_of_combination(detail: ErrorDetails) -> bool:
+    """Whether an error is of the combination of a table's values, and not of one value."""
+    return detail["type"] == "value_error" and isinstance(detail["input"], Mapping)
 
 
 def with_default_names(kind: type[Config], values: Mapping[str, Any]) -> dict[str, Any]:

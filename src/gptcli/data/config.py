@@ -37,7 +37,7 @@ class MixedCorpus(Config):
     corpus: tuple[Annotated[str, StringConstraints(min_length=1)], ...] = Field(min_length=1)
     """What it is made of, as data.corpus."""
 
-    weight: float = Field(gt=0, allow_inf_nan=False)
+    weight: float = Field(gt=0)
     """Its share of the sequences, in proportion to the other weights."""
 
     name: str = ""
@@ -57,6 +57,8 @@ class MixedCorpus(Config):
 
 class DataConfig(Config):
     """How the corpus is read, split, tokenized and cut into sequences."""
+
+    FREE_TEXTS = frozenset(("csv_delimiter", "csv_quote", "csv_escape", "document_separator"))
 
     corpus: tuple[Annotated[str, StringConstraints(min_length=1)], ...] = ()
     """What to train on: files, directories, globs, - (stdin), hf:NAME[:config][@split], python:stdlib, tokens of

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from gptcli.config import Config
 
@@ -18,10 +18,12 @@ class GenerationConfig(Config):
     The filters apply in the order of `transformers`: repetition_penalty, temperature, top_k, top_p, min_p.
     """
 
-    max_new_tokens: int = Field(default=200, ge=1)
+    FREE_TEXTS = frozenset(("stop",))
+
+    max_new_tokens: int = Field(default=200, ge=1, le=10**9)
     """Tokens that a sample has at most, whatever the model's context length."""
 
-    temperature: float = Field(default=0.8, ge=0, allow_inf_nan=False)
+    temperature: float = Field(default=0.8, ge=0)
     """Divides the logits: below 1 the text is safer, above 1 wilder, 1 is the model's own distribution, and 0 always
     takes the most likely token (greedy; the seed then has no effect)."""
 
@@ -43,7 +45,7 @@ class GenerationConfig(Config):
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Sample i of every prompt is drawn with seed + i, and depends on nothing else that is generated beside it."""
 
-    num_samples: int = Field(default=1, ge=1)
+    num_samples: int = Field(default=1, ge=1, le=10**6)
     """Samples for each prompt."""
 
     overflow: Literal["slide", "stop"] = "slide"
@@ -63,7 +65,13 @@ class GenerationConfig(Config):
     batch_size: int = Field(default=32, ge=1)
     """Samples generated side by side at most; halved when the GPU's memory does not suffice."""
 
+    @field_validator("temperature", mode="before")
+    @classmethod
+    def smallest_is_zero(cls, value: Any) -> Any:
+        """A temperature by which logits cannot be divided without overflow stands for 0."""
+        return 0.0 if isinstance(value, float) and 0 < value < SMALLEST_TEMPERATURE else value
+
     @property
     def is_greedy(self) -> bool:
         """Whether every token is the most likely one."""
-        return self.temperature < SMALLEST_TEMPERATURE
+        return self.temperature == 0

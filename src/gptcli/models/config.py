@@ -46,11 +46,11 @@ class ModelConfig(Config):
     """Whether a normalisation has learnt weights (nanochat's have none)."""
     embedding_norm: bool = False
     """Whether what enters the first block is normalised too (nanochat)."""
-    norm_eps: float = Field(default=1e-6, gt=0)
+    norm_eps: float = Field(default=1e-6, gt=0, le=1)
     """Small number that keeps a normalisation from dividing by zero."""
     position: Literal["rope", "learned", "none"] = "rope"
     """How tokens know their place: rotary embedding, a learned vector for each position, or not at all."""
-    rope_theta: float = Field(default=10000.0, gt=0)
+    rope_theta: float = Field(default=10000.0, ge=1, le=1e15)
     """Base of RoPE's wavelengths; longer contexts use a larger one."""
     rope_scaling: RopeScaling | None = None
     """What fits RoPE to a longer context than the model was first trained on; none leaves its angles as they are."""
@@ -79,13 +79,13 @@ class ModelConfig(Config):
     """Probability to drop an attention weight; as dropout by default. With 0 a CPU can use its fused kernel."""
     parallel_residual: bool = False
     """Whether attention and MLP read the same input and are added together (GPT-NeoX), not one after the other."""
-    logit_softcap: float | None = Field(default=None, gt=0)
+    logit_softcap: float | None = Field(default=None, ge=1e-3, le=1e6)
     """Bound c on the logits, which become c tanh(logits / c) (Gemma 2); none leaves them free."""
     window_pattern: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """Attention windows, cycled over the layers: 0 sees everything before, w the token itself and w - 1 before it."""
     attention: Literal["fast", "reference"] = "fast"
     """Attention through torch's fused kernels, or by the plain formula, slower, to check the other against."""
-    init_std: float = Field(default=0.02, gt=0)
+    init_std: float = Field(default=0.02, gt=0, le=1000)
     """Standard deviation of the initial weights; that of residual projections is divided by sqrt(2 n_layer)."""
     activation_checkpointing: bool = False
     """Whether blocks are computed again in the backward pass instead of kept: less memory, about a third more time;

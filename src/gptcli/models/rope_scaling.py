@@ -11,8 +11,8 @@ from pydantic import Field, model_validator
 
 from gptcli.config import Config
 
-Factor = Annotated[float, Field(ge=1, allow_inf_nan=False)]
-Turns = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Factor = Annotated[float, Field(ge=1)]
+Turns = Annotated[float, Field(gt=0)]
 Length = Annotated[int, Field(ge=1, le=2**27)]
 
 

@@ -8,8 +8,8 @@ from pydantic import Field, model_validator
 
 from gptcli.config import Config
 
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
 Coefficient = Annotated[float, Field(ge=0, lt=1)]
 
 

@@ -32,5 +32,5 @@ class ParallelConfig(Config):
     """With fsdp: keep weights, gradients and moments in the host's memory, and step there: slow, for models that fit
     no other way."""
 
-    timeout_seconds: float = Field(600.0, gt=0, allow_inf_nan=False)
+    timeout_seconds: float = Field(600.0, gt=0, le=1e7)
     """How long a rank waits for another one in a step before it gives up and ends the run, naming the step."""

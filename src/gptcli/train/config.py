@@ -13,21 +13,26 @@ from gptcli.models.config import ModelConfig
 from gptcli.optim.config import AdamWConfig, CosineSchedule, OptimConfig, ScheduleConfig
 from gptcli.parallel.config import ParallelConfig
 
+MOST_STEPS, MOST_EPOCHS, MOST_SECONDS = 10**15, 1e6, 1e9
+"""Limits far beyond any training, which keep products of such numbers exact."""
+
 
 class TrainerConfig(Config):
     """How long, how much at once, and what happens while it runs."""
 
-    max_steps: int | None = Field(None, ge=1)
+    FREE_TEXTS = frozenset(("pace", "sample_prompt"))
+
+    max_steps: int | None = Field(None, ge=1, le=MOST_STEPS)
     """Optimizer steps in all, with max_seconds at most; None: as many as that allows, or, without it, as the
     zero-config rule chooses."""
 
-    epochs: float | None = Field(None, gt=0, allow_inf_nan=False)
+    epochs: float | None = Field(None, gt=0, le=MOST_EPOCHS)
     """Passes over the training split, instead of max_steps; for a mix, a pass is as many sequences as its corpora have
     together. It becomes max_steps, rounded up to a whole step, as soon as the text is tokenized, so the run's run.toml
     has max_steps. The last one set counts of the two: `--set` before a file, a file before the run that is
     resumed."""
 
-    max_seconds: float | None = Field(None, gt=0, allow_inf_nan=False)
+    max_seconds: float | None = Field(None, gt=0, le=MOST_SECONDS)
     """Seconds that the whole command may take, from its start to the saved model; what is not set is chosen for them.
     `--time 10m` sets it. It ends sooner after max_steps, which are chosen where more would memorise the text."""
 

@@ -97,8 +97,6 @@ def test_the_layout_is_the_configs_unless_options_say_otherwise(parallel: dict, 
     ("options", "words"),
     [
         ({"config_files": ()}, "nothing to plan"),
-        ({"mfu": 1.5}, "--mfu 1.5"),
-        ({"tokens": -1.0}, "--tokens -1 is not above 0"),
         (
             {"gpus": 3, "tokens_per_step": 1024},
             "a step of 1 sequences .* cannot be dealt out to 3 data ranks",

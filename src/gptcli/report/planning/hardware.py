@@ -72,6 +72,8 @@ ACCELERATORS = {
         Accelerator("cpu", 0.192e12, 16e9, 40e9, 10e9, 1.25e9, "two cores of 3 GHz with two AVX2 FMA units each"),
     )
 }
+LARGEST = 1e24
+"""The largest of a device's numbers that is taken for one."""
 NUMBERS = ("flops", "memory", "bandwidth", "link", "network")
 
 
@@ -103,7 +105,7 @@ def parse_number(pair: str) -> tuple[str, float]:
         number = float(value)
     except ValueError:
         number = 0.0
-    if name not in NUMBERS or not 0 < number < float("inf"):
+    if name not in NUMBERS or not 1 <= number <= LARGEST:
         raise UsageError(f"--gpu: {pair!r} is not a number of a device", f"write them as in {example()}")
     return name, number
 

@@ -142,7 +142,8 @@ def make_plan(request: PlanRequest) -> TrainingPlan:
         ConfigError: a config or an assignment is wrong.
         UsageError: a device is unknown, or the devices or the batch cannot be laid out so.
     """
-    require_sensible(request)
+    if not request.config_files:
+        raise UsageError("nothing to plan", "name a config: gptcli plan gpt2-124m")
     machine = Machine(parse_accelerator(request.gpu), request.per_host)
     user = read_settings(request.config_files, request.assignments)
     check_keys(RunConfig, user)
@@ -172,17 +173,6 @@ def make_plan(request: PlanRequest) -> TrainingPlan:
         saving=plan_saving(written, request.write_rate * writers, request.device_hours, request.gpus),
         tokens=tokens,
     )
-
-
-def require_sensible(request: PlanRequest) -> None:
-    if not request.config_files:
-        raise UsageError("nothing to plan", "name a config: gptcli plan gpt2-124m")
-    if not 0 < request.mfu <= 1:
-        raise UsageError(f"--mfu {request.mfu:g} is not above 0 and at most 1", "0.4 is usual")
-    for name in ("tokens", "price_per_hour", "write_rate", "device_hours"):
-        value = getattr(request, name)
-        if value is not None and not 0 < value < math.inf:
-            raise UsageError(f"--{name.replace('_', '-')} {value:g} is not above 0", "give a positive number")
 
 
 def asked_for(request: PlanRequest) -> dict[str, dict[str, Any]]:
