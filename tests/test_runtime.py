@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from gptcli import runtime
 
 needs_glibc = pytest.mark.skipif(
     platform.libc_ver()[0] != "glibc", reason="another C library's allocator is left alone"
@@ -73,3 +77,47 @@ def test_the_command_sets_itself_up_before_torch_is_there() -> None:
         "print(seen, os.environ['GOMP_SPINCOUNT'])"
     )
     assert run(code).endswith("[False] 10000")
+
+
+SEARCHED = (
+    "import json, os, sys; from gptcli.runtime import prepare; prepare()\n"
+    "print(json.dumps([sys.path, os.environ.get('PYTHONPATH'), os.environ.get('PATH'), os.environ['PYTHONSAFEPATH']]))"
+)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [("", None), (":", None), (".", None), ("{0}:", "{0}"), (":{0}", "{0}"), ("./:{0}:lib", "{0}:lib")],
+)
+def test_the_working_directory_is_searched_by_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, kept: str | None
+) -> None:
+    """`-c` and an empty entry of PYTHONPATH both put it on the path."""
+    mine, here = tmp_path / "mine", tmp_path / "here"
+    mine.mkdir()
+    here.mkdir()
+    monkeypatch.chdir(here)
+    path, python_path, programs, safe = json.loads(
+        run(SEARCHED, PYTHONPATH=given.format(mine), PATH=f":/usr/bin:bin:{here}")
+    )
+    assert not {"", str(here)} & set(path) and safe == "1"
+    assert python_path == (kept and kept.format(mine)) and (str(mine) in path) == ("{0}" in given)
+    assert programs == f"/usr/bin:{here}", "an absolute entry was written on purpose"
+
+
+def test_a_variable_of_which_nothing_is_left_is_none() -> None:
+    code = "import os; from gptcli.runtime import prepare; prepare(); print(os.environ.get('LIBRARY_PATH'))"
+    assert run(code, LIBRARY_PATH=":") == "None"
+
+
+def test_gptcli_in_the_working_directory_is_found_by_its_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Path(runtime.__file__).parents[1]
+    monkeypatch.chdir(source)
+    code = (
+        "import json, os, sys\n"
+        f"sys.path[:] = ['', *(entry for entry in sys.path if entry not in ('', {str(source)!r}))]\n"
+        "from gptcli.runtime import prepare; prepare()\n"
+        "print(json.dumps([sys.path, os.environ['PYTHONPATH']]))"
+    )
+    path, python_path = json.loads(run(code))
+    assert path.index(str(source)) == len(path) - 1 and python_path == str(source)

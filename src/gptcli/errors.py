@@ -9,13 +9,16 @@
     ├── StorageError            5   the disk is full, or a path cannot be read or written
     ├── DivergedError           6   the loss stopped being a number
     ├── OutOfMemoryError        7   the model or batch does not fit
-    └── Stopped           130/143   SIGINT or SIGTERM, after saving
+    ├── Stopped           130/143   SIGINT or SIGTERM, after saving
+    └── StdoutClosed          141   whoever read stdout has stopped reading, as `head` does; nothing is said about it
 
 The message is one line that names the thing and the remedy; the command line prints it without a traceback
 (`--debug` shows one).
 """
 
 from __future__ import annotations
+
+import signal
 
 
 class GptcliError(Exception):
@@ -67,6 +70,12 @@ class Stopped(GptcliError):
         super().__init__(message, remedy)
         self.signum = signum
         self.exit_code = 128 + signum
+
+
+class StdoutClosed(GptcliError):
+    """Whoever read stdout has stopped reading. The exit code is that of a program which SIGPIPE ends."""
+
+    exit_code = 128 + signal.SIGPIPE
 
 
 def first_line(error: BaseException) -> str:

@@ -7,12 +7,15 @@ answer; what the handler raises is raised here, and the thread is left to end by
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable
 from typing import Generic, NoReturn, TypeVar
+
+from gptcli.errors import GptcliError
 
 Result = TypeVar("Result")
 
@@ -62,7 +65,8 @@ def exit_process(code: int) -> NoReturn:
     A thread that returns from compiled code while the interpreter is being taken down would abort the process.
     """
     if any(isinstance(thread, CallThread) for thread in threading.enumerate()):
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with contextlib.suppress(OSError, GptcliError):
+            sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(code)
     sys.exit(code)

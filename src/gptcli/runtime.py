@@ -1,24 +1,61 @@
-"""How a process is set up before torch is loaded, so that the same work takes less time. Imports no torch.
+"""How a process is set up before torch is loaded: what it may import, and what lets it work faster. Imports no torch.
 
-Both settings change no number, only speed; either stands back where the user has set it through the environment.
+The settings for speed change no number; either stands back where the user has set it through the environment.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Parameters of mallopt(3)."""
 SPIN_COUNT = "10000"
 """Turns of a waiting loop, about 0.1 to 0.5 ms: longer than the pause between two operations of a training step."""
+SEARCHED = ("PATH", "LD_LIBRARY_PATH", "LIBRARY_PATH", "CPATH", "C_INCLUDE_PATH", "CPLUS_INCLUDE_PATH")
+"""Variables with folders in which programs, libraries and headers are searched: torch.compile runs a C++ compiler."""
 
 
 def prepare() -> None:
-    """Keep freed memory, and let waiting threads sleep soon. To be called before torch is imported."""
+    """Set up this process and those that it will start. To be called before torch is imported."""
+    forget_working_directory()
     if sys.platform == "linux":
         keep_freed_memory()
         wait_briefly()
+
+
+def forget_working_directory() -> None:
+    """Import and run nothing from the working directory, here and in every process that comes from this one.
+
+    A folder with a corpus may hold a `random.py` of anybody. An empty entry, which `PYTHONPATH=$PYTHONPATH:/mine`
+    leaves where the variable was not set, means the working directory too, and a relative entry of PATH leads below it.
+    A relative entry of PYTHONPATH that names another folder stays.
+    """
+    os.environ["PYTHONSAFEPATH"] = "1"
+    for name in SEARCHED:
+        keep_entries(name, os.path.isabs)
+    if not sys.flags.safe_path and sys.path[:1] == [os.path.dirname(os.path.realpath(sys.argv[0]))]:
+        del sys.path[0]  # the folder of the script `gptcli`, with whatever else people keep in it
+    unwanted = {"", os.path.realpath("")} if keep_entries("PYTHONPATH", names_another_folder) else {""}
+    sys.path[:] = [entry for entry in sys.path if entry not in unwanted]
+    ours = os.path.dirname(os.path.dirname(__file__))
+    if ours not in sys.path:  # gptcli itself was found in the working directory
+        sys.path.append(ours)
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), ours)))
+
+
+def keep_entries(name: str, is_wanted: Callable[[str], bool]) -> bool:
+    """Keep some entries of a variable that lists folders, if it is set; returns whether any were dropped."""
+    value = os.environ.pop(name, "")
+    kept = os.pathsep.join(entry for entry in value.split(os.pathsep) if is_wanted(entry))
+    if kept:  # an empty variable may mean the working directory
+        os.environ[name] = kept
+    return kept != value
+
+
+def names_another_folder(entry: str) -> bool:
+    return os.path.normpath(entry or os.curdir) != os.curdir
 
 
 def keep_freed_memory() -> None:

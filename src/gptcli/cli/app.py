@@ -73,18 +73,44 @@ app.add_typer(config_app, name="config")
 
 
 def main() -> None:
-    """Run the command; every error a user can cause ends in one line on stderr and its exit code."""
-    from gptcli.console import protect_terminal, say_error
-    from gptcli.errors import GptcliError
+    """Run the command; every error that a user can cause ends in one line on stderr and its exit code."""
+    from gptcli.cli.standard_streams import finish_stdout, prepare_streams
+    from gptcli.console import protect_terminal
     from gptcli.interruptible import exit_process
     from gptcli.runtime import prepare
 
     prepare()
+    prepare_streams()
     protect_terminal()
     try:
         app()
-    except GptcliError as error:
-        if os.environ.get("GPTCLI_DEBUG"):
-            raise
-        say_error(error)
-        exit_process(error.exit_code)
+        code = 0
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except BaseException as error:
+        code = report(error)
+    unwritten = finish_stdout()
+    if unwritten is not None and code == 0:
+        code = report(unwritten)
+    exit_process(code)
+
+
+def report(error: BaseException) -> int:
+    """Say what went wrong in one line, with a traceback where it was asked for; returns the exit code.
+
+    Raises the error again if it is none that a user can cause.
+    """
+    from gptcli.cli.known_errors import as_gptcli_error
+    from gptcli.console import say_error
+    from gptcli.errors import StdoutClosed
+
+    known = as_gptcli_error(error)
+    if known is None:
+        raise error
+    if os.environ.get("GPTCLI_DEBUG"):
+        import traceback
+
+        traceback.print_exception(error)
+    if not isinstance(known, StdoutClosed):
+        say_error(known)
+    return known.exit_code

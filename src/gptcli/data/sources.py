@@ -28,7 +28,7 @@ from gptcli.data.recognize import file_format, hint_of_rows, stream_format
 from gptcli.data.streams import spool_hugging_face
 from gptcli.data.token_files import is_token_file
 from gptcli.errors import DataError
-from gptcli.storage import clean_temporaries, fsync_path, storage_errors, temporary_name
+from gptcli.storage import clean_temporaries, expanded, fsync_path, storage_errors, temporary_name
 
 STDLIB_SKIPPED = frozenset({"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test"})
 """Folders that are no part of `python:stdlib`: other people's packages, and the test suite, which many systems leave
@@ -80,7 +80,7 @@ def files_of(source: str, config: DataConfig, cache_dir: Path) -> Found:
     if source == "python:stdlib":
         return Found([SourceFile(path, str(path)) for path in standard_library()], [])
     with storage_errors(source, "read"):
-        path = Path(source).expanduser()
+        path = expanded(source)
         if is_endless(path):
             raise DataError(f"{source} is a device, which has no end", "name a file or a pipe")
         if is_stream(source):
@@ -164,7 +164,7 @@ def is_utf8(path: Path) -> bool:
 
 def is_stream(source: str) -> bool:
     """Whether a source can be read only once: stdin, or a pipe as in `gptcli train <(zcat books)`."""
-    path = Path(source).expanduser()
+    path = expanded(source)
     return source == "-" or (path.exists() and not path.is_file() and not path.is_dir())
 
 
@@ -172,7 +172,7 @@ def spool(source: str, config: DataConfig, cache_dir: Path) -> Path:
     """A copy of a source that can be read only once, whose ending says what is in it."""
     if source == "-":
         return spool_stream(sys.stdin.buffer, source, config, cache_dir)
-    with Path(source).expanduser().open("rb") as stream:
+    with expanded(source).open("rb") as stream:
         return spool_stream(stream, source, config, cache_dir)
 
 

@@ -10,14 +10,13 @@ import stat
 import sys
 import termios
 from collections.abc import Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from gptcli.console import say, visible
 from gptcli.errors import DataError, UsageError
 from gptcli.generate.config import GenerationConfig
-from gptcli.storage import storage_errors
+from gptcli.storage import expanded, storage_errors
 
 if TYPE_CHECKING:
     from gptcli.generate.text import Completion
@@ -66,7 +65,7 @@ def read_prompt_file(file: str) -> tuple[str, str]:
     """The name by which messages call `file`, and its text."""
     name = "stdin" if file == "-" else file
     with storage_errors(name, "read"):
-        data = sys.stdin.buffer.read() if file == "-" else Path(file).expanduser().read_bytes()
+        data = sys.stdin.buffer.read() if file == "-" else expanded(file).read_bytes()
     try:
         return name, data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

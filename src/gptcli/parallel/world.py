@@ -7,6 +7,7 @@ through torch's process groups. A process that was started alone is a world of o
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
@@ -153,8 +154,9 @@ class World:
         word = self.claim(failure)
         if word == failure:
             self.tell(error, failure)
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with contextlib.suppress(OSError, GptcliError):
+            sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(left_behind(word))
 
     def lost(self, error: Exception) -> str | None:

@@ -1,6 +1,6 @@
 """Files that are whole or absent, and that lie where their path says. Nothing here knows what is in them.
 
-failures.py   the system's errors as StorageError
+failures.py   the system's errors as StorageError, and paths as users write them
 own.py        opening, copying and making files and directories of our own: never through a link
 leases.py     temporary names that say which process owns them, and the removal of those that are left over
 atomic.py     files and directories that appear under their name only when they are whole
@@ -18,7 +18,7 @@ from gptcli.storage.atomic import (
     sha256_file,
     write_atomic,
 )
-from gptcli.storage.failures import NO_ROOM, storage_errors
+from gptcli.storage.failures import NO_ROOM, expanded, storage_error, storage_errors
 from gptcli.storage.leases import TEMPORARY_MARK, clean_temporaries, process_is_alive, temporary_name
 from gptcli.storage.own import (
     allocate,
@@ -45,6 +45,7 @@ __all__ = [
     "copy_tree",
     "create_file",
     "create_text_file",
+    "expanded",
     "fsync_path",
     "make_directory",
     "open_own",
@@ -53,6 +54,7 @@ __all__ = [
     "remove_tree",
     "require_own",
     "sha256_file",
+    "storage_error",
     "storage_errors",
     "temporary_name",
     "write_atomic",

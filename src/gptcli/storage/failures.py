@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,10 @@ REMEDIES = {
     errno.EPERM: "check the permissions",
     errno.EROFS: "the file system is read-only: choose another place",
     errno.ENOENT: "check the path",
+    errno.ENOTDIR: "check the path",
+    errno.EISDIR: "name a file in it",
+    errno.ELOOP: "check where the link leads",
+    errno.ENAMETOOLONG: "choose a shorter name",
 }
 
 
@@ -42,3 +47,8 @@ def storage_error(path: Path | str, error: OSError, action: str = "write", neede
         wanted = f"it needs {needed} bytes, " if needed else ""
         reason += f" ({wanted}{shutil.disk_usage(place).free:,} {'are' if needed else 'bytes are'} free)"
     return StorageError(f"cannot {action} {path}: {reason}", REMEDIES.get(error.errno or 0, ""))
+
+
+def expanded(name: Path | str) -> Path:
+    """A path as the user wrote it, with the home directory for `~`; `~nobody` stays as it is, as in a shell."""
+    return Path(os.path.expanduser(name))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gptcli.errors import TokenizerError
+from gptcli.storage import expanded
 from gptcli.tokenizer.folders import TOKENIZER_FILES
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
@@ -13,7 +14,7 @@ def open_tokenizer(reference: str) -> Tokenizer:
     """Open the tokenizer of a run, a model directory, a folder, a tokenizer.json, `file:PATH` or `hf:NAME`."""
     if reference.startswith("hf:"):
         return load_hub_tokenizer(reference.removeprefix("hf:"))
-    return load_tokenizer(Path(reference.removeprefix("file:")).expanduser())
+    return load_tokenizer(expanded(reference.removeprefix("file:")))
 
 
 def load_hub_tokenizer(repo: str, revision: str | None = None) -> Tokenizer:

@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import queue
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 
 import tokenizers
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
@@ -14,6 +13,7 @@ from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 from gptcli.console import duration, say
 from gptcli.errors import TokenizerError
 from gptcli.interruptible import CallThread, in_main_thread
+from gptcli.storage import expanded
 from gptcli.tokenizer.byte_level import BYTE_OF_CHARACTER, byte_level_tokenizer
 from gptcli.tokenizer.config import (
     BpeTokenizerConfig,
@@ -62,7 +62,7 @@ def build_tokenizer(config: TokenizerConfig, texts: Callable[[], Iterator[str]])
         case BpeTokenizerConfig():
             return train_bpe(texts(), config.vocab_size, config.min_frequency)
         case FileTokenizerConfig():
-            return load_tokenizer(Path(config.path).expanduser())
+            return load_tokenizer(expanded(config.path))
         case HubTokenizerConfig():
             return load_hub_tokenizer(config.repo, config.revision)
 

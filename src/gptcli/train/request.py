@@ -17,6 +17,7 @@ from gptcli.config.load import with_origin
 from gptcli.config.shipped import read_settings
 from gptcli.console import say, shell_word
 from gptcli.errors import CheckpointError, DataError, UsageError
+from gptcli.storage import expanded
 from gptcli.train.resume import History, require_same_run, resume_command
 from gptcli.train.start import require_same_start
 
@@ -46,7 +47,7 @@ class TrainRequest:
 def named_run(request: TrainRequest) -> TrainRequest:
     """The request with the run to resume in its place, where it was named as if it were the corpus."""
     if request.resume and request.out is None and len(request.corpus) == 1:
-        path = Path(request.corpus[0]).expanduser()
+        path = expanded(request.corpus[0])
         if RunDirectory.is_run(path):
             return replace(request, corpus=(), out=path)
     return request
@@ -140,7 +141,7 @@ def missing_sources(data: Mapping[str, Any]) -> Iterator[str]:
     mix = (source for entry in data.get("mix") or () for source in entry["corpus"])
     for source in (*(data.get("corpus") or ()), *mix, *([data["val"]] if data.get("val") else [])):
         is_path = source != "-" and not source.startswith(("hf:", "python:"))
-        if is_path and not any(mark in source for mark in "*?[@") and not Path(source).expanduser().exists():
+        if is_path and not any(mark in source for mark in "*?[@") and not expanded(source).exists():
             yield source
 
 

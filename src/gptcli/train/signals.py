@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -68,5 +69,6 @@ class StopRequest:
 def leave(signum: int, words: str) -> NoReturn:
     """End the process without another line of Python."""
     if not Progress.is_silent:
-        os.write(sys.stderr.fileno(), f"\ngptcli: {words}\n".encode())
+        with contextlib.suppress(OSError):
+            os.write(sys.stderr.fileno(), f"\ngptcli: {words}\n".encode())
     os._exit(128 + signum)

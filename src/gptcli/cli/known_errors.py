@@ -1,0 +1,32 @@
+"""Errors of Python and the system that reach the edge of the command, as the errors that a user can act on."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from gptcli.errors import GptcliError, OutOfMemoryError, Stopped, StorageError, UsageError, first_line
+from gptcli.storage import storage_error
+
+SURROGATES = ("\ud800", "\udfff")
+"""The range of the characters with which Python stands for bytes that are not UTF-8."""
+
+
+def as_gptcli_error(error: BaseException) -> GptcliError | None:
+    """What an error means for the user; None if it is a fault of the program."""
+    match error:
+        case GptcliError():
+            return error
+        case KeyboardInterrupt():
+            return Stopped("stopped by SIGINT", signal.SIGINT, "run the same command again")
+        case MemoryError():
+            return OutOfMemoryError("there is not enough memory", "make the model, the batch or the input smaller")
+        case OSError(filename=str() | bytes() as path) if error.strerror:
+            return storage_error(os.fsdecode(path), error, "use")
+        case OSError():
+            return StorageError(first_line(error))
+        case UnicodeEncodeError(object=str() as text, start=start, encoding=encoding):
+            if SURROGATES[0] <= text[start] <= SURROGATES[1]:
+                return UsageError(f"{text[:200]!r} has bytes that are not UTF-8", "write it in UTF-8")
+            return UsageError(f"{text[start]!r} cannot be written in {encoding}", "set PYTHONUTF8=1")
+    return None
