@@ -84,6 +84,11 @@ def first_line(error: BaseException) -> str:
     return next((line for line in lines if line), type(error).__name__).rstrip(".")
 
 
+def is_panic(error: BaseException) -> bool:
+    """Whether it is a panic of a library in Rust, which pyo3 raises outside of Exception."""
+    return type(error).__name__ == "PanicException" and not isinstance(error, Exception)
+
+
 def missing_extra(package: str, extra: str, purpose: str) -> UsageError:
     """The error for a feature whose optional dependency is not installed."""
     return UsageError(f"{purpose} needs {package}, which is not installed", f"pip install 'gptcli[{extra}]'")

@@ -18,8 +18,9 @@ import tokenizers
 from gptcli.data import prepare, stages
 from gptcli.data.config import DataConfig
 from gptcli.data.inspect import inspect_split
-from gptcli.data.prepare import PreparedData, default_cache_dir, open_prepared, prepare_data, scan_corpus
+from gptcli.data.prepare import PreparedData, open_prepared, prepare_data, scan_corpus
 from gptcli.errors import DataError, StorageError
+from gptcli.storage import default_cache_dir
 
 TEXTS = [
     f"Document {number}: it's {'very ' * (number % 5)}small, naïve 日本 {number * number}.\n" for number in range(80)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from gptcli.data.prepare import default_cache_dir
 from gptcli.errors import DivergedError, UsageError
+from gptcli.storage import default_cache_dir
 from gptcli.train.replay import replay, report
 from gptcli.train.run import TrainRequest, train
 from gptcli.train.step import Stepper

@@ -56,7 +56,7 @@ def prepare(
     """
     settings = data_settings(corpus or [], config or [], assignments or [])
     from gptcli.data.inspect import prepare, report_lines
-    from gptcli.data.prepare import default_cache_dir
+    from gptcli.storage import default_cache_dir
 
     report = prepare(settings.data.corpus, settings, cache_dir or default_cache_dir(), workers)
     show(strict_json.dumps(report) if as_json else "\n".join(report_lines(report)))
@@ -77,7 +77,7 @@ def inspect(
     """Show what the tokens of a corpus look like, and check that they are whole."""
     settings = data_settings(corpus, config or [], assignments or [])
     from gptcli.data.inspect import inspect, split_lines
-    from gptcli.data.prepare import default_cache_dir
+    from gptcli.storage import default_cache_dir
 
     splits = inspect(settings.data.corpus, settings, cache_dir or default_cache_dir(), windows)
     lines = [line for split in splits for line in split_lines(split)]

@@ -72,12 +72,12 @@ def generate(
     import torch
 
     from gptcli.console import quantity, say
-    from gptcli.data.cache import default_cache_dir
     from gptcli.generate.step import decoding_step
     from gptcli.generate.text import generate as generate_texts
     from gptcli.interop.load import load_model
     from gptcli.models.inference import for_generation
     from gptcli.nn.device import AUTOCAST_DTYPES, resolve_device
+    from gptcli.storage import default_cache_dir
 
     where, dtype = resolve_device(device), AUTOCAST_DTYPES.get(precision, torch.float32)
     loaded = load_model(run, device=where, dtype=dtype, checkpoint=checkpoint)

@@ -5,7 +5,16 @@ from __future__ import annotations
 import os
 import signal
 
-from gptcli.errors import GptcliError, OutOfMemoryError, Stopped, StorageError, UsageError, first_line
+from gptcli.errors import (
+    DataError,
+    GptcliError,
+    OutOfMemoryError,
+    Stopped,
+    StorageError,
+    UsageError,
+    first_line,
+    is_panic,
+)
 from gptcli.storage import storage_error
 
 SURROGATES = ("\ud800", "\udfff")
@@ -29,4 +38,6 @@ def as_gptcli_error(error: BaseException) -> GptcliError | None:
             if SURROGATES[0] <= text[start] <= SURROGATES[1]:
                 return UsageError(f"{text[:200]!r} has bytes that are not UTF-8", "write it in UTF-8")
             return UsageError(f"{text[start]!r} cannot be written in {encoding}", "set PYTHONUTF8=1")
+        case _ if is_panic(error):
+            return DataError(f"a library failed on what it was given: {first_line(error)}")
     return None

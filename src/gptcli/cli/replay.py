@@ -22,7 +22,7 @@ def replay(
     as_json: AsJson = False,
 ) -> None:
     """Make one step of a run again, from the checkpoint before it, and show what its loss and gradient are made of."""
-    from gptcli.data.prepare import default_cache_dir
+    from gptcli.storage import default_cache_dir
     from gptcli.train.replay import replay, report
 
     found = replay(run, step, cache_dir or default_cache_dir(), top)

@@ -5,8 +5,9 @@
     tokenizers/  learnt tokenizers, by the training text and the tokenizer's settings
     excerpts/    documents drawn from a corpus that is too large to be read whole
     tokens/      token shards of both splits, by their text and the tokenizer
+    trials/      which tokenizers of others have passed their trial (`gptcli.tokenizer.foreign`): a file each
 
-Every entry is a directory with a manifest (`gptcli.manifest`), which is verified at the entry's first use in a process,
+Every other entry is a directory with a manifest (`gptcli.manifest`), which is verified at the entry's first use in a process,
 before anything in it is used; a damaged entry is made again. An entry that is made in parts has them in NAME.work
 beside it until it is whole, so that what is finished is not done again. Everything here can be deleted at any time.
 Knows nothing of what the entries hold.
@@ -16,7 +17,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -39,12 +39,6 @@ from gptcli.storage import (
 
 CACHE_VERSION = 5
 """Part of every key: raise it when the form or the meaning of an entry changes."""
-
-
-def default_cache_dir() -> Path:
-    """$XDG_CACHE_HOME/gptcli, or ~/.cache/gptcli."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "gptcli"
 
 
 def cache_key(*parts: Any) -> str:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gptcli.console import quantity
-from gptcli.data.cache import default_cache_dir
 from gptcli.data.config import DataConfig
 from gptcli.data.file_formats import SourceFile
 from gptcli.data.formats import Decoding, read_text
@@ -21,6 +20,7 @@ from gptcli.data.separators import separate, separator_of
 from gptcli.data.sources import find_files
 from gptcli.data.token_files import is_token_file
 from gptcli.errors import DataError, GptcliError, StorageError
+from gptcli.storage import default_cache_dir
 
 PIECE_CHARACTERS = 1 << 20
 """Longest piece; nearly every document is one."""

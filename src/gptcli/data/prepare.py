@@ -18,7 +18,6 @@ from gptcli.data.cache import (
     WHOLE,
     Share,
     cache_key,
-    default_cache_dir,
     is_whole,
     new_entry,
     only_writer,
@@ -47,7 +46,7 @@ from gptcli.tokenizer.train import build_tokenizer
 if TYPE_CHECKING:
     from gptcli.data.mix import TokenMix
 
-__all__ = ["CorpusScan", "PreparedData", "default_cache_dir", "open_prepared", "prepare_data", "scan_corpus"]
+__all__ = ["CorpusScan", "PreparedData", "open_prepared", "prepare_data", "scan_corpus"]
 
 LEARNT = ("char", "bpe")
 """Tokenizers that depend on the training text."""

@@ -3,6 +3,7 @@
 failures.py   the system's errors as StorageError, and paths as users write them
 own.py        opening, copying and making files and directories of our own: never through a link
 leases.py     temporary names that say which process owns them, and the removal of those that are left over
+cache_dir.py  where the cache lies
 atomic.py     files and directories that appear under their name only when they are whole
 
 All that is written in a run, a cache or an export goes through these functions; tests/test_architecture.py finds the
@@ -18,6 +19,7 @@ from gptcli.storage.atomic import (
     sha256_file,
     write_atomic,
 )
+from gptcli.storage.cache_dir import default_cache_dir
 from gptcli.storage.failures import NO_ROOM, expanded, storage_error, storage_errors
 from gptcli.storage.leases import TEMPORARY_MARK, clean_temporaries, process_is_alive, temporary_name
 from gptcli.storage.own import (
@@ -45,6 +47,7 @@ __all__ = [
     "copy_tree",
     "create_file",
     "create_text_file",
+    "default_cache_dir",
     "expanded",
     "fsync_path",
     "make_directory",

@@ -16,10 +16,11 @@ import tokenizers
 from tokenizers.pre_tokenizers import ByteLevel
 
 from gptcli.console import say
-from gptcli.errors import GptcliError, TokenizerError
+from gptcli.errors import GptcliError, TokenizerError, first_line, is_panic
 from gptcli.interruptible import call_interruptibly
 from gptcli.tokenizer.byte_level import BYTE_OF_CHARACTER, CHARACTER_OF_BYTE
-from gptcli.tokenizer.structure import Cut, cut_rule, pieces
+from gptcli.tokenizer.library import call_within, library_errors
+from gptcli.tokenizer.structure import Cut, cut_rule, is_known, pieces
 
 WINDOW_CHARACTERS = 1 << 20
 """Text handed to the backend at a time: its encodings take some hundred bytes a token until they are ids."""
@@ -52,7 +53,7 @@ class Encoder(Protocol):
 def encoder_for(backend: tokenizers.Tokenizer, spec: Mapping[str, Any]) -> Encoder:
     """The fastest encoder for `backend`, whose tokenizer.json is `spec`."""
     cut, model = cut_rule(spec), spec["model"]
-    plain = BackendEncoder(backend, cut)
+    plain = BackendEncoder(backend, cut, is_known(spec))
     vocabulary = model["vocab"]
     if cut is Cut.ANYWHERE:
         if not spec.get("pre_tokenizer"):
@@ -68,8 +69,8 @@ def encoder_for(backend: tokenizers.Tokenizer, spec: Mapping[str, Any]) -> Encod
 class BackendEncoder:
     """Through `tokenizers`, for every structure: in parallel and in pieces, so that memory follows the ids alone."""
 
-    def __init__(self, backend: tokenizers.Tokenizer, cut: Cut) -> None:
-        self.backend, self.cut = backend, cut
+    def __init__(self, backend: tokenizers.Tokenizer, cut: Cut, is_known: bool) -> None:
+        self.backend, self.cut, self.is_known = backend, cut, is_known
 
     def encode_batch(self, texts: Iterable[str]) -> list[np.ndarray]:
         parts: list[list[np.ndarray]] = []
@@ -78,7 +79,7 @@ class BackendEncoder:
         waiting = 0
 
         def flush() -> None:
-            for owner, ids in zip(owners, encode_pieces(self.backend, window), strict=True):
+            for owner, ids in zip(owners, encode_pieces(self.backend, window, self.is_known), strict=True):
                 parts[owner].append(ids)
             window.clear()
             owners.clear()
@@ -156,6 +157,10 @@ class WordEncoder:
             say("gigatoken gives other ids than tokenizers on this machine and is not used: encoding takes longer.")
         except ImportError:
             say("gigatoken is not installed: encoding takes longer (pip install gigatoken).")
+        except BaseException as error:
+            if isinstance(error, GptcliError) or not (isinstance(error, Exception) or is_panic(error)):
+                raise
+            say(f"gigatoken cannot read this tokenizer and is not used: encoding takes longer ({first_line(error)}).")
         self.fast, self.awaited = None, math.inf
         return False
 
@@ -236,10 +241,20 @@ def byte_table(vocabulary: Mapping[str, int]) -> np.ndarray:
     return np.array([vocabulary[CHARACTER_OF_BYTE[byte]] for byte in range(256)], dtype=np.uint32)
 
 
-def encode_pieces(backend: tokenizers.Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
-    """The ids of every text, uint32, without the tokens that a post-processor would add."""
-    encode = partial(encodings_of, backend, texts)
-    encodings = call_interruptibly(encode) if sum(map(len, texts)) > UNINTERRUPTED_CHARACTERS else encode()
+def encode_pieces(backend: tokenizers.Tokenizer, texts: Sequence[str], is_known: bool) -> list[np.ndarray]:
+    """The ids of every text, uint32, without the tokens that a post-processor would add.
+
+    Args:
+        is_known: whether the structure of the tokenizer is known to take time in proportion to the text.
+
+    Raises:
+        TokenizerError: a text cannot be encoded, or not in the time that any tokenizer needs.
+    """
+    encode, characters = partial(encodings_of, backend, texts), sum(map(len, texts))
+    if not is_known:
+        encodings = call_within(encode, characters)
+    else:
+        encodings = call_interruptibly(encode) if characters > UNINTERRUPTED_CHARACTERS else encode()
     return [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
 
 
@@ -249,14 +264,13 @@ def encodings_of(backend: tokenizers.Tokenizer, texts: Sequence[str]) -> list[to
     Raises:
         TokenizerError: the library cannot encode a text.
     """
-    try:
-        return backend.encode_batch_fast(texts, add_special_tokens=False)
-    except GptcliError:  # what answers a signal
-        raise
-    except Exception as error:  # Plain Exceptions and a TypeError that names nothing are what the library raises.
-        for text in texts:
-            encoded(text, "utf-8")
-        raise TokenizerError(f"the tokenizer cannot encode the text: {error}") from error
+    with library_errors("the tokenizer cannot encode the text"):
+        try:
+            return backend.encode_batch_fast(texts, add_special_tokens=False)
+        except TypeError:  # which names nothing
+            for text in texts:
+                encoded(text, "utf-8")
+            raise
 
 
 def encoded(text: str, codec: str) -> bytes:

@@ -15,6 +15,8 @@ import tokenizers
 from gptcli import strict_json
 from gptcli.errors import TokenizerError
 from gptcli.storage import storage_errors, write_atomic
+from gptcli.tokenizer.foreign import require_usable
+from gptcli.tokenizer.library import library_errors
 
 TOKENIZER_FILE = "tokenizer.json"
 SETTINGS_FILE = "tokenizer_config.json"
@@ -52,14 +54,30 @@ def read_tokenizer_json(path: Path) -> tokenizers.Tokenizer:
     spec = {**spec, "truncation": None, "padding": None}
     if "dropout" in spec["model"]:
         spec["model"] = {**spec["model"], "dropout": None}
-    return build(path, lambda: tokenizers.Tokenizer.from_str(strict_json.dumps(spec)))
+    try:
+        content = strict_json.dumps(spec)
+    except RecursionError as error:
+        raise TokenizerError(f"{path} is nested too deeply", WHAT_TO_GIVE) from error
+    require_usable(path, spec, content)
+    backend = build(path, lambda: tokenizers.Tokenizer.from_str(content))
+    require_declared_ids(path, backend, spec)
+    return backend
+
+
+def require_declared_ids(path: Path, backend: tokenizers.Tokenizer, spec: Mapping[str, Any]) -> None:
+    """Raise a TokenizerError for an added token that the library gives another id than its file: it goes by its own
+    order where the ids of a file leave gaps or contradict the vocabulary."""
+    for token in spec.get("added_tokens") or ():
+        found = backend.token_to_id(token["content"])
+        if token["content"] and found != token["id"]:
+            raise TokenizerError(
+                f"{path} gives the added token {token['content'][:40]!r} the id {token['id']:,}, but the tokenizers "
+                f"library gives it {found:,}",
+                "fetch the file again, or use another tokenizer",
+            )
 
 
 def build(path: Path, read: Callable[[], Built]) -> Built:
-    """Run a reader of `tokenizers`, whose errors are plain Exceptions, or panics of its Rust code."""
-    try:
+    """Run a reader of `tokenizers`; what it raises becomes a TokenizerError that names the file."""
+    with library_errors(f"{path} is no tokenizer that the tokenizers library can read"):
         return read()
-    except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        raise TokenizerError(f"{path} is no tokenizer that the tokenizers library can read: {error}") from error

@@ -29,6 +29,7 @@ from gptcli.tokenizer.files import (
     read_json,
     read_tokenizer_json,
 )
+from gptcli.tokenizer.foreign import require_within_bounds
 from gptcli.tokenizer.special import END_OF_TEXT
 from gptcli.tokenizer.structure import LINE_SPLITS
 
@@ -143,6 +144,7 @@ def read_vocabulary(folder: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]
     rules = Rules() if name is None else CLASSES[name]
     vocabulary, merges = folder / VOCAB_FILE, folder / MERGES_FILE
     words = read_json(vocabulary)
+    require_within_bounds(vocabulary, {"model": {"vocab": words}})
     model = build(folder, lambda: models.BPE.from_file(str(vocabulary), str(merges)))
     if missing := BYTE_OF_CHARACTER.keys() - words.keys():
         raise TokenizerError(

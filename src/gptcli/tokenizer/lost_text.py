@@ -123,7 +123,7 @@ def lost_bytes(tokenizer: Tokenizer, text: str) -> int:
     if isinstance(tokenizer.encoder, TableEncoder):  # each character is one token
         ids = tokenizer.encode_batch([text])[0]
         return sum(len(text[place].encode()) for place in np.flatnonzero(ids == tokenizer.unk_id))
-    encoding = tokenizer.backend.encode(text, add_special_tokens=False)
+    encoding = tokenizer.encoding(text)
     ids, offsets = encoding.ids, encoding.offsets
     if tokenizer.unk_id not in ids and tokenizer.decode(ids) == text:
         return 0

@@ -11,6 +11,9 @@ from collections.abc import Mapping
 import tokenizers
 from tokenizers.decoders import DecodeStream
 
+from gptcli.errors import TokenizerError
+from gptcli.tokenizer.library import library_errors
+
 
 class ByteStream:
     """For byte-level tokenizers: an incremental UTF-8 decoder, which holds back three bytes at most.
@@ -50,10 +53,9 @@ class BackendStream:
         if self.stream is None:
             return ""
         try:
-            piece = self.stream.step(self.backend, token) or ""
-        except (
-            Exception
-        ):  # The library raises plain Exception when the decoder rewrote text: the rest comes at the end.
+            with library_errors("the tokenizer cannot decode its tokens"):
+                piece = self.stream.step(self.backend, token) or ""
+        except TokenizerError:  # the decoder rewrote text: the rest comes at the end
             self.stream = None
             return ""
         self.emitted += len(piece)
@@ -61,6 +63,7 @@ class BackendStream:
 
     def finish(self) -> str:
         """What is left when no id follows."""
-        rest = self.backend.decode(self.ids)[self.emitted :]
+        with library_errors("the tokenizer cannot decode its tokens"):
+            rest = self.backend.decode(self.ids)[self.emitted :]
         self.emitted += len(rest)
         return rest

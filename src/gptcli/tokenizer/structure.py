@@ -74,6 +74,33 @@ def loses_nothing(spec: Mapping[str, Any]) -> bool:
     )
 
 
+def is_known(spec: Mapping[str, Any]) -> bool:
+    """Whether this is BPE of a structure that takes time in proportion to any text, and on which nothing can fail."""
+    model, splitter = spec["model"], spec.get("pre_tokenizer")
+    unknown, vocabulary = model.get("unk_token"), model.get("vocab")
+    return (
+        model_type(model) == "BPE"
+        and isinstance(vocabulary, Mapping)
+        and (unknown is None or (isinstance(unknown, str) and unknown in vocabulary))
+        and not any(model.get(setting) for setting in ALTERING)
+        and spec.get("normalizer") in (None, {"type": "NFC"})
+        and (splitter is None or type_of(splitter) == "ByteLevel" or is_line_split(splitter))
+        and (spec.get("decoder") is None or type_of(spec["decoder"]) in ("ByteLevel", "Fuse"))
+        and all(token.get("content") for token in spec.get("added_tokens") or ())
+    )
+
+
+def type_of(part: Any) -> Any:
+    return part.get("type") if isinstance(part, Mapping) else None
+
+
+def is_line_split(splitter: Any) -> bool:
+    try:
+        return splits_lines(splitter)
+    except (AttributeError, KeyError, TypeError):  # no pre-tokenizer
+        return False
+
+
 def cut_rule(spec: Mapping[str, Any]) -> Cut:
     """Where this tokenizer's texts may be cut; nowhere unless it is one whose rule is known."""
     model, splitter = spec["model"], spec.get("pre_tokenizer") or {}

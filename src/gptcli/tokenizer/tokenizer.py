@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,10 @@ from gptcli.tokenizer.encode import encode_pieces, encoder_for
 from gptcli.tokenizer.files import SETTINGS_FILE, TOKENIZER_FILE, write_files
 from gptcli.tokenizer.folders import read_tokenizer
 from gptcli.tokenizer.framing import DocumentFraming
+from gptcli.tokenizer.library import call_within, library_errors
 from gptcli.tokenizer.special import added_before, beginning_id, end_of_text_id, named_id, unknown_id
 from gptcli.tokenizer.stream import BackendStream, ByteStream
-from gptcli.tokenizer.structure import is_byte_level, kind_name, loses_nothing
+from gptcli.tokenizer.structure import is_byte_level, is_known, kind_name, loses_nothing
 
 FRAMING = "document_framing"
 """The key of tokenizer_config.json for a framing that does not follow from the special tokens."""
@@ -52,12 +53,17 @@ class Tokenizer:
 
     def __init__(self, backend: tokenizers.Tokenizer, settings: Mapping[str, Any] | None = None) -> None:
         """Wrap `backend`; `settings` are the contents of a tokenizer_config.json, which name the special tokens."""
+        with library_errors("the tokenizer cannot be used"):
+            self.read(backend, settings)
+
+    def read(self, backend: tokenizers.Tokenizer, settings: Mapping[str, Any] | None) -> None:
         backend.encode_special_tokens = True  # Not part of tokenizer.json, so set on every tokenizer, loaded or new.
         self.backend = backend
         spec = self.spec()
         self.settings = dict(settings or {})
         self.name = kind_name(spec)
         self.encoder = encoder_for(backend, spec)
+        self.is_known = is_known(spec)
         self.is_byte_level = is_byte_level(spec)
         self.loses_nothing = loses_nothing(spec)
         self.vocab_size = 1 + max(backend.get_vocab().values(), default=-1)
@@ -130,7 +136,7 @@ class Tokenizer:
             TokenizerError: the text holds a surrogate, which is no character and has no UTF-8.
         """
         if allow_special:
-            return encode_pieces(self.special_backend, [text])[0].tolist()
+            return encode_pieces(self.special_backend, [text], self.is_known)[0].tolist()
         return self.encode_batch([text])[0].tolist()
 
     @cached_property
@@ -153,7 +159,14 @@ class Tokenizer:
 
         Bytes that are not UTF-8 become U+FFFD, as in Unicode's recommended practice.
         """
-        return self.backend.decode(np.asarray(ids, dtype=np.int64).tolist())
+        with library_errors("the tokenizer cannot decode its tokens"):
+            return self.backend.decode(np.asarray(ids, dtype=np.int64).tolist())
+
+    def encoding(self, text: str) -> tokenizers.Encoding:
+        """The library's encoding of `text`, which has the places of the tokens in it, without special tokens."""
+        encode = partial(self.backend.encode, text, add_special_tokens=False)
+        with library_errors("the tokenizer cannot encode the text"):
+            return encode() if self.is_known else call_within(encode, len(text))
 
     def decode_stream(self) -> ByteStream | BackendStream:
         """An object whose `step(id)` gives the characters that became whole and `finish()` what is left."""
@@ -190,7 +203,7 @@ class Tokenizer:
         """Raise a TokenizerError that names the first character of `text` that the vocabulary lacks, and its place."""
         if self.unk_id is None or self.unk_id not in self.encode(text):
             return
-        encoding = self.backend.encode(text, add_special_tokens=False)
+        encoding = self.encoding(text)
         start, end = encoding.offsets[encoding.ids.index(self.unk_id)]
         unknown = text[start:end]
         code = f" (U+{ord(unknown):04X})" if len(unknown) == 1 else ""

@@ -23,7 +23,6 @@ from gptcli.checkpoint.flatten import flatten_state, restore_state
 from gptcli.checkpoint.load import Checkpoint, load_checkpoint
 from gptcli.checkpoint.run import RunDirectory
 from gptcli.console import Progress, duration, say, shell_word
-from gptcli.data.prepare import default_cache_dir
 from gptcli.errors import DivergedError, GptcliError, Stopped
 from gptcli.evaluate.shards import Interrupted
 from gptcli.generate.config import GenerationConfig
@@ -33,6 +32,7 @@ from gptcli.nn.device import autocast, peak_memory_bytes
 from gptcli.optim.build import build_optimizer
 from gptcli.optim.schedule import lr_factor, set_lr
 from gptcli.parallel.world import World
+from gptcli.storage import default_cache_dir
 from gptcli.train.agreement import Agreement
 from gptcli.train.bad_steps import keep_bad_step, reason_of
 from gptcli.train.compiling import compiled

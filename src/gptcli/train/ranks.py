@@ -14,13 +14,14 @@ from gptcli.config.load import with_origin
 from gptcli.data.batches import batches_of
 from gptcli.data.cache import Share
 from gptcli.data.mix import assemble_mix
-from gptcli.data.prepare import assemble, default_cache_dir
+from gptcli.data.prepare import assemble
 from gptcli.errors import DataError
 from gptcli.models.gpt import GPT, build_model, initial_weights
 from gptcli.nn.device import resolve_device
 from gptcli.parallel.config import ParallelConfig
 from gptcli.parallel.layout import Layout, lay_out, require_divisible, require_fitting
 from gptcli.parallel.world import World
+from gptcli.storage import default_cache_dir
 from gptcli.tokenizer.tokenizer import Tokenizer
 from gptcli.train.compiling import compiled
 from gptcli.train.config import RunConfig

@@ -15,7 +15,6 @@ from gptcli.checkpoint.run import RUN_FILES, RunDirectory
 from gptcli.config import RawConfig, check_keys, dump_toml, merge
 from gptcli.console import say, size
 from gptcli.data.cache import Share
-from gptcli.data.prepare import default_cache_dir
 from gptcli.data.shards import TokenShards
 from gptcli.data.sketch import SKETCH
 from gptcli.errors import CheckpointError, OutOfMemoryError, UsageError
@@ -24,7 +23,7 @@ from gptcli.models.gpt import GPT
 from gptcli.nn.device import allow_tf32
 from gptcli.parallel.layout import Layout
 from gptcli.parallel.world import World
-from gptcli.storage import atomic_directory, write_atomic
+from gptcli.storage import atomic_directory, default_cache_dir, write_atomic
 from gptcli.tokenizer.files import SETTINGS_FILE, TOKENIZER_FILE
 from gptcli.train.config import RunConfig
 from gptcli.train.finish import finish, good_one, validation_yardstick

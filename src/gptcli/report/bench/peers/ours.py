@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from gptcli.data.batches import Batch, Batches
-from gptcli.data.cache import default_cache_dir
 from gptcli.data.shards import ShardWriter, TokenShards
 from gptcli.generate.config import GenerationConfig
 from gptcli.generate.engine import Engine, Row
@@ -25,6 +24,7 @@ from gptcli.report.bench.encoding_rounds import encoding_round, read_texts
 from gptcli.report.bench.jobs import DecodingJob, EncodingJob, TrainingJob
 from gptcli.report.bench.torch_training import random_batch, run_config, training_contender
 from gptcli.report.bench.worker import Contender
+from gptcli.storage import default_cache_dir
 from gptcli.tokenizer.tokenizer import load_tokenizer
 from gptcli.train.compiling import compiled
 from gptcli.train.feed import pinned

@@ -1,0 +1,12 @@
+"""Where the cache lies."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def default_cache_dir() -> Path:
+    """$XDG_CACHE_HOME/gptcli, or ~/.cache/gptcli."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "gptcli"
