@@ -7,16 +7,17 @@
     tokens/      token shards of both splits, by their text and the tokenizer
     trials/      which tokenizers of others have passed their trial (`gptcli.tokenizer.foreign`): a file each
 
-Every other entry is a directory with a manifest (`gptcli.manifest`), which is verified at the entry's first use in a process,
-before anything in it is used; a damaged entry is made again. An entry that is made in parts has them in NAME.work
-beside it until it is whole, so that what is finished is not done again. Everything here can be deleted at any time.
-Knows nothing of what the entries hold.
+Every other entry is a directory with a manifest (`gptcli.manifest`), which is verified at the entry's first use in a
+process, before anything in it is used; a damaged entry is made again. An entry that is made in parts has them in
+NAME.work beside it until it is whole, so that what is finished is not done again. Everything here can be deleted at any
+time. Knows nothing of what the entries hold.
 """
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
+import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager

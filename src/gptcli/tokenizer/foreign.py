@@ -31,7 +31,7 @@ PATIENCE = 12
 """Times the processor time after which the trial is given up on a machine that is busy with other work."""
 BASE_BYTES, BYTES_PER_BYTE = 2**28, 24
 """Memory for the trial, and for each byte of the file."""
-REMEDY = "use another tokenizer; if this one is in use elsewhere, report that gptcli refuses it"
+REMEDY = "use another tokenizer"
 
 
 def require_usable(path: Path, spec: Mapping[str, Any], content: str) -> None:
