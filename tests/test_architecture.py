@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,45 @@ def test_json_is_written_by_one_module_which_writes_no_nan(path: Path) -> None:
             assert node.module != "json", f"{path}:{node.lineno}"
         if isinstance(node, ast.Attribute) and node.attr in ("dump", "dumps", "JSONEncoder"):
             assert isinstance(node.value, ast.Name) and node.value.id != "json", f"{path}:{node.lineno}"
+
+
+READERS = re.compile(
+    r"storage/|report/bench/|limits.py|nn/processor.py|nn/device.py|train/clock.py|data/crew.py"  # of /proc
+    r"|train/law.py|parallel/launch.py"  # a file of the package; one that the launcher has just made
+)
+"""Modules that open files as they are. `data/sources.py` opens the pipes and devices that the user names."""
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_only_regular_files_are_read_and_only_up_to_a_bound(path: Path) -> None:
+    """Whatever opens a file for reading does it by gptcli.storage's `open_regular`, `read_regular` or `read_named`."""
+    name = str(path.relative_to(SOURCE))
+    if READERS.search(name):
+        return
+    opened = [node for node in ast.walk(ast.parse(path.read_text())) if opens_a_file(node)]
+    assert len(opened) <= 2 * (name == "data/sources.py"), [f"{path}:{node.lineno}" for node in opened]
+
+
+def opens_a_file(node: ast.AST) -> bool:
+    """Whether this is a call of `open`, `os.open` or a method of a path that opens what lies there for reading."""
+    if not isinstance(node, ast.Call):
+        return False
+    if isinstance(node.func, ast.Name):
+        return node.func.id == "open" and not is_for_writing(node.args[1:])
+    if not isinstance(node.func, ast.Attribute):
+        return False
+    owner = node.func.value.id if isinstance(node.func.value, ast.Name) else ""
+    if node.func.attr in ("read_text", "read_bytes"):
+        return True
+    if node.func.attr != "open" or owner[:1].isupper() or owner in ("gzip", "zstandard", "archive", "stream"):
+        return False  # TokenShards.open, or the stream of a file that is open
+    return not is_for_writing(node.args[1:] if owner == "os" else node.args)
+
+
+def is_for_writing(arguments: Sequence[ast.expr]) -> bool:
+    """Whether the first of the arguments of a call after the path is a mode or a flag for writing."""
+    words = ast.unparse(arguments[0]) if arguments else "r"
+    return any(word in words for word in ("w", "a", "x", "O_CREAT", "O_RDWR")) and "rb" not in words
 
 
 def test_no_file_is_longer_than_a_reader_can_bear() -> None:

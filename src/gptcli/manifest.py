@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, TypeVar
 from gptcli import strict_json
 from gptcli.console import shell_word
 from gptcli.errors import CheckpointError, StorageError
-from gptcli.storage import TEMPORARY_MARK, storage_errors, write_atomic
+from gptcli.storage import TEMPORARY_MARK, UnsuitableFileError, open_regular, read_regular, storage_errors, write_atomic
 
 MANIFEST_NAME = "gptcli-manifest.json"
 FORMAT = "files of gptcli"
@@ -119,8 +119,10 @@ def read_manifest(directory: Path) -> Manifest:
     if not path.exists():
         return Manifest(directory)
     with storage_errors(path, "read"):
-        is_readable = path.is_file() and path.stat().st_size <= MAX_BYTES  # and no pipe, nor a device without an end
-        text = path.read_bytes() if is_readable else b""
+        try:
+            text = read_regular(path, MAX_BYTES)
+        except UnsuitableFileError:
+            text = b""  # which is damaged
     try:
         fields = json.loads(text)
         if fields["format"] == FORMAT and fields["version"] > VERSION:
@@ -181,7 +183,7 @@ def changed(manifest: Manifest, name: str, damage: str) -> CheckpointError:
 def sha256_of_part(path: Path, start: int, size: int, stop: threading.Event = NEVER) -> str:
     """Hex SHA-256 of `size` bytes of a file from byte `start` on, or of fewer once `stop` is set."""
     digest, left = hashlib.sha256(), size
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         file.seek(start)
         while left and not stop.is_set() and (chunk := file.read(min(CHUNK, left))):
             digest.update(chunk)
@@ -292,7 +294,7 @@ def entry_of(path: Path, stop: threading.Event = NEVER) -> Entry:
 def log_entry(path: Path, before: Entry | None) -> Entry:
     """The entry for the whole lines of a log; `before` where the log no longer begins with that, so that the damage is
     not taken for what was written."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         os.fsync(file.fileno())
         content = file.read()
     if before is not None and hashlib.sha256(content[: before.bytes]).hexdigest() != before.sha256:

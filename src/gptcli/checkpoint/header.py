@@ -11,6 +11,7 @@ import struct
 from pathlib import Path
 
 from gptcli.errors import CheckpointError
+from gptcli.storage import open_regular
 
 MAX_HEADER_BYTES = 16 * 2**20
 MAX_TENSORS = 2**16
@@ -23,7 +24,7 @@ def require_sane_header(path: Path) -> None:
         CheckpointError: names the file and what is wrong with its header.
     """
     size = path.stat().st_size
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         prefix = file.read(8)
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
         if length > min(size - 8, MAX_HEADER_BYTES):

@@ -16,7 +16,7 @@ from gptcli import strict_json
 from gptcli.checkpoint.manifest import REMEDY, STATE_NAME, check_files, read_manifest, verify
 from gptcli.checkpoint.run import RunDirectory
 from gptcli.errors import CheckpointError
-from gptcli.storage import storage_errors
+from gptcli.storage import LARGE, read_regular, storage_errors
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -99,7 +99,7 @@ def load_state(path: Path) -> dict[str, Any]:
     """
     try:
         with storage_errors(path, "read"):
-            state = strict_json.loads(path.read_bytes())
+            state = strict_json.loads(read_regular(path, LARGE))
     except ValueError as error:
         raise CheckpointError(f"{path} is damaged: {error}", REMEDY) from error
     if not isinstance(state, dict):

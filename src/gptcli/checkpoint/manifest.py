@@ -19,7 +19,7 @@ from gptcli import strict_json
 from gptcli.checkpoint.header import require_sane_header
 from gptcli.checkpoint.together import on_all, rank_in, ranks_of
 from gptcli.errors import CheckpointError
-from gptcli.storage import sha256_file, storage_errors
+from gptcli.storage import LARGE, read_regular, sha256_file, storage_errors
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -88,7 +88,7 @@ def read_manifest(directory: Path) -> Manifest:
     with storage_errors(path, "read"):
         if path.stat().st_size > MAX_MANIFEST_BYTES:
             raise CheckpointError(f"{path} is larger than any manifest of a checkpoint", REMEDY)
-        text = path.read_bytes()
+        text = read_regular(path, LARGE)
     try:
         fields = strict_json.loads(text)
         if fields["format"] == FORMAT and fields["version"] > VERSION:

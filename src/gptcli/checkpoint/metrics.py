@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 from gptcli import strict_json
 from gptcli.errors import CheckpointError
-from gptcli.storage import append_file, require_own, storage_errors, write_atomic
+from gptcli.storage import append_file, open_regular, require_own, storage_errors, write_atomic
 
 
 class MetricsLog:
@@ -60,7 +60,7 @@ class MetricsLog:
             if self.held:
                 self.write_held()
             if self.path.exists():
-                with storage_errors(self.path), self.path.open("rb") as file:
+                with storage_errors(self.path), open_regular(self.path) as file:
                     os.fsync(file.fileno())
 
     def truncate_after(self, step: int) -> None:
@@ -78,7 +78,7 @@ class MetricsLog:
         """
         if not self.path.exists():
             return []
-        with storage_errors(self.path, "read"), self.path.open("rb") as file:
+        with storage_errors(self.path, "read"), open_regular(self.path) as file:
             lines = file.read(end_of_last_line(file)).splitlines()
         return [self.parse(number, line) for number, line in enumerate(lines, start=1)]
 

@@ -124,7 +124,7 @@ def inspect(
 def read_input(text: str | None, file: Path | None) -> str:
     """The text given on the command line, in a file, or on standard input, without any change to its line ends."""
     from gptcli.errors import DataError, UsageError
-    from gptcli.storage import storage_errors
+    from gptcli.storage import LARGE, read_at_most, read_named, storage_errors
 
     if text is not None and file is not None:
         raise UsageError("there is a text and a file", "give one of them")
@@ -134,7 +134,7 @@ def read_input(text: str | None, file: Path | None) -> str:
         return text
     source = Path("-") if file is None else file
     with storage_errors(source, "read"):
-        content = sys.stdin.buffer.read() if source == Path("-") else source.read_bytes()
+        content = read_at_most(sys.stdin.buffer, LARGE) if source == Path("-") else read_named(source)
     try:
         return content.decode()
     except UnicodeDecodeError as error:

@@ -21,6 +21,7 @@ from pydantic_core import ErrorDetails
 from gptcli.config.base import Config, union_members
 from gptcli.config.names import key_named
 from gptcli.errors import ConfigError, StorageError
+from gptcli.storage import UnsuitableFileError, read_named
 
 MAX_CONFIG_BYTES = 1_000_000
 LONGEST_SHOWN = 200
@@ -44,11 +45,9 @@ def read_toml(path: Path) -> RawConfig:
         ConfigError: it is not TOML, or larger than any config is.
     """
     try:
-        with path.open("rb") as file:  # which may be a pipe, or a device without an end
-            content = file.read(MAX_CONFIG_BYTES + 1)
-        if len(content) > MAX_CONFIG_BYTES:
-            raise ConfigError(f"{path} is larger than {MAX_CONFIG_BYTES:,} bytes", "a config file is a short TOML file")
-        values = tomllib.loads(content.decode())
+        values = tomllib.loads(read_named(path, MAX_CONFIG_BYTES).decode())
+    except UnsuitableFileError as error:
+        raise ConfigError(f"{path}: {error}", "a config file is a short TOML file") from error
     except OSError as error:
         raise StorageError(f"cannot read config {path}: {error.strerror}", "check the path") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -17,7 +17,7 @@ from typing import IO, NamedTuple
 
 from gptcli.data.filetypes import ZIP, FileType, not_text
 from gptcli.errors import DataError
-from gptcli.storage import storage_errors
+from gptcli.storage import open_regular, storage_errors
 
 MAX_EXPANSION = 200
 """An archive that claims to hold so many times its own size, and more than MAX_CONTENT_BYTES, is refused: text is
@@ -72,7 +72,7 @@ def open_file(path: Path) -> IO[bytes]:
         BadZipFile: the archive is damaged.
     """
     try:
-        return path.open("rb")
+        return open_regular(path)
     except NotADirectoryError:
         archive, information = find_member(path)
         return archive.open(information)
@@ -93,7 +93,7 @@ def file_status(path: Path) -> FileStatus:
 
 def is_archive(path: Path) -> bool:
     """Whether a file is a zip archive by its first bytes."""
-    with storage_errors(path, "read"), path.open("rb") as file:
+    with storage_errors(path, "read"), open_regular(path) as file:
         return file.read(4) in SIGNATURES
 
 

@@ -18,7 +18,7 @@ from typing import IO, Any, Self
 from gptcli import strict_json
 from gptcli.contained import Limits, start
 from gptcli.errors import DataError
-from gptcli.storage import storage_errors
+from gptcli.storage import UnsuitableFileError, read_named, storage_errors
 
 CHATML = "chatml"
 CHATML_SOURCE = (
@@ -51,11 +51,11 @@ def read_template(name: str) -> str:
     """
     if name == CHATML:
         return CHATML_SOURCE
-    with storage_errors(name, "read the chat template"), Path(name).open("rb") as file:
-        content = file.read(MAX_TEMPLATE_BYTES + 1)
-    if len(content) > MAX_TEMPLATE_BYTES:
-        raise DataError(f"{name} is larger than {MAX_TEMPLATE_BYTES:,} bytes", "a chat template is a short file")
-    return content.decode(errors="replace")
+    with storage_errors(name, "read the chat template"):
+        try:
+            return read_named(Path(name), MAX_TEMPLATE_BYTES).decode(errors="replace")
+        except UnsuitableFileError as error:
+            raise DataError(f"{name}: {error}", "a chat template is a short file") from error
 
 
 class ChatRenderer:

@@ -15,7 +15,7 @@ from gptcli.data.compression import CHUNK_BYTES, damaged, is_compressed, read_by
 from gptcli.data.file_formats import SourceFile
 from gptcli.data.formats import Decoding
 from gptcli.errors import DataError
-from gptcli.storage import storage_errors
+from gptcli.storage import open_regular, storage_errors
 
 ROWS_AT_ONCE = 256
 
@@ -128,7 +128,7 @@ def decoded(value: Any, place: str, decoding: Decoding) -> Any:
 def seekable(path: Path, name: str) -> IO[bytes]:
     """The file itself, or a temporary copy of what it holds when it is compressed or in an archive."""
     if not is_compressed(path):
-        return path.open("rb")
+        return open_regular(path)
     copy = tempfile.TemporaryFile()  # noqa: SIM115 the caller closes it
     try:
         for chunk in read_bytes(path, name):

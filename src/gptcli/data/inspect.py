@@ -19,6 +19,7 @@ from gptcli.data.overlap import OVERLAP, overlap_warning, overlap_words, read_ov
 from gptcli.data.prepare import prepare_data, sample_words, scan_corpus
 from gptcli.data.shards import INDEX, TokenShards
 from gptcli.manifest import MANIFEST_NAME, require_unchanged
+from gptcli.storage import read_regular
 from gptcli.tokenizer.files import SETTINGS_FILE, TOKENIZER_FILE
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
@@ -126,7 +127,7 @@ def find_overlap(directory: Path) -> dict[str, Any] | None:
         return None
     if (directory.parent / OVERLAP).is_file():
         return read_overlap(directory.parent)[0]
-    return json.loads(report.read_text(encoding="utf-8")).get("ngram_overlap") if report.is_file() else None
+    return json.loads(read_regular(report).decode()).get("ngram_overlap") if report.is_file() else None
 
 
 def sample_windows(shards: TokenShards, tokenizer: Tokenizer, count: int) -> list[dict[str, Any]]:

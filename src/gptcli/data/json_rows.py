@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from gptcli.data.fields import RepeatedKeys, described
 from gptcli.errors import DataError
+from gptcli.storage import open_regular
 
 MAX_ROW_CHARACTERS = 1 << 30
 BLANKS = " \t\r\n"
@@ -38,7 +39,7 @@ class Line(NamedTuple):
     def __str__(self) -> str:
         before, left = 0, self.start
         if left:
-            with self.path.open("rb") as file:
+            with open_regular(self.path) as file:
                 while left and (chunk := file.read(min(left, 1 << 20))):
                     before += chunk.count(b"\n")
                     left -= len(chunk)

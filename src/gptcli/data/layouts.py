@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from gptcli.console import say
 from gptcli.data.file_formats import has_row_ending
 from gptcli.errors import DataError
-from gptcli.storage import storage_errors
+from gptcli.storage import LARGE, read_regular, storage_errors
 
 DEFAULT_SPLIT = "train"
 STATE, SPLITS = "state.json", "dataset_dict.json"
@@ -67,7 +67,7 @@ def saved_files(directory: Path) -> list[Path]:
 
 def listed(path: Path, key: str) -> list[Any]:
     with storage_errors(path, "read"):
-        content = path.read_bytes()
+        content = read_regular(path, LARGE)
     try:
         found = json.loads(content)[key]
     except (ValueError, KeyError, TypeError) as error:
@@ -82,7 +82,7 @@ def revision(repository: Path) -> Path:
     snapshots = sorted(path for path in (repository / "snapshots").iterdir() if path.is_dir())
     main = repository / "refs" / "main"
     if main.is_file():
-        named = repository / "snapshots" / main.read_text(encoding="utf-8").strip()
+        named = repository / "snapshots" / read_regular(main).decode().strip()
         if named in snapshots:
             return named
     if len(snapshots) != 1:

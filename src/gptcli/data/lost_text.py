@@ -10,6 +10,7 @@ from typing import Any
 from gptcli import strict_json
 from gptcli.data.shards import REMEDY
 from gptcli.errors import DataError
+from gptcli.storage import read_regular
 from gptcli.tokenizer.lost_text import LostText
 from gptcli.tokenizer.tokenizer import Tokenizer
 
@@ -34,7 +35,7 @@ def read_lost_text(folders: Sequence[Path], tokenizer: Tokenizer) -> dict[str, A
     for folder in folders:
         path = folder / LOST_TEXT
         if path.is_file():
-            kept = json.loads(path.read_text(encoding="utf-8"))
+            kept = json.loads(read_regular(path).decode())
             parts = {name: part + LostText.of_json(kept[name]) for name, part in parts.items()}
         elif not tokenizer.loses_nothing:
             raise DataError(f"{path} is missing", REMEDY)

@@ -43,7 +43,7 @@ from gptcli.data.stages import SplitStatistics
 from gptcli.data.token_files import is_token_file
 from gptcli.errors import ConfigError
 from gptcli.manifest import MANIFEST_NAME
-from gptcli.storage import create_file
+from gptcli.storage import create_file, read_regular
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 from gptcli.tokenizer.train import build_tokenizer
 
@@ -305,7 +305,7 @@ def mixed_tokenizer(
                 build_tokenizer(kind, partial(chained, sources)).save(folder)
                 whole = {name: sum(sample[name] for sample in samples) for name in samples[0]}
                 (folder / SAMPLE).write_text(strict_json.dumps(whole), encoding="utf-8")
-        return load_tokenizer(entry), json.loads((entry / SAMPLE).read_text(encoding="utf-8"))
+        return load_tokenizer(entry), json.loads(read_regular(entry / SAMPLE).decode())
 
 
 def chained(sources: Sequence[Callable[[], Iterator[str]]]) -> Iterator[str]:

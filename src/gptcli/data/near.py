@@ -8,10 +8,11 @@ pairs do not depend on the number of processes. Documents without a passage of W
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from gptcli.data.permutation import derive, mix
 from gptcli.data.sketch import passages
 from gptcli.data.stages import Job, batches, keep
 from gptcli.errors import missing_extra
+from gptcli.storage import open_regular
 
 SIMILARITY = 0.5
 """Two texts of a similarity of 0.5 share two thirds of their passages. It is lower than where documents are dropped,
@@ -48,6 +50,12 @@ def require_rensa() -> None:
         raise missing_extra("rensa", "near", "data.deduplicate=near") from error
 
 
+def append(path: Path, out: BinaryIO) -> None:
+    """Write the content of a file to another one."""
+    with open_regular(path) as file:
+        shutil.copyfileobj(file, out, 1 << 20)
+
+
 def near_pairs(jobs: Sequence[Job], means: Means, folder: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(places, places of earlier documents that each is near) of a corpus whose documents are noted.
 
@@ -60,8 +68,8 @@ def near_pairs(jobs: Sequence[Job], means: Means, folder: Path) -> Iterator[tupl
         where = Path(scratch)
         with (where / SIGNATURES).open("wb") as signatures, (where / PLACES).open("wb") as places:
             for job, _ in zip(jobs, in_order(sign, jobs, means.processes), strict=True):
-                signatures.write((job.folder / SIGNATURES).read_bytes())
-                places.write((job.folder / PLACES).read_bytes())
+                append(job.folder / SIGNATURES, signatures)
+                append(job.folder / PLACES, places)
                 progress.update()
         if not (where / PLACES).stat().st_size:
             return

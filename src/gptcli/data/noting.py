@@ -17,7 +17,7 @@ from gptcli.data.left_out import LeftOut
 from gptcli.data.passes import RECORD_BYTES, NotedSection, ScannedFile
 from gptcli.data.sections import Section
 from gptcli.data.stages import DOCUMENTS, Job, note, note_into
-from gptcli.storage import temporary_name
+from gptcli.storage import open_regular, temporary_name
 
 COPIED_RECORDS = 1 << 15
 
@@ -77,7 +77,7 @@ def note_documents(path: Path, files: Sequence[ScannedFile], jobs: list[Job], me
         with path.open("wb") as out, Progress("read", len(jobs), unit="parts") as progress:
             for job, result in zip(jobs, in_order(note, jobs, means.processes), strict=True):
                 noted += [NotedSection.of(values) for values in result["noted"]]
-                with (job.folder / DOCUMENTS).open("rb") as part:
+                with open_regular(job.folder / DOCUMENTS) as part:
                     shutil.copyfileobj(part, out)
                 progress.update()
     refused = refusals(noted)
@@ -89,7 +89,7 @@ def note_documents(path: Path, files: Sequence[ScannedFile], jobs: list[Job], me
 def drop_records(path: Path, noted: Sequence[NotedSection], refused: Iterable[int]) -> None:
     """Write the file of records again without those of the files `refused`."""
     temporary = temporary_name(path)
-    with path.open("rb") as source, temporary.open("wb") as out:
+    with open_regular(path) as source, temporary.open("wb") as out:
         for one in noted:
             copy_records(source, out, one.documents, one.sections[0].number not in refused)
     temporary.replace(path)

@@ -22,6 +22,7 @@ from gptcli import strict_json
 from gptcli.data.arrays import distinct
 from gptcli.data.permutation import derive, mix
 from gptcli.data.shards import READ_TOKENS, TokenShards
+from gptcli.storage import read_regular
 
 NGRAM_TOKENS = 13
 NGRAM_BYTES = 50
@@ -142,7 +143,7 @@ def write_overlap(folder: Path, vals: Sequence[TokenShards], trains: Sequence[To
 
 def read_overlap(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The overlap that `write_overlap` kept: of all validation splits together, and of each, as JSON can write it."""
-    kept = json.loads((folder / OVERLAP).read_text(encoding="utf-8"))
+    kept = json.loads(read_regular(folder / OVERLAP).decode())
     return kept["total"], kept["each"]
 
 

@@ -23,6 +23,7 @@ from gptcli.data.formats import Decoding
 from gptcli.data.sections import BYTE_ORDER_MARK, Section, is_divisible
 from gptcli.data.split import CUT, TRAIN, VAL
 from gptcli.errors import DataError, StorageError
+from gptcli.storage import open_regular
 
 RECORD_BYTES = struct.Struct("<4Q")
 """A RECORD as one writes it."""
@@ -186,7 +187,7 @@ def note_long_text(
     """`note_section` of a text that is one document: its parts of about `section_bytes`, cut where a piece ends."""
     sections: list[Section] = []
     part, start, position = Measure(), 0, 0
-    with open(file.path, "rb") as content:
+    with open_regular(file.path) as content:
         end = len(BYTE_ORDER_MARK) if content.read(len(BYTE_ORDER_MARK)) == BYTE_ORDER_MARK else 0
     for piece in read_measured(file, config):
         told(piece.bytes)

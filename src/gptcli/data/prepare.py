@@ -37,6 +37,7 @@ from gptcli.data.stages import draw, drawn_texts, encode, encode_into
 from gptcli.data.token_files import is_token_file
 from gptcli.data.token_scan import TokenScan, scan_tokens
 from gptcli.errors import DataError
+from gptcli.storage import read_regular
 from gptcli.tokenizer.config import TokenizerConfig
 from gptcli.tokenizer.framing import DocumentFraming
 from gptcli.tokenizer.lost_text import LostText
@@ -129,7 +130,7 @@ def open_prepared(directory: Path) -> PreparedData:
     if not path.is_file():
         raise DataError(f"{directory} holds no prepared data ({path.name} is missing)", "check the path")
     require_whole(directory)
-    report = json.loads(path.read_text(encoding="utf-8"))
+    report = json.loads(read_regular(path).decode())
     return assemble(directory, load_tokenizer(directory / "tokenizer"), report, from_cache=True)
 
 
@@ -187,7 +188,7 @@ def prepare_tokenizer(
                     say(f"learning {config.name} from {sample_words(sample)}")
                     (folder / SAMPLE).write_text(strict_json.dumps(sample), encoding="utf-8")
                 build_tokenizer(config, texts).save(folder)
-        sample = json.loads((entry / SAMPLE).read_text(encoding="utf-8")) if is_sampled else None
+        sample = json.loads(read_regular(entry / SAMPLE).decode()) if is_sampled else None
         return load_tokenizer(entry), sample
 
 

@@ -42,7 +42,7 @@ from gptcli.data.stages import ASSIGNMENT, DOCUMENTS, Counts, Job, SplitStatisti
 from gptcli.data.versions import is_settled, look_at, require_same
 from gptcli.errors import DataError
 from gptcli.manifest import sealed, unsealed
-from gptcli.storage import write_atomic
+from gptcli.storage import OWN, read_regular, write_atomic
 
 SCAN, SECTIONS, CHARACTERS = "scan.json", "sections.json", "train-characters.txt"
 LOOKED = "looked.json"
@@ -128,7 +128,7 @@ class CorpusScan(Findings):
     def train_characters(self) -> str | None:
         """The distinct characters of the training text, where the scan has kept them."""
         path = self.entry / CHARACTERS
-        return path.read_bytes().decode() if path.is_file() else None
+        return read_regular(path, OWN).decode() if path.is_file() else None
 
     def report(self) -> dict[str, Any]:
         """What was kept, dropped and split, as JSON can write it."""
@@ -195,7 +195,7 @@ def forgotten_if_changed(*scans: CorpusScan) -> Iterator[None]:
 
 def is_current(entry: Path, files: list[ScannedFile]) -> bool:
     """Whether the cache holds a whole scan that came long enough after the files' last change to have seen it."""
-    return is_whole(entry) and is_settled(files, json.loads((entry / SCAN).read_bytes())["looked_ns"])
+    return is_whole(entry) and is_settled(files, json.loads(read_regular(entry / SCAN, OWN))["looked_ns"])
 
 
 def divide(
@@ -223,7 +223,7 @@ def first_look(work: Path, files: Sequence[ScannedFile], looked_ns: int) -> int:
     if not work.is_dir():
         return looked_ns
     path = work / LOOKED
-    found = unsealed(path.read_bytes()) if path.is_file() else None
+    found = unsealed(read_regular(path, OWN)) if path.is_file() else None
     if found is not None and is_settled(files, found["looked_ns"]):
         return found["looked_ns"]
     shutil.rmtree(work)
@@ -341,12 +341,12 @@ def open_scan(entry: Path, config: DataConfig, passed_over: tuple[LeftOut, ...])
         DataError: a file of it is damaged.
     """
     require_whole(entry)
-    values = json.loads((entry / SCAN).read_text(encoding="utf-8"))
+    values = json.loads(read_regular(entry / SCAN, OWN).decode())
     values["files"] = tuple(ScannedFile(*file) for file in values["files"])
     values["refused"] = tuple(LeftOut(*one) for one in values["refused"])
     values["train"], values["val"] = SplitStatistics(**values["train"]), SplitStatistics(**values["val"])
     if (entry / SECTIONS).is_file():
-        sections = [Section(*section) for section in json.loads((entry / SECTIONS).read_text(encoding="utf-8"))]
+        sections = [Section(*section) for section in json.loads(read_regular(entry / SECTIONS, OWN).decode())]
     else:
         sections = [Section(number, documents=file.documents) for number, file in enumerate(values["files"])]
     records = np.memmap(entry / DOCUMENTS, dtype=RECORD, mode="r")

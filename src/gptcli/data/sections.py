@@ -16,7 +16,7 @@ from gptcli.data.compression import COMPRESSIONS, is_compressed
 from gptcli.data.config import DataConfig
 from gptcli.data.file_formats import SourceFile
 from gptcli.data.separators import Separator, section_ends, separator_of
-from gptcli.storage import storage_errors
+from gptcli.storage import open_regular, storage_errors
 
 SECTION_BYTES = 1 << 26
 """Bytes of a section, as nearly as its documents allow; what is lost when a process is killed."""
@@ -67,7 +67,7 @@ def cut_file(number: int, file: SourceFile, size: int, config: DataConfig, secti
         return whole
     with (
         storage_errors(file.path, "read"),
-        file.path.open("rb") as opened,
+        open_regular(file.path) as opened,
         mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content,
     ):
         cuts = list(section_ends(content, separator, section_bytes))
@@ -82,7 +82,7 @@ def row_groups(path: Path, section_bytes: int) -> Iterator[tuple[int, int]]:
     import pyarrow.parquet as pq
 
     try:
-        with storage_errors(path, "read"), path.open("rb") as file:
+        with storage_errors(path, "read"), open_regular(path) as file:
             metadata = pq.read_metadata(file)
             sizes = [metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups)]
     except pa.ArrowException:

@@ -31,7 +31,7 @@ from gptcli.console import shell_word
 from gptcli.data.cache import WHOLE, Share
 from gptcli.errors import DataError
 from gptcli.manifest import in_threads, sha256_of_part
-from gptcli.storage import storage_errors
+from gptcli.storage import LARGE, read_regular, regular_descriptor, storage_errors
 from gptcli.tokenizer.framing import DocumentFraming
 
 FORMATS = (1, 2)
@@ -211,7 +211,7 @@ class MappedFile:
     def __init__(self, path: Path, dtype: np.dtype, size: int, offset: int = 0, count: int = -1) -> None:
         self.path, self.size = path, size
         with storage_errors(path, "read"):
-            self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self.descriptor = regular_descriptor(path)
             self.check()
             mapped = mmap.mmap(self.descriptor, size, access=mmap.ACCESS_READ) if size else b""
         self.array = np.frombuffer(mapped, dtype=dtype, count=count, offset=offset)
@@ -272,7 +272,7 @@ class TokenShards:
             raise DataError(f"{directory} holds no token shards ({INDEX} is missing)", "check the path")
         try:
             with storage_errors(path, "read"):
-                index = json.loads(path.read_bytes())
+                index = json.loads(read_regular(path, LARGE))
             if index["format"] not in FORMATS:
                 known = " or ".join(map(str, FORMATS))
                 raise DataError(f"{directory} is of format {index['format']}, and {known} can be read", REMEDY)

@@ -23,7 +23,7 @@ from gptcli import strict_json
 from gptcli.data.arrays import distinct
 from gptcli.data.permutation import derive, mix
 from gptcli.errors import CheckpointError
-from gptcli.storage import atomic_directory, storage_errors
+from gptcli.storage import atomic_directory, open_regular, read_regular, storage_errors
 
 SKETCH, HASHES, INDEX = "train-sketch", "hashes.bin", "sketch.json"
 FORMAT = 1
@@ -156,9 +156,9 @@ class TextSketch:
         """
         if not directory.is_dir():
             return NOTHING_KNOWN
-        with storage_errors(directory, "read"), (directory / HASHES).open("rb") as file:
+        with storage_errors(directory, "read"), open_regular(directory / HASHES) as file:
             content = file.read(HASH.itemsize * MAX_HASHES)
-            return cls.checked(directory, (directory / INDEX).read_bytes(), content)
+            return cls.checked(directory, read_regular(directory / INDEX), content)
 
     @classmethod
     def checked(cls, directory: Path, index: bytes, content: bytes) -> TextSketch:

@@ -28,7 +28,7 @@ from gptcli.data.recognize import file_format, hint_of_rows, stream_format
 from gptcli.data.streams import spool_hugging_face
 from gptcli.data.token_files import is_token_file
 from gptcli.errors import DataError
-from gptcli.storage import clean_temporaries, expanded, fsync_path, storage_errors, temporary_name
+from gptcli.storage import clean_temporaries, expanded, fsync_path, open_regular, read_regular, storage_errors, temporary_name
 
 STDLIB_SKIPPED = frozenset({"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test"})
 """Folders that are no part of `python:stdlib`: other people's packages, and the test suite, which many systems leave
@@ -156,7 +156,7 @@ def standard_library() -> list[Path]:
 
 def is_utf8(path: Path) -> bool:
     try:
-        path.read_bytes().decode()
+        read_regular(path).decode()
     except UnicodeDecodeError:
         return False
     return True
@@ -205,7 +205,7 @@ def is_copy(path: Path, digest: str) -> bool:
     """Whether a copy of a stream is there with this content. Says it if it is damaged."""
     if not path.exists():
         return False
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         is_same = hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=DIGEST_BYTES)).hexdigest() == digest
     if not is_same:
         say(f"warning: {path} is damaged: its content is not what its name says; it is made again")

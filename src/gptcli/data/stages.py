@@ -7,6 +7,7 @@ Knows no order of parts.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from gptcli.data.shards import ShardWriter
 from gptcli.data.sketch import SKETCH, SketchBuilder
 from gptcli.data.split import CUT, RECORD, TRAIN, VAL
 from gptcli.manifest import MANIFEST_NAME
+from gptcli.storage import OWN, open_regular, read_regular
 from gptcli.tokenizer.lost_text import LossMeter
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
@@ -90,7 +92,7 @@ def keep(folder: Path, make: Callable[[Path], dict[str, Any]]) -> dict[str, Any]
     if not is_whole(folder):
         with new_entry(folder) as temporary:
             (temporary / RESULT).write_text(strict_json.dumps(make(temporary)), encoding="utf-8")
-    return json.loads((folder / RESULT).read_bytes())
+    return json.loads(read_regular(folder / RESULT, OWN))
 
 
 def note(job: Job) -> dict[str, Any]:
@@ -183,7 +185,7 @@ def draw(task: tuple[Job, int]) -> dict[str, Any]:
 
 def drawn_texts(job: Job) -> Iterator[str]:
     """The texts that `draw` has left."""
-    with (job.folder / TEXTS).open(encoding="utf-8") as file:
+    with io.TextIOWrapper(open_regular(job.folder / TEXTS), encoding="utf-8") as file:
         for line in file:
             yield json.loads(line)
 

@@ -19,7 +19,7 @@ from gptcli.data.cache import is_whole, only_writer, unfinished
 from gptcli.data.fields import text_fields
 from gptcli.errors import DataError
 from gptcli.manifest import MANIFEST_NAME, record, sealed, unsealed
-from gptcli.storage import atomic_file, fsync_path, sha256_file, storage_errors, write_atomic
+from gptcli.storage import OWN, atomic_file, fsync_path, read_regular, sha256_file, storage_errors, write_atomic
 
 PART_BYTES = 1 << 26
 """Text of a part; what is fetched again at most."""
@@ -137,7 +137,7 @@ def copy_rows(stream: HubStream, work: Path) -> None:
 def finished_parts(work: Path) -> list[dict[str, Any]]:
     """The parts from the first on that are whole."""
     try:
-        noted = unsealed((work / NOTED).read_bytes())
+        noted = unsealed(read_regular(work / NOTED, OWN))
     except FileNotFoundError:
         return []
 

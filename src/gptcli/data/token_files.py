@@ -20,7 +20,7 @@ import numpy as np
 from gptcli.data.file_formats import SourceFile
 from gptcli.data.shards import MappedFile
 from gptcli.errors import DataError
-from gptcli.storage import storage_errors
+from gptcli.storage import open_regular, storage_errors
 
 ENDING = ".bin"
 HEADER_BYTES = 1024
@@ -74,7 +74,7 @@ def open_token_file(file: SourceFile) -> TokenFile:
         DataError: it is empty, cut short, or of a form that is not known.
     """
     path, name = file.path, file.name
-    with storage_errors(path, "read"), path.open("rb") as opened:
+    with storage_errors(path, "read"), open_regular(path) as opened:
         header = np.frombuffer(opened.read(12), dtype="<i4") if path.stat().st_size >= HEADER_BYTES else ()
         size = path.stat().st_size
     magic, version, count = header if len(header) == 3 else (0, 0, 0)

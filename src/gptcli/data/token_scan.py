@@ -34,7 +34,7 @@ from gptcli.data.stages import SplitStatistics
 from gptcli.data.token_files import Stretch, TokenFile, cut, is_token_file, open_token_file, validation_beside
 from gptcli.data.versions import look_at, require_same
 from gptcli.errors import DataError
-from gptcli.storage import sha256_file
+from gptcli.storage import OWN, read_regular, sha256_file
 from gptcli.tokenizer.framing import DocumentFraming
 from gptcli.tokenizer.lost_text import LostText
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
@@ -115,7 +115,7 @@ def scan_tokens(sources: Sequence[str], config: DataConfig, cache_dir: Path) -> 
 
 def open_token_scan(entry: Path, config: DataConfig, from_cache: bool) -> TokenScan:
     """What was found of token files, in a directory of the cache that is verified."""
-    values: dict[str, Any] = json.loads((entry / "scan.json").read_text(encoding="utf-8"))
+    values: dict[str, Any] = json.loads(read_regular(entry / "scan.json", OWN).decode())
     values["files"] = tuple(ScannedFile(*file) for file in values["files"])
     values["refused"] = ()
     values["train"], values["val"] = SplitStatistics(**values["train"]), SplitStatistics(**values["val"])

@@ -26,6 +26,7 @@ from gptcli.manifest import require_unchanged
 from gptcli.models.gpt import GPT
 from gptcli.models.inference import Quantization, quantized
 from gptcli.nn.device import resolve_device
+from gptcli.storage import read_regular
 from gptcli.tokenizer.lost_text import LostText
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ def evaluate(request: EvalRequest) -> tuple[Evaluation, str]:
 def recorded_loss(run: RunDirectory) -> LostText | None:
     """The validation text that the tokenizer lost, as data.json records it; None if it does not."""
     try:
-        report = json.loads((run.path / "data.json").read_bytes())
+        report = json.loads(read_regular(run.path / "data.json"))
         return lost_text_of(report, "val") if "lost_text" in report else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self
 from gptcli.console import say, visible
 from gptcli.errors import DataError, UsageError
 from gptcli.generate.config import GenerationConfig
-from gptcli.storage import expanded, storage_errors
+from gptcli.storage import LARGE, expanded, read_at_most, read_named, storage_errors
 
 if TYPE_CHECKING:
     from gptcli.generate.text import Completion
@@ -65,7 +65,7 @@ def read_prompt_file(file: str) -> tuple[str, str]:
     """The name by which messages call `file`, and its text."""
     name = "stdin" if file == "-" else file
     with storage_errors(name, "read"):
-        data = sys.stdin.buffer.read() if file == "-" else expanded(file).read_bytes()
+        data = read_at_most(sys.stdin.buffer, LARGE) if file == "-" else read_named(expanded(file))
     try:
         return name, data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

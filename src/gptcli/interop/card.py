@@ -24,6 +24,7 @@ from gptcli.interop.load import HUB_PREFIX, LoadedModel
 from gptcli.interop.own import OWN
 from gptcli.manifest import require_unchanged
 from gptcli.models.config import ModelConfig
+from gptcli.storage import read_regular
 
 Json = dict[str, Any]
 UNKNOWN_LICENSE = "unknown"
@@ -79,7 +80,7 @@ def read_record(loaded: LoadedModel) -> dict[str, Json]:
 def read_table(path: Path) -> Json:
     """The table in a JSON or TOML file; empty where there is none that can be read."""
     try:
-        content = path.read_text(encoding="utf-8")
+        content = read_regular(path).decode()
         value = tomllib.loads(content) if path.suffix == ".toml" else json.loads(content)
     except (OSError, ValueError):
         return {}

@@ -15,7 +15,7 @@ from gptcli.interop.nanogpt import read_nanogpt
 from gptcli.interop.pickles import read_pickle, weights_or_pickles
 from gptcli.manifest import record
 from gptcli.models.gpt import GPT
-from gptcli.storage import storage_errors
+from gptcli.storage import open_regular, storage_errors
 from gptcli.tokenizer.source import open_tokenizer
 from gptcli.tokenizer.tokenizer import Tokenizer
 
@@ -74,7 +74,7 @@ def read_foreign(source: str, tokenizer: Tokenizer | None) -> tuple[GPT, Tokeniz
 
 def read_file(path: Path) -> GPT:
     """The model in a single file: nanoGPT's, a pickle, or llama2.c's, which is none."""
-    with storage_errors(path, "read"), path.open("rb") as file:
+    with storage_errors(path, "read"), open_regular(path) as file:
         beginning = file.read(2)
     if beginning.startswith(PICKLE_BEGINNINGS):
         return read_nanogpt(read_pickle(path), str(path))

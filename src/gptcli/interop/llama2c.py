@@ -25,7 +25,7 @@ from gptcli.interop.llama import LLAMA
 from gptcli.interop.weights import LoadedWeights, require_described
 from gptcli.models.config import ModelConfig
 from gptcli.models.gpt import GPT
-from gptcli.storage import storage_errors
+from gptcli.storage import open_regular, storage_errors
 
 HEADER = struct.Struct("<7i")
 BYTES = 4
@@ -85,7 +85,7 @@ def read_llama2c(path: Path) -> GPT:
         StorageError: it cannot be read.
     """
     with storage_errors(path, "read"):
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             header = file.read(HEADER.size)
         size = path.stat().st_size
     config = read_header(path, header)

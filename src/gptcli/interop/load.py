@@ -20,6 +20,7 @@ from gptcli.interop.weights import LoadedWeights
 from gptcli.manifest import read_manifest, require_unchanged
 from gptcli.models.config import ModelConfig
 from gptcli.models.gpt import GPT, build_model
+from gptcli.storage import read_regular
 from gptcli.tokenizer.framing import DocumentFraming
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
@@ -123,7 +124,7 @@ def is_framing_recorded(run: RunDirectory) -> bool:
     """Whether data.json says how documents are framed; so too where there is no such file to go by."""
     require_unchanged(run.path, "data.json")
     try:
-        report = json.loads((run.path / "data.json").read_bytes())
+        report = json.loads(read_regular(run.path / "data.json"))
     except (OSError, ValueError):
         return True
     return not isinstance(report, dict) or "framing" in report
@@ -168,7 +169,7 @@ def choose_checkpoint(run: RunDirectory, checkpoint: str) -> CheckpointInfo:
 def warn_of_lost_best(run: RunDirectory, chosen: CheckpointInfo) -> None:
     """Warn where the best checkpoint of a finished run was removed, and the best of those left is worse."""
     try:
-        summary = json.loads((run.path / "summary.json").read_bytes())
+        summary = json.loads(read_regular(run.path / "summary.json"))
         step, loss = int(summary["best_step"]), float(summary["val_loss"])
     except (OSError, ValueError, KeyError, TypeError):
         return

@@ -27,7 +27,7 @@ from gptcli.interop.weights import (
     read_json,
     shard_paths,
 )
-from gptcli.storage import storage_errors
+from gptcli.storage import LARGE, storage_errors
 
 SAFE_TORCH = (2, 10)
 """Before it, what is read as weights only could still run code or corrupt memory (CVE-2025-32434, CVE-2026-24747)."""
@@ -81,7 +81,7 @@ def read_pickle(path: Path) -> Pickled:
             raise refused(path, str(error)) from error
         file = open_safetensors(Path(folder, TENSORS))
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-        return Pickled(tensors, read_json(Path(folder, REST)))
+        return Pickled(tensors, read_json(Path(folder, REST), LARGE))
 
 
 def require_safe_torch(version: str) -> None:

@@ -23,11 +23,10 @@ from gptcli.errors import CheckpointError, StorageError
 from gptcli.interop.family import Family, Mapped, Shape, compact
 from gptcli.models.config import ModelConfig
 from gptcli.models.estimate import parameter_count
-from gptcli.storage import fsync_path, storage_errors, temporary_name
+from gptcli.storage import LARGE, SMALL, fsync_path, read_regular, storage_errors, temporary_name
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-MAX_JSON_BYTES = 64 * 2**20
 SPARE_NUMBERS = 2**20
 """So many numbers more than twice those in the files a config may describe: what is built of them costs nothing, and
 the comparison by names then says what is missing."""
@@ -134,7 +133,7 @@ def weight_paths(directory: Path) -> list[Path]:
 
 def shard_paths(index: Path, ending: str = ".safetensors") -> list[Path]:
     """The shards that an index names, all of which must be files beside it."""
-    weight_map = read_json(index).get("weight_map")
+    weight_map = read_json(index, LARGE).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(n, str) for n in weight_map.values()):
         raise CheckpointError(f"{index} has no 'weight_map' from tensors to files", "fetch the model again")
     paths = []
@@ -157,16 +156,15 @@ def open_safetensors(path: Path) -> Any:
             raise CheckpointError(f"{path} is damaged: {error}", "fetch the model again") from error
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
+def read_json(path: Path, most: int = SMALL) -> dict[str, Any]:
+    """A JSON object from a regular file of at most `most` bytes.
 
     Raises:
         CheckpointError: it is no JSON object.
+        StorageError: it is no regular file, larger, or cannot be read.
     """
     with storage_errors(path, "read"):
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise CheckpointError(f"{path} is larger than any such file", "do not use it")
-        content = path.read_bytes()
+        content = read_regular(path, most)
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:

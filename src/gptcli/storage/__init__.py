@@ -4,6 +4,7 @@ failures.py   the system's errors as StorageError, and paths as users write them
 own.py        opening, copying and making files and directories of our own: never through a link
 leases.py     temporary names that say which process owns them, and the removal of those that are left over
 cache_dir.py  where the cache lies
+reading.py    opening and reading files that others may have put there: regular ones only, and not without a bound
 atomic.py     files and directories that appear under their name only when they are whole
 
 All that is written in a run, a cache or an export goes through these functions; tests/test_architecture.py finds the
@@ -34,10 +35,25 @@ from gptcli.storage.own import (
     require_own,
     write_file,
 )
+from gptcli.storage.reading import (
+    LARGE,
+    OWN,
+    SMALL,
+    UnsuitableFileError,
+    open_regular,
+    read_at_most,
+    read_named,
+    read_regular,
+    regular_descriptor,
+)
 
 __all__ = [
+    "LARGE",
     "NO_ROOM",
+    "OWN",
+    "SMALL",
     "TEMPORARY_MARK",
+    "UnsuitableFileError",
     "allocate",
     "append_file",
     "atomic_directory",
@@ -52,8 +68,13 @@ __all__ = [
     "fsync_path",
     "make_directory",
     "open_own",
+    "open_regular",
     "process_is_alive",
     "publish",
+    "read_at_most",
+    "read_named",
+    "read_regular",
+    "regular_descriptor",
     "remove_tree",
     "require_own",
     "sha256_file",

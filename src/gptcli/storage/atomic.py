@@ -16,6 +16,7 @@ from gptcli.errors import StorageError
 from gptcli.storage.failures import storage_error, storage_errors
 from gptcli.storage.leases import temporary_name
 from gptcli.storage.own import create_file, open_own, require_own
+from gptcli.storage.reading import open_regular
 
 
 def fsync_path(path: Path) -> None:
@@ -163,5 +164,5 @@ def set_modes(directory: Path) -> None:
 
 def sha256_file(path: Path) -> str:
     """Hex SHA-256 of a file's bytes, read in bounded memory."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO, TextIO, cast
 
 from gptcli.errors import StorageError
 from gptcli.storage.failures import storage_errors
+from gptcli.storage.reading import open_regular
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -96,7 +97,7 @@ def make_directory(path: Path) -> None:
 
 def copy_file(source: Path, target: Path) -> None:
     """Write the content of a file to a new one, whose permissions are those of any new file."""
-    with source.open("rb") as content, create_file(target) as file:
+    with open_regular(source) as content, create_file(target) as file:
         shutil.copyfileobj(content, file, 1 << 20)
 
 

@@ -14,7 +14,7 @@ import tokenizers
 
 from gptcli import strict_json
 from gptcli.errors import TokenizerError
-from gptcli.storage import storage_errors, write_atomic
+from gptcli.storage import LARGE, read_regular, storage_errors, write_atomic
 from gptcli.tokenizer.foreign import require_usable
 from gptcli.tokenizer.library import library_errors
 
@@ -34,9 +34,9 @@ def write_files(folder: Path, backend: tokenizers.Tokenizer, settings: Mapping[s
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read one JSON object."""
+    """Read one JSON object from a regular file, which a tokenizer's vocabulary may make large."""
     with storage_errors(path, "read"):
-        content = path.read_bytes()
+        content = read_regular(path, LARGE)
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:

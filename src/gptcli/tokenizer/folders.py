@@ -18,6 +18,7 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from gptcli import strict_json
 from gptcli.console import shell_word
 from gptcli.errors import TokenizerError
+from gptcli.storage import LARGE, read_regular, storage_errors
 from gptcli.tokenizer.byte_level import BYTE_OF_CHARACTER
 from gptcli.tokenizer.files import (
     MERGES_FILE,
@@ -145,6 +146,8 @@ def read_vocabulary(folder: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]
     vocabulary, merges = folder / VOCAB_FILE, folder / MERGES_FILE
     words = read_json(vocabulary)
     require_within_bounds(vocabulary, {"model": {"vocab": words}})
+    with storage_errors(merges, "read"):
+        read_regular(merges, LARGE)  # the library opens it by itself, and would wait for a pipe
     model = build(folder, lambda: models.BPE.from_file(str(vocabulary), str(merges)))
     if missing := BYTE_OF_CHARACTER.keys() - words.keys():
         raise TokenizerError(

@@ -27,6 +27,7 @@ from gptcli.data.prepare import CorpusScan, scan_corpus
 from gptcli.data.separator_check import separator_warning
 from gptcli.data.sources import find_files
 from gptcli.data.versions import is_settled, look_at, require_same
+from gptcli.storage import OWN, read_regular
 
 EXCERPT, NOTICES = "excerpt.jsonl", "notices.json"
 
@@ -66,7 +67,7 @@ def scan_excerpt(config: DataConfig, corpus_bytes: int | None, cache_dir: Path, 
 
 
 def notices_of(entry: Path) -> dict[str, Any]:
-    return json.loads((entry / NOTICES).read_text(encoding="utf-8"))
+    return json.loads(read_regular(entry / NOTICES, OWN).decode())
 
 
 def write_excerpt(

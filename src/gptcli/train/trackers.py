@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from gptcli import strict_json
 from gptcli.console import say
 from gptcli.errors import GptcliError, missing_extra
-from gptcli.storage import write_atomic
+from gptcli.storage import read_regular, write_atomic
 
 NAMES_FILE = "trackers.json"
 PROJECT = "gptcli"
@@ -224,7 +224,7 @@ def open_trackers(names: Sequence[str], run: Path, config: Mapping[str, Any], lo
 def read_keys(run: Path) -> dict[str, str]:
     """By tracker the name that it knows the run by; none is known where the file is missing or damaged."""
     try:
-        keys = json.loads((run / NAMES_FILE).read_text(encoding="utf-8"))
+        keys = json.loads(read_regular(run / NAMES_FILE).decode())
     except (OSError, ValueError):
         return {}
     return {name: key for name, key in keys.items() if isinstance(key, str)} if isinstance(keys, dict) else {}

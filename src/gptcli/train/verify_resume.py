@@ -21,7 +21,7 @@ from gptcli.checkpoint.metrics import MetricsLog
 from gptcli.checkpoint.run import RunDirectory
 from gptcli.console import Progress
 from gptcli.errors import CheckpointError, GptcliError
-from gptcli.storage import sha256_file, storage_errors
+from gptcli.storage import LARGE, read_regular, sha256_file, storage_errors
 from gptcli.train.fingerprints import FINGERPRINTS_NAME
 
 TIMES = frozenset({"time", "elapsed_seconds", "stepping_seconds", "tokens_per_second", "memory_bytes"})
@@ -154,7 +154,7 @@ def kill_after(command: list[str], run: Path, step: int) -> int:
 def last_step(run: Path) -> int:
     """The newest step that was written down, 0 before the first."""
     with contextlib.suppress(OSError, json.JSONDecodeError, IndexError):
-        whole = (run / FINGERPRINTS_NAME).read_bytes().rpartition(b"\n")[0]
+        whole = read_regular(run / FINGERPRINTS_NAME, LARGE).rpartition(b"\n")[0]
         return json.loads(whole.splitlines()[-1])["step"]
     return 0
 
