@@ -57,7 +57,7 @@ def test_a_file_may_have_as_many_bytes_as_the_bound_and_no_more(tmp_path: Path) 
     path.write_bytes(bytes(3_000_000))
     assert read_regular(path, 3_000_000) == read_named(path, 3_000_000) == bytes(3_000_000)
     for read in (read_regular, read_named):
-        with pytest.raises(UnsuitableFileError, match="more than 2,999,999 bytes"):
+        with pytest.raises(UnsuitableFileError, match="larger than 2,999,999 bytes"):
             read(path, 2_999_999)
     assert read_at_most(io.BytesIO(b"abc"), 3) == b"abc"
     with pytest.raises(UnsuitableFileError):
@@ -65,7 +65,7 @@ def test_a_file_may_have_as_many_bytes_as_the_bound_and_no_more(tmp_path: Path) 
 
 
 def test_a_device_that_the_user_names_is_read_up_to_the_bound_and_a_pipe_to_its_end(tmp_path: Path) -> None:
-    with pytest.raises(UnsuitableFileError, match="more than 1,000 bytes"):
+    with pytest.raises(UnsuitableFileError, match="larger than 1,000 bytes"):
         read_named(Path("/dev/zero"), 1000)
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)

@@ -32,6 +32,9 @@ def train(
         bool, typer.Option("--resume", help="Go on with the run at --out, or named in place of CORPUS.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen and stop.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Train even if the estimate says that the memory does not suffice.")
+    ] = False,
     cache_dir: CacheDir = None,
     as_json: AsJson = False,
     nproc: Annotated[
@@ -76,6 +79,7 @@ def train(
             out=out,
             resume=resume,
             dry_run=dry_run,
+            force=force,
             cache_dir=cache_dir,
             init_from=init_from,
             max_seconds=max_seconds,

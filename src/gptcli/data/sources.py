@@ -28,7 +28,15 @@ from gptcli.data.recognize import file_format, hint_of_rows, stream_format
 from gptcli.data.streams import spool_hugging_face
 from gptcli.data.token_files import is_token_file
 from gptcli.errors import DataError
-from gptcli.storage import clean_temporaries, expanded, fsync_path, open_regular, read_regular, storage_errors, temporary_name
+from gptcli.storage import (
+    clean_temporaries,
+    expanded,
+    fsync_path,
+    open_regular,
+    read_regular,
+    storage_errors,
+    temporary_name,
+)
 
 STDLIB_SKIPPED = frozenset({"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test"})
 """Folders that are no part of `python:stdlib`: other people's packages, and the test suite, which many systems leave

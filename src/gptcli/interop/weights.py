@@ -140,8 +140,12 @@ def shard_paths(index: Path, ending: str = ".safetensors") -> list[Path]:
     for name in sorted(set(weight_map.values())):
         if PureWindowsPath(name).name != name or not name.endswith(ending):
             kind = ending.removeprefix(".")
-            raise CheckpointError(f"{index} names {name!r}, which is not a {kind} file beside it", "do not use it")
-        if not (index.parent / name).is_file():
+            raise CheckpointError(
+                f"{index} names {shortened(name, 100)!r}, which is not a {kind} file beside it", "do not use it"
+            )
+        with storage_errors(index.parent / shortened(name, 100), "read"):
+            is_there = (index.parent / name).is_file()
+        if not is_there:
             raise CheckpointError(f"{index.parent} lacks {name}, which {index.name} names", "fetch the model again")
         paths.append(index.parent / name)
     return paths

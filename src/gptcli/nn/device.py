@@ -88,6 +88,21 @@ def allow_tf32(allowed: bool) -> None:
         torch.set_float32_matmul_precision("high" if allowed else "highest")
 
 
+GROUP_LIMITS = ("memory.max", "memory/memory.limit_in_bytes")
+"""Files below /sys/fs/cgroup that hold the limit on a container's memory: of version 2 and of version 1."""
+
+
+def machine_memory_bytes(device: torch.device) -> int:
+    """Bytes of memory that there are in all: the GPU's, or the machine's, or what a container may take of it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for name in GROUP_LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # there is no such limit
+            limits.append(int(Path("/sys/fs/cgroup", name).read_text()))
+    return min(limits)
+
+
 def peak_memory_bytes(device: torch.device) -> int:
     """The most memory that this process held so far: tensors on a CUDA device, the whole process elsewhere."""
     if device.type == "cuda":

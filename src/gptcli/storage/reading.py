@@ -7,10 +7,13 @@ merely holds is opened by `open_regular`; what the user names, which may be a pi
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
 from typing import BinaryIO, cast
+
+from gptcli.storage.failures import expanded
 
 SMALL, LARGE, OWN = 10 * 2**20, 2**28, 2**32
 """Bytes at most: of a configuration or a report; of a file with an entry for each token of a vocabulary or each tensor
@@ -28,6 +31,12 @@ KINDS = (
 
 class UnsuitableFileError(OSError):
     """What lies at a path is not a regular file, or is too large for what it should be."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(errno.EINVAL, reason)
+
+    def __str__(self) -> str:
+        return self.strerror
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -85,5 +94,5 @@ def read_at_most(file: BinaryIO, most: int) -> bytes:
         chunks.append(chunk)
         left -= len(chunk)
     if not left:
-        raise UnsuitableFileError(f"it has more than {most:,} bytes, the most that such a file may have")
+        raise UnsuitableFileError(f"it is larger than {most:,} bytes, the most that such a file may have")
     return b"".join(chunks)

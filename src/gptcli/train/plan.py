@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,13 +21,14 @@ from gptcli.errors import ConfigError, UsageError
 from gptcli.models.config import ModelConfig
 from gptcli.models.estimate import parameter_count
 from gptcli.models.gpt import GPT, build_model
-from gptcli.nn.device import resident_memory_bytes, resolve_device, resolve_precision, synchronize
+from gptcli.nn.device import machine_memory_bytes, resident_memory_bytes, resolve_device, resolve_precision, synchronize
 from gptcli.train import timed
 from gptcli.train.clock import Clock
 from gptcli.train.compiling import choose_compile
 from gptcli.train.config import RunConfig
 from gptcli.train.excerpt import scan_excerpt
 from gptcli.train.footprint import rank_memory
+from gptcli.train.memory_check import require_memory
 from gptcli.train.pace import FORWARD_PART, Pace
 from gptcli.train.probe import Machine, step_seconds
 from gptcli.train.resume import NEW, History, settings_fingerprint
@@ -144,7 +144,13 @@ def is_timed(user: RawConfig) -> bool:
 
 
 def make_plan(
-    user: RawConfig, cache_dir: Path, began: float, *, history: History = NEW, start: Start | None = None
+    user: RawConfig,
+    cache_dir: Path,
+    began: float,
+    *,
+    history: History = NEW,
+    start: Start | None = None,
+    force: bool = False,
 ) -> Plan:
     """Read the corpus, resolve every key, prepare tokens; nothing is written but the cache.
 
@@ -153,8 +159,10 @@ def make_plan(
         began: when the time budget began to run, as `time.monotonic()` counts, if there is one.
         history: of the run that is resumed, if one is; then the settings are complete, and nothing is left to a rule.
         start: the model that `train.init_from` names, if it names one.
+        force: whether steps of a model that does not fit into the memory are measured all the same.
 
     Raises:
+        OutOfMemoryError: the seconds of a step cannot be measured, since the model does not fit into the memory.
         ConfigError: a key or value is wrong (found before the corpus is read wherever that is possible).
         UsageError: the time budget is too small to train anything.
         DataError: the corpus cannot be read or is too small.
@@ -184,6 +192,9 @@ def make_plan(
         chosen = choose_exactly(chosen, exact_facts(scan.train.bytes, device.type, data), user)
     resolved = merge(chosen, user)
     config = validate(RunConfig, merge(resolved, vocabulary))
+    memory_bytes = rank_memory(config, precision, device.type).total
+    if clock and choice is None and not force:
+        require_memory(config, memory_bytes, device)
     return Plan(
         config=config,
         chosen=tuple(key for key, origin in resolved.origins.items() if origin in (ORIGIN, timed.ORIGIN)),
@@ -193,7 +204,7 @@ def make_plan(
         device=device,
         precision=precision,
         parameters=parameter_count(config.model),
-        memory_bytes=rank_memory(config, precision, device.type).total,
+        memory_bytes=memory_bytes,
         # Trial steps for a deadline leave memory behind that the training takes again.
         process_bytes=process_bytes if choice else resident_memory_bytes(device),
         deadline=clock and deadline_of(clock, config, choice, device, made=history.step, is_new=is_new),
@@ -311,13 +322,6 @@ def padded_vocabulary(config: RunConfig, data: PreparedData) -> int:
             "leave it out, or give --set model.vocab_size=0",
         )
     return wanted or needed
-
-
-def machine_memory_bytes(device: torch.device) -> int:
-    """Bytes of memory that the device has in all."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def probe_step_seconds(plan: Plan, model: GPT) -> float:

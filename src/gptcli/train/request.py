@@ -38,6 +38,8 @@ class TrainRequest:
     cache_dir: Path | None = None
     init_from: str | None = None
     """The model to start from, as `--init-from` gives it; None: what the settings say."""
+    force: bool = False
+    """Whether to train where the estimate says that the memory does not suffice."""
     max_seconds: float | None = None
     """The time budget, as `--time` gives it; None: what the settings say. With `resume`, so many seconds more."""
     began: float = field(default_factory=time.monotonic)

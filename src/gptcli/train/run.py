@@ -13,7 +13,7 @@ import torch
 from gptcli import strict_json
 from gptcli.checkpoint.run import RUN_FILES, RunDirectory
 from gptcli.config import RawConfig, check_keys, dump_toml, merge
-from gptcli.console import say, size
+from gptcli.console import say
 from gptcli.data.cache import Share
 from gptcli.data.shards import TokenShards
 from gptcli.data.sketch import SKETCH
@@ -29,7 +29,8 @@ from gptcli.train.config import RunConfig
 from gptcli.train.finish import finish, good_one, validation_yardstick
 from gptcli.train.footprint import rank_memory
 from gptcli.train.loop import Trainer
-from gptcli.train.plan import Plan, machine_memory_bytes, make_plan, probe_step_seconds, settle_compile
+from gptcli.train.memory_check import fits, require_memory
+from gptcli.train.plan import Plan, make_plan, probe_step_seconds, settle_compile
 from gptcli.train.ranks import Decided, layout_of, require_shareable, shared_model
 from gptcli.train.request import TrainRequest, fresh_directory, named_run, resumable_run, settings_of
 from gptcli.train.resume import NEW, History, kept_fingerprint
@@ -72,7 +73,7 @@ def plan_and_train(request: TrainRequest, resumable: RunDirectory | None, stop: 
     plan = plan_of(request, history, user, start)
     out = request.out or fresh_directory(plan.config.data.corpus)
     model = None
-    if plan.memory_bytes <= machine_memory_bytes(plan.device):
+    if request.force or fits(plan.config, plan.memory_bytes, plan.device):
         model = plan.new_model()
     allow_tf32(plan.config.train.tf32)
     step_seconds = plan.deadline.step_seconds if plan.deadline else None
@@ -83,11 +84,7 @@ def plan_and_train(request: TrainRequest, resumable: RunDirectory | None, stop: 
     if request.dry_run:
         return estimates(plan, step_seconds)
     if model is None:
-        raise OutOfMemoryError(
-            f"training needs about {size(plan.memory_bytes)} and {plan.device} has "
-            f"{size(machine_memory_bytes(plan.device))}",
-            "choose a smaller model, train.batch_size or context, or set train.activation_checkpointing=full",
-        )
+        require_memory(plan.config, plan.memory_bytes, plan.device)
     if resumable:
         return train_in(resumable, plan, model, stop, resumed=True)
     run = RunDirectory.create(out)
@@ -105,7 +102,8 @@ def checked_settings(request: TrainRequest, history: History) -> RawConfig:
 def plan_of(request: TrainRequest, history: History, user: RawConfig, start: Start | None) -> Plan:
     """The plan for these settings, whose time budget began when the first process that trained this run did."""
     cache_dir = request.cache_dir or default_cache_dir()
-    return make_plan(user, cache_dir, request.began - history.spent_seconds, history=history, start=start)
+    began = request.began - history.spent_seconds
+    return make_plan(user, cache_dir, began, history=history, start=start, force=request.force)
 
 
 def train_together(request: TrainRequest, world: World, stop: StopRequest) -> dict[str, Any]:
@@ -127,6 +125,8 @@ def train_together(request: TrainRequest, world: World, stop: StopRequest) -> di
         plan = plan_together(request, history, user, start, world, layout)
         if request.dry_run:
             return estimates(plan, plan.deadline and plan.deadline.step_seconds)
+        if not request.force:
+            require_memory(plan.config, plan.memory_bytes, plan.device)
         allow_tf32(plan.config.train.tf32)
         world.connect(plan.device, plan.config.parallel.timeout_seconds)
         model, strategy = shared_model(plan, world, layout)
