@@ -73,7 +73,9 @@ def test_json_is_written_by_one_module_which_writes_no_nan(path: Path) -> None:
 
 
 READERS = re.compile(
-    r"storage/|report/bench/|limits.py|nn/processor.py|nn/device.py|train/clock.py|data/crew.py|cli/standard_streams.py"  # of /proc, /dev/null and what is open already
+    r"storage/|report/bench/"
+    r"|limits.py|nn/processor.py|nn/device.py|train/clock.py|data/crew.py"  # of /proc and /sys
+    r"|cli/standard_streams.py"  # /dev/null, and what is open already
     r"|train/law.py|parallel/launch.py"  # a file of the package; one that the launcher has just made
 )
 """Modules that open files as they are. `data/sources.py` opens the pipes and devices that the user names."""

@@ -28,7 +28,7 @@ LONGEST_SECONDS, LONGEST_WAIT = 10.0, 60.0
 """Of processor time that a command may take, and after how many seconds it is taken to wait for something."""
 LONGEST_LINE = 2000
 MOST_MEMORY = 6 * 2**30
-"""Bytes of further address space after which a command that allocates without end is stopped, so that the machine is not."""
+"""Bytes of further address space that a command may take, so that one that takes all does not stop the machine."""
 AT_ONCE = 2
 CODES = frozenset({0, *(kind.exit_code for kind in GptcliError.__subclasses__() if kind.exit_code < 128)} - {1, 6})
 VALUES: tuple[Any, ...] = (0, -1, 2**27, 2**31, 2**63, 10**25, 1.5, "x", None, [], True)

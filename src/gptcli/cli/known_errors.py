@@ -20,6 +20,10 @@ from gptcli.storage import storage_error
 SURROGATES = ("\ud800", "\udfff")
 """The range of the characters with which Python stands for bytes that are not UTF-8."""
 
+OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+"""What torch says where no more memory can be had, on a CPU in a plain RuntimeError."""
+SMALLER = "make the model, the batch or the input smaller"
+
 
 def as_gptcli_error(error: BaseException) -> GptcliError | None:
     """What an error means for the user; None if it is a fault of the program."""
@@ -29,7 +33,9 @@ def as_gptcli_error(error: BaseException) -> GptcliError | None:
         case KeyboardInterrupt():
             return Stopped("stopped by SIGINT", signal.SIGINT, "run the same command again")
         case MemoryError():
-            return OutOfMemoryError("there is not enough memory", "make the model, the batch or the input smaller")
+            return OutOfMemoryError("there is not enough memory", SMALLER)
+        case RuntimeError() if any(words in str(error) for words in OUT_OF_MEMORY):
+            return OutOfMemoryError(f"there is not enough memory: {first_line(error)}", SMALLER)
         case OSError(filename=str() | bytes() as path) if error.strerror:
             return storage_error(os.fsdecode(path), error, "use")
         case OSError():
