@@ -7,15 +7,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from gptcli import strict_json
 from gptcli.checkpoint.manifest import MANIFEST_NAME, STATE_NAME, describe
 from gptcli.checkpoint.run import RunDirectory
+from gptcli.checkpoint.tensor_files import write_tensors
 from gptcli.errors import StorageError
-from gptcli.storage import atomic_directory, make_directory, require_own, storage_errors, temporary_name, write_file
+from gptcli.storage import (
+    atomic_directory,
+    make_directory,
+    remove_tree,
+    require_own,
+    storage_errors,
+    temporary_name,
+    write_file,
+)
 
 HEADER_BYTES_PER_TENSOR = 512
 """Generous room for one tensor's entry in a safetensors header and in the manifest."""
@@ -45,10 +52,10 @@ def save_checkpoint(
         with atomic_directory(target) as directory:
             for part, named in tensors.items():
                 contiguous = {name: tensor.detach().contiguous() for name, tensor in named.items()}
-                save_file(contiguous, directory / f"{part}.safetensors")
+                write_tensors(directory / f"{part}.safetensors", contiguous)
             write_file(directory / STATE_NAME, state_text)
             write_file(directory / MANIFEST_NAME, describe(directory, state, step).render())
-    except (SafetensorError, StorageError) as error:  # the library wraps the system's errors in one of its own
+    except StorageError as error:
         raise not_saved(run, step, needed, str(error)) from error
     return target
 
@@ -107,4 +114,4 @@ def remove_checkpoint(path: Path) -> None:
         require_own(path)
         path.rename(condemned)
         (condemned / MANIFEST_NAME).unlink(missing_ok=True)
-        shutil.rmtree(condemned)
+        remove_tree(condemned)

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.checkpoint import DefaultLoadPlanner, DefaultSavePlanner, HuggingFaceStorageReader, StorageWriter
 from torch.distributed.checkpoint.api import CheckpointException
@@ -33,6 +32,7 @@ from gptcli import strict_json
 from gptcli.checkpoint.manifest import MANIFEST_NAME, REMEDY, STATE_NAME, describe
 from gptcli.checkpoint.run import RunDirectory
 from gptcli.checkpoint.save import NO_ROOM_LEFT, has_room, needed_bytes, not_saved
+from gptcli.checkpoint.tensor_files import write_tensors
 from gptcli.errors import CheckpointError, StorageError, first_line
 from gptcli.storage import atomic_directory, fsync_path, sha256_file, storage_errors, write_file
 
@@ -130,6 +130,8 @@ class ShardWriter(StorageWriter):
             tensors = {name: planner.resolve_data(item).detach().contiguous() for name, item in items.items()}
             offsets = {name: {"saved_offsets": list(item.index.offset)} for name, item in items.items()}
             write_tensors(directory / file, tensors, {OFFSETS_KEY: strict_json.dumps(offsets)})
+            with storage_errors(directory / file):
+                fsync_path(directory / file)
             size, digest = (directory / file).stat().st_size, sha256_file(directory / file)
             results.append(WriteResult(MetadataIndex(file), size, digest))
         done: Future[list[WriteResult]] = Future()
@@ -155,20 +157,6 @@ class ShardWriter(StorageWriter):
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: Any) -> bool:
         return False
-
-
-def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file and flush it to the disk.
-
-    Raises:
-        StorageError: it cannot be written.
-    """
-    with storage_errors(path):
-        try:
-            save_file(tensors, path, metadata)
-        except SafetensorError as error:  # the library wraps the system's errors in one of its own
-            raise StorageError(f"cannot write {path}: {first_line(error)}") from error
-        fsync_path(path)
 
 
 class PartReader(HuggingFaceStorageReader):

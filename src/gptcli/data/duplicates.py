@@ -6,6 +6,7 @@ its place; every file is then sorted by itself. Knows no texts.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from gptcli.data.arrays import stretches
+from gptcli.storage import open_own
 
 SORTED_AT_ONCE = 1 << 21
 """Digests sorted in memory: about 0.1 GB."""
@@ -48,7 +50,7 @@ def deal_out(records: np.ndarray, files: list[Path], bits: int) -> None:
         order = np.argsort(numbers, kind="stable")
         edges = np.searchsorted(numbers[order], np.arange(len(files) + 1))
         for number, file in enumerate(files):
-            with file.open("ab") as out:
+            with os.fdopen(open_own(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab") as out:
                 out.write(placed[order[edges[number] : edges[number + 1]]].tobytes())
 
 

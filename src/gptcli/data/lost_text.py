@@ -10,7 +10,7 @@ from typing import Any
 from gptcli import strict_json
 from gptcli.data.shards import REMEDY
 from gptcli.errors import DataError
-from gptcli.storage import read_regular
+from gptcli.storage import read_regular, write_file
 from gptcli.tokenizer.lost_text import LostText
 from gptcli.tokenizer.tokenizer import Tokenizer
 
@@ -22,7 +22,7 @@ PARTS = {"train": "the training text", "val": "the validation text"}
 def write_lost_text(folder: Path, parts: Sequence[LostText]) -> None:
     """Keep what is lost of the training and of the validation part beside their tokens in `folder`."""
     kept = {name: part.as_json() for name, part in zip(PARTS, parts, strict=True)}
-    (folder / LOST_TEXT).write_text(strict_json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+    write_file(folder / LOST_TEXT, strict_json.dumps(kept, indent=2) + "\n")
 
 
 def read_lost_text(folders: Sequence[Path], tokenizer: Tokenizer) -> dict[str, Any]:

@@ -43,7 +43,7 @@ from gptcli.data.stages import SplitStatistics
 from gptcli.data.token_files import is_token_file
 from gptcli.errors import ConfigError
 from gptcli.manifest import MANIFEST_NAME
-from gptcli.storage import create_file, read_regular
+from gptcli.storage import create_file, read_regular, write_file
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 from gptcli.tokenizer.train import build_tokenizer
 
@@ -195,7 +195,7 @@ def drop_documents(folder: Path, scan: CorpusScan, dropped: np.ndarray) -> None:
         "fingerprint": text_fingerprint(scan.records, Split(assignment, scan.cut_at, scan.split_rule)),
     }
     (folder / SCAN).unlink()
-    (folder / SCAN).write_text(strict_json.dumps(asdict(Findings(**values))), encoding="utf-8")
+    write_file(folder / SCAN, strict_json.dumps(asdict(Findings(**values))))
 
 
 def prepare_mix(
@@ -304,7 +304,7 @@ def mixed_tokenizer(
                     samples.append(sample)
                 build_tokenizer(kind, partial(chained, sources)).save(folder)
                 whole = {name: sum(sample[name] for sample in samples) for name in samples[0]}
-                (folder / SAMPLE).write_text(strict_json.dumps(whole), encoding="utf-8")
+                write_file(folder / SAMPLE, strict_json.dumps(whole))
         return load_tokenizer(entry), json.loads(read_regular(entry / SAMPLE).decode())
 
 

@@ -23,7 +23,7 @@ from gptcli.data.permutation import derive, mix
 from gptcli.data.sketch import passages
 from gptcli.data.stages import Job, batches, keep
 from gptcli.errors import missing_extra
-from gptcli.storage import open_regular
+from gptcli.storage import create_file, open_regular
 
 SIMILARITY = 0.5
 """Two texts of a similarity of 0.5 share two thirds of their passages. It is lower than where documents are dropped,
@@ -66,7 +66,7 @@ def near_pairs(jobs: Sequence[Job], means: Means, folder: Path) -> Iterator[tupl
         Progress("near", len(jobs), unit="parts") as progress,
     ):
         where = Path(scratch)
-        with (where / SIGNATURES).open("wb") as signatures, (where / PLACES).open("wb") as places:
+        with create_file(where / SIGNATURES) as signatures, create_file(where / PLACES) as places:
             for job, _ in zip(jobs, in_order(sign, jobs, means.processes), strict=True):
                 append(job.folder / SIGNATURES, signatures)
                 append(job.folder / PLACES, places)
@@ -111,7 +111,7 @@ def sign(job: Job) -> dict[str, Any]:
     """The signatures of pieces of a part of the corpus that have a passage, and the place of each one's document."""
 
     def make(folder: Path) -> dict[str, Any]:
-        with (folder / SIGNATURES).open("wb") as signatures, (folder / PLACES).open("wb") as places:
+        with create_file(folder / SIGNATURES) as signatures, create_file(folder / PLACES) as places:
             place = job.sections[0].first - int(job.sections[0].position == 0)  # of the document before, or begun there
             for batch in batches(job.pieces()):
                 rows, signed = signatures_of([piece.text for piece in batch])

@@ -17,7 +17,7 @@ from gptcli.data.left_out import LeftOut
 from gptcli.data.passes import RECORD_BYTES, NotedSection, ScannedFile
 from gptcli.data.sections import Section
 from gptcli.data.stages import DOCUMENTS, Job, note, note_into
-from gptcli.storage import open_regular, temporary_name
+from gptcli.storage import create_file, open_regular, publish, temporary_name
 
 COPIED_RECORDS = 1 << 15
 
@@ -74,7 +74,7 @@ def note_documents(path: Path, files: Sequence[ScannedFile], jobs: list[Job], me
         with Progress("read", total, unit="B", scale=True) as progress:
             noted = note_into(path, jobs[0], progress.update)
     else:
-        with path.open("wb") as out, Progress("read", len(jobs), unit="parts") as progress:
+        with create_file(path) as out, Progress("read", len(jobs), unit="parts") as progress:
             for job, result in zip(jobs, in_order(note, jobs, means.processes), strict=True):
                 noted += [NotedSection.of(values) for values in result["noted"]]
                 with open_regular(job.folder / DOCUMENTS) as part:
@@ -89,10 +89,10 @@ def note_documents(path: Path, files: Sequence[ScannedFile], jobs: list[Job], me
 def drop_records(path: Path, noted: Sequence[NotedSection], refused: Iterable[int]) -> None:
     """Write the file of records again without those of the files `refused`."""
     temporary = temporary_name(path)
-    with open_regular(path) as source, temporary.open("wb") as out:
+    with open_regular(path) as source, create_file(temporary) as out:
         for one in noted:
             copy_records(source, out, one.documents, one.sections[0].number not in refused)
-    temporary.replace(path)
+    publish(temporary, path)
 
 
 def copy_records(source: IO[bytes], out: IO[bytes], count: int, is_kept: bool) -> None:

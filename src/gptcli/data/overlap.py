@@ -22,7 +22,7 @@ from gptcli import strict_json
 from gptcli.data.arrays import distinct
 from gptcli.data.permutation import derive, mix
 from gptcli.data.shards import READ_TOKENS, TokenShards
-from gptcli.storage import read_regular
+from gptcli.storage import read_regular, write_file
 
 NGRAM_TOKENS = 13
 NGRAM_BYTES = 50
@@ -138,7 +138,7 @@ def write_overlap(folder: Path, vals: Sequence[TokenShards], trains: Sequence[To
     each = measure_overlap(vals, trains)
     total = Overlap(each[0].ngram_tokens, sum(one.sampled for one in each), sum(one.found for one in each))
     kept = {"total": total.as_json(), "each": [one.as_json() for one in each]}
-    (folder / OVERLAP).write_text(strict_json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+    write_file(folder / OVERLAP, strict_json.dumps(kept, indent=2) + "\n")
 
 
 def read_overlap(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:

@@ -37,7 +37,7 @@ from gptcli.data.stages import draw, drawn_texts, encode, encode_into
 from gptcli.data.token_files import is_token_file
 from gptcli.data.token_scan import TokenScan, scan_tokens
 from gptcli.errors import DataError
-from gptcli.storage import read_regular
+from gptcli.storage import read_regular, write_file
 from gptcli.tokenizer.config import TokenizerConfig
 from gptcli.tokenizer.framing import DocumentFraming
 from gptcli.tokenizer.lost_text import LostText
@@ -116,7 +116,7 @@ def prepare_data(
                 tokenizer.save(folder / "tokenizer")
                 write_tokens(folder, scan, tokenizer, work, means)
                 write_overlap(folder, [TokenShards.open(folder / "val")], [TokenShards.open(folder / "train")])
-                (folder / "report.json").write_text(strict_json.dumps(report, indent=2) + "\n", encoding="utf-8")
+                write_file(folder / "report.json", strict_json.dumps(report, indent=2) + "\n")
         return assemble(directory, tokenizer, report, from_cache)
 
 
@@ -186,7 +186,7 @@ def prepare_tokenizer(
                 texts, sample = learning_texts(scan, config.name, SAMPLE_BYTES, work, means)
                 if is_sampled:
                     say(f"learning {config.name} from {sample_words(sample)}")
-                    (folder / SAMPLE).write_text(strict_json.dumps(sample), encoding="utf-8")
+                    write_file(folder / SAMPLE, strict_json.dumps(sample))
                 build_tokenizer(config, texts).save(folder)
         sample = json.loads(read_regular(entry / SAMPLE).decode()) if is_sampled else None
         return load_tokenizer(entry), sample

@@ -42,7 +42,7 @@ from gptcli.data.stages import ASSIGNMENT, DOCUMENTS, Counts, Job, SplitStatisti
 from gptcli.data.versions import is_settled, look_at, require_same
 from gptcli.errors import DataError
 from gptcli.manifest import sealed, unsealed
-from gptcli.storage import OWN, read_regular, write_atomic
+from gptcli.storage import OWN, read_regular, write_atomic, write_file
 
 SCAN, SECTIONS, CHARACTERS = "scan.json", "sections.json", "train-characters.txt"
 LOOKED = "looked.json"
@@ -276,10 +276,10 @@ def write_scan(
         replaced=replaced,
         separator_warning=separator_warning(files, config),
     )
-    (folder / CHARACTERS).write_bytes(counts.characters_of(0).encode())
+    write_file(folder / CHARACTERS, counts.characters_of(0).encode())
     if any(section.stop is not None for section in sections):
-        (folder / SECTIONS).write_text(strict_json.dumps(sections), encoding="utf-8")
-    (folder / SCAN).write_text(strict_json.dumps(asdict(findings)), encoding="utf-8")
+        write_file(folder / SECTIONS, strict_json.dumps(sections))
+    write_file(folder / SCAN, strict_json.dumps(asdict(findings)))
 
 
 def count_parts(jobs: list[Job], means: Means) -> Counts:

@@ -31,7 +31,7 @@ from gptcli.console import shell_word
 from gptcli.data.cache import WHOLE, Share
 from gptcli.errors import DataError
 from gptcli.manifest import in_threads, sha256_of_part
-from gptcli.storage import LARGE, read_regular, regular_descriptor, storage_errors
+from gptcli.storage import LARGE, create_file, read_regular, regular_descriptor, storage_errors, write_file
 from gptcli.tokenizer.framing import DocumentFraming
 
 FORMATS = (1, 2)
@@ -153,7 +153,7 @@ class ShardWriter:
             self.document_bytes = 0
 
     def create(self, name: str) -> None:
-        self.open_files[name] = (self.directory / name).open("wb")
+        self.open_files[name] = create_file(self.directory / name)
         self.hashes[name] = hashlib.sha256()
 
     def append(self, name: str, values: np.ndarray) -> None:
@@ -199,7 +199,7 @@ def write_index(directory: Path, hashes: dict[str, str], *, framing: DocumentFra
     number = 1 if framing.end_id is None else 2
     ended = {} if number == 1 else {"end_id": framing.end_id}
     index = {"format": number, **values, **ended, "files": files}
-    (directory / INDEX).write_text(strict_json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    write_file(directory / INDEX, strict_json.dumps(index, indent=2) + "\n")
 
 
 class MappedFile:

@@ -23,7 +23,7 @@ from gptcli import strict_json
 from gptcli.data.arrays import distinct
 from gptcli.data.permutation import derive, mix
 from gptcli.errors import CheckpointError
-from gptcli.storage import atomic_directory, open_regular, read_regular, storage_errors
+from gptcli.storage import atomic_directory, open_regular, read_regular, storage_errors, write_file
 
 SKETCH, HASHES, INDEX = "train-sketch", "hashes.bin", "sketch.json"
 FORMAT = 1
@@ -144,8 +144,8 @@ class TextSketch:
         }
         index = values | {"sha256": digest_of(values, content)}
         with atomic_directory(directory) as folder:
-            (folder / HASHES).write_bytes(content)
-            (folder / INDEX).write_text(strict_json.dumps(index, indent=2) + "\n", encoding="utf-8")
+            write_file(folder / HASHES, content)
+            write_file(folder / INDEX, strict_json.dumps(index, indent=2) + "\n")
 
     @classmethod
     def open(cls, directory: Path) -> TextSketch:

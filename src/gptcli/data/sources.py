@@ -30,9 +30,11 @@ from gptcli.data.token_files import is_token_file
 from gptcli.errors import DataError
 from gptcli.storage import (
     clean_temporaries,
+    create_file,
     expanded,
-    fsync_path,
+    make_directory,
     open_regular,
+    publish,
     read_regular,
     storage_errors,
     temporary_name,
@@ -194,16 +196,14 @@ def spool_stream(stream: BinaryIO, source: str, config: DataConfig, cache_dir: P
     digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
     with storage_errors(temporary):
         try:
-            with temporary.open("wb") as file:
+            with create_file(temporary) as file:
                 while chunk := stream.read(1 << 20):
                     digest.update(chunk)
                     file.write(chunk)
             ending = FORMAT_ENDINGS.get(found := stream_format(temporary, source, config), found)
             path = directory / f"stream-{digest.hexdigest()}.{ending}"
             if not is_copy(path, digest.hexdigest()):
-                fsync_path(temporary)
-                temporary.replace(path)
-                fsync_path(directory)
+                publish(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
     return path
@@ -222,7 +222,6 @@ def is_copy(path: Path, digest: str) -> bool:
 
 def spool_directory(cache_dir: Path) -> Path:
     directory = cache_dir / "spool"
-    with storage_errors(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-        clean_temporaries(directory)
+    make_directory(directory)
+    clean_temporaries(directory)
     return directory

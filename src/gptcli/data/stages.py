@@ -28,7 +28,7 @@ from gptcli.data.shards import ShardWriter
 from gptcli.data.sketch import SKETCH, SketchBuilder
 from gptcli.data.split import CUT, RECORD, TRAIN, VAL
 from gptcli.manifest import MANIFEST_NAME
-from gptcli.storage import OWN, open_regular, read_regular
+from gptcli.storage import OWN, create_file, create_text_file, open_regular, read_regular, write_file
 from gptcli.tokenizer.lost_text import LossMeter
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
@@ -91,7 +91,7 @@ def keep(folder: Path, make: Callable[[Path], dict[str, Any]]) -> dict[str, Any]
     """What `make` returns after it has left its files in a folder; not called where that is done and whole."""
     if not is_whole(folder):
         with new_entry(folder) as temporary:
-            (temporary / RESULT).write_text(strict_json.dumps(make(temporary)), encoding="utf-8")
+            write_file(temporary / RESULT, strict_json.dumps(make(temporary)))
     return json.loads(read_regular(folder / RESULT, OWN))
 
 
@@ -101,7 +101,7 @@ def note(job: Job) -> dict[str, Any]:
 
 
 def note_into(path: Path, job: Job, told: Told) -> list[NotedSection]:
-    with path.open("wb") as out:
+    with create_file(path) as out:
         return [
             note_section(section, file, job.config, job.section_bytes, out, told)
             for section, file in zip(job.sections, job.files, strict=True)
@@ -161,7 +161,7 @@ def count(job: Job) -> dict[str, Any]:
 
     def make(folder: Path) -> dict[str, Any]:
         counts = Counts().add(job.pieces())
-        np.packbits(counts.seen).tofile(folder / SEEN)
+        write_file(folder / SEEN, np.packbits(counts.seen))
         return {"documents": counts.documents, "bytes": counts.bytes, "characters": counts.characters}
 
     return keep(job.folder, make)
@@ -173,7 +173,7 @@ def draw(task: tuple[Job, int]) -> dict[str, Any]:
 
     def make(folder: Path) -> dict[str, Any]:
         documents = size = 0
-        with (folder / TEXTS).open("w", encoding="utf-8") as out:
+        with create_text_file(folder / TEXTS) as out:
             for piece in drawn_pieces(job, drawn):
                 out.write(strict_json.dumps(piece.text) + "\n")
                 documents += piece.starts

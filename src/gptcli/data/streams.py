@@ -19,7 +19,15 @@ from gptcli.data.cache import is_whole, only_writer, unfinished
 from gptcli.data.fields import text_fields
 from gptcli.errors import DataError
 from gptcli.manifest import MANIFEST_NAME, record, sealed, unsealed
-from gptcli.storage import OWN, atomic_file, fsync_path, read_regular, sha256_file, storage_errors, write_atomic
+from gptcli.storage import (
+    OWN,
+    atomic_file,
+    publish,
+    read_regular,
+    sha256_file,
+    storage_errors,
+    write_atomic,
+)
 
 PART_BYTES = 1 << 26
 """Text of a part; what is fetched again at most."""
@@ -44,9 +52,7 @@ def spool_hugging_face(source: str, text_field: str, spool: Path) -> list[Path]:
             with unfinished(entry) as work, storage_errors(work):
                 copy_rows(HubStream(source, text_field), work)
                 record(work, [path.name for path in work.iterdir()])
-                fsync_path(work)
-                work.rename(entry)
-                fsync_path(spool)
+                publish(work, entry)
     return sorted(entry.glob("part-*.jsonl.zst"))
 
 

@@ -34,7 +34,7 @@ from gptcli.data.stages import SplitStatistics
 from gptcli.data.token_files import Stretch, TokenFile, cut, is_token_file, open_token_file, validation_beside
 from gptcli.data.versions import look_at, require_same
 from gptcli.errors import DataError
-from gptcli.storage import OWN, read_regular, sha256_file
+from gptcli.storage import OWN, create_file, read_regular, sha256_file, write_file
 from gptcli.tokenizer.framing import DocumentFraming
 from gptcli.tokenizer.lost_text import LostText
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
@@ -104,10 +104,10 @@ def scan_tokens(sources: Sequence[str], config: DataConfig, cache_dir: Path) -> 
                 shards = [TokenShards.open(folder / name, elsewhere=True) for name in ("val", "train")]
                 write_overlap(folder, shards[:1], shards[1:])
                 whole = Findings(files=tuple(looked), looked_ns=looked_ns, **findings)
-                (folder / "scan.json").write_text(strict_json.dumps(asdict(whole)), encoding="utf-8")
+                write_file(folder / "scan.json", strict_json.dumps(asdict(whole)))
                 tokenizer.save(folder / "tokenizer")
                 report = open_token_scan(folder, config, from_cache).report()
-                (folder / "report.json").write_text(strict_json.dumps(report, indent=2) + "\n", encoding="utf-8")
+                write_file(folder / "report.json", strict_json.dumps(report, indent=2) + "\n")
                 require_same(looked)
         require_whole(entry)
         return open_token_scan(entry, config, from_cache)
@@ -288,7 +288,7 @@ def write_part(folder: Path, stretches: list[Stretch], sizes: TokenSizes, progre
     elsewhere: list[dict[str, Any]] = []
     names = [STARTS, BYTES, *([token_file_name(0)] if is_copy else [])]
     with contextlib.ExitStack() as stack:
-        starts, lengths, *copies = (stack.enter_context((folder / name).open("wb")) for name in names)
+        starts, lengths, *copies = (stack.enter_context(create_file(folder / name)) for name in names)
         part = Part(sizes, starts, lengths)
         for stretch in stretches:
             digest, position = hashlib.sha256(), stretch.first

@@ -15,15 +15,15 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from gptcli.checkpoint.header import require_sane_header
-from gptcli.errors import CheckpointError, StorageError
+from gptcli.checkpoint.tensor_files import write_tensors
+from gptcli.errors import CheckpointError
 from gptcli.interop.family import Family, Mapped, Shape, compact
 from gptcli.models.config import ModelConfig
 from gptcli.models.estimate import parameter_count
-from gptcli.storage import LARGE, SMALL, fsync_path, read_regular, storage_errors, temporary_name
+from gptcli.storage import LARGE, SMALL, atomic_file, read_regular, storage_errors
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -281,14 +281,5 @@ def write_weights(path: Path, state: Mapping[str, Tensor], mapping: Sequence[Map
         heights = [shape[axis] for shape in mapped.theirs.values()]
         for name, part in zip(mapped.theirs, tensor.split(heights, dim=axis), strict=True):
             theirs[name] = part.contiguous()
-    temporary = temporary_name(path)
-    with storage_errors(path):
-        try:
-            save_file(theirs, temporary, metadata={"format": "pt"})
-            fsync_path(temporary)
-            temporary.replace(path)
-        except SafetensorError as error:
-            raise StorageError(f"cannot write {path}: {error}", "check the free disk space") from error
-        finally:
-            temporary.unlink(missing_ok=True)
-        fsync_path(path.parent)
+    with atomic_file(path) as temporary:
+        write_tensors(temporary, theirs, {"format": "pt"})

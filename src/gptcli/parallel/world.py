@@ -26,6 +26,7 @@ from torch import Tensor
 
 from gptcli import console, strict_json
 from gptcli.errors import GptcliError, UsageError, first_line
+from gptcli.storage import write_atomic
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -299,8 +300,5 @@ def left_behind(failure: dict[str, Any]) -> int:
     folder = os.environ.get(LAUNCH_VARIABLE)
     if not folder:
         return failure["code"]
-    path = Path(folder) / FAILURE_NAME
-    temporary = path.with_name(f"{FAILURE_NAME}.{os.getpid()}")
-    temporary.write_text(strict_json.dumps(failure))
-    temporary.replace(path)
+    write_atomic(Path(folder) / FAILURE_NAME, strict_json.dumps(failure))
     return 0 if failure["is_final"] else failure["code"]

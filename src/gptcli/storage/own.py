@@ -67,8 +67,8 @@ def open_own(path: Path, flags: int) -> int:
 
 
 def create_file(path: Path) -> BinaryIO:
-    """Open a new file for writing and reading; nothing may lie at `path`."""
-    return cast("BinaryIO", os.fdopen(open_own(path, os.O_RDWR | os.O_CREAT | os.O_EXCL), "w+b"))
+    """Open a new file for writing; nothing may lie at `path`. Its descriptor may also be mapped."""
+    return cast("BinaryIO", os.fdopen(open_own(path, os.O_RDWR | os.O_CREAT | os.O_EXCL), "wb"))
 
 
 def create_text_file(path: Path) -> TextIO:

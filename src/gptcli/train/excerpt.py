@@ -27,7 +27,7 @@ from gptcli.data.prepare import CorpusScan, scan_corpus
 from gptcli.data.separator_check import separator_warning
 from gptcli.data.sources import find_files
 from gptcli.data.versions import is_settled, look_at, require_same
-from gptcli.storage import OWN, read_regular
+from gptcli.storage import OWN, create_text_file, read_regular, write_file
 
 EXCERPT, NOTICES = "excerpt.jsonl", "notices.json"
 
@@ -49,7 +49,7 @@ def scan_excerpt(config: DataConfig, corpus_bytes: int | None, cache_dir: Path, 
         if not (is_whole(entry) and is_settled(looked, notices_of(entry)["looked_ns"])):
             with new_entry(entry) as folder:
                 notices = write_excerpt(folder / EXCERPT, files, config, corpus_bytes, seed)
-                (folder / NOTICES).write_text(strict_json.dumps(notices | {"looked_ns": looked_ns}), encoding="utf-8")
+                write_file(folder / NOTICES, strict_json.dumps(notices | {"looked_ns": looked_ns}))
                 require_same(looked)
         notices = notices_of(entry)
     rows = config.model_copy(
@@ -76,7 +76,7 @@ def write_excerpt(
     """Write the excerpt as rows; what a scan of the whole corpus would say about it."""
     refused: list[LeftOut] = []
     decoding = Decoding.of(config)
-    with path.open("w", encoding="utf-8") as out:
+    with create_text_file(path) as out:
         for text in drawn_texts(files, config, corpus_bytes, seed, decoding, refused):
             out.write(strict_json.dumps({"text": text}, ensure_ascii=False) + "\n")
     if not path.stat().st_size and refused:

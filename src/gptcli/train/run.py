@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,7 @@ from gptcli.models.gpt import GPT
 from gptcli.nn.device import allow_tf32
 from gptcli.parallel.layout import Layout
 from gptcli.parallel.world import World
-from gptcli.storage import atomic_directory, default_cache_dir, write_atomic
+from gptcli.storage import atomic_directory, copy_tree, default_cache_dir, remove_tree, write_atomic
 from gptcli.tokenizer.files import SETTINGS_FILE, TOKENIZER_FILE
 from gptcli.train.config import RunConfig
 from gptcli.train.finish import finish, good_one, validation_yardstick
@@ -265,10 +264,10 @@ def keep_validation(run: RunDirectory, plan: Plan) -> None:
     source = plan.data.val.directory
     kept = run.path / "val"
     if kept.exists() and kept_fingerprint(kept) != plan.data.val.fingerprint:  # of a text before the first checkpoint
-        shutil.rmtree(kept)
+        remove_tree(kept)
     if not kept.exists() and sum(file.stat().st_size for file in source.iterdir()) <= MAX_KEPT_VALIDATION_BYTES:
         with atomic_directory(kept) as folder:
-            shutil.copytree(source, folder, dirs_exist_ok=True)
+            copy_tree(source, folder)
             TokenShards.open(folder).verify()
 
 
