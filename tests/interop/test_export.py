@@ -272,7 +272,7 @@ def test_a_file_that_is_there_is_replaced_only_with_force(our_model, tokenizer, 
 
 def test_a_directory_that_holds_something_is_left_alone(run, tmp_path):
     before = sorted(run.iterdir())
-    with pytest.raises(UsageError, match="is not empty; choose another --out"):
+    with pytest.raises(UsageError, match=r"is not empty \(it holds .*\); choose another --out"):
         export(ExportRequest(str(run), "hf", run))
     with pytest.raises(UsageError, match="is a directory, and gguf is a file"):
         export(ExportRequest(str(run), "gguf", tmp_path))

@@ -123,7 +123,7 @@ NANO = {
 
 def written(model, tokenizer, directory) -> tuple[dict, tuple[str, ...]]:
     """What torch's reader of weights finds in the file that is written, and what is said of it."""
-    notes = write_nanogpt(model, tokenizer, directory)
+    notes = write_nanogpt(model, tokenizer, directory, directory.name)
     return torch.load(directory / "ckpt.pt", weights_only=True), notes
 
 
@@ -153,7 +153,7 @@ def test_a_written_checkpoint_computes_what_transformers_computes_from_it(
 
 def test_a_written_checkpoint_comes_back_as_it_was(our_model, tokenizer, tmp_path) -> None:
     model = our_model(**NANO)
-    write_nanogpt(model, tokenizer, tmp_path)
+    write_nanogpt(model, tokenizer, tmp_path, "book")
     again = read_nanogpt(read_pickle(tmp_path / "ckpt.pt"), "ckpt.pt")
     assert again.config == model.config
     for name, tensor in model.state_dict().items():
@@ -164,8 +164,8 @@ def test_characters_get_the_tables_that_sample_py_looks_for(our_model, tmp_path)
     characters = build_tokenizer(CharTokenizerConfig(), lambda: iter(["héllo\n"]))
     model = our_model(**NANO, vocab_size=characters.vocab_size)
     checkpoint, notes = written(model, characters, tmp_path)
-    found = Path("data", checkpoint["config"]["dataset"], "meta.pkl")  # as sample.py joins them
-    meta = pickle.loads(found.read_bytes())
+    found = Path("data", checkpoint["config"]["dataset"], "meta.pkl")  # as sample.py joins them, in nanoGPT's folder
+    meta = pickle.loads((tmp_path / "meta.pkl").read_bytes())
     assert [meta["stoi"][character] for character in "héllo\n"] == characters.encode("héllo\n")
     assert "".join(meta["itos"][id] for id in characters.encode("héllo\n")) == "héllo\n"
     assert meta["vocab_size"] == len(meta["itos"]) == characters.vocab_size
@@ -199,5 +199,5 @@ def test_tokens_that_sample_py_does_not_know_are_said(our_model, tokenizer, tmp_
 )
 def test_a_model_that_nanogpt_cannot_compute_is_refused_in_words(our_model, tokenizer, tmp_path, slots, words) -> None:
     with pytest.raises(UsageError, match=words):
-        write_nanogpt(our_model(**NANO | slots), tokenizer, tmp_path)
+        write_nanogpt(our_model(**NANO | slots), tokenizer, tmp_path, "book")
     assert not list(tmp_path.iterdir())

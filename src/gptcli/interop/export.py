@@ -5,7 +5,7 @@ Knows the formats by name and what each can hold; how each is written is in the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -15,19 +15,22 @@ import torch
 from gptcli.errors import UsageError, missing_extra
 from gptcli.interop.card import model_card
 from gptcli.interop.families import family_of
-from gptcli.interop.huggingface import read_huggingface, write_huggingface
+from gptcli.interop.huggingface import CONFIG, read_huggingface, write_huggingface
 from gptcli.interop.load import LoadedModel, load_model
 from gptcli.interop.nanogpt import CHECKPOINT, read_nanogpt, write_nanogpt
 from gptcli.interop.own import OWN
 from gptcli.interop.pickles import read_pickle
 from gptcli.interop.proof import Proof, compare, proof_ids, require_exact
 from gptcli.interop.readers import is_installed, llama_cpp_proof, onnxruntime_proof, transformers_proof
+from gptcli.interop.staging import foreign_name, staged_directory, staged_file
 from gptcli.models.gpt import GPT, build_model
 from gptcli.storage import write_atomic
 
 Format = Literal["hf", "gguf", "onnx", "nanogpt"]
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 CARD = "README.md"
+LAST: dict[str, str] = {"hf": CONFIG, "nanogpt": CHECKPOINT}
+"""Of the formats that are directories, the file without which no program opens the others."""
 
 
 class Ability(NamedTuple):
@@ -96,7 +99,8 @@ class Exported:
 def export(request: ExportRequest) -> Exported:
     """Write the model as requested and prove what was written.
 
-    An existing file is replaced only with `force`, a directory that is not empty never.
+    An existing file is replaced only with `force`, a directory that is not empty never. What is written appears at its
+    place when it is whole and proved.
 
     Raises:
         UsageError: the format cannot hold the model, its tokenizer, or the numbers asked for; a package is missing.
@@ -105,18 +109,25 @@ def export(request: ExportRequest) -> Exported:
     """
     require_able(request)
     loaded = load_model(request.model, checkpoint=request.checkpoint)
-    exported = write(request, loaded)
-    if exported.numbers == "f32":
-        require_exact(exported.proofs, exported.path)
-    return exported
+    last = LAST.get(request.to)
+    with staged_file(request.out) if last is None else staged_directory(request.out, last) as place:
+        exported = write(request, loaded, place)
+        if exported.numbers == "f32":
+            require_exact(exported.proofs, request.out)
+    if request.to == "onnx":
+        from gptcli.interop.onnx import remove_unused_weights
+
+        remove_unused_weights(request.out)
+    return replace(exported, path=request.out)
 
 
 def require_able(request: ExportRequest) -> None:
     """Refuse what the format or the place has no room for, before anything is read."""
     ability = ABILITIES[request.to]
-    if request.out.is_dir() and (not ability.is_directory or any(request.out.iterdir())):
-        what = "is not empty" if ability.is_directory else f"is a directory, and {request.to} is a file"
-        raise UsageError(f"{request.out} {what}", "choose another --out")
+    if request.out.is_dir() and not ability.is_directory:
+        raise UsageError(f"{request.out} is a directory, and {request.to} is a file", "choose another --out")
+    if request.out.is_dir() and (name := foreign_name(request.out)):
+        raise UsageError(f"{request.out} is not empty (it holds {name!r})", "choose another --out")
     if request.out.is_file() and not request.force:
         raise UsageError(f"{request.out} exists already", "add --force to replace it, or choose another --out")
     if request.dtype and request.quantize:
@@ -137,28 +148,24 @@ def require_able(request: ExportRequest) -> None:
         require_quantization(request.quantize)
 
 
-def write(request: ExportRequest, loaded: LoadedModel) -> Exported:
-    dtype = request.dtype or "f32"
+def write(request: ExportRequest, loaded: LoadedModel, place: Path) -> Exported:
+    """Write to `place`, a file or a directory that becomes the one requested."""
+    dtype, name = request.dtype or "f32", request.out.resolve().name
     match request.to:
         case "hf":
-            return export_huggingface(loaded, request.out, dtype, request.license)
+            return export_huggingface(loaded, place, dtype, request.license, name)
         case "gguf":
-            return export_gguf(loaded, request.out, request.quantize or dtype, request.license)
+            return export_gguf(loaded, place, request.quantize or dtype, request.license)
         case "onnx":
-            return export_onnx(loaded, request.out, dtype)
+            return export_onnx(loaded, place, dtype)
         case "nanogpt":
-            return export_nanogpt(loaded, request.out, dtype)
+            return export_nanogpt(loaded, place, dtype, name)
 
 
-def export_huggingface(
-    loaded: LoadedModel, out: Path, dtype: str, license: str | None, name: str | None = None
-) -> Exported:
-    """A model directory of transformers with its card, read back by transformers, or without it by us.
-
-    The card calls it `name`, or as the directory is called.
-    """
+def export_huggingface(loaded: LoadedModel, out: Path, dtype: str, license: str | None, name: str) -> Exported:
+    """A model directory of transformers with its card, which calls it `name`, read back by transformers, or without it
+    by us."""
     opened = write_huggingface(converted(loaded.model, dtype), loaded.tokenizer.for_export(), out)
-    name = name or out.resolve().name
     write_atomic(out / CARD, model_card(loaded, name=name, license=license, dtype=dtype, opened=opened))
     family, _ = family_of(loaded.model.config)
     if family is not OWN and is_installed("transformers"):
@@ -191,9 +198,9 @@ def export_onnx(loaded: LoadedModel, out: Path, dtype: str) -> Exported:
     return Exported(out, "onnx", dtype, (*notes, "onnxruntime, which could prove it, is not installed"), ())
 
 
-def export_nanogpt(loaded: LoadedModel, out: Path, dtype: str) -> Exported:
-    """A checkpoint of nanoGPT, read back as `gptcli import` reads them."""
-    notes = write_nanogpt(converted(loaded.model, dtype), loaded.tokenizer, out)
+def export_nanogpt(loaded: LoadedModel, out: Path, dtype: str, name: str) -> Exported:
+    """A checkpoint of nanoGPT, read back as `gptcli import` reads them; its characters are those of data set `name`."""
+    notes = write_nanogpt(converted(loaded.model, dtype), loaded.tokenizer, out, name)
     path = out / CHECKPOINT
     proof = compare(loaded.model, "gptcli import", read_nanogpt(read_pickle(path), str(path)), proof_ids(loaded))
     return Exported(out, "nanogpt", dtype, notes, (proof,))

@@ -13,6 +13,7 @@ from gptcli.interop.llama2c import read_llama2c
 from gptcli.interop.load import HUB_PREFIX, fetch_from_hub
 from gptcli.interop.nanogpt import read_nanogpt
 from gptcli.interop.pickles import read_pickle, weights_or_pickles
+from gptcli.interop.staging import foreign_name, staged_directory
 from gptcli.manifest import record
 from gptcli.models.gpt import GPT
 from gptcli.storage import open_regular, storage_errors
@@ -42,12 +43,15 @@ def import_model(
         UsageError: `out` is not empty, or the model needs a tokenizer to be named.
         StorageError: a file cannot be read or written.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} is not empty", "choose another --out")
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is not a directory", "choose another --out")
+    if out.is_dir() and (name := foreign_name(out)):
+        raise UsageError(f"{out} is not empty (it holds {name!r})", "choose another --out")
     vocabulary = None if tokenizer is None else open_tokenizer(tokenizer)
     model, vocabulary = read_foreign(source, vocabulary)
-    opened = write_huggingface(model.to(dtype), vocabulary, out)
-    record(out, MODEL_FILES)
+    with staged_directory(out, CONFIG) as folder:
+        opened = write_huggingface(model.to(dtype), vocabulary, folder)
+        record(folder, MODEL_FILES)
     return model, opened
 
 

@@ -1,7 +1,7 @@
 """nanoGPT's checkpoints (`ckpt.pt`): GPT-2's names, plain matrices, and the shape in a table beside them.
 
 nanoGPT's `sample.py` reads them with the tokens of GPT-2, or with a table of characters, `meta.pkl`, that it looks for
-in the folder `config["dataset"]` below its own `data/`; an absolute path there stands for itself.
+in the folder `config["dataset"]` below its own `data/`.
 """
 
 from __future__ import annotations
@@ -82,8 +82,10 @@ def read_nanogpt(pickled: Pickled, source: str) -> GPT:
     return assembled(LoadedWeights(source, given), NANOGPT, config, torch.device("cpu"))
 
 
-def write_nanogpt(model: GPT, tokenizer: Tokenizer, directory: Path) -> tuple[str, ...]:
+def write_nanogpt(model: GPT, tokenizer: Tokenizer, directory: Path, name: str) -> tuple[str, ...]:
     """Write ckpt.pt, in the dtype that the model has, and for a character tokenizer meta.pkl, to `directory`.
+
+    sample.py looks for the characters in the data set `name`. An absolute path would name this machine's folders.
 
     Returns notes for the user, each in a line.
 
@@ -111,11 +113,11 @@ def write_nanogpt(model: GPT, tokenizer: Tokenizer, directory: Path) -> tuple[st
         "config": {},
     }
     if tokenizer.name == "char":
-        checkpoint["config"] = {"dataset": str(directory.resolve())}
+        checkpoint["config"] = {"dataset": name}
         write_atomic(directory / CHARACTERS, pickle.dumps(character_tables(tokenizer)))
     with atomic_file(directory / CHECKPOINT) as temporary:
         torch.save(checkpoint, temporary)
-    return tokenizer_notes(tokenizer, directory)
+    return tokenizer_notes(tokenizer, name)
 
 
 def require_nanogpt(config: ModelConfig) -> None:
@@ -151,9 +153,9 @@ def character_tables(tokenizer: Tokenizer) -> dict[str, Any]:
     return {"vocab_size": tokenizer.vocab_size, "itos": texts, "stoi": known}
 
 
-def tokenizer_notes(tokenizer: Tokenizer, directory: Path) -> tuple[str, ...]:
+def tokenizer_notes(tokenizer: Tokenizer, name: str) -> tuple[str, ...]:
     if tokenizer.name == "char":
-        return (f"sample.py finds its characters at {directory.resolve() / CHARACTERS}: leave it there",)
+        return (f"sample.py looks for its characters at data/{name}/{CHARACTERS} in nanoGPT's folder: copy them there",)
     text, ids = GPT2_SAMPLE
     if tokenizer.vocab_size == ids[-1] + 1 and tokenizer.encode(text, allow_special=True) == ids:
         return ()

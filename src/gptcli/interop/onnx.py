@@ -7,7 +7,8 @@ that the graph holds.
 
 from __future__ import annotations
 
-import tempfile
+import re
+import secrets
 import warnings
 from pathlib import Path
 
@@ -15,14 +16,19 @@ import torch
 
 from gptcli.errors import UsageError
 from gptcli.interop.readers import quiet
+from gptcli.interop.staging import staged_file
 from gptcli.models.config import ModelConfig
 from gptcli.models.gpt import GPT, build_model
-from gptcli.storage import fsync_path, storage_errors
+from gptcli.storage import remove_tree
 
 LARGEST_TABLE = 2**23
 """Numbers in each of the graph's rotary tables at most: 131,072 positions of a head of 64."""
 LARGEST_FILE = 1_800_000_000
 """Weights beyond so many bytes go to a file beside the graph: protocol buffers end at 2 GiB."""
+
+
+WEIGHTS = re.compile(r"\.[0-9a-f]{8}\.data$")
+"""How the name of a file of weights ends, after that of its graph."""
 
 
 def write_onnx(model: GPT, path: Path) -> tuple[str, ...]:
@@ -57,21 +63,44 @@ def write_onnx(model: GPT, path: Path) -> tuple[str, ...]:
             dynamo=True,
             verbose=False,
         )
+    for node in program.model.graph.all_nodes():  # the exporter notes which line of which file each one comes from
+        node.metadata_props.clear()
     is_large = sum(tensor.nbytes for tensor in model.parameters()) > LARGEST_FILE
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}") as folder:
-            program.save(Path(folder, path.name), external_data=is_large)
-            for file in sorted(Path(folder).iterdir(), reverse=True):  # the graph last: it names the weights
-                fsync_path(file)
-                file.replace(path.parent / file.name)
-        fsync_path(path.parent)
-    notes = [f"its weights lie in {path.name}.data, which belongs beside it"] * is_large
+    with staged_file(path) as temporary:
+        save_graph(program, temporary, is_large)
+    remove_unused_weights(path)
+    notes = [f"its weights lie in the file {path.name}.*.data, which belongs beside it"] * is_large
     if longest < config.context_length:
         notes.append(
             f"it reads sequences of up to {longest:,} tokens; the model's context is {config.context_length:,}"
         )
     return tuple(notes)
+
+
+def save_graph(program: torch.onnx.ONNXProgram, path: Path, is_large: bool) -> None:
+    """Write the graph to `path`, and large weights to a file beside it. Its name is new, so that a graph that is there
+    keeps its own weights until it is replaced."""
+    if not is_large:
+        program.save(path)
+        return
+    named = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    program.save(named, external_data=True)  # to NAMED.data, which the graph refers to
+    named.replace(path)
+
+
+def remove_unused_weights(path: Path) -> None:
+    """Remove files of weights beside `path` that its graph does not refer to: those of a graph that it has replaced, or
+    of an export that was killed."""
+    beside = (file for file in path.parent.iterdir() if file.name.startswith(f"{path.name}."))
+    found = [file for file in beside if WEIGHTS.search(file.name)]
+    if found:
+        import onnx
+
+        initializers = onnx.load(path, load_external_data=False).graph.initializer
+        used = {entry.value for tensor in initializers for entry in tensor.external_data if entry.key == "location"}
+        for file in found:
+            if file.name not in used:
+                remove_tree(file)
 
 
 def longest_sequence(config: ModelConfig) -> int:

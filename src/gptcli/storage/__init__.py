@@ -17,12 +17,13 @@ from gptcli.storage.atomic import (
     atomic_file,
     fsync_path,
     publish,
+    set_modes,
     sha256_file,
     write_atomic,
 )
 from gptcli.storage.cache_dir import default_cache_dir
 from gptcli.storage.failures import NO_ROOM, expanded, storage_error, storage_errors
-from gptcli.storage.leases import TEMPORARY_MARK, clean_temporaries, process_is_alive, temporary_name
+from gptcli.storage.leases import TEMPORARY_MARK, clean_temporaries, leftovers, process_is_alive, temporary_name
 from gptcli.storage.own import (
     allocate,
     copy_file,
@@ -66,6 +67,7 @@ __all__ = [
     "default_cache_dir",
     "expanded",
     "fsync_path",
+    "leftovers",
     "make_directory",
     "open_own",
     "open_regular",
@@ -77,6 +79,7 @@ __all__ = [
     "regular_descriptor",
     "remove_tree",
     "require_own",
+    "set_modes",
     "sha256_file",
     "storage_error",
     "storage_errors",

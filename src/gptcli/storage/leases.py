@@ -134,7 +134,12 @@ def clean_temporaries(directory: Path, name: str | None = None, *, excluded: Exc
         name: only temporaries for a file or directory of that name.
         excluded: the processes that the caller's lock keeps from making such temporaries, so that theirs are left over.
     """
-    return [path for path in temporaries(directory, name) if is_left_over(path, excluded) and is_removed(path)]
+    return [path for path in leftovers(directory, name, excluded=excluded) if is_removed(path)]
+
+
+def leftovers(directory: Path, name: str | None = None, *, excluded: Excluded = "nobody") -> list[Path]:
+    """What `clean_temporaries` would remove, sorted."""
+    return [path for path in temporaries(directory, name) if is_left_over(path, excluded)]
 
 
 def temporaries(directory: Path, name: str | None) -> Iterator[Path]:
