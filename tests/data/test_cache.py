@@ -11,14 +11,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from gptcli.data import cache as cache_module
 from gptcli.data import prepare, scan
-from gptcli.data.cache import Share, damage_of, is_whole, new_entry, require_whole
+from gptcli.data.cache import VERIFIED, Share, damage_of, is_whole, new_entry, require_whole
 from gptcli.data.config import DataConfig, DataSettings
 from gptcli.data.inspect import inspect
 from gptcli.data.inspect import prepare as prepare_by_settings
 from gptcli.errors import DataError
-from gptcli.manifest import MANIFEST_NAME
+from gptcli.manifest import MANIFEST_NAME, Manifest
 
 TEXTS = [f"line {number}: {number * number} and more\n" * 3 for number in range(40)]
 
@@ -77,7 +76,10 @@ def test_an_entry_is_whole_until_a_file_changes_which_is_found_in_the_same_proce
 
 def test_files_are_read_once_in_a_process(entry: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reads: list[str] = []
-    monkeypatch.setattr(cache_module.Manifest, "damages", lambda self, names: reads.extend(names) or {})
+    monkeypatch.setattr(Manifest, "damages", lambda self, names: reads.extend(names) or {})
+    require_whole(entry)
+    assert reads == []  # by the process that wrote them, when it listed them
+    VERIFIED.clear()
     for _ in range(3):
         require_whole(entry)
     assert reads == ["a.bin", "b.bin", "part/c.bin"]

@@ -28,7 +28,7 @@ from gptcli import strict_json
 from gptcli.console import say, shell_word
 from gptcli.data.archives import FileStatus, file_status
 from gptcli.errors import CheckpointError, DataError, StorageError
-from gptcli.manifest import MANIFEST_NAME, Manifest, read_manifest, record
+from gptcli.manifest import MANIFEST_NAME, read_manifest, record
 from gptcli.storage import (
     atomic_directory,
     clean_temporaries,
@@ -111,7 +111,8 @@ def new_entry(entry: Path) -> Iterator[Path]:
     """
     with atomic_directory(entry) as folder:
         yield folder
-        record(folder, [path.name for path in folder.iterdir()])
+        manifest = record(folder, [path.name for path in folder.iterdir()])
+    VERIFIED[entry, WHOLE] = versions_of(entry, sorted(manifest.files))  # each was read back to be listed
 
 
 class Share(NamedTuple):
@@ -136,7 +137,7 @@ def damage_of(entry: Path, share: Share = WHOLE) -> str:
         if not manifest.is_there:
             return f"{entry / MANIFEST_NAME} is missing"
         names = sorted(manifest.files)[share.number :: share.of]
-        versions = versions_of(manifest, names)
+        versions = versions_of(entry, names)
         if VERIFIED.get((entry, share)) == versions:
             return ""
         for name, damage in manifest.damages(names).items():
@@ -149,8 +150,8 @@ def damage_of(entry: Path, share: Share = WHOLE) -> str:
     return ""
 
 
-def versions_of(manifest: Manifest, names: Iterable[str]) -> tuple[FileStatus | None, ...]:
-    """The versions of the manifest and of these files as they are now; None for one that is missing."""
+def versions_of(entry: Path, names: Iterable[str]) -> tuple[FileStatus | None, ...]:
+    """The versions of the manifest and of these files of an entry as they are now; None for one that is missing."""
 
     def version(path: Path) -> FileStatus | None:
         try:
@@ -158,7 +159,7 @@ def versions_of(manifest: Manifest, names: Iterable[str]) -> tuple[FileStatus | 
         except OSError:
             return None
 
-    return tuple(version(manifest.directory / name) for name in (MANIFEST_NAME, *names))
+    return tuple(version(entry / name) for name in (MANIFEST_NAME, *names))
 
 
 def is_whole(entry: Path) -> bool:

@@ -224,7 +224,9 @@ def first_look(work: Path, files: Sequence[ScannedFile], looked_ns: int) -> int:
         return looked_ns
     path = work / LOOKED
     found = unsealed(read_regular(path, OWN)) if path.is_file() else None
-    if found is not None and is_settled(files, found["looked_ns"]):
+    if found is None:
+        say(f"warning: {path} is missing or damaged; the finished parts are made again")
+    elif is_settled(files, found["looked_ns"]):
         return found["looked_ns"]
     shutil.rmtree(work)
     return looked_ns

@@ -141,13 +141,21 @@ def copy_rows(stream: HubStream, work: Path) -> None:
 
 
 def finished_parts(work: Path) -> list[dict[str, Any]]:
-    """The parts from the first on that are whole."""
-    try:
-        noted = unsealed(read_regular(work / NOTED, OWN))
-    except FileNotFoundError:
+    """The parts from the first on that are whole. Says it if one is not."""
+    path = work / NOTED
+    if not work.is_dir():
+        return []
+    noted = unsealed(read_regular(path, OWN)) if path.is_file() else None
+    if noted is None:
+        if any(work.glob("part-*")):
+            say(f"warning: {path} is missing or damaged; all parts are fetched again")
         return []
 
     def is_finished(part: dict[str, Any]) -> bool:
-        return (work / part["name"]).is_file() and sha256_file(work / part["name"]) == part["sha256"]
+        path = work / part["name"]
+        if path.is_file() and sha256_file(path) == part["sha256"]:
+            return True
+        say(f"warning: {path} is missing or damaged; it and the parts after it are fetched again")
+        return False
 
-    return list(itertools.takewhile(is_finished, noted["parts"])) if noted else []
+    return list(itertools.takewhile(is_finished, noted["parts"]))
