@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from faults.bad_numbers import number_campaign
+from faults.cached import cache_campaign
 from faults.damage import damage_campaign, run_damage_campaign
 from faults.disk import can_mount, disk_campaign
 from faults.hostile import hostile_campaign
@@ -145,12 +146,27 @@ def resumes(folder: Path, part: float, seed: int) -> list[Row]:
     return [Row("a stopped training goes on with another setting or text", trials, said, found.failures)]
 
 
+def cached(folder: Path, part: float, seed: int) -> list[Row]:
+    with nursery_in(folder) as (nursery, work):
+        found = cache_campaign(nursery, work, part_of(960, part), part_of(40, part), seed)
+    kinds = ", ".join(f"{kind} {count}" for kind, count in found.by_kind.items())
+    said = (
+        f"{len(found.failures)} failures: {found.refused} ended with an error that names the file, the others said so, "
+        "made it again, and gave the tokens, report and weights of the whole cache, bit for bit"
+    )
+    return [
+        Row(f"a file of the data cache damaged before a preparation ({kinds}), or before one of {found.trainings} "
+            "trainings and resumes", found.preparations + found.trainings, said, found.failures),
+    ]  # fmt: skip
+
+
 CAMPAIGNS: dict[str, Callable[[Path, float, int], list[Row]]] = {
     "kills": kills,
     "ranks": ranks,
     "signals": signals,
     "disk": disk,
     "damage": damage,
+    "cached": cached,
     "numbers": numbers,
     "hostile": hostile,
     "races": races,

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from faults.bad_numbers import number_campaign
+from faults.cached import SUBJECTS, cache_campaign
 from faults.damage import damage_campaign, run_damage_campaign
 from faults.disk import can_mount, disk_campaign
 from faults.hostile import hostile_campaign
@@ -62,6 +63,12 @@ def test_a_bit_flipped_in_any_file_of_a_run_is_found_and_changes_no_output(nurse
     found = run_damage_campaign(nursery, tmp_path, flips=60, by_command=4)
     assert found.failures == []
     assert found.flips == found.found == 60 and len(found.files) > 12
+
+
+def test_a_damaged_file_of_the_data_cache_is_named_and_changes_no_token(nursery: Nursery, tmp_path: Path) -> None:
+    found = cache_campaign(nursery, tmp_path, trials=12 * len(SUBJECTS), trainings=2)
+    assert found.failures == []
+    assert found.preparations == 12 * len(SUBJECTS) and found.trainings == 2 and len(found.files) > 12
 
 
 def test_a_full_disk_costs_no_checkpoint(nursery: Nursery, tmp_path: Path) -> None:
