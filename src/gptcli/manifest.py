@@ -78,10 +78,9 @@ class Manifest:
             return str(error)
         return None
 
-    def damages(self, names: Sequence[str]) -> dict[str, str]:
-        """Descriptions of the damage to these files, by name; they are read by several threads."""
-        found = in_threads(self.damage, names)
-        return {name: damage for name, damage in zip(names, found, strict=True) if damage is not None}
+    def damages(self, names: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+        """(name, `damage` of it) of each of these files, which are read by several threads."""
+        return zip(names, in_threads(self.damage, names), strict=True)
 
     def below(self, names: Iterable[str]) -> list[str]:
         """The files and logs that are listed under these names, which may be folders."""
@@ -191,16 +190,16 @@ def sha256_of_part(path: Path, start: int, size: int, stop: threading.Event = NE
     return digest.hexdigest()
 
 
-def in_threads(function: Callable[[Item, threading.Event], Result], items: Sequence[Item]) -> list[Result]:
+def in_threads(function: Callable[[Item, threading.Event], Result], items: Sequence[Item]) -> Iterator[Result]:
     """function(item, stop) of each item, in order, computed by as many threads as there are cores.
 
-    Reading and hashing release the interpreter's lock. `stop` is set where the calling thread is interrupted by a
-    signal or an exception, upon which the functions should return early.
+    Reading and hashing release the interpreter's lock. `stop` is set when the caller takes no more results, since a
+    signal or an exception has interrupted it; the functions should then return early.
     """
     stop = threading.Event()
     executor = ThreadPoolExecutor(max(1, min(usable_cores(), MAX_THREADS, len(items))))
     try:
-        return list(executor.map(function, items, [stop] * len(items)))
+        yield from executor.map(function, items, [stop] * len(items))
     finally:
         stop.set()
         executor.shutdown(cancel_futures=True)

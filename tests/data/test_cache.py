@@ -6,11 +6,14 @@ import io
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from gptcli.console import Progress
+from gptcli.data import cache as cache_module
 from gptcli.data import prepare, scan
 from gptcli.data.cache import VERIFIED, Share, damage_of, is_whole, new_entry, require_whole
 from gptcli.data.config import DataConfig, DataSettings
@@ -76,7 +79,12 @@ def test_an_entry_is_whole_until_a_file_changes_which_is_found_in_the_same_proce
 
 def test_files_are_read_once_in_a_process(entry: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reads: list[str] = []
-    monkeypatch.setattr(Manifest, "damages", lambda self, names: reads.extend(names) or {})
+
+    def damages(manifest: Manifest, names: list[str]) -> list[tuple[str, None]]:
+        reads.extend(names)
+        return [(name, None) for name in names]
+
+    monkeypatch.setattr(Manifest, "damages", damages)
     require_whole(entry)
     assert reads == []  # by the process that wrote them, when it listed them
     VERIFIED.clear()
@@ -121,6 +129,30 @@ def test_a_damaged_file_is_named_and_its_entry_is_made_again(
     assert f"warning: {path} is " in said and "; it is made again\n" in said
     assert path.read_bytes() == content or path.name == "scan.json"  # which holds the time of the scan
     assert prepare_by_settings([str(folder)], settings(), cache)["from_cache"]
+
+
+def test_a_rank_that_did_not_prepare_the_data_verifies_its_share(folder: Path, tmp_path: Path) -> None:
+    directory = Path(prepared(folder, tmp_path / "cache")["directory"])
+    data = prepare.open_prepared(directory)
+    flip(directory / "train" / "tokens-00000.bin")
+    refused = 0
+    for number in range(3):
+        try:
+            prepare.assemble(directory, data.tokenizer, data.report, True, Share(number, 3))
+        except DataError as error:
+            assert "tokens-00000.bin is damaged" in str(error)
+            refused += 1
+    assert refused == 1
+
+
+def test_a_long_verification_shows_its_progress(
+    entry: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cache_module, "SHOWN_BYTES", 0)
+    monkeypatch.setattr(cache_module, "Progress", partial(Progress, interval=0))
+    VERIFIED.clear()
+    require_whole(entry)
+    assert "verify 13/44 B" in capsys.readouterr().err
 
 
 def test_an_inspection_of_a_directory_finds_what_lies_beside_the_tokens(folder: Path, tmp_path: Path) -> None:

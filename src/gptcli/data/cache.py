@@ -19,13 +19,13 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from gptcli import strict_json
-from gptcli.console import say, shell_word
+from gptcli.console import Progress, say, shell_word
 from gptcli.data.archives import FileStatus, file_status
 from gptcli.errors import CheckpointError, DataError, StorageError
 from gptcli.manifest import MANIFEST_NAME, read_manifest, record
@@ -40,6 +40,8 @@ from gptcli.storage import (
 
 CACHE_VERSION = 5
 """Part of every key: raise it when the form or the meaning of an entry changes."""
+
+SHOWN_BYTES = 1 << 30
 
 
 def cache_key(*parts: Any) -> str:
@@ -140,14 +142,27 @@ def damage_of(entry: Path, share: Share = WHOLE) -> str:
         versions = versions_of(entry, names)
         if VERIFIED.get((entry, share)) == versions:
             return ""
-        for name, damage in manifest.damages(names).items():
-            return f"{entry / name} {damage}"
+        with verifying(sum(manifest.files[name].bytes for name in names)) as count:
+            for name, damage in manifest.damages(names):
+                if damage is not None:
+                    return f"{entry / name} {damage}"
+                count(manifest.files[name].bytes)
     except CheckpointError as error:
         return error.message
     except StorageError as error:
         return str(error)
     VERIFIED[entry, share] = versions
     return ""
+
+
+@contextmanager
+def verifying(size: int) -> Iterator[Callable[[int], object]]:
+    """What to call with the numbers of bytes that were read, of `size` in all: shows progress where that takes long."""
+    if size < SHOWN_BYTES:
+        yield lambda count: None
+    else:
+        with Progress("verify", size, unit="B", scale=True) as progress:
+            yield progress.update
 
 
 def versions_of(entry: Path, names: Iterable[str]) -> tuple[FileStatus | None, ...]:
