@@ -60,9 +60,9 @@ def number_campaign(nursery: Nursery, folder: Path, steps: tuple[int, ...] = (1,
             continue
         if resumed:  # stopped by the same fault, where it was
             hook = f"faults.bad_numbers:poison {where} {value} {first} {first + 2}"
-            assert nursery.run(train_command(corpus, run, **settings), folder, hook=hook).code == 6
+            assert nursery.run(train_command(corpus, run, **settings), folder, hook=hook, ends_at_once=True).code == 6
         hook = f"faults.bad_numbers:poison {where} {value} {first} {first + bad - 1}"
-        command = nursery.run(train_command(corpus, run, **settings), folder, hook=hook)
+        command = nursery.run(train_command(corpus, run, **settings), folder, hook=hook, ends_at_once=True)
         counts.trials += 1
         name = f"{value} in the {where} of {bad} steps from {first}{', resumed' if resumed else ''}"
         kept = 3 if resumed else bad

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from faults.bad_numbers import number_campaign
+from faults.bad_weights import VALUES, weight_campaign
 from faults.cached import cache_campaign
 from faults.damage import damage_campaign, run_damage_campaign
 from faults.disk import can_mount, disk_campaign
@@ -107,7 +108,14 @@ def numbers(folder: Path, part: float, seed: int) -> list[Row]:
     with nursery_in(folder) as (nursery, work):
         found = number_campaign(nursery, work)
     said = f"{len(found.failures)} failures: no byte changed, and the run stopped where it should"
-    return [Row("NaN or infinity in the loss or a gradient", found.trials, said, found.failures)]
+    with nursery_in(folder / "weights") as (nursery, work):
+        weights = weight_campaign(nursery, work, values=tuple(VALUES)[: part_of(len(VALUES), part)])
+    return [
+        Row("NaN or infinity in the loss or a gradient", found.trials, said, found.failures),
+        Row("NaN or infinity in weights, moments and models that every verb is given; losses above 709",
+            weights.trials, f"{len(weights.failures)} ended with 0, saved such weights or printed NaN",
+            weights.failures),
+    ]  # fmt: skip
 
 
 def hostile(folder: Path, part: float, seed: int) -> list[Row]:

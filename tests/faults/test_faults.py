@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from faults.bad_numbers import number_campaign
+from faults.bad_weights import weight_campaign
 from faults.cached import SUBJECTS, cache_campaign
 from faults.damage import damage_campaign, run_damage_campaign
 from faults.disk import can_mount, disk_campaign
@@ -79,6 +80,11 @@ def test_a_full_disk_costs_no_checkpoint(nursery: Nursery, tmp_path: Path) -> No
 def test_a_number_that_is_not_finite_changes_no_byte(nursery: Nursery, tmp_path: Path) -> None:
     found = number_campaign(nursery, tmp_path, steps=(1, 10))
     assert found.trials == 24 and found.failures == []
+
+
+def test_weights_that_are_not_finite_end_no_command_with_0(nursery: Nursery, tmp_path: Path) -> None:
+    found = weight_campaign(nursery, tmp_path, tensors=("blocks.0.attention.qkv.weight",), values=("nan",))
+    assert found.trials >= 25 and found.failures == []
 
 
 def test_hostile_files_run_nothing_and_take_no_memory(nursery: Nursery, tmp_path: Path) -> None:

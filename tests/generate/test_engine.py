@@ -230,7 +230,7 @@ def test_logits_that_are_not_numbers_are_one_clear_error(make_model: MakeModel) 
     model = make_model()
     model.head.weight.data.fill_(torch.nan)
     for temperature in (0.0, 1.0):
-        with pytest.raises(CheckpointError, match="not numbers"):
+        with pytest.raises(CheckpointError, match="not finite"):
             finished(model, GenerationConfig(temperature=temperature), rows_for(PROMPTS))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,10 +47,7 @@ TURNING = [2.6, 2.3, 2.2, 2.18, 2.19, 2.22, 2.26, 2.3, 2.33, 2.35]
         (TURNING[:4], 0.5, "too_small"),
         (FALLING[:1], 0.0, "too_few_evaluations"),
         (FALLING[:2], 0.0, "too_few_evaluations"),
-        ([*FALLING, math.nan], 0.0, "not_finite"),
-        ([math.nan, math.inf], 0.0, "not_finite"),
-        ([], 0.0, "not_finite"),
-        ([math.nan, *FALLING], 0.0, "falling"),  # what was once no number does not count once it is one again
+        ([], 0.0, "too_few_evaluations"),
         ([2.6, 2.3, 2.2, 2.4, 2.2, 2.1, 2.0, 1.9, 1.8, 1.7], 0.01, "falling"),  # a second descent
         ([2.6, 2.4, 2.3, 2.25, 2.21, 2.2, 2.19, 2.24, 2.22, 2.207], 0.005, "flat"),  # falls, but was lower before
     ],
@@ -112,8 +108,6 @@ def ending(finding: Finding, **changes: object) -> Ending:
                   "lower it further: gptcli train --resume --out 'runs/a b' --set train.max_steps=2000"),
         (FLAT, "flat at the end"),
         (FALLING[:2], "too few evaluations to tell what the validation loss does (--set train.eval_every_steps=100"),
-        ([*TURNING, math.nan], "no finite number at the end: lower optim.lr. The checkpoint of step 400, the best"),
-        ([math.nan], "No validation loss was a finite number"),
     ],
 )  # fmt: skip
 def test_a_verdict_is_a_sentence(losses: list[float], said: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -77,3 +77,13 @@ class Pieces(Tensor):
 def held(tensor: Tensor) -> list[Tensor]:
     """The tensors that this process has of one: its pieces, or itself."""
     return tensor.tensors if isinstance(tensor, Pieces) else [tensor]
+
+
+def values_held(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """What this process holds of the tensors of a checkpoint's parts, by names for a message."""
+    found = {}
+    for part, tensors in parts.items():
+        for name, tensor in tensors.items():
+            for number, one in enumerate(held(tensor)):
+                found[f"{name} of the {part}" + f" (part {number})" * (number > 0)] = one
+    return found

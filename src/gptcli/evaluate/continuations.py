@@ -16,6 +16,7 @@ from gptcli.evaluate.scoring import evaluation_mode
 from gptcli.generate.beginning import read_beginning
 from gptcli.models.gpt import GPT
 from gptcli.nn.cache import KVCache
+from gptcli.nn.finite import overflow_error
 
 Ids = tuple[int, ...]
 
@@ -172,6 +173,8 @@ def read_at_once(model: GPT, batch: list[Group], targets: list[list[Ids]]) -> li
     chosen = logits[rows, columns, tokens] - logits.logsumexp(-1)[rows, columns]
     greedy = (logits.argmax(-1)[rows, columns] == tokens).tolist()
     logprobs = chosen.cpu().double()
+    if not logprobs.isfinite().all():
+        raise overflow_error()
     scores, start = [], 0
     for ids in (ids for wanted in targets for ids in wanted):
         part = slice(start, start + len(ids))

@@ -5,6 +5,7 @@ Shapes: B windows in a batch, T time, N ids of one sequence.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from gptcli.console import say
 from gptcli.errors import OutOfMemoryError
 from gptcli.evaluate.windows import Window, score_windows
 from gptcli.models.gpt import GPT
+from gptcli.nn.finite import overflow_error
 from gptcli.nn.loss import IGNORE_INDEX, token_losses
 
 BATCHES_AHEAD = 16
@@ -106,7 +108,11 @@ class Scorer:
         yield from started
 
     def run(self, waiting: list[Piece]) -> None:
-        """Score all pieces, longest first, so that windows of a batch have nearly one length."""
+        """Score all pieces, longest first, so that windows of a batch have nearly one length.
+
+        Raises:
+            CheckpointError: the model's logits are not finite.
+        """
         waiting = sorted(waiting, key=lambda piece: (piece.width, piece.first), reverse=True)
         while waiting:
             batch, waiting = waiting[: self.batch_size], waiting[self.batch_size :]
@@ -116,9 +122,11 @@ class Scorer:
                 sequence, window = piece
                 sequence.losses[window.scored - 1 : window.stop - 1] = row[piece.first - first : piece.width - first]
                 sequence.unscored -= window.stop - window.scored
+            nats = float(losses.sum())
+            if not math.isfinite(nats):
+                raise overflow_error()
             if self.on_tokens is not None:
-                tokens = sum(window.stop - window.scored for _, window in batch)
-                self.on_tokens(tokens, float(losses.sum()))
+                self.on_tokens(sum(window.stop - window.scored for _, window in batch), nats)
 
     def losses(self, input_ids: Tensor, targets: Tensor) -> Tensor:
         """input_ids (B, T), targets (B, T - first) -> (B, T - first) nats, 0 where ignored.

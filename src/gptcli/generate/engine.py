@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gptcli.errors import CheckpointError, OutOfMemoryError
+from gptcli.errors import OutOfMemoryError
 from gptcli.generate import sampling
 from gptcli.generate.beginning import agreement, read_beginning
 from gptcli.generate.config import GenerationConfig
@@ -24,6 +24,7 @@ from gptcli.generate.step import DecodingStep, PlainStep
 from gptcli.models.gpt import GPT
 from gptcli.nn.cache import KVCache
 from gptcli.nn.device import HostCopy
+from gptcli.nn.finite import overflow_error
 
 SMALLEST_CAPACITY = 256
 """Slots that a cache is given at first where the model has as many; after that it doubles when it is full."""
@@ -63,7 +64,7 @@ class Engine:
 
         Raises:
             OutOfMemoryError: not even one row fits on the device.
-            CheckpointError: the model's logits are not numbers.
+            CheckpointError: the model's logits are not finite.
         """
         was_training = self.model.training
         self.model.eval()
@@ -234,9 +235,7 @@ class Engine:
                 row.lookup.learn(len(guesses[i]), len(kept[i]) - 1)
             for token, logprob in zip(kept[i], logprobs[i], strict=False):
                 if logprob != logprob:
-                    raise CheckpointError(
-                        "the model's logits are not numbers", "its weights are damaged or it diverged"
-                    )
+                    raise overflow_error()
                 row.ids.append(token)
                 row.logprobs.append(logprob)
                 row.finish_reason = self.finish_reason(row)

@@ -145,7 +145,7 @@ def validation_lines(summary: Json) -> Iterator[str]:
         f"(perplexity {figure_with_interval(perplexity, perplexities)})"
     )
     if isinstance(bits, float):
-        scale = bits / loss
+        scale = bits / loss if loss else 0.0
         yield f"- Validation bits per byte: {figure(bits, (low * scale, high * scale) if found else None)}"
 
 

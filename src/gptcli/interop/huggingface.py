@@ -26,6 +26,7 @@ from gptcli.interop.weights import SINGLE, WeightFiles, Weights, read_json, read
 from gptcli.manifest import require_unchanged
 from gptcli.models.config import ModelConfig
 from gptcli.models.gpt import GPT, build_model
+from gptcli.nn.finite import require_finite
 from gptcli.storage import storage_errors, write_atomic
 from gptcli.tokenizer.files import SETTINGS_FILE, TOKENIZER_FILE
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
@@ -124,10 +125,11 @@ def assembled(
     """The model that `config` describes, in evaluation mode, with weights that have the names of `family`.
 
     Raises:
-        CheckpointError: they are not this model's; one line that names every tensor that does not fit.
+        CheckpointError: they are not this model's, or not finite; one line that names the tensors.
     """
     weights.require_described(config)
     state = read_weights(weights, family, family.map_tensors(config, tensor_shapes(config)), device, dtype)
+    require_finite(state, weights.source, "the file is damaged or its training diverged: get the model again")
     model = build_model(config, device="meta", dtype=dtype)
     model.load_state_dict(state, assign=True)
     return model.eval()

@@ -20,6 +20,7 @@ from gptcli.interop.weights import LoadedWeights
 from gptcli.manifest import read_manifest, require_unchanged
 from gptcli.models.config import ModelConfig
 from gptcli.models.gpt import GPT, build_model
+from gptcli.nn.finite import require_finite
 from gptcli.storage import read_regular
 from gptcli.tokenizer.framing import DocumentFraming
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
@@ -88,6 +89,8 @@ def load_run(run: RunDirectory, checkpoint: str, device: torch.device, dtype: to
     tokenizer = run_tokenizer(run)
     saved = load_checkpoint(info.path, parts=("model",))
     config, tensors = config_of(run, saved.state), saved.tensors["model"]
+    remedy = f"the training diverged before step {info.step}; take an earlier one: gptcli checkpoint list {run.path}"
+    require_finite(tensors, info.path, remedy)
     LoadedWeights(str(info.path), tensors).require_described(config)
     model = build_model(config, device="meta", dtype=dtype)
     try:

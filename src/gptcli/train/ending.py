@@ -53,8 +53,6 @@ class Ending:
     def sentence(self) -> str:
         """The verdict in words, with what to do about it."""
         match self.finding.verdict:
-            case "not_finite":
-                return self.not_finite()
             case "too_small":
                 return self.too_small()
             case "too_few_evaluations":
@@ -111,12 +109,6 @@ class Ending:
         if self.used_step == best.step:
             return f"The checkpoint of step {best.step:,}, the best, is kept, and generate and eval use it."
         return f"That checkpoint was not kept (train.keep_best): generate and eval use that of step {self.used_step:,}."
-
-    def not_finite(self) -> str:
-        best = self.finding.best
-        if best is None:
-            return "No validation loss was a finite number, so the model is of no use: lower optim.lr and start again."
-        return f"The validation loss was no finite number at the end: lower optim.lr. {self.kept(best)}"
 
     def too_small(self) -> str:
         last, count = self.finding.last, quantity(self.tokens, "token")

@@ -16,6 +16,7 @@ from gptcli.interop.huggingface import MODEL_FILES, write_huggingface
 from gptcli.manifest import replacing
 from gptcli.nn.device import peak_memory_bytes
 from gptcli.storage import write_atomic
+from gptcli.train.divergence import require_finite_loss
 from gptcli.train.ending import End, Ending, loss_interval
 from gptcli.train.loop import Trainer
 from gptcli.train.plan import Plan
@@ -68,6 +69,7 @@ def finish(trainer: Trainer, yardstick: Yardstick | None) -> dict[str, Any]:
         pack=plan.config.data.pack,
         strategy=trainer.strategy,
     )
+    require_finite_loss(whole.loss, best.step if best else position.step, plan.config)
     model = trainer.whole_model()
     lost = lost_text_of(plan.data.report, "val")
     summary = {

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from gptcli.checkpoint.background import BackgroundSaver
 from gptcli.checkpoint.flatten import flatten_state, restore_state
-from gptcli.checkpoint.load import Checkpoint, load_checkpoint
+from gptcli.checkpoint.load import Checkpoint
 from gptcli.checkpoint.run import RunDirectory
-from gptcli.console import Progress, duration, say, shell_word
-from gptcli.errors import DivergedError, GptcliError, Stopped
+from gptcli.console import Progress, duration, say
+from gptcli.errors import GptcliError, Stopped
 from gptcli.evaluate.shards import Interrupted
 from gptcli.generate.config import GenerationConfig
 from gptcli.generate.text import generate
@@ -36,6 +36,7 @@ from gptcli.storage import default_cache_dir
 from gptcli.train.agreement import Agreement
 from gptcli.train.bad_steps import keep_bad_step, reason_of
 from gptcli.train.compiling import compiled
+from gptcli.train.divergence import bad_steps_in_a_row, load_finite, require_finite_loss, require_finite_state
 from gptcli.train.feed import Feed
 from gptcli.train.fingerprints import fingerprint
 from gptcli.train.journal import Journal
@@ -93,7 +94,7 @@ class Trainer:
 
     def load(self, path: Path, parts: Sequence[str]) -> Checkpoint:
         """Read a checkpoint as `restore` and `load_weights` take it: whole tensors, or this rank's pieces of them."""
-        return load_checkpoint(path, parts, room=self.group and self.strategy.room, group=self.group)
+        return load_finite(path, parts, room=self.group and self.strategy.room, group=self.group)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint: weights, moments, scaler and position. Writes nothing."""
@@ -132,7 +133,8 @@ class Trainer:
 
         Raises:
             Stopped: a signal asked for it, after saving.
-            DivergedError: too many steps in a row were not finite; the last good checkpoint is whole.
+            DivergedError: too many steps in a row, a validation loss or the weights were not finite; the checkpoints
+                before are whole.
         """
         position, self.stop = self.position, stop
         self.agreement = Agreement(self.world, stop, self.pace)
@@ -187,6 +189,8 @@ class Trainer:
             return False
         if logging:
             self.log(position.latest, evaluated=evaluating)
+        if evaluating:
+            require_finite_loss(position.last_val_loss, position.step, self.config)
         if sampling:
             self.sample()
         if saving or (improved and config.keep_best):
@@ -254,11 +258,7 @@ class Trainer:
             # All of the step, whatever share of it was this rank's.
             keep_bad_step(self.run_directory.path, step, result, self.feed.whole(step - 1), self.plan.data.tokenizer)
         if position.bad_steps >= self.train_config.max_bad_steps:
-            raise DivergedError(
-                f"training diverged: {position.bad_steps} steps in a row up to step {step} were bad",
-                f"lower optim.lr (now {self.config.optim.lr:g}) and start again, or look at one: "
-                f"gptcli replay {shell_word(self.run_directory.path)} {step}",
-            )
+            raise bad_steps_in_a_row(position.bad_steps, step, self.config, self.run_directory.path)
 
     def evaluate(self) -> bool:
         """Measure the validation loss on its fixed part; returns whether it is the best so far.
@@ -345,6 +345,7 @@ class Trainer:
         self.world.work = f"the checkpoint of step {position.step}"
         with self.pace.timing("save"):
             parts, optimizer = self.parts()
+            require_finite_state(parts, position.step, self.config, self.world)
             if self.group is None and not self.world.is_first:
                 return
             if self.plan.clock is not None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from gptcli.checkpoint.load import load_checkpoint
 from gptcli.checkpoint.run import CheckpointInfo, RunDirectory
@@ -22,6 +21,7 @@ from gptcli.evaluate.scoring import evaluation_mode
 from gptcli.manifest import require_unchanged
 from gptcli.models.gpt import GPT
 from gptcli.nn.device import allow_tf32, autocast
+from gptcli.nn.finite import bad_values
 from gptcli.nn.loss import IGNORE_INDEX
 from gptcli.optim.clip import gradient_norm
 from gptcli.train.bad_steps import texts_of
@@ -87,7 +87,7 @@ def newest_before(run: RunDirectory, step: int) -> CheckpointInfo | None:
 
 def look(model: GPT, stepper: Stepper, batches: list[Batch], seed: int, top: int) -> dict[str, Any]:
     """What the step finds, without its update; `rows` are the batches of the sequences reported, in their order."""
-    bad_weights = not_finite(dict(model.named_parameters()))
+    bad_weights = [bad.name for bad in bad_values(dict(model.named_parameters()))]
     loss, _ = stepper.backpropagate(batches, seed)
     gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
     norms = {name: float(torch.linalg.vector_norm(gradient.float())) for name, gradient in gradients.items()}
@@ -98,15 +98,11 @@ def look(model: GPT, stepper: Stepper, batches: list[Batch], seed: int, top: int
         "loss": float(loss),
         "grad_norm": float(gradient_norm(stepper.parameters)),
         "bad_weights": bad_weights,
-        "bad_gradients": not_finite(gradients),
+        "bad_gradients": [bad.name for bad in bad_values(gradients)],
         "gradients": dict(sorted(norms.items(), key=lambda item: nan_first(item[1]), reverse=True)[:top]),
         "sequences": [{"number": row, "loss": losses[row]} for row in worst],
         "rows": [rows[row] for row in worst],
     }
-
-
-def not_finite(tensors: dict[str, Tensor]) -> list[str]:
-    return [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
 
 
 def nan_first(number: float) -> float:

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from gptcli.evaluate.statistics import Uncertainty, mean_of_parts
 
-Verdict = Literal["falling", "flat", "overfitted", "unstable", "too_few_evaluations", "too_small", "not_finite"]
+Verdict = Literal["falling", "flat", "overfitted", "unstable", "too_few_evaluations", "too_small"]
 
 LEAST_EVALUATIONS = 3
 LEAST_TOKENS = 200
@@ -43,8 +43,8 @@ class CurvePoint(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """A verdict, and the points of the curve that it rests on: `best` and `last` are None where no loss is finite,
-    `before` unless the verdict needs it.
+    """A verdict, and the points of the curve that it rests on: `best` and `last` are None where there is no
+    evaluation, `before` unless the verdict needs it.
 
     before: the evaluation that the last one is compared with to see whether the loss was still falling.
     """
@@ -56,11 +56,12 @@ class Finding(NamedTuple):
 
 
 def curve_of(lines: Iterable[Mapping[str, Any]]) -> list[CurvePoint]:
-    """The evaluations among the lines of metrics.jsonl."""
+    """The evaluations among the lines of metrics.jsonl; those that found no finite loss, in a part of the training that
+    was made again with other settings, do not count."""
     return [
         CurvePoint(line["step"], line["train_loss"], line["val_loss"], tuple(line.get("val_loss_parts") or ()))
         for line in lines
-        if line.get("val_loss") is not None
+        if line.get("val_loss") is not None and math.isfinite(line["val_loss"])
     ]
 
 
@@ -71,17 +72,14 @@ def judge(curve: Sequence[CurvePoint], tokens: int) -> Finding:
         curve: every evaluation of the run, in order.
         tokens: validation tokens that each of them read.
     """
-    finite = [one for one in curve if math.isfinite(one.val_loss)]
-    if not finite:
-        return Finding("not_finite")
-    best, last = min(finite, key=lambda one: one.val_loss), finite[-1]
-    if curve[-1] is not last:
-        return Finding("not_finite", best, last)
+    if not curve:
+        return Finding("too_few_evaluations")
+    best, last = min(curve, key=lambda one: one.val_loss), curve[-1]
     if tokens < LEAST_TOKENS:
         return Finding("too_small", best, last)
-    if len(finite) < LEAST_EVALUATIONS:
+    if len(curve) < LEAST_EVALUATIONS:
         return Finding("too_few_evaluations", best, last)
-    before = next((one for one in reversed(finite) if one.step <= RECENT * last.step), finite[0])
+    before = next((one for one in reversed(curve) if one.step <= RECENT * last.step), curve[0])
     if exceeds(last, best, RISE * best.val_loss):
         return Finding("unstable" if training_rose_too(best, last) else "overfitted", best, last)
     if exceeds(before, last, FALL * last.val_loss) and not exceeds(last, best, FALL * best.val_loss):

@@ -1,0 +1,64 @@
+"""The end of a training whose numbers are not finite: what is looked at, and the error that says what was found."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from gptcli.checkpoint.load import Checkpoint, Room, load_checkpoint
+from gptcli.checkpoint.pieces import values_held
+from gptcli.checkpoint.together import on_all
+from gptcli.console import shell_word
+from gptcli.errors import DivergedError
+from gptcli.nn.finite import bad_values, require_finite
+from gptcli.parallel.world import World
+from gptcli.train.config import RunConfig
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+
+def diverged(found: str, config: RunConfig, also: str = "") -> DivergedError:
+    """The error that ends a training; `also` is what may be done beside lowering the learning rate."""
+    lower = f"lower optim.lr (now {config.optim.lr:g}) and start again"
+    return DivergedError(f"training diverged: {found}", f"{lower}{also and f', or {also}'}")
+
+
+def bad_steps_in_a_row(count: int, step: int, config: RunConfig, run: Path) -> DivergedError:
+    """The error of `count` bad steps in a row, of which `step` is the last."""
+    look = f"look at one: gptcli replay {shell_word(run)} {step}"
+    return diverged(f"{count} steps in a row up to step {step} were bad", config, look)
+
+
+def require_finite_loss(loss: float, step: int, config: RunConfig) -> None:
+    """Raises DivergedError: a validation loss is not finite; nothing is saved of the weights that it is of."""
+    if not math.isfinite(loss):
+        raise diverged(f"the validation loss after step {step:,} is {loss}; no checkpoint of that step is kept", config)
+
+
+def require_finite_state(parts: Mapping[str, Mapping[str, Tensor]], step: int, config: RunConfig, world: World) -> None:
+    """Look through what is about to be saved as the checkpoint of `step`, on all ranks, each of which has its part.
+
+    Raises:
+        DivergedError: a weight or a number of the optimizer is not finite.
+    """
+    found = bad_values(values_held(parts))
+    if world.any(bool(found)):
+        what = str(found[0]) if found else "another rank has weights that are not finite"
+        raise diverged(f"after step {step:,} {what}; no checkpoint of that step is kept", config)
+
+
+def load_finite(path: Path, parts: Sequence[str], *, room: Room | None, group: ProcessGroup | None) -> Checkpoint:
+    """Read a checkpoint to train on; the arguments are those of `load_checkpoint`.
+
+    Raises:
+        CheckpointError: it is damaged, or a value in it is not finite; on every rank of the group alike.
+    """
+    found = load_checkpoint(path, parts, room=room, group=group)
+    remedy = f"go on from the checkpoint before it: rm -r {shell_word(str(path))}"
+    on_all(group, lambda: require_finite(values_held(found.tensors), path, remedy))
+    return found

@@ -1,0 +1,32 @@
+"""A training whose numbers are not finite ends with exit code 6 and keeps no checkpoint of them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from gptcli.checkpoint.pieces import Piece, Pieces
+from gptcli.errors import DivergedError
+from gptcli.parallel.world import World
+from gptcli.train.config import RunConfig
+from gptcli.train.divergence import require_finite_loss, require_finite_state
+
+CONFIG = RunConfig()
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_validation_loss_that_is_not_finite_ends_the_training(loss: float) -> None:
+    with pytest.raises(DivergedError, match=f"validation loss after step 1,200 is {loss}; no checkpoint of that step"):
+        require_finite_loss(loss, 1200, CONFIG)
+    require_finite_loss(1e6, 1200, CONFIG)
+
+
+def test_what_is_not_finite_in_a_checkpoint_is_named_also_in_a_part_of_a_tensor() -> None:
+    whole = {"model": {"head": torch.ones(3)}, "optimizer": {"head/exp_avg": torch.zeros(3)}}
+    require_finite_state(whole, 1, CONFIG, World())
+    bad = torch.tensor([1.0, math.inf])
+    parts = Pieces.of((4,), torch.float32, [Piece((0,), torch.ones(2)), Piece((2,), bad)])
+    with pytest.raises(DivergedError, match=r"head/exp_avg of the optimizer \(part 1\) holds NaN or infinity"):
+        require_finite_state({**whole, "optimizer": {"head/exp_avg": parts}}, 1, CONFIG, World())
