@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from gptcli.errors import OutOfMemoryError
-from gptcli.evaluate.scoring import BATCHES_AHEAD, Scorer, default_batch_size, evaluation_mode
+from gptcli.evaluate.scoring import BATCHES_AHEAD, Scorer, default_batch_size, evaluation_mode, usable_batch_size
 from gptcli.models.config import ModelConfig
 from gptcli.models.gpt import GPT, build_model
+from gptcli.nn.device import machine_memory_bytes
 
 CONFIG = ModelConfig(vocab_size=31, context_length=16, n_layer=2, n_head=2, n_embd=16, init_std=0.5)
 
@@ -151,3 +152,13 @@ def test_default_batches_bound_the_logits_on_a_cpu(context: int, vocab_size: int
     batch_size = default_batch_size(context, vocab_size, torch.device("cpu"))
     assert batch_size == 1 or 4 * batch_size * context * vocab_size <= 2**28
     assert batch_size * context <= 2**13
+
+
+def test_a_batch_that_is_asked_for_is_taken_as_far_as_half_of_the_memory_goes() -> None:
+    cpu = torch.device("cpu")
+    assert usable_batch_size(None, 128, 1000, cpu) == default_batch_size(128, 1000, cpu)
+    assert usable_batch_size(24, 128, 1000, cpu) == 24
+    most = usable_batch_size(2**60, 8192, 50_000, cpu)
+    assert 3 * 4 * 8192 * 50_000 * most <= machine_memory_bytes(cpu) // 2
+    assert usable_batch_size(2**60, 2**60, 50_000, cpu) == 1
+    assert usable_batch_size(2**60, 8192, 50_000, torch.device("cuda")) == 2**60  # which says when it has no more

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gptcli.errors import CheckpointError, OutOfMemoryError
-from gptcli.generate import sampling
+from gptcli.generate import engine, sampling
 from gptcli.generate.config import GenerationConfig
 from gptcli.generate.engine import Engine, Row
 from gptcli.generate.merge import merge_caches
@@ -213,6 +213,27 @@ def test_running_out_of_memory_halves_the_batch_and_changes_no_token(make_model:
     model.hidden_states = limited
     assert [row.ids for row in finished(model, config, rows_for(PROMPTS))] == expected
     assert max(calls[22:]) <= 3
+
+
+def test_a_batch_that_would_take_all_memory_is_made_smaller(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, prompts = make_model(), [[1, 2], [3], [4, 5, 6], [7], [8, 9]]
+    config = GenerationConfig(temperature=1.0, max_new_tokens=5, batch_size=10**9)
+    expected = [row.ids for row in finished(model, config, rows_for(prompts))]
+    read: list[int] = []
+    prefill = Engine.prefill
+    monkeypatch.setattr(engine, "machine_memory_bytes", lambda device: 2 * 3 * row_bytes(model))
+    monkeypatch.setattr(Engine, "prefill", lambda self, rows: (read.append(len(rows)), prefill(self, rows))[1])
+    assert [row.ids for row in finished(model, config, rows_for(prompts))] == expected
+    assert read == [3, 2]
+
+
+def row_bytes(model: GPT) -> int:
+    config = model.config
+    capacity = Engine(model, GenerationConfig(max_new_tokens=5)).capacity(rows_for([[1, 2, 3]]))
+    numbers = 2 * config.n_layer * config.kv_heads * config.head_width * capacity
+    return numbers * model.embedding.weight.element_size() + 4 * 4 * config.vocab_size
 
 
 def test_a_row_that_does_not_fit_alone_is_one_clear_error(make_model: MakeModel) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from gptcli.data.shards import TokenShards
 from gptcli.errors import DataError, UsageError
 from gptcli.evaluate.passages import PASSAGE_TOKENS, Passage, WorstPassages
-from gptcli.evaluate.scoring import Scorer, Sequence, default_batch_size, evaluation_mode
+from gptcli.evaluate.scoring import Scorer, Sequence, evaluation_mode, usable_batch_size
 from gptcli.evaluate.seen import UNKNOWN, Seen
 from gptcli.evaluate.statistics import Totals, Uncertainty, bootstrap_ratio
 from gptcli.evaluate.windows import resolve_windows
@@ -157,7 +157,7 @@ def evaluate_documents(
         model,
         context=context,
         stride=stride,
-        batch_size=batch_size or default_batch_size(context, model.config.vocab_size, next(model.parameters()).device),
+        batch_size=usable_batch_size(batch_size, context, model.config.vocab_size, next(model.parameters()).device),
         on_tokens=on_tokens,
     )
     prefix = np.array(tokenizer.framing.before, dtype=np.uint32)

@@ -19,9 +19,12 @@ from gptcli.console import say
 from gptcli.errors import OutOfMemoryError
 from gptcli.evaluate.windows import Window, score_windows
 from gptcli.models.gpt import GPT
+from gptcli.nn.device import machine_memory_bytes
 from gptcli.nn.finite import overflow_error
 from gptcli.nn.loss import IGNORE_INDEX, token_losses
 
+LOGIT_COPIES = 3
+"""Copies of a batch's logits in fp32 that a loss may hold at once."""
 BATCHES_AHEAD = 16
 """So many batches of windows are gathered and sorted by length, which bounds both the padding and the memory."""
 
@@ -177,6 +180,19 @@ def to_tensors(batch: list[Piece]) -> tuple[Tensor, Tensor]:
         input_ids[row, : piece.width] = ids[start : stop - 1]
         targets[row, piece.first - first : piece.width - first] = ids[scored:stop]
     return torch.from_numpy(input_ids), torch.from_numpy(targets)
+
+
+def usable_batch_size(wanted: int | None, context: int, vocab_size: int, device: torch.device) -> int:
+    """Windows in a batch: as many as are wanted, by default `default_batch_size`.
+
+    On a CPU, where nothing says that the memory is used up, the fp32 logits and what is computed of them stay within
+    half of it.
+    """
+    if wanted is None:
+        return default_batch_size(context, vocab_size, device)
+    if device.type != "cpu":
+        return wanted
+    return max(1, min(wanted, machine_memory_bytes(device) // 2 // (LOGIT_COPIES * 4 * context * vocab_size)))
 
 
 def default_batch_size(context: int, vocab_size: int, device: torch.device) -> int:

@@ -21,13 +21,18 @@ from gptcli.generate.lookup import PromptLookup
 from gptcli.generate.merge import merge_caches
 from gptcli.generate.rows import Batch, FinishReason, Row
 from gptcli.generate.step import DecodingStep, PlainStep
+from gptcli.models.estimate import BYTES_FP32
 from gptcli.models.gpt import GPT
 from gptcli.nn.cache import KVCache
-from gptcli.nn.device import HostCopy
+from gptcli.nn.device import HostCopy, machine_memory_bytes
 from gptcli.nn.finite import overflow_error
 
 SMALLEST_CAPACITY = 256
 """Slots that a cache is given at first where the model has as many; after that it doubles when it is full."""
+
+
+LOGIT_COPIES = 4
+"""Copies of a row's logits in fp32 that the filters may hold at once."""
 
 
 class Drawn(NamedTuple):
@@ -71,7 +76,7 @@ class Engine:
         waiting = sorted(rows, key=lambda row: len(row.ids))
         for row in waiting:
             row.window_start = max(row.window_start, len(row.ids) - self.context_length)
-        size = self.config.batch_size
+        size = min(self.config.batch_size, self.fitting_rows(waiting))
         try:
             while waiting:
                 fits = True
@@ -86,6 +91,16 @@ class Engine:
                     size = self.smaller(alive)
         finally:
             self.model.train(was_training)
+
+    def fitting_rows(self, rows: Sequence[Row]) -> int:
+        """How many rows may be read at once on a CPU, where nothing says that the memory is used up: as many as have
+        their keys and values, at first, and their logits in half of it."""
+        if self.device.type != "cpu" or not rows:
+            return self.config.batch_size
+        config, weight = self.model.config, self.model.embedding.weight
+        numbers = 2 * config.n_layer * config.kv_heads * config.head_width * self.capacity(rows)
+        row_bytes = numbers * weight.element_size() + LOGIT_COPIES * BYTES_FP32 * config.vocab_size
+        return max(1, machine_memory_bytes(self.device) // 2 // row_bytes)
 
     def smaller(self, rows: int) -> int:
         """The batch size to go on with after `rows` rows did not fit."""
