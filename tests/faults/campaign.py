@@ -20,6 +20,7 @@ from faults.nursery import Nursery
 from faults.other_trainings import other_training_campaign
 from faults.races import race_campaign
 from faults.signals import signal_campaign
+from faults.sizes import size_campaign
 from faults.victim import INTERVAL
 
 
@@ -168,6 +169,19 @@ def cached(folder: Path, part: float, seed: int) -> list[Row]:
     ]  # fmt: skip
 
 
+def sizes(folder: Path, part: float, seed: int) -> list[Row]:
+    with nursery_in(folder) as (nursery, work):
+        found = size_campaign(nursery, work, part, seed)
+    said = (
+        f"{len(found.failures)} failures: one line at most, no traceback, no waiting; at most "
+        f"{found.most_growth / 2**20:.0f} MiB of memory and {found.longest_seconds:.1f} s were taken"
+    )
+    kinds = ", ".join(f"{kind} {trials}" for kind, trials in found.trials.items())
+    return [
+        Row(f"a number or a file of the wrong size or kind ({kinds})", sum(found.trials.values()), said, found.failures)
+    ]
+
+
 CAMPAIGNS: dict[str, Callable[[Path, float, int], list[Row]]] = {
     "kills": kills,
     "ranks": ranks,
@@ -177,6 +191,7 @@ CAMPAIGNS: dict[str, Callable[[Path, float, int], list[Row]]] = {
     "cached": cached,
     "numbers": numbers,
     "hostile": hostile,
+    "sizes": sizes,
     "races": races,
     "resumes": resumes,
     "baseline": baseline,

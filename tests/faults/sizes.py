@@ -400,10 +400,70 @@ def corpus_cases(folder: Path, victims: Victims) -> Iterator[Case]:
             yield Case(f"{verb[0]} texts{pattern}", verb)
 
 
+HUGE_KEYS = {
+    "model.head_dim": (2**27,),
+    "model.intermediate_size": (2**27,),
+    "model.n_embd": (10**7, 2**27),
+    "model.n_head": (2**27,),
+    "model.vocab_size": (10**8, 10**9),
+    "model.bigram_buckets": (2**27,),
+    "model.context_length": (2**27,),
+    "train.batch_size": (10**9, 2**62),
+    "train.tokens_per_step": (16 * 10**10, 2**62),
+    "train.seq_len": (2**27,),
+    "train.eval_tokens": (2**62,),
+    "train.max_steps": (10**15,),
+    "train.sample_tokens": (2**62,),
+    "data.tokenizer.vocab_size": (10**9,),
+}
+"""Settings that ask for more than any machine has, or for more than there is to read."""
+
+
+def own_cases(folder: Path, victims: Victims) -> Iterator[Case]:
+    """Settings and options of ours: the estimate answers, and nothing is allocated."""
+    folder.mkdir(parents=True)
+    corpus, run = victims.corpus, victims.run
+    small = [
+        argument for argument in train_command(corpus, run) if argument.startswith("--set=") and "name" not in argument
+    ]
+    for key, values in HUGE_KEYS.items():
+        for value in values:
+            given = [*small, "--set=model.n_layer=4", "--set=train.max_steps=1", f"--set={key}={value}"]
+            toml = folder / f"{key}-{value}.toml"
+            section, _, name = key.rpartition(".")
+            toml.write_text(f"[{section}]\n{name} = {value}\n")
+            said, at_once = f"{key}={value}", frozenset({0, 2, 3, 7})
+            yield Case(
+                f"train --dry-run, {said}", ["train", corpus, "--dry-run", "--out", folder / "out", *given], at_once
+            )
+            yield Case(f"plan, {said}", ["plan", toml, "--gpu", "cpu"], at_once)
+            if key.startswith("model.") or value == 2**62:
+                command = ["train", corpus, "--out", folder / f"run-{key}-{value}", *given]
+                yield Case(f"train, {said}", command, at_once)
+    for value in (0, 2**27, 10**12, 10**25):
+        for command in (
+            ["generate", run, "line", "--max-new-tokens", 2, "--num-samples", 2, "--batch-size", value],
+            ["generate", run, "line", "--max-new-tokens", 2, "--top-k", value],
+            ["generate", run, "line", "--max-new-tokens", 8, "--speculate", value],
+            ["generate", run, "line", "--max-new-tokens", 2, "--num-samples", value or 1],
+            ["eval", run, corpus, "--context", value],
+            ["eval", run, corpus, "--stride", value],
+            ["eval", run, corpus, "--batch-size", value],
+            ["eval", run, corpus, "--worst", value],
+            ["data", "inspect", run / "val", "--windows", value],
+            ["plan", "gpt2-124m", "--gpus", value],
+            ["plan", "gpt2-124m", "--batch-size", value],
+            ["plan", "gpt2-124m", "--seq-len", value],
+            ["tokenizer", "train", corpus, "--out", folder / "tokenizer", "--vocab-size", value],
+        ):
+            yield Case(" ".join(map(str, [command[0], *command[-2:]])), command, frozenset({0, 2, 3, 7}))
+
+
 KINDS: dict[str, Callable[[Path, Victims], Iterator[Case]]] = {
     "config": config_cases,
     "header": header_cases,
     "llama2.c": llama2c_cases,
     "file": file_cases,
     "named": named_cases,
+    "own": own_cases,
 }

@@ -22,6 +22,7 @@ from faults.nursery import Nursery
 from faults.other_trainings import other_training_campaign
 from faults.races import race_campaign
 from faults.signals import PHASES, signal_campaign
+from faults.sizes import size_campaign
 from faults.system_calls import Call, calls_of, traced, wrong_order
 from faults.victim import make_corpus, train_command
 
@@ -97,6 +98,12 @@ def test_a_stopped_training_goes_on_as_it_began_or_not_at_all(nursery: Nursery, 
     found = other_training_campaign(nursery, tmp_path, part=0.01)
     assert found.failures == []
     assert found.settings > 2 and found.texts == 1
+
+
+def test_no_size_that_a_file_claims_takes_memory_or_time(nursery: Nursery, tmp_path: Path) -> None:
+    found = size_campaign(nursery, tmp_path, part=0.025, seed=2)
+    assert found.failures == []
+    assert all(found.trials.values()) and sum(found.trials.values()) > 20
 
 
 def test_of_two_trainings_in_one_directory_one_runs(nursery: Nursery, tmp_path: Path) -> None:
