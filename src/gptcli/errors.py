@@ -78,10 +78,15 @@ class StdoutClosed(GptcliError):
     exit_code = 128 + signal.SIGPIPE
 
 
+LONGEST_LINE = 300
+"""Characters of another library's message that are shown: some repeat the value that they complain of."""
+
+
 def first_line(error: BaseException) -> str:
     """What another library's error says, in one line without a full stop: its first one, or the name of its kind."""
     lines = (line.strip() for line in str(error).splitlines())
-    return next((line for line in lines if line), type(error).__name__).rstrip(".")
+    said = next((line for line in lines if line), type(error).__name__).rstrip(".")
+    return said if len(said) <= LONGEST_LINE else f"{said[:LONGEST_LINE]}..."
 
 
 def is_panic(error: BaseException) -> bool:

@@ -12,6 +12,7 @@ from faults.bad_weights import VALUES, weight_campaign
 from faults.cached import cache_campaign
 from faults.damage import damage_campaign, run_damage_campaign
 from faults.disk import can_mount, disk_campaign
+from faults.escapes import escape_campaign
 from faults.hostile import hostile_campaign
 from faults.in_place import baseline_campaign
 from faults.kills import MOST_STEPS_LOST, kill_campaign
@@ -21,6 +22,8 @@ from faults.other_trainings import other_training_campaign
 from faults.races import race_campaign
 from faults.signals import signal_campaign
 from faults.sizes import size_campaign
+from faults.templates import template_campaign
+from faults.tokenizers import tokenizer_campaign
 from faults.victim import INTERVAL
 
 
@@ -126,6 +129,34 @@ def hostile(folder: Path, part: float, seed: int) -> list[Row]:
     return [Row("a hostile file", found.cases, said, found.failures)]
 
 
+def tokenizers(folder: Path, part: float, seed: int) -> list[Row]:
+    with nursery_in(folder) as (nursery, work):
+        found = tokenizer_campaign(nursery, work, part_of(560, part), seed)
+    kinds = ", ".join(f"{kind} {count}" for kind, count in found.trials.items())
+    said = (
+        f"{len(found.failures)} failures: a result or a line; at most {found.most_growth / 2**20:.0f} MiB of memory "
+        f"and {found.longest_seconds:.1f} s of processor time were taken"
+    )
+    return [Row(f"a `tokenizer.json` of others ({kinds})", sum(found.trials.values()), said, found.failures)]
+
+
+def templates(folder: Path, part: float, seed: int) -> list[Row]:
+    with nursery_in(folder) as (nursery, work):
+        found = template_campaign(nursery, work, part_of(200, part), seed)
+    said = (
+        f"{len(found.failures)} failures: a text or a line, and nothing ran; at most "
+        f"{found.most_growth / 2**20:.0f} MiB of memory and {found.longest_seconds:.1f} s of processor time were taken"
+    )
+    return [Row("a chat template of others", found.trials["templates"], said, found.failures)]
+
+
+def escapes(folder: Path, part: float, seed: int) -> list[Row]:
+    with nursery_in(folder) as (nursery, work):
+        found = escape_campaign(nursery, work, part_of(112, part), seed)
+    said = f"{len(found.failures)} failures: none reached stderr, a table or a terminal, at {len(found.places)} places"
+    return [Row("a control character in a name, value, token or text", found.trials, said, found.failures)]
+
+
 def races(folder: Path, part: float, seed: int) -> list[Row]:
     with nursery_in(folder) as (nursery, work):
         found = race_campaign(nursery, work, part_of(100, part))
@@ -192,6 +223,9 @@ CAMPAIGNS: dict[str, Callable[[Path, float, int], list[Row]]] = {
     "numbers": numbers,
     "hostile": hostile,
     "sizes": sizes,
+    "tokenizers": tokenizers,
+    "templates": templates,
+    "escapes": escapes,
     "races": races,
     "resumes": resumes,
     "baseline": baseline,

@@ -63,6 +63,7 @@ class Nursery:
         memory: int | None = None,
         hook: str | None = None,
         ends_at_once: bool = False,
+        terminal: str | None = None,
     ) -> Command:
         """Start `gptcli ARGUMENTS` in `directory`.
 
@@ -71,12 +72,13 @@ class Nursery:
             memory: bytes that the address space may grow by (RLIMIT_AS).
             hook: `module:function argument`, called before the command: how a fault gets in.
             ends_at_once: leave out what the interpreter does at its end, which takes longer than a short command.
+            terminal: the device that stdout is, instead of a file.
         """
         talk = directory / f"talk-{time.monotonic_ns()}"
         request = {
             "arguments": [str(argument) for argument in arguments],
             "directory": str(directory),
-            "stdout": f"{talk}.out",
+            "stdout": terminal or f"{talk}.out",
             "stderr": f"{talk}.err",
             "file_size": file_size,
             "memory": memory,
@@ -104,7 +106,7 @@ class Command:
         self.listener.start()
 
     def listen(self, pipe: Path) -> None:
-        with pipe.open(errors="replace") as stderr:
+        with pipe.open(errors="replace", newline="") as stderr:
             self.heard.extend(stderr)
         pipe.unlink()
 

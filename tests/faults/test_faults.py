@@ -15,6 +15,7 @@ from faults.bad_weights import weight_campaign
 from faults.cached import SUBJECTS, cache_campaign
 from faults.damage import damage_campaign, run_damage_campaign
 from faults.disk import can_mount, disk_campaign
+from faults.escapes import escape_campaign
 from faults.hostile import hostile_campaign
 from faults.in_place import baseline_campaign
 from faults.kills import MOST_STEPS_LOST, kill_campaign
@@ -24,6 +25,8 @@ from faults.races import race_campaign
 from faults.signals import PHASES, signal_campaign
 from faults.sizes import size_campaign
 from faults.system_calls import Call, calls_of, traced, wrong_order
+from faults.templates import template_campaign
+from faults.tokenizers import tokenizer_campaign
 from faults.victim import make_corpus, train_command
 
 
@@ -104,6 +107,23 @@ def test_no_size_that_a_file_claims_takes_memory_or_time(nursery: Nursery, tmp_p
     found = size_campaign(nursery, tmp_path, part=0.025, seed=2)
     assert found.failures == []
     assert all(found.trials.values()) and sum(found.trials.values()) > 20
+
+
+def test_tokenizers_of_others_end_in_a_line_or_a_result(nursery: Nursery, tmp_path: Path) -> None:
+    found = tokenizer_campaign(nursery, tmp_path, trials=16)
+    assert found.failures == []
+    assert found.trials == {"valid": 15, "attacks": 4, "mutations": 12}
+
+
+def test_chat_templates_of_others_end_in_a_line_or_a_text(nursery: Nursery, tmp_path: Path) -> None:
+    found = template_campaign(nursery, tmp_path, trials=10)
+    assert found.failures == [] and found.trials == {"templates": 14}
+
+
+def test_no_control_character_of_others_is_printed(nursery: Nursery, tmp_path: Path) -> None:
+    found = escape_campaign(nursery, tmp_path, trials=4)
+    assert found.failures == []
+    assert found.trials > 10 and found.shown == 1  # the model's text had some, which the terminal showed as escapes
 
 
 def test_of_two_trainings_in_one_directory_one_runs(nursery: Nursery, tmp_path: Path) -> None:
