@@ -15,6 +15,7 @@ from faults.disk import can_mount, disk_campaign
 from faults.escapes import escape_campaign
 from faults.hostile import hostile_campaign
 from faults.in_place import baseline_campaign
+from faults.interrupted import COMMANDS, MOST_SECONDS, interruption_campaign
 from faults.kills import MOST_STEPS_LOST, kill_campaign
 from faults.lost_ranks import lost_rank_campaign
 from faults.nursery import Nursery
@@ -175,6 +176,19 @@ def baseline(folder: Path, part: float, seed: int) -> list[Row]:
     ]  # fmt: skip
 
 
+def interruptions(folder: Path, part: float, seed: int) -> list[Row]:
+    with nursery_in(folder) as (nursery, work):
+        found = interruption_campaign(nursery, work, part_of(20, part), seed)
+    failures = found.failures
+    if found.longest_seconds > MOST_SECONDS:
+        failures = [*failures, f"{found.longest} took {found.longest_seconds:.1f} s to end"]
+    said = (
+        f"{len(failures)} failures: ended after at most {found.longest_seconds:.1f} s, with the signal's exit code and "
+        f"no process or half-written file left; {found.finished} commands had ended before"
+    )
+    return [Row(f"SIGINT, SIGTERM in {len(COMMANDS)} other commands", found.trials, said, failures)]
+
+
 def resumes(folder: Path, part: float, seed: int) -> list[Row]:
     with nursery_in(folder) as (nursery, work):
         found = other_training_campaign(nursery, work, part, seed)
@@ -227,6 +241,7 @@ CAMPAIGNS: dict[str, Callable[[Path, float, int], list[Row]]] = {
     "templates": templates,
     "escapes": escapes,
     "races": races,
+    "interruptions": interruptions,
     "resumes": resumes,
     "baseline": baseline,
 }

@@ -25,7 +25,7 @@ from gptcli.config import read_toml, validate
 from gptcli.config.base import Config, union_members
 from gptcli.train.config import RunConfig
 from gptcli.train.resume import MAY_CHANGE, NOTHING
-from gptcli.train.verify_resume import first_difference
+from gptcli.train.verify_resume import LOGS, first_difference
 
 STEPS, STOP = 20, 10
 BASES = {
@@ -157,7 +157,8 @@ def change_setting(
 def wrong_after(
     command: Command, whole: Path, run: Path, before: dict[Path, bytes], change: Change, counts: OtherTrainings
 ) -> Iterator[str]:
-    if command.code == 2:
+    logs = LOGS if change.key != "train.log_every_steps" else LOGS[:1]
+    if command.code in (2, 5):  # a setting that is refused, or a file that is not there
         counts.refused += 1
         if files_of(run) != before:
             yield "it was refused, and yet files of the run changed"
@@ -165,7 +166,7 @@ def wrong_after(
             yield f"the refusal does not name the key: {command.last_line}"
     elif command.code != 0:
         yield f"exit code {command.code}: {command.last_line}"
-    elif difference := first_difference(whole, run):
+    elif difference := first_difference(whole, run, logs):
         counts.said += 1
         if not change.is_allowed:
             yield f"it goes on as another training: {difference}"

@@ -18,6 +18,7 @@ from faults.disk import can_mount, disk_campaign
 from faults.escapes import escape_campaign
 from faults.hostile import hostile_campaign
 from faults.in_place import baseline_campaign
+from faults.interrupted import COMMANDS, interruption_campaign
 from faults.kills import MOST_STEPS_LOST, kill_campaign
 from faults.nursery import Nursery
 from faults.other_trainings import other_training_campaign
@@ -49,6 +50,13 @@ def test_a_signal_in_any_phase_saves_and_leaves(nursery: Nursery, tmp_path: Path
     found = signal_campaign(nursery, tmp_path, trials=1, phases=phases)
     assert found.trials == dict.fromkeys(phases, 3)
     assert found.failures == []
+
+
+@pytest.mark.slow
+def test_a_signal_ends_other_commands_and_leaves_nothing_half_written(nursery: Nursery, tmp_path: Path) -> None:
+    commands = {name: COMMANDS[name] for name in ("tokenizer train, without word ends", "export --to hf")}
+    found = interruption_campaign(nursery, tmp_path, trials=2, commands=commands)
+    assert found.trials == 4 and found.failures == []
 
 
 @pytest.mark.slow

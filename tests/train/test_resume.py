@@ -47,7 +47,7 @@ REFUSED = (
     "model.window_pattern=[8]", "model.norm_eps=0.001", "model.context_length=32", "model.vocab_size=64",
     "train.seq_len=8", "train.tokens_per_step=128", "train.eval_tokens=64", "train.grad_clip=0.5", "seed=3",
     "data.val_fraction=0.3", "data.split=tail", "data.tokenizer.name=byte", "data.pack=document", "optim.name=sgd",
-    "optim.weight_decay=0.5", "schedule.name=cosine",
+    "data.mix=[8]", "optim.weight_decay=0.5", "schedule.name=cosine",
 )  # fmt: skip
 
 

@@ -215,9 +215,10 @@ def is_valid(raw: RawConfig) -> bool:
 def compared(values: Mapping[str, Any]) -> dict[str, Any]:
     """The settings as they are compared: of the corpora of a mix only weights and names, since files may move."""
     data = values.get("data")
-    if not isinstance(data, Mapping) or not data.get("mix"):
+    mix = data.get("mix") if isinstance(data, Mapping) else None
+    if not isinstance(mix, list | tuple) or not all(isinstance(entry, Mapping) for entry in mix):  # none, or not valid
         return dict(values)
-    mix = [{key: value for key, value in entry.items() if key != "corpus"} for entry in data["mix"]]
+    mix = [{key: value for key, value in entry.items() if key != "corpus"} for entry in mix]
     return {**values, "data": {**data, "mix": mix}}
 
 

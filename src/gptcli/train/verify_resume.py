@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -159,9 +159,13 @@ def last_step(run: Path) -> int:
     return 0
 
 
-def first_difference(whole: Path, broken: Path) -> str | None:
-    """The first thing in which two runs differ: a step's hashes, its metrics, or a file of the last checkpoint."""
-    for name in (FINGERPRINTS_NAME, "metrics.jsonl"):
+LOGS = (FINGERPRINTS_NAME, "metrics.jsonl")
+"""The logs with a line for each step that two equal runs share."""
+
+
+def first_difference(whole: Path, broken: Path, logs: Sequence[str] = LOGS) -> str | None:
+    """The first thing in which two runs differ: a line of one of the logs, or a file of the last checkpoint."""
+    for name in logs:
         expected, found = (MetricsLog(run / name).read() for run in (whole, broken))
         for one, other in zip(expected, found, strict=False):
             keys = [key for key in one if key not in TIMES and one[key] != other.get(key)]
