@@ -16,3 +16,15 @@ def commands(command, words: tuple[str, ...] = ()) -> dict[tuple[str, ...], set[
 
 
 COMMANDS = commands(typer.main.get_command(app))
+
+
+def leaves(command, words: tuple[str, ...] = ()) -> dict[tuple[str, ...], list]:
+    """The parameters of every command that is no group."""
+    inner = getattr(command, "commands", {})
+    found = {} if inner else {words: list(command.params)}
+    for name, below in inner.items():
+        found |= leaves(below, (*words, name))
+    return found
+
+
+LEAVES = leaves(typer.main.get_command(app))

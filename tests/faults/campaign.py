@@ -10,6 +10,7 @@ from typing import NamedTuple
 from faults.bad_numbers import number_campaign
 from faults.bad_weights import VALUES, weight_campaign
 from faults.cached import cache_campaign
+from faults.command_lines import make_sandbox, planted_campaign, random_campaign, stream_campaign
 from faults.damage import damage_campaign, run_damage_campaign
 from faults.disk import can_mount, disk_campaign
 from faults.escapes import escape_campaign
@@ -38,9 +39,9 @@ class Row(NamedTuple):
 
 
 @contextmanager
-def nursery_in(folder: Path) -> Iterator[tuple[Nursery, Path]]:
+def nursery_in(folder: Path, **environment: str) -> Iterator[tuple[Nursery, Path]]:
     (folder / "work").mkdir(parents=True)
-    with Nursery({"XDG_CACHE_HOME": str(folder / "cache"), "OMP_NUM_THREADS": "1"}) as nursery:
+    with Nursery({"XDG_CACHE_HOME": str(folder / "cache"), "OMP_NUM_THREADS": "1", **environment}) as nursery:
         yield nursery, folder / "work"
 
 
@@ -227,6 +228,27 @@ def sizes(folder: Path, part: float, seed: int) -> list[Row]:
     ]
 
 
+def command_lines(folder: Path, part: float, seed: int) -> list[Row]:
+    with nursery_in(folder / "nursery", HOME=str(folder), **OFFLINE) as (nursery, work):
+        sandbox = make_sandbox(work / "sandbox", nursery)
+        lines = random_campaign(nursery, sandbox, work, part_of(480, part), seed)
+        streams = stream_campaign(nursery, sandbox, work, part)
+        planted = planted_campaign(nursery, sandbox, work, part_of(28, part))
+    said = ", ".join(f"{code}: {count}" for code, count in sorted(lines.codes.items()))
+    return [
+        Row("random command lines: odd names, wrong types, missing values", lines.trials,
+            f"{len(lines.failures)} failures; exit codes {said}", lines.failures),
+        Row("stdin, stdout or stderr closed or full", streams.trials,
+            f"{len(streams.failures)} failures: exit code 5 where data was lost, 0 where talk was", streams.failures),
+        Row("a folder of modules named after the standard library and all dependencies", planted.trials,
+            f"{len(planted.failures)} failures: no module was imported", planted.failures),
+    ]  # fmt: skip
+
+
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_ENDPOINT": "http://127.0.0.1:9"}
+"""Names of the Hub in random command lines lead nowhere."""
+
+
 CAMPAIGNS: dict[str, Callable[[Path, float, int], list[Row]]] = {
     "kills": kills,
     "ranks": ranks,
@@ -242,6 +264,7 @@ CAMPAIGNS: dict[str, Callable[[Path, float, int], list[Row]]] = {
     "escapes": escapes,
     "races": races,
     "interruptions": interruptions,
+    "command-lines": command_lines,
     "resumes": resumes,
     "baseline": baseline,
 }
