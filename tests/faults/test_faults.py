@@ -146,16 +146,17 @@ def test_the_usual_scheme_fails_where_ours_does_not(nursery: Nursery, tmp_path: 
     assert found.flips_found < 25 and found.cuts_found == 5
 
 
-CHECKPOINT = re.compile(r"/checkpoints/step-\d+$")
+CHECKPOINT = r"/checkpoints/step-\d+$"
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 def test_data_is_flushed_before_the_rename_and_the_directory_after(tmp_path: Path) -> None:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(tmp_path / "cache")}
     command = train_command(make_corpus(tmp_path), tmp_path / "run", train__max_steps=10)
     calls = traced(command, tmp_path / "calls", environment)
-    for target in (CHECKPOINT, re.compile(r"/run\.toml$"), re.compile(r"/run/model\.safetensors$")):
-        assert wrong_order(calls, target) == []
+    entries = [rf"/gptcli/{kind}/[0-9a-f]{{32}}$" for kind in ("scans", "tokenizers", "tokens")]
+    for target in (CHECKPOINT, r"/run\.toml$", r"/run/model\.safetensors$", *entries):
+        assert wrong_order(calls, re.compile(target)) == []
 
 
 def test_a_call_that_another_thread_interrupts_in_the_log_counts_where_it_ends() -> None:
