@@ -133,3 +133,50 @@ def test_help_does_not_import_torch(arguments: list[str]) -> None:
 def test_configs_are_read_without_torch(module: str) -> None:
     code = f"import sys, {module}; assert 'torch' not in sys.modules"
     run_fresh(code)
+
+
+WRITERS = {
+    "write_text", "write_bytes", "tofile", "touch", "rename", "symlink_to", "hardlink_to", "copyfile", "copy2",
+    "move", "mkstemp", "mkdtemp", "NamedTemporaryFile", "save_file", "serialize_file", "open_memmap",
+    "rmtree", "copytree",
+}  # fmt: skip
+"""Calls that write, or remove, wherever a link leads. What uses gptcli.storage needs none of them."""
+MAY_WRITE = {
+    "cli/standard_streams.py": 1,  # /dev/null
+    "checkpoint/save.py": 1,  # renames a checkpoint that it removes
+    "checkpoint/tensor_files.py": 1,  # a library, in a temporary directory
+    "data/cache.py": 2,  # rmtree refuses a link
+    "data/mix.py": 1,  # second names in a temporary directory for files that nobody writes to
+    "data/scan.py": 2,
+    "data/streams.py": 2,
+    "interop/onnx.py": 1,  # a file of a temporary directory
+    "interop/unpickle.py": 2,  # a process in a temporary directory of its own, which writes as little as it imports
+}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_only_storage_writes_files(path: Path) -> None:
+    """Whatever is written in a run, a cache or an export is written by gptcli.storage, which follows no link."""
+    name = str(path.relative_to(SOURCE))
+    if name.startswith(("storage/", "report/bench/")):
+        return
+    found = [node for node in ast.walk(ast.parse(path.read_text())) if writes_a_file(node)]
+    assert len(found) <= MAY_WRITE.get(name, 0), [f"{path}:{node.lineno}" for node in found]
+
+
+def writes_a_file(node: ast.AST) -> bool:
+    """Whether this call opens a file for writing, renames one or writes one by its name."""
+    if not isinstance(node, ast.Call):
+        return False
+    name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+    owner = ast.unparse(node.func.value) if isinstance(node.func, ast.Attribute) else ""
+    if name == "memmap":
+        return any(keyword.arg == "mode" and ast.unparse(keyword.value) == "'w+'" for keyword in node.keywords)
+    if name == "replace":  # Path.replace has one argument, str.replace two
+        return len(node.args) == 1 and not node.keywords and bool(owner)
+    if name != "open":
+        return name in WRITERS and bool(owner or name.endswith("_file"))
+    given = [ast.unparse(argument) for argument in (*node.args, *(keyword.value for keyword in node.keywords))]
+    if owner == "os":
+        return any(flag in flags for flags in given for flag in ("O_WRONLY", "O_RDWR", "O_CREAT", "O_APPEND"))
+    return owner != "zstandard" and any(re.fullmatch(r"'[rbt]*[wax+][rbt+]*'", mode) for mode in given)

@@ -14,11 +14,16 @@ from faults.command_lines import make_sandbox, planted_campaign, random_campaign
 from faults.damage import damage_campaign, run_damage_campaign
 from faults.disk import can_mount, disk_campaign
 from faults.escapes import escape_campaign
+from faults.exports import export_campaign
+from faults.full_disks import full_disk_campaign
 from faults.hostile import hostile_campaign
 from faults.in_place import baseline_campaign
 from faults.interrupted import COMMANDS, MOST_SECONDS, interruption_campaign
 from faults.kills import MOST_STEPS_LOST, kill_campaign
+from faults.leases import lease_campaign
+from faults.links import link_campaign
 from faults.lost_ranks import lost_rank_campaign
+from faults.modes import mode_campaign
 from faults.nursery import Nursery
 from faults.other_trainings import other_training_campaign
 from faults.races import race_campaign
@@ -166,6 +171,41 @@ def races(folder: Path, part: float, seed: int) -> list[Row]:
     return [Row("two trainings on one directory", found.trials, said, found.failures)]
 
 
+def links(folder: Path, part: float, seed: int) -> list[Row]:
+    with nursery_in(folder) as (nursery, work):
+        found = link_campaign(nursery, work, part_of(110, part), part_of(60, part), seed)
+    said = f"{len(found.failures)} failures: nothing outside changed; {found.refused} commands named the link"
+    return [Row("a link or a second name at a name of a run or a cache", found.trials, said, found.failures)]
+
+
+def full_disks(folder: Path, part: float, seed: int) -> list[Row]:
+    trials = part_of(150, part) if can_mount(folder / "tmpfs") else 0
+    with nursery_in(folder) as (nursery, work):
+        found = full_disk_campaign(nursery, work, trials, part_of(40, part), seed)
+    said = f"{len(found.failures)} failures; {found.failed} found the disk full, and said what is free"
+    return [Row("a disk that fills up while data is prepared", found.trials, said, found.failures)]
+
+
+def leases(folder: Path, part: float, seed: int) -> list[Row]:
+    found = lease_campaign(folder / "leases", part_of(40, part), seed)
+    said = f"{len(found.failures)} failures: nothing of a living process was removed"
+    return [Row("a cache that processes of several pid namespaces share", found.trials, said, found.failures)]
+
+
+def exports(folder: Path, part: float, seed: int) -> list[Row]:
+    with nursery_in(folder) as (nursery, work):
+        found = export_campaign(nursery, work, part_of(60, part), seed)
+    said = f"{len(found.failures)} failures; {found.killed_before_the_target} before the new target was there"
+    return [Row("SIGKILL of an export at any moment, and aimed at a rename", found.trials, said, found.failures)]
+
+
+def modes(folder: Path, part: float, seed: int) -> list[Row]:
+    with nursery_in(folder) as (nursery, work):
+        found = mode_campaign(nursery, work)
+    said = f"{len(found.failures)} failures: all have the permissions that the umask leaves"
+    return [Row("files and directories written under four umasks", found.files, said, found.failures)]
+
+
 def baseline(folder: Path, part: float, seed: int) -> list[Row]:
     with nursery_in(folder) as (nursery, work):
         found = baseline_campaign(nursery, work, part_of(40, part), part_of(1000, part), part_of(200, part), seed)
@@ -266,6 +306,11 @@ CAMPAIGNS: dict[str, Callable[[Path, float, int], list[Row]]] = {
     "interruptions": interruptions,
     "command-lines": command_lines,
     "resumes": resumes,
+    "links": links,
+    "full-disks": full_disks,
+    "leases": leases,
+    "exports": exports,
+    "modes": modes,
     "baseline": baseline,
 }
 

@@ -16,10 +16,15 @@ from faults.cached import SUBJECTS, cache_campaign
 from faults.damage import damage_campaign, run_damage_campaign
 from faults.disk import can_mount, disk_campaign
 from faults.escapes import escape_campaign
+from faults.exports import export_campaign
+from faults.full_disks import full_disk_campaign
 from faults.hostile import hostile_campaign
 from faults.in_place import baseline_campaign
 from faults.interrupted import COMMANDS, interruption_campaign
 from faults.kills import MOST_STEPS_LOST, kill_campaign
+from faults.leases import lease_campaign
+from faults.links import link_campaign
+from faults.modes import mode_campaign
 from faults.nursery import Nursery
 from faults.other_trainings import other_training_campaign
 from faults.races import race_campaign
@@ -187,3 +192,30 @@ def test_a_wrong_order_of_system_calls_is_noticed() -> None:
         assert wrong_order(right[:missing] + right[missing + 1 :], target)
     assert wrong_order([right[1], right[0], *right[2:]], target)
     assert wrong_order(right[:3], target)
+
+
+def test_a_link_in_a_run_or_a_cache_changes_nothing_outside(nursery: Nursery, tmp_path: Path) -> None:
+    found = link_campaign(nursery, tmp_path, in_runs=8, in_caches=4, seed=1)
+    assert found.trials >= 8 and found.failures == []
+
+
+def test_a_disk_that_fills_up_while_data_is_prepared_is_an_error(nursery: Nursery, tmp_path: Path) -> None:
+    if not can_mount(tmp_path / "tmpfs"):
+        pytest.skip("mounting is not permitted here")
+    found = full_disk_campaign(nursery, tmp_path, trials=6, again=1)
+    assert found.failed and found.failures == []
+
+
+def test_processes_of_other_namespaces_are_not_taken_for_dead(tmp_path: Path) -> None:
+    assert lease_campaign(tmp_path, trials=4).failures == []
+
+
+def test_an_export_that_is_killed_leaves_the_old_target_or_the_new_one(nursery: Nursery, tmp_path: Path) -> None:
+    found = export_campaign(nursery, tmp_path, trials=6)
+    assert found.trials == 6 and found.failures == []
+
+
+@pytest.mark.slow
+def test_everything_has_the_permissions_that_the_umask_leaves(nursery: Nursery, tmp_path: Path) -> None:
+    found = mode_campaign(nursery, tmp_path, umasks=(0o022, 0o077))
+    assert found.files > 100 and found.failures == []

@@ -24,9 +24,12 @@ from gptcli.interop.load import load_model
 from gptcli.interop.proof import Proof, compare, proof_ids, require_exact
 from gptcli.models.config import ModelConfig
 from gptcli.storage import write_atomic
+from gptcli.tokenizer.config import CharTokenizerConfig
+from gptcli.tokenizer.train import build_tokenizer
 from interop import stand_in_llama_cpp
 
 GPT2 = {"norm": "layernorm", "position": "learned", "mlp": "gelu_tanh", "bias": True, "qk_norm": False}
+NANO = GPT2 | {"mlp": "gelu", "norm_eps": 1e-5, "tie_embeddings": True}
 FAST = {"smear": True, "bigram_buckets": 50}
 
 
@@ -133,6 +136,21 @@ def test_the_card_tells_what_the_run_recorded_and_no_path_of_this_machine(run, t
     ):
         assert words in body, words
     assert "/home/me" not in card and str(tmp_path) not in card
+
+
+@pytest.mark.parametrize("to", ["hf", "gguf", "nanogpt", pytest.param("onnx", marks=pytest.mark.slow)])
+def test_nothing_that_is_exported_holds_a_path_of_this_machine(run, our_model, tmp_path, to):
+    model = str(run)
+    if to == "nanogpt":  # of characters, for which there is a second file
+        characters = build_tokenizer(CharTokenizerConfig(), lambda: iter(["some text\n"]))
+        model = str(tmp_path / "model")
+        write_huggingface(our_model(**NANO, vocab_size=characters.vocab_size), characters, Path(model))
+    export(ExportRequest(model, to, tmp_path / "exported" / to))
+    written = [path for path in (tmp_path / "exported").rglob("*") if path.is_file()]
+    assert written
+    for path in written:
+        for place in (tmp_path, "/home/me", Path(exporting.__file__).parents[2], Path(torch.__file__).parents[1]):
+            assert str(place).encode() not in path.read_bytes(), f"{place} is in {path.name}"
 
 
 def test_a_card_without_a_licence_does_not_make_one_up(our_model, tokenizer, tmp_path):
