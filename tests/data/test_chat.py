@@ -79,6 +79,8 @@ def test_a_hostile_template_is_one_line_and_does_nothing(tmp_path: Path, name: s
 
 
 FAILURES = {
+    "{{ namespace(__init__=1) }}": "SecurityError: a namespace may not have the name '__init__'",
+    "{% set ns = namespace() %}{% set ns._x = 1 %}": "SecurityError: a namespace may not have the name '_x'",
     "{% break %}": "cannot be compiled: SyntaxError: 'break' outside loop",
     "{{ 10 ** 5000 }}": "cannot be compiled: it writes a number of more than 4,300 digits",
     "{{ messages[0].content * 10 ** 9 }}": "row 1 cannot be rendered: it takes more than 256 MiB of memory",
@@ -101,6 +103,11 @@ def test_a_constant_that_takes_for_ever_is_given_up_while_it_is_compiled(
     monkeypatch.setattr(chat, "TEMPLATE_SECONDS", 0.5)
     with pytest.raises(DataError, match=r"the chat template takes more than 0\.5 s to be compiled"):
         rendered(tmp_path, "{{ 7 ** (10 ** 8) }}")
+
+
+def test_a_namespace_carries_values_out_of_a_loop(tmp_path: Path) -> None:
+    loop = "{% for m in messages %}{% set ns.n = ns.n + ns.m %}{% endfor %}"
+    assert rendered(tmp_path, "{% set ns = namespace({'n': 1}, m=2) %}" + loop + "{{ ns.n }}") == "5"
 
 
 def test_a_loop_can_be_left_as_in_transformers(tmp_path: Path) -> None:

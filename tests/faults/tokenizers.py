@@ -204,6 +204,8 @@ def mutated(source: Json, drawn: random.Random) -> Json:
     made = copy.deepcopy(source)
     for _ in range(drawn.choice((1, 1, 2))):
         paths = nodes(made)
+        if not paths:
+            return made
         *parents, last = drawn.choice([path for path in paths if drawn.random() < 0.5] or paths)
         node = made
         for key in parents:
@@ -231,14 +233,15 @@ def mutated(source: Json, drawn: random.Random) -> Json:
 
 
 def tokenizer_campaign(nursery: Nursery, folder: Path, trials: int, seed: int = 0) -> Sizes:
-    """Give so many tokenizers, a quarter of them named attacks and the others mutated, to a command each; and those
-    that are valid, which have to be accepted."""
+    """Give so many tokenizers, a quarter of them named attacks and the others mutated, alone or in a folder with their
+    settings, to a command each; and those that are valid, which have to be accepted."""
     counts, corpus = Sizes(), make_corpus(folder)
     run = folder / "run"
     assert nursery.run(train_command(corpus, run, train__max_steps=10), folder).code == 0
     idle = nursery.run(["--version"], folder).peak_bytes
-    for kind, made in (("valid", valid()), ("attacks", shuffled(trials // 4, seed)), ("mutations", mutations(seed))):
-        wanted = trials - trials // 4 if kind == "mutations" else None
+    kinds = {"valid": valid(), "attacks": shuffled(trials // 4, seed), "mutations": mutations(seed)}
+    for kind, made in (kinds | {"folders": folders(trials // 8, seed)}).items():
+        wanted = trials - trials // 4 - trials // 8 if kind == "mutations" else None
         waiting = list(itertools.islice(made, wanted))
         counts.trials[kind] = len(waiting)
         for first in range(0, len(waiting), 20):
@@ -246,7 +249,8 @@ def tokenizer_campaign(nursery: Nursery, folder: Path, trials: int, seed: int = 
             for number, (name, verb, content) in enumerate(waiting[first : first + 20], first):
                 place = folder / kind / str(number)
                 place.mkdir(parents=True)
-                (place / "tokenizer.json").write_text(json.dumps(content))
+                for file, values in (content if kind == "folders" else {"tokenizer.json": content}).items():
+                    (place / file).write_text(values if file == "merges.txt" else json.dumps(values))
                 codes = {"codes": frozenset({0})} if kind == "valid" else {}
                 cases.append(Case(f"{kind} {number}: {name}, {verb}", command(verb, place, corpus, run), **codes))
             show_all(nursery, folder, cases, idle, counts)
@@ -278,6 +282,33 @@ def mutations(seed: int) -> Made:
         yield name, COMMANDS[number % len(COMMANDS)], mutated(VALID[name], random.Random(f"{seed}/{number}"))
 
 
+SETTINGS: Json = {
+    "tokenizer_class": "GPT2Tokenizer",
+    "bos_token": "<|endoftext|>",
+    "eos_token": {"content": "</s>", "lstrip": False, "rstrip": True, "normalized": False, "single_word": False},
+    "added_tokens_decoder": {"259": {"content": "<|endoftext|>", "special": True}, "260": {"content": "</s>"}},
+    "extra_special_tokens": ["<x>"],
+    "add_prefix_space": False,
+    "document_framing": {"begin_token": "<|endoftext|>", "end_token": None},
+    "chat_template": "{{ messages }}",
+}
+MERGES = ("#version: 0.2\nl i\nn e\nli ne\n",) * 3 + ("", "l i i\n", "zz y\n", "\x00\n", "l i\n" * 1000)
+
+
+def folders(number: int, seed: int) -> Made:
+    """Folders with vocab.json and merges.txt, or with a tokenizer.json, beside settings; some of it is mutated."""
+    vocabulary = VALID["byte-level"]["model"]["vocab"]
+    for count in range(number):
+        drawn = random.Random(f"{seed}/folder/{count}")
+        older = {"special_tokens_map.json": {"bos_token": "<s>"}, "config.json": {"model_type": "gpt2"}}
+        made = {"tokenizer_config.json": SETTINGS, "vocab.json": vocabulary, **older}
+        if count % 3 == 0:
+            made = {"tokenizer_config.json": SETTINGS, "tokenizer.json": VALID["byte-level"]}
+        chosen = drawn.choice(["tokenizer_config.json", *made])
+        made[chosen] = mutated({"x": made[chosen]}, drawn).get("x", [])
+        yield f"a folder with another {chosen}", "folder", {**made, "merges.txt": drawn.choice(MERGES)}
+
+
 COMMANDS = ("encode", "inspect", "train", "prepare", "generate", "import")
 
 
@@ -285,6 +316,8 @@ def command(verb: str, place: Path, corpus: Path, run: Path) -> list[Any]:
     """The command that opens place/tokenizer.json."""
     file = place / "tokenizer.json"
     match verb:
+        case "folder":
+            return ["tokenizer", "inspect", place, "--text", TEXT]
         case "encode":
             return ["tokenizer", "encode", file, TEXT, "--json"]
         case "inspect":

@@ -197,6 +197,31 @@ def test_saving_hands_on_the_chat_template_but_no_code(bpe: Tokenizer, tmp_path:
     assert "auto_map" not in written and written["tokenizer_class"] == "PreTrainedTokenizerFast"
 
 
+def test_half_a_character_in_the_settings_is_saved_and_read_back(bpe: Tokenizer, tmp_path: Path) -> None:
+    template = "{{ '\ud800' }} ü"
+    Tokenizer(bpe.backend, {"eos_token": "<|endoftext|>", "chat_template": template}).save(tmp_path)
+    assert load_tokenizer(tmp_path).settings["chat_template"] == template
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"bos_token": 5}, "bos_token names what is no token"),
+        ({"eos_token": ["</s>"]}, "eos_token names what is no token"),
+        ({"extra_special_tokens": 5}, "extra_special_tokens names what is no token"),
+        ({"additional_special_tokens": [None]}, "additional_special_tokens names what is no token"),
+        ({"unk_token": {"content": 3}}, "unk_token names what is no token"),
+        ({"pad_token": "\ud800"}, "special tokens of .* cannot be added"),
+    ],
+)
+def test_special_tokens_that_are_none_are_one_clear_line(
+    vocabulary_folder: Path, settings: dict[str, object], reason: str
+) -> None:
+    write(vocabulary_folder / "tokenizer_config.json", settings)
+    with pytest.raises(TokenizerError, match=reason):
+        load_tokenizer(vocabulary_folder)
+
+
 def test_the_vocabulary_size_is_one_more_than_the_largest_id(tmp_path: Path) -> None:
     spec = {"model": {"type": "WordLevel", "vocab": {"a": 0, "<unk>": 41}, "unk_token": "<unk>"}}
     tokenizer = load_tokenizer(write(tmp_path / "tokenizer.json", {"version": "1.0", "added_tokens": [], **spec}))

@@ -58,7 +58,9 @@ def generate(
     checkpoint: Annotated[str, typer.Option(help="Of a run: best, last, or a step.")] = "best",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object when all is done.")] = False,
 ) -> None:
-    """Generate text. Stdout has the generated text and nothing else; the prompt and the talk go to stderr."""
+    """Generate text. Stdout has the generated text and nothing else; the prompt and the talk go to stderr.
+
+    A terminal shows control characters of the text as \\uXXXX; a file or a pipe gets the text byte for byte."""
     from gptcli.config import RawConfig, validate
     from gptcli.generate.config import GenerationConfig
     from gptcli.generate.terminal import Printer, read_prompts

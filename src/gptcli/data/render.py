@@ -18,7 +18,8 @@ from typing import Any, NoReturn
 from jinja2 import TemplateError, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+from jinja2.utils import Namespace
 
 from gptcli import strict_json
 from gptcli.data.chat import MEMORY_BYTES
@@ -59,10 +60,28 @@ def environment(date: str | None) -> ImmutableSandboxedEnvironment:
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", GenerationTag]
     )
     made.filters["tojson"] = to_json
-    made.globals["raise_exception"] = refuse
+    made.globals |= {"raise_exception": refuse, "namespace": PublicNamespace}
     if date is not None:
         made.globals["strftime_now"] = datetime.datetime.fromisoformat(date).strftime
     return made
+
+
+class PublicNamespace(Namespace):
+    """A namespace of jinja2 without names that begin with an underscore, which lead to Python's internals."""
+
+    def __init__(self, /, *args: Any, **values: Any) -> None:
+        for name in dict(*args, **values):
+            require_public(name)
+        super().__init__(*args, **values)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        require_public(name)
+        super().__setitem__(name, value)
+
+
+def require_public(name: object) -> None:
+    if isinstance(name, str) and name.startswith("_"):
+        raise SecurityError(f"a namespace may not have the name {name!r}")
 
 
 class GenerationTag(Extension):

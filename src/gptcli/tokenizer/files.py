@@ -29,7 +29,10 @@ WHAT_TO_GIVE = f"give a {TOKENIZER_FILE}, or a folder with one or with {VOCAB_FI
 
 def write_files(folder: Path, backend: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> None:
     """Write tokenizer_config.json and tokenizer.json, each whole or not at all, the one that makes a tokenizer last."""
-    write_atomic(folder / SETTINGS_FILE, strict_json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
+    content = strict_json.dumps(settings, indent=2, ensure_ascii=False)
+    if any("\ud800" <= character <= "\udfff" for character in content):  # which only an escape can stand for
+        content = strict_json.dumps(settings, indent=2)
+    write_atomic(folder / SETTINGS_FILE, content + "\n")
     write_atomic(folder / TOKENIZER_FILE, backend.to_str(pretty=True))
 
 

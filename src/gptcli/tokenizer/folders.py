@@ -31,6 +31,7 @@ from gptcli.tokenizer.files import (
     read_tokenizer_json,
 )
 from gptcli.tokenizer.foreign import require_within_bounds
+from gptcli.tokenizer.library import library_errors
 from gptcli.tokenizer.special import END_OF_TEXT
 from gptcli.tokenizer.structure import LINE_SPLITS
 
@@ -155,11 +156,12 @@ def read_vocabulary(folder: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]
         )
     backend = split_backend(model, rules, bool(settings.get("add_prefix_space", False)))
     settings = {**rules.tokens, **settings}
-    if name is None and END_OF_TEXT in words:  # as GPT-2's release has it
-        backend.add_special_tokens([END_OF_TEXT])
-    add_tokens(backend, folder, settings)
-    if rules.are_tokens_bare:
-        backend.add_special_tokens([AddedToken(text_of(token), special=True) for token in special_tokens(settings)])
+    with library_errors(f"the special tokens of {folder} cannot be added"):
+        if name is None and END_OF_TEXT in words:  # as GPT-2's release has it
+            backend.add_special_tokens([END_OF_TEXT])
+        add_tokens(backend, folder, settings)
+        if rules.are_tokens_bare:
+            backend.add_special_tokens([AddedToken(text_of(token), special=True) for token in special_tokens(settings)])
     return backend, settings
 
 
@@ -179,7 +181,7 @@ def class_name(folder: Path, settings: Mapping[str, Any]) -> str | None:
     name = str(given).removesuffix("Fast") if given else CLASS_OF_MODEL.get(str(kind), "")
     if name in CLASSES:
         return name
-    what = f"its tokenizer_class is {given}" if given else f"its model_type is {kind}"
+    what = f"its tokenizer_class is {str(given)[:80]}" if given else f"its model_type is {str(kind)[:80]}"
     place = strict_json.dumps(str(folder), ensure_ascii=False)
     code = f"from transformers import AutoTokenizer as A; A.from_pretrained({place}).save_pretrained({place})"
     raise TokenizerError(
@@ -246,15 +248,25 @@ def declared_tokens(folder: Path, settings: Mapping[str, Any], special: set[str]
 
 
 def special_tokens(settings: Mapping[str, Any]) -> Iterator[Any]:
-    """The special tokens that the settings name, each as they name it: a text, or a table with its `content`."""
-    yield from (settings[key] for key in NAMED_TOKENS if settings.get(key))
-    yield from (
-        value
+    """The special tokens that the settings name, each as they name it: a text, or a table with its `content`.
+
+    Raises:
+        TokenizerError: one of them is neither.
+    """
+    named = [(key, settings[key]) for key in NAMED_TOKENS if settings.get(key)]
+    named += [
+        (key, value)
         for key, value in settings.items()
         if key.endswith("_token") and key not in NAMED_TOKENS and isinstance(value, str)
-    )
-    extra = settings.get("extra_special_tokens") or settings.get("additional_special_tokens") or []
-    yield from extra.values() if isinstance(extra, Mapping) else extra
+    ]
+    key = "extra_special_tokens" if settings.get("extra_special_tokens") else "additional_special_tokens"
+    extra = settings.get(key) or []
+    extra = list(extra.values()) if isinstance(extra, Mapping) else extra
+    named += [(key, value) for value in (extra if isinstance(extra, list) else [None])]
+    for key, value in named:
+        if not isinstance(value["content"] if isinstance(value, Mapping) and "content" in value else value, str):
+            raise TokenizerError(f"{SETTINGS_FILE}: {key} names what is no token", "fetch the file again")
+        yield value
 
 
 def text_of(token: Any) -> str:
