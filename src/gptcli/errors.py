@@ -20,6 +20,16 @@ from __future__ import annotations
 
 import signal
 
+LONGEST_PART = 2000
+"""Characters of a message or of a remedy; a longer one repeats a text that somebody gave in place of a name."""
+
+
+def one_short_line(text: str) -> str:
+    """The text in one line, without the middle of one that is too long."""
+    line = " ".join(map(str.strip, text.strip().splitlines()))
+    kept = LONGEST_PART // 4
+    return line if len(line) <= LONGEST_PART else f"{line[:kept]}...{line[-kept:]}"
+
 
 class GptcliError(Exception):
     """One line for the user: what is wrong, then `remedy`, what to do about it."""
@@ -27,7 +37,7 @@ class GptcliError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, remedy: str = "") -> None:
-        self.message, self.remedy = (" ".join(map(str.strip, part.strip().splitlines())) for part in (message, remedy))
+        self.message, self.remedy = (one_short_line(part) for part in (message, remedy))
         super().__init__(f"{self.message}; {self.remedy}" if self.remedy else self.message)
 
 

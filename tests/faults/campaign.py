@@ -24,6 +24,7 @@ from faults.leases import lease_campaign
 from faults.links import link_campaign
 from faults.lost_ranks import lost_rank_campaign
 from faults.modes import mode_campaign
+from faults.nonsense import nonsense_campaign
 from faults.nursery import Nursery
 from faults.other_trainings import other_training_campaign
 from faults.races import race_campaign
@@ -127,6 +128,18 @@ def numbers(folder: Path, part: float, seed: int) -> list[Row]:
             weights.trials, f"{len(weights.failures)} ended with 0, saved such weights or printed NaN",
             weights.failures),
     ]  # fmt: skip
+
+
+def nonsense(folder: Path, part: float, seed: int) -> list[Row]:
+    with nursery_in(folder, **OFFLINE) as (nursery, work):
+        found = nonsense_campaign(nursery, work, part, seed)
+    said = (
+        f"{len(found.failures)} failures; {found.accepted} were accepted, the others ended with "
+        f"a line that names the key or the option; at most {found.most_seconds:.1f} s and "
+        f"{max(0, found.most_growth) / 2**20:.0f} MiB more of memory"
+    )
+    kind = f"nonsense for {found.keys} keys of the configuration and {found.options} options that are numbers"
+    return [Row(kind, found.trials, said, found.failures)]
 
 
 def hostile(folder: Path, part: float, seed: int) -> list[Row]:
@@ -297,6 +310,7 @@ CAMPAIGNS: dict[str, Callable[[Path, float, int], list[Row]]] = {
     "damage": damage,
     "cached": cached,
     "numbers": numbers,
+    "nonsense": nonsense,
     "hostile": hostile,
     "sizes": sizes,
     "tokenizers": tokenizers,

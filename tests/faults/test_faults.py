@@ -25,6 +25,7 @@ from faults.kills import MOST_STEPS_LOST, kill_campaign
 from faults.leases import lease_campaign
 from faults.links import link_campaign
 from faults.modes import mode_campaign
+from faults.nonsense import nonsense_campaign
 from faults.nursery import Nursery
 from faults.other_trainings import other_training_campaign
 from faults.races import race_campaign
@@ -38,7 +39,11 @@ from faults.victim import make_corpus, train_command
 
 @pytest.fixture(scope="module")
 def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
-    environment = {"XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache")), "OMP_NUM_THREADS": "1"}
+    environment = {
+        "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache")),
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
     with Nursery(environment) as started:
         yield started
 
@@ -102,6 +107,12 @@ def test_a_number_that_is_not_finite_changes_no_byte(nursery: Nursery, tmp_path:
 def test_weights_that_are_not_finite_end_no_command_with_0(nursery: Nursery, tmp_path: Path) -> None:
     found = weight_campaign(nursery, tmp_path, tensors=("blocks.0.attention.qkv.weight",), values=("nan",))
     assert found.trials >= 25 and found.failures == []
+
+
+def test_nonsense_is_refused_by_its_name_or_does_what_it_says(nursery: Nursery, tmp_path: Path) -> None:
+    found = nonsense_campaign(nursery, tmp_path, part=0.013, seed=1)
+    assert found.keys >= 126 and found.options >= 50 and found.trials >= 50
+    assert found.failures == []
 
 
 def test_hostile_files_run_nothing_and_take_no_memory(nursery: Nursery, tmp_path: Path) -> None:

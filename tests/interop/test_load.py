@@ -78,7 +78,11 @@ def test_a_run_whose_ranks_saved_a_part_each_computes_what_the_trained_model_did
 
 @pytest.mark.parametrize(
     ("checkpoint", "kind", "words"),
-    [("25", CheckpointError, "it has steps 10, 20, 30"), ("newest", UsageError, "choose best, last or a step")],
+    [
+        ("25", CheckpointError, "it has steps 10, 20, 30"),
+        ("9" * 5000, CheckpointError, "has no checkpoint"),
+        ("newest", UsageError, "choose best, last or a step"),
+    ],
 )
 def test_a_checkpoint_that_is_not_there_is_refused(run, checkpoint, kind, words):
     with pytest.raises(kind, match=words):

@@ -18,9 +18,10 @@ from gptcli.checkpoint.report import verify_files
 from gptcli.checkpoint.run import RunDirectory
 from gptcli.cli.app import app
 from gptcli.config import read_toml
-from gptcli.errors import CheckpointError, GptcliError
+from gptcli.errors import CheckpointError, GptcliError, TokenizerError
 from gptcli.interop.load import load_model
 from gptcli.manifest import MANIFEST_NAME, read_manifest
+from gptcli.tokenizer.tokenizer import Tokenizer
 from gptcli.train.request import TrainRequest
 from gptcli.train.run import train
 
@@ -192,6 +193,26 @@ def test_a_kept_validation_part_is_a_whole_copy(folder: Path, tmp_path: Path) ->
     with pytest.raises(GptcliError, match="damaged"):
         train(TrainRequest((corpus,), (), SETTINGS, out=tmp_path / "two", cache_dir=cache))
     assert read_toml(RunDirectory(tmp_path / "one").config_path).values["train"]["max_steps"] == 6
+
+
+def test_a_tokenizer_that_reads_back_as_another_one_is_refused_before_the_training(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = Tokenizer.save
+
+    def save_another(tokenizer: Tokenizer, directory: Path) -> None:
+        save(tokenizer, directory)
+        path = directory / "tokenizer.json"
+        spec = json.loads(path.read_text())
+        one, other = list(spec["model"]["vocab"])[2:4]
+        vocab = spec["model"]["vocab"]
+        vocab[one], vocab[other] = vocab[other], vocab[one]
+        path.write_text(json.dumps(spec))
+
+    monkeypatch.setattr(Tokenizer, "save", save_another)
+    with pytest.raises(TokenizerError, match="is another one when it is read again"):
+        train(TrainRequest((str(folder / "my book.txt"),), (), SETTINGS, out=tmp_path / "run", cache_dir=tmp_path))
+    assert not RunDirectory(tmp_path / "run").checkpoints()
 
 
 def test_verifying_needs_no_torch(run: Path) -> None:

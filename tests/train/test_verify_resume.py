@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gptcli.errors import CheckpointError, GptcliError
+from gptcli.errors import CheckpointError, GptcliError, UsageError
 from gptcli.train.verify_resume import Trial, first_difference, verify_resume
 
 SETTINGS = (
@@ -50,6 +50,11 @@ def test_a_line_too_many_is_noticed(corpus: Path, tmp_path: Path) -> None:
     with (broken / "metrics.jsonl").open("a") as file:
         file.write('{"step": 3}\n')
     assert first_difference(whole, broken) == "4 lines instead of 3 in metrics.jsonl"
+
+
+def test_a_corpus_must_be_named() -> None:
+    with pytest.raises(UsageError, match="no corpus to train on; name one: gptcli verify-resume book"):
+        verify_resume(Trial((), (), (), steps=3, kills=1))
 
 
 def test_a_training_that_fails_says_why(tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ def choose_checkpoint(run: RunDirectory, checkpoint: str) -> CheckpointInfo:
         raise UsageError(f"checkpoint {checkpoint!r} is unknown", "choose best, last or a step")
     found = run.checkpoints()
     if checkpoint.isdecimal():
-        chosen = next((info for info in found if info.step == int(checkpoint)), None)
+        chosen = next((info for info in found if str(info.step) == checkpoint.lstrip("0")), None)
         steps = ", ".join(str(info.step) for info in found)
         if chosen is None and found:
             raise CheckpointError(f"{run.path} has no checkpoint of step {checkpoint}", f"it has steps {steps}")

@@ -16,7 +16,7 @@ from gptcli.console import say
 from gptcli.data.cache import Share
 from gptcli.data.shards import TokenShards
 from gptcli.data.sketch import SKETCH
-from gptcli.errors import CheckpointError, OutOfMemoryError, UsageError
+from gptcli.errors import CheckpointError, OutOfMemoryError, TokenizerError, UsageError
 from gptcli.manifest import MANIFEST_NAME, read_manifest, record_new, replacing
 from gptcli.models.gpt import GPT
 from gptcli.nn.device import allow_tf32
@@ -24,6 +24,7 @@ from gptcli.parallel.layout import Layout
 from gptcli.parallel.world import World
 from gptcli.storage import atomic_directory, copy_tree, default_cache_dir, remove_tree, write_atomic
 from gptcli.tokenizer.files import SETTINGS_FILE, TOKENIZER_FILE
+from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 from gptcli.train.config import RunConfig
 from gptcli.train.finish import finish, good_one, validation_yardstick
 from gptcli.train.footprint import rank_memory
@@ -250,9 +251,23 @@ def describe_run(run: RunDirectory, plan: Plan) -> None:
     with replacing(run.path, ("run.toml", "data.json", TOKENIZER_FILE, SETTINGS_FILE, SKETCH, "val")):
         write_atomic(run.config_path, dump_toml(plan.config))
         plan.data.tokenizer.save(run.path)
+        require_read_back(plan.data.tokenizer, run)
         write_atomic(run.path / "data.json", strict_json.dumps(plan.data.report, indent=2) + "\n")
         keep_sketch(plan.data.directory, plan.start, run)
         keep_validation(run, plan)
+
+
+def require_read_back(tokenizer: Tokenizer, run: RunDirectory) -> None:
+    """Open the tokenizer that was saved in the run, as every command will after the training.
+
+    Raises:
+        TokenizerError: it cannot be opened, or is another one.
+    """
+    if load_tokenizer(run.path).fingerprint != tokenizer.fingerprint:
+        raise TokenizerError(
+            f"the tokenizer of {run.path} is another one when it is read again, so nothing was trained",
+            "use another data.tokenizer",
+        )
 
 
 def keep_validation(run: RunDirectory, plan: Plan) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 from gptcli.checkpoint.metrics import MetricsLog
 from gptcli.checkpoint.run import RunDirectory
 from gptcli.console import Progress
-from gptcli.errors import CheckpointError, GptcliError
+from gptcli.errors import CheckpointError, GptcliError, UsageError
 from gptcli.storage import LARGE, read_regular, sha256_file, storage_errors
 from gptcli.train.fingerprints import FINGERPRINTS_NAME
 
@@ -89,8 +89,11 @@ def verify_resume(trial: Trial, out: Path | None = None) -> Comparison:
         out: where the two runs are kept; None: nowhere.
 
     Raises:
+        UsageError: no corpus is named.
         GptcliError: training itself fails; its message is that of the command.
     """
+    if not (trial.corpus or trial.config_files or trial.assignments):
+        raise UsageError("no corpus to train on", "name one: gptcli verify-resume book.txt")
     with kept_or_temporary(out) as folder, Progress("verify-resume", 2 + trial.kills, unit="runs") as progress:
         whole, broken = folder / "whole", folder / "broken"
         run_to_end(trial.command(whole))
