@@ -132,3 +132,19 @@ def test_odd_names_are_one_line(verb: str, name: bytes, tmp_path: Path) -> None:
     )
     assert done.returncode in (2, 3, 4, 5), done.stderr
     assert b"Traceback" not in done.stderr and b"\x1b" not in done.stderr and done.stderr.count(b"\n") <= 4
+
+
+def test_a_working_directory_that_was_removed_is_one_line() -> None:
+    code = "import os, tempfile\nwith tempfile.TemporaryDirectory() as folder: os.chdir(folder)\n" + CODE
+    for arguments in ("config list", "train book.txt"):
+        done = run(arguments, "", code)
+        assert done.returncode == 5 and done.stderr.startswith(
+            "gptcli: the working directory cannot be used: No such file"
+        )
+
+
+def test_a_corpus_whose_name_is_not_utf_8_is_named(tmp_path: Path) -> None:
+    name = os.path.join(os.fsencode(tmp_path), b"caf\xe9.txt")
+    command = [sys.executable, "-P", "-m", "gptcli", "train", name, "--dry-run"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and "caf\\udce9.txt' has bytes that are not UTF-8; rename the file" in done.stderr

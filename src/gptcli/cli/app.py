@@ -79,10 +79,11 @@ def main() -> None:
     from gptcli.interruptible import exit_process
     from gptcli.runtime import prepare
 
-    prepare()
     prepare_streams()
     protect_terminal()
     try:
+        require_working_directory()
+        prepare()
         app()
         code = 0
     except SystemExit as stop:
@@ -93,6 +94,18 @@ def main() -> None:
     if unwritten is not None and code == 0:
         code = report(unwritten)
     exit_process(code)
+
+
+def require_working_directory() -> None:
+    """Raises StorageError: it was removed, and with it what relative paths mean; libraries fail in odd ways there."""
+    from gptcli.errors import StorageError
+
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise StorageError(
+            f"the working directory cannot be used: {error.strerror}", "change to another one"
+        ) from error
 
 
 def report(error: BaseException) -> int:

@@ -42,7 +42,8 @@ def as_gptcli_error(error: BaseException) -> GptcliError | None:
             return StorageError(first_line(error))
         case UnicodeEncodeError(object=str() as text, start=start, encoding=encoding):
             if SURROGATES[0] <= text[start] <= SURROGATES[1]:
-                return UsageError(f"{text[:200]!r} has bytes that are not UTF-8", "write it in UTF-8")
+                around = text[max(0, start - 40) : start + 40]
+                return UsageError(f"{around!r} has bytes that are not UTF-8", "write it in UTF-8")
             return UsageError(f"{text[start]!r} cannot be written in {encoding}", "set PYTHONUTF8=1")
         case _ if is_panic(error):
             return DataError(f"a library failed on what it was given: {first_line(error)}")

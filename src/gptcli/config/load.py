@@ -202,6 +202,8 @@ def explain(kind: type[Config], raw: RawConfig, error: pydantic.ValidationError)
         message = str(first["ctx"]["error"])
         return ConfigError(f"{where}{key}: {message}" if key else f"{where}{message}")
     given = first["input"]
+    if first["type"] == "string_unicode":
+        return ConfigError(f"{where}{key}: {shortened(repr(given))} has bytes that are not UTF-8", "rename the file")
     shown = "" if isinstance(given, Mapping) else f", not {shortened(repr(given))}"
     return ConfigError(f"{where}{key}: {lower_first(first['msg'])}{shown}")
 
