@@ -5,6 +5,7 @@ from __future__ import annotations
 import gettext
 import itertools
 import json
+import pickle
 import random
 import subprocess
 import sys
@@ -106,6 +107,10 @@ def test_words_have_the_ids_of_the_library_in_varied_text(words: Tokenizer, vari
     assert_same_ids(words, varied)
     assert words.encoder.fast is not None
     assert_same_ids(words, ["<|endoftext|> said<|endoftext|>", ""])
+    sent = pickle.loads(pickle.dumps(words))  # as the first rank sends it to the others
+    assert sent.encoder.fast is None and sent.fingerprint == words.fingerprint
+    assert_same_ids(sent, varied[:3])
+    assert sent.encoder.fast is not None
 
 
 @pytest.mark.parametrize("step", [211, pytest.param(29, marks=pytest.mark.slow)])

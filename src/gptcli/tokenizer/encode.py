@@ -176,6 +176,10 @@ class WordEncoder:
         ids = call_interruptibly(encode) if len(data) > UNINTERRUPTED_CHARACTERS else encode()
         return ids.copy()  # its own array keeps room for far more ids than it holds
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process gets, as a rank that did not prepare the data: it loads gigatoken by itself."""
+        return {**self.__dict__, "fast": None, "remembered": 0}
+
     def forget(self) -> None:
         if self.fast is not None:
             self.fast, self.remembered = load_gigatoken(self.plain.backend), 0
