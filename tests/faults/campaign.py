@@ -186,7 +186,7 @@ def races(folder: Path, part: float, seed: int) -> list[Row]:
 
 def links(folder: Path, part: float, seed: int) -> list[Row]:
     with nursery_in(folder) as (nursery, work):
-        found = link_campaign(nursery, work, part_of(110, part), part_of(60, part), seed)
+        found = link_campaign(nursery, work, part_of(130, part), part_of(80, part), seed)
     said = f"{len(found.failures)} failures: nothing outside changed; {found.refused} commands named the link"
     return [Row("a link or a second name at a name of a run or a cache", found.trials, said, found.failures)]
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import platform
 import secrets
 import time
 from collections.abc import Iterator
@@ -82,7 +81,7 @@ def owner_with_pid(pid: int) -> Owner:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         namespace = os.readlink("/proc/self/ns/pid")
     except OSError:  # no Linux
-        boot, namespace = platform.node(), ""
+        boot, namespace = os.uname().nodename, ""
     return Owner(pid, process_status("self")[1], short_hash(boot), short_hash(namespace))
 
 

@@ -13,7 +13,7 @@ from gptcli import strict_json
 from gptcli.console import say
 from gptcli.data.batches import Batch
 from gptcli.errors import StorageError
-from gptcli.storage import write_atomic
+from gptcli.storage import make_directory, write_atomic
 from gptcli.tokenizer.tokenizer import Tokenizer
 from gptcli.train.step import StepResult
 
@@ -43,6 +43,7 @@ def keep_bad_step(run: Path, step: int, result: StepResult, batches: list[Batch]
         "texts": texts_of(batches, tokenizer),
     }
     try:
+        make_directory(path.parent)
         write_atomic(path, strict_json.dumps(record, indent=2, ensure_ascii=False) + "\n")
         say(f"its text is in {path}")
     except StorageError as error:
