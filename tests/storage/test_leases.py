@@ -10,8 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from gptcli.storage import TEMPORARY_MARK, clean_temporaries, leases, temporary_name
-from gptcli.storage.leases import UNKNOWN_SECONDS, Owner, current_owner
+from gptcli.storage import (
+    TEMPORARY_MARK,
+    atomic_directory,
+    atomic_file,
+    clean_temporaries,
+    held_directory,
+    leases,
+    temporary_name,
+)
+from gptcli.storage.leases import UNKNOWN_SECONDS, Owner, current_owner, is_let_go
 
 GONE = 2**22 + 1
 """Above the largest process number of Linux."""
@@ -129,3 +137,21 @@ def test_a_process_of_another_pid_namespace_is_not_taken_for_dead(tmp_path: Path
     assert clean_temporaries(tmp_path) == []  # its owner may live, as far as can be told from here
     (left,) = clean_temporaries(tmp_path, "entry", excluded="this machine")
     assert left != mine and mine.exists()
+
+
+def test_the_lock_of_a_directory_shows_across_pid_namespaces_whether_its_owner_lives(tmp_path: Path) -> None:
+    path = tmp_path / f"entry{TEMPORARY_MARK}{LABELS['a process of another container']}-00"
+    with held_directory(path):
+        os.utime(path, (time.time() - 120,) * 2)
+        assert clean_temporaries(tmp_path) == [] and path.exists()
+    os.utime(path)  # it was made just now, and may be locked in a moment
+    assert clean_temporaries(tmp_path) == []
+    os.utime(path, (time.time() - 120,) * 2)
+    assert clean_temporaries(tmp_path) == [path]
+
+
+def test_the_directories_of_writers_are_locked(tmp_path: Path) -> None:
+    with atomic_directory(tmp_path / "made") as folder, atomic_file(tmp_path / "file") as file:
+        for path in (folder, file.parent):
+            os.utime(path, (time.time() - 120,) * 2)
+            assert not is_let_go(path)

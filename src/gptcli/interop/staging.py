@@ -20,6 +20,7 @@ from gptcli.storage import (
     atomic_directory,
     atomic_file,
     clean_temporaries,
+    held_directory,
     leftovers,
     publish,
     read_regular,
@@ -79,12 +80,12 @@ def inside(directory: Path, last: str) -> Iterator[Path]:
     folder = temporary_name(directory / INSIDE)
     with storage_errors(directory):
         try:
-            folder.mkdir()
-            yield folder
-            set_modes(folder)
-            names = sorted((path.name for path in folder.iterdir()), key=lambda name: (name == last, name))
-            write_atomic(folder / MOVING, strict_json.dumps(names))
-            move(folder, directory)
+            with held_directory(folder):
+                yield folder
+                set_modes(folder)
+                names = sorted((path.name for path in folder.iterdir()), key=lambda name: (name == last, name))
+                write_atomic(folder / MOVING, strict_json.dumps(names))
+                move(folder, directory)
         finally:
             remove_tree(folder)
 

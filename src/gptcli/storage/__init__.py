@@ -23,7 +23,14 @@ from gptcli.storage.atomic import (
 )
 from gptcli.storage.cache_dir import default_cache_dir
 from gptcli.storage.failures import NO_ROOM, expanded, storage_error, storage_errors
-from gptcli.storage.leases import TEMPORARY_MARK, clean_temporaries, leftovers, process_is_alive, temporary_name
+from gptcli.storage.leases import (
+    TEMPORARY_MARK,
+    clean_temporaries,
+    held_directory,
+    leftovers,
+    process_is_alive,
+    temporary_name,
+)
 from gptcli.storage.own import (
     allocate,
     copy_file,
@@ -67,6 +74,7 @@ __all__ = [
     "default_cache_dir",
     "expanded",
     "fsync_path",
+    "held_directory",
     "leftovers",
     "make_directory",
     "open_own",

@@ -14,7 +14,7 @@ from typing import BinaryIO, cast
 
 from gptcli.errors import StorageError
 from gptcli.storage.failures import storage_error, storage_errors
-from gptcli.storage.leases import temporary_name
+from gptcli.storage.leases import held_directory, temporary_name
 from gptcli.storage.own import create_file, open_own, require_own
 from gptcli.storage.reading import open_regular
 
@@ -96,11 +96,11 @@ def atomic_file(path: Path) -> Iterator[Path]:
         require_own(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            scratch.mkdir()
-            create_file(temporary).close()
-            yield temporary
-            set_modes(scratch)
-            publish(temporary, path)
+            with held_directory(scratch):
+                create_file(temporary).close()
+                yield temporary
+                set_modes(scratch)
+                publish(temporary, path)
         except OSError as error:
             raise in_place_of(scratch, path, error) from error
         finally:
@@ -122,17 +122,17 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         require_own(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            temporary.mkdir()
-            yield temporary
-            set_modes(temporary)
-            if path.exists():
-                flush_tree(temporary)
-                replaced = temporary_name(path)
-                path.rename(replaced)
-                publish(temporary, path)
-                shutil.rmtree(replaced, ignore_errors=True)
-            else:
-                publish(temporary, path)
+            with held_directory(temporary):
+                yield temporary
+                set_modes(temporary)
+                if path.exists():
+                    flush_tree(temporary)
+                    replaced = temporary_name(path)
+                    path.rename(replaced)
+                    publish(temporary, path)
+                    shutil.rmtree(replaced, ignore_errors=True)
+                else:
+                    publish(temporary, path)
         except OSError as error:
             raise in_place_of(temporary, path, error) from error
         except StorageError as error:

@@ -4,17 +4,20 @@ not, also where a directory is shared by containers or machines.
     NAME.tmp-PID-START-MACHINE-RANDOM
 
 START is when the process began, in clock ticks since the system was started, and MACHINE two hashes: of the boot id of
-the kernel, and of the process's pid namespace. Only a process of the same two can be looked up by its number.
+the kernel, and of the process's pid namespace. Only a process of the same two can be looked up by its number. A
+temporary directory is also locked while its owner lives, which every process under the same kernel can see.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import secrets
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -25,6 +28,8 @@ TEMPORARY_MARK = ".tmp-"
 """Part of every temporary name."""
 UNKNOWN_SECONDS = 7 * 24 * 3600.0
 """How long nothing must have changed in a temporary, of whose owner nothing can be known, until it is removed."""
+FRESH_SECONDS = 60.0
+"""A directory that was made so recently may not be locked yet."""
 HASH_DIGITS = 8
 
 Excluded = Literal["nobody", "this machine", "everyone"]
@@ -122,12 +127,42 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f"{path.name}{TEMPORARY_MARK}{current_owner().label()}-{secrets.token_hex(4)}")
 
 
+@contextmanager
+def held_directory(path: Path) -> Iterator[None]:
+    """Make a temporary directory and lock it for the block."""
+    path.mkdir()
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with contextlib.suppress(OSError):  # not every file system has locks
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def is_let_go(path: Path) -> bool:
+    """Whether the owner of a temporary directory, a process under the same kernel, holds its lock no more."""
+    try:
+        if time.time() - path.lstat().st_mtime < FRESH_SECONDS:
+            return False
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:  # a file, which is not locked
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
 def clean_temporaries(directory: Path, name: str | None = None, *, excluded: Excluded = "nobody") -> list[Path]:
     """Remove what processes that no longer run left half-written in `directory`; returns what was removed.
 
-    A temporary whose owner may live is left alone: that of a process that runs, and that of another machine, another
-    pid namespace, an earlier boot or an earlier version, unless nothing in it has changed for a week. What cannot be
-    removed, such as another user's, stays.
+    A temporary whose owner may live is left alone: that of a process that runs, and that of another machine, an earlier
+    boot or an earlier version, or a locked one of another pid namespace, unless nothing in it has changed for a week.
+    What cannot be removed, such as another user's, stays.
 
     Args:
         name: only temporaries for a file or directory of that name.
@@ -153,7 +188,8 @@ def is_left_over(path: Path, excluded: Excluded) -> bool:
     owner = Owner.of_name(path.name)
     if owner is not None and owner.is_in_sight():
         return not owner.is_alive()
-    if excluded == "everyone" or (excluded == "this machine" and owner is not None and owner.is_of_this_boot()):
+    is_of_this_boot = owner is not None and owner.is_of_this_boot()
+    if excluded == "everyone" or (is_of_this_boot and (excluded == "this machine" or is_let_go(path))):
         return True
     return time.time() - last_change(path) > UNKNOWN_SECONDS
 
