@@ -29,3 +29,11 @@ def test_everything_else_is_written_as_by_the_standard_library() -> None:
         value, sort_keys=True, separators=(",", ":")
     )
     assert strict_json.dumps(value, indent=2, ensure_ascii=False) == json.dumps(value, indent=2, ensure_ascii=False)
+
+
+@pytest.mark.parametrize(
+    "text", [b"[" * 10**6, '{"a":' * 10**6, b"\xff", b"", "9" * 10**6], ids=lambda text: repr(text[:8])
+)
+def test_what_cannot_be_read_is_a_value_error(text: bytes | str) -> None:
+    with pytest.raises(ValueError):
+        strict_json.parse(text)

@@ -9,7 +9,6 @@ damaged. For a log, which grows, the beginning is listed. Checkpoints have manif
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -101,7 +100,7 @@ def sealed(fields: Mapping[str, Any]) -> str:
 def unsealed(text: bytes) -> dict[str, Any] | None:
     """The table that `sealed` gave this text; None where any byte is another."""
     try:
-        fields = json.loads(text)
+        fields = strict_json.parse(text)
         del fields["sha256"]
         return fields if sealed(fields).encode() == text else None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
@@ -123,7 +122,7 @@ def read_manifest(directory: Path) -> Manifest:
         except UnsuitableFileError:
             text = b""  # which is damaged
     try:
-        fields = json.loads(text)
+        fields = strict_json.parse(text)
         if fields["format"] == FORMAT and fields["version"] > VERSION:
             raise CheckpointError(f"{path} was written by a newer gptcli", "update gptcli to read it")
         listed = [{name: Entry(**entry) for name, entry in fields[kind].items()} for kind in ("files", "logs")]

@@ -1,4 +1,4 @@
-"""JSON that every reader accepts: the only place of this package where JSON is written.
+"""JSON that every reader accepts: the only place of this package where JSON is written and read.
 
 JSON has no numbers that are not finite. `dumps` writes them as the strings "NaN", "Infinity" and "-Infinity", and
 `loads` makes them numbers again. A figure that does not exist is None, with its reason beside it, and is not given to
@@ -46,8 +46,17 @@ def loads(text: str | bytes) -> Any:
     Raises:
         ValueError: the text is not JSON, or nested deeper than any file of ours.
     """
+    return with_non_finite(parse(text))
+
+
+def parse(text: str | bytes) -> Any:
+    """What a JSON text of anybody holds, its strings as they are.
+
+    Raises:
+        ValueError: the text is not JSON, or nested too deeply to be read.
+    """
     try:
-        return with_non_finite(json.loads(text))
+        return json.loads(text)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
 

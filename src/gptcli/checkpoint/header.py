@@ -6,10 +6,10 @@ The format: 8 bytes of little-endian header length, a JSON header (name -> dtype
 
 from __future__ import annotations
 
-import json
 import struct
 from pathlib import Path
 
+from gptcli import strict_json
 from gptcli.errors import CheckpointError
 from gptcli.storage import open_regular
 
@@ -31,7 +31,7 @@ def require_sane_header(path: Path) -> None:
             raise CheckpointError(f"{path} is damaged or hostile: its header claims {length:,} bytes")
         text = file.read(length)
     try:
-        entries = {name: entry for name, entry in json.loads(text).items() if name != "__metadata__"}
+        entries = {name: entry for name, entry in strict_json.parse(text).items() if name != "__metadata__"}
         if len(entries) > MAX_TENSORS:
             raise ValueError(f"{len(entries):,} tensors")
         spans = sorted(tuple(entry["data_offsets"]) for entry in entries.values())

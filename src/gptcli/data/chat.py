@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import json
 import selectors
 import signal
 from pathlib import Path
@@ -119,7 +118,7 @@ class ChatRenderer:
         failed = f"{place} cannot be {done}"
         if not answer:
             raise DataError(f"{failed}: {self.end()}", REMEDY)
-        reply = json.loads(answer)
+        reply = strict_json.parse(answer)
         if NO_DATE in reply.get("error", ""):
             today = datetime.date.today().isoformat()
             raise DataError(

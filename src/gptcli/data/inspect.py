@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,10 @@ from gptcli.data.config import DataSettings
 from gptcli.data.crew import Means, stop_by_signal
 from gptcli.data.lost_text import lost_text_warnings
 from gptcli.data.mix import prepare_mix, scan_mix
-from gptcli.data.overlap import OVERLAP, overlap_warning, overlap_words, read_overlap
+from gptcli.data.overlap import OVERLAP, overlap_warning, overlap_words, read_overlap, recorded_overlap
 from gptcli.data.prepare import prepare_data, sample_words, scan_corpus
 from gptcli.data.shards import INDEX, TokenShards
 from gptcli.manifest import MANIFEST_NAME, require_unchanged
-from gptcli.storage import read_regular
 from gptcli.tokenizer.files import SETTINGS_FILE, TOKENIZER_FILE
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
@@ -122,12 +120,11 @@ def find_tokenizer(directory: Path) -> Tokenizer | None:
 
 def find_overlap(directory: Path) -> dict[str, Any] | None:
     """The overlap of a validation split with its training split, as the cache or the run directory keeps it."""
-    report = directory.parent / "data.json"
     if directory.name != "val":
         return None
     if (directory.parent / OVERLAP).is_file():
         return read_overlap(directory.parent)[0]
-    return json.loads(read_regular(report).decode()).get("ngram_overlap") if report.is_file() else None
+    return recorded_overlap(directory.parent / "data.json")
 
 
 def sample_windows(shards: TokenShards, tokenizer: Tokenizer, count: int) -> list[dict[str, Any]]:

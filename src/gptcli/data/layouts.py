@@ -6,11 +6,11 @@ another, as in DIRECTORY@test. Knows which files to read, not how.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from gptcli import strict_json
 from gptcli.console import say
 from gptcli.data.file_formats import has_row_ending
 from gptcli.errors import DataError
@@ -69,7 +69,7 @@ def listed(path: Path, key: str) -> list[Any]:
     with storage_errors(path, "read"):
         content = read_regular(path, LARGE)
     try:
-        found = json.loads(content)[key]
+        found = strict_json.parse(content)[key]
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is damaged: {error!r}", "save the data set again") from error
     if not isinstance(found, list):

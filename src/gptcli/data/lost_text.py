@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ def read_lost_text(folders: Sequence[Path], tokenizer: Tokenizer) -> dict[str, A
     for folder in folders:
         path = folder / LOST_TEXT
         if path.is_file():
-            kept = json.loads(read_regular(path).decode())
+            kept = strict_json.parse(read_regular(path).decode())
             parts = {name: part + LostText.of_json(kept[name]) for name, part in parts.items()}
         elif not tokenizer.loses_nothing:
             raise DataError(f"{path} is missing", REMEDY)

@@ -6,7 +6,6 @@ What one of them is validated on, no other is trained on. Knows no batches.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -305,7 +304,7 @@ def mixed_tokenizer(
                 build_tokenizer(kind, partial(chained, sources)).save(folder)
                 whole = {name: sum(sample[name] for sample in samples) for name in samples[0]}
                 write_file(folder / SAMPLE, strict_json.dumps(whole))
-        return load_tokenizer(entry), json.loads(read_regular(entry / SAMPLE).decode())
+        return load_tokenizer(entry), strict_json.parse(read_regular(entry / SAMPLE).decode())
 
 
 def chained(sources: Sequence[Callable[[], Iterator[str]]]) -> Iterator[str]:

@@ -9,7 +9,6 @@ most training tokens cost one multiplication and a comparison. Only tokens are r
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -143,8 +142,17 @@ def write_overlap(folder: Path, vals: Sequence[TokenShards], trains: Sequence[To
 
 def read_overlap(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The overlap that `write_overlap` kept: of all validation splits together, and of each, as JSON can write it."""
-    kept = json.loads(read_regular(folder / OVERLAP).decode())
+    kept = strict_json.parse(read_regular(folder / OVERLAP).decode())
     return kept["total"], kept["each"]
+
+
+def recorded_overlap(report: Path) -> dict[str, Any] | None:
+    """The overlap that a run's data.json records; None if there is no such file, or it does not say."""
+    try:
+        overlap = strict_json.parse(read_regular(report))["ngram_overlap"]
+        return overlap if {"share", "sampled", "found", "ngram_tokens"} <= overlap.keys() else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def overlap_words(overlap: Mapping[str, Any]) -> str:

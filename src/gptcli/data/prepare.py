@@ -6,7 +6,6 @@ name the corpus then lies. Knows no sequence and no model.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,7 +129,7 @@ def open_prepared(directory: Path) -> PreparedData:
     if not path.is_file():
         raise DataError(f"{directory} holds no prepared data ({path.name} is missing)", "check the path")
     require_whole(directory)
-    report = json.loads(read_regular(path).decode())
+    report = strict_json.parse(read_regular(path).decode())
     return assemble(directory, load_tokenizer(directory / "tokenizer"), report, from_cache=True)
 
 
@@ -188,7 +187,7 @@ def prepare_tokenizer(
                     say(f"learning {config.name} from {sample_words(sample)}")
                     write_file(folder / SAMPLE, strict_json.dumps(sample))
                 build_tokenizer(config, texts).save(folder)
-        sample = json.loads(read_regular(entry / SAMPLE).decode()) if is_sampled else None
+        sample = strict_json.parse(read_regular(entry / SAMPLE).decode()) if is_sampled else None
         return load_tokenizer(entry), sample
 
 

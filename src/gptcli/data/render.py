@@ -9,7 +9,6 @@ from the messages.
 from __future__ import annotations
 
 import datetime
-import json
 import random
 import re
 import sys
@@ -31,7 +30,7 @@ OBJECT = re.compile(r"<[^<>]* at 0x[0-9a-f]+>")
 
 def main(arguments: list[str]) -> None:
     answer({"text": ""})
-    first = json.loads(sys.stdin.readline())
+    first = strict_json.parse(sys.stdin.readline())
     allow_cpu_seconds(first["seconds"])
     try:
         template = environment(first["date"]).from_string(first["template"])
@@ -43,7 +42,7 @@ def main(arguments: list[str]) -> None:
         allow_cpu_seconds(first["seconds"])
         random.seed(line)
         try:
-            text = limited(template.generate(**json.loads(line)), first["longest"])
+            text = limited(template.generate(**strict_json.parse(line)), first["longest"])
             refuse_objects(text, line)
             answer({"text": text})
         except Exception as error:  # a template can raise whatever Python does

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -195,7 +194,7 @@ def forgotten_if_changed(*scans: CorpusScan) -> Iterator[None]:
 
 def is_current(entry: Path, files: list[ScannedFile]) -> bool:
     """Whether the cache holds a whole scan that came long enough after the files' last change to have seen it."""
-    return is_whole(entry) and is_settled(files, json.loads(read_regular(entry / SCAN, OWN))["looked_ns"])
+    return is_whole(entry) and is_settled(files, strict_json.parse(read_regular(entry / SCAN, OWN))["looked_ns"])
 
 
 def divide(
@@ -343,12 +342,12 @@ def open_scan(entry: Path, config: DataConfig, passed_over: tuple[LeftOut, ...])
         DataError: a file of it is damaged.
     """
     require_whole(entry)
-    values = json.loads(read_regular(entry / SCAN, OWN).decode())
+    values = strict_json.parse(read_regular(entry / SCAN, OWN).decode())
     values["files"] = tuple(ScannedFile(*file) for file in values["files"])
     values["refused"] = tuple(LeftOut(*one) for one in values["refused"])
     values["train"], values["val"] = SplitStatistics(**values["train"]), SplitStatistics(**values["val"])
     if (entry / SECTIONS).is_file():
-        sections = [Section(*section) for section in json.loads(read_regular(entry / SECTIONS, OWN).decode())]
+        sections = [Section(*section) for section in strict_json.parse(read_regular(entry / SECTIONS, OWN).decode())]
     else:
         sections = [Section(number, documents=file.documents) for number, file in enumerate(values["files"])]
     records = np.memmap(entry / DOCUMENTS, dtype=RECORD, mode="r")

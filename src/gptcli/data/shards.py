@@ -13,7 +13,6 @@ length and no order of training.
 from __future__ import annotations
 
 import hashlib
-import json
 import mmap
 import os
 from bisect import bisect_right
@@ -272,7 +271,7 @@ class TokenShards:
             raise DataError(f"{directory} holds no token shards ({INDEX} is missing)", "check the path")
         try:
             with storage_errors(path, "read"):
-                index = json.loads(read_regular(path, LARGE))
+                index = strict_json.parse(read_regular(path, LARGE))
             if index["format"] not in FORMATS:
                 known = " or ".join(map(str, FORMATS))
                 raise DataError(f"{directory} is of format {index['format']}, and {known} can be read", REMEDY)

@@ -11,7 +11,6 @@ of processes; and the sketches of two texts can be joined. It does not depend on
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,7 +163,7 @@ class TextSketch:
     def checked(cls, directory: Path, index: bytes, content: bytes) -> TextSketch:
         """The sketch of these two files, once every byte is verified."""
         try:
-            values: dict[str, Any] = json.loads(index)
+            values: dict[str, Any] = strict_json.parse(index)
             digest = values.pop("sha256")
             if digest == digest_of(values, content) and values["format"] == FORMAT:
                 return cls(np.frombuffer(content, HASH).astype(np.uint64), int(values["limit"]))

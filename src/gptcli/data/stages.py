@@ -8,7 +8,6 @@ Knows no order of parts.
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -92,7 +91,7 @@ def keep(folder: Path, make: Callable[[Path], dict[str, Any]]) -> dict[str, Any]
     if not is_whole(folder):
         with new_entry(folder) as temporary:
             write_file(temporary / RESULT, strict_json.dumps(make(temporary)))
-    return json.loads(read_regular(folder / RESULT, OWN))
+    return strict_json.parse(read_regular(folder / RESULT, OWN))
 
 
 def note(job: Job) -> dict[str, Any]:
@@ -187,7 +186,7 @@ def drawn_texts(job: Job) -> Iterator[str]:
     """The texts that `draw` has left."""
     with io.TextIOWrapper(open_regular(job.folder / TEXTS), encoding="utf-8") as file:
         for line in file:
-            yield json.loads(line)
+            yield strict_json.parse(line)
 
 
 def encode(task: tuple[Job, Path, int, int]) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -115,7 +114,7 @@ def scan_tokens(sources: Sequence[str], config: DataConfig, cache_dir: Path) -> 
 
 def open_token_scan(entry: Path, config: DataConfig, from_cache: bool) -> TokenScan:
     """What was found of token files, in a directory of the cache that is verified."""
-    values: dict[str, Any] = json.loads(read_regular(entry / "scan.json", OWN).decode())
+    values: dict[str, Any] = strict_json.parse(read_regular(entry / "scan.json", OWN).decode())
     values["files"] = tuple(ScannedFile(*file) for file in values["files"])
     values["refused"] = ()
     values["train"], values["val"] = SplitStatistics(**values["train"]), SplitStatistics(**values["val"])

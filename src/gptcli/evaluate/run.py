@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gptcli import strict_json
 from gptcli.checkpoint.run import RunDirectory
 from gptcli.config import RawConfig, read_toml
 from gptcli.console import Progress, say
@@ -143,7 +143,7 @@ def evaluate(request: EvalRequest) -> tuple[Evaluation, str]:
 def recorded_loss(run: RunDirectory) -> LostText | None:
     """The validation text that the tokenizer lost, as data.json records it; None if it does not."""
     try:
-        report = json.loads(read_regular(run.path / "data.json"))
+        report = strict_json.parse(read_regular(run.path / "data.json"))
         return lost_text_of(report, "val") if "lost_text" in report else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

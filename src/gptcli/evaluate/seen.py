@@ -6,17 +6,15 @@ A text that was trained on is scored far better than a new one, which says nothi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from gptcli.checkpoint.run import RunDirectory
 from gptcli.data.corpus import Document
-from gptcli.data.overlap import WARN_SHARE, percent
+from gptcli.data.overlap import WARN_SHARE, percent, recorded_overlap
 from gptcli.data.sketch import NOTHING_KNOWN, SKETCH, WINDOW_BYTES, TextSketch
 from gptcli.manifest import require_unchanged
-from gptcli.storage import read_regular
 
 FEWEST = 16
 """Passages below which no share is reported, since the estimate is too uncertain."""
@@ -106,8 +104,7 @@ class SeenCounter:
 
 def seen_of_validation(run: RunDirectory | None) -> Seen:
     """The overlap of the run's own validation split with its training split, from `data.json`."""
-    path = run.path / "data.json" if run else None
-    overlap = json.loads(read_regular(path).decode()).get("ngram_overlap") if path and path.is_file() else None
+    overlap = recorded_overlap(run.path / "data.json") if run else None
     if not overlap or overlap["share"] is None:
         return Seen(reason="data.json of the run does not say")
     return Seen(overlap["sampled"], overlap["found"], f"sequences of {overlap['ngram_tokens']} tokens", "")

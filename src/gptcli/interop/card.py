@@ -5,7 +5,6 @@ States nothing that was not recorded: a line whose figure is missing is left out
 
 from __future__ import annotations
 
-import json
 import math
 import tomllib
 from collections.abc import Iterator
@@ -81,7 +80,7 @@ def read_table(path: Path) -> Json:
     """The table in a JSON or TOML file; empty where there is none that can be read."""
     try:
         content = read_regular(path).decode()
-        value = tomllib.loads(content) if path.suffix == ".toml" else json.loads(content)
+        value = tomllib.loads(content) if path.suffix == ".toml" else strict_json.parse(content)
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}

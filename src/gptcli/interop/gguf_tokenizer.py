@@ -17,10 +17,10 @@ What this form cannot hold exactly is refused.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from gptcli import strict_json
 from gptcli.errors import UsageError
 from gptcli.tokenizer.byte_level import CHARACTER_OF_BYTE
 from gptcli.tokenizer.structure import ALTERING, LINE_SPLITS, model_type, splits_lines, writes_bytes
@@ -51,7 +51,7 @@ def gguf_tokenizer(tokenizer: Tokenizer, rows: int) -> GgufTokenizer:
     Raises:
         UsageError: llama.cpp's byte-level BPE would not give the same ids; says why.
     """
-    spec = json.loads(tokenizer.backend.to_str())
+    spec = strict_json.parse(tokenizer.backend.to_str())
     require_plain(spec)
     words = word_of_id(tokenizer, spec)
     if tokenizer.is_byte_level:

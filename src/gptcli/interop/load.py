@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import torch
 
+from gptcli import strict_json
 from gptcli.checkpoint.load import load_checkpoint
 from gptcli.checkpoint.run import CheckpointInfo, RunDirectory
 from gptcli.config import RawConfig, read_toml, validate
@@ -127,7 +127,7 @@ def is_framing_recorded(run: RunDirectory) -> bool:
     """Whether data.json says how documents are framed; so too where there is no such file to go by."""
     require_unchanged(run.path, "data.json")
     try:
-        report = json.loads(read_regular(run.path / "data.json"))
+        report = strict_json.parse(read_regular(run.path / "data.json"))
     except (OSError, ValueError):
         return True
     return not isinstance(report, dict) or "framing" in report
@@ -172,7 +172,7 @@ def choose_checkpoint(run: RunDirectory, checkpoint: str) -> CheckpointInfo:
 def warn_of_lost_best(run: RunDirectory, chosen: CheckpointInfo) -> None:
     """Warn where the best checkpoint of a finished run was removed, and the best of those left is worse."""
     try:
-        summary = json.loads(read_regular(run.path / "summary.json"))
+        summary = strict_json.parse(read_regular(run.path / "summary.json"))
         step, loss = int(summary["best_step"]), float(summary["val_loss"])
     except (OSError, ValueError, KeyError, TypeError):
         return

@@ -7,7 +7,6 @@ inside, and then moved. A move that was killed is finished by the next export.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -92,7 +91,7 @@ def inside(directory: Path, last: str) -> Iterator[Path]:
 
 def move(folder: Path, directory: Path) -> None:
     """Move the files of a directory that is whole; some of them may have been moved already."""
-    for name in json.loads(read_regular(folder / MOVING)):
+    for name in strict_json.parse(read_regular(folder / MOVING)):
         if (folder / name).exists():
             publish(folder / name, directory / name)
 

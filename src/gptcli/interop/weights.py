@@ -5,7 +5,6 @@ Reads no pickle: a `.bin` or `.pt` can run code when it is opened.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from abc import ABC, abstractmethod
@@ -17,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from gptcli import strict_json
 from gptcli.checkpoint.header import require_sane_header
 from gptcli.checkpoint.tensor_files import write_tensors
 from gptcli.errors import CheckpointError
@@ -170,7 +170,7 @@ def read_json(path: Path, most: int = SMALL) -> dict[str, Any]:
     with storage_errors(path, "read"):
         content = read_regular(path, most)
     try:
-        value = json.loads(content)
+        value = strict_json.parse(content)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not JSON: {error}", "fetch the model again") from error
     if not isinstance(value, dict):

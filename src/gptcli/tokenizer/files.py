@@ -5,7 +5,6 @@ Every error is a TokenizerError that names the file. Knows nothing of what the i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,7 +40,7 @@ def read_json(path: Path) -> dict[str, Any]:
     with storage_errors(path, "read"):
         content = read_regular(path, LARGE)
     try:
-        value = json.loads(content)
+        value = strict_json.parse(content)
     except (ValueError, RecursionError) as error:
         raise TokenizerError(f"{path} is not JSON: {error}", WHAT_TO_GIVE) from error
     if not isinstance(value, dict):

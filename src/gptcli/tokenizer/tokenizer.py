@@ -8,7 +8,6 @@ token unless asked: a corpus that quotes "<|endoftext|>" holds thirteen characte
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -75,7 +74,7 @@ class Tokenizer:
 
     def spec(self) -> dict[str, Any]:
         """The content of tokenizer.json."""
-        return json.loads(self.backend.to_str())
+        return strict_json.parse(self.backend.to_str())
 
     @cached_property
     def fingerprint(self) -> str:

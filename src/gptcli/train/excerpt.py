@@ -7,7 +7,6 @@ is longer than a piece (a million characters) becomes several rows, and the last
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -67,7 +66,7 @@ def scan_excerpt(config: DataConfig, corpus_bytes: int | None, cache_dir: Path, 
 
 
 def notices_of(entry: Path) -> dict[str, Any]:
-    return json.loads(read_regular(entry / NOTICES, OWN).decode())
+    return strict_json.parse(read_regular(entry / NOTICES, OWN).decode())
 
 
 def write_excerpt(

@@ -6,7 +6,6 @@ vocabulary is worth its price and becomes part of no tokenizer and no training.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -122,7 +121,7 @@ def bpe_facts(given: BpeTokenizerConfig, corpus_bytes: int, learn: str, test: st
     entries = min(len(learn.encode()), corpus_bytes) // BYTES_PER_ENTRY
     sizes = [size for size in VOCABULARIES if size <= entries] or [VOCABULARIES[0]]
     largest, seconds = timed_tokenizer(given.model_copy(update={"vocab_size": sizes[-1]}), learn)
-    spec = json.loads(largest.backend.to_str())
+    spec = strict_json.parse(largest.backend.to_str())
     found = sorted({min(size, largest.vocab_size) for size in sizes})
     return [
         TokenizerFacts(

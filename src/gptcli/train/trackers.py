@@ -8,7 +8,6 @@ resumed run goes on with the same.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import secrets
@@ -224,7 +223,7 @@ def open_trackers(names: Sequence[str], run: Path, config: Mapping[str, Any], lo
 def read_keys(run: Path) -> dict[str, str]:
     """By tracker the name that it knows the run by; none is known where the file is missing or damaged."""
     try:
-        keys = json.loads(read_regular(run / NAMES_FILE).decode())
+        keys = strict_json.parse(read_regular(run / NAMES_FILE).decode())
     except (OSError, ValueError):
         return {}
     return {name: key for name, key in keys.items() if isinstance(key, str)} if isinstance(keys, dict) else {}

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gptcli import strict_json
 from gptcli.checkpoint.metrics import MetricsLog
 from gptcli.checkpoint.run import RunDirectory
 from gptcli.console import Progress
@@ -158,7 +159,7 @@ def last_step(run: Path) -> int:
     """The newest step that was written down, 0 before the first."""
     with contextlib.suppress(OSError, json.JSONDecodeError, IndexError):
         whole = read_regular(run / FINGERPRINTS_NAME, LARGE).rpartition(b"\n")[0]
-        return json.loads(whole.splitlines()[-1])["step"]
+        return strict_json.parse(whole.splitlines()[-1])["step"]
     return 0
 
 
