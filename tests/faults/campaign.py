@@ -284,9 +284,9 @@ def sizes(folder: Path, part: float, seed: int) -> list[Row]:
 def command_lines(folder: Path, part: float, seed: int) -> list[Row]:
     with nursery_in(folder / "nursery", HOME=str(folder), **OFFLINE) as (nursery, work):
         sandbox = make_sandbox(work / "sandbox", nursery)
-        lines = random_campaign(nursery, sandbox, work, part_of(480, part), seed)
+        lines = random_campaign(nursery, sandbox, work, part_of(400, part), seed)
         streams = stream_campaign(nursery, sandbox, work, part)
-        planted = planted_campaign(nursery, sandbox, work, part_of(28, part))
+        planted = planted_campaign(nursery, sandbox, work, part_of(21, part))
     said = ", ".join(f"{code}: {count}" for code, count in sorted(lines.codes.items()))
     return [
         Row("random command lines: odd names, wrong types, missing values", lines.trials,

@@ -179,7 +179,7 @@ def set_streams(argument: str) -> None:
     if request.get("workers"):  # of which a small corpus would start none
         from gptcli.data.crew import Means
 
-        Means.__init__.__defaults__ = (2, 20_000)
+        Means.__init__.__defaults__ = (2, 1000)
     if request.get("search_here"):
         sys.path.insert(0, "")
         os.environ.pop("PYTHONSAFEPATH", None)  # which the nursery has set for itself
@@ -214,7 +214,7 @@ def wrong_after(
     """What a command did wrong; its code is counted."""
     began = time.monotonic()
     try:
-        code = command.wait(max(LONGEST_SECONDS, most))
+        code = command.wait(max(LONGEST_SECONDS, 5 * most))
     except TimeoutError:
         return [f"{shown(line)} {streams}: it was still running after {LONGEST_SECONDS} s"]
     found.longest_seconds = max(found.longest_seconds, command.cpu_seconds)
