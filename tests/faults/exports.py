@@ -56,18 +56,20 @@ def kill_at_rename(number: str) -> None:
 NEVER = 10**9
 
 
-def export_campaign(nursery: Nursery, folder: Path, trials: int, seed: int = 0) -> Exports:
-    """Kill exports in all formats at a moment by chance, half of them in place of a rename."""
+def export_campaign(
+    nursery: Nursery, folder: Path, trials: int, seed: int = 0, formats: tuple[str, ...] = FORMATS
+) -> Exports:
+    """Kill exports in all these formats at a moment by chance, half of them in place of a rename."""
     counts, chance = Exports(), random.Random(seed)
-    runs = trained(nursery, folder)
+    runs = trained(nursery, folder, formats)
     whole, seconds = {}, {}
-    for to in FORMATS:
+    for to in formats:
         began = time.monotonic()
         command = nursery.run(export(runs[to], to, folder / f"whole-{to}"), folder, hook=hook(NEVER))
         assert command.code == 0, command.said
         whole[to], seconds[to] = content(folder / f"whole-{to}"), time.monotonic() - began
     for number in range(trials):
-        to, place = FORMATS[number % 3], PLACES[number // 3 % 2]
+        to, place = formats[number % len(formats)], PLACES[number // len(formats) % 2]
         # The name is the same in all trials, since the card says it.
         out = folder / f"trial-{number}" / f"whole-{to}"
         old = prepared(out, to, place)
@@ -100,10 +102,12 @@ def hook(number: int) -> str:
     return f"faults.exports:kill_at_rename {number}"
 
 
-def trained(nursery: Nursery, folder: Path) -> dict[str, Path]:
+def trained(nursery: Nursery, folder: Path, formats: tuple[str, ...] = FORMATS) -> dict[str, Path]:
     """By format a run that it can hold."""
     corpus, runs = make_corpus(folder), {}
     for to, slots in {"hf": PLAIN, "nanogpt": NANOGPT}.items():
+        if to not in ("hf", *formats):
+            continue
         runs[to] = folder / f"run-{to}"
         settings = SETTINGS | slots | {"train.max_steps": STEP, "data.tokenizer.name": "byte", "model.dropout": 0.0}
         given = (f"--set={name}={value}" for name, value in settings.items())
