@@ -55,11 +55,16 @@ def test_json_has_the_documented_keys_and_the_measured_figures(evaluation: Evalu
     assert len(found["worst"]) == 2
 
 
-def test_figures_that_are_no_number_are_null_in_json(evaluation: Evaluation) -> None:
-    broken = replace(evaluation, totals=Totals(nats=math.nan, tokens=5, bytes=5, words=2, documents=1))
+def test_perplexities_that_no_number_holds_are_null_in_json_with_the_reason(evaluation: Evaluation) -> None:
+    assert as_json(evaluation, "a model")["perplexity_withheld"] is None
     endless = replace(evaluation, totals=Totals(nats=1e6, tokens=5, bytes=5, words=2, documents=1))
-    assert strictly(json.dumps(as_json(broken, "m")))["loss"] is None
-    assert strictly(json.dumps(as_json(endless, "m")))["perplexity"] is None
+    found = strictly(json.dumps(as_json(endless, "a model")))
+    assert (found["loss"], found["perplexity"], found["word_perplexity"]) == (2e5, None, None)
+    assert found["perplexity_withheld"].startswith("the loss of a token and of a byte and of a word is above 709 nats")
+    long_words = replace(evaluation, totals=Totals(nats=1500, tokens=5, bytes=5, words=2, documents=1))
+    found = strictly(json.dumps(as_json(long_words, "a model")))
+    assert found["perplexity"] == pytest.approx(math.exp(300)) and found["word_perplexity"] is None
+    assert found["perplexity_withheld"].startswith("the loss of a word is above")
 
 
 def test_text_states_what_was_done(evaluation: Evaluation) -> None:

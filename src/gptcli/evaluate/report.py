@@ -13,18 +13,21 @@ from gptcli.figures import Interval, figure, figure_with_interval
 from gptcli.tokenizer.lost_text import LostText
 
 MAX_FILES_SHOWN = 10
+LARGEST_EXPONENT = 709
+"""The largest whole number whose exponential a 64-bit floating-point number holds."""
 
 
 def as_json(evaluation: Evaluation, source: str) -> dict[str, Any]:
     """The object that `gptcli eval --json` prints. `source` says which model was measured.
 
-    JSON has no infinity: a score that is not finite is null.
+    JSON has no infinity: a perplexity that no number holds is None, and `perplexity_withheld` has the reason.
     """
     return {
         "model": source,
         **scores(evaluation.totals, evaluation.uncertainty, evaluation.lost),
         "lost_text": evaluation.lost.as_json(),
         "bits_per_byte_withheld": evaluation.lost.words("this text") if evaluation.lost.is_withheld else None,
+        "perplexity_withheld": overflow_words(evaluation.totals),
         "context": evaluation.context,
         "stride": evaluation.stride,
         "prefix": evaluation.prefix,
@@ -68,6 +71,17 @@ def scores(totals: Totals, uncertainty: Uncertainty | None, lost: LostText) -> d
         "perplexity_interval": found and [finite(exponential(found.low)), finite(exponential(found.high))],
         "resampled": found and found.unit,
     }
+
+
+def overflow_words(totals: Totals) -> str | None:
+    """The reason why a perplexity is not given: a token, a word or a byte has too large a loss; None where all are."""
+    perplexities = {"token": totals.perplexity, "byte": totals.byte_perplexity, "word": totals.word_perplexity}
+    units = [unit for unit, perplexity in perplexities.items() if not math.isfinite(perplexity)]
+    if not units:
+        return None
+    return (
+        f"the loss of a {' and of a '.join(units)} is above {LARGEST_EXPONENT} nats, whose exponential no number holds"
+    )
 
 
 def finite(value: float) -> float | None:
