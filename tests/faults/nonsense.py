@@ -100,6 +100,9 @@ OTHER_WORDS = {
     "val": ("corpus", "validation"),
     "init_from": ("MODEL", "a run, a Hugging Face model directory"),
     "step": ("step",),
+    "embedding_lr": ("diverged",),
+    "head_lr": ("diverged",),
+    "adamw_lr": ("diverged",),
     "--checkpoint": ("checkpoint",),
     "--device": ("device",),
 }

@@ -23,6 +23,12 @@ def test_a_validation_loss_that_is_not_finite_ends_the_training(loss: float) -> 
     require_finite_loss(1e6, 1200, CONFIG)
 
 
+def test_the_largest_learning_rate_is_the_one_to_lower() -> None:
+    optim = CONFIG.optim.model_copy(update={"embedding_lr": 3.0})
+    with pytest.raises(DivergedError, match=r"lower optim.embedding_lr \(now 3\)"):
+        require_finite_loss(math.nan, 1, CONFIG.model_copy(update={"optim": optim}))
+
+
 def test_what_is_not_finite_in_a_checkpoint_is_named_also_in_a_part_of_a_tensor() -> None:
     whole = {"model": {"head": torch.ones(3)}, "optimizer": {"head/exp_avg": torch.zeros(3)}}
     require_finite_state(whole, 1, CONFIG, World())

@@ -22,9 +22,15 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 
+RATES = ("lr", "adamw_lr", "embedding_lr", "head_lr")
+"""The learning rates of a configuration; the largest one is the first to be lowered."""
+
+
 def diverged(found: str, config: RunConfig, also: str = "") -> DivergedError:
     """The error that ends a training; `also` is what may be done beside lowering the learning rate."""
-    lower = f"lower optim.lr (now {config.optim.lr:g}) and start again"
+    rates = {name: getattr(config.optim, name, None) or 0.0 for name in RATES}
+    largest = max(RATES, key=lambda name: rates[name])
+    lower = f"lower optim.{largest} (now {rates[largest]:g}) and start again"
     return DivergedError(f"training diverged: {found}", f"{lower}{also and f', or {also}'}")
 
 
