@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 import sys
 from pathlib import Path
 
@@ -286,6 +288,16 @@ def test_a_file_that_is_there_is_replaced_only_with_force(our_model, tokenizer, 
     assert out.read_text() == "somebody's"
     export(ExportRequest(str(tmp_path / "model"), "gguf", out, force=True))
     assert out.read_bytes()[:4] == b"GGUF"
+
+
+@pytest.mark.parametrize("to", ["hf", "gguf", "onnx", "nanogpt"])
+def test_a_pipe_or_a_device_is_replaced_by_no_export_not_even_with_force(tmp_path, to):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for name in ("pipe", "link"):
+        with pytest.raises(UsageError, match="is a device or a pipe, which no export replaces"):
+            export(ExportRequest(str(tmp_path / "absent"), to, tmp_path / name, force=True))
+    assert stat.S_ISFIFO((tmp_path / "pipe").lstat().st_mode)
 
 
 def test_a_directory_that_holds_something_is_left_alone(run, tmp_path):

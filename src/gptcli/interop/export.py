@@ -124,6 +124,8 @@ def export(request: ExportRequest) -> Exported:
 def require_able(request: ExportRequest) -> None:
     """Refuse what the format or the place has no room for, before anything is read."""
     ability = ABILITIES[request.to]
+    if request.out.exists() and not (request.out.is_dir() or request.out.is_file()):
+        raise UsageError(f"{request.out} is a device or a pipe, which no export replaces", "choose another --out")
     if request.out.is_dir() and not ability.is_directory:
         raise UsageError(f"{request.out} is a directory, and {request.to} is a file", "choose another --out")
     if request.out.is_dir() and (name := foreign_name(request.out)):

@@ -29,13 +29,20 @@ ZEROS = 1 << 20
 
 
 def require_own(path: Path) -> None:
-    """Refuse a path that is a symbolic link.
+    """Refuse a path that is a symbolic link, a pipe, a socket or a device, which a rename would replace as it does a
+    file: a user with the right to do so would lose /dev/null.
 
     Raises:
-        StorageError: names the link, and the command that puts a copy in its place.
+        StorageError: names it; for a link it gives the command that puts a copy in its place.
     """
-    if path.is_symlink():
+    try:
+        mode = path.lstat().st_mode
+    except OSError:  # nothing is there, or what is done next fails with this error
+        return
+    if stat.S_ISLNK(mode):
         raise linked(path)
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise irregular(path, mode)
 
 
 def linked(path: Path) -> StorageError:
@@ -45,6 +52,12 @@ def linked(path: Path) -> StorageError:
         f"{path} is a symbolic link to {os.readlink(path)}, and nothing in a run or a cache is written through links",
         copy if path.exists() else f"remove it: rm {name}",
     )
+
+
+def irregular(path: Path, mode: int) -> StorageError:
+    is_device = stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
+    remedy = "give the path of a file" if is_device else f"remove it: rm {shlex.quote(str(path))}"
+    return StorageError(f"{path} is not a regular file", remedy)
 
 
 def open_own(path: Path, flags: int) -> int:
@@ -60,9 +73,10 @@ def open_own(path: Path, flags: int) -> int:
         if error.errno in (errno.ELOOP, errno.EMLINK, errno.EEXIST):
             require_own(path)
         raise
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
         os.close(descriptor)
-        raise StorageError(f"{path} is not a regular file", f"remove it: rm {shlex.quote(str(path))}")
+        raise irregular(path, mode)
     return descriptor
 
 
