@@ -140,3 +140,9 @@ def test_a_terminal_is_protected_and_a_pipe_gets_exact_bytes(monkeypatch: pytest
         assert os.read(piped, 1000) == b"\\u001b[31mred\n\x1b[31mred\n"
     os.close(main)
     os.close(piped)
+
+
+def test_the_middle_of_a_very_long_error_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    say_error("the beginning " + "x" * 100_000 + "; the remedy")
+    said = capsys.readouterr().err
+    assert len(said) < 4100 and said.startswith("gptcli: the beginning") and said.endswith("xx; the remedy\n")

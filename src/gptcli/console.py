@@ -13,6 +13,8 @@ from typing import Any, Self
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Characters that a terminal obeys and does not show: the control characters of Unicode (category Cc) but for newline
 and tab, line and paragraph separators, those that change the direction of text, and surrogates."""
+LONGEST_ERROR = 4_000
+"""Characters. A user can type a word of 128 kB, and messages repeat what was typed."""
 CURSOR = re.compile(r"\n+|(\x1b\[A)+")
 """What tqdm writes by itself to move between its bars."""
 
@@ -84,8 +86,11 @@ def say(message: str = "") -> None:
 
 
 def say_error(message: object) -> None:
-    """Print the line with which a command ends in an error."""
-    print(visible(f"gptcli: {message}"), file=sys.stderr, flush=True)
+    """Print the line with which a command ends in an error; the middle of a very long one is left out."""
+    line = f"gptcli: {message}"
+    if len(line) > LONGEST_ERROR:
+        line = f"{line[: LONGEST_ERROR // 2]} [...] {line[-LONGEST_ERROR // 2 :]}"
+    print(visible(line), file=sys.stderr, flush=True)
 
 
 def show(text: str) -> None:

@@ -258,7 +258,10 @@ def test_choices_are_shown_as_a_table_and_what_is_cut_is_said(
     outcome = gptcli(run_directory, "--choices", choices, "--num-fewshot", "3")
     assert outcome.code == 0
     assert "accuracy" in outcome.stdout and "calibration error" in outcome.stdout
-    assert "warning: 1 rows are longer than the model's context of 32 tokens" in outcome.stderr
+    assert (
+        "warning: the beginning of 1 row was not read, since the model's context of 32 tokens is shorter"
+        in outcome.stderr
+    )
 
 
 @pytest.mark.parametrize(

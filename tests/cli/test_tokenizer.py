@@ -107,3 +107,17 @@ def test_mistakes_are_one_line_and_leave_nothing_behind(
     assert type(result.exception) is kind or isinstance(result.exception, kind)
     assert words in str(result.exception) and "\n" not in str(result.exception)
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("name", ["bpe", "char"])
+def test_nothing_is_learnt_from_a_corpus_without_text(tmp_path: Path, name: str) -> None:
+    (tmp_path / "empty.txt").write_text("\n \n")
+    with pytest.raises(TokenizerError, match="there is no text to learn"):
+        run("train", tmp_path / "empty.txt", "--name", name, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_id_of_more_digits_than_python_reads_is_no_id(trained: Path) -> None:
+    with pytest.raises(TokenizerError, match="is not an id") as failure:
+        run("decode", trained, "9" * 5000)
+    assert len(str(failure.value)) < 300

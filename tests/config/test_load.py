@@ -185,3 +185,27 @@ def test_an_array_whose_quotes_the_shell_has_removed_is_an_array_of_texts(text: 
     raw = parse_assignment(text)
     section, key = text.partition("=")[0].split(".")
     assert raw.values == {section: {key: value}}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[" + ".".join("a" * 900) + "]", "tables are nested more than 32 deep"),
+        ("x = " + "{a = " * 50 + "1" + "}" * 50, "tables are nested more than 32 deep"),
+        (".".join("a" * 40_000) + " = 1", "more than 1,000 dots"),
+        ("x = " + "[" * 20_000 + "]" * 20_000, "its values are nested too deeply"),
+        ("x = " + "9" * 5000, "is not a TOML file"),
+    ],
+    ids=["a table's name", "inline tables", "dots", "arrays", "digits"],
+)
+def test_a_file_that_is_deeper_or_longer_than_any_config_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "deep.toml").write_text(text)
+    with pytest.raises(ConfigError, match=words) as failure:
+        read_toml(tmp_path / "deep.toml")
+    assert len(str(failure.value)) < 400
+
+
+def test_an_assignment_of_more_digits_than_python_reads_is_a_text() -> None:
+    assert parse_assignment("a.b=" + "9" * 5000).values == {"a": {"b": "9" * 5000}}
+    with pytest.raises(ConfigError, match="tables are nested more than 32 deep"):
+        parse_assignment(".".join("a" * 2000) + "=1")

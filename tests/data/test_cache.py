@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import re
+import shutil
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -15,7 +17,7 @@ import pytest
 from gptcli.console import Progress
 from gptcli.data import cache as cache_module
 from gptcli.data import prepare, scan
-from gptcli.data.cache import VERIFIED, Share, damage_of, is_whole, new_entry, require_whole
+from gptcli.data.cache import NAME_FILE, VERIFIED, Share, damage_of, is_whole, new_entry, require_whole
 from gptcli.data.config import DataConfig, DataSettings
 from gptcli.data.inspect import inspect
 from gptcli.data.inspect import prepare as prepare_by_settings
@@ -54,6 +56,12 @@ def prepared(folder: Path, cache: Path) -> dict:
     return {key: value for key, value in report.items() if key != "from_cache"}
 
 
+def encoded(folder: Path, cache: Path) -> tuple[dict, bytes]:
+    """The report of what is prepared, and the training tokens."""
+    report = prepared(folder, cache)
+    return report, (Path(report["directory"]) / "train" / "tokens-00000.bin").read_bytes()
+
+
 def flip(path: Path, at: int = 0) -> None:
     content = bytearray(path.read_bytes())
     content[at] ^= 1
@@ -90,7 +98,33 @@ def test_files_are_read_once_in_a_process(entry: Path, monkeypatch: pytest.Monke
     VERIFIED.clear()
     for _ in range(3):
         require_whole(entry)
-    assert reads == ["a.bin", "b.bin", "part/c.bin"]
+    assert reads == ["a.bin", "b.bin", NAME_FILE, "part/c.bin"]
+
+
+def test_an_undamaged_entry_in_the_place_of_another_is_not_used(entry: Path) -> None:
+    copy = entry.with_name("copy")
+    shutil.copytree(entry, copy)
+    assert damage_of(copy) == "" and not is_whole(copy)
+    with pytest.raises(DataError, match=f"copy holds another entry, {entry.parent.name}/entry; delete"):
+        require_whole(copy)
+
+
+@pytest.mark.parametrize("kind", ["scans", "tokenizers", "tokens"])
+def test_entries_of_two_corpora_that_were_exchanged_are_made_again(
+    folder: Path, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other, cache = tmp_path / "other", tmp_path / "cache"
+    shutil.copytree(folder, other)
+    for path in other.iterdir():
+        path.write_text(path.read_text()[::-1])
+    expected = [encoded(corpus, cache) for corpus in (folder, other)]
+    entries = [path for path in (cache / kind).iterdir() if path.is_dir()]
+    assert len(entries) == 2
+    for old, new in zip([*entries, cache / "aside"], [cache / "aside", *entries], strict=True):
+        old.rename(new)
+    VERIFIED.clear()
+    assert [encoded(corpus, cache) for corpus in (folder, other)] == expected
+    assert capsys.readouterr().err.count("holds another entry") == 2
 
 
 @pytest.mark.parametrize("damage", [flip, cut, empty, Path.unlink])
@@ -152,7 +186,7 @@ def test_a_long_verification_shows_its_progress(
     monkeypatch.setattr(cache_module, "Progress", partial(Progress, interval=0))
     VERIFIED.clear()
     require_whole(entry)
-    assert "verify 13/44 B" in capsys.readouterr().err
+    assert re.search(r"verify 13/\d\d B", capsys.readouterr().err)
 
 
 def test_an_inspection_of_a_directory_finds_what_lies_beside_the_tokens(folder: Path, tmp_path: Path) -> None:

@@ -53,3 +53,23 @@ def test_the_ranks_run_the_same_command_without_what_is_the_launchers() -> None:
 def test_several_machines_need_a_place_to_meet() -> None:
     with pytest.raises(UsageError, match="--rdzv HOST:PORT"):
         Launch(2, nnodes="2").options()
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"WORLD_SIZE": "x"}, "WORLD_SIZE of the environment is 'x'"),
+        ({"WORLD_SIZE": "2", "RANK": "-1"}, "RANK of the environment is '-1'"),
+        ({"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "9" * 5000}, "LOCAL_RANK of the environment"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "WORLD_SIZE is set in the environment, and MASTER_ADDR is not"),
+    ],
+)
+def test_an_environment_that_describes_no_ranks_is_refused_by_its_variable(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], words: str
+) -> None:
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=words):
+        World.join()

@@ -24,6 +24,10 @@ from gptcli.errors import ConfigError, StorageError
 from gptcli.storage import UnsuitableFileError, read_named
 
 MAX_CONFIG_BYTES = 1_000_000
+MAX_DOTS = 1_000
+"""In a line of a config. The time that reading a dotted key takes grows with the square of its dots."""
+MAX_DEPTH = 32
+"""Of tables inside each other. Those of our keys are three deep."""
 LONGEST_SHOWN = 200
 """Characters of a wrong value that a message repeats."""
 ConfigType = TypeVar("ConfigType", bound=Config)
@@ -42,15 +46,20 @@ def read_toml(path: Path) -> RawConfig:
 
     Raises:
         StorageError: the file cannot be read.
-        ConfigError: it is not TOML, or larger than any config is.
+        ConfigError: it is not TOML, or larger or deeper than any config is.
     """
     try:
-        values = tomllib.loads(read_named(path, MAX_CONFIG_BYTES).decode())
+        text = read_named(path, MAX_CONFIG_BYTES).decode()
+        if any(line.count(".") > MAX_DOTS for line in text.splitlines()):
+            raise ConfigError(f"{path}: a line has more than {MAX_DOTS:,} dots", "a config file is a short TOML file")
+        values = tomllib.loads(text)
     except UnsuitableFileError as error:
         raise ConfigError(f"{path}: {error}", "a config file is a short TOML file") from error
     except OSError as error:
         raise StorageError(f"cannot read config {path}: {error.strerror}", "check the path") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except RecursionError as error:
+        raise ConfigError(f"{path}: its values are nested too deeply", "a config file is a short TOML file") from error
+    except ValueError as error:  # it is not TOML, not UTF-8, or has a number of thousands of digits
         raise ConfigError(f"{path} is not a TOML file: {error}") from error
     return with_origin(values, str(path))
 
@@ -64,7 +73,7 @@ def parse_assignment(text: str) -> RawConfig:
     try:
         parsed = tomllib.loads(f"value = {value}")
         leaf = parsed["value"] if set(parsed) == {"value"} else value
-    except (tomllib.TOMLDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         leaf = bare_words(value.strip())
     nested: dict[str, Any] = {parts[-1]: leaf}
     for part in reversed(parts[:-1]):
@@ -81,8 +90,19 @@ def bare_words(value: str) -> Any:
 
 
 def with_origin(values: Mapping[str, Any], origin: str) -> RawConfig:
-    """Mark every leaf of `values` as set by `origin`."""
+    """Mark every leaf of `values` as set by `origin`.
+
+    Raises:
+        ConfigError: the tables are nested deeper than MAX_DEPTH.
+    """
+    if is_deeper(values, MAX_DEPTH):
+        raise ConfigError(f"{origin}: tables are nested more than {MAX_DEPTH} deep", "no key is as deep as that")
     return RawConfig(dict(values), {key: origin for key in leaf_keys(values)})
+
+
+def is_deeper(values: Mapping[str, Any], depth: int) -> bool:
+    """Whether more than `depth` tables lie inside each other."""
+    return depth < 1 or any(is_deeper(value, depth - 1) for value in values.values() if isinstance(value, Mapping))
 
 
 def leaf_keys(values: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -8,7 +8,8 @@
     trials/      which tokenizers of others have passed their trial (`gptcli.tokenizer.foreign`): a file each
 
 Every other entry is a directory with a manifest (`gptcli.manifest`), which is verified at the entry's first use in a
-process, before anything in it is used; a damaged entry is made again. An entry that is made in parts has them in
+process, before anything in it is used; a damaged entry is made again. It also holds its own name, so that an entry that
+was moved or copied to the place of another one is found as well. An entry that is made in parts has them in
 NAME.work beside it until it is whole, so that what is finished is not done again. Everything here can be deleted at any
 time. Knows nothing of what the entries hold.
 """
@@ -28,19 +29,23 @@ from gptcli import strict_json
 from gptcli.console import Progress, say, shell_word
 from gptcli.data.archives import FileStatus, file_status
 from gptcli.errors import CheckpointError, DataError, StorageError
-from gptcli.manifest import MANIFEST_NAME, read_manifest, record
+from gptcli.manifest import MANIFEST_NAME, Manifest, read_manifest, record
 from gptcli.storage import (
     atomic_directory,
     clean_temporaries,
     make_directory,
     open_own,
+    read_regular,
     require_own,
     storage_errors,
+    write_file,
 )
 
-CACHE_VERSION = 5
+CACHE_VERSION = 6
 """Part of every key: raise it when the form or the meaning of an entry changes."""
 
+NAME_FILE = "entry-name"
+"""Holds the entry's name, and that of the directory in which it lies."""
 SHOWN_BYTES = 1 << 30
 
 
@@ -113,8 +118,19 @@ def new_entry(entry: Path) -> Iterator[Path]:
     """
     with atomic_directory(entry) as folder:
         yield folder
-        manifest = record(folder, [path.name for path in folder.iterdir()])
+        manifest = seal(folder, entry)
     VERIFIED[entry, WHOLE] = versions_of(entry, sorted(manifest.files))  # each was read back to be listed
+
+
+def seal(folder: Path, entry: Path) -> Manifest:
+    """List the files of a directory that is to become the entry, and the entry's name."""
+    (folder / NAME_FILE).unlink(missing_ok=True)  # of an entry from which the files were taken
+    write_file(folder / NAME_FILE, name_of(entry))
+    return record(folder, [path.name for path in folder.iterdir()])
+
+
+def name_of(entry: Path) -> str:
+    return f"{entry.parent.name}/{entry.name}\n"
 
 
 class Share(NamedTuple):
@@ -165,6 +181,14 @@ def verifying(size: int) -> Iterator[Callable[[int], object]]:
             yield progress.update
 
 
+def displacement_of(entry: Path) -> str:
+    """A description of an undamaged entry that was made under another name; empty for the right one."""
+    path = entry / NAME_FILE
+    with storage_errors(path, "read"):
+        named = read_regular(path).decode(errors="replace") if path.is_file() else ""
+    return "" if named == name_of(entry) else f"{entry} holds another entry, {named.strip() or 'whose name is unknown'}"
+
+
 def versions_of(entry: Path, names: Iterable[str]) -> tuple[FileStatus | None, ...]:
     """The versions of the manifest and of these files of an entry as they are now; None for one that is missing."""
 
@@ -181,14 +205,27 @@ def is_whole(entry: Path) -> bool:
     """Whether an entry is there and every file in it is as it was written. Says it if one is damaged."""
     if not entry.exists():
         return False
-    damage = damage_of(entry)
+    damage = damage_of(entry) or displacement_of(entry)
     if damage:
         say(f"warning: {damage}; it is made again")
     return not damage
 
 
 def require_whole(entry: Path, share: Share = WHOLE) -> None:
-    """Raise a DataError that names a damaged file of an entry, which cannot be made again here."""
+    """Raise a DataError that names a damaged file of an entry, or another entry in its place: it cannot be made again
+    here."""
+    require_undamaged(entry, share)
+    displacement = displacement_of(entry)
+    if displacement:
+        raise unusable(entry, displacement)
+
+
+def require_undamaged(entry: Path, share: Share = WHOLE) -> None:
+    """Raise a DataError that names a damaged file of an entry, which may be a copy that lies elsewhere."""
     damage = damage_of(entry, share)
     if damage:
-        raise DataError(damage, f"delete {shell_word(entry)} and run the command that prepared the data again")
+        raise unusable(entry, damage)
+
+
+def unusable(entry: Path, damage: str) -> DataError:
+    return DataError(damage, f"delete {shell_word(entry)} and run the command that prepared the data again")

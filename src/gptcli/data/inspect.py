@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gptcli.console import quantity, say, size
-from gptcli.data.cache import require_whole
+from gptcli.data.cache import require_undamaged
 from gptcli.data.config import DataSettings
 from gptcli.data.crew import Means, stop_by_signal
 from gptcli.data.lost_text import lost_text_warnings
@@ -109,7 +109,7 @@ def verify_beside(directory: Path) -> None:
     if (parent / RUN_FILE).is_file():
         require_unchanged(parent, directory.name, TOKENIZER_FILE, SETTINGS_FILE, "data.json")
     elif (parent / MANIFEST_NAME).is_file():
-        require_whole(parent)
+        require_undamaged(parent)
 
 
 def find_tokenizer(directory: Path) -> Tokenizer | None:

@@ -15,10 +15,10 @@ from typing import Any
 
 from gptcli import strict_json
 from gptcli.console import Progress, say
-from gptcli.data.cache import is_whole, only_writer, unfinished
+from gptcli.data.cache import is_whole, only_writer, seal, unfinished
 from gptcli.data.fields import text_fields
 from gptcli.errors import DataError
-from gptcli.manifest import MANIFEST_NAME, record, sealed, unsealed
+from gptcli.manifest import MANIFEST_NAME, sealed, unsealed
 from gptcli.storage import (
     OWN,
     atomic_file,
@@ -51,7 +51,7 @@ def spool_hugging_face(source: str, text_field: str, spool: Path) -> list[Path]:
             take_back(entry)
             with unfinished(entry) as work, storage_errors(work):
                 copy_rows(HubStream(source, text_field), work)
-                record(work, [path.name for path in work.iterdir()])
+                seal(work, entry)
                 publish(work, entry)
     return sorted(entry.glob("part-*.jsonl.zst"))
 

@@ -55,7 +55,8 @@ def as_text(evaluation: ChoiceEvaluation, source: str, file: str) -> str:
     ]
     if evaluation.cut_rows:
         lines.append(
-            f"WARNING            {evaluation.cut_rows:,} rows are longer than the context: their beginning is not read"
+            f"WARNING            rows that are longer than the context, whose beginning is not read: "
+            f"{evaluation.cut_rows:,}"
         )
     return "\n".join(lines)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from gptcli import strict_json
 from gptcli.checkpoint.run import RunDirectory
 from gptcli.config import RawConfig, read_toml
-from gptcli.console import Progress, say
+from gptcli.console import Progress, quantity, say
 from gptcli.data.config import DataConfig
 from gptcli.data.corpus import open_corpus
 from gptcli.data.lost_text import lost_text_of
@@ -175,8 +175,8 @@ def evaluate_choice_file(request: ChoicesRequest) -> tuple[ChoiceEvaluation, str
         )
     if evaluation.cut_rows:
         say(
-            f"warning: {evaluation.cut_rows:,} rows are longer than the model's context of "
-            f"{model.config.context_length} tokens: of these the beginning was not read"
+            f"warning: the beginning of {quantity(evaluation.cut_rows, 'row')} was not read, since the model's context "
+            f"of {model.config.context_length:,} tokens is shorter"
         )
     if evaluation.unknown_tokens:
         say(f"warning: the tokenizer lacks {evaluation.unknown_tokens:,} characters of these rows, read as <unk>")

@@ -31,6 +31,7 @@ from gptcli.storage import write_atomic
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
+UNSET = "unset it, or start the ranks by gptcli train --nproc or by torchrun"
 LAUNCH_VARIABLE = "GPTCLI_LAUNCH"
 """Names a directory of our own launcher, in which a rank leaves word of why all of them ended."""
 MEETING_VARIABLE = "GPTCLI_MEETING"
@@ -47,6 +48,21 @@ PATIENCE_SECONDS = 5.0
 """How long a rank that lost the others waits for word of why."""
 
 Result = TypeVar("Result")
+
+
+def require_numbers() -> None:
+    """Raises UsageError: a variable with which ranks are started is no number."""
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        value = os.environ.get(name, "0")
+        if not (value.isascii() and value.isdigit() and len(value) < 10):
+            raise UsageError(f"the variable {name} of the environment is {value!r}, not a number of ranks", UNSET)
+
+
+def require_address() -> None:
+    """Raises UsageError: nothing says where the ranks of this process are to be found."""
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        if not os.environ.get(name):
+            raise UsageError(f"WORLD_SIZE is set in the environment, and {name} is not", UNSET)
 
 
 class World:
@@ -81,10 +97,16 @@ class World:
 
     @classmethod
     def join(cls) -> World:
-        """The world that the environment describes, as torchrun sets it; of one process where it describes none."""
+        """The world that the environment describes, as torchrun sets it; of one process where it describes none.
+
+        Raises:
+            UsageError: a variable is not a number, or one is missing.
+        """
+        require_numbers()
         size = int(os.environ.get("WORLD_SIZE", "1"))
         if size == 1 or "RANK" not in os.environ:
             return cls()
+        require_address()
         from torch.distributed.rendezvous import rendezvous
 
         base, rank, size = next(rendezvous("env://", timeout=timedelta(seconds=MEETING_SECONDS)))

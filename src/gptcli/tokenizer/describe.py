@@ -8,6 +8,8 @@ from typing import Any
 from gptcli.errors import TokenizerError
 from gptcli.tokenizer.tokenizer import Tokenizer
 
+MAX_DIGITS = 100
+"""Of an id: no vocabulary needs more, and Python reads no number of some thousand digits."""
 LONGEST_SHOWN = 10
 
 
@@ -88,7 +90,9 @@ def parse_ids(text: str) -> list[int]:
     """
     ids = []
     for word in text.replace(",", " ").split():
-        if not (word.isascii() and word.isdigit()):
-            raise TokenizerError(f"{word!r} is not an id", "ids are whole numbers separated by spaces or commas")
+        if not (word.isascii() and word.isdigit() and len(word) <= MAX_DIGITS):
+            raise TokenizerError(
+                f"{word[:MAX_DIGITS]!r} is not an id", "ids are whole numbers separated by spaces or commas"
+            )
         ids.append(int(word))
     return ids

@@ -100,7 +100,13 @@ def train_bpe(texts: Iterator[str], vocab_size: int, min_frequency: int) -> Toke
     A corpus with too few frequent pairs gives a smaller vocabulary than asked, and says so. Long documents are handed
     over in pieces that end with a word: the same words are counted, in bounded memory. Words of more than
     WORD_CHARACTERS are cut, so that the time is linear in the text, whatever it is.
+
+    Raises:
+        TokenizerError: there is no text.
     """
+    first = next((text for text in texts if text), None)
+    if first is None:
+        raise TokenizerError("there is no text to learn the merges from", "give a corpus that is not empty")
     backend = byte_level_tokenizer(models.BPE(), split_words=True)
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - 1,
@@ -115,7 +121,7 @@ def train_bpe(texts: Iterator[str], vocab_size: int, min_frequency: int) -> Toke
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    learn_from((piece for text in texts for piece in learnt_pieces(text)), backend, trainer)
+    learn_from((piece for text in itertools.chain([first], texts) for piece in learnt_pieces(text)), backend, trainer)
     backend.pre_tokenizer = splitter
     backend.add_special_tokens([END_OF_TEXT])
     tokenizer = Tokenizer(backend)
