@@ -22,6 +22,7 @@ from gptcli.errors import CheckpointError, UsageError
 from gptcli.interop import export as exporting
 from gptcli.interop.export import ExportRequest, export
 from gptcli.interop.huggingface import read_huggingface, write_huggingface
+from gptcli.interop.import_model import import_model
 from gptcli.interop.load import load_model
 from gptcli.interop.proof import Proof, compare, proof_ids, require_exact
 from gptcli.models.config import ModelConfig
@@ -242,6 +243,29 @@ def test_a_file_that_computes_something_else_is_refused():
     require_exact([Proof("x", 1e-5, 10.0, 1.0, 256)], Path("model"))
     with pytest.raises(CheckpointError, match="model does not compute what the model does: read back by x"):
         require_exact([Proof("x", 1e-5, 10.0, 1.0, 256), Proof("x", 0.5, 10.0, 0.9, 256)], Path("model"))
+
+
+def test_a_reader_that_gives_no_numbers_is_refused_for_rounded_weights_too():
+    require_exact([Proof("x", 5.0, 10.0, 0.5, 256)], Path("model"), only_finite=True)
+    with pytest.raises(CheckpointError, match="does not compute what the model does"):
+        require_exact([Proof("x", float("nan"), 10.0, 1.0, 256)], Path("model"), only_finite=True)
+
+
+@pytest.mark.parametrize(
+    "options", [{"to": "hf", "dtype": "f16"}, {"to": "gguf", "quantize": "q8_0"}, {"to": "onnx", "dtype": "f16"}]
+)
+def test_weights_that_would_become_infinite_are_not_exported(our_model, tokenizer, tmp_path, options):
+    for package in ("gguf", "onnx", "onnxscript"):
+        pytest.importorskip(package)
+    model = our_model()
+    with torch.no_grad():
+        model.blocks[0].attention.output.weight[0, 0] = 7e4
+    write_huggingface(model, tokenizer, tmp_path / "model")
+    with pytest.raises(UsageError, match=r"attention\.output\.weight has weights of up to 7e\+04.*choose --dtype f32"):
+        export(ExportRequest(str(tmp_path / "model"), out=tmp_path / "out", **options))
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(UsageError, match="choose --dtype fp32"):
+        import_model(str(tmp_path / "model"), tmp_path / "out", dtype=torch.float16)
 
 
 def test_a_writer_that_swaps_two_matrices_is_caught(run, tmp_path, monkeypatch):

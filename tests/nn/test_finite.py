@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gptcli.errors import CheckpointError
-from gptcli.nn.finite import BadValues, bad_values, require_finite
+from gptcli.errors import CheckpointError, UsageError
+from gptcli.nn.finite import BadValues, bad_values, require_finite, require_range
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
@@ -34,3 +34,12 @@ def test_the_error_names_source_tensor_and_amount() -> None:
     with pytest.raises(CheckpointError, match=words):
         require_finite(tensors, "x", "y")
     require_finite({"a": torch.ones(2)}, "x", "y")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_that_another_dtype_would_make_infinite_are_refused(dtype: torch.dtype) -> None:
+    largest = torch.finfo(dtype).max
+    tensors = {"ids": torch.arange(3), "none": torch.empty(0), "good": torch.tensor([-largest, largest])}
+    require_range(tensors, dtype, "y")
+    with pytest.raises(UsageError, match=f"^bad has weights .* number of {str(dtype)[6:]} is .*; y"):
+        require_range(tensors | {"bad": torch.tensor([1.0, -largest * 1.003])}, dtype, "y")

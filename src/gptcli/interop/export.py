@@ -24,6 +24,7 @@ from gptcli.interop.proof import Proof, compare, proof_ids, require_exact
 from gptcli.interop.readers import is_installed, llama_cpp_proof, onnxruntime_proof, transformers_proof
 from gptcli.interop.staging import foreign_name, staged_directory, staged_file
 from gptcli.models.gpt import GPT, build_model
+from gptcli.nn.finite import require_range
 from gptcli.storage import write_atomic
 
 Format = Literal["hf", "gguf", "onnx", "nanogpt"]
@@ -103,7 +104,8 @@ def export(request: ExportRequest) -> Exported:
     place when it is whole and proved.
 
     Raises:
-        UsageError: the format cannot hold the model, its tokenizer, or the numbers asked for; a package is missing.
+        UsageError: the format cannot hold the model, its tokenizer, its weights in the numbers asked for, or these
+            numbers at all; a package is missing.
         CheckpointError: there is no such model, or what was written does not compute the same.
         StorageError: the disk is full or the place cannot be written.
     """
@@ -112,8 +114,7 @@ def export(request: ExportRequest) -> Exported:
     last = LAST.get(request.to)
     with staged_file(request.out) if last is None else staged_directory(request.out, last) as place:
         exported = write(request, loaded, place)
-        if exported.numbers == "f32":
-            require_exact(exported.proofs, request.out)
+        require_exact(exported.proofs, request.out, only_finite=exported.numbers != "f32")
     if request.to == "onnx":
         from gptcli.interop.onnx import remove_unused_weights
 
@@ -181,6 +182,8 @@ def export_gguf(loaded: LoadedModel, out: Path, numbers: str, license: str | Non
     """A GGUF file, read back from what it says alone, and by llama.cpp where llama-cpp-python is installed."""
     from gptcli.interop.gguf import read_gguf, write_gguf
 
+    # The scales of quantized weights are numbers of 16 bits.
+    require_range(loaded.model.state_dict(), DTYPES.get(numbers, torch.float16), "choose --dtype f32")
     notes = write_gguf(loaded.model, loaded.tokenizer, out, numbers, name=out.stem, license=license)
     proofs = [compare(loaded.model, f"gguf {version('gguf')}", read_gguf(out), proof_ids(loaded))]
     if is_installed("llama_cpp"):
@@ -209,9 +212,14 @@ def export_nanogpt(loaded: LoadedModel, out: Path, dtype: str, name: str) -> Exp
 
 
 def converted(model: GPT, dtype: str) -> GPT:
-    """The model in another dtype, itself left as it is."""
+    """The model in another dtype, itself left as it is.
+
+    Raises:
+        UsageError: it has weights that are larger than the numbers of that dtype.
+    """
     if dtype == "f32":
         return model
+    require_range(model.state_dict(), DTYPES[dtype], "choose --dtype f32")
     copy = build_model(model.config, device="meta", dtype=DTYPES[dtype])
     copy.load_state_dict({name: t.to(DTYPES[dtype]) for name, t in model.state_dict().items()}, assign=True)
     return copy.eval()

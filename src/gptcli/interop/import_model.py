@@ -16,6 +16,7 @@ from gptcli.interop.pickles import read_pickle, weights_or_pickles
 from gptcli.interop.staging import foreign_name, staged_directory
 from gptcli.manifest import record
 from gptcli.models.gpt import GPT
+from gptcli.nn.finite import require_range
 from gptcli.storage import open_regular, storage_errors
 from gptcli.tokenizer.source import open_tokenizer
 from gptcli.tokenizer.tokenizer import Tokenizer
@@ -40,7 +41,7 @@ def import_model(
     Raises:
         CheckpointError: there is no such model, or it is damaged or not supported.
         TokenizerError: it has no tokenizer that can be read.
-        UsageError: `out` is not empty, or the model needs a tokenizer to be named.
+        UsageError: `out` is not empty, or the model needs a tokenizer to be named or has weights too large for `dtype`.
         StorageError: a file cannot be read or written.
     """
     if out.exists() and not out.is_dir():
@@ -49,6 +50,7 @@ def import_model(
         raise UsageError(f"{out} is not empty (it holds {name!r})", "choose another --out")
     vocabulary = None if tokenizer is None else open_tokenizer(tokenizer)
     model, vocabulary = read_foreign(source, vocabulary)
+    require_range(model.state_dict(), dtype, "choose --dtype fp32")
     with staged_directory(out, CONFIG) as folder:
         opened = write_huggingface(model.to(dtype), vocabulary, folder)
         record(folder, MODEL_FILES)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gptcli.console import quantity
-from gptcli.errors import CheckpointError
+from gptcli.errors import CheckpointError, UsageError
 
 
 class BadValues(NamedTuple):
@@ -68,3 +68,21 @@ def require_finite(tensors: Mapping[str, Tensor], source: object, remedy: str) -
 def overflow_error() -> CheckpointError:
     """The error of logits that are not finite though all weights are: numbers in between were too large."""
     return CheckpointError("the model's logits are not finite numbers", "its weights are damaged, or it diverged")
+
+
+def require_range(tensors: Mapping[str, Tensor], dtype: torch.dtype, remedy: str) -> None:
+    """Refuse to write finite weights in numbers among which they would become infinity.
+
+    Raises:
+        UsageError: names the first tensor with a weight that is larger than every number of `dtype`.
+    """
+    limit = torch.finfo(dtype).max
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and tensor.numel():
+            largest = max(abs(bound.item()) for bound in tensor.aminmax())
+            if largest > limit:
+                raise UsageError(
+                    f"{name} has weights of up to {largest:.3g}, and the largest number of "
+                    f"{str(dtype).removeprefix('torch.')} is {limit:.3g}",
+                    remedy,
+                )
