@@ -34,7 +34,7 @@ from gptcli.checkpoint.run import RunDirectory
 from gptcli.checkpoint.save import NO_ROOM_LEFT, has_room, needed_bytes, not_saved
 from gptcli.checkpoint.tensor_files import write_tensors
 from gptcli.errors import CheckpointError, StorageError, first_line
-from gptcli.storage import atomic_directory, fsync_path, sha256_file, storage_errors, write_file
+from gptcli.storage import atomic_directory, errors_name, fsync_path, sha256_file, storage_errors, write_file
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -129,8 +129,8 @@ class ShardWriter(StorageWriter):
         for file, items in files.items():
             tensors = {name: planner.resolve_data(item).detach().contiguous() for name, item in items.items()}
             offsets = {name: {"saved_offsets": list(item.index.offset)} for name, item in items.items()}
-            write_tensors(directory / file, tensors, {OFFSETS_KEY: strict_json.dumps(offsets)})
-            with storage_errors(directory / file):
+            with errors_name(self.run.checkpoint_path(self.step), directory), storage_errors(directory / file):
+                write_tensors(directory / file, tensors, {OFFSETS_KEY: strict_json.dumps(offsets)})
                 fsync_path(directory / file)
             size, digest = (directory / file).stat().st_size, sha256_file(directory / file)
             results.append(WriteResult(MetadataIndex(file), size, digest))

@@ -122,7 +122,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         require_own(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with held_directory(temporary):
+            with errors_name(path, temporary), held_directory(temporary):
                 yield temporary
                 set_modes(temporary)
                 if path.exists():
@@ -135,10 +135,17 @@ def atomic_directory(path: Path) -> Iterator[Path]:
                     publish(temporary, path)
         except OSError as error:
             raise in_place_of(temporary, path, error) from error
-        except StorageError as error:
-            raise StorageError(error.message.replace(str(temporary), str(path)), error.remedy) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def errors_name(path: Path, temporary: Path) -> Iterator[None]:
+    """Let each StorageError of the block name `path`, which the user knows, in place of `temporary`."""
+    try:
+        yield
+    except StorageError as error:
+        raise StorageError(error.message.replace(str(temporary), str(path)), error.remedy) from error
 
 
 def in_place_of(temporary: Path, path: Path, error: OSError) -> StorageError:
