@@ -173,15 +173,15 @@ def test_training_on_the_model_does_not_write_to_the_file(directory):
 
 
 def test_a_failed_write_keeps_the_old_weights_and_leaves_nothing(directory, our_model, tokenizer, monkeypatch):
+    from gptcli.checkpoint import tensor_files
     from gptcli.errors import StorageError
-    from gptcli.interop import weights
 
     def full_disk(*arguments, **named):
         Path(arguments[1]).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     files = {path: path.read_bytes() for path in directory.iterdir()}
-    monkeypatch.setattr(weights, "save_file", full_disk)
+    monkeypatch.setattr(tensor_files, "save_file", full_disk)
     with pytest.raises(StorageError, match="No space left"):
         write_huggingface(our_model(n_layer=1), tokenizer, directory)
     assert {path: path.read_bytes() for path in directory.iterdir()} == files
