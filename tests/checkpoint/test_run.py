@@ -119,3 +119,18 @@ def test_a_whole_leftover_does_not_displace_the_checkpoint_of_its_step(run, save
     save(1, 2.0)
     assert run.clean() == [leftover]
     assert run.last_good().val_loss == 2.0
+
+
+def test_a_checkpoint_under_the_name_of_another_step_is_found(run, save) -> None:
+    save(1, 3.0)
+    save(2, 2.0).rename(run.checkpoint_path(3))
+    renamed = run.checkpoints()[-1]
+    assert renamed.val_loss is None and "step-00000003 holds the checkpoint of step 2; give" in str(renamed.damage())
+    damaged: list[CheckpointError] = []
+    assert run.last_good(damaged).step == 1 and len(damaged) == 1
+
+
+def test_a_file_with_the_name_of_a_checkpoint_is_none(run, save) -> None:
+    save(1)
+    run.checkpoint_path(99).write_text("")
+    assert [info.step for info in run.checkpoints()] == [1]

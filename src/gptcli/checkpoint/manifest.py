@@ -29,6 +29,8 @@ STATE_NAME = "state.json"
 FORMAT = "gptcli checkpoint"
 VERSION = 1
 MAX_MANIFEST_BYTES = 1_000_000
+STEP_NAME = re.compile(r"step-(\d{8,})")
+"""The name of a checkpoint's directory in a run."""
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 REMEDY = "`gptcli checkpoint list RUN` shows which are whole"
 
@@ -81,7 +83,8 @@ def read_manifest(directory: Path) -> Manifest:
     """Read and check the manifest itself, without reading the files that it names.
 
     Raises:
-        CheckpointError: it is missing, damaged, of another kind or a newer version, or names a file outside.
+        CheckpointError: it is missing, damaged, of another kind or a newer version, names a file outside, or is of
+            another step than the directory's name.
     """
     path = directory / MANIFEST_NAME
     require_regular_file(path)
@@ -104,6 +107,11 @@ def read_manifest(directory: Path) -> Manifest:
     for name in files:
         if not FILE_NAME.fullmatch(name) or name == MANIFEST_NAME:
             raise CheckpointError(f"{path} names {name!r}, which is not a file of this checkpoint", "do not use it")
+    named = STEP_NAME.fullmatch(directory.name)
+    if named and int(named[1]) != manifest.step:
+        raise CheckpointError(
+            f"{directory} holds the checkpoint of step {manifest.step:,}", "give the directory its own name back"
+        )
     return manifest
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gptcli.checkpoint.lock import writer_lock
-from gptcli.checkpoint.manifest import read_manifest, verify
+from gptcli.checkpoint.manifest import STEP_NAME, read_manifest, verify
 from gptcli.checkpoint.together import on_first
 from gptcli.errors import CheckpointError, StorageError, UsageError
 from gptcli.manifest import MANIFEST_NAME
@@ -49,7 +48,6 @@ COPY = "init"
 """The folder of a run that holds the model that it was started from."""
 TRACKER_FILES = ("tensorboard", "wandb", "mlflow.db", "mlartifacts")
 """What trackers write into a run."""
-STEP_NAME = re.compile(r"step-(\d{8,})")
 
 
 @dataclass(frozen=True)
@@ -189,7 +187,7 @@ class RunDirectory:
         if not self.checkpoints_dir.is_dir():
             return []
         found = [(STEP_NAME.fullmatch(path.name), path) for path in self.checkpoints_dir.iterdir()]
-        steps = sorted((int(name[1]), path) for name, path in found if name)
+        steps = sorted((int(name[1]), path) for name, path in found if name and path.is_dir())
         return [CheckpointInfo(path, step, listed_val_loss(path)) for step, path in steps]
 
     def last_good(
