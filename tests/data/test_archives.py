@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from data_files import as_parquet, compress
-from gptcli.data import archives
+from gptcli.data import archives, compression
 from gptcli.data.archives import members, open_file
 from gptcli.data.config import DataConfig
 from gptcli.data.corpus import open_corpus
@@ -102,6 +103,22 @@ def test_a_name_that_occurs_twice_is_not_guessed(tmp_path: Path) -> None:
     assert [member.refusal for member in members(tmp_path / "a.zip", "a")] == [
         "its name occurs twice in the archive"
     ] * 2
+
+
+@pytest.mark.parametrize("ending", [".gz", ".bz2", ".xz", ".zst"])
+def test_a_compressed_file_that_expands_beyond_reason_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    pytest.importorskip("zstandard")
+    monkeypatch.setattr(compression, "MAX_CONTENT_BYTES", 1 << 20)
+    path = tmp_path / f"a.txt{ending}"
+    path.write_bytes(compress(b"abcd" * (1 << 18), ending))
+    assert sum(map(len, compression.read_bytes(path, "a"))) == 1 << 20
+    path.write_bytes(compress(b"abcd" * (1 << 18) + b"e", ending))
+    with pytest.raises(DataError, match="a expands to more than 1,048,576 bytes"):
+        list(compression.read_bytes(path, "a"))
+    path.write_bytes(compress(random.Random(0).randbytes(1 << 20) + b"e", ending))  # large, but not for what it takes
+    assert sum(map(len, compression.read_bytes(path, "a"))) == (1 << 20) + 1
 
 
 def test_an_archive_that_expands_beyond_reason_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

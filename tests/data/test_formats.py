@@ -58,10 +58,10 @@ def test_damaged_compression_is_an_error(tmp_path: Path, compression: str, fault
 def test_a_zip_bomb_is_read_in_bounded_memory(tmp_path: Path) -> None:
     import tracemalloc
 
-    path = write(tmp_path, "a.txt.zst", zstandard.compress(b" " * 100_000_000))
+    path = write(tmp_path, "a.txt.zst", zstandard.compress(b" " * 60_000_000))
     tracemalloc.start()
-    assert sum(map(len, read_text(path, "a", Decoding()))) == 100_000_000
-    assert tracemalloc.get_traced_memory()[1] < 50_000_000
+    assert sum(map(len, read_text(path, "a", Decoding()))) == 60_000_000
+    assert tracemalloc.get_traced_memory()[1] < 30_000_000
     tracemalloc.stop()
 
 

@@ -20,9 +20,9 @@ from gptcli.errors import DataError
 from gptcli.storage import open_regular, storage_errors
 
 MAX_EXPANSION = 200
-"""An archive that claims to hold so many times its own size, and more than MAX_CONTENT_BYTES, is refused: text is
-seldom compressed to a tenth."""
-MAX_CONTENT_BYTES = 1 << 30
+"""An archive or a compressed file that holds so many times its own size, and more than MAX_CONTENT_BYTES, is refused:
+text is seldom compressed to a tenth. A row takes up to 16 times its bytes in memory, and all of it may be one row."""
+MAX_CONTENT_BYTES = 1 << 26
 SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06")
 ENCRYPTED = 1
 """The bit of a member's flags."""

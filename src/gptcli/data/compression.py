@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from gptcli.data.archives import open_file
+from gptcli.data.archives import MAX_CONTENT_BYTES, MAX_EXPANSION, file_status, open_file
 from gptcli.data.filetypes import BZIP2, GZIP, HEAD_BYTES, XZ, ZSTD, FileType, signature
 from gptcli.errors import DataError
 from gptcli.storage import storage_errors
@@ -47,12 +47,16 @@ def read_bytes(path: Path, name: str, start: int = 0, stop: int | None = None) -
 
     Raises:
         StorageError: the file cannot be read.
-        DataError: its compression is damaged or ends too early.
+        DataError: its compression is damaged, ends too early, or holds far more than text would.
     """
     with storage_errors(path, "read"), damage_of(name), open_file(path) as file:
         if stop is None:
             compression = compression_of(path, name, file.peek(HEAD_BYTES))
-            yield from (READERS[compression] if compression else plain_chunks)(file, name)
+            if compression is None:
+                yield from plain_chunks(file, name)
+            else:
+                size = file_status(path).size
+                yield from bounded(READERS[compression](file, name), max(MAX_CONTENT_BYTES, MAX_EXPANSION * size), name)
             return
         file.seek(start)
         while start < stop and (chunk := file.read(min(stop - start, CHUNK_BYTES))):
@@ -72,6 +76,23 @@ def compression_of(path: Path, name: str, head: bytes) -> FileType | None:
     if head and path.suffix.lower() in COMPRESSIONS:
         raise damaged(name, f"it does not begin as a {path.suffix} file does", "; if it is plain text, rename it")
     return None
+
+
+def bounded(chunks: Iterator[bytes], most: int, name: str) -> Iterator[bytes]:
+    """The chunks, of at most `most` bytes in all.
+
+    Raises:
+        DataError: there are more.
+    """
+    size = 0
+    for chunk in chunks:
+        size += len(chunk)
+        if size > most:
+            raise DataError(
+                f"{name} expands to more than {most:,} bytes, more than {MAX_EXPANSION} times its size",
+                "decompress it yourself if you trust it, and name the file that it gives",
+            )
+        yield chunk
 
 
 def plain_chunks(file: IO[bytes], name: str) -> Iterator[bytes]:
