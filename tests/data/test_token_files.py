@@ -15,7 +15,7 @@ from gptcli.data.corpus import open_corpus
 from gptcli.data.inspect import inspect
 from gptcli.data.prepare import PreparedData, open_prepared, prepare_data, scan_corpus
 from gptcli.data.shards import TokenShards
-from gptcli.errors import DataError
+from gptcli.errors import DataError, GptcliError
 from gptcli.tokenizer.config import BpeTokenizerConfig
 from gptcli.tokenizer.tokenizer import Tokenizer
 from gptcli.tokenizer.train import build_tokenizer
@@ -230,6 +230,9 @@ def broken(name: str, ids: np.ndarray, path: Path) -> None:
             path.write_bytes(b"")
         case "foreign":
             write(path, np.append(ids, 40_000), "raw")
+        case "negative":
+            header[2] = -5
+            path.write_bytes(header.tobytes() + content[1024:])
         case "few":
             write(path, ids[:3], "raw")
 
@@ -244,6 +247,7 @@ def broken(name: str, ids: np.ndarray, path: Path) -> None:
         ("odd", r"no number of 16-bit tokens"),
         ("empty", r"tokens\.bin has 0 bytes"),
         ("foreign", r"holds token 40000 at position [\d,]+, and the tokenizer has"),
+        ("negative", r"tokens\.bin has -5 tokens by its header"),
         ("few", r"holds 3 tokens"),
     ],
 )
@@ -251,6 +255,15 @@ def test_a_file_that_is_no_such_file_is_named(corpus: Corpus, tmp_path: Path, na
     broken(name, stream(corpus.prepared.train), tmp_path / "tokens.bin")
     with pytest.raises(DataError, match=message):
         prepare([tmp_path / "tokens.bin"], tmp_path, corpus.folder)
+
+
+@pytest.mark.parametrize("name", ["train.bin", "val.bin"])
+def test_a_link_to_itself_in_the_place_of_tokens_is_an_error_of_ours(corpus: Corpus, tmp_path: Path, name: str) -> None:
+    write(tmp_path / "train.bin", stream(corpus.prepared.train), "raw")
+    (tmp_path / name).unlink(missing_ok=True)
+    (tmp_path / name).symlink_to(name)
+    with pytest.raises(GptcliError, match=name):
+        prepare([tmp_path / "train.bin"], tmp_path, corpus.folder)
 
 
 def test_texts_and_tokens_are_not_mixed(corpus: Corpus, tmp_path: Path) -> None:

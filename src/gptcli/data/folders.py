@@ -120,7 +120,7 @@ def enters(folder: Path, root: Path, rules: Rules, entered: dict[tuple[int, int]
     if not reason:
         try:
             before = entered.setdefault(identity(folder), str(folder))
-            above = folder.is_symlink() and root.resolve().is_relative_to(folder.resolve())
+            above = folder.is_symlink() and Path(os.path.realpath(root)).is_relative_to(os.path.realpath(folder))
         except OSError as error:
             before, above, reason = str(folder), False, error.strerror or str(error)
         if before != str(folder):

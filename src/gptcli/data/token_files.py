@@ -9,6 +9,7 @@ All little-endian. Such a file says nothing of its tokenizer. Knows no split and
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -84,8 +85,10 @@ def open_token_file(file: SourceFile) -> TokenFile:
         dtype = HEADERS.get((int(magic), int(version)))
         if dtype is None:
             raise DataError(f"{name} has a header of version {version}, which is not known", "write it anew")
+        if count < 1:
+            raise DataError(f"{name} has {count:,} tokens by its header", "fetch or write it again")
         wanted = HEADER_BYTES + int(count) * dtype.itemsize
-        if size != wanted or count < 1:
+        if size != wanted:
             raise DataError(f"{name} has {size:,} bytes, and {wanted:,} by its header", "fetch or write it again")
         return TokenFile(path, name, dtype, size, HEADER_BYTES, int(count))
     dtype = np.dtype("<u2")
@@ -97,14 +100,14 @@ def open_token_file(file: SourceFile) -> TokenFile:
 def validation_beside(files: Sequence[SourceFile]) -> list[SourceFile]:
     """The files that lie beside these for validation: val.bin beside train.bin, x_val_000000.bin beside
     x_train_000001.bin."""
-    found: dict[Path, SourceFile] = {}
+    found: dict[str, SourceFile] = {}
     for path, *_ in files:
         head, train, tail = path.name.rpartition("train")
         if train:
             pattern = re.compile(re.escape(head) + "val" + re.sub(r"\d+", r"\\d+", re.escape(tail)))
             with storage_errors(path.parent, "read"):
                 beside = sorted(other for other in path.parent.iterdir() if pattern.fullmatch(other.name))
-            found |= {other.resolve(): SourceFile(other, str(other)) for other in beside}
+            found |= {os.path.realpath(other): SourceFile(other, str(other)) for other in beside}
     return list(found.values())
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +19,7 @@ from typing import IO, Any
 import numpy as np
 
 from gptcli import strict_json
-from gptcli.console import Progress
+from gptcli.console import Progress, quantity
 from gptcli.data.cache import cache_key, new_entry, only_writer, require_whole
 from gptcli.data.config import DataConfig
 from gptcli.data.file_formats import SourceFile
@@ -84,8 +85,8 @@ def scan_tokens(sources: Sequence[str], config: DataConfig, cache_dir: Path) -> 
         raise DataError("documents of tokens are not compared (data.deduplicate=near)", "leave data.deduplicate out")
     train = find_files(sources, config, cache_dir).files
     val = find_files([config.val], config, cache_dir).files if config.val else validation_beside(train)
-    validating = {file.path.resolve() for file in val}
-    train = [file for file in train if file.path.resolve() not in validating]
+    validating = {os.path.realpath(file.path) for file in val}
+    train = [file for file in train if os.path.realpath(file.path) not in validating]
     if not train:
         raise DataError("nothing is left to train on: every file is one to validate on", "name other files")
     tokenizer = named_tokenizer(config, train[0])
@@ -192,7 +193,7 @@ def write_parts(
 def place_of_cut(files: list[TokenFile], sizes: TokenSizes, total: int, fraction: float | None) -> int:
     """The first token to validate on; by default so many as stand for what a text of that size would have."""
     if total < 4:
-        raise DataError(f"{files[0].name} holds {total} tokens", "it takes four to train and to validate")
+        raise DataError(f"{files[0].name} holds {quantity(total, 'token')}", "it takes four to train and to validate")
     if fraction is None:
         sample = next(Stretch(files[0], 0, min(files[0].tokens, SAMPLE_TOKENS)).chunks())
         sizes.check(sample, files[0].name, 0)

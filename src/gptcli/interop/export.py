@@ -5,6 +5,7 @@ Knows the formats by name and what each can hold; how each is written is in the 
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -153,7 +154,7 @@ def require_able(request: ExportRequest) -> None:
 
 def write(request: ExportRequest, loaded: LoadedModel, place: Path) -> Exported:
     """Write to `place`, a file or a directory that becomes the one requested."""
-    dtype, name = request.dtype or "f32", request.out.resolve().name
+    dtype, name = request.dtype or "f32", os.path.basename(os.path.realpath(request.out))
     match request.to:
         case "hf":
             return export_huggingface(loaded, place, dtype, request.license, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 import sys
 import time
@@ -86,7 +87,9 @@ def fresh_directory(corpus: tuple[str, ...]) -> Path:
     path = Path(corpus[0])
     # The name of a glob such as texts/*.txt or texts/**/*.md is that of the directory that it looks in.
     plain = [part for part in (path, *path.parents) if not any(glob.has_magic(p) for p in part.parts)]
-    stem = (plain[0].name or plain[0].resolve().name).split(".")[0] if corpus[0] != "-" else "stdin"
+    stem = (
+        (plain[0].name or os.path.basename(os.path.realpath(plain[0]))).split(".")[0] if corpus[0] != "-" else "stdin"
+    )
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-") or "run"
     candidates = (RUNS / (name if n == 1 else f"{name}-{n}") for n in range(1, sys.maxsize))
     return next(path for path in candidates if not path.exists())
