@@ -148,3 +148,14 @@ def test_a_corpus_whose_name_is_not_utf_8_is_named(tmp_path: Path) -> None:
     command = [sys.executable, "-P", "-m", "gptcli", "train", name, "--dry-run"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and "caf\\udce9.txt' has bytes that are not UTF-8; rename the file" in done.stderr
+
+
+def test_an_error_for_whose_words_no_memory_is_left_is_one_line() -> None:
+    code = (
+        "import sys; from gptcli.cli import app, known_errors\n"
+        "def fail(*anything):\n    raise MemoryError\n"
+        "app.app = known_errors.as_gptcli_error = fail; app.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 7
+    assert done.stderr.startswith("gptcli: the memory that") and done.stderr.count("\n") == 1

@@ -89,7 +89,11 @@ def main() -> None:
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except BaseException as error:
-        code = report(error)
+        try:
+            code = report(error)
+        except MemoryError:  # not even for the words
+            os.write(2, b"gptcli: the memory that this process may use is full; allow it more (ulimit -v)\n")
+            code = 7
     unwritten = finish_stdout()
     if unwritten is not None and code == 0:
         code = report(unwritten)
