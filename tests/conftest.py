@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,16 @@ def shared() -> Path:
             pytest.fail(f"{folder} is missing: the reference corpora must lie beside the checkout in CI")
         pytest.skip("the reference corpora (../shared) are not beside this checkout")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def same_environment() -> Iterator[None]:
+    """No test leaves variables behind: those that `gptcli` sets for its children would reach later tests' processes."""
+    before = dict(os.environ)
+    yield
+    if os.environ != before:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @pytest.fixture(autouse=True)

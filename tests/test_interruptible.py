@@ -63,7 +63,7 @@ def alarm() -> Iterator[None]:
 
 CALLS: dict[str, Callable[[SlowLibrary], object]] = {
     "any call": lambda slow: call_interruptibly(slow.work),
-    "encoding": lambda slow: encode_pieces(slow, ["a" * (UNINTERRUPTED_CHARACTERS + 1)]),
+    "encoding": lambda slow: encode_pieces(slow, ["a" * (UNINTERRUPTED_CHARACTERS + 1)], True),
     "learning": lambda slow: learn_from(["a"], slow, None),
     "reading to learn": lambda slow: learn_from((time.sleep(0.01) or "a" for _ in range(10_000)), slow, None),
 }
