@@ -138,3 +138,12 @@ def test_a_line_that_does_not_fit_leaves_no_part_of_it(log) -> None:
 def test_a_place_that_cannot_be_written_is_a_storage_error(tmp_path) -> None:
     with pytest.raises(StorageError, match="missing"):
         MetricsLog(tmp_path / "missing" / "metrics.jsonl").append({"step": 1})
+
+
+@pytest.mark.parametrize("step", ["1e400", '"x"', "null", "[]", "1.5"])
+def test_a_line_whose_step_is_no_whole_number_is_named(tmp_path, step: str) -> None:
+    (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1}}\n{{"step": {step}}}\n')
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    for use in (log.read, log.last_step, lambda: log.truncate_after(1)):
+        with pytest.raises(CheckpointError, match="line 2 is damaged: its step is no integer; remove that line"):
+            use()

@@ -74,7 +74,7 @@ class MetricsLog:
         """All whole lines in order; an empty list when there is no file.
 
         Raises:
-            CheckpointError: names the line that is not a JSON object.
+            CheckpointError: names the line that is not a JSON object, or whose step is no whole number.
         """
         if not self.path.exists():
             return []
@@ -85,7 +85,7 @@ class MetricsLog:
     def last_step(self) -> int:
         """The step of the last line, 0 where there is none."""
         lines = self.read()
-        return int(lines[-1].get("step", 0)) if lines else 0
+        return lines[-1].get("step", 0) if lines else 0
 
     def parse(self, number: int, line: bytes) -> dict[str, Any]:
         try:
@@ -94,6 +94,10 @@ class MetricsLog:
             value = None
         if not isinstance(value, dict):
             raise CheckpointError(f"{self.path} line {number} is damaged: not a JSON object", "remove that line")
+        if not isinstance(value.get("step", 0), int):
+            raise CheckpointError(
+                f"{self.path} line {number} is damaged: its step is no whole number", "remove that line"
+            )
         return value
 
 

@@ -60,7 +60,7 @@ def read_toml(path: Path) -> RawConfig:
     except RecursionError as error:
         raise ConfigError(f"{path}: its values are nested too deeply", "a config file is a short TOML file") from error
     except ValueError as error:  # it is not TOML, not UTF-8, or has a number of thousands of digits
-        raise ConfigError(f"{path} is not a TOML file: {error}") from error
+        raise ConfigError(f"{path} is not a TOML file: {str(error).partition(';')[0]}") from error
     return with_origin(values, str(path))
 
 
