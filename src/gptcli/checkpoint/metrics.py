@@ -74,7 +74,7 @@ class MetricsLog:
         """All whole lines in order; an empty list when there is no file.
 
         Raises:
-            CheckpointError: names the line that is not a JSON object, or whose step is no whole number.
+            CheckpointError: names the line that is not a JSON object, or whose step is no integer.
         """
         if not self.path.exists():
             return []
@@ -95,9 +95,7 @@ class MetricsLog:
         if not isinstance(value, dict):
             raise CheckpointError(f"{self.path} line {number} is damaged: not a JSON object", "remove that line")
         if not isinstance(value.get("step", 0), int):
-            raise CheckpointError(
-                f"{self.path} line {number} is damaged: its step is no whole number", "remove that line"
-            )
+            raise CheckpointError(f"{self.path} line {number} is damaged: its step is no integer", "remove that line")
         return value
 
 
