@@ -25,7 +25,7 @@ from gptcli.checkpoint.metrics import MetricsLog
 from gptcli.config import RawConfig, merge
 from gptcli.config.load import arrays_as_tuples
 from gptcli.data.config import DataConfig
-from gptcli.data.prepare import CorpusScan, default_cache_dir, prepare_data
+from gptcli.data.prepare import CorpusScan, prepare_data
 from gptcli.errors import GptcliError, Stopped, UsageError
 from gptcli.models.config import ModelConfig
 from gptcli.models.estimate import flops_per_token, non_embedding_parameters

@@ -144,7 +144,7 @@ def nonsense(folder: Path, part: float, seed: int) -> list[Row]:
 
 def hostile(folder: Path, part: float, seed: int) -> list[Row]:
     with nursery_in(folder) as (nursery, work):
-        found = hostile_campaign(nursery, work)
+        found = hostile_campaign(nursery, work, part)
     said = f"{found.canaries} ran something; at most {found.most_growth / 2**20:.0f} MiB of memory were taken"
     return [Row("a hostile file", found.cases, said, found.failures)]
 

@@ -48,13 +48,13 @@ class Hostility:
     failures: list[str] = field(default_factory=list)
 
 
-def hostile_campaign(nursery: Nursery, folder: Path) -> Hostility:
-    """Show every case to its command."""
+def hostile_campaign(nursery: Nursery, folder: Path, part: float = 1.0) -> Hostility:
+    """Show every case, or one of several, to its command."""
     counts, canary = Hostility(), folder / "canary"
     corpus, run = make_corpus(folder), folder / "run"
     assert nursery.run(train_command(corpus, run), folder).code == 0
     idle = nursery.run(["--version"], folder).peak_bytes
-    waiting = list(cases(folder / "cases", corpus, run, canary))
+    waiting = list(cases(folder / "cases", corpus, run, canary))[:: round(1 / part)]
     counts.cases = len(waiting)
     while waiting:
         started = [(case, nursery.start(case.arguments, folder)) for case in waiting[:AT_ONCE]]

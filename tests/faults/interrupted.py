@@ -74,7 +74,9 @@ def interruption_campaign(
             interrupt(command, chance.choice(SIGNALS), name, counts)
             counts.failures += [f"{name}: it left {path.name}" for path in half_written(folder, f"out-{number}")]
         again = run_once(nursery, folder, arguments, f"out-{trials - 1}")
-        if again.wait(600) != 0 and "--force" not in again.said and "--resume" not in again.said:
+        code = again.wait(600)
+        may_refuse = command.code == 0 or "--resume" in again.said  # the target is whole, or a run has begun there
+        if code != 0 and not may_refuse:
             counts.failures.append(f"{name} after an interruption: exit code {again.code}: {again.last_line}")
         for path in [*folder.glob("out-*"), *folder.glob("whole*")]:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
