@@ -29,6 +29,7 @@ from gptcli.data.prepare import CorpusScan, prepare_data
 from gptcli.errors import GptcliError, Stopped, UsageError
 from gptcli.models.config import ModelConfig
 from gptcli.models.estimate import flops_per_token, non_embedding_parameters
+from gptcli.storage import default_cache_dir
 from gptcli.tokenizer.config import BpeTokenizerConfig, CharTokenizerConfig, TokenizerConfig
 from gptcli.train.excerpt import scan_excerpt
 from gptcli.train.law import Runs, excess_bits, shipped_law

@@ -54,7 +54,7 @@ def hostile_campaign(nursery: Nursery, folder: Path, part: float = 1.0) -> Hosti
     corpus, run = make_corpus(folder), folder / "run"
     assert nursery.run(train_command(corpus, run), folder).code == 0
     idle = nursery.run(["--version"], folder).peak_bytes
-    waiting = list(cases(folder / "cases", corpus, run, canary))[:: round(1 / part)]
+    waiting = list(cases(folder / "cases", corpus, run, canary))[:: max(1, round(1 / part))]
     counts.cases = len(waiting)
     while waiting:
         started = [(case, nursery.start(case.arguments, folder)) for case in waiting[:AT_ONCE]]
