@@ -40,7 +40,7 @@ COMMANDS = {
     "export --to gguf": "export run --to gguf --out {out}",
     "import": "import model --out {out}",
     "checkpoint verify": "checkpoint verify run",
-    "verify-resume": "verify-resume letters.txt --out {out} --set=data.tokenizer.name=char",
+    "verify-resume": f"verify-resume lines.txt --steps 4 --kills 1 --out {{out}} {SHORT}",
     "bench limits": "bench limits --device cpu",
 }
 """What is interrupted, in a folder with the files that are named; `{out}` is a new path."""
