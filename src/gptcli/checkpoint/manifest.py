@@ -7,7 +7,6 @@ flipped bit in any file of a checkpoint, this one included, is found before anyt
 
 from __future__ import annotations
 
-import hashlib
 import re
 import stat
 from collections.abc import Iterable, Mapping
@@ -19,7 +18,8 @@ from gptcli import strict_json
 from gptcli.checkpoint.header import require_sane_header
 from gptcli.checkpoint.together import on_all, rank_in, ranks_of
 from gptcli.errors import CheckpointError
-from gptcli.storage import LARGE, read_regular, sha256_file, storage_errors
+from gptcli.manifest import sealed
+from gptcli.storage import read_regular, sha256_file, storage_errors
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -51,7 +51,7 @@ class Manifest:
 
     def render(self) -> str:
         """The text of manifest.json."""
-        fields: dict[str, Any] = {
+        fields = {
             "format": FORMAT,
             "version": VERSION,
             "step": self.step,
@@ -60,8 +60,7 @@ class Manifest:
             "data_fingerprint": self.data_fingerprint,
             "files": {name: {"bytes": size, "sha256": digest} for name, (size, digest) in sorted(self.files.items())},
         }
-        fields["sha256"] = hashlib.sha256(strict_json.dumps(fields, ensure_ascii=False).encode()).hexdigest()
-        return strict_json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
+        return sealed(fields)
 
 
 def describe(
@@ -91,7 +90,7 @@ def read_manifest(directory: Path) -> Manifest:
     with storage_errors(path, "read"):
         if path.stat().st_size > MAX_MANIFEST_BYTES:
             raise CheckpointError(f"{path} is larger than any manifest of a checkpoint", REMEDY)
-        text = read_regular(path, LARGE)
+        text = read_regular(path, MAX_MANIFEST_BYTES)
     try:
         fields = strict_json.loads(text)
         if fields["format"] == FORMAT and fields["version"] > VERSION:
