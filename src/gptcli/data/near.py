@@ -8,11 +8,10 @@ pairs do not depend on the number of processes. Documents without a passage of W
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +22,7 @@ from gptcli.data.permutation import derive, mix
 from gptcli.data.sketch import passages
 from gptcli.data.stages import Job, batches, keep
 from gptcli.errors import missing_extra
-from gptcli.storage import create_file, open_regular
+from gptcli.storage import append_content, create_file
 
 SIMILARITY = 0.5
 """Two texts of a similarity of 0.5 share two thirds of their passages. It is lower than where documents are dropped,
@@ -50,12 +49,6 @@ def require_rensa() -> None:
         raise missing_extra("rensa", "near", "data.deduplicate=near") from error
 
 
-def append(path: Path, out: BinaryIO) -> None:
-    """Write the content of a file to another one."""
-    with open_regular(path) as file:
-        shutil.copyfileobj(file, out, 1 << 20)
-
-
 def near_pairs(jobs: Sequence[Job], means: Means, folder: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(places, places of earlier documents that each is near) of a corpus whose documents are noted.
 
@@ -68,8 +61,8 @@ def near_pairs(jobs: Sequence[Job], means: Means, folder: Path) -> Iterator[tupl
         where = Path(scratch)
         with create_file(where / SIGNATURES) as signatures, create_file(where / PLACES) as places:
             for job, _ in zip(jobs, in_order(sign, jobs, means.processes), strict=True):
-                append(job.folder / SIGNATURES, signatures)
-                append(job.folder / PLACES, places)
+                append_content(job.folder / SIGNATURES, signatures)
+                append_content(job.folder / PLACES, places)
                 progress.update()
         if not (where / PLACES).stat().st_size:
             return

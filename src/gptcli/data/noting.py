@@ -6,7 +6,6 @@ work is divided. Splitting follows in scan.py.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -17,7 +16,7 @@ from gptcli.data.left_out import LeftOut
 from gptcli.data.passes import RECORD_BYTES, NotedSection, ScannedFile
 from gptcli.data.sections import Section
 from gptcli.data.stages import DOCUMENTS, Job, note, note_into
-from gptcli.storage import create_file, open_regular, publish, temporary_name
+from gptcli.storage import append_content, create_file, open_regular, publish, temporary_name
 
 COPIED_RECORDS = 1 << 15
 
@@ -77,8 +76,7 @@ def note_documents(path: Path, files: Sequence[ScannedFile], jobs: list[Job], me
         with create_file(path) as out, Progress("read", len(jobs), unit="parts") as progress:
             for job, result in zip(jobs, in_order(note, jobs, means.processes), strict=True):
                 noted += [NotedSection.of(values) for values in result["noted"]]
-                with open_regular(job.folder / DOCUMENTS) as part:
-                    shutil.copyfileobj(part, out)
+                append_content(job.folder / DOCUMENTS, out)
                 progress.update()
     refused = refusals(noted)
     if any(one.documents for one in noted if one.sections[0].number in refused):

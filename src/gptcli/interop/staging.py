@@ -14,11 +14,11 @@ from pathlib import Path
 
 from gptcli import strict_json
 from gptcli.console import say
-from gptcli.errors import GptcliError
 from gptcli.storage import (
     atomic_directory,
     atomic_file,
     clean_temporaries,
+    errors_name,
     held_directory,
     leftovers,
     publish,
@@ -46,7 +46,7 @@ def staged_file(out: Path) -> Iterator[Path]:
     """
     real = Path(os.path.realpath(out))  # the user may name a link
     clean_temporaries(real.parent, real.name)
-    with atomic_file(real) as temporary, named_as(temporary, out):
+    with atomic_file(real) as temporary, errors_name(out, temporary):
         yield temporary
         for other in sorted(temporary.parent.iterdir()):
             if other != temporary:
@@ -65,11 +65,11 @@ def staged_directory(out: Path, last: str) -> Iterator[Path]:
     """
     real = Path(os.path.realpath(out))
     if real.is_dir():
-        with inside(real, last) as folder, named_as(folder, out):
+        with inside(real, last) as folder, errors_name(out, folder):
             yield folder
         return
     clean_temporaries(real.parent, real.name)
-    with atomic_directory(real) as folder, named_as(folder, out):
+    with atomic_directory(real) as folder, errors_name(out, folder):
         yield folder
 
 
@@ -109,17 +109,3 @@ def foreign_name(out: Path) -> str | None:
                 move(folder, out)
             remove_tree(folder)
     return min((path.name for path in out.iterdir()), default=None)
-
-
-@contextmanager
-def named_as(temporary: Path, out: Path) -> Iterator[None]:
-    """Have errors name `out` where they name the temporary path that becomes it."""
-    try:
-        yield
-    except GptcliError as error:
-        if str(temporary) not in str(error):
-            raise
-        message, remedy = (part.replace(str(temporary), str(out)) for part in (error.message, error.remedy))
-        named = type(error)(message, remedy)
-        named.exit_code = error.exit_code
-        raise named from error

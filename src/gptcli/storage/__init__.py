@@ -34,6 +34,7 @@ from gptcli.storage.leases import (
 )
 from gptcli.storage.own import (
     allocate,
+    append_content,
     copy_file,
     copy_tree,
     create_file,
@@ -64,6 +65,7 @@ __all__ = [
     "TEMPORARY_MARK",
     "UnsuitableFileError",
     "allocate",
+    "append_content",
     "append_file",
     "atomic_directory",
     "atomic_file",

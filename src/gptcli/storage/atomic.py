@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from gptcli.errors import StorageError
+from gptcli.errors import GptcliError, StorageError
 from gptcli.storage.failures import storage_error, storage_errors
 from gptcli.storage.leases import held_directory, temporary_name
 from gptcli.storage.own import create_file, open_own, require_own
@@ -90,21 +90,12 @@ def atomic_file(path: Path) -> Iterator[Path]:
     Raises:
         StorageError: the disk is full, `path` is a link or cannot be written; nothing is left behind.
     """
-    scratch = temporary_name(path)
-    temporary = scratch / path.name
-    with storage_errors(path):
-        require_own(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with held_directory(scratch):
-                create_file(temporary).close()
-                yield temporary
-                set_modes(scratch)
-                publish(temporary, path)
-        except OSError as error:
-            raise in_place_of(scratch, path, error) from error
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+    with scratch_for(path) as scratch:
+        temporary = scratch / path.name
+        create_file(temporary).close()
+        yield temporary
+        set_modes(scratch)
+        publish(temporary, path)
 
 
 @contextmanager
@@ -117,35 +108,51 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     Raises:
         StorageError: the disk is full, `path` is a link or cannot be written; nothing is left behind.
     """
-    temporary = temporary_name(path)
+    with scratch_for(path) as temporary, errors_name(path, temporary):
+        yield temporary
+        set_modes(temporary)
+        if path.exists():
+            flush_tree(temporary)
+            replaced = temporary_name(path)
+            path.rename(replaced)
+            publish(temporary, path)
+            shutil.rmtree(replaced, ignore_errors=True)
+        else:
+            publish(temporary, path)
+
+
+@contextmanager
+def scratch_for(path: Path) -> Iterator[Path]:
+    """Yield a new temporary directory beside `path`, which is removed when the block ends, unless it was renamed.
+
+    Raises:
+        StorageError: the disk is full, `path` is a link or cannot be written.
+    """
+    scratch = temporary_name(path)
     with storage_errors(path):
         require_own(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with errors_name(path, temporary), held_directory(temporary):
-                yield temporary
-                set_modes(temporary)
-                if path.exists():
-                    flush_tree(temporary)
-                    replaced = temporary_name(path)
-                    path.rename(replaced)
-                    publish(temporary, path)
-                    shutil.rmtree(replaced, ignore_errors=True)
-                else:
-                    publish(temporary, path)
+            with held_directory(scratch):
+                yield scratch
         except OSError as error:
-            raise in_place_of(temporary, path, error) from error
+            raise in_place_of(scratch, path, error) from error
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 @contextmanager
 def errors_name(path: Path, temporary: Path) -> Iterator[None]:
-    """Let each StorageError of the block name `path`, which the user knows, in place of `temporary`."""
+    """Let each error of the block name `path`, which the user knows, in place of `temporary`."""
     try:
         yield
-    except StorageError as error:
-        raise StorageError(error.message.replace(str(temporary), str(path)), error.remedy) from error
+    except GptcliError as error:
+        if str(temporary) not in str(error):
+            raise
+        message, remedy = (part.replace(str(temporary), str(path)) for part in (error.message, error.remedy))
+        named = type(error)(message, remedy)
+        named.exit_code = error.exit_code
+        raise named from error
 
 
 def in_place_of(temporary: Path, path: Path, error: OSError) -> StorageError:

@@ -111,8 +111,14 @@ def make_directory(path: Path) -> None:
 
 def copy_file(source: Path, target: Path) -> None:
     """Write the content of a file to a new one, whose permissions are those of any new file."""
-    with open_regular(source) as content, create_file(target) as file:
-        shutil.copyfileobj(content, file, 1 << 20)
+    with create_file(target) as file:
+        append_content(source, file)
+
+
+def append_content(source: Path, out: BinaryIO) -> None:
+    """Write the content of a regular file to an open one."""
+    with open_regular(source) as content:
+        shutil.copyfileobj(content, out, 1 << 20)
 
 
 def copy_tree(source: Path, target: Path) -> None:
