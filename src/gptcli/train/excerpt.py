@@ -22,6 +22,7 @@ from gptcli.data.corpus import nothing_readable, read_pieces, refusal
 from gptcli.data.file_formats import SourceFile
 from gptcli.data.formats import Decoding
 from gptcli.data.left_out import LeftOut
+from gptcli.data.passes import ScannedFile
 from gptcli.data.prepare import CorpusScan, scan_corpus
 from gptcli.data.separator_check import separator_warning
 from gptcli.data.sources import find_files
@@ -47,7 +48,7 @@ def scan_excerpt(config: DataConfig, corpus_bytes: int | None, cache_dir: Path, 
     with only_writer(entry):
         if not (is_whole(entry) and is_settled(looked, notices_of(entry)["looked_ns"])):
             with new_entry(entry) as folder:
-                notices = write_excerpt(folder / EXCERPT, files, config, corpus_bytes, seed)
+                notices = write_excerpt(folder / EXCERPT, files, looked, config, corpus_bytes, seed)
                 write_file(folder / NOTICES, strict_json.dumps(notices | {"looked_ns": looked_ns}))
                 require_same(looked)
         notices = notices_of(entry)
@@ -70,9 +71,18 @@ def notices_of(entry: Path) -> dict[str, Any]:
 
 
 def write_excerpt(
-    path: Path, files: list[SourceFile], config: DataConfig, corpus_bytes: int, seed: int
+    path: Path,
+    files: list[SourceFile],
+    looked: list[ScannedFile],
+    config: DataConfig,
+    corpus_bytes: int,
+    seed: int,
 ) -> dict[str, Any]:
-    """Write the excerpt as rows; what a scan of the whole corpus would say about it."""
+    """Write the excerpt as rows; returns what a scan of the whole corpus would say about it.
+
+    Args:
+        looked: the files as `look_at` has found them.
+    """
     refused: list[LeftOut] = []
     decoding = Decoding.of(config)
     with create_text_file(path) as out:
@@ -82,7 +92,7 @@ def write_excerpt(
         raise nothing_readable(refused)
     is_declared = config.document_separator is not None
     names = {one.name for one in refused}
-    readable = look_at([file for file in files if file.name not in names])
+    readable = [file for file in looked if file.name not in names]
     return {
         "refused": refused,
         "replaced": decoding.replaced,
