@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import load_file, save_file
 
+from faults.ends import parse_strict, wrong_json
 from faults.nursery import Command, Nursery
 from faults.victim import make_corpus, train_command
 from gptcli.checkpoint.load import load_checkpoint
@@ -205,7 +206,7 @@ def large_losses(nursery: Nursery, folder: Path, corpus: Path, counts: BadWeight
         )
         if name == "eval" and not json.loads(command.stdout_path.read_text())["loss"] > 709:
             yield "the loss is not above 709"
-    figures = json.loads((run / "summary.json").read_text(), parse_constant=refuse)
+    figures = parse_strict((run / "summary.json").read_text())
     if not figures["val_loss"] > 709:
         yield f"the training's loss is {figures['val_loss']}"
 
@@ -220,11 +221,4 @@ def wrong_after(command: Command, case: Case) -> Iterator[str]:
         yield f"it does not say {case.named!r}: {command.last_line[:300]}"
     printed = command.stdout_path.read_text(errors="replace")
     if "--json" in case.arguments and printed:
-        try:
-            json.loads(printed, parse_constant=refuse)
-        except ValueError as error:
-            yield f"no strict JSON: {error}"
-
-
-def refuse(constant: str) -> float:
-    raise ValueError(f"{constant} is no JSON")
+        yield from wrong_json(printed)

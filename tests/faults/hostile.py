@@ -18,16 +18,13 @@ from typing import Any, NamedTuple
 
 import torch
 
+from faults.ends import Bounds, wrong_end
 from faults.nursery import Command, Nursery
 from faults.victim import make_corpus, train_command
 from gptcli.manifest import FORMAT, MANIFEST_NAME, VERSION, sealed
 
-LONGEST_SECONDS = 30
-"""After so long a command is not refusing."""
-LONGEST_LINE = 1000
+BOUNDS = Bounds(seconds=30, growth=600 * 2**20, line=1000)
 AT_ONCE = 2
-LARGEST_GROWTH = 600 * 2**20
-"""Bytes of memory that a command may take beyond what the process had when it was forked."""
 
 
 class Case(NamedTuple):
@@ -69,19 +66,9 @@ def hostile_campaign(nursery: Nursery, folder: Path, part: float = 1.0) -> Hosti
 
 
 def wrong_after(case: Case, command: Command, idle: int, counts: Hostility) -> list[str]:
-    """What a command did wrong with a hostile file; `idle` are the bytes that it had when it was forked."""
-    try:
-        code = command.wait(LONGEST_SECONDS)
-    except TimeoutError:
-        return [f"it was still running after {LONGEST_SECONDS} s"]
-    growth, wrong = command.peak_bytes - idle, []
-    counts.most_growth = max(counts.most_growth, growth)
-    if code not in ((0, 2, 3, 4) if case.harmless else (2, 3, 4)):
-        wrong.append(f"exit {code}: {command.last_line}")
-    if "Traceback" in command.said or len(command.last_line) > LONGEST_LINE:
-        wrong.append(f"not one line: {command.last_line[:200]}")
-    if growth > LARGEST_GROWTH:
-        wrong.append(f"{growth:,} bytes of memory")
+    """Everything that a command did wrong with a hostile file; `idle` are the bytes that it had when it was forked."""
+    wrong = list(wrong_end(command, (0, 2, 3, 4) if case.harmless else (2, 3, 4), BOUNDS, idle))
+    counts.most_growth = max(counts.most_growth, command.peak_bytes - idle)
     return wrong
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from faults.nursery import Command, Nursery
-from faults.victim import SETTINGS, make_corpus
+from faults.victim import make_corpus, train_command
 from gptcli.checkpoint.run import COPY, LOGS, RUN_FILES, TRACKER_FILES
 from gptcli.manifest import MANIFEST_NAME
 
@@ -65,15 +65,8 @@ def settled(corpus: Path) -> None:
 
 
 def train(corpus: Path, run: Path, steps: int) -> list[str]:
-    given = SETTINGS | SHORT | {"train.max_steps": steps}
-    return [
-        "train",
-        str(corpus),
-        "--resume",
-        "--out",
-        str(run),
-        *(f"--set={key}={value}" for key, value in given.items()),
-    ]
+    given = SHORT | {"train.max_steps": steps}
+    return train_command(corpus, run, **{key.replace(".", "__"): value for key, value in given.items()})
 
 
 def prepare(corpus: Path) -> list[str]:

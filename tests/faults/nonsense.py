@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import typer
 
+from faults.ends import wrong_json
 from faults.nursery import Command, Nursery
 from faults.options import numbers_of
 from faults.victim import SETTINGS, make_corpus
@@ -204,14 +205,7 @@ def wrong_after(one: Try, command: Command, idle: int, usual: list[tuple[int, st
     if growth > LARGEST_GROWTH or command.cpu_seconds > LONGEST_SECONDS:
         yield f"{growth:,} bytes of memory, {command.cpu_seconds:.1f} s"
     if code == 0 and "--json" in one.arguments:
-        try:
-            json.loads(command.stdout_path.read_text(), parse_constant=refuse)
-        except ValueError as error:
-            yield f"no strict JSON: {error}"
-
-
-def refuse(constant: str) -> float:
-    raise ValueError(f"{constant} is no JSON")
+        yield from wrong_json(command.stdout_path.read_text())
 
 
 def toml(value: Any) -> str:

@@ -17,16 +17,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from faults.ends import Bounds, wrong_end
 from faults.nursery import Command, Nursery
 from faults.victim import make_corpus, train_command
 from gptcli.errors import GptcliError
 from gptcli.manifest import MANIFEST_NAME
 
-LARGEST_GROWTH = 2**30
-"""Bytes of memory that a command may take beyond what the process had when it was forked."""
-LONGEST_SECONDS, LONGEST_WAIT = 10.0, 60.0
-"""Of processor time that a command may take, and after how many seconds it is taken to wait for something."""
-LONGEST_LINE = 2000
+BOUNDS = Bounds(seconds=60, growth=2**30, line=2000)
+LONGEST_SECONDS = 10.0
+"""Processor time that a command may take."""
 MOST_MEMORY = 6 * 2**30
 """Bytes of further address space that a command may take, so that one that takes all does not stop the machine."""
 AT_ONCE = 2
@@ -89,20 +88,10 @@ def show_all(nursery: Nursery, folder: Path, cases: Sequence[Case], idle: int, c
 
 
 def wrong_after(case: Case, command: Command, idle: int, counts: Sizes) -> list[str]:
-    """What a command did wrong; `idle` are the bytes that it had when it was forked."""
-    try:
-        code = command.wait(LONGEST_WAIT)
-    except TimeoutError:
-        return [f"it was still running after {LONGEST_WAIT:g} s"]
-    growth, wrong = command.peak_bytes - idle, []
-    counts.most_growth = max(counts.most_growth, growth)
+    """Everything that a command did wrong; `idle` are the bytes that it had when it was forked."""
+    wrong = list(wrong_end(command, case.codes, BOUNDS, idle))
+    counts.most_growth = max(counts.most_growth, command.peak_bytes - idle)
     counts.longest_seconds = max(counts.longest_seconds, command.cpu_seconds)
-    if code not in case.codes:
-        wrong.append(f"exit {code}: {command.last_line[:300]}")
-    if "Traceback" in command.said or len(command.last_line) > LONGEST_LINE:
-        wrong.append(f"not one line: {command.last_line[:300]}")
-    if growth > LARGEST_GROWTH:
-        wrong.append(f"{growth:,} bytes of memory")
     if command.cpu_seconds > LONGEST_SECONDS:
         wrong.append(f"{command.cpu_seconds:.0f} seconds of processor time")
     return wrong
