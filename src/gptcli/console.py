@@ -16,7 +16,7 @@ and tab, line and paragraph separators, those that change the direction of text,
 LONGEST_ERROR = 4_000
 """Characters. A user can type a word of 128 kB, and messages repeat what was typed."""
 CURSOR = re.compile(r"\n+|(\x1b\[A)+")
-"""What tqdm writes by itself to move between its bars."""
+"""Matches the texts that tqdm writes to move the cursor between its bars."""
 
 
 def visible(text: str) -> str:

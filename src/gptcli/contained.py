@@ -26,7 +26,7 @@ THREADS = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THR
 
 @dataclass(frozen=True)
 class Limits:
-    """What a process may take.
+    """Limits on the resources of a contained process.
 
     Attributes:
         memory_bytes: address space beyond what its own modules take (on Linux).

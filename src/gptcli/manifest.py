@@ -205,7 +205,7 @@ def in_threads(function: Callable[[Item, threading.Event], Result], items: Seque
 
 
 def usable_cores() -> int:
-    """How many cores this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -1,4 +1,4 @@
-"""How a process is set up before torch is loaded: what it may import, and what lets it work faster. Imports no torch.
+"""Setup of a process before torch is loaded: where it may import from, and settings for speed. Imports no torch.
 
 The settings for speed change no number; either stands back where the user has set it through the environment.
 """

@@ -50,7 +50,7 @@ def loads(text: str | bytes) -> Any:
 
 
 def parse(text: str | bytes) -> Any:
-    """What a JSON text of anybody holds, its strings as they are.
+    """The value of a JSON text from any source; its strings stay as they are.
 
     Raises:
         ValueError: the text is not JSON, or nested too deeply to be read.

@@ -212,7 +212,7 @@ def large_losses(nursery: Nursery, folder: Path, corpus: Path, counts: BadWeight
 
 
 def wrong_after(command: Command, case: Case) -> Iterator[str]:
-    """What a command did wrong."""
+    """Everything that a command did wrong."""
     if command.code != case.code:
         yield f"exit {command.code} instead of {case.code}: {command.last_line[:300]}"
     if "Traceback" in command.said or (case.code and len(command.last_line) > LONGEST_LINE):

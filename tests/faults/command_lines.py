@@ -211,7 +211,7 @@ def wrong_after(
     found: Found,
     most: float = LONGEST_CPU_SECONDS,
 ) -> list[str]:
-    """What a command did wrong; its code is counted."""
+    """Everything that a command did wrong; its exit code is counted."""
     began = time.monotonic()
     try:
         code = command.wait(max(LONGEST_SECONDS, 5 * most))

@@ -77,7 +77,7 @@ def tokens_in(cache: Path) -> set[str]:
 
 
 def wrong_after(command: Command, place: Path) -> list[str]:
-    """What a command did wrong that may have found the disk full."""
+    """Everything that a command did wrong that may have found the disk full."""
     wrong = []
     if command.code not in (0, 5) or "Traceback" in command.said:
         wrong.append(f"exit {command.code}: {command.said[-300:]}")

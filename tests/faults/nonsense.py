@@ -182,7 +182,7 @@ def start(nursery: Nursery, one: Try, folder: Path) -> Command:
 
 
 def wrong_after(one: Try, command: Command, idle: int, usual: list[tuple[int, str]], counts: Nonsense) -> Iterator[str]:
-    """What a command did wrong; `usual` are the ends of the same commands without nonsense."""
+    """Everything that a command did wrong; `usual` are the ends of the same commands without nonsense."""
     try:
         code = command.wait(LONGEST_WAIT)
     except TimeoutError:

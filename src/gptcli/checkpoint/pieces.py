@@ -80,7 +80,7 @@ def held(tensor: Tensor) -> list[Tensor]:
 
 
 def values_held(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """What this process holds of the tensors of a checkpoint's parts, by names for a message."""
+    """The tensors of a checkpoint's parts that this process holds, by the names that messages give them."""
     found = {}
     for part, tensors in parts.items():
         for name, tensor in tensors.items():

@@ -47,7 +47,7 @@ LOGS = ("metrics.jsonl", "samples.jsonl", "fingerprints.jsonl")
 COPY = "init"
 """The folder of a run that holds the model that it was started from."""
 TRACKER_FILES = ("tensorboard", "wandb", "mlflow.db", "mlartifacts")
-"""What trackers write into a run."""
+"""Files and folders that trackers write into a run."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from gptcli.errors import StorageError, first_line
 from gptcli.storage import storage_errors
 
 SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
-"""How Rust shows the number of a system's error."""
+"""Matches the number of a system error in a message of Rust."""
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:

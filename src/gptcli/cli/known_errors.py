@@ -18,15 +18,15 @@ from gptcli.errors import (
 from gptcli.storage import storage_error
 
 SURROGATES = ("\ud800", "\udfff")
-"""The range of the characters with which Python stands for bytes that are not UTF-8."""
+"""The first and the last surrogate, which Python puts in place of bytes that are not UTF-8."""
 
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
-"""What torch says where no more memory can be had, on a CPU in a plain RuntimeError."""
+"""Phrases of the RuntimeError that torch raises when an allocation fails on a CPU."""
 SMALLER = "make the model, the batch or the input smaller"
 
 
 def as_gptcli_error(error: BaseException) -> GptcliError | None:
-    """What an error means for the user; None if it is a fault of the program."""
+    """The error as one that the user can act on; None if it is a fault of the program."""
     match error:
         case GptcliError():
             return error

@@ -25,9 +25,9 @@ from gptcli.storage import UnsuitableFileError, read_named
 
 MAX_CONFIG_BYTES = 1_000_000
 MAX_DOTS = 1_000
-"""In a line of a config. The time that reading a dotted key takes grows with the square of its dots."""
+"""Dots in a line of a config at most. The time that reading a dotted key takes grows with the square of its dots."""
 MAX_DEPTH = 32
-"""Of tables inside each other. Those of our keys are three deep."""
+"""The deepest nesting of tables that is read. The tables of our own keys are three deep."""
 LONGEST_SHOWN = 200
 """Characters of a wrong value that a message repeats."""
 ConfigType = TypeVar("ConfigType", bound=Config)

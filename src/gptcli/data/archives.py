@@ -50,7 +50,7 @@ class Member(NamedTuple):
 
 
 class FileStatus(NamedTuple):
-    """What the file system says of a file, by which a changed file is recognised without reading it."""
+    """Metadata of a file, by which a change is noticed without reading the file."""
 
     size: int
     """In bytes."""

@@ -173,7 +173,8 @@ def damage_of(entry: Path, share: Share = WHOLE) -> str:
 
 @contextmanager
 def verifying(size: int) -> Iterator[Callable[[int], object]]:
-    """What to call with the numbers of bytes that were read, of `size` in all: shows progress where that takes long."""
+    """Yield a function to be called with each number of bytes that was read, of `size` in all. It shows progress if
+    there is much to read."""
     if size < SHOWN_BYTES:
         yield lambda count: None
     else:

@@ -130,7 +130,7 @@ class ChatRenderer:
         return reply["text"]
 
     def end(self) -> str:
-        """How the process ended, in words."""
+        """A clause that says how the process ended."""
         code = self.process.wait()
         how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
         return f"its process ended {how}"

@@ -38,8 +38,7 @@ class ScannedFile(NamedTuple):
     name: str
     size: int
     version: str
-    """What tells its content from another: a SHA-256, or the inode and the times of a file that is too large to be
-    hashed each time."""
+    """Identifies the content: its SHA-256, or inode and times where the corpus is too large to be hashed each time."""
     changed_ns: int
     """When a file that is not hashed last changed, in nanoseconds since 1970; 0 for one that is."""
     format: Format = "text"

@@ -114,7 +114,7 @@ def scan_tokens(sources: Sequence[str], config: DataConfig, cache_dir: Path) -> 
 
 
 def open_token_scan(entry: Path, config: DataConfig, from_cache: bool) -> TokenScan:
-    """What was found of token files, in a directory of the cache that is verified."""
+    """Open the scan of token files in a directory of the cache, which must be verified before."""
     values: dict[str, Any] = strict_json.parse(read_regular(entry / "scan.json", OWN).decode())
     values["files"] = tuple(ScannedFile(*file) for file in values["files"])
     values["refused"] = ()

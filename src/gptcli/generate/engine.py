@@ -93,8 +93,8 @@ class Engine:
             self.model.train(was_training)
 
     def fitting_rows(self, rows: Sequence[Row]) -> int:
-        """How many rows may be read at once on a CPU, where nothing says that the memory is used up: as many as have
-        their keys and values, at first, and their logits in half of it."""
+        """The number of rows that may be read at once. On a CPU, where running out of memory raises no error, their
+        keys, values and logits are to fit into half of the memory."""
         if self.device.type != "cpu" or not rows:
             return self.config.batch_size
         config, weight = self.model.config, self.model.embedding.weight

@@ -32,7 +32,7 @@ Format = Literal["hf", "gguf", "onnx", "nanogpt"]
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 CARD = "README.md"
 LAST: dict[str, str] = {"hf": CONFIG, "nanogpt": CHECKPOINT}
-"""Of the formats that are directories, the file without which no program opens the others."""
+"""For each format that is a directory, the file without which no program opens it."""
 
 
 class Ability(NamedTuple):

@@ -28,7 +28,7 @@ LARGEST_FILE = 1_800_000_000
 
 
 WEIGHTS = re.compile(r"\.[0-9a-f]{8}\.data$")
-"""How the name of a file of weights ends, after that of its graph."""
+"""Matches the end of a weights file's name, which follows the name of its graph."""
 
 
 def write_onnx(model: GPT, path: Path) -> tuple[str, ...]:

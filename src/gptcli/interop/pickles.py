@@ -32,7 +32,7 @@ from gptcli.storage import LARGE, storage_errors
 SAFE_TORCH = (2, 10)
 """Before it, what is read as weights only could still run code or corrupt memory (CVE-2025-32434, CVE-2026-24747)."""
 SLACK_BYTES = 2**29
-"""Beyond a few times the file's size, what the process may take in memory and on the disk."""
+"""Bytes that the process may take in memory and on the disk beyond a few times the file's size."""
 BASE_SECONDS, BYTES_PER_SECOND = 60, 20_000_000
 PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 TENSORS, REST = "tensors.safetensors", "rest.json"

@@ -1,4 +1,4 @@
-"""Where an export is written until it is whole, so that a kill at any moment leaves the old target or the new one.
+"""Temporary places in which exports are written, so that a kill at any moment leaves the old target or the new one.
 
 A file, or a directory that is not there yet, is written beside its place and renamed. A directory that is there and
 empty may be a mount point or somebody's current directory: what is to lie in it is written to a temporary directory
@@ -31,9 +31,9 @@ from gptcli.storage import (
 )
 
 INSIDE = "export"
-"""What the temporary directory inside an existing directory is made for, in its name."""
+"""The beginning of the name of a temporary directory inside an existing one."""
 MOVING = "moving.json"
-"""In such a directory: the files that are to be moved, in order. Written when all of them are whole."""
+"""The file in such a directory that lists the files to be moved, in order. It is written when all of them are whole."""
 
 
 @contextmanager

@@ -28,8 +28,8 @@ from gptcli.storage import LARGE, SMALL, atomic_file, read_regular, storage_erro
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 SPARE_NUMBERS = 2**20
-"""So many numbers more than twice those in the files a config may describe: what is built of them costs nothing, and
-the comparison by names then says what is missing."""
+"""A config may describe twice as many numbers as the files hold, and this many more. A model of that size costs nothing
+to build, and the comparison by names then says what is missing."""
 LONGEST_LIST = 600
 """Characters of names in a message at most."""
 FLOATS = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}

@@ -18,7 +18,7 @@ LARGE_VOCABULARY = 1024
 MAX_LOGITS = 2**27
 """As nn.loss: more logits than these are worked through in parts."""
 FIRST_TABLE = 2**20
-"""As nn.rope: numbers in each of the first tables."""
+"""Numbers in each of the first tables of RoPE, as in nn.rope."""
 MAX_PRODUCT_SCORES = 512**2
 """As nn.attention: scores of a head up to which a CPU in bf16 has them all at once."""
 

@@ -1,4 +1,4 @@
-"""Where the cache lies."""
+"""The default location of the cache."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from gptcli.storage.own import remove_tree
 TEMPORARY_MARK = ".tmp-"
 """Part of every temporary name."""
 UNKNOWN_SECONDS = 7 * 24 * 3600.0
-"""How long nothing must have changed in a temporary, of whose owner nothing can be known, until it is removed."""
+"""Seconds since the last change after which a temporary is removed although nothing is known about its owner."""
 FRESH_SECONDS = 60.0
 """A directory that was made so recently may not be locked yet."""
 HASH_DIGITS = 8
@@ -172,7 +172,7 @@ def clean_temporaries(directory: Path, name: str | None = None, *, excluded: Exc
 
 
 def leftovers(directory: Path, name: str | None = None, *, excluded: Excluded = "nobody") -> list[Path]:
-    """What `clean_temporaries` would remove, sorted."""
+    """The paths that `clean_temporaries` would remove, sorted."""
     return [path for path in temporaries(directory, name) if is_left_over(path, excluded)]
 
 

@@ -30,7 +30,7 @@ KINDS = (
 
 
 class UnsuitableFileError(OSError):
-    """What lies at a path is not a regular file, or is too large for what it should be."""
+    """A path does not lead to a regular file, or the file is larger than such a file may be."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(errno.EINVAL, reason)
@@ -84,7 +84,7 @@ def read_named(path: Path, most: int = LARGE) -> bytes:
 
 
 def read_at_most(file: BinaryIO, most: int) -> bytes:
-    """What is left of an open file, a pipe or a device.
+    """The rest of an open file, pipe or device.
 
     Raises:
         UnsuitableFileError: it is more than `most` bytes.

@@ -1,4 +1,4 @@
-"""What a tokenizer.json of others may ask for: bounds that every known tokenizer keeps by far, checked on its JSON.
+"""Bounds on a foreign tokenizer.json, checked on its JSON. All known tokenizers stay far within them.
 
 They make sure that encoding takes time and memory in proportion to the text, whatever the text is: no pattern takes
 exponential time, and no text grows to more than MOST_GROWTH times its bytes before it is cut into tokens. Nothing is
@@ -198,7 +198,7 @@ def require_scores(vocabulary: list[Any]) -> None:
 
 
 def require_post_processor(parts: list[Mapping[str, Any]], ids: set[int]) -> None:
-    """What is put around a text is in the vocabulary and little, and the text itself stands there once."""
+    """Check that the text is written once, and that the tokens put around it are few and in the vocabulary."""
     added: list[Any] = []
     for part in parts:
         match part.get("type"):

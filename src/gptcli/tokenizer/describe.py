@@ -9,7 +9,7 @@ from gptcli.errors import TokenizerError
 from gptcli.tokenizer.tokenizer import Tokenizer
 
 MAX_DIGITS = 100
-"""Of an id: no vocabulary needs more, and Python reads no number of some thousand digits."""
+"""Digits of an id at most. No vocabulary needs more, and Python reads no number of some thousand digits."""
 LONGEST_SHOWN = 10
 
 

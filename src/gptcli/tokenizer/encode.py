@@ -177,7 +177,7 @@ class WordEncoder:
         return ids.copy()  # its own array keeps room for far more ids than it holds
 
     def __getstate__(self) -> dict[str, Any]:
-        """What another process gets, as a rank that did not prepare the data: it loads gigatoken by itself."""
+        """The state that is sent to another process, such as a rank; it loads gigatoken by itself."""
         return {**self.__dict__, "fast": None, "remembered": 0}
 
     def forget(self) -> None:

@@ -28,7 +28,7 @@ TRIAL_VERSION = 1
 BASE_SECONDS, BYTES_PER_SECOND = 5, 4_000_000
 """Processor time for the trial, and for opening a file of so many bytes."""
 PATIENCE = 12
-"""Times the processor time after which the trial is given up on a machine that is busy with other work."""
+"""Wall-clock time after which the trial is given up, as a multiple of its processor time: the machine may be busy."""
 BASE_BYTES, BYTES_PER_BYTE = 2**28, 24
 """Memory for the trial, and for each byte of the file."""
 REMEDY = "use another tokenizer"

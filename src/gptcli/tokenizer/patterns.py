@@ -23,7 +23,7 @@ UNBOUNDED = 1 << 30
 QUANTIFIER = re.compile(r"[*+?]|\{(\d{1,9})(,?)(\d{0,9})\}|\{(),(\d{1,9})\}")
 ESCAPE = re.compile(r"\\(?:[pP]\{[^}]*\}|x\{[0-9A-Fa-f ]*\}|x[0-9A-Fa-f]{1,2}|u[0-9A-Fa-f]{4}|.)", re.DOTALL)
 REFERENCE = re.compile(r"\\[1-9]|\\[kg][<'{]")
-"""What refers to the text that a group has matched, or calls a group."""
+"""Matches a reference to the text that a group has matched, or a call of a group."""
 FLAGS = re.compile(r"\(\?[imx]*(?:-[imx]*)?\)|\(\?#[^)]*\)")
 OPENING = re.compile(r"\(\?(?:[=!>]|<[=!]|<[A-Za-z_]\w*>|[imx]*(?:-[imx]*)?:)|\((?!\?)")
 CLOSED = ("(?=", "(?!", "(?<=", "(?<!", "(?>")
@@ -69,7 +69,7 @@ Part = Character | Sequence | Alternatives | Closed | Repeated
 
 
 class Analysis(NamedTuple):
-    """What is known of a pattern, or of a part of one.
+    """Properties of a pattern, or of a part of one.
 
     Attributes:
         shortest: characters that it matches at least.

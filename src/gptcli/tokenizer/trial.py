@@ -14,7 +14,7 @@ import tokenizers
 from gptcli.tokenizer.bounds import LONGEST_TOKEN, MOST_ADDED, MOST_GROWTH
 
 SLACK_BYTES = 4096
-"""What any text may grow by."""
+"""Bytes by which any text may grow."""
 EVERY_BYTE = "".join(map(chr, range(256)))
 TEXTS = (
     "",
