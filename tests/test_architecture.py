@@ -13,7 +13,7 @@ from fresh import run_fresh
 
 FLOORS = {
     "errors": 0, "strict_json": 0, "storage": 0, "console": 0, "figures": 0, "interruptible": 0, "runtime": 0,
-    "contained": 0, "limits": 0,
+    "limited_process": 0, "limits": 0,
     "config": 1, "manifest": 1,
     "nn": 2, "tokenizer": 2,
     "models": 3, "data": 3, "optim": 3,

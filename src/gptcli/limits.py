@@ -1,4 +1,4 @@
-"""The child's side of `contained.py`: `python -P -m gptcli.limits LIMITS MODULE [ARGUMENT ...]`.
+"""The child's side of `limited_process.py`: `python -P -m gptcli.limits LIMITS MODULE [ARGUMENT ...]`.
 
 Limits this process, imports MODULE, limits the memory to what that took and the allowance, then calls MODULE.main with
 the arguments. Nothing but `resource` is imported before the limits hold. The last line on stderr says why it failed.

@@ -30,7 +30,7 @@ def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shape = {"vocab_size": tokenizer.vocab_size, "context_length": 32, "n_layer": 1, "n_head": 2, "n_embd": 16}
     directory = tmp_path_factory.mktemp("model")
     model = build_model(ModelConfig.model_validate(shape))
-    model.embedding.weight.data[tokenizer.eot_id] = 0  # its logit is 0: greedy text never ends
+    model.embedding.weight.data[tokenizer.eos_id] = 0  # its logit is 0: greedy text never ends
     write_huggingface(model, tokenizer, directory)
     return directory
 

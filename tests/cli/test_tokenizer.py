@@ -65,10 +65,10 @@ def test_text_comes_as_argument_or_from_standard_input(trained: Path) -> None:
 def test_json_has_ids_and_the_text_of_each_token(trained: Path) -> None:
     tokenizer = load_tokenizer(trained)
     answer = json.loads(run("encode", trained, "said<|endoftext|>", "--json", "--allow-special"))
-    assert answer["ids"] == [*tokenizer.encode("said"), tokenizer.eot_id]
+    assert answer["ids"] == [*tokenizer.encode("said"), tokenizer.eos_id]
     assert "".join(answer["tokens"]) == "said<|endoftext|>"
     plain = json.loads(run("encode", trained, "said<|endoftext|>", "--json"))
-    assert tokenizer.eot_id not in plain["ids"]
+    assert tokenizer.eos_id not in plain["ids"]
 
 
 def test_inspect_measures_a_text(trained: Path, corpus: Path) -> None:

@@ -16,17 +16,17 @@ WriteShards = Callable[..., TokenShards]
 
 @pytest.fixture
 def write_shards(tmp_path: Path) -> WriteShards:
-    """write_shards(documents, vocab_size=, eot_id=, end_id=, shard_bytes=, name=): documents are lists of ids."""
+    """write_shards(documents, vocab_size=, eos_id=, end_id=, shard_bytes=, name=): documents are lists of ids."""
 
     def write(
         documents: list[list[int]],
         vocab_size: int = 300,
-        eot_id: int | None = 256,
+        eos_id: int | None = 256,
         end_id: int | None = None,
         shard_bytes: int = 64,
         name: str = "split",
     ) -> TokenShards:
-        framing = DocumentFraming(eot_id, end_id)
+        framing = DocumentFraming(eos_id, end_id)
         with ShardWriter(tmp_path / name, vocab_size, framing, "tokenizer", shard_bytes) as writer:
             for ids in documents:
                 writer.add(np.array(ids, dtype=np.uint32), size=len(ids), starts=True)

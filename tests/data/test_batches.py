@@ -9,12 +9,12 @@ import torch
 from gptcli.data.batches import Batches
 from gptcli.errors import DataError
 
-EOT = 9_999
+EOS = 9_999
 
 
 def positions(write_shards, length: int, name: str = "split"):
     """A split whose token at position i is i."""
-    return write_shards([list(range(length))], vocab_size=10_000, eot_id=None, shard_bytes=1000, name=name)
+    return write_shards([list(range(length))], vocab_size=10_000, eos_id=None, shard_bytes=1000, name=name)
 
 
 @pytest.mark.parametrize("length", [9, 10, 16, 17, 63, 64, 65, 1000, 1009])
@@ -80,34 +80,34 @@ def documents() -> list[list[int]]:
 
 
 def test_segments_are_the_documents_and_each_begins_with_its_end_of_text_token(write_shards, documents) -> None:
-    shards = write_shards(documents, vocab_size=10_000, eot_id=EOT)
+    shards = write_shards(documents, vocab_size=10_000, eos_id=EOS)
     batch = Batches(shards, 32, seed=0, pack="document").sequences(range(100))
     for inputs, targets, segments in zip(*(tensor.tolist() for tensor in batch), strict=True):
         segment = 0
         for place, token in enumerate(inputs):
-            if token == EOT:
+            if token == EOS:
                 segment += place > 0 or segments[0] > 0
-            assert segments[place] - segments[0] == segment - (segments[0] > 0) * (inputs[0] == EOT)
+            assert segments[place] - segments[0] == segment - (segments[0] > 0) * (inputs[0] == EOS)
         assert targets[:-1] == inputs[1:]
         for place in range(31):
             if segments[place] == segments[place + 1]:
-                assert inputs[place + 1] != EOT
+                assert inputs[place + 1] != EOS
             else:
-                assert inputs[place + 1] == EOT
+                assert inputs[place + 1] == EOS
 
 
 @pytest.mark.parametrize("pack", ["cross", "document"])
 def test_a_token_that_follows_the_end_of_a_document_is_no_target(write_shards, documents, pack: str) -> None:
-    shards = write_shards(documents, vocab_size=10_001, eot_id=EOT, end_id=EOT + 1)
+    shards = write_shards(documents, vocab_size=10_001, eos_id=EOS, end_id=EOS + 1)
     inputs, targets, segments = Batches(shards, 32, seed=0, pack=pack).sequences(range(100))
-    assert torch.equal((inputs == EOT + 1)[:, :-1], (inputs == EOT)[:, 1:])
-    assert torch.equal(targets == -100, inputs == EOT + 1)
+    assert torch.equal((inputs == EOS + 1)[:, :-1], (inputs == EOS)[:, 1:])
+    assert torch.equal(targets == -100, inputs == EOS + 1)
     if segments is not None:  # a document holds the token before it and the token after it
-        assert torch.equal(segments.diff(dim=1) == 1, (inputs == EOT)[:, 1:])
+        assert torch.equal(segments.diff(dim=1) == 1, (inputs == EOS)[:, 1:])
 
 
 def test_without_an_end_of_text_token_targets_across_boundaries_are_left_out(write_shards, documents) -> None:
-    shards = write_shards(documents, vocab_size=10_000, eot_id=None)
+    shards = write_shards(documents, vocab_size=10_000, eos_id=None)
     batch = Batches(shards, 32, seed=0, pack="document").sequences(range(100))
     inputs, targets, segments = batch
     assert torch.equal(segments.diff(dim=1) == 1, inputs.diff(dim=1) != 0)

@@ -11,8 +11,8 @@ import pytest
 from data_files import write
 from gptcli.config import merge, parse_assignment, validate
 from gptcli.data.config import DataSettings
+from gptcli.data.decoding import Decoding
 from gptcli.data.file_formats import SourceFile, format_by_ending
-from gptcli.data.formats import Decoding
 from gptcli.data.rows import read_rows
 from gptcli.errors import ConfigError, DataError
 

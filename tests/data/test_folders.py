@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gptcli.data.folders import Rules, Walk, walk_folder, walk_glob
+from gptcli.data.folders import FileFilter, Walk, walk_folder, walk_glob
 from gptcli.data.left_out import LeftOut, warn_of_unused
 
 
@@ -33,7 +33,7 @@ def reasons(walk: Walk, tree: Path) -> dict[str, str]:
 
 
 def test_endings_decide_and_files_without_one_are_read(tree: Path) -> None:
-    walk = walk_folder(tree, Rules())
+    walk = walk_folder(tree, FileFilter())
     assert relative(walk, tree) == [
         "A.TXT.GZ", "README", "a.txt", "chapter.1", "rows.JSONL",
         "drafts/x.txt", "drafts/deep/y.md", "sub/a.txt", "sub/drafts/z.txt",
@@ -61,7 +61,7 @@ def test_endings_decide_and_files_without_one_are_read(tree: Path) -> None:
     ],
 )
 def test_patterns_are_those_of_gitignore(tree: Path, include: list[str], exclude: list[str], read: list[str]) -> None:
-    assert relative(walk_folder(tree, Rules(include, exclude)), tree) == read
+    assert relative(walk_folder(tree, FileFilter(include, exclude)), tree) == read
 
 
 def test_linked_folders_are_read_once_and_nothing_else_than_files_is_named(tree: Path, tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_linked_folders_are_read_once_and_nothing_else_than_files_is_named(tree:
     (tree / "gone.txt").symlink_to("nowhere")
     (tree / "zero.txt").symlink_to("/dev/zero")
     os.mkfifo(tree / "pipe.txt")
-    walk = walk_folder(tree, Rules())
+    walk = walk_folder(tree, FileFilter())
     assert [name for name in relative(walk, tree) if "e.txt" in name] == ["again/e.txt"]
     found = reasons(walk, tree)
     assert found["linked/"] == f"the same folder as {tree}/again"
@@ -116,7 +116,7 @@ def test_a_folder_that_may_not_be_read_is_left_out(tree: Path, monkeypatch: pyte
         return scan(path)
 
     monkeypatch.setattr(os, "scandir", denied)
-    walk = walk_folder(tree, Rules())
+    walk = walk_folder(tree, FileFilter())
     assert reasons(walk, tree)["drafts/"] == "Permission denied" and "sub/a.txt" in relative(walk, tree)
 
 

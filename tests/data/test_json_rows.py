@@ -11,8 +11,8 @@ import pytest
 
 from data_files import write
 from gptcli.data.config import DataConfig
+from gptcli.data.decoding import Decoding
 from gptcli.data.file_formats import SourceFile
-from gptcli.data.formats import Decoding
 from gptcli.data.json_rows import json_values
 from gptcli.data.recognize import file_format
 from gptcli.data.rows import read_rows

@@ -88,7 +88,7 @@ def test_a_tokenizer_of_a_mix_learns_from_all_training_parts(
 def test_sequences_of_a_mix_are_those_of_its_corpora_in_their_turns(write_shards) -> None:
     sizes = (300, 90, 50)
     parts = tuple(
-        write_shards([[100 * n + i % 100 for i in range(size)]], vocab_size=400, eot_id=None, name=str(n))
+        write_shards([[100 * n + i % 100 for i in range(size)]], vocab_size=400, eos_id=None, name=str(n))
         for n, size in enumerate(sizes)
     )
     mix = TokenMix(("x", "y", "z"), (0.5, 0.3, 0.2), parts)

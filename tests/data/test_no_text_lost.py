@@ -20,8 +20,8 @@ from data_files import COMPRESSIONS, compress, write
 from gptcli.data import compression as compression_module
 from gptcli.data.config import DataConfig
 from gptcli.data.corpus import read_pieces
+from gptcli.data.decoding import MAX_NUL_SHARE, Decoding, read_text
 from gptcli.data.filetypes import HEAD_BYTES, file_type
-from gptcli.data.formats import MAX_NUL_SHARE, Decoding, read_text
 from gptcli.data.scan import scan_corpus
 from gptcli.data.sections import cut_file
 from gptcli.data.sources import find_files

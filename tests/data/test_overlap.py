@@ -17,7 +17,7 @@ from gptcli.data.prepare import prepare_data, scan_corpus
 
 from .conftest import WriteShards
 
-EOT = 256
+EOS = 256
 WORDS = [f"{a}{b}" for a in ("ba", "co", "du", "fe", "gi", "lo", "mu") for b in ("ran", "tel", "sor", "vin", "nak")]
 
 
@@ -35,9 +35,9 @@ def write_rows(path: Path, texts: Sequence[str]) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("eot", [EOT, None])
+@pytest.mark.parametrize("eos", [EOS, None])
 def test_every_ngram_within_a_document_is_counted_as_a_set_counts_it(
-    write_shards: WriteShards, monkeypatch: pytest.MonkeyPatch, eot: int | None
+    write_shards: WriteShards, monkeypatch: pytest.MonkeyPatch, eos: int | None
 ) -> None:
     draw = random.Random(3)
     train = [[draw.randrange(256) for _ in range(draw.randrange(1, 300))] for _ in range(20)]
@@ -47,9 +47,9 @@ def test_every_ngram_within_a_document_is_counted_as_a_set_counts_it(
     monkeypatch.setattr(overlap, "BLOCK", 64)
     monkeypatch.setattr(overlap, "READ_TOKENS", 200)
     monkeypatch.setattr(overlap, "NGRAM_BYTES", 0)
-    shards = [write_shards(part, eot_id=eot, name=name) for part, name in ((val, "val"), (train, "train"))]
+    shards = [write_shards(part, eos_id=eos, name=name) for part, name in ((val, "val"), (train, "train"))]
     known, looked_for = set(ngrams(train, 13)), ngrams(val, 13)
-    if eot is None:  # nothing in the stream tells documents apart, so that n-grams of two of them are training n-grams
+    if eos is None:  # nothing in the stream tells documents apart, so that n-grams of two of them are training n-grams
         known = set(ngrams([[id for ids in train for id in ids]], 13))
     (found,) = measure_overlap(shards[:1], shards[1:])
     assert found == Overlap(13, len(looked_for), sum(one in known for one in looked_for))

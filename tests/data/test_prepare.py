@@ -52,11 +52,11 @@ def test_the_stream_is_end_of_text_and_ids_of_every_document(source: str, cache:
     reference = tokenizers.Tokenizer.from_str(data.tokenizer.backend.to_str())
     for shards, texts in ((data.train, list(scan.train_texts())), (data.val, list(scan.val_texts()))):
         encoded = [reference.encode(text, add_special_tokens=False).ids for text in texts]
-        stream = [id for ids in encoded for id in [data.tokenizer.eot_id, *ids]]
+        stream = [id for ids in encoded for id in [data.tokenizer.eos_id, *ids]]
         assert shards.read(0, len(shards)).tolist() == stream
         assert [size for _, size in shards.iter_documents()] == [len(text.encode()) for text in texts]
         assert shards.documents == len(texts) and shards.bytes == sum(len(text.encode()) for text in texts)
-        assert shards.vocab_size == data.tokenizer.vocab_size and shards.framing.begin_id == data.tokenizer.eot_id
+        assert shards.vocab_size == data.tokenizer.vocab_size and shards.framing.begin_id == data.tokenizer.eos_id
         shards.verify()
     assert len(data.train) == data.report["train_tokens"] and len(data.val) == data.report["val_tokens"]
     decoded = [data.tokenizer.decode(ids) for ids, _ in data.train.iter_documents()]

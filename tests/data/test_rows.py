@@ -12,8 +12,8 @@ import pytest
 
 from data_files import TEXTS, WRITERS, as_arrow, as_parquet, compress, write
 from gptcli.data.config import DataConfig
+from gptcli.data.decoding import Decoding
 from gptcli.data.file_formats import SourceFile, format_by_ending
-from gptcli.data.formats import Decoding
 from gptcli.data.rows import read_rows
 from gptcli.errors import DataError
 

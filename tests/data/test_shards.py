@@ -17,11 +17,11 @@ from gptcli.tokenizer.framing import DocumentFraming
 DOCUMENTS = [list(range(start, start + length)) for start, length in ((0, 5), (7, 1), (20, 64), (3, 100), (9, 2))]
 
 
-FRAMINGS = [{"eot_id": None}, {"eot_id": 256}, {"eot_id": 256, "end_id": 257}]
+FRAMINGS = [{"eos_id": None}, {"eos_id": 256}, {"eos_id": 256, "end_id": 257}]
 
 
-def framed(ids: list[int], eot_id: int | None, end_id: int | None = None) -> list[int]:
-    return [id for id in (eot_id, *ids, end_id) if id is not None]
+def framed(ids: list[int], eos_id: int | None, end_id: int | None = None) -> list[int]:
+    return [id for id in (eos_id, *ids, end_id) if id is not None]
 
 
 def stream_of(documents: list[list[int]], **framing: int | None) -> list[int]:
@@ -86,7 +86,7 @@ def test_a_document_in_pieces_is_one_document(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("vocab_size", "name"), [(65_536, "uint16"), (65_537, "uint32")])
 def test_the_largest_id_fits_its_type(write_shards, vocab_size: int, name: str) -> None:
-    shards = write_shards([[vocab_size - 1, 0]], vocab_size=vocab_size, eot_id=None)
+    shards = write_shards([[vocab_size - 1, 0]], vocab_size=vocab_size, eos_id=None)
     assert shards.dtype.name == name and shards.read(0, 2).tolist() == [vocab_size - 1, 0]
 
 

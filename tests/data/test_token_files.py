@@ -130,7 +130,7 @@ def test_documents_may_lie_across_chunks_and_begin_without_their_token(
 ) -> None:
     """As nanoGPT writes it, with the end-of-text token after each document."""
     monkeypatch.setattr("gptcli.data.token_files.CHUNK_TOKENS", 7)
-    ids = np.append(stream(corpus.prepared.train)[1:], corpus.tokenizer.eot_id)
+    ids = np.append(stream(corpus.prepared.train)[1:], corpus.tokenizer.eos_id)
     found = prepare([write(tmp_path / "train.bin", ids, "raw")], tmp_path, corpus.folder, val_fraction=0.01)
     starts = corpus.prepared.train.document_starts[1:].astype(np.int64) - 1
     assert found.train.document_starts[1:].tolist() == starts[: found.train.documents - 1].tolist()

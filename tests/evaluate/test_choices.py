@@ -114,7 +114,7 @@ def test_a_space_stands_between_prompt_and_choice_unless_there_is_one(prompt: st
 
 def test_an_empty_prompt_is_the_beginning_of_a_document(char_tokenizer: Tokenizer) -> None:
     (row,) = rows(0, prompt="")
-    assert [one.context for one in encode_row(char_tokenizer, "", row, 32)] == [(char_tokenizer.eot_id,)] * 2
+    assert [one.context for one in encode_row(char_tokenizer, "", row, 32)] == [(char_tokenizer.eos_id,)] * 2
 
 
 def test_an_answer_is_a_number_or_a_text() -> None:

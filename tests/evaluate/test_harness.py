@@ -51,7 +51,7 @@ def model(bpe_tokenizer: Tokenizer, prose: str) -> GPT:
     """Trained for a moment, so that what is likely is far from what is not."""
     shape = {"vocab_size": bpe_tokenizer.vocab_size, "context_length": 64, "n_layer": 2, "n_head": 2, "n_embd": 32}
     model = build_model(ModelConfig(**shape), seed=3)
-    ids = torch.tensor([[bpe_tokenizer.eot_id, *bpe_tokenizer.encode(prose)]])
+    ids = torch.tensor([[bpe_tokenizer.eos_id, *bpe_tokenizer.encode(prose)]])
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for step in range(200):
         window = ids[:, step % 8 * 10 :][:, :65]

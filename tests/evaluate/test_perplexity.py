@@ -32,7 +32,7 @@ def random_model(tokenizer: Tokenizer, **settings: Any) -> GPT:
 
 def direct_nats(model: GPT, tokenizer: Tokenizer, text: str, context: int, stride: int) -> list[float]:
     """-log p of each token of `text` after the prefix, each by a forward of its own over what its window holds."""
-    prefix = tokenizer.eot_id if tokenizer.bos_id is None else tokenizer.bos_id
+    prefix = tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
     ids = torch.tensor([prefix, *tokenizer.encode(text)])
     nats = []
     for position in range(1, len(ids)):
@@ -165,8 +165,8 @@ def test_unknown_characters_are_counted(char_tokenizer: Tokenizer) -> None:
 
 
 def test_special_tokens_written_out_in_a_text_are_scored_as_text(bpe_tokenizer: Tokenizer) -> None:
-    assert bpe_tokenizer.eot_id is not None
-    name = bpe_tokenizer.token_text(bpe_tokenizer.eot_id)
+    assert bpe_tokenizer.eos_id is not None
+    name = bpe_tokenizer.token_text(bpe_tokenizer.eos_id)
     found = evaluate_texts(random_model(bpe_tokenizer), bpe_tokenizer, [Document(f"a{name}b", "x")])
     assert found.totals.tokens > 3
 

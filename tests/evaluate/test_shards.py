@@ -33,11 +33,11 @@ Shards = Callable[..., TokenShards]
 def shards_of(tmp_path: Path) -> Shards:
     """A split of documents that take `lengths` tokens each, their end-of-text token included where there is one."""
 
-    def write(*lengths: int, eot_id: int | None = 0) -> TokenShards:
+    def write(*lengths: int, eos_id: int | None = 0) -> TokenShards:
         generator = np.random.default_rng(0)
-        with ShardWriter(tmp_path, CONFIG.vocab_size, DocumentFraming(eot_id), "tokenizer", shard_bytes=100) as writer:
+        with ShardWriter(tmp_path, CONFIG.vocab_size, DocumentFraming(eos_id), "tokenizer", shard_bytes=100) as writer:
             for length in lengths:
-                ids = generator.integers(1, CONFIG.vocab_size, size=length - (eot_id is not None))
+                ids = generator.integers(1, CONFIG.vocab_size, size=length - (eos_id is not None))
                 writer.add(ids, size=3 * length, starts=True)
         return TokenShards.open(tmp_path)
 
@@ -153,7 +153,7 @@ def test_packed_documents_are_scored_without_what_stands_before_them(model: GPT,
 
 
 def test_packed_documents_without_end_of_text_do_not_foretell_each_other(model: GPT, shards_of: Shards) -> None:
-    shards = shards_of(5, 11, 16, eot_id=None)
+    shards = shards_of(5, 11, 16, eos_id=None)
     found = measure(model, shards, pack="document")
     model.eval()
     nats = 0.0

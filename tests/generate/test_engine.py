@@ -26,8 +26,8 @@ def rows_for(prompts: list[list[int]], seed: int = 0) -> list[Row]:
     return [Row(list(prompt), seed + i, len(prompt)) for i, prompt in enumerate(prompts)]
 
 
-def finished(model: GPT, config: GenerationConfig, rows: list[Row], eot_id: int | None = None) -> list[Row]:
-    for _ in Engine(model, config, eot_id).run(rows):
+def finished(model: GPT, config: GenerationConfig, rows: list[Row], eos_id: int | None = None) -> list[Row]:
+    for _ in Engine(model, config, eos_id).run(rows):
         pass
     return rows
 
@@ -79,11 +79,11 @@ def test_each_row_of_a_batch_is_what_it_is_alone(make_model: MakeModel, settings
     """Some rows end early (at id 3), so that the others go on in a smaller batch."""
     model = make_model(torch.float32)
     config = GenerationConfig(temperature=1.0, max_new_tokens=50, batch_size=batch_size, **settings)
-    together = finished(model, config, rows_for(PROMPTS, seed=40), eot_id=3)
+    together = finished(model, config, rows_for(PROMPTS, seed=40), eos_id=3)
     assert {row.finish_reason for row in together} == {"eot", "length"}
     for row in together:
         alone = Row(row.ids[: row.prompt_length], row.seed, row.prompt_length)
-        finished(model, config, [alone], eot_id=3)
+        finished(model, config, [alone], eos_id=3)
         assert (row.ids, row.finish_reason) == (alone.ids, alone.finish_reason)
 
 
@@ -192,10 +192,10 @@ def test_a_prompt_longer_than_the_context_is_read_from_its_end(make_model: MakeM
 def test_end_of_text_is_the_last_token(make_model: MakeModel) -> None:
     model = make_model()
     reference = finished(model, GenerationConfig(temperature=0.0, max_new_tokens=12), rows_for([[1, 2]]))[0].ids[2:]
-    eot = reference[4]
-    row = finished(model, GenerationConfig(temperature=0.0, max_new_tokens=12), rows_for([[1, 2]]), eot)[0]
+    eos = reference[4]
+    row = finished(model, GenerationConfig(temperature=0.0, max_new_tokens=12), rows_for([[1, 2]]), eos)[0]
     assert row.finish_reason == "eot"
-    assert row.ids[2:] == reference[: reference.index(eot) + 1]
+    assert row.ids[2:] == reference[: reference.index(eos) + 1]
 
 
 def test_running_out_of_memory_halves_the_batch_and_changes_no_token(make_model: MakeModel) -> None:

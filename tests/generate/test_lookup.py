@@ -72,7 +72,7 @@ def test_guessing_changes_no_id(make_model: MakeModel, scheme: dict, settings: d
     def generated(speculate: int) -> list[Row]:
         config = GenerationConfig(max_new_tokens=270, speculate=speculate, **settings)
         rows = [Row([id % 17 for id in prompt], seed, len(prompt)) for seed, prompt in enumerate(PROMPTS)]
-        for row in Engine(model, config, eot_id=16).run(rows):
+        for row in Engine(model, config, eos_id=16).run(rows):
             if row is rows[0] and row.count == 40:
                 row.finish_reason = "stop"
         return rows

@@ -27,10 +27,10 @@ PROMPTS = [[5], [1, 2, 3, 4, 5, 6, 7], [9, 8, 4, 9, 8, 4, 9, 8]]
 
 
 def texts(
-    model: GPT, made: DecodingStep | None, config: GenerationConfig, eot_id: int | None = 3, looks_ahead: bool = False
+    model: GPT, made: DecodingStep | None, config: GenerationConfig, eos_id: int | None = 3, looks_ahead: bool = False
 ) -> list[list[int]]:
     rows = [Row(list(prompt), i, len(prompt)) for i, prompt in enumerate(PROMPTS)]
-    engine = Engine(model, config, eot_id, step=made)
+    engine = Engine(model, config, eos_id, step=made)
     engine.looks_ahead = engine.looks_ahead or looks_ahead
     for _ in engine.run(rows):
         pass
@@ -72,9 +72,9 @@ class ReadAgain:
         return self.logits
 
 
-@pytest.mark.parametrize(("temperature", "eot_id"), [(0.0, 3), (1.0, 3), (1.0, None)])
+@pytest.mark.parametrize(("temperature", "eos_id"), [(0.0, 3), (1.0, 3), (1.0, None)])
 def test_recording_and_looking_ahead_change_no_id(
-    make_model: Callable[..., GPT], monkeypatch: pytest.MonkeyPatch, temperature: float, eot_id: int | None
+    make_model: Callable[..., GPT], monkeypatch: pytest.MonkeyPatch, temperature: float, eos_id: int | None
 ) -> None:
     """Rows end while the next step is under way, or outgrow their cache and slide."""
     monkeypatch.setattr(step, "Recording", ReadAgain)
@@ -83,7 +83,7 @@ def test_recording_and_looking_ahead_change_no_id(
     model = make_model(context_length=320, window_pattern=(0, 50), smear=True)
     config = GenerationConfig(temperature=temperature, max_new_tokens=340)
     recorded = RecordedStep(model, partial(step.read, model))
-    assert texts(model, recorded, config, eot_id, looks_ahead=True) == texts(model, None, config, eot_id)
+    assert texts(model, recorded, config, eos_id, looks_ahead=True) == texts(model, None, config, eos_id)
     assert len(ReadAgain.made) > 1 and any(one.replays > 5 for one in ReadAgain.made)
 
 

@@ -22,10 +22,10 @@ def model(make_model: Callable[..., GPT], tokenizer: Tokenizer) -> GPT:
     return make_model(vocab_size=tokenizer.vocab_size, context_length=64)
 
 
-def drawn(model: GPT, ids: list[int], config: GenerationConfig, eot_id: int | None) -> list[int]:
+def drawn(model: GPT, ids: list[int], config: GenerationConfig, eos_id: int | None) -> list[int]:
     """What the engine draws after exactly these ids."""
     row = Row(list(ids), config.seed, len(ids))
-    for _ in Engine(model, config, eot_id).run([row]):
+    for _ in Engine(model, config, eos_id).run([row]):
         pass
     return row.ids[len(ids) :]
 
@@ -93,17 +93,17 @@ def test_the_report_has_the_documented_keys(model: GPT, tokenizer: Tokenizer) ->
 def test_an_empty_prompt_begins_a_document(model: GPT, tokenizer: Tokenizer) -> None:
     config = GenerationConfig(max_new_tokens=20)
     completion = generate(model, tokenizer, [""], config).prompts[0].completions[0]
-    assert completion.tokens == drawn(model, [tokenizer.eot_id], config, tokenizer.eot_id)
+    assert completion.tokens == drawn(model, [tokenizer.eos_id], config, tokenizer.eos_id)
 
 
 def test_a_prompt_is_read_as_the_tokenizer_encodes_it_unless_it_begins_a_document(
     model: GPT, tokenizer: Tokenizer
 ) -> None:
     ids = tokenizer.encode("Once")
-    for begins, expected in ((False, ids), (True, [tokenizer.eot_id, *ids])):
+    for begins, expected in ((False, ids), (True, [tokenizer.eos_id, *ids])):
         config = GenerationConfig(max_new_tokens=20, document_start=begins)
         completion = generate(model, tokenizer, ["Once"], config).prompts[0].completions[0]
-        assert completion.tokens == drawn(model, expected, config, tokenizer.eot_id)
+        assert completion.tokens == drawn(model, expected, config, tokenizer.eos_id)
 
 
 def test_a_tokenizer_that_puts_a_token_before_every_text_still_does(
@@ -148,7 +148,7 @@ def test_a_prompt_longer_than_the_context_is_cut_with_a_note_or_refused(
     config = GenerationConfig(max_new_tokens=5, temperature=0.0)
     completion = generate(model, tokenizer, [prompt], config).prompts[0].completions[0]
     assert "the prompt has 130 tokens: only its last 64 are read" in capsys.readouterr().err
-    assert completion.tokens == drawn(model, tokenizer.encode(prompt)[-64:], config, tokenizer.eot_id)
+    assert completion.tokens == drawn(model, tokenizer.encode(prompt)[-64:], config, tokenizer.eos_id)
     with pytest.raises(DataError, match="prompt 2 has 130 tokens, more than the model's context of 64"):
         generate(model, tokenizer, ["fits", prompt], GenerationConfig(overflow="stop"))
 
@@ -208,7 +208,7 @@ def test_greedy_text_is_that_of_transformers(
                 max_new_tokens=64,
                 do_sample=False,
                 repetition_penalty=penalty,
-                eos_token_id=tokenizer.eot_id,
-                pad_token_id=tokenizer.eot_id,
+                eos_token_id=tokenizer.eos_id,
+                pad_token_id=tokenizer.eos_id,
             )
             assert prompt.completions[0].tokens == theirs[0, inputs.input_ids.shape[1] :].tolist()

@@ -43,7 +43,7 @@ def model_for(tokenizer: Tokenizer, **slots: object) -> GPT:
 
 
 def assert_same(theirs: transformers.PreTrainedTokenizerBase, ours: Tokenizer) -> None:
-    assert (theirs.bos_token_id, theirs.eos_token_id) == (ours.bos_id, ours.eot_id)
+    assert (theirs.bos_token_id, theirs.eos_token_id) == (ours.bos_id, ours.eos_id)
     for text in (*TRIED_TEXTS, CHARACTERS):
         ids = ours.encode(text)
         assert theirs(text, split_special_tokens=True)["input_ids"] == ids, text

@@ -140,7 +140,7 @@ def test_embeddings_beyond_the_vocabulary_get_tokens(our_model, tokenizer, path)
     assert fields["tokenizer.ggml.token_type"].contents()[-4:] == [
         gguf.TokenType.CONTROL, *[gguf.TokenType.UNUSED] * 3
     ]  # fmt: skip
-    assert fields["tokenizer.ggml.eos_token_id"].contents() == tokenizer.eot_id
+    assert fields["tokenizer.ggml.eos_token_id"].contents() == tokenizer.eos_id
 
 
 @pytest.mark.parametrize(

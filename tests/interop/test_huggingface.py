@@ -30,7 +30,7 @@ def their_model(tokenizer, lively, tmp_path):
     def save(config: transformers.PreTrainedConfig, **how) -> transformers.PreTrainedModel:
         config = copy.deepcopy(config)
         config.vocab_size = tokenizer.vocab_size
-        config.bos_token_id = config.eos_token_id = tokenizer.eot_id
+        config.bos_token_id = config.eos_token_id = tokenizer.eos_id
         model = lively(transformers.AutoModelForCausalLM.from_config(config))
         model.save_pretrained(tmp_path, **how)
         tokenizer.save(tmp_path)
@@ -205,7 +205,7 @@ def test_transformers_tokenizer_gives_the_same_ids(our_model, tmp_path, settings
     theirs = theirs.from_pretrained(tmp_path)
     assert theirs(TEXT)["input_ids"] == tokenizer.encode(TEXT)
     assert theirs.decode(tokenizer.encode(TEXT)) == TEXT
-    assert (theirs.eos_token_id, theirs.bos_token_id) == (tokenizer.eot_id, tokenizer.bos_id)
+    assert (theirs.eos_token_id, theirs.bos_token_id) == (tokenizer.eos_id, tokenizer.bos_id)
     assert read_huggingface(tmp_path)[1].fingerprint == tokenizer.fingerprint
 
 
@@ -213,7 +213,7 @@ def test_transformers_tokenizer_gives_the_same_ids(our_model, tmp_path, settings
 def test_the_pipeline_of_transformers_writes_text(our_model, tokenizer, tmp_path):
     write_huggingface(our_model(), tokenizer, tmp_path)
     pipeline = transformers.pipeline("text-generation", model=str(tmp_path), device="cpu")
-    greedy = transformers.GenerationConfig(max_new_tokens=4, do_sample=False, pad_token_id=tokenizer.eot_id)
+    greedy = transformers.GenerationConfig(max_new_tokens=4, do_sample=False, pad_token_id=tokenizer.eos_id)
     assert pipeline("Once", generation_config=greedy)[0]["generated_text"].startswith("Once")
 
 
@@ -222,10 +222,10 @@ def test_written_config_names_ids_and_both_generations_of_keys(our_model, tokeni
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["rope_theta"] == config["rope_parameters"]["rope_theta"] == 5e5
     assert config["dtype"] == config["torch_dtype"] == "float32"
-    assert config["eos_token_id"] == tokenizer.eot_id
+    assert config["eos_token_id"] == tokenizer.eos_id
     assert config["head_dim"] == 12
     generation = transformers.GenerationConfig.from_pretrained(tmp_path)
-    assert generation.eos_token_id == generation.pad_token_id == tokenizer.eot_id
+    assert generation.eos_token_id == generation.pad_token_id == tokenizer.eos_id
 
 
 def test_writing_again_replaces_the_files_and_leaves_nothing_else(our_model, tokenizer, tmp_path):

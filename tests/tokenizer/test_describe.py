@@ -36,12 +36,12 @@ def test_the_longest_tokens_are_shown_longest_first(bpe: Tokenizer) -> None:
     longest = describe(bpe)["longest_tokens"]
     lengths = [len(token) for token in longest]
     assert lengths == sorted(lengths, reverse=True)
-    every = [bpe.token_text(id) for id in range(bpe.vocab_size) if id != bpe.eot_id]
+    every = [bpe.token_text(id) for id in range(bpe.vocab_size) if id != bpe.eos_id]
     assert lengths[0] == max(map(len, every)) and set(longest) <= set(every)
 
 
 def test_special_tokens_are_listed(char: Tokenizer) -> None:
-    assert describe(char)["special_tokens"] == {"<unk>": char.unk_id, "<|endoftext|>": char.eot_id}
+    assert describe(char)["special_tokens"] == {"<unk>": char.unk_id, "<|endoftext|>": char.eos_id}
 
 
 def test_an_empty_text_has_no_ratio(byte: Tokenizer) -> None:

@@ -41,7 +41,7 @@ def test_vocab_and_merges_are_the_tokenizer_they_were_written_from(
     vocabulary_folder: Path, bpe: Tokenizer, hard_texts: tuple
 ) -> None:
     loaded = build_tokenizer(FileTokenizerConfig(path=str(vocabulary_folder)), lambda: iter(()))
-    assert (loaded.name, loaded.vocab_size, loaded.eot_id, loaded.bos_id) == ("bpe", 340, 339, 339)
+    assert (loaded.name, loaded.vocab_size, loaded.eos_id, loaded.bos_id) == ("bpe", 340, 339, 339)
     for text in (*hard_texts, "<|endoftext|>"):
         assert loaded.encode(text) == bpe.encode(text)
         assert loaded.decode(loaded.encode(text)) == text
@@ -50,7 +50,7 @@ def test_vocab_and_merges_are_the_tokenizer_they_were_written_from(
 def test_gpt2_s_own_vocabulary(shared: Path, hard_texts: tuple) -> None:
     gpt2 = load_tokenizer(shared / "tokenizers/gpt2")
     assert gpt2.encode("Hello world") == [15496, 995]
-    assert (gpt2.vocab_size, gpt2.eot_id, gpt2.bos_id, gpt2.unk_id) == (50257, 50256, 50256, None)
+    assert (gpt2.vocab_size, gpt2.eos_id, gpt2.bos_id, gpt2.unk_id) == (50257, 50256, 50256, None)
     for text in hard_texts:
         assert gpt2.decode(gpt2.encode(text)) == text
 
@@ -127,7 +127,7 @@ def test_truncation_padding_and_dropout_of_a_file_do_not_reach_the_ids(bpe: Toke
 def test_tokens_of_a_post_processor_are_not_added(bpe: Tokenizer, tmp_path: Path) -> None:
     backend = tokenizers.Tokenizer.from_str(bpe.backend.to_str())
     end = "<|endoftext|>"
-    backend.post_processor = processors.TemplateProcessing(single=f"{end} $A", special_tokens=[(end, bpe.eot_id)])
+    backend.post_processor = processors.TemplateProcessing(single=f"{end} $A", special_tokens=[(end, bpe.eos_id)])
     backend.save(str(tmp_path / "tokenizer.json"))
     loaded = load_tokenizer(tmp_path)
     assert loaded.encode("the") == bpe.encode("the")
@@ -136,7 +136,7 @@ def test_tokens_of_a_post_processor_are_not_added(bpe: Tokenizer, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("names", "bos", "eot"),
+    ("names", "bos", "eos"),
     [
         (("<|endoftext|>",), 256, 256),
         (("<s>", "</s>"), 256, 257),
@@ -146,9 +146,9 @@ def test_tokens_of_a_post_processor_are_not_added(bpe: Tokenizer, tmp_path: Path
         ((), None, None),
     ],
 )
-def test_special_tokens_are_known_by_their_usual_names(names: tuple, bos: int | None, eot: int | None) -> None:
+def test_special_tokens_are_known_by_their_usual_names(names: tuple, bos: int | None, eos: int | None) -> None:
     tokenizer = Tokenizer(with_specials(*names))
-    assert (tokenizer.bos_id, tokenizer.eot_id) == (bos, eot)
+    assert (tokenizer.bos_id, tokenizer.eos_id) == (bos, eos)
 
 
 @pytest.mark.parametrize(
@@ -168,10 +168,10 @@ def test_tokenizer_config_names_the_special_tokens(tmp_path: Path, settings: dic
     write(tmp_path / "tokenizer_config.json", settings)
     for path in (tmp_path, tmp_path / "tokenizer.json"):
         tokenizer = load_tokenizer(path)
-        assert (tokenizer.bos_id, tokenizer.eot_id, tokenizer.adds_bos) == expected
+        assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.adds_bos) == expected
     tokenizer.save(tmp_path / "again")
     again = load_tokenizer(tmp_path / "again")
-    assert (again.bos_id, again.eot_id, again.adds_bos) == expected
+    assert (again.bos_id, again.eos_id, again.adds_bos) == expected
     assert again.fingerprint == tokenizer.fingerprint
 
 

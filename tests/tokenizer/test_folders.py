@@ -36,7 +36,7 @@ def table(content: str, **flags: bool) -> dict[str, Any]:
 
 def make_folder(folder: Path, bpe: Tokenizer, tokens: tuple[str, ...] = (END,)) -> int:
     """vocab.json and merges.txt of the bpe tokenizer with these special tokens at its end; returns its size."""
-    vocabulary = {token: id for token, id in bpe.backend.get_vocab().items() if id != bpe.eot_id}
+    vocabulary = {token: id for token, id in bpe.backend.get_vocab().items() if id != bpe.eos_id}
     vocabulary |= {token: len(vocabulary) + place for place, token in enumerate(tokens)}
     merges = "".join(f"{' '.join(pair)}\n" for pair in bpe.spec()["model"]["merges"])
     (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
@@ -46,7 +46,7 @@ def make_folder(folder: Path, bpe: Tokenizer, tokens: tuple[str, ...] = (END,)) 
 
 def assert_as_transformers(folder: Path) -> Tokenizer:
     theirs, ours = transformers.AutoTokenizer.from_pretrained(folder), load_tokenizer(folder)
-    assert (ours.bos_id, ours.eot_id, ours.vocab_size) == (theirs.bos_token_id, theirs.eos_token_id, len(theirs))
+    assert (ours.bos_id, ours.eos_id, ours.vocab_size) == (theirs.bos_token_id, theirs.eos_token_id, len(theirs))
     for text in TEXTS:
         plain = theirs(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         assert ours.encode(text) == plain, text
@@ -100,7 +100,7 @@ def test_every_class_whose_rules_are_known_has_the_ids_of_transformers(
     for file, content in files.items():
         (tmp_path / file).write_text(json.dumps(numbered(content, size)), encoding="utf-8")
     ours = assert_as_transformers(tmp_path)
-    assert ours.eot_id is not None, "the end of a text is found"
+    assert ours.eos_id is not None, "the end of a text is found"
     ours.save(tmp_path / "saved")
     saved = load_tokenizer(tmp_path / "saved")
     assert [saved.encode(text) for text in TEXTS] == [ours.encode(text) for text in TEXTS]
@@ -179,4 +179,4 @@ def test_special_tokens_map_names_the_end_of_text_beside_a_tokenizer_json(tmp_pa
     backend.add_special_tokens([AddedToken("<eos>")])
     backend.save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "special_tokens_map.json").write_text(json.dumps({"eos_token": table("<eos>")}))
-    assert load_tokenizer(tmp_path).eot_id == backend.token_to_id("<eos>") != bpe.eot_id
+    assert load_tokenizer(tmp_path).eos_id == backend.token_to_id("<eos>") != bpe.eos_id

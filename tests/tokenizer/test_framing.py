@@ -55,7 +55,7 @@ def test_the_token_that_the_tokenizer_adds_is_no_guess() -> None:
     other = tokenizer.framed(DocumentFraming(IDS[CHAT_END]))
     exported = other.for_export()
     assert not other.adds_bos and not exported.adds_bos
-    assert (exported.bos_id, exported.eot_id, exported.framing) == (IDS[CHAT_END], IDS[CHAT_END], other.framing)
+    assert (exported.bos_id, exported.eos_id, exported.framing) == (IDS[CHAT_END], IDS[CHAT_END], other.framing)
     assert exported.backend.encode("a").ids == tokenizer.encode("a") == exported.encode("a")
     assert tokenizer.backend.encode("a").ids == [IDS["<s>"], *tokenizer.encode("a")]  # itself left as it is
 

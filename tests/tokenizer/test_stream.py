@@ -24,7 +24,7 @@ def random_ids(tokenizer: Tokenizer, seed: int) -> list[int]:
         range(tokenizer.vocab_size),
         range(min(256, tokenizer.vocab_size)),
         tokenizer.encode("the miller said é 中 🙂 \ufffd"),
-        [tokenizer.eot_id, tokenizer.vocab_size + 3],
+        [tokenizer.eos_id, tokenizer.vocab_size + 3],
     )
     return [source.choice(source.choice(pools)) for _ in range(source.randrange(60))]
 
@@ -59,7 +59,7 @@ def test_a_replacement_character_in_the_text_holds_nothing_back(byte: Tokenizer)
 
 
 def test_a_special_token_inside_a_character_adds_nothing(byte: Tokenizer) -> None:
-    assert stream(byte, [0xC3, byte.eot_id, 0xA9]) == ["", "", "é", ""]
+    assert stream(byte, [0xC3, byte.eos_id, 0xA9]) == ["", "", "é", ""]
 
 
 def test_added_tokens_outside_the_byte_alphabet_stand_for_themselves() -> None:

@@ -9,17 +9,17 @@ import pytest
 import tokenizers
 from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers
 
-from gptcli.tokenizer.structure import LINE_SPLITS, WORD_ENDS, Cut, cut_rule, pieces
+from gptcli.tokenizer.structure import LINE_SPLITS, WORD_ENDS, Boundary, chunk_boundary, pieces
 from gptcli.tokenizer.tokenizer import Tokenizer
 
 
-def cut_of(backend: tokenizers.Tokenizer) -> Cut:
-    return cut_rule(json.loads(backend.to_str()))
+def cut_of(backend: tokenizers.Tokenizer) -> Boundary:
+    return chunk_boundary(json.loads(backend.to_str()))
 
 
-@pytest.mark.parametrize("cut", list(Cut))
+@pytest.mark.parametrize("cut", list(Boundary))
 @pytest.mark.parametrize("size", [1, 2, 7, 1000])
-def test_pieces_joined_are_the_text(hard_texts: tuple, cut: Cut, size: int) -> None:
+def test_pieces_joined_are_the_text(hard_texts: tuple, cut: Boundary, size: int) -> None:
     for text in hard_texts:
         cuts = list(pieces(text, cut, size))
         assert "".join(cuts) == text
@@ -29,7 +29,7 @@ def test_pieces_joined_are_the_text(hard_texts: tuple, cut: Cut, size: int) -> N
 @pytest.mark.parametrize("size", [1, 5, 40])
 def test_ids_of_pieces_joined_are_the_ids_of_the_whole(tokenizer: Tokenizer, hard_texts: tuple, size: int) -> None:
     cut = cut_of(tokenizer.backend)
-    assert cut is (Cut.WORD_END if tokenizer.name == "bpe" else Cut.ANYWHERE)
+    assert cut is (Boundary.WORD_END if tokenizer.name == "bpe" else Boundary.ANYWHERE)
     number_of_pieces = 0
     for text in hard_texts:
         joined: list[int] = []
@@ -50,12 +50,12 @@ def line_splitter(pattern: str) -> pre_tokenizers.PreTokenizer:
 @pytest.mark.parametrize(
     ("splitter", "cut", "blanks"),
     [
-        (pre_tokenizers.ByteLevel(add_prefix_space=False), Cut.WORD_END, " \t\r\n"),
-        *((line_splitter(pattern), Cut.BLANK, " \t") for pattern in LINE_SPLITS),
+        (pre_tokenizers.ByteLevel(add_prefix_space=False), Boundary.WORD_END, " \t\r\n"),
+        *((line_splitter(pattern), Boundary.BLANK, " \t") for pattern in LINE_SPLITS),
     ],
 )
 def test_words_end_at_a_word_end_whatever_the_character(
-    splitter: pre_tokenizers.PreTokenizer, cut: Cut, blanks: str, step: int
+    splitter: pre_tokenizers.PreTokenizer, cut: Boundary, blanks: str, step: int
 ) -> None:
     """The characters of Unicode, each before a white space and a letter, split by the library."""
     codes = (*range(0x3100), *range(0x3100, sys.maxunicode + 1, step))
@@ -83,16 +83,16 @@ def make(**parts: object) -> tokenizers.Tokenizer:
 
 def test_only_tokenizers_whose_rule_is_known_are_cut() -> None:
     unsplit = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    assert cut_of(make()) is Cut.WORD_END
-    assert all(cut_of(make(pre_tokenizer=line_splitter(pattern))) is Cut.BLANK for pattern in LINE_SPLITS)
-    assert cut_of(make(pre_tokenizer=unsplit)) is Cut.ANYWHERE
-    assert cut_of(make(pre_tokenizer=unsplit, ignore_merges=True)) is Cut.NOWHERE
-    assert cut_of(make(pre_tokenizer=pre_tokenizers.ByteLevel(add_prefix_space=True))) is Cut.NOWHERE
-    assert cut_of(make(pre_tokenizer=line_splitter(r"\s+"))) is Cut.NOWHERE
-    assert cut_of(make(pre_tokenizer=pre_tokenizers.Sequence([line_splitter(LINE_SPLITS[0])] * 2))) is Cut.NOWHERE
-    assert cut_of(make(pre_tokenizer=pre_tokenizers.Whitespace())) is Cut.NOWHERE
-    assert cut_of(make(normalizer=normalizers.NFC())) is Cut.NOWHERE
-    assert cut_of(make(added=[AddedToken("two words")])) is Cut.NOWHERE
-    assert cut_of(make(dropout=0.1)) is cut_of(make(fuse_unk=True)) is Cut.NOWHERE
+    assert cut_of(make()) is Boundary.WORD_END
+    assert all(cut_of(make(pre_tokenizer=line_splitter(pattern))) is Boundary.BLANK for pattern in LINE_SPLITS)
+    assert cut_of(make(pre_tokenizer=unsplit)) is Boundary.ANYWHERE
+    assert cut_of(make(pre_tokenizer=unsplit, ignore_merges=True)) is Boundary.NOWHERE
+    assert cut_of(make(pre_tokenizer=pre_tokenizers.ByteLevel(add_prefix_space=True))) is Boundary.NOWHERE
+    assert cut_of(make(pre_tokenizer=line_splitter(r"\s+"))) is Boundary.NOWHERE
+    assert cut_of(make(pre_tokenizer=pre_tokenizers.Sequence([line_splitter(LINE_SPLITS[0])] * 2))) is Boundary.NOWHERE
+    assert cut_of(make(pre_tokenizer=pre_tokenizers.Whitespace())) is Boundary.NOWHERE
+    assert cut_of(make(normalizer=normalizers.NFC())) is Boundary.NOWHERE
+    assert cut_of(make(added=[AddedToken("two words")])) is Boundary.NOWHERE
+    assert cut_of(make(dropout=0.1)) is cut_of(make(fuse_unk=True)) is Boundary.NOWHERE
     unigram = tokenizers.Tokenizer(models.Unigram([("<unk>", 0.0), ("a", -1.0)], unk_id=0))
-    assert cut_of(unigram) is Cut.NOWHERE and Tokenizer(unigram).name == "unigram"
+    assert cut_of(unigram) is Boundary.NOWHERE and Tokenizer(unigram).name == "unigram"

@@ -41,12 +41,12 @@ def test_char_maps_each_unseen_character_to_unk(char: Tokenizer) -> None:
 def test_a_literal_special_token_is_text_unless_asked(tokenizer: Tokenizer) -> None:
     text = "said<|endoftext|>the"
     plain = tokenizer.encode(text)
-    assert tokenizer.eot_id not in plain
+    assert tokenizer.eos_id not in plain
     assert plain == tokenizer.encode_batch([text])[0].tolist()
     if tokenizer.name != "char":
         assert tokenizer.decode(plain) == text
     special = tokenizer.encode(text, allow_special=True)
-    assert special == [*tokenizer.encode("said"), tokenizer.eot_id, *tokenizer.encode("the")]
+    assert special == [*tokenizer.encode("said"), tokenizer.eos_id, *tokenizer.encode("the")]
     assert tokenizer.encode(text) == plain, "asking once changes nothing"
 
 
@@ -56,7 +56,7 @@ def test_saving_and_loading_keeps_ids_decoding_and_literal_special_tokens(
     tokenizer.save(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tokenizer.json", "tokenizer_config.json"]
     for loaded in (load_tokenizer(tmp_path), load_tokenizer(tmp_path / "tokenizer.json")):
-        for attribute in ("name", "vocab_size", "eot_id", "bos_id", "unk_id", "fingerprint", "adds_bos"):
+        for attribute in ("name", "vocab_size", "eos_id", "bos_id", "unk_id", "fingerprint", "adds_bos"):
             assert getattr(loaded, attribute) == getattr(tokenizer, attribute), attribute
         for text in (*hard_texts, "<|endoftext|>"):
             ids = tokenizer.encode(text)
@@ -73,7 +73,7 @@ def test_fingerprints_differ_where_ids_may(char: Tokenizer, byte: Tokenizer, bpe
 
 
 def test_the_end_of_text_begins_a_document_too_and_is_not_added_to_texts(tokenizer: Tokenizer) -> None:
-    assert tokenizer.bos_id == tokenizer.eot_id and not tokenizer.adds_bos
+    assert tokenizer.bos_id == tokenizer.eos_id and not tokenizer.adds_bos
 
 
 def test_a_batch_has_the_ids_of_its_texts_one_by_one(tokenizer: Tokenizer, hard_texts: tuple) -> None:
@@ -97,7 +97,7 @@ def test_threads_that_ask_for_special_tokens_and_not_do_not_disturb_each_other(b
 def test_decode_takes_lists_and_arrays_and_leaves_out_ids_beyond_the_vocabulary(bpe: Tokenizer) -> None:
     ids = bpe.encode("the miller")
     assert bpe.decode(np.array(ids, dtype=np.uint32)) == bpe.decode(tuple(ids)) == "the miller"
-    assert bpe.decode([*ids, bpe.vocab_size + 5, bpe.eot_id]) == "the miller"
+    assert bpe.decode([*ids, bpe.vocab_size + 5, bpe.eos_id]) == "the miller"
     assert bpe.decode([]) == ""
 
 

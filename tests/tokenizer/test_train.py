@@ -32,8 +32,8 @@ def test_char_numbers_characters_in_code_point_order_then_the_special_tokens(cha
     characters = sorted(set("".join(prose)))
     assert char.name == "char" and char.vocab_size == len(characters) + 2
     assert char.encode("".join(characters)) == list(range(len(characters)))
-    assert (char.unk_id, char.eot_id) == (len(characters), len(characters) + 1)
-    assert [char.token_text(id) for id in (char.unk_id, char.eot_id)] == ["<unk>", "<|endoftext|>"]
+    assert (char.unk_id, char.eos_id) == (len(characters), len(characters) + 1)
+    assert [char.token_text(id) for id in (char.unk_id, char.eos_id)] == ["<unk>", "<|endoftext|>"]
 
 
 def test_char_does_not_depend_on_the_order_of_the_texts(char: Tokenizer, prose: tuple) -> None:
@@ -47,7 +47,7 @@ def test_char_without_text_is_refused() -> None:
 
 
 def test_byte_ids_are_the_bytes_themselves(byte: Tokenizer, hard_texts: tuple) -> None:
-    assert (byte.name, byte.vocab_size, byte.eot_id, byte.unk_id) == ("byte", 257, 256, None)
+    assert (byte.name, byte.vocab_size, byte.eos_id, byte.unk_id) == ("byte", 257, 256, None)
     for text in hard_texts:
         assert byte.encode(text) == list(text.encode())
 
@@ -60,7 +60,7 @@ def test_byte_reads_no_text() -> None:
 
 
 def test_bpe_size_counts_bytes_merges_and_the_special_token_which_is_last(bpe: Tokenizer) -> None:
-    assert (bpe.name, bpe.vocab_size, bpe.eot_id, bpe.unk_id) == ("bpe", 340, 339, None)
+    assert (bpe.name, bpe.vocab_size, bpe.eos_id, bpe.unk_id) == ("bpe", 340, 339, None)
     assert len(merges_of(bpe)) == 340 - 257
     assert sorted(bpe.bytes_of_id[id] for id in range(256)) == [bytes([byte]) for byte in range(256)]
     assert sorted(bpe.backend.get_vocab().values()) == list(range(340)), "no id is left out"
@@ -121,7 +121,7 @@ def test_bpe_is_the_same_in_every_process(bpe: Tokenizer, prose: tuple) -> None:
 
 def test_a_corpus_too_small_gives_a_smaller_vocabulary_and_says_so(capsys: pytest.CaptureFixture) -> None:
     tokenizer = build_tokenizer(BpeTokenizerConfig(vocab_size=1000), lambda: iter(["abab abab"]))
-    assert tokenizer.vocab_size < 270 and tokenizer.eot_id == tokenizer.vocab_size - 1
+    assert tokenizer.vocab_size < 270 and tokenizer.eos_id == tokenizer.vocab_size - 1
     said = capsys.readouterr()
     assert f"{tokenizer.vocab_size:,}" in said.err and "1,000" in said.err
     assert said.out == ""
@@ -156,7 +156,7 @@ def test_an_error_while_reading_the_texts_reaches_the_caller_unchanged(config) -
 def test_text_that_looks_like_the_special_token_is_learnt_as_text() -> None:
     tokenizer = build_tokenizer(BpeTokenizerConfig(vocab_size=300), lambda: iter(["<|endoftext|> " * 50]))
     ids = tokenizer.encode("<|endoftext|>")
-    assert tokenizer.eot_id not in ids and tokenizer.decode(ids) == "<|endoftext|>"
+    assert tokenizer.eos_id not in ids and tokenizer.decode(ids) == "<|endoftext|>"
 
 
 def test_words_of_ordinary_length_are_learnt_as_gpt2_splits_them(hard_texts: tuple, random_text) -> None:

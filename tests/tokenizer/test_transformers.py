@@ -26,7 +26,7 @@ def test_auto_tokenizer_gives_the_same_ids_and_text_whatever_model_lies_beside(
         (tmp_path / "config.json").write_text(json.dumps(config))
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
     assert len(theirs) == tokenizer.vocab_size
-    assert (theirs.bos_token_id, theirs.eos_token_id) == (tokenizer.bos_id, tokenizer.eot_id)
+    assert (theirs.bos_token_id, theirs.eos_token_id) == (tokenizer.bos_id, tokenizer.eos_id)
     assert theirs.unk_token_id == tokenizer.unk_id
     for text in (*prose, *hard_texts):
         ids = tokenizer.encode(text)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gptcli.data.config import DataConfig
-from gptcli.data.formats import Decoding
+from gptcli.data.decoding import Decoding
 from gptcli.data.scan import CorpusScan
 from gptcli.data.sources import find_files
 from gptcli.train.excerpt import drawn_texts, scan_excerpt

@@ -30,7 +30,7 @@ def sources(tmp_path: Path) -> tuple[Path, Path]:
     texts = [f"line {n}: the {('cat', 'dog', 'owl')[n % 3]} counts {n * n}." for n in range(120)]
     for name, part in (("train", texts[:100]), ("val", texts[100:])):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in part))
-        ids = [id for text in part for id in (tokenizer.eot_id, *tokenizer.encode(text))]
+        ids = [id for text in part for id in (tokenizer.eos_id, *tokenizer.encode(text))]
         (tmp_path / f"{name}.bin").write_bytes(np.array(ids, dtype="<u2").tobytes())
     return tmp_path / "train.jsonl", tmp_path / "train.bin"
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gptcli.errors import UsageError
-from gptcli.storage import open_own, storage_errors
+from gptcli.storage import open_nofollow, storage_errors
 
 NAMING_SECONDS = 0.5
 """How long a process that has just taken the lock is given to write down its name."""
@@ -49,7 +49,7 @@ def locked_file(path: Path) -> int:
     """
     while True:
         with storage_errors(path):
-            descriptor = open_own(path, os.O_RDWR | os.O_CREAT)
+            descriptor = open_nofollow(path, os.O_RDWR | os.O_CREAT)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 found, listed = os.fstat(descriptor), os.stat(path, follow_symlinks=False)

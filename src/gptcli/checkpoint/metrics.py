@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 from gptcli import strict_json
 from gptcli.errors import CheckpointError
-from gptcli.storage import append_file, open_regular, require_own, storage_errors, write_atomic
+from gptcli.storage import append_file, open_regular, refuse_special_file, storage_errors, write_atomic
 
 
 class MetricsLog:
@@ -65,7 +65,7 @@ class MetricsLog:
 
     def truncate_after(self, step: int) -> None:
         """Drop the lines of steps after `step` (all of them are made anew on resume), and a torn last line."""
-        require_own(self.path)
+        refuse_special_file(self.path)
         if self.path.exists():
             kept = [line for line in self.read() if line.get("step", step) <= step]
             write_atomic(self.path, "".join(strict_json.dumps(line, ensure_ascii=False) + "\n" for line in kept))

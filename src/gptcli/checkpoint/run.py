@@ -28,7 +28,7 @@ from gptcli.storage import (
     clean_temporaries,
     make_directory,
     publish,
-    require_own,
+    refuse_special_file,
     storage_errors,
     temporary_name,
 )
@@ -165,7 +165,7 @@ class RunDirectory:
             StorageError: names the link.
         """
         for name in (*RUN_FILES, *LOGS, *TRACKER_FILES, MANIFEST_NAME, COPY):
-            require_own(self.path / name)
+            refuse_special_file(self.path / name)
         self.require_own_checkpoints()
 
     def require_own_checkpoints(self) -> None:
@@ -174,10 +174,10 @@ class RunDirectory:
         Raises:
             StorageError: names the link.
         """
-        require_own(self.checkpoints_dir)
+        refuse_special_file(self.checkpoints_dir)
         if self.checkpoints_dir.is_dir():
             for path in self.checkpoints_dir.iterdir():
-                require_own(path)
+                refuse_special_file(path)
 
     def checkpoint_path(self, step: int) -> Path:
         return self.checkpoints_dir / f"step-{step:08d}"

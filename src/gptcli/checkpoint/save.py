@@ -17,8 +17,8 @@ from gptcli.errors import StorageError
 from gptcli.storage import (
     atomic_directory,
     make_directory,
+    refuse_special_file,
     remove_tree,
-    require_own,
     storage_errors,
     temporary_name,
     write_file,
@@ -111,7 +111,7 @@ def remove_checkpoint(path: Path) -> None:
     """Rename, then delete: killed in between, it leaves something to clean, never half a checkpoint."""
     condemned = temporary_name(path)
     with storage_errors(path, "remove"):
-        require_own(path)
+        refuse_special_file(path)
         path.rename(condemned)
         (condemned / MANIFEST_NAME).unlink(missing_ok=True)
         remove_tree(condemned)

@@ -107,7 +107,7 @@ def read(
     as_json: bool,
 ) -> str:
     """The perplexity of texts, to be printed."""
-    from gptcli.data.reading import reading_settings
+    from gptcli.data.reading_config import reading_settings
     from gptcli.evaluate import report
     from gptcli.evaluate.run import EvalRequest
     from gptcli.evaluate.run import evaluate as evaluate_request

@@ -43,7 +43,7 @@ def train(
     from gptcli.console import quantity, say
     from gptcli.data.corpus import open_corpus
     from gptcli.data.crew import stop_by_signal
-    from gptcli.data.reading import reading_config, reading_settings
+    from gptcli.data.reading_config import reading_config, reading_settings
     from gptcli.errors import UsageError
     from gptcli.tokenizer.train import build_tokenizer
 

@@ -5,7 +5,7 @@
     tokenizers/  learnt tokenizers, by the training text and the tokenizer's settings
     excerpts/    documents drawn from a corpus that is too large to be read whole
     tokens/      token shards of both splits, by their text and the tokenizer
-    trials/      which tokenizers of others have passed their trial (`gptcli.tokenizer.foreign`): a file each
+    trials/      which tokenizers of others have passed their trial (`gptcli.tokenizer.untrusted`): a file each
 
 Every other entry is a directory with a manifest (`gptcli.manifest`), which is verified at the entry's first use in a
 process, before anything in it is used; a damaged entry is made again. It also holds its own name, so that an entry that
@@ -34,9 +34,9 @@ from gptcli.storage import (
     atomic_directory,
     clean_temporaries,
     make_directory,
-    open_own,
+    open_nofollow,
     read_regular,
-    require_own,
+    refuse_special_file,
     storage_errors,
     write_file,
 )
@@ -67,13 +67,13 @@ def only_writer(entry: Path) -> Iterator[None]:
     """
     make_directory(entry.parent)
     lock = entry.with_name(f"{entry.name}.lock")
-    with storage_errors(entry), os.fdopen(open_own(lock, os.O_RDWR | os.O_CREAT), "rb") as file:
+    with storage_errors(entry), os.fdopen(open_nofollow(lock, os.O_RDWR | os.O_CREAT), "rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             say(f"another process is writing {entry}: waiting for it")
             fcntl.flock(file, fcntl.LOCK_EX)
-        require_own(entry)
+        refuse_special_file(entry)
         clean_temporaries(entry.parent, entry.name, excluded="this machine")
         clean_temporaries(entry.parent)
         yield
@@ -94,11 +94,11 @@ def unfinished(entry: Path) -> Iterator[Path]:
         StorageError: the directory is a link, or holds one.
     """
     work = entry.with_name(f"{entry.name}.work")
-    require_own(work)
+    refuse_special_file(work)
     if work.is_dir():
         say(f"going on with what an earlier command has finished of {entry}")
         for path in work.rglob("*"):
-            require_own(path)
+            refuse_special_file(path)
         for folder in (work, *work.iterdir()):
             if folder.is_dir():
                 clean_temporaries(folder, excluded="this machine")

@@ -1,6 +1,6 @@
 """Rows that hold a conversation instead of a text: a chat template makes the text.
 
-A template is a program, and often someone else's. It is rendered by a contained process, in jinja2's immutable
+A template is a program, and often someone else's. It is rendered by a limited process, in jinja2's immutable
 sandbox, with limits on memory, on time and on what it writes; it sees the messages and nothing else.
 """
 
@@ -15,8 +15,8 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from gptcli import strict_json
-from gptcli.contained import Limits, start
 from gptcli.errors import DataError
+from gptcli.limited_process import ProcessLimits, start
 from gptcli.storage import UnsuitableFileError, read_named, storage_errors
 
 CHATML = "chatml"
@@ -70,7 +70,7 @@ class ChatRenderer:
         self.source, self.date = read_template(template), date
 
     def __enter__(self) -> Self:
-        self.process = start("gptcli.data.render", [], Limits(MEMORY_BYTES))
+        self.process = start("gptcli.data.render", [], ProcessLimits(MEMORY_BYTES))
         self.answers = LineReader(self.process.stdout)
         try:
             self.receive("a process for the chat template", "started", START_SECONDS)

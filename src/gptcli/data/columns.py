@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from gptcli.data.compression import CHUNK_BYTES, damaged, is_compressed, read_bytes
+from gptcli.data.decoding import Decoding
 from gptcli.data.file_formats import SourceFile
-from gptcli.data.formats import Decoding
 from gptcli.errors import DataError
 from gptcli.storage import open_regular, storage_errors
 

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from gptcli.console import quantity
 from gptcli.data.config import DataConfig
+from gptcli.data.decoding import Decoding, read_text
 from gptcli.data.file_formats import SourceFile
-from gptcli.data.formats import Decoding, read_text
 from gptcli.data.left_out import LeftOut, say_left_out, warn_of_replaced
 from gptcli.data.rows import read_rows
 from gptcli.data.separators import separate, separator_of
@@ -33,7 +33,7 @@ class Document(NamedTuple):
     source: str
 
 
-class Piece(NamedTuple):
+class DocumentPiece(NamedTuple):
     """A stretch of a document; the piece after the last one begins the next document."""
 
     text: str
@@ -112,7 +112,7 @@ def nothing_readable(left_out: Sequence[LeftOut]) -> DataError:
 
 def read_pieces(
     file: SourceFile, config: DataConfig, start: int = 0, stop: int | None = None, decoding: Decoding | None = None
-) -> Iterator[Piece]:
+) -> Iterator[DocumentPiece]:
     """Every document of one file, also empty ones, in pieces of at most PIECE_CHARACTERS; with `stop` those of the
     section start..stop (sections.py). `decoding` counts what is replaced; None: it is not counted."""
     path, name = file.path, file.name
@@ -128,22 +128,22 @@ def read_pieces(
     return cut_pieces(separate(chunks, separator_of(config)))
 
 
-def cut_pieces(stretches: Iterable[tuple[str, bool]]) -> Iterator[Piece]:
+def cut_pieces(stretches: Iterable[tuple[str, bool]]) -> Iterator[DocumentPiece]:
     """Cut documents that come in stretches of any length into pieces; where, depends only on the document's text."""
     held = ""
     for text, is_last in stretches:
         if is_last and not held and len(text) <= PIECE_CHARACTERS:
-            yield Piece(text, True)
+            yield DocumentPiece(text, True)
             continue
         held += text
         start = 0
         while len(held) - start > PIECE_CHARACTERS:
             end = safe_cut(held, start, start + PIECE_CHARACTERS)
-            yield Piece(held[start:end], False)
+            yield DocumentPiece(held[start:end], False)
             start = end
         held = held[start:]
         if is_last:
-            yield Piece(held, True)
+            yield DocumentPiece(held, True)
             held = ""
 
 

@@ -1,6 +1,6 @@
 """The rows of CSV and TSV files, read strictly: a row that does not fit the header is an error and never a guess.
 
-Files are opened elsewhere; csv_faults.py makes the errors about rows.
+Files are opened elsewhere; csv_errors.py makes the errors about rows.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import NamedTuple
 
 from gptcli.data.config import DataConfig
 from gptcli.data.csv_dialect import Dialect
-from gptcli.data.csv_faults import (
+from gptcli.data.csv_errors import (
     Record,
-    header_fault,
+    header_error,
     quotes_after_space,
     repeated_column,
-    row_fault,
+    row_error,
     spaced_quote,
     unnamed_column,
 )
@@ -79,12 +79,12 @@ def csv_rows(
                         raise spaced_quote(Record(number, kept, line, name), dialect)
                 yield CsvPlace(number, line, name), row
             elif any(map(str.strip, values)):
-                raise row_fault(Record(number + 1, kept, line, name), width, values, None, dialect)
+                raise row_error(Record(number + 1, kept, line, name), width, values, None, dialect)
             line += len(kept)
             kept.clear()
     except csv.Error as error:
         place = Record(0 if width < 0 else number + 1, kept, line, name)
-        raise row_fault(place, width, (), error, dialect) from error
+        raise row_error(place, width, (), error, dialect) from error
 
 
 def opened(
@@ -144,7 +144,7 @@ def text_columns(
         raise unnamed_column(record, header)
     if not fields:
         head = record._replace(lines=[*record.lines, *itertools.islice(lines, HEAD_LINES)])
-        raise header_fault(head, names, config.text_field, dialect)
+        raise header_error(head, names, config.text_field, dialect)
     for field in fields:
         if names.count(field) > 1:
             raise repeated_column(record, names, field)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from gptcli.data.arrays import stretches
-from gptcli.storage import open_own
+from gptcli.storage import open_nofollow
 
 SORTED_AT_ONCE = 1 << 21
 """Digests sorted in memory: about 0.1 GB."""
@@ -50,7 +50,7 @@ def deal_out(records: np.ndarray, files: list[Path], bits: int) -> None:
         order = np.argsort(numbers, kind="stable")
         edges = np.searchsorted(numbers[order], np.arange(len(files) + 1))
         for number, file in enumerate(files):
-            with os.fdopen(open_own(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab") as out:
+            with os.fdopen(open_nofollow(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab") as out:
                 out.write(placed[order[edges[number] : edges[number + 1]]].tobytes())
 
 

@@ -41,7 +41,7 @@ class Walk(NamedTuple):
     left_out: list[LeftOut]
 
 
-class Rules:
+class FileFilter:
     """The rules that select the files of a folder, by their paths relative to it.
 
     Patterns are those of .gitignore: one without a slash matches a name at any depth, one with a slash a path below the
@@ -86,7 +86,7 @@ def has_text_ending(path: Path) -> bool:
     return ending in TEXT_ENDINGS or not ending or ending[1:].isdigit() or has_row_ending(path)
 
 
-def walk_folder(folder: Path, rules: Rules) -> Walk:
+def walk_folder(folder: Path, rules: FileFilter) -> Walk:
     """The files under a folder that the rules let through: of each folder first its files and then its subfolders.
 
     Raises:
@@ -114,7 +114,7 @@ def identity(folder: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def enters(folder: Path, root: Path, rules: Rules, entered: dict[tuple[int, int], str], walk: Walk) -> bool:
+def enters(folder: Path, root: Path, rules: FileFilter, entered: dict[tuple[int, int], str], walk: Walk) -> bool:
     """Whether a subfolder is gone through; otherwise it is left out."""
     reason = rules.refuses_folder(folder.relative_to(root).as_posix())
     if not reason:
@@ -132,7 +132,7 @@ def enters(folder: Path, root: Path, rules: Rules, entered: dict[tuple[int, int]
     return not reason
 
 
-def look_at_file(path: Path, root: Path, rules: Rules, walk: Walk) -> None:
+def look_at_file(path: Path, root: Path, rules: FileFilter, walk: Walk) -> None:
     """Add a file of the folder `root`, or the files of an archive, to what is read or to what is left out."""
     relative = path.relative_to(root).as_posix()
     reason = irregular(path)
@@ -160,7 +160,7 @@ def irregular(path: Path) -> str:
         return error.strerror or str(error)
 
 
-def add_members(path: Path, prefix: str, rules: Rules, walk: Walk) -> None:
+def add_members(path: Path, prefix: str, rules: FileFilter, walk: Walk) -> None:
     """Add the files of an archive, which the rules know by `prefix` and their names in it."""
     try:
         found = members(path, str(path))
@@ -175,7 +175,7 @@ def add_members(path: Path, prefix: str, rules: Rules, walk: Walk) -> None:
             walk.left_out.append(LeftOut(f"{path}/{name}", reason))
 
 
-def walk_archive(path: Path, rules: Rules) -> Walk:
+def walk_archive(path: Path, rules: FileFilter) -> Walk:
     """The files of an archive that the rules let through, by their names in it.
 
     Raises:
@@ -195,13 +195,13 @@ def walk_glob(pattern: str, include: Sequence[str], exclude: Sequence[str]) -> W
     parts = Path(pattern).parts
     fixed = next(place for place, part in enumerate(parts) if glob.has_magic(part))
     root, rest = Path(*parts[:fixed]), "/".join(parts[fixed:])
-    rules = Rules(include, exclude, [f"/{rest}"])
+    rules = FileFilter(include, exclude, [f"/{rest}"])
     if "**" in parts[fixed:]:
         return walk_folder(root, rules) if root.is_dir() else Walk([], [])
     walk = Walk([], [])
     for match in map(Path, sorted(glob.glob(pattern))):
         if match.is_dir():
-            below = walk_folder(match, Rules(include, exclude))
+            below = walk_folder(match, FileFilter(include, exclude))
             walk.files.extend(below.files)
             walk.left_out.extend(below.left_out)
         else:

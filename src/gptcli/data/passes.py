@@ -18,8 +18,8 @@ from gptcli.data.arrays import stretches
 from gptcli.data.cache import FileChanged
 from gptcli.data.config import DataConfig
 from gptcli.data.corpus import may_be_left_out, read_pieces
+from gptcli.data.decoding import Decoding
 from gptcli.data.file_formats import Format, SourceFile
-from gptcli.data.formats import Decoding
 from gptcli.data.sections import BYTE_ORDER_MARK, Section, is_divisible
 from gptcli.data.split import CUT, TRAIN, VAL
 from gptcli.errors import DataError, StorageError

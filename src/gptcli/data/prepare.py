@@ -156,9 +156,9 @@ def assemble(
 
 
 def framing_key(tokenizer: Tokenizer) -> list[Any]:
-    """The part of a cache entry's name for a framing other than one `eot_id` before each document; empty for that."""
+    """The part of a cache entry's name for a framing other than one `eos_id` before each document; empty for that."""
     framing = tokenizer.framing
-    return [] if framing == DocumentFraming(tokenizer.eot_id) else ["framing", framing.begin_id, framing.end_id]
+    return [] if framing == DocumentFraming(tokenizer.eos_id) else ["framing", framing.begin_id, framing.end_id]
 
 
 def framing_report(tokenizer: Tokenizer) -> dict[str, str | None]:

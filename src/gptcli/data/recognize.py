@@ -11,10 +11,10 @@ from pathlib import Path
 from gptcli.console import say
 from gptcli.data.config import DataConfig
 from gptcli.data.csv_dialect import Dialect, first_record
-from gptcli.data.csv_faults import DELIMITERS
+from gptcli.data.csv_errors import DELIMITERS
+from gptcli.data.decoding import Decoding, read_text
 from gptcli.data.fields import DEFAULT_FIELD, text_fields
 from gptcli.data.file_formats import AUTO, Format, format_by_ending
-from gptcli.data.formats import Decoding, read_text
 from gptcli.data.json_rows import BLANKS, raw_decode
 from gptcli.errors import GptcliError
 

@@ -1,4 +1,4 @@
-"""Renders chat templates in a contained process, which chat.py starts.
+"""Renders chat templates in a limited process, which chat.py starts.
 
 Answers with one JSON line, {"text": ""}, when it is ready. Then it reads JSON lines: first {"template", "longest",
 "date", "seconds"}, then {"messages"} for each conversation; each is answered with one line, {"text"} or {"error"}. A

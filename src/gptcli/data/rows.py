@@ -17,9 +17,9 @@ from gptcli.data.columns import column_rows
 from gptcli.data.config import DataConfig
 from gptcli.data.conversations import MESSAGE_FIELDS, conversation_of
 from gptcli.data.csv_rows import csv_rows
+from gptcli.data.decoding import Decoding, read_text
 from gptcli.data.fields import missing_field, no_text, refuse_repeated, text_fields
 from gptcli.data.file_formats import SourceFile
-from gptcli.data.formats import Decoding, read_text
 from gptcli.data.json_rows import json_lines, json_values, split_lines
 from gptcli.data.recognize import beginning, json_layout
 from gptcli.errors import DataError

@@ -41,7 +41,7 @@ from gptcli.data.stages import ASSIGNMENT, DOCUMENTS, Counts, Job, SplitStatisti
 from gptcli.data.versions import is_settled, look_at, require_same
 from gptcli.errors import DataError
 from gptcli.manifest import sealed, unsealed
-from gptcli.storage import OWN, read_regular, write_atomic, write_file
+from gptcli.storage import HUGE, read_regular, write_atomic, write_file
 
 SCAN, SECTIONS, CHARACTERS = "scan.json", "sections.json", "train-characters.txt"
 LOOKED = "looked.json"
@@ -127,7 +127,7 @@ class CorpusScan(Findings):
     def train_characters(self) -> str | None:
         """The distinct characters of the training text, where the scan has kept them."""
         path = self.entry / CHARACTERS
-        return read_regular(path, OWN).decode() if path.is_file() else None
+        return read_regular(path, HUGE).decode() if path.is_file() else None
 
     def report(self) -> dict[str, Any]:
         """What was kept, dropped and split, as JSON can write it."""
@@ -194,7 +194,7 @@ def forgotten_if_changed(*scans: CorpusScan) -> Iterator[None]:
 
 def is_current(entry: Path, files: list[ScannedFile]) -> bool:
     """Whether the cache holds a whole scan that came long enough after the files' last change to have seen it."""
-    return is_whole(entry) and is_settled(files, strict_json.parse(read_regular(entry / SCAN, OWN))["looked_ns"])
+    return is_whole(entry) and is_settled(files, strict_json.parse(read_regular(entry / SCAN, HUGE))["looked_ns"])
 
 
 def divide(
@@ -222,7 +222,7 @@ def first_look(work: Path, files: Sequence[ScannedFile], looked_ns: int) -> int:
     if not work.is_dir():
         return looked_ns
     path = work / LOOKED
-    found = unsealed(read_regular(path, OWN)) if path.is_file() else None
+    found = unsealed(read_regular(path, HUGE)) if path.is_file() else None
     if found is None:
         say(f"warning: {path} is missing or damaged; the finished parts are made again")
     elif is_settled(files, found["looked_ns"]):
@@ -342,12 +342,12 @@ def open_scan(entry: Path, config: DataConfig, passed_over: tuple[LeftOut, ...])
         DataError: a file of it is damaged.
     """
     require_whole(entry)
-    values = strict_json.parse(read_regular(entry / SCAN, OWN).decode())
+    values = strict_json.parse(read_regular(entry / SCAN, HUGE).decode())
     values["files"] = tuple(ScannedFile(*file) for file in values["files"])
     values["refused"] = tuple(LeftOut(*one) for one in values["refused"])
     values["train"], values["val"] = SplitStatistics(**values["train"]), SplitStatistics(**values["val"])
     if (entry / SECTIONS).is_file():
-        sections = [Section(*section) for section in strict_json.parse(read_regular(entry / SECTIONS, OWN).decode())]
+        sections = [Section(*section) for section in strict_json.parse(read_regular(entry / SECTIONS, HUGE).decode())]
     else:
         sections = [Section(number, documents=file.documents) for number, file in enumerate(values["files"])]
     records = np.memmap(entry / DOCUMENTS, dtype=RECORD, mode="r")

@@ -2,7 +2,7 @@
 
 Files, directories and globs are taken as they lie. What can be read only once (stdin) or only over a network (`hf:`)
 is first copied into the cache, since a corpus is read more than once: to split it, to learn a tokenizer, to encode it.
-Only the places of files are determined here; their content is read by formats.py and rows.py.
+Only the places of files are determined here; their content is read by decoding.py and rows.py.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gptcli.console import say
 from gptcli.data.archives import is_archive
 from gptcli.data.config import DataConfig
 from gptcli.data.file_formats import AUTO, SourceFile
-from gptcli.data.folders import Rules, Walk, walk_archive, walk_folder, walk_glob
+from gptcli.data.folders import FileFilter, Walk, walk_archive, walk_folder, walk_glob
 from gptcli.data.layouts import laid_out_files, split_off
 from gptcli.data.left_out import LeftOut, in_words
 from gptcli.data.recognize import file_format, hint_of_rows, stream_format
@@ -105,7 +105,7 @@ def files_of(source: str, config: DataConfig, cache_dir: Path) -> Found:
                 hint_of_rows(path, config)
             return found
         if path.is_dir():
-            return in_folder(walk_folder(path, Rules(config.include, config.exclude)), str(path), config)
+            return in_folder(walk_folder(path, FileFilter(config.include, config.exclude)), str(path), config)
         if path.is_symlink():
             raise DataError(f"{source} is a link to nothing, or to itself", "name the file that was meant")
         if glob.has_magic(source):
@@ -119,7 +119,7 @@ def files_of(source: str, config: DataConfig, cache_dir: Path) -> Found:
 def named(path: Path, name: str, config: DataConfig) -> Found:
     """A file that the user named, or the files of an archive; `data.format` says what it holds, else its ending."""
     if path.stat().st_size and is_archive(path):
-        walk = walk_archive(path, Rules(config.include, config.exclude))
+        walk = walk_archive(path, FileFilter(config.include, config.exclude))
         return in_folder(walk, name, config)
     return Found([SourceFile(path, name, file_format(path, config))], [])
 

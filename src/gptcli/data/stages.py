@@ -27,7 +27,7 @@ from gptcli.data.shards import ShardWriter
 from gptcli.data.sketch import SKETCH, SketchBuilder
 from gptcli.data.split import CUT, RECORD, TRAIN, VAL
 from gptcli.manifest import MANIFEST_NAME
-from gptcli.storage import OWN, create_file, create_text_file, open_regular, read_regular, write_file
+from gptcli.storage import HUGE, create_file, create_text_file, open_regular, read_regular, write_file
 from gptcli.tokenizer.lost_text import LossMeter
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
@@ -91,7 +91,7 @@ def keep(folder: Path, make: Callable[[Path], dict[str, Any]]) -> dict[str, Any]
     if not is_whole(folder):
         with new_entry(folder) as temporary:
             write_file(temporary / RESULT, strict_json.dumps(make(temporary)))
-    return strict_json.parse(read_regular(folder / RESULT, OWN))
+    return strict_json.parse(read_regular(folder / RESULT, HUGE))
 
 
 def note(job: Job) -> dict[str, Any]:

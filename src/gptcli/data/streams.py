@@ -20,7 +20,7 @@ from gptcli.data.fields import text_fields
 from gptcli.errors import DataError
 from gptcli.manifest import MANIFEST_NAME, sealed, unsealed
 from gptcli.storage import (
-    OWN,
+    HUGE,
     atomic_file,
     publish,
     read_regular,
@@ -145,7 +145,7 @@ def finished_parts(work: Path) -> list[dict[str, Any]]:
     path = work / NOTED
     if not work.is_dir():
         return []
-    noted = unsealed(read_regular(path, OWN)) if path.is_file() else None
+    noted = unsealed(read_regular(path, HUGE)) if path.is_file() else None
     if noted is None:
         if any(work.glob("part-*")):
             say(f"warning: {path} is missing or damaged; all parts are fetched again")

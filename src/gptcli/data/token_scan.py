@@ -34,7 +34,7 @@ from gptcli.data.stages import SplitStatistics
 from gptcli.data.token_files import Stretch, TokenFile, cut, is_token_file, open_token_file, validation_beside
 from gptcli.data.versions import look_at, require_same
 from gptcli.errors import DataError
-from gptcli.storage import OWN, create_file, read_regular, sha256_file, write_file
+from gptcli.storage import HUGE, create_file, read_regular, sha256_file, write_file
 from gptcli.tokenizer.framing import DocumentFraming
 from gptcli.tokenizer.lost_text import LostText
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
@@ -115,7 +115,7 @@ def scan_tokens(sources: Sequence[str], config: DataConfig, cache_dir: Path) -> 
 
 def open_token_scan(entry: Path, config: DataConfig, from_cache: bool) -> TokenScan:
     """Open the scan of token files in a directory of the cache, which must be verified before."""
-    values: dict[str, Any] = strict_json.parse(read_regular(entry / "scan.json", OWN).decode())
+    values: dict[str, Any] = strict_json.parse(read_regular(entry / "scan.json", HUGE).decode())
     values["files"] = tuple(ScannedFile(*file) for file in values["files"])
     values["refused"] = ()
     values["train"], values["val"] = SplitStatistics(**values["train"]), SplitStatistics(**values["val"])
@@ -148,12 +148,12 @@ def shown_framing(tokenizer: Tokenizer, files: Sequence[TokenFile]) -> DocumentF
 
     Reads no further than to where each of them has occurred.
     """
-    missing = {id for id in (tokenizer.bos_id, tokenizer.eot_id) if id is not None}
+    missing = {id for id in (tokenizer.bos_id, tokenizer.eos_id) if id is not None}
     for ids in (ids for file in files for ids in Stretch(file, 0, file.tokens).chunks()):
         missing -= {id for id in missing if (ids == id).any()}
         if not missing:
             break
-    shown = [None if id in missing else id for id in (tokenizer.bos_id, tokenizer.eot_id)]
+    shown = [None if id in missing else id for id in (tokenizer.bos_id, tokenizer.eos_id)]
     return DocumentFraming.of(*shown)
 
 

@@ -13,7 +13,7 @@ from gptcli.console import Progress, quantity, say
 from gptcli.data.config import DataConfig
 from gptcli.data.corpus import open_corpus
 from gptcli.data.lost_text import lost_text_of
-from gptcli.data.reading import reading_config
+from gptcli.data.reading_config import reading_config
 from gptcli.data.rows import json_rows
 from gptcli.data.shards import TokenShards
 from gptcli.errors import CheckpointError, DataError, UsageError, missing_extra

@@ -44,15 +44,15 @@ class Drawn(NamedTuple):
 
 
 class Engine:
-    """Draws tokens from `model` as `config` says; a row ends with the token `eot_id`, which is its last.
+    """Draws tokens from `model` as `config` says; a row ends with the token `eos_id`, which is its last.
 
     `step` reads the last ids of the rows, where the model itself is not to do it.
     """
 
     def __init__(
-        self, model: GPT, config: GenerationConfig, eot_id: int | None = None, step: DecodingStep | None = None
+        self, model: GPT, config: GenerationConfig, eos_id: int | None = None, step: DecodingStep | None = None
     ) -> None:
-        self.model, self.config, self.eot_id = model, config, eot_id
+        self.model, self.config, self.eos_id = model, config, eos_id
         self.step = step or PlainStep(model)
         self.context_length = model.config.context_length
         self.device = model.embedding.weight.device
@@ -299,7 +299,7 @@ class Engine:
 
     def finish_reason(self, row: Row) -> FinishReason | None:
         """Why the row ends with its last id, if it does."""
-        if row.ids[-1] == self.eot_id:
+        if row.ids[-1] == self.eos_id:
             return "eot"
         is_full = self.config.overflow == "stop" and row.window_length > self.context_length
         return "length" if is_full or row.count >= self.config.max_new_tokens else None

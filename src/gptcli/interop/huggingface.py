@@ -187,7 +187,7 @@ def model_config(family: Family, foreign: ForeignConfig) -> ModelConfig:
 def require_embedded(tokenizer: Tokenizer, config: ModelConfig, source: Path | str) -> None:
     """Refuse a tokenizer whose ids the model has no embeddings for; special tokens added later may lie beyond them."""
     size = tokenizer.backend.get_vocab_size(with_added_tokens=False)
-    special = [token_id for token_id in (tokenizer.bos_id, tokenizer.eot_id) if token_id is not None]
+    special = [token_id for token_id in (tokenizer.bos_id, tokenizer.eos_id) if token_id is not None]
     if max(size - 1, *special, 0) >= config.vocab_size:
         raise CheckpointError(
             f"{source}: the tokenizer has more tokens than the model's {config.vocab_size:,} embeddings",

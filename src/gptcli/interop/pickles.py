@@ -1,4 +1,4 @@
-"""Weights out of a pickle (`.pt`, `.pth`, `.bin`), read by a contained process that may only make tensors.
+"""Weights out of a pickle (`.pt`, `.pth`, `.bin`), read by a limited process that may only make tensors.
 
 A pickle is a program. Only torch's reader for weights runs it, in a process with limits on time, memory and what it
 may write; what comes back is a safetensors file and JSON. Nothing but an explicit import comes here.
@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gptcli.contained import ContainedError, Limits, run
 from gptcli.errors import CheckpointError
 from gptcli.interop.weights import (
     INDEX,
@@ -27,6 +26,7 @@ from gptcli.interop.weights import (
     read_json,
     shard_paths,
 )
+from gptcli.limited_process import LimitedProcessError, ProcessLimits, run
 from gptcli.storage import LARGE, storage_errors
 
 SAFE_TORCH = (2, 10)
@@ -74,10 +74,10 @@ def read_pickle(path: Path) -> Pickled:
         require_honest_zip(path, size)
     with storage_errors(tempfile.gettempdir()), tempfile.TemporaryDirectory(prefix="gptcli-") as folder:
         seconds = BASE_SECONDS + size // BYTES_PER_SECOND
-        limits = Limits(4 * size + SLACK_BYTES, cpu_seconds=seconds, file_bytes=2 * size + SLACK_BYTES)
+        limits = ProcessLimits(4 * size + SLACK_BYTES, cpu_seconds=seconds, file_bytes=2 * size + SLACK_BYTES)
         try:
             run("gptcli.interop.unpickle", [str(path), folder], limits, wall_seconds=2 * seconds)
-        except ContainedError as error:
+        except LimitedProcessError as error:
             raise refused(path, str(error)) from error
         file = open_safetensors(Path(folder, TENSORS))
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118

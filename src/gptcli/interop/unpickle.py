@@ -1,4 +1,4 @@
-"""Reads one pickle in a contained process, which pickles.py starts."""
+"""Reads one pickle in a limited process, which pickles.py starts."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
 """Files that are whole or absent, and that lie where their path says. Nothing here knows what is in them.
 
-failures.py   the system's errors as StorageError, and paths as users write them
-own.py        opening, copying and making files and directories of our own: never through a link
-leases.py     temporary names that say which process owns them, and the removal of those that are left over
-cache_dir.py  where the cache lies
-reading.py    opening and reading files that others may have put there: regular ones only, and not without a bound
-atomic.py     files and directories that appear under their name only when they are whole
+errors.py       the system's errors as StorageError, and paths as users write them
+writing.py      opening, copying and making files and directories of our own: never through a link
+temporaries.py  temporary names that say which process owns them, and the removal of those that are left over
+cache_dir.py    where the cache lies
+reading.py      opening and reading files that others may have put there: regular ones only, and not without a bound
+atomic.py       files and directories that appear under their name only when they are whole
 
 All that is written in a run, a cache or an export goes through these functions; tests/test_architecture.py finds the
 calls that do not.
@@ -23,31 +23,10 @@ from gptcli.storage.atomic import (
     write_atomic,
 )
 from gptcli.storage.cache_dir import default_cache_dir
-from gptcli.storage.failures import NO_ROOM, expanded, storage_error, storage_errors
-from gptcli.storage.leases import (
-    TEMPORARY_MARK,
-    clean_temporaries,
-    held_directory,
-    leftovers,
-    process_is_alive,
-    temporary_name,
-)
-from gptcli.storage.own import (
-    allocate,
-    append_content,
-    copy_file,
-    copy_tree,
-    create_file,
-    create_text_file,
-    make_directory,
-    open_own,
-    remove_tree,
-    require_own,
-    write_file,
-)
+from gptcli.storage.errors import NO_ROOM, expanded, storage_error, storage_errors
 from gptcli.storage.reading import (
+    HUGE,
     LARGE,
-    OWN,
     SMALL,
     UnsuitableFileError,
     open_regular,
@@ -56,11 +35,32 @@ from gptcli.storage.reading import (
     read_regular,
     regular_descriptor,
 )
+from gptcli.storage.temporaries import (
+    TEMPORARY_MARK,
+    clean_temporaries,
+    held_directory,
+    leftovers,
+    process_is_alive,
+    temporary_name,
+)
+from gptcli.storage.writing import (
+    allocate,
+    append_content,
+    copy_file,
+    copy_tree,
+    create_file,
+    create_text_file,
+    make_directory,
+    open_nofollow,
+    refuse_special_file,
+    remove_tree,
+    write_file,
+)
 
 __all__ = [
+    "HUGE",
     "LARGE",
     "NO_ROOM",
-    "OWN",
     "SMALL",
     "TEMPORARY_MARK",
     "UnsuitableFileError",
@@ -81,16 +81,16 @@ __all__ = [
     "held_directory",
     "leftovers",
     "make_directory",
-    "open_own",
+    "open_nofollow",
     "open_regular",
     "process_is_alive",
     "publish",
     "read_at_most",
     "read_named",
     "read_regular",
+    "refuse_special_file",
     "regular_descriptor",
     "remove_tree",
-    "require_own",
     "set_modes",
     "sha256_file",
     "storage_error",

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from gptcli.errors import GptcliError, StorageError
-from gptcli.storage.failures import storage_error, storage_errors
-from gptcli.storage.leases import held_directory, temporary_name
-from gptcli.storage.own import create_file, open_own, require_own
+from gptcli.storage.errors import storage_error, storage_errors
 from gptcli.storage.reading import open_regular
+from gptcli.storage.temporaries import held_directory, temporary_name
+from gptcli.storage.writing import create_file, open_nofollow, refuse_special_file
 
 
 def fsync_path(path: Path) -> None:
@@ -35,7 +35,7 @@ def publish(temporary: Path, path: Path) -> None:
         StorageError: `path` is a link.
         OSError: it cannot be flushed or renamed.
     """
-    require_own(path)
+    refuse_special_file(path)
     flush_tree(temporary)
     temporary.replace(path)
     fsync_path(path.parent)
@@ -57,7 +57,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     data = content.encode() if isinstance(content, str) else content
     temporary = temporary_name(path)
     with storage_errors(path, needed=len(data)):
-        require_own(path)
+        refuse_special_file(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with create_file(temporary) as file:
@@ -72,11 +72,11 @@ def append_file(path: Path) -> BinaryIO:
     """Open a file for reading and for appending, unbuffered; it is made if there is none. One that has a second name
     is replaced by a copy, so that what the other name shows stays as it is."""
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
-    descriptor = open_own(path, flags)
+    descriptor = open_nofollow(path, flags)
     if os.fstat(descriptor).st_nlink > 1:
         os.close(descriptor)
         write_atomic(path, path.read_bytes())
-        descriptor = open_own(path, flags)
+        descriptor = open_nofollow(path, flags)
     return cast("BinaryIO", os.fdopen(descriptor, "a+b", buffering=0))
 
 
@@ -130,7 +130,7 @@ def scratch_for(path: Path) -> Iterator[Path]:
     """
     scratch = temporary_name(path)
     with storage_errors(path):
-        require_own(path)
+        refuse_special_file(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with held_directory(scratch):

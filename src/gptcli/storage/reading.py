@@ -13,9 +13,9 @@ import stat
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from gptcli.storage.failures import expanded
+from gptcli.storage.errors import expanded
 
-SMALL, LARGE, OWN = 10 * 2**20, 2**28, 2**32
+SMALL, LARGE, HUGE = 10 * 2**20, 2**28, 2**32
 """Bytes at most: of a configuration or a report; of a file with an entry for each token of a vocabulary or each tensor
 of a model, or of a text that is read as a whole; and of a list in the cache, with an entry for each file of a corpus,
 which nobody else writes."""

@@ -21,7 +21,7 @@ def describe(tokenizer: Tokenizer, text: str | None = None) -> dict[str, Any]:
         "kind": tokenizer.name,
         "vocab_size": tokenizer.vocab_size,
         "special_tokens": {tokenizer.token_text(id): id for id in sorted(tokenizer.special_ids)},
-        "eot_id": tokenizer.eot_id,
+        "eot_id": tokenizer.eos_id,
         "bos_id": tokenizer.bos_id,
         "unk_id": tokenizer.unk_id,
         "longest_tokens": [token for token, _ in longest[:LONGEST_SHOWN]],

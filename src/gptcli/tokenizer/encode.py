@@ -20,7 +20,7 @@ from gptcli.errors import GptcliError, TokenizerError, first_line, is_panic
 from gptcli.interruptible import call_interruptibly
 from gptcli.tokenizer.byte_level import BYTE_OF_CHARACTER, CHARACTER_OF_BYTE
 from gptcli.tokenizer.library import call_within, library_errors
-from gptcli.tokenizer.structure import Cut, cut_rule, is_known, pieces
+from gptcli.tokenizer.structure import Boundary, chunk_boundary, is_known, pieces
 
 WINDOW_CHARACTERS = 1 << 20
 """Text handed to the backend at a time: its encodings take some hundred bytes a token until they are ids."""
@@ -52,16 +52,16 @@ class Encoder(Protocol):
 
 def encoder_for(backend: tokenizers.Tokenizer, spec: Mapping[str, Any]) -> Encoder:
     """The fastest encoder for `backend`, whose tokenizer.json is `spec`."""
-    cut, model = cut_rule(spec), spec["model"]
+    cut, model = chunk_boundary(spec), spec["model"]
     plain = BackendEncoder(backend, cut, is_known(spec))
     vocabulary = model["vocab"]
-    if cut is Cut.ANYWHERE:
+    if cut is Boundary.ANYWHERE:
         if not spec.get("pre_tokenizer"):
             unknown = vocabulary.get(model.get("unk_token"))
             return plain if unknown is None else TableEncoder("utf-32-le", character_table(vocabulary, unknown))
         if vocabulary.keys() >= BYTE_OF_CHARACTER.keys():
             return TableEncoder("utf-8", byte_table(vocabulary))
-    elif cut in (Cut.WORD_END, Cut.BLANK) and vocabulary.keys() >= BYTE_OF_CHARACTER.keys():
+    elif cut in (Boundary.WORD_END, Boundary.BLANK) and vocabulary.keys() >= BYTE_OF_CHARACTER.keys():
         return WordEncoder(plain, len(vocabulary))
     return plain
 
@@ -69,7 +69,7 @@ def encoder_for(backend: tokenizers.Tokenizer, spec: Mapping[str, Any]) -> Encod
 class BackendEncoder:
     """Through `tokenizers`, for every structure: in parallel and in pieces, so that memory follows the ids alone."""
 
-    def __init__(self, backend: tokenizers.Tokenizer, cut: Cut, is_known: bool) -> None:
+    def __init__(self, backend: tokenizers.Tokenizer, cut: Boundary, is_known: bool) -> None:
         self.backend, self.cut, self.is_known = backend, cut, is_known
 
     def encode_batch(self, texts: Iterable[str]) -> list[np.ndarray]:
@@ -112,7 +112,8 @@ class TableEncoder:
 
     def encode_batch(self, texts: Iterable[str]) -> list[np.ndarray]:
         return [
-            joined([self.encode(piece) for piece in pieces(text, Cut.ANYWHERE, PIECE_CHARACTERS)]) for text in texts
+            joined([self.encode(piece) for piece in pieces(text, Boundary.ANYWHERE, PIECE_CHARACTERS)])
+            for text in texts
         ]
 
     def forget(self) -> None:

@@ -14,8 +14,8 @@ import tokenizers
 from gptcli import strict_json
 from gptcli.errors import TokenizerError
 from gptcli.storage import LARGE, read_regular, storage_errors, write_atomic
-from gptcli.tokenizer.foreign import require_usable
 from gptcli.tokenizer.library import library_errors
+from gptcli.tokenizer.untrusted import require_usable
 
 TOKENIZER_FILE = "tokenizer.json"
 SETTINGS_FILE = "tokenizer_config.json"

@@ -30,10 +30,10 @@ from gptcli.tokenizer.files import (
     read_json,
     read_tokenizer_json,
 )
-from gptcli.tokenizer.foreign import require_within_bounds
 from gptcli.tokenizer.library import library_errors
 from gptcli.tokenizer.special import END_OF_TEXT
 from gptcli.tokenizer.structure import LINE_SPLITS
+from gptcli.tokenizer.untrusted import require_within_bounds
 
 SPECIAL_TOKENS_FILE, ADDED_TOKENS_FILE = "special_tokens_map.json", "added_tokens.json"
 """Older forms of what tokenizer_config.json now holds."""
@@ -48,7 +48,7 @@ NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token",
 
 
 @dataclass(frozen=True)
-class Rules:
+class ClassRules:
     """The rules of a tokenizer class beyond its vocabulary and merges.
 
     Attributes:
@@ -65,15 +65,15 @@ class Rules:
 
 
 _, QWEN2_SPLIT = LINE_SPLITS
-GPT2 = Rules(tokens=dict.fromkeys(("unk_token", "bos_token", "eos_token"), END_OF_TEXT))
-GPT_NEOX = Rules(is_nfc=True, tokens={**GPT2.tokens, "pad_token": "<|padding|>"})
-QWEN2 = Rules(
+GPT2 = ClassRules(tokens=dict.fromkeys(("unk_token", "bos_token", "eos_token"), END_OF_TEXT))
+GPT_NEOX = ClassRules(is_nfc=True, tokens={**GPT2.tokens, "pad_token": "<|padding|>"})
+QWEN2 = ClassRules(
     split=QWEN2_SPLIT,
     is_nfc=True,
     are_tokens_bare=True,
     tokens={"bos_token": None, **dict.fromkeys(("unk_token", "eos_token", "pad_token"), END_OF_TEXT)},
 )
-ROBERTA = Rules(
+ROBERTA = ClassRules(
     tokens={
         "bos_token": "<s>",
         "eos_token": "</s>",
@@ -84,7 +84,7 @@ ROBERTA = Rules(
         "mask_token": "<mask>",
     }
 )
-CLASSES: dict[str, Rules] = {
+CLASSES: dict[str, ClassRules] = {
     "GPT2Tokenizer": GPT2,
     "CodeGenTokenizer": GPT2,
     "GPTNeoXTokenizer": GPT_NEOX,
@@ -143,7 +143,7 @@ def read_vocabulary(folder: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]
     """
     settings = read_settings(folder)
     name = class_name(folder, settings)
-    rules = Rules() if name is None else CLASSES[name]
+    rules = ClassRules() if name is None else CLASSES[name]
     vocabulary, merges = folder / VOCAB_FILE, folder / MERGES_FILE
     words = read_json(vocabulary)
     require_within_bounds(vocabulary, {"model": {"vocab": words}})
@@ -191,7 +191,7 @@ def class_name(folder: Path, settings: Mapping[str, Any]) -> str | None:
     )
 
 
-def split_backend(model: models.BPE, rules: Rules, add_prefix_space: bool) -> tokenizers.Tokenizer:
+def split_backend(model: models.BPE, rules: ClassRules, add_prefix_space: bool) -> tokenizers.Tokenizer:
     """Byte-level BPE with the split and the normal form of a class."""
     backend = tokenizers.Tokenizer(model)
     backend.decoder = decoders.ByteLevel()

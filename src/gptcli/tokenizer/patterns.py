@@ -26,7 +26,7 @@ REFERENCE = re.compile(r"\\[1-9]|\\[kg][<'{]")
 """Matches a reference to the text that a group has matched, or a call of a group."""
 FLAGS = re.compile(r"\(\?[imx]*(?:-[imx]*)?\)|\(\?#[^)]*\)")
 OPENING = re.compile(r"\(\?(?:[=!>]|<[=!]|<[A-Za-z_]\w*>|[imx]*(?:-[imx]*)?:)|\((?!\?)")
-CLOSED = ("(?=", "(?!", "(?<=", "(?<!", "(?>")
+ATOMIC_OPENINGS = ("(?=", "(?!", "(?<=", "(?<!", "(?>")
 """Groups that are not entered again once they have matched."""
 WITHOUT_WIDTH = frozenset("bBAzZGK")
 
@@ -43,29 +43,29 @@ class Character(NamedTuple):
     literal: str = ""
 
 
-class Sequence(NamedTuple):
+class Concatenation(NamedTuple):
     parts: list[Part]
 
 
-class Alternatives(NamedTuple):
+class Alternation(NamedTuple):
     branches: list[Part]
 
 
-class Closed(NamedTuple):
-    """A group of CLOSED; `width`: whether what it matches is consumed."""
+class AtomicGroup(NamedTuple):
+    """A group of ATOMIC_OPENINGS; `width`: whether what it matches is consumed."""
 
     part: Part
     width: bool
 
 
-class Repeated(NamedTuple):
+class Repetition(NamedTuple):
     part: Part
     least: int
     most: int
     is_possessive: bool
 
 
-Part = Character | Sequence | Alternatives | Closed | Repeated
+Part = Character | Concatenation | Alternation | AtomicGroup | Repetition
 
 
 class Analysis(NamedTuple):
@@ -101,23 +101,23 @@ def analysis_of(part: Part, is_followed: bool) -> Analysis:
     match part:
         case Character():
             return Analysis(part.width, part.varies)
-        case Sequence():
+        case Concatenation():
             last = len(part.parts) - 1
             found = [analysis_of(one, is_followed or place < last) for place, one in enumerate(part.parts)]
             return joined(found, sum(one.shortest for one in found), any(one.varies for one in found))
-        case Alternatives():
+        case Alternation():
             found = [analysis_of(one, is_followed) for one in part.branches]
             letters = [one.literal for one in part.branches if isinstance(one, Character) and one.literal]
             are_apart = len(letters) == len(set(letters)) == len(found)
             return joined(found, min(one.shortest for one in found), not are_apart)
-        case Closed():
+        case AtomicGroup():
             inner = analysis_of(part.part, is_followed=False)
             return inner._replace(shortest=inner.shortest * part.width, varies=False)
-        case Repeated():
+        case Repetition():
             return analysis_of_repetition(part, is_followed)
 
 
-def analysis_of_repetition(part: Repeated, is_followed: bool) -> Analysis:
+def analysis_of_repetition(part: Repetition, is_followed: bool) -> Analysis:
     inner = analysis_of(part.part, is_followed or part.most > 1)
     if part.most > 1 and inner.varies and is_followed:
         raise ValueError("repeats a repetition, which can take exponential time")
@@ -150,16 +150,16 @@ class PatternReader:
         branches = [self.sequence()]
         while self.next_is("|"):
             branches.append(self.sequence())
-        return branches[0] if len(branches) == 1 else Alternatives(branches)
+        return branches[0] if len(branches) == 1 else Alternation(branches)
 
     def sequence(self) -> Part:
         parts: list[Part] = []
         while self.place < len(self.pattern) and self.pattern[self.place] not in "|)":
             part = self.part()
             for least, most, is_possessive in self.quantifiers():
-                part = Repeated(part, least, most, is_possessive)
+                part = Repetition(part, least, most, is_possessive)
             parts.append(part)
-        return parts[0] if len(parts) == 1 else Sequence(parts)
+        return parts[0] if len(parts) == 1 else Concatenation(parts)
 
     def quantifiers(self) -> Iterator[tuple[int, int, bool]]:
         """(least, most, is possessive) of each quantifier here; in Oniguruma, {n,m}+ is two of them."""
@@ -245,9 +245,9 @@ class PatternReader:
         self.depth -= 1
         if not self.next_is(")"):
             raise NotUnderstoodError("a parenthesis that is not closed")
-        if opening.group() in CLOSED:
-            return Closed(part, width=opening.group() == "(?>")
-        return Sequence([part]) if isinstance(part, Character) else part
+        if opening.group() in ATOMIC_OPENINGS:
+            return AtomicGroup(part, width=opening.group() == "(?>")
+        return Concatenation([part]) if isinstance(part, Character) else part
 
     def enter(self) -> None:
         self.depth += 1

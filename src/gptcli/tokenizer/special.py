@@ -10,17 +10,17 @@ import tokenizers
 END_OF_TEXT = "<|endoftext|>"
 UNKNOWN = "<unk>"
 
-EOT_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "[EOS]")
+EOS_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "[EOS]")
 BOS_NAMES = ("<|begin_of_text|>", "<s>", "<bos>", "<|bos|>", "[BOS]", "<|startoftext|>", END_OF_TEXT)
 """Names to go by, in this order, where no tokenizer_config.json names the token."""
 
 
-def end_of_text_id(backend: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> int | None:
+def find_eos_id(backend: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> int | None:
     """The token that ends a document: tokenizer_config.json's `eos_token`, otherwise one of a known name."""
-    return named_id(backend, settings["eos_token"]) if "eos_token" in settings else first_id(backend, EOT_NAMES)
+    return named_id(backend, settings["eos_token"]) if "eos_token" in settings else first_id(backend, EOS_NAMES)
 
 
-def beginning_id(backend: tokenizers.Tokenizer, settings: Mapping[str, Any], end: int | None) -> int | None:
+def find_bos_id(backend: tokenizers.Tokenizer, settings: Mapping[str, Any], end: int | None) -> int | None:
     """The token that begins a document: tokenizer_config.json's `bos_token`, otherwise one of a known name.
 
     <|endoftext|> stands between documents and so does both, as in GPT-2. Where the file names the token that ends a
@@ -39,7 +39,7 @@ def added_before(backend: tokenizers.Tokenizer) -> int | None:
     return whole[0] if whole and whole[:1] != text[:1] else None
 
 
-def unknown_id(backend: tokenizers.Tokenizer, spec: Mapping[str, Any]) -> int | None:
+def find_unk_id(backend: tokenizers.Tokenizer, spec: Mapping[str, Any]) -> int | None:
     """The id that the model gives to what its vocabulary lacks; none for byte-level ones, which lack nothing."""
     model = spec["model"]
     return model["unk_id"] if "unk_id" in model else named_id(backend, model.get("unk_token"))

@@ -23,7 +23,7 @@ ALTERING = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_
 """Settings of a BPE model that make it more than its merges."""
 
 
-class Cut(Enum):
+class Boundary(Enum):
     """Where a text may be cut so that the ids of the pieces, joined, are the ids of the whole."""
 
     ANYWHERE = "anywhere"
@@ -32,7 +32,7 @@ class Cut(Enum):
     NOWHERE = "nowhere"
 
 
-WORD_ENDS = {Cut.WORD_END: re.compile(r"\S(?=[ \t\r\n])"), Cut.BLANK: re.compile(r"\S(?=[ \t])")}
+WORD_ENDS = {Boundary.WORD_END: re.compile(r"\S(?=[ \t\r\n])"), Boundary.BLANK: re.compile(r"\S(?=[ \t])")}
 """Where GPT-2's split pattern, and those of LINE_SPLITS, always end a word. None of their alternatives passes from a
 character that is no white space to such a one, and none looks back: cut here, a text keeps the same words on both
 sides."""
@@ -101,20 +101,20 @@ def is_line_split(splitter: Any) -> bool:
         return False
 
 
-def cut_rule(spec: Mapping[str, Any]) -> Cut:
+def chunk_boundary(spec: Mapping[str, Any]) -> Boundary:
     """Where this tokenizer's texts may be cut; nowhere unless it is one whose rule is known."""
     model, splitter = spec["model"], spec.get("pre_tokenizer") or {}
     only_special_added = all(token["special"] for token in spec.get("added_tokens", ()))
     if model_type(model) != "BPE" or spec.get("normalizer") or not only_special_added:
-        return Cut.NOWHERE
+        return Boundary.NOWHERE
     if any(model.get(setting) for setting in ALTERING):
-        return Cut.NOWHERE
+        return Boundary.NOWHERE
     if writes_bytes(splitter) and splitter["use_regex"]:
-        return Cut.WORD_END
+        return Boundary.WORD_END
     if splits_lines(splitter):
-        return Cut.BLANK
+        return Boundary.BLANK
     has_parts = model["merges"] or model.get("ignore_merges")
-    return Cut.ANYWHERE if not has_parts and (writes_bytes(splitter) or not splitter) else Cut.NOWHERE
+    return Boundary.ANYWHERE if not has_parts and (writes_bytes(splitter) or not splitter) else Boundary.NOWHERE
 
 
 def writes_bytes(splitter: Mapping[str, Any]) -> bool:
@@ -136,10 +136,10 @@ def splits_lines(splitter: Mapping[str, Any]) -> bool:
     )
 
 
-def pieces(text: str, cut: Cut, size: int = PIECE_CHARACTERS) -> Iterator[str]:
+def pieces(text: str, cut: Boundary, size: int = PIECE_CHARACTERS) -> Iterator[str]:
     """Cut `text` into pieces of at least `size` characters, as `cut` allows; the last may be shorter, or empty."""
     start = 0
-    while cut is not Cut.NOWHERE and len(text) - start > size:
+    while cut is not Boundary.NOWHERE and len(text) - start > size:
         end = start + size
         if cut in WORD_ENDS:
             word_end = WORD_ENDS[cut].search(text, end - 1)

@@ -25,7 +25,7 @@ from gptcli.tokenizer.files import SETTINGS_FILE, TOKENIZER_FILE, write_files
 from gptcli.tokenizer.folders import read_tokenizer
 from gptcli.tokenizer.framing import DocumentFraming
 from gptcli.tokenizer.library import call_within, library_errors
-from gptcli.tokenizer.special import added_before, beginning_id, end_of_text_id, named_id, unknown_id
+from gptcli.tokenizer.special import added_before, find_bos_id, find_eos_id, find_unk_id, named_id
 from gptcli.tokenizer.stream import BackendStream, ByteStream
 from gptcli.tokenizer.structure import is_byte_level, is_known, kind_name, loses_nothing
 
@@ -43,8 +43,8 @@ class Tokenizer:
         loses_nothing: whether it is known to give back every text.
         name: the kind: `char`, `byte`, `bpe`, or the type of a foreign model.
         vocab_size: one more than the largest id.
-        eot_id: the token that ends a document, or None.
-        bos_id: the token that begins a document, or None; for tokenizers made here the same as `eot_id`, as in GPT-2.
+        eos_id: the token that ends a document, or None.
+        bos_id: the token that begins a document, or None; for tokenizers made here the same as `eos_id`, as in GPT-2.
         framing: the tokens that stand around each document in the training of a model with this tokenizer.
         unk_id: what stands for a character that the vocabulary lacks, or None.
         fingerprint: hex SHA-256 of the canonical JSON of the tokenizer with the ids of these special tokens.
@@ -66,9 +66,9 @@ class Tokenizer:
         self.is_byte_level = is_byte_level(spec)
         self.loses_nothing = loses_nothing(spec)
         self.vocab_size = 1 + max(backend.get_vocab().values(), default=-1)
-        self.eot_id = end_of_text_id(backend, self.settings)
-        self.bos_id = beginning_id(backend, self.settings, self.eot_id)
-        self.unk_id = unknown_id(backend, spec)
+        self.eos_id = find_eos_id(backend, self.settings)
+        self.bos_id = find_bos_id(backend, self.settings, self.eos_id)
+        self.unk_id = find_unk_id(backend, spec)
         if self.vocab_size == 0:
             raise TokenizerError("the tokenizer's vocabulary is empty", "train it on some text")
 
@@ -78,7 +78,7 @@ class Tokenizer:
 
     @cached_property
     def fingerprint(self) -> str:
-        canonical = strict_json.dumps([self.spec(), self.bos_id, self.eot_id], sort_keys=True, separators=(",", ":"))
+        canonical = strict_json.dumps([self.spec(), self.bos_id, self.eos_id], sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     @cached_property
@@ -89,7 +89,7 @@ class Tokenizer:
         """
         given = self.settings.get(FRAMING)
         if given is None:
-            return DocumentFraming.of(self.bos_id, self.eot_id)
+            return DocumentFraming.of(self.bos_id, self.eos_id)
         try:
             begin, end = (named_id(self.backend, given[key]) for key in ("begin_token", "end_token"))
         except (KeyError, TypeError) as error:
@@ -216,7 +216,7 @@ class Tokenizer:
 
         The class is the one that takes tokenizer.json as it is, whatever model lies beside it.
         """
-        special = {"bos_token": self.bos_id, "eos_token": self.eot_id, "unk_token": self.unk_id}
+        special = {"bos_token": self.bos_id, "eos_token": self.eos_id, "unk_token": self.unk_id}
         settings = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "clean_up_tokenization_spaces": False,

@@ -25,7 +25,7 @@ from gptcli.tokenizer.config import (
 )
 from gptcli.tokenizer.source import load_hub_tokenizer
 from gptcli.tokenizer.special import END_OF_TEXT, UNKNOWN
-from gptcli.tokenizer.structure import Cut, pieces
+from gptcli.tokenizer.structure import Boundary, pieces
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
 WORD_CHARACTERS = 256
@@ -75,7 +75,7 @@ def train_char(texts: Iterator[str]) -> Tokenizer:
     """
     characters: set[str] = set()
     for text in texts:
-        for piece in pieces(text, Cut.ANYWHERE, DOCUMENT_CHARACTERS):
+        for piece in pieces(text, Boundary.ANYWHERE, DOCUMENT_CHARACTERS):
             characters.update(piece)
     if not characters:
         raise TokenizerError("there is no text to learn the characters from", "give a corpus that is not empty")
@@ -135,8 +135,8 @@ def train_bpe(texts: Iterator[str], vocab_size: int, min_frequency: int) -> Toke
 
 def learnt_pieces(text: str) -> Iterator[str]:
     """`text` in pieces that end with a word; where none ends for long, cut anywhere."""
-    for piece in pieces(text, Cut.WORD_END):
-        yield from pieces(piece, Cut.ANYWHERE, DOCUMENT_CHARACTERS)
+    for piece in pieces(text, Boundary.WORD_END):
+        yield from pieces(piece, Boundary.ANYWHERE, DOCUMENT_CHARACTERS)
 
 
 def learn_from(texts: Iterable[str], backend: tokenizers.Tokenizer, trainer: trainers.BpeTrainer) -> None:

@@ -1,4 +1,4 @@
-"""Tries a tokenizer in a contained process, which foreign.py starts.
+"""Tries a tokenizer in a limited process, which untrusted.py starts.
 
 Reads the bounded content of a tokenizer.json from stdin, opens it, and encodes and decodes texts on which tokenizers
 fail: what panics, aborts, grows or takes for ever does so here. Writes nothing; how the process ends is the answer.

@@ -19,15 +19,15 @@ from gptcli.data.cache import cache_key, is_whole, new_entry, only_writer
 from gptcli.data.chat import read_template
 from gptcli.data.config import READING_KEYS, DataConfig
 from gptcli.data.corpus import nothing_readable, read_pieces, refusal
+from gptcli.data.decoding import Decoding
 from gptcli.data.file_formats import SourceFile
-from gptcli.data.formats import Decoding
 from gptcli.data.left_out import LeftOut
 from gptcli.data.passes import ScannedFile
 from gptcli.data.prepare import CorpusScan, scan_corpus
 from gptcli.data.separator_check import separator_warning
 from gptcli.data.sources import find_files
 from gptcli.data.versions import is_settled, look_at, require_same
-from gptcli.storage import OWN, create_text_file, read_regular, write_file
+from gptcli.storage import HUGE, create_text_file, read_regular, write_file
 
 EXCERPT, NOTICES = "excerpt.jsonl", "notices.json"
 
@@ -67,7 +67,7 @@ def scan_excerpt(config: DataConfig, corpus_bytes: int | None, cache_dir: Path, 
 
 
 def notices_of(entry: Path) -> dict[str, Any]:
-    return strict_json.parse(read_regular(entry / NOTICES, OWN).decode())
+    return strict_json.parse(read_regular(entry / NOTICES, HUGE).decode())
 
 
 def write_excerpt(

@@ -22,7 +22,7 @@ from gptcli.storage import (
     create_file,
     create_text_file,
     make_directory,
-    open_own,
+    open_nofollow,
     publish,
     remove_tree,
     write_atomic,
@@ -56,7 +56,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "create_text_file": lambda path: create_text_file(path).write("new"),
     "write_file": lambda path: write_file(path, "new"),
     "copy_file": lambda path: copy_file(Path(__file__), path),
-    "open_own": lambda path: open_own(path, os.O_RDWR | os.O_CREAT),
+    "open_nofollow": lambda path: open_nofollow(path, os.O_RDWR | os.O_CREAT),
     "make_directory": make_directory,
 }
 

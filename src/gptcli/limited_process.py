@@ -25,8 +25,8 @@ THREADS = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THR
 
 
 @dataclass(frozen=True)
-class Limits:
-    """Limits on the resources of a contained process.
+class ProcessLimits:
+    """Limits on the resources of a limited process.
 
     Attributes:
         memory_bytes: address space beyond what its own modules take (on Linux).
@@ -42,17 +42,18 @@ class Limits:
     open_files: int = 256
 
     def argument(self) -> str:
+        """Return the limits as limits.py reads them from its command line."""
         return f"{self.cpu_seconds},{self.memory_bytes},{self.file_bytes},{self.open_files}"
 
 
-class ContainedError(Exception):
-    """Why a contained process gave no result: a clause such as "it takes more memory than is allowed"."""
+class LimitedProcessError(Exception):
+    """Why a limited process gave no result: a clause such as "it takes more memory than is allowed"."""
 
 
 def start(
     module: str,
     arguments: Sequence[str],
-    limits: Limits,
+    limits: ProcessLimits,
     stdin: object = subprocess.PIPE,
     stdout: object = subprocess.PIPE,
     stderr: object = subprocess.DEVNULL,
@@ -67,14 +68,14 @@ def start(
     return subprocess.Popen(command, stdin=stdin, stdout=stdout, stderr=stderr, env=environment)
 
 
-def run(module: str, arguments: Sequence[str], limits: Limits, wall_seconds: float, stdin: bytes = b"") -> bytes:
+def run(module: str, arguments: Sequence[str], limits: ProcessLimits, wall_seconds: float, stdin: bytes = b"") -> bytes:
     """Call `main(arguments)` of one of our modules in a process of its own; returns what it wrote to stdout.
 
     Its input and output go through temporary files, so that neither side waits for the other. `main` gives a reason of
     its own by sys.exit("it ...").
 
     Raises:
-        ContainedError: it failed, was ended by a limit, or took more than `wall_seconds`.
+        LimitedProcessError: it failed, was ended by a limit, or took more than `wall_seconds`.
         OSError: no process can be started, or no temporary file written.
     """
     with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
@@ -84,12 +85,12 @@ def run(module: str, arguments: Sequence[str], limits: Limits, wall_seconds: flo
             try:
                 process.wait(wall_seconds)
             except subprocess.TimeoutExpired as error:
-                raise ContainedError(f"it takes more than {wall_seconds:g} s") from error
+                raise LimitedProcessError(f"it takes more than {wall_seconds:g} s") from error
             finally:
                 process.kill()
         if process.returncode:
             err.seek(max(0, err.seek(0, os.SEEK_END) - MAX_REASON_BYTES))
-            raise ContainedError(reason(process.returncode, err.read()))
+            raise LimitedProcessError(reason(process.returncode, err.read()))
         out.seek(0)
         return out.read(MAX_OUTPUT_BYTES)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TextIO, cast
 
 from gptcli.errors import StorageError
-from gptcli.storage.failures import storage_errors
+from gptcli.storage.errors import storage_errors
 from gptcli.storage.reading import open_regular
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ FILE_MODE = 0o666
 ZEROS = 1 << 20
 
 
-def require_own(path: Path) -> None:
+def refuse_special_file(path: Path) -> None:
     """Refuse a path that is a symbolic link, a pipe, a socket or a device, which a rename would replace as it does a
     file: a user with the right to do so would lose /dev/null.
 
@@ -60,7 +60,7 @@ def irregular(path: Path, mode: int) -> StorageError:
     return StorageError(f"{path} is not a regular file", remedy)
 
 
-def open_own(path: Path, flags: int) -> int:
+def open_nofollow(path: Path, flags: int) -> int:
     """A descriptor of the regular file at `path`, opened with `flags` of os.open.
 
     Raises:
@@ -71,7 +71,7 @@ def open_own(path: Path, flags: int) -> int:
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, FILE_MODE)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EMLINK, errno.EEXIST):
-            require_own(path)
+            refuse_special_file(path)
         raise
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
@@ -82,12 +82,12 @@ def open_own(path: Path, flags: int) -> int:
 
 def create_file(path: Path) -> BinaryIO:
     """Open a new file for writing; nothing may lie at `path`. Its descriptor may also be mapped."""
-    return cast("BinaryIO", os.fdopen(open_own(path, os.O_RDWR | os.O_CREAT | os.O_EXCL), "wb"))
+    return cast("BinaryIO", os.fdopen(open_nofollow(path, os.O_RDWR | os.O_CREAT | os.O_EXCL), "wb"))
 
 
 def create_text_file(path: Path) -> TextIO:
     """Open a new file for text in UTF-8, whose line ends are written as they are."""
-    descriptor = open_own(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    descriptor = open_nofollow(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     return cast("TextIO", os.fdopen(descriptor, "w", encoding="utf-8", newline=""))
 
 
@@ -105,7 +105,7 @@ def make_directory(path: Path) -> None:
         StorageError: it is a link, or cannot be made.
     """
     with storage_errors(path, "create"):
-        require_own(path)
+        refuse_special_file(path)
         path.mkdir(parents=True, exist_ok=True)
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import tokenizers
 
-from gptcli import contained
+from gptcli import limited_process
 from gptcli.errors import TokenizerError
-from gptcli.tokenizer import foreign, library, trial
+from gptcli.tokenizer import library, trial, untrusted
 from gptcli.tokenizer.byte_level import CHARACTER_OF_BYTE
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
@@ -65,8 +65,8 @@ def test_what_fails_in_the_library_is_one_line_here(tmp_path: Path, name: str) -
 
 def test_a_tokenizer_is_tried_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[str] = []
-    run = contained.run
-    monkeypatch.setattr(contained, "run", lambda module, *others: (tried.append(module), run(module, *others))[1])
+    run = limited_process.run
+    monkeypatch.setattr(limited_process, "run", lambda module, *others: (tried.append(module), run(module, *others))[1])
     path = written(tmp_path, normalizer={"type": "Lowercase"})
     assert load_tokenizer(path).encode("AB a") == load_tokenizer(path).encode("ab A") == [5, 3, 1]
     assert tried == ["gptcli.tokenizer.trial"]
@@ -85,7 +85,7 @@ def test_a_cache_that_cannot_be_written_costs_another_trial(tmp_path: Path) -> N
 
 
 def test_known_structures_are_not_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bpe: Tokenizer) -> None:
-    monkeypatch.setattr(foreign, "try_once", lambda content: pytest.fail("it was tried"))
+    monkeypatch.setattr(untrusted, "try_once", lambda content: pytest.fail("it was tried"))
     bpe.save(tmp_path)
     assert load_tokenizer(tmp_path).encode("Once upon") == bpe.encode("Once upon")
     written(tmp_path, normalizer={"type": "NFC"}, decoder={"type": "Fuse"})
@@ -94,7 +94,7 @@ def test_known_structures_are_not_tried(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_trial_that_takes_too_long_or_too_much_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(tmp_path, normalizer={"type": "Lowercase"})
-    monkeypatch.setattr(foreign, "PATIENCE", 0.001)
+    monkeypatch.setattr(untrusted, "PATIENCE", 0.001)
     with pytest.raises(TokenizerError, match="takes more than"):
         load_tokenizer(path)
 

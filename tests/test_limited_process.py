@@ -1,4 +1,4 @@
-"""Work in a contained process: limits hold before anything is imported, and whatever happens there is one clause."""
+"""Work in a limited process: limits hold before anything is imported, and whatever happens there is one clause."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from fresh import run_fresh
-from gptcli import contained
-from gptcli.contained import ContainedError, Limits, run, start
+from gptcli import limited_process
+from gptcli.limited_process import LimitedProcessError, ProcessLimits, run, start
 
 MIB = 2**20
-SMALL = Limits(memory_bytes=64 * MIB, cpu_seconds=20, file_bytes=4 * MIB)
+SMALL = ProcessLimits(memory_bytes=64 * MIB, cpu_seconds=20, file_bytes=4 * MIB)
 WORKER = """
 import json, os, resource, sys, time
 
@@ -70,13 +70,13 @@ def refuse():
 
 @pytest.fixture
 def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of a module that a contained process can import; the working directory is an empty one."""
+    """The name of a module that a limited process can import; the working directory is an empty one."""
     (tmp_path / "modules").mkdir()
-    (tmp_path / "modules" / "contained_worker.py").write_text(WORKER)
+    (tmp_path / "modules" / "limited_worker.py").write_text(WORKER)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "modules"))
-    return "contained_worker"
+    return "limited_worker"
 
 
 def test_limits_hold_when_the_first_module_is_imported(worker: str) -> None:
@@ -96,7 +96,7 @@ def test_what_goes_in_and_comes_out_is_exact(worker: str) -> None:
     ("call", "limits", "reason"),
     [
         pytest.param(["grow"], SMALL, "more memory", marks=pytest.mark.skipif(sys.platform != "linux", reason="Linux")),
-        (["spin"], Limits(64 * MIB, cpu_seconds=1), "too much time"),
+        (["spin"], ProcessLimits(64 * MIB, cpu_seconds=1), "too much time"),
         (["write", "file"], SMALL, "File too large"),
         (["shout"], SMALL, "File too large|it failed"),
         (["crash"], SMALL, r"it crashed \(SIGABRT\)"),
@@ -107,8 +107,8 @@ def test_what_goes_in_and_comes_out_is_exact(worker: str) -> None:
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_whatever_happens_there_is_one_clause(worker: str, call: list[str], limits: Limits, reason: str) -> None:
-    with pytest.raises(ContainedError, match=reason) as failure:
+def test_whatever_happens_there_is_one_clause(worker: str, call: list[str], limits: ProcessLimits, reason: str) -> None:
+    with pytest.raises(LimitedProcessError, match=reason) as failure:
         run(worker, call, limits, 60)
     assert len(str(failure.value)) < 400 and str(failure.value).isprintable()
     assert not os.path.exists("file") or os.path.getsize("file") <= SMALL.file_bytes
@@ -116,16 +116,16 @@ def test_whatever_happens_there_is_one_clause(worker: str, call: list[str], limi
 
 def test_a_process_that_waits_is_ended_in_time(worker: str, monkeypatch: pytest.MonkeyPatch) -> None:
     started = []
-    monkeypatch.setattr(contained, "start", lambda *given: started.append(start(*given)) or started[0])
+    monkeypatch.setattr(limited_process, "start", lambda *given: started.append(start(*given)) or started[0])
     began = time.monotonic()
-    with pytest.raises(ContainedError, match=r"more than 0\.5 s"):
+    with pytest.raises(LimitedProcessError, match=r"more than 0\.5 s"):
         run(worker, ["sleep"], SMALL, 0.5)
     assert time.monotonic() - began < 30
     assert started[0].poll() is not None
 
 
 def test_nothing_is_imported_from_the_working_directory(worker: str) -> None:
-    for name in {"contained_worker", "gptcli", *sys.stdlib_module_names}:
+    for name in {"limited_worker", "gptcli", *sys.stdlib_module_names}:
         Path(f"{name}.py").write_text(f"open({f'imported-{name}'!r}, 'w').close()\nraise ImportError")
     assert run(worker, ["echo"], SMALL, 60, b"ok") == b"OK\n"
     with start(worker, ["echo"], SMALL) as process:
@@ -136,9 +136,9 @@ def test_nothing_is_imported_from_the_working_directory(worker: str) -> None:
 def test_lower_limits_that_the_user_has_set_stay(worker: str) -> None:
     code = (
         "import resource, sys\n"
-        "from gptcli.contained import Limits, run\n"
+        "from gptcli.limited_process import ProcessLimits, run\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (50, 50))\n"
-        f"print(run({worker!r}, ['limits'], Limits(2**26, 20, 2**22), 60).decode())"
+        f"print(run({worker!r}, ['limits'], ProcessLimits(2**26, 20, 2**22), 60).decode())"
     )
     assert json.loads(run_fresh(code))[1][2:] == [1000, 50]

@@ -1,4 +1,4 @@
-"""Whether the tokenizer.json of others can be used here: its bounds, and a trial in a contained process.
+"""Whether the tokenizer.json of others can be used here: its bounds, and a trial in a limited process.
 
 Tokenizers of a structure that is known to take time in proportion to the text (all that are made here, and those of
 GPT-2, Llama 3 and Qwen) are not tried. The verdict on others is kept in the cache by the file's content.
@@ -15,10 +15,10 @@ from typing import Any
 
 import tokenizers
 
-from gptcli import contained
-from gptcli.contained import ContainedError, Limits
+from gptcli import limited_process
 from gptcli.errors import StorageError, TokenizerError
-from gptcli.storage import default_cache_dir, open_own, storage_errors, write_atomic
+from gptcli.limited_process import LimitedProcessError, ProcessLimits
+from gptcli.storage import default_cache_dir, open_nofollow, storage_errors, write_atomic
 from gptcli.tokenizer.bounds import BoundsError, require_bounds
 from gptcli.tokenizer.structure import is_known
 
@@ -48,7 +48,7 @@ def require_usable(path: Path, spec: Mapping[str, Any], content: str) -> None:
         return
     try:
         try_once(content)
-    except ContainedError as error:
+    except LimitedProcessError as error:
         reason = str(error).removeprefix("PanicException: ")
         raise TokenizerError(f"{path} is not used: {reason}", REMEDY) from error
 
@@ -69,15 +69,15 @@ def try_once(content: str) -> None:
     if has_passed(passed, text):
         return
     seconds = BASE_SECONDS + len(data) // BYTES_PER_SECOND
-    limits = Limits(BASE_BYTES + BYTES_PER_BYTE * len(data), seconds)
+    limits = ProcessLimits(BASE_BYTES + BYTES_PER_BYTE * len(data), seconds)
     with storage_errors("a temporary file"):
-        contained.run(TRIAL, [], limits, PATIENCE * seconds, data)
+        limited_process.run(TRIAL, [], limits, PATIENCE * seconds, data)
     with contextlib.suppress(StorageError):  # a cache that cannot be written costs another trial
         write_atomic(passed, text + "\n")
 
 
 def has_passed(passed: Path, text: str) -> bool:
     """Whether the cache holds the verdict `text` at that path."""
-    with contextlib.suppress(OSError, StorageError), os.fdopen(open_own(passed, os.O_RDONLY), "rb") as file:
+    with contextlib.suppress(OSError, StorageError), os.fdopen(open_nofollow(passed, os.O_RDONLY), "rb") as file:
         return file.read(len(text) + 2) == f"{text}\n".encode()
     return False

@@ -22,7 +22,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from gptcli.storage.own import remove_tree
+from gptcli.storage.writing import remove_tree
 
 TEMPORARY_MARK = ".tmp-"
 """Part of every temporary name."""

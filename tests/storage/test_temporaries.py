@@ -16,10 +16,10 @@ from gptcli.storage import (
     atomic_file,
     clean_temporaries,
     held_directory,
-    leases,
+    temporaries,
     temporary_name,
 )
-from gptcli.storage.leases import UNKNOWN_SECONDS, Owner, current_owner, is_let_go
+from gptcli.storage.temporaries import UNKNOWN_SECONDS, Owner, current_owner, is_let_go
 
 GONE = 2**22 + 1
 """Above the largest process number of Linux."""
@@ -48,7 +48,7 @@ def made(folder: Path, who: str, *, age: float = 0.0) -> Path:
 @pytest.mark.parametrize("who", LABELS)
 @pytest.mark.parametrize("excluded", ["nobody", "this machine", "everyone"])
 def test_what_is_removed_depends_on_its_owner_and_on_the_lock_that_is_held(
-    tmp_path: Path, who: str, excluded: leases.Excluded
+    tmp_path: Path, who: str, excluded: temporaries.Excluded
 ) -> None:
     path = made(tmp_path, who)
     is_gone = who in ("a process that has ended", "an earlier process of a number that is taken")

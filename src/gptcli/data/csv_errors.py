@@ -40,7 +40,7 @@ class Record(NamedTuple):
         return f"{f'row {self.number}' if self.number else 'the header'} of {self.name} ({where})"
 
 
-def row_fault(
+def row_error(
     record: Record, width: int, values: Sequence[str], error: csv.Error | None, dialect: Dialect
 ) -> DataError:
     """The error for a row without the `width` values of the header: it has others, or it cannot be read (`error`)."""
@@ -170,7 +170,7 @@ def repeated_column(record: Record, names: Sequence[str], field: str) -> DataErr
     )
 
 
-def header_fault(record: Record, names: Sequence[str], text_field: str, dialect: Dialect) -> DataError:
+def header_error(record: Record, names: Sequence[str], text_field: str, dialect: Dialect) -> DataError:
     """The error for a first row without the column `text_field`; `record` has the first lines, not only the header."""
     spaced = dialect._replace(delimiter=f"{dialect.separator} ")
     may_be_spaced = dialect.separator and not dialect.skips_spaces

@@ -9,7 +9,7 @@ import pytest
 import zstandard
 
 from data_files import COMPRESSIONS, TEXTS, compress, write
-from gptcli.data.formats import Decoding, read_text
+from gptcli.data.decoding import Decoding, read_text
 from gptcli.errors import DataError, StorageError
 
 
