@@ -10,7 +10,7 @@ import torch
 from gptcli.errors import CheckpointError, OutOfMemoryError
 from gptcli.generate import engine, sampling
 from gptcli.generate.config import GenerationConfig
-from gptcli.generate.engine import Engine, Row
+from gptcli.generate.engine import Engine, Request
 from gptcli.generate.merge import merge_caches
 from gptcli.models.gpt import GPT
 from gptcli.nn.cache import KVCache
@@ -22,14 +22,14 @@ SCHEMES = [{"position": "rope"}, {"position": "learned"}, {"position": "none"}, 
 SCHEMES += [{"smear": True, "bigram_buckets": 101}]
 
 
-def rows_for(prompts: list[list[int]], seed: int = 0) -> list[Row]:
-    return [Row(list(prompt), seed + i, len(prompt)) for i, prompt in enumerate(prompts)]
+def requests_for(prompts: list[list[int]], seed: int = 0) -> list[Request]:
+    return [Request(list(prompt), seed + i, len(prompt)) for i, prompt in enumerate(prompts)]
 
 
-def finished(model: GPT, config: GenerationConfig, rows: list[Row], eos_id: int | None = None) -> list[Row]:
-    for _ in Engine(model, config, eos_id).run(rows):
+def finished(model: GPT, config: GenerationConfig, requests: list[Request], eos_id: int | None = None) -> list[Request]:
+    for _ in Engine(model, config, eos_id).run(requests):
         pass
-    return rows
+    return requests
 
 
 @torch.no_grad()
@@ -58,39 +58,41 @@ def test_mixed_batch_gives_what_full_forwards_give_also_when_it_slides(
 ) -> None:
     model = make_model(**scheme)
     config = GenerationConfig(temperature=temperature, max_new_tokens=60)
-    for row in finished(model, config, rows_for(PROMPTS)):
-        tokens, logprobs = defined(model, config, row.ids[: row.prompt_length], row.seed)
-        assert row.ids[row.prompt_length :] == tokens
-        torch.testing.assert_close(row.logprobs, logprobs, rtol=1e-9, atol=1e-9)
-        assert row.finish_reason == "length"
+    for request in finished(model, config, requests_for(PROMPTS)):
+        tokens, logprobs = defined(model, config, request.ids[: request.prompt_length], request.seed)
+        assert request.ids[request.prompt_length :] == tokens
+        torch.testing.assert_close(request.logprobs, logprobs, rtol=1e-9, atol=1e-9)
+        assert request.finish_reason == "length"
 
 
 @pytest.mark.parametrize("temperature", [1e-6, 1e-20, 1e-38, 1e-320])
 def test_a_temperature_near_zero_gives_the_greedy_text(make_model: MakeModel, temperature: float) -> None:
     model = make_model(torch.float32)
-    greedy = finished(model, GenerationConfig(temperature=0, max_new_tokens=20), rows_for(PROMPTS))
+    greedy = finished(model, GenerationConfig(temperature=0, max_new_tokens=20), requests_for(PROMPTS))
     cold = GenerationConfig(temperature=temperature, top_p=0.9, min_p=0.1, max_new_tokens=20)
-    assert [row.ids for row in finished(model, cold, rows_for(PROMPTS))] == [row.ids for row in greedy]
+    assert [request.ids for request in finished(model, cold, requests_for(PROMPTS))] == [
+        request.ids for request in greedy
+    ]
 
 
 @pytest.mark.parametrize("settings", [{"repetition_penalty": 1.4}, {"top_k": 5, "top_p": 0.8}, {"min_p": 0.1}])
 @pytest.mark.parametrize("batch_size", [2, 32])
 def test_each_row_of_a_batch_is_what_it_is_alone(make_model: MakeModel, settings: dict, batch_size: int) -> None:
-    """Some rows end early (at id 3), so that the others go on in a smaller batch."""
+    """Some requests end early (at id 3), so that the others go on in a smaller batch."""
     model = make_model(torch.float32)
     config = GenerationConfig(temperature=1.0, max_new_tokens=50, batch_size=batch_size, **settings)
-    together = finished(model, config, rows_for(PROMPTS, seed=40), eos_id=3)
-    assert {row.finish_reason for row in together} == {"eot", "length"}
-    for row in together:
-        alone = Row(row.ids[: row.prompt_length], row.seed, row.prompt_length)
+    together = finished(model, config, requests_for(PROMPTS, seed=40), eos_id=3)
+    assert {request.finish_reason for request in together} == {"eot", "length"}
+    for request in together:
+        alone = Request(request.ids[: request.prompt_length], request.seed, request.prompt_length)
         finished(model, config, [alone], eos_id=3)
-        assert (row.ids, row.finish_reason) == (alone.ids, alone.finish_reason)
+        assert (request.ids, request.finish_reason) == (alone.ids, alone.finish_reason)
 
 
 def test_what_unused_memory_holds_does_not_matter(make_model: MakeModel) -> None:
     """Memory is used again, so it may hold any number."""
     config = GenerationConfig(temperature=1.0, max_new_tokens=60, speculate=3)
-    expected = [row.ids for row in finished(make_model(), config, rows_for(PROMPTS))]
+    expected = [request.ids for request in finished(make_model(), config, requests_for(PROMPTS))]
     model = make_model()
     original = model.new_cache
 
@@ -101,22 +103,27 @@ def test_what_unused_memory_holds_does_not_matter(make_model: MakeModel) -> None
         return cache
 
     model.new_cache = filled
-    assert [row.ids for row in finished(model, config, rows_for(PROMPTS))] == expected
+    assert [request.ids for request in finished(model, config, requests_for(PROMPTS))] == expected
 
 
 def test_cache_grows_without_changing_a_token(make_model: MakeModel) -> None:
     model = make_model(context_length=600, n_layer=1)
     config = GenerationConfig(temperature=0.9, max_new_tokens=300)
-    rows = rows_for([[1, 2], [3] * 20])
+    requests = requests_for([[1, 2], [3] * 20])
     capacities = set()
     engine = Engine(model, config)
     original = engine.decode
-    engine.decode = lambda rows, cache, guesses: (capacities.add(cache.capacity), original(rows, cache, guesses))[1]
-    for _ in engine.run(rows):
+    engine.decode = lambda requests, cache, drafts: (capacities.add(cache.capacity), original(requests, cache, drafts))[
+        1
+    ]
+    for _ in engine.run(requests):
         pass
     assert len(capacities) > 1, "the cache was meant to grow"
-    for row in rows:
-        assert row.ids[row.prompt_length :] == defined(model, config, row.ids[: row.prompt_length], row.seed)[0]
+    for request in requests:
+        assert (
+            request.ids[request.prompt_length :]
+            == defined(model, config, request.ids[: request.prompt_length], request.seed)[0]
+        )
 
 
 def test_samples_of_one_prompt_read_it_once(make_model: MakeModel) -> None:
@@ -124,10 +131,10 @@ def test_samples_of_one_prompt_read_it_once(make_model: MakeModel) -> None:
     shapes = []
     original = model.hidden_states
     model.hidden_states = lambda ids, cache: (shapes.append(tuple(ids.shape)), original(ids, cache))[1]
-    rows = [Row([1, 2, 3], seed, 3) for seed in range(5)]
-    finished(model, GenerationConfig(max_new_tokens=4), rows)
+    requests = [Request([1, 2, 3], seed, 3) for seed in range(5)]
+    finished(model, GenerationConfig(max_new_tokens=4), requests)
     assert shapes == [(1, 3), (5, 1), (5, 1), (5, 1)]
-    assert len({tuple(row.ids) for row in rows}) > 1, "different seeds give different samples"
+    assert len({tuple(request.ids) for request in requests}) > 1, "different seeds give different samples"
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
@@ -137,13 +144,16 @@ def test_a_beginning_that_prompts_share_is_read_once(make_model: MakeModel, sche
     original = model.hidden_states
     model.hidden_states = lambda ids, cache: (shapes.append(tuple(ids.shape)), original(ids, cache))[1]
     shared = [(5 * i) % 29 for i in range(20)]
-    rows = rows_for([[*shared, 1, 2, 3], shared, [*shared, 7], [*shared, 1, 2, 3]])
+    requests = requests_for([[*shared, 1, 2, 3], shared, [*shared, 7], [*shared, 1, 2, 3]])
     config = GenerationConfig(temperature=0.9, max_new_tokens=30)
-    finished(model, config, rows)
+    finished(model, config, requests)
     del model.hidden_states  # the class's own again
     assert shapes[:3] == [(1, 19), (3, 4), (4, 1)]
-    for row in rows:
-        assert row.ids[row.prompt_length :] == defined(model, config, row.ids[: row.prompt_length], row.seed)[0]
+    for request in requests:
+        assert (
+            request.ids[request.prompt_length :]
+            == defined(model, config, request.ids[: request.prompt_length], request.seed)[0]
+        )
 
 
 def test_ended_rows_leave_the_batch(make_model: MakeModel) -> None:
@@ -151,56 +161,56 @@ def test_ended_rows_leave_the_batch(make_model: MakeModel) -> None:
     sizes = []
     original = model.hidden_states
     model.hidden_states = lambda ids, cache: (sizes.append(ids.shape[0]), original(ids, cache))[1]
-    rows = rows_for(PROMPTS[:3])
-    for row in Engine(model, GenerationConfig(max_new_tokens=6)).run(rows):
-        if row is rows[1] and row.count == 2:
-            row.finish_reason = "stop"
+    requests = requests_for(PROMPTS[:3])
+    for request in Engine(model, GenerationConfig(max_new_tokens=6)).run(requests):
+        if request is requests[1] and request.count == 2:
+            request.finish_reason = "stop"
     assert sizes == [3, 3, 2, 2, 2, 2]
-    assert [row.count for row in rows] == [6, 2, 6]
-    assert [row.finish_reason for row in rows] == ["length", "stop", "length"]
+    assert [request.count for request in requests] == [6, 2, 6]
+    assert [request.finish_reason for request in requests] == ["length", "stop", "length"]
 
 
 def test_overflow_stop_ends_when_the_context_is_full(make_model: MakeModel) -> None:
     """The token that the full context predicts is the last."""
     model = make_model()
-    rows = finished(model, GenerationConfig(max_new_tokens=10**9, overflow="stop"), rows_for(PROMPTS))
-    assert {len(row.ids) for row in rows} == {17}
-    assert {row.finish_reason for row in rows} == {"length"}
+    requests = finished(model, GenerationConfig(max_new_tokens=10**9, overflow="stop"), requests_for(PROMPTS))
+    assert {len(request.ids) for request in requests} == {17}
+    assert {request.finish_reason for request in requests} == {"length"}
 
 
 def test_a_context_of_one_token_slides(make_model: MakeModel) -> None:
     model = make_model(context_length=1)
     config = GenerationConfig(temperature=1.0, max_new_tokens=9)
-    row = finished(model, config, rows_for([[4, 5]]))[0]
+    request = finished(model, config, requests_for([[4, 5]]))[0]
     expected, last = [], 5
     with torch.no_grad():
         for position in range(9):
             logits = model(torch.tensor([[last]]))[:, -1]
             last = int(sampling.sample(logits, sampling.uniform_draws([0], [position])))
             expected.append(last)
-    assert row.ids[2:] == expected
+    assert request.ids[2:] == expected
 
 
 def test_a_prompt_longer_than_the_context_is_read_from_its_end(make_model: MakeModel) -> None:
     model = make_model()
     config = GenerationConfig(temperature=0.0, max_new_tokens=5)
     prompt = [(7 * i) % 29 for i in range(50)]
-    row = finished(model, config, rows_for([prompt]))[0]
-    assert row.ids[50:] == defined(model, config, prompt, 0)[0]
+    request = finished(model, config, requests_for([prompt]))[0]
+    assert request.ids[50:] == defined(model, config, prompt, 0)[0]
 
 
 def test_end_of_text_is_the_last_token(make_model: MakeModel) -> None:
     model = make_model()
-    reference = finished(model, GenerationConfig(temperature=0.0, max_new_tokens=12), rows_for([[1, 2]]))[0].ids[2:]
+    reference = finished(model, GenerationConfig(temperature=0.0, max_new_tokens=12), requests_for([[1, 2]]))[0].ids[2:]
     eos = reference[4]
-    row = finished(model, GenerationConfig(temperature=0.0, max_new_tokens=12), rows_for([[1, 2]]), eos)[0]
-    assert row.finish_reason == "eot"
-    assert row.ids[2:] == reference[: reference.index(eos) + 1]
+    request = finished(model, GenerationConfig(temperature=0.0, max_new_tokens=12), requests_for([[1, 2]]), eos)[0]
+    assert request.finish_reason == "eot"
+    assert request.ids[2:] == reference[: reference.index(eos) + 1]
 
 
 def test_running_out_of_memory_halves_the_batch_and_changes_no_token(make_model: MakeModel) -> None:
     config = GenerationConfig(temperature=1.0, max_new_tokens=40, repetition_penalty=1.1)
-    expected = [row.ids for row in finished(make_model(), config, rows_for(PROMPTS))]
+    expected = [request.ids for request in finished(make_model(), config, requests_for(PROMPTS))]
     model = make_model()
     original, calls = model.hidden_states, []
 
@@ -211,7 +221,7 @@ def test_running_out_of_memory_halves_the_batch_and_changes_no_token(make_model:
         return original(ids, cache)
 
     model.hidden_states = limited
-    assert [row.ids for row in finished(model, config, rows_for(PROMPTS))] == expected
+    assert [request.ids for request in finished(model, config, requests_for(PROMPTS))] == expected
     assert max(calls[22:]) <= 3
 
 
@@ -220,18 +230,20 @@ def test_a_batch_that_would_take_all_memory_is_made_smaller(
 ) -> None:
     model, prompts = make_model(), [[1, 2], [3], [4, 5, 6], [7], [8, 9]]
     config = GenerationConfig(temperature=1.0, max_new_tokens=5, batch_size=10**9)
-    expected = [row.ids for row in finished(model, config, rows_for(prompts))]
+    expected = [request.ids for request in finished(model, config, requests_for(prompts))]
     read: list[int] = []
     prefill = Engine.prefill
     monkeypatch.setattr(engine, "machine_memory_bytes", lambda device: 2 * 3 * row_bytes(model))
-    monkeypatch.setattr(Engine, "prefill", lambda self, rows: (read.append(len(rows)), prefill(self, rows))[1])
-    assert [row.ids for row in finished(model, config, rows_for(prompts))] == expected
+    monkeypatch.setattr(
+        Engine, "prefill", lambda self, requests: (read.append(len(requests)), prefill(self, requests))[1]
+    )
+    assert [request.ids for request in finished(model, config, requests_for(prompts))] == expected
     assert read == [3, 2]
 
 
 def row_bytes(model: GPT) -> int:
     config = model.config
-    capacity = Engine(model, GenerationConfig(max_new_tokens=5)).capacity(rows_for([[1, 2, 3]]))
+    capacity = Engine(model, GenerationConfig(max_new_tokens=5)).capacity(requests_for([[1, 2, 3]]))
     numbers = 2 * config.n_layer * config.kv_heads * config.head_width * capacity
     return numbers * model.embedding.weight.element_size() + 4 * 4 * config.vocab_size
 
@@ -244,7 +256,7 @@ def test_a_row_that_does_not_fit_alone_is_one_clear_error(make_model: MakeModel)
 
     model.hidden_states = never
     with pytest.raises(OutOfMemoryError, match="does not fit"):
-        finished(model, GenerationConfig(), rows_for(PROMPTS))
+        finished(model, GenerationConfig(), requests_for(PROMPTS))
 
 
 def test_logits_that_are_not_numbers_are_one_clear_error(make_model: MakeModel) -> None:
@@ -252,14 +264,14 @@ def test_logits_that_are_not_numbers_are_one_clear_error(make_model: MakeModel) 
     model.head.weight.data.fill_(torch.nan)
     for temperature in (0.0, 1.0):
         with pytest.raises(CheckpointError, match="not finite"):
-            finished(model, GenerationConfig(temperature=temperature), rows_for(PROMPTS))
+            finished(model, GenerationConfig(temperature=temperature), requests_for(PROMPTS))
 
 
 def test_training_goes_on_undisturbed(make_model: MakeModel) -> None:
     """Training mode, the global random state and the ability to take gradients are as before."""
     model = make_model(dropout=0.3).train()
     before = torch.get_rng_state()
-    finished(model, GenerationConfig(max_new_tokens=20), rows_for(PROMPTS))
+    finished(model, GenerationConfig(max_new_tokens=20), requests_for(PROMPTS))
     assert model.training
     assert torch.equal(torch.get_rng_state(), before)
     model.loss_sum(torch.tensor([[1, 2, 3]]), torch.tensor([[2, 3, 4]])).backward()

@@ -1,4 +1,4 @@
-"""Guesses by hand, and that no guess changes what is drawn."""
+"""Draft tokens by hand, and that no draft changes what is drawn."""
 
 from __future__ import annotations
 
@@ -8,54 +8,54 @@ import pytest
 import torch
 
 from gptcli.generate.config import GenerationConfig
-from gptcli.generate.engine import Engine, Row
+from gptcli.generate.engine import Engine, Request
 from gptcli.generate.lookup import PromptLookup
 from gptcli.models.gpt import GPT
 
 MakeModel = Callable[..., GPT]
 
-# Each is followed by what it already said: the guesses are many, of different lengths and seldom right to the end.
+# Each is followed by what it already said: the drafts are many, of different lengths and seldom right to the end.
 PROMPTS = [[1, 2, 3, 4, 1, 2, 3, 4, 1, 2], [5], [9, 8, 9, 8, 9], list(range(16)), [7] * 12, [1, 2, 3, 4] * 5]
 SCHEMES = [{}, {"position": "learned"}, {"window_pattern": (4, 0)}, {"smear": True, "bigram_buckets": 1000}]
 
 
 def test_the_guess_is_what_followed_the_longest_match() -> None:
     ids = [1, 2, 3, 10, 11, 12, 2, 3, 20, 21, 22, 1, 2, 3]
-    assert PromptLookup(3).guess(ids, room=9) == [10, 11, 12]
-    assert PromptLookup(9).guess(ids, room=2) == [10, 11]
-    assert PromptLookup(3).guess([5, *ids[5:11], 2, 3], room=9) == [20, 21, 22]
+    assert PromptLookup(3).draft(ids, room=9) == [10, 11, 12]
+    assert PromptLookup(9).draft(ids, room=2) == [10, 11]
+    assert PromptLookup(3).draft([5, *ids[5:11], 2, 3], room=9) == [20, 21, 22]
 
 
 def test_of_equal_matches_the_latest_counts() -> None:
-    assert PromptLookup(2).guess([1, 2, 30, 31, 1, 2, 40, 41, 1, 2], room=9) == [40, 41]
+    assert PromptLookup(2).draft([1, 2, 30, 31, 1, 2, 40, 41, 1, 2], room=9) == [40, 41]
 
 
 def test_a_guess_that_reaches_the_end_goes_round_again() -> None:
-    assert PromptLookup(7).guess([9, 1, 2, 3, 1, 2], room=9) == [3, 1, 2, 3, 1, 2, 3]
+    assert PromptLookup(7).draft([9, 1, 2, 3, 1, 2], room=9) == [3, 1, 2, 3, 1, 2, 3]
 
 
 def test_what_has_not_been_said_is_not_guessed() -> None:
-    assert PromptLookup(4).guess([1, 2, 3, 1], room=9) == []
-    assert PromptLookup(4).guess([1], room=9) == []
+    assert PromptLookup(4).draft([1, 2, 3, 1], room=9) == []
+    assert PromptLookup(4).draft([1], room=9) == []
 
 
 def test_guesses_grow_with_the_ids() -> None:
     lookup, ids = PromptLookup(4), [1, 2, 3, 4]
-    assert lookup.guess(ids, room=4) == []
+    assert lookup.draft(ids, room=4) == []
     ids += [1, 2]
-    assert lookup.guess(ids, room=4) == [3, 4, 1, 2]
+    assert lookup.draft(ids, room=4) == [3, 4, 1, 2]
     ids += [5, 1, 2]
-    assert lookup.guess(ids, room=2) == [5, 1]
+    assert lookup.draft(ids, room=2) == [5, 1]
 
 
 def test_wrong_guesses_become_shorter_and_right_ones_long_again() -> None:
     lookup, ids = PromptLookup(6), [1, 2] * 5
     lookup.learn(6, 2)
-    assert len(lookup.guess(ids, room=9)) == 3
+    assert len(lookup.draft(ids, room=9)) == 3
     lookup.learn(3, 3)
-    assert len(lookup.guess(ids, room=9)) == 6
+    assert len(lookup.draft(ids, room=9)) == 6
     lookup.learn(0, 0)
-    assert len(lookup.guess(ids, room=9)) == 6
+    assert len(lookup.draft(ids, room=9)) == 6
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
@@ -66,24 +66,24 @@ def test_wrong_guesses_become_shorter_and_right_ones_long_again() -> None:
 )
 @pytest.mark.parametrize("context_length", [16, 300])
 def test_guessing_changes_no_id(make_model: MakeModel, scheme: dict, settings: dict, context_length: int) -> None:
-    """In batches whose rows keep different numbers of guessed ids, end early, slide and move to larger caches."""
+    """In batches whose requests keep different numbers of drafted ids, end early, slide and move to larger caches."""
     model = make_model(context_length=context_length, vocab_size=17, **scheme)
 
-    def generated(speculate: int) -> list[Row]:
+    def generated(speculate: int) -> list[Request]:
         config = GenerationConfig(max_new_tokens=270, speculate=speculate, **settings)
-        rows = [Row([id % 17 for id in prompt], seed, len(prompt)) for seed, prompt in enumerate(PROMPTS)]
-        for row in Engine(model, config, eos_id=16).run(rows):
-            if row is rows[0] and row.count == 40:
-                row.finish_reason = "stop"
-        return rows
+        requests = [Request([id % 17 for id in prompt], seed, len(prompt)) for seed, prompt in enumerate(PROMPTS)]
+        for request in Engine(model, config, eos_id=16).run(requests):
+            if request is requests[0] and request.count == 40:
+                request.finish_reason = "stop"
+        return requests
 
-    for plain, guessed in zip(generated(0), generated(4), strict=True):
-        assert (plain.ids, plain.finish_reason) == (guessed.ids, guessed.finish_reason)
-        torch.testing.assert_close(plain.logprobs, guessed.logprobs, rtol=1e-9, atol=1e-9)
+    for plain, drafted in zip(generated(0), generated(4), strict=True):
+        assert (plain.ids, plain.finish_reason) == (drafted.ids, drafted.finish_reason)
+        torch.testing.assert_close(plain.logprobs, drafted.logprobs, rtol=1e-9, atol=1e-9)
 
 
 def test_a_text_that_repeats_itself_takes_few_readings(make_model: MakeModel) -> None:
-    """A model without positions or attention to speak of goes round in a ring: every guess comes true."""
+    """A model without positions or attention to speak of goes round in a ring: every draft comes true."""
     model = make_model(position="none", context_length=512)
     with torch.no_grad():
         for block in model.blocks:
@@ -101,11 +101,11 @@ def test_a_text_that_repeats_itself_takes_few_readings(make_model: MakeModel) ->
 
     model.hidden_states = counted
     config = GenerationConfig(max_new_tokens=29 * 6, temperature=0.0, speculate=8)
-    rows = [Row([3, 4], 0, 2), Row([20], 1, 1)]
-    for _ in Engine(model, config).run(rows):
+    requests = [Request([3, 4], 0, 2), Request([20], 1, 1)]
+    for _ in Engine(model, config).run(requests):
         pass
-    for row in rows:
-        assert row.ids == [(row.ids[0] + i) % 29 for i in range(len(row.ids))]
-        assert row.count == 29 * 6
+    for request in requests:
+        assert request.ids == [(request.ids[0] + i) % 29 for i in range(len(request.ids))]
+        assert request.count == 29 * 6
     # One reading an id until a pair has come round again, then nine ids a reading.
     assert readings <= 31 + (29 * 5) // 9 + 1

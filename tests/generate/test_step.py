@@ -14,8 +14,8 @@ import torch
 from gptcli.errors import UsageError
 from gptcli.generate import step
 from gptcli.generate.config import GenerationConfig
-from gptcli.generate.engine import Engine, Row
-from gptcli.generate.rows import Batch
+from gptcli.generate.engine import Engine, Request
+from gptcli.generate.requests import Batch
 from gptcli.generate.step import DecodingStep, PlainStep, Reading, RecordedStep, decoding_step
 from gptcli.models.gpt import GPT
 from gptcli.models.inference import quantized
@@ -29,12 +29,12 @@ PROMPTS = [[5], [1, 2, 3, 4, 5, 6, 7], [9, 8, 4, 9, 8, 4, 9, 8]]
 def texts(
     model: GPT, made: DecodingStep | None, config: GenerationConfig, eos_id: int | None = 3, looks_ahead: bool = False
 ) -> list[list[int]]:
-    rows = [Row(list(prompt), i, len(prompt)) for i, prompt in enumerate(PROMPTS)]
+    requests = [Request(list(prompt), i, len(prompt)) for i, prompt in enumerate(PROMPTS)]
     engine = Engine(model, config, eos_id, step=made)
     engine.looks_ahead = engine.looks_ahead or looks_ahead
-    for _ in engine.run(rows):
+    for _ in engine.run(requests):
         pass
-    return [row.ids for row in rows]
+    return [request.ids for request in requests]
 
 
 @pytest.mark.slow
@@ -42,7 +42,7 @@ def texts(
 @pytest.mark.skipif(bool(missing_compiler(torch.device("cpu"))), reason="there is no C++ compiler")
 @pytest.mark.parametrize("quantize", [False, True], ids=["fp32", "int8"])
 def test_a_compiled_step_draws_the_same(make_model: Callable[..., GPT], tmp_path: Path, quantize: bool) -> None:
-    """Rows end early, outgrow their cache and slide, so that the step meets several shapes; some tokens are guessed."""
+    """Rows end early, outgrow their cache and slide, so that the step meets several shapes; some tokens are drafted."""
     torch._dynamo.reset()
     model = make_model(torch.float32, context_length=320, n_layer=1)
     if quantize:
@@ -95,7 +95,7 @@ def test_recording_and_looking_ahead_change_no_id(
 def test_on_a_gpu_every_step_draws_what_a_cpu_draws(
     make_model: Callable[..., GPT], tmp_path: Path, kind: str, temperature: float
 ) -> None:
-    """Also where the next step is begun before the ids are known, rows end meanwhile, and caches grow and slide."""
+    """Also where the next step is begun before the ids are known, requests end meanwhile, and caches grow and slide."""
     torch._dynamo.reset()
     model = make_model(torch.float32, context_length=320, n_layer=2, window_pattern=(0, 50), smear=True)
     config = GenerationConfig(temperature=temperature, max_new_tokens=340)
@@ -114,16 +114,16 @@ def test_the_host_never_waits_before_a_gpu_has_the_next_step(
     model = make_model(torch.float32, context_length=320).cuda()
     config = GenerationConfig(temperature=temperature, top_k=5, max_new_tokens=40)
     engine = Engine(model, config, step=decoding_step(model))
-    rows = [Row(list(prompt), i, len(prompt)) for i, prompt in enumerate(PROMPTS)]
+    requests = [Request(list(prompt), i, len(prompt)) for i, prompt in enumerate(PROMPTS)]
     with torch.no_grad():
-        cache, logits = engine.prefill(rows)
-        batch, guesses = Batch(rows, cache, None), [[]] * len(rows)
+        cache, logits = engine.prefill(requests)
+        batch, drafts = Batch(requests, cache, None), [[]] * len(requests)
         for place in range(20):
             with no_waiting() if place > 2 else contextlib.nullcontext():
-                drawn = engine.draw(batch, logits, guesses)
+                drawn = engine.draw(batch, logits, drafts)
                 logits = engine.look_ahead(batch, drawn)
             assert logits is not None
-            assert list(engine.append(batch, drawn, guesses)) == rows
+            assert list(engine.append(batch, drawn, drafts)) == requests
 
 
 def test_without_a_compiler_the_remedy_is_named(

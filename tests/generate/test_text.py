@@ -9,7 +9,7 @@ import pytest
 
 from gptcli.errors import CheckpointError, DataError, TokenizerError
 from gptcli.generate.config import GenerationConfig
-from gptcli.generate.engine import Engine, Row
+from gptcli.generate.engine import Engine, Request
 from gptcli.generate.text import generate
 from gptcli.models.gpt import GPT
 from gptcli.tokenizer.config import CharTokenizerConfig
@@ -24,10 +24,10 @@ def model(make_model: Callable[..., GPT], tokenizer: Tokenizer) -> GPT:
 
 def drawn(model: GPT, ids: list[int], config: GenerationConfig, eos_id: int | None) -> list[int]:
     """What the engine draws after exactly these ids."""
-    row = Row(list(ids), config.seed, len(ids))
-    for _ in Engine(model, config, eos_id).run([row]):
+    request = Request(list(ids), config.seed, len(ids))
+    for _ in Engine(model, config, eos_id).run([request]):
         pass
-    return row.ids[len(ids) :]
+    return request.ids[len(ids) :]
 
 
 def test_streamed_pieces_are_the_text_of_the_tokens(model: GPT, tokenizer: Tokenizer) -> None:

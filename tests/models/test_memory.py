@@ -158,7 +158,7 @@ def test_the_limits_of_loss_and_attention_are_said_to_be_what_they_are() -> None
     from gptcli.nn import attention, loss
 
     assert (memory.MAX_LOGITS, memory.LARGE_VOCABULARY) == (loss.MAX_LOGITS, loss.LARGE_VOCABULARY)
-    assert memory.MAX_PRODUCT_SCORES == attention.MAX_PRODUCT_SCORES
+    assert memory.MAX_MATMUL_SCORES == attention.MAX_MATMUL_SCORES
 
 
 PEAKS = [

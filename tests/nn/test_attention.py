@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from gptcli.nn import attention
-from gptcli.nn.attention import Attention, attention_by_products, attention_fast, attention_reference
+from gptcli.nn.attention import Attention, attention_by_matmuls, attention_fast, attention_reference
 from gptcli.nn.cache import KVCache
 from gptcli.nn.mask import attention_mask
 from gptcli.nn.rope import RotaryEmbedding
@@ -105,7 +105,7 @@ def test_written_out_in_bf16_it_is_the_formula_to_three_digits(rule: dict, kv_he
     mask = attention_mask(T, T, **rule)
     exact = attention_reference(*inputs, mask)
     with torch.autocast("cpu", torch.bfloat16):
-        found = attention_by_products(*inputs, mask)
+        found = attention_by_matmuls(*inputs, mask)
     assert found.dtype == torch.bfloat16
     results = zip(gradients_of(found, inputs), gradients_of(exact, inputs), strict=True)
     for one, other in ((found, exact), *results):
@@ -117,14 +117,14 @@ def gradients_of(y: torch.Tensor, inputs: list[torch.Tensor]) -> tuple[torch.Ten
 
 
 def test_on_a_cpu_short_sequences_are_written_out_in_bf16_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "attention_by_products", lambda *inputs: None)
+    monkeypatch.setattr(attention, "attention_by_matmuls", lambda *inputs: None)
     q, k, v = (x.float() for x in random_qkv(H, T, T))
     assert attention_fast(q, k, v) is not None
     assert attention_fast(q.bfloat16(), k.bfloat16(), v.bfloat16()) is None
     with torch.autocast("cpu", torch.bfloat16):
         assert attention_fast(q, k, v) is None
         assert attention_fast(q[:, :, -1:], k, v) is not None, "there is but one row of scores"
-        monkeypatch.setattr(attention, "MAX_PRODUCT_SCORES", T * T - 1)
+        monkeypatch.setattr(attention, "MAX_MATMUL_SCORES", T * T - 1)
         assert attention_fast(q, k, v) is not None
 
 
@@ -137,7 +137,7 @@ def test_no_mask_is_built_where_plain_causal_attention_suffices() -> None:
     assert attention_mask(1, 8, positions=torch.tensor([[1]])) is not None
 
 
-@pytest.mark.parametrize("function", [attention_reference, attention_fast, attention_by_products])
+@pytest.mark.parametrize("function", [attention_reference, attention_fast, attention_by_matmuls])
 def test_dropout_drops_and_keeps_the_mean(function) -> None:
     q, k, v = random_qkv(4, T, T)
     torch.manual_seed(0)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gptcli.errors import OutOfMemoryError
 from gptcli.evaluate.scoring import evaluation_mode
-from gptcli.generate.beginning import read_beginning
+from gptcli.generate.prefix import read_shared_prefix
 from gptcli.models.gpt import GPT
 from gptcli.nn.cache import KVCache
 from gptcli.nn.finite import overflow_error
@@ -187,7 +187,7 @@ def read_heads(model: GPT, heads: list[Ids], still_to_come: int) -> KVCache | No
     """A cache that holds them, a row each, and has room for so many tokens more; none where all are empty."""
     if not any(heads):
         return None
-    cache, shared = read_beginning(model, heads, max(map(len, heads)) + still_to_come)
+    cache, shared = read_shared_prefix(model, heads, max(map(len, heads)) + still_to_come)
     rest = [head[shared:] for head in heads]
     model.last_logits(padded(rest, cache.ids.device), cache, list(map(len, rest)))
     return cache

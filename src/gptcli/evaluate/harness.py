@@ -33,7 +33,7 @@ from gptcli.errors import DataError, GptcliError, UsageError, first_line
 from gptcli.evaluate.continuations import Continuation, Score, score_continuations
 from gptcli.generate.config import GenerationConfig
 from gptcli.generate.engine import Engine
-from gptcli.generate.rows import Row
+from gptcli.generate.requests import Request
 from gptcli.generate.step import decoding_step
 from gptcli.generate.streamer import TextStream
 from gptcli.generate.text import Sample
@@ -172,15 +172,17 @@ class HarnessModel(TemplateLM):
         room = self.max_length - config.max_new_tokens
         encoded = [self.tok_encode(context) or [self.prefix_token_id] for context in contexts]
         self.say_cut(sum(len(ids) > room for ids in encoded), len(encoded))
-        samples: dict[Row, tuple[int, Sample]] = {}
+        samples: dict[Request, tuple[int, Sample]] = {}
         for place, ids in enumerate(encoded):
-            row = Row(ids[-room:], config.seed + place, len(ids[-room:]))
-            samples[row] = (place, Sample(row, TextStream(self.text, tuple(filter(None, until)), row.ids)))
-        for row in Engine(self.model, config, self.text.framing.stop_id, decoding_step(self.model)).run(list(samples)):
-            place, sample = samples[row]
+            request = Request(ids[-room:], config.seed + place, len(ids[-room:]))
+            stream = TextStream(self.text, tuple(filter(None, until)), request.ids)
+            samples[request] = (place, Sample(request, stream))
+        engine = Engine(self.model, config, self.text.framing.stop_id, decoding_step(self.model))
+        for request in engine.run(list(samples)):
+            place, sample = samples[request]
             sample.advance()
-            if row.finish_reason is not None:
-                text = self.text.decode(row.ids[row.prompt_length :])
+            if request.finish_reason is not None:
+                text = self.text.decode(request.ids[request.prompt_length :])
                 yield place, postprocess_generated_text(text, until, None)
 
     def generation(self, arguments: dict[str, Any]) -> tuple[GenerationConfig, list[str]]:

@@ -1,8 +1,8 @@
-"""The decoding engine: ids in, ids out. Knows no text, no tokenizer, no terminal and no file.
+"""The decoding engine: ids in, ids out, without text, tokenizer, terminal or file.
 
-A row is one sample; rows are decoded side by side over one KV cache. Whatever a row needs to go on is in the row
-itself, so the cache can be dropped and made again at any time, which is how rows move between batches.
-Shapes: B rows, T tokens read at a time (a row's last id and its guess), V vocab.
+A request is one sample; requests are decoded side by side over one KV cache. A request holds all that it needs to go
+on, so the cache can be dropped and rebuilt at any time, which is how requests move between batches.
+Shapes: B requests, T tokens read at a time (a request's last id and its draft), V vocab.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch import Tensor
 
 from gptcli.errors import OutOfMemoryError
 from gptcli.generate import sampling
-from gptcli.generate.beginning import agreement, read_beginning
 from gptcli.generate.config import GenerationConfig
 from gptcli.generate.lookup import PromptLookup
 from gptcli.generate.merge import merge_caches
-from gptcli.generate.rows import Batch, FinishReason, Row
+from gptcli.generate.prefix import accepted_length, read_shared_prefix
+from gptcli.generate.requests import Batch, FinishReason, Request
 from gptcli.generate.step import DecodingStep, PlainStep
 from gptcli.models.estimate import BYTES_FP32
 from gptcli.models.gpt import GPT
@@ -32,7 +32,7 @@ SMALLEST_CAPACITY = 256
 
 
 LOGIT_COPIES = 4
-"""Copies of a row's logits in fp32 that the filters may hold at once."""
+"""Copies of a request's logits in fp32 that the filters may hold at once."""
 
 
 class Drawn(NamedTuple):
@@ -44,9 +44,9 @@ class Drawn(NamedTuple):
 
 
 class Engine:
-    """Draws tokens from `model` as `config` says; a row ends with the token `eos_id`, which is its last.
+    """Draws tokens from `model` as `config` says; a request ends with the token `eos_id`, which is its last.
 
-    `step` reads the last ids of the rows, where the model itself is not to do it.
+    `step` reads the last ids of the requests, where the model itself is not to do it.
     """
 
     def __init__(
@@ -56,27 +56,27 @@ class Engine:
         self.step = step or PlainStep(model)
         self.context_length = model.config.context_length
         self.device = model.embedding.weight.device
-        # A guess and the repetition penalty need to know the ids first.
+        # A draft and the repetition penalty need to know the ids first.
         self.looks_ahead = self.device.type == "cuda" and not config.speculate and config.repetition_penalty == 1
 
     @torch.no_grad()
-    def run(self, rows: Sequence[Row]) -> Iterator[Row]:
-        """Generate every row to its end; yields a row each time one id has been appended to it.
+    def run(self, requests: Sequence[Request]) -> Iterator[Request]:
+        """Generate every request to its end; yield a request each time one id has been appended to it.
 
-        Rows of similar length are read together, at most `batch_size` of them, and of a prompt longer than the context
-        only the end. Whoever iterates may end a row by setting its `finish_reason`. What a row becomes depends on its
-        own ids and seed only (up to the rounding of a batched matrix product). Training mode is restored at the end.
+        Requests of similar length are read together, at most `batch_size` of them, and of a prompt longer than the
+        context only the end. The caller may end a request by setting its `finish_reason`. The ids drawn depend on the
+        request's own ids and seed only (up to the rounding of a batched matmul). Training mode is restored at the end.
 
         Raises:
-            OutOfMemoryError: not even one row fits on the device.
+            OutOfMemoryError: not even one request fits on the device.
             CheckpointError: the model's logits are not finite.
         """
         was_training = self.model.training
         self.model.eval()
-        waiting = sorted(rows, key=lambda row: len(row.ids))
-        for row in waiting:
-            row.window_start = max(row.window_start, len(row.ids) - self.context_length)
-        size = min(self.config.batch_size, self.fitting_rows(waiting))
+        waiting = sorted(requests, key=lambda request: len(request.ids))
+        for request in waiting:
+            request.window_start = max(request.window_start, len(request.ids) - self.context_length)
+        size = min(self.config.batch_size, self.fitting_requests(waiting))
         try:
             while waiting:
                 fits = True
@@ -85,139 +85,144 @@ class Engine:
                 except torch.OutOfMemoryError:
                     fits = False
                 # The batch's tensors are free only now that the exception is gone.
-                alive = sum(row.finish_reason is None for row in waiting[:size])
-                waiting = [row for row in waiting if row.finish_reason is None]
+                alive = sum(request.finish_reason is None for request in waiting[:size])
+                waiting = [request for request in waiting if request.finish_reason is None]
                 if not fits:
                     size = self.smaller(alive)
         finally:
             self.model.train(was_training)
 
-    def fitting_rows(self, rows: Sequence[Row]) -> int:
-        """The number of rows that may be read at once. On a CPU, where running out of memory raises no error, their
+    def fitting_requests(self, requests: Sequence[Request]) -> int:
+        """The number of requests that may be read at once. On a CPU, where running out of memory raises no error, their
         keys, values and logits are to fit into half of the memory."""
-        if self.device.type != "cpu" or not rows:
+        if self.device.type != "cpu" or not requests:
             return self.config.batch_size
         config, weight = self.model.config, self.model.embedding.weight
-        numbers = 2 * config.n_layer * config.kv_heads * config.head_width * self.capacity(rows)
+        numbers = 2 * config.n_layer * config.kv_heads * config.head_width * self.capacity(requests)
         row_bytes = numbers * weight.element_size() + LOGIT_COPIES * BYTES_FP32 * config.vocab_size
         return max(1, machine_memory_bytes(self.device) // 2 // row_bytes)
 
-    def smaller(self, rows: int) -> int:
-        """The batch size to go on with after `rows` rows did not fit."""
-        if rows <= 1:
+    def smaller(self, requests: int) -> int:
+        """The batch size to go on with after `requests` requests did not fit."""
+        if requests <= 1:
             raise OutOfMemoryError(
                 f"one sample does not fit into the memory of {self.device}", "ask for fewer tokens, or use --device cpu"
             )
         torch.cuda.empty_cache()
-        return rows // 2
+        return requests // 2
 
-    def run_batch(self, rows: list[Row]) -> Iterator[Row]:
-        """Generate rows side by side; those that have ended leave the batch, so that no work is done for them."""
+    def run_batch(self, requests: list[Request]) -> Iterator[Request]:
+        """Generate requests side by side; those that have ended leave the batch, so that no work is done for them."""
         if self.config.speculate:
-            for row in rows:
-                row.lookup = row.lookup or PromptLookup(self.config.speculate)
-        cache, logits = self.prefill(rows)
-        batch, guesses = Batch(list(rows), cache, self.seen_ids(rows)), [[]] * len(rows)
+            for request in requests:
+                request.lookup = request.lookup or PromptLookup(self.config.speculate)
+        cache, logits = self.prefill(requests)
+        batch, drafts = Batch(list(requests), cache, self.seen_ids(requests)), [[]] * len(requests)
         while True:
-            drawn = self.draw(batch, logits, guesses)
+            drawn = self.draw(batch, logits, drafts)
             ahead = self.look_ahead(batch, drawn)
-            yield from self.append(batch, drawn, guesses)
-            alive = [i for i, row in enumerate(batch.rows) if row.finish_reason is None]
+            yield from self.append(batch, drawn, drafts)
+            alive = [i for i, request in enumerate(batch.requests) if request.finish_reason is None]
             if not alive:
                 return
-            if ahead is not None and len(alive) == len(batch.rows):
+            if ahead is not None and len(alive) == len(batch.requests):
                 logits = ahead
                 continue
             batch.select(alive)
-            batch.cache.lengths = [row.window_length - 1 for row in batch.rows]
+            batch.cache.lengths = [request.window_length - 1 for request in batch.requests]
             if batch.cache.length == batch.cache.capacity:
-                logits, guesses = self.make_room(batch), [[]] * len(alive)
+                logits, drafts = self.make_room(batch), [[]] * len(alive)
             else:
-                guesses = self.guesses(batch)
-                logits = self.decode(batch.rows, batch.cache, guesses)
+                drafts = self.drafts(batch)
+                logits = self.decode(batch.requests, batch.cache, drafts)
 
-    def prefill(self, rows: Sequence[Row]) -> tuple[KVCache, Tensor]:
-        """Read the rows' windows: a cache that holds them, logits (B, 1, V).
+    def prefill(self, requests: Sequence[Request]) -> tuple[KVCache, Tensor]:
+        """Read the requests' windows: a cache that holds them, logits (B, 1, V).
 
-        A row that has outgrown the model's context slides: only the last half of its window is kept. A window that
-        several rows share, as the samples of one prompt do, is read once and its cache copied; so is a beginning that
+        A request that has outgrown the model's context slides: only the last half of its window is kept. A window that
+        several requests share, as the samples of one prompt do, is read once and its cache copied; so is a prefix that
         all windows share. The rest is read in one pass, padded to the longest.
         """
-        for row in rows:
-            if row.window_length > self.context_length:
-                row.window_start = len(row.ids) - max(1, self.context_length // 2)
-        windows = [tuple(row.ids[row.window_start :]) for row in rows]
+        for request in requests:
+            if request.window_length > self.context_length:
+                request.window_start = len(request.ids) - max(1, self.context_length // 2)
+        windows = [tuple(request.ids[request.window_start :]) for request in requests]
         unique = {window: i for i, window in enumerate(dict.fromkeys(windows))}
-        cache, shared = read_beginning(self.model, list(unique), self.capacity(rows))
+        cache, shared = read_shared_prefix(self.model, list(unique), self.capacity(requests))
         counts = [len(window) - shared for window in unique]
         ids = [[*window[shared:], *[0] * (max(counts) - count)] for window, count in zip(unique, counts, strict=True)]
         logits = self.model.last_logits(torch.tensor(ids, device=self.device), cache, counts)
-        if len(unique) < len(rows):
+        if len(unique) < len(requests):
             copies = [unique[window] for window in windows]
             cache.select(copies)
             logits = logits[torch.tensor(copies, device=self.device)]
         return cache, logits[:, None]
 
-    def guesses(self, batch: Batch) -> list[list[int]]:
-        """What each row may say next, to be checked while its last id is read."""
+    def drafts(self, batch: Batch) -> list[list[int]]:
+        """What each request may say next, to be checked while its last id is read."""
         room = batch.cache.capacity - batch.cache.length - 1
         return [
-            row.lookup.guess(row.ids, min(room, self.config.max_new_tokens - row.count - 1)) if row.lookup else []
-            for row in batch.rows
+            request.lookup.draft(request.ids, min(room, self.config.max_new_tokens - request.count - 1))
+            if request.lookup
+            else []
+            for request in batch.requests
         ]
 
-    def decode(self, rows: Sequence[Row], cache: KVCache, guesses: list[list[int]]) -> Tensor:
-        """Read each row's last id and its guess -> logits (B, T, V) after each of them."""
-        longest = max(map(len, guesses))
-        ids = [[row.ids[-1], *guess, *[0] * (longest - len(guess))] for row, guess in zip(rows, guesses, strict=True)]
+    def decode(self, requests: Sequence[Request], cache: KVCache, drafts: list[list[int]]) -> Tensor:
+        """Read each request's last id and its draft -> logits (B, T, V) after each of them."""
+        longest = max(map(len, drafts))
+        ids = [
+            [request.ids[-1], *draft, *[0] * (longest - len(draft))]
+            for request, draft in zip(requests, drafts, strict=True)
+        ]
         return self.step(torch.tensor(ids, device=self.device), cache)
 
     def make_room(self, batch: Batch) -> Tensor:
-        """What `decode` does, where the batch's cache is full: logits (B, 1, V), the batch's rows in a new order.
+        """What `decode` does, where the batch's cache is full: logits (B, 1, V), the batch's requests in a new order.
 
         Rows that have outgrown the model's context slide and are read afresh, the same for every position scheme. The
         others move to a larger cache.
         """
-        full = [i for i, row in enumerate(batch.rows) if row.window_length > self.context_length]
-        others = [i for i, row in enumerate(batch.rows) if row.window_length <= self.context_length]
-        full_rows = [batch.rows[i] for i in full]
+        full = [i for i, request in enumerate(batch.requests) if request.window_length > self.context_length]
+        others = [i for i, request in enumerate(batch.requests) if request.window_length <= self.context_length]
+        full_requests = [batch.requests[i] for i in full]
         if batch.seen is not None:
             batch.seen = batch.seen[torch.tensor(others + full, device=self.device)]
         caches, logits = [], []
         if others:
-            rows = [batch.rows[i] for i in others]
+            requests = [batch.requests[i] for i in others]
             if full:
                 batch.cache.select(others)
-            caches.append(merge_caches(self.model, [batch.cache], self.capacity(rows)))
-            logits.append(self.decode(rows, caches[0], [[]] * len(rows)))
+            caches.append(merge_caches(self.model, [batch.cache], self.capacity(requests)))
+            logits.append(self.decode(requests, caches[0], [[]] * len(requests)))
             caches[0].advance(1)
         if full:
-            cache, slid = self.prefill(full_rows)
+            cache, slid = self.prefill(full_requests)
             caches.append(cache)
             logits.append(slid)
-        batch.rows = [batch.rows[i] for i in others] + full_rows
-        batch.cache = caches[0] if len(caches) == 1 else merge_caches(self.model, caches, self.capacity(batch.rows))
+        batch.requests = [batch.requests[i] for i in others] + full_requests
+        batch.cache = caches[0] if len(caches) == 1 else merge_caches(self.model, caches, self.capacity(batch.requests))
         return torch.cat(logits)
 
-    def capacity(self, rows: Sequence[Row]) -> int:
-        """Slots for the rows' windows and some growth: what they can still need, but at most twice what they hold."""
-        longest = max(row.window_length for row in rows)
-        still_to_come = self.config.max_new_tokens - min(row.count for row in rows)
+    def capacity(self, requests: Sequence[Request]) -> int:
+        """Return the slots for the windows and some growth: what can still be needed, at most twice what is held."""
+        longest = max(request.window_length for request in requests)
+        still_to_come = self.config.max_new_tokens - min(request.count for request in requests)
         return min(self.context_length, longest + still_to_come, max(2 * longest, SMALLEST_CAPACITY))
 
-    def draw(self, batch: Batch, logits: Tensor, guesses: list[list[int]]) -> Drawn:
+    def draw(self, batch: Batch, logits: Tensor, drafts: list[list[int]]) -> Drawn:
         """logits (B, T, V) -> an id for each place, with its log-probability under the model's own distribution.
 
-        What is drawn at a place depends on the row's seed and that place only, so guesses change no id.
+        What is drawn at a place depends on the request's seed and that place only, so drafts change no id.
         """
         B, T, _ = logits.shape
         logits = logits.flatten(0, 1).to(torch.promote_types(logits.dtype, torch.float32))  # (B*T, V)
-        scores = self.filtered(logits, self.seen_at_places(batch, guesses, T))
+        scores = self.filtered(logits, self.seen_at_positions(batch, drafts, T))
         if self.config.is_greedy:
             ids = sampling.greedy(scores)
         else:
-            seeds = [row.seed for row in batch.rows for _ in range(T)]
-            places = [row.count + place for row in batch.rows for place in range(T)]
+            seeds = [request.seed for request in batch.requests for _ in range(T)]
+            places = [request.count + place for request in batch.requests for place in range(T)]
             ids = sampling.sample(scores, sampling.uniform_draws(seeds, places)).to(logits.device)
         logprobs = sampling.log_probabilities(logits, ids)
         ids = ids.view(B, T)
@@ -226,36 +231,36 @@ class Engine:
     def look_ahead(self, batch: Batch, drawn: Drawn) -> Tensor | None:
         """The logits (B, 1, V) after what was drawn, given to a GPU to do while the host still waits for the ids.
 
-        They are of no use if a row now ends; none where it is sure that they are not needed.
+        They are of no use if a request now ends; none where it is sure that they are not needed.
         """
-        if not self.looks_ahead or all(row.count + 1 >= self.config.max_new_tokens for row in batch.rows):
+        if not self.looks_ahead or all(request.count + 1 >= self.config.max_new_tokens for request in batch.requests):
             return None
-        lengths = [row.window_length for row in batch.rows]
+        lengths = [request.window_length for request in batch.requests]
         if max(lengths) >= batch.cache.capacity:
             return None
         batch.cache.lengths = lengths
         return self.step(drawn.ids, batch.cache)
 
-    def append(self, batch: Batch, drawn: Drawn, guesses: list[list[int]]) -> Iterator[Row]:
-        """Append to every row the id drawn at its first place, and at each next one while the guess was what has been
+    def append(self, batch: Batch, drawn: Drawn, drafts: list[list[int]]) -> Iterator[Request]:
+        """Append to every request the id drawn at its first place, and at each next one while the draft equals what was
         drawn."""
-        # Nothing of a row changes before every number is on the host, so that running out of memory loses no draw.
+        # Nothing of a request changes before every number is on the host, so that running out of memory loses no draw.
         drawn_ids, logprobs = (numbers.tolist() for numbers in drawn.on_host.result())
-        kept = [ids[: 1 + agreement(ids, guess)] for ids, guess in zip(drawn_ids, guesses, strict=True)]
+        kept = [ids[: 1 + accepted_length(ids, draft)] for ids, draft in zip(drawn_ids, drafts, strict=True)]
         if batch.seen is not None:
             rows = [i for i, ids in enumerate(kept) for _ in ids]
             batch.seen[rows, [token for ids in kept for token in ids]] = True
-        for i, row in enumerate(batch.rows):
-            if row.lookup:
-                row.lookup.learn(len(guesses[i]), len(kept[i]) - 1)
+        for i, request in enumerate(batch.requests):
+            if request.lookup:
+                request.lookup.learn(len(drafts[i]), len(kept[i]) - 1)
             for token, logprob in zip(kept[i], logprobs[i], strict=False):
                 if logprob != logprob:
                     raise overflow_error()
-                row.ids.append(token)
-                row.logprobs.append(logprob)
-                row.finish_reason = self.finish_reason(row)
-                yield row
-                if row.finish_reason is not None:
+                request.ids.append(token)
+                request.logprobs.append(logprob)
+                request.finish_reason = self.finish_reason(request)
+                yield request
+                if request.finish_reason is not None:
                     break
 
     def filtered(self, logits: Tensor, seen: Tensor | None) -> Tensor:
@@ -275,31 +280,32 @@ class Engine:
             logits = sampling.min_p(logits, config.min_p)
         return logits
 
-    def seen_ids(self, rows: Sequence[Row]) -> Tensor | None:
-        """(B, V) bool: the ids that stand in each row, none where nothing asks for them."""
+    def seen_ids(self, requests: Sequence[Request]) -> Tensor | None:
+        """(B, V) bool: the ids that stand in each request, none where nothing asks for them."""
         if self.config.repetition_penalty == 1:
             return None
-        seen = torch.zeros(len(rows), self.model.config.vocab_size, dtype=torch.bool)
-        for i, row in enumerate(rows):
-            seen[i, row.ids] = True
+        seen = torch.zeros(len(requests), self.model.config.vocab_size, dtype=torch.bool)
+        for i, request in enumerate(requests):
+            seen[i, request.ids] = True
         return seen.to(self.device)
 
-    def seen_at_places(self, batch: Batch, guesses: list[list[int]], places: int) -> Tensor | None:
-        """(B*T, V) bool: the ids that stand before each place, those of the row and of its guess up to there."""
+    def seen_at_positions(self, batch: Batch, drafts: list[list[int]], places: int) -> Tensor | None:
+        """(B*T, V) bool: the ids that stand before each place, those of the request and of its draft up to there."""
         if batch.seen is None:
             return None
         seen = batch.seen[:, None].repeat(1, places, 1)  # (B, T, V)
-        guessed = [
-            [*guess, *[row.ids[-1]] * (places - 1 - len(guess))] for row, guess in zip(batch.rows, guesses, strict=True)
+        drafted = [
+            [*draft, *[request.ids[-1]] * (places - 1 - len(draft))]
+            for request, draft in zip(batch.requests, drafts, strict=True)
         ]
-        index = torch.tensor(guessed, dtype=torch.long, device=self.device)[..., None]  # (B, T-1, 1)
+        index = torch.tensor(drafted, dtype=torch.long, device=self.device)[..., None]  # (B, T-1, 1)
         for place in range(1, places):
             seen[:, place:].scatter_(2, index[:, place - 1 : place].expand(-1, places - place, -1), True)
         return seen.flatten(0, 1)
 
-    def finish_reason(self, row: Row) -> FinishReason | None:
-        """Why the row ends with its last id, if it does."""
-        if row.ids[-1] == self.eos_id:
+    def finish_reason(self, request: Request) -> FinishReason | None:
+        """Why the request ends with its last id, if it does."""
+        if request.ids[-1] == self.eos_id:
             return "eot"
-        is_full = self.config.overflow == "stop" and row.window_length > self.context_length
-        return "length" if is_full or row.count >= self.config.max_new_tokens else None
+        is_full = self.config.overflow == "stop" and request.window_length > self.context_length
+        return "length" if is_full or request.count >= self.config.max_new_tokens else None

@@ -1,7 +1,7 @@
-"""Guesses at what a row will say next, looked up in what it has said (prompt lookup decoding, Saxena 2023).
+"""Draft tokens at what a row will say next, looked up in what it has said (prompt lookup decoding, Saxena 2023).
 
-Code, lists and quotations repeat themselves. A guess costs nothing but the time to check it: the engine reads all
-guessed ids at once and keeps those that it draws itself, so guesses decide how fast a text comes, never what it is.
+Code, lists and quotations repeat themselves. A draft costs nothing but the time to check it: the engine reads all
+drafted ids at once and keeps those that it draws itself, so drafts decide how fast a text comes, never what it is.
 Knows ids only.
 """
 
@@ -16,21 +16,21 @@ class PromptLookup:
 
     def __init__(self, most: int) -> None:
         self.most = most
-        """Ids of one guess at most."""
+        """Ids of one draft at most."""
         self.limit = most
-        """Ids of the next guess at most: falls when guesses prove wrong."""
+        """Ids of the next draft at most: falls when drafts prove wrong."""
         self.indexed = 0
         self.follows: dict[tuple[int, ...], int] = {}
         """Where each run of ids was last followed by another."""
 
-    def guess(self, ids: list[int], room: int) -> list[int]:
+    def draft(self, ids: list[int], room: int) -> list[int]:
         """At most `room` ids that may come after `ids`, which begins with those of the last call."""
         self.index(ids)
         count = min(self.limit, room)
         for length in range(min(LONGEST_MATCH, len(ids)), SHORTEST_MATCH - 1, -1):
             place = self.follows.get(tuple(ids[-length:]))
             if place is not None:
-                period = len(ids) - place  # a guess that reaches the end goes round again
+                period = len(ids) - place  # a draft that reaches the end goes round again
                 return [ids[place + i % period] for i in range(count)]
         return []
 
@@ -41,7 +41,7 @@ class PromptLookup:
                 self.follows[tuple(ids[place - length : place])] = place
         self.indexed = len(ids)
 
-    def learn(self, guessed: int, right: int) -> None:
-        """The last guess had `guessed` ids, of which the first `right` were drawn: so long may the next one be."""
-        if guessed:
-            self.limit = self.most if right == guessed else min(self.most, right + 1)
+    def learn(self, drafted: int, right: int) -> None:
+        """The last draft had `drafted` ids, of which the first `right` were drawn: so long may the next one be."""
+        if drafted:
+            self.limit = self.most if right == drafted else min(self.most, right + 1)

@@ -14,7 +14,7 @@ from gptcli.console import say
 from gptcli.errors import CheckpointError, DataError, TokenizerError
 from gptcli.generate.config import GenerationConfig
 from gptcli.generate.engine import Engine
-from gptcli.generate.rows import FinishReason, Row
+from gptcli.generate.requests import FinishReason, Request
 from gptcli.generate.step import DecodingStep
 from gptcli.generate.streamer import TextStream
 from gptcli.models.gpt import GPT
@@ -65,27 +65,33 @@ class Generation(NamedTuple):
 
 @dataclass
 class Sample:
-    """A row of the engine with its text so far."""
+    """A request of the engine with its text so far."""
 
-    row: Row
+    request: Request
     stream: TextStream
     pieces: list[str] = field(default_factory=list)
 
     def advance(self) -> str:
-        """Take in the row's newest id: the text that it adds. Ends the row when a stop string is complete."""
-        row = self.row
-        piece = "" if row.finish_reason == "eot" else self.stream.step(row.ids[-1])
-        if row.finish_reason is not None:
+        """Take in the request's newest id: the text that it adds. Ends the request when a stop string is complete."""
+        request = self.request
+        piece = "" if request.finish_reason == "eot" else self.stream.step(request.ids[-1])
+        if request.finish_reason is not None:
             piece += self.stream.finish()
         if self.stream.stopped:
-            row.finish_reason = "stop"
+            request.finish_reason = "stop"
         self.pieces.append(piece)
         return piece
 
     def completion(self) -> Completion:
-        row = self.row
-        assert row.finish_reason is not None
-        return Completion("".join(self.pieces), row.ids[row.prompt_length :], row.logprobs, row.finish_reason, row.seed)
+        request = self.request
+        assert request.finish_reason is not None
+        return Completion(
+            "".join(self.pieces),
+            request.ids[request.prompt_length :],
+            request.logprobs,
+            request.finish_reason,
+            request.seed,
+        )
 
 
 def generate(
@@ -112,24 +118,24 @@ def generate(
     for i, ids in enumerate(encoded):
         check_prompt(ids, model, config, place(i, prompts))
     samples = [
-        Sample(Row(list(ids), config.seed + i, len(ids)), TextStream(tokenizer, config.stop, ids))
+        Sample(Request(list(ids), config.seed + i, len(ids)), TextStream(tokenizer, config.stop, ids))
         for ids in encoded
         for i in range(config.num_samples)
     ]
-    numbers = {sample.row: number for number, sample in enumerate(samples)}
+    numbers = {sample.request: number for number, sample in enumerate(samples)}
     completions: dict[int, Completion] = {}
     began = time.perf_counter()
-    for row in Engine(model, config, tokenizer.framing.stop_id, step).run([sample.row for sample in samples]):
-        number = numbers[row]
+    for request in Engine(model, config, tokenizer.framing.stop_id, step).run([sample.request for sample in samples]):
+        number = numbers[request]
         piece = samples[number].advance()
         if piece and on_text:
             on_text(number, piece)
-        if row.finish_reason is not None:
+        if request.finish_reason is not None:
             completions[number] = samples[number].completion()
             if on_completion:
                 on_completion(number, completions[number])
     elapsed = time.perf_counter() - began
-    count = sum(sample.row.count for sample in samples)
+    count = sum(sample.request.count for sample in samples)
     each = config.num_samples
     return Generation(
         [

@@ -18,10 +18,10 @@ from gptcli.nn.dropout import drop
 from gptcli.nn.layers import Embedding, Linear
 from gptcli.nn.loss import head_loss_sum, head_token_losses, softcapped
 from gptcli.nn.mask import attention_mask
-from gptcli.nn.neighbour import PairEmbedding, Smear, previous_ids
+from gptcli.nn.matmul import linear
 from gptcli.nn.parameters import ParameterInfo, ParameterKind
-from gptcli.nn.products import linear
 from gptcli.nn.recompute import Recompute
+from gptcli.nn.token_shift import BigramEmbedding, Smear, previous_ids
 
 
 class GPT(nn.Module):
@@ -36,7 +36,7 @@ class GPT(nn.Module):
         if config.smear:
             self.smear = Smear(config.n_embd)
         if config.bigram_buckets:
-            self.bigram = PairEmbedding(config.bigram_buckets, config.vocab_size, config.n_embd)
+            self.bigram = BigramEmbedding(config.bigram_buckets, config.vocab_size, config.n_embd)
         if config.position == "learned":
             self.position_embedding = Embedding(config.context_length, config.n_embd)
         if config.position == "rope":

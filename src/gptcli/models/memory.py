@@ -19,7 +19,7 @@ MAX_LOGITS = 2**27
 """As nn.loss: more logits than these are worked through in parts."""
 FIRST_TABLE = 2**20
 """Numbers in each of the first tables of RoPE, as in nn.rope."""
-MAX_PRODUCT_SCORES = 512**2
+MAX_MATMUL_SCORES = 512**2
 """As nn.attention: scores of a head up to which a CPU in bf16 has them all at once."""
 
 
@@ -230,7 +230,7 @@ def attends_by_products(config: ModelConfig, numbers: Numbers, seq_len: int) -> 
 
 def is_written_out(numbers: Numbers, seq_len: int) -> bool:
     """As nn.attention: on a CPU in bf16 a short context is attended to without torch's kernel."""
-    return numbers.is_mixed and not numbers.on_cuda and seq_len**2 <= MAX_PRODUCT_SCORES
+    return numbers.is_mixed and not numbers.on_cuda and seq_len**2 <= MAX_MATMUL_SCORES
 
 
 def products_bytes(config: ModelConfig, seq_len: int, numbers: Numbers) -> int:

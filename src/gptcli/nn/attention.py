@@ -19,7 +19,7 @@ from gptcli.nn.layers import Linear
 from gptcli.nn.norm import RMSNorm
 from gptcli.nn.rope import Rotary, apply_rotary
 
-MAX_PRODUCT_SCORES = 512**2
+MAX_MATMUL_SCORES = 512**2
 """Scores T * S of one head up to which a CPU in bf16 is faster with them written out than with torch's fused kernel."""
 
 AttentionFunction = Callable[[Tensor, Tensor, Tensor, Tensor | None, float], Tensor]
@@ -47,8 +47,8 @@ def attention_fast(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, 
     """The same as `attention_reference` through torch's fused kernels; without a mask T must be S or 1."""
     T, S = q.shape[2], k.shape[2]
     is_causal = mask is None and T > 1
-    if T > 1 and T * S <= MAX_PRODUCT_SCORES and is_bf16_on_cpu(q):
-        return attention_by_products(q, k, v, mask, dropout)
+    if T > 1 and T * S <= MAX_MATMUL_SCORES and is_bf16_on_cpu(q):
+        return attention_by_matmuls(q, k, v, mask, dropout)
     queries_per_key = q.shape[1] // k.shape[1]
     if queries_per_key > 1 and q.is_cuda and (mask is not None or q.dtype == torch.float32):
         # CUDA's flash kernel takes neither masks nor fp32; its memory-efficient kernel takes both, but no groups.
@@ -66,7 +66,7 @@ def is_bf16_on_cpu(x: Tensor) -> bool:
     return x.dtype == torch.bfloat16
 
 
-def attention_by_products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
+def attention_by_matmuls(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
     """The same as `attention_reference` in bf16, the scores (B, H, T, S) being bf16 too.
 
     torch's fused kernel for the CPU multiplies small tiles, at a small part of the rate of a whole product.

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from gptcli.nn.products import linear
+from gptcli.nn.matmul import linear
 
 
 class Linear(nn.Linear):

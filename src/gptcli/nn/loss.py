@@ -1,7 +1,6 @@
-"""The loss: negative log-likelihood in nats, summed, so that whoever has all the counts can normalise.
+"""The loss: negative log-likelihood in nats, summed, so that the caller can normalise by any count of targets.
 
-Knows nothing of batches or steps. Shapes: B batch, T time, N = B*T, C n_embd, V vocab. Numbers below fp32 are raised to
-fp32 first.
+Logits below fp32 are raised to fp32 first. Shapes: B batch, T time, N = B*T, C n_embd, V vocab.
 """
 
 from __future__ import annotations
@@ -13,143 +12,148 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from gptcli.nn.products import linear, product
+from gptcli.nn.matmul import linear, matmul
 
 IGNORE_INDEX = -100
-"""A target of this value is not scored."""
+"""The value of a target that is not scored."""
 LARGE_VOCABULARY = 1024
-"""From so many entries on, the passes over the logits that are saved outweigh a call into Python and back."""
+"""Smallest vocabulary for which the saved passes over the logits outweigh a call into Python and back."""
 MAX_LOGITS = 2**27
-"""Most logits that are held at once, in numbers; a larger matrix is worked through in parts."""
+"""Most logits that are held at once, in numbers; a larger matrix is processed in chunks."""
 ROWS = 128
-"""Of a part a multiple, where it has as many: a GPU multiplies tiles of so many rows."""
+"""The rows of a chunk are a multiple of this where there are as many: the tile height of a GPU's matmul."""
 
 
 def at_least_fp32(logits: Tensor) -> Tensor:
-    """bf16 and fp16 become fp32; fp32 and fp64 come back as they are, not copied."""
+    """Return bf16 and fp16 as fp32; return fp32 and fp64 as they are, not copied."""
     return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
 
 def softcapped(logits: Tensor, softcap: float | None) -> Tensor:
-    """logits (..., V), bounded by c tanh(logits / c) if there is a softcap c (Gemma 2)."""
+    """Bound logits (..., V) by c tanh(logits / c) if there is a softcap c (Gemma 2)."""
     return logits if softcap is None else softcap * torch.tanh(at_least_fp32(logits) / softcap)
 
 
 def head_logits(x: Tensor, weight: Tensor, softcap: float | None = None) -> Tensor:
-    """x (..., C), weight (V, C) -> logits (..., V)"""
+    """Map x (..., C) by weight (V, C) to logits (..., V)."""
     return softcapped(linear(x, weight), softcap)
 
 
 def cross_entropy_sum(logits: Tensor, targets: Tensor) -> Tensor:
-    """logits (B, T, V), targets (B, T) -> scalar: the sum of -log softmax(logits)[target] over targets that count."""
+    """Sum -log softmax(logits)[target] over the targets that count: logits (B, T, V), targets (B, T) -> scalar."""
     flat = at_least_fp32(logits).flatten(0, -2)  # (N, V)
     return F.cross_entropy(flat, targets.flatten(), ignore_index=IGNORE_INDEX, reduction="sum")
 
 
 def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
-    """logits (B, T, V), targets (B, T) -> (B, T): nats of each target, 0 where it is ignored."""
+    """Return the nats of each target, 0 where it is ignored: logits (B, T, V), targets (B, T) -> (B, T)."""
     flat = at_least_fp32(logits).flatten(0, -2)  # (N, V)
     losses = F.cross_entropy(flat, targets.flatten(), ignore_index=IGNORE_INDEX, reduction="none")  # (N,)
     return losses.view(targets.shape)
 
 
 def head_loss_sum(x: Tensor, weight: Tensor, targets: Tensor, softcap: float | None = None) -> Tensor:
-    """`cross_entropy_sum(head_logits(x, weight, softcap), targets)`, sparing memory and passes over it.
+    """Compute `cross_entropy_sum(head_logits(x, weight, softcap), targets)` with less memory and fewer passes over it.
 
-    x (B, T, C), weight (V, C), targets (B, T) -> scalar. With a large vocabulary the logits become their own gradient
-    in place, and are never there all at once if they are more than MAX_LOGITS. F.linear_cross_entropy (torch 2.13) does
-    likewise, but has no softcap and breaks the compiler's graph.
+    x (B, T, C), weight (V, C), targets (B, T) -> scalar. With a large vocabulary the gradient of the logits replaces
+    them in place, and a matrix of more than MAX_LOGITS is never held as a whole. F.linear_cross_entropy (torch 2.13)
+    does the same, but has no softcap and breaks the compiler's graph.
     """
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
     few_logits = targets.numel() * len(weight) <= MAX_LOGITS
-    # The compiler spares the passes itself, and does not cache graphs that hold a function such as the ones below.
-    # fp16 needs the loss scale in the slopes before they are rounded: small probabilities would underflow.
+    # The compiler saves the passes itself, and does not cache graphs that hold a function such as the ones below.
+    # fp16 needs the loss scale in the logit gradients before they are rounded: small probabilities would underflow.
     plain = torch.compiler.is_compiling() and few_logits
     if len(weight) < LARGE_VOCABULARY or plain or dtype == torch.float16:
         return cross_entropy_sum(head_logits(x, weight, softcap), targets)
     x, weight, targets = x.flatten(0, -2).to(dtype), weight.to(dtype), targets.flatten()  # (N, C), (V, C), (N,)
     if not torch.is_grad_enabled():
-        parts = parts_of(x, targets, len(weight))
-        return sum(cross_entropy_sum(head_logits(part, weight, softcap), wanted) for part, wanted in parts)
-    return (HeadLoss if few_logits else HeadLossInParts).apply(x, weight, targets, softcap)
+        chunks = in_chunks(x, targets, len(weight))
+        return sum(cross_entropy_sum(head_logits(chunk, weight, softcap), wanted) for chunk, wanted in chunks)
+    return (HeadLoss if few_logits else ChunkedHeadLoss).apply(x, weight, targets, softcap)
 
 
 def head_token_losses(x: Tensor, weight: Tensor, targets: Tensor, softcap: float | None = None) -> Tensor:
-    """`token_losses(head_logits(x, weight, softcap), targets)`, of which the logits are never there all at once if they
-    are more than MAX_LOGITS. x (B, T, C), weight (V, C), targets (B, T) -> (B, T). For use without gradients."""
-    parts = parts_of(x.flatten(0, -2), targets.flatten(), len(weight))
-    losses = [token_losses(head_logits(part, weight, softcap), wanted) for part, wanted in parts]
+    """Compute `token_losses(head_logits(x, weight, softcap), targets)`, holding at most MAX_LOGITS logits at once.
+
+    x (B, T, C), weight (V, C), targets (B, T) -> (B, T). For use without gradients.
+    """
+    chunks = in_chunks(x.flatten(0, -2), targets.flatten(), len(weight))
+    losses = [token_losses(head_logits(chunk, weight, softcap), wanted) for chunk, wanted in chunks]
     return torch.cat(losses).view(targets.shape)
 
 
 class HeadLoss(torch.autograd.Function):
-    """x (N, C), weight (V, C), targets (N,), softcap -> scalar; keeps the slopes (N, V) in place of the logits."""
+    """x (N, C), weight (V, C), targets (N,), softcap -> scalar; keeps the logits' gradient (N, V), not the logits."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, targets: Tensor, softcap: float | None) -> Tensor:
-        loss, slopes = loss_and_slopes(x, weight, targets, softcap)
-        ctx.save_for_backward(x, weight, targets, slopes)
+        loss, by_logits = loss_and_logit_gradients(x, weight, targets, softcap)
+        ctx.save_for_backward(x, weight, targets, by_logits)
         return loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        x, weight, targets, slopes = ctx.saved_tensors
-        scale = row_scale(targets, x.dtype) * gradient  # on the two small matrices, not on a large one
-        return product(slopes, weight) * scale, product(slopes.mT, x * scale), None, None
+        x, weight, targets, by_logits = ctx.saved_tensors
+        scale = row_scale(targets, x.dtype) * gradient  # applied to the two small matrices, not to a large one
+        return matmul(by_logits, weight) * scale, matmul(by_logits.mT, x * scale), None, None
 
 
-class HeadLossInParts(torch.autograd.Function):
-    """The same for logits that are too many to keep: the gradients are computed on the way forward, part by part."""
+class ChunkedHeadLoss(torch.autograd.Function):
+    """The same for more logits than can be kept: the forward pass computes the gradients, chunk by chunk."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, targets: Tensor, softcap: float | None) -> Tensor:
         dtype = at_least_fp32(x[:0]).dtype
-        losses, x_slopes, weight_slopes = [], [], torch.zeros(weight.shape, dtype=dtype, device=x.device)
-        for part, wanted in parts_of(x, targets, len(weight)):
-            part_loss, slopes = loss_and_slopes(part, weight, wanted, softcap)
+        losses, by_x, by_weight = [], [], torch.zeros(weight.shape, dtype=dtype, device=x.device)
+        for chunk, wanted in in_chunks(x, targets, len(weight)):
+            loss, by_logits = loss_and_logit_gradients(chunk, weight, wanted, softcap)
             scale = row_scale(wanted, x.dtype)
-            losses.append(part_loss)
-            x_slopes.append(product(slopes, weight) * scale)
-            weight_slopes += product(slopes.mT, part * scale)
-        ctx.save_for_backward(torch.cat(x_slopes), weight_slopes.to(weight.dtype))
-        # Not summed up in place: the compiler of torch 2.11 gives no gradient for a result that was changed.
+            losses.append(loss)
+            by_x.append(matmul(by_logits, weight) * scale)
+            by_weight += matmul(by_logits.mT, chunk * scale)
+        ctx.save_for_backward(torch.cat(by_x), by_weight.to(weight.dtype))
+        # Not summed in place: the compiler of torch 2.11 gives no gradient for a result that was changed.
         return torch.stack(losses).sum()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        x_slopes, weight_slopes = ctx.saved_tensors
-        return x_slopes * gradient, weight_slopes * gradient, None, None
+        by_x, by_weight = ctx.saved_tensors
+        return by_x * gradient, by_weight * gradient, None, None
 
 
-def loss_and_slopes(x: Tensor, weight: Tensor, targets: Tensor, softcap: float | None) -> tuple[Tensor, Tensor]:
-    """x (N, C), weight (V, C), targets (N,) -> the loss, and its derivative by x @ weight.T, (N, V) in x's dtype.
+def loss_and_logit_gradients(
+    x: Tensor, weight: Tensor, targets: Tensor, softcap: float | None
+) -> tuple[Tensor, Tensor]:
+    """Return the loss and its gradient by the logits x @ weight.T, (N, V) in x's dtype.
 
-    Rows whose target is ignored hold numbers that mean nothing: multiply by `row_scale`.
+    x (N, C), weight (V, C), targets (N,). The gradient's rows of ignored targets have no meaning: multiply by
+    `row_scale`.
     """
     logits = at_least_fp32(head_logits(x, weight, softcap))  # (N, V)
-    slopes = F.log_softmax(logits, dim=-1)
-    loss = F.nll_loss(slopes, targets, ignore_index=IGNORE_INDEX, reduction="sum")
+    gradient = F.log_softmax(logits, dim=-1)  # becomes softmax(logits) - onehot(target) below
+    loss = F.nll_loss(gradient, targets, ignore_index=IGNORE_INDEX, reduction="sum")
     places = targets.clamp_min(0)[:, None]  # (N, 1)
     if torch.compiler.is_compiling():
-        # Compared, not scattered: that the compiler does on the way, with no matrix in fp32.
-        slopes = slopes.exp() - (torch.arange(len(weight), device=x.device) == places).to(slopes.dtype)
+        # A comparison, not a scatter: the compiler fuses it, without a matrix in fp32.
+        gradient = gradient.exp() - (torch.arange(len(weight), device=x.device) == places).to(gradient.dtype)
     else:
-        slopes.exp_().scatter_add_(-1, places, slopes.new_full((), -1.0).expand_as(places))
+        gradient.exp_().scatter_add_(-1, places, gradient.new_full((), -1.0).expand_as(places))
     if softcap is not None:
-        slopes = slopes.mul_(1 - (logits / softcap).square())
-    return loss, slopes.to(x.dtype)
+        gradient = gradient.mul_(1 - (logits / softcap).square())
+    return loss, gradient.to(x.dtype)
 
 
 def row_scale(targets: Tensor, dtype: torch.dtype) -> Tensor:
-    """targets (N,) -> (N, 1): 1 where the target counts, 0 where it is ignored."""
+    """Map targets (N,) to (N, 1): 1 where the target counts, 0 where it is ignored."""
     return (targets != IGNORE_INDEX).to(dtype)[:, None]
 
 
-def parts_of(x: Tensor, targets: Tensor, vocabulary: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """x (N, C), targets (N,) cut into nearly equal parts whose logits are at most MAX_LOGITS numbers."""
+def in_chunks(x: Tensor, targets: Tensor, vocabulary: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Split x (N, C) and targets (N,) into nearly equal chunks whose logits are at most MAX_LOGITS numbers."""
     size = max(1, MAX_LOGITS // vocabulary)
     size = -(-len(x) // -(-len(x) // size))
     if size > ROWS:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from gptcli.nn import products
+from gptcli.nn import matmul
 
 Recompute = Literal["none", "full", "selective"]
 
@@ -25,7 +25,7 @@ COSTLY = frozenset(
         aten.addmm.default,
         aten.baddbmm.default,
         aten._scaled_mm.default,
-        *products.OPERATORS,
+        *matmul.OPERATORS,
         aten._scaled_dot_product_flash_attention.default,
         aten._scaled_dot_product_flash_attention_for_cpu.default,
         aten._scaled_dot_product_efficient_attention.default,

@@ -12,7 +12,7 @@ import torch
 from gptcli.data.batches import Batch, Batches
 from gptcli.data.shards import ShardWriter, TokenShards
 from gptcli.generate.config import GenerationConfig
-from gptcli.generate.engine import Engine, Row
+from gptcli.generate.engine import Engine, Request
 from gptcli.generate.step import DecodingStep, decoding_step
 from gptcli.interop.huggingface import read_huggingface
 from gptcli.models.gpt import GPT, build_model
@@ -69,11 +69,11 @@ def generate(job: DecodingJob) -> Contender:
 
     def continue_prompts(prompts: list[list[int]], count: int) -> list[list[int]]:
         config = GenerationConfig(max_new_tokens=count, temperature=0.0, batch_size=len(prompts))
-        rows = [Row(list(prompt), seed=0, prompt_length=len(prompt)) for prompt in prompts]
+        requests = [Request(list(prompt), seed=0, prompt_length=len(prompt)) for prompt in prompts]
         model, step = made_ready(len(prompts))
-        for _ in Engine(model, config, step=step).run(rows):
+        for _ in Engine(model, config, step=step).run(requests):
             pass
-        return [row.ids[row.prompt_length :] for row in rows]
+        return [request.ids[request.prompt_length :] for request in requests]
 
     return decoding_contender(continue_prompts, job, same_weights=True)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from gptcli.nn.layers import Embedding
-from gptcli.nn.neighbour import NO_TOKEN, PairEmbedding, Smear, previous_ids
+from gptcli.nn.token_shift import NO_TOKEN, BigramEmbedding, Smear, previous_ids
 
 
 def test_each_token_is_told_the_one_to_its_left() -> None:
@@ -24,7 +24,7 @@ def test_nothing_is_left_of_where_a_row_or_a_document_begins() -> None:
 
 def test_every_pair_has_its_own_row_where_there_are_enough() -> None:
     V = 11
-    table = PairEmbedding((V + 1) * V, V, 2)
+    table = BigramEmbedding((V + 1) * V, V, 2)
     previous, ids = torch.meshgrid(torch.arange(-1, V), torch.arange(V), indexing="ij")
     rows = table.rows(previous, ids)
     assert rows.unique().numel() == (V + 1) * V
@@ -40,7 +40,7 @@ def test_hashed_pairs_spread_evenly_over_the_rows() -> None:
     )
     for pairs in ((previous, ids), (previous, ids % 16), (previous % 16, ids)):  # neighbouring numbers must not collide
         distinct = torch.stack(pairs).unique(dim=1)
-        rows = PairEmbedding(buckets, V, 2).rows(*distinct)
+        rows = BigramEmbedding(buckets, V, 2).rows(*distinct)
         counts = torch.bincount(rows, minlength=buckets).double()
         assert rows.min() >= 0 and len(counts) == buckets
         # Of a fair hash the variance of a row's count is about its mean; 1.3 is many standard errors off.

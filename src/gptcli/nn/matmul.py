@@ -1,7 +1,7 @@
-"""Matrix products with gradients, by the library that is faster at them on this processor.
+"""Linear maps and matmuls with gradients, by the library that is faster at them on this processor.
 
-torch takes fp32 products on a CPU through MKL. Where that leaves AVX-512 unused, the larger ones go through oneDNN, as
-bf16's do everywhere; it reads the second matrix as it lies, transposed or not.
+torch computes fp32 matmuls on a CPU with MKL. Where that leaves AVX-512 unused, the larger ones go through oneDNN, as
+bf16's do everywhere; it reads the second matrix in place, transposed or not.
 
 Shapes: N rows of input, I and O input and output width.
 """
@@ -18,17 +18,17 @@ from torch.autograd.function import FunctionCtx
 
 from gptcli.nn.processor import mkl_is_slow
 
-MKL_IS_SLOW = mkl_is_slow()  # once: the compiler cannot follow what finds it out
+MKL_IS_SLOW = mkl_is_slow()  # evaluated once: the compiler cannot trace the detection
 LEAST_WORK = 2**22
-"""Multiplications from which on oneDNN's product is worth a call into Python: a tenth of a millisecond of MKL's."""
+"""Multiplications from which on oneDNN's matmul is worth a call into Python: a tenth of a millisecond of MKL's."""
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x (..., I), weight (O, I), bias (O,) -> x W^T + b, (..., O)"""
+    """Return x W^T + b: x (..., I), weight (O, I), bias (O,) -> (..., O)."""
     is_compiling = torch.compiler.is_compiling()
     if bias is not None and is_compiling and x.is_cuda and x.numel() == x.shape[-1]:
-        # Of a matrix times a vector the compiler makes a kernel that reads it faster than the library's, unless there
-        # is a bias in the product.
+        # For a matrix times a vector the compiler makes a kernel that reads the matrix faster than the library's,
+        # unless the bias is part of the matmul.
         return F.linear(x, weight) + bias
     if not suits_onednn(x, weight):
         return F.linear(x, weight, bias)
@@ -36,57 +36,57 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return (compiled_linear if is_compiling else OneDNNLinear.apply)(x, weight, bias)
 
 
-def product(a: Tensor, b: Tensor) -> Tensor:
-    """a (..., I), b (I, O) -> (..., O)"""
+def matmul(a: Tensor, b: Tensor) -> Tensor:
+    """Return a b: a (..., I), b (I, O) -> (..., O)."""
     return linear(a, b.mT)
 
 
 def suits_onednn(x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN is the faster one, by the shapes alone, and nothing else has a say in the product."""
+    """Return whether oneDNN is the faster library for these shapes, and plain fp32 on a CPU is asked for."""
     return (
         MKL_IS_SLOW
         and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
-        and type(weight) in (Tensor, nn.Parameter)  # neither cut up nor in another form
+        and type(weight) in (Tensor, nn.Parameter)  # neither sharded nor quantized
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_exporting()
         and x.numel() * weight.shape[0] >= LEAST_WORK
     )
 
 
-def multiplied(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`F.linear` in fp32 by oneDNN, without gradients."""
+def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Compute `F.linear` in fp32 by oneDNN, without gradients."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
 def gradients(
-    ctx: FunctionCtx, slopes: Tensor, multiply: Callable[[Tensor, Tensor, None], Tensor]
+    ctx: FunctionCtx, gradient: Tensor, multiply: Callable[[Tensor, Tensor, None], Tensor]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """slopes (..., O) of the output -> those of x (..., I), weight (O, I) and bias (O,), as far as they are needed."""
+    """Map the output's gradient (..., O) to those of x (..., I), weight (O, I) and bias (O,) that are needed."""
     x, weight = ctx.saved_tensors
     x_needed, weight_needed, bias_needed = ctx.needs_input_grad
-    rows = slopes.flatten(0, -2)  # (N, O)
+    rows = gradient.flatten(0, -2)  # (N, O)
     return (
-        multiply(slopes, weight.mT, None) if x_needed else None,
+        multiply(gradient, weight.mT, None) if x_needed else None,
         multiply(rows.mT, x.flatten(0, -2).mT, None) if weight_needed else None,
         rows.sum(0) if bias_needed else None,
     )
 
 
 class OneDNNLinear(torch.autograd.Function):
-    """`multiplied` with gradients."""
+    """`onednn_linear` with gradients."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return multiplied(x, weight, bias)
+        return onednn_linear(x, weight, bias)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, slopes: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        return gradients(ctx, slopes, OneDNNLinear.apply)
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        return gradients(ctx, gradient, OneDNNLinear.apply)
 
 
-compiled_linear = torch.library.custom_op("gptcli::onednn_linear", multiplied, mutates_args=(), device_types="cpu")
+compiled_linear = torch.library.custom_op("gptcli::onednn_linear", onednn_linear, mutates_args=(), device_types="cpu")
 
 
 @compiled_linear.register_fake
@@ -102,4 +102,4 @@ def save_for_gradients(ctx: FunctionCtx, inputs: tuple[Tensor, Tensor, Tensor | 
 compiled_linear.register_autograd(partial(gradients, multiply=compiled_linear), setup_context=save_for_gradients)
 
 OPERATORS = (torch.ops.mkldnn._linear_pointwise.default, torch.ops.gptcli.onednn_linear.default) if MKL_IS_SLOW else ()
-"""What such a product is to torch's dispatcher, uncompiled and compiled."""
+"""The operators of such a linear map in torch's dispatcher, uncompiled and compiled."""

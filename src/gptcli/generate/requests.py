@@ -15,7 +15,7 @@ FinishReason = Literal["stop", "eot", "length"]
 
 
 @dataclass(slots=True, eq=False)
-class Row:
+class Request:
     """One sample: the prompt's ids and the ids drawn since, and of them the window that the model currently reads."""
 
     ids: list[int]
@@ -25,7 +25,7 @@ class Row:
     logprobs: list[float] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     lookup: PromptLookup | None = None
-    """Where it guesses its next ids from, when it does."""
+    """Where it drafts its next ids from, when it does."""
 
     @property
     def count(self) -> int:
@@ -39,17 +39,18 @@ class Row:
 
 @dataclass(slots=True)
 class Batch:
-    """Rows that are decoded together. The cache holds all of each row's window but its last id, which is read next."""
+    """Requests that are decoded together. The cache holds each request's window but for the last id, which is read
+    next."""
 
-    rows: list[Row]
+    requests: list[Request]
     cache: KVCache
     seen: Tensor | None
-    """(B, V) bool, the ids that stand in each row; kept only where the repetition penalty asks for it."""
+    """(B, V) bool, the ids that stand in each request; kept only where the repetition penalty asks for it."""
 
     def select(self, indices: list[int]) -> None:
-        """Keep the rows at `indices`, in that order."""
-        if indices == list(range(len(self.rows))):
+        """Keep the requests at `indices`, in that order."""
+        if indices == list(range(len(self.requests))):
             return
-        self.rows = [self.rows[i] for i in indices]
+        self.requests = [self.requests[i] for i in indices]
         self.cache.select(indices)
         self.seen = None if self.seen is None else self.seen[torch.tensor(indices, device=self.seen.device)]

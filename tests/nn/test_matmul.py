@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fresh import run_fresh
-from gptcli.nn import processor, products
+from gptcli.nn import matmul, processor
 from gptcli.nn.layers import Linear
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
@@ -37,8 +37,8 @@ class Operations(TorchDispatchMode):
 @pytest.fixture
 def onednn(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a processor whose products go through oneDNN, the smallest ones too."""
-    monkeypatch.setattr(products, "MKL_IS_SLOW", True)
-    monkeypatch.setattr(products, "LEAST_WORK", 0)
+    monkeypatch.setattr(matmul, "MKL_IS_SLOW", True)
+    monkeypatch.setattr(matmul, "LEAST_WORK", 0)
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -52,7 +52,7 @@ def test_product_and_gradients_are_the_formulas(lead: tuple[int, ...], with_bias
     x, weight, bias = drawn(*lead, 24), drawn(40, 24, seed=1), drawn(40, seed=2) if with_bias else None
     slopes = torch.randn(*lead, 40)
     with Operations() as seen:
-        y = products.linear(x, weight, bias)
+        y = matmul.linear(x, weight, bias)
         y.backward(slopes)
     assert seen.count() == 3  # the output, the gradient of the input, the gradient of the weight
     x64, weight64 = x.detach().double(), weight.detach().double()
@@ -69,7 +69,7 @@ def test_product_and_gradients_are_the_formulas(lead: tuple[int, ...], with_bias
 def test_transposed_matrices_are_multiplied_too() -> None:
     a, b = drawn(30, 16), drawn(20, 30, seed=1)
     with Operations() as seen:
-        y = products.product(a.mT, b.mT)
+        y = matmul.matmul(a.mT, b.mT)
     assert seen.count() == 1
     torch.testing.assert_close(y, a.mT @ b.mT)
 
@@ -79,7 +79,7 @@ def test_gradients_that_nobody_needs_are_not_computed() -> None:
     for x_needed, weight_needed in ((True, False), (False, True)):
         x, weight = drawn(6, 8).requires_grad_(x_needed), drawn(9, 8, seed=1).requires_grad_(weight_needed)
         with Operations() as seen:
-            products.linear(x, weight).sum().backward()
+            matmul.linear(x, weight).sum().backward()
         assert seen.count() == 2
 
 
@@ -90,7 +90,7 @@ def test_gradients_of_gradients_are_those_of_torch() -> None:
         (first,) = torch.autograd.grad(product(x, weight).pow(3).sum(), x, create_graph=True)
         return list(torch.autograd.grad(first.square().sum(), (x, weight)))
 
-    for ours, torchs in zip(twice(products.linear), twice(F.linear), strict=True):
+    for ours, torchs in zip(twice(matmul.linear), twice(F.linear), strict=True):
         torch.testing.assert_close(ours, torchs, rtol=1e-4, atol=1e-2)
 
 
@@ -101,11 +101,11 @@ def test_other_numbers_and_forms_are_left_to_torch() -> None:
 
     x, weight = drawn(6, 8).detach(), drawn(9, 8, seed=1).detach()
     with Operations() as seen:
-        assert products.linear(x.double(), weight.double()).dtype == torch.float64
+        assert matmul.linear(x.double(), weight.double()).dtype == torch.float64
         with torch.autocast("cpu", torch.bfloat16):
-            assert products.linear(x, weight).dtype == torch.bfloat16
-        products.linear(x, weight.as_subclass(Own))
-        products.linear(x.to("meta"), weight.to("meta"))
+            assert matmul.linear(x, weight).dtype == torch.bfloat16
+        matmul.linear(x, weight.as_subclass(Own))
+        matmul.linear(x.to("meta"), weight.to("meta"))
     assert seen.count() == 0
 
 
@@ -114,7 +114,7 @@ def test_small_products_and_other_processors_are_left_to_torch(monkeypatch: pyte
     nn.init.normal_(linear.weight)
     nn.init.zeros_(linear.bias)
     for is_slow in (True, False):
-        monkeypatch.setattr(products, "MKL_IS_SLOW", is_slow)
+        monkeypatch.setattr(matmul, "MKL_IS_SLOW", is_slow)
         for rows in (255, 256):
             with Operations() as seen:
                 linear(torch.ones(rows, 64))
@@ -141,11 +141,11 @@ def test_nothing_of_the_compiler_is_loaded_where_nothing_is_compiled() -> None:
     """It takes a second, which every start would wait for."""
     code = (
         "import sys, torch\n"
-        "from gptcli.nn import products\n"
+        "from gptcli.nn import matmul\n"
         "from gptcli.nn.dropout import drop\n"
-        "products.MKL_IS_SLOW, products.LEAST_WORK = True, 0\n"
+        "matmul.MKL_IS_SLOW, matmul.LEAST_WORK = True, 0\n"
         "x, weight = torch.ones(3, 4, requires_grad=True), torch.ones(5, 4, requires_grad=True)\n"
-        "drop(products.linear(x, weight), 0.5).sum().backward()\n"
+        "drop(matmul.linear(x, weight), 0.5).sum().backward()\n"
         "assert 'torch._dynamo' not in sys.modules\n"
     )
     run_fresh(code)
@@ -156,7 +156,7 @@ def test_nothing_of_the_compiler_is_loaded_where_nothing_is_compiled() -> None:
 @pytest.mark.usefixtures("onednn")
 def test_the_compiler_takes_products_into_its_graph() -> None:
     def loss(x: Tensor, first: Tensor, second: Tensor) -> Tensor:
-        return products.linear(products.linear(x, first).relu(), second).square().sum()
+        return matmul.linear(matmul.linear(x, first).relu(), second).square().sum()
 
     def gradients(function: Callable[..., Tensor]) -> list[Tensor]:
         inputs = [drawn(2, 5, 8), drawn(16, 8, seed=1), drawn(8, 16, seed=2)]

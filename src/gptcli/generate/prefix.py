@@ -13,11 +13,11 @@ WORTH_SHARING = 16
 """Tokens that different prompts must begin with in common to have them read once; below, it saves no time."""
 
 
-def read_beginning(model: GPT, windows: Sequence[tuple[int, ...]], capacity: int) -> tuple[KVCache, int]:
+def read_shared_prefix(model: GPT, windows: Sequence[tuple[int, ...]], capacity: int) -> tuple[KVCache, int]:
     """A cache with a row for each window that holds as many tokens as they all begin with, where it pays, and that
     number; at least one token of each window is left to be read."""
     first, last = min(windows), max(windows)  # in the order of words: what these share, all share
-    shared = min(agreement(last, first), min(map(len, windows)) - 1)
+    shared = min(accepted_length(last, first), min(map(len, windows)) - 1)
     if len(windows) == 1 or shared < WORTH_SHARING:
         return model.new_cache(len(windows), capacity), 0
     cache = model.new_cache(1, capacity)
@@ -26,6 +26,6 @@ def read_beginning(model: GPT, windows: Sequence[tuple[int, ...]], capacity: int
     return cache, shared
 
 
-def agreement(drawn: Sequence[int], guess: Sequence[int]) -> int:
-    """How many of the first guessed ids are those drawn."""
-    return next((place for place, token in enumerate(guess) if token != drawn[place]), len(guess))
+def accepted_length(drawn: Sequence[int], draft: Sequence[int]) -> int:
+    """How many of the first drafted ids are those drawn."""
+    return next((place for place, token in enumerate(draft) if token != drawn[place]), len(draft))

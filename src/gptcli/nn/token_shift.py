@@ -57,7 +57,7 @@ class Smear(nn.Module):
         return torch.addcmul(x, left, self.weight * (previous != NO_TOKEN).unsqueeze(-1))
 
 
-class PairEmbedding(nn.Module):
+class BigramEmbedding(nn.Module):
     """A table of vectors for (token before, token): a pair's own row where there are rows enough, else a hashed one.
 
     After Roy et al. 2022 (N-Grammer, arXiv:2207.06366), without their clustering. Starts at 0 when initialised.
