@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gptcli.checkpoint.run import RunDirectory
+from gptcli.checkpoint.run_directory import RunDirectory
 from gptcli.checkpoint.save import save_checkpoint
 
 

@@ -17,12 +17,12 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from gptcli.checkpoint.background import BackgroundSaver
+from gptcli.checkpoint.collectives import on_all, on_first
 from gptcli.checkpoint.flatten import flatten_state, restore_state
 from gptcli.checkpoint.load import load_checkpoint
-from gptcli.checkpoint.pieces import Piece, Pieces
-from gptcli.checkpoint.run import RunDirectory
+from gptcli.checkpoint.local_shards import LocalShard, LocalShards
+from gptcli.checkpoint.run_directory import RunDirectory
 from gptcli.checkpoint.shards import save_shards
-from gptcli.checkpoint.together import on_all, on_first
 from gptcli.errors import CheckpointError, StorageError
 
 PARTS = ("model", "optimizer")
@@ -82,8 +82,8 @@ class Job:
         saver.submit(step, self.parts(), {"step": step, "optimizer": flatten_state(self.optimizer)[1]}, lambda: None)
         return saver.wait()
 
-    def room(self, name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
-        """Pieces like those of the parameter of which it is the weight or a moment."""
+    def allocate(self, name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        """LocalShards like those of the parameter of which it is the weight or a moment."""
         parameters = dict(self.model.named_parameters())
         parameter = parameters.get(name, parameters.get(name.rpartition("/")[0]))
         if parameter.shape != shape:
@@ -94,13 +94,13 @@ class Job:
         """What was loaded of a parameter, as torch's modules and optimizers take it."""
         parameters = dict(self.model.named_parameters())
         like = parameters.get(name, parameters.get(name.rpartition("/")[0]))
-        if not isinstance(tensor, Pieces):
+        if not isinstance(tensor, LocalShards):
             return tensor
         layout = {"shape": like.shape, "stride": like.stride(), "run_check": False}
         return DTensor.from_local(tensor.tensors[0], like.device_mesh, like.placements, **layout)
 
     def load(self, path: Path) -> None:
-        checkpoint = load_checkpoint(path, PARTS, room=self.room, group=self.group)
+        checkpoint = load_checkpoint(path, PARTS, allocate=self.allocate, group=self.group)
         model, moments = (
             {name: self.laid_out(name, tensor) for name, tensor in checkpoint.tensors[part].items()} for part in PARTS
         )
@@ -113,7 +113,7 @@ def as_pieces(tensor: Tensor) -> Tensor:
     if not isinstance(tensor, DTensor):
         return tensor
     _, offsets = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
-    return Pieces.of(tensor.shape, tensor.dtype, [Piece(tuple(offsets), tensor.detach().to_local())])
+    return LocalShards.of(tensor.shape, tensor.dtype, [LocalShard(tuple(offsets), tensor.detach().to_local())])
 
 
 def gathered(tensor: Tensor) -> Tensor:
@@ -146,16 +146,16 @@ def load_and_compare(rank: int, folder: Path, layout: str) -> None:
     job.step()
 
 
-def rows_of(whole: Tensor, blocks: tuple[int, ...], rank: int) -> Pieces:
+def rows_of(whole: Tensor, blocks: tuple[int, ...], rank: int) -> LocalShards:
     """A matrix of fused blocks of rows, of each of which every rank has its part."""
-    ranks, pieces, start = distributed.get_world_size(), [], 0
+    ranks, shards, start = distributed.get_world_size(), [], 0
     for rows in blocks:
         shares = [rows // ranks + (other < rows % ranks) for other in range(ranks)]
         begin = start + sum(shares[:rank])
         offsets = (begin, *(0 for _ in whole.shape[1:]))
-        pieces.append(Piece(offsets, whole[begin : begin + shares[rank]]))
+        shards.append(LocalShard(offsets, whole[begin : begin + shares[rank]]))
         start += rows
-    return Pieces.of(whole.shape, whole.dtype, pieces)
+    return LocalShards.of(whole.shape, whole.dtype, shards)
 
 
 def save_in_shards(rank: int, folder: Path, step: int, weights: dict[str, Tensor]) -> None:
@@ -168,13 +168,13 @@ def save_in_shards(rank: int, folder: Path, step: int, weights: dict[str, Tensor
 def load_rows(rank: int, path: Path, weights: dict[str, Tensor], blocks: tuple[int, ...]) -> None:
     """What each rank loads of its rows of the blocks is what is there."""
 
-    def room(name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    def allocate(name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
         return rows_of(weights[name], blocks, rank).each(torch.empty_like)
 
-    loaded = load_checkpoint(path, ("model",), room=room, group=distributed.group.WORLD).tensors["model"]
+    loaded = load_checkpoint(path, ("model",), allocate=allocate, group=distributed.group.WORLD).tensors["model"]
     for name, tensor in weights.items():
         expected = rows_of(tensor, blocks, rank)
-        assert [piece.offsets for piece in loaded[name].pieces] == [piece.offsets for piece in expected.pieces]
+        assert [shard.offsets for shard in loaded[name].shards] == [shard.offsets for shard in expected.shards]
         assert all(map(torch.equal, loaded[name].tensors, expected.tensors))
 
 

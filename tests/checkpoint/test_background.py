@@ -14,7 +14,7 @@ import torch
 from gptcli.checkpoint import background
 from gptcli.checkpoint.background import BackgroundSaver
 from gptcli.checkpoint.load import load_checkpoint
-from gptcli.checkpoint.run import RunDirectory
+from gptcli.checkpoint.run_directory import RunDirectory
 from gptcli.errors import StorageError
 
 

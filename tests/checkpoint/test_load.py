@@ -14,7 +14,7 @@ import torch
 
 from gptcli import strict_json
 from gptcli.checkpoint.load import load_checkpoint, verify
-from gptcli.checkpoint.manifest import Manifest, describe
+from gptcli.checkpoint.manifest import CheckpointManifest, describe
 from gptcli.errors import CheckpointError
 
 
@@ -100,7 +100,7 @@ def test_a_manifest_that_names_a_file_outside_is_refused(save, tmp_path, name) -
     path = save(1)
     (path.parent / "outside").write_bytes(b"secret")
     digest = hashlib.sha256(b"secret").hexdigest()
-    (path / "manifest.json").write_text(Manifest(1, None, None, None, {name: (6, digest)}).render())
+    (path / "manifest.json").write_text(CheckpointManifest(1, None, None, None, {name: (6, digest)}).render())
     with pytest.raises(CheckpointError, match="not a file of this checkpoint"):
         verify(path)
 

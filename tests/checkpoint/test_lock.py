@@ -13,13 +13,13 @@ import time
 
 import pytest
 
-from gptcli.checkpoint.run import RunDirectory
+from gptcli.checkpoint.run_directory import RunDirectory
 from gptcli.errors import StorageError, UsageError
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from gptcli.checkpoint.run import RunDirectory
+from gptcli.checkpoint.run_directory import RunDirectory
 with RunDirectory(Path(sys.argv[1])).lock():
     print("held", flush=True)
     time.sleep(60)

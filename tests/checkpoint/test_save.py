@@ -16,7 +16,7 @@ import torch
 
 from gptcli.checkpoint import save as save_module
 from gptcli.checkpoint.load import load_checkpoint
-from gptcli.checkpoint.run import RunDirectory
+from gptcli.checkpoint.run_directory import RunDirectory
 from gptcli.checkpoint.save import prune, save_checkpoint
 from gptcli.errors import StorageError
 from gptcli.storage import TEMPORARY_MARK
@@ -92,7 +92,7 @@ LIMITED_SAVE = """
 import resource, sys
 from pathlib import Path
 import torch
-from gptcli.checkpoint.run import RunDirectory
+from gptcli.checkpoint.run_directory import RunDirectory
 from gptcli.checkpoint.save import save_checkpoint
 from gptcli.errors import StorageError
 run = RunDirectory(Path(sys.argv[1]))
@@ -175,7 +175,7 @@ KILLED_SAVES = """
 import os, random, signal, sys, time
 from pathlib import Path
 import torch
-from gptcli.checkpoint.run import RunDirectory
+from gptcli.checkpoint.run_directory import RunDirectory
 from gptcli.checkpoint.save import prune, save_checkpoint
 torch.set_num_threads(1)
 run = RunDirectory(Path(sys.argv[1]))

@@ -28,8 +28,8 @@ from checkpoint.sharded import (
     train_and_save,
 )
 from gptcli.checkpoint.load import load_checkpoint
-from gptcli.checkpoint.manifest import Manifest, read_manifest
-from gptcli.checkpoint.run import RunDirectory
+from gptcli.checkpoint.manifest import CheckpointManifest, read_manifest
+from gptcli.checkpoint.run_directory import RunDirectory
 from gptcli.checkpoint.save import save_checkpoint
 from gptcli.errors import CheckpointError
 from ranks import run_ranks
@@ -171,7 +171,7 @@ def test_a_shard_that_is_missing_is_named(copy: Path) -> None:
 def forged(path: Path, files: dict[str, tuple[int, str]]) -> None:
     """Give the checkpoint a manifest of these files that is right in itself."""
     whole = read_manifest(path)
-    manifest = Manifest(whole.step, whole.val_loss, whole.config_fingerprint, whole.data_fingerprint, files)
+    manifest = CheckpointManifest(whole.step, whole.val_loss, whole.config_fingerprint, whole.data_fingerprint, files)
     (path / "manifest.json").write_text(manifest.render())
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gptcli.checkpoint.run import RunDirectory
+from gptcli.checkpoint.run_directory import RunDirectory
 from gptcli.checkpoint.save import save_checkpoint
 
 

@@ -21,7 +21,7 @@ TEXTS = ["A short first document.", "Then a second one; it is longer, but not by
 @pytest.fixture(scope="session")
 def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run as training leaves it: two checkpoints of untrained weights, the step 10 one marked as the better."""
-    from gptcli.checkpoint.run import RunDirectory
+    from gptcli.checkpoint.run_directory import RunDirectory
     from gptcli.checkpoint.save import save_checkpoint
     from gptcli.data.shards import ShardWriter
     from gptcli.models.config import ModelConfig

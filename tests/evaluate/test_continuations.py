@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gptcli.errors import OutOfMemoryError
-from gptcli.evaluate.continuations import Continuation, Limits, batches, score_continuations
+from gptcli.evaluate.continuations import BatchLimits, Continuation, batches, score_continuations
 from gptcli.models.config import ModelConfig
 from gptcli.models.gpt import GPT, build_model
 
@@ -125,7 +125,7 @@ def test_a_gpu_gives_the_scores_of_a_cpu(model: GPT, continuations: list[Continu
 
 
 def test_batches_keep_to_their_limits() -> None:
-    limits = Limits(rows=4, tokens=60, scored=12, width=20)
+    limits = BatchLimits(rows=4, tokens=60, scored=12, width=20)
     wanted = {tuple(range(head)): {(tail,) * (1 + tail % 4): [0] for tail in range(9)} for head in (0, 3, 9, 16)}
     made = batches(wanted, limits)
     assert sum(len(group.tails) for batch in made for group in batch) == 4 * 9

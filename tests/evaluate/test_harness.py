@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from gptcli.errors import DataError, UsageError
-from gptcli.evaluate.run import ChoicesRequest, TasksRequest, evaluate_choice_file, evaluate_tasks
+from gptcli.evaluate.requests import ChoicesRequest, TasksRequest, evaluate_choice_file, evaluate_tasks
 from gptcli.evaluate.task_report import as_json, as_text
 from gptcli.interop.huggingface import write_huggingface
 from gptcli.models.config import ModelConfig

@@ -22,7 +22,7 @@ from faults.ends import parse_strict, wrong_json
 from faults.nursery import Command, Nursery
 from faults.victim import make_corpus, train_command
 from gptcli.checkpoint.load import load_checkpoint
-from gptcli.checkpoint.run import RunDirectory
+from gptcli.checkpoint.run_directory import RunDirectory
 from gptcli.checkpoint.save import save_checkpoint
 from gptcli.errors import GptcliError
 from gptcli.manifest import record

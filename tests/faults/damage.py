@@ -11,7 +11,7 @@ from faults.nursery import Nursery
 from faults.victim import STEPS, make_corpus, train_command
 from gptcli.checkpoint.load import load_checkpoint
 from gptcli.checkpoint.report import verify_files
-from gptcli.checkpoint.run import RunDirectory
+from gptcli.checkpoint.run_directory import RunDirectory
 from gptcli.errors import CheckpointError
 
 PARTS = ("model", "optimizer")

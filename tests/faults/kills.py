@@ -10,7 +10,7 @@ from pathlib import Path
 from faults.nursery import Command, Nursery
 from faults.victim import INTERVAL, being_saved, make_corpus, newest_good, train_command
 from gptcli.checkpoint.report import verify_files
-from gptcli.checkpoint.run import RunDirectory
+from gptcli.checkpoint.run_directory import RunDirectory
 from gptcli.train.verify_resume import first_difference, last_step
 
 MOST_STEPS_LOST = 2 * INTERVAL

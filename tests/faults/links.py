@@ -11,7 +11,7 @@ from pathlib import Path
 
 from faults.nursery import Command, Nursery
 from faults.victim import make_corpus, train_command
-from gptcli.checkpoint.run import COPY, LOGS, RUN_FILES, TRACKER_FILES
+from gptcli.checkpoint.run_directory import COPY, LOGS, RUN_FILES, TRACKER_FILES
 from gptcli.manifest import MANIFEST_NAME
 
 SHORT = {"train.eval_every_steps": 5, "train.sample_every_steps": 5, "train.keep_last": 1, "train.keep_best": "false"}

@@ -25,7 +25,13 @@ from pathlib import Path
 from typing import Any, Self
 
 HERE = Path(__file__).resolve().parent
-IMPORTED = ("gptcli.cli.app", "gptcli.train.run", "gptcli.cli.generate", "gptcli.generate.text", "gptcli.evaluate.run")
+IMPORTED = (
+    "gptcli.cli.app",
+    "gptcli.train.run",
+    "gptcli.cli.generate",
+    "gptcli.generate.text",
+    "gptcli.evaluate.requests",
+)
 
 
 class Nursery:

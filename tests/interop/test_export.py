@@ -14,7 +14,7 @@ import torch
 import transformers
 import yaml
 
-from gptcli.checkpoint.run import RunDirectory
+from gptcli.checkpoint.run_directory import RunDirectory
 from gptcli.checkpoint.save import save_checkpoint
 from gptcli.config import Config, dump_toml
 from gptcli.data.shards import ShardWriter
@@ -24,7 +24,7 @@ from gptcli.interop.export import ExportRequest, export
 from gptcli.interop.huggingface import read_huggingface, write_huggingface
 from gptcli.interop.import_model import import_model
 from gptcli.interop.load import load_model
-from gptcli.interop.proof import Proof, compare, proof_ids, require_exact
+from gptcli.interop.parity import ParityCheck, compare, parity_ids, require_exact
 from gptcli.models.config import ModelConfig
 from gptcli.storage import write_atomic
 from gptcli.tokenizer.config import CharTokenizerConfig
@@ -73,11 +73,11 @@ def run(our_model, tokenizer, tmp_path) -> Path:
 @pytest.mark.parametrize("dtype", ["f32", "bf16", "f16"])
 def test_a_run_is_written_in_the_numbers_asked_for_and_proved_by_transformers(run, tmp_path, dtype):
     exported = export(ExportRequest(str(run), "hf", tmp_path / "out", dtype=dtype))
-    (proof,) = exported.proofs
-    assert proof.reader.startswith("transformers ")
-    assert (proof.max_difference < 1e-4) == (dtype == "f32")
-    assert proof.max_difference < (1 if dtype == "bf16" else 0.1)
-    assert (proof.greedy_agreement == 1.0 or dtype != "f32") and proof.tokens == 256
+    (check,) = exported.checks
+    assert check.reader.startswith("transformers ")
+    assert (check.max_difference < 1e-4) == (dtype == "f32")
+    assert check.max_difference < (1 if dtype == "bf16" else 0.1)
+    assert (check.greedy_agreement == 1.0 or dtype != "f32") and check.tokens == 256
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
     assert theirs.dtype == exporting.DTYPES[dtype]
 
@@ -92,7 +92,7 @@ def test_the_checkpoint_asked_for_is_exported(run, our_model, tmp_path, checkpoi
 def test_a_model_directory_is_exported_as_a_run_is(our_model, tokenizer, tmp_path):
     write_huggingface(our_model(**GPT2), tokenizer, tmp_path / "model")
     exported = export(ExportRequest(str(tmp_path / "model"), "hf", tmp_path / "out"))
-    assert exported.proofs[0].max_difference < 1e-4
+    assert exported.checks[0].max_difference < 1e-4
     assert "GPT2LMHeadModel" in exported.notes[0]
 
 
@@ -100,7 +100,7 @@ def test_a_model_without_a_class_says_so_and_is_proved_by_us(our_model, tokenize
     write_huggingface(our_model(**FAST), tokenizer, tmp_path / "model")
     exported = export(ExportRequest(str(tmp_path / "model"), "hf", tmp_path / "out"))
     assert "no class that computes this model" in exported.notes[0]
-    assert exported.proofs[0].reader == "gptcli" and exported.proofs[0].max_difference == 0
+    assert exported.checks[0].reader == "gptcli" and exported.checks[0].max_difference == 0
     card = (tmp_path / "out" / "README.md").read_text()
     assert "library_name: gptcli" in card and "from transformers" not in card and "smear must be off" in card
 
@@ -109,7 +109,7 @@ def test_without_transformers_a_line_says_what_is_missing(run, tmp_path, monkeyp
     monkeypatch.setattr(exporting, "is_installed", lambda package: package != "transformers")
     exported = export(ExportRequest(str(run), "hf", tmp_path / "out"))
     assert "transformers, which could prove it, is not installed" in exported.notes
-    assert exported.proofs[0].reader == "gptcli"
+    assert exported.checks[0].reader == "gptcli"
 
 
 def test_the_card_tells_what_the_run_recorded_and_no_path_of_this_machine(run, tmp_path):
@@ -178,11 +178,11 @@ def test_gguf_is_proved_from_the_file_alone(our_model, tokenizer, tmp_path, numb
     write_huggingface(our_model(n_embd=64), tokenizer, tmp_path / "model")
     quantize = None if numbers == "f32" else numbers
     exported = export(ExportRequest(str(tmp_path / "model"), "gguf", tmp_path / "m.gguf", quantize=quantize))
-    proof = exported.proofs[0]
-    assert proof.reader.startswith("gguf ")
-    assert (proof.max_difference < 1e-5) == (numbers == "f32")
-    assert proof.greedy_agreement > 0.9
-    assert exported.as_dict()["proofs"][0]["max_difference"] == proof.max_difference
+    check = exported.checks[0]
+    assert check.reader.startswith("gguf ")
+    assert (check.max_difference < 1e-5) == (numbers == "f32")
+    assert check.greedy_agreement > 0.9
+    assert exported.as_dict()["proofs"][0]["max_difference"] == check.max_difference
 
 
 def test_llama_cpp_is_a_second_reader_where_it_is_installed(our_model, tokenizer, tmp_path, monkeypatch):
@@ -191,8 +191,8 @@ def test_llama_cpp_is_a_second_reader_where_it_is_installed(our_model, tokenizer
     monkeypatch.setattr(exporting, "is_installed", lambda package: True)
     write_huggingface(our_model(n_embd=64), tokenizer, tmp_path / "model")
     exported = export(ExportRequest(str(tmp_path / "model"), "gguf", tmp_path / "m.gguf"))
-    assert [proof.reader.split()[0] for proof in exported.proofs] == ["gguf", "llama-cpp-python"]
-    assert exported.proofs[1].max_difference < 1e-4 and exported.proofs[1].greedy_agreement == 1
+    assert [check.reader.split()[0] for check in exported.checks] == ["gguf", "llama-cpp-python"]
+    assert exported.checks[1].max_difference < 1e-4 and exported.checks[1].greedy_agreement == 1
     assert not exported.notes
 
 
@@ -212,7 +212,7 @@ def test_validation_text_of_the_run_is_what_is_compared_on(run, tokenizer):
     with ShardWriter(run / "val", tokenizer.vocab_size, tokenizer.framing, tokenizer.fingerprint) as writer:
         writer.add(torch.arange(250).numpy() % 7, 250, starts=True)
         writer.add(torch.arange(50).numpy() % 5, 50, starts=True)
-    ids = proof_ids(load_model(run))
+    ids = parity_ids(load_model(run))
     assert ids.shape == (4, 64)
     assert ids.flatten().tolist() == [256, *(i % 7 for i in range(250)), 256, *(i % 5 for i in range(4))]
 
@@ -224,11 +224,11 @@ def test_text_that_quotes_a_special_token_is_no_difference(run, tokenizer, tmp_p
         ids = tokenizer.encode("What ends a text is written <|endoftext|>. " * 10)
         writer.add(np.array(ids), len(ids), starts=True)
     assert len(ids) > 256
-    assert export(ExportRequest(str(run), to, tmp_path / "out")).proofs[0].is_exact
+    assert export(ExportRequest(str(run), to, tmp_path / "out")).checks[0].is_exact
 
 
 @torch.no_grad()
-def test_a_proof_says_how_far_and_how_often(our_model, some_ids):
+def test_a_parity_check_says_how_far_and_how_often(our_model, some_ids):
     model = our_model()
     shifted = compare(model, "another", lambda ids: model(ids) + 0.5, some_ids)
     assert (round(shifted.max_difference, 4), shifted.greedy_agreement) == (0.5, 1.0)
@@ -240,15 +240,15 @@ def test_a_proof_says_how_far_and_how_often(our_model, some_ids):
 
 
 def test_a_file_that_computes_something_else_is_refused():
-    require_exact([Proof("x", 1e-5, 10.0, 1.0, 256)], Path("model"))
+    require_exact([ParityCheck("x", 1e-5, 10.0, 1.0, 256)], Path("model"))
     with pytest.raises(CheckpointError, match="model does not compute what the model does: read back by x"):
-        require_exact([Proof("x", 1e-5, 10.0, 1.0, 256), Proof("x", 0.5, 10.0, 0.9, 256)], Path("model"))
+        require_exact([ParityCheck("x", 1e-5, 10.0, 1.0, 256), ParityCheck("x", 0.5, 10.0, 0.9, 256)], Path("model"))
 
 
 def test_a_reader_that_gives_no_numbers_is_refused_for_rounded_weights_too():
-    require_exact([Proof("x", 5.0, 10.0, 0.5, 256)], Path("model"), only_finite=True)
+    require_exact([ParityCheck("x", 5.0, 10.0, 0.5, 256)], Path("model"), only_finite=True)
     with pytest.raises(CheckpointError, match="does not compute what the model does"):
-        require_exact([Proof("x", float("nan"), 10.0, 1.0, 256)], Path("model"), only_finite=True)
+        require_exact([ParityCheck("x", float("nan"), 10.0, 1.0, 256)], Path("model"), only_finite=True)
 
 
 @pytest.mark.parametrize(

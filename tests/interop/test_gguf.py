@@ -13,7 +13,7 @@ from gptcli.interop.gguf import QUANTIZATIONS, read_gguf, require_quantization, 
 from gptcli.interop.gguf_families import gguf_family
 from gptcli.interop.huggingface import tensor_shapes
 from gptcli.interop.load import LoadedModel
-from gptcli.interop.readers import llama_cpp_proof
+from gptcli.interop.readers import llama_cpp_parity
 from gptcli.nn.rope import apply_rotary
 from gptcli.tokenizer.config import BpeTokenizerConfig, ByteTokenizerConfig, CharTokenizerConfig
 from gptcli.tokenizer.train import build_tokenizer
@@ -201,9 +201,9 @@ def test_llama_cpp_itself_gives_the_same_ids_and_logits(our_model, path, setting
     tokenizer = build_tokenizer(settings, lambda: iter([TEXT * 5]))
     model = our_model(vocab_size=tokenizer.vocab_size, n_embd=64, tie_embeddings=settings.name != "bpe", **slots)
     write_gguf(model, tokenizer, path, "f32", name="tiny")
-    proof = llama_cpp_proof(LoadedModel(model, tokenizer, None, "a test"), path)
+    check = llama_cpp_parity(LoadedModel(model, tokenizer, None, "a test"), path)
     # It looks GELU up in a table of fp16.
-    assert proof.max_difference < (1e-2 if slots == GPT2 else 1e-4) and proof.tokens == 256
+    assert check.max_difference < (1e-2 if slots == GPT2 else 1e-4) and check.tokens == 256
     llama = llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
     for text in (TEXT, TEXT[::-1], " x", "\n\n \n", "<|endoftext|>"):
         assert llama.tokenize(text.encode(), add_bos=False, special=False) == tokenizer.encode(text)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from checkpoint.sharded import save_in_shards
-from gptcli.checkpoint.run import RunDirectory
+from gptcli.checkpoint.run_directory import RunDirectory
 from gptcli.checkpoint.save import save_checkpoint
 from gptcli.config import Config, dump_toml
 from gptcli.errors import CheckpointError, UsageError

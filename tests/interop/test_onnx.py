@@ -68,7 +68,7 @@ def test_large_weights_lie_beside_the_graph(our_model, some_ids, tmp_path, monke
 def test_an_export_in_half_precision_is_proved_by_onnxruntime(our_model, tokenizer, tmp_path):
     write_huggingface(our_model(n_layer=1), tokenizer, tmp_path / "model")
     exported = export(ExportRequest(str(tmp_path / "model"), "onnx", tmp_path / "out" / "model.onnx", dtype="f16"))
-    assert exported.proofs[0].reader.startswith("onnxruntime")
-    assert 1e-5 < exported.proofs[0].max_difference < 0.1
+    assert exported.checks[0].reader.startswith("onnxruntime")
+    assert 1e-5 < exported.checks[0].max_difference < 0.1
     graph = onnx.load(str(tmp_path / "out" / "model.onnx")).graph
     assert onnx.TensorProto.FLOAT16 in {tensor.data_type for tensor in graph.initializer}

@@ -13,7 +13,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from gptcli.checkpoint.run import RunDirectory
+from gptcli.checkpoint.run_directory import RunDirectory
 from gptcli.checkpoint.save import save_checkpoint
 from gptcli.config import Config, dump_toml
 from gptcli.errors import StorageError, UsageError
@@ -74,7 +74,7 @@ def test_the_model_and_its_card_arrive_and_nothing_else(hub, run, our_model, tmp
     torch.testing.assert_close(model.embedding.weight, our_model().embedding.weight, atol=0, rtol=0)
     card = files["README.md"].decode()
     assert "license: mit" in card and "gptcli generate hf:someone/tiny" in card
-    assert pushed.exported.proofs[0].is_exact
+    assert pushed.exported.checks[0].is_exact
     assert len(pushed.commit) == 40 and pushed.url == f"{hub.address}/someone/tiny"
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import distributed
 
 from gptcli.checkpoint.load import load_checkpoint
-from gptcli.checkpoint.run import RunDirectory
+from gptcli.checkpoint.run_directory import RunDirectory
 from gptcli.checkpoint.shards import save_shards
 from gptcli.models.config import ModelConfig
 from gptcli.models.gpt import build_model, initial_weights
@@ -30,7 +30,7 @@ def load_and_save(rank: int, folder: Path, config: ModelConfig, optim: object, l
     model = build_sharded(config, weights, place, ParallelConfig(strategy="fsdp"), torch.device("cpu"), "fp32")
     strategy = Sharded(model, World(rank, place.size), place)
     optimizer = build_optimizer(strategy.infos, optim)
-    loaded = load_checkpoint(run.checkpoint_path(1), PARTS, room=strategy.room, group=group)
+    loaded = load_checkpoint(run.checkpoint_path(1), PARTS, allocate=strategy.allocate, group=group)
     strategy.load_weights(loaded.tensors["model"])
     strategy.load_optimizer_state(optimizer, loaded.tensors["optimizer"], loaded.state["optimizer"])
     moments, rest = strategy.optimizer_state(optimizer)

@@ -12,7 +12,7 @@ import pytest
 
 from faults.jobs import Job
 from faults.victim import make_corpus, train_command
-from gptcli.checkpoint.run import RunDirectory
+from gptcli.checkpoint.run_directory import RunDirectory
 
 SETTINGS = {
     "parallel__strategy": "fsdp",

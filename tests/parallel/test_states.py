@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gptcli.checkpoint.flatten import flatten_state
 from gptcli.checkpoint.load import Checkpoint, load_checkpoint
-from gptcli.checkpoint.run import RunDirectory
+from gptcli.checkpoint.run_directory import RunDirectory
 from gptcli.checkpoint.save import save_checkpoint
 from gptcli.models.config import ModelConfig
 from gptcli.models.gpt import build_model

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from gptcli.checkpoint.pieces import Piece, Pieces
+from gptcli.checkpoint.local_shards import LocalShard, LocalShards
 from gptcli.errors import DivergedError
 from gptcli.parallel.world import World
 from gptcli.train.config import RunConfig
@@ -33,6 +33,6 @@ def test_what_is_not_finite_in_a_checkpoint_is_named_also_in_a_part_of_a_tensor(
     whole = {"model": {"head": torch.ones(3)}, "optimizer": {"head/exp_avg": torch.zeros(3)}}
     require_finite_state(whole, 1, CONFIG, World())
     bad = torch.tensor([1.0, math.inf])
-    parts = Pieces.of((4,), torch.float32, [Piece((0,), torch.ones(2)), Piece((2,), bad)])
+    parts = LocalShards.of((4,), torch.float32, [LocalShard((0,), torch.ones(2)), LocalShard((2,), bad)])
     with pytest.raises(DivergedError, match=r"head/exp_avg of the optimizer \(part 1\) holds NaN or infinity"):
         require_finite_state({**whole, "optimizer": {"head/exp_avg": parts}}, 1, CONFIG, World())

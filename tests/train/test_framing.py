@@ -10,7 +10,7 @@ import torch
 
 from gptcli.data.shards import TokenShards
 from gptcli.evaluate.choices import ChoiceRow, encode_row
-from gptcli.evaluate.run import EvalRequest, evaluate
+from gptcli.evaluate.requests import EvalRequest, evaluate
 from gptcli.generate.config import GenerationConfig
 from gptcli.generate.text import encode_prompt
 from gptcli.interop.load import LoadedModel, load_model

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gptcli.checkpoint.run import RunDirectory
+from gptcli.checkpoint.run_directory import RunDirectory
 from gptcli.config import validate
 from gptcli.config.reference import annotated_toml
 from gptcli.data.shards import TokenShards

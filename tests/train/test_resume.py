@@ -13,13 +13,13 @@ import torch
 from typer.testing import CliRunner
 
 from finished_runs import SETTINGS
-from gptcli.checkpoint.run import RunDirectory
+from gptcli.checkpoint.run_directory import RunDirectory
 from gptcli.cli.app import app
 from gptcli.config import parse_assignment, read_toml, validate
 from gptcli.config.differences import Difference, differences
 from gptcli.data.shards import TokenShards
 from gptcli.errors import CheckpointError, ConfigError, DataError, GptcliError, UsageError
-from gptcli.evaluate.run import EvalRequest, evaluate
+from gptcli.evaluate.requests import EvalRequest, evaluate
 from gptcli.tokenizer.tokenizer import load_tokenizer
 from gptcli.train.config import RunConfig
 from gptcli.train.request import TrainRequest

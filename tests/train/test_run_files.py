@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from finished_runs import SETTINGS
 from gptcli.checkpoint.report import verify_files
-from gptcli.checkpoint.run import RunDirectory
+from gptcli.checkpoint.run_directory import RunDirectory
 from gptcli.cli.app import app
 from gptcli.config import read_toml
 from gptcli.errors import CheckpointError, GptcliError, TokenizerError

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gptcli.checkpoint.run import RunDirectory
+from gptcli.checkpoint.run_directory import RunDirectory
 from gptcli.config import merge, read_toml, validate
 from gptcli.config.load import with_origin
 from gptcli.errors import CheckpointError, ConfigError, GptcliError, Stopped, UsageError

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gptcli.checkpoint.run import RunDirectory
+from gptcli.checkpoint.run_directory import RunDirectory
 from gptcli.config import merge, parse_assignment, validate
 from gptcli.errors import ConfigError, Stopped, UsageError
 from gptcli.train import plan, probe, timed

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from gptcli.data.shards import TokenShards
 from gptcli.errors import DataError
-from gptcli.evaluate.run import EvalRequest, evaluate
+from gptcli.evaluate.requests import EvalRequest, evaluate
 from gptcli.tokenizer.config import ByteTokenizerConfig
 from gptcli.tokenizer.train import build_tokenizer
 from gptcli.train.run import TrainRequest, train

@@ -13,12 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gptcli.checkpoint.run import RunDirectory
+from gptcli.checkpoint.run_directory import RunDirectory
 from gptcli.console import size
 from gptcli.data.shards import TokenShards
 from gptcli.errors import CheckpointError, DataError, DivergedError, Stopped, UsageError
+from gptcli.evaluate.baseline import xz_bits_per_byte
 from gptcli.evaluate.shards import shard_loss
-from gptcli.evaluate.yardstick import xz_bits_per_byte
 from gptcli.train import validation
 from gptcli.train.loop import Trainer
 from gptcli.train.run import TrainRequest, train

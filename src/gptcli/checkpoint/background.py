@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gptcli.checkpoint.pieces import Pieces, held
-from gptcli.checkpoint.run import LOGS, RunDirectory
+from gptcli.checkpoint.collectives import on_all, on_first
+from gptcli.checkpoint.local_shards import LocalShards, local_tensors
+from gptcli.checkpoint.run_directory import LOGS, RunDirectory
 from gptcli.checkpoint.save import needed_bytes, not_saved, prune, save_checkpoint
-from gptcli.checkpoint.together import on_all, on_first
 from gptcli.errors import StorageError
 from gptcli.manifest import record
 
@@ -104,15 +104,15 @@ def copied(parts: Parts, buffers: Parts) -> dict[str, dict[str, Tensor]]:
         for part, named in parts.items()
     }
     tensors = (tensor for named in parts.values() for tensor in named.values())
-    for device in {here.device for tensor in tensors for here in held(tensor) if here.is_cuda}:
+    for device in {here.device for tensor in tensors for here in local_tensors(tensor) if here.is_cuda}:
         torch.cuda.synchronize(device)
     return made
 
 
 def copy_of(tensor: Tensor, buffer: Tensor | None) -> Tensor:
     """A copy of what this process holds of `tensor`; of one on a GPU it may still be under way."""
-    if isinstance(tensor, Pieces):
-        known = buffer.tensors if isinstance(buffer, Pieces) else [None] * len(tensor.pieces)
+    if isinstance(tensor, LocalShards):
+        known = buffer.tensors if isinstance(buffer, LocalShards) else [None] * len(tensor.shards)
         return tensor.each(copy_of, known)
     if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
         buffer = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,16 +13,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gptcli import strict_json
+from gptcli.checkpoint.local_shards import Allocator
 from gptcli.checkpoint.manifest import REMEDY, STATE_NAME, check_files, read_manifest, verify
-from gptcli.checkpoint.run import RunDirectory
+from gptcli.checkpoint.run_directory import RunDirectory
 from gptcli.errors import CheckpointError
 from gptcli.storage import LARGE, read_regular, storage_errors
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
-
-Room = Callable[[str, torch.Size, torch.dtype], Tensor]
-"""Name, shape and dtype of a tensor -> an empty one to load it into."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ def load_checkpoint(
     parts: Sequence[str] = ("model",),
     device: torch.device | str = "cpu",
     *,
-    room: Room | None = None,
+    allocate: Allocator | None = None,
     group: ProcessGroup | None = None,
 ) -> Checkpoint:
     """Verify the checkpoint directory `path`, then read its state and the tensors of `parts`.
@@ -47,8 +45,8 @@ def load_checkpoint(
     It does not matter how many ranks wrote it. A process alone gets whole tensors.
 
     Args:
-        room: called with the name, shape and dtype of each tensor; makes what it is loaded into, which may be `Pieces`
-            of it. None: the whole of each, on `device`.
+        allocate: makes what each tensor is loaded into, which may be `LocalShards` of it. None: the whole of each,
+            on `device`.
         group: the ranks that all call this, share the verifying, and each read what they need.
 
     Raises:
@@ -60,17 +58,21 @@ def load_checkpoint(
     if missing or STATE_NAME not in manifest.files:
         raise CheckpointError(f"{path} holds no {f'{missing[0]}.safetensors' if missing else STATE_NAME}", REMEDY)
     state = load_state(path / STATE_NAME)
-    if room is None and group is None and all(found == [path / f"{part}.safetensors"] for part, found in files.items()):
+    if (
+        allocate is None
+        and group is None
+        and all(found == [path / f"{part}.safetensors"] for part, found in files.items())
+    ):
         tensors = {part: load_part(found[0], device) for part, found in files.items()}
     else:
         from gptcli.checkpoint.shards import load_shards  # half a second, which a plain checkpoint need not cost
 
-        tensors = {part: load_shards(found, room or whole_on(device), group) for part, found in files.items()}
+        tensors = {part: load_shards(found, allocate or whole_on(device), group) for part, found in files.items()}
     return Checkpoint(manifest.step, tensors, state)
 
 
-def whole_on(device: torch.device | str) -> Room:
-    """Room for whole tensors."""
+def whole_on(device: torch.device | str) -> Allocator:
+    """Return an allocator of whole tensors."""
     return lambda name, shape, dtype: torch.empty(shape, dtype=dtype, device=device)
 
 

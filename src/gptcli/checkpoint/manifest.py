@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptcli import strict_json
+from gptcli.checkpoint.collectives import on_all, rank_in, ranks_of
 from gptcli.checkpoint.header import require_sane_header
-from gptcli.checkpoint.together import on_all, rank_in, ranks_of
 from gptcli.errors import CheckpointError
 from gptcli.manifest import sealed
 from gptcli.storage import read_regular, sha256_file, storage_errors
@@ -36,7 +36,7 @@ REMEDY = "`gptcli checkpoint list RUN` shows which are whole"
 
 
 @dataclass(frozen=True)
-class Manifest:
+class CheckpointManifest:
     """What a checkpoint says of itself.
 
     files: name -> (size in bytes, hex SHA-256).
@@ -65,7 +65,7 @@ class Manifest:
 
 def describe(
     directory: Path, state: Mapping[str, Any], step: int, known: Mapping[str, tuple[int, str]] | None = None
-) -> Manifest:
+) -> CheckpointManifest:
     """The manifest of the files that lie in `directory`; `val_loss` and the fingerprints are read from `state`.
 
     Args:
@@ -75,10 +75,12 @@ def describe(
     for path in directory.iterdir():
         if path.name not in files:
             files[path.name] = path.stat().st_size, sha256_file(path)
-    return Manifest(step, state.get("val_loss"), state.get("config_fingerprint"), state.get("data_fingerprint"), files)
+    return CheckpointManifest(
+        step, state.get("val_loss"), state.get("config_fingerprint"), state.get("data_fingerprint"), files
+    )
 
 
-def read_manifest(directory: Path) -> Manifest:
+def read_manifest(directory: Path) -> CheckpointManifest:
     """Read and check the manifest itself, without reading the files that it names.
 
     Raises:
@@ -97,7 +99,7 @@ def read_manifest(directory: Path) -> Manifest:
             raise CheckpointError(f"{directory} was written by a newer gptcli", "update gptcli to read it")
         files = {name: (entry["bytes"], entry["sha256"]) for name, entry in fields["files"].items()}
         figures = (fields[key] for key in ("step", "val_loss", "config_fingerprint", "data_fingerprint"))
-        manifest = Manifest(*figures, files)
+        manifest = CheckpointManifest(*figures, files)
         whole = manifest.render().encode() == text
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{path} is damaged: not a manifest", REMEDY) from error
@@ -114,7 +116,7 @@ def read_manifest(directory: Path) -> Manifest:
     return manifest
 
 
-def verify(directory: Path, group: ProcessGroup | None = None) -> Manifest:
+def verify(directory: Path, group: ProcessGroup | None = None) -> CheckpointManifest:
     """Check every byte of the checkpoint in `directory` against its manifest, before any of it is used.
 
     Args:
@@ -125,7 +127,7 @@ def verify(directory: Path, group: ProcessGroup | None = None) -> Manifest:
             with a header that no honest writer makes.
     """
 
-    def check_share() -> Manifest:
+    def check_share() -> CheckpointManifest:
         manifest = read_manifest(directory)
         by_size = sorted(manifest.files, key=lambda name: (-manifest.files[name][0], name))
         check_files(directory, manifest, by_size[rank_in(group) :: ranks_of(group)])
@@ -134,7 +136,7 @@ def verify(directory: Path, group: ProcessGroup | None = None) -> Manifest:
     return on_all(group, check_share)
 
 
-def check_files(directory: Path, manifest: Manifest, names: Iterable[str]) -> None:
+def check_files(directory: Path, manifest: CheckpointManifest, names: Iterable[str]) -> None:
     """Compare the files of these names, every byte of them, with what the manifest says.
 
     Raises:

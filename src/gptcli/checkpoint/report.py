@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gptcli.checkpoint.run import COPY, LOGS, RUN_FILES, CheckpointInfo, RunDirectory
+from gptcli.checkpoint.run_directory import COPY, LOGS, RUN_FILES, CheckpointInfo, RunDirectory
 from gptcli.console import quantity, say, size
 from gptcli.errors import CheckpointError, UsageError
 from gptcli.manifest import MANIFEST_NAME, Manifest, accept_command, changed, read_manifest, record, withdraw

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gptcli import strict_json
 from gptcli.checkpoint.manifest import MANIFEST_NAME, STATE_NAME, describe
-from gptcli.checkpoint.run import RunDirectory
+from gptcli.checkpoint.run_directory import RunDirectory
 from gptcli.checkpoint.tensor_files import write_tensors
 from gptcli.errors import StorageError
 from gptcli.storage import (

@@ -29,8 +29,9 @@ from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
 from gptcli import strict_json
+from gptcli.checkpoint.local_shards import Allocator
 from gptcli.checkpoint.manifest import MANIFEST_NAME, REMEDY, STATE_NAME, describe
-from gptcli.checkpoint.run import RunDirectory
+from gptcli.checkpoint.run_directory import RunDirectory
 from gptcli.checkpoint.save import NO_ROOM_LEFT, has_room, needed_bytes, not_saved
 from gptcli.checkpoint.tensor_files import write_tensors
 from gptcli.errors import CheckpointError, StorageError, first_line
@@ -38,8 +39,6 @@ from gptcli.storage import atomic_directory, errors_name, fsync_path, sha256_fil
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
-
-    from gptcli.checkpoint.load import Room
 
 OFFSETS_KEY = "DCP_SHARDING_INFO"
 """Where torch.distributed.checkpoint.hf_storage keeps the offsets in a header: {name: {"saved_offsets": [...]}}."""
@@ -54,8 +53,8 @@ def save_shards(
 ) -> Path:
     """Write checkpoints/step-XXXXXXXX together and return its path, as `save_checkpoint` does alone.
 
-    Every rank of `group` calls it, with `Pieces` of the same tensors or, where each has the whole, plain ones. What
-    several ranks hold is written by one. The state is the first rank's.
+    Every rank of `group` calls it, with `LocalShards` of the same tensors or, where each has the whole, plain ones.
+    What several ranks hold is written by one. The state is the first rank's.
 
     Raises:
         StorageError: on every rank, where one of them could not write; names the rank. Earlier checkpoints are
@@ -65,7 +64,7 @@ def save_shards(
     flat = {f"{part}/{name}": named[name] for part, named in parts.items() for name in sorted(named)}
     needed = needed_bytes(parts) + len(strict_json.dumps(dict(state), ensure_ascii=False).encode())
     with ExitStack() as opened:
-        writer = ShardWriter(run, step, state, needed, opened)
+        writer = ShardedCheckpointWriter(run, step, state, needed, opened)
         planner = DefaultSavePlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
         try:
             dcp.save(flat, storage_writer=writer, planner=planner, process_group=group)
@@ -77,7 +76,7 @@ def save_shards(
     return run.checkpoint_path(step)
 
 
-class ShardWriter(StorageWriter):
+class ShardedCheckpointWriter(StorageWriter):
     """Puts one checkpoint where `save_shards` says. The first rank opens the directory, each rank writes and hashes its
     own files in it, the first one adds state and manifest and gives the directory its name."""
 
@@ -177,8 +176,8 @@ class Listed(FileSystem):
         return self.paths
 
 
-def load_shards(paths: Sequence[Path], room: Room, group: ProcessGroup | None) -> dict[str, Tensor]:
-    """name -> what `room` made for the tensor of that name, filled, of the part that lies in the files `paths`.
+def load_shards(paths: Sequence[Path], allocate: Allocator, group: ProcessGroup | None) -> dict[str, Tensor]:
+    """name -> what `allocate` made for the tensor of that name, filled, of the part that lies in the files `paths`.
 
     Args:
         paths: files that were verified, of however many ranks.
@@ -195,7 +194,7 @@ def load_shards(paths: Sequence[Path], room: Room, group: ProcessGroup | None) -
             require_whole(name, entry)
     except (SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{damaged}: {first_line(error)}", REMEDY) from error
-    tensors = {name: room(name, entry.size, entry.properties.dtype) for name, entry in entries.items()}
+    tensors = {name: allocate(name, entry.size, entry.properties.dtype) for name, entry in entries.items()}
     planner = DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
     try:
         with warnings.catch_warnings():

@@ -109,8 +109,8 @@ def read(
     """The perplexity of texts, to be printed."""
     from gptcli.data.reading_config import reading_settings
     from gptcli.evaluate import report
-    from gptcli.evaluate.run import EvalRequest
-    from gptcli.evaluate.run import evaluate as evaluate_request
+    from gptcli.evaluate.requests import EvalRequest
+    from gptcli.evaluate.requests import evaluate as evaluate_request
 
     evaluation, source = evaluate_request(
         EvalRequest(
@@ -128,7 +128,7 @@ def read(
 def choose(model: dict[str, Any], file: str, shots: str | None, num_fewshot: int | None, as_json: bool) -> str:
     """How the model chooses, to be printed."""
     from gptcli.evaluate import choice_report as report
-    from gptcli.evaluate.run import ChoicesRequest, evaluate_choice_file
+    from gptcli.evaluate.requests import ChoicesRequest, evaluate_choice_file
 
     request = ChoicesRequest(**model, file=file, shots=shots, num_fewshot=num_fewshot or 0)
     evaluation, source = evaluate_choice_file(request)
@@ -147,7 +147,7 @@ def run_tasks(
 ) -> str:
     """How it does at tasks, to be printed."""
     from gptcli.evaluate import task_report as report
-    from gptcli.evaluate.run import TasksRequest, evaluate_tasks
+    from gptcli.evaluate.requests import TasksRequest, evaluate_tasks
 
     names = tuple(name.strip() for name in tasks.split(",") if name.strip())
     request = TasksRequest(**model, tasks=names, limit=limit, num_fewshot=num_fewshot, include_path=include_path)

@@ -75,7 +75,7 @@ def score_continuations(
         wanted.setdefault(head, {}).setdefault(tail, []).append(number)
     scores: dict[int, Score] = {}
     with evaluation_mode(model):
-        for batch in batches(wanted, Limits.of(model, batch_size)):
+        for batch in batches(wanted, BatchLimits.of(model, batch_size)):
             numbers = [wanted[group.head][tail] for group in batch for tail in group.tails]
             targets = [[continuations[number].ids for number in row] for row in numbers]
             found = read(model, batch, targets)
@@ -84,7 +84,7 @@ def score_continuations(
     return [scores[number] for number in range(len(continuations))]
 
 
-class Limits(NamedTuple):
+class BatchLimits(NamedTuple):
     """How large a batch may be: rows, tokens in its cache, scored places, and places of one row with its padding."""
 
     rows: int
@@ -93,7 +93,7 @@ class Limits(NamedTuple):
     width: int
 
     @classmethod
-    def of(cls, model: GPT, batch_size: int | None) -> Limits:
+    def of(cls, model: GPT, batch_size: int | None) -> BatchLimits:
         """The fp32 logits stay within 256 MiB on a CPU and 2 GiB on an accelerator."""
         on_cpu = model.embedding.weight.device.type == "cpu"
         logits_bytes, tokens = (2**28, 2**13) if on_cpu else (2**31, 2**16)
@@ -107,7 +107,7 @@ class Limits(NamedTuple):
         return rows <= self.rows and rows * width <= self.tokens and rows * tail <= self.scored and width <= self.width
 
 
-def batches(wanted: dict[Ids, dict[Ids, list[int]]], limits: Limits) -> list[list[Group]]:
+def batches(wanted: dict[Ids, dict[Ids, list[int]]], limits: BatchLimits) -> list[list[Group]]:
     """All heads with their tails in batches, longest first; one row is a batch whatever the limits."""
     groups: list[Group] = []
     for head, tails in wanted.items():

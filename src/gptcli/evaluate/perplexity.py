@@ -18,12 +18,12 @@ import numpy as np
 
 from gptcli.data.shards import TokenShards
 from gptcli.errors import DataError, UsageError
+from gptcli.evaluate.baseline import CompressionBaseline, TextPrefix
+from gptcli.evaluate.contamination import UNKNOWN_CONTAMINATION, Contamination
 from gptcli.evaluate.passages import PASSAGE_TOKENS, Passage, WorstPassages
-from gptcli.evaluate.scoring import Scorer, Sequence, evaluation_mode, usable_batch_size
-from gptcli.evaluate.seen import UNKNOWN, Seen
+from gptcli.evaluate.scoring import ScoredSequence, Scorer, evaluation_mode, usable_batch_size
 from gptcli.evaluate.statistics import Totals, Uncertainty, bootstrap_ratio
 from gptcli.evaluate.windows import resolve_windows
-from gptcli.evaluate.yardstick import TextPrefix, Yardstick
 from gptcli.models.gpt import GPT
 from gptcli.tokenizer.lost_text import NOTHING_LOST, LossMeter, LostText
 from gptcli.tokenizer.tokenizer import Tokenizer
@@ -74,7 +74,7 @@ class Evaluation:
 
     Without a prefix the first token of each document is context only: neither it nor its bytes are counted.
     `unknown_tokens` were scored as the tokenizer's unknown token, which stands for every character that it lacks.
-    `yardstick` is what a compressor needs for the same text. `lost` counts the text that the tokenizer loses.
+    `baseline` is what a compressor needs for the same text. `lost` counts the text that the tokenizer loses.
     """
 
     totals: Totals
@@ -85,10 +85,10 @@ class Evaluation:
     stride: int
     prefix: str | None
     unknown_tokens: int
-    yardstick: Yardstick
+    baseline: CompressionBaseline
     seconds: float
     lost: LostText = NOTHING_LOST
-    seen: Seen = UNKNOWN
+    contamination: Contamination = UNKNOWN_CONTAMINATION
     """The part of the text that the model was trained on."""
 
 
@@ -191,7 +191,7 @@ def evaluate_documents(
         stride=stride,
         prefix=tokenizer.token_text(int(prefix[0])) if len(prefix) else None,
         unknown_tokens=unknown,
-        yardstick=prefix_of_text.yardstick(),
+        baseline=prefix_of_text.baseline(),
         seconds=time.monotonic() - began,
         lost=lost,
     )
@@ -251,7 +251,7 @@ class Tally:
     def documents(self) -> int:
         return len(self.tokens)
 
-    def add(self, sequence: Sequence[EncodedDocument], unscored_bytes: int) -> None:
+    def add(self, sequence: ScoredSequence[EncodedDocument], unscored_bytes: int) -> None:
         losses, document = sequence.losses, sequence.key
         self.nats.append(float(losses.sum()))
         self.tokens.append(len(losses))

@@ -32,15 +32,15 @@ def as_json(evaluation: Evaluation, source: str) -> dict[str, Any]:
         "stride": evaluation.stride,
         "prefix": evaluation.prefix,
         "unknown_characters": evaluation.unknown_tokens,
-        "seen_in_training": evaluation.seen.as_json(),
-        "xz_bits_per_byte": evaluation.yardstick.bits_per_byte,
-        "xz_bytes": evaluation.yardstick.bytes,
+        "seen_in_training": evaluation.contamination.as_json(),
+        "xz_bits_per_byte": evaluation.baseline.bits_per_byte,
+        "xz_bytes": evaluation.baseline.bytes,
         "seconds": round(evaluation.seconds, 3),
         "files": [
             {
                 "file": file.source,
                 **scores(file.totals, file.uncertainty, worse(evaluation.lost, file.lost)),
-                "seen_in_training": evaluation.seen.files.get(file.source),
+                "seen_in_training": evaluation.contamination.files.get(file.source),
             }
             for file in evaluation.files
         ],
@@ -127,10 +127,10 @@ def method(evaluation: Evaluation) -> list[str]:
         f"for {quantity(totals.bytes, 'byte')} and {quantity(totals.words, 'word')}",
         f"windows          context {evaluation.context} tokens, stride {evaluation.stride}: after the first window "
         f"each token sees at least {max(1, evaluation.context - evaluation.stride)} tokens before it",
-        f"seen in training {evaluation.seen.words()}",
+        f"seen in training {evaluation.contamination.words()}",
     ]
-    if evaluation.seen.is_much:
-        lines.append(f"WARNING          {evaluation.seen.warning()}")
+    if evaluation.contamination.is_much:
+        lines.append(f"WARNING          {evaluation.contamination.warning()}")
     if evaluation.unknown_tokens:
         lines.append(
             f"WARNING          {evaluation.unknown_tokens:,} unknown characters were scored as <unk>: these figures "
@@ -179,10 +179,10 @@ def bits_interval(totals: Totals, found: Uncertainty | None) -> Interval | None:
 
 def beside(evaluation: Evaluation) -> str:
     """The figure to compare the bits per byte with: that of a compressor, or the reason why it is missing."""
-    yardstick = evaluation.yardstick
-    if yardstick.bits_per_byte is None:
-        return f" (no figure of xz -9 beside it: {yardstick.reason})"
-    return f"; xz -9 needs {yardstick.bits_per_byte:.2f} for {yardstick.text}"
+    baseline = evaluation.baseline
+    if baseline.bits_per_byte is None:
+        return f" (no figure of xz -9 beside it: {baseline.reason})"
+    return f"; xz -9 needs {baseline.bits_per_byte:.2f} for {baseline.text}"
 
 
 def per_unit(totals: Totals, found: Uncertainty | None, units: int) -> str:

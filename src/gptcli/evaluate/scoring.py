@@ -47,7 +47,7 @@ def evaluation_mode(model: GPT) -> Iterator[None]:
         model.train(was_training)
 
 
-class Sequence(Generic[Key]):
+class ScoredSequence(Generic[Key]):
     """One sequence being scored: `ids` (N,), and `losses` (N - 1,) in nats of the tokens at 1 .. N - 1."""
 
     def __init__(self, key: Key, ids: np.ndarray) -> None:
@@ -56,10 +56,10 @@ class Sequence(Generic[Key]):
         self.unscored = len(self.losses)
 
 
-class Piece(NamedTuple):
+class PendingWindow(NamedTuple):
     """A window of a sequence, waiting for its batch."""
 
-    sequence: Sequence
+    sequence: ScoredSequence
     window: Window
 
     @property
@@ -93,15 +93,15 @@ class Scorer:
         self.device = next(model.parameters()).device
         self.on_tokens = on_tokens
 
-    def score(self, sequences: Iterable[tuple[Key, np.ndarray]]) -> Iterator[Sequence[Key]]:
+    def score(self, sequences: Iterable[tuple[Key, np.ndarray]]) -> Iterator[ScoredSequence[Key]]:
         """(key, ids (N,)) pairs -> the sequences with their losses, in the order in which they came."""
-        started: deque[Sequence[Key]] = deque()
-        waiting: list[Piece] = []
+        started: deque[ScoredSequence[Key]] = deque()
+        waiting: list[PendingWindow] = []
         for key, ids in sequences:
-            sequence = Sequence(key, ids)
+            sequence = ScoredSequence(key, ids)
             started.append(sequence)
             for window in score_windows(len(ids), self.context, self.stride):
-                waiting.append(Piece(sequence, window))
+                waiting.append(PendingWindow(sequence, window))
                 if len(waiting) >= self.batch_size * BATCHES_AHEAD:
                     self.run(waiting)
                     waiting = []
@@ -110,7 +110,7 @@ class Scorer:
         self.run(waiting)
         yield from started
 
-    def run(self, waiting: list[Piece]) -> None:
+    def run(self, waiting: list[PendingWindow]) -> None:
         """Score all pieces, longest first, so that windows of a batch have nearly one length.
 
         Raises:
@@ -165,7 +165,7 @@ class Scorer:
             ) from error
 
 
-def to_tensors(batch: list[Piece]) -> tuple[Tensor, Tensor]:
+def to_tensors(batch: list[PendingWindow]) -> tuple[Tensor, Tensor]:
     """Pieces -> input_ids (B, T) padded on the right, and targets (B, T - first) of the outputs from `first` on.
 
     `first` is the earliest output that any piece scores; what is before it is context to all of them. Padding is the

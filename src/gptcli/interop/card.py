@@ -20,7 +20,7 @@ from gptcli.figures import figure, figure_with_interval
 from gptcli.interop.auto_tokenizer import tokenizer_class_for
 from gptcli.interop.families import family_of
 from gptcli.interop.load import HUB_PREFIX, LoadedModel
-from gptcli.interop.own import OWN
+from gptcli.interop.native import NATIVE
 from gptcli.manifest import require_unchanged
 from gptcli.models.config import ModelConfig
 from gptcli.storage import read_regular
@@ -40,7 +40,7 @@ def model_card(loaded: LoadedModel, *, name: str, license: str | None, dtype: st
         opened: in words, which class of transformers opens it, or why none does.
     """
     family, _ = family_of(loaded.model.config, spec := loaded.tokenizer.spec())
-    has_class = family is not OWN
+    has_class = family is not NATIVE
     tokenizer_class = tokenizer_class_for(family.name, spec) if has_class else None
     data = ModelCardData(
         license=license or UNKNOWN_LICENSE,

@@ -19,10 +19,10 @@ from gptcli.interop.families import family_of
 from gptcli.interop.huggingface import CONFIG, read_huggingface, write_huggingface
 from gptcli.interop.load import LoadedModel, load_model
 from gptcli.interop.nanogpt import CHECKPOINT, read_nanogpt, write_nanogpt
-from gptcli.interop.own import OWN
+from gptcli.interop.native import NATIVE
+from gptcli.interop.parity import ParityCheck, compare, parity_ids, require_exact
 from gptcli.interop.pickles import read_pickle
-from gptcli.interop.proof import Proof, compare, proof_ids, require_exact
-from gptcli.interop.readers import is_installed, llama_cpp_proof, onnxruntime_proof, transformers_proof
+from gptcli.interop.readers import is_installed, llama_cpp_parity, onnxruntime_parity, transformers_parity
 from gptcli.interop.staging import foreign_name, staged_directory, staged_file
 from gptcli.models.gpt import GPT, build_model
 from gptcli.nn.finite import require_range
@@ -75,14 +75,14 @@ class Exported:
         path: the file or directory.
         numbers: what the weights are stored in, such as `f32` or `q8_0`.
         notes: what the user should know, each in a line.
-        proofs: one for each reader that was there; the first read all that was written.
+        checks: one for each reader that was there; the first read all that was written.
     """
 
     path: Path
     format: Format
     numbers: str
     notes: tuple[str, ...]
-    proofs: tuple[Proof, ...]
+    checks: tuple[ParityCheck, ...]
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -90,12 +90,12 @@ class Exported:
             "format": self.format,
             "numbers": self.numbers,
             "notes": list(self.notes),
-            "proofs": [proof.as_dict() for proof in self.proofs],
+            "proofs": [check.as_dict() for check in self.checks],
         }
 
     def lines(self) -> list[str]:
-        """For people: what was written, the notes, the proofs."""
-        return [f"{self.path}: {self.format}, {self.numbers}", *self.notes, *map(str, self.proofs)]
+        """For people: what was written, the notes, the checks."""
+        return [f"{self.path}: {self.format}, {self.numbers}", *self.notes, *map(str, self.checks)]
 
 
 def export(request: ExportRequest) -> Exported:
@@ -115,7 +115,7 @@ def export(request: ExportRequest) -> Exported:
     last = LAST.get(request.to)
     with staged_file(request.out) if last is None else staged_directory(request.out, last) as place:
         exported = write(request, loaded, place)
-        require_exact(exported.proofs, request.out, only_finite=exported.numbers != "f32")
+        require_exact(exported.checks, request.out, only_finite=exported.numbers != "f32")
     if request.to == "onnx":
         from gptcli.interop.onnx import remove_unused_weights
 
@@ -172,11 +172,11 @@ def export_huggingface(loaded: LoadedModel, out: Path, dtype: str, license: str 
     opened = write_huggingface(converted(loaded.model, dtype), loaded.tokenizer.for_export(), out)
     write_atomic(out / CARD, model_card(loaded, name=name, license=license, dtype=dtype, opened=opened))
     family, _ = family_of(loaded.model.config)
-    if family is not OWN and is_installed("transformers"):
-        return Exported(out, "hf", dtype, (opened,), (transformers_proof(loaded, out),))
-    notes = [opened] if family is OWN else [opened, "transformers, which could prove it, is not installed"]
+    if family is not NATIVE and is_installed("transformers"):
+        return Exported(out, "hf", dtype, (opened,), (transformers_parity(loaded, out),))
+    notes = [opened] if family is NATIVE else [opened, "transformers, which could prove it, is not installed"]
     model, _ = read_huggingface(out)
-    return Exported(out, "hf", dtype, tuple(notes), (compare(loaded.model, "gptcli", model, proof_ids(loaded)),))
+    return Exported(out, "hf", dtype, tuple(notes), (compare(loaded.model, "gptcli", model, parity_ids(loaded)),))
 
 
 def export_gguf(loaded: LoadedModel, out: Path, numbers: str, license: str | None) -> Exported:
@@ -186,12 +186,12 @@ def export_gguf(loaded: LoadedModel, out: Path, numbers: str, license: str | Non
     # The scales of quantized weights are numbers of 16 bits.
     require_range(loaded.model.state_dict(), DTYPES.get(numbers, torch.float16), "choose --dtype f32")
     notes = write_gguf(loaded.model, loaded.tokenizer, out, numbers, name=out.stem, license=license)
-    proofs = [compare(loaded.model, f"gguf {version('gguf')}", read_gguf(out), proof_ids(loaded))]
+    checks = [compare(loaded.model, f"gguf {version('gguf')}", read_gguf(out), parity_ids(loaded))]
     if is_installed("llama_cpp"):
-        proofs.append(llama_cpp_proof(loaded, out))
+        checks.append(llama_cpp_parity(loaded, out))
     else:
         notes = (*notes, "llama-cpp-python, which could prove it, is not installed")
-    return Exported(out, "gguf", numbers, notes, tuple(proofs))
+    return Exported(out, "gguf", numbers, notes, tuple(checks))
 
 
 def export_onnx(loaded: LoadedModel, out: Path, dtype: str) -> Exported:
@@ -200,7 +200,7 @@ def export_onnx(loaded: LoadedModel, out: Path, dtype: str) -> Exported:
 
     notes = write_onnx(converted(loaded.model, dtype), out)
     if is_installed("onnxruntime"):
-        return Exported(out, "onnx", dtype, notes, (onnxruntime_proof(loaded, out),))
+        return Exported(out, "onnx", dtype, notes, (onnxruntime_parity(loaded, out),))
     return Exported(out, "onnx", dtype, (*notes, "onnxruntime, which could prove it, is not installed"), ())
 
 
@@ -208,8 +208,8 @@ def export_nanogpt(loaded: LoadedModel, out: Path, dtype: str, name: str) -> Exp
     """A checkpoint of nanoGPT, read back as `gptcli import` reads them; its characters are those of data set `name`."""
     notes = write_nanogpt(converted(loaded.model, dtype), loaded.tokenizer, out, name)
     path = out / CHECKPOINT
-    proof = compare(loaded.model, "gptcli import", read_nanogpt(read_pickle(path), str(path)), proof_ids(loaded))
-    return Exported(out, "nanogpt", dtype, notes, (proof,))
+    check = compare(loaded.model, "gptcli import", read_nanogpt(read_pickle(path), str(path)), parity_ids(loaded))
+    return Exported(out, "nanogpt", dtype, notes, (check,))
 
 
 def converted(model: GPT, dtype: str) -> GPT:

@@ -11,7 +11,7 @@ from gptcli.interop.gpt2 import GPT2
 from gptcli.interop.gpt_neox import GPT_NEOX
 from gptcli.interop.llama import BIASED_LLAMA, LLAMA, MISTRAL, OLMO2, QWEN2, QWEN3
 from gptcli.interop.nanochat import NANOCHAT
-from gptcli.interop.own import OWN
+from gptcli.interop.native import NATIVE
 from gptcli.models.config import ModelConfig
 
 FAMILIES = (GPT2, LLAMA, QWEN3, MISTRAL, QWEN2, OLMO2, GPT_NEOX, NANOCHAT)
@@ -34,7 +34,7 @@ def family_of(config: ModelConfig, tokenizer: Mapping[str, Any] | None = None) -
         return next(kept, able[0]), ""
     nearest_first = sorted(offers, key=lambda offer: len(offer[1]))
     why = ". ".join(f"For {family.architecture} {'; '.join(wrong)}" for family, wrong in nearest_first)
-    return OWN, f"transformers has no class that computes this model. {why}."
+    return NATIVE, f"transformers has no class that computes this model. {why}."
 
 
 def family_named(foreign: ForeignConfig) -> Family:
@@ -44,7 +44,7 @@ def family_named(foreign: ForeignConfig) -> Family:
         CheckpointError: it names none, or one that is not supported; the message lists those that are.
     """
     name = foreign.values.get("model_type")
-    for family in (*FAMILIES, OWN):
+    for family in (*FAMILIES, NATIVE):
         if family.name == name:
             return family
     supported = ", ".join(sorted(family.name for family in FAMILIES))

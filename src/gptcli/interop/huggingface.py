@@ -21,7 +21,7 @@ from gptcli.errors import CheckpointError, ConfigError
 from gptcli.interop.auto_tokenizer import keeps_tokenizer, require_opened_alike
 from gptcli.interop.families import family_named, family_of
 from gptcli.interop.family import Family, ForeignConfig, Json, Shape
-from gptcli.interop.own import OWN
+from gptcli.interop.native import NATIVE
 from gptcli.interop.weights import SINGLE, WeightFiles, Weights, read_json, read_weights, write_weights
 from gptcli.manifest import require_unchanged
 from gptcli.models.config import ModelConfig
@@ -36,11 +36,11 @@ MODEL_FILES = (CONFIG, GENERATION_CONFIG, SINGLE, TOKENIZER_FILE, SETTINGS_FILE)
 """Files that `write_huggingface` writes."""
 
 
-def write_huggingface(model: GPT, tokenizer: Tokenizer, directory: Path, *, own: bool = False) -> str:
+def write_huggingface(model: GPT, tokenizer: Tokenizer, directory: Path, *, native: bool = False) -> str:
     """Write `model` and `tokenizer` to `directory`, which may exist; each file is replaced whole, config.json last.
 
     Returns which transformers class opens it, or why none does, in words. A model without a class is written in our
-    own form, which `read_huggingface` reads all the same; so is every model if `own`, with all that its config says.
+    own form, which `read_huggingface` reads all the same; so is every model if `native`, with all that its config says.
 
     Raises:
         CheckpointError: read back, the tokenizer gives text other ids.
@@ -50,7 +50,7 @@ def write_huggingface(model: GPT, tokenizer: Tokenizer, directory: Path, *, own:
     with storage_errors(directory, "create"):
         directory.mkdir(parents=True, exist_ok=True)
     spec = tokenizer.spec()
-    family, reason = (OWN, "it is kept in gptcli's own form") if own else family_of(model.config, spec)
+    family, reason = (NATIVE, "it is kept in gptcli's own form") if native else family_of(model.config, spec)
     config = family.written_as(model.config)
     shapes, state, dtype = tensor_shapes(config), model.state_dict(), model.embedding.weight.dtype
     # What the family's class has beyond the model (GPT-2's biases) is zero.

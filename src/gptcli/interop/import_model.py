@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from gptcli.checkpoint.run import RunDirectory
+from gptcli.checkpoint.run_directory import RunDirectory
 from gptcli.errors import CheckpointError, UsageError
 from gptcli.interop.huggingface import CONFIG, MODEL_FILES, read_huggingface, require_embedded, write_huggingface
 from gptcli.interop.llama2c import read_llama2c

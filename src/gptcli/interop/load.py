@@ -11,7 +11,7 @@ import torch
 
 from gptcli import strict_json
 from gptcli.checkpoint.load import load_checkpoint
-from gptcli.checkpoint.run import CheckpointInfo, RunDirectory
+from gptcli.checkpoint.run_directory import CheckpointInfo, RunDirectory
 from gptcli.config import RawConfig, read_toml, validate
 from gptcli.console import say, shell_word
 from gptcli.errors import CheckpointError, UsageError, first_line

@@ -65,7 +65,7 @@ class Pushed:
             "url": self.url,
             "files": list(self.files),
             "notes": list(self.exported.notes),
-            "proofs": [proof.as_dict() for proof in self.exported.proofs],
+            "proofs": [check.as_dict() for check in self.exported.checks],
         }
 
     def lines(self) -> list[str]:
@@ -74,7 +74,7 @@ class Pushed:
         return [
             f"{self.url}: {len(self.files)} files, commit {self.commit[:10]}",
             *self.exported.notes,
-            *map(str, self.exported.proofs),
+            *map(str, self.exported.checks),
             f"gptcli generate {HUB_PREFIX}{self.name}{at} {shell_word(self.prompt)}",
         ]
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from gptcli.errors import CheckpointError
 from gptcli.interop.auto_tokenizer import tokenizer_class_for, tried_texts
 from gptcli.interop.load import LoadedModel
-from gptcli.interop.proof import Proof, compare, proof_ids
+from gptcli.interop.parity import ParityCheck, compare, parity_ids
 from gptcli.tokenizer.tokenizer import Tokenizer
 
 
@@ -26,7 +26,7 @@ def is_installed(package: str) -> bool:
     return find_spec(package) is not None
 
 
-def transformers_proof(loaded: LoadedModel, directory: Path) -> Proof:
+def transformers_parity(loaded: LoadedModel, directory: Path) -> ParityCheck:
     """transformers on a model directory, the weights widened to fp32; its tokenizer must give the same ids.
 
     Raises:
@@ -42,7 +42,7 @@ def transformers_proof(loaded: LoadedModel, directory: Path) -> Proof:
             tokenizer = getattr(transformers, opener).from_pretrained(directory)
         except (OSError, ValueError) as error:
             raise CheckpointError(f"transformers does not open {directory}: {error}", "do not use it") from error
-        ids = proof_ids(loaded)
+        ids = parity_ids(loaded)
         for text in (loaded.tokenizer.decode(ids.flatten().numpy()), *tried_texts(loaded.tokenizer)):
             # As ours, it is not to take a text that quotes a special token for that token.
             encoded = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
@@ -51,7 +51,7 @@ def transformers_proof(loaded: LoadedModel, directory: Path) -> Proof:
         return compare(loaded.model, f"transformers {transformers.__version__}", lambda rows: theirs(rows).logits, ids)
 
 
-def llama_cpp_proof(loaded: LoadedModel, path: Path) -> Proof:
+def llama_cpp_parity(loaded: LoadedModel, path: Path) -> ParityCheck:
     """llama.cpp (through llama-cpp-python) on a GGUF file, keys and values kept in fp32; the same ids, too.
 
     Raises:
@@ -59,7 +59,7 @@ def llama_cpp_proof(loaded: LoadedModel, path: Path) -> Proof:
     """
     import llama_cpp
 
-    ids = proof_ids(loaded)
+    ids = parity_ids(loaded)
     length = ids.shape[1]
     try:
         llama = llama_cpp.Llama(
@@ -89,7 +89,7 @@ def llama_cpp_proof(loaded: LoadedModel, path: Path) -> Proof:
     return compare(loaded.model, f"llama-cpp-python {llama_cpp.__version__}", logits, ids)
 
 
-def onnxruntime_proof(loaded: LoadedModel, path: Path) -> Proof:
+def onnxruntime_parity(loaded: LoadedModel, path: Path) -> ParityCheck:
     """onnxruntime, on the CPU, on an ONNX file."""
     import onnxruntime
 
@@ -98,7 +98,7 @@ def onnxruntime_proof(loaded: LoadedModel, path: Path) -> Proof:
     def logits(rows: Tensor) -> Tensor:
         return torch.from_numpy(session.run(["logits"], {"input_ids": rows.numpy()})[0])
 
-    return compare(loaded.model, f"onnxruntime {onnxruntime.__version__}", logits, proof_ids(loaded))
+    return compare(loaded.model, f"onnxruntime {onnxruntime.__version__}", logits, parity_ids(loaded))
 
 
 def require_same_ids(reader: str, tokenizer: Tokenizer, text: str, theirs: Sequence[int]) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gptcli.checkpoint.flatten import flatten_state, restore_state
-from gptcli.checkpoint.pieces import Piece, Pieces
+from gptcli.checkpoint.local_shards import LocalShard, LocalShards
 from gptcli.models.gpt import GPT, build_model
 from gptcli.nn.parameters import ParameterInfo
 from gptcli.optim.clip import gradient_norm
@@ -78,7 +78,7 @@ class Strategy:
         return torch.stack([part.to(parts[0].device) for part in parts]).sum()
 
     def weights(self) -> State:
-        """The weights as a checkpoint takes them: whole, or this rank's `Pieces` of each."""
+        """The weights as a checkpoint takes them: whole, or this rank's `LocalShards` of each."""
         raise NotImplementedError
 
     def whole_weights(self) -> State:
@@ -86,11 +86,11 @@ class Strategy:
         raise NotImplementedError
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Take what `weights` gave, or the weights that `room` made room for."""
+        """Take what `weights` gave, or the weights loaded into what `allocate` made."""
         raise NotImplementedError
 
     def optimizer_state(self, optimizer: torch.optim.Optimizer) -> tuple[State, dict[str, Any]]:
-        """As `flatten_state` gives it on one process: whole tensors, or this rank's `Pieces` of each."""
+        """As `flatten_state` gives it on one process: whole tensors, or this rank's `LocalShards` of each."""
         return flatten_state(optimizer)
 
     def load_optimizer_state(
@@ -216,13 +216,13 @@ class Sharded(Strategy):
         for key, tensor in tensors.items():
             name, _, field = key.rpartition("/")
             parts = self.parts(name)
-            of_parts = tensor.tensors if isinstance(tensor, Pieces) else [tensor.clone() for _ in parts]
+            of_parts = tensor.tensors if isinstance(tensor, LocalShards) else [tensor.clone() for _ in parts]
             pieces |= {f"{part}/{field}": piece for part, piece in zip(parts, of_parts, strict=True)}
         parameters = [part for name in rest["parameters"] for part in self.parts(name)]
         state = {part: scalars for name, scalars in rest["state"].items() for part in self.parts(name)}
         restore_state(optimizer, pieces, {**rest, "parameters": parameters, "state": state})
 
-    def room(self, name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    def allocate(self, name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
         """Where this rank loads what was saved as `name`, a weight or PARAMETER/FIELD of the optimizer's state."""
         parameter = name.rpartition("/")[0] or name
         parts = self.parts(parameter)
@@ -232,7 +232,7 @@ class Sharded(Strategy):
         return self.fused(parameter, empty)
 
     def fused(self, name: str, of_parts: Mapping[str, Tensor]) -> Tensor:
-        """What this rank has of the parts of a weight, as its pieces of the fused one. A counter, of which all parts
+        """What this rank has of the parts of a weight, as its shards of the fused one. A counter, of which all parts
         have the same, stays what it is."""
         parts = self.parts(name)
         if not of_parts[parts[0]].dim():
@@ -241,9 +241,9 @@ class Sharded(Strategy):
         for part in parts:
             sharding = self.by_name[part].sharding
             first, *others = sharding.offsets()
-            pieces.append(Piece((rows + first, *others), of_parts[part].detach()))
+            pieces.append(LocalShard((rows + first, *others), of_parts[part].detach()))
             rows += sharding.shape[0]
-        return Pieces.of((rows, *sharding.shape[1:]), pieces[0].tensor.dtype, pieces)
+        return LocalShards.of((rows, *sharding.shape[1:]), pieces[0].tensor.dtype, pieces)
 
     def parts(self, name: str) -> list[str]:
         """The names of the parts of a weight of the fused form; its own where it is not fused."""

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from gptcli.checkpoint.load import Checkpoint, Room, load_checkpoint
-from gptcli.checkpoint.pieces import values_held
-from gptcli.checkpoint.together import on_all
+from gptcli.checkpoint.collectives import on_all
+from gptcli.checkpoint.load import Checkpoint, load_checkpoint
+from gptcli.checkpoint.local_shards import Allocator, named_local_tensors
 from gptcli.console import shell_word
 from gptcli.errors import DivergedError
 from gptcli.nn.finite import bad_values, require_finite
@@ -52,19 +52,21 @@ def require_finite_state(parts: Mapping[str, Mapping[str, Tensor]], step: int, c
     Raises:
         DivergedError: a weight or a number of the optimizer is not finite.
     """
-    found = bad_values(values_held(parts))
+    found = bad_values(named_local_tensors(parts))
     if world.any(bool(found)):
         what = str(found[0]) if found else "another rank has weights that are not finite"
         raise diverged(f"after step {step:,} {what}; no checkpoint of that step is kept", config)
 
 
-def load_finite(path: Path, parts: Sequence[str], *, room: Room | None, group: ProcessGroup | None) -> Checkpoint:
+def load_finite(
+    path: Path, parts: Sequence[str], *, allocate: Allocator | None, group: ProcessGroup | None
+) -> Checkpoint:
     """Read a checkpoint to train on; the arguments are those of `load_checkpoint`.
 
     Raises:
         CheckpointError: it is damaged, or a value in it is not finite; on every rank of the group alike.
     """
-    found = load_checkpoint(path, parts, room=room, group=group)
+    found = load_checkpoint(path, parts, allocate=allocate, group=group)
     remedy = f"go on from the checkpoint before it: rm -r {shell_word(str(path))}"
-    on_all(group, lambda: require_finite(values_held(found.tensors), path, remedy))
+    on_all(group, lambda: require_finite(named_local_tensors(found.tensors), path, remedy))
     return found

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gptcli.checkpoint.pieces import held
+from gptcli.checkpoint.local_shards import local_tensors
 from gptcli.data.batches import Batch
 
 FINGERPRINTS_NAME = "fingerprints.jsonl"
@@ -34,7 +34,7 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        for here in held(tensor):
+        for here in local_tensors(tensor):
             digest.update(here.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
 

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from gptcli import strict_json
-from gptcli.checkpoint.run import CheckpointInfo
+from gptcli.checkpoint.run_directory import CheckpointInfo
 from gptcli.console import say
 from gptcli.data.batches import MixedBatches
 from gptcli.data.lost_text import lost_text_of
 from gptcli.errors import CheckpointError
-from gptcli.evaluate.yardstick import Yardstick, yardstick_of_shards
+from gptcli.evaluate.baseline import CompressionBaseline, baseline_of_shards
 from gptcli.interop.huggingface import MODEL_FILES, write_huggingface
 from gptcli.manifest import replacing
 from gptcli.nn.device import peak_memory_bytes
@@ -28,11 +28,11 @@ Find = Callable[[list[CheckpointError], Any], CheckpointInfo | None]
 """Finds a whole checkpoint, and adds the errors of those that are damaged to the list; with a group, with its ranks."""
 
 
-def validation_yardstick(plan: Plan) -> Yardstick:
-    """The yardstick of the validation text: the size that a compressor needs for it."""
+def validation_baseline(plan: Plan) -> CompressionBaseline:
+    """The baseline of the validation text: the size that a compressor needs for it."""
     if isinstance(plan.batches, MixedBatches):
-        return Yardstick(None, reason="a mix of corpora has several validation texts")
-    return yardstick_of_shards(plan.data.tokenizer, plan.data.val)
+        return CompressionBaseline(None, reason="a mix of corpora has several validation texts")
+    return baseline_of_shards(plan.data.tokenizer, plan.data.val)
 
 
 def good_one(trainer: Trainer, find: Find) -> CheckpointInfo | None:
@@ -48,10 +48,10 @@ def good_one(trainer: Trainer, find: Find) -> CheckpointInfo | None:
     return trainer.world.first(look) if trainer.group is None else look()
 
 
-def finish(trainer: Trainer, yardstick: Yardstick | None) -> dict[str, Any]:
+def finish(trainer: Trainer, baseline: CompressionBaseline | None) -> dict[str, Any]:
     """Measure the best weights on the whole validation split, write them as a Hugging Face model, sum up.
 
-    `yardstick` is of the validation text; None on the ranks that do not write.
+    `baseline` is of the validation text; None on the ranks that do not write.
     """
     run, plan, position = trainer.run_directory, trainer.plan, trainer.position
     trainer.world.work = "the last evaluation"
@@ -87,12 +87,12 @@ def finish(trainer: Trainer, yardstick: Yardstick | None) -> dict[str, Any]:
         "val_lost_text": lost.as_json(),
         "val_part": whole.part,
         "peak_memory_bytes": peak_memory_bytes(plan.device),
-        "xz_bits_per_byte": yardstick and yardstick.bits_per_byte,
+        "xz_bits_per_byte": baseline and baseline.bits_per_byte,
     }
     if isinstance(plan.batches, MixedBatches):
         epochs = plan.batches.epochs(position.step * plan.config.sequences_per_step)
         summary["mix"] = {name: {"val_loss": loss, "epochs": epochs[name]} for name, loss in whole.by_corpus.items()}
-    if model is not None and yardstick is not None:
+    if model is not None and baseline is not None:
         ending = ending_of(trainer, best.step if best else position.step)
         summary |= {
             "ended": ending.end,
@@ -103,7 +103,7 @@ def finish(trainer: Trainer, yardstick: Yardstick | None) -> dict[str, Any]:
         with replacing(run.path, (*MODEL_FILES, "summary.json")):
             say(write_huggingface(model, plan.data.tokenizer, run.path))
             write_atomic(run.path / "summary.json", strict_json.dumps(summary, indent=2) + "\n")
-        show_summary(summary, plan, ending, yardstick)
+        show_summary(summary, plan, ending, baseline)
     return summary
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gptcli.checkpoint.metrics import MetricsLog
-from gptcli.checkpoint.run import LOGS, RunDirectory
+from gptcli.checkpoint.run_directory import LOGS, RunDirectory
 from gptcli.console import say
 from gptcli.errors import StorageError
 from gptcli.manifest import read_manifest, replacing

@@ -21,7 +21,7 @@ from torch import Tensor
 from gptcli.checkpoint.background import BackgroundSaver
 from gptcli.checkpoint.flatten import flatten_state, restore_state
 from gptcli.checkpoint.load import Checkpoint
-from gptcli.checkpoint.run import RunDirectory
+from gptcli.checkpoint.run_directory import RunDirectory
 from gptcli.console import Progress, duration, say
 from gptcli.errors import GptcliError, Stopped
 from gptcli.evaluate.shards import Interrupted
@@ -94,7 +94,7 @@ class Trainer:
 
     def load(self, path: Path, parts: Sequence[str]) -> Checkpoint:
         """Read a checkpoint as `restore` and `load_weights` take it: whole tensors, or this rank's pieces of them."""
-        return load_finite(path, parts, room=self.group and self.strategy.room, group=self.group)
+        return load_finite(path, parts, allocate=self.group and self.strategy.allocate, group=self.group)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint: weights, moments, scaler and position. Writes nothing."""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from gptcli.checkpoint.load import load_checkpoint
-from gptcli.checkpoint.run import CheckpointInfo, RunDirectory
+from gptcli.checkpoint.run_directory import CheckpointInfo, RunDirectory
 from gptcli.config import read_toml
 from gptcli.console import Progress, say
 from gptcli.data.batches import Batch

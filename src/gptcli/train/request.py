@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from gptcli.checkpoint.run import RunDirectory
+from gptcli.checkpoint.run_directory import RunDirectory
 from gptcli.config import RawConfig, merge, read_toml
 from gptcli.config.load import with_origin
 from gptcli.config.shipped import read_settings

@@ -17,7 +17,7 @@ import torch
 
 from gptcli import strict_json
 from gptcli.checkpoint.load import newest_state
-from gptcli.checkpoint.run import RunDirectory
+from gptcli.checkpoint.run_directory import RunDirectory
 from gptcli.config import RawConfig, parse_assignment, validate
 from gptcli.config.differences import Difference, differences
 from gptcli.console import say, shell_word

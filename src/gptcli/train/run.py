@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from gptcli import strict_json
-from gptcli.checkpoint.run import RUN_FILES, RunDirectory
+from gptcli.checkpoint.run_directory import RUN_FILES, RunDirectory
 from gptcli.config import RawConfig, check_keys, dump_toml, merge
 from gptcli.console import say
 from gptcli.data.cache import Share
@@ -26,7 +26,7 @@ from gptcli.storage import atomic_directory, copy_tree, default_cache_dir, remov
 from gptcli.tokenizer.files import SETTINGS_FILE, TOKENIZER_FILE
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 from gptcli.train.config import RunConfig
-from gptcli.train.finish import finish, good_one, validation_yardstick
+from gptcli.train.finish import finish, good_one, validation_baseline
 from gptcli.train.footprint import rank_memory
 from gptcli.train.loop import Trainer
 from gptcli.train.memory_check import fits, require_memory
@@ -222,7 +222,7 @@ def train_in(
             keep_copy(plan.start, plan.config.model, plan.data.tokenizer, run)
         record_new(run.path, RUN_FILES)
     # Before the training, so that a time budget is planned with what this took, and the peak of memory is training's.
-    yardstick = validation_yardstick(plan) if world.is_first else None
+    baseline = validation_baseline(plan) if world.is_first else None
     try:
         trainer.run(stop)
     except torch.OutOfMemoryError as error:
@@ -234,7 +234,7 @@ def train_in(
     if plan.clock is not None and world.is_first:
         with replacing(run.path, ["run.toml"]):
             write_atomic(run.config_path, dump_toml(as_made(trainer)))
-    return finish(trainer, yardstick)
+    return finish(trainer, baseline)
 
 
 def as_made(trainer: Trainer) -> RunConfig:

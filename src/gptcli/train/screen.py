@@ -11,8 +11,8 @@ from gptcli.data.lost_text import lost_text_of, lost_text_warnings
 from gptcli.data.mix import MixedScan
 from gptcli.data.overlap import overlap_warning, overlap_words
 from gptcli.data.prompts import suggested_prompt
+from gptcli.evaluate.baseline import CompressionBaseline
 from gptcli.evaluate.statistics import exponential
-from gptcli.evaluate.yardstick import Yardstick
 from gptcli.figures import figure, figure_with_interval
 from gptcli.parallel.layout import Layout
 from gptcli.train.ending import Ending
@@ -171,7 +171,7 @@ def measured_on(summary: dict[str, Any]) -> str:
     )
 
 
-def show_summary(summary: dict[str, Any], plan: Plan, ending: Ending, yardstick: Yardstick) -> None:
+def show_summary(summary: dict[str, Any], plan: Plan, ending: Ending, baseline: CompressionBaseline) -> None:
     """Print how good the model is, what its curve shows, what it took, and what to type next."""
     loss, interval, bits = summary["val_loss"], summary["val_loss_interval"], summary["val_bits_per_byte"]
     perplexity = interval and tuple(map(exponential, interval))
@@ -180,7 +180,7 @@ def show_summary(summary: dict[str, Any], plan: Plan, ending: Ending, yardstick:
         f"validation loss {figure_with_interval(loss, interval)} nats/token, perplexity "
         f"{figure_with_interval(exponential(loss), perplexity)}: step {ending.used_step:,}, {measured_on(summary)}"
     )
-    beside = f"; xz -9 needs {yardstick.bits_per_byte:.2f} for {yardstick.text}" if yardstick.bits_per_byte else ""
+    beside = f"; xz -9 needs {baseline.bits_per_byte:.2f} for {baseline.text}" if baseline.bits_per_byte else ""
     if bits is None:
         say(f"bits per byte are not shown: {summary['val_bits_per_byte_withheld']}")
     else:

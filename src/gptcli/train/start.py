@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from gptcli.checkpoint.run import COPY, RunDirectory
+from gptcli.checkpoint.run_directory import COPY, RunDirectory
 from gptcli.config import RawConfig, merge, validate
 from gptcli.config.load import merge_tables, with_origin
 from gptcli.data.config import DataConfig
@@ -140,7 +140,7 @@ def keep_copy(start: Start, config: ModelConfig, tokenizer: Tokenizer, run: RunD
     unless they are there already."""
     if not (run.path / COPY).exists():
         with atomic_directory(run.path / COPY) as folder:
-            write_huggingface(start.build(config, torch.device("cpu")), tokenizer, folder, own=True)
+            write_huggingface(start.build(config, torch.device("cpu")), tokenizer, folder, native=True)
             if start.sketch.limit:
                 start.sketch.save(folder / SKETCH)
             record(folder, (*MODEL_FILES, SKETCH))

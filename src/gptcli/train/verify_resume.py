@@ -19,7 +19,7 @@ from typing import Any
 
 from gptcli import strict_json
 from gptcli.checkpoint.metrics import MetricsLog
-from gptcli.checkpoint.run import RunDirectory
+from gptcli.checkpoint.run_directory import RunDirectory
 from gptcli.console import Progress
 from gptcli.errors import CheckpointError, GptcliError, UsageError
 from gptcli.storage import LARGE, read_regular, sha256_file, storage_errors

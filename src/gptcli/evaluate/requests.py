@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gptcli import strict_json
-from gptcli.checkpoint.run import RunDirectory
+from gptcli.checkpoint.run_directory import RunDirectory
 from gptcli.config import RawConfig, read_toml
 from gptcli.console import Progress, quantity, say
 from gptcli.data.config import DataConfig
@@ -18,8 +18,8 @@ from gptcli.data.rows import json_rows
 from gptcli.data.shards import TokenShards
 from gptcli.errors import CheckpointError, DataError, UsageError, missing_extra
 from gptcli.evaluate.choices import ChoiceEvaluation, ChoiceRow, evaluate_choices, parse_row
+from gptcli.evaluate.contamination import ContaminationCounter, validation_contamination
 from gptcli.evaluate.perplexity import Evaluation, encoded_texts, evaluate_documents, stored_documents
-from gptcli.evaluate.seen import SeenCounter, seen_of_validation
 from gptcli.evaluate.windows import LONGEST_DEFAULT
 from gptcli.interop.load import LoadedModel, load_model
 from gptcli.manifest import require_unchanged
@@ -105,7 +105,7 @@ def evaluate(request: EvalRequest) -> tuple[Evaluation, str]:
     if request.context is None and model.config.context_length > LONGEST_DEFAULT:
         longest = model.config.context_length
         say(f"windows have {LONGEST_DEFAULT:,} tokens; the model's context is {longest:,}: --context {longest} uses it")
-    counter = SeenCounter(loaded.run if request.texts else None)
+    counter = ContaminationCounter(loaded.run if request.texts else None)
     if request.texts:
         total = None
         texts = counter.watch(open_corpus(request.texts, corpus_config(loaded.run, request)))
@@ -126,8 +126,8 @@ def evaluate(request: EvalRequest) -> tuple[Evaluation, str]:
             worst=request.worst,
             on_tokens=lambda count, nats: progress.update(count, loss=f"{nats / count:.3f}"),
         )
-    seen = counter.seen() if request.texts else seen_of_validation(loaded.run)
-    evaluation = replace(evaluation, seen=seen)
+    seen = counter.contamination() if request.texts else validation_contamination(loaded.run)
+    evaluation = replace(evaluation, contamination=seen)
     if seen.is_much:
         say(f"warning: {seen.warning()}")
     if evaluation.unknown_tokens:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gptcli.checkpoint.run import RunDirectory
+from gptcli.checkpoint.run_directory import RunDirectory
 from gptcli.data.corpus import Document
 from gptcli.data.overlap import WARN_SHARE, percent, recorded_overlap
 from gptcli.data.sketch import NOTHING_KNOWN, SKETCH, WINDOW_BYTES, TextSketch
@@ -21,7 +21,7 @@ FEWEST = 16
 
 
 @dataclass(frozen=True)
-class Seen:
+class Contamination:
     """Counts for a text: of `sampled` passages, `found` stand in the training text; `unit` says what a passage is.
 
     `reason` says why the share is unknown, and is empty if it is known. `files` has the share of each source.
@@ -71,10 +71,10 @@ class Seen:
         }
 
 
-UNKNOWN = Seen()
+UNKNOWN_CONTAMINATION = Contamination()
 
 
-class SeenCounter:
+class ContaminationCounter:
     """Looks for the passages of the documents that pass in the sketch of a run's training text."""
 
     def __init__(self, run: RunDirectory | None) -> None:
@@ -92,19 +92,19 @@ class SeenCounter:
             self.counts[document.source] = (before[0] + sampled, before[1] + found)
             yield document
 
-    def seen(self) -> Seen:
+    def contamination(self) -> Contamination:
         """The counts for all documents that have passed."""
         if not self.sketch.limit:
-            return UNKNOWN
+            return UNKNOWN_CONTAMINATION
         sampled, found = (sum(count[part] for count in self.counts.values()) for part in (0, 1))
         files = {name: (of / out_of if out_of >= FEWEST else None) for name, (out_of, of) in self.counts.items()}
         reason = "" if sampled >= FEWEST else "the text is too short to tell"
-        return Seen(sampled, found, f"passages of {WINDOW_BYTES} bytes", reason, files)
+        return Contamination(sampled, found, f"passages of {WINDOW_BYTES} bytes", reason, files)
 
 
-def seen_of_validation(run: RunDirectory | None) -> Seen:
+def validation_contamination(run: RunDirectory | None) -> Contamination:
     """The overlap of the run's own validation split with its training split, from `data.json`."""
     overlap = recorded_overlap(run.path / "data.json") if run else None
     if not overlap or overlap["share"] is None:
-        return Seen(reason="data.json of the run does not say")
-    return Seen(overlap["sampled"], overlap["found"], f"sequences of {overlap['ngram_tokens']} tokens", "")
+        return Contamination(reason="data.json of the run does not say")
+    return Contamination(overlap["sampled"], overlap["found"], f"sequences of {overlap['ngram_tokens']} tokens", "")

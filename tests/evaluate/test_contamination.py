@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from gptcli.checkpoint.run import RunDirectory
+from gptcli.checkpoint.run_directory import RunDirectory
 from gptcli.data.corpus import Document
 from gptcli.data.sketch import SKETCH, SketchBuilder
-from gptcli.evaluate.seen import Seen, SeenCounter, seen_of_validation
+from gptcli.evaluate.contamination import Contamination, ContaminationCounter, validation_contamination
 
 READ = " ".join(f"read{number}" for number in range(2000))
 NEW = " ".join(f"new{number * number}" for number in range(1700))
@@ -24,10 +24,10 @@ def run(tmp_path: Path) -> RunDirectory:
     return RunDirectory(tmp_path)
 
 
-def seen(run: RunDirectory | None, *documents: Document) -> Seen:
-    counter = SeenCounter(run)
+def seen(run: RunDirectory | None, *documents: Document) -> Contamination:
+    counter = ContaminationCounter(run)
     assert list(counter.watch(iter(documents))) == list(documents)
-    return counter.seen()
+    return counter.contamination()
 
 
 def test_the_share_is_told_in_all_and_of_each_file(run: RunDirectory) -> None:
@@ -57,10 +57,10 @@ def test_what_cannot_be_told_is_not_known(run: RunDirectory, text: str, has_sket
 
 
 def test_the_validation_split_is_known_by_its_overlap(run: RunDirectory) -> None:
-    assert seen_of_validation(run).share is None
+    assert validation_contamination(run).share is None
     overlap = {"share": 0.75, "ngram_tokens": 13, "sampled": 400, "found": 300}
     (run.path / "data.json").write_text(json.dumps({"ngram_overlap": overlap}))
-    found = seen_of_validation(run)
+    found = validation_contamination(run)
     assert found.share == 0.75 and found.is_much and "sequences of 13 tokens" in found.warning()
     (run.path / "data.json").write_text(json.dumps({"ngram_overlap": overlap | {"share": None}}))
-    assert seen_of_validation(run).share is None
+    assert validation_contamination(run).share is None

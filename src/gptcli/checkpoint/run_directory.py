@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gptcli.checkpoint.collectives import on_first
 from gptcli.checkpoint.lock import writer_lock
 from gptcli.checkpoint.manifest import STEP_NAME, read_manifest, verify
-from gptcli.checkpoint.together import on_first
 from gptcli.errors import CheckpointError, StorageError, UsageError
 from gptcli.manifest import MANIFEST_NAME
 from gptcli.storage import (

@@ -1,4 +1,4 @@
-"""The size of a text under a compressor that learns nothing in advance: a yardstick for bits per byte."""
+"""The size of a text under a compressor that learns nothing in advance: a baseline for bits per byte."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def xz_bits_per_byte(text: bytes) -> float:
     return 8 * len(lzma.compress(text, format=lzma.FORMAT_XZ, check=lzma.CHECK_CRC64, filters=filters)) / len(text)
 
 
-class Yardstick(NamedTuple):
+class CompressionBaseline(NamedTuple):
     """`xz -9` of a text, or of its first `bytes` bytes if it `is_cut`; `bits_per_byte` is None for a `reason`."""
 
     bits_per_byte: float | None
@@ -69,16 +69,16 @@ class TextPrefix:
         self.parts.append(encoded[: self.missing])
         self.bytes += len(self.parts[-1])
 
-    def yardstick(self) -> Yardstick:
+    def baseline(self) -> CompressionBaseline:
         """Compress what was added."""
         if self.bytes < LEAST_BYTES:
-            return Yardstick(None, reason=SHORT_TEXT)
+            return CompressionBaseline(None, reason=SHORT_TEXT)
         if abs(self.decoded - self.expected) > MOST_LOST * self.expected:
-            return Yardstick(None, reason=LOST_TEXT)
-        return Yardstick(xz_bits_per_byte(b"".join(self.parts)), self.bytes, self.is_cut)
+            return CompressionBaseline(None, reason=LOST_TEXT)
+        return CompressionBaseline(xz_bits_per_byte(b"".join(self.parts)), self.bytes, self.is_cut)
 
 
-def yardstick_of_shards(tokenizer: Tokenizer, shards: TokenShards) -> Yardstick:
+def baseline_of_shards(tokenizer: Tokenizer, shards: TokenShards) -> CompressionBaseline:
     """`xz -9` of the text of a split, decoded from its tokens; reads hardly more of it than is compressed."""
     prefix = TextPrefix()
     for number in range(shards.documents):
@@ -91,4 +91,4 @@ def yardstick_of_shards(tokenizer: Tokenizer, shards: TokenShards) -> Yardstick:
             prefix.add(tokenizer.decode(shards.read(start, stop)), size)
         if prefix.is_cut:
             break
-    return prefix.yardstick()
+    return prefix.baseline()

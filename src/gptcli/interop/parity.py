@@ -31,7 +31,7 @@ nearer, but llama.cpp looks GELU up in a table of fp16. A weight in the wrong pl
 
 
 @dataclass(frozen=True)
-class Proof:
+class ParityCheck:
     """What one reader computes.
 
     Attributes:
@@ -64,16 +64,16 @@ class Proof:
 
 
 @torch.no_grad()
-def compare(model: GPT, reader: str, logits: Logits, ids: Tensor) -> Proof:
+def compare(model: GPT, reader: str, logits: Logits, ids: Tensor) -> ParityCheck:
     """Run `model`, which is in fp32, and the reader on ids (B, T)."""
     ours, theirs = model(ids).float(), logits(ids).float()
     # A reader may have rows for tokens that pad the vocabulary.
     difference = (ours - theirs[..., : ours.shape[-1]]).abs().max().item()
     agreement = (ours.argmax(-1) == theirs.argmax(-1)).float().mean().item()
-    return Proof(reader, difference, ours.abs().max().item(), agreement, ids.numel())
+    return ParityCheck(reader, difference, ours.abs().max().item(), agreement, ids.numel())
 
 
-def require_exact(proofs: Iterable[Proof], path: Path, *, only_finite: bool = False) -> None:
+def require_exact(checks: Iterable[ParityCheck], path: Path, *, only_finite: bool = False) -> None:
     """Refuse a file that computes something else than the model.
 
     Args:
@@ -82,12 +82,12 @@ def require_exact(proofs: Iterable[Proof], path: Path, *, only_finite: bool = Fa
     Raises:
         CheckpointError: a reader is further off than rounding explains, or gives no numbers.
     """
-    for proof in proofs:
-        if not (math.isfinite(proof.max_difference) if only_finite else proof.is_exact):
-            raise CheckpointError(f"{path} does not compute what the model does: {proof}", "do not use it; report this")
+    for check in checks:
+        if not (math.isfinite(check.max_difference) if only_finite else check.is_exact):
+            raise CheckpointError(f"{path} does not compute what the model does: {check}", "do not use it; report this")
 
 
-def proof_ids(loaded: LoadedModel) -> Tensor:
+def parity_ids(loaded: LoadedModel) -> Tensor:
     """Token ids (B, T) to compare on: the beginning of the run's validation split, or random ones."""
     length = min(LENGTH, loaded.model.config.context_length)
     text = validation_ids(loaded, ROWS * length)

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from gptcli.checkpoint.run import RunDirectory
+from gptcli.checkpoint.run_directory import RunDirectory
 from gptcli.errors import CheckpointError, UsageError
 from gptcli.storage import temporary_name
 

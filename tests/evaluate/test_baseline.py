@@ -13,10 +13,10 @@ import torch
 
 from gptcli.data.corpus import Document
 from gptcli.data.shards import ShardWriter, TokenShards
-from gptcli.evaluate import yardstick
+from gptcli.evaluate import baseline
+from gptcli.evaluate.baseline import TextPrefix, baseline_of_shards, xz_bits_per_byte
 from gptcli.evaluate.perplexity import evaluate_shards, evaluate_texts
 from gptcli.evaluate.report import as_json, as_text
-from gptcli.evaluate.yardstick import TextPrefix, xz_bits_per_byte, yardstick_of_shards
 from gptcli.models.gpt import GPT
 from gptcli.tokenizer.tokenizer import Tokenizer
 
@@ -42,20 +42,20 @@ def test_bits_are_those_of_the_preset_with_its_own_dictionary(size: int) -> None
     assert xz_bits_per_byte(text) == pytest.approx(8 * len(lzma.compress(text, preset=9)) / size, rel=0.002)
 
 
-def test_a_split_and_its_documents_have_the_same_yardstick(
+def test_a_split_and_its_documents_have_the_same_baseline(
     unigram_model: Callable[[torch.Tensor], GPT], byte_tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
     texts = [text_of(100), text_of(300), text_of(50)]
     expected = xz_bits_per_byte("".join(texts).encode())
     shards = shards_of(tmp_path, byte_tokenizer, texts)
-    found = yardstick_of_shards(byte_tokenizer, shards)
+    found = baseline_of_shards(byte_tokenizer, shards)
     assert (found.bits_per_byte, found.bytes, found.is_cut) == (expected, sum(len(t.encode()) for t in texts), False)
     model = unigram_model(torch.linspace(0, 3, byte_tokenizer.vocab_size))
     for evaluation in (
         evaluate_shards(model, byte_tokenizer, shards, "split"),
         evaluate_texts(model, byte_tokenizer, [Document(text, "t") for text in texts]),
     ):
-        assert evaluation.yardstick == found
+        assert evaluation.baseline == found
         assert as_json(evaluation, "m")["xz_bits_per_byte"] == expected
         assert f"; xz -9 needs {expected:.2f} for the same text" in as_text(evaluation, "m")
 
@@ -64,22 +64,22 @@ def test_a_split_and_its_documents_have_the_same_yardstick(
 def test_a_long_text_is_cut(
     byte_tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sizes: list[int]
 ) -> None:
-    monkeypatch.setattr(yardstick, "MOST_BYTES", 2_000)
+    monkeypatch.setattr(baseline, "MOST_BYTES", 2_000)
     texts = [text_of(size)[:size].replace("é", "e").replace("—", "-") for size in sizes]
-    found = yardstick_of_shards(byte_tokenizer, shards_of(tmp_path, byte_tokenizer, texts))
+    found = baseline_of_shards(byte_tokenizer, shards_of(tmp_path, byte_tokenizer, texts))
     assert found.bits_per_byte == xz_bits_per_byte("".join(texts).encode()[:2_000])
     assert (found.bytes, found.is_cut, found.text) == (2_000, True, "the first 0.002 MB of this text")
 
 
 def test_a_text_that_its_tokens_do_not_give_back_is_not_compressed(byte_tokenizer: Tokenizer, tmp_path: Path) -> None:
-    found = yardstick_of_shards(byte_tokenizer, shards_of(tmp_path, byte_tokenizer, [text_of(500)], lost=40))
+    found = baseline_of_shards(byte_tokenizer, shards_of(tmp_path, byte_tokenizer, [text_of(500)], lost=40))
     assert found.bits_per_byte is None
     assert found.reason == "the tokenizer does not give the text back"
 
 
-def test_a_short_text_has_no_yardstick() -> None:
+def test_a_short_text_has_no_baseline() -> None:
     """xz's headers alone would be bits of every byte."""
     prefix = TextPrefix()
     prefix.add("Short, and to the point.", 24)
-    assert prefix.yardstick().bits_per_byte is None
-    assert "below 1,000 bytes" in prefix.yardstick().reason
+    assert prefix.baseline().bits_per_byte is None
+    assert "below 1,000 bytes" in prefix.baseline().reason

@@ -36,7 +36,7 @@ def read_config(foreign: ForeignConfig) -> Json:
     return {**values, "attention": "fast"}  # the plain formula takes memory by the square of what is read
 
 
-OWN = Family(
+NATIVE = Family(
     name="gptcli",
     architecture=None,
     slots={},
