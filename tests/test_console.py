@@ -57,10 +57,10 @@ def test_what_comes_before_the_first_update_is_no_measure_of_the_rest(monkeypatc
     with Progress("train", 100, unit="steps", interval=1e9) as progress:
         now = 40.0  # the first step was compiled
         progress.update(1)
-        assert progress.line() == "train 1/100 steps, 40 s gone"
+        assert progress.line() == "train 1/100 steps, 40 s elapsed"
         now = 42.0
         progress.update(1)
-        assert progress.line() == "train 2/100 steps, 42 s gone, 3 min 16 s left"
+        assert progress.line() == "train 2/100 steps, 42 s elapsed, 3 min 16 s left"
 
 
 def test_a_bar_of_80_columns_shows_both_losses_whole(monkeypatch: pytest.MonkeyPatch) -> None:

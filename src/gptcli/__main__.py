@@ -1,7 +1,8 @@
-"""`python -m gptcli`: the same command as `gptcli`.
+"""`python -m gptcli`, the same command as `gptcli`.
 
-Python puts the working directory first on the path of imports for `-m`. It is taken off before anything else is
-imported. What Python itself imports before this file, `python -P -m gptcli` and `gptcli` take from elsewhere.
+Python puts the working directory first on the import path for `-m`. It is removed here before anything else is
+imported; modules that Python itself imports earlier can still come from it. `python -P -m gptcli` and `gptcli` do not
+have this gap.
 """
 
 import sys

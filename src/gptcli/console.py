@@ -1,4 +1,6 @@
-"""What the command says to the person: stdout is data, stderr is talk (a tqdm bar, or plain lines off a terminal)."""
+"""Messages for the person at the terminal: stdout is for data, stderr for messages and progress (a tqdm bar, or plain
+lines off a terminal).
+"""
 
 from __future__ import annotations
 
@@ -8,19 +10,22 @@ import shlex
 import sys
 import time
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Characters that a terminal obeys and does not show: the control characters of Unicode (category Cc) but for newline
+"""Characters that a terminal obeys and does not show: the control characters of Unicode (category Cc) except newline
 and tab, line and paragraph separators, those that change the direction of text, and surrogates."""
 LONGEST_ERROR = 4_000
-"""Characters. A user can type a word of 128 kB, and messages repeat what was typed."""
+"""Characters of an error message. A user can type a word of 128 kB, and messages repeat what was typed."""
 CURSOR = re.compile(r"\n+|(\x1b\[A)+")
 """Matches the texts that tqdm writes to move the cursor between its bars."""
 
 
 def visible(text: str) -> str:
-    r"""`text` as it is printed for a person: each CONTROL character as `\uXXXX`, all others as they are.
+    r"""Return `text` as it is printed for a person: each CONTROL character as `\uXXXX`, all others unchanged.
 
     Names of files, tokens, columns and models, generated text and messages of libraries come from others, who could
     otherwise clear the screen, change what it shows, or write to the clipboard.
@@ -29,18 +34,19 @@ def visible(text: str) -> str:
 
 
 class VisibleStream:
-    """A text stream that writes `visible` text, and is the stream it is made of in all other respects.
+    """A text stream that writes `visible` text; in all other respects it is the stream that it wraps.
 
     Args:
-        stream: what to write to.
-        has_bars: whether progress bars of tqdm come to it too: their carriage return at the beginning or the end of a
-            write, and what moves the cursor to another bar, stay as they are.
+        stream: the stream to write to.
+        has_bars: whether tqdm writes progress bars to it too: their carriage return at the beginning or the end of a
+            write, and the codes that move the cursor to another bar, are not changed.
     """
 
     def __init__(self, stream: Any, has_bars: bool) -> None:
         self.stream, self.has_bars = stream, has_bars
 
     def write(self, text: str) -> int:
+        """Write a text, and return its length."""
         if not self.has_bars:
             self.stream.write(visible(text))
         elif CURSOR.fullmatch(text):
@@ -52,6 +58,7 @@ class VisibleStream:
         return len(text)
 
     def writelines(self, lines: Any) -> None:
+        """Write several texts."""
         for line in lines:
             self.write(line)
 
@@ -60,8 +67,10 @@ class VisibleStream:
 
 
 def protect_terminal() -> None:
-    """Have everything that this process prints pass through `visible`: on stderr always, on stdout where it is a
-    terminal. A file or a pipe gets exactly what is written to stdout."""
+    """Pass everything that this process prints through `visible`: stderr always, stdout if it is a terminal.
+
+    A file or a pipe gets exactly what is written to stdout.
+    """
     if sys.stderr is not None:
         sys.stderr = VisibleStream(sys.stderr, has_bars=True)
     if sys.stdout is not None and not sys.stdout.closed and sys.stdout.isatty():
@@ -69,7 +78,7 @@ def protect_terminal() -> None:
 
 
 def silence() -> None:
-    """Say nothing more, and show no progress: of several processes that do the same work only one talks."""
+    """Print no more messages and no progress: of several processes that do the same work, one prints them."""
     Progress.is_silent = True
 
 
@@ -86,7 +95,7 @@ def say(message: str = "") -> None:
 
 
 def say_error(message: object) -> None:
-    """Print the line with which a command ends in an error; the middle of a very long one is left out."""
+    """Print the line with which a command ends in an error, without the middle of a very long one."""
     line = f"gptcli: {message}"
     if len(line) > LONGEST_ERROR:
         line = f"{line[: LONGEST_ERROR // 2]} [...] {line[-LONGEST_ERROR // 2 :]}"
@@ -94,7 +103,7 @@ def say_error(message: object) -> None:
 
 
 def show(text: str) -> None:
-    """Print a result for people to stdout: lines and tables in which there may be names that others chose."""
+    """Print a result for people to stdout: lines and tables that may hold names chosen by others."""
     print(visible(text))
 
 
@@ -104,7 +113,7 @@ BAR_COLUMNS = 44
 
 
 def terminal_columns() -> int:
-    """Columns of the terminal on stderr; 80 where there is none."""
+    """Return the number of columns of the terminal on stderr, or 80 if it is none."""
     try:
         return os.get_terminal_size(sys.stderr.fileno()).columns or 80
     except (OSError, ValueError):
@@ -115,12 +124,12 @@ class Progress:
     """Progress of a long piece of work, on stderr.
 
     On a terminal it is a tqdm bar; elsewhere one plain line every `interval` seconds, so that a log file stays
-    readable. Use as a context manager; `update(n, **figures)` advances by n and shows the figures beside the rate.
+    readable. It is a context manager; `update(n, **figures)` advances by n and shows the figures beside the rate.
     """
 
     active: Progress | None = None
     is_silent = False
-    """Whether this process is to say nothing, see `silence`."""
+    """Whether this process prints nothing, see `silence`."""
 
     def __init__(
         self,
@@ -135,9 +144,9 @@ class Progress:
         self.description, self.total, self.unit, self.interval = description, total, unit, interval
         self.count, self.scale = initial, scale
         self.figures: dict[str, str] = {}
-        self.bar = None
+        self.bar: tqdm[Any] | None = None
         self.paced_from: tuple[int, float] | None = None
-        """Count and time of the first update: what comes before it, a compilation say, is no measure of the rest."""
+        """Count and time of the first update; a compilation, say, may precede it, which says nothing about the rest."""
 
     def __enter__(self) -> Self:
         self.began = self.said = time.monotonic()
@@ -165,6 +174,7 @@ class Progress:
             self.bar.close()
 
     def update(self, n: int = 1, **figures: str) -> None:
+        """Advance by n, and show these figures beside the rate from now on."""
         self.count += n
         self.figures = figures or self.figures
         self.paced_from = self.paced_from or (self.count, time.monotonic())
@@ -178,7 +188,7 @@ class Progress:
             print(visible(self.line()), file=sys.stderr, flush=True)
 
     def shown_figures(self, columns: int) -> str:
-        """The first of the figures that fit beside a bar in a terminal of so many columns."""
+        """Return the first of the figures that fit beside a bar in a terminal with this many columns."""
         shown = ""
         for name, value in self.figures.items():
             longer = f"{shown}, {name} {value}" if shown else f"{name} {value}"
@@ -188,24 +198,24 @@ class Progress:
         return shown
 
     def retarget(self, total: int) -> None:
-        """Let it end at another number than it was begun with."""
+        """Change the total."""
         self.total = total
         if self.bar is not None:
             self.bar.total = total
 
     def line(self) -> str:
-        """The plain line: `train 120/2000 step, 14 s gone, 220 s left, loss 2.31`."""
+        """Return the plain line: `train 120/2000 step, 14 s elapsed, 220 s left, loss 2.31`."""
         now = time.monotonic()
         first, since = self.paced_from or (self.count, now)
         amount = f"{self.count:,}/{self.total:,}" if self.total else f"{self.count:,}"
-        parts = [f"{self.description} {amount} {self.unit}", f"{duration(now - self.began)} gone"]
+        parts = [f"{self.description} {amount} {self.unit}", f"{duration(now - self.began)} elapsed"]
         if self.total and self.count > first:
             parts.append(f"{duration((now - since) / (self.count - first) * (self.total - self.count))} left")
         return ", ".join(parts + [f"{name} {value}" for name, value in self.figures.items()])
 
 
 def duration(seconds: float) -> str:
-    """A duration for people: `0.8 s`, `42 s`, `3 min 20 s`, `5 h 12 min`."""
+    """Return a duration for people: `0.8 s`, `42 s`, `3 min 20 s`, `5 h 12 min`."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -217,22 +227,24 @@ def duration(seconds: float) -> str:
 
 
 def shell_word(value: object) -> str:
-    """A path or a text as one word of a command that a person may copy: quoted where the shell needs it."""
+    """Return a path or a text as one word of a command that a person may copy, quoted where the shell needs it."""
     return shlex.quote(str(value))
 
 
 def quantity(number: int, thing: str) -> str:
-    """A number of things for people: `1 layer`, `1,200 layers`; `thing` is one of them, and takes an s."""
+    """Return a number of things for people: `1 layer`, `1,200 layers`. `thing` is the singular; its plural takes an
+    s.
+    """
     return f"{number:,} {thing}{'s' * (number != 1)}"
 
 
 def rounded(value: float) -> str:
-    """A positive number for people, to two digits or a whole, never in powers of ten: `0.62`, `5.3`, `12,400`."""
+    """Return a positive number for people, to two digits or whole, never in powers of ten: `0.62`, `5.3`, `12,400`."""
     return f"{value:,.0f}" if value >= 99.5 else f"{value:.2g}" if value >= 1e-4 else "0"
 
 
 def size(count: float, unit: str = "B") -> str:
-    """A count for people in powers of 1000: `1.12 MB`, `124 M`."""
+    """Return a count for people in powers of 1000: `1.12 MB`, `124 M`."""
     for prefix in ("", "k", "M", "G", "T"):
         if abs(count) < 999.5:
             digits = f"{count:.0f}" if prefix == "" else f"{count:.3g}"

@@ -1,4 +1,4 @@
-"""Every error that a user can cause, and the exit code it ends the command with.
+"""Errors that a user can cause, each with the exit code of the command.
 
     GptcliError                 1   (never raised itself)
     ├── UsageError              2   the command line asks for something impossible
@@ -7,13 +7,13 @@
     │   └── TokenizerError      3   a tokenizer cannot be read, trained, or represent a text
     ├── CheckpointError         4   a run or model directory is missing, damaged or of another kind
     ├── StorageError            5   the disk is full, or a path cannot be read or written
-    ├── DivergedError           6   the loss stopped being a number
+    ├── DivergedError           6   the loss is no longer a number
     ├── OutOfMemoryError        7   the model or batch does not fit
     ├── Stopped           130/143   SIGINT or SIGTERM, after saving
-    └── StdoutClosed          141   whoever read stdout has stopped reading, as `head` does; nothing is said about it
+    └── StdoutClosed          141   the reader of stdout has closed it, as `head` does; nothing is printed about it
 
-The message is one line that names the thing and the remedy; the command line prints it without a traceback
-(`--debug` shows one).
+The message is one line that names the thing and the remedy. The command prints it without a traceback (`--debug` shows
+one).
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from __future__ import annotations
 import signal
 
 LONGEST_PART = 2000
-"""Characters of a message or of a remedy; a longer one repeats a text that somebody gave in place of a name."""
+"""Characters of a message or of a remedy. A longer one repeats a text that was given in place of a name."""
 
 
 def one_short_line(text: str) -> str:
-    """The text in one line, without the middle of one that is too long."""
+    """Return a text in one line, without the middle of one that is too long."""
     line = " ".join(map(str.strip, text.strip().splitlines()))
     kept = LONGEST_PART // 4
     return line if len(line) <= LONGEST_PART else f"{line[:kept]}...{line[-kept:]}"
@@ -42,39 +42,55 @@ class GptcliError(Exception):
 
 
 class UsageError(GptcliError):
+    """The command line asks for something impossible."""
+
     exit_code = 2
 
 
 class ConfigError(UsageError):
-    pass
+    """A config file or a --set value is wrong."""
+
+    exit_code = 2
 
 
 class DataError(GptcliError):
+    """A corpus, a prompt or a shard cannot be used."""
+
     exit_code = 3
 
 
 class TokenizerError(DataError):
-    pass
+    """A tokenizer cannot be read or trained, or cannot represent a text."""
+
+    exit_code = 3
 
 
 class CheckpointError(GptcliError):
+    """A run or model directory is missing, damaged or of another kind."""
+
     exit_code = 4
 
 
 class StorageError(GptcliError):
+    """The disk is full, or a path cannot be read or written."""
+
     exit_code = 5
 
 
 class DivergedError(GptcliError):
+    """The loss is no longer a number."""
+
     exit_code = 6
 
 
 class OutOfMemoryError(GptcliError):
+    """The model or batch does not fit."""
+
     exit_code = 7
 
 
 class Stopped(GptcliError):
-    """The run was asked to stop and has saved; `signum` decides the exit code (128 + signal number)."""
+    """The run was asked to stop and has saved. `signum` decides the exit code (128 + signal number)."""
 
     def __init__(self, message: str, signum: int, remedy: str = "") -> None:
         super().__init__(message, remedy)
@@ -83,7 +99,7 @@ class Stopped(GptcliError):
 
 
 class StdoutClosed(GptcliError):
-    """Whoever read stdout has stopped reading. The exit code is that of a program which SIGPIPE ends."""
+    """The reader of stdout has closed it. The exit code is that of a program which SIGPIPE ends."""
 
     exit_code = 128 + signal.SIGPIPE
 
@@ -93,17 +109,17 @@ LONGEST_LINE = 300
 
 
 def first_line(error: BaseException) -> str:
-    """What another library's error says, in one line without a full stop: its first one, or the name of its kind."""
+    """Return the first line of another library's error without its full stop, or the name of its class."""
     lines = (line.strip() for line in str(error).splitlines())
     said = next((line for line in lines if line), type(error).__name__).rstrip(".")
     return said if len(said) <= LONGEST_LINE else f"{said[:LONGEST_LINE]}..."
 
 
 def is_panic(error: BaseException) -> bool:
-    """Whether it is a panic of a library in Rust, which pyo3 raises outside of Exception."""
+    """Return whether an error is a panic of a library in Rust, which pyo3 raises outside of Exception."""
     return type(error).__name__ == "PanicException" and not isinstance(error, Exception)
 
 
 def missing_extra(package: str, extra: str, purpose: str) -> UsageError:
-    """The error for a feature whose optional dependency is not installed."""
+    """Return the error for a feature whose optional dependency is not installed."""
     return UsageError(f"{purpose} needs {package}, which is not installed", f"pip install 'gptcli[{extra}]'")

@@ -1,4 +1,4 @@
-"""Measured numbers for people, with as many digits as their confidence interval supports. Plain arithmetic."""
+"""Measured numbers as text, with as many digits as their confidence interval supports."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ Interval = tuple[float, float]
 
 MOST_DECIMALS = 4
 WITHOUT_INTERVAL = 2
-"""Significant digits of an estimate without an interval. `gptcli eval` gives none only where there are fewer scored
-tokens than two blocks of a window, whose standard error is about a tenth of a nat even if tokens were independent."""
+"""Significant digits of an estimate without an interval. `gptcli eval` omits the interval only if fewer tokens are
+scored than two blocks of a window; the standard error is then about a tenth of a nat even if tokens are independent."""
 SCIENTIFIC_FROM = 1e6
 """Numbers from this size on are printed as 3.1e+18."""
 
 
 def figure(value: float, interval: Interval | None) -> str:
-    """`value` rounded so that half the width of its interval has two significant digits; at least one digit is shown.
+    """Return `value` rounded so that half the width of its interval has two significant digits; at least one digit is
+    shown.
 
-    This is the rule of the Particle Data Group for standard errors, without its exception for large leading digits:
-    a perplexity of 135.5253 between 124.9 and 147.0 is `136`, a loss of 2.2101 between 2.19 and 2.23 is `2.210`.
-    Without an interval `value` has two significant digits.
+    This is the rule of the Particle Data Group for standard errors, without its exception for large leading digits: a
+    perplexity of 135.5253 between 124.9 and 147.0 is `136`, a loss of 2.2101 between 2.19 and 2.23 is `2.210`. Without
+    an interval, `value` has two significant digits.
     """
     return rounded(value, last_place(value, interval))
 
 
 def figure_with_interval(value: float, interval: Interval | None) -> str:
-    """`136 (125 to 147)`; without an interval the value alone."""
+    """Return `136 (125 to 147)`, or the value alone without an interval."""
     if interval is None:
         return figure(value, None)
     place = last_place(value, interval)
@@ -35,7 +36,7 @@ def figure_with_interval(value: float, interval: Interval | None) -> str:
 
 
 def last_place(value: float, interval: Interval | None) -> int:
-    """The power of ten of the last digit that is worth printing."""
+    """Return the power of ten of the last digit that is worth printing."""
     if interval is None:
         return magnitude(value) + 1 - WITHOUT_INTERVAL
     half = (interval[1] - interval[0]) / 2
@@ -45,12 +46,12 @@ def last_place(value: float, interval: Interval | None) -> int:
 
 
 def magnitude(value: float) -> int:
-    """The power of ten of the first significant digit; 0 for 0 and for what is not finite."""
+    """Return the power of ten of the first significant digit; 0 for 0 and for numbers that are not finite."""
     return math.floor(math.log10(abs(value))) if value and math.isfinite(value) else 0
 
 
 def rounded(value: float, place: int) -> str:
-    """`value` rounded at the digit of 10^place, or at its own first digit if that is lower."""
+    """Return `value` rounded at the digit of 10^place, or at its own first digit if that is lower."""
     if not math.isfinite(value):
         return str(value)
     place = min(max(place, -MOST_DECIMALS), magnitude(value))

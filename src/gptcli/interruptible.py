@@ -1,8 +1,8 @@
-"""Long calls into libraries that run without the interpreter, and so keep Python from answering a signal.
+"""Long calls into compiled code, during which Python could not run its signal handlers.
 
 Python runs signal handlers in the main thread, between two of its instructions. A call that stays in compiled code for
-minutes therefore hears neither Ctrl-C nor SIGTERM. Made in a thread of its own, it leaves the main thread free to
-answer; what the handler raises is raised here, and the thread is left to end by itself or with the process.
+minutes therefore delays both Ctrl-C and SIGTERM. In a separate thread it leaves the main thread free to run the
+handler; an exception of the handler is raised here, and the thread ends by itself or with the process.
 """
 
 from __future__ import annotations
@@ -20,49 +20,51 @@ from gptcli.errors import GptcliError
 Result = TypeVar("Result")
 
 POLL_SECONDS = 0.2
-"""Seconds after which a waiting main thread checks for signals: on Windows a lock cannot be interrupted."""
+"""Seconds between the main thread's checks for signals while it waits: on Windows a lock cannot be interrupted."""
 
 
 class CallThread(threading.Thread, Generic[Result]):
-    """One call in a daemon thread, begun at once; `result()` waits for it."""
+    """One call in a daemon thread, which starts at once; `result()` waits for it."""
 
     def __init__(self, function: Callable[[], Result]) -> None:
         super().__init__(name=f"call of {getattr(function, '__name__', function)}", daemon=True)
         self.function = function
-        self.value: Result | None = None
+        self.values: list[Result] = []
         self.error: BaseException | None = None
         self.began = time.monotonic()
         self.start()
 
     def run(self) -> None:
+        """Make the call and keep its result or its exception."""
         try:
-            self.value = self.function()
+            self.values.append(self.function())
         except BaseException as error:
             self.error = error
 
     def result(self, on_wait: Callable[[float], None] = lambda seconds: None) -> Result:
-        """The return value of the call, or its exception; meanwhile `on_wait` is called with the seconds so far."""
+        """Return the value of the call, or raise its exception; meanwhile call `on_wait` with the seconds so far."""
         while self.is_alive():
             self.join(POLL_SECONDS)
             on_wait(time.monotonic() - self.began)
         if self.error is not None:
             raise self.error
-        return self.value  # type: ignore[return-value]
+        return self.values[0]
 
 
 def in_main_thread() -> bool:
+    """Return whether this is the main thread."""
     return threading.current_thread() is threading.main_thread()
 
 
 def call_interruptibly(function: Callable[[], Result]) -> Result:
-    """`function()`; what a signal handler raises meanwhile is raised at once, and the call's result is then lost."""
+    """Return `function()`. An exception of a signal handler is raised at once, and the call's result is then lost."""
     return CallThread(function).result() if in_main_thread() else function()
 
 
 def exit_process(code: int) -> NoReturn:
     """End the process as sys.exit does, or at once if a call is still running.
 
-    A thread that returns from compiled code while the interpreter is being taken down would abort the process.
+    A thread that returns from compiled code while the interpreter shuts down would abort the process.
     """
     if any(isinstance(thread, CallThread) for thread in threading.enumerate()):
         with contextlib.suppress(OSError, GptcliError):

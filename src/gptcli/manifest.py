@@ -1,9 +1,9 @@
 """The manifest of a run or model directory: size and SHA-256 of every file that a later command uses.
 
-It is written after the files that it lists, and proves itself: its last entry is the SHA-256 of the others, and it is
-accepted only if its bytes are exactly those that this module would have written. Before a listed file is replaced its
-entry is withdrawn, so that a process that is killed in between leaves a file that is not listed, never one that seems
-damaged. For a log, which grows, the beginning is listed. Checkpoints have manifests of their own.
+It is written after the files that it lists, and it can be verified by itself: its last entry is the SHA-256 of the
+others, and it is accepted only if its bytes are exactly those that this module would have written. Before a listed file
+is replaced its entry is withdrawn, so that a process that is killed in between leaves an unlisted file, never one that
+seems damaged. Of a log, which grows, the beginning is listed. Checkpoints have manifests of their own.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class Manifest:
-    """The files that a directory's manifest lists, by path below the directory; empty where there is no manifest."""
+    """The files that a directory's manifest lists, by path below the directory; empty if there is no manifest."""
 
     directory: Path
     files: Mapping[str, Entry] = field(default_factory=dict)
@@ -53,7 +53,7 @@ class Manifest:
     is_there: bool = False
 
     def render(self) -> str:
-        """The text of the file."""
+        """Return the text of the manifest file."""
         fields: dict[str, Any] = {"format": FORMAT, "version": VERSION}
         for kind in ("files", "logs"):
             entries: Mapping[str, Entry] = getattr(self, kind)
@@ -61,7 +61,7 @@ class Manifest:
         return sealed(fields)
 
     def damage(self, name: str, stop: threading.Event = NEVER) -> str | None:
-        """A description of the damage to a file that is listed; None where there is none, or once `stop` is set."""
+        """Return a description of the damage to a listed file, or None if it is intact or once `stop` is set."""
         path, is_log = self.directory / name, name in self.logs
         entry = self.logs[name] if is_log else self.files[name]
         try:
@@ -78,11 +78,11 @@ class Manifest:
         return None
 
     def damages(self, names: Sequence[str]) -> Iterator[tuple[str, str | None]]:
-        """(name, `damage` of it) of each of these files, which are read by several threads."""
+        """Iterate over (name, `damage` of it) of these files, which several threads read."""
         return zip(names, in_threads(self.damage, names), strict=True)
 
     def below(self, names: Iterable[str]) -> list[str]:
-        """The files and logs that are listed under these names, which may be folders."""
+        """Return the listed files and logs with these names, which may be those of folders."""
         wanted = tuple(names)
         return [
             name
@@ -92,13 +92,13 @@ class Manifest:
 
 
 def sealed(fields: Mapping[str, Any]) -> str:
-    """The JSON text of a table, with the SHA-256 of all its entries as the last one."""
+    """Return the JSON text of a table, with the SHA-256 of all its entries as the last one."""
     digest = hashlib.sha256(strict_json.dumps(fields, ensure_ascii=False).encode()).hexdigest()
     return strict_json.dumps({**fields, "sha256": digest}, ensure_ascii=False, indent=2) + "\n"
 
 
 def unsealed(text: bytes) -> dict[str, Any] | None:
-    """The table that `sealed` gave this text; None where any byte is another."""
+    """Return the table for which `sealed` gave this text, or None if any byte differs."""
     try:
         fields = strict_json.parse(text)
         del fields["sha256"]
@@ -108,7 +108,7 @@ def unsealed(text: bytes) -> dict[str, Any] | None:
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """The manifest of a directory; an empty one where it has none.
+    """Return the manifest of a directory; an empty one if it has none.
 
     Raises:
         CheckpointError: it is damaged, or was written by a newer version.
@@ -120,41 +120,43 @@ def read_manifest(directory: Path) -> Manifest:
         try:
             text = read_regular(path, MAX_BYTES)
         except UnsuitableFileError:
-            text = b""  # which is damaged
+            text = b""  # not a manifest, so that it counts as damaged
     try:
         fields = strict_json.parse(text)
         if fields["format"] == FORMAT and fields["version"] > VERSION:
             raise CheckpointError(f"{path} was written by a newer gptcli", "update gptcli to read it")
-        listed = [{name: Entry(**entry) for name, entry in fields[kind].items()} for kind in ("files", "logs")]
-        manifest = Manifest(directory, *listed, is_there=True)
+        files, logs = ({name: Entry(**entry) for name, entry in fields[kind].items()} for kind in ("files", "logs"))
+        manifest = Manifest(directory, files, logs, is_there=True)
         is_whole = manifest.render().encode() == text
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         is_whole = False
     if not is_whole or not all(is_inside(name) for name in (*manifest.files, *manifest.logs)):
         raise CheckpointError(
             f"{path} is damaged",
-            f"check the other files, and have them listed anew: {accept_command(directory, MANIFEST_NAME)}",
+            f"check the other files, and list them again: {accept_command(directory, MANIFEST_NAME)}",
         )
     return manifest
 
 
 def is_inside(name: str) -> bool:
-    """Whether the path of an entry leads to a file below the directory."""
+    """Return whether the path of an entry leads to a file below the directory."""
     path = Path(name)
     return not path.is_absolute() and ".." not in path.parts and name != MANIFEST_NAME
 
 
 def accept_command(directory: Path, name: str) -> str:
+    """Return the command that accepts a file as it is now."""
     return f"gptcli checkpoint verify {shell_word(directory)} --accept {shell_word(name)}"
 
 
 def require_unchanged(directory: Path, *names: str) -> None:
-    """Compare files of a directory, or all files below a folder in it, with its manifest, before they are used.
+    """Compare files of a directory, or all files below a folder in it, with its manifest before they are used.
 
-    Files that it does not list are left alone, and so is a directory without a manifest.
+    Files that it does not list, and directories without a manifest, are not checked.
 
     Raises:
-        CheckpointError: names the file that is missing or is not as it was written, and how to accept a change.
+        CheckpointError: a file is missing or is not as it was written; the message names it, and the remedy accepts the
+            change.
     """
     manifest = read_manifest(directory)
     for name in manifest.below(names):
@@ -164,13 +166,13 @@ def require_unchanged(directory: Path, *names: str) -> None:
 
 
 def was_replaced(manifest: Manifest, name: str) -> bool:
-    """Whether a training has replaced the file since the manifest was read, so that it is whole after all."""
+    """Return whether a training has replaced the file since the manifest was read, so that it is intact after all."""
     now = read_manifest(manifest.directory)
     return now.below([name]) == [] or (now != manifest and now.damage(name) is None)
 
 
 def changed(manifest: Manifest, name: str, damage: str) -> CheckpointError:
-    """The error for a file that is not as it was written."""
+    """Return the error for a file that is not as it was written."""
     return CheckpointError(
         f"{manifest.directory / name} {damage}",
         "restore it from a copy or, if it was changed on purpose, accept it: "
@@ -179,7 +181,7 @@ def changed(manifest: Manifest, name: str, damage: str) -> CheckpointError:
 
 
 def sha256_of_part(path: Path, start: int, size: int, stop: threading.Event = NEVER) -> str:
-    """Hex SHA-256 of `size` bytes of a file from byte `start` on, or of fewer once `stop` is set."""
+    """Return the hex SHA-256 of `size` bytes of a file from byte `start` on, or of fewer once `stop` is set."""
     digest, left = hashlib.sha256(), size
     with open_regular(path) as file:
         file.seek(start)
@@ -190,9 +192,9 @@ def sha256_of_part(path: Path, start: int, size: int, stop: threading.Event = NE
 
 
 def in_threads(function: Callable[[Item, threading.Event], Result], items: Sequence[Item]) -> Iterator[Result]:
-    """function(item, stop) of each item, in order, computed by as many threads as there are cores.
+    """Iterate over function(item, stop) of each item, in order, computed by as many threads as there are cores.
 
-    Reading and hashing release the interpreter's lock. `stop` is set when the caller takes no more results, since a
+    Reading and hashing release the interpreter's lock. `stop` is set when the caller takes no more results, because a
     signal or an exception has interrupted it; the functions should then return early.
     """
     stop = threading.Event()
@@ -205,18 +207,18 @@ def in_threads(function: Callable[[Item, threading.Event], Result], items: Seque
 
 
 def usable_cores() -> int:
-    """The number of cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def record(directory: Path, names: Iterable[str], logs: Iterable[str] = ()) -> Manifest:
-    """List files, whole folders and logs as they are now; what was listed under a name that is gone is dropped.
+    """List files, whole folders and logs as they are now, and drop entries of these names whose file is gone.
 
     Call it when the files are whole. Logs are flushed to the disk first, so that the manifest is never ahead of them.
 
     Raises:
         StorageError: a file cannot be read, or the manifest cannot be written.
-        CheckpointError: the manifest that is there is damaged.
+        CheckpointError: the present manifest is damaged.
     """
     names, logs = tuple(names), tuple(logs)
     manifest = read_manifest(directory)
@@ -234,18 +236,19 @@ def record_new(directory: Path, names: Iterable[str]) -> None:
     """List those files and folders of which nothing is listed yet.
 
     Raises:
-        StorageError, CheckpointError: as `record`.
+        StorageError: a file cannot be read, or the manifest cannot be written.
+        CheckpointError: the present manifest is damaged.
     """
     manifest = read_manifest(directory)
     record(directory, [name for name in names if not manifest.below([name])])
 
 
 def withdraw(directory: Path, names: Iterable[str]) -> Manifest:
-    """Take files, folders and logs off the list, before they are replaced.
+    """Remove files, folders and logs from the list, before they are replaced.
 
     Raises:
         StorageError: the manifest cannot be written.
-        CheckpointError: the manifest that is there is damaged.
+        CheckpointError: the present manifest is damaged.
     """
     manifest = read_manifest(directory)
     return write(Manifest(directory, *without(manifest, tuple(names)), is_there=manifest.is_there), manifest)
@@ -253,7 +256,7 @@ def withdraw(directory: Path, names: Iterable[str]) -> Manifest:
 
 @contextmanager
 def replacing(directory: Path, names: Iterable[str], logs: Iterable[str] = ()) -> Iterator[None]:
-    """While the block replaces files they are not listed; at its end they are, as they are then."""
+    """Withdraw files while the block replaces them, and list them as they are at its end."""
     names, logs = tuple(names), tuple(logs)
     withdraw(directory, (*names, *logs))
     yield
@@ -261,7 +264,7 @@ def replacing(directory: Path, names: Iterable[str], logs: Iterable[str] = ()) -
 
 
 def without(manifest: Manifest, names: tuple[str, ...]) -> tuple[dict[str, Entry], dict[str, Entry]]:
-    """The files and logs that are listed, except these names and what lies below them."""
+    """Return the listed files and logs, except these names and what lies below them."""
     gone = set(manifest.below(names))
     files, logs = (
         {name: entry for name, entry in of.items() if name not in gone} for of in (manifest.files, manifest.logs)
@@ -270,13 +273,16 @@ def without(manifest: Manifest, names: tuple[str, ...]) -> tuple[dict[str, Entry
 
 
 def write(manifest: Manifest, before: Manifest) -> Manifest:
+    """Write a manifest if it differs from the one before, and return it."""
     if manifest != before:
         write_atomic(manifest.directory / MANIFEST_NAME, manifest.render())
     return manifest
 
 
 def files_below(directory: Path, name: str) -> list[str]:
-    """The path of the file of that name, or of each file in the folder of that name; half-written ones are left out."""
+    """Return the path of the file of that name, or of each file in the folder of that name, without half-written
+    ones.
+    """
     path = directory / name
     if path.is_file():
         return [name]
@@ -285,13 +291,17 @@ def files_below(directory: Path, name: str) -> list[str]:
 
 
 def entry_of(path: Path, stop: threading.Event = NEVER) -> Entry:
+    """Return the entry for a whole file."""
     size = path.stat().st_size
     return Entry(size, sha256_of_part(path, 0, size, stop))
 
 
 def log_entry(path: Path, before: Entry | None) -> Entry:
-    """The entry for the whole lines of a log; `before` where the log no longer begins with that, so that the damage is
-    not taken for what was written."""
+    """Return the entry for the whole lines of a log.
+
+    If the log no longer begins with what was listed, the entry `before` is kept, so that damage is not listed as
+    written.
+    """
     with open_regular(path) as file:
         os.fsync(file.fileno())
         content = file.read()

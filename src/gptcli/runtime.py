@@ -1,6 +1,6 @@
-"""Setup of a process before torch is loaded: where it may import from, and settings for speed. Imports no torch.
+"""Setup of a process before torch is loaded: its import path, and settings for speed. This module imports no torch.
 
-The settings for speed change no number; either stands back where the user has set it through the environment.
+The settings for speed change no number, and a setting that the user has made in the environment takes precedence.
 """
 
 from __future__ import annotations
@@ -12,25 +12,26 @@ from collections.abc import Callable
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Parameters of mallopt(3)."""
 SPIN_COUNT = "10000"
-"""Turns of a waiting loop, about 0.1 to 0.5 ms: longer than the pause between two operations of a training step."""
+"""Iterations of a waiting loop, about 0.1 to 0.5 ms: longer than the pause between two operations of a training
+step."""
 SEARCHED = ("PATH", "LD_LIBRARY_PATH", "LIBRARY_PATH", "CPATH", "C_INCLUDE_PATH", "CPLUS_INCLUDE_PATH")
 """Variables with folders in which programs, libraries and headers are searched: torch.compile runs a C++ compiler."""
 
 
 def prepare() -> None:
-    """Set up this process and those that it will start. To be called before torch is imported."""
-    forget_working_directory()
+    """Set up this process and those that it will start. Call it before torch is imported."""
+    exclude_working_directory()
     if sys.platform == "linux":
         keep_freed_memory()
-        wait_briefly()
+        limit_openmp_spinning()
 
 
-def forget_working_directory() -> None:
-    """Import and run nothing from the working directory, here and in every process that comes from this one.
+def exclude_working_directory() -> None:
+    """Import and run nothing from the working directory, in this process and in every process that it starts.
 
-    A folder with a corpus may hold a `random.py` of anybody. An empty entry, which `PYTHONPATH=$PYTHONPATH:/mine`
-    leaves where the variable was not set, means the working directory too, and a relative entry of PATH leads below it.
-    A relative entry of PYTHONPATH that names another folder stays.
+    A folder with a corpus may hold anybody's `random.py`. An empty entry, which `PYTHONPATH=$PYTHONPATH:/mine` leaves
+    if the variable was not set, also means the working directory, and a relative entry of PATH leads below it. A
+    relative entry of PYTHONPATH that names another folder is kept.
     """
     os.environ["PYTHONSAFEPATH"] = "1"
     for name in SEARCHED:
@@ -46,7 +47,7 @@ def forget_working_directory() -> None:
 
 
 def keep_entries(name: str, is_wanted: Callable[[str], bool]) -> bool:
-    """Keep some entries of a variable that lists folders, if it is set; returns whether any were dropped."""
+    """Keep some entries of a variable that lists folders, if it is set, and return whether any were dropped."""
     value = os.environ.pop(name, "")
     kept = os.pathsep.join(entry for entry in value.split(os.pathsep) if is_wanted(entry))
     if kept:  # an empty variable may mean the working directory
@@ -55,15 +56,16 @@ def keep_entries(name: str, is_wanted: Callable[[str], bool]) -> bool:
 
 
 def names_another_folder(entry: str) -> bool:
+    """Return whether an entry of a path is not the working directory."""
     return os.path.normpath(entry or os.curdir) != os.curdir
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep what is freed for the next allocation (of the same step of the next round, as a rule).
+    """Make glibc keep freed memory for the next allocation, as a rule that of the same operation in the next step.
 
-    It gives large blocks back to the kernel at once, which must then clear them again page by page when the next step
-    asks for them: more than a fifth of the time of a step of GPT-2 on two cores. The process stays as large as it ever
-    was, which for a training loop is no larger than it is at every step.
+    By default it returns large blocks to the kernel at once, which must clear them page by page when the next step
+    allocates them again: more than a fifth of the time of a step of GPT-2 on two cores. The process stays as large as
+    it ever was, which in a training loop is no larger than at every step.
     """
     if "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "") or any(name.startswith("MALLOC_") for name in os.environ):
         return
@@ -75,11 +77,11 @@ def keep_freed_memory() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, -1)
 
 
-def wait_briefly() -> None:
-    """Have OpenMP's threads spin for a moment, not for milliseconds, before they sleep until there is work.
+def limit_openmp_spinning() -> None:
+    """Make OpenMP's threads spin for a moment, not for milliseconds, before they sleep until there is work.
 
-    GNU's spin for 300,000 turns: where another program holds one of the cores, each wait then lasts until the kernel
-    takes the core away from the one who waits, and a step takes many times longer than with one thread.
+    GNU's threads spin for 300,000 iterations. If another program uses one of the cores, each wait then lasts until the
+    kernel preempts the waiting thread, and a step takes many times longer than with one thread.
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT

@@ -1,8 +1,7 @@
-"""JSON that every reader accepts: the only place of this package where JSON is written and read.
+"""JSON that every reader accepts: the only module of this package that writes and reads JSON.
 
 JSON has no numbers that are not finite. `dumps` writes them as the strings "NaN", "Infinity" and "-Infinity", and
-`loads` makes them numbers again. A figure that does not exist is None, with its reason beside it, and is not given to
-this module as NaN.
+`loads` turns these into numbers again. A value that does not exist is None, with its reason beside it, and never NaN.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ def dumps(
     sort_keys: bool = False,
     separators: tuple[str, str] | None = None,
 ) -> str:
-    """One JSON text; floats are written so that they read back to the same bits. The options are those of `json.dumps`.
+    """Return one JSON text, whose floats read back to the same bits. The options are those of `json.dumps`.
 
     Raises:
         TypeError: the value is not JSON.
@@ -41,7 +40,7 @@ def dumps(
 
 
 def loads(text: str | bytes) -> Any:
-    """The inverse of `dumps`; tuples come back as lists.
+    """Return the value of a text that `dumps` wrote; tuples become lists.
 
     Raises:
         ValueError: the text is not JSON, or nested deeper than any file of ours.
@@ -50,7 +49,7 @@ def loads(text: str | bytes) -> Any:
 
 
 def parse(text: str | bytes) -> Any:
-    """The value of a JSON text from any source; its strings stay as they are.
+    """Return the value of a JSON text from any source; its strings stay as they are.
 
     Raises:
         ValueError: the text is not JSON, or nested too deeply to be read.
@@ -62,7 +61,7 @@ def parse(text: str | bytes) -> Any:
 
 
 def without_non_finite(value: Any) -> Any:
-    """The value with a string for every number that is not finite."""
+    """Return the value with a string for every number that is not finite."""
     if isinstance(value, float):
         if math.isnan(value):
             return "NaN"
@@ -75,7 +74,7 @@ def without_non_finite(value: Any) -> Any:
 
 
 def with_non_finite(value: Any) -> Any:
-    """The value with the number for every string that `without_non_finite` writes."""
+    """Return the value with the number for every string that `without_non_finite` writes."""
     if isinstance(value, str):
         return NON_FINITE.get(value, value)
     if isinstance(value, dict):

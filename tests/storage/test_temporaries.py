@@ -19,7 +19,7 @@ from gptcli.storage import (
     temporaries,
     temporary_name,
 )
-from gptcli.storage.temporaries import UNKNOWN_SECONDS, Owner, current_owner, is_let_go
+from gptcli.storage.temporaries import UNKNOWN_SECONDS, Owner, current_owner, is_unlocked
 
 GONE = 2**22 + 1
 """Above the largest process number of Linux."""
@@ -154,4 +154,4 @@ def test_the_directories_of_writers_are_locked(tmp_path: Path) -> None:
     with atomic_directory(tmp_path / "made") as folder, atomic_file(tmp_path / "file") as file:
         for path in (folder, file.parent):
             os.utime(path, (time.time() - 120,) * 2)
-            assert not is_let_go(path)
+            assert not is_unlocked(path)

@@ -1,14 +1,14 @@
-"""Files that are whole or absent, and that lie where their path says. Nothing here knows what is in them.
+"""Files that are whole or absent, and that lie where their path says. Nothing here depends on their content.
 
-errors.py       the system's errors as StorageError, and paths as users write them
-writing.py      opening, copying and making files and directories of our own: never through a link
-temporaries.py  temporary names that say which process owns them, and the removal of those that are left over
-cache_dir.py    where the cache lies
-reading.py      opening and reading files that others may have put there: regular ones only, and not without a bound
-atomic.py       files and directories that appear under their name only when they are whole
+    errors.py       the system's errors as StorageError, and paths as users write them
+    writing.py      creating, copying and removing files and directories, never through a link
+    temporaries.py  temporary names that identify the process that owns them, and the removal of abandoned ones
+    cache_dir.py    the default place of the cache
+    reading.py      opening and reading files that others may have written: regular ones only, up to a size
+    atomic.py       files and directories that appear under their name only when they are whole
 
-All that is written in a run, a cache or an export goes through these functions; tests/test_architecture.py finds the
-calls that do not.
+All writing to a run, a cache or an export goes through these functions; tests/test_architecture.py finds the calls that
+bypass them.
 """
 
 from gptcli.storage.atomic import (

@@ -1,16 +1,17 @@
 """Files and directories that appear under their name when they are whole: after a crash at any moment the old one is
-there, or the new one."""
+there, or the new one.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, cast
 
 from gptcli.errors import GptcliError, StorageError
 from gptcli.storage.errors import storage_error, storage_errors
@@ -29,7 +30,8 @@ def fsync_path(path: Path) -> None:
 
 
 def publish(temporary: Path, path: Path) -> None:
-    """Give a file, or a directory that replaces none, its name: what is in it is flushed before, its parent after.
+    """Rename a temporary file, or a directory whose target does not exist, to `path`. Its content is flushed before,
+    its parent after.
 
     Raises:
         StorageError: `path` is a link.
@@ -42,7 +44,7 @@ def publish(temporary: Path, path: Path) -> None:
 
 
 def flush_tree(path: Path) -> None:
-    """Flush a file, or a directory and all that is in it."""
+    """Flush a file, or a directory and everything in it, to the disk."""
     for entry in sorted(path.rglob("*"), reverse=True):
         fsync_path(entry)
     fsync_path(path)
@@ -52,7 +54,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     """Replace `path` by `content`: after a crash at any moment it holds the old bytes or the new ones, whole.
 
     Raises:
-        StorageError: the disk is full, `path` is a link or cannot be written; nothing is left behind.
+        StorageError: the disk is full, or `path` is a link or cannot be written; nothing is left behind.
     """
     data = content.encode() if isinstance(content, str) else content
     temporary = temporary_name(path)
@@ -68,27 +70,29 @@ def write_atomic(path: Path, content: bytes | str) -> None:
             raise
 
 
-def append_file(path: Path) -> BinaryIO:
-    """Open a file for reading and for appending, unbuffered; it is made if there is none. One that has a second name
-    is replaced by a copy, so that what the other name shows stays as it is."""
+def append_file(path: Path) -> io.FileIO:
+    """Open a file, creating it if necessary, for unbuffered reading and appending.
+
+    A file with a second hard link is replaced by a copy first, so that the content under the other name does not
+    change.
+    """
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
     descriptor = open_nofollow(path, flags)
     if os.fstat(descriptor).st_nlink > 1:
         os.close(descriptor)
         write_atomic(path, path.read_bytes())
         descriptor = open_nofollow(path, flags)
-    return cast("BinaryIO", os.fdopen(descriptor, "a+b", buffering=0))
+    return os.fdopen(descriptor, "a+b", buffering=0)
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield the path of an empty file; what is written there becomes `path` when the block ends without an error.
+    """Yield the path of an empty file, which becomes `path` when the block ends without an error.
 
-    The file lies in a temporary directory of its own, so that a library may write files beside it, or put another one
-    in its place.
+    The file lies in a temporary directory of its own, so that a library may write files beside it or replace it.
 
     Raises:
-        StorageError: the disk is full, `path` is a link or cannot be written; nothing is left behind.
+        StorageError: the disk is full, or `path` is a link or cannot be written; nothing is left behind.
     """
     with scratch_for(path) as scratch:
         temporary = scratch / path.name
@@ -106,7 +110,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     existing `path` is kept until the new directory is whole. On any error the temporary directory is removed.
 
     Raises:
-        StorageError: the disk is full, `path` is a link or cannot be written; nothing is left behind.
+        StorageError: the disk is full, or `path` is a link or cannot be written; nothing is left behind.
     """
     with scratch_for(path) as temporary, errors_name(path, temporary):
         yield temporary
@@ -123,10 +127,10 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def scratch_for(path: Path) -> Iterator[Path]:
-    """Yield a new temporary directory beside `path`, which is removed when the block ends, unless it was renamed.
+    """Yield a new temporary directory beside `path`. It is removed when the block ends, unless it was renamed.
 
     Raises:
-        StorageError: the disk is full, `path` is a link or cannot be written.
+        StorageError: the disk is full, or `path` is a link or cannot be written.
     """
     scratch = temporary_name(path)
     with storage_errors(path):
@@ -136,14 +140,14 @@ def scratch_for(path: Path) -> Iterator[Path]:
             with held_directory(scratch):
                 yield scratch
         except OSError as error:
-            raise in_place_of(scratch, path, error) from error
+            raise no_room_error(scratch, path, error) from error
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
 @contextmanager
 def errors_name(path: Path, temporary: Path) -> Iterator[None]:
-    """Let each error of the block name `path`, which the user knows, in place of `temporary`."""
+    """Replace `temporary` by `path`, which the user knows, in the message of each error that the block raises."""
     try:
         yield
     except GptcliError as error:
@@ -155,9 +159,11 @@ def errors_name(path: Path, temporary: Path) -> Iterator[None]:
         raise named from error
 
 
-def in_place_of(temporary: Path, path: Path, error: OSError) -> StorageError:
-    """The error about what was written to `temporary`, which is removed, in order to become `path`: it needs more room
-    than it had taken."""
+def no_room_error(temporary: Path, path: Path, error: OSError) -> StorageError:
+    """Return the error about writing to `temporary`, which is removed, in place of `path`.
+
+    More bytes are needed than the temporary had taken, so the message gives that number.
+    """
     found = [entry.lstat() for entry in temporary.rglob("*")]
     taken = sum(max(entry.st_size, entry.st_blocks * 512) for entry in found)
     shutil.rmtree(temporary, ignore_errors=True)
@@ -165,8 +171,11 @@ def in_place_of(temporary: Path, path: Path, error: OSError) -> StorageError:
 
 
 def set_modes(directory: Path) -> None:
-    """Give all that lies in a directory the permissions that new files and directories have beside it, whatever those
-    are that a library gave them. Files that have a second name, under which others may use them, keep theirs."""
+    """Give everything in a directory the permissions that new files and directories have beside it, whatever a library
+    set.
+
+    Files with a second hard link, under which others may use them, keep their permissions.
+    """
     allowed = stat.S_IMODE(directory.stat().st_mode)
     for entry in directory.rglob("*"):
         found = entry.lstat()
@@ -177,6 +186,6 @@ def set_modes(directory: Path) -> None:
 
 
 def sha256_file(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes, read in bounded memory."""
+    """Return the hex SHA-256 of a file, which is read in bounded memory."""
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

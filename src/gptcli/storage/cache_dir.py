@@ -7,6 +7,6 @@ from pathlib import Path
 
 
 def default_cache_dir() -> Path:
-    """$XDG_CACHE_HOME/gptcli, or ~/.cache/gptcli."""
+    """Return $XDG_CACHE_HOME/gptcli, or ~/.cache/gptcli."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "gptcli"

@@ -1,4 +1,4 @@
-"""The system's errors about files as errors for the user."""
+"""Errors of the system about files, turned into errors for the user."""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ from pathlib import Path
 from gptcli.errors import StorageError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
 REMEDIES = {
     errno.ENOSPC: "free some disk space and run the same command again",
-    errno.EDQUOT: "your disk quota is used up: free some space",
-    errno.EFBIG: "the file is larger than this system allows",
+    errno.EDQUOT: "free some space, since your disk quota is used up",
+    errno.EFBIG: "choose a file system that allows larger files",
     errno.EACCES: "check the permissions",
     errno.EPERM: "check the permissions",
-    errno.EROFS: "the file system is read-only: choose another place",
+    errno.EROFS: "choose another place, since this file system is read-only",
     errno.ENOENT: "check the path",
     errno.ENOTDIR: "check the path",
     errno.EISDIR: "name a file in it",
@@ -31,7 +29,7 @@ REMEDIES = {
 
 @contextmanager
 def storage_errors(path: Path | str, action: str = "write", needed: int = 0) -> Iterator[None]:
-    """Turn an OSError about `path` into a StorageError, as `storage_error` does."""
+    """Turn an OSError about `path` into the StorageError of `storage_error`."""
     try:
         yield
     except OSError as error:
@@ -39,8 +37,10 @@ def storage_errors(path: Path | str, action: str = "write", needed: int = 0) -> 
 
 
 def storage_error(path: Path | str, error: OSError, action: str = "write", needed: str = "") -> StorageError:
-    """The error for the user: with the remedy and, where there is no room, the bytes that are free and those that are
-    `needed`, if that is known."""
+    """Return the error for the user, with a remedy.
+
+    If there is no room, the message gives the bytes that are free and, if it is known, how many are `needed`.
+    """
     reason = error.strerror or str(error)
     if error.errno in NO_ROOM:
         place = next(parent for parent in Path(path).absolute().parents if parent.exists())
@@ -50,5 +50,5 @@ def storage_error(path: Path | str, error: OSError, action: str = "write", neede
 
 
 def expanded(name: Path | str) -> Path:
-    """A path as the user wrote it, with the home directory for `~`; `~nobody` stays as it is, as in a shell."""
+    """Return a path as the user wrote it, with the home directory for `~`; `~nobody` stays as it is, as in a shell."""
     return Path(os.path.expanduser(name))

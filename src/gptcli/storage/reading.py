@@ -1,24 +1,25 @@
-"""Reading files that others may have put there: only regular files, and no more of them than is sensible.
+"""Reading files that others may have written: only regular files, and only up to a sensible size.
 
-Opening a pipe waits for whoever writes to it, and a device such as /dev/zero has no end. So what a directory of others
-merely holds is opened by `open_regular`; what the user names, which may be a pipe, is read up to a bound by
-`read_named`. tests/test_architecture.py finds the files that are opened otherwise.
+Opening a pipe waits for its writer, and a device such as /dev/zero has no end. Files that were only found in a
+directory of others are therefore opened by `open_regular`; a file that the user names, which may be a pipe, is read up
+to a bound by `read_named`. tests/test_architecture.py finds the files that are opened otherwise.
 """
 
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import IO
 
 from gptcli.storage.errors import expanded
 
 SMALL, LARGE, HUGE = 10 * 2**20, 2**28, 2**32
-"""Bytes at most: of a configuration or a report; of a file with an entry for each token of a vocabulary or each tensor
-of a model, or of a text that is read as a whole; and of a list in the cache, with an entry for each file of a corpus,
-which nobody else writes."""
+"""Largest sizes in bytes. SMALL is for a configuration or a report; LARGE for a file with an entry for each token of a
+vocabulary or each tensor of a model, or a text that is read as a whole; HUGE for a list in the cache, which nobody else
+writes, with an entry for each file of a corpus."""
 CHUNK = 2**20
 KINDS = (
     (stat.S_ISDIR, "a directory"),
@@ -34,21 +35,23 @@ class UnsuitableFileError(OSError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(errno.EINVAL, reason)
+        self.reason = reason
 
     def __str__(self) -> str:
-        return self.strerror
+        return self.reason
 
 
-def open_regular(path: Path) -> BinaryIO:
-    """The file of `regular_descriptor`."""
-    return cast("BinaryIO", os.fdopen(regular_descriptor(path), "rb"))
+def open_regular(path: Path) -> io.BufferedReader:
+    """Open the file of `regular_descriptor`."""
+    return os.fdopen(regular_descriptor(path), "rb")
 
 
 def regular_descriptor(path: Path) -> int:
-    """A descriptor of a regular file, opened for reading without waiting for anything; a link to one is followed.
+    """Return a descriptor of a regular file, opened for reading without waiting for anything; a link to one is
+    followed.
 
     Raises:
-        UnsuitableFileError: it is of another kind.
+        UnsuitableFileError: it is not a regular file.
         OSError: it cannot be opened.
     """
     # Without O_NONBLOCK opening a pipe would wait; reading a regular file is the same with it.
@@ -62,10 +65,10 @@ def regular_descriptor(path: Path) -> int:
 
 
 def read_regular(path: Path, most: int = SMALL) -> bytes:
-    """The content of a regular file of at most `most` bytes.
+    """Return the content of a regular file of at most `most` bytes.
 
     Raises:
-        UnsuitableFileError: it is of another kind, or larger.
+        UnsuitableFileError: it is not a regular file, or larger.
         OSError: it cannot be read.
     """
     with open_regular(path) as file:
@@ -73,18 +76,18 @@ def read_regular(path: Path, most: int = SMALL) -> bytes:
 
 
 def read_named(path: Path, most: int = LARGE) -> bytes:
-    """The content of a file or a pipe that the user names, of at most `most` bytes.
+    """Return the content of a file or a pipe that the user names, of at most `most` bytes.
 
     Raises:
-        UnsuitableFileError: there is more in it.
+        UnsuitableFileError: it holds more.
         OSError: it cannot be read.
     """
     with expanded(path).open("rb") as file:
         return read_at_most(file, most)
 
 
-def read_at_most(file: BinaryIO, most: int) -> bytes:
-    """The rest of an open file, pipe or device.
+def read_at_most(file: IO[bytes], most: int) -> bytes:
+    """Return the rest of an open file, pipe or device.
 
     Raises:
         UnsuitableFileError: it is more than `most` bytes.

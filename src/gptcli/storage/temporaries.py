@@ -1,10 +1,10 @@
-"""Temporary names, and who owns them: what a killed process left half-written is removed, what a living one writes is
-not, also where a directory is shared by containers or machines.
+"""Temporary names that identify their owner: what a killed process left half-written is removed, and what a living
+process writes is not, even if containers or machines share the directory.
 
     NAME.tmp-PID-START-MACHINE-RANDOM
 
-START is when the process began, in clock ticks since the system was started, and MACHINE two hashes: of the boot id of
-the kernel, and of the process's pid namespace. Only a process of the same two can be looked up by its number. A
+START is the time at which the process began, in clock ticks since boot. MACHINE consists of two hashes: of the kernel's
+boot id and of the process's pid namespace. A process can be looked up by its number only if both are the same. A
 temporary directory is also locked while its owner lives, which every process under the same kernel can see.
 """
 
@@ -27,27 +27,27 @@ from gptcli.storage.writing import remove_tree
 TEMPORARY_MARK = ".tmp-"
 """Part of every temporary name."""
 UNKNOWN_SECONDS = 7 * 24 * 3600.0
-"""Seconds since the last change after which a temporary is removed although nothing is known about its owner."""
+"""Seconds since the last change after which a temporary with an unknown owner is removed."""
 FRESH_SECONDS = 60.0
-"""A directory that was made so recently may not be locked yet."""
+"""Seconds after its creation in which a directory may not be locked yet."""
 HASH_DIGITS = 8
 
 Excluded = Literal["nobody", "this machine", "everyone"]
-"""The other processes that a lock, which is held, keeps from writing: all under the same kernel, or all there are."""
+"""The other processes that the caller's lock keeps from writing: none, all under the same kernel, or all."""
 
 
 class Owner(NamedTuple):
-    """A process, as a temporary name tells of it."""
+    """The process that a temporary name identifies."""
 
     pid: int
     start: int
-    """0 where the system does not say."""
+    """0 if the system does not say."""
     boot: str
     namespace: str
 
     @classmethod
     def of_name(cls, name: str) -> Owner | None:
-        """The owner of a temporary; None where the name does not say enough, as those of earlier versions."""
+        """Return the owner of a temporary, or None if the name does not identify one, as in earlier versions."""
         parts = name.rpartition(TEMPORARY_MARK)[2].split("-")
         if len(parts) != 4 or not parts[0].isdecimal() or len(parts[2]) != 2 * HASH_DIGITS:
             return None
@@ -58,17 +58,19 @@ class Owner(NamedTuple):
         return cls(int(parts[0]), start, parts[2][:HASH_DIGITS], parts[2][HASH_DIGITS:])
 
     def label(self) -> str:
+        """Return the owner as it is written in a temporary name."""
         return f"{self.pid}-{self.start:x}-{self.boot}{self.namespace}"
 
     def is_of_this_boot(self) -> bool:
+        """Return whether the process runs, or ran, under the kernel of this one since its last boot."""
         return self.boot == current_owner().boot
 
-    def is_in_sight(self) -> bool:
-        """Whether its process number means here what it meant to itself."""
+    def is_visible(self) -> bool:
+        """Return whether its process number has the same meaning in this process."""
         return (self.boot, self.namespace) == current_owner()[2:]
 
     def is_alive(self) -> bool:
-        """Whether a process that is in sight still runs. Another one that has got its number began at another time."""
+        """Return whether a visible process still runs. A later process with the same number has another start time."""
         if not process_is_alive(self.pid):
             return False
         state, start = process_status(str(self.pid)) if proc_is_ours() else ("", 0)
@@ -76,26 +78,28 @@ class Owner(NamedTuple):
 
 
 def current_owner() -> Owner:
-    """This process."""
+    """Return this process."""
     return owner_with_pid(os.getpid())
 
 
 @lru_cache(maxsize=1)
 def owner_with_pid(pid: int) -> Owner:
+    """Return the owner for this process, whose number is the key of the cache: a fork has another."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         namespace = os.readlink("/proc/self/ns/pid")
-    except OSError:  # no Linux
+    except OSError:  # not Linux
         boot, namespace = os.uname().nodename, ""
     return Owner(pid, process_status("self")[1], short_hash(boot), short_hash(namespace))
 
 
 def short_hash(text: str) -> str:
+    """Return the first digits of the hex SHA-256 of a text."""
     return hashlib.sha256(text.encode()).hexdigest()[:HASH_DIGITS]
 
 
 def process_status(pid: str) -> tuple[str, int]:
-    """State and start time of a process, as /proc has them; ("", 0) where it says nothing."""
+    """Return the state and the start time of a process from /proc, or ("", 0) if they are not there."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return fields[0], int(fields[19])
@@ -104,7 +108,7 @@ def process_status(pid: str) -> tuple[str, int]:
 
 
 def proc_is_ours() -> bool:
-    """Whether /proc has the numbers of this process's own namespace."""
+    """Return whether /proc shows the process numbers of this process's own namespace."""
     try:
         return os.readlink("/proc/self") == str(os.getpid())
     except OSError:
@@ -112,7 +116,7 @@ def proc_is_ours() -> bool:
 
 
 def process_is_alive(pid: int) -> bool:
-    """Whether a process of that number runs in this pid namespace (also one of another user)."""
+    """Return whether a process with that number runs in this pid namespace, even if another user owns it."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
@@ -123,13 +127,13 @@ def process_is_alive(pid: int) -> bool:
 
 
 def temporary_name(path: Path) -> Path:
-    """A sibling of `path` that no other process uses and that clean_temporaries recognises."""
+    """Return a sibling of `path` that no other process uses and that `clean_temporaries` recognises."""
     return path.with_name(f"{path.name}{TEMPORARY_MARK}{current_owner().label()}-{secrets.token_hex(4)}")
 
 
 @contextmanager
 def held_directory(path: Path) -> Iterator[None]:
-    """Make a temporary directory and lock it for the block."""
+    """Create a temporary directory and lock it for the block."""
     path.mkdir()
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -140,8 +144,8 @@ def held_directory(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def is_let_go(path: Path) -> bool:
-    """Whether the owner of a temporary directory, a process under the same kernel, holds its lock no more."""
+def is_unlocked(path: Path) -> bool:
+    """Return whether a temporary directory, whose owner runs or ran under the same kernel, is no longer locked."""
     try:
         if time.time() - path.lstat().st_mtime < FRESH_SECONDS:
             return False
@@ -158,25 +162,27 @@ def is_let_go(path: Path) -> bool:
 
 
 def clean_temporaries(directory: Path, name: str | None = None, *, excluded: Excluded = "nobody") -> list[Path]:
-    """Remove what processes that no longer run left half-written in `directory`; returns what was removed.
+    """Remove what processes that no longer run left half-written in `directory`, and return the removed paths.
 
-    A temporary whose owner may live is left alone: that of a process that runs, and that of another machine, an earlier
-    boot or an earlier version, or a locked one of another pid namespace, unless nothing in it has changed for a week.
-    What cannot be removed, such as another user's, stays.
+    A temporary is kept if its owner may live: if its process runs, if it belongs to another machine, an earlier boot or
+    an earlier version, or if it is locked from another pid namespace. One whose owner cannot be looked up is removed
+    once nothing in it has changed for a week. What cannot be removed, such as another user's, is kept.
 
     Args:
         name: only temporaries for a file or directory of that name.
-        excluded: the processes that the caller's lock keeps from making such temporaries, so that theirs are left over.
+        excluded: the processes that the caller's lock keeps from creating such temporaries, so that theirs are
+            abandoned.
     """
-    return [path for path in leftovers(directory, name, excluded=excluded) if is_removed(path)]
+    return [path for path in leftovers(directory, name, excluded=excluded) if remove(path)]
 
 
 def leftovers(directory: Path, name: str | None = None, *, excluded: Excluded = "nobody") -> list[Path]:
-    """The paths that `clean_temporaries` would remove, sorted."""
+    """Return the paths that `clean_temporaries` would remove, sorted."""
     return [path for path in temporaries(directory, name) if is_left_over(path, excluded)]
 
 
 def temporaries(directory: Path, name: str | None) -> Iterator[Path]:
+    """Iterate over the temporaries in a directory, or over those for the file or directory `name`."""
     with contextlib.suppress(FileNotFoundError):
         for entry in sorted(os.listdir(directory)):
             target, mark, _ = entry.rpartition(TEMPORARY_MARK)
@@ -185,17 +191,20 @@ def temporaries(directory: Path, name: str | None) -> Iterator[Path]:
 
 
 def is_left_over(path: Path, excluded: Excluded) -> bool:
+    """Return whether the owner of a temporary has certainly or very probably ended."""
     owner = Owner.of_name(path.name)
-    if owner is not None and owner.is_in_sight():
+    if owner is not None and owner.is_visible():
         return not owner.is_alive()
     is_of_this_boot = owner is not None and owner.is_of_this_boot()
-    if excluded == "everyone" or (is_of_this_boot and (excluded == "this machine" or is_let_go(path))):
+    if excluded == "everyone" or (is_of_this_boot and (excluded == "this machine" or is_unlocked(path))):
         return True
     return time.time() - last_change(path) > UNKNOWN_SECONDS
 
 
 def last_change(path: Path) -> float:
-    """When something in a file or directory was last written, in seconds since 1970; now if it is being removed."""
+    """Return when something in a file or directory was last written, in seconds since 1970; the present if it is being
+    removed.
+    """
     try:
         times = [path.lstat().st_mtime]
         for folder, folders, files in os.walk(path):
@@ -205,7 +214,8 @@ def last_change(path: Path) -> float:
     return max(times)
 
 
-def is_removed(path: Path) -> bool:
+def remove(path: Path) -> bool:
+    """Remove a file or directory if possible, and return whether it is gone."""
     with contextlib.suppress(OSError):
         remove_tree(path)
     return not os.path.lexists(path)

@@ -13,7 +13,7 @@ import pytest
 from gptcli.report.bench import worker
 from gptcli.report.bench.crew import LIMIT, BenchError, Worker, crew, environment, unless_it_fails
 from gptcli.report.bench.jobs import LimitsJob, Task
-from gptcli.runtime import wait_briefly
+from gptcli.runtime import limit_openmp_spinning
 from gptcli.storage import process_is_alive
 
 LIMITS = Task("limit", "limits", LimitsJob("cpu", 0.001))
@@ -96,7 +96,7 @@ def test_peers_get_the_users_environment_and_not_ours(
         monkeypatch.delenv(name)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
-    wait_briefly()
+    limit_openmp_spinning()
     variables = environment(3)
     assert variables.get("GOMP_SPINCOUNT") == passed_on
     assert variables["OMP_NUM_THREADS"] == "3"
