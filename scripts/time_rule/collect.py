@@ -25,7 +25,7 @@ from gptcli.checkpoint.metrics import MetricsLog
 from gptcli.config import RawConfig, merge
 from gptcli.config.load import arrays_as_tuples
 from gptcli.data.config import DataConfig
-from gptcli.data.prepare import CorpusScan, prepare_data
+from gptcli.data.mix import MixScan, prepare_mix
 from gptcli.errors import GptcliError, Stopped, UsageError
 from gptcli.models.config import ModelConfig
 from gptcli.models.estimate import flops_per_token, non_embedding_parameters
@@ -64,7 +64,7 @@ class Text(NamedTuple):
 
     source: Source
     corpus_bytes: int | None
-    scan: CorpusScan
+    scan: MixScan
 
 
 class Drawn(NamedTuple):
@@ -128,7 +128,7 @@ def excerpts(source: Source, cache: Path) -> Iterator[Text]:
         yield Text(source, None, whole)
 
 
-def draw(generator: random.Random, scan: CorpusScan, flops: tuple[float, float], within: float | None = None) -> Drawn:
+def draw(generator: random.Random, scan: MixScan, flops: tuple[float, float], within: float | None = None) -> Drawn:
     """A run of so many operations on this text: any tokenizer, shape, context and batch that make sense together.
 
     Args:
@@ -146,7 +146,7 @@ def draw(generator: random.Random, scan: CorpusScan, flops: tuple[float, float],
     return generator.choice([one for one, own in zip(drawn, bits, strict=True) if own <= min(bits) + within])
 
 
-def runs_of(drawn: Drawn, scan: CorpusScan) -> Runs:
+def runs_of(drawn: Drawn, scan: MixScan) -> Runs:
     """What the law needs to know of a run, its vocabulary's bytes for a token being guessed."""
     return Runs(
         weights=non_embedding_parameters(drawn.model),
@@ -161,7 +161,7 @@ def runs_of(drawn: Drawn, scan: CorpusScan) -> Runs:
     )
 
 
-def draw_sensible(generator: random.Random, scan: CorpusScan, wanted: float) -> Drawn:
+def draw_sensible(generator: random.Random, scan: MixScan, wanted: float) -> Drawn:
     """A run of `wanted` operations."""
     for _ in range(ATTEMPTS):
         tokenizer, per_token = draw_tokenizer(generator, scan)
@@ -185,7 +185,7 @@ def draw_sensible(generator: random.Random, scan: CorpusScan, wanted: float) -> 
     raise UsageError(f"no run of {wanted:g} operations makes sense on {scan.train.bytes:,} bytes")
 
 
-def draw_tokenizer(generator: random.Random, scan: CorpusScan) -> tuple[TokenizerConfig, float]:
+def draw_tokenizer(generator: random.Random, scan: MixScan) -> tuple[TokenizerConfig, float]:
     """A tokenizer and about how many bytes a token of it has."""
     kinds: list[TokenizerConfig] = [
         BpeTokenizerConfig(vocab_size=size) for size in VOCABULARIES if size * BYTES_PER_ENTRY <= scan.train.bytes
@@ -201,8 +201,8 @@ def make(text: Text, drawn: Drawn, cache: Path) -> dict[str, Any]:
     """Make one run and return its record; of one that failed the reason."""
     data = DataConfig(corpus=(text.source.path,), tokenizer=drawn.tokenizer)
     with contextlib.redirect_stderr(io.StringIO()):
-        prepared = prepare_data(text.scan, data, cache)
-    per_token = prepared.train.bytes / len(prepared.train)
+        prepared = prepare_mix(text.scan, data, cache)
+    per_token = prepared.corpora[0].train.bytes / len(prepared.train)
     facts = TokenizerFacts(drawn.tokenizer, prepared.tokenizer.vocab_size, per_token, 0.0)
     seq_len = drawn.model.context_length
     candidate = Candidate(facts, drawn.model, seq_len, drawn.tokens_per_step, MICRO_BATCH_TOKENS["cpu"] // seq_len)

@@ -7,9 +7,16 @@ import pytest
 import torch
 
 from gptcli.data.batches import Batches
+from gptcli.data.shards import TokenShards
+from gptcli.data.token_mix import TokenMix
 from gptcli.errors import DataError
 
 EOS = 9_999
+
+
+def batches_of(shards: TokenShards, seq_len: int, seed: int, pack: str = "cross") -> Batches:
+    """The batches of a single corpus."""
+    return Batches(TokenMix.of_one(shards), seq_len, seed, pack)
 
 
 def positions(write_shards, length: int, name: str = "split"):
@@ -19,7 +26,7 @@ def positions(write_shards, length: int, name: str = "split"):
 
 @pytest.mark.parametrize("length", [9, 10, 16, 17, 63, 64, 65, 1000, 1009])
 def test_an_epoch_shows_every_token_once_but_for_the_remainder(write_shards, length: int) -> None:
-    batches = Batches(positions(write_shards, length), 8, seed=3)
+    batches = batches_of(positions(write_shards, length), 8, seed=3)
     count = batches.sequences_per_epoch
     assert count == length // 8
     for epoch in (0, 1, 7, 10**6):
@@ -32,11 +39,11 @@ def test_an_epoch_shows_every_token_once_but_for_the_remainder(write_shards, len
 
 
 def test_sequences_do_not_depend_on_how_they_are_grouped(write_shards) -> None:
-    batches = Batches(positions(write_shards, 1000), 16, seed=1)
+    batches = batches_of(positions(write_shards, 1000), 16, seed=1)
     whole = batches.sequences(range(200))
     parts = [batches.sequences(range(start, start + 25)) for start in range(0, 200, 25)]
     single = [batches.sequences([index]) for index in range(200)]
-    fresh = Batches(positions(write_shards, 1000, "again"), 16, seed=1).sequences(list(range(199, -1, -1)))
+    fresh = batches_of(positions(write_shards, 1000, "again"), 16, seed=1).sequences(list(range(199, -1, -1)))
     for name in ("input_ids", "targets"):
         assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
         assert torch.equal(torch.cat([getattr(part, name) for part in single]), getattr(whole, name))
@@ -47,7 +54,7 @@ def test_epochs_and_seeds_differ_in_order_and_in_phase(write_shards) -> None:
     shards = positions(write_shards, 9000)
     starts = []
     for seed in range(4):
-        batches = Batches(shards, 32, seed)
+        batches = batches_of(shards, 32, seed)
         count = batches.sequences_per_epoch
         for epoch in range(4):
             starts.append(batches.sequences(range(epoch * count, (epoch + 1) * count)).input_ids[:, 0].numpy())
@@ -59,7 +66,7 @@ def test_epochs_and_seeds_differ_in_order_and_in_phase(write_shards) -> None:
 
 
 def test_the_first_positions_of_all_epochs_cover_every_phase(write_shards) -> None:
-    batches = Batches(positions(write_shards, 640), 16, seed=0)
+    batches = batches_of(positions(write_shards, 640), 16, seed=0)
     starts = batches.sequences(range(40 * 400)).input_ids[:, 0].numpy()
     counts = np.bincount(starts % 16, minlength=16)
     assert counts.min() > 0.4 * counts.mean()
@@ -67,9 +74,9 @@ def test_the_first_positions_of_all_epochs_cover_every_phase(write_shards) -> No
 
 def test_a_corpus_shorter_than_a_sequence_is_an_error_with_the_remedy(write_shards) -> None:
     shards = positions(write_shards, 64)
-    assert Batches(shards, 63, seed=0).sequences([0]).input_ids.shape == (1, 63)
+    assert batches_of(shards, 63, seed=0).sequences([0]).input_ids.shape == (1, 63)
     with pytest.raises(DataError, match=r"holds 64 tokens, less than one sequence of 64 .*context of at most 63"):
-        Batches(shards, 64, seed=0)
+        batches_of(shards, 64, seed=0)
 
 
 @pytest.fixture
@@ -81,7 +88,7 @@ def documents() -> list[list[int]]:
 
 def test_segments_are_the_documents_and_each_begins_with_its_end_of_text_token(write_shards, documents) -> None:
     shards = write_shards(documents, vocab_size=10_000, eos_id=EOS)
-    batch = Batches(shards, 32, seed=0, pack="document").sequences(range(100))
+    batch = batches_of(shards, 32, seed=0, pack="document").sequences(range(100))
     for inputs, targets, segments in zip(*(tensor.tolist() for tensor in batch), strict=True):
         segment = 0
         for place, token in enumerate(inputs):
@@ -99,7 +106,7 @@ def test_segments_are_the_documents_and_each_begins_with_its_end_of_text_token(w
 @pytest.mark.parametrize("pack", ["cross", "document"])
 def test_a_token_that_follows_the_end_of_a_document_is_no_target(write_shards, documents, pack: str) -> None:
     shards = write_shards(documents, vocab_size=10_001, eos_id=EOS, end_id=EOS + 1)
-    inputs, targets, segments = Batches(shards, 32, seed=0, pack=pack).sequences(range(100))
+    inputs, targets, segments = batches_of(shards, 32, seed=0, pack=pack).sequences(range(100))
     assert torch.equal((inputs == EOS + 1)[:, :-1], (inputs == EOS)[:, 1:])
     assert torch.equal(targets == -100, inputs == EOS + 1)
     if segments is not None:  # a document holds the token before it and the token after it
@@ -108,10 +115,10 @@ def test_a_token_that_follows_the_end_of_a_document_is_no_target(write_shards, d
 
 def test_without_an_end_of_text_token_targets_across_boundaries_are_left_out(write_shards, documents) -> None:
     shards = write_shards(documents, vocab_size=10_000, eos_id=None)
-    batch = Batches(shards, 32, seed=0, pack="document").sequences(range(100))
+    batch = batches_of(shards, 32, seed=0, pack="document").sequences(range(100))
     inputs, targets, segments = batch
     assert torch.equal(segments.diff(dim=1) == 1, inputs.diff(dim=1) != 0)
     assert torch.equal(targets == -100, torch.cat((inputs.diff(dim=1) != 0, (targets == -100)[:, -1:]), dim=1))
     assert ((targets == inputs) | (targets == -100)).all()
-    crossed = Batches(shards, 32, seed=0).sequences(range(100))
+    crossed = batches_of(shards, 32, seed=0).sequences(range(100))
     assert torch.equal(crossed.input_ids, inputs) and (crossed.targets >= 0).all()

@@ -52,7 +52,7 @@ def settings(**values: object) -> DataSettings:
 
 def prepared(folder: Path, cache: Path) -> dict:
     """The report of what is prepared, but for whether it was there already."""
-    report = prepare_by_settings([str(folder)], settings(), cache)
+    report = prepare_by_settings(settings(corpus=(str(folder),)), cache)
     return {key: value for key, value in report.items() if key != "from_cache"}
 
 
@@ -162,7 +162,7 @@ def test_a_damaged_file_is_named_and_its_entry_is_made_again(
     said = capsys.readouterr().err
     assert f"warning: {path} is " in said and "; it is made again\n" in said
     assert path.read_bytes() == content or path.name == "scan.json"  # which holds the time of the scan
-    assert prepare_by_settings([str(folder)], settings(), cache)["from_cache"]
+    assert prepare_by_settings(settings(corpus=(str(folder),)), cache)["from_cache"]
 
 
 def test_a_rank_that_did_not_prepare_the_data_verifies_its_share(folder: Path, tmp_path: Path) -> None:
@@ -191,11 +191,11 @@ def test_a_long_verification_shows_its_progress(
 
 def test_an_inspection_of_a_directory_finds_what_lies_beside_the_tokens(folder: Path, tmp_path: Path) -> None:
     directory = Path(prepared(folder, tmp_path / "cache")["directory"])
-    assert len(inspect([str(directory)], settings(), tmp_path / "cache", windows=1)) == 2
+    assert len(inspect(settings(corpus=(str(directory),)), tmp_path / "cache", windows=1)) == 2
     for name in ("tokenizer/tokenizer.json", "overlap.json", "train/index.json"):
         flip(directory / name, 3)
         with pytest.raises(DataError, match=f"{name} is damaged"):
-            inspect([str(directory / "train")], settings(), tmp_path / "cache", windows=1)
+            inspect(settings(corpus=(str(directory / "train"),)), tmp_path / "cache", windows=1)
         flip(directory / name, 3)
 
 
@@ -204,14 +204,14 @@ def test_a_text_that_changes_after_the_scan_is_read_anew_the_next_time(folder: P
     found = scan.scan_corpus([str(folder)], config, cache)
     (folder / "07.txt").write_text("another text")
     with pytest.raises(DataError, match=r"07\.txt changed while it was being read; run the same command again"):
-        prepare.prepare_data(found, config, cache)
+        prepare.prepare_corpus(found, config, cache)
     assert not found.entry.exists() and not list(cache.rglob("*.work"))
     assert prepared(folder, cache)["train"] != found.report()["train"]
 
 
 def from_stdin(content: bytes, cache: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content)))
-    return prepare_by_settings(["-"], settings(), cache)
+    return prepare_by_settings(settings(corpus=("-",)), cache)
 
 
 @pytest.mark.parametrize("ending", ["txt", "jsonl"])

@@ -20,7 +20,7 @@ import pytest
 from gptcli.data import crew, noting, prepare, sample, scan, stages
 from gptcli.data.config import DataConfig
 from gptcli.data.crew import Means, in_order
-from gptcli.data.prepare import PreparedData, prepare_data, scan_corpus
+from gptcli.data.prepare import PreparedCorpus, prepare_corpus, scan_corpus
 from gptcli.data.sketch import SKETCH, TextSketch
 from gptcli.errors import DataError, OutOfMemoryError, StorageError
 
@@ -78,9 +78,9 @@ def corpus(folder: Path, kind: str) -> str:
     return str(folder)
 
 
-def prepared(source: str, cache: Path, means: Means, **settings: object) -> PreparedData:
+def prepared(source: str, cache: Path, means: Means, **settings: object) -> PreparedCorpus:
     config = DataConfig.model_validate({"tokenizer": BPE} | settings)
-    return prepare_data(scan_corpus([source], config, cache, 0, means), config, cache, None, means)
+    return prepare_corpus(scan_corpus([source], config, cache, 0, means), config, cache, None, means)
 
 
 def settings_of(kind: str) -> dict[str, str]:
@@ -211,7 +211,7 @@ PREPARE = """
     from gptcli.data import crew, stages
     from gptcli.data.config import DataConfig
     from gptcli.data.crew import Means
-    from gptcli.data.prepare import prepare_data, scan_corpus
+    from gptcli.data.prepare import prepare_corpus, scan_corpus
     from gptcli.errors import GptcliError
     if __name__ == "__main__":
         config, cache, means = DataConfig(tokenizer="byte"), Path(sys.argv[2]), Means(2, int(sys.argv[3]))
@@ -219,7 +219,7 @@ PREPARE = """
             with crew.stop_by_signal():
                 scan = scan_corpus([sys.argv[1]], config, cache, 0, means)
                 print("scanned", flush=True)
-                prepare_data(scan, config, cache, None, means)
+                prepare_corpus(scan, config, cache, None, means)
         except GptcliError as error:
             print(type(error).__name__, error, flush=True)
             sys.exit(error.exit_code)

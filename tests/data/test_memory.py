@@ -20,12 +20,12 @@ MEASURE = """
     from pathlib import Path
     import numpy, tokenizers
     from gptcli.data.config import DataConfig
-    from gptcli.data.prepare import prepare_data, scan_corpus
+    from gptcli.data.prepare import prepare_corpus, scan_corpus
     config, cache = DataConfig(tokenizer=json.loads(sys.argv[3])), Path(sys.argv[2])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     scan = scan_corpus([sys.argv[1]], config, cache)
     scanned = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    data = prepare_data(scan, config, cache)
+    data = prepare_corpus(scan, config, cache)
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(json.dumps([scanned - before, after - before, data.train.bytes + data.val.bytes]))
 """

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from gptcli.data.batches import Batches, MixedBatches, batches_of
+from gptcli.data.batches import Batches
 from gptcli.data.config import DataConfig
 from gptcli.data.crew import Means
-from gptcli.data.mix import TokenMix, prepare_mix, scan_mix
-from gptcli.data.prepare import prepare_data, scan_corpus
+from gptcli.data.mix import prepare_mix, scan_mix
+from gptcli.data.prepare import prepare_corpus, scan_corpus
+from gptcli.data.token_mix import TokenMix
 from gptcli.errors import ConfigError, DataError
 
 WORDS = {"a": "apple ant arm ", "b": "bee bread bone ", "c": "cat cold cup "}
@@ -58,9 +59,9 @@ def test_what_one_corpus_is_validated_on_no_other_is_trained_on(config: DataConf
 def test_the_tokens_of_a_mix_are_those_of_its_corpora(config: DataConfig, tmp_path: Path) -> None:
     mix = scan_mix(config, tmp_path / "cache", 0, MEANS)
     data = prepare_mix(mix, config, tmp_path / "cache", None, MEANS)
-    assert isinstance(data.train, TokenMix) and data.train.names == ("a", "b", "c")
+    assert data.names == data.train.names == ("a", "b", "c")
     for scan, train, val in zip(mix.scans, data.train.parts, data.vals, strict=True):
-        alone = prepare_data(scan, config, tmp_path / "other", data.tokenizer, Means(1))
+        alone = prepare_corpus(scan, config, tmp_path / "other", data.tokenizer, Means(1))
         assert (alone.train.fingerprint, alone.val.fingerprint) == (train.fingerprint, val.fingerprint)
     whole = np.concatenate([val.read(0, len(val)) for val in data.vals])
     assert np.array_equal(data.val.read(0, len(data.val)), whole)
@@ -92,8 +93,7 @@ def test_sequences_of_a_mix_are_those_of_its_corpora_in_their_turns(write_shards
         for n, size in enumerate(sizes)
     )
     mix = TokenMix(("x", "y", "z"), (0.5, 0.3, 0.2), parts)
-    batches = batches_of(mix, 8, seed=1)
-    assert isinstance(batches, MixedBatches) and isinstance(batches_of(parts[0], 8, seed=1), Batches)
+    batches = Batches(mix, 8, seed=1)
     whole = batches.sequences(range(200))
     owners = whole.input_ids[:, 0] // 100
     assert ((whole.input_ids // 100) == owners[:, None]).all() and ((whole.targets // 100) == owners[:, None]).all()
@@ -111,7 +111,7 @@ def test_sequences_of_a_mix_are_those_of_its_corpora_in_their_turns(write_shards
         assert torch.equal(mine, part.sequences(range(len(mine))).input_ids), "its epochs, one after another"
     assert batches.epochs(200) == {"x": 100 / 37, "y": 60 / 11, "z": 40 / 6}
     with pytest.raises(DataError, match=r"of the mix, z: the training split holds 50 tokens"):
-        batches_of(mix, 64, seed=1)
+        Batches(mix, 64, seed=1)
 
 
 @pytest.mark.parametrize(

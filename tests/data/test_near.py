@@ -70,8 +70,8 @@ def test_exact_takes_versions_apart_and_near_leaves_no_overlap(tmp_path: Path) -
     source.write_text("".join(json.dumps({"text": text}) + "\n" for text in versions(20)))
     shares = {}
     for deduplicate in ("exact", "near"):
-        data = {"tokenizer": "byte", "deduplicate": deduplicate}
-        report = prepare([str(source)], DataSettings.model_validate({"data": data}), tmp_path / "cache")
+        data = {"corpus": (str(source),), "tokenizer": "byte", "deduplicate": deduplicate}
+        report = prepare(DataSettings.model_validate({"data": data}), tmp_path / "cache")
         shares[deduplicate] = report["ngram_overlap"]["share"]
     assert shares["exact"] > 0.4 and shares["near"] < 0.02
 

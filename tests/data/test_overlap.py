@@ -13,7 +13,7 @@ from gptcli.data import overlap
 from gptcli.data.config import DataConfig, DataSettings
 from gptcli.data.inspect import inspect, prepare
 from gptcli.data.overlap import Overlap, measure_overlap, overlap_warning, overlap_words
-from gptcli.data.prepare import prepare_data, scan_corpus
+from gptcli.data.prepare import prepare_corpus, scan_corpus
 
 from .conftest import WriteShards
 
@@ -105,14 +105,14 @@ def test_near_duplicates_across_the_split_are_warned_of(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], tokenizer: str, texts: list[str], warns: bool
 ) -> None:
     source = write_rows(tmp_path / "rows.jsonl", texts)
-    settings = DataSettings.model_validate({"data": {"tokenizer": tokenizer}})
-    report = prepare([source], settings, tmp_path / "cache")
+    settings = DataSettings.model_validate({"data": {"corpus": (source,), "tokenizer": tokenizer}})
+    report = prepare(settings, tmp_path / "cache")
     share = report["ngram_overlap"]["share"]
     assert (share > 0.3) if warns else (share < 0.02)
     assert ("warning" in capsys.readouterr().err) == warns
-    again = prepare([source], settings, tmp_path / "cache")
+    again = prepare(settings, tmp_path / "cache")
     assert again["from_cache"] and again["ngram_overlap"] == report["ngram_overlap"]
-    train, val = inspect([source], settings, tmp_path / "cache", windows=0)
+    train, val = inspect(settings, tmp_path / "cache", windows=0)
     assert train["ngram_overlap"] is None and val["ngram_overlap"] == report["ngram_overlap"]
 
 
@@ -124,7 +124,7 @@ def test_each_corpus_of_a_mix_is_compared_with_the_training_text_of_all(tmp_path
     third = write_rows(tmp_path / "third.jsonl", alone)
     mix = tuple({"corpus": source, "weight": 1} for source in (first, second, third))
     settings = DataSettings.model_validate({"data": {"mix": mix, "tokenizer": "byte"}})
-    report = prepare([], settings, tmp_path / "cache")
+    report = prepare(settings, tmp_path / "cache")
     shares = [one["ngram_overlap"]["share"] for one in report["mix"]]
     assert min(shares[:2]) > 0.5 and shares[2] < 0.02
     assert shares[2] < report["ngram_overlap"]["share"] < max(shares)
@@ -136,5 +136,7 @@ def test_the_overlap_does_not_depend_on_the_names_of_files(tmp_path: Path) -> No
     reports = []
     for name in ("one", "two"):
         source = write_rows(tmp_path / f"{name}.jsonl", versions(20))
-        reports.append(prepare_data(scan_corpus([source], config, tmp_path / "cache"), config, tmp_path / name).report)
+        reports.append(
+            prepare_corpus(scan_corpus([source], config, tmp_path / "cache"), config, tmp_path / name).report
+        )
     assert reports[0]["ngram_overlap"] == reports[1]["ngram_overlap"]

@@ -18,7 +18,7 @@ import tokenizers
 from gptcli.data import prepare, stages
 from gptcli.data.config import DataConfig
 from gptcli.data.inspect import inspect_split
-from gptcli.data.prepare import PreparedData, open_prepared, prepare_data, scan_corpus
+from gptcli.data.prepare import PreparedCorpus, open_prepared, prepare_corpus, scan_corpus
 from gptcli.errors import DataError, StorageError
 from gptcli.storage import default_cache_dir
 
@@ -40,9 +40,9 @@ def source(tmp_path: Path) -> str:
     return str(path)
 
 
-def prepared(source: str, cache: Path, seed: int = 0, **settings: object) -> PreparedData:
+def prepared(source: str, cache: Path, seed: int = 0, **settings: object) -> PreparedCorpus:
     config = DataConfig.model_validate(settings)
-    return prepare_data(scan_corpus([source], config, cache, seed), config, cache)
+    return prepare_corpus(scan_corpus([source], config, cache, seed), config, cache)
 
 
 @pytest.mark.parametrize("tokenizer", ["char", "byte", {"name": "bpe", "vocab_size": 400}])
@@ -156,7 +156,7 @@ def test_a_corpus_that_changes_before_it_is_encoded_leaves_nothing(source: str, 
     with open(source, "a") as file:
         file.write('{"text": "one more"}\n')
     with pytest.raises(DataError, match="changed while it was being read"):
-        prepare_data(scan, config, cache)
+        prepare_corpus(scan, config, cache)
     assert [path.suffix for path in (cache / "tokens").iterdir()] == [".lock"]
 
 
@@ -187,7 +187,7 @@ def test_what_a_killed_process_left_is_cleared_away(source: str, cache: Path) ->
         config, cache = DataConfig(tokenizer="byte"), Path(sys.argv[2])
         def die(self): os.kill(os.getpid(), signal.SIGKILL)
         shards.ShardWriter.write_index = die
-        prepare.prepare_data(prepare.scan_corpus([sys.argv[1]], config, cache), config, cache)
+        prepare.prepare_corpus(prepare.scan_corpus([sys.argv[1]], config, cache), config, cache)
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(script), source, str(cache)])
     assert done.returncode == -signal.SIGKILL
@@ -203,14 +203,14 @@ def test_a_full_disk_is_a_storage_error_that_leaves_nothing(source: str, cache: 
         import resource, signal, sys
         from pathlib import Path
         from gptcli.data.config import DataConfig
-        from gptcli.data.prepare import prepare_data, scan_corpus
+        from gptcli.data.prepare import prepare_corpus, scan_corpus
         from gptcli.errors import StorageError
         config, cache = DataConfig(tokenizer="byte"), Path(sys.argv[2])
         scan = scan_corpus([sys.argv[1]], config, cache)
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
         try:
-            prepare_data(scan, config, cache)
+            prepare_corpus(scan, config, cache)
         except StorageError as error:
             print(error)
     """

@@ -13,7 +13,7 @@ from gptcli.data import sketch
 from gptcli.data.config import DataConfig, DataSettings
 from gptcli.data.inspect import prepare
 from gptcli.data.permutation import mix
-from gptcli.data.prepare import prepare_data, scan_corpus
+from gptcli.data.prepare import prepare_corpus, scan_corpus
 from gptcli.data.sketch import SKETCH, SketchBuilder, TextSketch, passages
 from gptcli.errors import CheckpointError
 
@@ -137,7 +137,7 @@ def test_preparing_sketches_what_is_trained_on_and_nothing_else(tmp_path: Path) 
     source = rows(tmp_path / "a.jsonl", [prose(seed, 400) for seed in range(30)])
     config = DataConfig.model_validate({"tokenizer": "byte"})
     scan = scan_corpus([source], config, tmp_path / "cache")
-    prepared = prepare_data(scan, config, tmp_path / "cache")
+    prepared = prepare_corpus(scan, config, tmp_path / "cache")
     known = TextSketch.open(prepared.directory / SKETCH)
     assert share(known, "\n".join(scan.train_texts())) > 0.95  # but for passages across two documents
     assert share(known, "\n".join(scan.val_texts())) == 0
@@ -148,7 +148,7 @@ def test_a_mix_is_sketched_whole(tmp_path: Path) -> None:
     sources = [rows(tmp_path / f"{number}.jsonl", some) for number, some in enumerate(texts)]
     mix_of = tuple({"corpus": source, "weight": 1 + number} for number, source in enumerate(sources))
     settings = DataSettings.model_validate({"data": {"mix": mix_of, "tokenizer": "byte"}})
-    known = TextSketch.open(Path(prepare([], settings, tmp_path / "cache")["directory"]) / SKETCH)
+    known = TextSketch.open(Path(prepare(settings, tmp_path / "cache")["directory"]) / SKETCH)
     for some in texts:
         sampled, found = known.recognise(some)
         assert sorted({*(found / sampled)}) == [0, 1] and sum(found == sampled) >= 10

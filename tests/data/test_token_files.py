@@ -13,8 +13,9 @@ from gptcli.data.batches import Batches
 from gptcli.data.config import DataConfig
 from gptcli.data.corpus import open_corpus
 from gptcli.data.inspect import inspect
-from gptcli.data.prepare import PreparedData, open_prepared, prepare_data, scan_corpus
+from gptcli.data.prepare import PreparedCorpus, open_prepared, prepare_corpus, scan_corpus
 from gptcli.data.shards import TokenShards
+from gptcli.data.token_mix import TokenMix
 from gptcli.errors import DataError, GptcliError
 from gptcli.tokenizer.config import BpeTokenizerConfig
 from gptcli.tokenizer.tokenizer import Tokenizer
@@ -30,7 +31,7 @@ class Corpus(NamedTuple):
 
     tokenizer: Tokenizer
     folder: Path
-    prepared: PreparedData
+    prepared: PreparedCorpus
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
         (folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     config = DataConfig(val=str(folder / "val.jsonl"), tokenizer={"name": "file", "path": str(folder)})
     scan = scan_corpus([str(folder / "train.jsonl")], config, folder / "cache")
-    return Corpus(tokenizer, folder, prepare_data(scan, config, folder / "cache"))
+    return Corpus(tokenizer, folder, prepare_corpus(scan, config, folder / "cache"))
 
 
 def stream(shards: TokenShards) -> np.ndarray:
@@ -60,10 +61,10 @@ def write(path: Path, ids: np.ndarray, kind: str) -> Path:
     return path
 
 
-def prepare(sources: list[Path | str], folder: Path, tokenizer: Path | None, **data: Any) -> PreparedData:
+def prepare(sources: list[Path | str], folder: Path, tokenizer: Path | None, **data: Any) -> PreparedCorpus:
     named = {} if tokenizer is None else {"tokenizer": {"name": "file", "path": str(tokenizer)}}
     config = DataConfig.model_validate(named | data)
-    return prepare_data(scan_corpus([str(source) for source in sources], config, folder / "cache"), config, folder)
+    return prepare_corpus(scan_corpus([str(source) for source in sources], config, folder / "cache"), config, folder)
 
 
 @pytest.mark.parametrize("kind", ["raw", "<u2", "<u4"])
@@ -81,7 +82,8 @@ def test_the_stream_and_its_documents_are_those_of_the_text(corpus: Corpus, tmp_
         for key in ("documents", "bytes", "characters"):
             assert found.report[part][key] == corpus.prepared.report[part][key]
     several = (
-        Batches(shards, 16, 1, "document").sequences(range(5)) for shards in (found.train, corpus.prepared.train)
+        Batches(TokenMix.of_one(shards), 16, 1, "document").sequences(range(5))
+        for shards in (found.train, corpus.prepared.train)
     )
     for ours, expected in zip(*several, strict=True):
         assert ours.tolist() == expected.tolist()
@@ -193,8 +195,8 @@ def test_inspection_shows_the_text_of_the_tokens(corpus: Corpus, tmp_path: Path)
     from gptcli.data.config import DataSettings
 
     path = write(tmp_path / "train.bin", stream(corpus.prepared.train), "<u4")
-    settings = DataSettings(data={"tokenizer": {"name": "file", "path": str(corpus.folder)}})
-    train, val = inspect([str(path)], settings, tmp_path / "cache", windows=2)
+    settings = DataSettings(data={"corpus": (str(path),), "tokenizer": {"name": "file", "path": str(corpus.folder)}})
+    train, val = inspect(settings, tmp_path / "cache", windows=2)
     assert "“no more”" in train["windows"][0]["text"]
     assert train["tokens"] + val["tokens"] == len(corpus.prepared.train)
     assert (train["dtype"], train["vocab_size"]) == ("uint32", corpus.tokenizer.vocab_size)

@@ -32,8 +32,7 @@ from gptcli.data import prepare, scan, streams
 from gptcli.data.cache import VERIFIED
 from gptcli.data.config import DataConfig
 from gptcli.data.crew import ALL_CORES, Means
-from gptcli.data.mix import prepare_mix, scan_mix
-from gptcli.data.prepare import PreparedData, prepare_data, scan_corpus
+from gptcli.data.mix import PreparedMix, prepare_mix, scan_mix
 from gptcli.errors import GptcliError
 from gptcli.train.excerpt import scan_excerpt
 
@@ -43,7 +42,7 @@ IN_MEMORY = Path("/dev/shm")
 LEARNT = {"name": "bpe", "vocab_size": 300}
 MANY_PARTS = Means(workers=1, section_bytes=20_000)
 
-Prepare = Callable[[Path], PreparedData]
+Prepare = Callable[[Path], PreparedMix]
 """Prepares a corpus in a cache."""
 
 
@@ -148,10 +147,10 @@ def damageable(folder: Path) -> list[Path]:
     return [path.relative_to(folder) for path in found if path.suffix != ".lock"]
 
 
-def content_of(data: PreparedData) -> str:
+def content_of(data: PreparedMix) -> str:
     """A hash of all that a training takes from prepared data: tokens, documents, tokenizer and report."""
     digest = hashlib.sha256()
-    for shards in (*getattr(data.train, "parts", (data.train,)), data.val, *data.vals):
+    for shards in (*data.train.parts, data.val, *data.vals):
         digest.update(np.ascontiguousarray(shards.read(0, len(shards))))
         digest.update(np.ascontiguousarray(shards.document_starts))
         digest.update(np.ascontiguousarray(shards.sizes.array))
@@ -161,7 +160,8 @@ def content_of(data: PreparedData) -> str:
 
 
 def prepared_by(sources: list[str], config: DataConfig, means: Means = ALL_CORES) -> Prepare:
-    return lambda cache: prepare_data(scan_corpus(sources, config, cache, 0, means), config, cache, means=means)
+    config = config.model_copy(update={"corpus": tuple(sources)})
+    return lambda cache: prepare_mix(scan_mix(config, cache, 0, means), config, cache, means=means)
 
 
 def write_texts(folder: Path, count: int = 24, first: int = 0) -> str:
@@ -188,7 +188,7 @@ def stream(folder: Path) -> tuple[Prepare, Callable[[Path], None]]:
     ).encode()
     run = prepared_by(["-"], DataConfig(tokenizer="char"))
 
-    def read(cache: Path) -> PreparedData:
+    def read(cache: Path) -> PreparedMix:
         with mock.patch.object(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content))):
             return run(cache)
 
@@ -201,7 +201,7 @@ def mix(folder: Path) -> tuple[Prepare, Callable[[Path], None]]:
     entries = tuple({"corpus": (corpus,), "weight": weight} for corpus, weight in zip(corpora, (1, 2), strict=True))
     config = DataConfig(mix=entries, tokenizer=LEARNT, val_fraction=0.3)
 
-    def run(cache: Path) -> PreparedData:
+    def run(cache: Path) -> PreparedMix:
         return prepare_mix(scan_mix(config, cache), config, cache)
 
     return run, run
@@ -219,8 +219,8 @@ def excerpt(folder: Path) -> tuple[Prepare, Callable[[Path], None]]:
     """A part of a corpus, as a deadline takes it."""
     config = DataConfig(corpus=(write_texts(folder / "texts"),), tokenizer="byte")
 
-    def run(cache: Path) -> PreparedData:
-        return prepare_data(scan_excerpt(config, 800, cache, 0), config, cache)
+    def run(cache: Path) -> PreparedMix:
+        return prepare_mix(scan_excerpt(config, 800, cache, 0), config, cache)
 
     return run, run
 
@@ -251,7 +251,7 @@ def data_set(folder: Path) -> tuple[Prepare, Callable[[Path], None]]:
     (folder / "set" / "train.jsonl").write_text(rows(60))
     run = prepared_by([f"hf:{folder / 'set'}"], DataConfig(tokenizer="char"))
 
-    def in_parts(cache: Path) -> PreparedData:
+    def in_parts(cache: Path) -> PreparedMix:
         with mock.patch.object(streams, "PART_BYTES", 600):
             return run(cache)
 

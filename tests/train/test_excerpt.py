@@ -65,7 +65,8 @@ def test_a_character_is_never_cut(tmp_path: Path) -> None:
 
 
 def scanned(corpus: Path, size: int | None) -> CorpusScan:
-    return scan_excerpt(DataConfig(corpus=(str(corpus),)), size, corpus.parent / "cache", 1)
+    (scan,) = scan_excerpt(DataConfig(corpus=(str(corpus),)), size, corpus.parent / "cache", 1).scans
+    return scan
 
 
 def test_an_excerpt_is_scanned_like_any_corpus_and_kept(corpus: Path) -> None:
@@ -92,7 +93,7 @@ def test_what_cannot_be_read_is_left_out_of_an_excerpt_and_reported(
     for number in range(40):
         (corpus / f"bad{number}.txt").write_bytes(b"%PDF-1.7")
     (corpus / "picture.png").write_text("")
-    scan = scan_excerpt(DataConfig(corpus=(str(corpus),)), 12_000, corpus.parent / "cache", 1)
+    scan = scanned(corpus, 12_000)
     assert scan.train.bytes + scan.val.bytes <= 12_000 and not any("PDF" in piece.text for piece in scan.pieces())
     assert scan.refused and all("bad" in one.name and one.reason == "it is a PDF document" for one in scan.refused)
     assert scan.report()["left_out"]["reasons"]["unreadable"] == len(scan.refused)

@@ -58,7 +58,7 @@ def prepare(
     from gptcli.data.inspect import prepare, report_lines
     from gptcli.storage import default_cache_dir
 
-    report = prepare(settings.data.corpus, settings, cache_dir or default_cache_dir(), workers)
+    report = prepare(settings, cache_dir or default_cache_dir(), workers)
     show(strict_json.dumps(report) if as_json else "\n".join(report_lines(report)))
 
 
@@ -79,6 +79,6 @@ def inspect(
     from gptcli.data.inspect import inspect, split_lines
     from gptcli.storage import default_cache_dir
 
-    splits = inspect(settings.data.corpus, settings, cache_dir or default_cache_dir(), windows)
+    splits = inspect(settings, cache_dir or default_cache_dir(), windows)
     lines = [line for split in splits for line in split_lines(split)]
     show(strict_json.dumps({"splits": splits}) if as_json else "\n".join(lines))

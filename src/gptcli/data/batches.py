@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gptcli.data.mix import TokenMix
 from gptcli.data.permutation import derive, permute
 from gptcli.data.proportions import Proportions
 from gptcli.data.shards import TokenShards
+from gptcli.data.token_mix import TokenMix
 from gptcli.errors import DataError
 from gptcli.nn.loss import IGNORE_INDEX
 from gptcli.tokenizer.framing import DocumentFraming
@@ -35,7 +35,7 @@ class Batch(NamedTuple):
     """With pack="document": attention is allowed between positions of the same number only; else none."""
 
 
-class Batches:
+class ShardSequences:
     """Sequences of `seq_len` tokens of a split, by their number 0, 1, 2, ... over all epochs.
 
     pack="document" numbers the documents in each sequence. The token before a document belongs to it, so that the
@@ -47,17 +47,6 @@ class Batches:
     def __init__(
         self, shards: TokenShards, seq_len: int, seed: int, pack: Literal["cross", "document"] = "cross"
     ) -> None:
-        """
-        Raises:
-            DataError: the shards hold less than one sequence and its last target.
-        """
-        if len(shards) < seq_len + 1:
-            remedy = f"use a longer corpus, or a context of at most {len(shards) - 1}" if len(shards) > 1 else ""
-            raise DataError(
-                f"the training split holds {len(shards):,} tokens, less than one sequence of {seq_len:,} (the context "
-                "length) and its last target",
-                remedy or "use a longer corpus",
-            )
         self.shards, self.seq_len, self.seed, self.pack = shards, seq_len, seed, pack
         self.sequences_per_epoch = len(shards) // seq_len
         """Windows of one epoch: together they hold every token once, but for what is left of the division."""
@@ -102,6 +91,63 @@ class Batches:
         return starts[np.minimum(place, len(starts) - 1)] == positions
 
 
+class Batches:
+    """Sequences of the corpora of a run in the proportions of their weights, by their number 0, 1, 2, ....
+
+    Whose turn a number is, and which sequence of that corpus it stands for, follow from the number alone; each corpus
+    has epochs of its own.
+    """
+
+    def __init__(self, mix: TokenMix, seq_len: int, seed: int, pack: Literal["cross", "document"] = "cross") -> None:
+        """
+        Raises:
+            DataError: a corpus holds less than one sequence and its last target; the message names it.
+        """
+        for name, shards in zip(mix.names, mix.parts, strict=True):
+            require_sequence(name, len(shards), seq_len)
+        self.names, self.seq_len, self.proportions = mix.names, seq_len, Proportions(mix.weights)
+        self.parts = [
+            ShardSequences(shards, seq_len, own_seed, pack)
+            for shards, own_seed in zip(mix.parts, seeds_of(mix, seed), strict=True)
+        ]
+        self.sequences_per_epoch = sum(part.sequences_per_epoch for part in self.parts)
+        """Windows of all corpora; how often each is seen is its own (`epochs`)."""
+
+    def sequences(self, indices: Sequence[int]) -> Batch:
+        """The sequences of these numbers, in this order; the same whatever else is asked for."""
+        owners, places = self.proportions.turns(np.asarray(indices, dtype=np.uint64))
+        rows = [np.flatnonzero(owners == owner) for owner in range(len(self.parts))]
+        made = [part.sequences(places[some]) for part, some in zip(self.parts, rows, strict=True) if len(some)]
+        if len(made) == 1:
+            return made[0]
+        order = torch.from_numpy(np.argsort(np.concatenate(rows)))
+        columns = zip(*made, strict=True)
+        return Batch(*(None if column[0] is None else torch.cat(column)[order] for column in columns))
+
+    def epochs(self, count: int) -> dict[str, float]:
+        """How often the first `count` sequences go through each corpus."""
+        turns = zip(self.names, self.proportions.before(count), self.parts, strict=True)
+        return {name: number / part.sequences_per_epoch for name, number, part in turns}
+
+
+def seeds_of(mix: TokenMix, seed: int) -> list[int]:
+    """A seed for each corpus of a mix; a single corpus has the run's own."""
+    if mix.is_single:
+        return [seed]
+    return [int(derive(np.full(1, seed, dtype=np.uint64), number)[0]) >> 1 for number in range(len(mix.parts))]
+
+
+def require_sequence(name: str, tokens: int, seq_len: int) -> None:
+    """Raise a DataError if the training split of a corpus is shorter than one sequence and its last target."""
+    if tokens < seq_len + 1:
+        shorter = f", or a context of at most {tokens - 1}" if tokens > 1 else ""
+        raise DataError(
+            f"{name and f'of the mix, {name}: '}the training split holds {tokens:,} tokens, less than one sequence of "
+            f"{seq_len:,} (the context length) and its last target",
+            f"use a longer corpus{shorter}",
+        )
+
+
 def mask_begin_tokens(targets: np.ndarray, framing: DocumentFraming) -> None:
     """Set targets (B, T) that begin a document to IGNORE_INDEX, in place, where a token before them has ended another.
 
@@ -109,44 +155,3 @@ def mask_begin_tokens(targets: np.ndarray, framing: DocumentFraming) -> None:
     """
     if framing.end_id is not None:
         targets[targets == framing.begin_id] = IGNORE_INDEX
-
-
-class MixedBatches:
-    """Sequences of several splits in given proportions, by their number; each split has epochs of its own."""
-
-    def __init__(self, mix: TokenMix, seq_len: int, seed: int, pack: Literal["cross", "document"] = "cross") -> None:
-        """
-        Raises:
-            DataError: a split holds less than one sequence and its last target; the message names it.
-        """
-        self.names, self.seq_len, self.proportions = mix.names, seq_len, Proportions(mix.weights)
-        self.parts: list[Batches] = []
-        for number, (name, shards) in enumerate(zip(mix.names, mix.parts, strict=True)):
-            own_seed = int(derive(np.full(1, seed, dtype=np.uint64), number)[0]) >> 1
-            try:
-                self.parts.append(Batches(shards, seq_len, own_seed, pack))
-            except DataError as error:
-                raise DataError(f"of the mix, {name}: {error}") from error
-        self.sequences_per_epoch = sum(part.sequences_per_epoch for part in self.parts)
-        """Windows of all splits; how often each is seen is its own (`epochs`)."""
-
-    def sequences(self, indices: Sequence[int]) -> Batch:
-        """The sequences of these numbers, in this order; the same whatever else is asked for."""
-        owners, places = self.proportions.turns(np.asarray(indices, dtype=np.uint64))
-        rows = [np.flatnonzero(owners == owner) for owner in range(len(self.parts))]
-        made = [part.sequences(places[some]) for part, some in zip(self.parts, rows, strict=True) if len(some)]
-        order = torch.from_numpy(np.argsort(np.concatenate(rows)))
-        columns = zip(*made, strict=True)
-        return Batch(*(None if column[0] is None else torch.cat(column)[order] for column in columns))
-
-    def epochs(self, count: int) -> dict[str, float]:
-        """How often the first `count` sequences go through each split."""
-        turns = zip(self.names, self.proportions.before(count), self.parts, strict=True)
-        return {name: number / part.sequences_per_epoch for name, number, part in turns}
-
-
-def batches_of(
-    shards: TokenShards | TokenMix, seq_len: int, seed: int, pack: Literal["cross", "document"] = "cross"
-) -> Batches | MixedBatches:
-    """The sequences of a split, or of a mix of them."""
-    return (MixedBatches if isinstance(shards, TokenMix) else Batches)(shards, seq_len, seed, pack)

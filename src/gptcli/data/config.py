@@ -147,6 +147,11 @@ class DataConfig(Config):
     pack: Literal["cross", "document"] = "cross"
     """What a sequence may see: cross lets attention cross the boundaries between documents, document stops it there."""
 
+    @property
+    def names_and_weights(self) -> tuple[tuple[str, ...], tuple[float, ...]]:
+        """The titles of the corpora of the mix, and their weights."""
+        return tuple(entry.title for entry in self.mix), tuple(entry.weight for entry in self.mix)
+
     @field_validator("include", "exclude", mode="before")
     @classmethod
     def patterns(cls, value: Any) -> Any:

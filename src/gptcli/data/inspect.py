@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from gptcli.data.crew import Means, stop_by_signal
 from gptcli.data.lost_text import lost_text_warnings
 from gptcli.data.mix import prepare_mix, scan_mix
 from gptcli.data.overlap import OVERLAP, overlap_warning, overlap_words, read_overlap, recorded_overlap
-from gptcli.data.prepare import prepare_data, sample_words, scan_corpus
+from gptcli.data.prepare import sample_words
 from gptcli.data.shards import INDEX, TokenShards
 from gptcli.manifest import MANIFEST_NAME, require_unchanged
 from gptcli.tokenizer.files import SETTINGS_FILE, TOKENIZER_FILE
@@ -25,25 +24,21 @@ WINDOW_TOKENS = 48
 RUN_FILE = "run.toml"
 
 
-def prepare(sources: Sequence[str], settings: DataSettings, cache_dir: Path, workers: int = 0) -> dict[str, Any]:
+def prepare(settings: DataSettings, cache_dir: Path, workers: int = 0) -> dict[str, Any]:
     """Scan and encode a corpus; its report, with the cache directory that holds the tokens.
 
     A large corpus is the work of `workers` processes (0: one for each core).
 
     Raises:
-        DataError, TokenizerError, StorageError, OutOfMemoryError: as `scan_corpus` and `prepare_data`.
+        DataError, TokenizerError, StorageError, OutOfMemoryError: as `scan_mix` and `prepare_mix`.
         Stopped: SIGINT or SIGTERM came.
     """
     means = Means(workers)
     with stop_by_signal():
-        if settings.data.mix:
-            mix = scan_mix(settings.data, cache_dir, settings.seed, means)
-            prepared = prepare_mix(mix, settings.data, cache_dir, means=means)
-            for one, part in zip(prepared.report["mix"], prepared.train.parts, strict=True):
-                one["directory"] = str(part.directory.parent)
-        else:
-            scan = scan_corpus(sources, settings.data, cache_dir, settings.seed, means)
-            prepared = prepare_data(scan, settings.data, cache_dir, means=means)
+        scan = scan_mix(settings.data, cache_dir, settings.seed, means)
+        prepared = prepare_mix(scan, settings.data, cache_dir, means=means)
+    for one, corpus in zip(prepared.report.get("mix", ()), prepared.corpora, strict=False):
+        one["directory"] = str(corpus.directory)
     for sentence in lost_text_warnings(prepared.report):
         say(f"warning: {sentence}")
     warning = overlap_warning(prepared.report)
@@ -52,18 +47,19 @@ def prepare(sources: Sequence[str], settings: DataSettings, cache_dir: Path, wor
     return prepared.report | {"from_cache": prepared.from_cache, "directory": str(prepared.directory)}
 
 
-def inspect(sources: Sequence[str], settings: DataSettings, cache_dir: Path, windows: int) -> list[dict[str, Any]]:
-    """Statistics of each split of prepared directories, or of a corpus, which is prepared first.
+def inspect(settings: DataSettings, cache_dir: Path, windows: int) -> list[dict[str, Any]]:
+    """Statistics of each split of the prepared directories that `data.corpus` names, or of a corpus, which is prepared
+    first.
 
     A directory is either one split (it holds index.json, as RUN/val does) or a prepared corpus (it holds both).
 
     Raises:
         DataError: as `prepare`, or a file is not what was written.
     """
-    found = [splits_in(Path(source)) for source in sources]
+    found = [splits_in(Path(source)) for source in settings.data.corpus]
     is_ours = not all(found)
     if is_ours:
-        found = [splits_in(Path(prepare(sources, settings, cache_dir)["directory"]))]
+        found = [splits_in(Path(prepare(settings, cache_dir)["directory"]))]
     return [inspect_split(directory, windows, is_ours) for directories in found for directory in directories]
 
 

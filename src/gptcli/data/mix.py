@@ -1,6 +1,7 @@
-"""Several corpora trained on in given proportions: each is prepared by itself, with one tokenizer for all.
+"""The corpora that a run is trained on in given proportions: each is prepared by itself, with one tokenizer for all.
 
-What one of them is validated on, no other is trained on. Knows no batches.
+What one of them is validated on, no other is trained on. A single corpus is a mix of one, which has no name and needs
+no entry of the cache of its own.
 """
 
 from __future__ import annotations
@@ -8,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -18,57 +19,61 @@ import numpy as np
 
 from gptcli import strict_json
 from gptcli.data.arrays import stretches
-from gptcli.data.cache import WHOLE, Share, cache_key, is_whole, new_entry, only_writer, require_whole, unfinished
+from gptcli.data.cache import WHOLE, Share, cache_key, is_whole, new_entry, only_writer, require_whole
 from gptcli.data.config import DataConfig
 from gptcli.data.crew import ALL_CORES, Means
 from gptcli.data.left_out import left_out_report
 from gptcli.data.lost_text import read_lost_text
 from gptcli.data.overlap import read_overlap, write_overlap
-from gptcli.data.prepare import SAMPLE, PreparedData, learning_texts, prepare_data, scan_corpus
+from gptcli.data.prepare import PreparedCorpus, assemble, learn_tokenizer, prepare_corpus, scan_corpus
 from gptcli.data.sample import SAMPLE_BYTES
-from gptcli.data.scan import (
-    ASSIGNMENT,
-    SCAN,
-    CorpusScan,
-    Findings,
-    forgotten_if_changed,
-    open_scan,
-    text_fingerprint,
-)
+from gptcli.data.scan import ASSIGNMENT, SCAN, CorpusScan, Findings, open_scan, text_fingerprint
 from gptcli.data.shards import ShardWriter, TokenShards
 from gptcli.data.sketch import SKETCH, TextSketch
 from gptcli.data.split import OVERLAP, TRAIN, VAL, Split
 from gptcli.data.stages import SplitStatistics
 from gptcli.data.token_files import is_token_file
+from gptcli.data.token_mix import UNNAMED, Mix, TokenMix
 from gptcli.errors import ConfigError
 from gptcli.manifest import MANIFEST_NAME
-from gptcli.storage import create_file, read_regular, write_file
-from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
-from gptcli.tokenizer.train import build_tokenizer
+from gptcli.storage import create_file, write_file
+from gptcli.tokenizer.config import TokenizerConfig
+from gptcli.tokenizer.tokenizer import Tokenizer
 
 DIGEST = np.dtype([("high", "<u8"), ("low", "<u8")])
 
 
 @dataclass(frozen=True)
-class MixedScan:
-    """The corpora of a mix as they were read and split."""
+class MixScan(Mix):
+    """The corpora of a run as they were read and split."""
 
-    names: tuple[str, ...]
-    weights: tuple[float, ...]
     scans: tuple[CorpusScan, ...]
+
+    @classmethod
+    def of_one(cls, scan: CorpusScan) -> MixScan:
+        """The mix of a single corpus."""
+        return cls(UNNAMED, (1.0,), (scan,))
 
     @property
     def train(self) -> SplitStatistics:
-        """All training parts together; of distinct characters at least so many."""
+        """The sum of all training parts; of distinct characters, a lower bound."""
         return together([scan.train for scan in self.scans])
 
     @property
     def val(self) -> SplitStatistics:
+        """The sum of all validation parts, as `train`."""
         return together([scan.val for scan in self.scans])
 
+    @property
+    def unseen_characters(self) -> int:
+        """The sum over the corpora of the distinct characters that only the validation part has."""
+        return sum(scan.unseen_characters for scan in self.scans)
+
     def report(self) -> dict[str, Any]:
-        """What was kept, dropped and split, in all and of each corpus, as JSON can write it."""
+        """What was kept, dropped and split, in all and of each named corpus, as JSON can write it."""
         parts = [scan.report() for scan in self.scans]
+        if self.is_single:
+            return parts[0]
         return {
             "files": sum(part["files"] for part in parts),
             "train": asdict(self.train),
@@ -82,28 +87,40 @@ class MixedScan:
             "val_fraction": self.val.bytes / (self.train.bytes + self.val.bytes),
             "fingerprint": hashlib.sha256("".join(part["fingerprint"] for part in parts).encode()).hexdigest(),
             "mix": [
-                {"name": name, "weight": weight / sum(self.weights)} | part
-                for name, weight, part in zip(self.names, self.weights, parts, strict=True)
+                {"name": name, "weight": share} | part
+                for name, share, part in zip(self.names, self.shares, parts, strict=True)
             ],
         }
 
 
 @dataclass(frozen=True)
-class TokenMix:
-    """The training tokens of several corpora and the share of each; `len()` is all their tokens."""
+class PreparedMix(Mix):
+    """Everything that training needs of its corpora."""
 
-    names: tuple[str, ...]
-    weights: tuple[float, ...]
-    parts: tuple[TokenShards, ...]
-
-    def __len__(self) -> int:
-        return sum(map(len, self.parts))
+    corpora: tuple[PreparedCorpus, ...]
+    val: TokenShards
+    """The validation parts of all corpora, one after another."""
+    report: dict[str, Any]
+    """What was kept, dropped, split and encoded, as JSON can write it."""
+    from_cache: bool
+    """Whether the tokens were there already."""
+    directory: Path
+    """The directory in the cache that holds `val` and the sketch of all training parts."""
 
     @property
-    def fingerprint(self) -> str:
-        """Hash of the tokens of all and of their weights."""
-        described = [list(self.weights), [part.fingerprint for part in self.parts]]
-        return hashlib.sha256(strict_json.dumps(described).encode()).hexdigest()
+    def train(self) -> TokenMix:
+        """The training parts."""
+        return TokenMix(self.names, self.weights, tuple(corpus.train for corpus in self.corpora))
+
+    @property
+    def vals(self) -> tuple[TokenShards, ...]:
+        """The validation part of each corpus."""
+        return tuple(corpus.val for corpus in self.corpora)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of all corpora."""
+        return self.corpora[0].tokenizer
 
 
 def together(parts: Sequence[SplitStatistics]) -> SplitStatistics:
@@ -111,15 +128,17 @@ def together(parts: Sequence[SplitStatistics]) -> SplitStatistics:
     return SplitStatistics(*sums, max(part.distinct_characters for part in parts))
 
 
-def scan_mix(config: DataConfig, cache_dir: Path, seed: int = 0, means: Means = ALL_CORES) -> MixedScan:
-    """Read and split every corpus of a mix, as `scan_corpus`.
+def scan_mix(config: DataConfig, cache_dir: Path, seed: int = 0, means: Means = ALL_CORES) -> MixScan:
+    """Read and split the corpora of `data.mix`, or the one of `data.corpus`, as `scan_corpus`.
 
     A document that another corpus of the mix is validated on counts as overlap, and is not trained on.
 
     Raises:
-        ConfigError: one of the corpora is tokens of another program.
+        ConfigError: one of several corpora is tokens of another program.
         DataError, StorageError, OutOfMemoryError: as `scan_corpus`.
     """
+    if not config.mix:
+        return MixScan.of_one(scan_corpus(config.corpus, config, cache_dir, seed, means))
     for entry in config.mix:
         if any(is_token_file(source) for source in entry.corpus):
             raise ConfigError(f"data.mix: {entry.title} is a file of tokens", "name texts, or train on it alone")
@@ -129,9 +148,7 @@ def scan_mix(config: DataConfig, cache_dir: Path, seed: int = 0, means: Means = 
         without(scan, np.concatenate([*held_out[:number], *held_out[number + 1 :], np.empty(0, DIGEST)]), cache_dir)
         for number, scan in enumerate(scans)
     ]
-    return MixedScan(
-        tuple(entry.title for entry in config.mix), tuple(entry.weight for entry in config.mix), tuple(apart)
-    )
+    return MixScan(*config.names_and_weights, tuple(apart))
 
 
 def digests_of(scan: CorpusScan, kind: int) -> np.ndarray:
@@ -198,81 +215,90 @@ def drop_documents(folder: Path, scan: CorpusScan, dropped: np.ndarray) -> None:
 
 
 def prepare_mix(
-    scan: MixedScan,
+    scan: MixScan,
     config: DataConfig,
     cache_dir: Path,
     tokenizer: Tokenizer | None = None,
     means: Means = ALL_CORES,
-) -> PreparedData:
-    """Learn or load the tokenizer, if it is not given, and encode every corpus of the mix.
-
-    The validation parts are there twice: each by itself, and all as one, in the order of the mix.
+) -> PreparedMix:
+    """Learn or load the tokenizer, if it is not given, and encode every corpus.
 
     Raises:
-        DataError, TokenizerError, StorageError, OutOfMemoryError: as `prepare_data`.
+        DataError, TokenizerError, StorageError, OutOfMemoryError: as `prepare_corpus`.
     """
-    sample = None
+    if scan.is_single:
+        return prepared_alone(prepare_corpus(scan.scans[0], config, cache_dir, tokenizer, means))
+    report = scan.report()
     if tokenizer is None:
-        tokenizer, sample = mixed_tokenizer(scan, config, cache_dir, means)
-    parts = [prepare_data(one, config, cache_dir, tokenizer, means) for one in scan.scans]
-    directory = cache_dir / "tokens" / cache_key("mix", [part.directory.name for part in parts])
+        tokenizer, sample = mixed_tokenizer(scan, config.tokenizer, cache_dir, means)
+        report |= {"tokenizer_sample": sample} if sample else {}
+    corpora = [prepare_corpus(one, config, cache_dir, tokenizer, means) for one in scan.scans]
+    directory = cache_dir / "tokens" / cache_key("mix", [corpus.directory.name for corpus in corpora])
     with only_writer(directory):
         is_there = is_whole(directory)
         if not is_there:
             with new_entry(directory) as folder:
                 tokenizer.save(folder / "tokenizer")
-                join([part.val for part in parts], folder / "val", tokenizer)
-                TextSketch.joined([TextSketch.open(part.directory / SKETCH) for part in parts]).save(folder / SKETCH)
-                write_overlap(folder, [part.val for part in parts], [part.train for part in parts])
-    overlap, overlaps = read_overlap(directory)
-    tokens = [
-        {"train_tokens": len(part.train), "val_tokens": len(part.val), "ngram_overlap": one}
-        for part, one in zip(parts, overlaps, strict=True)
-    ]
-    report = scan.report()
-    report["mix"] = [one | count for one, count in zip(report["mix"], tokens, strict=True)]
-    report |= {
-        "tokenizer": parts[0].report["tokenizer"],
-        "framing": parts[0].report["framing"],
-        "lost_text": read_lost_text([part.directory for part in parts], tokenizer),
-        "train_tokens": sum(count["train_tokens"] for count in tokens),
-        "val_tokens": sum(count["val_tokens"] for count in tokens),
-        "ngram_overlap": overlap,
-    }
-    report |= {"tokenizer_sample": sample} if sample else {}
-    from_cache = is_there and all(part.from_cache for part in parts)
-    return assemble_mix(config, directory, [part.directory for part in parts], tokenizer, report, from_cache)
+                join([corpus.val for corpus in corpora], folder / "val", tokenizer)
+                sketches = [TextSketch.open(corpus.directory / SKETCH) for corpus in corpora]
+                TextSketch.joined(sketches).save(folder / SKETCH)
+                write_overlap(folder, [corpus.val for corpus in corpora], [corpus.train for corpus in corpora])
+    from_cache = is_there and all(corpus.from_cache for corpus in corpora)
+    return open_together(config, directory, corpora, report, from_cache)
 
 
-def assemble_mix(
+def prepared_alone(corpus: PreparedCorpus) -> PreparedMix:
+    """The mix of a single corpus."""
+    return PreparedMix(UNNAMED, (1.0,), (corpus,), corpus.val, corpus.report, corpus.from_cache, corpus.directory)
+
+
+def open_mix(
     config: DataConfig,
     directory: Path,
     directories: Sequence[Path],
     tokenizer: Tokenizer,
     report: dict[str, Any],
-    from_cache: bool,
     share: Share = WHOLE,
-) -> PreparedData:
-    """Open what was prepared: all validation parts as one in `directory`, and each corpus in its own.
+) -> PreparedMix:
+    """Open what `prepare_mix` has left in `directory` and, of each corpus, in `directories`.
 
     Their files are verified before; of several processes on a machine each has its share.
 
     Raises:
         DataError: a file is damaged.
     """
-    for one in (directory, *directories):
-        require_whole(one, share)
-    names, weights = tuple(entry.title for entry in config.mix), tuple(entry.weight for entry in config.mix)
-    return PreparedData(
-        TokenMix(names, weights, tuple(TokenShards.open(one / "train") for one in directories)),
-        TokenShards.open(directory / "val"),
-        tokenizer,
-        report,
-        from_cache,
-        directory,
-        tuple(directories),
-        tuple(TokenShards.open(one / "val") for one in directories),
-    )
+    reports = report.get("mix", [report])
+    corpora = [assemble(*one, from_cache=True, share=share) for one in zip(directories, repeat(tokenizer), reports)]
+    return open_together(config, directory, corpora, report, True, share) if config.mix else prepared_alone(corpora[0])
+
+
+def open_together(
+    config: DataConfig,
+    directory: Path,
+    corpora: Sequence[PreparedCorpus],
+    report: dict[str, Any],
+    from_cache: bool,
+    share: Share = WHOLE,
+) -> PreparedMix:
+    """The mix of several corpora, with what `directory` holds of all, whose files are verified before."""
+    require_whole(directory, share)
+    overlap, overlaps = read_overlap(directory)
+    tokens = [
+        {"train_tokens": len(corpus.train), "val_tokens": len(corpus.val), "ngram_overlap": one}
+        for corpus, one in zip(corpora, overlaps, strict=True)
+    ]
+    first = corpora[0]
+    report = report | {
+        "mix": [one | count for one, count in zip(report["mix"], tokens, strict=True)],
+        "tokenizer": first.report["tokenizer"],
+        "framing": first.report["framing"],
+        "lost_text": read_lost_text([corpus.directory for corpus in corpora], first.tokenizer),
+        "train_tokens": sum(count["train_tokens"] for count in tokens),
+        "val_tokens": sum(count["val_tokens"] for count in tokens),
+        "ngram_overlap": overlap,
+    }
+    val = TokenShards.open(directory / "val")
+    return PreparedMix(*config.names_and_weights, tuple(corpora), val, report, from_cache, directory)
 
 
 def join(splits: Sequence[TokenShards], folder: Path, tokenizer: Tokenizer) -> None:
@@ -283,30 +309,11 @@ def join(splits: Sequence[TokenShards], folder: Path, tokenizer: Tokenizer) -> N
 
 
 def mixed_tokenizer(
-    scan: MixedScan, config: DataConfig, cache_dir: Path, means: Means
+    scan: MixScan, config: TokenizerConfig, cache_dir: Path, means: Means
 ) -> tuple[Tokenizer, dict[str, int] | None]:
-    """The tokenizer of a mix: a learnt one reads of every corpus its share of the sample, or all if that is less."""
-    kind = config.tokenizer
-    if kind.name not in ("char", "bpe"):
-        return build_tokenizer(kind, lambda: iter(())), None
-    shares = [int(SAMPLE_BYTES * weight / sum(scan.weights)) for weight in scan.weights]
-    texts = [(one.fingerprint, share) for one, share in zip(scan.scans, shares, strict=True)]
-    entry = cache_dir / "tokenizers" / cache_key("mix", texts, kind.model_dump(mode="json"))
-    with only_writer(entry):
-        if not is_whole(entry):
-            with forgotten_if_changed(*scan.scans), unfinished(entry) as work, new_entry(entry) as folder:
-                sources: list[Callable[[], Iterator[str]]] = []
-                samples = []
-                for number, (one, share) in enumerate(zip(scan.scans, shares, strict=True)):
-                    read, sample = learning_texts(one, kind.name, share, work / str(number), means)
-                    sources.append(read)
-                    samples.append(sample)
-                build_tokenizer(kind, partial(chained, sources)).save(folder)
-                whole = {name: sum(sample[name] for sample in samples) for name in samples[0]}
-                write_file(folder / SAMPLE, strict_json.dumps(whole))
-        return load_tokenizer(entry), strict_json.parse(read_regular(entry / SAMPLE).decode())
-
-
-def chained(sources: Sequence[Callable[[], Iterator[str]]]) -> Iterator[str]:
-    for source in sources:
-        yield from source()
+    """The tokenizer of several corpora: one that is learnt reads of each its share of the sample, or all if that is
+    less."""
+    wanted = [int(SAMPLE_BYTES * weight / sum(scan.weights)) for weight in scan.weights]
+    texts = list(zip(scan.scans, wanted, strict=True))
+    key = cache_key("mix", [(one.fingerprint, most) for one, most in texts], config.model_dump(mode="json"))
+    return learn_tokenizer(config, texts, cache_dir / "tokenizers" / key, means)

@@ -6,10 +6,11 @@ name the corpus then lies. Knows no sequence and no model.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gptcli import strict_json
 from gptcli.console import Progress, say, size
@@ -43,10 +44,7 @@ from gptcli.tokenizer.lost_text import LostText
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 from gptcli.tokenizer.train import build_tokenizer
 
-if TYPE_CHECKING:
-    from gptcli.data.mix import TokenMix
-
-__all__ = ["CorpusScan", "PreparedData", "open_prepared", "prepare_data", "scan_corpus"]
+__all__ = ["CorpusScan", "PreparedCorpus", "open_prepared", "prepare_corpus", "scan_corpus"]
 
 LEARNT = ("char", "bpe")
 """Tokenizers that depend on the training text."""
@@ -55,10 +53,10 @@ SAMPLE = "sample.json"
 
 
 @dataclass(frozen=True)
-class PreparedData:
-    """Everything that training needs of a corpus."""
+class PreparedCorpus:
+    """Both parts of a corpus as tokens."""
 
-    train: TokenShards | TokenMix
+    train: TokenShards
     val: TokenShards
     tokenizer: Tokenizer
     report: dict[str, Any]
@@ -66,11 +64,7 @@ class PreparedData:
     from_cache: bool
     """Whether the tokens were there already."""
     directory: Path
-    """Where in the cache they are; `open_prepared` opens it, but for a mix."""
-    directories: tuple[Path, ...] = ()
-    """Of a mix, where each corpus's are."""
-    vals: tuple[TokenShards, ...] = ()
-    """Of a mix, the validation part of each corpus; `val` is all of them."""
+    """Where in the cache they are; `open_prepared` opens it."""
 
 
 def scan_corpus(
@@ -86,13 +80,13 @@ def scan_corpus(
     return scan_texts(sources, config, cache_dir, seed, means)
 
 
-def prepare_data(
+def prepare_corpus(
     scan: CorpusScan,
     config: DataConfig,
     cache_dir: Path,
     tokenizer: Tokenizer | None = None,
     means: Means = ALL_CORES,
-) -> PreparedData:
+) -> PreparedCorpus:
     """Learn or load the tokenizer, if it is not given, and encode both parts, or take what the cache holds.
 
     Raises:
@@ -119,8 +113,8 @@ def prepare_data(
         return assemble(directory, tokenizer, report, from_cache)
 
 
-def open_prepared(directory: Path) -> PreparedData:
-    """Open what `prepare_data` has left in the cache, with the report of the corpus that was encoded first.
+def open_prepared(directory: Path) -> PreparedCorpus:
+    """Open what `prepare_corpus` has left in the cache, with the report of the corpus that was encoded first.
 
     Raises:
         DataError: it is no such directory, or damaged.
@@ -135,7 +129,7 @@ def open_prepared(directory: Path) -> PreparedData:
 
 def assemble(
     directory: Path, tokenizer: Tokenizer, report: dict[str, Any], from_cache: bool, share: Share = WHOLE
-) -> PreparedData:
+) -> PreparedCorpus:
     """Open what was prepared, whose files are verified before; of several processes on a machine each has its share.
 
     Raises:
@@ -152,7 +146,7 @@ def assemble(
         "ngram_overlap": read_overlap(directory)[0],
         "lost_text": read_lost_text([directory], tokenizer),
     }
-    return PreparedData(train, val, tokenizer, report | tokens, from_cache, directory)
+    return PreparedCorpus(train, val, tokenizer, report | tokens, from_cache, directory)
 
 
 def framing_key(tokenizer: Tokenizer) -> list[Any]:
@@ -170,25 +164,40 @@ def framing_report(tokenizer: Tokenizer) -> dict[str, str | None]:
 def prepare_tokenizer(
     scan: CorpusScan, config: TokenizerConfig, cache_dir: Path, means: Means
 ) -> tuple[Tokenizer, dict[str, int] | None]:
-    """The tokenizer that `config` asks for, and the size of the sample that it was learnt from, if it was one.
-
-    One that was learnt from this training text before is not learnt again.
-    """
-    if config.name not in LEARNT:
-        return build_tokenizer(config, scan.train_texts), None
+    """The tokenizer that `config` asks for, and the size of the sample that it was learnt from, if it was one."""
     is_sampled = config.name == "bpe" and scan.train.bytes > SAMPLE_BYTES
     of_sample = [SAMPLE_BYTES] if is_sampled else []
-    entry = cache_dir / "tokenizers" / cache_key(scan.fingerprint, config.model_dump(mode="json"), *of_sample)
+    key = cache_key(scan.fingerprint, config.model_dump(mode="json"), *of_sample)
+    return learn_tokenizer(config, [(scan, SAMPLE_BYTES)], cache_dir / "tokenizers" / key, means)
+
+
+def learn_tokenizer(
+    config: TokenizerConfig, sources: Sequence[tuple[CorpusScan, int]], entry: Path, means: Means
+) -> tuple[Tokenizer, dict[str, int] | None]:
+    """The tokenizer that `config` asks for, of all sources, scans with the bytes of each that BPE reads at most.
+
+    One that is learnt is kept in the cache's `entry`, with the size of the sample that it was learnt from. The size is
+    None where the whole text of a single source was read.
+    """
+    if config.name not in LEARNT:
+        return build_tokenizer(config, lambda: iter(())), None
+    scans = [scan for scan, _ in sources]
     with only_writer(entry):
         if not is_whole(entry):
-            with forgotten_if_changed(scan), unfinished(entry) as work, new_entry(entry) as folder:
-                texts, sample = learning_texts(scan, config.name, SAMPLE_BYTES, work, means)
-                if is_sampled:
-                    say(f"learning {config.name} from {sample_words(sample)}")
-                    write_file(folder / SAMPLE, strict_json.dumps(sample))
-                build_tokenizer(config, texts).save(folder)
-        sample = strict_json.parse(read_regular(entry / SAMPLE).decode()) if is_sampled else None
-        return load_tokenizer(entry), sample
+            with forgotten_if_changed(*scans), unfinished(entry) as work, new_entry(entry) as folder:
+                readers, samples = [], []
+                for number, (scan, wanted) in enumerate(sources):
+                    read, sample = learning_texts(scan, config.name, wanted, work / f"sample-{number}", means)
+                    readers.append(read)
+                    samples.append(sample)
+                whole = {name: sum(sample[name] for sample in samples) for name in samples[0]}
+                if whole["bytes"] < whole["of_bytes"]:
+                    say(f"learning {config.name} from {sample_words(whole)}")
+                if whole["bytes"] < whole["of_bytes"] or len(sources) > 1:
+                    write_file(folder / SAMPLE, strict_json.dumps(whole))
+                build_tokenizer(config, lambda: itertools.chain.from_iterable(read() for read in readers)).save(folder)
+        path = entry / SAMPLE
+        return load_tokenizer(entry), strict_json.parse(read_regular(path).decode()) if path.is_file() else None
 
 
 def learning_texts(
@@ -200,7 +209,7 @@ def learning_texts(
     if name != "bpe" or scan.train.bytes <= wanted:
         return lambda: with_progress(scan, name), whole | of
     drawn = drawn_buckets(scan.records, scan.assignment, wanted)
-    jobs = scan.jobs(means.section_bytes, work / f"sample-{means.section_bytes}-{drawn}")
+    jobs = scan.jobs(means.section_bytes, work.with_name(f"{work.name}-{means.section_bytes}-{drawn}"))
     sample = dict.fromkeys(whole, 0)
     with Progress("sample", len(jobs), unit="parts") as progress:
         for result in in_order(draw, [(job, drawn) for job in jobs], means.processes):

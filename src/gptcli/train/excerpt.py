@@ -22,8 +22,9 @@ from gptcli.data.corpus import nothing_readable, read_pieces, refusal
 from gptcli.data.decoding import Decoding
 from gptcli.data.file_formats import SourceFile
 from gptcli.data.left_out import LeftOut
+from gptcli.data.mix import MixScan, scan_mix
 from gptcli.data.passes import ScannedFile
-from gptcli.data.prepare import CorpusScan, scan_corpus
+from gptcli.data.prepare import scan_corpus
 from gptcli.data.separator_check import separator_warning
 from gptcli.data.sources import find_files
 from gptcli.data.versions import is_settled, look_at, require_same
@@ -32,14 +33,14 @@ from gptcli.storage import HUGE, create_text_file, read_regular, write_file
 EXCERPT, NOTICES = "excerpt.jsonl", "notices.json"
 
 
-def scan_excerpt(config: DataConfig, corpus_bytes: int | None, cache_dir: Path, seed: int) -> CorpusScan:
-    """Scan the corpus of `config`, or only an excerpt of about `corpus_bytes` of it if it has more than that.
+def scan_excerpt(config: DataConfig, corpus_bytes: int | None, cache_dir: Path, seed: int) -> MixScan:
+    """Scan the corpora of `config`, or an excerpt of about `corpus_bytes` of its single corpus, if that has more.
 
     Raises:
-        DataError, StorageError: as `scan_corpus`.
+        DataError, StorageError: as `scan_mix`.
     """
     if corpus_bytes is None:
-        return scan_corpus(config.corpus, config, cache_dir, seed)
+        return scan_mix(config, cache_dir, seed)
     files, passed_over = find_files(config.corpus, config, cache_dir)
     settings = config.model_dump(mode="json", include=set(READING_KEYS) - {"chat_template"})
     settings["chat_template"] = read_template(config.chat_template)
@@ -63,7 +64,7 @@ def scan_excerpt(config: DataConfig, corpus_bytes: int | None, cache_dir: Path, 
         separator_warning=notices["separator_warning"],
     )
     scan.say_notices()
-    return scan
+    return MixScan.of_one(scan)
 
 
 def notices_of(entry: Path) -> dict[str, Any]:

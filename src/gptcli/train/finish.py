@@ -8,7 +8,6 @@ from typing import Any
 from gptcli import strict_json
 from gptcli.checkpoint.run_directory import CheckpointInfo
 from gptcli.console import say
-from gptcli.data.batches import MixedBatches
 from gptcli.data.lost_text import lost_text_of
 from gptcli.errors import CheckpointError
 from gptcli.evaluate.baseline import CompressionBaseline, baseline_of_shards
@@ -30,7 +29,7 @@ Find = Callable[[list[CheckpointError], Any], CheckpointInfo | None]
 
 def validation_baseline(plan: Plan) -> CompressionBaseline:
     """The baseline of the validation text: the size that a compressor needs for it."""
-    if isinstance(plan.batches, MixedBatches):
+    if len(plan.data.corpora) > 1:
         return CompressionBaseline(None, reason="a mix of corpora has several validation texts")
     return baseline_of_shards(plan.data.tokenizer, plan.data.val)
 
@@ -89,7 +88,7 @@ def finish(trainer: Trainer, baseline: CompressionBaseline | None) -> dict[str, 
         "peak_memory_bytes": peak_memory_bytes(plan.device),
         "xz_bits_per_byte": baseline and baseline.bits_per_byte,
     }
-    if isinstance(plan.batches, MixedBatches):
+    if whole.by_corpus:
         epochs = plan.batches.epochs(position.step * plan.config.sequences_per_step)
         summary["mix"] = {name: {"val_loss": loss, "epochs": epochs[name]} for name, loss in whole.by_corpus.items()}
     if model is not None and baseline is not None:

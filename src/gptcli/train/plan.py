@@ -13,10 +13,8 @@ import torch
 from gptcli.config import RawConfig, merge, validate
 from gptcli.config.load import with_origin, without_leaf
 from gptcli.console import quantity
-from gptcli.data.batches import Batches, MixedBatches, batches_of
-from gptcli.data.mix import MixedScan, prepare_mix, scan_mix
-from gptcli.data.prepare import CorpusScan, PreparedData, prepare_data
-from gptcli.data.shards import TokenShards
+from gptcli.data.batches import Batches
+from gptcli.data.mix import MixScan, PreparedMix, prepare_mix
 from gptcli.errors import ConfigError, UsageError
 from gptcli.models.config import ModelConfig
 from gptcli.models.estimate import parameter_count
@@ -63,10 +61,10 @@ class Plan:
     config: RunConfig
     chosen: tuple[str, ...]
     """The keys that a rule decided."""
-    scan: CorpusScan | MixedScan | None
+    scan: MixScan | None
     """None on ranks that the first one told its plan."""
-    data: PreparedData
-    batches: Batches | MixedBatches
+    data: PreparedMix
+    batches: Batches
     device: torch.device
     precision: str
     parameters: int
@@ -177,16 +175,15 @@ def make_plan(
     process_bytes = resident_memory_bytes(device)
     clock, choice = Clock(draft.train.max_seconds, began) if is_timed(user) else None, None
     if clock is None or not is_new:  # the rule for a deadline chooses a shape
-        scan = scan_of(draft, cache_dir)
+        scan = scan_excerpt(draft.data, draft.train.corpus_bytes, cache_dir, draft.seed)
         chosen = RawConfig() if history.is_resumed else zero_config(CorpusFacts(scan.train.bytes, device.type), user)
     else:
         setting = timed.Setting(user, draft, clock, device, precision, machine_memory_bytes(device), cache_dir)
         scan, chosen, choice = timed.choose_for_time(setting)
     config = validate(RunConfig, merge(chosen, user))
-    prepare = prepare_mix if isinstance(scan, MixedScan) else prepare_data
-    data = prepare(scan, config.data, cache_dir, history.tokenizer or (start.tokenizer if start else None))
+    data = prepare_mix(scan, config.data, cache_dir, history.tokenizer or (start.tokenizer if start else None))
     vocabulary = with_origin({"model": {"vocab_size": padded_vocabulary(config, data)}}, "the tokenizer")
-    batches = batches_of(data.train, config.seq_len, config.seed, config.data.pack)
+    batches = Batches(data.train, config.seq_len, config.seed, config.data.pack)
     user = with_steps_of_epochs(user, config, batches.sequences_per_epoch, history.step)
     if choice is None and not history.is_resumed:
         chosen = choose_exactly(chosen, exact_facts(scan.train.bytes, device.type, data), user)
@@ -226,20 +223,14 @@ def require_source(draft: RunConfig, *, chooses_for_time: bool) -> None:
         )
 
 
-def scan_of(draft: RunConfig, cache_dir: Path) -> CorpusScan | MixedScan:
-    """The corpus or the mix of the settings, read and split."""
-    if draft.data.mix:
-        return scan_mix(draft.data, cache_dir, draft.seed)
-    return scan_excerpt(draft.data, draft.train.corpus_bytes, cache_dir, draft.seed)
-
-
-def exact_facts(train_bytes: int, device_type: str, data: PreparedData) -> CorpusFacts:
+def exact_facts(train_bytes: int, device_type: str, data: PreparedMix) -> CorpusFacts:
     """The facts that the zero-config rule uses, now that the text is tokenized; its repetition is measured only where
-    the text is small."""
+    the text is small and of one corpus."""
     facts = CorpusFacts(train_bytes, device_type, train_bytes / max(1, len(data.train)))
-    if not facts.is_small or not isinstance(data.train, TokenShards):
+    first, *others = data.train.parts
+    if not facts.is_small or others:
         return facts
-    return facts._replace(packed_bits=packed_bits(data.tokenizer.decode(data.train.read(0, len(data.train)))))
+    return facts._replace(packed_bits=packed_bits(data.tokenizer.decode(first.read(0, len(first)))))
 
 
 def with_steps_of_epochs(user: RawConfig, config: RunConfig, sequences_per_epoch: int, made: int) -> RawConfig:
@@ -313,7 +304,7 @@ def settle_compile(plan: Plan, step_seconds: float | None) -> Plan:
     return replace(plan, config=config, compile_reason=reason)
 
 
-def padded_vocabulary(config: RunConfig, data: PreparedData) -> int:
+def padded_vocabulary(config: RunConfig, data: PreparedMix) -> int:
     """The model's vocabulary: the tokenizer's, or a larger one that the user asked for (GPT-2's 50304, say)."""
     wanted, needed = config.model.vocab_size, data.tokenizer.vocab_size
     if wanted and wanted < needed:

@@ -11,10 +11,9 @@ from torch import Tensor
 
 from gptcli.config import RawConfig, validate
 from gptcli.config.load import with_origin
-from gptcli.data.batches import batches_of
+from gptcli.data.batches import Batches
 from gptcli.data.cache import Share
-from gptcli.data.mix import assemble_mix
-from gptcli.data.prepare import assemble
+from gptcli.data.mix import open_mix
 from gptcli.errors import DataError
 from gptcli.models.gpt import GPT, build_model, initial_weights
 from gptcli.nn.device import resolve_device
@@ -43,7 +42,7 @@ class Decided:
     deadline: Deadline | None
     directory: Path
     directories: tuple[Path, ...]
-    """Of each corpus of a mix."""
+    """The directory of each corpus."""
     tokenizer: Tokenizer
     report: dict[str, Any]
     is_extended: bool
@@ -54,7 +53,8 @@ class Decided:
         deadline = plan.deadline and replace(plan.deadline, clock=None)
         numbers = (plan.config, plan.precision, plan.parameters, plan.memory_bytes, deadline)
         data = plan.data
-        return cls(*numbers, data.directory, data.directories, data.tokenizer, data.report, plan.is_extended)
+        directories = tuple(corpus.directory for corpus in data.corpora)
+        return cls(*numbers, data.directory, directories, data.tokenizer, data.report, plan.is_extended)
 
     def plan(self, start: Start | None, share: Share) -> Plan:
         """The plan of a rank that did not make it.
@@ -69,17 +69,14 @@ class Decided:
                 f"{self.directory}, which the first rank prepared, is not on this machine",
                 "let --cache-dir be a directory that all machines share",
             )
-        config, prepared = self.config, (self.tokenizer, self.report, True)
-        if config.data.mix:
-            data = assemble_mix(config.data, self.directory, self.directories, *prepared, share=share)
-        else:
-            data = assemble(self.directory, *prepared, share=share)
+        config = self.config
+        data = open_mix(config.data, self.directory, self.directories, self.tokenizer, self.report, share)
         return Plan(
             config=config,
             chosen=(),
             scan=None,
             data=data,
-            batches=batches_of(data.train, config.seq_len, config.seed, config.data.pack),
+            batches=Batches(data.train, config.seq_len, config.seed, config.data.pack),
             device=resolve_device(config.device),
             precision=self.precision,
             parameters=self.parameters,

@@ -8,9 +8,9 @@ from typing import Any
 
 from gptcli.console import duration, quantity, rounded, say, shell_word, size
 from gptcli.data.lost_text import lost_text_of, lost_text_warnings
-from gptcli.data.mix import MixedScan
 from gptcli.data.overlap import overlap_warning, overlap_words
 from gptcli.data.prompts import suggested_prompt
+from gptcli.data.scan import CorpusScan
 from gptcli.evaluate.baseline import CompressionBaseline
 from gptcli.evaluate.statistics import exponential
 from gptcli.figures import figure, figure_with_interval
@@ -127,13 +127,24 @@ def choice_lines(choice: Choice) -> list[tuple[str, str]]:
 
 
 def corpus_lines(plan: Plan) -> list[str]:
-    """What was read, dropped and split, in a line or two."""
-    scan = plan.scan
-    if isinstance(scan, MixedScan):
-        return mix_lines(plan, scan)
-    names = ", ".join(plan.config.data.corpus[:3]) + (" ..." if len(plan.config.data.corpus) > 3 else "")
+    """What was read, dropped and split, in two lines for each corpus."""
+    sources = plan.config.data.corpus
+    epochs = plan.batches.epochs(plan.steps * plan.config.sequences_per_step)
+    lines = []
+    for name, share, scan in zip(plan.scan.names, plan.scan.shares, plan.scan.scans, strict=True):
+        title = f"{share:.3g} of {name}" if name else ", ".join(sources[:3]) + " ..." * (len(sources) > 3)
+        again = f" ({epochs_words(epochs[name])})" if name else ""
+        lines += [
+            f"{title}: {kept_words(scan)}",
+            f"{size(scan.train.bytes)} to train on{again}, {size(scan.val.bytes)} to validate: {scan.split_rule}",
+        ]
+    return lines
+
+
+def kept_words(scan: CorpusScan) -> str:
+    """What was kept and dropped of a corpus, in words."""
     documents = scan.train.documents + scan.val.documents - (scan.cut_at > 0)
-    kept = f"{names}: {quantity(documents, 'document')}, {size(scan.train.bytes + scan.val.bytes)}"
+    kept = f"{quantity(documents, 'document')}, {size(scan.train.bytes + scan.val.bytes)}"
     if scan.duplicates:
         kept += f", {quantity(scan.duplicates, 'exact duplicate')} ({size(scan.duplicate_bytes)}) dropped"
     if scan.replaced:
@@ -142,18 +153,7 @@ def corpus_lines(plan: Plan) -> list[str]:
         kept += f", {quantity(len(scan.left_out), 'file')} left out"
     if scan.grouped:
         kept += f", {quantity(scan.grouped, 'document')} kept on the side of the split where others like them are"
-    split = f"{size(scan.train.bytes)} to train on, {size(scan.val.bytes)} to validate: {scan.split_rule}"
-    return [kept, split]
-
-
-def mix_lines(plan: Plan, scan: MixedScan) -> list[str]:
-    """The corpora of a mix with their weights, and how often the run goes through each."""
-    epochs = plan.batches.epochs(plan.steps * plan.config.sequences_per_step)
-    return [
-        f"{weight / sum(scan.weights):.3g} of {name}: {size(one.train.bytes)} to train on "
-        f"({epochs_words(epochs[name])}), {size(one.val.bytes)} to validate: {one.split_rule}"
-        for name, weight, one in zip(scan.names, scan.weights, scan.scans, strict=True)
-    ]
+    return kept
 
 
 def epochs_words(epochs: float) -> str:

@@ -18,10 +18,10 @@ from gptcli.config.load import with_origin
 from gptcli.console import size
 from gptcli.data.archives import file_status
 from gptcli.data.config import DataConfig
-from gptcli.data.prepare import CorpusScan
+from gptcli.data.mix import MixScan
 from gptcli.data.scan import SplitStatistics
 from gptcli.data.sources import find_files, is_stream, spool
-from gptcli.data.token_scan import TokenScan
+from gptcli.data.token_files import is_token_file
 from gptcli.models.estimate import parameter_count
 from gptcli.train.clock import Clock
 from gptcli.train.compiling import possible_compilation
@@ -81,7 +81,7 @@ class Setting:
     cache_dir: Path
 
 
-def choose_for_time(setting: Setting) -> tuple[CorpusScan, RawConfig, Choice | None]:
+def choose_for_time(setting: Setting) -> tuple[MixScan, RawConfig, Choice | None]:
     """The corpus, scanned; every key that the user left open; and why.
 
     A small text is trained on as without a deadline (None for the reason): its shape and its steps are bounded by the
@@ -94,10 +94,11 @@ def choose_for_time(setting: Setting) -> tuple[CorpusScan, RawConfig, Choice | N
     clock, draft = setting.clock, setting.draft
     data = replayable(draft.data, setting.cache_dir)
     small = None
-    if bytes_on_disk(data, setting.cache_dir) < SMALL_ON_DISK:
-        small = scan_excerpt(data, draft.train.corpus_bytes, setting.cache_dir, draft.seed)
     # Tokens without their text are refused when the text is looked at, however few they are.
-    if small is None or isinstance(small, TokenScan) or small.train.bytes >= SMALL_TEXT:
+    is_text = not any(map(is_token_file, data.corpus))
+    if is_text and bytes_on_disk(data, setting.cache_dir) < SMALL_ON_DISK:
+        small = scan_excerpt(data, draft.train.corpus_bytes, setting.cache_dir, draft.seed)
+    if small is None or small.train.bytes >= SMALL_TEXT:
         facts, corpus_bytes, limit = look_at_text(setting, data)
         scan = scan_excerpt(data, limit, setting.cache_dir, draft.seed)
         if limit == draft.train.corpus_bytes and scan.train.bytes < SMALL_TEXT:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 import torch
 
-from gptcli.data.mix import TokenMix
-from gptcli.data.prepare import PreparedData
+from gptcli.data.mix import PreparedMix
 from gptcli.data.shards import TokenShards
 from gptcli.evaluate.shards import ShardLoss, shard_loss
 from gptcli.models.gpt import GPT
@@ -35,7 +34,7 @@ class Validation(NamedTuple):
 
 def validation_loss(
     model: GPT,
-    data: PreparedData,
+    data: PreparedMix,
     *,
     seq_len: int,
     batch_size: int,
@@ -67,26 +66,15 @@ def validation_loss(
             strategy=strategy,
         )
 
-    if not isinstance(data.train, TokenMix):
-        found = measure(data.val, max_tokens)
-        is_whole = found.bits_per_byte is not None
-        bits = found.bits_per_byte or estimated_bits(found.loss, data.val.targets, data.val.bytes)
-        return Validation(found.loss, bits, 1.0 if is_whole else found.tokens / data.val.targets, {}, found.parts)
-    shares = [weight / sum(data.train.weights) for weight in data.train.weights]
-    mosts = list(allotted(max_tokens, [len(val) for val in data.vals]))
+    mosts = allotted(max_tokens, [len(val) for val in data.vals])
     losses = [measure(val, most) for val, most in zip(data.vals, mosts, strict=True)]
-    loss = sum(share * one.loss for share, one in zip(shares, losses, strict=True))
-    size = sum(share * val.bytes / max(1, val.targets) for share, val in zip(shares, data.vals, strict=True))
-    read = sum(one.tokens for one in losses)
-    whole = sum(val.targets for val in data.vals)
-    named = dict(zip(data.train.names, (one.loss for one in losses), strict=True))
-    return Validation(
-        loss,
-        loss / math.log(2) / max(size, 1e-9),
-        1.0 if read >= whole else read / whole,
-        named,
-        mixed_parts(losses, shares),
-    )
+    loss = sum(share * one.loss for share, one in zip(data.shares, losses, strict=True))
+    size = sum(share * val.bytes / max(1, val.targets) for share, val in zip(data.shares, data.vals, strict=True))
+    read, whole = sum(one.tokens for one in losses), sum(val.targets for val in data.vals)
+    named = {name: one.loss for name, one in zip(data.names, losses, strict=True) if name}
+    bits = loss / math.log(2) / max(size, 1e-9)
+    part = 1.0 if all(one.bits_per_byte is not None for one in losses) else read / whole
+    return Validation(loss, bits, part, named, mixed_parts(losses, data.shares))
 
 
 def mixed_parts(losses: Sequence[ShardLoss], shares: Sequence[float]) -> tuple[float, ...]:
@@ -104,8 +92,3 @@ def allotted(total: int, lengths: list[int]) -> Iterator[int]:
         shares[number] = min(lengths[number], left // (len(lengths) - done))
         left -= shares[number]
     yield from (max(1, share) for share in shares.values())
-
-
-def estimated_bits(loss: float, tokens: int, size: int) -> float:
-    """Bits per byte of `size` bytes of text in so many tokens, each of this loss in nats."""
-    return loss / math.log(2) * tokens / max(1, size)

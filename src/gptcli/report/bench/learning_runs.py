@@ -13,7 +13,7 @@ import numpy as np
 
 from gptcli.checkpoint.metrics import MetricsLog
 from gptcli.data.config import DataConfig
-from gptcli.data.prepare import prepare_data, scan_corpus
+from gptcli.data.prepare import prepare_corpus, scan_corpus
 from gptcli.data.shards import TokenShards
 from gptcli.report.bench.commands import run_training
 from gptcli.report.bench.curves import Point, Run, median_step
@@ -86,7 +86,7 @@ def write_dataset(corpus: Sequence[str], folder: Path, cache_dir: Path) -> None:
     characters alone.
     """
     config = DataConfig(corpus=tuple(corpus), tokenizer=CharTokenizerConfig(), split="tail", val_fraction=0.1)
-    data = prepare_data(scan_corpus(corpus, config, cache_dir), config, cache_dir)
+    data = prepare_corpus(scan_corpus(corpus, config, cache_dir), config, cache_dir)
     write_ids(folder, {"train": characters(data.train), "val": characters(data.val)})
 
 

@@ -11,6 +11,7 @@ import torch
 
 from gptcli.data.batches import Batch, Batches
 from gptcli.data.shards import ShardWriter, TokenShards
+from gptcli.data.token_mix import TokenMix
 from gptcli.generate.config import GenerationConfig
 from gptcli.generate.engine import Engine, Request
 from gptcli.generate.step import DecodingStep, decoding_step
@@ -103,7 +104,7 @@ def write_shards(job: EncodingJob) -> TokenShards:
 
 
 def batches_per_second(shards: TokenShards, job: EncodingJob) -> float:
-    batches, count, began = Batches(shards, job.seq_len, seed=1), 0, time.perf_counter()
+    batches, count, began = Batches(TokenMix.of_one(shards), job.seq_len, seed=1), 0, time.perf_counter()
     while (seconds := time.perf_counter() - began) < job.seconds or not count:
         batches.sequences(range(count * job.batch_size, (count + 1) * job.batch_size))
         count += 1
