@@ -31,13 +31,13 @@ from gptcli.models.config import ModelConfig
 from gptcli.models.estimate import flops_per_token, non_embedding_parameters
 from gptcli.storage import default_cache_dir
 from gptcli.tokenizer.config import BpeTokenizerConfig, CharTokenizerConfig, TokenizerConfig
-from gptcli.train.excerpt import scan_excerpt
-from gptcli.train.law import Runs, excess_bits, shipped_law
+from gptcli.train.planning.excerpt import scan_excerpt
+from gptcli.train.planning.law import Runs, excess_bits, shipped_law
+from gptcli.train.planning.text_facts import BYTES_PER_ENTRY, MAX_CHARACTERS, VOCABULARIES, TokenizerFacts
+from gptcli.train.planning.time_rule import CONTEXTS, LAYERS, WIDTH_PER_LAYER, WIDTHS, Candidate, step_tokens
+from gptcli.train.planning.timed import settle
+from gptcli.train.planning.zero_config import MICRO_BATCH_TOKENS, Shape, choose_model
 from gptcli.train.run import TrainRequest, train
-from gptcli.train.text_facts import BYTES_PER_ENTRY, MAX_CHARACTERS, VOCABULARIES, TokenizerFacts
-from gptcli.train.time_rule import CONTEXTS, LAYERS, WIDTH_PER_LAYER, WIDTHS, Candidate, step_tokens
-from gptcli.train.timed import settle
-from gptcli.train.zero_config import MICRO_BATCH_TOKENS, Shape, choose_model
 
 CORPUS_BYTES = (100_000, 300_000, 1_000_000, 3_000_000, 10_000_000, 30_000_000)
 """Excerpts of these sizes stand for corpora of these sizes."""

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gptcli.train.law import LAW_FILE, Law, Runs, excess_bits
-from gptcli.train.zero_config import choose_muon, muon_decay
+from gptcli.train.planning.law import LAW_FILE, Law, Runs, excess_bits
+from gptcli.train.planning.zero_config import choose_muon, muon_decay
 from time_rule.collect import read_runs
 
 PRIOR = Law(

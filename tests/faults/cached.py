@@ -34,7 +34,7 @@ from gptcli.data.config import DataConfig
 from gptcli.data.crew import ALL_CORES, Means
 from gptcli.data.mix import PreparedMix, prepare_mix, scan_mix
 from gptcli.errors import GptcliError
-from gptcli.train.excerpt import scan_excerpt
+from gptcli.train.planning.excerpt import scan_excerpt
 
 STEPS, STOP = 12, 6
 IN_MEMORY = Path("/dev/shm")

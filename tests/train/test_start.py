@@ -21,10 +21,10 @@ from gptcli.tokenizer.config import ByteTokenizerConfig
 from gptcli.tokenizer.train import build_tokenizer
 from gptcli.train.config import RunConfig
 from gptcli.train.loop import Trainer
+from gptcli.train.planning.zero_config import CorpusFacts, zero_config
 from gptcli.train.replay import replay
 from gptcli.train.run import TrainRequest, train
 from gptcli.train.start import tokenizer_settings
-from gptcli.train.zero_config import CorpusFacts, zero_config
 
 SETTINGS = (
     "train.max_steps=6", "train.tokens_per_step=128", "train.batch_size=4", "train.eval_every_steps=3",

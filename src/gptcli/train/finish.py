@@ -18,7 +18,7 @@ from gptcli.storage import write_atomic
 from gptcli.train.divergence import require_finite_loss
 from gptcli.train.ending import End, Ending, loss_interval
 from gptcli.train.loop import Trainer
-from gptcli.train.plan import Plan
+from gptcli.train.planning.plan import Plan
 from gptcli.train.screen import show_summary
 from gptcli.train.validation import validation_loss
 from gptcli.train.verdict import curve_of, judge

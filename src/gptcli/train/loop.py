@@ -41,7 +41,7 @@ from gptcli.train.feed import Feed
 from gptcli.train.fingerprints import fingerprint
 from gptcli.train.journal import Journal
 from gptcli.train.pace import Course
-from gptcli.train.plan import Plan
+from gptcli.train.planning.plan import Plan
 from gptcli.train.position import Position
 from gptcli.train.resume import identity, require_same_training, resume_command
 from gptcli.train.signals import StopRequest

@@ -24,7 +24,7 @@ from gptcli.storage import default_cache_dir
 from gptcli.tokenizer.tokenizer import Tokenizer
 from gptcli.train.compiling import compiled
 from gptcli.train.config import RunConfig
-from gptcli.train.plan import Deadline, Plan
+from gptcli.train.planning.plan import Deadline, Plan
 from gptcli.train.start import Start
 
 if TYPE_CHECKING:  # it loads torch.distributed, which a process that trains alone does without

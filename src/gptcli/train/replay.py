@@ -26,7 +26,7 @@ from gptcli.nn.loss import IGNORE_INDEX
 from gptcli.optim.clip import gradient_norm
 from gptcli.train.bad_steps import texts_of
 from gptcli.train.loop import Trainer
-from gptcli.train.plan import make_plan
+from gptcli.train.planning.plan import make_plan
 from gptcli.train.resume import History
 from gptcli.train.start import open_start
 from gptcli.train.step import Stepper, cut, step_seed, to_device

@@ -31,7 +31,7 @@ from gptcli.tokenizer.tokenizer import Tokenizer
 from gptcli.train.config import RunConfig
 
 if TYPE_CHECKING:
-    from gptcli.train.plan import Plan
+    from gptcli.train.planning.plan import Plan
 
 LENGTH = "the learning rate follows the new schedule from here on"
 RATE = "from here on"

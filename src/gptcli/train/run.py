@@ -27,17 +27,17 @@ from gptcli.tokenizer.files import SETTINGS_FILE, TOKENIZER_FILE
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 from gptcli.train.config import RunConfig
 from gptcli.train.finish import finish, good_one, validation_baseline
-from gptcli.train.footprint import rank_memory
 from gptcli.train.loop import Trainer
-from gptcli.train.memory_check import fits, require_memory
-from gptcli.train.plan import Plan, make_plan, probe_step_seconds, settle_compile
+from gptcli.train.planning.footprint import rank_memory
+from gptcli.train.planning.memory_check import fits, require_memory
+from gptcli.train.planning.plan import Plan, make_plan, probe_step_seconds, settle_compile
+from gptcli.train.planning.zero_config import NAMES
 from gptcli.train.ranks import Decided, layout_of, require_shareable, shared_model
 from gptcli.train.request import TrainRequest, fresh_directory, named_run, resumable_run, settings_of
 from gptcli.train.resume import NEW, History, kept_fingerprint
 from gptcli.train.screen import show_layout, show_plan
 from gptcli.train.signals import StopRequest
 from gptcli.train.start import Start, keep_copy, keep_sketch, open_start
-from gptcli.train.zero_config import NAMES
 
 if TYPE_CHECKING:  # it loads torch.distributed, which a process that trains alone does without
     from gptcli.parallel.strategy import Strategy

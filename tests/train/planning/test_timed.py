@@ -19,13 +19,13 @@ from safetensors.torch import load_file
 from gptcli.checkpoint.run_directory import RunDirectory
 from gptcli.config import merge, parse_assignment, validate
 from gptcli.errors import ConfigError, Stopped, UsageError
-from gptcli.train import plan, probe, timed
 from gptcli.train.clock import Clock
 from gptcli.train.config import RunConfig
 from gptcli.train.loop import Trainer
+from gptcli.train.planning import plan, probe, timed
+from gptcli.train.planning.zero_config import CorpusFacts, zero_config
 from gptcli.train.run import TrainRequest, train
 from gptcli.train.signals import StopRequest
-from gptcli.train.zero_config import CorpusFacts, zero_config
 
 SETTINGS = (
     "model.n_layer=2", "model.n_embd=32", "model.n_head=2", "model.context_length=16", "model.dropout=0.1",

@@ -21,9 +21,9 @@ from gptcli.parallel.layout import Layout
 from gptcli.parallel.sharded import build_sharded
 from gptcli.parallel.strategy import Sharded, Strategy
 from gptcli.parallel.world import World
-from gptcli.train import footprint
 from gptcli.train.config import RunConfig, TrainerConfig
-from gptcli.train.footprint import rank_memory
+from gptcli.train.planning import footprint
+from gptcli.train.planning.footprint import rank_memory
 from peaks import tracked_peak
 
 RANKS = 8

@@ -11,7 +11,7 @@ from gptcli.data.config import DataConfig
 from gptcli.data.decoding import Decoding
 from gptcli.data.scan import CorpusScan
 from gptcli.data.sources import find_files
-from gptcli.train.excerpt import drawn_texts, scan_excerpt
+from gptcli.train.planning.excerpt import drawn_texts, scan_excerpt
 
 
 @pytest.fixture

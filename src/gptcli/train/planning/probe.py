@@ -18,10 +18,10 @@ from gptcli.models.gpt import build_model
 from gptcli.nn.device import autocast, synchronize
 from gptcli.optim.build import build_optimizer
 from gptcli.optim.config import OptimConfig
-from gptcli.train.law import Law
+from gptcli.train.planning.law import Law
+from gptcli.train.planning.step_cost import fit_cost
+from gptcli.train.planning.time_rule import Candidate, Grid, Prediction
 from gptcli.train.step import Stepper
-from gptcli.train.step_cost import fit_cost
-from gptcli.train.time_rule import Candidate, Grid, Prediction
 
 PLACES = {
     "cpu": (

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from gptcli.config import RawConfig, merge
 from gptcli.config.load import with_origin
-from gptcli.train.small_text import (
+from gptcli.train.planning.small_text import (
     SMALL_TEXT,
     SmallShape,
     small_decay,

@@ -11,12 +11,12 @@ from gptcli.config import merge, parse_assignment
 from gptcli.models.config import ModelConfig
 from gptcli.optim.config import MuonConfig
 from gptcli.tokenizer.config import BpeTokenizerConfig
-from gptcli.train import plan, probe
-from gptcli.train.law import shipped_law
-from gptcli.train.probe import Machine, measure, seconds_per_flop, step_seconds
-from gptcli.train.step_cost import StepCost
-from gptcli.train.text_facts import TokenizerFacts
-from gptcli.train.time_rule import Candidate, Grid, Situation
+from gptcli.train.planning import plan, probe
+from gptcli.train.planning.law import shipped_law
+from gptcli.train.planning.probe import Machine, measure, seconds_per_flop, step_seconds
+from gptcli.train.planning.step_cost import StepCost
+from gptcli.train.planning.text_facts import TokenizerFacts
+from gptcli.train.planning.time_rule import Candidate, Grid, Situation
 
 MACHINE = Machine(torch.device("cpu"), "fp32", MuonConfig(), 1.0)
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from gptcli.train.law import Law, Runs, excess_bits, saturating, shipped_law, useful_bytes
+from gptcli.train.planning.law import Law, Runs, excess_bits, saturating, shipped_law, useful_bytes
 
 RUN = Runs(
     weights=4e5, layers=4, width=128, vocabulary=1024, context=128, tokens_per_step=1024, bytes_per_token=2.4,

@@ -13,7 +13,7 @@ from gptcli.models.estimate import flops_per_token
 from gptcli.models.gpt import build_model
 from gptcli.optim.build import build_optimizer
 from gptcli.optim.config import AdamWConfig, MuonConfig
-from gptcli.train.step_cost import StepCost, fit_cost, muon_flops, work_of
+from gptcli.train.planning.step_cost import StepCost, fit_cost, muon_flops, work_of
 
 SHAPES = [(1, 64, 512), (2, 128, 1024), (6, 128, 512), (4, 256, 2048), (2, 512, 512)]
 

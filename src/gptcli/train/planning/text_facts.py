@@ -29,7 +29,7 @@ from gptcli.tokenizer.config import (
 )
 from gptcli.tokenizer.tokenizer import Tokenizer
 from gptcli.tokenizer.train import build_tokenizer
-from gptcli.train.excerpt import in_drawn_order
+from gptcli.train.planning.excerpt import in_drawn_order
 
 VOCABULARIES = tuple(2**power for power in range(9, 16))
 """BPE's candidates; a vocabulary is one only where the corpus has BYTES_PER_ENTRY for each of its entries."""

@@ -10,12 +10,12 @@ from gptcli.data.config import DataConfig
 from gptcli.errors import DataError
 from gptcli.tokenizer.config import BpeTokenizerConfig, ByteTokenizerConfig, CharTokenizerConfig
 from gptcli.tokenizer.train import build_tokenizer
-from gptcli.train.text_facts import Sample, bytes_per_token, read_sample, tokenizer_facts
+from gptcli.train.planning.text_facts import Sample, bytes_per_token, read_sample, tokenizer_facts
 
 
 @pytest.fixture(scope="module")
 def stories() -> str:
-    return (Path(__file__).parents[2] / "data" / "stories.txt").read_text()[:400_000]
+    return (Path(__file__).parents[3] / "data" / "stories.txt").read_text()[:400_000]
 
 
 def facts_of(text: str, given: object = None, vocab_given: bool = False) -> dict[tuple[str, int], float]:

@@ -26,14 +26,14 @@ from gptcli.models.estimate import parameter_count
 from gptcli.train.clock import Clock
 from gptcli.train.compiling import possible_compilation
 from gptcli.train.config import RunConfig
-from gptcli.train.excerpt import scan_excerpt
-from gptcli.train.law import shipped_law
 from gptcli.train.pace import FORWARD_PART
-from gptcli.train.probe import Machine, measure, seconds_per_flop
-from gptcli.train.small_text import SMALL_TEXT
-from gptcli.train.text_facts import TokenizerFacts, preparing_seconds, read_sample, tokenizer_facts
-from gptcli.train.time_rule import Candidate, Grid, Prediction, Situation, too_short
-from gptcli.train.zero_config import CorpusFacts, without_set, zero_config
+from gptcli.train.planning.excerpt import scan_excerpt
+from gptcli.train.planning.law import shipped_law
+from gptcli.train.planning.probe import Machine, measure, seconds_per_flop
+from gptcli.train.planning.small_text import SMALL_TEXT
+from gptcli.train.planning.text_facts import TokenizerFacts, preparing_seconds, read_sample, tokenizer_facts
+from gptcli.train.planning.time_rule import Candidate, Grid, Prediction, Situation, too_short
+from gptcli.train.planning.zero_config import CorpusFacts, without_set, zero_config
 
 ORIGIN = "the rule for --time"
 

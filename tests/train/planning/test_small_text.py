@@ -15,11 +15,10 @@ import pytest
 
 from gptcli.config import RawConfig, merge, parse_assignment, validate
 from gptcli.tokenizer.config import BpeTokenizerConfig
-from gptcli.train import plan, probe
 from gptcli.train.clock import Clock
 from gptcli.train.config import RunConfig
-from gptcli.train.run import TrainRequest, train
-from gptcli.train.small_text import (
+from gptcli.train.planning import plan, probe
+from gptcli.train.planning.small_text import (
     MOST_EPOCHS,
     MOST_SHRINKING,
     SMALL_TEXT,
@@ -28,7 +27,8 @@ from gptcli.train.small_text import (
     repetition,
     small_shape,
 )
-from gptcli.train.zero_config import CorpusFacts, zero_config
+from gptcli.train.planning.zero_config import CorpusFacts, zero_config
+from gptcli.train.run import TrainRequest, train
 
 SIZES = (200, 4_000, 10_000, 20_000, 50_000, 99_999)
 WORDS = (

@@ -12,11 +12,11 @@ from gptcli.models.estimate import non_embedding_parameters, parameter_count
 from gptcli.optim.config import MuonConfig
 from gptcli.tokenizer.config import BpeTokenizerConfig, CharTokenizerConfig
 from gptcli.train.compiling import Compilation
-from gptcli.train.law import shipped_law
-from gptcli.train.step_cost import StepCost
-from gptcli.train.text_facts import TokenizerFacts
-from gptcli.train.time_rule import LEAST_STEPS, Grid, Prediction, Situation
-from gptcli.train.zero_config import most_epochs
+from gptcli.train.planning.law import shipped_law
+from gptcli.train.planning.step_cost import StepCost
+from gptcli.train.planning.text_facts import TokenizerFacts
+from gptcli.train.planning.time_rule import LEAST_STEPS, Grid, Prediction, Situation
+from gptcli.train.planning.zero_config import most_epochs
 
 CPU = StepCost(step=2e-3, layer=4e-4, number=4e-10, flop=1.2e-11)
 GPU = StepCost(step=1e-3, layer=2e-4, number=2e-12, flop=2.5e-15)

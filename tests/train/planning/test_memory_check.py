@@ -10,9 +10,10 @@ import torch
 from gptcli.errors import OutOfMemoryError
 from gptcli.models.config import ModelConfig
 from gptcli.nn.device import machine_memory_bytes
-from gptcli.train import memory_check, run
+from gptcli.train import run
 from gptcli.train.config import RunConfig, TrainerConfig
-from gptcli.train.memory_check import require_memory
+from gptcli.train.planning import memory_check
+from gptcli.train.planning.memory_check import require_memory
 from gptcli.train.run import TrainRequest, train
 
 CPU = torch.device("cpu")

@@ -20,21 +20,21 @@ from gptcli.models.config import ModelConfig
 from gptcli.models.estimate import parameter_count
 from gptcli.models.gpt import GPT, build_model
 from gptcli.nn.device import machine_memory_bytes, resident_memory_bytes, resolve_device, resolve_precision, synchronize
-from gptcli.train import timed
 from gptcli.train.clock import Clock
 from gptcli.train.compiling import choose_compile
 from gptcli.train.config import RunConfig
-from gptcli.train.excerpt import scan_excerpt
-from gptcli.train.footprint import rank_memory
-from gptcli.train.memory_check import require_memory
 from gptcli.train.pace import FORWARD_PART, Pace
-from gptcli.train.probe import Machine, step_seconds
+from gptcli.train.planning import timed
+from gptcli.train.planning.excerpt import scan_excerpt
+from gptcli.train.planning.footprint import rank_memory
+from gptcli.train.planning.memory_check import require_memory
+from gptcli.train.planning.probe import Machine, step_seconds
+from gptcli.train.planning.small_text import packed_bits
+from gptcli.train.planning.time_rule import LEAST_STEPS, TRAINING_PART, too_short
+from gptcli.train.planning.zero_config import ORIGIN, CorpusFacts, Shape, choose_shape, longest_run, zero_config
 from gptcli.train.resume import NEW, History, settings_fingerprint
-from gptcli.train.small_text import packed_bits
 from gptcli.train.start import Start, settings_from
 from gptcli.train.step import accumulate_gradients, micro_batches
-from gptcli.train.time_rule import LEAST_STEPS, TRAINING_PART, too_short
-from gptcli.train.zero_config import ORIGIN, CorpusFacts, Shape, choose_shape, longest_run, zero_config
 
 EPOCHS = "train.epochs"
 PROBE_SECONDS = 2.0

@@ -21,10 +21,10 @@ from gptcli.models.estimate import non_embedding_parameters, parameter_count
 from gptcli.models.memory import Batch, training_memory_bytes
 from gptcli.optim.config import OptimConfig
 from gptcli.train.compiling import Compilation
-from gptcli.train.law import Law, Runs, excess_bits
-from gptcli.train.step_cost import StepCost, Work, work_of
-from gptcli.train.text_facts import TokenizerFacts
-from gptcli.train.zero_config import MICRO_BATCH_TOKENS, Shape, block_weights, choose_model, most_epochs
+from gptcli.train.planning.law import Law, Runs, excess_bits
+from gptcli.train.planning.step_cost import StepCost, Work, work_of
+from gptcli.train.planning.text_facts import TokenizerFacts
+from gptcli.train.planning.zero_config import MICRO_BATCH_TOKENS, Shape, block_weights, choose_model, most_epochs
 
 LAYERS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24)
 WIDTHS = (32, 48, 64, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024, 1280, 1536, 2048)

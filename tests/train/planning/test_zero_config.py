@@ -10,7 +10,7 @@ from gptcli.config import merge, parse_assignment, validate
 from gptcli.models.config import ModelConfig
 from gptcli.optim.config import MuonConfig
 from gptcli.train.config import RunConfig
-from gptcli.train.zero_config import NAMES, CorpusFacts, choose_muon, muon_decay, zero_config
+from gptcli.train.planning.zero_config import NAMES, CorpusFacts, choose_muon, muon_decay, zero_config
 
 SIZES = [500, 40_000, 300_000, 1_000_000, 30_000_000, 3_000_000_000]
 
