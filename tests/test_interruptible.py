@@ -15,7 +15,7 @@ import pytest
 
 from gptcli.interruptible import CallThread, call_interruptibly
 from gptcli.tokenizer.encode import UNINTERRUPTED_CHARACTERS, encode_pieces
-from gptcli.tokenizer.train import learn_from
+from gptcli.tokenizer.train import train_backend
 
 
 class Answered(Exception):
@@ -64,8 +64,8 @@ def alarm() -> Iterator[None]:
 CALLS: dict[str, Callable[[SlowLibrary], object]] = {
     "any call": lambda slow: call_interruptibly(slow.work),
     "encoding": lambda slow: encode_pieces(slow, ["a" * (UNINTERRUPTED_CHARACTERS + 1)], True),
-    "learning": lambda slow: learn_from(["a"], slow, None),
-    "reading to learn": lambda slow: learn_from((time.sleep(0.01) or "a" for _ in range(10_000)), slow, None),
+    "learning": lambda slow: train_backend(["a"], slow, None),
+    "reading to learn": lambda slow: train_backend((time.sleep(0.01) or "a" for _ in range(10_000)), slow, None),
 }
 
 
@@ -83,7 +83,7 @@ def test_what_a_reader_raises_ends_the_training(slow: SlowLibrary) -> None:
         raise ValueError("line 7")
 
     with pytest.raises(ValueError, match="line 7"):
-        learn_from(texts(), slow, None)
+        train_backend(texts(), slow, None)
     for thread in threading.enumerate():
         if isinstance(thread, CallThread):
             thread.join(10)

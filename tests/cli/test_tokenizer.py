@@ -112,7 +112,7 @@ def test_mistakes_are_one_line_and_leave_nothing_behind(
 @pytest.mark.parametrize("name", ["bpe", "char"])
 def test_nothing_is_learnt_from_a_corpus_without_text(tmp_path: Path, name: str) -> None:
     (tmp_path / "empty.txt").write_text("\n \n")
-    with pytest.raises(TokenizerError, match="there is no text to learn"):
+    with pytest.raises(TokenizerError, match="there is no text to train"):
         run("train", tmp_path / "empty.txt", "--name", name, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -354,7 +354,9 @@ def test_a_bad_byte_in_the_middle_is_named_by_its_place_in_the_file(tmp_path: Pa
 def test_a_process_uses_no_more_memory_than_it_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forgotten = []
     monkeypatch.setattr(stages, "BATCH_CHARACTERS", 2000)
-    monkeypatch.setattr("gptcli.tokenizer.tokenizer.Tokenizer.forget", lambda tokenizer: forgotten.append(tokenizer))
+    monkeypatch.setattr(
+        "gptcli.tokenizer.tokenizer.Tokenizer.clear_cache", lambda tokenizer: forgotten.append(tokenizer)
+    )
     source = corpus(tmp_path / "corpus", "rows")
     monkeypatch.setattr(crew, "OWN_BYTES", 0)
     monkeypatch.setattr(crew, "SHARED_BYTES", 1)

@@ -83,7 +83,7 @@ def vocabulary(**values: Any) -> dict[str, Any]:
 
 
 BEYOND: dict[str, tuple[dict[str, Any], str]] = {
-    "an empty text": ({"normalizer": replace({"String": ""}, "x")}, "normalizer looks for an empty text"),
+    "an empty text": ({"normalizer": replace({"String": ""}, "x")}, "normalizer matches an empty text"),
     "a megabyte": ({"normalizer": replace({"String": "a"}, "x" * 10**6)}, "1e.06 times as long"),
     "doublings": ({"normalizer": {"type": "Sequence", "normalizers": [replace({"String": "a"}, "aa")] * 24}}, "times"),
     "a pattern that may be empty": ({"normalizer": replace({"Regex": "x*"}, "▁" * 3)}, "10 times as long"),

@@ -87,7 +87,7 @@ def words(request: pytest.FixtureRequest, varied: list[str]) -> Tokenizer:
             tokenizer = Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(spec)))
         case pattern:
             tokenizer = trained_with(splitter_of(pattern), texts)
-    tokenizer.encoder.awaited = 0
+    tokenizer.encoder.characters_left = 0
     return tokenizer
 
 
@@ -118,7 +118,7 @@ def test_every_character_has_the_ids_of_the_library(words: Tokenizer, step: int)
     """Between letters, digits and signs, after blanks and in contractions; those that are split alike, by gigatoken."""
     codes = (*range(0x600), *range(0x600, 0x110000, step))
     characters = [chr(code) for code in codes if not 0xD800 <= code < 0xE000]
-    alike = [character for character in characters if words.encoder.characters.are_split_alike(character)]
+    alike = [character for character in characters if words.encoder.comparison.are_split_alike(character)]
     assert set(characters[:0x600]) <= set(alike) and len(alike) > 0.95 * len(characters)
     for group in (alike, sorted(set(characters) - set(alike))):
         around = [f"a{each}b1{each}2!{each}? {each} '{each}x\t{each}{each}\n{each}\r\n" for each in group]
@@ -127,7 +127,7 @@ def test_every_character_has_the_ids_of_the_library(words: Tokenizer, step: int)
 
 def test_characters_that_are_split_otherwise_are_those_that_one_library_does_not_know(words: Tokenizer) -> None:
     """Unicode never moves a character that it has assigned between letters, digits, white space and the rest."""
-    ask = words.encoder.characters.are_split_alike
+    ask = words.encoder.comparison.are_split_alike
     source = random.Random(3)
     assigned = [code for code in range(0x110000) if unicodedata.category(chr(code)) not in ("Cn", "Cs")]
     assert all(ask(chr(code)) for code in source.sample(assigned, 3000))
@@ -138,7 +138,7 @@ def test_text_that_is_split_otherwise_goes_to_the_library(words: Tokenizer, monk
     monkeypatch.setattr(module, "is_split_alike", lambda character: character.isascii())
     monkeypatch.setattr(module, "PIECE_CHARACTERS", 40)
     tokenizer = Tokenizer(words.backend)
-    tokenizer.encoder.awaited = 0
+    tokenizer.encoder.characters_left = 0
     text = "plain words come first, then süße Wörter, then plain words again, as many as were there at first"
     assert_same_ids(tokenizer, [text * 3])
     seen: list[bytes] = []
@@ -198,7 +198,7 @@ def test_gigatoken_is_not_used_where_its_ids_are_wrong(
 
 
 def test_gigatoken_forgets_its_words_now_and_then(words: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "REMEMBERED_BYTES", 3000)
+    monkeypatch.setattr(module, "CACHED_BYTES", 3000)
     assert_same_ids(words, ["first words " * 200])
     loaded = words.encoder.fast
     assert_same_ids(words, ["other words " * 200, "third words " * 200])
@@ -221,7 +221,7 @@ def test_memory_stays_bounded_however_many_words_there_are() -> None:
         "from gptcli.tokenizer import encode\n"
         "from gptcli.tokenizer.train import train_bpe\n"
         "tokenizer = train_bpe(iter(['a text ' * 9]), 300, 2)\n"
-        "encode.REMEMBERED_BYTES = 1 << 24\n"
+        "encode.CACHED_BYTES = 1 << 24\n"
         "source, peaks = np.random.default_rng(1), []\n"
         "for _ in range(20):\n"
         "    letters = source.integers(97, 123, 10_000_000, np.uint8)\n"

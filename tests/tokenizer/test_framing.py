@@ -52,7 +52,7 @@ def test_the_token_that_the_tokenizer_adds_is_no_guess() -> None:
     assert tokenizer.framing == DocumentFraming(IDS["<s>"], IDS[CHAT_END]) and tokenizer.adds_bos
     assert tokenizer.for_export() is tokenizer
     # Of a model that has never seen that token, prompts do not begin with it.
-    other = tokenizer.framed(DocumentFraming(IDS[CHAT_END]))
+    other = tokenizer.with_framing(DocumentFraming(IDS[CHAT_END]))
     exported = other.for_export()
     assert not other.adds_bos and not exported.adds_bos
     assert (exported.bos_id, exported.eos_id, exported.framing) == (IDS[CHAT_END], IDS[CHAT_END], other.framing)
@@ -63,7 +63,7 @@ def test_the_token_that_the_tokenizer_adds_is_no_guess() -> None:
 @pytest.mark.parametrize("framing", [(256, 257), (256, None), (257, None), (None, None)])
 def test_what_is_exported_says_the_framing_in_the_usual_keys(framing: tuple, tmp_path: Path) -> None:
     tokenizer = Tokenizer(with_specials(*IDS), {"bos_token": BOS, "eos_token": CHAT_END, "add_bos_token": True})
-    tokenizer.framed(DocumentFraming(*framing)).for_export().save(tmp_path)
+    tokenizer.with_framing(DocumentFraming(*framing)).for_export().save(tmp_path)
     settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
     assert "document_framing" not in settings and settings["add_bos_token"] is False
     assert load_tokenizer(tmp_path).framing == DocumentFraming(*framing)
@@ -72,7 +72,7 @@ def test_what_is_exported_says_the_framing_in_the_usual_keys(framing: tuple, tmp
 def test_another_framing_is_kept_on_disk_and_leaves_the_fingerprint_as_it_is(tmp_path: Path) -> None:
     tokenizer = Tokenizer(with_specials(*IDS), {"bos_token": "<s>", "eos_token": EOS})
     for framing in (DocumentFraming(IDS[EOS]), DocumentFraming(IDS["<s>"]), DocumentFraming(None), tokenizer.framing):
-        tokenizer.framed(framing).save(tmp_path)
+        tokenizer.with_framing(framing).save(tmp_path)
         loaded = load_tokenizer(tmp_path)
         assert (loaded.framing, loaded.fingerprint) == (framing, tokenizer.fingerprint)
     assert "document_framing" not in json.loads((tmp_path / "tokenizer_config.json").read_text())

@@ -12,7 +12,7 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
 from gptcli.tokenizer import lost_text
 from gptcli.tokenizer.config import BpeTokenizerConfig, ByteTokenizerConfig, CharTokenizerConfig
-from gptcli.tokenizer.lost_text import LossMeter, LostText, lost_bytes, pieces, unmatched_bytes
+from gptcli.tokenizer.lost_text import LostText, LostTextMeter, lost_bytes, pieces, unmatched_bytes
 from gptcli.tokenizer.tokenizer import Tokenizer
 from gptcli.tokenizer.train import build_tokenizer
 from special_tokens import with_specials
@@ -103,14 +103,14 @@ def test_bytes_lose_nothing_and_characters_what_their_vocabulary_lacks() -> None
     byte = build_tokenizer(ByteTokenizerConfig(), lambda: iter(()))
     bpe = build_tokenizer(BpeTokenizerConfig(vocab_size=300), lambda: iter([TEXT]))
     char = build_tokenizer(CharTokenizerConfig(), lambda: iter(["abc "]))
-    assert byte.loses_nothing and bpe.loses_nothing and not char.loses_nothing
+    assert byte.is_lossless and bpe.is_lossless and not char.is_lossless
     assert lost_bytes(char, "abc \u00e9 a\n") == 3
 
 
 def test_a_byte_level_tokenizer_that_changes_the_text_is_measured() -> None:
     plain, composing = with_specials(), with_specials()
     composing.normalizer = normalizers.NFC()
-    assert Tokenizer(plain).loses_nothing and not Tokenizer(composing).loses_nothing
+    assert Tokenizer(plain).is_lossless and not Tokenizer(composing).is_lossless
     assert lost_bytes(Tokenizer(composing), "e\u0301") == 3 and lost_bytes(Tokenizer(composing), "\u00e9") == 0
     lowering = with_specials()
     lowering.normalizer = normalizers.Lowercase()
@@ -122,7 +122,7 @@ def test_of_a_long_text_a_sample_is_measured(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(lost_text, "WHOLE_CHARACTERS", 1000)
     assert "".join(pieces(TEXT)) == TEXT and max(map(len, pieces(TEXT))) <= 100
     assert "".join(pieces("x" * 1234)) == "x" * 1234
-    meter, size = LossMeter(word_piece()), len(TEXT.encode())
+    meter, size = LostTextMeter(word_piece()), len(TEXT.encode())
     parts = [meter.add(TEXT, size) for _ in range(20)]
     assert sum(parts, LostText()) == meter.found
     assert meter.found.text_bytes == 20 * size

@@ -19,7 +19,7 @@ from tokenizers import ByteLevelBPETokenizer, Regex, pre_tokenizers
 from gptcli.errors import TokenizerError
 from gptcli.tokenizer.config import BpeTokenizerConfig, ByteTokenizerConfig, CharTokenizerConfig
 from gptcli.tokenizer.tokenizer import Tokenizer
-from gptcli.tokenizer.train import DOCUMENT_CHARACTERS, LEARNT_WORD, WORD_CHARACTERS, build_tokenizer, learnt_pieces
+from gptcli.tokenizer.train import DOCUMENT_CHARACTERS, TRAINING_WORD, WORD_CHARACTERS, build_tokenizer, training_pieces
 
 GPT2_PATTERN = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
 
@@ -42,7 +42,7 @@ def test_char_does_not_depend_on_the_order_of_the_texts(char: Tokenizer, prose: 
 
 
 def test_char_without_text_is_refused() -> None:
-    with pytest.raises(TokenizerError, match="no text to learn"):
+    with pytest.raises(TokenizerError, match="no text to train"):
         build_tokenizer(CharTokenizerConfig(), lambda: iter(["", ""]))
 
 
@@ -160,7 +160,7 @@ def test_text_that_looks_like_the_special_token_is_learnt_as_text() -> None:
 
 
 def test_words_of_ordinary_length_are_learnt_as_gpt2_splits_them(hard_texts: tuple, random_text) -> None:
-    bounded = pre_tokenizers.Split(Regex(LEARNT_WORD), "isolated")
+    bounded = pre_tokenizers.Split(Regex(TRAINING_WORD), "isolated")
     uncut = pre_tokenizers.ByteLevel(add_prefix_space=False)
     for text in (
         *hard_texts,
@@ -200,5 +200,5 @@ def test_a_text_without_word_ends_is_learnt_in_time_that_is_linear(alphabet: str
 
 def test_a_document_without_word_ends_is_handed_over_in_pieces() -> None:
     text = "a" * (2 * DOCUMENT_CHARACTERS + 5)
-    sizes = [len(piece) for piece in learnt_pieces(f"some words {text}")]
+    sizes = [len(piece) for piece in training_pieces(f"some words {text}")]
     assert sum(sizes) == len(text) + 11 and max(sizes) == DOCUMENT_CHARACTERS

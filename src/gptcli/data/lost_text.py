@@ -36,7 +36,7 @@ def read_lost_text(folders: Sequence[Path], tokenizer: Tokenizer) -> dict[str, A
         if path.is_file():
             kept = strict_json.parse(read_regular(path).decode())
             parts = {name: part + LostText.of_json(kept[name]) for name, part in parts.items()}
-        elif not tokenizer.loses_nothing:
+        elif not tokenizer.is_lossless:
             raise DataError(f"{path} is missing", REMEDY)
     return {name: part.as_json() for name, part in parts.items()}
 

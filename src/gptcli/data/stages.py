@@ -28,7 +28,7 @@ from gptcli.data.sketch import SKETCH, SketchBuilder
 from gptcli.data.split import CUT, RECORD, TRAIN, VAL
 from gptcli.manifest import MANIFEST_NAME
 from gptcli.storage import HUGE, create_file, create_text_file, open_regular, read_regular, write_file
-from gptcli.tokenizer.lost_text import LossMeter
+from gptcli.tokenizer.lost_text import LostTextMeter
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
 RESULT = "result.json"
@@ -221,7 +221,7 @@ def encode_into(
     """
     vocabulary = (tokenizer.vocab_size, tokenizer.framing, tokenizer.fingerprint)
     goes_on: list[bool | None] = [None, None]
-    meters = LossMeter(tokenizer), LossMeter(tokenizer)
+    meters = LostTextMeter(tokenizer), LostTextMeter(tokenizer)
     with ShardWriter(folder / "train", *vocabulary) as train, ShardWriter(folder / "val", *vocabulary) as val:
         for batch in batches(job.pieces()):
             encoded = tokenizer.encode_batch([piece.text for piece in batch])
@@ -237,7 +237,7 @@ def encode_into(
             sketch.add([piece.text for piece in batch if not piece.is_val])
             told(sum(piece.bytes for piece in batch))
             if memory is not None and resident_bytes() > memory:
-                tokenizer.forget()
+                tokenizer.clear_cache()
                 give_back_freed()
                 memory = max(memory, resident_bytes() + SLACK_BYTES)
     return {"goes_on": [bool(value) for value in goes_on], "lost": [meter.found.as_json() for meter in meters]}

@@ -99,7 +99,7 @@ def scan_tokens(sources: Sequence[str], config: DataConfig, cache_dir: Path) -> 
         if not from_cache:
             with new_entry(entry) as folder:
                 parts = [[open_token_file(file) for file in files] for files in (train, val)]
-                tokenizer = tokenizer.framed(shown_framing(tokenizer, [*parts[0], *parts[1]]))
+                tokenizer = tokenizer.with_framing(shown_framing(tokenizer, [*parts[0], *parts[1]]))
                 findings = write_parts(folder, *parts, tokenizer, config.val_fraction)
                 shards = [TokenShards.open(folder / name, elsewhere=True) for name in ("val", "train")]
                 write_overlap(folder, shards[:1], shards[1:])

@@ -25,7 +25,7 @@ from gptcli.evaluate.scoring import ScoredSequence, Scorer, evaluation_mode, usa
 from gptcli.evaluate.statistics import Totals, Uncertainty, bootstrap_ratio
 from gptcli.evaluate.windows import resolve_windows
 from gptcli.models.gpt import GPT
-from gptcli.tokenizer.lost_text import NOTHING_LOST, LossMeter, LostText
+from gptcli.tokenizer.lost_text import NOTHING_LOST, LostText, LostTextMeter
 from gptcli.tokenizer.tokenizer import Tokenizer
 
 UNSPACED = re.compile(
@@ -199,7 +199,7 @@ def evaluate_documents(
 
 def encoded_texts(tokenizer: Tokenizer, documents: Iterable[TextDocument]) -> Iterator[EncodedDocument]:
     """Encode documents one at a time, and measure what the tokenizer loses of them."""
-    meter = LossMeter(tokenizer)
+    meter = LostTextMeter(tokenizer)
     for document in documents:
         (ids,) = tokenizer.encode_batch([document.text])
         size = len(document.text.encode())

@@ -112,7 +112,7 @@ def run_tokenizer(run: RunDirectory) -> Tokenizer:
     tokenizer = load_tokenizer(run.path)
     if is_framing_recorded(run):
         return tokenizer
-    framed = tokenizer.framed(DocumentFraming(tokenizer.eos_id))
+    framed = tokenizer.with_framing(DocumentFraming(tokenizer.eos_id))
     if framed is not tokenizer:
         begin, wanted = framed.framing.begin_id, tokenizer.framing.begin_id
         before = "nothing" if begin is None else tokenizer.token_text(begin)

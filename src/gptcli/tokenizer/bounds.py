@@ -1,6 +1,6 @@
-"""Bounds on a foreign tokenizer.json, checked on its JSON. All known tokenizers stay far within them.
+"""Bounds on an untrusted tokenizer.json, checked on its JSON. All known tokenizers stay far within them.
 
-They make sure that encoding takes time and memory in proportion to the text, whatever the text is: no pattern takes
+They ensure that encoding takes time and memory in proportion to the text, whatever the text is: no pattern takes
 exponential time, and no text grows to more than MOST_GROWTH times its bytes before it is cut into tokens. Nothing is
 encoded here, and no code of the `tokenizers` library runs.
 """
@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeGuard
 
 from gptcli.tokenizer.patterns import NotUnderstoodError, analyse
 from gptcli.tokenizer.structure import model_type
 
 MOST_GROWTH = 8
-"""Bytes of the text that is cut into tokens, for each byte of the text that is given."""
+"""Bytes of the text that is cut into tokens, for each byte of the original text."""
 MOST_PARTS, DEEPEST = 64, 8
-"""Parts of a normalizer, pre-tokenizer, decoder or post-processor, and how deep they lie in sequences."""
+"""Parts of a normalizer, pre-tokenizer, decoder or post-processor, and the depth of nested sequences of them."""
 MOST_ADDED = 64
 """Tokens that a post-processor puts around a text."""
 LONGEST_AFFIX = 64
@@ -25,7 +25,7 @@ LONGEST_AFFIX = 64
 LONGEST_TOKEN = 4096
 """Characters of a token."""
 LARGEST_ID = 2**24
-"""Ids are smaller; the largest known vocabulary has a million entries."""
+"""Upper bound of the ids; the largest known vocabulary has a million entries."""
 MOST_UNUSED = 2**16
 """Ids without a token, beyond three for each token: a model has a row of weights for each id."""
 LONGEST_WORD = 10_000
@@ -36,14 +36,14 @@ CHILDREN = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers", "deco
 
 
 class BoundsError(ValueError):
-    """Why a tokenizer.json is not used: a clause such as "its normalizer replaces an empty text"."""
+    """The reason why a tokenizer.json is refused: a clause such as "its normalizer replaces an empty text"."""
 
 
 def require_bounds(spec: Mapping[str, Any]) -> None:
     """Check the content of a tokenizer.json.
 
     Raises:
-        BoundsError: it goes beyond a bound. What is no tokenizer.json at all may pass here: the library says so.
+        BoundsError: it exceeds a bound. A file that is no tokenizer.json at all may pass here: the library reports it.
     """
     growth = 1.0
     for section in ("normalizer", "pre_tokenizer"):
@@ -58,7 +58,7 @@ def require_bounds(spec: Mapping[str, Any]) -> None:
 
 
 def parts_of(spec: Mapping[str, Any], section: str) -> Iterator[Mapping[str, Any]]:
-    """The parts of a section, those in sequences one after another."""
+    """Iterate over the parts of a section, those of nested sequences one after another."""
     name, waiting, count = section.replace("_", "-"), [(spec.get(section), 1)], 0
     while waiting:
         part, depth = waiting.pop()
@@ -77,9 +77,9 @@ def parts_of(spec: Mapping[str, Any], section: str) -> Iterator[Mapping[str, Any
 
 
 def growth_of(part: Mapping[str, Any], section: str) -> float:
-    """Bytes that a part of a normalizer or pre-tokenizer makes of one byte of some text, at most.
+    """Return how many bytes a part of a normalizer or pre-tokenizer makes of one byte of text, at most.
 
-    Unicode's normal forms and a precompiled table count as 1: they lengthen few characters, by at most 11.
+    Unicode's normal forms and a precompiled table count as 1: they lengthen few characters, by a factor of at most 11.
     """
     match part.get("type"):
         case "Replace":
@@ -100,22 +100,27 @@ def growth_of(part: Mapping[str, Any], section: str) -> float:
 
 
 def growth_of_replacement(part: Mapping[str, Any], where: str) -> float:
+    """Return how many bytes a replacement makes of one byte of text, at most."""
     shortest, has_repetition = require_pattern(part, where)
     content = size(part.get("content", ""))
     if has_repetition is None and content > MOST_GROWTH:  # the pattern is not understood
-        raise BoundsError(f"{where} replaces what cannot be told by {content:,} bytes")
+        raise BoundsError(
+            f"{where} has a pattern that cannot be analysed, and replaces its matches by {content:,} bytes"
+        )
     return max(1.0, content / shortest if shortest else 1 + content)
 
 
 def require_pattern(part: Mapping[str, Any], where: str) -> tuple[int, bool | None]:
-    """Bytes that a pattern matches at least, and whether it repeats something; None where it is not understood."""
+    """Return the least number of bytes that a pattern matches, and whether it repeats something; None if it is not
+    understood.
+    """
     pattern = part.get("pattern")
     if not isinstance(pattern, Mapping) or not isinstance(next(iter(pattern.values()), None), str):
-        return 0, None  # no pattern: the library says so
+        return 0, None  # no pattern: the library reports it
     if "Regex" not in pattern:
         text = str(next(iter(pattern.values())))
         if not text:
-            raise BoundsError(f"{where} looks for an empty text")
+            raise BoundsError(f"{where} matches an empty text")
         return len(text.encode(errors="replace")), False
     try:
         found = analyse(pattern["Regex"])
@@ -127,6 +132,7 @@ def require_pattern(part: Mapping[str, Any], where: str) -> tuple[int, bool | No
 
 
 def require_decoder(part: Mapping[str, Any]) -> None:
+    """Check a part of the decoder."""
     match part.get("type"):
         case "Replace":
             _, has_repetition = require_pattern(part, "its decoder")
@@ -142,12 +148,13 @@ def require_decoder(part: Mapping[str, Any]) -> None:
 
 
 def require_affix(value: Any, what: str) -> None:
+    """Check the length of a text that is put before or after another."""
     if isinstance(value, str) and len(value) > LONGEST_AFFIX:
         raise BoundsError(f"{what} more than {LONGEST_AFFIX} characters into the text")
 
 
 def require_vocabulary(spec: Mapping[str, Any]) -> set[int]:
-    """Check the model, its vocabulary and the added tokens; returns the ids."""
+    """Check the model, its vocabulary and the added tokens, and return the ids."""
     model = spec.get("model")
     if not isinstance(model, Mapping):
         return set()
@@ -176,11 +183,13 @@ def require_vocabulary(spec: Mapping[str, Any]) -> set[int]:
 
 
 def require_tokens(tokens: Iterable[str]) -> None:
+    """Check the lengths of tokens."""
     if max(map(len, tokens), default=0) > LONGEST_TOKEN:
         raise BoundsError(f"its vocabulary has a token of more than {LONGEST_TOKEN:,} characters")
 
 
 def require_ids(values: Iterable[Any]) -> set[int]:
+    """Check ids, and return them as a set."""
     ids = list(values)
     wrong = [id for id in ids if not is_count(id, 0, LARGEST_ID - 1)]
     if wrong:
@@ -189,9 +198,10 @@ def require_ids(values: Iterable[Any]) -> set[int]:
 
 
 def require_scores(vocabulary: list[Any]) -> None:
+    """Check the scores of a Unigram vocabulary."""
     for entry in vocabulary:
         if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str)):
-            return  # no vocabulary: the library says so
+            return  # no vocabulary: the library reports it
         if not (isinstance(entry[1], int | float) and math.isfinite(entry[1])):
             raise BoundsError(f"its vocabulary has a score that is no number, of {entry[0][:40]!r}")
     require_tokens(entry[0] for entry in vocabulary)
@@ -213,35 +223,39 @@ def require_post_processor(parts: list[Mapping[str, Any]], ids: set[int]) -> Non
         raise BoundsError(f"its post-processor adds the id {str(unknown[0])[:40]}, which is not in its vocabulary")
 
 
-def is_pair(value: Any) -> bool:
+def is_pair(value: Any) -> TypeGuard[list[Any]]:
+    """Return whether a value is a list of two."""
     return isinstance(value, list) and len(value) == 2
 
 
 def template_ids(part: Mapping[str, Any]) -> list[Any]:
-    """The ids that a template puts around a text."""
+    """Return the ids that a template puts around a text."""
     template, special = part.get("single"), part.get("special_tokens")
     if not isinstance(template, list) or not isinstance(special, Mapping):
-        broken("is no template")
-    pieces = [next(iter(piece.items()), ("", None)) for piece in template if isinstance(piece, Mapping)]
-    named = [(kind, piece.get("id")) for kind, piece in pieces if isinstance(piece, Mapping)]
+        invalid_template("is no template")
+    parts = [next(iter(part.items()), ("", None)) for part in template if isinstance(part, Mapping)]
+    named = [(kind, piece.get("id")) for kind, piece in parts if isinstance(piece, Mapping)]
     if [name for kind, name in named if kind == "Sequence"] != ["A"]:
-        broken("does not write the text once")
+        invalid_template("does not write the text once")
     ids: list[Any] = []
     for name in (name for kind, name in named if kind == "SpecialToken"):
         token = special.get(name) if isinstance(name, str) else None
         if not isinstance(token, Mapping) or not isinstance(token.get("ids"), list):
-            broken(f"names the token {str(name)[:40]!r}, which it does not describe")
+            invalid_template(f"names the token {str(name)[:40]!r}, which it does not describe")
         ids += token["ids"][: MOST_ADDED + 1 - len(ids)]
     return ids
 
 
-def broken(what: str) -> NoReturn:
+def invalid_template(what: str) -> NoReturn:
+    """Raise the error for a post-processor that is not valid."""
     raise BoundsError(f"its post-processor {what}")
 
 
 def is_count(value: Any, least: int, most: int) -> bool:
+    """Return whether a value is an integer between two bounds."""
     return type(value) is int and least <= value <= most
 
 
 def size(text: Any) -> int:
+    """Return the bytes of a text in UTF-8."""
     return len(str(text).encode(errors="replace"))

@@ -1,4 +1,6 @@
-"""Which tokenizer a run uses: one class a kind, told apart by `name`, and shorthand strings. Imports no tokenizer."""
+"""The configuration of a run's tokenizer: one class for each kind, distinguished by `name`, and shorthand strings. It
+imports no tokenizer.
+"""
 
 from __future__ import annotations
 
@@ -21,37 +23,38 @@ class CharTokenizerConfig(Config):
 
 
 class ByteTokenizerConfig(Config):
-    """One token for every byte of UTF-8: represents every text, learns nothing."""
+    """One token for every byte of UTF-8: represents every text and needs no training."""
 
     name: Literal["byte"] = "byte"
     """The kind of tokenizer."""
 
 
 class BpeTokenizerConfig(Config):
-    """Byte-level BPE with GPT-2's split pattern, learnt from the training texts: represents every text."""
+    """Byte-level BPE with GPT-2's split pattern, trained on the training texts: represents every text."""
 
     name: Literal["bpe"] = "bpe"
     """The kind of tokenizer."""
 
     vocab_size: int = 4096
-    """Tokens in all, counting the 256 bytes and <|endoftext|>."""
+    """Number of tokens, including the 256 bytes and <|endoftext|>."""
 
     min_frequency: int = Field(2, ge=1)
-    """A pair of tokens that occurs less often than this in the training texts is not merged."""
+    """Least number of occurrences in the training texts of a pair of tokens that is merged."""
 
     @field_validator("vocab_size")
     @classmethod
     def holds_every_byte(cls, size: int) -> int:
+        """Require room for the 256 bytes and <|endoftext|>."""
         if not SMALLEST_BPE <= size <= LARGEST_BPE:
             raise ValueError(
                 f"{size} is not between {SMALLEST_BPE} (the 256 bytes and <|endoftext|>) and {LARGEST_BPE:,}; "
-                "set a vocabulary size in between, or take the byte tokenizer"
+                "set a vocabulary size in between, or use the byte tokenizer"
             )
         return size
 
 
 class FileTokenizerConfig(Config):
-    """A tokenizer made before: a tokenizer.json, or a folder that holds one or vocab.json and merges.txt."""
+    """An existing tokenizer: a tokenizer.json, or a folder that holds one or vocab.json and merges.txt."""
 
     name: Literal["file"] = "file"
     """The kind of tokenizer."""
@@ -70,14 +73,16 @@ class HubTokenizerConfig(Config):
     """The model's name on the Hub, such as openai-community/gpt2."""
 
     revision: str | None = None
-    """A branch, tag or commit; none: the main branch."""
+    """A branch, tag or commit; None for the main branch."""
 
 
 SHORTHAND_FIELDS = {"file": "path", "hf": "repo"}
 
 
 def expand_shorthand(value: Any) -> Any:
-    """`char`, `bpe`, `file:PATH` and `hf:NAME` may stand for the whole section or for its `name`."""
+    """Replace `char`, `bpe`, `file:PATH` and `hf:NAME` by a table; they may stand for the whole section or for its
+    `name`.
+    """
     if isinstance(value, str):
         value = {"name": value}
     if isinstance(value, Mapping) and isinstance(value.get("name"), str):

@@ -1,4 +1,4 @@
-"""What a tokenizer is, in figures for people and scripts. Knows no files."""
+"""A description of a tokenizer in figures, for people and scripts."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from gptcli.errors import TokenizerError
 from gptcli.tokenizer.tokenizer import Tokenizer
 
 MAX_DIGITS = 100
-"""Digits of an id at most. No vocabulary needs more, and Python reads no number of some thousand digits."""
+"""Digits of an id at most. No vocabulary needs more, and Python converts no number of several thousand digits."""
 LONGEST_SHOWN = 10
 
 
 def describe(tokenizer: Tokenizer, text: str | None = None) -> dict[str, Any]:
-    """Kind, size, special and longest tokens; with a `text`, also how many bytes of it a token covers. JSON-able."""
+    """Return kind, size, special and longest tokens; with a `text`, also how many bytes of it a token covers.
+
+    The result can be written as JSON.
+    """
     ordinary = [id for id in tokenizer.backend.get_vocab().values() if id not in tokenizer.special_ids]
     longest = sorted(((tokenizer.token_text(id), id) for id in ordinary), key=lambda pair: (-len(pair[0]), pair[1]))
     description = {
@@ -31,7 +34,9 @@ def describe(tokenizer: Tokenizer, text: str | None = None) -> dict[str, Any]:
 
 
 def measure(tokenizer: Tokenizer, text: str) -> dict[str, Any]:
-    """How well the vocabulary fits `text`: the more bytes a token covers, the shorter the sequence of the same text."""
+    """Return how well the vocabulary fits `text`: the more bytes a token covers, the shorter the sequence of the same
+    text.
+    """
     ids = tokenizer.encode_batch([text])[0]
     size = len(text.encode())
     return {
@@ -45,7 +50,7 @@ def measure(tokenizer: Tokenizer, text: str) -> dict[str, Any]:
 
 
 def for_people(description: Mapping[str, Any]) -> str:
-    """A description as one line a figure, for reading."""
+    """Return a description as text, with one line for each figure."""
     words = {
         "kind": "kind",
         "vocab_size": "vocabulary",
@@ -66,6 +71,7 @@ def for_people(description: Mapping[str, Any]) -> str:
 
 
 def value_text(value: Any) -> str:
+    """Return a value of a description as text."""
     match value:
         case None:
             return "none"
@@ -83,10 +89,10 @@ def value_text(value: Any) -> str:
 
 
 def parse_ids(text: str) -> list[int]:
-    """The ids written in `text`, separated by white space or commas.
+    """Return the ids written in `text`, separated by white space or commas.
 
     Raises:
-        TokenizerError: something else stands there.
+        TokenizerError: it holds something else.
     """
     ids = []
     for word in text.replace(",", " ").split():

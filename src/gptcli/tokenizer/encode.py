@@ -1,7 +1,7 @@
-"""Text to ids, in the fastest way that a tokenizer's structure allows, always with the ids of its backend.
+"""Encoding of text in the fastest way that a tokenizer's structure allows, always with the ids of its backend.
 
-The way is chosen once for each tokenizer, from its tokenizer.json. Knows no files and no special tokens: text that
-looks like one is text.
+The way is chosen once for each tokenizer, from its tokenizer.json. Special tokens are not recognised: text that looks
+like one is text.
 """
 
 from __future__ import annotations
@@ -23,35 +23,36 @@ from gptcli.tokenizer.library import call_within, library_errors
 from gptcli.tokenizer.structure import Boundary, chunk_boundary, is_known, pieces
 
 WINDOW_CHARACTERS = 1 << 20
-"""Text handed to the backend at a time: its encodings take some hundred bytes a token until they are ids."""
+"""Characters handed to the backend at a time: until they are ids, its encodings take some hundred bytes a token."""
 
 PIECE_CHARACTERS = 1 << 16
-"""Text that the faster ways take at a time: what is computed for each character stays in the processor's cache."""
+"""Characters that the faster encoders take at a time: what is computed for each character stays in the processor's
+cache."""
 
 WORTH_LOADING = 10
 """Characters for each entry of the vocabulary that the backend encodes in the time that gigatoken takes to load."""
 
-REMEMBERED_BYTES = 1 << 26
-"""Text after which gigatoken starts afresh. It keeps every word that it has met: about 0.1 GB after so much natural
-text, 0.8 GB at worst."""
+CACHED_BYTES = 1 << 26
+"""Bytes of text after which gigatoken starts afresh. It keeps every word that it has seen: about 0.1 GB after this much
+natural text, 0.8 GB at worst."""
 
 
 UNINTERRUPTED_CHARACTERS = 1 << 18
-"""More text than this, which may take a second, is encoded so that a signal is answered meanwhile."""
+"""A longer text, which may take a second, is encoded so that signals are handled meanwhile."""
 
 
 class Encoder(Protocol):
-    """One way from text to ids."""
+    """A way to encode text."""
 
     def encode_batch(self, texts: Iterable[str]) -> list[np.ndarray]:
-        """The ids of every text, uint32; raises a TokenizerError if one holds a surrogate."""
+        """Return the ids of every text, uint32. Raises a TokenizerError if a text holds a surrogate."""
 
-    def forget(self) -> None:
-        """Give up what is remembered of earlier texts, which only makes encoding faster."""
+    def clear_cache(self) -> None:
+        """Free what is kept of earlier texts, which only makes encoding faster."""
 
 
 def encoder_for(backend: tokenizers.Tokenizer, spec: Mapping[str, Any]) -> Encoder:
-    """The fastest encoder for `backend`, whose tokenizer.json is `spec`."""
+    """Return the fastest encoder for `backend`, whose tokenizer.json is `spec`."""
     cut, model = chunk_boundary(spec), spec["model"]
     plain = BackendEncoder(backend, cut, is_known(spec))
     vocabulary = model["vocab"]
@@ -67,12 +68,15 @@ def encoder_for(backend: tokenizers.Tokenizer, spec: Mapping[str, Any]) -> Encod
 
 
 class BackendEncoder:
-    """Through `tokenizers`, for every structure: in parallel and in pieces, so that memory follows the ids alone."""
+    """Encoder through `tokenizers`, for every structure: in parallel and in pieces, so that memory grows with the ids
+    alone.
+    """
 
     def __init__(self, backend: tokenizers.Tokenizer, cut: Boundary, is_known: bool) -> None:
         self.backend, self.cut, self.is_known = backend, cut, is_known
 
     def encode_batch(self, texts: Iterable[str]) -> list[np.ndarray]:
+        """Return the ids of every text, uint32."""
         parts: list[list[np.ndarray]] = []
         window: list[str] = []
         owners: list[int] = []
@@ -96,12 +100,12 @@ class BackendEncoder:
         flush()
         return [joined(part) for part in parts]
 
-    def forget(self) -> None:
-        """`tokenizers` remembers ten thousand words and no more."""
+    def clear_cache(self) -> None:
+        """Do nothing: `tokenizers` keeps ten thousand words and no more."""
 
 
 class TableEncoder:
-    """For vocabularies without merges: the ids are looked up in an array, by byte or by code point.
+    """Encoder for vocabularies without merges: the ids are looked up in an array, by byte or by code point.
 
     `table` (N,) uint32 is indexed by the units of `codec`; its last entry also stands for all units from N on.
     """
@@ -111,83 +115,86 @@ class TableEncoder:
         self.unit = np.dtype("u1" if codec == "utf-8" else "<u4")
 
     def encode_batch(self, texts: Iterable[str]) -> list[np.ndarray]:
+        """Return the ids of every text, uint32."""
         return [
             joined([self.encode(piece) for piece in pieces(text, Boundary.ANYWHERE, PIECE_CHARACTERS)])
             for text in texts
         ]
 
-    def forget(self) -> None:
-        """Nothing is remembered."""
+    def clear_cache(self) -> None:
+        """Do nothing: nothing is kept."""
 
     def encode(self, text: str) -> np.ndarray:
-        """The ids of one piece."""
+        """Return the ids of one piece."""
         return self.table.take(np.frombuffer(encoded(text, self.codec), self.unit), mode="clip")
 
 
 class WordEncoder:
-    """For byte-level BPE over words: through gigatoken (Rød 2026), a hundred times as fast as `tokenizers`.
+    """Encoder for byte-level BPE over words, through gigatoken (Rød 2026), a hundred times as fast as `tokenizers`.
 
-    It finds the words with vector instructions and remembers the ids of each. The ids are the same as those of
-    `tokenizers` but where the two libraries know different versions of Unicode: text with a character that they split
-    differently goes to `plain`. So does the first text, until there is enough of it to pay for the loading, and all
-    text where gigatoken is not installed.
+    gigatoken finds the words with vector instructions and keeps the ids of each. The ids equal those of `tokenizers`
+    except where the two libraries use different versions of Unicode: a text with a character that they split
+    differently is encoded by `plain`. So is the first text, until there is enough of it to pay for the loading, and all
+    text if gigatoken is not installed.
     """
 
     def __init__(self, plain: BackendEncoder, vocab_size: int) -> None:
         self.plain = plain
-        self.awaited: float = WORTH_LOADING * vocab_size
+        self.characters_left: float = WORTH_LOADING * vocab_size
         self.fast: Any = None
-        self.remembered = 0
-        self.characters = Characters()
+        self.cached = 0
+        self.comparison = SplitComparison()
 
     def encode_batch(self, texts: Iterable[str]) -> list[np.ndarray]:
+        """Return the ids of every text, uint32."""
         texts = list(texts)
-        self.awaited -= sum(map(len, texts))
-        if self.awaited > 0 or (self.fast is None and not self.start(max(texts, key=len, default=""))):
+        self.characters_left -= sum(map(len, texts))
+        if self.characters_left > 0 or (self.fast is None and not self.start(max(texts, key=len, default=""))):
             return self.plain.encode_batch(texts)
         cut = self.plain.cut
         return [joined([self.encode(piece) for piece in pieces(text, cut, PIECE_CHARACTERS)]) for text in texts]
 
     def start(self, text: str) -> bool:
-        """Load gigatoken, and see on the beginning of `text` that its ids are right; False if it cannot be used."""
+        """Load gigatoken, and check its ids on the beginning of `text`. Return False if it cannot be used."""
         sample = next(pieces(text, self.plain.cut))
         try:
             self.fast = load_gigatoken(self.plain.backend)
             if np.array_equal(self.encode(sample), self.plain.encode_batch([sample])[0]):
                 return True
-            say("gigatoken gives other ids than tokenizers on this machine and is not used: encoding takes longer.")
+            say("gigatoken gives other ids than tokenizers on this machine and is not used: encoding is slower.")
         except ImportError:
-            say("gigatoken is not installed: encoding takes longer (pip install gigatoken).")
+            say("gigatoken is not installed: encoding is slower (pip install gigatoken).")
         except BaseException as error:
             if isinstance(error, GptcliError) or not (isinstance(error, Exception) or is_panic(error)):
                 raise
-            say(f"gigatoken cannot read this tokenizer and is not used: encoding takes longer ({first_line(error)}).")
-        self.fast, self.awaited = None, math.inf
+            say(f"gigatoken cannot read this tokenizer and is not used: encoding is slower ({first_line(error)}).")
+        self.fast, self.characters_left = None, math.inf
         return False
 
     def encode(self, text: str) -> np.ndarray:
-        """The ids of one piece, once gigatoken is loaded."""
+        """Return the ids of one piece, once gigatoken is loaded."""
         data = encoded(text, "utf-8")
-        if not self.characters.are_split_alike(text):
+        if not self.comparison.are_split_alike(text):
             return self.plain.encode_batch([text])[0]
-        self.remembered += len(data)
-        if self.remembered > REMEMBERED_BYTES:
-            self.forget()
+        self.cached += len(data)
+        if self.cached > CACHED_BYTES:
+            self.clear_cache()
         encode = partial(self.fast.encode, data)
-        ids = call_interruptibly(encode) if len(data) > UNINTERRUPTED_CHARACTERS else encode()
-        return ids.copy()  # its own array keeps room for far more ids than it holds
+        ids: np.ndarray = call_interruptibly(encode) if len(data) > UNINTERRUPTED_CHARACTERS else encode()
+        return ids.copy()  # gigatoken's array has room for far more ids than it holds
 
     def __getstate__(self) -> dict[str, Any]:
-        """The state that is sent to another process, such as a rank; it loads gigatoken by itself."""
-        return {**self.__dict__, "fast": None, "remembered": 0}
+        """Return the state that is sent to another process, such as a rank, which loads gigatoken by itself."""
+        return {**self.__dict__, "fast": None, "cached": 0}
 
-    def forget(self) -> None:
+    def clear_cache(self) -> None:
+        """Start gigatoken afresh."""
         if self.fast is not None:
-            self.fast, self.remembered = load_gigatoken(self.plain.backend), 0
+            self.fast, self.cached = load_gigatoken(self.plain.backend), 0
 
 
 def load_gigatoken(backend: tokenizers.Tokenizer) -> Any:
-    """gigatoken's encoder with the merges and the splits of `backend`, and without its special tokens.
+    """Return gigatoken's encoder with the merges and the splits of `backend`, without its special tokens.
 
     Raises:
         ImportError: gigatoken is not installed.
@@ -199,17 +206,18 @@ def load_gigatoken(backend: tokenizers.Tokenizer) -> Any:
     return Tokenizer.from_json(bare.to_str()).backend
 
 
-class Characters:
-    """Which characters `tokenizers` and gigatoken split alike, found out by asking both about each, once.
+class SplitComparison:
+    """The characters that `tokenizers` and gigatoken split alike, found by asking both about each character once.
 
-    About ASCII they agree.
+    They agree about ASCII.
     """
 
     def __init__(self) -> None:
         self.alike = np.zeros(0x110000, dtype=np.int8)
-        """By code point: 1 if alike, -1 if not, 0 if not asked yet."""
+        """By code point: 1 if they are split alike, -1 if not, 0 if not yet compared."""
 
     def are_split_alike(self, text: str) -> bool:
+        """Return whether both libraries split every character of `text` alike."""
         if text.isascii():
             return True
         codes = np.frombuffer(encoded(text, "utf-32-le"), "<u4")
@@ -222,7 +230,7 @@ class Characters:
 
 
 def is_split_alike(character: str) -> bool:
-    """Whether both libraries take `character` for a letter, for a digit, for white space, or for neither.
+    """Return whether both libraries treat `character` as a letter, as a digit, as white space, or as neither.
 
     It stays together with a letter, a digit or a sign before it if it is one too, and with none if it is white space.
     """
@@ -234,7 +242,7 @@ def is_split_alike(character: str) -> bool:
 
 
 def character_table(vocabulary: Mapping[str, int], unknown: int) -> np.ndarray:
-    """The ids by code point, `unknown` for all characters that the vocabulary lacks."""
+    """Return the ids by code point, `unknown` for all characters that the vocabulary lacks."""
     ids = {ord(token): id for token, id in vocabulary.items() if len(token) == 1}
     table = np.full(max(ids, default=-1) + 2, unknown, dtype=np.uint32)
     table[list(ids)] = list(ids.values())
@@ -242,12 +250,12 @@ def character_table(vocabulary: Mapping[str, int], unknown: int) -> np.ndarray:
 
 
 def byte_table(vocabulary: Mapping[str, int]) -> np.ndarray:
-    """The ids (256,) by byte."""
+    """Return the ids (256,) by byte."""
     return np.array([vocabulary[CHARACTER_OF_BYTE[byte]] for byte in range(256)], dtype=np.uint32)
 
 
 def encode_pieces(backend: tokenizers.Tokenizer, texts: Sequence[str], is_known: bool) -> list[np.ndarray]:
-    """The ids of every text, uint32, without the tokens that a post-processor would add.
+    """Return the ids of every text, uint32, without the tokens that a post-processor would add.
 
     Args:
         is_known: whether the structure of the tokenizer is known to take time in proportion to the text.
@@ -264,7 +272,7 @@ def encode_pieces(backend: tokenizers.Tokenizer, texts: Sequence[str], is_known:
 
 
 def encodings_of(backend: tokenizers.Tokenizer, texts: Sequence[str]) -> list[tokenizers.Encoding]:
-    """The library's encodings of `texts`, without special tokens.
+    """Return the library's encodings of `texts`, without special tokens.
 
     Raises:
         TokenizerError: the library cannot encode a text.
@@ -272,22 +280,23 @@ def encodings_of(backend: tokenizers.Tokenizer, texts: Sequence[str]) -> list[to
     with library_errors("the tokenizer cannot encode the text"):
         try:
             return backend.encode_batch_fast(texts, add_special_tokens=False)
-        except TypeError:  # which names nothing
+        except TypeError:  # it names neither the text nor the surrogate
             for text in texts:
                 encoded(text, "utf-8")
             raise
 
 
 def encoded(text: str, codec: str) -> bytes:
-    """`text` in a form of Unicode; raises a TokenizerError that names the first surrogate in it."""
+    """Return `text` in an encoding of Unicode. Raises a TokenizerError that names the first surrogate in it."""
     try:
         return text.encode(codec)
     except UnicodeEncodeError as error:
         surrogate = f"U+{ord(text[error.start]):04X}"
         raise TokenizerError(
-            f"the text holds the surrogate {surrogate}, which is no character", "give UTF-8 text"
+            f"the text holds the surrogate {surrogate}, which is no character", "use text in UTF-8"
         ) from error
 
 
 def joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the parts as one array."""
     return parts[0] if len(parts) == 1 else np.concatenate(parts)

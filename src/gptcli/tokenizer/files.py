@@ -1,6 +1,6 @@
 """The files of a tokenizer, one at a time: tokenizer.json and the JSON files beside it.
 
-Every error is a TokenizerError that names the file. Knows nothing of what the ids mean.
+Every error is a TokenizerError that names the file.
 """
 
 from __future__ import annotations
@@ -27,16 +27,18 @@ WHAT_TO_GIVE = f"give a {TOKENIZER_FILE}, or a folder with one or with {VOCAB_FI
 
 
 def write_files(folder: Path, backend: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> None:
-    """Write tokenizer_config.json and tokenizer.json, each whole or not at all, the one that makes a tokenizer last."""
+    """Write tokenizer_config.json and then tokenizer.json, which makes the folder a tokenizer; each is whole or
+    absent.
+    """
     content = strict_json.dumps(settings, indent=2, ensure_ascii=False)
-    if any("\ud800" <= character <= "\udfff" for character in content):  # which only an escape can stand for
+    if any("\ud800" <= character <= "\udfff" for character in content):  # only an escape can represent it
         content = strict_json.dumps(settings, indent=2)
     write_atomic(folder / SETTINGS_FILE, content + "\n")
     write_atomic(folder / TOKENIZER_FILE, backend.to_str(pretty=True))
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read one JSON object from a regular file, which a tokenizer's vocabulary may make large."""
+    """Return one JSON object from a regular file, which a tokenizer's vocabulary may make large."""
     with storage_errors(path, "read"):
         content = read_regular(path, LARGE)
     try:
@@ -49,7 +51,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_tokenizer_json(path: Path) -> tokenizers.Tokenizer:
-    """Read a tokenizer.json without what would change the ids of a text: truncation, padding and BPE dropout."""
+    """Read a tokenizer.json without the settings that would change the ids of a text: truncation, padding and BPE
+    dropout.
+    """
     spec = read_json(path)
     if not isinstance(spec.get("model"), dict):
         raise TokenizerError(f"{path} is no tokenizer: it has no model", WHAT_TO_GIVE)
@@ -67,8 +71,10 @@ def read_tokenizer_json(path: Path) -> tokenizers.Tokenizer:
 
 
 def require_declared_ids(path: Path, backend: tokenizers.Tokenizer, spec: Mapping[str, Any]) -> None:
-    """Raise a TokenizerError for an added token that the library gives another id than its file: it goes by its own
-    order where the ids of a file leave gaps or contradict the vocabulary."""
+    """Raise a TokenizerError for an added token to which the library gives another id than its file.
+
+    The library numbers added tokens by its own order if the ids of a file leave gaps or contradict the vocabulary.
+    """
     for token in spec.get("added_tokens") or ():
         found = backend.token_to_id(token["content"])
         if token["content"] and found != token["id"]:
@@ -80,6 +86,6 @@ def require_declared_ids(path: Path, backend: tokenizers.Tokenizer, spec: Mappin
 
 
 def build(path: Path, read: Callable[[], Built]) -> Built:
-    """Run a reader of `tokenizers`; what it raises becomes a TokenizerError that names the file."""
+    """Run a reader of `tokenizers`; its errors become a TokenizerError that names the file."""
     with library_errors(f"{path} is no tokenizer that the tokenizers library can read"):
         return read()

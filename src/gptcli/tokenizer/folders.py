@@ -1,8 +1,8 @@
-"""Reading a tokenizer: a tokenizer.json, or a folder with one or with vocab.json and merges.txt.
+"""Reading of a tokenizer: a tokenizer.json, or a folder with one or with vocab.json and merges.txt.
 
-vocab.json and merges.txt do not say how text is split into words: the tokenizer class of transformers does, which
+vocab.json and merges.txt do not say how text is split into words. The tokenizer class of transformers does, which
 tokenizer_config.json or config.json names. They are read as that class in transformers 5 reads them. A class whose
-rules are not known here is refused, because its ids would be wrong without a word.
+rules are not known here is refused, because its ids would be silently wrong.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from gptcli.tokenizer.structure import LINE_SPLITS
 from gptcli.tokenizer.untrusted import require_within_bounds
 
 SPECIAL_TOKENS_FILE, ADDED_TOKENS_FILE = "special_tokens_map.json", "added_tokens.json"
-"""Older forms of what tokenizer_config.json now holds."""
+"""Older files for what tokenizer_config.json now holds."""
 CONFIG_FILE = "config.json"
 TOKENIZER_FILES = (
     *(TOKENIZER_FILE, SETTINGS_FILE, VOCAB_FILE, MERGES_FILE),
@@ -52,10 +52,10 @@ class ClassRules:
     """The rules of a tokenizer class beyond its vocabulary and merges.
 
     Attributes:
-        split: the pattern of its words; None: GPT-2's.
-        is_nfc: whether it brings text into Unicode's form NFC.
+        split: the pattern of its words; None for GPT-2's.
+        is_nfc: whether it normalizes text to Unicode's form NFC.
         are_tokens_bare: whether its special tokens take in no blanks beside them, whatever the files say.
-        tokens: the special tokens that it names where no file does.
+        tokens: the special tokens that it uses where no file names one.
     """
 
     split: str | None = None
@@ -100,11 +100,11 @@ CLASS_OF_MODEL = {
 }
 """Tokenizer classes by model_type, for folders without a tokenizer_class."""
 FORCED = ("qwen2",)
-"""Kinds of models whose tokenizer is of CLASS_OF_MODEL whatever its files say."""
+"""Model types whose tokenizer is of CLASS_OF_MODEL whatever its files say."""
 
 
 def read_tokenizer(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
-    """The tokenizer at `path`, and what the files beside it say of its special tokens.
+    """Return the tokenizer at `path`, and the settings of its special tokens from the files beside it.
 
     Raises:
         TokenizerError: it is missing, damaged, no tokenizer, or of a class whose rules are not known.
@@ -136,10 +136,10 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 
 def read_vocabulary(folder: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
-    """The tokenizer of a folder with vocab.json and merges.txt, and its settings with what its class adds to them.
+    """Return the tokenizer of a folder with vocab.json and merges.txt, and its settings with those that its class adds.
 
     Raises:
-        TokenizerError: a file is damaged, or the tokenizer class is none whose rules are known.
+        TokenizerError: a file is damaged, or the rules of the tokenizer class are not known.
     """
     settings = read_settings(folder)
     name = class_name(folder, settings)
@@ -166,7 +166,7 @@ def read_vocabulary(folder: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]
 
 
 def class_name(folder: Path, settings: Mapping[str, Any]) -> str | None:
-    """The tokenizer class of the folder, one of CLASSES; None where nothing names one or the kind of model.
+    """Return the tokenizer class of the folder, one of CLASSES; None if nothing names one or the model type.
 
     Raises:
         TokenizerError: its rules are not known.
@@ -192,7 +192,7 @@ def class_name(folder: Path, settings: Mapping[str, Any]) -> str | None:
 
 
 def split_backend(model: models.BPE, rules: ClassRules, add_prefix_space: bool) -> tokenizers.Tokenizer:
-    """Byte-level BPE with the split and the normal form of a class."""
+    """Return byte-level BPE with the split and the normal form of a class."""
     backend = tokenizers.Tokenizer(model)
     backend.decoder = decoders.ByteLevel()
     if rules.is_nfc:
@@ -207,7 +207,8 @@ def split_backend(model: models.BPE, rules: ClassRules, add_prefix_space: bool) 
 
 
 def add_tokens(backend: tokenizers.Tokenizer, folder: Path, settings: Mapping[str, Any]) -> None:
-    """Add what the files declare, by number, and then what they or the class name: the order of transformers.
+    """Add the tokens that the files declare, by number, and then those that they or the class name: the order of
+    transformers.
 
     Raises:
         TokenizerError: a token would not get the number that its file declares.
@@ -229,7 +230,9 @@ def add_tokens(backend: tokenizers.Tokenizer, folder: Path, settings: Mapping[st
 
 
 def declared_tokens(folder: Path, settings: Mapping[str, Any], special: set[str]) -> dict[int, AddedToken]:
-    """The added tokens by id: `added_tokens_decoder` of tokenizer_config.json, or the older added_tokens.json."""
+    """Return the added tokens by id: `added_tokens_decoder` of tokenizer_config.json, or the older
+    added_tokens.json.
+    """
     decoder, older = settings.get("added_tokens_decoder"), folder / ADDED_TOKENS_FILE
     try:
         if decoder is not None:
@@ -248,7 +251,8 @@ def declared_tokens(folder: Path, settings: Mapping[str, Any], special: set[str]
 
 
 def special_tokens(settings: Mapping[str, Any]) -> Iterator[Any]:
-    """The special tokens that the settings name, each as they name it: a text, or a table with its `content`.
+    """Iterate over the special tokens that the settings name, each as it is named: a text, or a table with its
+    `content`.
 
     Raises:
         TokenizerError: one of them is neither.
@@ -270,11 +274,12 @@ def special_tokens(settings: Mapping[str, Any]) -> Iterator[Any]:
 
 
 def text_of(token: Any) -> str:
+    """Return the text of a token that is given by it or by a table."""
     return str(token["content"]) if isinstance(token, Mapping) and "content" in token else str(token)
 
 
 def as_token(token: Any, *, is_special: bool) -> AddedToken:
-    """A token for the tokenizers library, from its text or its table."""
+    """Return a token for the tokenizers library, from its text or its table."""
     table = token if isinstance(token, Mapping) else {}
     flags = {name: bool(table.get(name, False)) for name in ("lstrip", "rstrip", "single_word")}
     normalized = bool(table.get("normalized", not is_special))

@@ -1,7 +1,7 @@
 """The framing of documents in training: the token before a text and the token after it.
 
-Everything that reads or writes documents uses one such object, so that a model is evaluated and prompted with what its
-training has shown. It depends on no text and no tokenizer.
+All code that reads or writes documents uses such an object, so that a model is evaluated and prompted with the tokens
+that its training has shown.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ class DocumentFraming:
 
     Attributes:
         begin_id: the token before the text of each document, or None.
-        end_id: the token after the text, or None where the next document's `begin_id` also ends the text before it,
-            as GPT-2's <|endoftext|> does. Never equal to `begin_id`, and None where `begin_id` is None.
+        end_id: the token after the text, or None where the next document's `begin_id` also ends the text before it, as
+            GPT-2's <|endoftext|> does. Never equal to `begin_id`, and None where `begin_id` is None.
     """
 
     begin_id: int | None
@@ -24,7 +24,7 @@ class DocumentFraming:
 
     @classmethod
     def of(cls, bos_id: int | None, eos_id: int | None) -> DocumentFraming:
-        """The framing for a tokenizer with these special tokens.
+        """Return the framing for a tokenizer with these special tokens.
 
         Two different tokens give `bos text eos`. One token, or one that is both, stands before every document and so
         between any two. Without either, documents follow one another unmarked.

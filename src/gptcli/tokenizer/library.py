@@ -1,5 +1,5 @@
-"""Calls of the `tokenizers` library: its errors, panics of its Rust code included, become TokenizerErrors; and calls
-with a text that a foreign tokenizer might not get through are given up.
+"""Calls of the `tokenizers` library: its errors, also panics of its Rust code, become TokenizerErrors, and a call that
+takes too long for its text is abandoned.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def library_errors(what: str) -> Iterator[None]:
     """Turn errors of the library into TokenizerErrors that begin with `what`."""
     try:
         yield
-    except GptcliError:  # what answers a signal
+    except GptcliError:  # raised by a signal handler
         raise
     except BaseException as error:
         if not isinstance(error, Exception) and not is_panic(error):
@@ -32,10 +32,10 @@ def library_errors(what: str) -> Iterator[None]:
 
 
 def call_within(function: Callable[[], Result], characters: int) -> Result:
-    """`function()`, which works on a text of so many characters, in a thread; signals are answered meanwhile.
+    """Return `function()`, which works on a text of this many characters, in a thread; signals are handled meanwhile.
 
     Raises:
-        TokenizerError: it takes more processor time than any tokenizer needs for such a text. The thread goes on until
+        TokenizerError: it takes more processor time than any tokenizer needs for such a text. The thread runs on until
             the process ends.
     """
     seconds = BASE_SECONDS + characters / CHARACTERS_PER_SECOND

@@ -1,7 +1,7 @@
 """The part of a text that a tokenizer loses: the bytes that do not survive decode(encode(text)).
 
 Byte-level tokenizers lose nothing. Others may drop line breaks, lowercase, or write an unknown token for what their
-vocabulary lacks; bits per byte of the text then count bytes that the model was never asked to predict.
+vocabulary lacks; bits per byte of the text then count bytes that the model never had to predict.
 """
 
 from __future__ import annotations
@@ -16,21 +16,23 @@ from gptcli.tokenizer.encode import TableEncoder, encoded
 from gptcli.tokenizer.tokenizer import Tokenizer
 
 WITHHELD_SHARE = 0.001
-"""If more than this part of a text is lost, its bits per byte cannot be compared with those of other tokenizers."""
+"""The largest lost part of a text whose bits per byte can be compared with those of other tokenizers."""
 PIECE_CHARACTERS = 1 << 16
-"""A text is measured in pieces of at most this many characters."""
+"""Characters of the pieces in which a text is measured, at most."""
 WHOLE_CHARACTERS = 1 << 18
-"""So much of a text is measured whole; of what follows, one piece in SAMPLING."""
+"""Characters of a text that are all measured; of the rest, one piece in SAMPLING is."""
 SAMPLING = 32
 SEGMENT_CHARACTERS = 256
-"""A piece is compared with its decoded tokens in segments of about this many characters."""
+"""Characters of the segments, about, in which a piece is compared with its decoded tokens."""
 CONTEXT_TOKENS = 8
 """Tokens before a segment that are decoded with it: decoders treat the beginning of a text differently."""
 
 
 @dataclass(frozen=True)
 class LostText:
-    """Counts for a text of `text_bytes` UTF-8 bytes: `measured_bytes` were encoded and decoded, `lost_bytes` lost."""
+    """Counts for a text of `text_bytes` UTF-8 bytes: `measured_bytes` were encoded and decoded, and `lost_bytes` of
+    them lost.
+    """
 
     lost_bytes: int = 0
     measured_bytes: int = 0
@@ -38,9 +40,11 @@ class LostText:
 
     @classmethod
     def of_json(cls, values: Mapping[str, Any]) -> LostText:
+        """Return the counts that `as_json` wrote."""
         return cls(*(int(values[name]) for name in ("lost_bytes", "measured_bytes", "text_bytes")))
 
     def as_json(self) -> dict[str, Any]:
+        """Return the counts as JSON."""
         return {
             "lost_bytes": self.lost_bytes,
             "measured_bytes": self.measured_bytes,
@@ -57,7 +61,7 @@ class LostText:
 
     @property
     def share(self) -> float:
-        """The part of the measured bytes that is lost."""
+        """The lost part of the measured bytes."""
         return self.lost_bytes / max(1, self.measured_bytes)
 
     @property
@@ -66,7 +70,7 @@ class LostText:
         return self.share > WITHHELD_SHARE
 
     def words(self, text: str) -> str | None:
-        """A sentence on what is lost of the text that `text` names; None where nothing is."""
+        """Return a sentence about what is lost of the text that `text` names, or None if nothing is."""
         if not self.lost_bytes:
             return None
         share = f"{100 * self.share:.2g} %" if self.share >= 1e-5 else "less than 0.001 %"
@@ -78,8 +82,10 @@ class LostText:
 NOTHING_LOST = LostText()
 
 
-class LossMeter:
-    """Measures what a tokenizer loses of a text that comes in parts: all of a short text, of a long one a sample."""
+class LostTextMeter:
+    """Measures what a tokenizer loses of a text that comes in parts: a short text is measured whole, a long one
+    sampled.
+    """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
@@ -87,12 +93,13 @@ class LossMeter:
         self.seen = self.measured = 0
 
     def add(self, text: str, size: int) -> LostText:
-        """Take in a part of the text, of `size` UTF-8 bytes; returns what is lost of this part."""
-        part = LostText(0, size, size) if self.tokenizer.loses_nothing else self.measure(text, size)
+        """Measure a part of the text, of `size` UTF-8 bytes, and return what is lost of it."""
+        part = LostText(0, size, size) if self.tokenizer.is_lossless else self.measure(text, size)
         self.found += part
         return part
 
     def measure(self, text: str, size: int) -> LostText:
+        """Return what is lost of a part, without adding it to the whole."""
         part = LostText(text_bytes=size)
         for piece in pieces(text):
             if self.measured < WHOLE_CHARACTERS or self.measured * SAMPLING <= self.seen:
@@ -103,7 +110,7 @@ class LossMeter:
 
 
 def pieces(text: str) -> Iterator[str]:
-    """`text` in pieces of at most PIECE_CHARACTERS, cut after white space where there is some."""
+    """Iterate over `text` in pieces of at most PIECE_CHARACTERS, cut after white space where there is some."""
     start = 0
     while len(text) - start > PIECE_CHARACTERS:
         limit = start + PIECE_CHARACTERS
@@ -116,13 +123,13 @@ def pieces(text: str) -> Iterator[str]:
 
 
 def lost_bytes(tokenizer: Tokenizer, text: str) -> int:
-    """UTF-8 bytes of the characters of `text` that do not survive encoding and decoding, in their order.
+    """Return the UTF-8 bytes of the characters of `text` that do not survive encoding and decoding, in their order.
 
-    An unknown token gives back nothing, however it is written.
+    An unknown token counts as nothing, however it is written.
     """
     if isinstance(tokenizer.encoder, TableEncoder):  # each character is one token
-        ids = tokenizer.encode_batch([text])[0]
-        return sum(len(text[place].encode()) for place in np.flatnonzero(ids == tokenizer.unk_id))
+        unknown = tokenizer.encode_batch([text])[0] == tokenizer.unk_id
+        return sum(len(text[place].encode()) for place in np.flatnonzero(unknown))
     encoding = tokenizer.encoding(text)
     ids, offsets = encoding.ids, encoding.offsets
     if tokenizer.unk_id not in ids and tokenizer.decode(ids) == text:
@@ -141,7 +148,7 @@ def lost_bytes(tokenizer: Tokenizer, text: str) -> int:
 
 
 def decoded_after(tokenizer: Tokenizer, ids: list[int], start: int, stop: int) -> str | None:
-    """The text that ids start..stop-1 add to that of the ids before them; None where they change that text."""
+    """Return the text that ids start..stop-1 add to that of the ids before them, or None if they change that text."""
     context = ids[max(0, start - CONTEXT_TOKENS) : start]
     before = known_text(tokenizer, context)
     whole = known_text(tokenizer, context + ids[start:stop])
@@ -149,15 +156,15 @@ def decoded_after(tokenizer: Tokenizer, ids: list[int], start: int, stop: int) -
 
 
 def known_text(tokenizer: Tokenizer, ids: list[int]) -> str:
-    """The text of the ids that are not unknown."""
+    """Return the text of the ids that are not unknown."""
     return tokenizer.decode([id for id in ids if id != tokenizer.unk_id])
 
 
 def unmatched_bytes(text: str, other: str) -> int:
-    """UTF-8 bytes of the characters of `text` that are in no longest common subsequence of both.
+    """Return the UTF-8 bytes of the characters of `text` that are not in a longest common subsequence of both texts.
 
-    The bit-parallel algorithm of Crochemore et al. (2001): bit i of `free` is 0 where the i-th character lengthens the
-    common subsequence.
+    This is the bit-parallel algorithm of Crochemore et al. (2001): bit i of `free` is 0 where the i-th character
+    lengthens the common subsequence.
     """
     if text == other:
         return 0

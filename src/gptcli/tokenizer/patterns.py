@@ -1,9 +1,9 @@
-"""Whether a regular expression of a tokenizer.json may take exponential time. Matches nothing.
+"""Analysis of the regular expressions of a tokenizer.json: whether one may take exponential time. Nothing is matched.
 
 `tokenizers` matches with Oniguruma, which backtracks: `(a+)+$` tries 2^n ways of cutting n letters into groups before
-it finds that the text goes on. That takes a repetition of something that can itself match in several ways, with
-something after it that can fail. Patterns of real tokenizers have none: they are alternatives of words, each a few
-classes of characters in a row.
+it finds that the text continues. This takes a repetition of something that can itself match in several ways, followed
+by something that can fail. Patterns of real tokenizers have none: they are alternatives of words, each a few classes of
+characters in a row.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 LONGEST_PATTERN = 20_000
-"""Characters; the longest one known has 2,000."""
+"""Characters of a pattern; the longest one known has 2,000."""
 MOST_REPEATS = 1000
-"""A count in braces, and the product of nested ones: Oniguruma writes out what is repeated so often."""
+"""Upper bound of a count in braces, and of the product of nested ones: Oniguruma copies what is repeated that often."""
 DEEPEST = 50
-"""Groups within groups."""
+"""Depth of nested groups."""
 UNBOUNDED = 1 << 30
 
 QUANTIFIER = re.compile(r"[*+?]|\{(\d{1,9})(,?)(\d{0,9})\}|\{(),(\d{1,9})\}")
@@ -27,16 +27,16 @@ REFERENCE = re.compile(r"\\[1-9]|\\[kg][<'{]")
 FLAGS = re.compile(r"\(\?[imx]*(?:-[imx]*)?\)|\(\?#[^)]*\)")
 OPENING = re.compile(r"\(\?(?:[=!>]|<[=!]|<[A-Za-z_]\w*>|[imx]*(?:-[imx]*)?:)|\((?!\?)")
 ATOMIC_OPENINGS = ("(?=", "(?!", "(?<=", "(?<!", "(?>")
-"""Groups that are not entered again once they have matched."""
+"""Openings of groups that are not entered again once they have matched."""
 WITHOUT_WIDTH = frozenset("bBAzZGK")
 
 
 class NotUnderstoodError(ValueError):
-    """A pattern is written in a way that is not analysed here."""
+    """A pattern uses syntax that is not analysed here."""
 
 
 class Character(NamedTuple):
-    """One character of a class, or none where it is an assertion; `literal`: the character, if it is a single one."""
+    """One character of a class, or an assertion without width. `literal` is the character, if it is a single one."""
 
     width: int = 1
     varies: bool = False
@@ -44,21 +44,27 @@ class Character(NamedTuple):
 
 
 class Concatenation(NamedTuple):
+    """Parts that match one after another."""
+
     parts: list[Part]
 
 
 class Alternation(NamedTuple):
+    """Parts of which one matches."""
+
     branches: list[Part]
 
 
 class AtomicGroup(NamedTuple):
-    """A group of ATOMIC_OPENINGS; `width`: whether what it matches is consumed."""
+    """A group with one of ATOMIC_OPENINGS. `width` is True if what it matches is consumed."""
 
     part: Part
     width: bool
 
 
 class Repetition(NamedTuple):
+    """A part that matches between `least` and `most` times."""
+
     part: Part
     least: int
     most: int
@@ -72,7 +78,7 @@ class Analysis(NamedTuple):
     """Properties of a pattern, or of a part of one.
 
     Attributes:
-        shortest: characters that it matches at least.
+        shortest: number of characters that it matches at least.
         varies: whether it can match in several ways.
         repeats: the largest product of nested counts in braces.
         has_repetition: whether something in it can occur more than once.
@@ -85,11 +91,11 @@ class Analysis(NamedTuple):
 
 
 def analyse(pattern: str) -> Analysis:
-    """Look through a pattern.
+    """Analyse a pattern.
 
     Raises:
         ValueError: it may take exponential time, or is longer than any pattern of a tokenizer; the message is a clause.
-        NotUnderstoodError: it is written in a way that is not analysed here.
+        NotUnderstoodError: it uses syntax that is not analysed here.
     """
     if len(pattern) > LONGEST_PATTERN:
         raise ValueError(f"has more than {LONGEST_PATTERN:,} characters")
@@ -97,7 +103,9 @@ def analyse(pattern: str) -> Analysis:
 
 
 def analysis_of(part: Part, is_followed: bool) -> Analysis:
-    """The analysis of a part; `is_followed`: whether what comes after it can fail, so that it is matched anew."""
+    """Return the analysis of a part. `is_followed` is True if what comes after it can fail, so that it is matched
+    again.
+    """
     match part:
         case Character():
             return Analysis(part.width, part.varies)
@@ -108,8 +116,8 @@ def analysis_of(part: Part, is_followed: bool) -> Analysis:
         case Alternation():
             found = [analysis_of(one, is_followed) for one in part.branches]
             letters = [one.literal for one in part.branches if isinstance(one, Character) and one.literal]
-            are_apart = len(letters) == len(set(letters)) == len(found)
-            return joined(found, min(one.shortest for one in found), not are_apart)
+            are_distinct = len(letters) == len(set(letters)) == len(found)
+            return joined(found, min(one.shortest for one in found), not are_distinct)
         case AtomicGroup():
             inner = analysis_of(part.part, is_followed=False)
             return inner._replace(shortest=inner.shortest * part.width, varies=False)
@@ -118,6 +126,7 @@ def analysis_of(part: Part, is_followed: bool) -> Analysis:
 
 
 def analysis_of_repetition(part: Repetition, is_followed: bool) -> Analysis:
+    """Return the analysis of a repetition."""
     inner = analysis_of(part.part, is_followed or part.most > 1)
     if part.most > 1 and inner.varies and is_followed:
         raise ValueError("repeats a repetition, which can take exponential time")
@@ -129,30 +138,33 @@ def analysis_of_repetition(part: Repetition, is_followed: bool) -> Analysis:
 
 
 def joined(found: list[Analysis], shortest: int, varies: bool) -> Analysis:
+    """Return the analysis of several parts together."""
     repeats = max((one.repeats for one in found), default=1)
     return Analysis(shortest, varies, repeats, any(one.has_repetition for one in found))
 
 
 class PatternReader:
-    """Reads a pattern from left to right into its parts."""
+    """A parser that reads a pattern from left to right into its parts."""
 
     def __init__(self, pattern: str) -> None:
         self.pattern, self.place, self.depth = pattern, 0, 0
 
     def whole(self) -> Part:
+        """Read the whole pattern."""
         part = self.alternatives()
         if self.place < len(self.pattern):
             raise NotUnderstoodError("a parenthesis too many")
         return part
 
     def alternatives(self) -> Part:
-        """Sequences between bars, up to a closing parenthesis or the end."""
+        """Read sequences between bars, up to a closing parenthesis or the end."""
         branches = [self.sequence()]
         while self.next_is("|"):
             branches.append(self.sequence())
         return branches[0] if len(branches) == 1 else Alternation(branches)
 
     def sequence(self) -> Part:
+        """Read parts up to a bar, a closing parenthesis or the end."""
         parts: list[Part] = []
         while self.place < len(self.pattern) and self.pattern[self.place] not in "|)":
             part = self.part()
@@ -162,7 +174,7 @@ class PatternReader:
         return parts[0] if len(parts) == 1 else Concatenation(parts)
 
     def quantifiers(self) -> Iterator[tuple[int, int, bool]]:
-        """(least, most, is possessive) of each quantifier here; in Oniguruma, {n,m}+ is two of them."""
+        """Iterate over (least, most, is possessive) of each quantifier here; in Oniguruma, {n,m}+ is two of them."""
         while found := QUANTIFIER.match(self.pattern, self.place):
             self.place = found.end()
             sign = found.group()
@@ -181,14 +193,14 @@ class PatternReader:
                 yield int(first), (int(last) if last else UNBOUNDED) if comma else int(first), False
 
     def next_is(self, sign: str) -> bool:
-        """Whether `sign` comes next, which is then read."""
+        """Return whether `sign` comes next, and read it if so."""
         if self.pattern.startswith(sign, self.place):
             self.place += len(sign)
             return True
         return False
 
     def part(self) -> Part:
-        """A character, a class, an escape or a group."""
+        """Read a character, a class, an escape or a group."""
         character = self.pattern[self.place]
         if character == "(":
             return self.group()
@@ -201,8 +213,9 @@ class PatternReader:
         return Character(0) if character in "^$" else Character(literal="" if character == "." else character)
 
     def escape(self) -> Part:
+        """Read an escape."""
         if REFERENCE.match(self.pattern, self.place):
-            raise ValueError("refers back to what it has matched, which can take exponential time")
+            raise ValueError("refers to an earlier match, which can take exponential time")
         found = ESCAPE.match(self.pattern, self.place)
         if found is None:
             raise NotUnderstoodError("a backslash at the end")
@@ -232,7 +245,7 @@ class PatternReader:
         raise NotUnderstoodError("a class without an end")
 
     def group(self) -> Part:
-        """A group with what stands in it; a comment, or a change of flags, is an assertion that always holds."""
+        """Read a group with its content; a comment, or a change of flags, is an assertion that always holds."""
         if flags := FLAGS.match(self.pattern, self.place):
             self.place = flags.end()
             return Character(0)
@@ -250,6 +263,7 @@ class PatternReader:
         return Concatenation([part]) if isinstance(part, Character) else part
 
     def enter(self) -> None:
+        """Count a nested group."""
         self.depth += 1
         if self.depth > DEEPEST:
             raise ValueError(f"has more than {DEEPEST} groups within groups")

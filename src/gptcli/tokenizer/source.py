@@ -1,4 +1,4 @@
-"""Tokenizers as people name them: a path, `file:PATH`, or `hf:NAME` on the Hugging Face Hub. Knows no kinds."""
+"""References to tokenizers as people write them: a path, `file:PATH`, or `hf:NAME` on the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def open_tokenizer(reference: str) -> Tokenizer:
 
 
 def load_hub_tokenizer(repo: str, revision: str | None = None) -> Tokenizer:
-    """The tokenizer of a model on the Hugging Face Hub, through that library's own cache.
+    """Return the tokenizer of a model on the Hugging Face Hub, through that library's own cache.
 
     Raises:
-        TokenizerError: no such model, no tokenizer in it, no access, or no network.
+        TokenizerError: there is no such model, no tokenizer in it, no access to it, or no network.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError

@@ -1,4 +1,4 @@
-"""What a tokenizer.json says about the tokenizer: its kind, and where a long text may be cut. Encodes nothing."""
+"""Facts about a tokenizer that follow from its tokenizer.json: its kind, and where a long text may be cut."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from gptcli.tokenizer.byte_level import BYTE_OF_CHARACTER
 
 PIECE_CHARACTERS = 1 << 12
-"""Texts are encoded in pieces of about this many characters: they run in parallel and in bounded memory."""
+"""Characters of the pieces, about, in which texts are encoded: they run in parallel and in bounded memory."""
 
 LINE_SPLITS = tuple(
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|" + numbers + r"| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -20,11 +20,11 @@ LINE_SPLITS = tuple(
 """Split patterns of Llama 3 and Qwen 2, in which a word of signs takes the line ends after it."""
 
 ALTERING = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "fuse_unk")
-"""Settings of a BPE model that make it more than its merges."""
+"""Settings of a BPE model that give it rules beyond its merges."""
 
 
 class Boundary(Enum):
-    """Where a text may be cut so that the ids of the pieces, joined, are the ids of the whole."""
+    """The places where a text may be cut so that the ids of the pieces, joined, are the ids of the whole."""
 
     ANYWHERE = "anywhere"
     WORD_END = "after a word"
@@ -33,13 +33,13 @@ class Boundary(Enum):
 
 
 WORD_ENDS = {Boundary.WORD_END: re.compile(r"\S(?=[ \t\r\n])"), Boundary.BLANK: re.compile(r"\S(?=[ \t])")}
-"""Where GPT-2's split pattern, and those of LINE_SPLITS, always end a word. None of their alternatives passes from a
-character that is no white space to such a one, and none looks back: cut here, a text keeps the same words on both
+"""Places where GPT-2's split pattern, and those of LINE_SPLITS, always end a word. None of their alternatives continues
+from a character that is no white space to such a one, and none looks back: a text cut here keeps the same words on both
 sides."""
 
 
 def kind_name(spec: Mapping[str, Any]) -> str:
-    """`char`, `byte` or `bpe`, and for models of another type that type: `unigram`, `wordpiece`, `wordlevel`."""
+    """Return `char`, `byte` or `bpe`, and for models of another type that type: `unigram`, `wordpiece`, `wordlevel`."""
     model = spec["model"]
     if model_type(model) != "BPE":
         return model_type(model).lower()
@@ -50,17 +50,17 @@ def kind_name(spec: Mapping[str, Any]) -> str:
 
 
 def model_type(model: Mapping[str, Any]) -> str:
-    """The type of the model; files of old versions do not say that theirs is BPE."""
+    """Return the type of the model; files of old versions do not say that theirs is BPE."""
     return model.get("type") or "BPE"
 
 
 def is_byte_level(spec: Mapping[str, Any]) -> bool:
-    """Whether tokens are bytes written in the byte-level alphabet, and text is their bytes joined."""
+    """Return whether tokens are bytes written in the byte-level alphabet, and text is their bytes joined."""
     return (spec.get("decoder") or {}).get("type") == "ByteLevel"
 
 
-def loses_nothing(spec: Mapping[str, Any]) -> bool:
-    """Whether decoding is known to give every text back: bytes are tokens, and nothing changes the text before."""
+def is_lossless(spec: Mapping[str, Any]) -> bool:
+    """Return whether decoding certainly restores every text: bytes are tokens, and nothing changes the text before."""
     model, splitter = spec["model"], spec.get("pre_tokenizer") or {}
     *splits, last = splitter.get("pretokenizers") or [splitter]
     return (
@@ -75,7 +75,7 @@ def loses_nothing(spec: Mapping[str, Any]) -> bool:
 
 
 def is_known(spec: Mapping[str, Any]) -> bool:
-    """Whether this is BPE of a structure that takes time in proportion to any text, and on which nothing can fail."""
+    """Return whether this is BPE of a structure that takes time in proportion to any text, and never fails."""
     model, splitter = spec["model"], spec.get("pre_tokenizer")
     unknown, vocabulary = model.get("unk_token"), model.get("vocab")
     return (
@@ -91,10 +91,12 @@ def is_known(spec: Mapping[str, Any]) -> bool:
 
 
 def type_of(part: Any) -> Any:
+    """Return the type of a part, or None if it is no table."""
     return part.get("type") if isinstance(part, Mapping) else None
 
 
 def is_line_split(splitter: Any) -> bool:
+    """Return whether a pre-tokenizer, if it is one, splits by one of LINE_SPLITS."""
     try:
         return splits_lines(splitter)
     except (AttributeError, KeyError, TypeError):  # no pre-tokenizer
@@ -102,7 +104,7 @@ def is_line_split(splitter: Any) -> bool:
 
 
 def chunk_boundary(spec: Mapping[str, Any]) -> Boundary:
-    """Where this tokenizer's texts may be cut; nowhere unless it is one whose rule is known."""
+    """Return where this tokenizer's texts may be cut; nowhere unless the rule is known."""
     model, splitter = spec["model"], spec.get("pre_tokenizer") or {}
     only_special_added = all(token["special"] for token in spec.get("added_tokens", ()))
     if model_type(model) != "BPE" or spec.get("normalizer") or not only_special_added:
@@ -118,12 +120,14 @@ def chunk_boundary(spec: Mapping[str, Any]) -> Boundary:
 
 
 def writes_bytes(splitter: Mapping[str, Any]) -> bool:
-    """Whether this pre-tokenizer writes the bytes of the text in the byte-level alphabet, and puts nothing before."""
+    """Return whether this pre-tokenizer writes the bytes of the text in the byte-level alphabet, and puts nothing
+    before.
+    """
     return splitter.get("type") == "ByteLevel" and not splitter["add_prefix_space"]
 
 
 def splits_lines(splitter: Mapping[str, Any]) -> bool:
-    """Whether this pre-tokenizer splits by one of LINE_SPLITS and then writes the words as bytes."""
+    """Return whether this pre-tokenizer splits by one of LINE_SPLITS and then writes the words as bytes."""
     if splitter.get("type") != "Sequence" or len(splitter["pretokenizers"]) != 2:
         return False
     split, last = splitter["pretokenizers"]

@@ -1,8 +1,9 @@
-"""One class for every tokenizer: text to ids and back, in texts, batches and streams. Knows no corpus and no model.
+"""One class for every tokenizer: encoding and decoding of texts, batches and streams.
 
-Whatever its kind, a tokenizer is one `tokenizers.Tokenizer` saved as tokenizer.json. Those made here normalise nothing,
-so that decoding gives back the exact text wherever the vocabulary can represent it. Text is not taken for a special
-token unless asked: a corpus that quotes "<|endoftext|>" holds thirteen characters, not the end of a document.
+Whatever its kind, a tokenizer is one `tokenizers.Tokenizer` saved as tokenizer.json. Those trained here normalise
+nothing, so that decoding restores the exact text wherever the vocabulary can represent it. Special tokens in a text are
+not recognised unless asked for: a corpus that quotes "<|endoftext|>" holds thirteen characters, not the end of a
+document.
 """
 
 from __future__ import annotations
@@ -27,63 +28,64 @@ from gptcli.tokenizer.framing import DocumentFraming
 from gptcli.tokenizer.library import call_within, library_errors
 from gptcli.tokenizer.special import added_before, find_bos_id, find_eos_id, find_unk_id, named_id
 from gptcli.tokenizer.stream import BackendStream, ByteStream
-from gptcli.tokenizer.structure import is_byte_level, is_known, kind_name, loses_nothing
+from gptcli.tokenizer.structure import is_byte_level, is_known, is_lossless, kind_name
 
 FRAMING = "document_framing"
 """The key of tokenizer_config.json for a framing that does not follow from the special tokens."""
 KEPT_SETTINGS = (FRAMING, "pad_token", "model_max_length", "chat_template", "add_bos_token", "add_eos_token")
-"""What save() hands on from a tokenizer_config.json that was loaded: nothing that names a class or code of its own."""
+"""Settings of a loaded tokenizer_config.json that save() writes again: none that names a class or code of its own."""
 
 
 class Tokenizer:
-    """Text to ids and back.
+    """Encodes text to ids and decodes ids to text.
 
     Attributes:
         backend: the `tokenizers.Tokenizer`; treats special tokens in a text as text.
-        loses_nothing: whether it is known to give back every text.
-        name: the kind: `char`, `byte`, `bpe`, or the type of a foreign model.
+        is_lossless: whether decoding certainly restores every text.
+        name: the kind: `char`, `byte`, `bpe`, or the type of another library's model.
         vocab_size: one more than the largest id.
         eos_id: the token that ends a document, or None.
-        bos_id: the token that begins a document, or None; for tokenizers made here the same as `eos_id`, as in GPT-2.
-        framing: the tokens that stand around each document in the training of a model with this tokenizer.
-        unk_id: what stands for a character that the vocabulary lacks, or None.
+        bos_id: the token that begins a document, or None; for tokenizers trained here the same as `eos_id`, as in
+            GPT-2.
+        framing: the tokens around each document in the training of a model with this tokenizer.
+        unk_id: the token for a character that the vocabulary lacks, or None.
         fingerprint: hex SHA-256 of the canonical JSON of the tokenizer with the ids of these special tokens.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, settings: Mapping[str, Any] | None = None) -> None:
         """Wrap `backend`; `settings` are the contents of a tokenizer_config.json, which name the special tokens."""
         with library_errors("the tokenizer cannot be used"):
-            self.read(backend, settings)
-
-    def read(self, backend: tokenizers.Tokenizer, settings: Mapping[str, Any] | None) -> None:
-        backend.encode_special_tokens = True  # Not part of tokenizer.json, so set on every tokenizer, loaded or new.
-        self.backend = backend
-        spec = self.spec()
-        self.settings = dict(settings or {})
-        self.name = kind_name(spec)
-        self.encoder = encoder_for(backend, spec)
-        self.is_known = is_known(spec)
-        self.is_byte_level = is_byte_level(spec)
-        self.loses_nothing = loses_nothing(spec)
-        self.vocab_size = 1 + max(backend.get_vocab().values(), default=-1)
-        self.eos_id = find_eos_id(backend, self.settings)
-        self.bos_id = find_bos_id(backend, self.settings, self.eos_id)
-        self.unk_id = find_unk_id(backend, spec)
-        if self.vocab_size == 0:
-            raise TokenizerError("the tokenizer's vocabulary is empty", "train it on some text")
+            backend.encode_special_tokens = True  # not part of tokenizer.json
+            self.backend = backend
+            spec = self.spec()
+            self.settings = dict(settings or {})
+            self.name = kind_name(spec)
+            self.encoder = encoder_for(backend, spec)
+            self.is_known = is_known(spec)
+            self.is_byte_level = is_byte_level(spec)
+            self.is_lossless = is_lossless(spec)
+            self.vocab_size = 1 + max(backend.get_vocab().values(), default=-1)
+            self.eos_id = find_eos_id(backend, self.settings)
+            self.bos_id = find_bos_id(backend, self.settings, self.eos_id)
+            self.unk_id = find_unk_id(backend, spec)
+            if self.vocab_size == 0:
+                raise TokenizerError("the tokenizer's vocabulary is empty", "train it on some text")
 
     def spec(self) -> dict[str, Any]:
-        """The content of tokenizer.json."""
-        return strict_json.parse(self.backend.to_str())
+        """Return the content of tokenizer.json."""
+        spec: dict[str, Any] = strict_json.parse(self.backend.to_str())
+        return spec
 
     @cached_property
     def fingerprint(self) -> str:
+        """Hex SHA-256 of the canonical JSON of the tokenizer with the ids of its special tokens."""
         canonical = strict_json.dumps([self.spec(), self.bos_id, self.eos_id], sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     @cached_property
     def framing(self) -> DocumentFraming:
-        """
+        """The tokens around each document in the training of a model with this tokenizer.
+
         Raises:
             TokenizerError: tokenizer_config.json describes a framing that is not possible.
         """
@@ -93,11 +95,13 @@ class Tokenizer:
         try:
             begin, end = (named_id(self.backend, given[key]) for key in ("begin_token", "end_token"))
         except (KeyError, TypeError) as error:
-            raise TokenizerError(f"{SETTINGS_FILE}: {FRAMING} is damaged", "remove that key") from error
+            raise TokenizerError(
+                f"{SETTINGS_FILE}: {FRAMING} is damaged", f"remove {FRAMING} from that file"
+            ) from error
         return DocumentFraming.of(begin, end)
 
-    def framed(self, framing: DocumentFraming) -> Tokenizer:
-        """This tokenizer for a model whose training framed documents so, whatever follows from its special tokens."""
+    def with_framing(self, framing: DocumentFraming) -> Tokenizer:
+        """Return this tokenizer for a model whose training used another framing than its special tokens imply."""
         if framing == self.framing:
             return self
         ids = {"begin_token": framing.begin_id, "end_token": framing.end_id}
@@ -105,9 +109,9 @@ class Tokenizer:
         return Tokenizer(self.backend, {**self.settings, FRAMING: named})
 
     def for_export(self) -> Tokenizer:
-        """This tokenizer for programs that know special tokens only: those of the framing are its bos and eos.
+        """Return this tokenizer for programs that use special tokens only: its bos and eos are those of the framing.
 
-        Nothing puts another bos before a text then. The fingerprint may be another.
+        Nothing then puts another bos before a text. The fingerprint may differ.
         """
         if FRAMING not in self.settings:
             return self
@@ -124,37 +128,40 @@ class Tokenizer:
         """Whether a text given to a model of this tokenizer is expected to begin with `bos_id`."""
         if self.bos_id is None or self.bos_id != self.framing.begin_id:
             return False
-        if isinstance(self.settings.get("add_bos_token"), bool):
-            return self.settings["add_bos_token"]
+        if isinstance(added := self.settings.get("add_bos_token"), bool):
+            return added
         return added_before(self.backend) == self.bos_id
 
     def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
-        """The ids of `text`; with `allow_special`, the names of special tokens in it become those tokens.
+        """Return the ids of `text`; with `allow_special`, the names of special tokens in it become those tokens.
 
         Raises:
             TokenizerError: the text holds a surrogate, which is no character and has no UTF-8.
         """
         if allow_special:
-            return encode_pieces(self.special_backend, [text], self.is_known)[0].tolist()
-        return self.encode_batch([text])[0].tolist()
+            arrays = encode_pieces(self.special_backend, [text], self.is_known)
+        else:
+            arrays = self.encode_batch([text])
+        ids: list[int] = arrays[0].tolist()
+        return ids
 
     @cached_property
     def special_backend(self) -> tokenizers.Tokenizer:
-        """A copy that recognises special tokens: the switch of one shared backend would race between threads."""
+        """A copy that recognises special tokens: switching one shared backend would be a race between threads."""
         backend = tokenizers.Tokenizer.from_str(self.backend.to_str())
         backend.encode_special_tokens = False
         return backend
 
     def encode_batch(self, texts: Iterable[str]) -> list[np.ndarray]:
-        """The ids of every text, uint32; no more memory is used than the ids take, and some megabytes."""
+        """Return the ids of every text, uint32. Memory grows with the ids only, beside some megabytes."""
         return self.encoder.encode_batch(texts)
 
-    def forget(self) -> None:
-        """Give up the memory that encoding has come to take for speed."""
-        self.encoder.forget()
+    def clear_cache(self) -> None:
+        """Free the memory that makes encoding faster and grows with the text."""
+        self.encoder.clear_cache()
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """The text of `ids`; special tokens and ids outside the vocabulary are left out.
+        """Return the text of `ids`, without special tokens and ids outside the vocabulary.
 
         Bytes that are not UTF-8 become U+FFFD, as in Unicode's recommended practice.
         """
@@ -162,18 +169,18 @@ class Tokenizer:
             return self.backend.decode(np.asarray(ids, dtype=np.int64).tolist())
 
     def encoding(self, text: str) -> tokenizers.Encoding:
-        """The library's encoding of `text`, which has the places of the tokens in it, without special tokens."""
+        """Return the library's encoding of `text`, which has the places of the tokens in it, without special tokens."""
         encode = partial(self.backend.encode, text, add_special_tokens=False)
         with library_errors("the tokenizer cannot encode the text"):
             return encode() if self.is_known else call_within(encode, len(text))
 
     def decode_stream(self) -> ByteStream | BackendStream:
-        """An object whose `step(id)` gives the characters that became whole and `finish()` what is left."""
+        """Return an object whose `step(id)` gives the characters that became complete and `finish()` what is left."""
         return ByteStream(self.bytes_of_id) if self.is_byte_level else BackendStream(self.backend)
 
     @cached_property
     def bytes_of_id(self) -> dict[int, bytes]:
-        """Of a byte-level tokenizer: the bytes that every token adds to a decoded text; special tokens add none."""
+        """The bytes that every token of a byte-level tokenizer adds to a decoded text; special tokens add none."""
         return {id: token_bytes(token) for token, id in self.backend.get_vocab().items() if id not in self.special_ids}
 
     @cached_property
@@ -182,7 +189,7 @@ class Tokenizer:
         return frozenset(id for id, token in self.backend.get_added_tokens_decoder().items() if token.special)
 
     def token_text(self, token: int) -> str:
-        """One token for display; bytes that are no whole character as \\xNN.
+        r"""Return one token for display, with incomplete characters as \xNN.
 
         Raises:
             TokenizerError: the vocabulary has no such id.
@@ -208,13 +215,13 @@ class Tokenizer:
         code = f" (U+{ord(unknown):04X})" if len(unknown) == 1 else ""
         raise TokenizerError(
             f"the tokenizer's vocabulary lacks {unknown!r}{code}, character {start + 1} of the text",
-            "leave it out, or take a model whose tokenizer is byte or bpe",
+            "leave it out, or use a model whose tokenizer is byte or bpe",
         )
 
     def save(self, directory: Path) -> None:
         """Write tokenizer.json and tokenizer_config.json, which transformers' AutoTokenizer opens with the same ids.
 
-        The class is the one that takes tokenizer.json as it is, whatever model lies beside it.
+        The tokenizer class is the one that uses tokenizer.json unchanged, whatever model lies beside it.
         """
         special = {"bos_token": self.bos_id, "eos_token": self.eos_id, "unk_token": self.unk_id}
         settings = {

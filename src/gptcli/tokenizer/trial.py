@@ -1,7 +1,8 @@
-"""Tries a tokenizer in a limited process, which untrusted.py starts.
+"""The trial of a tokenizer, in a limited process that untrusted.py starts.
 
-Reads the bounded content of a tokenizer.json from stdin, opens it, and encodes and decodes texts on which tokenizers
-fail: what panics, aborts, grows or takes for ever does so here. Writes nothing; how the process ends is the answer.
+It reads the bounded content of a tokenizer.json from stdin, opens it, and encodes and decodes texts on which tokenizers
+fail: a tokenizer that panics, aborts, grows or never ends does so here. It writes nothing; the way the process ends is
+the result.
 """
 
 from __future__ import annotations
@@ -45,10 +46,10 @@ TEXTS = (
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Raises whatever the library raises, or ends the process with a clause that says what is wrong."""
+    """Raise any error of the library, or end the process with a clause that says what is wrong."""
     try:
         backend = tokenizers.Tokenizer.from_str(sys.stdin.buffer.read().decode())
-    except Exception:  # it is no tokenizer, which it is safe to be told when it is opened
+    except Exception:  # it is no tokenizer: opening it is safe and reports that
         return
     added = [token.content for token in backend.get_added_tokens_decoder().values()][:100]
     for is_special in (True, False):
@@ -58,6 +59,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def try_text(backend: tokenizers.Tokenizer, text: str) -> None:
+    """Encode and decode one text."""
     most = MOST_GROWTH * len(text.encode()) + SLACK_BYTES
     normalized = backend.normalizer.normalize_str(text) if backend.normalizer else text
     if len(normalized.encode(errors="replace")) > most:

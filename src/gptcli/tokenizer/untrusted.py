@@ -1,7 +1,7 @@
-"""Whether the tokenizer.json of others can be used here: its bounds, and a trial in a limited process.
+"""Checks whether an untrusted tokenizer.json can be used here: its bounds, and a trial in a limited process.
 
 Tokenizers of a structure that is known to take time in proportion to the text (all that are made here, and those of
-GPT-2, Llama 3 and Qwen) are not tried. The verdict on others is kept in the cache by the file's content.
+GPT-2, Llama 3 and Qwen) need no trial. The verdict on others is kept in the cache by the file's content.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ TRIAL = "gptcli.tokenizer.trial"
 TRIAL_VERSION = 1
 """Part of a verdict's name: raise it when the trial becomes stricter."""
 BASE_SECONDS, BYTES_PER_SECOND = 5, 4_000_000
-"""Processor time for the trial, and for opening a file of so many bytes."""
+"""Processor time for the trial: a base, and the bytes of a file that a second allows to open."""
 PATIENCE = 12
-"""Wall-clock time after which the trial is given up, as a multiple of its processor time: the machine may be busy."""
+"""Wall-clock time after which the trial is stopped, as a multiple of its processor time: the machine may be busy."""
 BASE_BYTES, BYTES_PER_BYTE = 2**28, 24
-"""Memory for the trial, and for each byte of the file."""
+"""Memory for the trial: a base, and the bytes for each byte of the file."""
 REMEDY = "use another tokenizer"
 
 
@@ -38,10 +38,12 @@ def require_usable(path: Path, spec: Mapping[str, Any], content: str) -> None:
     """Check the tokenizer.json at `path`, whose content is `spec`, before the library opens it in this process.
 
     Args:
+        path: the file that errors name.
+        spec: its content.
         content: the JSON text that will be opened.
 
     Raises:
-        TokenizerError: it goes beyond a bound, or it fails, grows or takes too long in the trial.
+        TokenizerError: it exceeds a bound, or it fails, grows or takes too long in the trial.
     """
     require_within_bounds(path, spec)
     if is_known(spec):
@@ -54,7 +56,7 @@ def require_usable(path: Path, spec: Mapping[str, Any], content: str) -> None:
 
 
 def require_within_bounds(path: Path, spec: Mapping[str, Any]) -> None:
-    """Raise a TokenizerError if the content of the tokenizer.json at `path`, or a part of it, goes beyond a bound."""
+    """Raise a TokenizerError if the content of the tokenizer.json at `path`, or a part of it, exceeds a bound."""
     try:
         require_bounds(spec)
     except BoundsError as error:
@@ -77,7 +79,7 @@ def try_once(content: str) -> None:
 
 
 def has_passed(passed: Path, text: str) -> bool:
-    """Whether the cache holds the verdict `text` at that path."""
+    """Return whether the cache holds the verdict `text` at that path."""
     with contextlib.suppress(OSError, StorageError), os.fdopen(open_nofollow(passed, os.O_RDONLY), "rb") as file:
         return file.read(len(text) + 2) == f"{text}\n".encode()
     return False
