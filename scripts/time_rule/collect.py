@@ -31,11 +31,11 @@ from gptcli.models.config import ModelConfig
 from gptcli.models.estimate import flops_per_token, non_embedding_parameters
 from gptcli.storage import default_cache_dir
 from gptcli.tokenizer.config import BpeTokenizerConfig, CharTokenizerConfig, TokenizerConfig
-from gptcli.train.planning.excerpt import scan_excerpt
-from gptcli.train.planning.law import Runs, excess_bits, shipped_law
-from gptcli.train.planning.text_facts import BYTES_PER_ENTRY, MAX_CHARACTERS, VOCABULARIES, TokenizerFacts
+from gptcli.train.planning.choice import settle
+from gptcli.train.planning.scaling_law import Runs, excess_bits, shipped_law
+from gptcli.train.planning.subset import scan_subset
+from gptcli.train.planning.text_sample import BYTES_PER_ENTRY, MAX_CHARACTERS, VOCABULARIES, TokenizerFacts
 from gptcli.train.planning.time_rule import CONTEXTS, LAYERS, WIDTH_PER_LAYER, WIDTHS, Candidate, step_tokens
-from gptcli.train.planning.timed import settle
 from gptcli.train.planning.zero_config import MICRO_BATCH_TOKENS, Shape, choose_model
 from gptcli.train.run import TrainRequest, train
 
@@ -120,10 +120,10 @@ def read_runs(path: Path) -> list[dict[str, Any]]:
 def excerpts(source: Source, cache: Path) -> Iterator[Text]:
     """The corpus in every size that it has, the whole of it last."""
     config = DataConfig(corpus=(source.path,))
-    whole = scan_excerpt(config, None, cache, SEED)
+    whole = scan_subset(config, None, cache, SEED)
     for size in CORPUS_BYTES:
         if size < 0.7 * (whole.train.bytes + whole.val.bytes):
-            yield Text(source, size, scan_excerpt(config, size, cache, SEED))
+            yield Text(source, size, scan_subset(config, size, cache, SEED))
     if whole.train.bytes <= 1.5 * CORPUS_BYTES[-1]:
         yield Text(source, None, whole)
 

@@ -15,18 +15,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gptcli.train.planning.law import LAW_FILE, Law, Runs, excess_bits
+from gptcli.train.planning.scaling_law import LAW_FILE, Runs, ScalingLaw, excess_bits
 from gptcli.train.planning.zero_config import choose_muon, muon_decay
 from time_rule.collect import read_runs
 
-PRIOR = Law(
+PRIOR = ScalingLaw(
     a=15.88, alpha=0.4013, b=56.43, beta=0.3048, v=2.936, gamma=0.2289, h=1.068, eta=1.204, k=2.0, kappa=0.5,
     w=0.04504, rho=18.26, s=0.1372, q=0.8349, repeats=2.557, spare=55.11,
 )  # fmt: skip
 """What the first 69 runs of this file gave, most of which were short and made with too weak a decay. They were fitted
 around exponents and R* from Hoffmann et al. 2022 (arXiv:2203.15556), Muennighoff et al. 2023 and Tao et al. 2024.
 Models that have hardly begun to learn do not use their context, so k and kappa are a guess instead."""
-DOUBT = Law(
+DOUBT = ScalingLaw(
     a=0.35, alpha=0.05, b=0.35, beta=0.05, v=0.25, gamma=0.075, h=0.15, eta=0.075, k=0.7, kappa=0.3, w=0.25,
     rho=0.15, s=0.35, q=0.05, repeats=0.35, spare=0.35,
 )  # fmt: skip
@@ -60,13 +60,13 @@ class Records(NamedTuple):
 class Fit(NamedTuple):
     """The law, the entropy of each corpus, and what is left of each run (measured - predicted, bits per byte)."""
 
-    law: Law
+    law: ScalingLaw
     entropies: dict[str, float]
     residuals: np.ndarray
 
 
 def report(path: Path, *, write: bool) -> int:
-    """Fit, print, and write law.json or compare with it; 1 if it is not what the records give."""
+    """Fit, print, and write scaling_law.json or compare with it; 1 if it is not what the records give."""
     lines = [run for run in read_runs(path) if counts(run)]
     fit = fit_law(as_records(lines)) if lines else Fit(PRIOR, {}, np.zeros(0))
     print(f"{len(lines)} runs, rms {rms(fit.residuals):.4f} bits per byte" if lines else "no runs: the prior")
@@ -147,12 +147,12 @@ def take(records: Records, chosen: np.ndarray) -> Records:
 def fit_law(records: Records) -> Fit:
     """The most probable law, given the records and the prior."""
     corpora, excerpts = len(records.names), int(records.excerpt.max()) + 1
-    ends = np.cumsum([len(Law._fields), corpora, corpora, excerpts])[:-1]
+    ends = np.cumsum([len(ScalingLaw._fields), corpora, corpora, excerpts])[:-1]
     prior, doubt = np.log(PRIOR), np.array(DOUBT)
 
     def predicted(values: np.ndarray) -> np.ndarray:
         constants, entropies, factors, offsets = np.split(values, ends)
-        excess = np.exp(factors)[records.corpus] * excess_bits(Law(*np.exp(constants)), records.runs)
+        excess = np.exp(factors)[records.corpus] * excess_bits(ScalingLaw(*np.exp(constants)), records.runs)
         return entropies[records.corpus] + offsets[records.excerpt] + excess
 
     def residuals(values: np.ndarray) -> np.ndarray:
@@ -172,7 +172,7 @@ def fit_law(records: Records) -> Fit:
     values = levenberg_marquardt(residuals, start)
     constants, entropies = np.split(values, ends)[:2]
     named = dict(zip(records.names, map(float, entropies), strict=True))
-    return Fit(Law(*map(float, np.exp(constants))), named, records.bits - predicted(values))
+    return Fit(ScalingLaw(*map(float, np.exp(constants))), named, records.bits - predicted(values))
 
 
 def huber(values: np.ndarray) -> np.ndarray:

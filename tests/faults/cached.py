@@ -34,7 +34,7 @@ from gptcli.data.config import DataConfig
 from gptcli.data.crew import ALL_CORES, Means
 from gptcli.data.mix import PreparedMix, prepare_mix, scan_mix
 from gptcli.errors import GptcliError
-from gptcli.train.planning.excerpt import scan_excerpt
+from gptcli.train.planning.subset import scan_subset
 
 STEPS, STOP = 12, 6
 IN_MEMORY = Path("/dev/shm")
@@ -215,12 +215,12 @@ def tokens(folder: Path) -> tuple[Prepare, Callable[[Path], None]]:
     return run, run
 
 
-def excerpt(folder: Path) -> tuple[Prepare, Callable[[Path], None]]:
+def subset(folder: Path) -> tuple[Prepare, Callable[[Path], None]]:
     """A part of a corpus, as a deadline takes it."""
     config = DataConfig(corpus=(write_texts(folder / "texts"),), tokenizer="byte")
 
     def run(cache: Path) -> PreparedMix:
-        return prepare_mix(scan_excerpt(config, 800, cache, 0), config, cache)
+        return prepare_mix(scan_subset(config, 800, cache, 0), config, cache)
 
     return run, run
 
@@ -258,7 +258,7 @@ def data_set(folder: Path) -> tuple[Prepare, Callable[[Path], None]]:
     return in_parts, in_parts
 
 
-SUBJECTS = {make.__name__: make for make in (texts, stream, mix, tokens, excerpt, stopped_scan, stopped_encoding)} | (
+SUBJECTS = {make.__name__: make for make in (texts, stream, mix, tokens, subset, stopped_scan, stopped_encoding)} | (
     {"data_set": data_set} if importlib.util.find_spec("datasets") else {}
 )
 

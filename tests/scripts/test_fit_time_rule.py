@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gptcli.train.planning.law import LAW_FILE, excess_bits
+from gptcli.train.planning.scaling_law import LAW_FILE, excess_bits
 from gptcli.train.run import TrainRequest, train
 
 

@@ -28,8 +28,8 @@ from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 from gptcli.train.config import RunConfig
 from gptcli.train.finish import finish, good_one, validation_baseline
 from gptcli.train.loop import Trainer
-from gptcli.train.planning.footprint import rank_memory
 from gptcli.train.planning.memory_check import fits, require_memory
+from gptcli.train.planning.memory_estimate import rank_memory
 from gptcli.train.planning.plan import Plan, make_plan, probe_step_seconds, settle_compile
 from gptcli.train.planning.zero_config import NAMES
 from gptcli.train.ranks import Decided, layout_of, require_shareable, shared_model

@@ -16,8 +16,8 @@ from gptcli.evaluate.statistics import exponential
 from gptcli.figures import figure, figure_with_interval
 from gptcli.parallel.layout import Layout
 from gptcli.train.ending import Ending
+from gptcli.train.planning.choice import Choice
 from gptcli.train.planning.plan import Plan, describe_model
-from gptcli.train.planning.timed import Choice
 
 LABEL_WIDTH, SCREEN_WIDTH = 12, 80
 """Columns: of the labels of the first screen, and of a usual terminal."""
@@ -123,7 +123,7 @@ def choice_lines(choice: Choice) -> list[tuple[str, str]]:
         )
         for other in others
     ]
-    return lines + [("excerpt", choice.excerpt)] * bool(choice.excerpt)
+    return lines + [("subset", choice.subset)] * bool(choice.subset)
 
 
 def corpus_lines(plan: Plan) -> list[str]:

@@ -19,7 +19,7 @@ from gptcli.parallel.layout import Layout
 from gptcli.report.planning.hardware import Machine, parse_accelerator
 from gptcli.report.planning.traffic import Talk, all_gather, all_reduce, talks
 from gptcli.train.config import RunConfig, TrainerConfig
-from gptcli.train.planning.footprint import RankMemory, part_of_model, rank_memory
+from gptcli.train.planning.memory_estimate import RankMemory, part_of_model, rank_memory
 
 MODEL = ModelConfig(vocab_size=1000, n_layer=3, n_embd=64, n_head=8, n_kv_head=4, context_length=64)
 BATCH, BF16, H100 = Batch(2, 64), Numbers(2, on_cuda=True), parse_accelerator("h100")

@@ -12,18 +12,18 @@ from gptcli.models.config import ModelConfig
 from gptcli.optim.config import MuonConfig
 from gptcli.tokenizer.config import BpeTokenizerConfig
 from gptcli.train.planning import plan, probe
-from gptcli.train.planning.law import shipped_law
-from gptcli.train.planning.probe import Machine, measure, seconds_per_flop, step_seconds
-from gptcli.train.planning.step_cost import StepCost
-from gptcli.train.planning.text_facts import TokenizerFacts
-from gptcli.train.planning.time_rule import Candidate, Grid, Situation
+from gptcli.train.planning.probe import ProbeSetup, measure, seconds_per_flop, step_seconds
+from gptcli.train.planning.scaling_law import shipped_law
+from gptcli.train.planning.step_time import StepTimeModel
+from gptcli.train.planning.text_sample import TokenizerFacts
+from gptcli.train.planning.time_rule import Candidate, CandidateGrid, RuleInputs
 
-MACHINE = Machine(torch.device("cpu"), "fp32", MuonConfig(), 1.0)
+MACHINE = ProbeSetup(torch.device("cpu"), "fp32", MuonConfig(), 1.0)
 
 
-def grid(least_flop: float) -> Grid:
+def grid(least_flop: float) -> CandidateGrid:
     facts = [TokenizerFacts(BpeTokenizerConfig(vocab_size=size), size, size**0.15, 0.0) for size in (512, 2048)]
-    return Grid(Situation(1_000_000, 300.0, facts, MuonConfig(), {}, "cpu", 10**10, least_flop))
+    return CandidateGrid(RuleInputs(1_000_000, 300.0, facts, MuonConfig(), {}, "cpu", 10**10, least_flop))
 
 
 def test_a_step_of_twice_the_tokens_takes_longer_and_no_step_beats_the_matrix_products_limit() -> None:
@@ -36,10 +36,10 @@ def test_a_step_of_twice_the_tokens_takes_longer_and_no_step_beats_the_matrix_pr
 
 def test_the_choice_rests_on_its_own_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a machine whose prices differ from what the first places suggest: wide models are ten times as slow."""
-    prices, seen = StepCost(1e-3, 2e-4, 2e-10, 1e-11), []
+    prices, seen = StepTimeModel(1e-3, 2e-4, 2e-10, 1e-11), []
     candidates = grid(1e-12)
 
-    def seconds(machine: Machine, candidate: Candidate, limit: float) -> float:
+    def seconds(machine: ProbeSetup, candidate: Candidate, limit: float) -> float:
         number = candidates.candidates.index(candidate)
         seen.append(number)
         return prices.seconds(candidates.amounts[number]) * (10 if candidate.model.n_embd >= 192 else 1)

@@ -12,14 +12,14 @@ from gptcli.models.estimate import non_embedding_parameters, parameter_count
 from gptcli.optim.config import MuonConfig
 from gptcli.tokenizer.config import BpeTokenizerConfig, CharTokenizerConfig
 from gptcli.train.compiling import Compilation
-from gptcli.train.planning.law import shipped_law
-from gptcli.train.planning.step_cost import StepCost
-from gptcli.train.planning.text_facts import TokenizerFacts
-from gptcli.train.planning.time_rule import LEAST_STEPS, Grid, Prediction, Situation
+from gptcli.train.planning.scaling_law import shipped_law
+from gptcli.train.planning.step_time import StepTimeModel
+from gptcli.train.planning.text_sample import TokenizerFacts
+from gptcli.train.planning.time_rule import LEAST_STEPS, CandidateGrid, Prediction, RuleInputs
 from gptcli.train.planning.zero_config import most_epochs
 
-CPU = StepCost(step=2e-3, layer=4e-4, number=4e-10, flop=1.2e-11)
-GPU = StepCost(step=1e-3, layer=2e-4, number=2e-12, flop=2.5e-15)
+CPU = StepTimeModel(step=2e-3, layer=4e-4, number=4e-10, flop=1.2e-11)
+GPU = StepTimeModel(step=1e-3, layer=2e-4, number=2e-12, flop=2.5e-15)
 MACHINES = {"cpu": CPU, "cuda": GPU}
 TOKENIZERS = [TokenizerFacts(CharTokenizerConfig(), 90, 1.0, 0.0)] + [
     TokenizerFacts(BpeTokenizerConfig(vocab_size=size), size, per_token, 0.0)
@@ -30,8 +30,8 @@ MEASURED = 1e18
 """Operations of the largest measured step: more than any candidate has, so that none is left out."""
 
 
-def situation(seconds: float, unique_bytes: int = 1_000_000, device: str = "cpu", **given: Any) -> Situation:
-    return Situation(
+def situation(seconds: float, unique_bytes: int = 1_000_000, device: str = "cpu", **given: Any) -> RuleInputs:
+    return RuleInputs(
         unique_bytes=unique_bytes,
         seconds=seconds,
         tokenizers=TOKENIZERS,
@@ -43,8 +43,8 @@ def situation(seconds: float, unique_bytes: int = 1_000_000, device: str = "cpu"
     )
 
 
-def best(where: Situation) -> Prediction:
-    return Grid(where).rank(MACHINES[where.device_type], shipped_law(), MEASURED)[0]
+def best(where: RuleInputs) -> Prediction:
+    return CandidateGrid(where).rank(MACHINES[where.device_type], shipped_law(), MEASURED)[0]
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -80,24 +80,24 @@ def test_long_runs_count_on_being_compiled_and_short_ones_do_not() -> None:
 
 
 def test_the_time_that_is_missing_counts_the_compiling() -> None:
-    slow, compilation = StepCost(step=60.0, layer=0.0, number=0.0, flop=0.0), Compilation(0.0, 100.0, 1.0)
+    slow, compilation = StepTimeModel(step=60.0, layer=0.0, number=0.0, flop=0.0), Compilation(0.0, 100.0, 1.0)
     missing = []
     for compiled in (None, compilation):
         with pytest.raises(UsageError) as failure:
-            Grid(replace(situation(300), compilation=compiled)).rank(slow, shipped_law(), MEASURED)
+            CandidateGrid(replace(situation(300), compilation=compiled)).rank(slow, shipped_law(), MEASURED)
         missing.append(int(str(failure.value).split("; give ")[1].split()[0]))
     assert missing[1] - missing[0] == 100
 
 
 def test_a_faster_machine_never_predicts_a_higher_loss() -> None:
-    grid = Grid(situation(300))
-    costs = [StepCost(*(price * factor for price in CPU)) for factor in (4, 2, 1, 0.5)]
+    grid = CandidateGrid(situation(300))
+    costs = [StepTimeModel(*(price * factor for price in CPU)) for factor in (4, 2, 1, 0.5)]
     bits = [grid.rank(cost, shipped_law(), MEASURED)[0].bits for cost in costs]
     assert bits == sorted(bits, reverse=True)
 
 
 def test_the_best_is_the_lowest_of_all_and_the_runners_up_differ_in_vocabulary_and_shape() -> None:
-    first, *others = Grid(situation(300)).rank(CPU, shipped_law(), MEASURED)
+    first, *others = CandidateGrid(situation(300)).rank(CPU, shipped_law(), MEASURED)
     assert 1 <= len(others) <= 2
     assert all(other.bits >= first.bits for other in others)
     assert any(other.candidate.tokenizer.vocab_size != first.candidate.tokenizer.vocab_size for other in others)
@@ -128,7 +128,7 @@ def test_steps_fill_the_time_that_the_tokenizer_leaves() -> None:
     ],
 )
 def test_what_the_user_set_is_the_only_candidate_there(given: dict[str, Any]) -> None:
-    for candidate in Grid(situation(300, **given)).candidates:
+    for candidate in CandidateGrid(situation(300, **given)).candidates:
         for name, value in given.get("model", {}).items():
             assert getattr(candidate.model, name) == value
         for name, value in given.get("train", {}).items():
@@ -137,26 +137,26 @@ def test_what_the_user_set_is_the_only_candidate_there(given: dict[str, Any]) ->
 
 
 def test_steps_far_beyond_what_was_measured_are_not_chosen() -> None:
-    grid = Grid(situation(3600))
+    grid = CandidateGrid(situation(3600))
     measured = grid.amounts[grid.nearest((2, 128, 128, 1024, 1024))][3]
     chosen = grid.rank(CPU, shipped_law(), measured)[0]
     assert grid.amounts[chosen.number][3] <= 4 * measured < grid.amounts[best(grid.situation).number][3]
 
 
 def test_models_that_do_not_fit_into_memory_are_no_candidates() -> None:
-    small = Grid(replace(situation(1e5), memory_bytes=100_000_000))
+    small = CandidateGrid(replace(situation(1e5), memory_bytes=100_000_000))
     assert max(parameter_count(candidate.model) for candidate in small.candidates) < 6_000_000
     with pytest.raises(UsageError, match="memory"):
-        Grid(replace(situation(1e5), memory_bytes=1000))
+        CandidateGrid(replace(situation(1e5), memory_bytes=1000))
 
 
 def test_a_time_too_short_for_any_training_says_how_much_is_missing() -> None:
     learnt = [fact._replace(seconds_per_byte=6e-6) for fact in TOKENIZERS]
     short = replace(situation(5), tokenizers=learnt)
     with pytest.raises(UsageError, match=r"too short.*give \d+ s more") as error:
-        Grid(short).rank(CPU, shipped_law(), MEASURED)
+        CandidateGrid(short).rank(CPU, shipped_law(), MEASURED)
     missing = int(str(error.value).split("give ")[1].split(" s")[0])
-    grid = Grid(replace(short, seconds=5 + missing))
+    grid = CandidateGrid(replace(short, seconds=5 + missing))
     assert 1 <= missing < 10 and grid.rank(CPU, shipped_law(), MEASURED)[0].steps >= LEAST_STEPS
 
 

@@ -20,7 +20,7 @@ from gptcli.report.planning.hardware import Accelerator, Machine, parse_accelera
 from gptcli.report.planning.traffic import Talk, talks
 from gptcli.tokenizer.config import BpeTokenizerConfig
 from gptcli.train.config import RunConfig, TrainerConfig
-from gptcli.train.planning.footprint import RankMemory, checkpoint_bytes, micro_batch, numbers_of, rank_memory
+from gptcli.train.planning.memory_estimate import RankMemory, checkpoint_bytes, micro_batch, numbers_of, rank_memory
 
 USABLE = 0.94
 """Part of a device's memory that tensors can have: CUDA's context, libraries and gaps between tensors take the rest."""

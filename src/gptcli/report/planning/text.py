@@ -8,7 +8,7 @@ from gptcli.console import duration, size
 from gptcli.models import estimate
 from gptcli.report.planning.failures import RESTART_SECONDS
 from gptcli.report.planning.run import BYTES_PER_TOKEN, TOKENS_PER_PARAMETER, TrainingPlan
-from gptcli.train.planning.footprint import checkpoint_bytes
+from gptcli.train.planning.memory_estimate import checkpoint_bytes
 
 Lines = list[tuple[str, str]]
 DAY = 86_400.0

@@ -13,7 +13,7 @@ from gptcli.models.memory import Numbers
 from gptcli.parallel.layout import Layout
 from gptcli.report.planning.hardware import Machine
 from gptcli.train.config import RunConfig
-from gptcli.train.planning.footprint import around_parameters, micro_batch, part_of_model
+from gptcli.train.planning.memory_estimate import around_parameters, micro_batch, part_of_model
 
 REDUCTIONS_PER_BLOCK = 2
 """Of activations under tensor parallelism in a forward pass: after attention, after the MLP; as many backwards."""

@@ -24,14 +24,14 @@ from gptcli.train.clock import Clock
 from gptcli.train.compiling import choose_compile
 from gptcli.train.config import RunConfig
 from gptcli.train.pace import FORWARD_PART, Pace
-from gptcli.train.planning import timed
-from gptcli.train.planning.excerpt import scan_excerpt
-from gptcli.train.planning.footprint import rank_memory
+from gptcli.train.planning.choice import TIME_RULE, Choice, TimedRequest, choose_for_time
 from gptcli.train.planning.memory_check import require_memory
-from gptcli.train.planning.probe import Machine, step_seconds
+from gptcli.train.planning.memory_estimate import rank_memory
+from gptcli.train.planning.probe import ProbeSetup, step_seconds
 from gptcli.train.planning.small_text import packed_bits
+from gptcli.train.planning.subset import scan_subset
 from gptcli.train.planning.time_rule import LEAST_STEPS, TRAINING_PART, too_short
-from gptcli.train.planning.zero_config import ORIGIN, CorpusFacts, Shape, choose_shape, longest_run, zero_config
+from gptcli.train.planning.zero_config import ZERO_CONFIG, CorpusFacts, Shape, choose_shape, longest_run, zero_config
 from gptcli.train.resume import NEW, History, settings_fingerprint
 from gptcli.train.start import Start, settings_from
 from gptcli.train.step import accumulate_gradients, micro_batches
@@ -73,7 +73,7 @@ class Plan:
     process_bytes: int = 0
     """The memory of the process on a CPU before the model is built: Python, PyTorch, and what preparing has left."""
     deadline: Deadline | None = None
-    choice: timed.Choice | None = None
+    choice: Choice | None = None
     """Why the rule for a deadline chose what it chose."""
     compile_reason: str = ""
     """Why the loss is compiled or not, if that was left open."""
@@ -175,11 +175,11 @@ def make_plan(
     process_bytes = resident_memory_bytes(device)
     clock, choice = Clock(draft.train.max_seconds, began) if is_timed(user) else None, None
     if clock is None or not is_new:  # the rule for a deadline chooses a shape
-        scan = scan_excerpt(draft.data, draft.train.corpus_bytes, cache_dir, draft.seed)
+        scan = scan_subset(draft.data, draft.train.corpus_bytes, cache_dir, draft.seed)
         chosen = RawConfig() if history.is_resumed else zero_config(CorpusFacts(scan.train.bytes, device.type), user)
     else:
-        setting = timed.Setting(user, draft, clock, device, precision, machine_memory_bytes(device), cache_dir)
-        scan, chosen, choice = timed.choose_for_time(setting)
+        setting = TimedRequest(user, draft, clock, device, precision, machine_memory_bytes(device), cache_dir)
+        scan, chosen, choice = choose_for_time(setting)
     config = validate(RunConfig, merge(chosen, user))
     data = prepare_mix(scan, config.data, cache_dir, history.tokenizer or (start.tokenizer if start else None))
     vocabulary = with_origin({"model": {"vocab_size": padded_vocabulary(config, data)}}, "the tokenizer")
@@ -194,7 +194,7 @@ def make_plan(
         require_memory(config, memory_bytes, device)
     return Plan(
         config=config,
-        chosen=tuple(key for key, origin in resolved.origins.items() if origin in (ORIGIN, timed.ORIGIN)),
+        chosen=tuple(key for key, origin in resolved.origins.items() if origin in (ZERO_CONFIG, TIME_RULE)),
         scan=scan,
         data=data,
         batches=batches,
@@ -265,7 +265,7 @@ def choose_exactly(chosen: RawConfig, facts: CorpusFacts, user: RawConfig) -> Ra
 
 
 def deadline_of(
-    clock: Clock, config: RunConfig, choice: timed.Choice | None, device: torch.device, *, made: int, is_new: bool
+    clock: Clock, config: RunConfig, choice: Choice | None, device: torch.device, *, made: int, is_new: bool
 ) -> Deadline:
     """The deadline with the `made` steps and those that fit into the rest of the time, by the seconds of a step as the
     rule measured them, or as measured now.
@@ -281,7 +281,7 @@ def deadline_of(
         seconds = choice.ranked[0].step_seconds
         left -= choice.ranked[0].compiling_seconds
     else:
-        machine = Machine(device, resolve_precision(device, train.precision), config.optim, train.grad_clip)
+        machine = ProbeSetup(device, resolve_precision(device, train.precision), config.optim, train.grad_clip)
         seconds = step_seconds(machine, config.model, train.tokens_per_step, config.seq_len, train.batch_size, 0.5)
     steps = int(TRAINING_PART * left / seconds)
     if is_new and steps < LEAST_STEPS // 2:

@@ -1,6 +1,6 @@
 """Measuring this machine: how fast it makes optimizer steps, with real models and optimizers on random tokens.
 
-A few shapes give the prices of a step (step_cost.py); then the candidates that the prices let win are measured too,
+A few shapes give the prices of a step (step_time.py); then the candidates that the prices let win are measured too,
 until the winner is one that was, so that no choice rests on an extrapolation alone.
 """
 
@@ -18,9 +18,9 @@ from gptcli.models.gpt import build_model
 from gptcli.nn.device import autocast, synchronize
 from gptcli.optim.build import build_optimizer
 from gptcli.optim.config import OptimConfig
-from gptcli.train.planning.law import Law
-from gptcli.train.planning.step_cost import fit_cost
-from gptcli.train.planning.time_rule import Candidate, Grid, Prediction
+from gptcli.train.planning.scaling_law import ScalingLaw
+from gptcli.train.planning.step_time import fit_step_time
+from gptcli.train.planning.time_rule import Candidate, CandidateGrid, Prediction
 from gptcli.train.step import Stepper
 
 PLACES = {
@@ -46,7 +46,7 @@ MEASURED_WEIGHT = 3
 
 
 @dataclass(frozen=True)
-class Machine:
+class ProbeSetup:
     """Where and how candidates are measured."""
 
     device: torch.device
@@ -59,7 +59,7 @@ class Machine:
         return "cpu" if self.device.type == "cpu" else "gpu"
 
 
-def measure(machine: Machine, grid: Grid, law: Law, seconds: float) -> list[Prediction]:
+def measure(machine: ProbeSetup, grid: CandidateGrid, law: ScalingLaw, seconds: float) -> list[Prediction]:
     """The candidates ranked by what a step costs on this machine, in about `seconds`: the best, then runners-up.
 
     The first measurement is not counted in them: it waits for libraries that training would wait for.
@@ -73,7 +73,7 @@ def measure(machine: Machine, grid: Grid, law: Law, seconds: float) -> list[Pred
         measured[number] = candidate_seconds(machine, grid.candidates[number], seconds / 12)
     rows = [(grid.amounts[number], taken) for number, taken in measured.items()]
     while True:
-        cost = fit_cost(rows, grid.situation.least_flop)
+        cost = fit_step_time(rows, grid.situation.least_flop)
         ranked = grid.rank(cost, law, max(amounts[3] for amounts, _ in rows))
         winner, left = ranked[0].number, stop - time.perf_counter()
         if winner in measured or cost.seconds(grid.amounts[winner]) * (TIMED_STEPS + 1) > left:
@@ -82,7 +82,7 @@ def measure(machine: Machine, grid: Grid, law: Law, seconds: float) -> list[Pred
         rows += [(grid.amounts[winner], measured[winner])] * MEASURED_WEIGHT
 
 
-def seconds_per_flop(machine: Machine) -> float:
+def seconds_per_flop(machine: ProbeSetup) -> float:
     """Seconds of an operation in a large matrix product: no step can be faster."""
     count, taken = GEMM_SIZE[machine.kind], []
     a = torch.randn(count, count, device=machine.device)
@@ -96,14 +96,14 @@ def seconds_per_flop(machine: Machine) -> float:
     return min(taken) / (2 * count**3)
 
 
-def candidate_seconds(machine: Machine, candidate: Candidate, seconds: float) -> float:
+def candidate_seconds(machine: ProbeSetup, candidate: Candidate, seconds: float) -> float:
     """Seconds of one of the candidate's steps, measured."""
     _, model, seq_len, tokens_per_step, batch_size = candidate
     return step_seconds(machine, model, tokens_per_step, seq_len, batch_size, seconds)
 
 
 def step_seconds(
-    machine: Machine, model_config: ModelConfig, tokens_per_step: int, seq_len: int, batch_size: int, seconds: float
+    machine: ProbeSetup, model_config: ModelConfig, tokens_per_step: int, seq_len: int, batch_size: int, seconds: float
 ) -> float:
     """Median seconds of an optimizer step in micro-batches of `batch_size` sequences.
 

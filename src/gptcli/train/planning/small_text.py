@@ -26,14 +26,14 @@ class SmallShape(NamedTuple):
     epochs: float
     """Epochs over text that repeats no more than prose does."""
     dropout: float
-    forgotten: float
+    cumulative_decay: float
     """Sum of rate x decay over the run, which keeps a text from being memorised when it is read so often."""
 
 
 SHAPES = (
-    SmallShape(0, 0, 2, 128, 64, 512, epochs=30, dropout=0.2, forgotten=20.0),
-    SmallShape(7_000, 0, 2, 128, 64, 1024, epochs=10, dropout=0.0, forgotten=6.0),
-    SmallShape(40_000, 512, 2, 128, 128, 2048, epochs=25, dropout=0.2, forgotten=15.0),
+    SmallShape(0, 0, 2, 128, 64, 512, epochs=30, dropout=0.2, cumulative_decay=20.0),
+    SmallShape(7_000, 0, 2, 128, 64, 1024, epochs=10, dropout=0.0, cumulative_decay=6.0),
+    SmallShape(40_000, 512, 2, 128, 128, 2048, epochs=25, dropout=0.2, cumulative_decay=15.0),
 )
 USUAL_BITS, REPETITION_POWER, MOST_EPOCHS = 2.6, 1.5, 48
 """Bits of a byte that deflate leaves of text that does not repeat much (prose has more); the power with which epochs
@@ -82,4 +82,4 @@ def small_warmup(steps: int) -> int:
 def small_decay(shape: SmallShape, rate: float, steps: int) -> float:
     """Muon's weight decay: so that the sum of rate x decay over the run, of which a rate that falls to nothing makes
     half, is as the table says."""
-    return round(min(2 * shape.forgotten / (rate * steps), MOST_SHRINKING / rate), 2)
+    return round(min(2 * shape.cumulative_decay / (rate * steps), MOST_SHRINKING / rate), 2)

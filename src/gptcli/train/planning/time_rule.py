@@ -1,7 +1,8 @@
-"""The rule for a deadline: of all tokenizers, shapes and batches, the one that will have learnt most when time is up.
+"""The rule for a deadline: of all tokenizers, shapes and batches, the one with the lowest predicted loss in the time.
 
-For each candidate the machine's prices (step_cost.py) say how many steps the time buys, and the law (law.py) what they
-will have taught. Plain numbers: reads no text, measures nothing; whatever the user set is the only candidate there.
+For each candidate the step time model (step_time.py) predicts how many steps the time allows, and the scaling law
+(scaling_law.py) the loss after them. The rule works on plain numbers: it reads no text and measures nothing. What the
+user set is the only candidate for that setting.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from gptcli.models.estimate import non_embedding_parameters, parameter_count
 from gptcli.models.memory import Batch, training_memory_bytes
 from gptcli.optim.config import OptimConfig
 from gptcli.train.compiling import Compilation
-from gptcli.train.planning.law import Law, Runs, excess_bits
-from gptcli.train.planning.step_cost import StepCost, Work, work_of
-from gptcli.train.planning.text_facts import TokenizerFacts
+from gptcli.train.planning.scaling_law import Runs, ScalingLaw, excess_bits
+from gptcli.train.planning.step_time import StepTimeModel, StepWork, step_work
+from gptcli.train.planning.text_sample import TokenizerFacts
 from gptcli.train.planning.zero_config import MICRO_BATCH_TOKENS, Shape, block_weights, choose_model, most_epochs
 
 LAYERS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24)
@@ -46,7 +47,7 @@ MEMORY_PART = 0.7
 
 
 @dataclass(frozen=True)
-class Situation:
+class RuleInputs:
     """What the rule decides by."""
 
     unique_bytes: int
@@ -101,10 +102,10 @@ class Prediction(NamedTuple):
     """The most steps, even if the machine turns out to be faster: after more the text would be memorised."""
 
 
-class Grid:
+class CandidateGrid:
     """All candidates of a situation, and what can be said of each before the machine's prices are known."""
 
-    def __init__(self, situation: Situation) -> None:
+    def __init__(self, situation: RuleInputs) -> None:
         self.situation = situation
         self.candidates: list[Candidate] = []
         self.amounts: list[tuple[float, ...]] = []
@@ -148,7 +149,7 @@ class Grid:
         most = np.floor(most_epochs(self.weights / tokens) * tokens / self.columns[:, 4])
         return np.minimum(np.maximum(most, LEAST_STEPS), self.given_steps)
 
-    def rank(self, cost: StepCost, law: Law, measured_flops: float) -> list[Prediction]:
+    def rank(self, cost: StepTimeModel, law: ScalingLaw, measured_flops: float) -> list[Prediction]:
         """The best candidate, then the best one with another vocabulary and the best one of another shape.
 
         Candidates of far more than `measured_flops`, the largest step that was measured, are left out: nothing is
@@ -212,7 +213,7 @@ def compiled_part(compilation: Compilation | None, training: np.ndarray) -> tupl
     return np.where(is_long, compilation.seconds, 0.0), np.where(is_long, compilation.gain, 1.0)
 
 
-def models_with_vocabularies(situation: Situation) -> Iterator[tuple[Candidate, Sequence[int], Work]]:
+def models_with_vocabularies(situation: RuleInputs) -> Iterator[tuple[Candidate, Sequence[int], StepWork]]:
     """Every model that fits into memory, with the tokens that a step of it may have."""
     given_train = situation.given.get("train", {})
     micro_batch = MICRO_BATCH_TOKENS["cpu" if situation.device_type == "cpu" else "gpu"]
@@ -228,7 +229,7 @@ def models_with_vocabularies(situation: Situation) -> Iterator[tuple[Candidate, 
                 yield (
                     Candidate(facts, sized, seq_len, 0, batch_size),
                     tokens_of,
-                    work_of(sized, situation.optim, seq_len),
+                    step_work(sized, situation.optim, seq_len),
                 )
 
 

@@ -21,7 +21,7 @@ from gptcli.train.planning.small_text import (
     small_warmup,
 )
 
-ORIGIN = "the zero-config rule"
+ZERO_CONFIG = "the zero-config rule"
 
 
 class Shape(NamedTuple):
@@ -49,7 +49,7 @@ GPU_SHAPES = (
     Shape(500_000_000, n_layer=12, n_embd=768, context_length=1024, tokens_per_step=262144, max_steps=10000),
 )
 MAX_EPOCHS = 40
-LEARNT_BY_HEART = 38.0, 0.35
+MEMORISED = 38.0, 0.35
 """Epochs after which a text is memorised by a model with one weight of its blocks for each token, and the power
 with which they fall as weights are added (docs/benchmarks.md)."""
 BYTES_PER_TOKEN = 3
@@ -59,7 +59,7 @@ TUNED_WIDTH = 128
 """Width at which the learning rates were found."""
 TUNED_STEPS = 900
 """Steps up to which those rates hold; Muon's falls with the fourth root of the steps beyond them."""
-MOST_FORGOTTEN = 20.0
+MOST_CUMULATIVE_DECAY = 20.0
 """Sum of rate x decay over a run, beyond which nothing more is gained."""
 MANY_EPOCHS, DROPOUT = 13, 0.1
 """From so many epochs on dropout pays beside the decay; at eleven it did not (docs/benchmarks.md)."""
@@ -121,7 +121,7 @@ def block_weights(layers: int, width: int) -> int:
 
 def most_epochs(weights_per_token: Any) -> Any:
     """Epochs after which validation only gets worse, for a number or an array of weights of the blocks a token."""
-    epochs, power = LEARNT_BY_HEART
+    epochs, power = MEMORISED
     return epochs * weights_per_token**-power
 
 
@@ -157,7 +157,7 @@ def zero_config(facts: CorpusFacts, user: RawConfig) -> RawConfig:
     chosen["optim"] = choose_optimizer(settled, epochs, train_tokens, shape)
     if "dropout" not in user.values.get("model", {}):
         chosen["model"] |= choose_dropout(shape, epochs, facts.packed_bits)
-    return with_origin(without_set(chosen, user), ORIGIN)
+    return with_origin(without_set(chosen, user), ZERO_CONFIG)
 
 
 def without_set(chosen: Mapping[str, Any], user: RawConfig) -> dict[str, Any]:
@@ -275,8 +275,8 @@ def muon_decay(epochs: float, weights_per_token: float, rate_steps: float) -> fl
     Args:
         rate_steps: the highest rate times the steps, of which a rate that falls to nothing makes half.
     """
-    forgotten = min(MOST_FORGOTTEN, 0.28 * epochs**1.5 * weights_per_token**0.25)
-    return round(min(4.0, max(0.1, 2 * forgotten / rate_steps)), 2)
+    cumulative_decay = min(MOST_CUMULATIVE_DECAY, 0.28 * epochs**1.5 * weights_per_token**0.25)
+    return round(min(4.0, max(0.1, 2 * cumulative_decay / rate_steps)), 2)
 
 
 def choose_muon(width: int, max_steps: int, gentler: float) -> dict[str, Any]:

@@ -27,12 +27,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-LAW_FILE = Path(__file__).with_name("law.json")
+LAW_FILE = Path(__file__).with_name("scaling_law.json")
 
 Numbers = np.ndarray | float
 
 
-class Law(NamedTuple):
+class ScalingLaw(NamedTuple):
     """The constants, named as above; all are positive."""
 
     a: float
@@ -72,12 +72,12 @@ class Runs(NamedTuple):
 
 
 @cache
-def shipped_law() -> Law:
+def shipped_law() -> ScalingLaw:
     """The fitted constants."""
-    return Law(**json.loads(LAW_FILE.read_text(encoding="utf-8"))["law"])
+    return ScalingLaw(**json.loads(LAW_FILE.read_text(encoding="utf-8"))["law"])
 
 
-def excess_bits(law: Law, runs: Runs) -> Numbers:
+def excess_bits(law: ScalingLaw, runs: Runs) -> Numbers:
     """Bits per byte above the entropy of the text, predicted for each run."""
     text = useful_bytes(law, runs)
     tokens = text / runs.bytes_per_token
@@ -91,14 +91,14 @@ def excess_bits(law: Law, runs: Runs) -> Numbers:
     )
 
 
-def useful_bytes(law: Law, runs: Runs) -> Numbers:
+def useful_bytes(law: ScalingLaw, runs: Runs) -> Numbers:
     """D': bytes of new text that would teach as much as those seen, in the steps in which they were."""
     text = saturating(runs.bytes_seen, runs.unique_bytes, law.repeats)
     critical = law.s * (runs.bytes_seen / runs.bytes_per_token) ** law.q
     return text / (1 + runs.tokens_per_step / critical)
 
 
-def useful_weights(law: Law, runs: Runs) -> Numbers:
+def useful_weights(law: ScalingLaw, runs: Runs) -> Numbers:
     """N': beyond the weights that suit the unique text, where both terms fall alike, more of them help less."""
     suitable = (law.alpha * law.a / (law.beta * law.b) * runs.unique_bytes**law.beta) ** (1 / law.alpha)
     return saturating(runs.weights, suitable, law.spare)

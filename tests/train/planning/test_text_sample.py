@@ -10,7 +10,7 @@ from gptcli.data.config import DataConfig
 from gptcli.errors import DataError
 from gptcli.tokenizer.config import BpeTokenizerConfig, ByteTokenizerConfig, CharTokenizerConfig
 from gptcli.tokenizer.train import build_tokenizer
-from gptcli.train.planning.text_facts import Sample, bytes_per_token, read_sample, tokenizer_facts
+from gptcli.train.planning.text_sample import TextSample, bytes_per_token, read_sample, tokenizer_facts
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def stories() -> str:
 
 
 def facts_of(text: str, given: object = None, vocab_given: bool = False) -> dict[tuple[str, int], float]:
-    found = tokenizer_facts(Sample(text, 10**9, 0.0), given, vocab_given)
+    found = tokenizer_facts(TextSample(text, 10**9, 0.0), given, vocab_given)
     assert all(fact.seconds_per_byte > 0 for fact in found)
     return {(fact.config.name, fact.vocab_size): fact.bytes_per_token for fact in found}
 

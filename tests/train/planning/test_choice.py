@@ -22,7 +22,7 @@ from gptcli.errors import ConfigError, Stopped, UsageError
 from gptcli.train.clock import Clock
 from gptcli.train.config import RunConfig
 from gptcli.train.loop import Trainer
-from gptcli.train.planning import plan, probe, timed
+from gptcli.train.planning import choice, plan, probe
 from gptcli.train.planning.zero_config import CorpusFacts, zero_config
 from gptcli.train.run import TrainRequest, train
 from gptcli.train.signals import StopRequest
@@ -243,7 +243,7 @@ def test_a_part_of_a_corpus_is_read_where_there_is_no_time_for_all(
     corpus: Path, tmp_path: Path, ticking: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     numbered(corpus, 4000)
-    monkeypatch.setattr(timed, "preparing_seconds", lambda sample, facts: timed.PREPARE_PART * 14 / 9000)
+    monkeypatch.setattr(choice, "preparing_seconds", lambda sample, facts: choice.PREPARE_PART * 14 / 9000)
     train(request(corpus, tmp_path / "run"))
     assert made(tmp_path / "run")["corpus_bytes"] == 9000
     report = json.loads((tmp_path / "run" / "data.json").read_text())
@@ -262,7 +262,9 @@ def test_no_vocabulary_is_in_question_that_what_is_read_could_not_fill(
     user = merge(*map(parse_assignment, (f'data.corpus=["{path}"]', "device=cpu", *more)))
     draft = validate(RunConfig, merge(zero_config(CorpusFacts(1_000_000, "cpu"), user), user))
     clock, cpu = Clock(60.0, time.monotonic()), torch.device("cpu")
-    facts, _, _ = timed.look_at_text(timed.Setting(user, draft, clock, cpu, "fp32", 10**10, tmp_path), draft.data)
+    facts, _, _ = choice.look_at_text(
+        choice.TimedRequest(user, draft, clock, cpu, "fp32", 10**10, tmp_path), draft.data
+    )
     assert max(fact.vocab_size for fact in facts if fact.config.name == "bpe") == largest
 
 

@@ -33,7 +33,7 @@ from gptcli.storage import HUGE, create_text_file, read_regular, write_file
 EXCERPT, NOTICES = "excerpt.jsonl", "notices.json"
 
 
-def scan_excerpt(config: DataConfig, corpus_bytes: int | None, cache_dir: Path, seed: int) -> MixScan:
+def scan_subset(config: DataConfig, corpus_bytes: int | None, cache_dir: Path, seed: int) -> MixScan:
     """Scan the corpora of `config`, or an excerpt of about `corpus_bytes` of its single corpus, if that has more.
 
     Raises:
@@ -49,7 +49,7 @@ def scan_excerpt(config: DataConfig, corpus_bytes: int | None, cache_dir: Path, 
     with only_writer(entry):
         if not (is_whole(entry) and is_settled(looked, notices_of(entry)["looked_ns"])):
             with new_entry(entry) as folder:
-                notices = write_excerpt(folder / EXCERPT, files, looked, config, corpus_bytes, seed)
+                notices = write_subset(folder / EXCERPT, files, looked, config, corpus_bytes, seed)
                 write_file(folder / NOTICES, strict_json.dumps(notices | {"looked_ns": looked_ns}))
                 require_same(looked)
         notices = notices_of(entry)
@@ -71,7 +71,7 @@ def notices_of(entry: Path) -> dict[str, Any]:
     return strict_json.parse(read_regular(entry / NOTICES, HUGE).decode())
 
 
-def write_excerpt(
+def write_subset(
     path: Path,
     files: list[SourceFile],
     looked: list[ScannedFile],

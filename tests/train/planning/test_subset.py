@@ -11,7 +11,7 @@ from gptcli.data.config import DataConfig
 from gptcli.data.decoding import Decoding
 from gptcli.data.scan import CorpusScan
 from gptcli.data.sources import find_files
-from gptcli.train.planning.excerpt import drawn_texts, scan_excerpt
+from gptcli.train.planning.subset import drawn_texts, scan_subset
 
 
 @pytest.fixture
@@ -30,24 +30,24 @@ def drawn(folder: Path, size: int, seed: int = 1) -> list[str]:
     return list(drawn_texts(files, DataConfig(), size, seed, Decoding(), []))
 
 
-def test_an_excerpt_holds_documents_of_the_corpus_the_last_one_cut_to_the_bytes_that_were_asked(corpus: Path) -> None:
+def test_a_subset_holds_documents_of_the_corpus_the_last_one_cut_to_the_bytes_that_were_asked(corpus: Path) -> None:
     whole, part = set(drawn(corpus, 10**9)), drawn(corpus, 12_000)
     assert set(part[:-1]) < whole
     assert any(text.startswith(part[-1]) for text in whole)
     assert sum(map(len, part)) == 12_000
 
 
-def test_an_excerpt_comes_from_all_over_the_corpus_not_from_its_beginning(corpus: Path) -> None:
+def test_a_subset_comes_from_all_over_the_corpus_not_from_its_beginning(corpus: Path) -> None:
     numbers = sorted(int(text.split()[1]) for text in drawn(corpus, 12_000) if text.startswith("File"))
     assert len(numbers) >= 5 and numbers != list(range(len(numbers)))
 
 
-def test_an_excerpt_is_the_same_every_time_and_another_with_another_seed(corpus: Path) -> None:
+def test_a_subset_is_the_same_every_time_and_another_with_another_seed(corpus: Path) -> None:
     assert drawn(corpus, 12_000) == drawn(corpus, 12_000)
     assert drawn(corpus, 12_000) != drawn(corpus, 12_000, seed=2)
 
 
-def test_a_corpus_that_is_moved_gives_the_same_excerpt(corpus: Path) -> None:
+def test_a_corpus_that_is_moved_gives_the_same_subset(corpus: Path) -> None:
     before = drawn(corpus, 12_000)
     assert drawn(corpus.rename(corpus.parent / "elsewhere"), 12_000) == before
 
@@ -65,18 +65,18 @@ def test_a_character_is_never_cut(tmp_path: Path) -> None:
 
 
 def scanned(corpus: Path, size: int | None) -> CorpusScan:
-    (scan,) = scan_excerpt(DataConfig(corpus=(str(corpus),)), size, corpus.parent / "cache", 1).scans
+    (scan,) = scan_subset(DataConfig(corpus=(str(corpus),)), size, corpus.parent / "cache", 1).scans
     return scan
 
 
-def test_an_excerpt_is_scanned_like_any_corpus_and_kept(corpus: Path) -> None:
+def test_a_subset_is_scanned_like_any_corpus_and_kept(corpus: Path) -> None:
     scan = scanned(corpus, 12_000)
     assert scan.train.bytes + scan.val.bytes == 12_000 and scan.val.bytes > 0
     assert scan.fingerprint == scanned(corpus, 12_000).fingerprint
     assert len(list((corpus.parent / "cache" / "excerpts").glob("*/excerpt.jsonl"))) == 1
 
 
-def test_an_excerpt_larger_than_the_corpus_is_all_of_it(corpus: Path) -> None:
+def test_a_subset_larger_than_the_corpus_is_all_of_it(corpus: Path) -> None:
     part, whole = scanned(corpus, 10**9), scanned(corpus, None)
     assert part.train.bytes + part.val.bytes == whole.train.bytes + whole.val.bytes
 
@@ -87,7 +87,7 @@ def test_a_file_that_has_changed_is_drawn_from_anew(corpus: Path) -> None:
     assert scanned(corpus, 10**9).fingerprint != before.fingerprint
 
 
-def test_what_cannot_be_read_is_left_out_of_an_excerpt_and_reported(
+def test_what_cannot_be_read_is_left_out_of_a_subset_and_reported(
     corpus: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for number in range(40):

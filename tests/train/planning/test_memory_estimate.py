@@ -22,8 +22,8 @@ from gptcli.parallel.sharded import build_sharded
 from gptcli.parallel.strategy import Sharded, Strategy
 from gptcli.parallel.world import World
 from gptcli.train.config import RunConfig, TrainerConfig
-from gptcli.train.planning import footprint
-from gptcli.train.planning.footprint import rank_memory
+from gptcli.train.planning import memory_estimate
+from gptcli.train.planning.memory_estimate import rank_memory
 from peaks import tracked_peak
 
 RANKS = 8
@@ -102,4 +102,4 @@ def test_where_weights_outweigh_activations_the_optimizers_step_is_the_peak(valu
 
 
 def test_muons_batch_is_said_to_be_what_it_is() -> None:
-    assert footprint.MUON_BATCH == muon.MAX_BATCH_ELEMENTS
+    assert memory_estimate.MUON_BATCH == muon.MAX_BATCH_ELEMENTS

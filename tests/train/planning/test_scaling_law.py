@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from gptcli.train.planning.law import Law, Runs, excess_bits, saturating, shipped_law, useful_bytes
+from gptcli.train.planning.scaling_law import Runs, ScalingLaw, excess_bits, saturating, shipped_law, useful_bytes
 
 RUN = Runs(
     weights=4e5, layers=4, width=128, vocabulary=1024, context=128, tokens_per_step=1024, bytes_per_token=2.4,
@@ -42,8 +42,8 @@ def test_a_hundred_epochs_teach_hardly_more_than_fifty_and_the_first_ones_most()
 
 
 def test_the_formula_is_the_one_that_the_docstring_gives() -> None:
-    law = Law(a=8, alpha=0.5, b=9, beta=0.25, v=2, gamma=0.5, h=3, eta=0.5, k=4, kappa=0.5, w=0.1, rho=16, s=2, q=0.5,
-              repeats=5, spare=7)  # fmt: skip
+    law = ScalingLaw(a=8, alpha=0.5, b=9, beta=0.25, v=2, gamma=0.5, h=3, eta=0.5, k=4, kappa=0.5, w=0.1, rho=16, s=2,
+                     q=0.5, repeats=5, spare=7)  # fmt: skip
     run = Runs(weights=100.0, layers=2, width=64, vocabulary=256, context=64, tokens_per_step=100, bytes_per_token=2.0,
                unique_bytes=1e4, bytes_seen=2e4)  # fmt: skip
     text = (1e4 + 1e4 * 5 * (1 - math.exp(-1 / 5))) / (1 + 100 / (2 * math.sqrt(1e4)))

@@ -27,15 +27,15 @@ from gptcli.train.clock import Clock
 from gptcli.train.compiling import possible_compilation
 from gptcli.train.config import RunConfig
 from gptcli.train.pace import FORWARD_PART
-from gptcli.train.planning.excerpt import scan_excerpt
-from gptcli.train.planning.law import shipped_law
-from gptcli.train.planning.probe import Machine, measure, seconds_per_flop
+from gptcli.train.planning.probe import ProbeSetup, measure, seconds_per_flop
+from gptcli.train.planning.scaling_law import shipped_law
 from gptcli.train.planning.small_text import SMALL_TEXT
-from gptcli.train.planning.text_facts import TokenizerFacts, preparing_seconds, read_sample, tokenizer_facts
-from gptcli.train.planning.time_rule import Candidate, Grid, Prediction, Situation, too_short
+from gptcli.train.planning.subset import scan_subset
+from gptcli.train.planning.text_sample import TokenizerFacts, preparing_seconds, read_sample, tokenizer_facts
+from gptcli.train.planning.time_rule import Candidate, CandidateGrid, Prediction, RuleInputs, too_short
 from gptcli.train.planning.zero_config import CorpusFacts, without_set, zero_config
 
-ORIGIN = "the rule for --time"
+TIME_RULE = "the rule for --time"
 
 SMALL_ON_DISK = 2 * SMALL_TEXT
 """A corpus of fewer bytes is split before anything is measured, since it may be a small text; that takes no time."""
@@ -64,12 +64,12 @@ class Choice:
     ranked: tuple[Prediction, ...]
     """The best one, then the runners-up."""
     candidates: int
-    excerpt: str
+    subset: str
     """What of the corpus is read, in words; empty: all of it."""
 
 
 @dataclass(frozen=True)
-class Setting:
+class TimedRequest:
     """What is known before the text is looked at."""
 
     user: RawConfig
@@ -81,7 +81,7 @@ class Setting:
     cache_dir: Path
 
 
-def choose_for_time(setting: Setting) -> tuple[MixScan, RawConfig, Choice | None]:
+def choose_for_time(setting: TimedRequest) -> tuple[MixScan, RawConfig, Choice | None]:
     """The corpus, scanned; every key that the user left open; and why.
 
     A small text is trained on as without a deadline (None for the reason): its shape and its steps are bounded by the
@@ -97,19 +97,19 @@ def choose_for_time(setting: Setting) -> tuple[MixScan, RawConfig, Choice | None
     # Tokens without their text are refused when the text is looked at, however few they are.
     is_text = not any(map(is_token_file, data.corpus))
     if is_text and bytes_on_disk(data, setting.cache_dir) < SMALL_ON_DISK:
-        small = scan_excerpt(data, draft.train.corpus_bytes, setting.cache_dir, draft.seed)
+        small = scan_subset(data, draft.train.corpus_bytes, setting.cache_dir, draft.seed)
     if small is None or small.train.bytes >= SMALL_TEXT:
         facts, corpus_bytes, limit = look_at_text(setting, data)
-        scan = scan_excerpt(data, limit, setting.cache_dir, draft.seed)
+        scan = scan_subset(data, limit, setting.cache_dir, draft.seed)
         if limit == draft.train.corpus_bytes and scan.train.bytes < SMALL_TEXT:
             small = scan
     if small is not None and small.train.bytes < SMALL_TEXT:
         return small, zero_config(CorpusFacts(small.train.bytes, setting.device.type), setting.user), None
     if scan.unseen_characters:  # a text with characters that the training part lacks could not be given back
         facts = [fact for fact in facts if fact.config.name != "char"] or facts
-    machine = Machine(setting.device, setting.precision, draft.optim, draft.train.grad_clip)
+    machine = ProbeSetup(setting.device, setting.precision, draft.optim, draft.train.grad_clip)
     probing = within(PROBE_PART * clock.seconds, PROBE_SECONDS)
-    situation = Situation(
+    situation = RuleInputs(
         unique_bytes=scan.train.bytes,
         seconds=clock.remaining() - probing,
         tokenizers=facts,
@@ -122,19 +122,19 @@ def choose_for_time(setting: Setting) -> tuple[MixScan, RawConfig, Choice | None
     )
     if situation.seconds <= 0:
         raise too_short(-situation.seconds)
-    grid = Grid(situation)
+    grid = CandidateGrid(situation)
     ranked = measure(machine, grid, shipped_law(), probing)
-    more, excerpt = choose_intervals(ranked[0], clock.seconds), ""
+    more, subset = choose_intervals(ranked[0], clock.seconds), ""
     if ranked[0].compiling_seconds:
         more["compile"] = True
     more["max_steps"] = ranked[0].most_steps
     if limit is not None:
         more["corpus_bytes"] = limit
     if limit != draft.train.corpus_bytes:
-        excerpt = f"{size(limit)} of about {size(corpus_bytes)} are read: there is time for no more"
+        subset = f"{size(limit)} of about {size(corpus_bytes)} are read: there is time for no more"
     best, steps = ranked[0].candidate, ranked[0].steps
     settings = settle(best, steps, scan.train, setting.device.type, setting.user, more)
-    return scan, settings, Choice(tuple(ranked), len(grid.candidates), excerpt)
+    return scan, settings, Choice(tuple(ranked), len(grid.candidates), subset)
 
 
 def bytes_on_disk(data: DataConfig, cache_dir: Path) -> int:
@@ -142,7 +142,7 @@ def bytes_on_disk(data: DataConfig, cache_dir: Path) -> int:
     return sum(file_status(file.path).size for file in find_files(data.corpus, data, cache_dir).files)
 
 
-def look_at_text(setting: Setting, data: DataConfig) -> tuple[list[TokenizerFacts], int, int | None]:
+def look_at_text(setting: TimedRequest, data: DataConfig) -> tuple[list[TokenizerFacts], int, int | None]:
     """The tokenizers in question, the bytes of the corpus on disk, and how many of them to read (none: all)."""
     clock, given = setting.clock, setting.user.values.get("data", {}).get("tokenizer")
     wanted = within(SAMPLE_BYTES_PER_SECOND * clock.seconds, SAMPLE_BYTES)
@@ -181,7 +181,7 @@ def settle(
         "train": {"tokens_per_step": candidate.tokens_per_step, **more},
         "schedule": {"warmup_steps": int(within(steps / 20, WARMUP_STEPS))},
     }
-    mine = with_origin(without_set(chosen, user), ORIGIN)
+    mine = with_origin(without_set(chosen, user), TIME_RULE)
     expected = RawConfig({"train": {"max_steps": steps}})
     facts = CorpusFacts(text.bytes, device_type, candidate.tokenizer.bytes_per_token, shape_is_chosen=True)
     return merge(zero_config(facts, merge(mine, user, expected)), mine)

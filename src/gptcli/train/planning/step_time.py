@@ -23,7 +23,7 @@ NUMBERS_PER_WEIGHT = 10
 """Read and written by clipping and the optimizer: weight, gradient and two moments, some of them twice."""
 
 
-class Work(NamedTuple):
+class StepWork(NamedTuple):
     """What one token and one step of a model ask of a machine, in countable things."""
 
     layers: int
@@ -42,11 +42,11 @@ class Work(NamedTuple):
         )
 
 
-def work_of(model: ModelConfig, optim: OptimConfig, seq_len: int) -> Work:
+def step_work(model: ModelConfig, optim: OptimConfig, seq_len: int) -> StepWork:
     """The work of a model and its optimizer, by models.estimate and models.memory."""
     parameters = parameter_count(model)
     block_numbers = block_kept_bytes(model, Batch(1, seq_len)) / (seq_len * BYTES_FP32)
-    return Work(
+    return StepWork(
         layers=model.n_layer,
         numbers_per_token=model.n_layer * block_numbers + NUMBERS_PER_LOGIT * model.vocab_size,
         flops_per_token=flops_per_token(model, seq_len),
@@ -62,7 +62,7 @@ def muon_flops(model: ModelConfig, iterations: int) -> float:
     return float(model.n_layer * iterations * products)
 
 
-class StepCost(NamedTuple):
+class StepTimeModel(NamedTuple):
     """Seconds for a step, for each layer passed, for each number moved and for each operation."""
 
     step: float
@@ -74,7 +74,7 @@ class StepCost(NamedTuple):
         return float(np.dot(self, amounts))
 
 
-def fit_cost(measured: Sequence[tuple[Sequence[float], float]], least_flop: float = 0.0) -> StepCost:
+def fit_step_time(measured: Sequence[tuple[Sequence[float], float]], least_flop: float = 0.0) -> StepTimeModel:
     """The prices that explain (amounts of a step, its seconds) best: least squares of the error in proportion.
 
     With four prices every choice of those that are not zero can be tried, so the best one is found, not searched for.
@@ -96,4 +96,4 @@ def fit_cost(measured: Sequence[tuple[Sequence[float], float]], least_flop: floa
             if (prices >= 0).all() and error < best_error * (1 - 1e-9):
                 best, best_error = prices, error
     step, layer, number, flop = (float(price) for price in best / scale)
-    return StepCost(step, layer, number, flop + least_flop)
+    return StepTimeModel(step, layer, number, flop + least_flop)

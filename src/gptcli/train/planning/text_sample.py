@@ -29,7 +29,7 @@ from gptcli.tokenizer.config import (
 )
 from gptcli.tokenizer.tokenizer import Tokenizer
 from gptcli.tokenizer.train import build_tokenizer
-from gptcli.train.planning.excerpt import in_drawn_order
+from gptcli.train.planning.subset import in_drawn_order
 
 VOCABULARIES = tuple(2**power for power in range(9, 16))
 """BPE's candidates; a vocabulary is one only where the corpus has BYTES_PER_ENTRY for each of its entries."""
@@ -53,7 +53,7 @@ class TokenizerFacts(NamedTuple):
     """To learn it and to encode with it, at most: both grow more slowly than the text."""
 
 
-class Sample(NamedTuple):
+class TextSample(NamedTuple):
     """Text from all over a corpus, what the corpus has in all (bytes on disk), and seconds to read a byte."""
 
     text: str
@@ -65,7 +65,7 @@ class Sample(NamedTuple):
         return len(self.text.encode())
 
 
-def read_sample(config: DataConfig, wanted: int, cache_dir: Path, seed: int) -> Sample:
+def read_sample(config: DataConfig, wanted: int, cache_dir: Path, seed: int) -> TextSample:
     """About `wanted` characters from the beginnings of files all over the corpus.
 
     Raises:
@@ -83,7 +83,7 @@ def read_sample(config: DataConfig, wanted: int, cache_dir: Path, seed: int) -> 
     seconds, text = time.perf_counter() - began, "".join(parts)
     if not text.strip():
         raise DataError(f"{', '.join(config.corpus[:3])} begins with no text", "name a file with text")
-    return Sample(text, sum(file_status(file.path).size for file in files), seconds / len(text.encode()))
+    return TextSample(text, sum(file_status(file.path).size for file in files), seconds / len(text.encode()))
 
 
 def beginning(file: SourceFile, config: DataConfig, wanted: int) -> str:
@@ -99,7 +99,7 @@ def beginning(file: SourceFile, config: DataConfig, wanted: int) -> str:
     return "".join(parts)
 
 
-def tokenizer_facts(sample: Sample, given: TokenizerConfig | None, vocab_given: bool) -> list[TokenizerFacts]:
+def tokenizer_facts(sample: TextSample, given: TokenizerConfig | None, vocab_given: bool) -> list[TokenizerFacts]:
     """The facts of every tokenizer in question: of all kinds, or of those that leave `given` as the user set it.
 
     Args:
@@ -158,6 +158,6 @@ def shortened(spec: Mapping[str, Any], vocab_size: int) -> Tokenizer:
     return Tokenizer(tokenizers.Tokenizer.from_str(strict_json.dumps({**spec, "model": model, "added_tokens": added})))
 
 
-def preparing_seconds(sample: Sample, facts: Sequence[TokenizerFacts]) -> float:
+def preparing_seconds(sample: TextSample, facts: Sequence[TokenizerFacts]) -> float:
     """Seconds to read, split and encode a byte of the corpus with the slowest of the tokenizers, at most."""
     return READINGS * sample.reading_seconds_per_byte + max(fact.seconds_per_byte for fact in facts)
