@@ -83,6 +83,6 @@ def test_what_is_no_run_exits_4_in_one_line(tmp_path) -> None:
 def test_listing_needs_no_torch(run) -> None:
     code = (
         "import sys; from pathlib import Path; from gptcli.checkpoint.report import report_checkpoints; "
-        f"report_checkpoints(Path({str(run.path)!r})).table(); assert 'torch' not in sys.modules"
+        f"report_checkpoints(Path({str(run.path)!r})).text(); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

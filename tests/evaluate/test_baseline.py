@@ -15,10 +15,10 @@ from gptcli.data.corpus import Document
 from gptcli.data.shards import ShardWriter, TokenShards
 from gptcli.evaluate import baseline
 from gptcli.evaluate.baseline import TextPrefix, baseline_of_shards, xz_bits_per_byte
-from gptcli.evaluate.perplexity import evaluate_shards, evaluate_texts
-from gptcli.evaluate.report import as_json, as_text
+from gptcli.evaluate.report import PerplexityReport
 from gptcli.models.gpt import GPT
 from gptcli.tokenizer.tokenizer import Tokenizer
+from measuring import evaluate_shards, evaluate_texts
 
 WORDS = ["the", "rain", "an", "owl", "sleeps", "on", "oak", "river", "Mara's", "café", "left", "—", "nine"]
 
@@ -56,8 +56,8 @@ def test_a_split_and_its_documents_have_the_same_baseline(
         evaluate_texts(model, byte_tokenizer, [Document(text, "t") for text in texts]),
     ):
         assert evaluation.baseline == found
-        assert as_json(evaluation, "m")["xz_bits_per_byte"] == expected
-        assert f"; xz -9 needs {expected:.2f} for the same text" in as_text(evaluation, "m")
+        assert PerplexityReport(evaluation, "m").as_dict()["xz_bits_per_byte"] == expected
+        assert f"; xz -9 needs {expected:.2f} for the same text" in PerplexityReport(evaluation, "m").text()
 
 
 @pytest.mark.parametrize("sizes", [[5_000], [400, 5_000], [1_900, 3_000], [900, 900, 900, 900]])

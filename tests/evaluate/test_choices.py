@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from gptcli.errors import DataError
-from gptcli.evaluate.choice_report import as_json, as_text
+from gptcli.evaluate.choice_report import ChoiceReport
 from gptcli.evaluate.choices import ChoiceRow, encode_row, evaluate_choices, parse_row, with_choice
 from gptcli.models.gpt import GPT
 from gptcli.tokenizer.tokenizer import Tokenizer
@@ -46,14 +46,15 @@ def test_accuracy_confidence_and_baselines_are_those_of_the_probabilities(
 
 def test_two_right_answers_prove_little(letters: GPT, char_tokenizer: Tokenizer) -> None:
     found = evaluate_choices(letters, char_tokenizer, rows(0, 0))
-    text = as_text(found, "m", "rows.jsonl")
+    text = ChoiceReport(found, "m", "rows.jsonl").text()
     assert "accuracy           1.00 (0.34 to 1.00)\n" in text
     assert "calibration error  not measured: it takes 50 rows or more" in text
-    given = as_json(found, "m")
+    given = ChoiceReport(found, "m", "rows.jsonl").as_dict()
     assert given["accuracy"] == 1.0 and given["accuracy_stderr"] > 0.1
     assert given["calibration_error"] is given["calibration_error_by_chance"] is None
-    assert "accuracy           0.00 (0.00 to 0.66)\n" in as_text(
-        evaluate_choices(letters, char_tokenizer, rows(1, 1)), "m", "rows.jsonl"
+    assert (
+        "accuracy           0.00 (0.00 to 0.66)\n"
+        in ChoiceReport(evaluate_choices(letters, char_tokenizer, rows(1, 1)), "m", "rows.jsonl").text()
     )
 
 
@@ -62,7 +63,10 @@ def test_fifty_rows_have_a_calibration_error_beside_what_chance_gives(letters: G
     assert found.calibration_error == pytest.approx(2 / 3 - 0.6)
     # One bin of 50 predictions of 2/3: the mean absolute deviation of a share, sqrt(2 p q / (pi n)).
     assert found.calibration_noise == pytest.approx(math.sqrt(2 * 2 / 9 / (math.pi * 50)), abs=0.01)
-    assert "calibration error  0.07 (a perfectly calibrated model would show about 0.06" in as_text(found, "m", "r")
+    assert (
+        "calibration error  0.07 (a perfectly calibrated model would show about 0.06"
+        in ChoiceReport(found, "m", "r").text()
+    )
 
 
 def test_length_takes_the_advantage_from_a_short_choice(letters: GPT, char_tokenizer: Tokenizer) -> None:

@@ -14,10 +14,11 @@ import torch
 
 from gptcli.errors import DataError, UsageError
 from gptcli.evaluate.requests import ChoicesRequest, TasksRequest, evaluate_choice_file, evaluate_tasks
-from gptcli.evaluate.task_report import as_json, as_text
+from gptcli.evaluate.task_report import TaskReport
 from gptcli.interop.huggingface import write_huggingface
 from gptcli.models.config import ModelConfig
 from gptcli.models.gpt import GPT, build_model
+from gptcli.session import ModelRequest
 from gptcli.tokenizer.tokenizer import Tokenizer
 
 lm_eval = pytest.importorskip("lm_eval")
@@ -102,14 +103,15 @@ def tasks(tmp_path: Path, prose: str, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def request(exported: Path, tasks: Path, *names: str, **options: int) -> TasksRequest:
+    return TasksRequest(ModelRequest(str(exported), device="cpu"), names, include_path=str(tasks), **options)
+
+
 @pytest.fixture
 def ours(exported: Path, tasks: Path) -> Callable[..., dict[tuple[str, str], tuple[float | None, float | None]]]:
     def run(names: tuple[str, ...], **options: int) -> dict:
-        request = TasksRequest(str(exported), tasks=names, device="cpu", include_path=str(tasks), **options)
-        evaluation, _ = evaluate_tasks(request)
-        return {
-            (score.task, f"{score.metric},{score.filter}"): (score.value, score.stderr) for score in evaluation.scores
-        }
+        scores = evaluate_tasks(request(exported, tasks, *names, **options)).evaluation.scores
+        return {(score.task, f"{score.metric},{score.filter}"): (score.value, score.stderr) for score in scores}
 
     return run
 
@@ -165,8 +167,8 @@ def test_numbers_are_those_of_lm_eval_on_the_exported_model(
 def test_choices_of_our_own_have_the_accuracies_of_the_task_of_the_same_rows(
     ours: Callable, exported: Path, tasks: Path
 ) -> None:
-    request = ChoicesRequest(str(exported), device="cpu", file=str(tasks / "letters.jsonl"))
-    evaluation, _ = evaluate_choice_file(request)
+    model = ModelRequest(str(exported), device="cpu")
+    evaluation = evaluate_choice_file(ChoicesRequest(model, str(tasks / "letters.jsonl"))).evaluation
     expected = ours(("letters",))
     assert evaluation.accuracy == expected["letters", "acc,none"][0]
     assert evaluation.accuracy_by_bytes == expected["letters", "acc_bytes,none"][0]
@@ -278,14 +280,13 @@ def test_a_task_that_cannot_be_run_is_one_line(
 
 
 def test_scores_are_shown_as_a_table_and_as_json(exported: Path, tasks: Path) -> None:
-    request = TasksRequest(str(exported), tasks=("texts", "letters"), device="cpu", include_path=str(tasks), limit=3)
-    evaluation, source = evaluate_tasks(request)
-    lines = as_text(evaluation, source).splitlines()
+    report = evaluate_tasks(request(exported, tasks, "texts", "letters", limit=3))
+    lines = report.text().splitlines()
     header = ["task", "metric", "filter", "value", "stderr", "95", "%", "interval", "shots", "samples", "version"]
     assert lines[2].split() == header
     assert len(lines) == 3 + 6
     assert any(line.split()[:2] == ["letters", "acc_norm"] and "±" in line for line in lines)
-    results = json.loads(json.dumps(as_json(evaluation, source)))["results"]
+    results = json.loads(json.dumps(report.as_dict()))["results"]
     assert results[0].keys() == {
         "task", "metric", "filter", "value", "stderr", "interval", "num_fewshot", "samples", "version",
     }  # fmt: skip
@@ -298,10 +299,10 @@ def test_few_rows_have_a_wide_interval_even_if_all_are_right() -> None:
 
     right = TaskScore("t", "acc", "none", 1.0, 0.0, 0, 2, "1")
     sure = TaskScore("t", "perplexity", "none", 135.5253, 5.6, 0, 2, None)
-    table = as_text(HarnessEvaluation((right, sure), 1.0), "m").splitlines()
+    table = TaskReport(HarnessEvaluation((right, sure), 1.0), "m").text().splitlines()
     assert table[3].split() == ["t", "acc", "none", "1.00", "0.34", "to", "1.00", "0", "2", "1"]
     assert table[4].split() == ["t", "perplexity", "none", "136", "±", "6", "125", "to", "147", "0", "2"]
-    assert as_json(HarnessEvaluation((right,), 1.0), "m")["results"][0]["interval"][0] == pytest.approx(
+    assert TaskReport(HarnessEvaluation((right,), 1.0), "m").as_dict()["results"][0]["interval"][0] == pytest.approx(
         0.3424, abs=1e-4
     )
 
@@ -312,4 +313,4 @@ def test_without_lm_eval_the_extra_is_named(exported: Path, monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     monkeypatch.delattr("gptcli.evaluate.harness", raising=False)
     with pytest.raises(UsageError, match=r"pip install 'gptcli\[eval\]'"):
-        evaluate_tasks(TasksRequest(str(exported), tasks=("letters",)))
+        evaluate_tasks(TasksRequest(ModelRequest(str(exported)), ("letters",)))

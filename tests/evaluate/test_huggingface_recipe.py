@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from gptcli.data.corpus import Document
-from gptcli.evaluate.perplexity import evaluate_texts
 from gptcli.interop.huggingface import write_huggingface
 from gptcli.models.config import ModelConfig
 from gptcli.models.gpt import build_model
 from gptcli.tokenizer.tokenizer import Tokenizer
+from measuring import evaluate_texts
 
 SHAPES: dict[str, dict[str, Any]] = {
     "qwen3": {"n_kv_head": 1},

@@ -11,9 +11,9 @@ import torch
 
 from gptcli.data.corpus import Document
 from gptcli.evaluate.passages import PASSAGE_TOKENS, SHORTEST_TAIL, WorstPassages, passage_edges
-from gptcli.evaluate.perplexity import evaluate_texts
 from gptcli.models.gpt import GPT
 from gptcli.tokenizer.tokenizer import Tokenizer
+from measuring import evaluate_texts
 
 
 @pytest.mark.parametrize("length", [0, 1, 31, 64, 65, 95, 96, 97, 128, 200, 1000])

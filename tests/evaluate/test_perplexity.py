@@ -16,11 +16,12 @@ import torch
 from gptcli.data.corpus import Document
 from gptcli.data.shards import ShardWriter, TokenShards
 from gptcli.errors import DataError, UsageError
-from gptcli.evaluate.perplexity import count_words, evaluate_shards, evaluate_texts
+from gptcli.evaluate.perplexity import count_words
 from gptcli.models.config import ModelConfig
 from gptcli.models.gpt import GPT, build_model
 from gptcli.tokenizer.framing import DocumentFraming
 from gptcli.tokenizer.tokenizer import Tokenizer
+from measuring import evaluate_shards, evaluate_texts
 
 
 def random_model(tokenizer: Tokenizer, **settings: Any) -> GPT:

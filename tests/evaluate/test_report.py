@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from gptcli.data.corpus import Document
-from gptcli.evaluate.perplexity import Evaluation, FileScore, evaluate_texts
-from gptcli.evaluate.report import as_json, as_text, one_line
+from gptcli.evaluate.perplexity import Evaluation, FileScore
+from gptcli.evaluate.report import PerplexityReport, one_line
 from gptcli.evaluate.statistics import Totals, Uncertainty
 from gptcli.figures import figure
 from gptcli.models.gpt import GPT
 from gptcli.tokenizer.tokenizer import Tokenizer
+from measuring import evaluate_texts
 
 DOCUMENTED = {
     "loss", "perplexity", "bits_per_byte", "byte_perplexity", "word_perplexity", "tokens", "bytes", "words",
@@ -41,7 +42,7 @@ def strictly(text: str) -> Any:
 
 
 def test_json_has_the_documented_keys_and_the_measured_figures(evaluation: Evaluation) -> None:
-    found = strictly(json.dumps(as_json(evaluation, "a model")))
+    found = strictly(json.dumps(PerplexityReport(evaluation, "a model").as_dict()))
     assert set(found) >= DOCUMENTED
     assert (found["context"], found["stride"]) == (20, 5)
     assert found["perplexity"] == pytest.approx(math.exp(found["loss"]))
@@ -56,19 +57,19 @@ def test_json_has_the_documented_keys_and_the_measured_figures(evaluation: Evalu
 
 
 def test_perplexities_that_no_number_holds_are_null_in_json_with_the_reason(evaluation: Evaluation) -> None:
-    assert as_json(evaluation, "a model")["perplexity_withheld"] is None
+    assert PerplexityReport(evaluation, "a model").as_dict()["perplexity_withheld"] is None
     endless = replace(evaluation, totals=Totals(nats=1e6, tokens=5, bytes=5, words=2, documents=1))
-    found = strictly(json.dumps(as_json(endless, "a model")))
+    found = strictly(json.dumps(PerplexityReport(endless, "a model").as_dict()))
     assert (found["loss"], found["perplexity"], found["word_perplexity"]) == (2e5, None, None)
     assert found["perplexity_withheld"].startswith("the loss of a token and of a byte and of a word is above 709 nats")
     long_words = replace(evaluation, totals=Totals(nats=1500, tokens=5, bytes=5, words=2, documents=1))
-    found = strictly(json.dumps(as_json(long_words, "a model")))
+    found = strictly(json.dumps(PerplexityReport(long_words, "a model").as_dict()))
     assert found["perplexity"] == pytest.approx(math.exp(300)) and found["word_perplexity"] is None
     assert found["perplexity_withheld"].startswith("the loss of a word is above")
 
 
 def test_text_states_what_was_done(evaluation: Evaluation) -> None:
-    text = as_text(evaluation, "run x, step 3")
+    text = PerplexityReport(evaluation, "run x, step 3").text()
     for stated in ("run x, step 3", "context 20", "stride 5", "each exactly once", "endoftext", "4, each", "95 %"):
         assert stated in text
     assert evaluation.uncertainty is not None
@@ -82,7 +83,9 @@ def test_text_states_what_was_done(evaluation: Evaluation) -> None:
 def test_no_figure_is_printed_to_more_digits_than_its_interval_supports(evaluation: Evaluation) -> None:
     """A loss of 4.909 between 4.83 and 4.99 is a perplexity of 136 between 125 and 147, not of 135.5253."""
     totals = Totals(nats=4909.1627, tokens=1000, bytes=2000, words=400, documents=20)
-    text = as_text(replace(evaluation, totals=totals, uncertainty=Uncertainty(0.04, 4.83, 4.99, "20 documents")), "m")
+    text = PerplexityReport(
+        replace(evaluation, totals=totals, uncertainty=Uncertainty(0.04, 4.83, 4.99, "20 documents")), "m"
+    ).text()
     for line in (
         "loss             4.909 nats per token",
         "95 % interval 4.830 to 4.990, standard error 0.040",
@@ -92,9 +95,9 @@ def test_no_figure_is_printed_to_more_digits_than_its_interval_supports(evaluati
         "word perplexity  214,000",
     ):
         assert line in text
-    unsure = as_text(replace(evaluation, totals=totals, uncertainty=None), "m")
+    unsure = PerplexityReport(replace(evaluation, totals=totals, uncertainty=None), "m").text()
     assert "loss             4.9 nats per token" in unsure and "perplexity       140\n" in unsure
-    exact = as_json(replace(evaluation, totals=totals, uncertainty=None), "m")
+    exact = PerplexityReport(replace(evaluation, totals=totals, uncertainty=None), "m").as_dict()
     assert exact["loss"] == totals.loss  # programs get every digit
 
 
@@ -118,21 +121,21 @@ def test_a_word_has_a_perplexity_only_where_spaces_separate_words(
     model = unigram_model(torch.linspace(0, 3, byte_tokenizer.vocab_size))
     found = evaluate_texts(model, byte_tokenizer, [Document(text * 3, "t")], context=20)
     assert found.totals.has_words == has_words
-    assert ("word perplexity  not given" in as_text(found, "m")) != has_words
-    assert as_json(found, "m")["word_perplexity"] is not None  # as lm-eval counts words
+    assert ("word perplexity  not given" in PerplexityReport(found, "m").text()) != has_words
+    assert PerplexityReport(found, "m").as_dict()["word_perplexity"] is not None  # as lm-eval counts words
 
 
 def test_unknown_characters_and_a_missing_prefix_are_said(evaluation: Evaluation) -> None:
-    text = as_text(replace(evaluation, unknown_tokens=1234, prefix=None), "m")
+    text = PerplexityReport(replace(evaluation, unknown_tokens=1234, prefix=None), "m").text()
     assert "WARNING" in text
-    assert "1,234 unknown characters" in text
+    assert "the tokenizer lacks 1,234 characters" in text
     assert "first token is not scored" in text
 
 
 def test_of_many_files_those_with_the_most_bits_per_byte_are_listed(evaluation: Evaluation) -> None:
     totals = [replace(evaluation.totals, nats=evaluation.totals.nats * factor) for factor in range(1, 18)]
     files = tuple(FileScore(f"{number}.txt", some, None) for number, some in enumerate(totals))
-    text = as_text(replace(evaluation, files=files), "m")
+    text = PerplexityReport(replace(evaluation, files=files), "m").text()
     listed = [
         line.split()[0] for line in text.splitlines() if line[:3].strip("0123456789.").startswith("t") or ".txt" in line
     ]

@@ -10,10 +10,8 @@ import pytest
 
 from gptcli.errors import DataError, StorageError, UsageError
 from gptcli.generate.config import GenerationConfig
+from gptcli.generate.listener import Listener
 from gptcli.generate.terminal import Printer, read_prompts
-from gptcli.generate.text import Completion
-
-DONE = Completion("", [], [], "length", 0)
 
 
 def test_a_prompt_file_has_one_prompt_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,7 +82,7 @@ def test_one_sample_is_printed_piece_by_piece(capsys: pytest.CaptureFixture) -> 
         assert capsys.readouterr().out == " upon"
         printer.on_text(0, " a time")
         assert capsys.readouterr().out == " a time"
-        printer.on_completion(0, DONE)
+        printer.on_end(0)
     assert capsys.readouterr() == ("\n", "")
 
 
@@ -92,12 +90,12 @@ def test_samples_are_printed_in_order_whichever_ends_first(capsys: pytest.Captur
     with Printer(["P", "Q"], GenerationConfig(num_samples=2, seed=5)) as printer:
         for number, piece in ((2, "c1"), (0, "a1"), (1, "b1"), (2, "c2")):
             printer.on_text(number, piece)
-        printer.on_completion(2, DONE)
+        printer.on_end(2)
         assert capsys.readouterr().out == "a1"
-        printer.on_completion(0, DONE)
+        printer.on_end(0)
         assert capsys.readouterr().out == "\n---\nb1"
-        printer.on_completion(1, DONE)
-        printer.on_completion(3, DONE)
+        printer.on_end(1)
+        printer.on_end(3)
     out, err = capsys.readouterr()
     assert out == "\n---\nc1c2\n---\n\n"
     assert err.splitlines()[-1] == "--- prompt 2 of 2, sample 2 of 2, seed 6"
@@ -115,15 +113,15 @@ def test_a_terminal_shows_control_characters_of_the_text_and_a_pipe_gets_them(mo
         with Printer(["p"], GenerationConfig()) as printer:
             for piece in ("a\x1b", "[2J\tb\r", "\n\u202eü"):
                 printer.on_text(0, piece)
-            printer.on_completion(0, DONE)
+            printer.on_end(0)
         written.append(stream.getvalue())
     assert written == ["a\\u001b[2J\tb\\u000d\n\\u202eü\n", "a\x1b[2J\tb\r\n\u202eü\n"]
 
 
 def test_silent_printer_prints_nothing(capsys: pytest.CaptureFixture) -> None:
-    with Printer(["P"], GenerationConfig(), silent=True) as printer:
+    with Listener() as printer:
         printer.on_text(0, "text")
-        printer.on_completion(0, DONE)
+        printer.on_end(0)
     assert capsys.readouterr() == ("", "")
 
 

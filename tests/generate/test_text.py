@@ -10,6 +10,7 @@ import pytest
 from gptcli.errors import CheckpointError, DataError, TokenizerError
 from gptcli.generate.config import GenerationConfig
 from gptcli.generate.engine import Engine, Request
+from gptcli.generate.listener import Listener
 from gptcli.generate.text import generate
 from gptcli.models.gpt import GPT
 from gptcli.tokenizer.config import CharTokenizerConfig
@@ -35,14 +36,15 @@ def test_streamed_pieces_are_the_text_of_the_tokens(model: GPT, tokenizer: Token
     config = GenerationConfig(max_new_tokens=150, temperature=0.7, num_samples=4)
     pieces: dict[int, list[str]] = {}
     ended: list[int] = []
-    result = generate(
-        model,
-        tokenizer,
-        ["caf\u00e9", "\U0001f600"],
-        config,
-        lambda number, piece: pieces.setdefault(number, []).append(piece),
-        lambda number, completion: ended.append(number),
-    )
+
+    class Recorder(Listener):
+        def on_text(self, number: int, piece: str) -> None:
+            pieces.setdefault(number, []).append(piece)
+
+        def on_end(self, number: int) -> None:
+            ended.append(number)
+
+    result = generate(model, tokenizer, ["caf\u00e9", "\U0001f600"], config, Recorder())
     completions = [completion for prompt in result.prompts for completion in prompt.completions]
     assert sorted(ended) == list(range(8))
     for number, completion in enumerate(completions):

@@ -10,11 +10,12 @@ import torch
 
 from gptcli.data.shards import TokenShards
 from gptcli.evaluate.choices import ChoiceRow, encode_row
-from gptcli.evaluate.requests import EvalRequest, evaluate
+from gptcli.evaluate.requests import TextsRequest, evaluate_texts
 from gptcli.generate.config import GenerationConfig
 from gptcli.generate.text import encode_prompt
 from gptcli.interop.load import LoadedModel, load_model
 from gptcli.nn.loss import token_losses
+from gptcli.session import ModelRequest
 from gptcli.tokenizer.framing import DocumentFraming
 from gptcli.train.run import TrainRequest, train
 from special_tokens import with_specials
@@ -74,13 +75,14 @@ def test_one_framing_from_the_shards_to_the_export(tmp_path: Path, name: str) ->
     between = [losses(loaded, [*ids, *framing.before])[-1:] for ids in framed[:-1]] if not framing.after else []
     between = between if framing.before else []
     assert summary["val_loss"] == pytest.approx(torch.cat([*nats, *between]).mean().item(), rel=1e-5)
-    evaluation, _ = evaluate(EvalRequest(str(run), device="cpu"))
+    evaluation = evaluate_texts(TextsRequest(ModelRequest(str(run), device="cpu"))).evaluation
     of_text = torch.cat([one[: len(one) - len(framing.after)] for one in nats])
     assert evaluation.totals.nats == pytest.approx(of_text.sum().item(), rel=1e-5)
     assert evaluation.prefix == (tokenizer.token_text(framing.begin_id) if framing.before else None)
 
     (tmp_path / "one.jsonl").write_text(json.dumps({"text": VALIDATED[0]}))
-    again, _ = evaluate(EvalRequest(str(run), texts=(str(tmp_path / "one.jsonl"),), device="cpu"))
+    text = str(tmp_path / "one.jsonl")
+    again = evaluate_texts(TextsRequest(ModelRequest(str(run), device="cpu"), (text,))).evaluation
     assert again.totals.nats == pytest.approx(nats[0][: len(nats[0]) - len(framing.after)].sum().item(), rel=1e-5)
 
     if framing.before:

@@ -19,7 +19,8 @@ from gptcli.config import parse_assignment, read_toml, validate
 from gptcli.config.differences import Difference, differences
 from gptcli.data.shards import TokenShards
 from gptcli.errors import CheckpointError, ConfigError, DataError, GptcliError, UsageError
-from gptcli.evaluate.requests import EvalRequest, evaluate
+from gptcli.evaluate.requests import TextsRequest, evaluate_texts
+from gptcli.session import ModelRequest
 from gptcli.tokenizer.tokenizer import load_tokenizer
 from gptcli.train.config import RunConfig
 from gptcli.train.request import TrainRequest
@@ -187,7 +188,7 @@ def test_a_run_without_a_checkpoint_measures_on_the_text_that_it_is_trained_on(r
     other.write_text("".join(f"{n} bottles of {n * 7} beers on the wall.\n" for n in range(300)))
     resume(run, "model.n_layer=2", corpus=(str(other),))
     assert "bottles" in validation_text(run)
-    assert evaluate(EvalRequest(str(run), device="cpu"))[0].totals.tokens > 0
+    assert evaluate_texts(TextsRequest(ModelRequest(str(run), device="cpu"))).evaluation.totals.tokens > 0
     assert RunDirectory(run).checkpoints()[-1].step == 6
 
 

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 
 from gptcli.data.shards import TokenShards
 from gptcli.errors import DataError
-from gptcli.evaluate.requests import EvalRequest, evaluate
+from gptcli.evaluate.requests import TextsRequest, evaluate_texts
+from gptcli.session import ModelRequest
 from gptcli.tokenizer.config import ByteTokenizerConfig
 from gptcli.tokenizer.train import build_tokenizer
 from gptcli.train.run import TrainRequest, train
@@ -54,7 +55,7 @@ def test_a_run_on_tokens_is_resumed_and_evaluated_without_them(sources: tuple[Pa
     train(TrainRequest(assignments=("train.max_steps=8",), out=run, resume=True))
     tokens.unlink()
     (tmp_path / "val.bin").unlink()
-    evaluation, _ = evaluate(EvalRequest(str(run), device="cpu"))
+    evaluation = evaluate_texts(TextsRequest(ModelRequest(str(run), device="cpu"))).evaluation
     assert evaluation.totals.bytes == TokenShards.open(run / "val").bytes
 
 

@@ -42,8 +42,8 @@ class CheckpointReport:
         ]
         return {"run": str(self.run.path), "checkpoints": entries}
 
-    def table(self) -> str:
-        """One line a checkpoint, for people."""
+    def text(self) -> str:
+        """Return one line for each checkpoint."""
         lines = [f"{'step':>10}  {'val loss':>9}  {'size':>8}  state"]
         for info, damage in self.checkpoints:
             loss = "-" if info.val_loss is None else f"{info.val_loss:.4f}"
@@ -116,7 +116,7 @@ class VerifyReport:
         return {**self.checkpoints.as_dict(), "files": [entry for report in self.files for entry in report.entries()]}
 
     def text(self) -> str:
-        return "\n".join([self.checkpoints.table(), *(line for report in self.files for line in report.lines())])
+        return "\n".join([self.checkpoints.text(), *(line for report in self.files for line in report.lines())])
 
     def raise_if_damaged(self) -> None:
         """CheckpointError that counts what is damaged and names the first damaged file."""

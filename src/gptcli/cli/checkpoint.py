@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gptcli import strict_json
-from gptcli.console import show
+from gptcli.cli.output import show_report
 
 checkpoint_app = typer.Typer(help="List the checkpoints of a run, and verify every file of it.", no_args_is_help=True)
 
@@ -21,8 +20,7 @@ def list_checkpoints(run: Run, as_json: AsJson = False) -> None:
     """List step, validation loss and size of every checkpoint, and whether it is whole."""
     from gptcli.checkpoint.report import report_checkpoints
 
-    report = report_checkpoints(run)
-    show(strict_json.dumps(report.as_dict()) if as_json else report.table())
+    show_report(report_checkpoints(run), as_json)
 
 
 @checkpoint_app.command("verify")
@@ -42,5 +40,5 @@ def verify_checkpoints(
     if accept:
         accept_changes(run, accept)
     report = verify_files(run)
-    show(strict_json.dumps(report.as_dict()) if as_json else report.text())
+    show_report(report, as_json)
     report.raise_if_damaged()

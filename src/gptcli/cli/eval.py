@@ -6,9 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from gptcli import strict_json
 from gptcli.cli.options import MOST, MOST_TOKENS, Quantize, ReadingAssignments
-from gptcli.console import show
+from gptcli.cli.output import CommandResult, show_report
 
 
 def evaluate(
@@ -73,83 +72,38 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure perplexity and bits per byte, each token scored exactly once; or how it does at tasks."""
-    model = {"model": run, "batch_size": batch_size, "checkpoint": checkpoint, "quantize": quantize, "device": device}
+    from gptcli.evaluate import requests
+    from gptcli.session import ModelRequest
+
+    model = ModelRequest(run, checkpoint, device, quantize=quantize)
     of_texts = {"TEXT": text, "--context": context, "--stride": stride, "--worst": worst, "--set": assignments}
     of_tasks = {"--limit": limit, "--include-path": include_path}
+    report: CommandResult
     if tasks is not None:
         refuse("--tasks", of_texts | {"--choices": choices, "--shots": shots})
-        printed = run_tasks(model, tasks, limit, num_fewshot, include_path, as_json)
+        names = tuple(name.strip() for name in tasks.split(",") if name.strip())
+        request = requests.TasksRequest(model, names, limit, num_fewshot, include_path, batch_size)
+        report = requests.evaluate_tasks(request)
     elif choices is not None:
         refuse("--choices", of_texts | of_tasks)
-        printed = choose(model, choices, shots, num_fewshot, as_json)
+        report = requests.evaluate_choice_file(
+            requests.ChoicesRequest(model, choices, shots, num_fewshot or 0, batch_size)
+        )
     else:
+        from gptcli.data.reading_config import reading_settings
+        from gptcli.evaluate.perplexity import PerplexityOptions
+
         refuse("a text", of_tasks | {"--shots": shots, "--num-fewshot": num_fewshot})
-        printed = read(model, text or [], context, stride, worst, assignments or [], as_json)
-    show(printed)
+        options = PerplexityOptions(context, stride, batch_size, worst)
+        reading = reading_settings(assignments or [])
+        report = requests.evaluate_texts(requests.TextsRequest(model, tuple(text or ()), options, reading))
+    show_report(report, as_json)
 
 
 def refuse(what: str, options: dict[str, Any]) -> None:
-    """Options that would do nothing are a mistake of the user's."""
+    """Raise a UsageError if an option is given that would do nothing."""
     from gptcli.errors import UsageError
 
     given = [name for name, value in options.items() if value]
     if given:
         raise UsageError(f"{given[0]} has no meaning for {what}", "leave it out")
-
-
-def read(
-    model: dict[str, Any],
-    text: list[str],
-    context: int | None,
-    stride: int | None,
-    worst: int,
-    assignments: list[str],
-    as_json: bool,
-) -> str:
-    """The perplexity of texts, to be printed."""
-    from gptcli.data.reading_config import reading_settings
-    from gptcli.evaluate import report
-    from gptcli.evaluate.requests import EvalRequest
-    from gptcli.evaluate.requests import evaluate as evaluate_request
-
-    evaluation, source = evaluate_request(
-        EvalRequest(
-            **model,
-            texts=tuple(text),
-            context=context,
-            stride=stride,
-            worst=worst,
-            reading=reading_settings(assignments),
-        )
-    )
-    return strict_json.dumps(report.as_json(evaluation, source)) if as_json else report.as_text(evaluation, source)
-
-
-def choose(model: dict[str, Any], file: str, shots: str | None, num_fewshot: int | None, as_json: bool) -> str:
-    """How the model chooses, to be printed."""
-    from gptcli.evaluate import choice_report as report
-    from gptcli.evaluate.requests import ChoicesRequest, evaluate_choice_file
-
-    request = ChoicesRequest(**model, file=file, shots=shots, num_fewshot=num_fewshot or 0)
-    evaluation, source = evaluate_choice_file(request)
-    return (
-        strict_json.dumps(report.as_json(evaluation, source)) if as_json else report.as_text(evaluation, source, file)
-    )
-
-
-def run_tasks(
-    model: dict[str, Any],
-    tasks: str,
-    limit: int | None,
-    num_fewshot: int | None,
-    include_path: str | None,
-    as_json: bool,
-) -> str:
-    """How it does at tasks, to be printed."""
-    from gptcli.evaluate import task_report as report
-    from gptcli.evaluate.requests import TasksRequest, evaluate_tasks
-
-    names = tuple(name.strip() for name in tasks.split(",") if name.strip())
-    request = TasksRequest(**model, tasks=names, limit=limit, num_fewshot=num_fewshot, include_path=include_path)
-    evaluation, source = evaluate_tasks(request)
-    return strict_json.dumps(report.as_json(evaluation, source)) if as_json else report.as_text(evaluation, source)

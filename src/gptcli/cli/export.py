@@ -7,9 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from gptcli import strict_json
 from gptcli.cli.options import AsJson
-from gptcli.console import show
+from gptcli.cli.output import show_report
 
 
 def export(
@@ -40,4 +39,4 @@ def export(
     from gptcli.interop.export import export as export_request
 
     exported = export_request(ExportRequest(run, to, out, checkpoint, dtype, quantize, license, force))
-    show(strict_json.dumps(exported.as_dict()) if as_json else "\n".join(exported.lines()))
+    show_report(exported, as_json)

@@ -8,6 +8,7 @@ import typer
 
 from gptcli import strict_json
 from gptcli.cli.options import Quantize
+from gptcli.console import quantity, say
 
 
 def generate(
@@ -65,29 +66,30 @@ def generate(
     from gptcli.generate.config import GenerationConfig
     from gptcli.generate.terminal import Printer, read_prompts
 
-    stop = stop or []
-    # Every setting of generation is an option of the same name.
-    options = {name: value for name, value in locals().items() if name in GenerationConfig.model_fields}
-    config = validate(GenerationConfig, RawConfig(options))
+    settings = {
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+        "stop": stop or [],
+        "seed": seed,
+        "num_samples": num_samples,
+        "overflow": overflow,
+        "speculate": speculate,
+        "document_start": document_start,
+        "batch_size": batch_size,
+    }
+    config = validate(GenerationConfig, RawConfig(settings))
     prompts = read_prompts(prompt, prompt_file, whole_file=whole_file)
 
-    import torch
+    from gptcli.generate.listener import SILENT
+    from gptcli.session import ModelRequest, open_session
 
-    from gptcli.console import quantity, say
-    from gptcli.generate.step import decoding_step
-    from gptcli.generate.text import generate as generate_texts
-    from gptcli.interop.load import load_model
-    from gptcli.models.inference import for_generation
-    from gptcli.nn.device import AUTOCAST_DTYPES, resolve_device
-    from gptcli.storage import default_cache_dir
-
-    where, dtype = resolve_device(device), AUTOCAST_DTYPES.get(precision, torch.float32)
-    loaded = load_model(run, device=where, dtype=dtype, checkpoint=checkpoint)
-    say(f"{loaded.source}, on {where} in {quantize or precision}{', compiled' if compile else ''}")
-    model = for_generation(loaded.model, quantize, min(config.batch_size, len(prompts) * config.num_samples))
-    step = decoding_step(model, default_cache_dir() if compile else None)
-    with Printer(prompts, config, silent=as_json, separator=separator) as printer:
-        result = generate_texts(model, loaded.tokenizer, prompts, config, printer.on_text, printer.on_completion, step)
+    session = open_session(ModelRequest(run, checkpoint, device, precision, quantize, compile))
+    with SILENT if as_json else Printer(prompts, config, separator) as listener:
+        generation = session.generate(prompts, config, listener)
     if as_json:
-        print(strict_json.dumps(result.report(several=prompt_file is not None and not whole_file)))
-    say(f"{quantity(result.token_count, 'token')}, {result.tokens_per_second:,.1f} tokens/s")
+        print(strict_json.dumps(generation.report(several=prompt_file is not None and not whole_file)))
+    say(f"{quantity(generation.token_count, 'token')}, {generation.tokens_per_second:,.1f} tokens/s")

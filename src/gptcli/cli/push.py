@@ -6,9 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from gptcli import strict_json
 from gptcli.cli.options import AsJson
-from gptcli.console import show
+from gptcli.cli.output import show_report
 
 
 def push(
@@ -30,4 +29,4 @@ def push(
     from gptcli.interop.push import push as push_request
 
     pushed = push_request(PushRequest(run, name, private, revision, checkpoint, dtype, license))
-    show(strict_json.dumps(pushed.as_dict()) if as_json else "\n".join(pushed.lines()))
+    show_report(pushed, as_json)

@@ -12,7 +12,7 @@ import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypedDict, Unpack
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -92,67 +92,51 @@ class Evaluation:
     """The part of the text that the model was trained on."""
 
 
-class Options(TypedDict, total=False):
-    """Settings of the measurement; each may be left out.
+@dataclass(frozen=True)
+class PerplexityOptions:
+    """Settings of the measurement.
 
-    context, stride: in tokens; by default the model's context length, at most 8,192, and half of the context.
-    batch_size: windows at a time; by default as many as take a modest amount of memory.
-    worst: how many of the most surprising passages to keep.
-    seed: of the bootstrap.
-    on_tokens: called after each batch with the number of tokens scored and their summed nats.
+    Attributes:
+        context: tokens in a window; None: the model's context length, at most 8,192.
+        stride: tokens from one window to the next; None: half the context.
+        batch_size: windows at a time; None: as many as take a modest amount of memory.
+        worst: how many of the most surprising passages to keep.
+        seed: seed of the bootstrap.
     """
 
-    context: int | None
-    stride: int | None
-    batch_size: int | None
-    worst: int
-    seed: int
-    on_tokens: Callable[[int, float], None] | None
+    context: int | None = None
+    stride: int | None = None
+    batch_size: int | None = None
+    worst: int = 0
+    seed: int = 0
 
 
-def evaluate_texts(
-    model: GPT, tokenizer: Tokenizer, documents: Iterable[TextDocument], **options: Unpack[Options]
-) -> Evaluation:
-    """Score texts, encoded as they are (special tokens written out in a text are text).
-
-    Raises: as `evaluate_documents`.
-    """
-    return evaluate_documents(model, tokenizer, encoded_texts(tokenizer, documents), **options)
-
-
-def evaluate_shards(
-    model: GPT, tokenizer: Tokenizer, shards: TokenShards, name: str, **options: Unpack[Options]
-) -> Evaluation:
-    """Score the documents of a split exactly as they were encoded for training; `name` stands for their source.
-
-    Raises: as `evaluate_documents`.
-    """
-    return evaluate_documents(model, tokenizer, stored_documents(tokenizer, shards, name), **options)
+DEFAULTS = PerplexityOptions()
 
 
 def evaluate_documents(
     model: GPT,
     tokenizer: Tokenizer,
     documents: Iterable[EncodedDocument],
+    options: PerplexityOptions = DEFAULTS,
     *,
-    context: int | None = None,
-    stride: int | None = None,
-    batch_size: int | None = None,
-    worst: int = 0,
-    seed: int = 0,
     on_tokens: Callable[[int, float], None] | None = None,
 ) -> Evaluation:
-    """Score documents whose ids are known; see `Options`.
+    """Score documents, each token exactly once.
+
+    Args:
+        on_tokens: called after each batch with the number of tokens scored and their summed nats.
 
     Raises:
         UsageError: impossible options.
         DataError: nothing to score.
         OutOfMemoryError: one window does not fit the device.
     """
-    if worst < 0 or (batch_size is not None and batch_size < 1):
+    batch_size = options.batch_size
+    if options.worst < 0 or (batch_size is not None and batch_size < 1):
         raise UsageError("a batch holds at least one window, and the worst passages are none or more")
     began = time.monotonic()
-    context, stride = resolve_windows(context, stride, model.config.context_length)
+    context, stride = resolve_windows(options.context, options.stride, model.config.context_length)
     scorer = Scorer(
         model,
         context=context,
@@ -163,7 +147,7 @@ def evaluate_documents(
     prefix = np.array(tokenizer.framing.before, dtype=np.uint32)
     pairs = ((document, np.concatenate((prefix, document.ids))) for document in documents)
     tallies: dict[str, Tally] = {}
-    passages, prefix_of_text, unknown = WorstPassages(worst, tokenizer), TextPrefix(), 0
+    passages, prefix_of_text, unknown = WorstPassages(options.worst, tokenizer), TextPrefix(), 0
     lost = NOTHING_LOST
     with evaluation_mode(model):
         for sequence in scorer.score(pairs):
@@ -182,9 +166,10 @@ def evaluate_documents(
     whole = Tally.together(list(tallies.values()))
     return Evaluation(
         totals=whole.totals(),
-        uncertainty=whole.uncertainty(seed),
+        uncertainty=whole.uncertainty(options.seed),
         files=tuple(
-            FileScore(name, tally.totals(), tally.uncertainty(seed), tally.lost) for name, tally in tallies.items()
+            FileScore(name, tally.totals(), tally.uncertainty(options.seed), tally.lost)
+            for name, tally in tallies.items()
         ),
         worst=passages.passages(),
         context=context,

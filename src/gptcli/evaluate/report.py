@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from gptcli.console import quantity
@@ -17,35 +19,67 @@ LARGEST_EXPONENT = 709
 """The largest whole number whose exponential a 64-bit floating-point number holds."""
 
 
-def as_json(evaluation: Evaluation, source: str) -> dict[str, Any]:
-    """The object that `gptcli eval --json` prints. `source` says which model was measured.
+@dataclass(frozen=True)
+class PerplexityReport:
+    """An evaluation of texts and the model that it is of, in words."""
 
-    JSON has no infinity: a perplexity that no number holds is None, and `perplexity_withheld` has the reason.
-    """
-    return {
-        "model": source,
-        **scores(evaluation.totals, evaluation.uncertainty, evaluation.lost),
-        "lost_text": evaluation.lost.as_json(),
-        "bits_per_byte_withheld": evaluation.lost.words("this text") if evaluation.lost.is_withheld else None,
-        "perplexity_withheld": overflow_words(evaluation.totals),
-        "context": evaluation.context,
-        "stride": evaluation.stride,
-        "prefix": evaluation.prefix,
-        "unknown_characters": evaluation.unknown_tokens,
-        "seen_in_training": evaluation.contamination.as_json(),
-        "xz_bits_per_byte": evaluation.baseline.bits_per_byte,
-        "xz_bytes": evaluation.baseline.bytes,
-        "seconds": round(evaluation.seconds, 3),
-        "files": [
-            {
-                "file": file.source,
-                **scores(file.totals, file.uncertainty, worse(evaluation.lost, file.lost)),
-                "seen_in_training": evaluation.contamination.files.get(file.source),
-            }
-            for file in evaluation.files
-        ],
-        "worst": [passage_as_json(passage) for passage in evaluation.worst],
-    }
+    evaluation: Evaluation
+    model: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the object that `gptcli eval --json` prints.
+
+        JSON has no infinity: a perplexity that no number holds is None, and `perplexity_withheld` has the reason.
+        """
+        found = self.evaluation
+        return {
+            "model": self.model,
+            **scores(found.totals, found.uncertainty, found.lost),
+            "lost_text": found.lost.as_json(),
+            "bits_per_byte_withheld": found.lost.words("this text") if found.lost.is_withheld else None,
+            "perplexity_withheld": overflow_words(found.totals),
+            "context": found.context,
+            "stride": found.stride,
+            "prefix": found.prefix,
+            "unknown_characters": found.unknown_tokens,
+            "seen_in_training": found.contamination.as_json(),
+            "xz_bits_per_byte": found.baseline.bits_per_byte,
+            "xz_bytes": found.baseline.bytes,
+            "seconds": round(found.seconds, 3),
+            "files": [
+                {
+                    "file": file.source,
+                    **scores(file.totals, file.uncertainty, worse(found.lost, file.lost)),
+                    "seen_in_training": found.contamination.files.get(file.source),
+                }
+                for file in found.files
+            ],
+            "worst": [passage_as_dict(passage) for passage in found.worst],
+        }
+
+    def text(self) -> str:
+        """Return what `gptcli eval` prints: the method, the scores, the files and the worst passages."""
+        found = self.evaluation
+        warnings = [f"WARNING          {warning}" for warning in self.warnings()]
+        lines = [f"model            {self.model}", *method(found), *warnings, "", *headline(found)]
+        if len(found.files) > 1:
+            lines += ["", *file_table(found)]
+        for number, passage in enumerate(found.worst, start=1):
+            lines += ["", *passage_lines(number, passage)]
+        return "\n".join(lines)
+
+    def warnings(self) -> Iterator[str]:
+        """Yield the reasons why the scores do not mean what they seem to."""
+        found = self.evaluation
+        if found.contamination.is_much:
+            yield found.contamination.warning()
+        if found.unknown_tokens:
+            yield (
+                f"the tokenizer lacks {found.unknown_tokens:,} characters of this text, and <unk> was scored in their "
+                "place: do not compare these figures with those of a tokenizer that has them"
+            )
+        if lost := found.lost.words("this text"):
+            yield lost
 
 
 def worse(one: LostText, other: LostText) -> LostText:
@@ -88,7 +122,7 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def passage_as_json(passage: Passage) -> dict[str, Any]:
+def passage_as_dict(passage: Passage) -> dict[str, Any]:
     return {
         "loss": finite(passage.loss),
         "file": passage.source,
@@ -103,16 +137,6 @@ def passage_as_json(passage: Passage) -> dict[str, Any]:
     }
 
 
-def as_text(evaluation: Evaluation, source: str) -> str:
-    """What `gptcli eval` prints: what was done, the scores, the files, the worst passages."""
-    lines = [f"model            {source}", *method(evaluation), "", *headline(evaluation)]
-    if len(evaluation.files) > 1:
-        lines += ["", *file_table(evaluation)]
-    for number, passage in enumerate(evaluation.worst, start=1):
-        lines += ["", *passage_lines(number, passage)]
-    return "\n".join(lines)
-
-
 def method(evaluation: Evaluation) -> list[str]:
     totals = evaluation.totals
     if evaluation.prefix is None:
@@ -120,7 +144,7 @@ def method(evaluation: Evaluation) -> list[str]:
     else:
         prefix = f"each prefixed with {evaluation.prefix}"
     only = one_line(evaluation.files[0].source) if len(evaluation.files) == 1 else f"{len(evaluation.files):,} files"
-    lines = [
+    return [
         f"text             {only}",
         f"documents        {totals.documents:,}, {prefix}",
         f"scored           {quantity(totals.tokens, 'token')}, each exactly once, "
@@ -129,16 +153,6 @@ def method(evaluation: Evaluation) -> list[str]:
         f"each token sees at least {max(1, evaluation.context - evaluation.stride)} tokens before it",
         f"seen in training {evaluation.contamination.words()}",
     ]
-    if evaluation.contamination.is_much:
-        lines.append(f"WARNING          {evaluation.contamination.warning()}")
-    if evaluation.unknown_tokens:
-        lines.append(
-            f"WARNING          {evaluation.unknown_tokens:,} unknown characters were scored as <unk>: these figures "
-            "cannot be compared with those of a tokenizer that has them"
-        )
-    if lost := evaluation.lost.words("this text"):
-        lines.append(f"WARNING          {lost}")
-    return lines
 
 
 def headline(evaluation: Evaluation) -> list[str]:

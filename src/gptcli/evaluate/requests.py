@@ -1,10 +1,11 @@
-"""What `gptcli eval` does, from the user's words to an evaluation: the one module of this package that knows paths."""
+"""The requests of `gptcli eval`, from the user's words to a report. The one module of this package that knows paths."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from gptcli import strict_json
 from gptcli.checkpoint.run_directory import RunDirectory
@@ -17,131 +18,130 @@ from gptcli.data.reading_config import reading_config
 from gptcli.data.rows import json_rows
 from gptcli.data.shards import TokenShards
 from gptcli.errors import CheckpointError, DataError, UsageError, missing_extra
-from gptcli.evaluate.choices import ChoiceEvaluation, ChoiceRow, evaluate_choices, parse_row
-from gptcli.evaluate.contamination import ContaminationCounter, validation_contamination
-from gptcli.evaluate.perplexity import Evaluation, encoded_texts, evaluate_documents, stored_documents
+from gptcli.evaluate.choice_report import ChoiceReport
+from gptcli.evaluate.choices import ChoiceRow, evaluate_choices, parse_row
+from gptcli.evaluate.contamination import Contamination, ContaminationCounter, validation_contamination
+from gptcli.evaluate.perplexity import (
+    EncodedDocument,
+    PerplexityOptions,
+    encoded_texts,
+    evaluate_documents,
+    stored_documents,
+)
+from gptcli.evaluate.report import PerplexityReport
 from gptcli.evaluate.windows import LONGEST_DEFAULT
-from gptcli.interop.load import LoadedModel, load_model
 from gptcli.manifest import require_unchanged
-from gptcli.models.gpt import GPT
-from gptcli.models.inference import Quantization, quantized
-from gptcli.nn.device import resolve_device
+from gptcli.session import ModelRequest, Session, open_session
 from gptcli.storage import read_regular
 from gptcli.tokenizer.lost_text import LostText
 
 if TYPE_CHECKING:
-    from gptcli.evaluate.harness import HarnessEvaluation
-
+    from gptcli.evaluate.task_report import TaskReport
 
 CHOICE_ROW = 'write one {"prompt", "choices", "answer"} object a line'
 
 
 @dataclass(frozen=True)
-class ModelRequest:
-    """The model that the user named, and how it is to be run."""
+class TextsRequest:
+    """A measurement of the perplexity of `texts`, or of the run's own validation split if there are none.
 
-    model: str
-    batch_size: int | None = None
-    checkpoint: str = "best"
-    quantize: Quantization | None = None
-    device: str = "auto"
+    Attributes:
+        reading: the user's settings for reading the texts; the other settings are those of the run.
+    """
 
-
-@dataclass(frozen=True)
-class EvalRequest(ModelRequest):
-    """What the user typed; no `texts` stands for the run's own validation split."""
-
+    model: ModelRequest
     texts: tuple[str, ...] = ()
-    context: int | None = None
-    stride: int | None = None
-    worst: int = 0
+    options: PerplexityOptions = field(default_factory=PerplexityOptions)
     reading: RawConfig = field(default_factory=RawConfig)
-    """The user's settings for reading the texts; the other settings are those of the run."""
 
 
 @dataclass(frozen=True)
-class ChoicesRequest(ModelRequest):
+class ChoicesRequest:
     """Rows of choices in `file`, after the first `num_fewshot` rows of `shots`, or else of the file itself."""
 
-    file: str = ""
-    num_fewshot: int = 0
+    model: ModelRequest
+    file: str
     shots: str | None = None
+    num_fewshot: int = 0
+    batch_size: int | None = None
 
 
 @dataclass(frozen=True)
-class TasksRequest(ModelRequest):
-    """Tasks of lm-evaluation-harness by their names, and in what way."""
+class TasksRequest:
+    """Tasks of lm-evaluation-harness by their names; the other attributes are options of `run_tasks`."""
 
-    tasks: tuple[str, ...] = ()
+    model: ModelRequest
+    tasks: tuple[str, ...]
     limit: int | None = None
     num_fewshot: int | None = None
     include_path: str | None = None
+    batch_size: int | None = None
 
 
-def open_model(request: ModelRequest) -> tuple[LoadedModel, GPT, str]:
-    """What was loaded, the model to be scored, in fp32 or quantized, and in words what it is.
+class TextSource(Protocol):
+    """The documents to score, the number of their tokens if it is known, and how many of them were trained on."""
 
-    Raises:
-        UsageError, CheckpointError, StorageError.
-    """
-    if request.batch_size is not None and request.batch_size < 1:
-        raise UsageError(f"a batch of {request.batch_size} holds nothing", "choose --batch-size 1 or more")
-    device = resolve_device(request.device)
-    loaded = load_model(request.model, device=device, checkpoint=request.checkpoint)
-    model, source = loaded.model, loaded.source
-    if request.quantize:
-        model, source = quantized(model, request.quantize), f"{source}, quantized to {request.quantize}"
-    say(f"{source}, on {device}" if request.quantize else f"{source}, on {device} in fp32")
-    return loaded, model, source
+    documents: Iterator[EncodedDocument]
+    tokens: int | None
+
+    def contamination(self) -> Contamination:
+        """Return the part of the documents that was trained on, once all of them are read."""
+        ...
 
 
-def evaluate(request: EvalRequest) -> tuple[Evaluation, str]:
-    """Evaluate as requested, in fp32 or quantized; returns the evaluation and, in words, the model that it is of.
+class NamedTexts:
+    """The texts that the user names, read as the run's corpus was."""
+
+    def __init__(self, session: Session, request: TextsRequest) -> None:
+        self.counter = ContaminationCounter(session.run)
+        texts = self.counter.watch(open_corpus(request.texts, corpus_config(session.run, request.reading)))
+        self.documents, self.tokens = encoded_texts(session.tokenizer, texts), None
+
+    def contamination(self) -> Contamination:
+        return self.counter.contamination()
+
+
+class ValidationSplit:
+    """The validation split that a run keeps."""
+
+    def __init__(self, session: Session) -> None:
+        self.run = require_run(session)
+        shards = validation_shards(session, self.run)
+        name, lost = f"validation split of {self.run.path}", recorded_loss(self.run)
+        self.documents = stored_documents(session.tokenizer, shards, name, lost)
+        self.tokens = len(shards) - shards.documents * shards.framing.overhead
+
+    def contamination(self) -> Contamination:
+        return validation_contamination(self.run)
+
+
+def evaluate_texts(request: TextsRequest) -> PerplexityReport:
+    """Measure the perplexity of texts, in fp32 or quantized.
 
     Raises:
         UsageError, DataError, CheckpointError, StorageError, OutOfMemoryError.
     """
-    loaded, model, source = open_model(request)
-    if request.context is None and model.config.context_length > LONGEST_DEFAULT:
-        longest = model.config.context_length
+    session = open_session(request.model)
+    longest = session.model.config.context_length
+    if request.options.context is None and longest > LONGEST_DEFAULT:
         say(f"windows have {LONGEST_DEFAULT:,} tokens; the model's context is {longest:,}: --context {longest} uses it")
-    counter = ContaminationCounter(loaded.run if request.texts else None)
-    if request.texts:
-        total = None
-        texts = counter.watch(open_corpus(request.texts, corpus_config(loaded.run, request)))
-        documents = encoded_texts(loaded.tokenizer, texts)
-    else:
-        shards = validation_shards(loaded)
-        total = len(shards) - shards.documents * shards.framing.overhead
-        name, lost = f"validation split of {loaded.run.path}", recorded_loss(loaded.run)
-        documents = stored_documents(loaded.tokenizer, shards, name, lost)
-    with Progress("eval", total, unit="tokens", scale=True) as progress:
+    source: TextSource = NamedTexts(session, request) if request.texts else ValidationSplit(session)
+    with Progress("eval", source.tokens, unit="tokens", scale=True) as progress:
         evaluation = evaluate_documents(
-            model,
-            loaded.tokenizer,
-            documents,
-            context=request.context,
-            stride=request.stride,
-            batch_size=request.batch_size,
-            worst=request.worst,
+            session.model,
+            session.tokenizer,
+            source.documents,
+            request.options,
             on_tokens=lambda count, nats: progress.update(count, loss=f"{nats / count:.3f}"),
         )
-    seen = counter.contamination() if request.texts else validation_contamination(loaded.run)
-    evaluation = replace(evaluation, contamination=seen)
-    if seen.is_much:
-        say(f"warning: {seen.warning()}")
-    if evaluation.unknown_tokens:
-        say(
-            f"warning: the tokenizer lacks {evaluation.unknown_tokens:,} characters of this text, and <unk> was scored "
-            "in their place: do not compare these figures with those of a tokenizer that has them"
-        )
-    if lost_words := evaluation.lost.words("this text"):
-        say(f"warning: {lost_words}")
-    return evaluation, source
+    report = PerplexityReport(replace(evaluation, contamination=source.contamination()), session.source)
+    for warning in report.warnings():
+        say(f"warning: {warning}")
+    return report
 
 
 def recorded_loss(run: RunDirectory) -> LostText | None:
-    """The validation text that the tokenizer lost, as data.json records it; None if it does not."""
+    """Return the validation text that the tokenizer lost, as data.json records it; None if it does not."""
     try:
         report = strict_json.parse(read_regular(run.path / "data.json"))
         return lost_text_of(report, "val") if "lost_text" in report else None
@@ -149,8 +149,8 @@ def recorded_loss(run: RunDirectory) -> LostText | None:
         return None
 
 
-def evaluate_choice_file(request: ChoicesRequest) -> tuple[ChoiceEvaluation, str]:
-    """Let the model choose in every row of a file; returns the evaluation and, in words, the model that it is of.
+def evaluate_choice_file(request: ChoicesRequest) -> ChoiceReport:
+    """Let the model choose in every row of a file.
 
     Raises:
         UsageError, DataError, CheckpointError, StorageError, OutOfMemoryError.
@@ -163,11 +163,11 @@ def evaluate_choice_file(request: ChoicesRequest) -> tuple[ChoiceEvaluation, str
         )
     if shots is rows:
         rows = rows[request.num_fewshot :]  # an example whose answer was shown is no test
-    loaded, model, source = open_model(request)
+    session = open_session(request.model)
     with Progress("eval", sum(len(row.choices) for row in rows), unit="choices") as progress:
         evaluation = evaluate_choices(
-            model,
-            loaded.tokenizer,
+            session.model,
+            session.tokenizer,
             rows,
             shots=shots[: request.num_fewshot],
             batch_size=request.batch_size,
@@ -176,15 +176,15 @@ def evaluate_choice_file(request: ChoicesRequest) -> tuple[ChoiceEvaluation, str
     if evaluation.cut_rows:
         say(
             f"warning: the beginning of {quantity(evaluation.cut_rows, 'row')} was not read, since the model's context "
-            f"of {model.config.context_length:,} tokens is shorter"
+            f"of {session.model.config.context_length:,} tokens is shorter"
         )
     if evaluation.unknown_tokens:
         say(f"warning: the tokenizer lacks {evaluation.unknown_tokens:,} characters of these rows, read as <unk>")
-    return evaluation, source
+    return ChoiceReport(evaluation, session.source, request.file)
 
 
 def read_choices(file: str) -> list[ChoiceRow]:
-    """The rows of a file of JSON, in any layout."""
+    """Return the rows of a file of JSON, in any layout."""
     try:
         found = list(json_rows(Path(file), file))
     except DataError as error:
@@ -194,58 +194,60 @@ def read_choices(file: str) -> list[ChoiceRow]:
     return [parse_row(row, place) for place, row in found]
 
 
-def evaluate_tasks(request: TasksRequest) -> tuple[HarnessEvaluation, str]:
-    """Run tasks of lm-evaluation-harness; returns their scores and, in words, the model that they are of.
+def evaluate_tasks(request: TasksRequest) -> TaskReport:
+    """Run tasks of lm-evaluation-harness.
 
     Raises:
         UsageError: lm_eval is not installed, or there is no such task.
         DataError, CheckpointError, StorageError, OutOfMemoryError.
     """
     try:
-        from gptcli.evaluate import harness
+        from gptcli.evaluate import harness, task_report
     except ImportError as error:
         raise missing_extra("lm_eval", "eval", "gptcli eval --tasks") from error
     if (request.limit is not None and request.limit < 1) or (request.num_fewshot or 0) < 0:
         raise UsageError("--limit is 1 or more, and --num-fewshot 0 or more")
-    loaded, model, source = open_model(request)
+    session = open_session(request.model)
     evaluation = harness.run_tasks(
-        harness.HarnessModel(model, loaded.tokenizer, request.batch_size),
+        harness.HarnessModel(session.model, session.tokenizer, request.batch_size),
         request.tasks,
         limit=request.limit,
         num_fewshot=request.num_fewshot,
         include_path=request.include_path,
     )
-    return evaluation, source
+    return task_report.TaskReport(evaluation, session.source)
 
 
-def corpus_config(run: RunDirectory | None, request: EvalRequest) -> DataConfig:
-    """How the texts are read: as the run's corpus was, unless the user says otherwise."""
+def corpus_config(run: RunDirectory | None, reading: RawConfig) -> DataConfig:
+    """Return how texts are read: as the run's corpus was, unless the user's settings say otherwise."""
     if run is None:
-        return reading_config(request.reading, {})
+        return reading_config(reading, {})
     require_unchanged(run.path, run.config_path.name)
-    return reading_config(request.reading, read_toml(run.config_path).values.get("data", {}), str(run.config_path))
+    return reading_config(reading, read_toml(run.config_path).values.get("data", {}), str(run.config_path))
 
 
-def validation_shards(loaded: LoadedModel) -> TokenShards:
-    """The validation split that training kept in the run directory.
+def require_run(session: Session) -> RunDirectory:
+    """Return the run that the model was loaded from.
 
     Raises:
-        UsageError: the model is not a run.
-        CheckpointError: the run was not left its split.
+        UsageError: the model is not a run's.
     """
-    if loaded.run is None:
-        raise UsageError(f"{loaded.source} is not a run, so it has no validation split", "name a text to evaluate on")
-    directory = loaded.run.path / "val"
+    if session.run is None:
+        raise UsageError(f"{session.source} is not a run, so it has no validation split", "name a text to evaluate on")
+    return session.run
+
+
+def validation_shards(session: Session, run: RunDirectory) -> TokenShards:
+    """Return the validation split that training kept in the run directory.
+
+    Raises:
+        CheckpointError: the run has no copy of its split, or one of another tokenizer.
+    """
+    directory, remedy = run.path / "val", "name a text to evaluate on: gptcli eval RUN TEXT"
     if not directory.is_dir():
-        raise CheckpointError(
-            f"{loaded.run.path} has no copy of its validation split (large ones are not kept)",
-            "name a text to evaluate on: gptcli eval RUN TEXT",
-        )
-    require_unchanged(loaded.run.path, "val")
+        raise CheckpointError(f"{run.path} has no copy of its validation split (large ones are not kept)", remedy)
+    require_unchanged(run.path, "val")
     shards = TokenShards.open(directory)
-    if shards.tokenizer_fingerprint != loaded.tokenizer.fingerprint:
-        raise CheckpointError(
-            f"{directory} was written with another tokenizer than the one in {loaded.run.path}",
-            "name a text to evaluate on: gptcli eval RUN TEXT",
-        )
+    if shards.tokenizer_fingerprint != session.tokenizer.fingerprint:
+        raise CheckpointError(f"{directory} was written with another tokenizer than the one in {run.path}", remedy)
     return shards

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from gptcli.evaluate.statistics import Z_95, proportion
@@ -16,18 +16,24 @@ SHARES = {"acc", "acc_norm", "acc_bytes", "exact_match"}
 """Metrics that are the share of rows that were answered right."""
 
 
-def as_json(evaluation: HarnessEvaluation, source: str) -> dict[str, Any]:
-    """The object that `gptcli eval --tasks --json` prints. `source` says which model was measured."""
-    results = [asdict(score) | {"interval": interval_of(score)} for score in evaluation.scores]
-    return {"model": source, "results": results, "seconds": round(evaluation.seconds, 3)}
+@dataclass(frozen=True)
+class TaskReport:
+    """The scores of tasks, and the model that they are of, in words."""
 
+    evaluation: HarnessEvaluation
+    model: str
 
-def as_text(evaluation: HarnessEvaluation, source: str) -> str:
-    """What `gptcli eval --tasks` prints: a line for each metric of each task."""
-    rows = [row_of(score) for score in evaluation.scores]
-    widths = [max(map(len, column)) for column in zip(HEADER, *rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (HEADER, *rows)]
-    return "\n".join([f"model  {source}", "", *(line.rstrip() for line in lines)])
+    def as_dict(self) -> dict[str, Any]:
+        """Return the object that `gptcli eval --tasks --json` prints."""
+        results = [asdict(score) | {"interval": interval_of(score)} for score in self.evaluation.scores]
+        return {"model": self.model, "results": results, "seconds": round(self.evaluation.seconds, 3)}
+
+    def text(self) -> str:
+        """Return what `gptcli eval --tasks` prints: a line for each metric of each task."""
+        rows = [HEADER, *(row_of(score) for score in self.evaluation.scores)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+        return "\n".join([f"model  {self.model}", "", *(line.rstrip() for line in lines)])
 
 
 def row_of(score: TaskScore) -> tuple[str, ...]:

@@ -11,15 +11,13 @@ import sys
 import termios
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from gptcli.console import say, visible
 from gptcli.errors import DataError, UsageError
 from gptcli.generate.config import GenerationConfig
+from gptcli.generate.listener import Listener
 from gptcli.storage import LARGE, expanded, read_at_most, read_named, storage_errors
-
-if TYPE_CHECKING:
-    from gptcli.generate.text import Completion
 
 SEPARATOR = "---"
 """The line between two samples on stdout where it is not a terminal."""
@@ -88,7 +86,7 @@ def stdin_has_text() -> bool:
         return False
 
 
-class Printer:
+class Printer(Listener):
     """Prints samples to stdout in the order of their numbers, the one whose turn it is as it grows.
 
     Stdout gets the generated text and a newline after each sample. A file or a pipe gets exactly that text; a terminal
@@ -98,10 +96,8 @@ class Printer:
     on stderr, so that it reads on into the text.
     """
 
-    def __init__(
-        self, prompts: Sequence[str], config: GenerationConfig, *, silent: bool = False, separator: str = SEPARATOR
-    ) -> None:
-        self.prompts, self.config, self.silent = prompts, config, silent
+    def __init__(self, prompts: Sequence[str], config: GenerationConfig, separator: str = SEPARATOR) -> None:
+        self.prompts, self.config = prompts, config
         self.is_terminal = sys.stdout.isatty()
         self.separator = "" if self.is_terminal else separator
         self.waiting: dict[int, list[str]] = {}
@@ -124,16 +120,12 @@ class Printer:
 
     def on_text(self, number: int, piece: str) -> None:
         """`piece` has been added to the sample of that number."""
-        if self.silent:
-            return
         self.waiting.setdefault(number, []).append(piece)
         if number == self.turn:
             self.show()
 
-    def on_completion(self, number: int, completion: Completion) -> None:
+    def on_end(self, number: int) -> None:
         """The sample of that number has ended; those that waited for it are next."""
-        if self.silent:
-            return
         self.ended.add(number)
         while self.turn in self.ended:
             self.show()

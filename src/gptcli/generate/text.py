@@ -6,7 +6,7 @@ Takes a model and a tokenizer; knows no path and no terminal.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,6 +14,7 @@ from gptcli.console import say
 from gptcli.errors import CheckpointError, DataError, TokenizerError
 from gptcli.generate.config import GenerationConfig
 from gptcli.generate.engine import Engine
+from gptcli.generate.listener import SILENT, Listener
 from gptcli.generate.requests import FinishReason, Request
 from gptcli.generate.step import DecodingStep
 from gptcli.generate.streamer import TextStream
@@ -99,15 +100,13 @@ def generate(
     tokenizer: Tokenizer,
     prompts: Sequence[str],
     config: GenerationConfig,
-    on_text: Callable[[int, str], None] | None = None,
-    on_completion: Callable[[int, Completion], None] | None = None,
+    listener: Listener = SILENT,
     step: DecodingStep | None = None,
 ) -> Generation:
     """`config.num_samples` texts for every prompt.
 
-    Sample i of prompt p has the number p * num_samples + i. `on_text(number, piece)` is called with whole characters
-    as they become certain, `on_completion(number, completion)` when a sample has ended; samples advance side by side.
-    `step` is the engine's.
+    Sample i of prompt p has the number p * num_samples + i. Samples advance side by side, and `listener` receives
+    their characters as they become certain. `step` is the engine's.
 
     Raises:
         DataError: a prompt cannot be used with this tokenizer or, where the overflow is to stop, is too long.
@@ -128,12 +127,11 @@ def generate(
     for request in Engine(model, config, tokenizer.framing.stop_id, step).run([sample.request for sample in samples]):
         number = numbers[request]
         piece = samples[number].advance()
-        if piece and on_text:
-            on_text(number, piece)
+        if piece:
+            listener.on_text(number, piece)
         if request.finish_reason is not None:
             completions[number] = samples[number].completion()
-            if on_completion:
-                on_completion(number, completions[number])
+            listener.on_end(number)
     elapsed = time.perf_counter() - began
     count = sum(sample.request.count for sample in samples)
     each = config.num_samples

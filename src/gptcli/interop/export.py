@@ -93,9 +93,9 @@ class Exported:
             "proofs": [check.as_dict() for check in self.checks],
         }
 
-    def lines(self) -> list[str]:
-        """For people: what was written, the notes, the checks."""
-        return [f"{self.path}: {self.format}, {self.numbers}", *self.notes, *map(str, self.checks)]
+    def text(self) -> str:
+        """Return a line with what was written, and one for each note and each check."""
+        return "\n".join([f"{self.path}: {self.format}, {self.numbers}", *self.notes, *map(str, self.checks)])
 
 
 def export(request: ExportRequest) -> Exported:

@@ -68,15 +68,16 @@ class Pushed:
             "proofs": [check.as_dict() for check in self.exported.checks],
         }
 
-    def lines(self) -> list[str]:
-        """For people."""
+    def text(self) -> str:
+        """Return where the model is, the notes and checks of its files, and a command that uses it."""
         at = "" if self.revision == "main" else f"@{self.revision}"
-        return [
+        lines = [
             f"{self.url}: {len(self.files)} files, commit {self.commit[:10]}",
             *self.exported.notes,
             *map(str, self.exported.checks),
             f"gptcli generate {HUB_PREFIX}{self.name}{at} {shell_word(self.prompt)}",
         ]
+        return "\n".join(lines)
 
 
 def push(request: PushRequest) -> Pushed:

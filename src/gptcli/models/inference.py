@@ -18,13 +18,11 @@ MakeLinear = Callable[[Tensor, Tensor | None], nn.Module]
 """weight (O, I), bias (O,) or none -> a module that maps (..., I) to (..., O)."""
 
 
-def for_generation(model: GPT, quantize: Quantization | None, rows: int) -> GPT:
-    """The model to generate `rows` samples side by side with: itself, or a copy with matrices that are read faster.
+def for_generation(model: GPT, rows: int) -> GPT:
+    """Return the model to generate `rows` samples side by side with: itself, or a copy whose matrices are packed.
 
-    Packed matrices change nothing but rounding. Of those that are replaced, the model's own are not needed any more.
+    Packed matrices are read faster and differ in rounding only.
     """
-    if quantize:
-        return quantized(model, quantize)
     if rows >= least_packed_rows() and packs(model.embedding.weight):
         return with_linears(model, PackedLinear)
     return model

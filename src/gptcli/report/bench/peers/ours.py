@@ -17,7 +17,7 @@ from gptcli.generate.engine import Engine, Request
 from gptcli.generate.step import DecodingStep, decoding_step
 from gptcli.interop.huggingface import read_huggingface
 from gptcli.models.gpt import GPT, build_model
-from gptcli.models.inference import for_generation
+from gptcli.models.inference import for_generation, quantized
 from gptcli.nn.device import allow_tf32
 from gptcli.optim.build import build_optimizer
 from gptcli.report.bench.decoding_rounds import decoding_contender
@@ -65,7 +65,7 @@ def generate(job: DecodingJob) -> Contender:
     @cache
     def made_ready(rows: int) -> tuple[GPT, DecodingStep]:
         """As `gptcli generate` does it before it generates so many samples side by side."""
-        model = for_generation(loaded, "int8" if job.numbers == "int8" else None, rows)
+        model = quantized(loaded, "int8") if job.numbers == "int8" else for_generation(loaded, rows)
         return model, decoding_step(model, default_cache_dir() if job.compile else None)
 
     def continue_prompts(prompts: list[list[int]], count: int) -> list[list[int]]:

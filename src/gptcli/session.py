@@ -1,0 +1,88 @@
+"""The one way from a path to a model that runs: for `gptcli generate`, `gptcli eval` and whatever else runs a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+from gptcli.console import say
+from gptcli.generate.config import GenerationConfig
+from gptcli.generate.listener import SILENT, Listener
+from gptcli.generate.step import decoding_step
+from gptcli.generate.text import Generation, generate
+from gptcli.interop.load import LoadedModel, load_model
+from gptcli.models.inference import Quantization, for_generation, quantized
+from gptcli.nn.device import AUTOCAST_DTYPES, resolve_device
+from gptcli.storage import default_cache_dir
+
+
+@dataclass(frozen=True)
+class ModelRequest:
+    """A model as the user names it, and how to run it.
+
+    Attributes:
+        path: a run, a Hugging Face model directory, or hf:NAME.
+        checkpoint: which checkpoint of a run: `best`, `last` or a step.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+        precision: what the weights are converted to.
+        quantize: how the matrices are quantized; None leaves them in `precision`.
+        compile: whether decoding steps are compiled.
+    """
+
+    path: str
+    checkpoint: str = "best"
+    device: str = "auto"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    quantize: Quantization | None = None
+    compile: bool = False
+
+
+@dataclass(frozen=True)
+class Session(LoadedModel):
+    """A model that is ready to run, its tokenizer, and what it is."""
+
+    request: ModelRequest = field(default_factory=lambda: ModelRequest(""))
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """The tokens that end a text."""
+        stop_id = self.tokenizer.framing.stop_id
+        return frozenset() if stop_id is None else frozenset((stop_id,))
+
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja template by which the model reads conversations; None if it has none."""
+        template = self.tokenizer.settings.get("chat_template")
+        return template if isinstance(template, str) else None
+
+    def generate(self, prompts: Sequence[str], config: GenerationConfig, listener: Listener = SILENT) -> Generation:
+        """Generate `config.num_samples` texts for each prompt; `listener` receives them as they grow.
+
+        Raises:
+            UsageError: a part that torch.compile needs is missing.
+            DataError, CheckpointError, OutOfMemoryError: as `gptcli.generate.text.generate`.
+        """
+        rows = min(config.batch_size, len(prompts) * config.num_samples)
+        model = self.model if self.request.quantize else for_generation(self.model, rows)
+        step = decoding_step(model, default_cache_dir() if self.request.compile else None)
+        return generate(model, self.tokenizer, prompts, config, listener, step)
+
+
+def open_session(request: ModelRequest) -> Session:
+    """Load the model and say on stderr what it is and how it runs.
+
+    Raises:
+        UsageError: the device or the checkpoint is unknown or missing.
+        CheckpointError, TokenizerError, StorageError: the model cannot be read.
+    """
+    device, dtype = resolve_device(request.device), AUTOCAST_DTYPES.get(request.precision, torch.float32)
+    loaded = load_model(request.path, device=device, dtype=dtype, checkpoint=request.checkpoint)
+    numbers = request.quantize or request.precision
+    say(f"{loaded.source}, on {device} in {numbers}{', compiled' if request.compile else ''}")
+    model, source = loaded.model, loaded.source
+    if request.quantize:
+        model, source = quantized(model, request.quantize), f"{source}, quantized to {request.quantize}"
+    return Session(model, loaded.tokenizer, loaded.run, source, request)
