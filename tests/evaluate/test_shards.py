@@ -15,11 +15,12 @@ import torch
 
 from gptcli.data.shards import ShardWriter, TokenShards
 from gptcli.errors import DataError
-from gptcli.evaluate.shards import ShardLoss, shard_loss, window_starts
+from gptcli.evaluate.shards import ShardLoss, ShardScorer, window_starts
 from gptcli.models.config import ModelConfig
 from gptcli.models.gpt import GPT, build_model
 from gptcli.nn.loss import IGNORE_INDEX, token_losses
 from gptcli.parallel.layout import Layout
+from gptcli.parallel.strategy import Alone
 from gptcli.tokenizer.framing import DocumentFraming
 
 CONFIG = ModelConfig(vocab_size=31, context_length=16, n_layer=1, n_head=2, n_embd=16, init_std=0.5, dropout=0.5)
@@ -61,9 +62,9 @@ def direct(model: GPT, shards: TokenShards, starts: list[int]) -> list[float]:
     return nats
 
 
-def measure(model: GPT, shards: TokenShards, **options: Any) -> ShardLoss:
-    settings = {"seq_len": 16, "batch_size": 4, "max_tokens": None, "device": CPU, "precision": "fp32"}
-    return shard_loss(model, shards, **(settings | options))
+def measure(model: GPT, shards: TokenShards, max_tokens: int | None = None, **options: Any) -> ShardLoss:
+    settings = {"strategy": Alone(model), "seq_len": 16, "batch_size": 4, "device": CPU, "precision": "fp32"}
+    return ShardScorer(**(settings | options)).measure(model, shards, max_tokens)
 
 
 @pytest.mark.parametrize("length", [2, 9, 17, 18, 100, 129])
@@ -105,7 +106,7 @@ def test_ranks_score_every_token_once_in_as_many_batches_each(
     strategies = [Dealt(rank, ranks) for rank in range(ranks)]
     for strategy in strategies:
         with contextlib.suppress(ZeroDivisionError):  # a rank that has nothing to score: here nobody adds up
-            measure(model, shards, batch_size=2, strategy=strategy, give_up=strategy.never)
+            ShardScorer(strategy, 16, 2, CPU, "fp32").measure(model, shards, None, strategy.never)
     nats, tokens = np.sum([strategy.own for strategy in strategies], axis=0).reshape(2, -1)
     assert tokens.sum() == whole.tokens
     assert nats.sum() / tokens.sum() == pytest.approx(whole.loss, abs=1e-12)

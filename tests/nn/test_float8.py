@@ -16,6 +16,7 @@ from gptcli.nn.device import resolve_precision
 from gptcli.nn.float8 import to_float8
 from gptcli.optim.build import build_optimizer
 from gptcli.optim.config import AdamWConfig
+from gptcli.parallel.strategy import Alone
 from gptcli.train.step import Stepper
 
 needs_torchao = pytest.mark.skipif(importlib.util.find_spec("torchao") is None, reason="needs torchao")
@@ -40,7 +41,7 @@ def batches() -> Iterator[Batch]:
 def losses(precision: str, device: torch.device, steps: int = 30) -> list[float]:
     model = model_on(device)
     optimizer = build_optimizer(model.parameter_infos(), AdamWConfig(lr=1e-2))
-    stepper = Stepper(model, optimizer, model.loss_sum, device=device, precision=precision, grad_clip=1.0)
+    stepper = Stepper(Alone(model), optimizer, device=device, precision=precision, grad_clip=1.0)
     return [stepper.run([batch]).loss for batch, _ in zip(batches(), range(steps), strict=False)]
 
 

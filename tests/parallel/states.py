@@ -14,9 +14,9 @@ from gptcli.models.config import ModelConfig
 from gptcli.models.gpt import build_model, initial_weights
 from gptcli.optim.build import build_optimizer
 from gptcli.parallel.config import ParallelConfig
+from gptcli.parallel.distributed import Sharded
 from gptcli.parallel.layout import Layout
 from gptcli.parallel.sharded import build_sharded
-from gptcli.parallel.strategy import Sharded
 from gptcli.parallel.world import World
 
 PARTS = ("model", "optimizer")

@@ -34,7 +34,7 @@ def test_a_process_that_trains_alone_loads_nothing_of_what_ranks_need(tmp_path: 
         f"import sys; sys.argv = ['gptcli', *{arguments!r}]\n"
         "from gptcli.cli.app import main\n"
         "try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code\n"
-        "names = ('torch.distributed.fsdp', 'torch.distributed.tensor', 'gptcli.parallel.strategy')\n"
+        "names = ('torch.distributed.fsdp', 'torch.distributed.tensor', 'gptcli.parallel.distributed')\n"
         "loaded = [name for name in names if name in sys.modules]\n"
         "assert not loaded, loaded"
     )

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from gptcli.data.batches import Batch
-from gptcli.train import feed as feeds
 from gptcli.train.feed import Feed
 from gptcli.train.fingerprints import hash_tokens
 from gptcli.train.step import Share
@@ -61,7 +60,7 @@ def test_the_hash_of_a_step_knows_the_order_of_its_sequences() -> None:
 
 
 def test_for_a_gpu_the_next_step_is_made_ahead_and_any_other_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feeds, "pinned", lambda batch: batch)
+    monkeypatch.setattr(Batch, "pin_memory", lambda batch: batch)
     source = Counted()
     feed = Feed(source, 2, 2, SimpleNamespace(type="cuda"))
     steps = [0, 1, 2, 7, 8, 3]

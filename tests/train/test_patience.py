@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 
 from gptcli.checkpoint.run_directory import RunDirectory
 from gptcli.errors import Stopped
-from gptcli.train import loop
 from gptcli.train.loop import Trainer
 from gptcli.train.position import Position
 from gptcli.train.run import TrainRequest, train
+from gptcli.train.validation import Validation, Validator
 
 SETTINGS = (
     "model.n_layer=1", "model.n_embd=32", "model.n_head=2", "model.context_length=16", "data.tokenizer.name=byte",
@@ -38,14 +38,15 @@ def corpus(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Evaluations on the way find LOSSES, whatever the model; 9 where they say nothing."""
-    evaluate, measure = Trainer.evaluate, loop.validation_loss
+    evaluate, measure = Trainer.evaluate, Validator.measure
 
     def evaluated(trainer: Trainer) -> bool:
-        def found(*arguments: Any, **options: Any) -> Any:
-            return measure(*arguments, **options)._replace(loss=LOSSES.get(trainer.position.step, 9.0))
+        def found(*arguments: Any) -> Validation:
+            return measure(*arguments)._replace(loss=LOSSES.get(trainer.position.step, 9.0))
 
-        monkeypatch.setattr(loop, "validation_loss", found)
-        return evaluate(trainer)
+        with monkeypatch.context() as patch:
+            patch.setattr(Validator, "measure", found)
+            return evaluate(trainer)
 
     monkeypatch.setattr(Trainer, "evaluate", evaluated)
 

@@ -17,8 +17,8 @@ from gptcli.models.gpt import GPT, build_model
 from gptcli.nn.loss import IGNORE_INDEX
 from gptcli.optim.build import build_optimizer
 from gptcli.optim.config import AdamWConfig, MuonConfig, OptimConfig, SgdConfig
+from gptcli.parallel.strategy import Alone
 from gptcli.train.compiling import compiled
-from gptcli.train.feed import pinned
 from gptcli.train.spikes import SpikeGuard
 from gptcli.train.step import Stepper, StepResult, accumulate_gradients, step_seed
 from waiting import no_waiting
@@ -60,7 +60,7 @@ def split(batch: Batch, size: int) -> list[Batch]:
 
 def gradient(model: GPT, batches: list[Batch]) -> torch.Tensor:
     model.zero_grad(set_to_none=True)
-    accumulate_gradients(model.loss_sum, batches, CPU, "fp32", NO_SCALER)
+    accumulate_gradients(Alone(model), batches, CPU, "fp32", NO_SCALER)
     return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
 
 
@@ -74,7 +74,7 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(dtype: torch.dtype, 
 
 def test_the_loss_is_the_mean_over_all_target_tokens() -> None:
     model, batch = tiny_model(torch.float64), ragged_batch()
-    loss, tokens = accumulate_gradients(model.loss_sum, split(batch, 3), CPU, "fp32", NO_SCALER)
+    loss, tokens = accumulate_gradients(Alone(model), split(batch, 3), CPU, "fp32", NO_SCALER)
     logits = model(batch.input_ids)
     expected = torch.nn.functional.cross_entropy(
         logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORE_INDEX
@@ -88,7 +88,7 @@ def stepper(
 ) -> Stepper:
     """`on_device`: as on a GPU, where the host does not wait to learn whether the step was good."""
     optimizer = build_optimizer(model.parameter_infos(), optim)
-    steps = Stepper(model, optimizer, model.loss_sum, device=device, precision="fp32", grad_clip=grad_clip)
+    steps = Stepper(Alone(model), optimizer, device=device, precision="fp32", grad_clip=grad_clip)
     steps.decides_on_device = steps.decides_on_device or on_device
     return steps
 
@@ -113,7 +113,7 @@ def test_a_step_with_a_bad_number_changes_no_byte(name: str, on_device: bool, go
     def poisoned(*arguments: torch.Tensor) -> torch.Tensor:
         return model.loss_sum(*arguments) * poison
 
-    steps.loss_sum = poisoned
+    steps.strategy.loss_sum = poisoned
     result = steps.run([ragged_batch()])
     assert not result.is_finite and steps.is_bad(result)
     assert all(same_bytes(weights[name], tensor) for name, tensor in model.state_dict().items())
@@ -121,7 +121,7 @@ def test_a_step_with_a_bad_number_changes_no_byte(name: str, on_device: bool, go
     for index, state in moments["state"].items():
         for key, value in state.items():
             assert same_bytes(value, after["state"][index][key]), key
-    steps.loss_sum = model.loss_sum
+    steps.strategy.loss_sum = model.loss_sum
     assert steps.run([ragged_batch()]).is_finite
     assert not all(same_bytes(weights[name], tensor) for name, tensor in model.state_dict().items())
     assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
@@ -147,7 +147,7 @@ def test_a_clipped_step_is_that_of_a_gradient_scaled_to_the_limit(name: str) -> 
     for _ in range(2):
         norm = clipping.run([ragged_batch()]).grad_norm
         assert norm > 0.5
-        free.loss_sum = lambda *arguments, norm=norm: scaled.loss_sum(*arguments) * (0.5 / norm)
+        free.strategy.loss_sum = lambda *arguments, norm=norm: scaled.loss_sum(*arguments) * (0.5 / norm)
         free.run([ragged_batch()])
     for a, b in zip(clipped.parameters(), scaled.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)  # the divisor is an fp32 number
@@ -193,7 +193,7 @@ def test_a_step_never_waits_for_the_gpu(name: str, precision: str) -> None:
     steps = stepper(model, OPTIMIZERS[name], torch.device("cuda"))
     steps.precision = precision
     steps.scaler = torch.amp.GradScaler("cuda", enabled=precision == "fp16")
-    batches = [pinned(batch) for batch in split(ragged_batch(), 3)]
+    batches = [batch.pin_memory() for batch in split(ragged_batch(), 3)]
     steps.run(batches)
     with no_waiting():
         pending = [steps.launch(batches) for _ in range(3)]
@@ -208,13 +208,13 @@ def test_a_compiled_step_is_one_graph_follows_the_eager_one_and_never_waits(tmp_
     torch._dynamo.reset()
     losses: dict[str, list[float]] = {}
     ids = torch.randint(50257, (64, 65), generator=torch.Generator().manual_seed(0))
-    batches = [pinned(Batch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), None))]
+    batches = [Batch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), None).pin_memory()]
     for name in ("eager", "compiled"):
         config = ModelConfig(vocab_size=50257, n_layer=2, n_head=2, n_embd=64, context_length=64)
         model = build_model(config, seed=1, device="cuda").train()
         steps = stepper(model, AdamWConfig(lr=1e-2), torch.device("cuda"))
         if name == "compiled":
-            steps.loss_sum = compiled(model.loss_sum, tmp_path)  # as one graph, or it raises
+            steps.strategy.loss_sum = compiled(model.loss_sum, tmp_path)  # as one graph, or it raises
         steps.run(batches)
         steps.run(batches)
         with no_waiting():
@@ -263,7 +263,7 @@ def test_out_of_memory_repeats_the_same_step_in_smaller_micro_batches(name: str,
     whole, cut = tiny_model(torch.float64), tiny_model(torch.float64)
     expected = stepper(whole, OPTIMIZERS[name]).run([ragged_batch()])
     steps = stepper(cut, OPTIMIZERS[name])
-    steps.loss_sum = small_device(cut, largest)
+    steps.strategy.loss_sum = small_device(cut, largest)
     found = steps.run([ragged_batch()])
     assert steps.batch_size is not None and steps.batch_size <= largest
     assert found.tokens == expected.tokens and found.loss == pytest.approx(expected.loss, rel=1e-6)
@@ -277,7 +277,7 @@ def test_a_step_repeated_for_want_of_memory_draws_the_same_dropout_as_one_that_f
     for largest, size in ((2, 8), (99, 2)):
         model = build_model(config, seed=1).train()
         steps = stepper(model)
-        steps.loss_sum = small_device(model, largest)
+        steps.strategy.loss_sum = small_device(model, largest)
         steps.run(split(ragged_batch(), size), seed=5)
         results.append(model.state_dict())
     assert all(torch.equal(results[0][name], tensor) for name, tensor in results[1].items())
@@ -286,7 +286,7 @@ def test_a_step_repeated_for_want_of_memory_draws_the_same_dropout_as_one_that_f
 def test_where_not_one_sequence_fits_nothing_changes() -> None:
     model = tiny_model()
     steps = stepper(model)
-    steps.loss_sum = small_device(model, 0)
+    steps.strategy.loss_sum = small_device(model, 0)
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(torch.OutOfMemoryError):
         steps.run([ragged_batch()])
@@ -301,7 +301,7 @@ def test_a_spike_is_skipped_where_that_is_wished(on_device: bool) -> None:
         steps.spikes = SpikeGuard(max_spike, CPU) if max_spike else None
         assert not any(steps.run([ragged_batch()]).is_skipped for _ in range(40))
         before = copy.deepcopy(model.state_dict())
-        steps.loss_sum = lambda *arguments, model=model: 10 * model.loss_sum(*arguments)
+        steps.strategy.loss_sum = lambda *arguments, model=model: 10 * model.loss_sum(*arguments)
         result = steps.run([ragged_batch()])
         unchanged = all(same_bytes(before[name], tensor) for name, tensor in model.state_dict().items())
         assert result.is_finite and result.is_skipped == unchanged == bool(max_spike)

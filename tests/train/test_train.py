@@ -8,6 +8,7 @@ import re
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,11 +19,10 @@ from gptcli.console import size
 from gptcli.data.shards import TokenShards
 from gptcli.errors import CheckpointError, DataError, DivergedError, Stopped, UsageError
 from gptcli.evaluate.baseline import xz_bits_per_byte
-from gptcli.evaluate.shards import shard_loss
-from gptcli.train import validation
 from gptcli.train.loop import Trainer
 from gptcli.train.run import TrainRequest, train
 from gptcli.train.step import Stepper
+from gptcli.train.validation import Validation, Validator
 
 SETTINGS = (
     "model.n_layer=2", "model.n_embd=32", "model.n_head=2", "model.context_length=16", "model.dropout=0.1",
@@ -87,11 +87,13 @@ def test_a_run_leaves_all_that_later_commands_need(
 def test_stepping_seconds_leave_out_what_happens_between_steps(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def slow(*arguments: object, **options: object) -> object:
-        time.sleep(0.3)
-        return shard_loss(*arguments, **options)
+    measure = Validator.measure
 
-    monkeypatch.setattr(validation, "shard_loss", slow)
+    def slow(*arguments: Any) -> Validation:
+        time.sleep(0.3)
+        return measure(*arguments)
+
+    monkeypatch.setattr(Validator, "measure", slow)
     train(request(corpus, tmp_path / "run"))
     stepping = [line["stepping_seconds"] for line in lines(tmp_path / "run")]
     between = [line["elapsed_seconds"] - line["stepping_seconds"] for line in lines(tmp_path / "run")]

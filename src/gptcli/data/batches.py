@@ -7,7 +7,8 @@ Shapes: B batch, T time (seq_len). Knows no model and no step.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -32,7 +33,25 @@ class Batch(NamedTuple):
     input_ids: Tensor
     targets: Tensor
     segment_ids: Tensor | None
-    """With pack="document": attention is allowed between positions of the same number only; else none."""
+    """With pack="document": attention is allowed between positions of the same number only; else None."""
+
+    def to(self, device: torch.device) -> Batch:
+        """Return a copy on `device`; the host does not wait for a copy from pinned memory."""
+        return self.each(lambda tensor: tensor.to(device, non_blocking=tensor.is_pinned()))
+
+    def pin_memory(self) -> Batch:
+        """Return a copy in memory from which a GPU can fetch by itself, without the host waiting."""
+        return self.each(Tensor.pin_memory)
+
+    def each(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        """Return the batch with `function` applied to each of its tensors."""
+        segment_ids = None if self.segment_ids is None else function(self.segment_ids)
+        return Batch(function(self.input_ids), function(self.targets), segment_ids)
+
+    def split(self, size: int) -> list[Batch]:
+        """Return the batch in parts of at most `size` sequences."""
+        parts = [slice(start, start + size) for start in range(0, len(self.input_ids), size)]
+        return [self.each(operator.itemgetter(part)) for part in parts]
 
 
 class ShardSequences:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -21,25 +22,21 @@ from gptcli.evaluate.scoring import evaluation_mode
 from gptcli.models.gpt import GPT
 from gptcli.nn.device import Precision, autocast
 from gptcli.nn.loss import IGNORE_INDEX
-
-if TYPE_CHECKING:  # it loads torch.distributed, which a process that is alone does without
-    from gptcli.parallel.layout import Layout
-    from gptcli.parallel.strategy import Strategy
-
+from gptcli.parallel.strategy import Strategy
 
 MOST_PARTS = 32
 """Parts for which the loss is reported separately, enough for a standard error that is itself known to an eighth."""
 
 
 class Interrupted(Exception):
-    """The measurement was given up, as it was asked to."""
+    """A measurement that was stopped on request."""
 
 
 class ShardLoss(NamedTuple):
-    """Mean loss in nats over `tokens` target tokens; bits per byte of text only where the whole split was read.
+    """The mean loss in nats over `tokens` target tokens; bits per byte of text only where the whole split was read.
 
-    parts: the mean loss of each of up to MOST_PARTS consecutive parts of what was read, which have about as many tokens
-        each. They are the same parts at every call with the same arguments, whatever the model.
+    parts: the mean losses of up to MOST_PARTS consecutive parts of what was read, of about equal numbers of tokens.
+        Every call with the same arguments has the same parts, whatever the model.
     """
 
     loss: float
@@ -48,52 +45,66 @@ class ShardLoss(NamedTuple):
     parts: tuple[float, ...] = ()
 
 
-def shard_loss(
-    model: GPT,
-    shards: TokenShards,
-    *,
-    seq_len: int,
-    batch_size: int,
-    max_tokens: int | None,
-    device: torch.device,
-    precision: Precision,
-    pack: Literal["cross", "document"] = "cross",
-    give_up: Callable[[], bool] = bool,
-    strategy: Strategy | None = None,
-) -> ShardLoss:
-    """The loss over the whole split, or over windows of `seq_len` spread evenly over it, `max_tokens` in all.
+@dataclass(frozen=True)
+class ShardScorer:
+    """Measures the loss of a model on token shards, which are cut into the same windows every time."""
 
-    The targets of the whole split are every token of the stream but the first, the tokens that end documents included,
-    each exactly once; as in training a token that begins a document is none after one that ends another. `pack` is as
-    in training: with "document" no position sees the document before its own. `give_up()` is asked before each batch.
-    The model's mode is put back. With a `strategy` the batches are dealt out to its ranks, all of which call this; what
-    they return is the same.
+    strategy: Strategy
+    seq_len: int
+    batch_size: int
+    device: torch.device
+    precision: Precision
+    pack: Literal["cross", "document"] = "cross"
+    """document: no token sees the document before its own."""
 
-    Raises:
-        Interrupted: `give_up()` was true.
-        DataError: the split holds fewer than two tokens.
-    """
-    if len(shards) < 2:
-        raise DataError("the validation split holds fewer than two tokens", "give it more text (data.val_fraction)")
-    starts = window_starts(len(shards), seq_len, max_tokens)
-    sums = PartSums(min(len(starts) * seq_len, len(shards) - 1))
-    rank, ranks = (strategy.layout.data_rank, strategy.layout.data_ranks) if strategy else (0, 1)
-    with evaluation_mode(model):
-        how = (shards, starts, seq_len, batch_size, pack)
-        dealt = batches(*how) if strategy is None else dealt_batches(*how, strategy.layout)
-        for number, batch in enumerate(dealt):
-            if give_up():
-                raise Interrupted
-            input_ids, targets, segment_ids = (tensor if tensor is None else tensor.to(device) for tensor in batch)
-            with autocast(device, precision):
-                losses = model.token_losses(input_ids, targets, segment_ids)
-            sums.add((number * ranks + rank) * batch_size, losses, batch.targets)
-    if strategy is not None:
-        sums.numbers = np.array(strategy.sum_over_data(sums.numbers.ravel().tolist())).reshape(2, -1)
-    nats, tokens = sums.numbers.sum(axis=1).tolist()
-    is_whole = max_tokens is None or len(shards) - 1 <= max_tokens
-    bits_per_byte = nats / shards.bytes / math.log(2) if is_whole and shards.bytes else None
-    return ShardLoss(nats / tokens, round(tokens), bits_per_byte, sums.means())
+    def measure(
+        self, model: GPT, shards: TokenShards, max_tokens: int | None, should_stop: Callable[[], bool] = bool
+    ) -> ShardLoss:
+        """Return the loss on all of `shards`, or on about `max_tokens` of them in windows spread evenly.
+
+        The ranks of the strategy share the batches; all call this and get the same result. The model's mode
+        is restored.
+
+        Args:
+            should_stop: is called before each batch.
+
+        Raises:
+            Interrupted: `should_stop()` was true.
+            DataError: the split holds fewer than two tokens.
+        """
+        if len(shards) < 2:
+            raise DataError("the validation split holds fewer than two tokens", "give it more text (data.val_fraction)")
+        starts = window_starts(len(shards), self.seq_len, max_tokens)
+        sums = PartSums(min(len(starts) * self.seq_len, len(shards) - 1))
+        layout = self.strategy.layout
+        with evaluation_mode(model):
+            for number, batch in enumerate(self.batches(shards, starts)):
+                if should_stop():
+                    raise Interrupted
+                input_ids, targets, segment_ids = batch.to(self.device)
+                with autocast(self.device, self.precision):
+                    losses = model.token_losses(input_ids, targets, segment_ids)
+                sums.add((number * layout.data_ranks + layout.data_rank) * self.batch_size, losses, batch.targets)
+        summed = self.strategy.sum_over_data(sums.numbers.ravel().tolist())
+        sums.numbers = np.array(summed).reshape(2, -1)
+        nats, tokens = sums.numbers.sum(axis=1).tolist()
+        is_whole = max_tokens is None or len(shards) - 1 <= max_tokens
+        bits_per_byte = nats / shards.bytes / math.log(2) if is_whole and shards.bytes else None
+        return ShardLoss(nats / tokens, round(tokens), bits_per_byte, sums.means())
+
+    def batches(self, shards: TokenShards, starts: list[int]) -> Iterator[Batch]:
+        """Yield this data rank's batches of the windows that begin at `starts`.
+
+        Each rank has as many, since the ranks may compute together: one that has no batch left in the last round gets
+        one whose targets are all ignored.
+        """
+        layout = self.strategy.layout
+        groups = [starts[first : first + self.batch_size] for first in range(0, len(starts), self.batch_size)]
+        for first in range(0, len(groups), layout.data_ranks):
+            number = first + layout.data_rank
+            batch = window_batch(shards, groups[min(number, len(groups) - 1)], self.seq_len, self.pack)
+            is_left = number < len(groups)
+            yield batch if is_left else batch._replace(targets=torch.full_like(batch.targets, IGNORE_INDEX))
 
 
 class PartSums:
@@ -117,24 +128,6 @@ class PartSums:
         return tuple((nats / tokens).tolist())
 
 
-def dealt_batches(
-    shards: TokenShards,
-    starts: list[int],
-    seq_len: int,
-    batch_size: int,
-    pack: Literal["cross", "document"],
-    layout: Layout,
-) -> Iterator[Batch]:
-    """Of all batches those of this data rank. Each rank has as many, since they may compute together: where there is
-    none left in the last round it has one of which nothing counts."""
-    groups = [starts[first : first + batch_size] for first in range(0, len(starts), batch_size)]
-    for first in range(0, len(groups), layout.data_ranks):
-        number = first + layout.data_rank
-        (batch,) = batches(shards, groups[min(number, len(groups) - 1)], seq_len, batch_size, pack)
-        is_left = number < len(groups)
-        yield batch if is_left else batch._replace(targets=torch.full_like(batch.targets, IGNORE_INDEX))
-
-
 def window_starts(length: int, seq_len: int, max_tokens: int | None) -> list[int]:
     """Where the windows begin in a stream of `length` tokens.
 
@@ -149,27 +142,23 @@ def window_starts(length: int, seq_len: int, max_tokens: int | None) -> list[int
     return [index * whole // count * seq_len for index in range(count)] or [0]
 
 
-def batches(
-    shards: TokenShards, starts: list[int], seq_len: int, batch_size: int, pack: Literal["cross", "document"]
-) -> Iterator[Batch]:
-    """The windows in batches; one that the stream's end cuts short is padded, and its padding ignored.
+def window_batch(shards: TokenShards, starts: list[int], seq_len: int, pack: Literal["cross", "document"]) -> Batch:
+    """Return the windows that begin at `starts`; one that the stream's end cuts short is padded, the padding ignored.
 
-    T is always seq_len and B changes in the last batch only, so that a compiled model is compiled at most twice.
+    T is always seq_len, and all batches but the last have the same B: a compiled model is compiled at most twice.
     """
-    for first in range(0, len(starts), batch_size):
-        chosen = starts[first : first + batch_size]
-        input_ids = np.zeros((len(chosen), seq_len), dtype=np.int64)
-        targets = np.full((len(chosen), seq_len), IGNORE_INDEX, dtype=np.int64)
-        for row, start in enumerate(chosen):
-            ids = shards.read(start, min(start + seq_len + 1, len(shards)))
-            input_ids[row, : len(ids) - 1] = ids[:-1]
-            targets[row, : len(ids) - 1] = ids[1:]
-        mask_begin_tokens(targets, shards.framing)
-        segment_ids = None
-        if pack == "document":
-            positions = np.asarray(chosen)[:, None] + np.arange(seq_len + 1)
-            numbers = np.searchsorted(shards.document_starts, positions.astype(np.uint64), side="right")  # (B, T + 1)
-            segment_ids = torch.from_numpy(numbers[:, :-1].copy())
-            if shards.framing.begin_id is None:  # As in training: nothing foretells the next document's text.
-                targets[numbers[:, 1:] != numbers[:, :-1]] = IGNORE_INDEX
-        yield Batch(torch.from_numpy(input_ids), torch.from_numpy(targets), segment_ids)
+    input_ids = np.zeros((len(starts), seq_len), dtype=np.int64)
+    targets = np.full((len(starts), seq_len), IGNORE_INDEX, dtype=np.int64)
+    for row, start in enumerate(starts):
+        ids = shards.read(start, min(start + seq_len + 1, len(shards)))
+        input_ids[row, : len(ids) - 1] = ids[:-1]
+        targets[row, : len(ids) - 1] = ids[1:]
+    mask_begin_tokens(targets, shards.framing)
+    segment_ids = None
+    if pack == "document":
+        positions = np.asarray(starts)[:, None] + np.arange(seq_len + 1)
+        numbers = np.searchsorted(shards.document_starts, positions.astype(np.uint64), side="right")  # (B, T + 1)
+        segment_ids = torch.from_numpy(numbers[:, :-1].copy())
+        if shards.framing.begin_id is None:  # As in training: nothing foretells the next document's text.
+            targets[numbers[:, 1:] != numbers[:, :-1]] = IGNORE_INDEX
+    return Batch(torch.from_numpy(input_ids), torch.from_numpy(targets), segment_ids)

@@ -15,7 +15,7 @@ import torch
 from gptcli.errors import UsageError
 from gptcli.models.config import ModelConfig
 from gptcli.nn.compiling import compile_whole, missing_compiler
-from gptcli.train.step import LossSum
+from gptcli.parallel.strategy import LossSum
 
 
 class Compilation(NamedTuple):

@@ -5,22 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from gptcli.checkpoint.collectives import on_all
-from gptcli.checkpoint.load import Checkpoint, load_checkpoint
-from gptcli.checkpoint.local_shards import Allocator, named_local_tensors
+from gptcli.checkpoint.load import Checkpoint
+from gptcli.checkpoint.local_shards import named_local_tensors
 from gptcli.console import shell_word
 from gptcli.errors import DivergedError
 from gptcli.nn.finite import bad_values, require_finite
+from gptcli.parallel.strategy import Strategy
 from gptcli.parallel.world import World
 from gptcli.train.config import RunConfig
-
-if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
-
 
 RATES = ("lr", "adamw_lr", "embedding_lr", "head_lr")
 """The learning rates of a configuration; the largest one is the first to be lowered."""
@@ -58,15 +54,13 @@ def require_finite_state(parts: Mapping[str, Mapping[str, Tensor]], step: int, c
         raise diverged(f"after step {step:,} {what}; no checkpoint of that step is kept", config)
 
 
-def load_finite(
-    path: Path, parts: Sequence[str], *, allocate: Allocator | None, group: ProcessGroup | None
-) -> Checkpoint:
-    """Read a checkpoint to train on; the arguments are those of `load_checkpoint`.
+def load_finite(path: Path, parts: Sequence[str], strategy: Strategy) -> Checkpoint:
+    """Read the parts of a checkpoint that this rank trains on.
 
     Raises:
-        CheckpointError: it is damaged, or a value in it is not finite; on every rank of the group alike.
+        CheckpointError: the checkpoint is damaged, or a value in it is not finite; on all ranks that read parts of it.
     """
-    found = load_checkpoint(path, parts, allocate=allocate, group=group)
+    found = strategy.load_checkpoint(path, parts)
     remedy = f"go on from the checkpoint before it: rm -r {shell_word(str(path))}"
-    on_all(group, lambda: require_finite(named_local_tensors(found.tensors), path, remedy))
+    on_all(strategy.group, lambda: require_finite(named_local_tensors(found.tensors), path, remedy))
     return found

@@ -49,9 +49,4 @@ class Feed:
 
     def make(self, step: int) -> list[Batch]:
         made = micro_batches(self.batches, step, self.sequences_per_step, self.batch_size, self.share)
-        return [pinned(batch) for batch in made] if self.pins else list(made)
-
-
-def pinned(batch: Batch) -> Batch:
-    """A copy in memory from which a GPU can fetch by itself, without the host waiting."""
-    return Batch(*(None if tensor is None else tensor.pin_memory() for tensor in batch))
+        return [batch.pin_memory() for batch in made] if self.pins else list(made)

@@ -20,7 +20,6 @@ from gptcli.train.ending import End, Ending, loss_interval
 from gptcli.train.loop import Trainer
 from gptcli.train.planning.plan import Plan
 from gptcli.train.screen import show_summary
-from gptcli.train.validation import validation_loss
 from gptcli.train.verdict import curve_of, judge
 
 Find = Callable[[list[CheckpointError], Any], CheckpointInfo | None]
@@ -39,12 +38,12 @@ def good_one(trainer: Trainer, find: Find) -> CheckpointInfo | None:
 
     def look() -> CheckpointInfo | None:
         damaged: list[CheckpointError] = []
-        found = find(damaged, trainer.group)
+        found = find(damaged, trainer.strategy.group)
         for error in damaged:
             say(f"warning: {error}")
         return found
 
-    return trainer.world.first(look) if trainer.group is None else look()
+    return trainer.world.first(look) if trainer.strategy.group is None else look()
 
 
 def finish(trainer: Trainer, baseline: CompressionBaseline | None) -> dict[str, Any]:
@@ -56,20 +55,10 @@ def finish(trainer: Trainer, baseline: CompressionBaseline | None) -> dict[str, 
     trainer.world.work = "the last evaluation"
     best = good_one(trainer, run.best_good)
     if best is not None and best.step != position.step:
-        trainer.load_weights(trainer.load(best.path, ("model",)).tensors["model"])
-    whole = validation_loss(
-        trainer.model,
-        plan.data,
-        seq_len=plan.config.seq_len,
-        batch_size=plan.config.train.batch_size,
-        max_tokens=plan.final_tokens,
-        device=plan.device,
-        precision=plan.precision,
-        pack=plan.config.data.pack,
-        strategy=trainer.strategy,
-    )
+        trainer.strategy.load_weights(trainer.load(best.path, ("model",)).tensors["model"])
+    whole = trainer.validator.measure(trainer.model, plan.final_tokens)
     require_finite_loss(whole.loss, best.step if best else position.step, plan.config)
-    model = trainer.whole_model()
+    model = trainer.strategy.whole_model()
     lost = lost_text_of(plan.data.report, "val")
     summary = {
         "run": str(run.path),
@@ -91,7 +80,7 @@ def finish(trainer: Trainer, baseline: CompressionBaseline | None) -> dict[str, 
     if whole.by_corpus:
         epochs = plan.batches.epochs(position.step * plan.config.sequences_per_step)
         summary["mix"] = {name: {"val_loss": loss, "epochs": epochs[name]} for name, loss in whole.by_corpus.items()}
-    if model is not None and baseline is not None:
+    if baseline is not None:
         ending = ending_of(trainer, best.step if best else position.step)
         summary |= {
             "ended": ending.end,

@@ -10,32 +10,28 @@ import math
 import signal
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from gptcli.checkpoint.background import BackgroundSaver
-from gptcli.checkpoint.flatten import flatten_state, restore_state
 from gptcli.checkpoint.load import Checkpoint
 from gptcli.checkpoint.run_directory import RunDirectory
 from gptcli.console import Progress, duration, say
 from gptcli.errors import GptcliError, Stopped
-from gptcli.evaluate.shards import Interrupted
+from gptcli.evaluate.shards import Interrupted, ShardScorer
 from gptcli.generate.config import GenerationConfig
 from gptcli.generate.text import generate
-from gptcli.models.gpt import GPT, model_with
 from gptcli.nn.device import autocast, peak_memory_bytes
 from gptcli.optim.build import build_optimizer
 from gptcli.optim.schedule import lr_factor, set_lr
-from gptcli.parallel.world import World
-from gptcli.storage import default_cache_dir
+from gptcli.parallel.strategy import Strategy
 from gptcli.train.agreement import Agreement
 from gptcli.train.bad_steps import keep_bad_step, reason_of
-from gptcli.train.compiling import compiled
 from gptcli.train.divergence import bad_steps_in_a_row, load_finite, require_finite_loss, require_finite_state
 from gptcli.train.feed import Feed
 from gptcli.train.fingerprints import fingerprint
@@ -45,64 +41,53 @@ from gptcli.train.planning.plan import Plan
 from gptcli.train.position import Position
 from gptcli.train.resume import identity, require_same_training, resume_command
 from gptcli.train.signals import StopRequest
-from gptcli.train.step import WHOLE, PendingStep, Share, Stepper, StepResult, step_seed
-from gptcli.train.validation import Validation, validation_loss
-
-if TYPE_CHECKING:  # it loads torch.distributed, which a process that trains alone does without
-    from gptcli.parallel.strategy import Strategy
+from gptcli.train.step import PendingStep, Share, Stepper, StepResult, step_seed
+from gptcli.train.validation import Validation, Validator
 
 
 class Trainer:
-    """Trains `model` by `plan` inside `run`, from step 0 or from where `restore` put it.
+    """Trains the model of `strategy` by `plan` inside `run`, from step 0 or from where `restore` put it.
 
-    One of several ranks is given its `world` and the `strategy` by which they share the work; all of them make every
-    call here alike, and the first one writes.
+    The ranks of `strategy` make every call here alike, and the first one writes.
     """
 
-    def __init__(
-        self, plan: Plan, model: GPT, run: RunDirectory, world: World | None = None, strategy: Strategy | None = None
-    ) -> None:
+    def __init__(self, plan: Plan, strategy: Strategy, run: RunDirectory) -> None:
         config, train = plan.config, plan.config.train
-        self.plan, self.model, self.run_directory = plan, model, run
+        self.plan, self.run_directory = plan, run
         self.config, self.train_config = config, train
-        self.world, self.strategy = world or World(), strategy
-        self.optimizer = build_optimizer(strategy.infos if strategy else model.parameter_infos(), config.optim)
-        model.reserve_positions(config.seq_len)
-        is_compiled = config.train.compile and strategy is None  # what several ranks share was compiled before
-        loss_sum = compiled(model.loss_sum, default_cache_dir()) if is_compiled else model.loss_sum
+        self.strategy, self.model, self.world = strategy, strategy.model, strategy.world
+        self.optimizer = build_optimizer(strategy.infos, config.optim)
+        self.model.reserve_positions(config.seq_len)
         self.stepper = Stepper(
-            model,
+            strategy,
             self.optimizer,
-            loss_sum,
             device=plan.device,
             precision=plan.precision,
             grad_clip=train.grad_clip,
             max_spike=train.max_spike,
-            strategy=strategy,
         )
-        share = Share(strategy.layout.data_rank, strategy.layout.data_ranks) if strategy else WHOLE
+        share = Share(strategy.layout.data_rank, strategy.layout.data_ranks)
         self.feed = Feed(plan.batches, config.sequences_per_step, config.train.batch_size, plan.device, share)
+        scorer = ShardScorer(strategy, config.seq_len, train.batch_size, plan.device, plan.precision, config.data.pack)
+        self.validator = Validator(plan.data, scorer)
         self.validation: Validation | None = None
         """The result of the last evaluation."""
         self.unread: deque[tuple[int, PendingStep]] = deque()
         self.position, self.pace = Position(), plan.new_pace()
         self.journal = Journal(run, config, writes=self.world.is_first)
-        # Of ranks that each save a part; none where one saves all.
-        self.group = self.world.group_aside() if strategy and strategy.layout.is_sharded else None
         kept = {"keep_last": train.keep_last, "keep_best": train.keep_best, "keep_every_steps": train.keep_every_steps}
-        self.saver = BackgroundSaver(run, group=self.group, **kept)
+        self.saver = BackgroundSaver(run, group=strategy.group, **kept)
 
     def load(self, path: Path, parts: Sequence[str]) -> Checkpoint:
         """Read a checkpoint as `restore` and `load_weights` take it: whole tensors, or this rank's pieces of them."""
-        return load_finite(path, parts, allocate=self.group and self.strategy.allocate, group=self.group)
+        return load_finite(path, parts, self.strategy)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint: weights, moments, scaler and position. Writes nothing."""
         state = checkpoint.state
         require_same_training(state, self.plan, self.run_directory, self.world.size)
-        self.load_weights(checkpoint.tensors["model"])
-        load_state = self.strategy.load_optimizer_state if self.strategy is not None else restore_state
-        load_state(self.optimizer, checkpoint.tensors["optimizer"], state["optimizer"])
+        self.strategy.load_weights(checkpoint.tensors["model"])
+        self.strategy.load_optimizer_state(self.optimizer, checkpoint.tensors["optimizer"], state["optimizer"])
         if state["scaler"]:
             self.stepper.scaler.load_state_dict(state["scaler"])
         if state.get("spikes") and self.stepper.spikes:
@@ -113,20 +98,6 @@ class Trainer:
             self.pace.course = Course(self.position.knots)
         self.set_rate(max(0, checkpoint.step - 1))
         self.saver.step = None if self.position.is_unfinished else checkpoint.step
-
-    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Take other weights, as `load` gives them."""
-        if self.strategy is not None:
-            self.strategy.load_weights(weights)
-        else:
-            self.model.load_state_dict(weights)
-
-    def whole_model(self) -> GPT | None:
-        """The model with whole weights; of several ranks, which all call it, the first has it."""
-        if self.strategy is None:
-            return self.model
-        weights = self.strategy.whole_weights()
-        return model_with(self.config.model, weights) if self.world.is_first else None
 
     def run(self, stop: StopRequest) -> None:
         """Train to the last step, or until the time is up; on return the last step is saved.
@@ -269,17 +240,8 @@ class Trainer:
         position = self.position
         self.world.work = f"the evaluation after step {position.step}"
         with self.pace.timing("evaluate"):
-            self.validation = found = validation_loss(
-                self.model,
-                self.plan.data,
-                seq_len=self.config.seq_len,
-                batch_size=self.train_config.batch_size,
-                max_tokens=self.train_config.eval_tokens,
-                device=self.plan.device,
-                precision=self.plan.precision,
-                pack=self.config.data.pack,
-                give_up=self.agreement.is_stop_wanted if self.strategy else self.stop.is_wanted,
-                strategy=self.strategy,
+            self.validation = found = self.validator.measure(
+                self.model, self.train_config.eval_tokens, self.agreement.is_stop_wanted
             )
         return position.evaluated(found.loss)
 
@@ -317,15 +279,14 @@ class Trainer:
 
     def tokens_hash(self) -> str:
         """Of all that the last step read and predicted, on all ranks: the same however it was shared."""
-        tensor_ranks = self.strategy.layout.tensor if self.strategy else 1
-        total = self.world.sum([self.feed.hash_of(self.position.step - 1)])[0] // tensor_ranks
+        total = self.strategy.count(self.feed.hash_of(self.position.step - 1))
         return f"{total % 2**48:012x}"
 
     def sample(self) -> None:
         """Print and store a sample of generated text, without touching the training's randomness."""
         config = GenerationConfig(max_new_tokens=self.train_config.sample_tokens, seed=self.config.seed)
         # Gathered weights may be bf16, which only autocast puts up with.
-        is_rounded = self.strategy is not None and self.strategy.layout.is_sharded
+        is_rounded = self.strategy.layout.is_sharded
         with self.pace.timing("sample"), autocast(self.plan.device, self.plan.precision if is_rounded else "fp32"):
             try:
                 result = generate(self.model, self.plan.data.tokenizer, [self.train_config.sample_prompt], config)
@@ -346,7 +307,7 @@ class Trainer:
         with self.pace.timing("save"):
             parts, optimizer = self.parts()
             require_finite_state(parts, position.step, self.config, self.world)
-            if self.group is None and not self.world.is_first:
+            if self.strategy.group is None and not self.world.is_first:
                 return
             if self.plan.clock is not None:
                 if self.saver.seconds is not None:
@@ -363,11 +324,8 @@ class Trainer:
 
     def parts(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         """Weights and moments as a checkpoint keeps them, and the rest of the optimizer's state."""
-        if self.strategy is None:
-            weights, (moments, rest) = self.model.state_dict(), flatten_state(self.optimizer)
-        else:
-            weights, (moments, rest) = self.strategy.weights(), self.strategy.optimizer_state(self.optimizer)
-        return {"model": weights, "optimizer": moments}, rest
+        moments, rest = self.strategy.optimizer_state(self.optimizer)
+        return {"model": self.strategy.weights(), "optimizer": moments}, rest
 
     def tell_if_unsaved(self) -> None:
         """Wait for the save that goes on, if one does; where it failed, training goes on with a word of warning."""

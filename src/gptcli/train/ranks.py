@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
@@ -19,6 +19,7 @@ from gptcli.models.gpt import GPT, build_model, initial_weights
 from gptcli.nn.device import resolve_device
 from gptcli.parallel.config import ParallelConfig
 from gptcli.parallel.layout import Layout, lay_out, require_divisible, require_fitting
+from gptcli.parallel.strategy import Alone, LossSum, Strategy
 from gptcli.parallel.world import World
 from gptcli.storage import default_cache_dir
 from gptcli.tokenizer.tokenizer import Tokenizer
@@ -26,9 +27,6 @@ from gptcli.train.compiling import compiled
 from gptcli.train.config import RunConfig
 from gptcli.train.planning.plan import Deadline, Plan
 from gptcli.train.start import Start
-
-if TYPE_CHECKING:  # it loads torch.distributed, which a process that trains alone does without
-    from gptcli.parallel.strategy import Strategy
 
 
 @dataclass(frozen=True)
@@ -105,23 +103,32 @@ def require_shareable(plan: Plan, layout: Layout) -> None:
     require_fitting(layout, plan.config.model, plan.precision)
 
 
-def shared_model(plan: Plan, world: World, layout: Layout) -> tuple[GPT, Strategy]:
-    """The model of this rank before its first step, and how the ranks train it together."""
-    from gptcli.parallel.strategy import Replicated, Sharded
+def alone(plan: Plan, model: GPT) -> Alone:
+    """Return the strategy of one process that trains `model`."""
+    return Alone(model, loss_of(plan, model))
 
-    config, cache_dir = plan.config, default_cache_dir()
+
+def loss_of(plan: Plan, model: GPT) -> LossSum:
+    """Return the loss of a whole model, compiled where the plan says so."""
+    return compiled(model.loss_sum, default_cache_dir()) if plan.config.train.compile else model.loss_sum
+
+
+def shared(plan: Plan, world: World, layout: Layout) -> Strategy:
+    """Return the strategy of this rank of several, with its model before the first step."""
+    from gptcli.parallel.distributed import Replicated, Sharded
+
+    config = plan.config
     if not layout.is_sharded:
         model = plan.new_model()
-        loss_sum = compiled(model.loss_sum, cache_dir) if config.train.compile else model.loss_sum
-        return model, Replicated(model, world, layout, loss_sum)
+        return Replicated(model, world, layout, loss_of(plan, model))
     from gptcli.parallel.sharded import build_sharded, compile_blocks
 
     weights = starting_weights(plan)
     model = build_sharded(config.model, weights, layout, config.parallel, plan.device, plan.precision)
     model.recompute(config.recompute)
     if config.train.compile:
-        compile_blocks(model, cache_dir)
-    return model, Sharded(model, world, layout)
+        compile_blocks(model, default_cache_dir())
+    return Sharded(model, world, layout)
 
 
 def starting_weights(plan: Plan) -> Iterator[tuple[str, Tensor]]:

@@ -27,9 +27,10 @@ from gptcli.optim.clip import gradient_norm
 from gptcli.train.bad_steps import texts_of
 from gptcli.train.loop import Trainer
 from gptcli.train.planning.plan import make_plan
+from gptcli.train.ranks import alone
 from gptcli.train.resume import History
 from gptcli.train.start import open_start
-from gptcli.train.step import Stepper, cut, step_seed, to_device
+from gptcli.train.step import Stepper, step_seed
 
 SHOWN_CHARACTERS = 200
 
@@ -60,7 +61,7 @@ def replay(path: Path, step: int, cache_dir: Path, top: int = 5) -> dict[str, An
     plan = replace(plan, config=plan.config.model_copy(update={"train": train}))
     allow_tf32(train.tf32)
     model = plan.new_model().train()
-    trainer = Trainer(plan, model, run)
+    trainer = Trainer(plan, alone(plan, model), run)
     begin = newest_before(run, step)
     if begin is not None:
         trainer.restore(load_checkpoint(begin.path, parts=("model", "optimizer")))
@@ -91,7 +92,7 @@ def look(model: GPT, stepper: Stepper, batches: list[Batch], seed: int, top: int
     loss, _ = stepper.backpropagate(batches, seed)
     gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
     norms = {name: float(torch.linalg.vector_norm(gradient.float())) for name, gradient in gradients.items()}
-    rows = [row for batch in batches for row in cut(batch, 1)]
+    rows = [row for batch in batches for row in batch.split(1)]
     losses = [sequence_loss(model, stepper, row) for row in rows]
     worst = sorted(range(len(rows)), key=lambda row: nan_first(losses[row]), reverse=True)[:top]
     return {
@@ -112,7 +113,7 @@ def nan_first(number: float) -> float:
 
 def sequence_loss(model: GPT, stepper: Stepper, row: Batch) -> float:
     """Mean nats a target token of one sequence, without dropout."""
-    input_ids, targets, segment_ids = to_device(row, stepper.device)
+    input_ids, targets, segment_ids = row.to(stepper.device)
     with evaluation_mode(model), autocast(stepper.device, stepper.precision):
         return float(model.loss_sum(input_ids, targets, segment_ids)) / max(1, int((targets != IGNORE_INDEX).sum()))
 

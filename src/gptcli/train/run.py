@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -18,9 +18,9 @@ from gptcli.data.shards import TokenShards
 from gptcli.data.sketch import SKETCH
 from gptcli.errors import CheckpointError, OutOfMemoryError, TokenizerError, UsageError
 from gptcli.manifest import MANIFEST_NAME, read_manifest, record_new, replacing
-from gptcli.models.gpt import GPT
 from gptcli.nn.device import allow_tf32
 from gptcli.parallel.layout import Layout
+from gptcli.parallel.strategy import Strategy
 from gptcli.parallel.world import World
 from gptcli.storage import atomic_directory, copy_tree, default_cache_dir, remove_tree, write_atomic
 from gptcli.tokenizer.files import SETTINGS_FILE, TOKENIZER_FILE
@@ -32,15 +32,12 @@ from gptcli.train.planning.memory_check import fits, require_memory
 from gptcli.train.planning.memory_estimate import rank_memory
 from gptcli.train.planning.plan import Plan, make_plan, probe_step_seconds, settle_compile
 from gptcli.train.planning.zero_config import NAMES
-from gptcli.train.ranks import Decided, layout_of, require_shareable, shared_model
+from gptcli.train.ranks import Decided, alone, layout_of, require_shareable, shared
 from gptcli.train.request import TrainRequest, fresh_directory, named_run, resumable_run, settings_of
 from gptcli.train.resume import NEW, History, kept_fingerprint
 from gptcli.train.screen import show_layout, show_plan
 from gptcli.train.signals import StopRequest
 from gptcli.train.start import Start, keep_copy, keep_sketch, open_start
-
-if TYPE_CHECKING:  # it loads torch.distributed, which a process that trains alone does without
-    from gptcli.parallel.strategy import Strategy
 
 RUN_KEY = "run"
 """Under which a launcher's ranks put down the run that they train."""
@@ -86,10 +83,10 @@ def plan_and_train(request: TrainRequest, resumable: RunDirectory | None, stop: 
     if model is None:
         require_memory(plan.config, plan.memory_bytes, plan.device)
     if resumable:
-        return train_in(resumable, plan, model, stop, resumed=True)
+        return train_in(resumable, plan, alone(plan, model), stop, resumed=True)
     run = RunDirectory.create(out)
     with run.lock():
-        return train_in(run, plan, model, stop, resumed=False)
+        return train_in(run, plan, alone(plan, model), stop, resumed=False)
 
 
 def checked_settings(request: TrainRequest, history: History) -> RawConfig:
@@ -129,12 +126,12 @@ def train_together(request: TrainRequest, world: World, stop: StopRequest) -> di
             require_memory(plan.config, plan.memory_bytes, plan.device)
         allow_tf32(plan.config.train.tf32)
         world.connect(plan.device, plan.config.parallel.timeout_seconds)
-        model, strategy = shared_model(plan, world, layout)
+        strategy = shared(plan, world, layout)
         if resumable:
-            return train_in(resumable, plan, model, stop, resumed=True, world=world, strategy=strategy)
+            return train_in(resumable, plan, strategy, stop, resumed=True)
         run = world.first(lambda: new_run(request, plan, world))
         with run.lock() if world.is_first else contextlib.nullcontext():
-            return train_in(run, plan, model, stop, resumed=False, world=world, strategy=strategy)
+            return train_in(run, plan, strategy, stop, resumed=False)
 
 
 def run_of_launch(request: TrainRequest, world: World) -> RunDirectory | None:
@@ -195,21 +192,12 @@ def estimates(plan: Plan, step_seconds: float | None) -> dict[str, Any]:
     }
 
 
-def train_in(
-    run: RunDirectory,
-    plan: Plan,
-    model: GPT,
-    stop: StopRequest,
-    *,
-    resumed: bool,
-    world: World | None = None,
-    strategy: Strategy | None = None,
-) -> dict[str, Any]:
+def train_in(run: RunDirectory, plan: Plan, strategy: Strategy, stop: StopRequest, *, resumed: bool) -> dict[str, Any]:
     """Train inside a locked run directory and leave it complete. Of several ranks all call it, and the first writes."""
-    world = world or World()
+    world = strategy.world
     for leftover in run.clean() if world.is_first else ():
         say(f"removed {leftover}, left behind by a process that was killed")
-    trainer = Trainer(plan, model, run, world, strategy)
+    trainer = Trainer(plan, strategy, run)
     if resumed:
         restore_newest(trainer, run)  # refuses another corpus before anything of the run is replaced
     step = trainer.position.step
@@ -229,7 +217,7 @@ def train_in(
         raise OutOfMemoryError(
             f"{plan.device} has too little memory for micro-batches of {plan.config.train.batch_size} sequences",
             f"lower train.batch_size (the result stays the same) or set train.activation_checkpointing=full"
-            f"{' or parallel.strategy=fsdp' if strategy and not strategy.layout.is_sharded else ''}",
+            f"{' or parallel.strategy=fsdp' if world.size > 1 and not strategy.layout.is_sharded else ''}",
         ) from error
     if plan.clock is not None and world.is_first:
         with replacing(run.path, ["run.toml"]):

@@ -5,29 +5,22 @@ Knows nothing of disks, schedules of events or people.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import math
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from gptcli.console import say
 from gptcli.data.batches import Batch, Batches
-from gptcli.models.gpt import GPT
 from gptcli.nn.device import HostCopy, autocast
 from gptcli.nn.float8 import to_float8
 from gptcli.nn.loss import IGNORE_INDEX
-from gptcli.optim.clip import clip_divisor, gradient_norm
+from gptcli.optim.clip import clip_divisor
+from gptcli.parallel.strategy import Strategy
 from gptcli.train.spikes import SpikeGuard
-
-if TYPE_CHECKING:  # it loads torch.distributed, which a process that trains alone does without
-    from gptcli.parallel.strategy import Strategy
-
-LossSum = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""(input_ids (B, T), targets (B, T), segment_ids (B, T) or None) -> summed nats, a scalar."""
 
 
 class Share(NamedTuple):
@@ -79,46 +72,32 @@ def micro_batches(
         yield batches.sequences(range(start, min(start + batch_size, last)))
 
 
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """Copy a batch, without waiting if it lies in pinned memory."""
-    return Batch(*(None if t is None else t.to(device, non_blocking=t.is_pinned()) for t in batch))
-
-
 def accumulate_gradients(
-    loss_sum: LossSum,
+    strategy: Strategy,
     batches: list[Batch],
     device: torch.device,
     precision: str,
     scaler: torch.amp.GradScaler,
-    strategy: Strategy | None = None,
 ) -> tuple[Tensor, int]:
-    """Backpropagate the mean loss over **all** target tokens of `batches`; returns (mean loss, target tokens).
+    """Backpropagate the mean loss over **all** target tokens of a step; `batches` are this rank's share of it.
 
-    Each micro-batch contributes its summed loss over the step's token count, so that how a step is cut into
+    Each micro-batch contributes its summed loss divided by the step's token count, so that how a step is cut into
     micro-batches changes neither loss nor gradient (averaging means of micro-batches would, with ragged targets).
-    Where several ranks have a share of the step each, as `strategy` says, the tokens are those of all of them, the loss
-    is this rank's part of the mean, and the gradients are summed over the ranks along with the last micro-batch.
+    Gradients are summed over the ranks along with the last micro-batch.
+
+    Returns:
+        This rank's share of the mean loss, and the target tokens of the step.
     """
-    tokens = sum(int((batch.targets != IGNORE_INDEX).sum()) for batch in batches)
-    if strategy is not None:
-        loss_sum, tokens = strategy.loss_sum, strategy.count(tokens)
+    tokens = strategy.count(sum(int((batch.targets != IGNORE_INDEX).sum()) for batch in batches))
     total = torch.zeros((), device=device)
     for number, batch in enumerate(batches, start=1):
-        input_ids, targets, segment_ids = to_device(batch, device)
-        with strategy.accumulating(is_last=number == len(batches)) if strategy else contextlib.nullcontext():
+        input_ids, targets, segment_ids = batch.to(device)
+        with strategy.accumulating(is_last=number == len(batches)):
             with autocast(device, precision):
-                loss = loss_sum(input_ids, targets, segment_ids) / max(tokens, 1)
-            scaler.scale(loss * strategy.loss_factor if strategy else loss).backward()
+                loss = strategy.loss_sum(input_ids, targets, segment_ids) / max(tokens, 1)
+            scaler.scale(loss * strategy.loss_factor).backward()
         total += loss.detach()
-    if strategy is not None:
-        strategy.finish_gradients()
     return total, tokens
-
-
-def cut(batch: Batch, size: int) -> list[Batch]:
-    """The batch in parts of at most `size` sequences."""
-    columns = ([None] * len(batch.input_ids) if column is None else column.split(size) for column in batch)
-    return [Batch(*part) for part in zip(*columns, strict=False)]
 
 
 def is_overflow(result: StepResult) -> bool:
@@ -148,31 +127,24 @@ class Stepper:
 
     def __init__(
         self,
-        model: GPT,
+        strategy: Strategy,
         optimizer: torch.optim.Optimizer,
-        loss_sum: LossSum,
         *,
         device: torch.device,
         precision: str,
         grad_clip: float,
         max_spike: float = 0.0,
-        strategy: Strategy | None = None,
     ) -> None:
         """
         Args:
             max_spike: the z-score above which a loss is a spike, see `spikes`; 0: none is.
-            strategy: how the step is shared with other ranks, whose loss is then taken; none: it is not.
         """
-        self.model, self.optimizer, self.loss_sum, self.strategy = model, optimizer, loss_sum, strategy
+        self.strategy, self.optimizer = strategy, optimizer
         self.device, self.precision = device, precision
         self.max_norm = grad_clip or math.inf
-        self.parameters = (
-            [p for group in optimizer.param_groups for p in group["params"]]
-            if strategy
-            else [parameter for parameter in model.parameters() if parameter.requires_grad]
-        )
+        self.parameters = strategy.parameters
         if precision == "fp8":
-            to_float8(model.blocks, device)
+            to_float8(strategy.model.blocks, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         self.is_fused: bool = getattr(optimizer, "_step_supports_amp_scaling", False)
         self.spikes = SpikeGuard(max_spike, device) if max_spike else None
@@ -195,10 +167,7 @@ class Stepper:
         """
         loss, tokens = self.backpropagate(batches, seed)
         self.scaler.unscale_(self.optimizer)
-        if self.strategy is not None:
-            loss, norm = self.strategy.agreed(loss)
-        else:
-            norm = gradient_norm(self.parameters)
+        loss, norm = self.strategy.loss_and_norm(loss)
         is_bad = ~(loss.isfinite() & norm.isfinite())
         if self.spikes is not None:
             is_bad |= self.spikes.is_spike(loss)
@@ -220,16 +189,14 @@ class Stepper:
             torch.manual_seed(seed)
             self.optimizer.zero_grad(set_to_none=True)
             try:
-                return accumulate_gradients(
-                    self.loss_sum, batches, self.device, self.precision, self.scaler, self.strategy
-                )
+                return accumulate_gradients(self.strategy, batches, self.device, self.precision, self.scaler)
             except torch.OutOfMemoryError:
                 largest = max(len(batch.input_ids) for batch in batches)
-                if largest == 1 or self.strategy is not None:  # the other ranks are in the middle of this step
+                if largest == 1 or self.strategy.world.size > 1:  # the other ranks are in the middle of this step
                     raise
             self.batch_size = (largest + 1) // 2
             say(f"out of memory on {self.device}: the step is repeated in micro-batches of {self.batch_size} sequences")
-            batches = [part for batch in batches for part in cut(batch, self.batch_size)]
+            batches = [part for batch in batches for part in batch.split(self.batch_size)]
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from gptcli.data.mix import PreparedMix
-from gptcli.data.shards import TokenShards
-from gptcli.evaluate.shards import ShardLoss, shard_loss
+from gptcli.evaluate.shards import ShardLoss, ShardScorer
 from gptcli.models.gpt import GPT
-from gptcli.nn.device import Precision
-
-if TYPE_CHECKING:  # it loads torch.distributed, which a process that trains alone does without
-    from gptcli.parallel.strategy import Strategy
 
 
 class Validation(NamedTuple):
@@ -32,49 +26,31 @@ class Validation(NamedTuple):
     """The loss in each of a few consecutive parts of what was read, of a mix their mean by weight; see `ShardLoss`."""
 
 
-def validation_loss(
-    model: GPT,
-    data: PreparedMix,
-    *,
-    seq_len: int,
-    batch_size: int,
-    max_tokens: int,
-    device: torch.device,
-    precision: Precision,
-    pack: Literal["cross", "document"],
-    give_up: Callable[[], bool] = bool,
-    strategy: Strategy | None = None,
-) -> Validation:
-    """Measure about `max_tokens` of the validation part, of a mix as many of each corpus; see `shard_loss`.
+class Validator:
+    """Measures the validation loss of a run's models."""
 
-    Raises:
-        Interrupted: `give_up()` was true.
-        DataError: a part holds fewer than two tokens.
-    """
+    def __init__(self, data: PreparedMix, scorer: ShardScorer) -> None:
+        self.data, self.scorer = data, scorer
 
-    def measure(shards: TokenShards, most: int) -> ShardLoss:
-        return shard_loss(
-            model,
-            shards,
-            seq_len=seq_len,
-            batch_size=batch_size,
-            max_tokens=most,
-            device=device,
-            precision=precision,
-            pack=pack,
-            give_up=give_up,
-            strategy=strategy,
-        )
+    def measure(self, model: GPT, max_tokens: int, should_stop: Callable[[], bool] = bool) -> Validation:
+        """Return the loss on about `max_tokens` of the validation part, of a mix on as many of each corpus.
 
-    mosts = allotted(max_tokens, [len(val) for val in data.vals])
-    losses = [measure(val, most) for val, most in zip(data.vals, mosts, strict=True)]
-    loss = sum(share * one.loss for share, one in zip(data.shares, losses, strict=True))
-    size = sum(share * val.bytes / max(1, val.targets) for share, val in zip(data.shares, data.vals, strict=True))
-    read, whole = sum(one.tokens for one in losses), sum(val.targets for val in data.vals)
-    named = {name: one.loss for name, one in zip(data.names, losses, strict=True) if name}
-    bits = loss / math.log(2) / max(size, 1e-9)
-    part = 1.0 if all(one.bits_per_byte is not None for one in losses) else read / whole
-    return Validation(loss, bits, part, named, mixed_parts(losses, data.shares))
+        Raises:
+            Interrupted: `should_stop()` was true.
+            DataError: a part holds fewer than two tokens.
+        """
+        data = self.data
+        mosts = allotted(max_tokens, [len(val) for val in data.vals])
+        losses = [
+            self.scorer.measure(model, val, most, should_stop) for val, most in zip(data.vals, mosts, strict=True)
+        ]
+        loss = sum(share * one.loss for share, one in zip(data.shares, losses, strict=True))
+        size = sum(share * val.bytes / max(1, val.targets) for share, val in zip(data.shares, data.vals, strict=True))
+        read, whole = sum(one.tokens for one in losses), sum(val.targets for val in data.vals)
+        named = {name: one.loss for name, one in zip(data.names, losses, strict=True) if name}
+        bits = loss / math.log(2) / max(size, 1e-9)
+        part = 1.0 if all(one.bits_per_byte is not None for one in losses) else read / whole
+        return Validation(loss, bits, part, named, mixed_parts(losses, data.shares))
 
 
 def mixed_parts(losses: Sequence[ShardLoss], shares: Sequence[float]) -> tuple[float, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,9 +16,10 @@ from gptcli.optim import muon
 from gptcli.optim.build import build_optimizer
 from gptcli.optim.config import AdamWConfig, MuonConfig, OptimConfig
 from gptcli.parallel.config import ParallelConfig
+from gptcli.parallel.distributed import Sharded
 from gptcli.parallel.layout import Layout
 from gptcli.parallel.sharded import build_sharded
-from gptcli.parallel.strategy import Sharded, Strategy
+from gptcli.parallel.strategy import Alone, Strategy
 from gptcli.parallel.world import World
 from gptcli.train.config import RunConfig, TrainerConfig
 from gptcli.train.planning import memory_estimate
@@ -47,11 +47,8 @@ def peak_bytes(strategy: Strategy, optim: OptimConfig, batch: Batch, micro_batch
     ids = torch.randint(model.config.vocab_size, batch)
 
     def backpropagate(number: int) -> None:
-        is_last = number == micro_batches - 1
-        with strategy.accumulating(is_last):
+        with strategy.accumulating(is_last=number == micro_batches - 1):
             strategy.loss_sum(ids, ids, None).backward()
-        if is_last:
-            strategy.finish_gradients()
 
     return tracked_peak(model, optimizer, ids, micro_batches, backpropagate)
 
@@ -92,10 +89,7 @@ OPTIMIZERS = [MuonConfig(ns_precision="fp32"), MuonConfig(ns_precision="fp32", n
 @pytest.mark.parametrize("values", [{}, {"mlp": "gelu", "n_kv_head": 2}, {"n_head": 2, "head_dim": 64}], ids=str)
 def test_where_weights_outweigh_activations_the_optimizers_step_is_the_peak(values: dict, optim: OptimConfig) -> None:
     config, batch = shape(**{"vocab_size": 300, **values}), Batch(1, 16)
-    model = build_model(config)
-    alone = Strategy(model, World(), Layout())
-    alone.infos, alone.loss_sum = model.parameter_infos(), model.loss_sum
-    alone.accumulating = lambda is_last: contextlib.nullcontext()
+    alone = Alone(build_model(config))
     train = TrainerConfig(batch_size=1, tokens_per_step=16, seq_len=16)
     run = RunConfig(model=config, optim=optim, train=train)
     assert rank_memory(run, "fp32", "cpu").total == pytest.approx(peak_bytes(alone, optim, batch), rel=0.05)

@@ -20,6 +20,7 @@ from gptcli.models.config import ModelConfig
 from gptcli.models.estimate import parameter_count
 from gptcli.models.gpt import GPT, build_model
 from gptcli.nn.device import machine_memory_bytes, resident_memory_bytes, resolve_device, resolve_precision, synchronize
+from gptcli.parallel.strategy import Alone
 from gptcli.train.clock import Clock
 from gptcli.train.compiling import choose_compile
 from gptcli.train.config import RunConfig
@@ -328,7 +329,7 @@ def probe_step_seconds(plan: Plan, model: GPT) -> float:
     while len(seconds) < 2 or (len(seconds) < 8 and sum(seconds) < PROBE_SECONDS):
         synchronize(plan.device)
         began = time.perf_counter()
-        accumulate_gradients(model.loss_sum, [micro_batch], plan.device, plan.precision, no_scaler)
+        accumulate_gradients(Alone(model), [micro_batch], plan.device, plan.precision, no_scaler)
         synchronize(plan.device)
         seconds.append(time.perf_counter() - began)
     model.zero_grad(set_to_none=True)

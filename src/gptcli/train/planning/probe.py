@@ -18,6 +18,7 @@ from gptcli.models.gpt import build_model
 from gptcli.nn.device import autocast, synchronize
 from gptcli.optim.build import build_optimizer
 from gptcli.optim.config import OptimConfig
+from gptcli.parallel.strategy import Alone
 from gptcli.train.planning.scaling_law import ScalingLaw
 from gptcli.train.planning.step_time import fit_step_time
 from gptcli.train.planning.time_rule import Candidate, CandidateGrid, Prediction
@@ -112,9 +113,8 @@ def step_seconds(
     model = build_model(model_config, seed=0, device=machine.device)
     model.train()
     stepper = Stepper(
-        model,
+        Alone(model),
         build_optimizer(model.parameter_infos(), machine.optim),
-        model.loss_sum,
         device=machine.device,
         precision=machine.precision,
         grad_clip=machine.grad_clip,

@@ -20,6 +20,7 @@ from gptcli.models.gpt import GPT, build_model
 from gptcli.models.inference import for_generation, quantized
 from gptcli.nn.device import allow_tf32
 from gptcli.optim.build import build_optimizer
+from gptcli.parallel.strategy import Alone
 from gptcli.report.bench.decoding_rounds import decoding_contender
 from gptcli.report.bench.encoding_rounds import encoding_round, read_texts
 from gptcli.report.bench.jobs import DecodingJob, EncodingJob, TrainingJob
@@ -28,7 +29,6 @@ from gptcli.report.bench.worker import Contender
 from gptcli.storage import default_cache_dir
 from gptcli.tokenizer.tokenizer import load_tokenizer
 from gptcli.train.compiling import compiled
-from gptcli.train.feed import pinned
 from gptcli.train.step import PendingStep, Stepper
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -38,16 +38,16 @@ def train(job: TrainingJob) -> Contender:
     config, device = run_config(job), torch.device(job.device)
     allow_tf32(config.train.tf32)
     model = build_model(config.model, seed=config.seed, device=device).train()
+    loss_sum = compiled(model.loss_sum, default_cache_dir()) if config.train.compile else model.loss_sum
     stepper = Stepper(
-        model,
+        Alone(model, loss_sum),
         build_optimizer(model.parameter_infos(), config.optim),
-        compiled(model.loss_sum, default_cache_dir()) if config.train.compile else model.loss_sum,
         device=device,
         precision=job.precision,
         grad_clip=config.train.grad_clip,
     )
     batch = Batch(*random_batch(config, "cpu"), None)
-    batches = [pinned(batch) if device.type == "cuda" else batch]
+    batches = [batch.pin_memory() if device.type == "cuda" else batch]
     pending: PendingStep | None = None
 
     def step() -> float:

@@ -1,0 +1,181 @@
+"""The strategies of several ranks: DDP, and FSDP2 with tensor parallelism.
+
+Both give the optimizer plain tensors. What they write to a checkpoint has the names and shapes of a single process,
+whole or as this rank's pieces.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from gptcli.checkpoint.flatten import flatten_state, restore_state
+from gptcli.checkpoint.load import Checkpoint, load_checkpoint
+from gptcli.checkpoint.local_shards import LocalShard, LocalShards
+from gptcli.models.gpt import GPT, build_model, model_with
+from gptcli.parallel.apart import parts_of, put_together
+from gptcli.parallel.layout import Layout
+from gptcli.parallel.strategy import LossSum, State, Strategy
+from gptcli.parallel.world import World
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+
+class LossOf(nn.Module):
+    """A loss as a module, whose forward pass DDP can be around."""
+
+    def __init__(self, model: GPT, loss_sum: LossSum) -> None:
+        super().__init__()
+        self.model, self.loss_sum = model, loss_sum
+
+    def forward(self, input_ids: Tensor, targets: Tensor, segment_ids: Tensor | None) -> Tensor:
+        return self.loss_sum(input_ids, targets, segment_ids)
+
+
+class Replicated(Strategy):
+    """DDP: gradients are averaged while the backward pass goes on, so each rank's loss is scaled up before."""
+
+    def __init__(self, model: GPT, world: World, layout: Layout, loss_sum: LossSum) -> None:
+        super().__init__(model, world, layout)
+        self.infos = model.parameter_infos()
+        self.loss_factor = float(layout.data_ranks)
+        # The only buffers are tables that every rank computes. Newer torch calls the option otherwise.
+        has_new_name = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+        buffers = {"forward_sync_buffers" if has_new_name else "broadcast_buffers": False}
+        self.module = DistributedDataParallel(LossOf(model, loss_sum), gradient_as_bucket_view=True, **buffers)
+        self.loss_sum = self.module
+
+    def accumulating(self, is_last: bool) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if is_last else self.module.no_sync()
+
+
+class Sharded(Strategy):
+    """FSDP2 and tensor parallelism. The optimizer's tensors share the memory of the model's pieces."""
+
+    def __init__(self, model: GPT, world: World, layout: Layout) -> None:
+        from gptcli.parallel import sharded
+
+        super().__init__(model, world, layout)
+        self.sharded = sharded
+        self.names = [name for name, _ in build_model(model.config, device="meta").named_parameters()]
+        """Of the weights in the fused form."""
+        self.infos, self.loss_sum = sharded.local_infos(model), model.loss_sum
+        self.owners = [parameter for _, parameter in model.named_parameters()]
+        self.by_name = {info.name: info for info in self.infos}
+        # Every rank of a group has heads of its own, and so a part of the gradient of what all heads are scaled by.
+        self.by_heads = [info for info in self.infos if layout.tensor > 1 and sharded.is_summed_by_heads(info.name)]
+        self.tensor_group = sharded.tensor_group(model) if self.by_heads else None
+
+    @cached_property
+    def group(self) -> ProcessGroup | None:
+        return self.world.group_aside()
+
+    @contextlib.contextmanager
+    def accumulating(self, is_last: bool) -> Iterator[None]:
+        if self.layout.data_ranks > 1:
+            self.model.set_is_last_backward(is_last)
+            self.model.set_requires_gradient_sync(is_last)
+        yield
+        if is_last:
+            self.finish_gradients()
+
+    def finish_gradients(self) -> None:
+        """Give the optimizer's tensors the gradients of the model's parameters."""
+        for owner, info in zip(self.owners, self.infos, strict=True):
+            piece = self.sharded.local_of(owner.detach())
+            if piece.data_ptr() != info.tensor.data_ptr():  # FSDP may move a piece once, before its first use
+                info.tensor.data = piece
+            info.tensor.grad = None if owner.grad is None else self.sharded.local_of(owner.grad)
+            owner.grad = None
+        if self.by_heads:
+            grads = [info.tensor.grad for info in self.by_heads]
+            summed = torch.cat([grad.flatten() for grad in grads])
+            torch.distributed.all_reduce(summed, group=self.tensor_group)
+            for grad, part in zip(grads, summed.split([grad.numel() for grad in grads]), strict=True):
+                grad.copy_(part.view_as(grad))
+
+    def weights(self) -> State:
+        pieces = self.sharded.local_weights(self.model)
+        return {name: self.fused(name, pieces) for name in self.names}
+
+    def load_checkpoint(self, path: Path, parts: Sequence[str]) -> Checkpoint:
+        return load_checkpoint(path, parts, allocate=self.allocate, group=self.group)
+
+    def whole_model(self) -> GPT:
+        kept = {name: whole.cpu() for name, whole in self.sharded.whole_weights(self.model) if self.world.is_first}
+        if not self.world.is_first:
+            return self.model
+        return model_with(self.model.config, put_together(kept, self.names, self.model.config))
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        local = self.sharded.local_weights(self.model)
+        with torch.no_grad():
+            for name in self.names:
+                for part, piece in zip(self.parts(name), weights[name].tensors, strict=True):
+                    local[part].copy_(piece)
+
+    def optimizer_state(self, optimizer: torch.optim.Optimizer) -> tuple[State, dict[str, Any]]:
+        tensors, rest = flatten_state(optimizer)
+        by_field: dict[str, State] = {}
+        for key, tensor in tensors.items():
+            part, _, field = key.rpartition("/")
+            by_field.setdefault(field, {})[part] = tensor
+        state = {
+            f"{name}/{field}": self.fused(name, of_parts)
+            for field, of_parts in by_field.items()
+            for name in self.names
+            if self.parts(name)[0] in of_parts
+        }
+        scalars = {
+            name: rest["state"][self.parts(name)[0]] for name in self.names if self.parts(name)[0] in rest["state"]
+        }
+        return state, {**rest, "parameters": self.names, "state": scalars}
+
+    def load_optimizer_state(
+        self, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]
+    ) -> None:
+        pieces: State = {}
+        for key, tensor in tensors.items():
+            name, _, field = key.rpartition("/")
+            parts = self.parts(name)
+            of_parts = tensor.tensors if isinstance(tensor, LocalShards) else [tensor.clone() for _ in parts]
+            pieces |= {f"{part}/{field}": piece for part, piece in zip(parts, of_parts, strict=True)}
+        parameters = [part for name in rest["parameters"] for part in self.parts(name)]
+        state = {part: scalars for name, scalars in rest["state"].items() for part in self.parts(name)}
+        restore_state(optimizer, pieces, {**rest, "parameters": parameters, "state": state})
+
+    def allocate(self, name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        """Where this rank loads what was saved as `name`, a weight or PARAMETER/FIELD of the optimizer's state."""
+        parameter = name.rpartition("/")[0] or name
+        parts = self.parts(parameter)
+        if not shape or parts[0] not in self.by_name:
+            return torch.empty(shape, dtype=dtype)
+        empty = {part: torch.empty(self.by_name[part].sharding.shapes()[-1], dtype=dtype) for part in parts}
+        return self.fused(parameter, empty)
+
+    def fused(self, name: str, of_parts: Mapping[str, Tensor]) -> Tensor:
+        """What this rank has of the parts of a weight, as its pieces of the fused one. A counter, of which all parts
+        have the same, stays what it is."""
+        parts = self.parts(name)
+        if not of_parts[parts[0]].dim():
+            return of_parts[parts[0]]
+        pieces, rows = [], 0
+        for part in parts:
+            sharding = self.by_name[part].sharding
+            first, *others = sharding.offsets()
+            pieces.append(LocalShard((rows + first, *others), of_parts[part].detach()))
+            rows += sharding.shape[0]
+        return LocalShards.of((rows, *sharding.shape[1:]), pieces[0].tensor.dtype, pieces)
+
+    def parts(self, name: str) -> list[str]:
+        """The names of the parts of a weight of the fused form; its own where it is not fused."""
+        return [part for part, _ in parts_of(name, self.model.config)] or [name]
