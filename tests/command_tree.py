@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import typer
 
 from gptcli.cli.app import app
 
 
-def commands(command, words: tuple[str, ...] = ()) -> dict[tuple[str, ...], set[str]]:
-    """The options of a command and of all below it, by their words; a group counts too."""
-    found = {words: {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}}
+def walk(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """A command and all below it, by their words."""
+    yield words, command
     for name, inner in getattr(command, "commands", {}).items():
-        found |= commands(inner, (*words, name))
-    return found
+        yield from walk(inner, (*words, name))
 
 
-COMMANDS = commands(typer.main.get_command(app))
-
-
-def leaves(command, words: tuple[str, ...] = ()) -> dict[tuple[str, ...], list]:
-    """The parameters of every command that is no group."""
-    inner = getattr(command, "commands", {})
-    found = {} if inner else {words: list(command.params)}
-    for name, below in inner.items():
-        found |= leaves(below, (*words, name))
-    return found
-
-
-LEAVES = leaves(typer.main.get_command(app))
+TREE = dict(walk(typer.main.get_command(app)))
+COMMANDS = {
+    words: {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    for words, command in TREE.items()
+}
+"""The names of the options of every command; a group of commands counts too."""
+LEAVES = {words: list(command.params) for words, command in TREE.items() if not hasattr(command, "commands")}
+"""The parameters of every command that is no group."""

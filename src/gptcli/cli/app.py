@@ -31,7 +31,7 @@ from gptcli.cli.verify_resume import verify_resume
 app = typer.Typer(
     name="gptcli",
     cls=Verbs,
-    help="Train a GPT on your own text, generate from it, and know honestly how good it is.",
+    help="Train a GPT on your own text, generate from it, and measure how good it is.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

@@ -7,34 +7,51 @@ from typing import Annotated
 
 import typer
 
+from gptcli.cli.help_page import Command
+from gptcli.cli.options import AsJson
 from gptcli.cli.output import show_report
 
-checkpoint_app = typer.Typer(help="List the checkpoints of a run, and verify every file of it.", no_args_is_help=True)
-
-Run = Annotated[Path, typer.Argument(help="The run directory.", show_default=False)]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+checkpoint_app = typer.Typer(help="List and verify the checkpoints of a run.", no_args_is_help=True)
 
 
-@checkpoint_app.command("list")
-def list_checkpoints(run: Run, as_json: AsJson = False) -> None:
-    """List step, validation loss and size of every checkpoint, and whether it is whole."""
+@checkpoint_app.command("list", cls=Command)
+def list_checkpoints(
+    run: Annotated[Path, typer.Argument(help="The run directory.", show_default=False)], as_json: AsJson = False
+) -> None:
+    """List the checkpoints of a run.
+
+    Step, validation loss and size of each are shown, and whether its files are complete.
+
+    Examples:
+        gptcli checkpoint list runs/book
+        gptcli checkpoint list runs/book --json
+    """
     from gptcli.checkpoint.report import report_checkpoints
 
     show_report(report_checkpoints(run), as_json)
 
 
-@checkpoint_app.command("verify")
+@checkpoint_app.command("verify", cls=Command)
 def verify_checkpoints(
-    run: Annotated[Path, typer.Argument(help="The run, or an imported model.", show_default=False)],
+    run: Annotated[Path, typer.Argument(help="A run, or an imported model.", show_default=False)],
     accept: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="FILE", help="Take this file of the run as it is now, since you changed it; may be given again."
+            metavar="FILE",
+            help="Accept this file of the run as it is now, since you changed it; may be given several times.",
+            rich_help_panel="Files",
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Read every byte of every file, those of the checkpoints included; exit 4, naming the file, if one is damaged."""
+    """Read every file of a run and compare it with its checksum.
+
+    The files of the checkpoints are included. The exit code is 4 if a file is damaged, and the file is named.
+
+    Examples:
+        gptcli checkpoint verify runs/book
+        gptcli checkpoint verify runs/book --accept run.toml
+    """
     from gptcli.checkpoint.report import accept_changes, verify_files
 
     if accept:

@@ -8,15 +8,13 @@ import typer
 
 from gptcli import strict_json
 from gptcli.cli.hints import Verb
-from gptcli.cli.options import AsJson, Assignments, CacheDir, ConfigFiles, Corpus
+from gptcli.cli.options import AsJson, Assignments, CacheDir, ConfigFiles, Corpus, data_option, output_option
 from gptcli.console import show
 
 if TYPE_CHECKING:
     from gptcli.data.config import DataSettings
 
-data_app = typer.Typer(
-    name="data", help="Turn a corpus into tokens ahead of training, and look at them.", no_args_is_help=True
-)
+data_app = typer.Typer(name="data", help="Prepare a corpus for training, and inspect its tokens.", no_args_is_help=True)
 
 
 def data_settings(corpus: list[str], configs: list[str], assignments: list[str]) -> DataSettings:
@@ -44,15 +42,21 @@ def prepare(
     assignments: Assignments = None,
     workers: Annotated[
         int,
-        typer.Option(min=0, max=10_000, help="Processes that work on a large corpus; 0: one for each core, 6 at most."),
+        data_option(
+            min=0, max=10_000, help="Prepare a large corpus with this many processes; 0 is one per core, at most 6."
+        ),
     ] = 0,
     cache_dir: CacheDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Read, split and encode a corpus into the cache, where training finds it.
+    """Read, split and encode a corpus for training.
 
-    A large corpus is prepared by several processes in parts; stopped or killed, the same command goes on with the parts
-    that are finished.
+    The tokens are kept in the cache, from which training reads them. A large corpus is prepared in parts by several
+    processes; if that is stopped or killed, the same command continues after the finished parts.
+
+    Examples:
+        gptcli data prepare book.txt
+        gptcli data prepare texts/ --workers 4 --set data.tokenizer.vocab_size=8192
     """
     settings = data_settings(corpus or [], config or [], assignments or [])
     from gptcli.data.inspect import prepare, report_lines
@@ -71,10 +75,15 @@ def inspect(
     config: ConfigFiles = None,
     assignments: Assignments = None,
     cache_dir: CacheDir = None,
-    windows: Annotated[int, typer.Option(min=0, max=10_000, help="How many windows of tokens to show as text.")] = 3,
+    windows: Annotated[int, output_option(min=0, max=10_000, help="Show this many windows of tokens as text.")] = 3,
     as_json: AsJson = False,
 ) -> None:
-    """Show what the tokens of a corpus look like, and check that they are whole."""
+    """Show the tokens of a corpus as text, and verify them.
+
+    Examples:
+        gptcli data inspect book.txt
+        gptcli data inspect runs/book/val --windows 10
+    """
     settings = data_settings(corpus, config or [], assignments or [])
     from gptcli.data.inspect import inspect, split_lines
     from gptcli.storage import default_cache_dir

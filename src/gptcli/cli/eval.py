@@ -2,76 +2,105 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 
-from gptcli.cli.options import MOST, MOST_TOKENS, Quantize, ReadingAssignments
+from gptcli.cli.options import (
+    MOST,
+    MOST_TOKENS,
+    AsJson,
+    Checkpoint,
+    Device,
+    Model,
+    Quantize,
+    ReadingAssignments,
+    compute_option,
+    data_option,
+)
 from gptcli.cli.output import CommandResult, show_report
+
+tasks_option = partial(typer.Option, rich_help_panel="Tasks")
 
 
 def evaluate(
-    run: Annotated[str, typer.Argument(help="A run, a Hugging Face model directory, or hf:NAME.", show_default=False)],
+    run: Model,
     text: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Files, directories, globs, -, hf:NAME; without any, the run's own validation split.",
+            help="Files, directories, globs, - (stdin) or hf:NAME (default: the run's own validation split).",
             show_default=False,
         ),
     ] = None,
     context: Annotated[
         int | None,
-        typer.Option(min=1, max=MOST_TOKENS, help="Tokens in a window (default: the model's context, at most 8,192)."),
+        data_option(
+            min=1,
+            max=MOST_TOKENS,
+            help="Score windows of this many tokens (default: the model's context, at most 8,192).",
+        ),
     ] = None,
     stride: Annotated[
         int | None,
-        typer.Option(min=1, max=MOST_TOKENS, help="Tokens from one window to the next (default: half the context)."),
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, max=MOST, help="Windows, choices or requests scored at a time.")
+        data_option(
+            min=1, max=MOST_TOKENS, help="Advance each window by this many tokens (default: half the context)."
+        ),
     ] = None,
     worst: Annotated[
-        int,
-        typer.Option(min=0, max=MOST, metavar="K", help="Show the K passages that the model finds most surprising."),
+        int, data_option(min=0, max=MOST, metavar="K", help="Show the K passages that the model predicts worst.")
     ] = 0,
-    checkpoint: Annotated[str, typer.Option(help="Of a run: best, last, or a step.")] = "best",
-    quantize: Quantize = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     assignments: ReadingAssignments = None,
+    checkpoint: Checkpoint = "best",
+    quantize: Quantize = None,
+    batch_size: Annotated[
+        int | None, compute_option(min=1, max=MOST, help="Score this many windows, choices or requests at a time.")
+    ] = None,
+    device: Device = "auto",
     choices: Annotated[
         str | None,
-        typer.Option(
+        tasks_option(
             metavar="FILE.jsonl",
-            help='Instead of a text: rows of {"prompt", "choices", "answer"} in which the model is to choose.',
+            help='Score multiple-choice rows of {"prompt", "choices", "answer"} instead of a text.',
         ),
     ] = None,
     shots: Annotated[
-        str | None, typer.Option(metavar="FILE.jsonl", help="With --choices: where the worked examples come from.")
+        str | None, tasks_option(metavar="FILE.jsonl", help="Take the worked examples of --choices from this file.")
     ] = None,
     num_fewshot: Annotated[
         int | None,
-        typer.Option(
+        tasks_option(
             min=0,
             max=MOST,
             metavar="K",
-            help="Worked examples before each row: of --choices the first K rows, which are then not scored.",
+            help="Put K worked examples before each row; --choices without --shots takes the first K rows, unscored.",
         ),
     ] = None,
     tasks: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME,...", help="Instead of a text: tasks of lm-evaluation-harness, patterns, or task files."
+        tasks_option(
+            metavar="NAME,...",
+            help="Run tasks of lm-evaluation-harness instead of a text: names, patterns or task files.",
         ),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, max=MOST, metavar="N", help="With --tasks: so many rows of each at most.")
+        int | None, tasks_option(min=1, max=MOST, metavar="N", help="Score at most N rows of each of --tasks.")
     ] = None,
     include_path: Annotated[
-        str | None, typer.Option(metavar="DIR", help="With --tasks: a directory with task files (.yaml) of your own.")
+        str | None, tasks_option(metavar="DIR", help="Add the task files (.yaml) of this directory to --tasks.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Measure perplexity and bits per byte, each token scored exactly once; or how it does at tasks."""
+    """Measure a model's perplexity, or its scores on tasks.
+
+    On a text, the result is perplexity and bits per byte, with each token scored exactly once.
+
+    Examples:
+        gptcli eval runs/book
+        gptcli eval runs/book another-book.txt --worst 3
+        gptcli eval runs/book --choices reviews.jsonl --num-fewshot 4
+        gptcli eval runs/book --tasks hellaswag,piqa --limit 100
+    """
     from gptcli.evaluate import requests
     from gptcli.session import ModelRequest
 

@@ -5,36 +5,41 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
-
-from gptcli.cli.options import AsJson
+from gptcli.cli.options import AsJson, Checkpoint, License, Model, output_option
 from gptcli.cli.output import show_report
 
 
 def export(
-    run: Annotated[str, typer.Argument(help="A run, a Hugging Face model directory, or hf:NAME.", show_default=False)],
+    run: Model,
     to: Annotated[
         Literal["hf", "gguf", "onnx", "nanogpt"],
-        typer.Option(help="For transformers and vLLM; llama.cpp; onnxruntime; nanoGPT.", show_default=False),
+        output_option(help="Write for transformers and vLLM, llama.cpp, onnxruntime or nanoGPT.", show_default=False),
     ],
     out: Annotated[
-        Path, typer.Option(help="The directory (hf, nanogpt) or file (gguf, onnx) to write.", show_default=False)
+        Path, output_option(help="Write to this directory (hf, nanogpt) or file (gguf, onnx).", show_default=False)
     ],
     dtype: Annotated[
         Literal["f32", "bf16", "f16"] | None,
-        typer.Option(help="Numbers to store the weights in (default: f32).", show_default=False),
+        output_option(help="Store the weights in this number format (default: f32).", show_default=False),
     ] = None,
     quantize: Annotated[
-        str | None, typer.Option(help="Of gguf: q8_0, q5_1, q5_0, q4_1 or q4_0 in place of --dtype.")
+        str | None,
+        output_option(help="Quantize the weights of a gguf file: q8_0, q5_1, q5_0, q4_1 or q4_0, in place of --dtype."),
     ] = None,
-    checkpoint: Annotated[str, typer.Option(help="Of a run: best, last, or a step.")] = "best",
-    license: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The model's licence for its card, such as apache-2.0.")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file at --out if there is one.")] = False,
+    checkpoint: Checkpoint = "best",
+    license: License = None,
+    force: Annotated[bool, output_option("--force", help="Replace the file at --out if it exists.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write a model for another program, read it back, and say how far its logits are from the model's."""
+    """Convert a model for another program and check the result.
+
+    The written model is read back, and the difference between its logits and the model's is printed.
+
+    Examples:
+        gptcli export runs/book --to gguf --out book.gguf --quantize q8_0
+        gptcli export runs/book --to hf --out book-hf --dtype bf16
+        gptcli export runs/book --to onnx --out book.onnx
+    """
     from gptcli.interop.export import ExportRequest
     from gptcli.interop.export import export as export_request
 

@@ -2,66 +2,96 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Literal
 
 import typer
 
 from gptcli import strict_json
-from gptcli.cli.options import Quantize
+from gptcli.cli.options import AsJson, Checkpoint, Device, Model, Quantize, compute_option, output_option
 from gptcli.console import quantity, say
+
+prompt_option = partial(typer.Option, rich_help_panel="Prompt")
+sampling_option = partial(typer.Option, rich_help_panel="Sampling")
 
 
 def generate(
-    run: Annotated[str, typer.Argument(help="A run, a Hugging Face model directory, or hf:NAME.", show_default=False)],
+    run: Model,
     prompt: Annotated[
         str | None,
-        typer.Argument(help="The text to continue; - reads it from stdin. Without it, the text begins a document."),
+        typer.Argument(help="The text to continue; - reads it from stdin. Without it, a new document is generated."),
     ] = None,
     prompt_file: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="Read one prompt from each line of FILE, without blank lines; - is stdin."),
+        prompt_option(metavar="FILE", help="Read one prompt from each line of FILE that is not blank; - is stdin."),
     ] = None,
     whole_file: Annotated[
-        bool, typer.Option("--whole-file", help="Read all of --prompt-file as one prompt of many lines.")
+        bool, prompt_option("--whole-file", help="Read all of --prompt-file as one prompt of many lines.")
     ] = False,
-    max_new_tokens: Annotated[int, typer.Option(help="Tokens of a sample at most.")] = 200,
-    temperature: Annotated[float, typer.Option(help="0 is greedy, 1 the model's own distribution.")] = 0.8,
-    top_k: Annotated[int | None, typer.Option(help="Draw from the K most likely tokens only.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Draw from the likeliest tokens that sum to P only.")] = None,
-    min_p: Annotated[float | None, typer.Option(help="Leave out what is below this part of the likeliest.")] = None,
-    repetition_penalty: Annotated[float, typer.Option(help="Above 1 discourages repetition.")] = 1.0,
-    num_samples: Annotated[int, typer.Option(help="Samples for each prompt.")] = 1,
-    stop: Annotated[
-        list[str] | None, typer.Option(metavar="TEXT", help="End before this text; may be given several times.")
+    document_start: Annotated[
+        bool, prompt_option("--document-start", help="Put the token that begins a document before each prompt.")
+    ] = False,
+    checkpoint: Checkpoint = "best",
+    quantize: Quantize = None,
+    max_new_tokens: Annotated[int, sampling_option(help="Generate at most this many tokens per sample.")] = 200,
+    temperature: Annotated[
+        float, sampling_option(help="Divide the logits by this; 0 always takes the most likely token.")
+    ] = 0.8,
+    top_k: Annotated[int | None, sampling_option(metavar="K", help="Keep only the K most likely tokens.")] = None,
+    top_p: Annotated[
+        float | None,
+        sampling_option(metavar="P", help="Keep only the most likely tokens whose probabilities sum to P."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Sample I is drawn with seed + I and can be had again alone.")] = 0,
+    min_p: Annotated[
+        float | None,
+        sampling_option(metavar="P", help="Drop tokens whose probability is below P times the highest."),
+    ] = None,
+    repetition_penalty: Annotated[
+        float, sampling_option(help="Make tokens of the text so far less likely, if above 1.")
+    ] = 1.0,
+    num_samples: Annotated[int, sampling_option(help="Generate this many samples per prompt.")] = 1,
+    stop: Annotated[
+        list[str] | None,
+        sampling_option(metavar="TEXT", help="End a sample before this text; may be given several times."),
+    ] = None,
+    seed: Annotated[int, sampling_option(help="Seed the random numbers; sample I is drawn with seed + I.")] = 0,
     overflow: Annotated[
-        Literal["slide", "stop"], typer.Option(help="When the context is full: keep its last half and go on, or stop.")
+        Literal["slide", "stop"],
+        sampling_option(help="When the context is full, continue with its last half (slide) or stop."),
     ] = "slide",
     speculate: Annotated[
-        int, typer.Option(metavar="N", help="Guess up to N tokens from what the text repeats: the same text, sooner.")
+        int,
+        compute_option(
+            metavar="N",
+            help="Draft up to N tokens by looking up repeated text: the same samples, sooner if it repeats.",
+        ),
     ] = 0,
-    document_start: Annotated[
-        bool, typer.Option("--document-start", help="Read each prompt as the beginning of a document.")
+    batch_size: Annotated[int, compute_option(help="Generate at most this many samples at the same time.")] = 32,
+    device: Device = "auto",
+    precision: Annotated[
+        Literal["fp32", "bf16", "fp16"], compute_option(help="Compute in this number format; bf16 is faster on a GPU.")
+    ] = "fp32",
+    compile: Annotated[
+        bool, compute_option("--compile", help="Compile the model first, which takes about a minute.")
     ] = False,
     separator: Annotated[
-        str, typer.Option(metavar="TEXT", help="The line between samples where stdout is not a terminal; may be empty.")
+        str,
+        output_option(
+            metavar="TEXT", help="Print this line between samples where stdout is not a terminal; may be empty."
+        ),
     ] = "---",
-    batch_size: Annotated[int, typer.Option(help="Samples generated side by side at most.")] = 32,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    precision: Annotated[
-        Literal["fp32", "bf16", "fp16"], typer.Option(help="Numbers to compute in; bf16 is faster on a GPU.")
-    ] = "fp32",
-    quantize: Quantize = None,
-    compile: Annotated[
-        bool, typer.Option("--compile", help="Compile the model first: a minute or so, for long generations.")
-    ] = False,
-    checkpoint: Annotated[str, typer.Option(help="Of a run: best, last, or a step.")] = "best",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object when all is done.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Generate text. Stdout has the generated text and nothing else; the prompt and the talk go to stderr.
+    """Generate text from a model.
 
-    A terminal shows control characters of the text as \\uXXXX; a file or a pipe gets the text byte for byte."""
+    Only the generated text is printed to stdout; the prompt and progress are printed to stderr. A terminal shows
+    control characters of the text as \\uXXXX; a file or a pipe gets the text byte for byte.
+
+    Examples:
+        gptcli generate runs/book "It was a dark night"
+        gptcli generate runs/book "It was a dark night" --temperature 0.5 --num-samples 4
+        gptcli generate runs/book --prompt-file prompts.txt --json
+    """
     from gptcli.config import RawConfig, validate
     from gptcli.generate.config import GenerationConfig
     from gptcli.generate.terminal import Printer, read_prompts

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from typer import BadParameter
-from typer.core import TyperCommand, TyperGroup
+
+from gptcli.cli.help_page import Command, CommandGroup
 
 INSTEAD_OF_COMMANDS = {
     "chat": 'a model continues a text: gptcli generate RUN "PROMPT"',
@@ -46,11 +49,11 @@ INSTEAD_OF_OPTIONS = {
 """Options by verb, and those that do what they do."""
 
 
-class Verbs(TyperGroup):
+class Verbs(CommandGroup):
     """The command with its verbs; for a verb that does not exist it names the one that serves, and a value that an
     option or argument cannot take is an error of one line."""
 
-    def invoke(self, ctx):  # type: ignore[no-untyped-def]  # typer's classes of it are private
+    def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except BadParameter as error:
@@ -60,7 +63,7 @@ class Verbs(TyperGroup):
             verb = error.ctx.command_path.removeprefix(ctx.command_path) if error.ctx else ""
             raise UsageError(message[:1].lower() + message[1:].rstrip("."), f"see gptcli{verb} --help") from error
 
-    def resolve_command(self, ctx, args):  # type: ignore[no-untyped-def]  # typer's classes of it are private
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name = args[0] if args else ""
         if name in INSTEAD_OF_COMMANDS and name not in self.commands:
             from gptcli.errors import UsageError
@@ -69,10 +72,10 @@ class Verbs(TyperGroup):
         return super().resolve_command(ctx, args)
 
 
-class Verb(TyperCommand):
+class Verb(Command):
     """A verb; for an option that does not exist it names the option or the configuration key that serves."""
 
-    def parse_args(self, ctx, args):  # type: ignore[no-untyped-def]  # typer's classes of it are private
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         known = {name for parameter in self.params for name in (*parameter.opts, *parameter.secondary_opts)}
         before_end = args[: args.index("--")] if "--" in args else args
         for position, argument in enumerate(before_end):

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from gptcli import strict_json
-from gptcli.cli.options import AsJson
+from gptcli.cli.options import AsJson, output_option
 from gptcli.console import show
 
 
@@ -20,17 +20,27 @@ def import_model(
             show_default=False,
         ),
     ],
-    out: Annotated[Path, typer.Option(help="The model directory to write.", show_default=False)],
+    out: Annotated[Path, output_option(help="Write the model to this directory.", show_default=False)],
     tokenizer: Annotated[
         str | None,
-        typer.Option(
-            metavar="TOKENIZER", help="A tokenizer.json, its directory, or hf:NAME, where SOURCE brings none."
+        output_option(
+            metavar="TOKENIZER",
+            help="Use this tokenizer.json, its directory, or hf:NAME, if SOURCE contains no tokenizer.",
         ),
     ] = None,
-    dtype: Annotated[Literal["fp32", "bf16", "fp16"], typer.Option(help="What the weights are written as.")] = "fp32",
+    dtype: Annotated[
+        Literal["fp32", "bf16", "fp16"], output_option(help="Store the weights in this number format.")
+    ] = "fp32",
     as_json: AsJson = False,
 ) -> None:
-    """Make a model of another program one that every command takes. Runs nothing that is in it."""
+    """Convert another program's model for use with gptcli.
+
+    No code from the source is run.
+
+    Examples:
+        gptcli import hf:openai-community/gpt2 --out gpt2
+        gptcli import out-shakespeare/ckpt.pt --out shakespeare --tokenizer hf:openai-community/gpt2
+    """
     import torch
 
     from gptcli.interop.import_model import import_model

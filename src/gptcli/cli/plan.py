@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Literal
 
 import typer
@@ -10,78 +11,107 @@ from gptcli import strict_json
 from gptcli.cli.options import MOST, MOST_TOKENS, AsJson, Assignments
 from gptcli.console import show
 
+devices_option = partial(typer.Option, rich_help_panel="Devices")
+parallelism_option = partial(typer.Option, rich_help_panel="Parallelism")
+training_option = partial(typer.Option, rich_help_panel="Training")
+
 
 def plan(
     config: Annotated[
         list[str] | None,
         typer.Argument(
-            help="TOML files or names of shipped ones, as -c takes them; later ones win.", show_default=False
+            help="TOML files or names of shipped configurations, as for -c; later ones win.", show_default=False
         ),
     ] = None,
     assignments: Assignments = None,
-    gpus: Annotated[int, typer.Option(min=1, max=10**7, help="Devices in all.")] = 1,
+    gpus: Annotated[int, devices_option(min=1, max=10**7, help="Train on this many devices in all.")] = 1,
     gpu: Annotated[
         str,
-        typer.Option(help="a100, h100, h200, b200, l40s, rtx4090, rtx3090, mi300x, cpu; or numbers: h100,memory=94e9."),
+        devices_option(
+            help="Train on this device: a100, h100, h200, b200, l40s, rtx4090, rtx3090, mi300x or cpu; numbers may "
+            "follow, as in h100,memory=94e9."
+        ),
     ] = "h100",
-    per_host: Annotated[int, typer.Option(min=1, max=10**7, help="Devices in one machine.")] = 8,
+    per_host: Annotated[int, devices_option(min=1, max=10**7, help="Count this many devices in one machine.")] = 8,
     strategy: Annotated[
         Literal["ddp", "fsdp", "hsdp"] | None,
-        typer.Option(
-            help="Whole copies, one model in shards, or several copies in shards each (default: the config's, or ddp).",
+        parallelism_option(
+            help="Keep a whole copy on each device (ddp), one copy in shards (fsdp), or several copies in shards "
+            "(hsdp) (default: that of the configuration, or ddp).",
             show_default=False,
         ),
     ] = None,
     tensor: Annotated[
         int | None,
-        typer.Option(
+        parallelism_option(
             min=1,
             max=10**7,
-            help="Devices that share the matrices of a block (default: the config's).",
+            help="Split the matrices of a block among this many devices (default: that of the configuration).",
             show_default=False,
         ),
     ] = None,
     replicas: Annotated[
         int | None,
-        typer.Option(
-            min=1, max=10**7, help="With hsdp: copies of the model (default: one a host).", show_default=False
+        parallelism_option(
+            min=1,
+            max=10**7,
+            help="Keep this many copies of the model, with hsdp (default: one per machine).",
+            show_default=False,
         ),
     ] = None,
     checkpointing: Annotated[
         Literal["none", "full", "selective"] | None,
-        typer.Option(
-            help="What of the blocks the backward pass computes again, to save memory (default: as the config says).",
+        parallelism_option(
+            help="Recompute this part of each block in the backward pass, to save memory (default: that of the "
+            "configuration).",
             show_default=False,
         ),
     ] = None,
     tokens: Annotated[
         float | None,
-        typer.Option(
-            min=1, max=1e18, help="Training tokens, as in 300e9 (default: the config's steps, or 20 a parameter)."
+        training_option(
+            min=1,
+            max=1e18,
+            help="Train on this many tokens, as in 300e9 (default: the steps of the configuration, or 20 per "
+            "parameter).",
         ),
     ] = None,
     tokens_per_step: Annotated[
-        int | None, typer.Option(min=1, max=10**15, help="Tokens of one optimizer step.")
+        int | None, training_option(min=1, max=10**15, help="Train on this many tokens per optimizer step.")
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, max=MOST, help="Sequences that a device takes at once.")
+        int | None, training_option(min=1, max=MOST, help="Compute this many sequences at once on a device.")
     ] = None,
     seq_len: Annotated[
-        int | None, typer.Option(min=1, max=MOST_TOKENS, help="Tokens of a sequence (default: the context).")
+        int | None,
+        training_option(
+            min=1, max=MOST_TOKENS, help="Train on sequences of this many tokens (default: the model's context)."
+        ),
     ] = None,
-    mfu: Annotated[float, typer.Option(min=1e-6, max=1, help="Part of the devices' peak that training reaches.")] = 0.4,
+    mfu: Annotated[
+        float, devices_option(min=1e-6, max=1, help="Assume that training reaches this fraction of the peak rate.")
+    ] = 0.4,
     price_per_hour: Annotated[
-        float | None, typer.Option(min=0, max=1e9, help="Of one device, in your currency.")
+        float | None, devices_option(min=0, max=1e9, help="Estimate costs by this hourly price of one device.")
     ] = None,
     write_rate: Annotated[
-        float, typer.Option(min=1, max=1e18, help="Bytes a second that a host writes checkpoints with.")
+        float,
+        devices_option(min=1, max=1e18, help="Assume that a machine writes checkpoints at this many bytes a second."),
     ] = 1e9,
     device_hours: Annotated[
-        float, typer.Option(min=1e-3, max=1e12, help="Mean hours between two failures of one device.")
+        float, devices_option(min=1e-3, max=1e12, help="Assume this many hours between two failures of a device.")
     ] = 50_000,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a training will take before anything is built: parameters, operations, memory, time, talk, cost."""
+    """Estimate the memory, time and cost of a training.
+
+    Parameters, operations, memory, time, communication and cost are computed without building the model.
+
+    Examples:
+        gptcli plan gpt2-124m
+        gptcli plan llama3-8b --gpus 64 --strategy fsdp --tokens 300e9
+        gptcli plan gpt2-124m --gpu rtx4090 --price-per-hour 0.5
+    """
     from gptcli.report.planning import text
     from gptcli.report.planning.run import PlanRequest, make_plan
 

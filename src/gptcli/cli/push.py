@@ -6,25 +6,34 @@ from typing import Annotated, Literal
 
 import typer
 
-from gptcli.cli.options import AsJson
+from gptcli.cli.options import AsJson, Checkpoint, License, Model, output_option
 from gptcli.cli.output import show_report
 
 
 def push(
-    run: Annotated[str, typer.Argument(help="A run, a Hugging Face model directory, or hf:NAME.", show_default=False)],
-    name: Annotated[str, typer.Argument(help="Where to: NAME, or USER/NAME.", show_default=False)],
-    private: Annotated[bool, typer.Option("--private", help="If it is new, only you can see it.")] = False,
+    run: Model,
+    name: Annotated[str, typer.Argument(help="The repository on the hub: NAME or USER/NAME.", show_default=False)],
+    private: Annotated[
+        bool, output_option("--private", help="Make the repository private if it is a new one.")
+    ] = False,
     revision: Annotated[
-        str | None, typer.Option(metavar="BRANCH", help="The branch, made if there is none (default: main).")
+        str | None, output_option(metavar="BRANCH", help="Upload to this branch, created if missing (default: main).")
     ] = None,
-    dtype: Annotated[Literal["f32", "bf16", "f16"], typer.Option(help="Numbers to store the weights in.")] = "f32",
-    checkpoint: Annotated[str, typer.Option(help="Of a run: best, last, or a step.")] = "best",
-    license: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The model's licence for its card, such as apache-2.0.")
-    ] = None,
+    dtype: Annotated[
+        Literal["f32", "bf16", "f16"], output_option(help="Store the weights in this number format.")
+    ] = "f32",
+    checkpoint: Checkpoint = "best",
+    license: License = None,
     as_json: AsJson = False,
 ) -> None:
-    """Put a model and its card on the Hugging Face hub, with the token of HF_TOKEN or `hf auth login`."""
+    """Upload a model and its card to the Hugging Face hub.
+
+    The token is that of HF_TOKEN or of `hf auth login`.
+
+    Examples:
+        gptcli push runs/book my-book --private
+        gptcli push runs/book my-name/my-book --license apache-2.0 --dtype bf16
+    """
     from gptcli.interop.push import PushRequest
     from gptcli.interop.push import push as push_request
 

@@ -8,20 +8,29 @@ from typing import Annotated
 import typer
 
 from gptcli import strict_json
-from gptcli.cli.options import MOST, AsJson, CacheDir
+from gptcli.cli.options import MOST, AsJson, CacheDir, output_option
 from gptcli.console import show
 
 
 def replay(
     run: Annotated[Path, typer.Argument(help="The run directory.", show_default=False)],
     step: Annotated[
-        int, typer.Argument(help="The step, as metrics.jsonl counts.", min=1, max=10**15, show_default=False)
+        int,
+        typer.Argument(help="The number of the step, as in metrics.jsonl.", min=1, max=10**15, show_default=False),
     ],
-    top: Annotated[int, typer.Option(min=1, max=MOST, help="How many parameters and sequences to show.")] = 5,
+    top: Annotated[int, output_option(min=1, max=MOST, help="Show this many parameters and sequences.")] = 5,
     cache_dir: CacheDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make one step of a run again, from the checkpoint before it, and show what its loss and gradient are made of."""
+    """Repeat one step of a run and explain its loss and gradient.
+
+    The step is computed again from the checkpoint before it. The parameters with the largest gradients and the
+    sequences with the highest losses are shown.
+
+    Examples:
+        gptcli replay runs/book 1200
+        gptcli replay runs/book 1200 --top 20 --json
+    """
     from gptcli.storage import default_cache_dir
     from gptcli.train.replay import replay, report
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from gptcli import strict_json
-from gptcli.cli.options import ReadingAssignments
+from gptcli.cli.help_page import Command
+from gptcli.cli.options import AsJson, ReadingAssignments, data_option, output_option
 from gptcli.console import show
 
-tokenizer_app = typer.Typer(help="Train, use and look into a tokenizer.", no_args_is_help=True)
+tokenizer_app = typer.Typer(help="Train, use and inspect a tokenizer.", no_args_is_help=True)
 
 Reference = Annotated[
     str,
@@ -22,23 +24,33 @@ Reference = Annotated[
         show_default=False,
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+tokenizer_option = partial(typer.Option, rich_help_panel="Tokenizer")
 
 
-@tokenizer_app.command("train")
+@tokenizer_app.command("train", cls=Command)
 def train(
     corpus: Annotated[
         list[str], typer.Argument(help="Files, directories, globs, - (stdin), hf:NAME or python:stdlib.")
     ],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write the tokenizer to.")],
-    name: Annotated[Literal["char", "byte", "bpe"], typer.Option(help="The kind of tokenizer.")] = "bpe",
+    out: Annotated[Path, output_option(metavar="DIR", help="Write the tokenizer to this folder.")],
+    name: Annotated[Literal["char", "byte", "bpe"], tokenizer_option(help="Train this kind of tokenizer.")] = "bpe",
     vocab_size: Annotated[
-        int | None, typer.Option(help="Tokens of a bpe tokenizer in all, counting 256 bytes and <|endoftext|>.")
+        int | None,
+        tokenizer_option(help="Limit a bpe tokenizer to this many tokens, counting 256 bytes and <|endoftext|>."),
     ] = None,
-    min_frequency: Annotated[int | None, typer.Option(help="bpe: rarer pairs are not merged.")] = None,
+    min_frequency: Annotated[
+        int | None, tokenizer_option(help="Merge only pairs that occur this often, in a bpe tokenizer.")
+    ] = None,
     assignments: ReadingAssignments = None,
 ) -> None:
-    """Train a tokenizer on the whole of a corpus. Prints the folder."""
+    """Train a tokenizer on a whole corpus.
+
+    The folder of the tokenizer is printed.
+
+    Examples:
+        gptcli tokenizer train book.txt --out book-tokenizer
+        gptcli tokenizer train book.txt --out book-tokenizer --vocab-size 2048
+    """
     from gptcli.config import RawConfig, merge
     from gptcli.console import quantity, say
     from gptcli.data.corpus import open_corpus
@@ -63,18 +75,25 @@ def train(
     print(out)
 
 
-@tokenizer_app.command("encode")
+@tokenizer_app.command("encode", cls=Command)
 def encode(
     tokenizer: Reference,
     text: Annotated[str | None, typer.Argument(help="The text; - reads standard input.", show_default=False)] = None,
-    file: Annotated[Path | None, typer.Option(metavar="FILE", help="Read the text from here; - is stdin.")] = None,
+    file: Annotated[Path | None, data_option(metavar="FILE", help="Read the text from this file; - is stdin.")] = None,
     allow_special: Annotated[
         bool,
-        typer.Option("--allow-special", help='Take "<|endoftext|>" and the like in the text for the special token.'),
+        data_option("--allow-special", help='Encode "<|endoftext|>" and the like in the text as special tokens.'),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Print the ids of a text, separated by spaces; with --json also the text of every token."""
+    """Print the token ids of a text.
+
+    They are separated by spaces; --json also prints the text of every token.
+
+    Examples:
+        gptcli tokenizer encode runs/book "It was a dark night"
+        gptcli tokenizer encode runs/book --file chapter.txt --json
+    """
     from gptcli.tokenizer.source import open_tokenizer
 
     opened = open_tokenizer(tokenizer)
@@ -85,12 +104,19 @@ def encode(
         print(*ids)
 
 
-@tokenizer_app.command("decode")
+@tokenizer_app.command("decode", cls=Command)
 def decode(
     tokenizer: Reference,
     ids: Annotated[list[str], typer.Argument(help="Ids separated by spaces or commas; - reads standard input.")],
 ) -> None:
-    """Print the text of ids exactly, so that what `encode` printed gives back the same bytes."""
+    """Print the text of token ids.
+
+    The ids that `encode` prints for a text give the same text again, byte for byte.
+
+    Examples:
+        gptcli tokenizer decode runs/book 72 101 108
+        gptcli tokenizer encode runs/book "It was" | gptcli tokenizer decode runs/book -
+    """
     from gptcli.tokenizer.describe import parse_ids
     from gptcli.tokenizer.source import open_tokenizer
 
@@ -104,14 +130,21 @@ def decode(
         sys.stdout.buffer.write(text.encode())
 
 
-@tokenizer_app.command("inspect")
+@tokenizer_app.command("inspect", cls=Command)
 def inspect(
     tokenizer: Reference,
-    text: Annotated[str | None, typer.Option(help="A text to measure it on.", show_default=False)] = None,
-    corpus: Annotated[Path | None, typer.Option(metavar="FILE", help="A text file to measure it on.")] = None,
+    text: Annotated[str | None, data_option(help="Measure it on this text.", show_default=False)] = None,
+    corpus: Annotated[Path | None, data_option(metavar="FILE", help="Measure it on this text file.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print kind, vocabulary size, special and longest tokens, and on a text how many bytes a token covers."""
+    """Show the size and the notable tokens of a tokenizer.
+
+    The special and the longest tokens are shown; with a text, the mean number of bytes per token too.
+
+    Examples:
+        gptcli tokenizer inspect runs/book
+        gptcli tokenizer inspect hf:openai-community/gpt2 --corpus book.txt
+    """
     from gptcli.tokenizer.describe import describe, for_people
     from gptcli.tokenizer.source import open_tokenizer
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,9 @@ import typer
 from gptcli import strict_json
 from gptcli.cli.options import MOST, AsJson, Assignments, CacheDir, ConfigFiles, Corpus
 
+run_option = partial(typer.Option, rich_help_panel="Run")
+processes_option = partial(typer.Option, rich_help_panel="Processes")
+
 
 def train(
     corpus: Corpus = None,
@@ -18,42 +22,55 @@ def train(
     assignments: Assignments = None,
     time: Annotated[
         str | None,
-        typer.Option(
+        run_option(
             metavar="TIME",
-            help="Be done in this time (90s, 10m, 1h30m), with the best model it can buy; with --resume, so long more.",
+            help="Train the best model that this time allows (90s, 10m, 1h30m); with --resume, train this much longer.",
         ),
     ] = None,
     init_from: Annotated[
         str | None,
-        typer.Option(metavar="MODEL", help="Go on with the weights of a run, a Hugging Face directory or hf:NAME."),
+        run_option(metavar="MODEL", help="Start from the weights of a run, a Hugging Face directory or hf:NAME."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="The run directory (default: runs/ and the corpus's name).")] = None,
+    out: Annotated[
+        Path | None, run_option(help="Write the run to this directory (default: runs/ and the corpus's name).")
+    ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run at --out, or named in place of CORPUS.")
+        bool, run_option("--resume", help="Continue the run at --out, or the one named in place of CORPUS.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen and stop.")] = False,
+    dry_run: Annotated[bool, run_option("--dry-run", help="Show what would be trained, and exit.")] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Train even if the estimate says that the memory does not suffice.")
+        bool, run_option("--force", help="Train even if the estimate says that the memory is too small.")
     ] = False,
     cache_dir: CacheDir = None,
-    as_json: AsJson = False,
     nproc: Annotated[
         int | None,
-        typer.Option(min=1, max=10_000, help="Train with so many processes on this machine: one for each GPU."),
+        processes_option(min=1, max=10_000, help="Train with this many processes on this machine: one for each GPU."),
     ] = None,
     nnodes: Annotated[
-        str, typer.Option(metavar="M", help="On so many machines (or LEAST:MOST of them); run the command on each.")
+        str,
+        processes_option(
+            metavar="M", help="Train on this many machines (or MIN:MAX of them); run the same command on each."
+        ),
     ] = "1",
     rdzv: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Where the machines meet: one of them, the same on all.")
+        str | None,
+        processes_option(metavar="HOST:PORT", help="Connect the machines at this one of them; the same on all."),
     ] = None,
     max_restarts: Annotated[
-        int, typer.Option(min=0, max=MOST, help="How often to start the processes anew when one is lost.")
+        int, processes_option(min=0, max=MOST, help="Restart the processes at most this often when one is lost.")
     ] = 3,
+    as_json: AsJson = False,
 ) -> None:
-    """Train a GPT on a corpus. With nothing but a corpus, everything else is chosen by its size and the device.
+    """Train a GPT on a corpus.
 
-    With --nproc several processes share the work as [parallel] says; torchrun -m gptcli train does as well.
+    Everything but the corpus is optional: what is not set is chosen by the size of the corpus and the device. With
+    --nproc, several processes share the work as [parallel] says; `torchrun -m gptcli train` does the same.
+
+    Examples:
+        gptcli train book.txt
+        gptcli train book.txt --time 10m --out runs/book
+        gptcli train book.txt -c gpt2-124m --set optim.lr=6e-4
+        gptcli train --resume --out runs/book
     """
     if nproc is not None:
         from gptcli.parallel.launch import Launch, arguments_of_ranks, launch
