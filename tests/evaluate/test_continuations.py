@@ -10,6 +10,7 @@ from gptcli.errors import OutOfMemoryError
 from gptcli.evaluate.continuations import BatchLimits, Continuation, batches, score_continuations
 from gptcli.models.config import ModelConfig
 from gptcli.models.gpt import GPT, build_model
+from gptcli.nn.state import ForwardState
 
 SHAPE = {"vocab_size": 31, "context_length": 48, "n_layer": 2, "n_head": 2, "n_embd": 16, "init_std": 0.5}
 MODELS = {
@@ -84,9 +85,9 @@ def test_a_context_is_read_once_for_all_its_continuations(
     read: list[int] = []
     forward = type(model).hidden_states
 
-    def counted(self: GPT, input_ids: torch.Tensor, *arguments: object, **named: object) -> torch.Tensor:
-        read.append(input_ids.numel())
-        return forward(self, input_ids, *arguments, **named)
+    def counted(self: GPT, state: ForwardState) -> torch.Tensor:
+        read.append(state.input_ids.numel())
+        return forward(self, state)
 
     monkeypatch.setattr(type(model), "hidden_states", counted)
     context = random_ids(40, 0)

@@ -14,6 +14,7 @@ from gptcli.generate.engine import Engine, Request
 from gptcli.generate.merge import merge_caches
 from gptcli.models.gpt import GPT
 from gptcli.nn.cache import KVCache
+from gptcli.nn.state import ForwardState
 
 MakeModel = Callable[..., GPT]
 
@@ -130,7 +131,7 @@ def test_samples_of_one_prompt_read_it_once(make_model: MakeModel) -> None:
     model = make_model()
     shapes = []
     original = model.hidden_states
-    model.hidden_states = lambda ids, cache: (shapes.append(tuple(ids.shape)), original(ids, cache))[1]
+    model.hidden_states = lambda state: (shapes.append(tuple(state.input_ids.shape)), original(state))[1]
     requests = [Request([1, 2, 3], seed, 3) for seed in range(5)]
     finished(model, GenerationConfig(max_new_tokens=4), requests)
     assert shapes == [(1, 3), (5, 1), (5, 1), (5, 1)]
@@ -142,7 +143,7 @@ def test_a_beginning_that_prompts_share_is_read_once(make_model: MakeModel, sche
     model = make_model(context_length=64, **scheme)
     shapes = []
     original = model.hidden_states
-    model.hidden_states = lambda ids, cache: (shapes.append(tuple(ids.shape)), original(ids, cache))[1]
+    model.hidden_states = lambda state: (shapes.append(tuple(state.input_ids.shape)), original(state))[1]
     shared = [(5 * i) % 29 for i in range(20)]
     requests = requests_for([[*shared, 1, 2, 3], shared, [*shared, 7], [*shared, 1, 2, 3]])
     config = GenerationConfig(temperature=0.9, max_new_tokens=30)
@@ -160,7 +161,7 @@ def test_ended_rows_leave_the_batch(make_model: MakeModel) -> None:
     model = make_model()
     sizes = []
     original = model.hidden_states
-    model.hidden_states = lambda ids, cache: (sizes.append(ids.shape[0]), original(ids, cache))[1]
+    model.hidden_states = lambda state: (sizes.append(len(state.input_ids)), original(state))[1]
     requests = requests_for(PROMPTS[:3])
     for request in Engine(model, GenerationConfig(max_new_tokens=6)).run(requests):
         if request is requests[1] and request.count == 2:
@@ -214,11 +215,11 @@ def test_running_out_of_memory_halves_the_batch_and_changes_no_token(make_model:
     model = make_model()
     original, calls = model.hidden_states, []
 
-    def limited(ids: torch.Tensor, cache: object) -> torch.Tensor:
-        calls.append(ids.shape[0])
-        if len(calls) > 20 and ids.shape[0] > 2:  # also in the middle of a batch, after it has slid
+    def limited(state: ForwardState) -> torch.Tensor:
+        calls.append(len(state.input_ids))
+        if len(calls) > 20 and calls[-1] > 2:  # also in the middle of a batch, after it has slid
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return original(ids, cache)
+        return original(state)
 
     model.hidden_states = limited
     assert [request.ids for request in finished(model, config, requests_for(PROMPTS))] == expected
@@ -251,7 +252,7 @@ def row_bytes(model: GPT) -> int:
 def test_a_row_that_does_not_fit_alone_is_one_clear_error(make_model: MakeModel) -> None:
     model = make_model()
 
-    def never(ids: torch.Tensor, cache: object) -> torch.Tensor:
+    def never(state: ForwardState) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     model.hidden_states = never

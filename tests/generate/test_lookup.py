@@ -11,6 +11,7 @@ from gptcli.generate.config import GenerationConfig
 from gptcli.generate.engine import Engine, Request
 from gptcli.generate.lookup import PromptLookup
 from gptcli.models.gpt import GPT
+from gptcli.nn.state import ForwardState
 
 MakeModel = Callable[..., GPT]
 
@@ -94,10 +95,10 @@ def test_a_text_that_repeats_itself_takes_few_readings(make_model: MakeModel) ->
     readings = 0
     original = model.hidden_states
 
-    def counted(ids: torch.Tensor, cache: object) -> torch.Tensor:
+    def counted(state: ForwardState) -> torch.Tensor:
         nonlocal readings
         readings += 1
-        return original(ids, cache)
+        return original(state)
 
     model.hidden_states = counted
     config = GenerationConfig(max_new_tokens=29 * 6, temperature=0.0, speculate=8)

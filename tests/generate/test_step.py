@@ -16,10 +16,10 @@ from gptcli.generate import step
 from gptcli.generate.config import GenerationConfig
 from gptcli.generate.engine import Engine, Request
 from gptcli.generate.requests import Batch
-from gptcli.generate.step import DecodingStep, PlainStep, Reading, RecordedStep, decoding_step
+from gptcli.generate.step import CudaGraphStep, DecodingStep, Forward, decoding_step
 from gptcli.models.gpt import GPT
 from gptcli.models.inference import quantized
-from gptcli.nn.cache import KVWindow
+from gptcli.nn.cache import KVCacheView
 from gptcli.nn.compiling import missing_compiler
 from waiting import no_waiting
 
@@ -59,15 +59,15 @@ class ReadAgain:
 
     made: ClassVar[list[ReadAgain]] = []
 
-    def __init__(self, reading: Reading, ids: torch.Tensor, window: KVWindow) -> None:
-        self.reading, self.window = reading, window
-        self.ids, self.logits = ids.clone(), reading(ids, window).clone()
+    def __init__(self, forward: Forward, ids: torch.Tensor, view: KVCacheView) -> None:
+        self.forward, self.view = forward, view
+        self.ids, self.logits = ids.clone(), forward(ids, view).clone()
         self.replays = 0
         self.made.append(self)
 
-    def replay(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def replay(self, ids: torch.Tensor, view: KVCacheView) -> torch.Tensor:
         self.ids.copy_(ids)
-        self.logits.copy_(self.reading(self.ids, self.window._replace(positions=positions)))
+        self.logits.copy_(self.forward(self.ids, self.view._replace(places=view.places)))
         self.replays += 1
         return self.logits
 
@@ -77,12 +77,12 @@ def test_recording_and_looking_ahead_change_no_id(
     make_model: Callable[..., GPT], monkeypatch: pytest.MonkeyPatch, temperature: float, eos_id: int | None
 ) -> None:
     """Rows end while the next step is under way, or outgrow their cache and slide."""
-    monkeypatch.setattr(step, "Recording", ReadAgain)
+    monkeypatch.setattr(step, "GraphedForward", ReadAgain)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
     monkeypatch.setattr(ReadAgain, "made", [])
     model = make_model(context_length=320, window_pattern=(0, 50), smear=True)
     config = GenerationConfig(temperature=temperature, max_new_tokens=340)
-    recorded = RecordedStep(model, partial(step.read, model))
+    recorded = CudaGraphStep(model, partial(step.forward, model))
     assert texts(model, recorded, config, eos_id, looks_ahead=True) == texts(model, None, config, eos_id)
     assert len(ReadAgain.made) > 1 and any(one.replays > 5 for one in ReadAgain.made)
 
@@ -101,7 +101,7 @@ def test_on_a_gpu_every_step_draws_what_a_cpu_draws(
     config = GenerationConfig(temperature=temperature, max_new_tokens=340)
     expected = texts(model, None, config)
     model = model.cuda()
-    made = PlainStep(model) if kind == "plain" else decoding_step(model, tmp_path if kind == "compiled" else None)
+    made = model if kind == "plain" else decoding_step(model, tmp_path if kind == "compiled" else None)
     assert texts(model, made, config) == expected
     assert texts(model, made, config.model_copy(update={"speculate": 3})) == expected
 

@@ -92,7 +92,7 @@ def test_llamas_rows_are_ordered_for_a_rotation_of_neighbours(our_model, tokeniz
         return torch.view_as_real(pairs * torch.polar(torch.ones_like(angles), angles)[:, None]).flatten(2)
 
     q, k, _ = model.blocks[0].attention.qkv.weight.split([4 * D, 2 * D, 2 * D])
-    rotary = model.rope(5, 5, None, x.device)
+    rotary = model.rope(slice(5), 5, x.device)
     ours = [apply_rotary((x @ rows.T).view(5, -1, D).transpose(0, 1), rotary) for rows in (q, k)]  # (N, T, D)
     theirs = [rotate_neighbours(tensors[f"blk.0.attn_{name}.weight"]).transpose(0, 1) for name in "qk"]
     for head in range(4):

@@ -11,6 +11,7 @@ from gptcli.errors import ConfigError, UsageError
 from gptcli.models.config import ModelConfig
 from gptcli.models.gpt import GPT, build_model
 from gptcli.nn.loss import IGNORE_INDEX
+from gptcli.nn.state import PLAIN
 
 VOCAB, T = 17, 12
 SMALL: dict[str, Any] = {"vocab_size": VOCAB, "context_length": 32, "n_layer": 2, "n_head": 4, "n_embd": 16}
@@ -102,11 +103,11 @@ def test_rows_of_different_length_decode_like_each_alone(shape: dict) -> None:
     torch.testing.assert_close(last, full[range(3), [count - 1 for count in counts]], rtol=0, atol=1e-11)
     for read, kept in ((3, (1, 3, 2)), (1, (1, 1, 0)), (2, (2, 1, 2))):
         new = torch.stack([row[length : length + read] for row, length in zip(ids, cache.lengths, strict=True)])
-        cache.begin(read)
-        logits = model.logits(model.hidden_states(new, cache))
-        for row, length in enumerate(cache.lengths):
-            torch.testing.assert_close(logits[row], full[row, length : length + read], rtol=0, atol=1e-11)
-        cache.lengths = [length + count for length, count in zip(cache.lengths, kept, strict=True)]
+        starts = cache.lengths
+        logits = model(new, cache)
+        for row, start in enumerate(starts):
+            torch.testing.assert_close(logits[row], full[row, start : start + read], rtol=0, atol=1e-11)
+        cache.truncate([start + count for start, count in zip(starts, kept, strict=True)])
 
 
 @every_shape
@@ -200,7 +201,7 @@ def test_parallel_residual_adds_both_from_the_same_input() -> None:
     block = small_model(parallel_residual=True, position="none").blocks[0]
     x = torch.randn(2, 5, 16, dtype=torch.float64)
     expected = x + block.attention(block.attention_norm(x)) + block.mlp(block.mlp_norm(x))
-    torch.testing.assert_close(block(x, None, None), expected)
+    torch.testing.assert_close(block(x, PLAIN), expected)
 
 
 def test_softcap_bounds_the_logits() -> None:

@@ -14,6 +14,7 @@ from gptcli.nn.attention import Attention, attention_by_matmuls, attention_fast,
 from gptcli.nn.cache import KVCache
 from gptcli.nn.mask import attention_mask
 from gptcli.nn.rope import RotaryEmbedding
+from gptcli.nn.state import BlockState
 
 B, H, T, D = 3, 4, 9, 6
 SEGMENTS = torch.tensor([[0] * 4 + [1] * 5, [0] * 9, [3, 3, 1, 1, 1, 1, 2, 2, 2]])
@@ -164,19 +165,17 @@ def test_module_paths_agree_with_and_without_cache(
     reference.load_state_dict(fast.state_dict())
     rope = RotaryEmbedding(D, 10000.0, T)
     x = torch.randn(B, T, n_embd, dtype=torch.float64)
-    whole = reference(x, rope(T, T, None, x.device), attention_mask(T, T, window=window))
-    torch.testing.assert_close(
-        fast(x, rope(T, T, None, x.device), attention_mask(T, T, window=window)), whole, rtol=0, atol=1e-12
-    )
+    state = BlockState(rope(slice(T), T, x.device), attention_mask(T, T, window=window))
+    whole = reference(x, state)
+    torch.testing.assert_close(fast(x, state), whole, rtol=0, atol=1e-12)
     for module in (fast, reference):
         cache = KVCache(1, B, T, kv_heads, D, dtype=torch.float64)
         pieces = []
         for chunk in x.split([4, 1, 3, 1], dim=1):
             count = chunk.shape[1]
-            cache.begin(count)
-            mask = attention_mask(count, cache.slots, window=window)
-            pieces.append(module(chunk, rope(cache.slots, count, None, x.device), mask, cache))
-            cache.advance(count)
+            view = cache.extend(count)
+            mask = attention_mask(count, view.slots, window=window)
+            pieces.append(module(chunk, BlockState(rope(view.places, view.slots, x.device), mask, view.layer(0))))
         torch.testing.assert_close(torch.cat(pieces, dim=1), whole, rtol=0, atol=1e-12)
 
 

@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 def test_rotation_is_multiplication_by_a_complex_number() -> None:
     x = torch.randn(2, 3, 7, 8, dtype=torch.float64)
-    turned = apply_rotary(x, RotaryEmbedding(8, 100.0, 7)(7, 7, None, CPU))
+    turned = apply_rotary(x, RotaryEmbedding(8, 100.0, 7)(slice(7), 7, CPU))
     for position in range(7):
         for pair in range(4):
             angle = torch.tensor(position * 100.0 ** (-2 * pair / 8), dtype=torch.float64)
@@ -41,7 +41,7 @@ def test_rotation_agrees_with_transformers() -> None:
     q, k = torch.randn(2, 4, 32, 16), torch.randn(2, 4, 32, 16)
     cos, sin = LlamaRotaryEmbedding(config)(q, torch.arange(32)[None])
     expected = apply_rotary_pos_emb(q, k, cos, sin)
-    rotary = RotaryEmbedding(16, 10000.0, 32)(32, 32, None, CPU)
+    rotary = RotaryEmbedding(16, 10000.0, 32)(slice(32), 32, CPU)
     torch.testing.assert_close((apply_rotary(q, rotary), apply_rotary(k, rotary)), expected, rtol=0, atol=1e-6)
 
 
@@ -80,7 +80,7 @@ def test_scaled_frequencies_are_those_of_transformers(scale, parameters) -> None
 
 def test_attention_factor_lengthens_what_is_turned_and_nothing_else() -> None:
     x = torch.randn(1, 2, 5, 16)
-    turned = apply_rotary(x, RotaryEmbedding(8, 100.0, 5, attention_factor=1.5)(5, 5, None, CPU))
+    turned = apply_rotary(x, RotaryEmbedding(8, 100.0, 5, attention_factor=1.5)(slice(5), 5, CPU))
     torch.testing.assert_close(turned[..., :8].norm(dim=-1), 1.5 * x[..., :8].norm(dim=-1))
     assert torch.equal(turned[..., 8:], x[..., 8:])
 
@@ -90,8 +90,8 @@ def test_scores_depend_on_distance_alone() -> None:
     rope = RotaryEmbedding(16, 10000.0, 64)
 
     def score(i: int, j: int) -> float:
-        turned_q = apply_rotary(q, rope(i + 1, 1, None, CPU))
-        turned_k = apply_rotary(k, rope(j + 1, 1, None, CPU))
+        turned_q = apply_rotary(q, rope(slice(i, i + 1), i + 1, CPU))
+        turned_k = apply_rotary(k, rope(slice(j, j + 1), j + 1, CPU))
         return float((turned_q * turned_k).sum())
 
     assert score(3, 1) == pytest.approx(score(50, 48), abs=1e-5)
@@ -100,7 +100,7 @@ def test_scores_depend_on_distance_alone() -> None:
 
 def test_only_the_rotary_part_of_a_head_is_turned() -> None:
     x = torch.randn(1, 2, 5, 16)
-    rotary = RotaryEmbedding(4, 10000.0, 5)(5, 5, None, CPU)
+    rotary = RotaryEmbedding(4, 10000.0, 5)(slice(5), 5, CPU)
     turned = apply_rotary(x, rotary)
     assert torch.equal(turned[..., 4:], x[..., 4:])
     torch.testing.assert_close(turned[..., :4], apply_rotary(x[..., :4], rotary))
@@ -109,9 +109,9 @@ def test_only_the_rotary_part_of_a_head_is_turned() -> None:
 def test_tables_grow_past_their_length_and_survive_a_cast() -> None:
     long = RotaryEmbedding(8, 10000.0, 100)
     short = RotaryEmbedding(8, 10000.0, 10)
-    assert all(map(torch.equal, short(100, 10, None, CPU), long(100, 10, None, CPU)))
+    assert all(map(torch.equal, short(slice(90, 100), 100, CPU), long(slice(90, 100), 100, CPU)))
     cast = RotaryEmbedding(8, 10000.0, 100).to(torch.bfloat16)
-    assert all(map(torch.equal, cast(100, 100, None, CPU), long(100, 100, None, CPU)))
+    assert all(map(torch.equal, cast(slice(100), 100, CPU), long(slice(100), 100, CPU)))
     assert not list(short.state_dict())
 
 
@@ -122,7 +122,7 @@ def test_tables_grow_with_the_positions_that_are_used_not_with_the_context() -> 
     exact.fill(70_000, CPU)
     lengths = set()
     for end in range(1, 70_001, 997):
-        assert all(map(torch.equal, claimed(end, 1, None, CPU), exact(end, 1, None, CPU)))
+        assert all(map(torch.equal, claimed(slice(end - 1, end), end, CPU), exact(slice(end - 1, end), end, CPU)))
         lengths.add(claimed.cos.shape[0])
     assert sorted(lengths) == [FIRST_TABLE // 64 * factor for factor in (1, 2, 4, 8)]
     short = RotaryEmbedding(64, 10000.0, 100)
@@ -134,14 +134,14 @@ def test_tables_grow_with_the_positions_that_are_used_not_with_the_context() -> 
 
 def test_rows_may_stand_at_different_positions() -> None:
     rope = RotaryEmbedding(8, 10000.0, 16)
-    plain_cos, plain_sin = rope(16, 16, None, CPU)
+    plain_cos, plain_sin = rope(slice(16), 16, CPU)
     positions = torch.tensor([[0, 1, 2], [9, 10, 11]])
-    cos, sin = rope(12, 3, positions, CPU)
+    cos, sin = rope(positions, 12, CPU)
     assert cos.shape == (2, 1, 3, 8)
-    assert torch.equal(cos[:, 0], plain_cos[positions]) and torch.equal(sin[:, 0], plain_sin[positions])
+    assert torch.equal(cos[:, 0], plain_cos[0, positions]) and torch.equal(sin[:, 0], plain_sin[0, positions])
 
 
 def test_the_gradient_of_a_rotation_is_turned_back() -> None:
     x = torch.randn(2, 3, 5, 8, dtype=torch.float64, requires_grad=True)
-    rotary = RotaryEmbedding(6, 100.0, 5)(5, 5, None, CPU)
+    rotary = RotaryEmbedding(6, 100.0, 5)(slice(5), 5, CPU)
     assert torch.autograd.gradcheck(lambda x: apply_rotary(x, tuple(table.double() for table in rotary)), x)

@@ -20,7 +20,7 @@ from gptcli.generate.lookup import PromptLookup
 from gptcli.generate.merge import merge_caches
 from gptcli.generate.prefix import accepted_length, read_shared_prefix
 from gptcli.generate.requests import Batch, FinishReason, Request
-from gptcli.generate.step import DecodingStep, PlainStep
+from gptcli.generate.step import DecodingStep
 from gptcli.models.estimate import BYTES_FP32
 from gptcli.models.gpt import GPT
 from gptcli.nn.cache import KVCache
@@ -46,14 +46,14 @@ class Drawn(NamedTuple):
 class Engine:
     """Draws tokens from `model` as `config` says; a request ends with the token `eos_id`, which is its last.
 
-    `step` reads the last ids of the requests, where the model itself is not to do it.
+    `step` decodes in place of the model itself.
     """
 
     def __init__(
         self, model: GPT, config: GenerationConfig, eos_id: int | None = None, step: DecodingStep | None = None
     ) -> None:
         self.model, self.config, self.eos_id = model, config, eos_id
-        self.step = step or PlainStep(model)
+        self.decoding_step = step or model
         self.context_length = model.config.context_length
         self.device = model.embedding.weight.device
         # A draft and the repetition penalty need to know the ids first.
@@ -129,7 +129,7 @@ class Engine:
                 logits = ahead
                 continue
             batch.select(alive)
-            batch.cache.lengths = [request.window_length - 1 for request in batch.requests]
+            batch.cache.truncate([request.window_length - 1 for request in batch.requests])
             if batch.cache.length == batch.cache.capacity:
                 logits, drafts = self.make_room(batch), [[]] * len(alive)
             else:
@@ -175,7 +175,7 @@ class Engine:
             [request.ids[-1], *draft, *[0] * (longest - len(draft))]
             for request, draft in zip(requests, drafts, strict=True)
         ]
-        return self.step(torch.tensor(ids, device=self.device), cache)
+        return self.decoding_step(torch.tensor(ids, device=self.device), cache)
 
     def make_room(self, batch: Batch) -> Tensor:
         """What `decode` does, where the batch's cache is full: logits (B, 1, V), the batch's requests in a new order.
@@ -195,7 +195,6 @@ class Engine:
                 batch.cache.select(others)
             caches.append(merge_caches(self.model, [batch.cache], self.capacity(requests)))
             logits.append(self.decode(requests, caches[0], [[]] * len(requests)))
-            caches[0].advance(1)
         if full:
             cache, slid = self.prefill(full_requests)
             caches.append(cache)
@@ -235,11 +234,9 @@ class Engine:
         """
         if not self.looks_ahead or all(request.count + 1 >= self.config.max_new_tokens for request in batch.requests):
             return None
-        lengths = [request.window_length for request in batch.requests]
-        if max(lengths) >= batch.cache.capacity:
+        if batch.cache.length == batch.cache.capacity:
             return None
-        batch.cache.lengths = lengths
-        return self.step(drawn.ids, batch.cache)
+        return self.decoding_step(drawn.ids, batch.cache)
 
     def append(self, batch: Batch, drawn: Drawn, drafts: list[list[int]]) -> Iterator[Request]:
         """Append to every request the id drawn at its first place, and at each next one while the draft equals what was

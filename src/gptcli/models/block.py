@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from gptcli.models.config import ModelConfig
 from gptcli.models.rope_scaling import LinearScaling, Llama3Scaling, YarnScaling
 from gptcli.nn.attention import Attention, AttentionFunction, attention_fast, attention_reference
-from gptcli.nn.cache import KVCache
 from gptcli.nn.mlp import MLP, GatedMLP, gelu_tanh, relu2
 from gptcli.nn.norm import LayerNorm, RMSNorm
 from gptcli.nn.recompute import Recompute, recomputed
-from gptcli.nn.rope import Rotary, RotaryEmbedding, scale_linear, scale_llama3, scale_yarn, yarn_attention_factor
+from gptcli.nn.rope import RotaryEmbedding, scale_linear, scale_llama3, scale_yarn, yarn_attention_factor
+from gptcli.nn.state import BlockState
 
 
 def build_norm(config: ModelConfig) -> nn.Module:
@@ -93,7 +93,7 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.layer, self.window = layer, config.window(layer)
+        self.window = config.window(layer)
         self.recompute: Recompute = "none"
         """What of a training pass is not kept for the backward pass, but computed again."""
         self.compiled: Callable[..., Tensor] | None = None
@@ -117,27 +117,25 @@ class Block(nn.Module):
         self.mlp_norm = build_norm(config)
         self.mlp = build_mlp(config)
 
-    def forward(self, x: Tensor, rotary: Rotary | None, mask: Tensor | None, cache: KVCache | None = None) -> Tensor:
-        """x (B, T, C) -> (B, T, C)"""
+    def forward(self, x: Tensor, state: BlockState) -> Tensor:
+        """Map x (B, T, C) to (B, T, C)."""
         if self.training:
-            return recomputed(self.compiled or self.compute, self.recompute, x, rotary, mask, cache)
-        return self.compute(x, rotary, mask, cache)
+            return recomputed(self.compiled or self.compute, self.recompute, x, state)
+        return self.compute(x, state)
 
-    def compute(self, x: Tensor, rotary: Rotary | None, mask: Tensor | None, cache: KVCache | None) -> Tensor:
-        attended = self.attend(x, rotary, mask, cache)
+    def compute(self, x: Tensor, state: BlockState) -> Tensor:
+        attended = self.attend(x, state)
         if self.parallel_residual:
             return x + attended + self.transform(x)
         x = x + attended
         return x + self.transform(x)
 
-    def attend(self, x: Tensor, rotary: Rotary | None, mask: Tensor | None, cache: KVCache | None) -> Tensor:
-        """What attention adds to x (B, T, C)."""
-        # Without a cache all blocks do the same, and are compiled as one.
-        place = (rotary, mask) if cache is None else (rotary, mask, cache, self.layer)
+    def attend(self, x: Tensor, state: BlockState) -> Tensor:
+        """Return what attention adds to x (B, T, C)."""
         if self.norm_first:
-            return self.attention(self.attention_norm(x), *place)
-        return self.attention_norm(self.attention(x, *place))
+            return self.attention(self.attention_norm(x), state)
+        return self.attention_norm(self.attention(x, state))
 
     def transform(self, x: Tensor) -> Tensor:
-        """What the MLP adds to x (B, T, C)."""
+        """Return what the MLP adds to x (B, T, C)."""
         return self.mlp(self.mlp_norm(x)) if self.norm_first else self.mlp_norm(self.mlp(x))

@@ -17,11 +17,11 @@ from gptcli.nn.cache import KVCache
 from gptcli.nn.dropout import drop
 from gptcli.nn.layers import Embedding, Linear
 from gptcli.nn.loss import head_loss_sum, head_token_losses, softcapped
-from gptcli.nn.mask import attention_mask
 from gptcli.nn.matmul import linear
 from gptcli.nn.parameters import ParameterInfo, ParameterKind
 from gptcli.nn.recompute import Recompute
-from gptcli.nn.token_shift import BigramEmbedding, Smear, previous_ids
+from gptcli.nn.state import ForwardState
+from gptcli.nn.token_shift import BigramEmbedding, Smear
 
 
 class GPT(nn.Module):
@@ -50,112 +50,77 @@ class GPT(nn.Module):
         if config.activation_checkpointing:
             self.recompute("full")
 
-    def forward(self, input_ids: Tensor, *, cache: KVCache | None = None, segment_ids: Tensor | None = None) -> Tensor:
-        """input_ids (B, T) -> logits (B, T, V).
+    def forward(self, input_ids: Tensor, cache: KVCache | None = None, *, segment_ids: Tensor | None = None) -> Tensor:
+        """Map input_ids (B, T) to logits (B, T, V).
 
-        With a `cache` the tokens follow those it holds and are added to it. `segment_ids` (B, T) keeps attention
+        With a `cache` the tokens follow those it holds and are added to it. `segment_ids` (B, T) keep attention
         within runs of the same number, such as one document.
 
         Raises:
             UsageError: learned positions end before the sequence does.
         """
-        if cache is None:
-            return self.logits(self.hidden_states(input_ids, segment_ids=segment_ids))
-        cache.begin(input_ids.shape[1])
-        logits = self.logits(self.hidden_states(input_ids, cache, segment_ids))
-        cache.advance(input_ids.shape[1])
-        return logits
+        view = None if cache is None else cache.extend(input_ids.shape[1])
+        return self.logits(self.hidden_states(ForwardState(input_ids, view, segment_ids)))
 
     def last_logits(self, input_ids: Tensor, cache: KVCache, counts: Sequence[int] | None = None) -> Tensor:
-        """input_ids (B, T), appended to the cache -> logits (B, V) after the last of them.
+        """Append input_ids (B, T) to the cache and return the logits (B, V) after the last of them.
 
         Where rows differ in length, only the first `counts[i]` ids of row i are its own, and the rest is padding.
         """
         B, T = input_ids.shape
         counts = counts or [T] * B
-        cache.begin(T)
-        x = self.hidden_states(input_ids, cache)
-        cache.lengths = [length + count for length, count in zip(cache.lengths, counts, strict=True)]
+        x = self.hidden_states(ForwardState(input_ids, cache.extend(T, counts)))
         last = torch.tensor(counts, device=x.device) - 1
         return self.logits(x[torch.arange(B, device=x.device), last])
 
-    def next_logits(self, input_ids: Tensor, cache: KVCache) -> Tensor:
-        """input_ids (B, T), written to the cache but not counted -> logits (B, T, V)."""
-        cache.begin(input_ids.shape[1])
-        return self.logits(self.hidden_states(input_ids, cache))
-
     def loss_sum(self, input_ids: Tensor, targets: Tensor, segment_ids: Tensor | None = None) -> Tensor:
-        """input_ids and targets (B, T) -> scalar: nats summed over the targets that are not IGNORE_INDEX."""
+        """Sum the nats of the targets that are not IGNORE_INDEX: input_ids and targets (B, T) -> scalar."""
         x, head = self.hidden_states_and_head(input_ids, segment_ids)
         return head_loss_sum(x, head, targets, self.config.logit_softcap)
 
     def token_losses(self, input_ids: Tensor, targets: Tensor, segment_ids: Tensor | None = None) -> Tensor:
-        """input_ids and targets (B, T) -> (B, T): nats of each target, 0 where it is IGNORE_INDEX. No gradients."""
+        """Return the nats of each target, 0 where it is IGNORE_INDEX: input_ids and targets (B, T) -> (B, T).
+
+        For use without gradients.
+        """
         x, head = self.hidden_states_and_head(input_ids, segment_ids)
         return head_token_losses(x, head, targets, self.config.logit_softcap)
 
     def hidden_states_and_head(self, input_ids: Tensor, segment_ids: Tensor | None) -> tuple[Tensor, Tensor]:
-        """input_ids (B, T) -> what the head reads, (B, T, C), and its weights (V, C)."""
+        """Return the head's input (B, T, C) for input_ids (B, T), and the head's weights (V, C)."""
+        state = ForwardState(input_ids, segment_ids=segment_ids)
         if self.config.tie_embeddings:
             vectors, head = self.embedding.look_up_and_share(input_ids)
-        else:
-            vectors, head = None, self.head.weight
-        return self.hidden_states(input_ids, segment_ids=segment_ids, vectors=vectors), head
+            return self.hidden_states(state, vectors), head
+        return self.hidden_states(state), self.head.weight
 
-    def hidden_states(
-        self,
-        input_ids: Tensor,
-        cache: KVCache | None = None,
-        segment_ids: Tensor | None = None,
-        vectors: Tensor | None = None,
-    ) -> Tensor:
-        """input_ids (B, T) -> what the head reads, (B, T, C); `vectors` (B, T, C) are theirs if they are known.
-
-        With a `cache` they are written where its `begin` says; counting them is left to the caller.
-        """
-        if cache is not None and segment_ids is not None:
-            raise ValueError("segment_ids are for whole sequences, not for cached decoding")
-        count, device = input_ids.shape[1], input_ids.device
-        end, positions = (count, None) if cache is None else (cache.slots, cache.positions)
-        x = self.add_positions(self.embedding(input_ids) if vectors is None else vectors, end, positions)
-        if self.config.smear or self.config.bigram_buckets:
-            x = self.add_neighbours(x, input_ids, cache, segment_ids)
+    def hidden_states(self, state: ForwardState, vectors: Tensor | None = None) -> Tensor:
+        """Return the head's input (B, T, C) for the state's tokens; `vectors` (B, T, C) are their embeddings."""
+        x = self.embedding(state.input_ids) if vectors is None else vectors
+        x = self.add_positions(x, state) if self.config.position == "learned" else x
+        x = self.add_previous(x, state) if self.config.smear or self.config.bigram_buckets else x
         x = self.embedding_norm(x) if self.config.embedding_norm else x
         x = drop(x, self.config.dropout) if self.training else x
-        rotary = self.rope(end, count, positions, device) if self.config.position == "rope" else None
-        masks = {
-            window: attention_mask(
-                count, end, window=window, positions=positions, segment_ids=segment_ids, device=device
-            )
-            for window in sorted({block.window for block in self.blocks})
-        }
-        for block in self.blocks:
-            x = block(x, rotary, masks[block.window], cache)
+        rotary = self.rope(state.places, state.end, x.device) if self.config.position == "rope" else None
+        for layer, block in enumerate(self.blocks):
+            x = block(x, state.block(layer, block.window, rotary))
         return self.final_norm(x)
 
-    def add_positions(self, x: Tensor, end: int, positions: Tensor | None) -> Tensor:
-        """x (B, T, C) -> the same plus learned vectors, if there are any, of the T positions before `end`, or of
-        `positions` (B, T)."""
-        if self.config.position == "learned":
-            if end > self.config.context_length:
-                raise UsageError(
-                    f"this model has learned positions for {self.config.context_length} tokens and was given {end}",
-                    "use a shorter context",
-                )
-            table = self.position_embedding.weight
-            x = x + (table[end - x.shape[1] : end] if positions is None else table[positions])
-        return x
+    def add_positions(self, x: Tensor, state: ForwardState) -> Tensor:
+        """Add the learned vectors of their positions to x (B, T, C)."""
+        if state.end > self.config.context_length:
+            raise UsageError(
+                f"this model has learned positions for {self.config.context_length} tokens and was given {state.end}",
+                "use a shorter context",
+            )
+        return x + self.position_embedding.weight[state.places]
 
-    def add_neighbours(self, x: Tensor, input_ids: Tensor, cache: KVCache | None, segment_ids: Tensor | None) -> Tensor:
-        """x (B, T, C) of input_ids (B, T) -> the same with what each token takes from the one before it."""
-        before = starts = None
-        if cache is not None:
-            before = cache.write_ids(input_ids)
-            starts = None if cache.positions is None else cache.positions == 0  # (B, T)
-        previous = previous_ids(input_ids, before, starts, segment_ids)
+    def add_previous(self, x: Tensor, state: ForwardState) -> Tensor:
+        """Add to the vectors x (B, T, C) what depends on the token before each."""
+        previous = state.previous_ids()
         if self.config.smear:
             x = self.smear(x, previous, self.embedding)
-        return x + self.bigram(previous, input_ids) if self.config.bigram_buckets else x
+        return x + self.bigram(previous, state.input_ids) if self.config.bigram_buckets else x
 
     def logits(self, x: Tensor) -> Tensor:
         """x (..., C) -> logits (..., V)"""

@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gptcli.nn.cache import KVCache
 from gptcli.nn.dropout import drop
 from gptcli.nn.layers import Linear
 from gptcli.nn.norm import RMSNorm
-from gptcli.nn.rope import Rotary, apply_rotary
+from gptcli.nn.rope import apply_rotary
+from gptcli.nn.state import PLAIN, BlockState
 
 MAX_MATMUL_SCORES = 512**2
 """Scores T * S of one head up to which a CPU in bf16 is faster with them written out than with torch's fused kernel."""
@@ -118,15 +118,8 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(qk_norm_widths[0], qk_norm_eps, qk_norm_weight) if qk_norm_widths else None
         self.k_norm = RMSNorm(qk_norm_widths[1], qk_norm_eps, qk_norm_weight) if qk_norm_widths else None
 
-    def forward(
-        self,
-        x: Tensor,
-        rotary: Rotary | None = None,
-        mask: Tensor | None = None,
-        cache: KVCache | None = None,
-        layer: int = 0,
-    ) -> Tensor:
-        """x (B, T, C) -> (B, T, C); with a cache, the T tokens follow those it holds for `layer`."""
+    def forward(self, x: Tensor, state: BlockState = PLAIN) -> Tensor:
+        """Map x (B, T, C) to (B, T, C)."""
         B, T, _ = x.shape
         heads = (self.n_head, self.n_kv_head, self.n_kv_head)
         qkv = self.qkv(x).view(B, T, sum(heads), self.head_dim)  # (B, T, H+2K, D)
@@ -134,11 +127,11 @@ class Attention(nn.Module):
         if self.q_norm is not None and self.k_norm is not None:
             q, k = normalised(q, self.q_norm), normalised(k, self.k_norm)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, T, D), (B, K, T, D) twice
-        if rotary is not None:
-            q, k = apply_rotary(q, rotary), apply_rotary(k, rotary)
-        if cache is not None:
-            k, v = cache.update(layer, k, v)  # (B, K, S, D)
-        y = self.function(q, k, v, mask, self.weight_dropout if self.training else 0.0)  # (B, H, T, D)
+        if state.rotary is not None:
+            q, k = apply_rotary(q, state.rotary), apply_rotary(k, state.rotary)
+        if state.cache is not None:
+            k, v = state.cache.update(k, v)  # (B, K, S, D)
+        y = self.function(q, k, v, state.mask, self.weight_dropout if self.training else 0.0)  # (B, H, T, D)
         y = self.output(y.transpose(1, 2).reshape(B, T, -1))  # (B, T, C)
         return drop(y, self.dropout) if self.training else y
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 Rotary = tuple[Tensor, Tensor]
-"""cos and signed sin of the angles, (T, R) or (B, 1, T, R); see `RotaryEmbedding`."""
+"""cos and signed sin of the angles, (1, T, R) or (B, 1, T, R); see `RotaryEmbedding`."""
 Scale = Callable[[Tensor], Tensor]
 """Frequencies (R/2,), in radians a position -> those that fit a longer context."""
 FIRST_TABLE = 2**20
@@ -67,15 +67,11 @@ class RotaryEmbedding(nn.Module):
         self.cos = torch.cat((cos, cos), dim=-1)  # (length, R)
         self.sin = torch.cat((-sin, sin), dim=-1)  # (length, R)
 
-    def forward(self, end: int, count: int, positions: Tensor | None, device: torch.device) -> Rotary:
-        """The tables for the `count` positions before `end`, (count, R), or for `positions` (B, T), (B, 1, T, R).
-
-        No position may reach `end`.
-        """
+    def forward(self, places: Tensor | slice, end: int, device: torch.device) -> Rotary:
+        """Return the tables for a slice of T positions, (1, T, R), or for positions (B, T), (B, 1, T, R), all below
+        `end`."""
         self.reserve(end, device)
-        if positions is None:
-            return self.cos[end - count : end], self.sin[end - count : end]
-        return self.cos[positions].unsqueeze(1), self.sin[positions].unsqueeze(1)  # (B, 1, T, R)
+        return self.cos[places].unsqueeze(-3), self.sin[places].unsqueeze(-3)
 
 
 def scale_linear(frequencies: Tensor, factor: float) -> Tensor:

@@ -37,7 +37,7 @@ from gptcli.parallel.apart import LinearParts, hold_apart, taken_apart
 from gptcli.parallel.config import ParallelConfig
 from gptcli.parallel.layout import Layout
 
-ENTRIES = ("loss_sum", "token_losses", "last_logits", "next_logits")
+ENTRIES = ("loss_sum", "token_losses", "last_logits")
 """The methods through which a model is used: FSDP gathers what lies outside the blocks around each of them."""
 
 

@@ -1,0 +1,73 @@
+"""The state of one forward pass: where its tokens stand, what they may attend to, and where their keys and values go.
+
+Shapes: B batch, T time, S cached keys.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from gptcli.nn.cache import KVCacheView, LayerCache, Places
+from gptcli.nn.mask import attention_mask
+from gptcli.nn.rope import Rotary
+from gptcli.nn.token_shift import previous_ids
+
+
+class BlockState(NamedTuple):
+    """What one block's attention needs beside its input. It is alike for all blocks, which are compiled as one."""
+
+    rotary: Rotary | None = None
+    """The angles of the T tokens; None where attention does not rotate."""
+    mask: Tensor | None = None
+    """(1 or B, 1, T, S) bool; None where plain causal attention is enough."""
+    cache: LayerCache | None = None
+    """Where the keys and values are written and read; None: attention sees the T tokens alone."""
+
+
+PLAIN = BlockState()
+"""Plain causal attention to the T tokens, without rotation."""
+
+
+class ForwardState:
+    """What a forward pass over `input_ids` (B, T) shares between its layers; made once a pass.
+
+    The tokens are those that a cache `view` was extended by, or whole sequences. `segment_ids` (B, T) keep attention
+    within runs of the same number, such as one document.
+    """
+
+    def __init__(self, input_ids: Tensor, view: KVCacheView | None = None, segment_ids: Tensor | None = None) -> None:
+        if view is not None and segment_ids is not None:
+            raise ValueError("segment_ids are for whole sequences, not for cached decoding")
+        self.input_ids, self.view, self.segment_ids = input_ids, view, segment_ids
+        count = input_ids.shape[1]
+        self.places: Places = slice(0, count) if view is None else view.places
+        """Positions of the T tokens."""
+        self.end = count if view is None else view.slots
+        """No position reaches it."""
+        self.masks: dict[int, Tensor | None] = {}
+
+    def mask(self, window: int) -> Tensor | None:
+        """Return the mask (1 or B, 1, T, S) of this attention window (0: no window), made at its first use."""
+        if window not in self.masks:
+            positions = None if isinstance(self.places, slice) else self.places
+            self.masks[window] = attention_mask(
+                self.input_ids.shape[1],
+                self.end,
+                window=window,
+                positions=positions,
+                segment_ids=self.segment_ids,
+                device=self.input_ids.device,
+            )
+        return self.masks[window]
+
+    def previous_ids(self) -> Tensor:
+        """Return the id before each token, (B, T), and write the tokens' own to the cache if there is one."""
+        before = None if self.view is None else self.view.write_ids(self.input_ids)
+        starts = None if isinstance(self.places, slice) else self.places == 0  # (B, T)
+        return previous_ids(self.input_ids, before, starts, self.segment_ids)
+
+    def block(self, layer: int, window: int, rotary: Rotary | None) -> BlockState:
+        """Return the state of block number `layer`, whose attention has this window."""
+        return BlockState(rotary, self.mask(window), None if self.view is None else self.view.layer(layer))
