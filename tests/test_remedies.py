@@ -37,8 +37,7 @@ def texts(path: Path) -> list[tuple[str, str]]:
 
 OPTIONS = set().union(*COMMANDS.values(), *INSTEAD_OF_OPTIONS.values(), OF_TORCHRUN, OF_CONVERTERS) | {"--help"}
 KEYS = set(key_paths(RunConfig)) | {"a.b", "section.key", "SECTION.KEY", "KEY", "key"}
-# What compares with other programs names their options.
-FILES = [path for path in sorted((ROOT / "src" / "gptcli").rglob("*.py")) if "bench" not in path.parts]
+FILES = sorted((ROOT / "src" / "gptcli").rglob("*.py"))
 TEXTS = [found for path in FILES for found in texts(path)]
 
 

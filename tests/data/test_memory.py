@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from gptcli.report.bench.large_corpus import write_large_corpus
-from gptcli.report.bench.memory import watch
+from bench.large_corpus import write_large_corpus
+from bench.memory import watch
 
 MEASURE = """
     import json, resource, sys

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from gptcli.report.bench import clock
-from gptcli.report.bench.limits import GPT2, all_figures, summed_up, tables, thread_counts
-from gptcli.report.bench.peers.limit import products
+from gptcli.report.bench.limits import GPT2, all_figures, summary, tables, thread_counts
+from gptcli.report.bench.peak_rates import products
 
 CPU = torch.device("cpu")
 
@@ -69,5 +69,5 @@ def test_a_format_that_torch_lacks_is_a_dash_with_its_reason() -> None:
 
 
 def test_one_round_without_a_figure_is_no_figure() -> None:
-    assert summed_up([{"rate": 1.0}, {"unavailable": "gone"}]) == {"unavailable": "gone"}
-    assert summed_up([{"rate": 1.0}, {"rate": 3.0}])["rate"]["median"] == 2.0
+    assert summary([{"rate": 1.0}, {"unavailable": "gone"}]) == {"unavailable": "gone"}
+    assert summary([{"rate": 1.0}, {"rate": 3.0}])["rate"]["median"] == 2.0

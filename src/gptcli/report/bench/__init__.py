@@ -1,1 +1,4 @@
-"""`gptcli bench`: this machine's limits, and ours against other programs, in turn and in one run."""
+"""`gptcli bench`: the machine's limits, and gptcli's speed against them.
+
+`scripts/bench` measures other programs in the same rounds, by the same functions.
+"""

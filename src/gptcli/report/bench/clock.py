@@ -1,4 +1,4 @@
-"""How long a piece of work takes on a device: wall time on a CPU, events on a CUDA device. Knows no contender."""
+"""Timing of work on a device: wall time on a CPU, events on a CUDA device."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from gptcli.nn.device import synchronize
 
 
 def stopwatch(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds that the device needs for `work`."""
+    """Return the seconds that the device needs for `work`."""
     if device.type == "cuda":
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch has no annotation
+        end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch has no annotation
         begin.record()
         work()
         end.record()
         end.synchronize()
-        return begin.elapsed_time(end) / 1000
+        milliseconds: float = begin.elapsed_time(end)
+        return milliseconds / 1000
     synchronize(device)
     began = time.perf_counter()
     work()
@@ -28,7 +30,7 @@ def stopwatch(work: Callable[[], object], device: torch.device) -> float:
 
 
 def seconds_of(work: Callable[[], object], device: torch.device, at_least: float) -> float:
-    """The median over as many runs as fill `at_least` seconds (and three at least), after one that does not count."""
+    """Return the median of as many runs as fill `at_least` seconds (three or more), after one that is not counted."""
     stopwatch(work, device)
     taken: list[float] = []
     while len(taken) < 3 or sum(taken) < at_least:

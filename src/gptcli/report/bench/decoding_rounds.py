@@ -1,4 +1,4 @@
-"""The rounds of a contender that generates: a batch of prompts, once for one token and once for all. Knows no model."""
+"""The rounds of a contender that generates: a batch of prompts is continued by one token, and by all of them."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ Generate = Callable[[list[list[int]], int], Sequence[Sequence[int]]]
 
 
 def decoding_contender(generate: Generate, job: DecodingJob, **facts: Any) -> Contender:
-    """A contender whose round continues a batch of `batch_size` prompts.
+    """Return a contender whose round continues a batch of `batch_size` prompts.
 
     N tokens take N passes over the weights, of which the first reads the prompts as well; `tokens_per_second` counts
-    them all. The time to the first token is measured alone. Both are repeated until a round's time is filled.
+    all N. The time to the first token is measured separately. Both are repeated until the round's time is filled.
     """
     device = torch.device(job.device)
 
     def timed(batch_size: int, count: int) -> tuple[float, list[list[int]]]:
         began = time.perf_counter()
-        rows = generate(job.prompts[:batch_size], count)
+        generated = generate(job.prompts[:batch_size], count)
         synchronize(device)
         seconds = time.perf_counter() - began
-        rows = [[int(token) for token in row] for row in rows]
+        rows = [[int(token) for token in row] for row in generated]
         if [len(row) for row in rows] != [count] * batch_size:
             raise RuntimeError(f"{count} tokens were asked for and {[len(row) for row in rows]} came")
         return seconds, rows
 
-    def play(batch_size: int) -> dict[str, Any]:
+    def run_round(batch_size: int) -> dict[str, Any]:
         first = whole = 0.0
         repeats = 0
         while whole < job.seconds or not repeats:
@@ -50,8 +50,8 @@ def decoding_contender(generate: Generate, job: DecodingJob, **facts: Any) -> Co
         }
 
     for size in {1, len(job.prompts)}:
-        # What is only done once: caches are taken, kernels chosen, and a compiled step made for its shapes, the second
-        # size of the cache being the one that is compiled for all that follow.
+        # Work that is done once: caches are allocated, kernels chosen, and a compiled step made for its shapes; the
+        # compilation for the second size of the cache serves all further sizes.
         timed(size, 2)
         timed(size, job.new_tokens)
-    return Contender(facts, play)
+    return Contender(facts, run_round)

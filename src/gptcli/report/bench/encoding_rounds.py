@@ -1,4 +1,4 @@
-"""The rounds of a contender that encodes: all texts, by a tokenizer that has seen none of them. Knows no library."""
+"""The rounds of a contender that encodes: all texts, with a newly loaded tokenizer."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from gptcli.report.bench.jobs import EncodingJob
 
-Encode = Callable[[list[str]], Sequence[Sequence[int]]]
+Encode = Callable[[list[str]], Sequence[Sequence[int] | npt.NDArray[Any]]]
 """Texts -> the ids of each."""
 
 
 def read_texts(job: EncodingJob) -> list[str]:
-    return json.loads(Path(job.texts).read_text())
+    """Read the texts of the job."""
+    texts: list[str] = json.loads(Path(job.texts).read_text())
+    return texts
 
 
 def encoding_round(job: EncodingJob, encode: Encode) -> dict[str, Any]:
-    """Bytes of UTF-8 a second and the cores they took, and a fingerprint of the ids, which is not in the time."""
+    """Measure bytes of UTF-8 a second and the cores in use; add a hash of the ids, computed outside the time."""
     texts = read_texts(job)
     began, worked = time.perf_counter(), time.process_time()
     encoded = encode(texts)

@@ -1,4 +1,4 @@
-"""`gptcli bench limits`: how fast this machine multiplies matrices, by number format and threads, and reads memory."""
+"""`gptcli bench limits`: the machine's rates of matrix products, by number format and threads, and of memory."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from gptcli.console import Progress
-from gptcli.report.bench.contest import alternate, spread
-from gptcli.report.bench.crew import LIMIT, crew, rounds
-from gptcli.report.bench.jobs import LimitsJob, Task
-from gptcli.report.bench.publish import Outcome
-from gptcli.report.bench.setting import Setting
+from gptcli.report.bench.comparison import alternate, spread
+from gptcli.report.bench.jobs import LIMIT, LimitsJob, Task
+from gptcli.report.bench.options import BenchOptions
+from gptcli.report.bench.report import Outcome
 from gptcli.report.bench.tables import Table, figure
+from gptcli.report.bench.workers import rounds, started
 
 DTYPES = ("fp32", "bf16", "fp16", "int8")
 GPT2_ROWS = 512
@@ -30,25 +30,25 @@ STREAMS = {
 }
 
 
-def measure(setting: Setting) -> Outcome:
-    """Every figure once a round, in turn."""
-    job = LimitsJob(setting.device, setting.seconds)
-    with crew({LIMIT: Task("limit", "limits", job)}, setting.threads) as workers:
-        worker = workers[LIMIT]
-        figures = dict(all_figures(worker.facts["square"], setting.threads))
-        players = {name: rounds(worker, **request) for name, request in figures.items()}
-        with Progress("limits", setting.rounds, unit="rounds") as progress:
-            played = alternate(players, setting.rounds, lambda _: progress.update())
-    results = {"figures": [figures[name] | summed_up(plays) for name, plays in played.items()]}
+def measure(options: BenchOptions) -> Outcome:
+    """Measure every figure once a round, in turn."""
+    job = LimitsJob(options.device, options.seconds)
+    with started({LIMIT.name: Task(LIMIT, "limits", job)}, options.threads) as workers:
+        worker = workers[LIMIT.name]
+        figures = dict(all_figures(worker.facts["square"], options.threads))
+        requests = {name: rounds(worker, **request) for name, request in figures.items()}
+        with Progress("limits", options.rounds, unit="rounds") as progress:
+            measured = alternate(requests, options.rounds, lambda _: progress.update())
+    results = {"figures": [figures[name] | summary(values) for name, values in measured.items()]}
     return Outcome("limits", results, tables(results))
 
 
 def all_figures(square: int, threads: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The name of each figure and the request for it."""
+    """Yield the name of each figure and the request for it."""
     for dtype in DTYPES:
         for count in thread_counts(threads):
-            shape = [square] * 3
-            yield f"{dtype} {count}", {"what": "gemm", "dtype": dtype, "threads": count, "shape": shape}
+            request = {"what": "gemm", "dtype": dtype, "threads": count, "shape": [square] * 3}
+            yield f"{dtype} {count}", request
         for name, shape in GPT2.items():
             yield f"{dtype} {name}", {"what": "gemm", "dtype": dtype, "threads": threads, "shape": list(shape)}
     for what in STREAMS:
@@ -57,25 +57,26 @@ def all_figures(square: int, threads: int) -> Iterator[tuple[str, dict[str, Any]
 
 
 def thread_counts(threads: int) -> list[int]:
-    """1, 2, 4, ... and the number itself."""
+    """Return 1, 2, 4, ... and the number itself."""
     powers = [1 << i for i in range(threads.bit_length()) if 1 << i < threads]
     return [*powers, threads]
 
 
-def summed_up(plays: list[dict[str, Any]]) -> dict[str, Any]:
-    """`rate` in operations or bytes a second over the rounds, or why there is none."""
-    missing = next((play["unavailable"] for play in plays if "unavailable" in play), None)
-    return {"unavailable": missing} if missing else {"rate": spread([play["rate"] for play in plays]).report()}
+def summary(measured: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return `rate`, in operations or bytes a second over the rounds, or `unavailable`, why there is no rate."""
+    missing = next((one["unavailable"] for one in measured if "unavailable" in one), None)
+    return {"unavailable": missing} if missing else {"rate": spread([one["rate"] for one in measured]).report()}
 
 
 def tables(results: dict[str, Any]) -> list[Table]:
+    """Return a table of matrix products and one of memory."""
     gemm = [figure for figure in results["figures"] if figure["what"] == "gemm"]
     streams = [figure for figure in results["figures"] if figure["what"] != "gemm"]
     return [gemm_table(gemm), stream_table(streams)]
 
 
 def gemm_table(figures: list[dict[str, Any]]) -> Table:
-    """A row for every shape and number of threads, a column for every number format."""
+    """Return a table with a row for each shape and number of threads and a column for each number format."""
     cells = {(row_name(one), one["dtype"]): giga(one) for one in figures}
     names = list(dict.fromkeys(name for name, _ in cells))
     rows = [(name, *(cells[name, dtype] for dtype in DTYPES)) for name in names]
@@ -85,12 +86,14 @@ def gemm_table(figures: list[dict[str, Any]]) -> Table:
 
 
 def row_name(one: dict[str, Any]) -> str:
+    """Return the name, the shape and the threads of a matrix product."""
     names = {tuple(shape): f"{name}, " for name, shape in GPT2.items()}
     shape = " x ".join(map(str, one["shape"]))
     return f"{names.get(tuple(one['shape']), '')}{shape}, {thread_words(one['threads'])}"
 
 
 def stream_table(figures: list[dict[str, Any]]) -> Table:
+    """Return a table with a row for each use of memory and a column for each number of threads."""
     counts = sorted({one["threads"] for one in figures})
     cells = {(one["what"], one["threads"]): giga(one) for one in figures}
     rows = [(name, *(cells[what, count] for count in counts)) for what, name in STREAMS.items()]
@@ -98,9 +101,10 @@ def stream_table(figures: list[dict[str, Any]]) -> Table:
 
 
 def thread_words(count: int) -> str:
+    """Return `1 thread`, `2 threads`."""
     return f"{count} thread{'s' * (count > 1)}"
 
 
 def giga(one: dict[str, Any]) -> str:
-    """The best of the rounds, since a limit is what can be reached; a dash where there is none."""
+    """Return the best of the rounds, in units of 10^9, since a limit is what can be reached; a dash if unavailable."""
     return figure(one["rate"]["high"] / 1e9) if "rate" in one else "-"

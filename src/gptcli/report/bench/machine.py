@@ -1,4 +1,4 @@
-"""What a measurement was made on: hardware and versions, read from the machine. Imports torch for a GPU's name only."""
+"""The hardware and the versions that a measurement was made with. Imports torch only for the name of a GPU."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ BUSY_LOAD = 0.5
 
 
 def available_cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def conditions(device: str, versions: Mapping[str, str]) -> dict[str, Any]:
-    """Everything that a figure depends on besides the code: the command, the date, the machine, the versions.
+def conditions(device: str, versions: Mapping[str, str], program: str = "gptcli") -> dict[str, Any]:
+    """Return what a figure depends on besides the code: the command, the date, the machine, the versions.
 
-    `device` is resolved (`cpu`, `cuda:0`); `versions` are those of the peers. `load` is how many processes
-    ran on average in the last minute, before this command used the machine: above 0.5 the figures are suspect.
+    `device` is resolved (`cpu`, `cuda:0`); `versions` are those of other programs. `load` is the average number of
+    running processes in the last minute, before this command used the machine: above 0.5 the figures are suspect.
     """
     described = cpu_description() | {
         "cores": available_cores(),
@@ -42,7 +42,7 @@ def conditions(device: str, versions: Mapping[str, str]) -> dict[str, Any]:
 
         described["gpu"] = torch.cuda.get_device_name(device)
     return {
-        "command": shlex.join(["gptcli", *sys.argv[1:]]),
+        "command": shlex.join([*program.split(), *sys.argv[1:]]),
         "date": datetime.date.today().isoformat(),
         "machine": described,
         "versions": {
@@ -55,7 +55,7 @@ def conditions(device: str, versions: Mapping[str, str]) -> dict[str, Any]:
 
 
 def cpu_description() -> dict[str, Any]:
-    """The processor's name and those of FEATURES that it has; off Linux only what Python knows."""
+    """Return the processor's name and those of FEATURES that it has; outside Linux only what Python reports."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -67,11 +67,12 @@ def cpu_description() -> dict[str, Any]:
 
 
 def memory_bytes() -> int:
+    """Return the size of the machine's memory."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def machine_line(machine: dict[str, Any]) -> str:
-    """The machine in one line for people."""
+    """Return a description of the machine in one line."""
     parts = [f"{machine['cores']} cores of {machine['cpu']}"]
     if machine["features"]:
         parts.append(" ".join(machine["features"]) + ("" if "amx_tile" in machine["features"] else ", no amx"))
@@ -81,4 +82,5 @@ def machine_line(machine: dict[str, Any]) -> str:
 
 
 def versions_line(versions: dict[str, str]) -> str:
+    """Return names and versions in one line."""
     return ", ".join(f"{name} {number}" for name, number in versions.items())

@@ -1,6 +1,6 @@
-"""The process of one contender: builds it from a task on standard input, then plays a round for every further line.
+"""The process of one contender: builds it from a task on standard input, then runs a round for each further line.
 
-Speaks JSON, a line a message; whatever a contender prints itself goes to stderr. Knows no other contender.
+Messages are JSON, one a line; whatever a contender itself prints goes to stderr.
 """
 
 from __future__ import annotations
@@ -13,27 +13,33 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from gptcli import strict_json
-from gptcli.report.bench.jobs import ESSENTIAL, JOBS
+from gptcli.report.bench.jobs import JOBS
 from gptcli.runtime import prepare
 
 
 class Contender(NamedTuple):
-    """What takes part in a contest: facts about it, and `play(**request)`, one round's measurements, as JSON."""
+    """A program ready to be measured: facts about it, and a function that runs one round.
+
+    The function takes the request's values as keyword arguments and returns measurements that JSON can represent.
+    """
 
     facts: dict[str, Any]
-    play: Callable[..., dict[str, Any]]
+    run_round: Callable[..., dict[str, Any]]
 
 
 def build(task: dict[str, Any]) -> Contender:
-    """The contender that the module of `peers` makes of its job; ours with the process set up as the command does."""
-    if task["module"] in ESSENTIAL:
+    """Return the contender that the task's module makes of its job.
+
+    For gptcli's own modules the process is set up as the command sets it up.
+    """
+    if task["module"].startswith("gptcli."):
         prepare()
-    module = importlib.import_module(f"gptcli.report.bench.peers.{task['module']}")
-    return getattr(module, task["bench"])(JOBS[task["bench"]](**task["job"]))
+    make: Callable[[Any], Contender] = getattr(importlib.import_module(task["module"]), task["bench"])
+    return make(JOBS[task["bench"]](**task["job"]))
 
 
 def main() -> None:
-    """Answer the task with the contender's facts and each request with a round; after an error, say it and end."""
+    """Answer the task with the contender's facts and each request with a round; report an error and exit."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
@@ -45,8 +51,8 @@ def main() -> None:
         contender = build(json.loads(sys.stdin.readline()))
         answer(contender.facts)
         for line in sys.stdin:
-            answer(contender.play(**json.loads(line)))
-    except Exception as error:  # whatever a peer raises is told to the bench, which goes on without it
+            answer(contender.run_round(**json.loads(line)))
+    except Exception as error:  # whatever a program raises is reported to the bench, which continues without it
         message = str(error).strip().partition("\n")[0]
         answer({"error": f"{type(error).__name__}: {message}" if message else type(error).__name__})
         raise

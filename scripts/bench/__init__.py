@@ -1,0 +1,1 @@
+"""Comparisons of gptcli with other programs, in turn and in one run: `python scripts/bench --help`."""
