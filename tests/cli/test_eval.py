@@ -290,4 +290,4 @@ def test_mistakes_with_choices_are_one_line(
 def test_examples_without_choices_are_refused(gptcli: Callable, run_directory: Path) -> None:
     outcome = gptcli(run_directory, "--num-fewshot", "2")
     assert (outcome.code, outcome.stdout) == (2, "")
-    assert "--num-fewshot has no meaning for a text" in outcome.stderr
+    assert "--num-fewshot has no effect on a text" in outcome.stderr

@@ -60,7 +60,7 @@ def test_a_key_is_found_by_its_last_part_and_by_other_names() -> None:
         (["train", "x", "--tokenizer", "hf:a b"], "write --set data.tokenizer='hf:a b'"),
         (["data", "prepare", "x", "--val-split", "0.1"], "gptcli data prepare has no option --val-split"),
         (["generate", "run", "--max-tokens", "5"], "write --max-new-tokens 5"),
-        (["chat", "run"], "there is no command 'chat'; a model continues a text"),
+        (["chat", "run"], "there is no command 'chat'; continue a text with a model"),
         (["train", "x", "--set", "lr=1"], "unknown key 'lr'; did you mean 'optim.lr'?"),
         (["train", "x", "--set", "train.num_layers=1"], "did you mean 'model.n_layer'?"),
     ],

@@ -1,1 +1,1 @@
-"""The command line: one file a verb, each a few lines that parse, call one function below, and print."""
+"""The command line: one file per command, which parses, calls one function of a lower floor, and prints."""

@@ -1,7 +1,7 @@
-"""The `gptcli` command: the verbs assembled, and errors turned into one line and an exit code.
+"""The `gptcli` command with all its subcommands, and its handling of errors.
 
-Importing this module must stay cheap (`gptcli --help` in a quarter of a second): verbs import what they run inside
-their functions.
+Importing this module must stay fast (`gptcli --help` takes a quarter of a second): commands import what they run
+inside their functions.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ app = typer.Typer(
 
 
 def show_version(wanted: bool) -> None:
+    """Print the version and exit, if it is wanted."""
     if wanted:
         print(f"gptcli {__version__}")
         raise typer.Exit
@@ -52,6 +53,7 @@ def options(
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
+    """Apply the options that stand before the command."""
     if debug:
         os.environ["GPTCLI_DEBUG"] = "1"
 
@@ -73,7 +75,7 @@ app.add_typer(config_app, name="config")
 
 
 def main() -> None:
-    """Run the command; every error that a user can cause ends in one line on stderr and its exit code."""
+    """Run the command; every error that a user can cause is printed as one line and sets the exit code."""
     from gptcli.cli.standard_streams import finish_stdout, prepare_streams
     from gptcli.console import protect_terminal
     from gptcli.interruptible import exit_process
@@ -91,8 +93,8 @@ def main() -> None:
     except BaseException as error:
         try:
             code = report(error)
-        except MemoryError:  # not even for the words
-            os.write(2, b"gptcli: the memory that this process may use is full; allow it more (ulimit -v)\n")
+        except MemoryError:  # too little even for the message
+            os.write(2, b"gptcli: the memory limit of this process is reached; raise it (ulimit -v)\n")
             code = 7
     unwritten = finish_stdout()
     if unwritten is not None and code == 0:
@@ -101,21 +103,26 @@ def main() -> None:
 
 
 def require_working_directory() -> None:
-    """Raises StorageError: it was removed, and with it what relative paths mean; libraries fail in odd ways there."""
+    """Check that the working directory exists, since libraries fail in obscure ways without one.
+
+    Raises:
+        StorageError: it was removed.
+    """
     from gptcli.errors import StorageError
 
     try:
         os.getcwd()
     except OSError as error:
         raise StorageError(
-            f"the working directory cannot be used: {error.strerror}", "change to another one"
+            f"the working directory cannot be used: {error.strerror}", "change to another directory"
         ) from error
 
 
 def report(error: BaseException) -> int:
-    """Say what went wrong in one line, with a traceback where it was asked for; returns the exit code.
+    """Print an error in one line, after its traceback with --debug, and return the exit code.
 
-    Raises the error again if it is none that a user can cause.
+    Raises:
+        BaseException: the error itself, if a user cannot have caused it.
     """
     from gptcli.cli.known_errors import as_gptcli_error
     from gptcli.console import say_error

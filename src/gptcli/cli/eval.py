@@ -135,4 +135,4 @@ def refuse(what: str, options: dict[str, Any]) -> None:
 
     given = [name for name, value in options.items() if value]
     if given:
-        raise UsageError(f"{given[0]} has no meaning for {what}", "leave it out")
+        raise UsageError(f"{given[0]} has no effect on {what}", "leave it out")

@@ -82,10 +82,10 @@ def generate(
     ] = "---",
     as_json: AsJson = False,
 ) -> None:
-    """Generate text from a model.
+    r"""Generate text from a model.
 
     Only the generated text is printed to stdout; the prompt and progress are printed to stderr. A terminal shows
-    control characters of the text as \\uXXXX; a file or a pipe gets the text byte for byte.
+    control characters of the text as \uXXXX; a file or a pipe gets the text byte for byte.
 
     Examples:
         gptcli generate runs/book "It was a dark night"

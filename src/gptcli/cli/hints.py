@@ -1,4 +1,4 @@
-"""Commands and options that people know from other programs, and what to type here instead."""
+"""Commands and options of other programs, and their replacements in gptcli."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typer import BadParameter
 from gptcli.cli.help_page import Command, CommandGroup
 
 INSTEAD_OF_COMMANDS = {
-    "chat": 'a model continues a text: gptcli generate RUN "PROMPT"',
-    "serve": "llama.cpp, vLLM and transformers serve a model: gptcli export RUN --to gguf --out model.gguf",
-    "finetune": "train on from a model's weights: gptcli train CORPUS --init-from MODEL",
-    "plot": "TensorBoard draws the curves: gptcli train CORPUS --set train.trackers=tensorboard",
+    "chat": 'continue a text with a model: gptcli generate RUN "PROMPT"',
+    "serve": "export the model for llama.cpp, which serves it: gptcli export RUN --to gguf --out model.gguf",
+    "finetune": "start from the weights of a model: gptcli train CORPUS --init-from MODEL",
+    "plot": "draw the curves with TensorBoard: gptcli train CORPUS --set train.trackers=tensorboard",
     "sample": 'gptcli generate RUN "PROMPT"',
     "complete": 'gptcli generate RUN "PROMPT"',
     "inference": 'gptcli generate RUN "PROMPT"',
@@ -29,7 +29,7 @@ INSTEAD_OF_COMMANDS = {
     "benchmark": "gptcli bench",
     "estimate": "gptcli plan CONFIG",
 }
-"""Replacements for commands that do not exist, by the name that people type."""
+"""Replacements for commands that do not exist."""
 INSTEAD_OF_OPTIONS = {
     "generate": {
         "--max-tokens": "--max-new-tokens",
@@ -46,14 +46,18 @@ INSTEAD_OF_OPTIONS = {
     "eval": {"--block-size": "--context", "--few-shot": "--num-fewshot", "--benchmark": "--tasks"},
     "train": {"--output-dir": "--out", "--out-dir": "--out", "--max-time": "--time", "--num-processes": "--nproc"},
 }
-"""Options by verb, and those that do what they do."""
+"""Replacements for options that do not exist, by command."""
 
 
 class Verbs(CommandGroup):
-    """The command with its verbs; for a verb that does not exist it names the one that serves, and a value that an
-    option or argument cannot take is an error of one line."""
+    """The `gptcli` command, whose usage errors take one line and name the replacement of an unknown command."""
 
     def invoke(self, ctx: Any) -> Any:
+        """Run the command that is named.
+
+        Raises:
+            UsageError: an argument or an option has an invalid value.
+        """
         try:
             return super().invoke(ctx)
         except BadParameter as error:
@@ -64,6 +68,11 @@ class Verbs(CommandGroup):
             raise UsageError(message[:1].lower() + message[1:].rstrip("."), f"see gptcli{verb} --help") from error
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command that is named.
+
+        Raises:
+            UsageError: it is one of another program.
+        """
         name = args[0] if args else ""
         if name in INSTEAD_OF_COMMANDS and name not in self.commands:
             from gptcli.errors import UsageError
@@ -73,9 +82,14 @@ class Verbs(CommandGroup):
 
 
 class Verb(Command):
-    """A verb; for an option that does not exist it names the option or the configuration key that serves."""
+    """A command whose errors name the option or configuration key that replaces an unknown option."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments.
+
+        Raises:
+            UsageError: an option is one of another program, or a configuration key.
+        """
         known = {name for parameter in self.params for name in (*parameter.opts, *parameter.secondary_opts)}
         before_end = args[: args.index("--")] if "--" in args else args
         for position, argument in enumerate(before_end):
@@ -91,7 +105,7 @@ class Verb(Command):
         return super().parse_args(ctx, args)
 
     def instead_of(self, name: str, value: str, has_keys: bool) -> str | None:
-        """The replacement for an unknown option `name`; None if there is none. `has_keys`: the verb has `--set`."""
+        """Return the replacement for an unknown option, or None; `has_keys` is True if the command has --set."""
         from gptcli.console import shell_word
 
         value = shell_word(value) if value else "..."

@@ -1,4 +1,4 @@
-"""Errors of Python and the system that reach the edge of the command, as the errors that a user can act on."""
+"""Conversion of errors of Python and the system to errors with a remedy."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from gptcli.errors import (
 from gptcli.storage import storage_error
 
 SURROGATES = ("\ud800", "\udfff")
-"""The first and the last surrogate, which Python puts in place of bytes that are not UTF-8."""
+"""The range of surrogates, by which Python represents bytes that are not UTF-8."""
 
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
-"""Phrases of the RuntimeError that torch raises when an allocation fails on a CPU."""
+"""Phrases in the RuntimeError that torch raises when an allocation fails on a CPU."""
 SMALLER = "make the model, the batch or the input smaller"
 
 
 def as_gptcli_error(error: BaseException) -> GptcliError | None:
-    """The error as one that the user can act on; None if it is a fault of the program."""
+    """Return the error as one that the user can act on, or None if it is a bug."""
     match error:
         case GptcliError():
             return error
@@ -46,5 +46,5 @@ def as_gptcli_error(error: BaseException) -> GptcliError | None:
                 return UsageError(f"{around!r} has bytes that are not UTF-8", "write it in UTF-8")
             return UsageError(f"{text[start]!r} cannot be written in {encoding}", "set PYTHONUTF8=1")
         case _ if is_panic(error):
-            return DataError(f"a library failed on what it was given: {first_line(error)}")
+            return DataError(f"a library failed on its input: {first_line(error)}")
     return None

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 MOST, MOST_TOKENS = 10**9, 2**27
-"""The largest counts that options take: of anything, and of the tokens of one sequence."""
+"""The largest counts that options accept: of anything, and of the tokens of one sequence."""
 
 configuration_option = partial(typer.Option, rich_help_panel="Configuration")
 model_option = partial(typer.Option, rich_help_panel="Model")

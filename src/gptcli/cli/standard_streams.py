@@ -1,7 +1,7 @@
-"""stdin, stdout and stderr where one of them is closed, full, or a pipe that nobody reads any more.
+"""Standard streams that are closed, full, or a pipe without a reader.
 
-stdout is data: what cannot be written there ends the command with one line and an exit code. stderr is talk: what
-cannot be written there is dropped, so that a training outlives its terminal and the disk of its log.
+stdout carries data: a failed write ends the command with one line and an exit code. stderr carries messages: what
+cannot be written there is dropped, so that a training goes on after its terminal is closed or its log's disk is full.
 """
 
 from __future__ import annotations
@@ -9,28 +9,39 @@ from __future__ import annotations
 import io
 import os
 import sys
+from typing import TYPE_CHECKING
 
 from gptcli.errors import GptcliError, StdoutClosed, StorageError
 
-REMEDY = "what was printed is not whole: redirect it to a file on a disk with room"
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+REMEDY = "the output is incomplete: redirect it to a file on a disk with free space"
 
 
 class DataFile(io.FileIO):
-    """stdout. Raises StdoutClosed and StorageError in place of OSError, which callers may take for another file's."""
+    """stdout, whose errors are not OSError, which a caller could mistake for that of another file."""
 
-    def write(self, data) -> int | None:  # type: ignore[no-untyped-def, override]  # any buffer
+    def write(self, data: ReadableBuffer) -> int:
+        """Write bytes, and return how many.
+
+        Raises:
+            StdoutClosed: the reader of the pipe has ended.
+            StorageError: the write failed for another reason.
+        """
         try:
             return super().write(data)
         except BrokenPipeError as error:
-            raise StdoutClosed("nobody reads stdout any more") from error
+            raise StdoutClosed("the reader of stdout has ended") from error
         except OSError as error:
             raise StorageError(f"cannot write to stdout: {error.strerror}", REMEDY) from error
 
 
-class TalkFile(io.FileIO):
-    """stderr. Drops what cannot be written."""
+class MessageFile(io.FileIO):
+    """stderr, which drops what cannot be written."""
 
-    def write(self, data) -> int:  # type: ignore[no-untyped-def, override]  # any buffer
+    def write(self, data: ReadableBuffer) -> int:
+        """Write bytes, and return how many were written or dropped."""
         try:
             written = super().write(data)
         except OSError:
@@ -39,23 +50,26 @@ class TalkFile(io.FileIO):
 
 
 def prepare_streams() -> None:
-    """Make sure that descriptors 0 to 2 are open and that the streams of Python treat failures as said above.
+    """Open descriptors 0 to 2 if they are closed, and replace Python's stdout and stderr by those of this module.
 
-    A descriptor that is closed would be given to the next file that is opened, a checkpoint say, into which C libraries
-    would then write their warnings. /dev/null takes its place, opened such that stdin cannot be read and stdout cannot
-    be written: whether somebody expected data there is known only when it is used.
+    The next file to be opened, such as a checkpoint, would get the number of a closed descriptor, and C libraries would
+    write their warnings into it. /dev/null takes the number instead, with stdin not readable and stdout not writable,
+    so that using them is an error.
     """
     for descriptor, mode in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
         open_if_closed(descriptor, mode)
     if sys.stdin is None:
         sys.stdin = open(0, closefd=False)  # noqa: SIM115  # lives as long as the process
-    if sys.stdout is sys.__stdout__:  # otherwise the program that calls us has put its own in place
-        sys.stdout = sys.__stdout__ = text_stream(DataFile(1, "w", closefd=False), sys.__stdout__, "surrogateescape")
+    if sys.stdout is sys.__stdout__:  # otherwise the calling program has replaced it
+        stdout = text_stream(DataFile(1, "w", closefd=False), sys.__stdout__, "surrogateescape")
+        sys.stdout = sys.__stdout__ = stdout  # type: ignore[misc]  # typeshed declares it final
     if sys.stderr is sys.__stderr__:
-        sys.stderr = sys.__stderr__ = text_stream(TalkFile(2, "w", closefd=False), sys.__stderr__, "backslashreplace")
+        stderr = text_stream(MessageFile(2, "w", closefd=False), sys.__stderr__, "backslashreplace")
+        sys.stderr = sys.__stderr__ = stderr  # type: ignore[misc]  # typeshed declares it final
 
 
 def open_if_closed(descriptor: int, mode: int) -> None:
+    """Open /dev/null at a descriptor that is closed."""
     try:
         os.fstat(descriptor)
     except OSError:
@@ -66,11 +80,11 @@ def open_if_closed(descriptor: int, mode: int) -> None:
 
 
 def text_stream(raw: io.FileIO, replaced: io.TextIOWrapper | None, errors: str) -> io.TextIOWrapper:
-    """A text stream like the one that it replaces; in UTF-8 where that does not exist."""
+    """Return a text stream with the settings of the one that it replaces, or in UTF-8 if there was none."""
     if replaced is None:
         return io.TextIOWrapper(io.BufferedWriter(raw), "utf-8", errors)
     return io.TextIOWrapper(
-        raw if replaced.write_through else io.BufferedWriter(raw),  # type: ignore[arg-type]  # as Python itself, with -u
+        raw if replaced.write_through else io.BufferedWriter(raw),  # unbuffered, as Python's own with -u
         replaced.encoding,
         errors,
         line_buffering=replaced.line_buffering,
@@ -79,7 +93,7 @@ def text_stream(raw: io.FileIO, replaced: io.TextIOWrapper | None, errors: str) 
 
 
 def finish_stdout() -> GptcliError | None:
-    """Write what is left of stdout; returns why that failed. The interpreter writes nothing more at its end."""
+    """Flush stdout, and return the error if that fails; the interpreter then writes nothing more when it exits."""
     try:
         sys.stdout.flush()
     except (GptcliError, BlockingIOError) as error:

@@ -81,12 +81,15 @@ def train(
     if rdzv is not None or nnodes != "1":
         from gptcli.errors import UsageError
 
-        raise UsageError("--nnodes and --rdzv are for several processes", "say how many on each machine: --nproc N")
+        raise UsageError(
+            "--nnodes and --rdzv need several processes", "add --nproc N, the number of processes on each machine"
+        )
     from gptcli.train.clock import parse_duration, process_began
 
     began, max_seconds = process_began(), None if time is None else parse_duration(time)
 
-    from gptcli.train.run import TrainRequest, train
+    from gptcli.train.request import TrainRequest
+    from gptcli.train.run import train
 
     summary = train(
         TrainRequest(
