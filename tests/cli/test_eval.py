@@ -200,8 +200,13 @@ def test_a_hugging_face_directory_is_measured_on_texts_only(
         (["-"], " \n", 3, ""),
         (["absent.txt"], "", 3, "absent.txt"),
         (["-", "--set", "data.document_separator="], "x", 2, "document_separator"),
-        (["-", "--set", "data.val_fraction=0.5"], "x", 2, "--set data.val_fraction has no meaning here"),
-        (["-", "--set", "model.n_layer=1"], "x", 2, "the keys that have are data.format"),
+        (
+            ["-", "--set", "data.val_fraction=0.5"],
+            "x",
+            2,
+            "--set data.val_fraction does not apply to a command",
+        ),
+        (["-", "--set", "model.n_layer=1"], "x", 2, "use one of data.format"),
         (["-", "--set", "data.text_feild=x"], "x", 2, "data.text_field"),
     ],
 )

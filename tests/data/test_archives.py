@@ -137,7 +137,7 @@ def test_an_archive_that_expands_beyond_reason_is_refused(tmp_path: Path, monkey
 @pytest.mark.parametrize(
     ("name", "what"),
     [
-        ("word/document.xml", "a Word document; make text of it: pandoc -t plain"),
+        ("word/document.xml", "a Word document; convert it to text: pandoc -t plain"),
         ("xl/workbook.xml", "an Excel workbook"),
         ("META-INF/container.xml", "an EPUB book"),
         ("archive/data.pkl", "a PyTorch checkpoint"),

@@ -226,7 +226,7 @@ def test_a_copy_of_stdin_that_is_not_what_its_name_says_is_replaced(
         damage(copy)
         capsys.readouterr()
         again = from_stdin(content, tmp_path, monkeypatch)
-        assert f"{copy} is damaged: its content is not what its name says; it is made again" in capsys.readouterr().err
+        assert f"{copy} is damaged: its content does not match its name; it is written again" in capsys.readouterr().err
         assert copy.read_bytes() == content
         assert {**again, "from_cache": None} == {**whole, "from_cache": None} and again["from_cache"]
     assert [path.name for path in (tmp_path / "spool").iterdir()] == [copy.name]

@@ -87,7 +87,7 @@ FAILURES = {
     "{{ messages[0].content.strip }}": "writes <built-in method strip .* are parentheses missing",
     "{{ 'A' ~ (messages | map('upper')) }}": "writes <generator object",
     "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}": "row 1 cannot be rendered: it is nested too deeply",
-    "{{ strftime_now('%d %b %Y') }}": "asks for today's date.* data.chat_date=2",
+    "{{ strftime_now('%d %b %Y') }}": "writes today's date.* data.chat_date=2",
 }
 
 
@@ -146,7 +146,7 @@ def test_a_template_without_an_end_is_given_up(tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize("messages", [[1], [{"content": "no role"}], [{"role": 3, "content": "x"}]])
 def test_what_is_no_conversation_is_named(tmp_path: Path, messages: object) -> None:
-    with pytest.raises(DataError, match="row 1 is no conversation"):
+    with pytest.raises(DataError, match="row 1 is not a conversation"):
         rendered(tmp_path, "{{ messages }}", messages)
 
 

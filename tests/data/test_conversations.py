@@ -87,11 +87,11 @@ def test_a_field_text_comes_first_and_another_field_is_taken_as_it_is(tmp_path: 
     [
         ({"prompt": "asked"}, "has no field 'text'; its fields are prompt"),
         ({"messages": "hello"}, None),
-        ({"messages": [{"content": "x"}]}, "line 1 of .* is no conversation"),
+        ({"messages": [{"content": "x"}]}, "line 1 of .* is not a conversation"),
         ({"conversations": [{"from": "human"}]}, "line 1 of .* cannot be rendered"),
         ({"instruction": "Count.", "output": 3}, "line 1 of .* cannot be rendered"),
-        ({"prompt": "a", "response": "b", "history": "c"}, "line 1 of .* is no conversation"),
-        ({"prompt": "a", "response": "b", "history": [["c"]]}, "line 1 of .* is no conversation"),
+        ({"prompt": "a", "response": "b", "history": "c"}, "line 1 of .* is not a conversation"),
+        ({"prompt": "a", "response": "b", "history": [["c"]]}, "line 1 of .* is not a conversation"),
         ({"instruction": "a", "input": {"b": "c"}, "output": "d"}, "line 1 of .* cannot be rendered"),
         ({"conversations": 3}, "field 'conversations' of line 1 of .* holds a number, not a text"),
     ],
@@ -111,7 +111,10 @@ def test_what_is_no_conversation_is_one_line(tmp_path: Path, row: dict, message:
     [
         ({"role": "assistant", "content": "Seven.", "reasoning_content": "I count."}, "'reasoning_content'"),
         ({"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "count"}}]}, "'tool_calls'"),
-        ({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "a.png"}}]}, "parts that are no text"),
+        (
+            {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "a.png"}}]},
+            "parts that are not text",
+        ),
         ({"from": "gpt", "value": "Seven.", "thinking": "I count."}, "'thinking'"),
     ],
 )

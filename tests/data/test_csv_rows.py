@@ -93,12 +93,12 @@ FAULTS = {
     "too many values": ("id,text\n1,a,b\n", r"row 1 of a.csv \(line 2\) has 3 values \('1', 'a', 'b'\)", None),
     "a column name twice": (
         "id,text,text\n1,a,b\n",
-        r"the header of a.csv \(line 1\) calls columns 2 and 3 'text'; rename one of them on line 1",
+        r"the header of a.csv \(line 1\) names columns 2 and 3 both 'text'; rename one of them on line 1",
         None,
     ),
     "plain text": (
         "Once upon a time, there was a king.\nHe lived.\nAnd, then, he died.\n",
-        "a.csv has no column 'text' and seems to be no CSV: its first rows have 2, 1, 3 values",
+        "a.csv has no column 'text' and is probably not CSV: its first rows have 2, 1, 3 values",
         ["Once upon a time, there was a king.\nHe lived.\nAnd, then, he died.\n"],
     ),
     "semicolons": (
@@ -153,7 +153,7 @@ def test_values_in_single_quotes_are_recognised(tmp_path: Path, header: str) -> 
 
 def test_a_file_without_a_header_is_read_by_the_numbers_of_its_columns(tmp_path: Path) -> None:
     path = write(tmp_path, "a.csv", b'1,a longer text\n2,"another, longer"\n')
-    with pytest.raises(DataError, match="its first row seems to be no header: '1', 'a longer text'") as raised:
+    with pytest.raises(DataError, match="its first row is probably not a header: '1', 'a longer text'") as raised:
         texts_of(path)
     header, column, _ = remedies_in(str(raised.value))
     assert texts_of(path, header, column) == ["a longer text", "another, longer"]
@@ -161,7 +161,7 @@ def test_a_file_without_a_header_is_read_by_the_numbers_of_its_columns(tmp_path:
         texts_of(path, header)
     assert texts_of(path, header, *remedies_in(str(raised.value))) == ["a longer text", "another, longer"]
     single = write(tmp_path, "b.csv", b"This one has one column only.\nAnd no name.\n")
-    with pytest.raises(DataError, match="its first row seems to be no header") as raised:
+    with pytest.raises(DataError, match="its first row is probably not a header") as raised:
         texts_of(single)
     assert texts_of(single, remedies_in(str(raised.value))[0]) == ["This one has one column only.", "And no name."]
 

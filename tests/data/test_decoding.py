@@ -73,7 +73,7 @@ def test_a_file_that_cannot_be_read_is_a_storage_error(tmp_path: Path) -> None:
 def test_what_is_no_text_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
     """Also within a compression, and where errors would be replaced."""
     for name, content in (("a", b"%PDF-1.7"), ("a.gz", compress(b"\x89PNG\r\n\x1a\n", ".gz")), ("b", b"\0a" * 50)):
-        with pytest.raises(DataError, match=r"is (a PDF document|a PNG image|text in UTF-16BE); .*make text of it"):
+        with pytest.raises(DataError, match=r"is (a PDF document|a PNG image|text in UTF-16BE); .*convert it to text"):
             list(read_text(write(tmp_path, name, content), name, Decoding("replace")))
 
 
@@ -117,7 +117,7 @@ def test_the_error_names_the_probable_encoding_or_the_damage(tmp_path: Path) -> 
         with pytest.raises(DataError, match=r"(probably|is) compressed by brotli; .*brotli -dc a\.br"):
             list(read_text(write(tmp_path, "a.br", content), "a.br", Decoding()))
     noise = bytes(byte for byte in random.Random(0).randbytes(4000) if byte >= 128)
-    with pytest.raises(DataError, match=r"and no text in another encoding that is recognised; .*data.encoding=NAME"):
+    with pytest.raises(DataError, match=r"and in no encoding that is recognised; .*data.encoding=NAME"):
         list(read_text(write(tmp_path, "a.txt", noise), "a", Decoding()))
 
 
@@ -133,7 +133,7 @@ def test_what_is_replaced_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_many_nul_bytes_are_counted_wherever_they_are(tmp_path: Path) -> None:
     text = b"Once upon a time.\n" * 10_000
     assert sum(map(len, read_text(write(tmp_path, "a.txt", text + b"\0" * 100), "a", Decoding()))) == len(text) + 100
-    with pytest.raises(DataError, match=r"a is no text: 300 of its 180,300 bytes are NUL; make text of it: tr -d"):
+    with pytest.raises(DataError, match=r"a is not text: 300 of its 180,300 bytes are NUL; convert it to text: tr -d"):
         list(read_text(write(tmp_path, "a.txt", text + b"\0" * 300), "a", Decoding()))
 
 

@@ -1,4 +1,4 @@
-"""Recognising what is no text by its first bytes, and never taking a text for it."""
+"""Recognising what is not text by its first bytes, and never taking a text for it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_the_command_for_another_encoding_makes_the_text(tmp_path: Path, encodin
     (tmp_path / name).write_bytes(PROSE["russian"].encode(encoding))
     kind = file_type((tmp_path / name).read_bytes())
     assert kind is not None
-    command = not_text(name, kind).remedy.partition("make text of it: ")[2]
+    command = not_text(name, kind).remedy.partition("convert it to text: ")[2]
     subprocess.run(command, shell=True, cwd=tmp_path, check=True)
     assert (tmp_path / "my notes' $(x)-text.txt").read_text(encoding="utf-8").removeprefix("\ufeff") == PROSE["russian"]
 
@@ -116,7 +116,7 @@ def test_what_is_no_text_is_named(what: str) -> None:
 
 def test_bytes_without_a_signature_are_counted() -> None:
     kind = file_type(bytes(range(128)) * 10)
-    assert kind is not None and "no text: 260 of its first 1,280 bytes are control characters" in kind.what
+    assert kind is not None and "not text: 260 of its first 1,280 bytes are control characters" in kind.what
     assert file_type(as_arrow(["x"] * 5)) is not None
 
 
@@ -124,7 +124,7 @@ def test_bytes_without_a_signature_are_counted() -> None:
 def test_commands_are_quoted_for_the_shell(name: str) -> None:
     kind = file_type(b"%PDF-1.7")
     assert kind is not None
-    command = not_text(name, kind, is_packed=name.endswith(".gz")).remedy.partition("make text of it: ")[2]
+    command = not_text(name, kind, is_packed=name.endswith(".gz")).remedy.partition("convert it to text: ")[2]
     program, source, target = shlex.split(command)
     expected = {"-": ("FILE", "FILE-text.txt"), "x/y's.pdf.gz": ("x/y's.pdf", "x/y's.txt")}
     default = (name, name.replace(".pdf", ".txt") if "." in name else f"{name}-text.txt")

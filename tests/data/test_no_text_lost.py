@@ -48,7 +48,7 @@ def assert_nothing_is_lost(name: str, content: bytes, texts: list[str], config: 
     with tempfile.TemporaryDirectory() as folder:
         path = write(Path(folder), name, content)
         if file_type(content[:HEAD_BYTES]) is not None or content.count(0) > max(1, MAX_NUL_SHARE * len(content)):
-            with pytest.raises(DataError, match="is no text"):
+            with pytest.raises(DataError, match="is not text"):
                 documents_in(path, config)
             return
         assert documents_in(path, config) == texts
@@ -205,7 +205,7 @@ def test_text_in_every_encoding_and_compression(
             found = documents_in(path, config)
         except DataError as error:
             # A refusal is no loss: control characters, or a text in two encodings at once. All else must be read.
-            assert re.search("is no text|would misread it|is (text|compressed|a |an )", str(error)), error
+            assert re.search("is not text|would misread it|is (text|compressed|a |an )", str(error)), error
             assert refused(content, encoding), error
         else:
             assert found == expected

@@ -334,6 +334,6 @@ def test_a_separator_that_is_missing_or_undeclared_is_said(
 
 def test_reports_list_a_bounded_number_of_files_unreadable_ones_first() -> None:
     left_out = [LeftOut(f"{number}.png", "another kind of file, by its ending .png") for number in range(1500)]
-    report = left_out_report([*left_out, LeftOut("z.txt", "it is a PDF document", "make text of it")])
+    report = left_out_report([*left_out, LeftOut("z.txt", "it is a PDF document", "convert it to text")])
     assert report["total"] == 1501 and len(report["files"]) == 1000 and report["files"][0]["name"] == "z.txt"
     assert report["reasons"] == {"another kind of file, by its ending .png": 1500, "unreadable": 1}

@@ -148,7 +148,7 @@ ATTEMPTS = [
         f"gptcli data prepare a.csv {PREPARE}",
         "names the columns and the line",
         code=3,
-        says=(r"the header of a\.csv \(line 1\) calls columns 1 and 3 'text'",),
+        says=(r"the header of a\.csv \(line 1\) names columns 1 and 3 both 'text'",),
         files={"a.csv": "text,id,text\na,1,b\n"},
     ),
     Attempt(

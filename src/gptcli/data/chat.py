@@ -1,18 +1,18 @@
-"""Rows that hold a conversation instead of a text: a chat template makes the text.
+"""Rendering of rows that hold a conversation instead of a text, by a chat template.
 
-A template is a program, and often someone else's. It is rendered by a limited process, in jinja2's immutable
-sandbox, with limits on memory, on time and on what it writes; it sees the messages and nothing else.
+A template is a program, and often someone else's. It is rendered by a limited process, in jinja2's immutable sandbox,
+with limits on memory, on time and on what it writes; it gets the messages and nothing else.
 """
 
 from __future__ import annotations
 
 import contextlib
 import datetime
+import io
 import selectors
 import signal
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any, Self, cast
 
 from gptcli import strict_json
 from gptcli.errors import DataError
@@ -24,7 +24,7 @@ CHATML_SOURCE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
     "{% endfor %}"
 )
-"""The form of OpenAI's ChatML, which many models use."""
+"""OpenAI's ChatML, which many models use."""
 UNWRITTEN = ("reasoning_content", "reasoning", "thinking", "tool_calls", "function_call")
 """Keys of messages that hold text too, and that ChatML does not write."""
 MAX_TEMPLATE_BYTES = 100_000
@@ -33,16 +33,16 @@ MAX_TEXT_CHARACTERS = 16 * 2**20
 START_SECONDS, TEMPLATE_SECONDS, ROW_SECONDS = 60.0, 5.0, 5.0
 """Longest times that the process may take to start, to compile the template, and to render one conversation."""
 CPU_SECONDS = 8
-"""Processor time for one of these, after which the process ends even if this one is no longer there to end it."""
+"""Processor time for one of these. The process ends after it even if this process no longer exists to end it."""
 MEMORY_BYTES = 2**28
-"""Memory that compiling and rendering may take beyond what the process has when it is ready."""
-REMEDY = "look at the template (data.chat_template)"
+"""Memory that compiling and rendering may take beyond that of the process when it is ready."""
+REMEDY = "correct the template (data.chat_template)"
 NO_DATE = "'strftime_now' is undefined"
-"""The error of jinja2 for a template that asks for today's date where none is given."""
+"""The error of jinja2 for a template that uses today's date if no date is configured."""
 
 
 def read_template(name: str) -> str:
-    """The source of a template: a built-in one, or a file.
+    """Return the source of a template: a built-in one, or a file.
 
     Raises:
         DataError: it is larger than any template.
@@ -54,64 +54,72 @@ def read_template(name: str) -> str:
         try:
             return read_named(Path(name), MAX_TEMPLATE_BYTES).decode(errors="replace")
         except UnsuitableFileError as error:
-            raise DataError(f"{name}: {error}", "a chat template is a short file") from error
+            raise DataError(
+                f"{name}: {error}", f"name a chat template of at most {MAX_TEMPLATE_BYTES:,} bytes"
+            ) from error
 
 
 class ChatRenderer:
-    """Turns conversations into texts, always the same ones. Use it in a `with` block, which its process does not
-    outlive.
+    """A renderer that turns conversations into texts, always the same ones. It is a context manager, whose end ends its
+    process.
 
     Args:
         template: chatml, or the path of a template.
-        date: the date that the template gets as today's, YYYY-MM-DD; None if it gets none.
+        date: the date that the template gets as today's, YYYY-MM-DD; None for no date.
+
+    Raises:
+        DataError: the template cannot be read or compiled.
     """
 
     def __init__(self, template: str, date: str | None = None) -> None:
-        self.source, self.date = read_template(template), date
-
-    def __enter__(self) -> Self:
+        self.source = read_template(template)
         self.process = start("gptcli.data.render", [], ProcessLimits(MEMORY_BYTES))
-        self.answers = LineReader(self.process.stdout)
+        self.requests = cast("io.BufferedWriter", self.process.stdin)  # both are pipes, which `start` opens
+        self.answers = LineReader(cast("io.BufferedReader", self.process.stdout))
         try:
             self.receive("a process for the chat template", "started", START_SECONDS)
-            first = {"template": self.source, "longest": MAX_TEXT_CHARACTERS, "date": self.date, "seconds": CPU_SECONDS}
-            self.ask(first, "the chat template", "compiled", TEMPLATE_SECONDS)
+            first = {"template": self.source, "longest": MAX_TEXT_CHARACTERS, "date": date, "seconds": CPU_SECONDS}
+            self.request(first, "the chat template", "compiled", TEMPLATE_SECONDS)
         except BaseException:
             self.close()
             raise
+
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
+        """End the process."""
         self.process.kill()
         self.process.wait()
-        self.process.stdin.close()
-        self.process.stdout.close()
+        self.requests.close()
+        self.answers.pipe.close()
 
     def render(self, messages: Any, place: object) -> str:
-        """The text of a list of {"role", "content"} tables; `place` names the row in errors.
+        """Return the text of a list of {"role", "content"} tables; `place` names the row in errors.
 
         Raises:
-            DataError: it is no such list, or the template fails on it, or takes too long or too much memory.
+            DataError: it is not such a list, or the template fails on it, or takes too long or too much memory.
         """
         if not is_conversation(messages):
-            raise DataError(f"{place} is no conversation", 'write a list of {"role": "user", "content": "..."} tables')
+            raise DataError(
+                f"{place} is not a conversation", 'write a list of {"role": "user", "content": "..."} tables'
+            )
         if self.source == CHATML_SOURCE:
             messages = [plain_message(message, place) for message in messages]
-        return self.ask({"messages": messages}, place, "rendered", ROW_SECONDS)
+        return self.request({"messages": messages}, place, "rendered", ROW_SECONDS)
 
-    def ask(self, request: dict[str, Any], place: object, done: str, seconds: float) -> str:
+    def request(self, content: dict[str, Any], place: object, done: str, seconds: float) -> str:
+        """Send a request to the process, and return the text of its answer."""
         with contextlib.suppress(BrokenPipeError):  # the process has ended, which `receive` reports
-            self.process.stdin.write(strict_json.dumps(request).encode() + b"\n")
-            self.process.stdin.flush()
+            self.requests.write(strict_json.dumps(content).encode() + b"\n")
+            self.requests.flush()
         return self.receive(place, done, seconds)
 
     def receive(self, place: object, done: str, seconds: float) -> str:
-        """The text of the next answer; raises DataError where it is an error, late, or where none comes."""
+        """Return the text of the next answer. Raises DataError if it is an error, is late, or does not come."""
         answer = self.answers.next_line(seconds)
         if answer is None:
             raise DataError(f"{place} takes more than {seconds:g} s to be {done}", REMEDY)
@@ -122,21 +130,23 @@ class ChatRenderer:
         if NO_DATE in reply.get("error", ""):
             today = datetime.date.today().isoformat()
             raise DataError(
-                f"{failed}: the chat template asks for today's date, which would make another text every day",
+                f"{failed}: the chat template writes today's date, which would give another text every day",
                 f"give a date: --set data.chat_date={today}",
             )
         if "error" in reply:
             raise DataError(f"{failed}: {reply['error']}", REMEDY)
-        return reply["text"]
+        text: str = reply["text"]
+        return text
 
     def end(self) -> str:
-        """A clause that says how the process ended."""
+        """Return a clause that says how the process ended."""
         code = self.process.wait()
         how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
         return f"its process ended {how}"
 
 
 def is_conversation(messages: Any) -> bool:
+    """Return whether a value is a list of messages with a role and a content."""
     return isinstance(messages, list) and all(
         isinstance(message, dict) and isinstance(message.get("role"), str) and "content" in message
         for message in messages
@@ -144,7 +154,7 @@ def is_conversation(messages: Any) -> bool:
 
 
 def plain_message(message: dict[str, Any], place: object) -> dict[str, Any]:
-    """A message as ChatML writes it, whole; parts of text are joined.
+    """Return a message whose content is one text, as ChatML writes it; parts of text are joined.
 
     Raises:
         DataError: it holds more than ChatML writes, which would be lost.
@@ -153,8 +163,8 @@ def plain_message(message: dict[str, Any], place: object) -> dict[str, Any]:
     lost = next((f"in {key!r}" for key in UNWRITTEN if message.get(key)), "")
     if not lost and isinstance(content, list):
         texts = [part.get("text") if isinstance(part, dict) else part for part in content]
-        lost = "" if all(isinstance(text, str) for text in texts) else "in parts that are no text"
-        content = "" if lost else "".join(texts)
+        lost = "" if all(isinstance(text, str) for text in texts) else "in parts that are not text"
+        content = "" if lost else "".join(map(str, texts))
     if lost:
         raise DataError(
             f"{place} has a message with content {lost}, which the template chatml does not write",
@@ -164,15 +174,15 @@ def plain_message(message: dict[str, Any], place: object) -> dict[str, Any]:
 
 
 class LineReader:
-    """Lines of a pipe, each waited for a limited time."""
+    """Lines of a pipe, each read with a time limit."""
 
-    def __init__(self, pipe: IO[bytes]) -> None:
+    def __init__(self, pipe: io.BufferedReader) -> None:
         self.pipe, self.held = pipe, b""
         self.selector = selectors.DefaultSelector()
         self.selector.register(pipe, selectors.EVENT_READ)
 
     def next_line(self, seconds: float) -> bytes | None:
-        """The next line; b"" where the pipe has ended, None where none comes in time."""
+        """Return the next line; b"" at the end of the pipe, None if no line comes in time."""
         while b"\n" not in self.held:
             if not self.selector.select(seconds):
                 return None

@@ -1,7 +1,6 @@
 """The rows of files that hold columns: .parquet, and .arrow as the `datasets` library writes it.
 
-Only the columns that are asked for are read, a few rows at a time. Knows no template and no document; every error names
-the file and the row.
+Only the requested columns are read, a few rows at a time. Every error names the file and the row.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ def column_rows(
     start: int = 0,
     stop: int | None = None,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(place, row) pairs; of the fields that the file has, `choose` says which to read.
+    """Iterate over (place, row) pairs; `choose` gets the fields of the file and returns those to read.
 
-    With `stop` only row groups start..stop-1 of a .parquet file.
+    With `stop` only row groups start..stop-1 of a .parquet file are read.
 
     Raises:
-        DataError: the file is damaged, or a text in it is not UTF-8 (where `decoding` is strict).
+        DataError: the file is damaged, or a text in it is not UTF-8 (if `decoding` is strict).
     """
     import pyarrow as pa
 
@@ -51,7 +50,7 @@ def column_rows(
 
 
 def row_groups(file: IO[bytes], start: int, stop: int) -> tuple[list[int], int]:
-    """The numbers of the row groups start..stop-1, and how many rows are before them."""
+    """Return the numbers of the row groups start..stop-1, and the number of rows before them."""
     import pyarrow.parquet as pq
 
     metadata = pq.read_metadata(file)
@@ -61,7 +60,8 @@ def row_groups(file: IO[bytes], start: int, stop: int) -> tuple[list[int], int]:
 def batches(
     file: IO[bytes], kind: str, choose: Callable[[Sequence[str]], Sequence[str]], groups: list[int] | None = None
 ) -> Iterable[Any]:
-    """pyarrow record batches of the chosen columns, of a .parquet file in the row groups `groups` (none: all)."""
+    """Iterate over pyarrow record batches of the chosen columns, in the row groups `groups` of a .parquet file (None
+    for all)."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -85,9 +85,10 @@ def batches(
 
 
 def values(column: Any, field: str, name: str) -> list[Any]:
-    """A pyarrow column as Python values: texts as bytes, so that bad UTF-8 is met here and not within pyarrow.
+    """Return a pyarrow column as Python values, with texts as bytes, so that bad UTF-8 is found here and not within
+    pyarrow.
 
-    It is validated first, since pyarrow follows offsets that lead out of a damaged file's memory.
+    The column is validated first, since pyarrow follows offsets that lead out of a damaged file's memory.
     """
     import pyarrow as pa
 
@@ -97,15 +98,15 @@ def values(column: Any, field: str, name: str) -> list[Any]:
     if pa.types.is_nested(column.type):
         try:
             column.validate(full=True)
-            return column.to_pylist()
+            return list(column.to_pylist())
         except UnicodeDecodeError as error:
-            raise DataError(f"column {field!r} of {name} is not UTF-8: {error}", "mend the file") from error
+            raise DataError(f"column {field!r} of {name} is not UTF-8: {error}", "repair the file") from error
     try:
         if pa.types.is_fixed_size_binary(column.type) or pa.types.is_primitive(column.type):
             raise pa.ArrowNotImplementedError
         column = column.cast(pa.large_binary())
         column.validate(full=True)
-        return column.to_pylist()
+        return list(column.to_pylist())
     except pa.ArrowNotImplementedError:
         raise DataError(
             f"column {field!r} of {name} holds values of type {column.type}, not texts",
@@ -114,6 +115,7 @@ def values(column: Any, field: str, name: str) -> list[Any]:
 
 
 def decoded(value: Any, place: str, decoding: Decoding) -> Any:
+    """Return a value with bytes decoded."""
     if not isinstance(value, bytes):
         return value
     try:
@@ -126,10 +128,10 @@ def decoded(value: Any, place: str, decoding: Decoding) -> Any:
 
 
 def seekable(path: Path, name: str) -> IO[bytes]:
-    """The file itself, or a temporary copy of what it holds when it is compressed or in an archive."""
+    """Return the file itself, or a temporary copy of its content if it is compressed or in an archive."""
     if not is_compressed(path):
         return open_regular(path)
-    copy = tempfile.TemporaryFile()  # noqa: SIM115 the caller closes it
+    copy = tempfile.TemporaryFile()  # noqa: SIM115  # the caller closes it
     try:
         for chunk in read_bytes(path, name):
             copy.write(chunk)

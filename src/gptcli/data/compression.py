@@ -1,19 +1,20 @@
-"""The content of files: what compressed it is seen from its first bytes, and it is decompressed in bounded pieces.
+"""The content of files: the compression is recognised by the first bytes, and content is decompressed in bounded
+pieces.
 
-The ending of a name says which format is in a file, below its compression. Knows no text.
+The ending of a name, below that of the compression, gives the format of a file.
 """
 
 from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import lzma
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 from gptcli.data.archives import MAX_CONTENT_BYTES, MAX_EXPANSION, file_status, open_file
 from gptcli.data.filetypes import BZIP2, GZIP, HEAD_BYTES, XZ, ZSTD, FileType, signature
@@ -22,14 +23,14 @@ from gptcli.storage import storage_errors
 
 CHUNK_BYTES = 1 << 18
 ZSTD_INPUT_BYTES = 1 << 8
-"""Compressed bytes given to zstd at once: it returns all that they hold, up to 32,768 times as much."""
+"""Compressed bytes given to zstd at once: it returns their whole content, up to 32,768 times as much."""
 XZ_MEMORY_BYTES = 1 << 30
-"""The limit of the memory that xz may use to decompress: its largest preset uses 65 MiB."""
+"""Limit of the memory that xz may use to decompress: its largest preset uses 65 MiB."""
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".lzma", ".zst")
 
 
 def format_of(path: Path) -> str:
-    """The ending that says what is in the file, without the compression: `.jsonl` for `a.jsonl.gz`."""
+    """Return the ending that gives the format of a file, without that of the compression: `.jsonl` for `a.jsonl.gz`."""
     suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
     if suffixes and suffixes[-1] in COMPRESSIONS:
         suffixes.pop()
@@ -37,17 +38,18 @@ def format_of(path: Path) -> str:
 
 
 def is_compressed(path: Path) -> bool:
-    """Whether bytes of the file are not bytes of its content: it is compressed, or in an archive."""
+    """Return whether bytes of the file are not bytes of its content: it is compressed, or in an archive."""
     with storage_errors(path, "read"), open_file(path) as file:
         return not path.is_file() or compression_of(path, str(path), file.peek(HEAD_BYTES)) is not None
 
 
 def read_bytes(path: Path, name: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
-    """The content of a file, decompressed, in chunks; with `stop` bytes start..stop-1 of one that is not compressed.
+    """Iterate over the decompressed content of a file in chunks; with `stop` over bytes start..stop-1 of one that is
+    not compressed.
 
     Raises:
         StorageError: the file cannot be read.
-        DataError: its compression is damaged, ends too early, or holds far more than text would.
+        DataError: the compressed data is damaged, ends too early, or holds far more than text would.
     """
     with storage_errors(path, "read"), damage_of(name), open_file(path) as file:
         if stop is None:
@@ -65,10 +67,10 @@ def read_bytes(path: Path, name: str, start: int = 0, stop: int | None = None) -
 
 
 def compression_of(path: Path, name: str, head: bytes) -> FileType | None:
-    """The compression of a file that begins with `head`; None if it is not compressed.
+    """Return the compression of a file that begins with `head`; None if it is not compressed.
 
     Raises:
-        DataError: the name ends as that of a compressed file, and the content is not compressed.
+        DataError: the name ends like that of a compressed file, and the content is not compressed.
     """
     found = signature(head)
     if found in READERS:
@@ -79,7 +81,7 @@ def compression_of(path: Path, name: str, head: bytes) -> FileType | None:
 
 
 def bounded(chunks: Iterator[bytes], most: int, name: str) -> Iterator[bytes]:
-    """The chunks, of at most `most` bytes in all.
+    """Iterate over chunks of at most `most` bytes in all.
 
     Raises:
         DataError: there are more.
@@ -95,14 +97,15 @@ def bounded(chunks: Iterator[bytes], most: int, name: str) -> Iterator[bytes]:
         yield chunk
 
 
-def plain_chunks(file: IO[bytes], name: str) -> Iterator[bytes]:
+def plain_chunks(file: io.BufferedIOBase, name: str) -> Iterator[bytes]:
+    """Iterate over a file in chunks."""
     while chunk := file.read(CHUNK_BYTES):
         yield chunk
 
 
 @contextmanager
 def damage_of(name: str) -> Iterator[None]:
-    """Turn what decompressors raise about the content of `name` into a DataError."""
+    """Turn errors of decompressors about the content of `name` into a DataError."""
     try:
         yield
     except (gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
@@ -113,13 +116,17 @@ def damage_of(name: str) -> Iterator[None]:
         raise damaged(name, error) from error
 
 
-def gunzip(file: IO[bytes], name: str) -> Iterator[bytes]:
+def gunzip(file: io.BufferedIOBase, name: str) -> Iterator[bytes]:
+    """Iterate over the content of a file compressed by gzip."""
     with gzip.open(file) as unzipped:
         yield from plain_chunks(unzipped, name)
 
 
-def unzstd(file: IO[bytes], name: str) -> Iterator[bytes]:
-    """zstandard's own reader takes a file that was cut off for a whole one, so the frames' ends are watched here."""
+def unzstd(file: io.BufferedIOBase, name: str) -> Iterator[bytes]:
+    """Iterate over the content of a file compressed by zstd.
+
+    zstandard's own reader accepts a truncated file as a whole one, so the ends of frames are checked here.
+    """
     import zstandard
 
     decompressor = zstandard.ZstdDecompressor()
@@ -138,20 +145,22 @@ def unzstd(file: IO[bytes], name: str) -> Iterator[bytes]:
         raise damaged(name, "it ends too early")
 
 
-def bunzip2(file: IO[bytes], name: str) -> Iterator[bytes]:
+def bunzip2(file: io.BufferedIOBase, name: str) -> Iterator[bytes]:
+    """Iterate over the content of a file compressed by bzip2."""
     return streams(file, name, bz2.BZ2Decompressor)
 
 
-def unxz(file: IO[bytes], name: str) -> Iterator[bytes]:
+def unxz(file: io.BufferedIOBase, name: str) -> Iterator[bytes]:
+    """Iterate over the content of a file compressed by xz."""
     return streams(file, name, lambda: lzma.LZMADecompressor(memlimit=XZ_MEMORY_BYTES))
 
 
 def streams(
-    file: IO[bytes], name: str, new: Callable[[], bz2.BZ2Decompressor | lzma.LZMADecompressor]
+    file: io.BufferedIOBase, name: str, new: Callable[[], bz2.BZ2Decompressor | lzma.LZMADecompressor]
 ) -> Iterator[bytes]:
-    """The content of all streams of bzip2 or xz in a file, one after another, as `cat a.xz b.xz` makes them.
+    """Iterate over the content of all bzip2 or xz streams in a file, one after another, as `cat a.xz b.xz` makes them.
 
-    The readers of the standard library take what follows a stream and is none for the end of the file.
+    The readers of the standard library treat whatever follows a stream, and is not another, as the end of the file.
     """
     decompressor, held = new(), b""
     while True:
@@ -173,4 +182,5 @@ READERS = {GZIP: gunzip, ZSTD: unzstd, BZIP2: bunzip2, XZ: unxz}
 
 
 def damaged(name: str, reason: object, remedy: str = "") -> DataError:
+    """Return the error for a file whose compressed data is damaged."""
     return DataError(f"{name} is damaged: {reason}", f"fetch or write the file again{remedy}")

@@ -1,14 +1,12 @@
-"""Rows of conversations and instructions in the forms in which people publish them, as lists of messages.
+"""Rows of conversations and instructions in their usual forms, as lists of messages.
 
     {"messages": [{"role": ..., "content": ...}, ...]}
-    {"conversations": [{"from": "human", "value": ...}, ...]}          as ShareGPT has them
-    {"instruction": ..., "input": ..., "output": ...}                  as Alpaca has them; "input" may be missing
-    {"instruction": ..., "context": ..., "response": ...}              as Dolly has them; "context" may be missing
+    {"conversations": [{"from": "human", "value": ...}, ...]}          of ShareGPT
+    {"instruction": ..., "input": ..., "output": ...}                  of Alpaca; "input" may be missing
+    {"instruction": ..., "context": ..., "response": ...}              of Dolly; "context" may be missing
     {"prompt": ..., "completion": ...} or {"prompt": ..., "response": ...}    texts, or lists of messages
 
 Each may have a field "system" or "system_prompt", and an instruction a "history" of [question, answer] pairs.
-
-Knows no template and no file.
 """
 
 from __future__ import annotations
@@ -23,20 +21,20 @@ ROLES = {"human": "user", "gpt": "assistant"}
 
 
 def conversation_fields(names: Collection[str]) -> tuple[str, ...]:
-    """Which of a row's fields are a conversation; none where it is in no known form."""
+    """Return the fields of a row that are a conversation; an empty tuple if it is in no known form."""
     alone = first(("messages", "conversations"), names)
     question, addition, answer = (first(known, names) for known in (QUESTIONS, ADDITIONS, ANSWERS))
+    found: tuple[str | None, ...] = ()
     if alone is not None:
         found = (alone, first(SYSTEM, names))
     elif question is not None and answer is not None:
         found = (question, addition, answer, first(SYSTEM, names), first(HISTORY, names))
-    else:
-        found = ()
     return tuple(name for name in found if name is not None)
 
 
 def conversation_of(row: Mapping[str, Any]) -> Any:
-    """The messages of a row that has `conversation_fields`; what is no conversation comes back as it is."""
+    """Return the messages of a row that has `conversation_fields`; a value that is no list of them is returned
+    unchanged."""
     alone = first(("messages", "conversations"), row)
     messages = exchange(row) if alone is None else row[alone]
     system = row.get(first(SYSTEM, row) or "")
@@ -47,7 +45,7 @@ def conversation_of(row: Mapping[str, Any]) -> Any:
 
 
 def exchange(row: Mapping[str, Any]) -> list[Any]:
-    """The messages of a question and its answer, and of those before it."""
+    """Return the messages of a question and its answer, and of those before it."""
     question, addition, answer = (row.get(first(known, row) or "") for known in (QUESTIONS, ADDITIONS, ANSWERS))
     history = row.get(first(HISTORY, row) or "") or []
     before = [message for turn in history for message in earlier(turn)] if isinstance(history, list) else [{}]
@@ -59,21 +57,24 @@ def exchange(row: Mapping[str, Any]) -> list[Any]:
 
 
 def as_text(values: Sequence[Any]) -> Any:
-    """Texts and numbers as one text, a paragraph each, without empty ones; None where a value is of another type."""
+    """Return texts and numbers as one text, a paragraph each, without empty ones; None if a value is of another
+    type."""
     if any(isinstance(value, list | Mapping) and value for value in values):
         return None
     return "\n\n".join(str(value) for value in values if value)
 
 
 def earlier(turn: Any) -> list[Any]:
-    """The messages of an item of a history: a pair of texts, or one message; anything else comes back as no message."""
+    """Return the messages of an item of a history: a pair of texts, or one message; anything else gives an empty
+    message."""
     if isinstance(turn, list) and len(turn) == 2:
         return [{"role": "user", "content": turn[0]}, {"role": "assistant", "content": turn[1]}]
     return [turn if isinstance(turn, Mapping) else {}]
 
 
 def as_message(turn: Any) -> Any:
-    """A turn of any form as a message; keys other than MESSAGE_FIELDS stay, which a template may write."""
+    """Return a turn of any form as a message; keys other than MESSAGE_FIELDS are kept, since a template may write
+    them."""
     if not isinstance(turn, Mapping) or "from" not in turn:
         return turn
     others = {key: value for key, value in turn.items() if key not in ("from", "value")}
@@ -81,4 +82,5 @@ def as_message(turn: Any) -> Any:
 
 
 def first(known: tuple[str, ...], names: Collection[str]) -> str | None:
+    """Return the first of the known names that a row has, or None."""
     return next((name for name in known if name in names), None)

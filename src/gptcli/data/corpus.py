@@ -1,7 +1,7 @@
-"""Documents: a row of a row file, a text file, or what a separator cuts a text file into.
+"""Documents: a row of a row file, a text file, or a part of a text file between separators.
 
-A document may be larger than memory, so it travels as pieces, cut where no tokenizer joins characters across the cut:
-encoding the pieces gives the same tokens as encoding the whole. Splitting and encoding are done elsewhere.
+A document may be larger than memory, so it is passed on as pieces, cut where no tokenizer joins characters across the
+cut: encoding the pieces gives the same tokens as encoding the whole.
 """
 
 from __future__ import annotations
@@ -41,14 +41,13 @@ class DocumentPiece(NamedTuple):
 
 
 def open_corpus(sources: Sequence[str], config: DataConfig, cache_dir: Path | None = None) -> Iterator[Document]:
-    """The documents of `sources` in order, each whole in memory, without those that hold only white space.
+    """Iterate over the documents of `sources` in order, each whole in memory, without those that hold only white space.
 
-    Files of folders that cannot be read are left out, and that is said. They are read once before the rest, so that
-    nothing of them is used.
+    Files of folders that cannot be read are left out with a message. They are read once before the rest, so that no
+    part of them is used.
 
     Raises:
-        DataError: a source is missing, nothing can be read (both at once), or a file cannot be read (when it is its
-            turn).
+        DataError: a source is missing, nothing can be read (both at once), or a file cannot be read (at its turn).
     """
     found = find_files(sources, config, cache_dir or default_cache_dir())
     refused = [(file, refusal(file, config)) for file in found.files if file.is_optional]
@@ -62,6 +61,7 @@ def open_corpus(sources: Sequence[str], config: DataConfig, cache_dir: Path | No
 
 
 def documents_of(files: Sequence[SourceFile], config: DataConfig) -> Iterator[Document]:
+    """Iterate over the documents of files, and warn of replaced characters at the end."""
     decoding, characters = Decoding.of(config), 0
     for file in files:
         for document in read_documents(file, config, decoding):
@@ -71,6 +71,7 @@ def documents_of(files: Sequence[SourceFile], config: DataConfig) -> Iterator[Do
 
 
 def read_documents(file: SourceFile, config: DataConfig, decoding: Decoding | None = None) -> Iterator[Document]:
+    """Iterate over the documents of one file, each whole in memory, without those that hold only white space."""
     parts: list[str] = []
     for text, is_last in read_pieces(file, config, decoding=decoding):
         parts.append(text)
@@ -82,8 +83,10 @@ def read_documents(file: SourceFile, config: DataConfig, decoding: Decoding | No
 
 
 def refusal(file: SourceFile, config: DataConfig, wanted: int | None = None) -> tuple[str, str] | None:
-    """The reason why a file of a folder cannot be read, and the remedy; None where its first `wanted` characters, or
-    all of it, can be."""
+    """Return the reason why a file of a folder cannot be read, and the remedy; None if it can be read.
+
+    With `wanted` only its first characters, at least that many, are read.
+    """
     read = 0
     try:
         for piece in read_pieces(file, config):
@@ -98,13 +101,14 @@ def refusal(file: SourceFile, config: DataConfig, wanted: int | None = None) -> 
 
 
 def may_be_left_out(file: SourceFile, error: GptcliError) -> bool:
-    """Whether a corpus is read without a file that cannot be read: one that was not named, for a reason in itself."""
+    """Return whether a corpus is read without a file that cannot be read: one that was not named, for a reason in
+    itself."""
     is_its_own = isinstance(error, DataError) or isinstance(error.__cause__, PermissionError | FileNotFoundError)
     return file.is_optional and is_its_own
 
 
 def nothing_readable(left_out: Sequence[LeftOut]) -> DataError:
-    """The error for a corpus of which every file was refused."""
+    """Return the error for a corpus of which every file was refused."""
     first = left_out[0]
     others = f" and {quantity(len(left_out) - 1, 'other')}" * (len(left_out) > 1)
     return DataError(f"no file of the corpus can be read; {first.name}{others}: {first.reason}", first.remedy)
@@ -113,8 +117,15 @@ def nothing_readable(left_out: Sequence[LeftOut]) -> DataError:
 def read_pieces(
     file: SourceFile, config: DataConfig, start: int = 0, stop: int | None = None, decoding: Decoding | None = None
 ) -> Iterator[DocumentPiece]:
-    """Every document of one file, also empty ones, in pieces of at most PIECE_CHARACTERS; with `stop` those of the
-    section start..stop (sections.py). `decoding` counts what is replaced; None: it is not counted."""
+    """Iterate over every document of one file, also empty ones, in pieces of at most PIECE_CHARACTERS.
+
+    Args:
+        file: the file.
+        config: how to read it.
+        start: the beginning of a section, see sections.py.
+        stop: the end of the section; None for the whole file.
+        decoding: counts replaced characters.
+    """
     path, name = file.path, file.name
     decoding = decoding or Decoding.of(config)
     if is_token_file(path.name):
@@ -129,7 +140,8 @@ def read_pieces(
 
 
 def cut_pieces(stretches: Iterable[tuple[str, bool]]) -> Iterator[DocumentPiece]:
-    """Cut documents that come in stretches of any length into pieces; where, depends only on the document's text."""
+    """Cut documents that come in stretches of any length into pieces, at places that depend only on the document's
+    text."""
     held = ""
     for text, is_last in stretches:
         if is_last and not held and len(text) <= PIECE_CHARACTERS:
@@ -148,11 +160,12 @@ def cut_pieces(stretches: Iterable[tuple[str, bool]]) -> Iterator[DocumentPiece]
 
 
 def safe_cut(text: str, start: int, limit: int) -> int:
-    r"""The last place in (start, limit] of a longer text where the split patterns of GPT tokenizers part it anyway.
+    """Return the last place in (start, limit] of a longer text where the split patterns of GPT tokenizers split it
+    anyway.
 
-    Best after a line end between two characters that are no space; otherwise before a single space between two such;
-    otherwise before the last of several white spaces (right for GPT-2's pattern; others may lose a token there).
-    A text without any of these is cut at the limit, which may cost a token.
+    The best place is after a line end between two characters that are no space; otherwise before a single space between
+    two such; otherwise before the last of several white spaces (right for GPT-2's pattern; others may lose a token
+    there). A text without any of these is cut at the limit, which may cost a token.
     """
     for mark, place in (("\n", 1), (" ", 0)):
         at = text.rfind(mark, start + 1, limit)

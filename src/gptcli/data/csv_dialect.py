@@ -1,4 +1,4 @@
-"""Dialects of CSV: the characters that separate, quote and escape values. Headers and files are handled elsewhere."""
+"""Dialects of CSV: the characters that separate, quote and escape values."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import NamedTuple
 MAX_VALUE_CHARACTERS = 1 << 26
 """A longer value is one whose quote is not closed: Python's reader takes four bytes for each character of it."""
 NO_DELIMITER = "\udc80"
-"""Half a surrogate pair, which no decoded text holds: given to Python's reader, which wants a delimiter, where there is
-none."""
+"""Half a surrogate pair, which no decoded text holds: the delimiter for Python's reader, which needs one, in a dialect
+without delimiter."""
 
 
 class Dialect(NamedTuple):
@@ -28,14 +28,15 @@ class Dialect(NamedTuple):
 
     @property
     def skips_spaces(self) -> bool:
-        """Whether spaces after a delimiter are no part of the value."""
+        """Whether spaces after a delimiter are not part of the value."""
         return self.delimiter[1:] == " "
 
     def records(self, lines: Iterable[str]) -> Iterator[list[str]]:
-        """The values of each row, with no value for a blank line; `lines` keep their line ends.
+        """Iterate over the values of each row, none for a blank line; `lines` keep their line ends.
 
         Raises:
-            csv.Error: a quote is not closed, or goes on after it was closed; or there is a line end within a line.
+            csv.Error: a quote is not closed, or a value continues after its closing quote; or there is a line end
+                within a line.
         """
         csv.field_size_limit(MAX_VALUE_CHARACTERS)
         return csv.reader(
@@ -49,7 +50,7 @@ class Dialect(NamedTuple):
         )
 
     def with_kept_escapes(self, lines: Iterable[str]) -> Iterator[str]:
-        r"""Lines in which an escape character before anything that needs none is doubled.
+        r"""Double each escape character before a character that needs none.
 
         Python's reader drops every escape character, also that of "C:\new", where programs that write \" mean both
         characters.
@@ -62,7 +63,7 @@ class Dialect(NamedTuple):
 
 
 def first_record(lines: Iterable[str], dialect: Dialect) -> list[str] | None:
-    """The values of the first row that is not blank; None where there is none, or it is not of this dialect."""
+    """Return the values of the first row that is not blank; None if there is none, or it is not of this dialect."""
     try:
         return next((values for values in dialect.records(lines) if values), None)
     except csv.Error:

@@ -1,6 +1,6 @@
 """Errors about a row or a header of CSV, each with its remedy.
 
-They are made once a row does not fit: the row is tried in other dialects. No files are read here.
+They are made when a row does not fit: it is then tried in other dialects.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ DELIMITERS = (",", ";", "\t", "|")
 DELIMITER_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 SHOWN_CHARACTERS, SHOWN_VALUES = 30, 6
 LONGEST_NAME = 40
-"""Characters of a column's name; what is longer is a text."""
+"""Characters of a column's name; a longer value is a text."""
 
 
 class Record(NamedTuple):
@@ -43,7 +43,8 @@ class Record(NamedTuple):
 def row_error(
     record: Record, width: int, values: Sequence[str], error: csv.Error | None, dialect: Dialect
 ) -> DataError:
-    """The error for a row without the `width` values of the header: it has others, or it cannot be read (`error`)."""
+    """Return the error for a row without the `width` values of the header: it has others, or cannot be read
+    (`error`)."""
     raw = "".join(record.lines)
     escaped = dialect._replace(escape="\\")
     if dialect.quote and not dialect.escape and f"\\{dialect.quote}" in raw and fits(record, escaped, width):
@@ -72,7 +73,7 @@ def row_error(
 
 
 def unreadable(record: Record, raw: str, error: csv.Error, dialect: Dialect, width: int) -> DataError:
-    """The error for a row that Python's reader refuses."""
+    """Return the error for a row that Python's reader refuses."""
     begins = open_quote(raw, dialect) if dialect.quote else 0
     opened = record.line + sum(end <= begins for end in itertools.accumulate(map(len, record.lines)))
     unquoted = ""
@@ -101,7 +102,8 @@ def unreadable(record: Record, raw: str, error: csv.Error, dialect: Dialect, wid
 
 
 def open_quote(raw: str, dialect: Dialect) -> int:
-    """The index of the quote of a value that is not closed, or goes on after it was closed; 0 if there is none."""
+    """Return the index of the quote of a value that is not closed, or continues after its closing quote; 0 if there is
+    none."""
     ends = re.compile(f"[{re.escape(dialect.separator)}\r\n]")
     position = 0
     while position < len(raw):
@@ -120,17 +122,18 @@ def open_quote(raw: str, dialect: Dialect) -> int:
 
 
 def fits(record: Record, dialect: Dialect, width: int) -> bool:
-    """Whether the lines of a row begin with a row of `width` values in another dialect."""
+    """Return whether the lines of a row begin with a row of `width` values in another dialect."""
     return len(first_record(record.lines, dialect) or ()) == width
 
 
 def has_spaced_quote(raw: str, dialect: Dialect) -> bool:
+    """Return whether a quote after a delimiter and a space may open a value."""
     may_be_spaced = dialect.quote and dialect.separator and not dialect.skips_spaces
     return bool(may_be_spaced) and f"{dialect.separator} {dialect.quote}" in raw
 
 
 def spaced_quote(record: Record, dialect: Dialect) -> DataError:
-    """The error of a file that quotes a value after a space."""
+    """Return the error for a file that quotes a value after a space."""
     delimiter = dialect.separator
     return DataError(
         f"{record} has a space between {delimiter!r} and a quote",
@@ -139,12 +142,12 @@ def spaced_quote(record: Record, dialect: Dialect) -> DataError:
 
 
 def single_quoted(record: Record) -> DataError:
-    """The error of a file that has ' around its values."""
+    """Return the error for a file that has ' around its values."""
     return DataError(f"{record} has values in single quotes", 'add --set "data.csv_quote=\'"')
 
 
 def quotes_after_space(lines: Sequence[str], dialect: Dialect, values: Sequence[str]) -> bool:
-    """Whether a value of a row that begins with a space and a quote would be a quoted one without the space."""
+    """Return whether a value of a row that begins with a space and a quote would be a quoted one without the space."""
     if not has_spaced_quote("".join(lines), dialect):
         return False
     other = first_record(lines, dialect._replace(delimiter=f"{dialect.separator} "))
@@ -154,24 +157,25 @@ def quotes_after_space(lines: Sequence[str], dialect: Dialect, values: Sequence[
 
 
 def unnamed_column(record: Record, values: Sequence[str]) -> DataError:
-    """The error of a file without a header of which no column was chosen."""
+    """Return the error for a file without a header of which no column was chosen."""
     column = max(range(len(values)), key=lambda number: len(values[number])) + 1
     return DataError(
         f"{record.name} has {len(values)} columns without names ({shown(values)})",
-        f"say which holds the text by its number: --set data.text_field={column}",
+        f"name the one that holds the text by its number: --set data.text_field={column}",
     )
 
 
 def repeated_column(record: Record, names: Sequence[str], field: str) -> DataError:
-    """The error of a header that calls two columns by the name of the one that is read."""
+    """Return the error for a header that gives two columns the name of the one that is read."""
     numbers = [str(number) for number, name in enumerate(names, 1) if name == field]
     return DataError(
-        f"{record} calls columns {' and '.join(numbers)} {field!r}", f"rename one of them on line {record.line}"
+        f"{record} names columns {' and '.join(numbers)} both {field!r}", f"rename one of them on line {record.line}"
     )
 
 
 def header_error(record: Record, names: Sequence[str], text_field: str, dialect: Dialect) -> DataError:
-    """The error for a first row without the column `text_field`; `record` has the first lines, not only the header."""
+    """Return the error for a first row without the column `text_field`; `record` has the first lines, not only the
+    header."""
     spaced = dialect._replace(delimiter=f"{dialect.separator} ")
     may_be_spaced = dialect.separator and not dialect.skips_spaces
     if may_be_spaced and text_field in (first_record(record.lines, spaced) or ()):
@@ -180,7 +184,7 @@ def header_error(record: Record, names: Sequence[str], text_field: str, dialect:
             f"remove it, or add --set 'data.csv_delimiter=\"{spaced.delimiter}\"'",
         )
     if is_json_object(record.lines[0]):
-        return DataError(f"{record.name} has JSON on its first line, and no CSV", "add --set data.format=jsonl")
+        return DataError(f"{record.name} has JSON on its first line, not CSV", "add --set data.format=jsonl")
     single = dialect._replace(quote="'")
     if dialect.quote and text_field in (first_record(record.lines, single) or ()):
         return single_quoted(record)
@@ -201,19 +205,20 @@ def header_error(record: Record, names: Sequence[str], text_field: str, dialect:
     if not is_regular(rows):
         counts = ", ".join(str(len(row)) for row in rows[:SHOWN_VALUES])
         return DataError(
-            f"{record.name} has no column {text_field!r} and seems to be no CSV: its first rows have {counts} values",
+            f"{record.name} has no column {text_field!r} and is probably not CSV: its first rows have {counts} values",
             AS_TEXT,
         )
     if not looks_named(names):
         column = "" if len(names) == 1 else f" --set data.text_field={longest_column(rows, numbered=True)}"
         return DataError(
-            f"{record.name} has no column {text_field!r}, and its first row seems to be no header: {shown(names)}",
+            f"{record.name} has no column {text_field!r}, and its first row is probably not a header: {shown(names)}",
             f"if it has none, add --set data.csv_header=false{column}; {AS_TEXT}",
         )
     return missing_field(record.name, text_field, names, shlex.quote(longest_column(rows)))
 
 
 def is_json_object(line: str) -> bool:
+    """Return whether a line begins with a JSON object."""
     try:
         return isinstance(raw_decode(line.strip())[0], dict)
     except (ValueError, RecursionError):
@@ -221,7 +226,7 @@ def is_json_object(line: str) -> bool:
 
 
 def complete_rows(lines: Sequence[str], dialect: Dialect) -> list[list[str]]:
-    """The rows of the first lines of a file that can be read; the last one may be cut off there."""
+    """Return the rows of the first lines of a file that can be read; the last one may be cut off there."""
     rows: list[list[str]] = []
     with contextlib.suppress(csv.Error):
         rows.extend(values for values in dialect.records(lines) if values)
@@ -229,11 +234,12 @@ def complete_rows(lines: Sequence[str], dialect: Dialect) -> list[list[str]]:
 
 
 def is_regular(rows: Sequence[Sequence[str]]) -> bool:
+    """Return whether all rows have the same number of values."""
     return len({len(row) for row in rows}) <= 1
 
 
 def looks_named(names: Sequence[str]) -> bool:
-    """Whether a row may name columns: short words that differ, no numbers and no sentences."""
+    """Return whether a row may name columns: short words that differ, no numbers and no sentences."""
     return len(set(names)) == len(names) and all(
         0 < len(name) <= LONGEST_NAME
         and len(name.split()) <= 3
@@ -244,17 +250,18 @@ def looks_named(names: Sequence[str]) -> bool:
 
 
 def longest_column(rows: Sequence[Sequence[str]], numbered: bool = False) -> str:
-    """The name of the column with the longest values, which is the likeliest to hold texts."""
+    """Return the name of the column with the longest values, which is the likeliest to hold texts."""
     totals = [sum(len(row[column]) for row in rows[1:] if column < len(row)) for column in range(len(rows[0]))]
     column = totals.index(max(totals))
     return str(column + 1) if numbered else rows[0][column]
 
 
 def typed(delimiter: str) -> str:
+    """Return a delimiter as it is typed in a shell."""
     return r"'\t'" if delimiter == "\t" else f"'{delimiter}'"
 
 
 def shown(values: Sequence[str]) -> str:
-    """Values for a message, each and all of them shortened."""
+    """Return values for a message, with long values and a long list shortened."""
     short = [v if len(v) <= SHOWN_CHARACTERS else f"{v[:SHOWN_CHARACTERS]}..." for v in values[:SHOWN_VALUES]]
     return ", ".join(map(repr, short)) + (", ..." if len(values) > SHOWN_VALUES else "")

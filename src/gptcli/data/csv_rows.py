@@ -1,6 +1,6 @@
-"""The rows of CSV and TSV files, read strictly: a row that does not fit the header is an error and never a guess.
+"""The rows of CSV and TSV files, read strictly: a row that does not fit the header is an error and never guessed at.
 
-Files are opened elsewhere; csv_errors.py makes the errors about rows.
+csv_errors.py makes the errors about rows.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import csv
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
 
 from gptcli.data.config import DataConfig
 from gptcli.data.csv_dialect import Dialect
@@ -22,35 +21,24 @@ from gptcli.data.csv_errors import (
     spaced_quote,
     unnamed_column,
 )
-from gptcli.data.fields import text_fields
+from gptcli.data.fields import RowPlace, text_fields
 from gptcli.data.json_rows import split_lines
 
 SEPARATOR_LINE = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
-"""The first line by which spreadsheets say what separates the values."""
+"""Matches the first line by which spreadsheets declare the delimiter."""
 HEAD_LINES = 30
-"""Lines that an error about the header looks at."""
+"""Lines that an error about the header examines."""
 HEAD_CHARACTERS = 1 << 20
-"""Part of a file that is searched for what ends its first row."""
-
-
-class CsvPlace(NamedTuple):
-    """Row `number` of a file, not counting the header, which begins on line `line`."""
-
-    number: int
-    line: int
-    name: str
-
-    def __str__(self) -> str:
-        return f"row {self.number} of {self.name} (line {self.line})"
+"""Characters of a file that are searched for the end of its first row."""
 
 
 def csv_rows(
     chunks: Iterator[str], name: str, config: DataConfig, delimiter: str = ","
 ) -> Iterator[tuple[object, dict[str, str]]]:
-    """(place, row) pairs of a text that arrives in chunks; a row has only the fields that hold its text.
+    """Iterate over (place, row) pairs of a text that comes in chunks; a row has only the fields that hold its text.
 
-    Blank lines are skipped, before the header too. `delimiter` is used where neither `data.csv_delimiter` nor a line
-    sep= says another.
+    Blank lines are skipped, before the header too. `delimiter` is used if neither `data.csv_delimiter` nor a line sep=
+    gives another.
 
     Raises:
         DataError: the header lacks the field or has it twice, or a row is not of the header's width or cannot be read.
@@ -77,7 +65,7 @@ def csv_rows(
                 for value in row.values():
                     if value.startswith(" ") and quotes_after_space(kept, dialect, values):
                         raise spaced_quote(Record(number, kept, line, name), dialect)
-                yield CsvPlace(number, line, name), row
+                yield RowPlace(number, line, name), row
             elif any(map(str.strip, values)):
                 raise row_error(Record(number + 1, kept, line, name), width, values, None, dialect)
             line += len(kept)
@@ -90,9 +78,10 @@ def csv_rows(
 def opened(
     chunks: Iterator[str], name: str, dialect: Dialect, has_header: bool
 ) -> tuple[Iterator[str], int, str | None]:
-    """The lines of a file from its first row on, the number of that line, and the delimiter that a line sep= declares.
+    r"""Return the lines of a file from its first row on, the number of that line, and the delimiter that a line sep=
+    declares.
 
-    What ends the first row ends every row: "\\n", "\\r\\n" or a lone "\\r".
+    The end of the first row is that of every row: "\n", "\r\n" or a lone "\r".
     """
     first, end = "", None
     for chunk in chunks:
@@ -111,8 +100,10 @@ def opened(
 
 
 def first_line_end(text: str, dialect: Dialect) -> re.Match[str] | None:
-    """A match whose group 1 is the end of the first row: the first line end that is not quoted or escaped, or, where a
-    quote is not closed, the first of all; None if there is no line end."""
+    """Return a match whose group 1 is the end of the first row, or None if there is no line end.
+
+    It is the first line end that is not quoted or escaped or, if a quote is not closed, the first of all.
+    """
     quote, escape, end = re.escape(dialect.quote), re.escape(dialect.escape), r"(\r\n|\r|\n)"
     escaped = f"{escape}.|" if escape else ""
     quoted = f"{quote}(?:{escaped}[^{quote}{escape}]++)*+{quote}|" if quote else ""
@@ -121,7 +112,7 @@ def first_line_end(text: str, dialect: Dialect) -> re.Match[str] | None:
 
 
 def remembered(lines: Iterable[str], kept: list[str]) -> Iterator[str]:
-    """The same lines, each also appended to `kept`: a reader of rows asks for as many as the next row has."""
+    """Iterate over the same lines, and append each to `kept`: a reader of rows takes as many as the next row has."""
     for line in lines:
         kept.append(line)
         yield line
@@ -130,10 +121,10 @@ def remembered(lines: Iterable[str], kept: list[str]) -> Iterator[str]:
 def text_columns(
     header: Sequence[str], record: Record, lines: Iterator[str], config: DataConfig, dialect: Dialect
 ) -> list[tuple[str, int]]:
-    """The fields that hold the text, with the numbers of their columns from 0.
+    """Return the fields that hold the text, with the numbers of their columns from 0.
 
     Raises:
-        DataError: the header has no such field, or two; the message looks at the lines that follow in `lines`.
+        DataError: the header has no such field, or two; the message considers the lines that follow in `lines`.
     """
     if not config.csv_header:
         names = [str(number) for number in range(1, len(header) + 1)] if len(header) > 1 else [config.text_field]

@@ -1,7 +1,7 @@
-"""Decoding of a file into its text, from UTF-8 unless another encoding is asked for.
+"""Decoding of a file into its text, from UTF-8 unless another encoding is configured.
 
-Everything is read in pieces of bounded size, and what is no text is refused before it is decoded. Knows nothing of
-rows, documents, splits or tokens; every error names the file and the place in it.
+Everything is read in pieces of bounded size, and a file that is not text is refused before it is decoded. Every error
+names the file and the place in it.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from gptcli.errors import DataError
 
 REPLACEMENT = "\ufffd"
 MAX_NUL_SHARE = 0.001
-"""A file with more NUL bytes than this is no text, whatever its first bytes say; one alone is never too many."""
+"""A file with a larger share of NUL bytes is not text, whatever its first bytes are; a single one is always
+accepted."""
 
 
 @dataclass
 class Decoding:
-    """The encoding and the error handling of text files, and the number of bytes that were replaced.
+    """The encoding of text files, the treatment of bytes that cannot be decoded, and a count of replaced characters.
 
-    `errors` is for bytes that cannot be decoded: `strict` raises a DataError, `replace` puts U+FFFD in their place.
+    `errors` is "strict" to raise a DataError for bytes that cannot be decoded, or "replace" to decode them as U+FFFD.
     """
 
     errors: Literal["strict", "replace"] = "strict"
@@ -39,15 +40,15 @@ class Decoding:
 
     @classmethod
     def of(cls, config: DataConfig) -> Decoding:
-        """The decoding that a configuration sets."""
+        """Return the decoding that a configuration sets."""
         return cls(config.encoding_errors, config.encoding)
 
     def decoder(self) -> codecs.IncrementalDecoder:
-        """A decoder of one stream of bytes, whose replacements `decode` counts."""
+        """Return a decoder of one stream of bytes, whose replacements `decode` counts."""
         return codecs.getincrementaldecoder(self.encoding)("strict" if self.errors == "strict" else COUNTED)
 
     def decode(self, decoder: codecs.IncrementalDecoder, chunk: bytes, final: bool) -> str:
-        """Decode the next bytes of a stream; raises UnicodeDecodeError where `errors` is strict."""
+        """Decode the next bytes of a stream. Raises UnicodeDecodeError if `errors` is strict."""
         before = replacements.count
         text = decoder.decode(chunk, final)
         self.replaced += replacements.count - before
@@ -61,7 +62,8 @@ class Decoding:
         return text
 
     def without_surrogates(self, text: str) -> str:
-        """`text` with U+FFFD for each half of a surrogate pair; raises UnicodeEncodeError where `errors` is strict."""
+        """Return `text` with U+FFFD for each half of a surrogate pair. Raises UnicodeEncodeError if `errors` is
+        strict."""
         try:
             text.encode()
         except UnicodeEncodeError:
@@ -84,7 +86,7 @@ COUNTED = "gptcli.replace"
 
 
 def replace_counted(error: UnicodeError) -> tuple[str, int]:
-    """The error handler `replace` of Python, which counts what it replaces."""
+    """Replace and count, as an error handler of codecs."""
     if not isinstance(error, UnicodeDecodeError):
         raise error
     replacements.count += 1
@@ -95,13 +97,13 @@ codecs.register_error(COUNTED, replace_counted)
 
 
 def read_text(path: Path, name: str, decoding: Decoding, start: int = 0, stop: int | None = None) -> Iterator[str]:
-    """The text of a file in chunks, without its byte order mark; line ends stay as they are.
+    """Iterate over the text of a file in chunks, without its byte order mark; line ends are not changed.
 
-    With `stop` only bytes start..stop-1, which begin and end with a character.
+    With `stop` only bytes start..stop-1 are read, which begin and end with a character.
 
     Raises:
-        DataError: it is no text; or a byte is none of the encoding (the message says which, counted from 0, after
-            decompression).
+        DataError: it is not text, or a byte is not valid in the encoding (the message gives its place, counted from 0,
+            after decompression).
     """
     decoder = decoding.decoder()
     is_narrow = not is_wide(decoding.encoding)
@@ -121,7 +123,7 @@ def read_text(path: Path, name: str, decoding: Decoding, start: int = 0, stop: i
     if text := decode(decoding, decoder, b"", True, offset, name):
         yield text
     if nul_bytes > max(1, MAX_NUL_SHARE * (offset - start)):
-        what = f"no text: {nul_bytes:,} of its {offset - start:,} bytes are NUL"
+        what = f"not text: {nul_bytes:,} of its {offset - start:,} bytes are NUL"
         raise not_text(name, FileType(what, STRIP), is_compressed(path))
     if utf8.is_certain:
         raise DataError(
@@ -131,7 +133,8 @@ def read_text(path: Path, name: str, decoding: Decoding, start: int = 0, stop: i
 
 
 class Utf8Check:
-    """Whether bytes that come in chunks are UTF-8 with characters that are not ASCII, as only UTF-8 happens to be."""
+    """A check whether bytes that come in chunks are UTF-8 with characters beyond ASCII, which no other encoding
+    produces by chance."""
 
     def __init__(self, is_wanted: bool) -> None:
         self.is_utf8, self.is_ascii = is_wanted, True
@@ -139,10 +142,11 @@ class Utf8Check:
 
     @property
     def is_certain(self) -> bool:
+        """Whether all the bytes are UTF-8, and some of them are not ASCII."""
         return self.is_utf8 and not self.is_ascii and not self.decoder.getstate()[0]
 
     def add(self, chunk: bytes) -> None:
-        """Look at the next bytes."""
+        """Check the next bytes."""
         if self.is_utf8:
             try:
                 is_ascii = self.decoder.decode(chunk).isascii()
@@ -154,7 +158,11 @@ class Utf8Check:
 def decode(
     decoding: Decoding, decoder: codecs.IncrementalDecoder, chunk: bytes, final: bool, offset: int, name: str
 ) -> str:
-    """Decode `chunk`, which starts at byte `offset`; bytes of a character begun before are held by the decoder."""
+    """Decode `chunk`, which starts at byte `offset`; the decoder holds bytes of a character that began before.
+
+    Raises:
+        DataError: a byte is not valid in the encoding, or its byte order mark is missing.
+    """
     held, _ = decoder.getstate()
     try:
         return decoding.decode(decoder, chunk, final)
@@ -165,24 +173,26 @@ def decode(
         if (offset == len(held) and is_unordered) or not isinstance(error, UnicodeDecodeError):
             raise DataError(
                 f"{name} has no byte order mark of {decoding.encoding.upper()}",
-                f"name the order with --set data.encoding={decoding.encoding}-le or {decoding.encoding}-be",
+                f"name the byte order with --set data.encoding={decoding.encoding}-le or {decoding.encoding}-be",
             ) from error
         place = offset - len(held) + error.start
         message = f"{name} is not {decoding.encoding.upper()} at byte {place:,}"
         if decoding.encoding != "utf-8":
             raise DataError(message, "check data.encoding, or leave it out") from error
         sample = (held + chunk)[max(0, error.start - SAMPLE_BYTES // 2) :][:SAMPLE_BYTES]
-        more, remedy = probably(sample, name)
+        more, remedy = probable_type(sample, name)
         raise DataError(f"{message}, {more}", remedy) from error
 
 
-def probably(sample: bytes, name: str) -> tuple[str, str]:
-    """The probable type of a file that is not UTF-8, by the bytes around the first one that cannot be decoded, in
-    words, and a remedy."""
+def probable_type(sample: bytes, name: str) -> tuple[str, str]:
+    """Return the probable type of a file that is not UTF-8, as a clause, and a remedy.
+
+    The type is recognised by the bytes around the first one that cannot be decoded.
+    """
     if is_damaged_utf8(sample):
         replace = "put U+FFFD in place of such bytes with --set data.encoding_errors=replace"
         return "and UTF-8 elsewhere", f"restore the file, or {replace}"
     kind = BY_ENDING.get(PurePath(name).suffix.lower()) or probable_encoding(sample)
     if kind is None:
-        return "and no text in another encoding that is recognised", "if it is text, name it: --set data.encoding=NAME"
+        return "and in no encoding that is recognised", "if it is text, name its encoding with --set data.encoding=NAME"
     return f"and probably {kind.what}", not_text(name, kind).remedy

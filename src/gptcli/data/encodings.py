@@ -1,4 +1,4 @@
-"""Character encodings: which ones a corpus may name, and which one a text that is not UTF-8 is probably in."""
+"""Character encodings: those that a corpus may name, and the probable encoding of a text that is not UTF-8."""
 
 from __future__ import annotations
 
@@ -34,17 +34,18 @@ LIKELY = {
         *UTF16,
     )
 }
-"""The encodings that are suggested, by Python's names; of several that decode a sample alike the first is."""
+"""The encodings that are suggested, by Python's names; of several that decode a sample alike, the first is
+suggested."""
 LATIN = ("cp1252", "cp1250", "cp1254", "cp437")
 """Those of LIKELY for languages in Latin letters, most of which are ASCII."""
 LONG_RUN = 3
-"""So many bytes in a row above 0x7F make a word or a part of one, in other letters than Latin ones."""
+"""Number of adjacent bytes above 0x7F that make a word or a part of one, in other letters than Latin ones."""
 MIN_HIRAGANA_SHARE = 0.2
 """Every Japanese text has more hiragana than this among its characters outside ASCII, and no other text has any."""
 
 
 def text_encoding(name: str) -> str:
-    """Python's name of an encoding of text that can be decoded in pieces.
+    """Return Python's name of an encoding of text that can be decoded in pieces.
 
     Raises:
         ValueError: there is none of that name.
@@ -53,14 +54,14 @@ def text_encoding(name: str) -> str:
         found = codecs.lookup(name)
         "".encode(found.name)
     except (LookupError, ValueError) as error:
-        raise ValueError(f"{name!r} is no encoding of text in Python; name one such as utf-8, cp1252 or gbk") from error
+        raise ValueError(f"{name!r} is not a text encoding of Python; use one such as utf-8, cp1252 or gbk") from error
     if found.incrementaldecoder is None or found.name in ("idna", "punycode", "unicode_escape", "raw_unicode_escape"):
-        raise ValueError(f"{name!r} is no encoding of text files; name one such as utf-8, cp1252 or gbk")
+        raise ValueError(f"{name!r} is not an encoding of text files; use one such as utf-8, cp1252 or gbk")
     return found.name
 
 
 def probable_encoding(sample: bytes) -> FileType | None:
-    """The encoding that a text which is not UTF-8 is probably in, where one is probable; it is a guess."""
+    """Return the encoding that a text which is not UTF-8 probably has, or None; it is a guess."""
     from charset_normalizer import from_bytes
 
     for encoding in ("cp932", "euc_jp"):
@@ -79,29 +80,29 @@ def probable_encoding(sample: bytes) -> FileType | None:
 
 
 def is_latin(sample: bytes) -> bool:
-    """Whether most bytes above 0x7F stand alone or in pairs, among ASCII, as accented letters and quotes do.
+    r"""Return whether most bytes above 0x7F stand alone or in pairs among ASCII, as accented letters and quotes do.
 
-    Where they are few, a detector knows too little of them to tell "caf\\xe9" from a word that ends in Cyrillic.
+    If they are few, a detector cannot distinguish "caf\xe9" from a word that ends in Cyrillic.
     """
     runs = [len(run) for run in re.findall(rb"[\x80-\xff]+", sample)]
     return 2 * sum(run for run in runs if run >= LONG_RUN) < sum(runs)
 
 
 def is_japanese(sample: bytes, encoding: str) -> bool:
-    """Whether `sample` is Japanese in `encoding`, going by its hiragana: short sentences pass for Korean or Chinese
-    too."""
+    """Return whether `sample` is Japanese in `encoding`, by its hiragana: short sentences also resemble Korean or
+    Chinese."""
     text = decoded(sample, encoding) or ""
     others = sum(character > "\x7f" for character in text)
     return sum("\u3041" <= character <= "\u309f" for character in text) > MIN_HIRAGANA_SHARE * others
 
 
 def python_name(match: CharsetMatch) -> str:
-    """The name of an encoding in LIKELY: charset_normalizer writes all with underscores."""
+    """Return the name of an encoding in LIKELY: charset_normalizer writes all names with underscores."""
     return match.encoding if match.encoding in LIKELY else match.encoding.replace("_", "-")
 
 
 def decoded(sample: bytes, encoding: str) -> str | None:
-    """`sample` as text, without the character that its end may have cut; None where it has errors."""
+    """Return `sample` as text, without a character that its end may have cut; None if it has errors."""
     try:
         return codecs.getincrementaldecoder(encoding)().decode(sample)
     except UnicodeDecodeError:
@@ -109,7 +110,7 @@ def decoded(sample: bytes, encoding: str) -> str | None:
 
 
 def is_damaged_utf8(sample: bytes) -> bool:
-    """Whether `sample` is UTF-8 but for few bytes, going by the characters of several bytes that it holds."""
+    """Return whether `sample` is UTF-8 except for few bytes, by the characters of several bytes that it holds."""
     text = sample.decode(errors="replace")
     errors = text.count("\ufffd") - sample.count("\ufffd".encode())
     others = sum(character > "\x7f" for character in text) - text.count("\ufffd")

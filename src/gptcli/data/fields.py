@@ -1,9 +1,9 @@
-"""The fields of a row that hold its text, and their content, whatever the file format."""
+"""The fields of a row that hold its text, whatever the file format."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from gptcli.data.conversations import conversation_fields
 from gptcli.errors import DataError
@@ -11,15 +11,26 @@ from gptcli.errors import DataError
 DEFAULT_FIELD = "text"
 
 
+class RowPlace(NamedTuple):
+    """Row `number` of a file, not counting a header, which begins on line `line`."""
+
+    number: int
+    line: int
+    name: str
+
+    def __str__(self) -> str:
+        return f"row {self.number} of {self.name} (line {self.line})"
+
+
 def text_fields(text_field: str, names: Collection[str]) -> tuple[str, ...]:
-    """The fields of a row that hold its text; an empty tuple where it has none."""
+    """Return the fields of a row that hold its text; an empty tuple if it has none."""
     if text_field in names:
         return (text_field,)
     return conversation_fields(names) if text_field == DEFAULT_FIELD else ()
 
 
 def missing_field(place: object, text_field: str, fields: Iterable[str], likely: str = "...") -> DataError:
-    """The error of a row without a text; `likely` is the field that may be meant, as a shell takes it."""
+    """Return the error for a row without a text; `likely` is the field that may be meant, quoted for a shell."""
     return DataError(
         f"{place} has no field {text_field!r}; its fields are {', '.join(map(str, fields))}",
         f"name the one that holds the text with --set data.text_field={likely}",
@@ -27,7 +38,7 @@ def missing_field(place: object, text_field: str, fields: Iterable[str], likely:
 
 
 class RepeatedKeys(dict[str, Any]):
-    """An object in which some keys occur more than once; of these it holds the last values."""
+    """An object in which some keys occur more than once; it holds their last values."""
 
     def __init__(self, pairs: Iterable[tuple[str, Any]], repeated: Collection[str]) -> None:
         super().__init__(pairs)
@@ -41,7 +52,7 @@ def refuse_repeated(place: object, value: Any, fields: Collection[str]) -> None:
 
 
 def no_text(place: object, field: str, value: Any) -> DataError:
-    """The error of a field whose value is neither a text nor a conversation."""
+    """Return the error for a field whose value is neither a text nor a conversation."""
     return DataError(
         f"field {field!r} of {place} holds {described(value)}, not a text",
         "write a text there, or name another field with --set data.text_field=...",
@@ -49,7 +60,7 @@ def no_text(place: object, field: str, value: Any) -> DataError:
 
 
 def described(value: Any) -> str:
-    """The kind of a value, in words."""
+    """Return the kind of a value, in words."""
     if isinstance(value, bool):
         return "true or false"
     if isinstance(value, int | float):

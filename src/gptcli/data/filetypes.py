@@ -1,7 +1,7 @@
-"""Recognises files that are no text by their first bytes, and names the command that makes text of them.
+"""Recognition of files that are not text by their first bytes, and the commands that convert them to text.
 
-`gptcli` reads text in a known encoding. Anything else that were decoded as text would be trained on as noise, so it is
-refused before it is decoded. Opens no file: what it is given is the beginning of a file's content.
+`gptcli` reads text in a known encoding. Anything else would be trained on as noise if it were decoded as text, so it is
+refused before it is decoded. No file is opened here: the functions get the beginning of a file's content.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ HEAD_BYTES = 1 << 13
 """Bytes at the beginning of a file by which its type is recognised."""
 MAX_CONTROL_SHARE = 0.01
 MIN_CONTROLS = 4
-"""More control characters than both, in the first HEAD_BYTES bytes, and a file is no text."""
+"""A file with more control characters than both limits, in its first HEAD_BYTES bytes, is not text."""
 CONTROLS = bytes(byte for byte in (*range(32), 127) if byte not in b"\b\t\n\v\f\r\x1b")
-"""ASCII control characters that no text needs. Backspace and escape are left out, which terminals record."""
+"""ASCII control characters that no text needs. Backspace and escape are not among them, since terminals record them."""
 
 
 PUNCTUATION = "、。，"
 MIN_PLAIN_SHARE = 0.01
-"""Every text has so much ASCII or CJK punctuation, and what is decoded in the wrong byte order has not."""
+"""Least share of ASCII or CJK punctuation in a text; text decoded in the wrong byte order has less."""
 
 
 class FileType(NamedTuple):
     """The type of a file, in words, and the shell command that converts it to text.
 
     In the command `{file}` stands for the file, `{text}` for a new text file and `{folder}` for a new folder.
-    `encoding` is Python's name of the encoding where the file is text, in one that was not asked for.
+    `encoding` is Python's name of the encoding if the file is text, but not in the expected encoding.
     """
 
     what: str
@@ -40,29 +40,36 @@ class FileType(NamedTuple):
 
 
 def not_text(name: str, kind: FileType, is_packed: bool = False) -> DataError:
-    """The error for a file that is no text in the encoding asked for; its remedy is a command that can be typed.
+    """Return the error for a file that is not text in the expected encoding; its remedy is a command that can be typed.
 
     Args:
-        is_packed: `kind` is what the file holds once it is decompressed, or taken out of an archive.
+        name: the file that the error names.
+        kind: the type of the file.
+        is_packed: whether `kind` is the type of the file's content, after it is decompressed or extracted from an
+            archive.
     """
     if kind.command == STRIP:
         kind = BY_ENDING.get(PurePath(name).suffix.lower(), kind)
     message = f"{name} is {kind.what}"
     if not kind.command:
         return DataError(message, "name a text file instead")
+    unpack = "unpack it, and " * is_packed + "save it as a file, and " * (name == "-")
+    key = f"add --set data.encoding={kind.encoding}, or " * bool(kind.encoding)
+    return DataError(message, f"{key}{unpack}convert it to text: {conversion(name, kind, is_packed)}")
+
+
+def conversion(name: str, kind: FileType, is_packed: bool = False) -> str:
+    """Return the shell command that converts a file to text."""
     path = PurePath("FILE" if name == "-" else name)
     if is_packed:
         path = path.with_suffix("") if path.suffix in (".gz", ".bz2", ".xz", ".lzma", ".zst") else PurePath(path.name)
     stem = str(path.with_suffix("")) if path.suffix else f"{path}-text"
     text = f"{stem}-text.txt" if path.suffix.lower() == ".txt" else f"{stem}.txt"
-    command = kind.command.format(file=shell_word(str(path)), text=shell_word(text), folder=shell_word(stem))
-    unpack = "unpack it, and " * is_packed + "save it as a file, and " * (name == "-")
-    key = f"add --set data.encoding={kind.encoding}, or " * bool(kind.encoding)
-    return DataError(message, f"{key}{unpack}make text of it: {command}")
+    return kind.command.format(file=shell_word(str(path)), text=shell_word(text), folder=shell_word(stem))
 
 
 def reencoding(encoding: str, iconv_name: str, what: str = "") -> FileType:
-    """The file type of text in another encoding than UTF-8."""
+    """Return the file type of text in another encoding than UTF-8."""
     return FileType(what or f"text in {iconv_name}", f"iconv -f {iconv_name} -t UTF-8 {{file}} > {{text}}", encoding)
 
 
@@ -78,7 +85,7 @@ BYTE_ORDER_MARKS = {
     codecs.BOM_UTF16_LE: reencoding("utf-16", "UTF-16"),
     codecs.BOM_UTF16_BE: reencoding("utf-16", "UTF-16"),
 }
-"""UTF-32 comes first: its little-endian mark begins with that of UTF-16."""
+"""Byte order marks. UTF-32 comes first: its little-endian mark begins with that of UTF-16."""
 UTF16 = (reencoding("utf-16-le", "UTF-16LE"), reencoding("utf-16-be", "UTF-16BE"))
 UTF32 = (reencoding("utf-32-le", "UTF-32LE"), reencoding("utf-32-be", "UTF-32BE"))
 
@@ -146,7 +153,7 @@ SIGNATURES: dict[bytes, FileType] = {
 } | {b"\x80" + bytes([version]): FileType("a Python pickle") for version in range(2, 6)}
 
 BY_ENDING = {".br": FileType("compressed by brotli", "brotli -dc {file} > {text}")}
-"""File types without a signature, by the endings of files that turn out to be no text."""
+"""File types without a signature, by the endings of files that turn out not to be text."""
 
 UNMISTAKABLE = (b"%PDF-", b"{\\rtf1", b"%!PS-Adobe-", b"version https://git-lfs.github.com/spec/")
 """Printable signatures with which no text begins. A text may begin with any other, but then has no NUL byte."""
@@ -161,15 +168,15 @@ NESTED_SIGNATURES: tuple[tuple[bytes, int, bytes, FileType], ...] = (
     (b"BM", 6, b"\0\0\0\0", FileType("a BMP image", OCR)),
     (b"", 5, b'\0\0\0{"', FileType("a safetensors file")),
 )
-"""(prefix, offset, bytes there, file type): what two signatures decide together, in a file that has NUL bytes."""
+"""(prefix, offset, bytes there, file type): types that two signatures decide together, in a file that has NUL bytes."""
 
 
 def file_type(head: bytes, encoding: str = "utf-8") -> FileType | None:
-    """The type of a file that begins with `head`; None if it is text in `encoding`.
+    """Return the type of a file that begins with `head`; None if it is text in `encoding`.
 
     Args:
-        head: its first bytes, HEAD_BYTES of them if it has so many.
-        encoding: the encoding in which it is to be read, a name of Python's.
+        head: its first HEAD_BYTES bytes, or all if it has fewer.
+        encoding: the expected encoding, by Python's name.
     """
     wide = is_wide(encoding)
     found = None if wide else next((kind for mark, kind in BYTE_ORDER_MARKS.items() if head.startswith(mark)), None)
@@ -180,12 +187,12 @@ def file_type(head: bytes, encoding: str = "utf-8") -> FileType | None:
 
 
 def is_wide(encoding: str) -> bool:
-    """Whether an encoding writes every character in two bytes or more, so that NUL bytes are part of text."""
+    """Return whether an encoding writes every character in two bytes or more, so that NUL bytes are part of text."""
     return encoding.startswith(("utf-16", "utf-32"))
 
 
 def signature(head: bytes) -> FileType | None:
-    """The file type whose signature `head` begins with."""
+    """Return the file type whose signature `head` begins with."""
     has_nul = 0 in head
     for length in LENGTHS:
         mark = head[:length]
@@ -205,12 +212,13 @@ LENGTHS = sorted({len(mark) for mark in SIGNATURES}, reverse=True)
 
 
 def is_bzip2(head: bytes) -> bool:
-    """Whether a file that begins with "BZh", which a text may do too, is one of bzip2: a block follows, or the end."""
+    """Return whether a file that begins with "BZh", as a text may too, is compressed by bzip2: a block follows, or the
+    end."""
     return head[3:4].isdigit() and head[4:10] in (b"1AY&SY", b"\x17rE8P\x90")
 
 
 def without_mark(head: bytes) -> FileType | None:
-    """UTF-16 or UTF-32 without a byte order mark, if a file that has NUL bytes is text in one of them."""
+    """Return UTF-16 or UTF-32 without a byte order mark, if a file that has NUL bytes is text in one of them."""
     if is_text(head, "utf-8") and len(head) - len(head.translate(None, CONTROLS)) < len(head) // 10:
         return None
     for kinds in (UTF32, UTF16):  # nothing but UTF-32 can be decoded as such, and it can be decoded as UTF-16 too
@@ -221,7 +229,8 @@ def without_mark(head: bytes) -> FileType | None:
 
 
 def plain_share(content: bytes, encoding: str) -> float:
-    """The share of printable ASCII, line ends and common punctuation in `content`; 0 if it is no text in `encoding`."""
+    """Return the share of printable ASCII, line ends and common punctuation in `content`; 0 if it is not text in
+    `encoding`."""
     if not is_text(content, encoding):
         return 0.0
     text = content.decode(encoding, errors="ignore")
@@ -233,7 +242,7 @@ def plain_share(content: bytes, encoding: str) -> float:
 
 
 def is_text(content: bytes, encoding: str) -> bool:
-    """Whether `content`, which may end within a character, has no errors in `encoding`."""
+    """Return whether `content`, which may end within a character, has no errors in `encoding`."""
     try:
         codecs.getincrementaldecoder(encoding)().decode(content)
     except UnicodeDecodeError:
@@ -242,8 +251,8 @@ def is_text(content: bytes, encoding: str) -> bool:
 
 
 def control_characters(head: bytes) -> FileType | None:
-    """A file of unknown type that has more control characters than a text has."""
+    """Return the type of a file that has more control characters than a text has, or None."""
     count = len(head) - len(head.translate(None, CONTROLS))
     if count < MIN_CONTROLS or count <= MAX_CONTROL_SHARE * len(head):
         return None
-    return FileType(f"no text: {count:,} of its first {len(head):,} bytes are control characters", STRIP)
+    return FileType(f"not text: {count:,} of its first {len(head):,} bytes are control characters", STRIP)

@@ -1,8 +1,8 @@
-"""The files of a folder: which are read, and which are left out and why.
+"""The files of a folder: those that are read, and those that are left out and why.
 
-A folder is gone through in the order of names, so that what is found does not depend on the file system. Linked folders
-are followed, each folder once. Only regular files are named: opening a pipe or a device could wait for ever. Opens no
-file but the lists of archives.
+A folder is walked in the order of names, so that the result does not depend on the file system. Linked folders are
+followed, each folder once. Only regular files are listed: opening a pipe or a device could wait forever. Only the lists
+of archives are opened here.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ ENDINGS = """
     .rb .pl .php .lua .r .jl .hs .ml .clj .ex .erl .lisp .el .f90 .m .cs .vb .zig .nim .srt .vtt
     """
 TEXT_ENDINGS = frozenset(ENDINGS.split())
-"""Endings of files that are read beside those of rows and files without an ending. A file that the user names, or that
-`data.include` matches, may have any."""
+"""Endings of files that are read, along with those of rows and files without an ending. A file that the user names, or
+that `data.include` matches, may have any."""
 ARCHIVE_ENDING = ".zip"
 UNMATCHED = "not matched by the glob"
 
@@ -45,24 +45,25 @@ class FileFilter:
     """The rules that select the files of a folder, by their paths relative to it.
 
     Patterns are those of .gitignore: one without a slash matches a name at any depth, one with a slash a path below the
-    folder, `**` any number of folders, and one that matches a folder matches what is in it.
+    folder, `**` any number of folders, and one that matches a folder matches everything in it.
     """
 
     def __init__(self, include: Sequence[str] = (), exclude: Sequence[str] = (), only: Sequence[str] = ()) -> None:
-        """`only` holds the pattern that the user named the files by: what it does not match is not even left out."""
+        """Compile the patterns. `only` holds the pattern by which the user named the files; others are not even left
+        out."""
         self.include, self.exclude, self.only = map(GitIgnoreSpec.from_lines, (include, exclude, only))
         dotted = [pattern for pattern in (*include, *only) if is_hidden(pattern)]
         self.hidden = GitIgnoreSpec.from_lines(dotted)
         """Patterns of hidden files: a hidden file is read only where one of these matches."""
 
     def refuses_folder(self, relative: str) -> str:
-        """The reason for which a folder is not entered; empty where it is."""
+        """Return the reason why a folder is not entered; empty if it is."""
         if is_hidden(relative) and not self.hidden.patterns:
             return HIDDEN
         return EXCLUDED if self.exclude.match_file(f"{relative}/") else ""
 
     def refuses(self, relative: str) -> str:
-        """The reason for which a file is not read; empty where it is."""
+        """Return the reason why a file is not read; empty if it is."""
         if self.only.patterns and not self.only.match_file(relative):
             return UNMATCHED
         if is_hidden(relative) and not self.hidden.match_file(relative):
@@ -76,18 +77,18 @@ class FileFilter:
 
 
 def is_hidden(relative: str) -> bool:
-    """Whether a path, or a pattern, has a part that begins with a dot."""
+    """Return whether a path, or a pattern, has a part that begins with a dot."""
     return any(part.startswith(".") and part.strip(".") for part in relative.split("/"))
 
 
 def has_text_ending(path: Path) -> bool:
-    """Whether the ending of a file, below its compression, is one of text or rows, a number, or missing."""
+    """Return whether the ending of a file, below its compression, is one of text or rows, a number, or missing."""
     ending = format_of(path)
     return ending in TEXT_ENDINGS or not ending or ending[1:].isdigit() or has_row_ending(path)
 
 
 def walk_folder(folder: Path, rules: FileFilter) -> Walk:
-    """The files under a folder that the rules let through: of each folder first its files and then its subfolders.
+    """Return the files under a folder that the rules select: of each folder first its files and then its subfolders.
 
     Raises:
         StorageError: the folder itself cannot be read.
@@ -96,26 +97,29 @@ def walk_folder(folder: Path, rules: FileFilter) -> Walk:
         pass
     walk = Walk([], [])
     entered = {identity(folder): str(folder)}
-    for place, subfolders, names in os.walk(folder, onerror=lambda error: unreadable(error, walk), followlinks=True):
+    for place, subfolders, names in os.walk(
+        folder, onerror=lambda error: add_unreadable(error, walk), followlinks=True
+    ):
         parent = Path(place)
         subfolders[:] = [name for name in sorted(subfolders) if enters(parent / name, folder, rules, entered, walk)]
         for name in sorted(names):
-            look_at_file(parent / name, folder, rules, walk)
+            add_file(parent / name, folder, rules, walk)
     return walk
 
 
-def unreadable(error: OSError, walk: Walk) -> None:
+def add_unreadable(error: OSError, walk: Walk) -> None:
+    """Add a folder that cannot be read to those left out."""
     walk.left_out.append(LeftOut(f"{error.filename}/", error.strerror or str(error)))
 
 
 def identity(folder: Path) -> tuple[int, int]:
-    """The device and the inode of a folder, which are the same for all paths of it."""
+    """Return the device and the inode of a folder, which are the same for all paths of it."""
     status = folder.stat()
     return status.st_dev, status.st_ino
 
 
 def enters(folder: Path, root: Path, rules: FileFilter, entered: dict[tuple[int, int], str], walk: Walk) -> bool:
-    """Whether a subfolder is gone through; otherwise it is left out."""
+    """Return whether a subfolder is walked; otherwise add it to those left out."""
     reason = rules.refuses_folder(folder.relative_to(root).as_posix())
     if not reason:
         try:
@@ -132,8 +136,8 @@ def enters(folder: Path, root: Path, rules: FileFilter, entered: dict[tuple[int,
     return not reason
 
 
-def look_at_file(path: Path, root: Path, rules: FileFilter, walk: Walk) -> None:
-    """Add a file of the folder `root`, or the files of an archive, to what is read or to what is left out."""
+def add_file(path: Path, root: Path, rules: FileFilter, walk: Walk) -> None:
+    """Add a file of the folder `root`, or the files of an archive, to those to be read or to those left out."""
     relative = path.relative_to(root).as_posix()
     reason = irregular(path)
     if not reason and format_of(path) == ARCHIVE_ENDING and is_archive(path):
@@ -151,7 +155,7 @@ def look_at_file(path: Path, root: Path, rules: FileFilter, walk: Walk) -> None:
 
 
 def irregular(path: Path) -> str:
-    """The reason why a path is not a file that can be read; empty where it is one."""
+    """Return the reason why a path is not a file that can be read; empty if it is one."""
     try:
         if path.is_file():
             return ""
@@ -161,7 +165,7 @@ def irregular(path: Path) -> str:
 
 
 def add_members(path: Path, prefix: str, rules: FileFilter, walk: Walk) -> None:
-    """Add the files of an archive, which the rules know by `prefix` and their names in it."""
+    """Add the files of an archive, whose names for the rules are `prefix` and their names in it."""
     try:
         found = members(path, str(path))
     except GptcliError as error:
@@ -176,10 +180,10 @@ def add_members(path: Path, prefix: str, rules: FileFilter, walk: Walk) -> None:
 
 
 def walk_archive(path: Path, rules: FileFilter) -> Walk:
-    """The files of an archive that the rules let through, by their names in it.
+    """Return the files of an archive that the rules select, by their names in it.
 
     Raises:
-        DataError: it is damaged, or no archive of files.
+        DataError: it is damaged, or not an archive of files.
     """
     members(path, str(path))
     walk = Walk([], [])
@@ -188,9 +192,9 @@ def walk_archive(path: Path, rules: FileFilter) -> Walk:
 
 
 def walk_glob(pattern: str, include: Sequence[str], exclude: Sequence[str]) -> Walk:
-    """The files that a glob matches, and those of the folders that it matches, in order.
+    """Return the files that a glob matches, and those of the folders that it matches, in order.
 
-    `**` is looked for by `walk_folder`, since the standard library's follows links in circles.
+    `**` is expanded by `walk_folder`, since the standard library's follows links in circles.
     """
     parts = Path(pattern).parts
     fixed = next(place for place, part in enumerate(parts) if glob.has_magic(part))
@@ -205,5 +209,5 @@ def walk_glob(pattern: str, include: Sequence[str], exclude: Sequence[str]) -> W
             walk.files.extend(below.files)
             walk.left_out.extend(below.left_out)
         else:
-            look_at_file(match, root, rules, walk)
+            add_file(match, root, rules, walk)
     return walk

@@ -1,6 +1,6 @@
 """The rows of JSON files: an object on each line, or objects of any layout, alone or in an array.
 
-Only one row is held at a time, and its content is not looked at; every error names the file and the place.
+Only one row is held at a time. Every error names the file and the place.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gptcli.data.fields import RepeatedKeys, described
+from gptcli.data.fields import RepeatedKeys, RowPlace, described
 from gptcli.errors import DataError
 from gptcli.storage import open_regular
 
 MAX_ROW_CHARACTERS = 1 << 30
 BLANKS = " \t\r\n"
-BLANK = re.compile(f"[{BLANKS}]*")
+NOT_BLANK = re.compile(f"[^{BLANKS}]")
 LONGEST_PART = 16
 """More characters than any of JSON's words and escapes has: an error nearer to the end of an incomplete text may be
-caused by what is missing."""
+caused by the missing part."""
 UNTERMINATED = "Unterminated string"
 CORRECT = "correct it, or remove it"
 AS_TEXT = "if it is plain text, add --set data.format=text"
@@ -28,8 +28,8 @@ ANY_LAYOUT = "for objects over several lines and arrays of objects, add --set da
 
 
 class Line(NamedTuple):
-    """Line `number` of what begins at byte `start` of a file, in the words of an error: only then are the lines before
-    it counted."""
+    """Line `number` of a stretch that begins at byte `start` of a file. The lines before it are counted only for an
+    error."""
 
     number: int
     path: Path
@@ -46,18 +46,8 @@ class Line(NamedTuple):
         return f"line {before + self.number} of {self.name}"
 
 
-class ValuePlace(NamedTuple):
-    """Object `number` of a file, which begins on line `line`."""
-
-    number: int
-    line: int
-    name: str
-
-    def __str__(self) -> str:
-        return f"row {self.number} of {self.name} (line {self.line})"
-
-
 def as_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object, which remembers the keys that occur more than once."""
     found = dict(pairs)
     if len(found) == len(pairs):
         return found
@@ -69,14 +59,18 @@ raw_decode = json.JSONDecoder(object_pairs_hook=as_object).raw_decode
 
 
 def split_lines(chunks: Iterable[str], name: str, end: str = "\n") -> Iterator[str]:
-    """Lines with their `end`, one character, and nothing else taken for a line end, as JSON lines and csv want it."""
+    """Iterate over lines with their `end`, one character; no other character ends a line, as JSON lines and csv
+    require."""
     held, characters = [], 0
     for chunk in chunks:
         first, *lines = chunk.split(end)
         held.append(first)
         characters += len(first)
         if characters > MAX_ROW_CHARACTERS:
-            raise DataError(f"{name} has a row of more than {MAX_ROW_CHARACTERS:,} characters", "is it a text file?")
+            raise DataError(
+                f"{name} has a row of more than {MAX_ROW_CHARACTERS:,} characters",
+                "check that it holds rows; if it is plain text, add --set data.format=text",
+            )
         if lines:
             last = lines.pop()
             yield "".join(held) + end
@@ -90,7 +84,7 @@ def split_lines(chunks: Iterable[str], name: str, end: str = "\n") -> Iterator[s
 def json_lines(
     lines: Iterable[str], name: str, path: Path = Path(), start: int = 0
 ) -> Iterator[tuple[object, dict[str, Any]]]:
-    """The objects of a file that has one on each line, with their places; blank lines are skipped.
+    """Iterate over the objects of a file that has one on each line, with their places; blank lines are skipped.
 
     `lines` are those from byte `start` of the file `path` on, which is read to name a place that is not counted from
     the beginning of the file.
@@ -103,7 +97,7 @@ def json_lines(
         try:
             row, end = raw_decode(line)
         except (ValueError, RecursionError):
-            line = line.strip(BLANKS).removeprefix("\ufeff")  # which begins each of several files made into one
+            line = line.strip(BLANKS).removeprefix("\ufeff")  # each of several concatenated files begins with it
             if not line.strip():
                 continue
             row, end = decode_line(line, place)
@@ -115,37 +109,41 @@ def json_lines(
 
 
 def decode_line(line: str, place: object) -> tuple[Any, int]:
-    """The value at the beginning of a line and where it ends; an error says what is wrong with the line."""
+    """Return the value at the beginning of a line and where it ends.
+
+    Raises:
+        DataError: the line is not JSON; the message says why.
+    """
     try:
         return raw_decode(line)
     except json.JSONDecodeError as error:
         if error.pos >= len(line):
-            raise DataError(f"{place} ends within a JSON value: {said(error, line)}", ANY_LAYOUT) from error
+            raise DataError(f"{place} ends within a JSON value: {decoder_message(error, line)}", ANY_LAYOUT) from error
         remedy = CORRECT if line.startswith(("{", "[")) else AS_TEXT
-        raise DataError(f"{place} is not JSON: {said(error, line)}", remedy) from error
+        raise DataError(f"{place} is not JSON: {decoder_message(error, line)}", remedy) from error
     except (ValueError, RecursionError) as error:
         raise unreadable(place, error) from error
 
 
 def may_go_on(error: json.JSONDecodeError, text: str) -> bool:
-    """Whether a decoder may have failed because the text ends, and not because of what is in it."""
+    """Return whether a decoder may have failed because the text ends, and not because of its content."""
     return error.msg.startswith(UNTERMINATED) or error.pos + LONGEST_PART >= len(text)
 
 
 def unreadable(place: object, error: Exception) -> DataError:
-    """The error of JSON that is larger than what Python's decoder takes."""
+    """Return the error for JSON that exceeds the limits of Python's decoder."""
     what = "is nested too deeply" if isinstance(error, RecursionError) else f"cannot be decoded: {error}"
     return DataError(f"{place} {what}", CORRECT)
 
 
-def said(error: json.JSONDecodeError, text: str) -> str:
-    """The message of a JSON decoder, with the characters that it refers to."""
+def decoder_message(error: json.JSONDecodeError, text: str) -> str:
+    """Return the message of a JSON decoder, with the characters that it refers to."""
     place = f" at {text[error.pos : error.pos + LONGEST_PART]!r}" if error.pos < len(text) else " at the end"
     return error.msg.removesuffix(" at").removesuffix(" starting") + place
 
 
 def no_object(place: object, value: Any) -> DataError:
-    """The error of a row that is another value."""
+    """Return the error for a row that is another value."""
     if isinstance(value, str):
         return DataError(
             f"{place} is a text, not a JSON object with fields",
@@ -156,7 +154,7 @@ def no_object(place: object, value: Any) -> DataError:
 
 
 def json_values(chunks: Iterator[str], name: str) -> Iterator[tuple[object, dict[str, Any]]]:
-    """The objects of a file in any layout, with their places: one after another, or in arrays.
+    """Iterate over the objects of a file in any layout, with their places: one after another, or in arrays.
 
     Raises:
         DataError: the file is not JSON, or holds values that are no objects.
@@ -180,7 +178,7 @@ def json_values(chunks: Iterator[str], name: str) -> Iterator[tuple[object, dict
 
 
 class JsonText:
-    """JSON that arrives in chunks, of which no more is held than the value at `position`."""
+    """JSON that comes in chunks, of which only the value at `position` is held."""
 
     def __init__(self, chunks: Iterator[str], name: str) -> None:
         self.chunks, self.name = chunks, name
@@ -190,23 +188,23 @@ class JsonText:
         """The number of the line that holds the character at `counted`."""
 
     def next_character(self) -> str:
-        """The next character that is not blank, to which `position` moves; "" at the end."""
-        while True:
-            self.position = BLANK.match(self.text, self.position).end()
-            if self.position < len(self.text):
-                return self.text[self.position]
+        """Return the next character that is not blank, and move `position` to it; return "" at the end."""
+        while (found := NOT_BLANK.search(self.text, self.position)) is None:
+            self.position = len(self.text)
             if not self.grow():
                 return ""
+        self.position = found.start()
+        return found[0]
 
     def next_object(self) -> tuple[object, dict[str, Any]]:
-        """The object at `position` and its place."""
+        """Return the object at `position` and its place."""
         place = self.place()
         while True:
             try:
                 value, end = raw_decode(self.text, self.position)
                 break
             except json.JSONDecodeError as error:
-                what = said(error, self.text)
+                what = decoder_message(error, self.text)
                 if not may_go_on(error, self.text) or not self.grow():
                     raise self.fault(what) from error
             except (ValueError, RecursionError) as error:
@@ -216,18 +214,20 @@ class JsonText:
         self.position = end
         return place, value
 
-    def place(self) -> ValuePlace:
+    def place(self) -> RowPlace:
+        """Count an object, and return its place."""
         self.objects += 1
-        return ValuePlace(self.objects, self.line_at(self.position), self.name)
+        return RowPlace(self.objects, self.line_at(self.position), self.name)
 
     def line_at(self, position: int) -> int:
+        """Return the number of the line at a position."""
         self.lines += self.text.count("\n", self.counted, position)
         self.counted = position
         return self.lines
 
     def grow(self) -> bool:
-        """Read on, at least as much again as is held, so that a long value is not decoded too often; False at the end
-        of the file."""
+        """Read at least as many characters as are held, so that a long value is not decoded too often; return False at
+        the end of the file."""
         self.line_at(self.position)
         parts, held = [self.text[self.position :]], len(self.text) - self.position
         wanted = 2 * held
@@ -246,6 +246,7 @@ class JsonText:
         return is_longer
 
     def fault(self, what: str) -> DataError:
+        """Return the error for text that is not JSON."""
         return DataError(
             f"{self.name} is not JSON: {what}, in row {self.objects} (line {self.line_at(self.position)})",
             f"{CORRECT}; {AS_TEXT}",

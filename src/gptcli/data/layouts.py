@@ -1,7 +1,7 @@
-"""Directories as other programs lay them out: what `datasets` saved to disk, and data sets in the hub's cache.
+"""Directories in the layouts of other programs: data sets that `datasets` saved to disk or keeps in the hub's cache.
 
-Such a directory holds more than the text, and several splits: of these one is read, `train` unless the user names
-another, as in DIRECTORY@test. Knows which files to read, not how.
+Such a directory holds more than the text, and several splits, of which one is read: `train` unless the user names
+another, as in DIRECTORY@test.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from gptcli.storage import LARGE, read_regular, storage_errors
 
 DEFAULT_SPLIT = "train"
 STATE, SPLITS = "state.json", "dataset_dict.json"
-"""What `Dataset.save_to_disk` and `DatasetDict.save_to_disk` leave."""
+"""Files that `Dataset.save_to_disk` and `DatasetDict.save_to_disk` write."""
 
-Found = TypeVar("Found")
+Files = TypeVar("Files")
 
 
 def split_off(path: Path) -> tuple[Path, str | None]:
-    """DIRECTORY@SPLIT -> the two; anything else, also a path that exists with such a name, as it is."""
+    """Split DIRECTORY@SPLIT into the two; return anything else, also an existing path with such a name, with None."""
     directory, at, split = str(path).rpartition("@")
     if at and split and not path.exists() and Path(directory).is_dir():
         return Path(directory), split
@@ -32,10 +32,10 @@ def split_off(path: Path) -> tuple[Path, str | None]:
 
 
 def laid_out_files(path: Path, split: str | None, source: str) -> list[Path] | None:
-    """The files of the split, in order; none where the path is no directory of these layouts.
+    """Return the files of the split, in order; None if the path is no directory of these layouts.
 
     Raises:
-        DataError: there is no such split; or of several revisions in the hub's cache it is not clear which is meant.
+        DataError: there is no such split; or it is not clear which of several revisions in the hub's cache is meant.
     """
     if not path.is_dir():
         return None
@@ -54,7 +54,7 @@ def laid_out_files(path: Path, split: str | None, source: str) -> list[Path] | N
 
 
 def saved_files(directory: Path) -> list[Path]:
-    """The .arrow files of a saved data set: those that its state names, and no cached ones of other steps."""
+    """Return the .arrow files of a saved data set: those that its state names, without cached ones of other steps."""
     entries = listed(directory / STATE, "_data_files")
     names = [entry.get("filename") for entry in entries if isinstance(entry, dict)]
     files = [directory / Path(name).name for name in names if isinstance(name, str)]
@@ -66,6 +66,7 @@ def saved_files(directory: Path) -> list[Path]:
 
 
 def listed(path: Path, key: str) -> list[Any]:
+    """Return the list under a key of a JSON file."""
     with storage_errors(path, "read"):
         content = read_regular(path, LARGE)
     try:
@@ -73,12 +74,12 @@ def listed(path: Path, key: str) -> list[Any]:
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is damaged: {error!r}", "save the data set again") from error
     if not isinstance(found, list):
-        raise DataError(f"{path} is damaged: {key!r} is no list", "save the data set again")
+        raise DataError(f"{path} is damaged: {key!r} is not a list", "save the data set again")
     return found
 
 
 def revision(repository: Path) -> Path:
-    """The snapshot of a repository in the hub's cache: the main branch's, or the only one."""
+    """Return the snapshot of a repository in the hub's cache: the main branch's, or the only one."""
     snapshots = sorted(path for path in (repository / "snapshots").iterdir() if path.is_dir())
     main = repository / "refs" / "main"
     if main.is_file():
@@ -92,7 +93,7 @@ def revision(repository: Path) -> Path:
 
 
 def hub_files(snapshot: Path) -> dict[str, list[Path]]:
-    """The files of rows by split, as `datasets` tells splits apart by the files' names."""
+    """Return the files of rows by split, as `datasets` assigns files to splits by their names."""
     from datasets.data_files import DataFilesDict, EmptyDatasetError, get_data_patterns
 
     try:
@@ -109,8 +110,8 @@ def hub_files(snapshot: Path) -> dict[str, list[Path]]:
     return kept
 
 
-def choose(splits: Mapping[str, Found], split: str | None, source: str) -> Found:
-    """The split that was named, else `train`, else the only one; the others are told of."""
+def choose(splits: Mapping[str, Files], split: str | None, source: str) -> Files:
+    """Return the split that was named, else `train`, else the only one; a message lists the others."""
     names = ", ".join(splits)
     if split is None and DEFAULT_SPLIT not in splits and len(splits) == 1:
         return next(iter(splits.values()))

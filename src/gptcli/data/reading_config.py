@@ -1,4 +1,4 @@
-"""Settings of commands that only read texts: the keys of `data` that determine how, and no others."""
+"""Configuration of commands that only read texts: the keys of `data` that determine how, and no others."""
 
 from __future__ import annotations
 
@@ -11,25 +11,29 @@ from gptcli.errors import ConfigError
 
 
 def reading_settings(assignments: Sequence[str]) -> RawConfig:
-    """The values of `--set data.KEY=VALUE`.
+    """Return the values of `--set data.KEY=VALUE`.
 
     Raises:
-        ConfigError: an assignment is none, or its key does not say how texts are read.
+        ConfigError: an assignment is malformed, or its key does not affect how texts are read.
     """
     given = merge(*map(parse_assignment, assignments))
     for name in given.origins:
         section, _, key = name.partition(".")
         if section != "data" or (key not in READING_KEYS and key.split(".")[0] in DataConfig.model_fields):
             raise ConfigError(
-                f"--set {name} has no meaning here, where texts are only read",
-                f"the keys that have are {', '.join(f'data.{key}' for key in READING_KEYS)}",
+                f"--set {name} does not apply to a command that only reads texts",
+                f"use one of {', '.join(f'data.{key}' for key in READING_KEYS)}",
             )
     return given
 
 
 def reading_config(given: RawConfig, of_run: Mapping[str, Any], origin: str = "") -> DataConfig:
-    """The configuration for reading texts: as the user says (`given`), else as in `of_run`, the section `data` of a
-    run's configuration, which `origin` names.
+    """Return the configuration for reading texts.
+
+    Args:
+        given: the user's values, which take precedence.
+        of_run: the section `data` of a run's configuration.
+        origin: the name of that configuration in errors.
 
     Raises:
         ConfigError: a key is unknown, or a value is wrong.

@@ -1,4 +1,4 @@
-"""The format of a file where its ending does not settle it: the layout of JSON, and what arrives through a pipe.
+"""Recognition of a file's format where its ending does not decide it: the layout of JSON, and the content of a pipe.
 
 Only the beginning of a file is read here.
 """
@@ -23,7 +23,7 @@ FORMAT_NAMES: dict[Format, str] = {"jsonl": "JSON lines", "json": "JSON", "csv":
 
 
 def file_format(path: Path, config: DataConfig) -> Format:
-    """The format of a file that has an ending: as `data.format` says, else by its ending.
+    """Return the format of a file with an ending: as `data.format` says, else by its ending.
 
     For JSON, the beginning of the file shows whether an object stands on each line, and whether a file .jl is JSON
     lines or a program in Julia.
@@ -33,18 +33,20 @@ def file_format(path: Path, config: DataConfig) -> Format:
     found = format_by_ending(path)
     if found not in ("jsonl", "json"):
         return found
-    head, is_whole = beginning(path, config)
+    head, is_whole = read_prefix(path, config)
     return json_layout(head, is_whole) or ("text" if is_julia(path) else "jsonl")
 
 
 def is_julia(path: Path) -> bool:
-    """Whether the ending is Julia's too."""
+    """Return whether the ending is also one of Julia."""
     return ".jl" in [suffix.lower() for suffix in path.suffixes[-2:]]
 
 
-def beginning(path: Path, config: DataConfig) -> tuple[str, bool]:
-    """The first characters of a file, and whether they are all of it; none of one that cannot be read, of which
-    the reader will say why."""
+def read_prefix(path: Path, config: DataConfig) -> tuple[str, bool]:
+    """Return the first characters of a file, and whether they are all of it.
+
+    A file that cannot be read gives none; its reader will report the error.
+    """
     head = ""
     try:
         for chunk in read_text(path, str(path), Decoding("replace", config.encoding)):
@@ -57,8 +59,7 @@ def beginning(path: Path, config: DataConfig) -> tuple[str, bool]:
 
 
 def json_layout(head: str, is_whole: bool) -> Format | None:
-    """Whether JSON that begins with `head` has an object on each line; None where it begins with neither an object nor
-    an array."""
+    """Return the layout of JSON that begins with `head`; None if it begins with neither an object nor an array."""
     head = head.lstrip(BLANKS)
     if head.startswith("["):
         return "json"
@@ -66,11 +67,11 @@ def json_layout(head: str, is_whole: bool) -> Format | None:
         return None
     line, end, _ = head.partition("\n")
     if not end and not is_whole:
-        return "jsonl"  # the first object is longer than what is looked at
+        return "jsonl"  # the first object is longer than `head`
     try:
         _, stop = raw_decode(line)
     except json.JSONDecodeError as error:
-        # If the line ends within the object, that is written over several lines; other faults are the reader's to name.
+        # If the line ends within the object, the object takes several lines; the reader reports other errors.
         return "json" if error.pos >= len(line.rstrip(BLANKS)) else "jsonl"
     except (ValueError, RecursionError):
         return "jsonl"
@@ -78,8 +79,8 @@ def json_layout(head: str, is_whole: bool) -> Format | None:
 
 
 def stream_format(path: Path, name: str, config: DataConfig) -> Format:
-    """The format of a stream, of which `path` is a copy: as `data.format` says, else as `looks_like` recognises it,
-    which is reported."""
+    """Return the format of a stream, whose copy is `path`: as `data.format` says, else as recognised, with a
+    message."""
     if config.format != AUTO:
         return config.format
     found = looks_like(path, config)
@@ -89,7 +90,7 @@ def stream_format(path: Path, name: str, config: DataConfig) -> Format:
             f"{title} is read as {FORMAT_NAMES[found]}, since its first row has a text; to read it as plain text, add "
             "--set data.format=text"
         )
-    elif config.text_field != DEFAULT_FIELD or beginning(path, config)[0].split("\n")[0].strip() == config.text_field:
+    elif config.text_field != DEFAULT_FIELD or read_prefix(path, config)[0].split("\n")[0].strip() == config.text_field:
         say(
             f"{title} is read as plain text, since no row with the field {config.text_field!r} is at its beginning; if "
             "it is JSON or CSV, add --set data.format=jsonl or --set data.format=csv"
@@ -98,7 +99,7 @@ def stream_format(path: Path, name: str, config: DataConfig) -> Format:
 
 
 def hint_of_rows(path: Path, config: DataConfig) -> None:
-    """Say it if a file that is read as plain text, by its ending, looks like rows."""
+    """Print a message if a file that is read as plain text, by its ending, looks like rows."""
     found = looks_like(path, config) if config.format == AUTO else "text"
     if found != "text":
         say(
@@ -108,9 +109,12 @@ def hint_of_rows(path: Path, config: DataConfig) -> None:
 
 
 def looks_like(path: Path, config: DataConfig) -> Format:
-    """The format of a file of unknown content: rows where it begins with a row that has the field `data.text_field` or
-    a conversation, else plain text."""
-    head, is_whole = beginning(path, config)
+    """Return the format of a file of unknown content.
+
+    It is one of rows if the file begins with a row that has the field `data.text_field` or a conversation, else plain
+    text.
+    """
+    head, is_whole = read_prefix(path, config)
     layout = json_layout(head, is_whole)
     if layout is not None:
         return layout if has_text(head, config.text_field) else "text"
@@ -123,7 +127,7 @@ def looks_like(path: Path, config: DataConfig) -> Format:
 
 
 def has_text(head: str, text_field: str) -> bool:
-    """Whether the first object of JSON that begins with `head` has a text, or may have one after what is looked at."""
+    """Return whether the first object of JSON that begins with `head` has a text, or may have one after `head`."""
     try:
         row, _ = raw_decode(head.lstrip(f"{BLANKS}["))
     except (ValueError, RecursionError):

@@ -1,9 +1,9 @@
-"""Renders chat templates in a limited process, which chat.py starts.
+"""Rendering of chat templates in a limited process, which chat.py starts.
 
-Answers with one JSON line, {"text": ""}, when it is ready. Then it reads JSON lines: first {"template", "longest",
-"date", "seconds"}, then {"messages"} for each conversation; each is answered with one line, {"text"} or {"error"}. A
-conversation gives the same text whenever it is rendered: the date is a fixed one, and what is drawn at random follows
-from the messages.
+It writes one JSON line, {"text": ""}, when it is ready. Then it reads JSON lines: first {"template", "longest", "date",
+"seconds"}, then {"messages"} for each conversation; it answers each with one line, {"text"} or {"error"}. A
+conversation gives the same text whenever it is rendered: the date is fixed, and random numbers follow from the
+messages.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import sys
 from typing import Any, NoReturn
 
 from jinja2 import TemplateError, nodes
+from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 from gptcli import strict_json
@@ -25,10 +26,12 @@ from gptcli.data.chat import MEMORY_BYTES
 from gptcli.limits import allow_cpu_seconds
 
 OBJECT = re.compile(r"<[^<>]* at 0x[0-9a-f]+>")
-"""The text of an object that is no value, such as a method: it holds an address, which differs between processes."""
+"""Matches the text of an object that is no value, such as a method: it holds an address, which differs between
+processes."""
 
 
 def main(arguments: list[str]) -> None:
+    """Answer requests until stdin ends."""
     answer({"text": ""})
     first = strict_json.parse(sys.stdin.readline())
     allow_cpu_seconds(first["seconds"])
@@ -50,7 +53,7 @@ def main(arguments: list[str]) -> None:
 
 
 def environment(date: str | None) -> ImmutableSandboxedEnvironment:
-    """The environment that transformers offers to the templates of models.
+    """Return the environment that transformers offers to the templates of models.
 
     Args:
         date: today's date, for `strftime_now`, as YYYY-MM-DD; without it that function is not defined.
@@ -59,7 +62,7 @@ def environment(date: str | None) -> ImmutableSandboxedEnvironment:
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", GenerationTag]
     )
     made.filters["tojson"] = to_json
-    made.globals |= {"raise_exception": refuse, "namespace": PublicNamespace}
+    made.globals |= {"raise_exception": raise_exception, "namespace": PublicNamespace}
     if date is not None:
         made.globals["strftime_now"] = datetime.datetime.fromisoformat(date).strftime
     return made
@@ -79,16 +82,19 @@ class PublicNamespace(Namespace):
 
 
 def require_public(name: object) -> None:
+    """Raise SecurityError for a name that begins with an underscore."""
     if isinstance(name, str) and name.startswith("_"):
         raise SecurityError(f"a namespace may not have the name {name!r}")
 
 
 class GenerationTag(Extension):
-    """`{% generation %}...{% endgeneration %}`, which marks what the assistant says; its text is what stands in it."""
+    """The tag `{% generation %}...{% endgeneration %}`, which marks an answer of the assistant; its content is rendered
+    as usual."""
 
     tags = {"generation"}  # noqa: RUF012  # as jinja2 declares it
 
     def parse(self, parser: Parser) -> nodes.Node:
+        """Parse the tag and its content."""
         line = next(parser.stream).lineno
         return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True)).set_lineno(line)
 
@@ -96,19 +102,21 @@ class GenerationTag(Extension):
 def refuse_objects(text: str, messages: str) -> None:
     """Raise TemplateError if the text holds an address: `{{ content.strip }}` lacks the parentheses of a call."""
     if " at 0x" in text and " at 0x" not in messages and (written := OBJECT.search(text)):
-        raise TemplateError(f"it writes {written.group()}, which is no text: are parentheses missing after a method?")
+        raise TemplateError(f"it writes {written.group()}, which is not text: are parentheses missing after a method?")
 
 
 def to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
+    """Return a value as JSON, as the filter of transformers does."""
     return strict_json.dumps(value, ensure_ascii=ensure_ascii, **options)
 
 
-def refuse(message: object) -> NoReturn:
+def raise_exception(message: object) -> NoReturn:
+    """Raise TemplateError, as templates do for conversations that they cannot render."""
     raise TemplateError(str(message))
 
 
 def limited(parts: Any, longest: int) -> str:
-    """The parts joined; raises TemplateError beyond `longest` characters."""
+    """Return the parts joined. Raises TemplateError beyond `longest` characters."""
     kept, length = [], 0
     for part in parts:
         length += len(part)
@@ -119,7 +127,7 @@ def limited(parts: Any, longest: int) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """Why a template failed, in one line."""
+    """Return why a template failed, in one line."""
     match error:
         case MemoryError():
             return f"it takes more than {MEMORY_BYTES >> 20} MiB of memory"
@@ -135,4 +143,5 @@ def reason(error: BaseException) -> str:
 
 
 def answer(reply: dict[str, str]) -> None:
+    """Write one answer."""
     print(strict_json.dumps(reply), flush=True)

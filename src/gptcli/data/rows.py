@@ -1,6 +1,6 @@
 """The texts in the rows of JSON, CSV, TSV, .parquet and .arrow files.
 
-Rows are read one at a time; every error names the file and the row. Documents are formed elsewhere.
+Rows are read one at a time; every error names the file and the row.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from gptcli.data.decoding import Decoding, read_text
 from gptcli.data.fields import missing_field, no_text, refuse_repeated, text_fields
 from gptcli.data.file_formats import SourceFile
 from gptcli.data.json_rows import json_lines, json_values, split_lines
-from gptcli.data.recognize import beginning, json_layout
+from gptcli.data.recognize import json_layout, read_prefix
 from gptcli.errors import DataError
 
 
 def read_rows(
     file: SourceFile, config: DataConfig, decoding: Decoding, start: int = 0, stop: int | None = None
 ) -> Iterator[str]:
-    """The text field of every row of a file of rows; a null is an empty text.
+    """Iterate over the text field of every row of a file of rows; a null is an empty text.
 
-    With `stop` only the rows in bytes start..stop-1, or of a .parquet file in those row groups.
+    With `stop` only the rows in bytes start..stop-1 are read, or of a .parquet file those in these row groups.
 
-    Where a row has a list there, it is a conversation, and the template makes its text. So it does where the field is
-    DEFAULT_FIELD, the row has none, and is in one of the forms of conversations.py.
+    If a row has a list there, it is a conversation, and the template makes its text; likewise if the field is
+    DEFAULT_FIELD, the row lacks it, and is in one of the forms of conversations.py.
 
     Raises:
         DataError: a row cannot be read, lacks the field (the message lists those it has), or has no text in it.
@@ -60,7 +60,7 @@ def read_rows(
 
 
 def without_text(place: object, text_field: str, row: dict[str, Any], name: str) -> DataError:
-    """The error of a row that lacks the field; if it holds a list of rows, it says how to take them out."""
+    """Return the error for a row that lacks the field; if it holds a list of rows, the remedy extracts them."""
     rows = next((key for key, value in row.items() if is_list_of_rows(value, text_field)), None)
     if rows is None:
         lengths = {key: len(value) for key, value in row.items() if isinstance(value, str)}
@@ -74,13 +74,15 @@ def without_text(place: object, text_field: str, row: dict[str, Any], name: str)
 
 
 def is_list_of_rows(value: Any, text_field: str) -> bool:
+    """Return whether a value is a list of objects that have the field."""
     return isinstance(value, list) and bool(value) and isinstance(value[0], dict) and text_field in value[0]
 
 
 def rows_of(
     file: SourceFile, config: DataConfig, decoding: Decoding, start: int, stop: int | None
 ) -> Iterator[tuple[object, dict[str, Any]]]:
-    """(place, row) pairs; of CSV and of files of columns only the fields that `text_fields` names."""
+    """Iterate over (place, row) pairs; rows of CSV and of files of columns have only the fields that `text_fields`
+    names."""
     path, name, kind = file.path, file.name, file.format
     if kind in ("parquet", "arrow"):
 
@@ -100,15 +102,16 @@ def rows_of(
 
 
 def json_rows(path: Path, name: str) -> Iterator[tuple[object, dict[str, Any]]]:
-    """(place, row) pairs of a file of JSON in UTF-8 with all their fields, whatever its layout and its ending."""
+    """Iterate over (place, row) pairs of a file of JSON in UTF-8 with all their fields, whatever its layout and
+    ending."""
     text = read_text(path, name, Decoding())
-    if json_layout(*beginning(path, DataConfig())) == "json":
+    if json_layout(*read_prefix(path, DataConfig())) == "json":
         return json_values(text, name)
     return json_lines(split_lines(text, name), name, path)
 
 
 def without_surrogates(text: str, place: object, decoding: Decoding) -> str:
-    r"""JSON can write half a character ("\ud83d"), which no UTF-8 text can hold."""
+    r"""Return `text` without half surrogate pairs, which JSON can write ("\ud83d") and no UTF-8 text can hold."""
     if text.isascii():
         return text
     try:

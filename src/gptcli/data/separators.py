@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from gptcli.data.config import DataConfig
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
 
@@ -60,7 +63,7 @@ def separate(chunks: Iterable[str], separator: Separator | None) -> Iterator[tup
     yield held, True
 
 
-def section_ends(content: bytes, separator: Separator, section_bytes: int) -> Iterator[tuple[int, int]]:
+def section_ends(content: ReadableBuffer, separator: Separator, section_bytes: int) -> Iterator[tuple[int, int]]:
     """(start, end) of about one occurrence every `section_bytes`, such as cutting from the left to the right uses.
 
     Of occurrences that overlap, the first is used; so one that no other reaches into from the left surely is.
@@ -78,7 +81,7 @@ def section_ends(content: bytes, separator: Separator, section_bytes: int) -> It
         yield found.span()
 
 
-def reaches_into(content: bytes, separator: Separator, start: int, after: int) -> bool:
+def reaches_into(content: ReadableBuffer, separator: Separator, start: int, after: int) -> bool:
     """Whether an occurrence that begins before `start`, and not before `after`, ends beyond `start`."""
     first = max(after, start - separator.longest_bytes + 1)
     matches = (separator.bytes_pattern.match(content, place) for place in range(first, start))

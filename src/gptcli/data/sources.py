@@ -1,8 +1,8 @@
-"""Sources of a corpus: whatever the user names becomes an ordered list of local files.
+"""Sources of a corpus: the names that the user gives become an ordered list of local files.
 
-Files, directories and globs are taken as they lie. What can be read only once (stdin) or only over a network (`hf:`)
-is first copied into the cache, since a corpus is read more than once: to split it, to learn a tokenizer, to encode it.
-Only the places of files are determined here; their content is read by decoding.py and rows.py.
+Files, directories and globs are read in place. A source that can be read only once (stdin) or only over a network
+(`hf:`) is first copied into the cache, since a corpus is read more than once: to split it, to train a tokenizer, to
+encode it. Only the places of files are determined here; decoding.py and rows.py read their content.
 """
 
 from __future__ import annotations
@@ -41,27 +41,27 @@ from gptcli.storage import (
 )
 
 STDLIB_SKIPPED = frozenset({"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test"})
-"""Folders that are no part of `python:stdlib`: other people's packages, and the test suite, which many systems leave
-out, so that the corpus is nearly the same everywhere."""
+"""Folders that are not part of `python:stdlib`: other people's packages, and the test suite, which many systems omit.
+Without them the corpus is nearly the same everywhere."""
 
 
 DIGEST_BYTES = 16
 """Bytes of the hash that names the copy of a stream."""
 FORMAT_ENDINGS = {"text": "txt"}
-"""The ending of the copy of a stream of that format, where it is not the format's name."""
+"""Endings of copies of streams by format, where the ending is not the format's name."""
 
 
-class Found(NamedTuple):
-    """The files of a corpus in order, and what of its folders is left out."""
+class FoundFiles(NamedTuple):
+    """The files of a corpus in order, and what is left out of its folders."""
 
     files: list[SourceFile]
     left_out: list[LeftOut]
 
 
-def find_files(sources: Sequence[str], config: DataConfig, cache_dir: Path) -> Found:
-    """The files of `sources`, in the order given and sorted within each; a file named twice is taken once.
+def find_files(sources: Sequence[str], config: DataConfig, cache_dir: Path) -> FoundFiles:
+    """Return the files of `sources`, in the order given and sorted within each; a file named twice is read once.
 
-    A file that is named by itself must be readable, also where it is in a folder that is named.
+    A file that is named by itself must be readable, even if it is in a folder that is also named.
 
     Raises:
         DataError: a source does not exist, or holds no file that could be text.
@@ -76,19 +76,20 @@ def find_files(sources: Sequence[str], config: DataConfig, cache_dir: Path) -> F
                 found[os.path.realpath(file.path)] = known._replace(is_optional=False)
         left_out |= {one.name: one for one in others}
     read = {file.name for file in found.values()}  # a file that one source leaves out may be named by another
-    return Found(list(found.values()), [one for name, one in left_out.items() if name not in read])
+    return FoundFiles(list(found.values()), [one for name, one in left_out.items() if name not in read])
 
 
-def files_of(source: str, config: DataConfig, cache_dir: Path) -> Found:
+def files_of(source: str, config: DataConfig, cache_dir: Path) -> FoundFiles:
+    """Return the files of one source."""
     if source == "-":
         return named(spool(source, config, cache_dir), source, config)
     if source.startswith("hf:"):
         paths = spool_hugging_face(source, config.text_field, spool_directory(cache_dir))
         several = len(paths) > 1
         names = [f"{source} part {n}" if several else source for n in range(1, len(paths) + 1)]
-        return Found([SourceFile(path, name, "jsonl") for path, name in zip(paths, names, strict=True)], [])
+        return FoundFiles([SourceFile(path, name, "jsonl") for path, name in zip(paths, names, strict=True)], [])
     if source == "python:stdlib":
-        return Found([SourceFile(path, str(path)) for path in standard_library()], [])
+        return FoundFiles([SourceFile(path, str(path)) for path in standard_library()], [])
     with storage_errors(source, "read"):
         path = expanded(source)
         if is_endless(path):
@@ -98,7 +99,7 @@ def files_of(source: str, config: DataConfig, cache_dir: Path) -> Found:
         laid_out = laid_out_files(*split_off(path), source)
         if laid_out is not None:
             by_ending = config.model_copy(update={"format": AUTO})
-            return Found([SourceFile(file, str(file), file_format(file, by_ending)) for file in laid_out], [])
+            return FoundFiles([SourceFile(file, str(file), file_format(file, by_ending)) for file in laid_out], [])
         if path.is_file():
             found = named(path, str(path), config)
             if found.files[0].format == "text" and not is_token_file(path.name):
@@ -111,21 +112,22 @@ def files_of(source: str, config: DataConfig, cache_dir: Path) -> Found:
         if glob.has_magic(source):
             walk = walk_glob(str(path), config.include, config.exclude)
             if not walk.files and not walk.left_out:
-                raise DataError(f"there is no corpus {source}", "no file matches the pattern")
+                raise DataError(f"there is no corpus {source}: no file matches the pattern", "check the pattern")
             return in_folder(walk, source, config)
     raise DataError(f"there is no corpus {source}", "check the path")
 
 
-def named(path: Path, name: str, config: DataConfig) -> Found:
-    """A file that the user named, or the files of an archive; `data.format` says what it holds, else its ending."""
+def named(path: Path, name: str, config: DataConfig) -> FoundFiles:
+    """Return a file that the user named, or the files of an archive; `data.format` or else the ending gives the
+    format."""
     if path.stat().st_size and is_archive(path):
         walk = walk_archive(path, FileFilter(config.include, config.exclude))
         return in_folder(walk, name, config)
-    return Found([SourceFile(path, name, file_format(path, config))], [])
+    return FoundFiles([SourceFile(path, name, file_format(path, config))], [])
 
 
-def in_folder(walk: Walk, source: str, config: DataConfig) -> Found:
-    """The files of a folder, an archive or a glob, which may be left out.
+def in_folder(walk: Walk, source: str, config: DataConfig) -> FoundFiles:
+    """Return the files of a folder, an archive or a glob, which may be left out if they cannot be read.
 
     Raises:
         DataError: there are none.
@@ -137,11 +139,11 @@ def in_folder(walk: Walk, source: str, config: DataConfig) -> Found:
             "name the files themselves, or say with --set data.include='*.ENDING' which to read",
         )
     files = [SourceFile(path, str(path), file_format(path, config), is_optional=True) for path in walk.files]
-    return Found(files, walk.left_out)
+    return FoundFiles(files, walk.left_out)
 
 
 def is_endless(path: Path) -> bool:
-    """Whether the path is a device such as /dev/zero, not a terminal."""
+    """Return whether the path is a device such as /dev/zero, not a terminal."""
     if not path.is_char_device():
         return False
     with path.open("rb") as device:
@@ -149,22 +151,23 @@ def is_endless(path: Path) -> bool:
 
 
 def standard_library() -> list[Path]:
-    """The .py files of the running interpreter's standard library that are UTF-8, sorted.
+    """Return the .py files of the running interpreter's standard library that are UTF-8, sorted.
 
-    Build settings (`_sysconfigdata*`), which differ from machine to machine, are left out with the test suite.
+    Build settings (`_sysconfigdata*`), which differ between machines, are left out with the test suite.
     """
     root = Path(sysconfig.get_paths()["stdlib"])
-    files = []
+    files: list[Path] = []
     for folder, subfolders, names in os.walk(root):
         subfolders[:] = sorted(name for name in subfolders if name not in STDLIB_SKIPPED)
         files.extend(Path(folder, n) for n in sorted(names) if n.endswith(".py") and not n.startswith("_sysconfigdata"))
     files = [path for path in files if is_utf8(path)]
     if not files:
-        raise DataError(f"{root} holds no Python source", "this interpreter ships its library compiled: use another")
+        raise DataError(f"{root} holds no Python source", "use a Python that ships the sources of its library")
     return files
 
 
 def is_utf8(path: Path) -> bool:
+    """Return whether a file is UTF-8."""
     try:
         read_regular(path).decode()
     except UnicodeDecodeError:
@@ -173,13 +176,13 @@ def is_utf8(path: Path) -> bool:
 
 
 def is_stream(source: str) -> bool:
-    """Whether a source can be read only once: stdin, or a pipe as in `gptcli train <(zcat books)`."""
+    """Return whether a source can be read only once: stdin, or a pipe as in `gptcli train <(zcat books)`."""
     path = expanded(source)
     return source == "-" or (path.exists() and not path.is_file() and not path.is_dir())
 
 
 def spool(source: str, config: DataConfig, cache_dir: Path) -> Path:
-    """A copy of a source that can be read only once, whose ending says what is in it."""
+    """Return a copy of a source that can be read only once; its ending gives the format."""
     if source == "-":
         return spool_stream(sys.stdin.buffer, source, config, cache_dir)
     with expanded(source).open("rb") as stream:
@@ -187,9 +190,10 @@ def spool(source: str, config: DataConfig, cache_dir: Path) -> Path:
 
 
 def spool_stream(stream: BinaryIO, source: str, config: DataConfig, cache_dir: Path) -> Path:
-    """Copy what can be read only once to a file named by its content: the same text once more is the same file.
+    """Copy a stream that can be read only once to a file named by its content: the same text always gives the same
+    file.
 
-    A copy that is there already is kept if its content is what its name says, and replaced otherwise.
+    An existing copy is kept if its content matches its name, and replaced otherwise.
     """
     directory = spool_directory(cache_dir)
     temporary = temporary_name(directory / "stream")
@@ -210,17 +214,18 @@ def spool_stream(stream: BinaryIO, source: str, config: DataConfig, cache_dir: P
 
 
 def is_copy(path: Path, digest: str) -> bool:
-    """Whether a copy of a stream is there with this content. Says it if it is damaged."""
+    """Return whether a copy of a stream exists with this content, and warn if it is damaged."""
     if not path.exists():
         return False
     with open_regular(path) as file:
         is_same = hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=DIGEST_BYTES)).hexdigest() == digest
     if not is_same:
-        say(f"warning: {path} is damaged: its content is not what its name says; it is made again")
+        say(f"warning: {path} is damaged: its content does not match its name; it is written again")
     return is_same
 
 
 def spool_directory(cache_dir: Path) -> Path:
+    """Return the folder for copies, without abandoned temporary files."""
     directory = cache_dir / "spool"
     make_directory(directory)
     clean_temporaries(directory)

@@ -1,6 +1,6 @@
-"""What is read over a network becomes local files: the rows of an `hf:` data set, in parts.
+"""Copies of data sets that are read over a network: the rows of an `hf:` data set, as local files in parts.
 
-After each part the place in the stream is noted, so that a copy that was stopped goes on there. Knows no documents.
+After each part the place in the stream is recorded, so that an interrupted copy continues there.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from gptcli.storage import (
 )
 
 PART_BYTES = 1 << 26
-"""Text of a part; what is fetched again at most."""
-NOTED = "parts.json"
+"""Bytes of text in a part; at most this much is fetched again after an interruption."""
+INDEX = "parts.json"
 
 
 def spool_hugging_face(source: str, text_field: str, spool: Path) -> list[Path]:
-    """Copy the texts of a data set into compressed .jsonl files; those that are there already are used again.
+    """Copy the texts of a data set into compressed .jsonl files, or use an existing copy.
 
     Raises:
         DataError: there is no such data set, config, split or field, or it cannot be reached.
@@ -46,9 +46,9 @@ def spool_hugging_face(source: str, text_field: str, spool: Path) -> list[Path]:
     with only_writer(entry):
         if is_whole(entry):
             day = time.strftime("%Y-%m-%d", time.localtime(entry.stat().st_mtime))
-            say(f"{source}: using the copy made on {day}; to fetch it anew delete {entry}")
+            say(f"{source}: using the copy made on {day}; to fetch it again, delete {entry}")
         else:
-            take_back(entry)
+            reopen(entry)
             with unfinished(entry) as work, storage_errors(work):
                 copy_rows(HubStream(source, text_field), work)
                 seal(work, entry)
@@ -56,8 +56,8 @@ def spool_hugging_face(source: str, text_field: str, spool: Path) -> list[Path]:
     return sorted(entry.glob("part-*.jsonl.zst"))
 
 
-def take_back(entry: Path) -> None:
-    """Make a damaged copy one that is not finished, so that its parts up to the damage are not fetched again."""
+def reopen(entry: Path) -> None:
+    """Turn a damaged copy into an unfinished one, so that its parts before the damage are not fetched again."""
     if entry.exists():
         work = entry.with_name(f"{entry.name}.work")
         shutil.rmtree(work, ignore_errors=True)
@@ -73,7 +73,7 @@ class HubStream:
         self.rows: Any = None
 
     def open(self, state: dict[str, Any] | None, number: int) -> None:
-        """Begin, or go on after `number` rows where `place()` was `state`."""
+        """Begin, or continue after `number` rows, where `state()` was `state`."""
         import datasets
 
         name, _, split = self.source.removeprefix("hf:").partition("@")
@@ -86,11 +86,13 @@ class HubStream:
         except Exception as error:  # datasets raises whatever its readers and its transport raise
             raise self.unreadable(error) from error
 
-    def place(self) -> dict[str, Any]:
-        """Where the stream is, as JSON can write it."""
-        return self.rows.state_dict()
+    def state(self) -> dict[str, Any]:
+        """Return the place in the stream, in a form that JSON can hold."""
+        state: dict[str, Any] = self.rows.state_dict()
+        return state
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Iterate over the rows, with only the fields of their text."""
         rows = iter(self.rows)
         while True:
             try:
@@ -110,11 +112,12 @@ class HubStream:
             yield {field: row[field] for field in fields}
 
     def unreadable(self, error: Exception) -> DataError:
-        return DataError(f"cannot read {self.source}: {error}", "check name, config, split and connection")
+        """Return the error for a data set that cannot be read."""
+        return DataError(f"cannot read {self.source}: {error}", "check its name, config and split, and the network")
 
 
 def copy_rows(stream: HubStream, work: Path) -> None:
-    """Write the rows into parts in `work`, after those that are there and whole."""
+    """Write the rows into parts in `work`, after the existing parts that are intact."""
     import zstandard
 
     parts = finished_parts(work)
@@ -134,19 +137,19 @@ def copy_rows(stream: HubStream, work: Path) -> None:
                     progress.update()
                     if written >= PART_BYTES:
                         break
-            whole = {"name": name, "sha256": sha256_file(work / name), "rows": stream.number, "state": stream.place()}
+            whole = {"name": name, "sha256": sha256_file(work / name), "rows": stream.number, "state": stream.state()}
             parts.append(whole)
-            write_atomic(work / NOTED, sealed({"parts": parts}))
+            write_atomic(work / INDEX, sealed({"parts": parts}))
             first = next(rows, None)
 
 
 def finished_parts(work: Path) -> list[dict[str, Any]]:
-    """The parts from the first on that are whole. Says it if one is not."""
-    path = work / NOTED
+    """Return the intact parts before the first damaged one, and warn of it."""
+    path = work / INDEX
     if not work.is_dir():
         return []
-    noted = unsealed(read_regular(path, HUGE)) if path.is_file() else None
-    if noted is None:
+    index = unsealed(read_regular(path, HUGE)) if path.is_file() else None
+    if index is None:
         if any(work.glob("part-*")):
             say(f"warning: {path} is missing or damaged; all parts are fetched again")
         return []
@@ -158,4 +161,4 @@ def finished_parts(work: Path) -> list[dict[str, Any]]:
         say(f"warning: {path} is missing or damaged; it and the parts after it are fetched again")
         return False
 
-    return list(itertools.takewhile(is_finished, noted["parts"]))
+    return list(itertools.takewhile(is_finished, index["parts"]))

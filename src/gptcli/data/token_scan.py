@@ -305,7 +305,7 @@ def write_part(folder: Path, stretches: list[Stretch], sizes: TokenSizes, progre
                     "path": str(stretch.file.path.absolute()),
                     "size": stretch.file.size,
                     "offset": stretch.offset,
-                    "tokens": stretch.count,
+                    "tokens": stretch.length,
                     "sha256": digest.hexdigest(),
                 }
             )
