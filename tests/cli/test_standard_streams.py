@@ -150,7 +150,7 @@ def test_a_corpus_whose_name_is_not_utf_8_is_named(tmp_path: Path) -> None:
     assert done.returncode == 2 and "caf\\udce9.txt' has bytes that are not UTF-8; rename the file" in done.stderr
 
 
-def test_an_error_for_whose_words_no_memory_is_left_is_one_line() -> None:
+def test_an_error_without_memory_for_its_message_is_one_line() -> None:
     code = (
         "import sys; from gptcli.cli import app, known_errors\n"
         "def fail(*anything):\n    raise MemoryError\n"
@@ -158,4 +158,4 @@ def test_an_error_for_whose_words_no_memory_is_left_is_one_line() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 7
-    assert done.stderr.startswith("gptcli: the memory that") and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("gptcli: the memory limit") and done.stderr.count("\n") == 1
