@@ -19,7 +19,7 @@ from gptcli.nn.norm import FewPassesRMSNorm, RMSNorm
 from gptcli.nn.recompute import recomputed
 from gptcli.optim.build import build_optimizer
 from gptcli.optim.config import AdamWConfig
-from gptcli.parallel.apart import hold_apart
+from gptcli.parallel.unfused import unfuse
 from peaks import tracked_peak
 
 GPT2: dict[str, Any] = {"norm": "layernorm", "position": "learned", "mlp": "gelu_tanh", "qk_norm": False, "bias": True}
@@ -83,7 +83,7 @@ def test_activations_are_the_storages_that_autograd_saves(values: dict, numbers:
 @pytest.mark.parametrize("values", [{"n_kv_head": 2}, {"norm_place": "after"}, GPT2], ids=str)
 def test_matrices_held_apart_have_their_input_copied_for_each(values: dict, numbers: Numbers) -> None:
     model = build_model(shape(**values), device="meta")
-    hold_apart(model)
+    unfuse(model)
     model.to_empty(device="cpu")
     assert activations(model.config, BATCH, numbers).kept == pytest.approx(saved_bytes(model, BATCH, numbers), rel=0.01)
 

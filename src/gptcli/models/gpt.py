@@ -6,6 +6,7 @@ Shapes: B batch, T time, S cached keys, C n_embd, V vocab.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import assert_never
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from gptcli.nn.dropout import drop
 from gptcli.nn.layers import Embedding, Linear
 from gptcli.nn.loss import head_loss_sum, head_token_losses, softcapped
 from gptcli.nn.matmul import linear
-from gptcli.nn.parameters import ParameterInfo, ParameterKind
+from gptcli.nn.parameters import HEAD, ParameterInfo, declared_roles
 from gptcli.nn.recompute import Recompute
 from gptcli.nn.state import ForwardState
 from gptcli.nn.token_shift import BigramEmbedding, Smear
@@ -46,7 +47,7 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.final_norm = build_norm(config)
         if not config.tie_embeddings:
-            self.head = Linear(config.n_embd, config.vocab_size, bias=False)
+            self.head = Linear(config.n_embd, config.vocab_size, bias=False, role=HEAD)
         if config.activation_checkpointing:
             self.recompute("full")
 
@@ -140,10 +141,10 @@ class GPT(nn.Module):
         return KVCache(config.n_layer, batch_size, capacity, heads, config.head_width, weight.device, weight.dtype)
 
     def parameter_infos(self) -> list[ParameterInfo]:
-        """Every parameter once, with its role and the matrices fused in it."""
+        """Return every parameter once, with the role that its module declares."""
         return [
-            ParameterInfo(name, tensor, parameter_kind(name, tensor), fused_rows(name, self.config))
-            for name, tensor in self.named_parameters()
+            ParameterInfo(name, tensor, role.kind, tuple(rows for _, rows in role.parts))
+            for name, tensor, role in declared_roles(self)
         ]
 
     def recompute(self, mode: Recompute) -> GPT:
@@ -155,23 +156,6 @@ class GPT(nn.Module):
     def parameter_count(self) -> int:
         """Number of weights; shared ones count once."""
         return sum(tensor.numel() for tensor in self.parameters())
-
-
-def parameter_kind(name: str, tensor: Tensor) -> ParameterKind:
-    if name in ("embedding.weight", "position_embedding.weight", "bigram.table.weight"):
-        return "embedding"
-    if name == "head.weight":
-        return "head"
-    return "matrix" if tensor.dim() >= 2 else "vector"
-
-
-def fused_rows(name: str, config: ModelConfig) -> tuple[int, ...]:
-    """Row counts of the matrices that the weight of that name holds, if it holds several."""
-    if name.endswith("attention.qkv.weight"):
-        return tuple(heads * config.head_width for heads in (config.n_head, config.kv_heads, config.kv_heads))
-    if name.endswith("mlp.up.weight") and config.gated:
-        return (config.mlp_width, config.mlp_width)
-    return ()
 
 
 def build_model(
@@ -209,21 +193,25 @@ def initialize(model: GPT, seed: int) -> None:
 
 
 def initial_weights(model: GPT, seed: int) -> Iterator[tuple[str, Tensor]]:
-    """GPT-2's initialisation: weights normal(0, init_std), norms 1, biases 0; what neighbours add begins at 0.
+    """Yield (name, weight) of GPT-2's initialisation, as the parameters' roles say.
 
     The projections that write to the residual stream are scaled by 1/sqrt(2 n_layer), so that the stream's variance
-    does not grow with depth (Radford et al. 2019, section 2.3). Drawn on the CPU in fp32, one parameter at a time; of
-    `model`, which may be on the meta device, only names and shapes are used.
+    does not grow with depth (Radford et al. 2019, section 2.3). Drawn on the CPU in fp32, one parameter at a time;
+    `model` may be on the meta device, since only shapes and roles are used.
     """
     generator = torch.Generator().manual_seed(seed)
-    residual_std = model.config.init_std / (2 * model.config.n_layer) ** 0.5
-    for name, tensor in model.named_parameters():
+    std = model.config.init_std
+    for name, tensor, role in declared_roles(model):
         weight = torch.empty(tensor.shape, dtype=torch.float32)
-        if name.startswith(("smear.", "bigram.")) or name.endswith(".bias"):
-            yield name, weight.zero_()
-        elif tensor.dim() == 1:
-            yield name, weight.fill_(1.0)
-        else:
-            residual = name.endswith(("attention.output.weight", "mlp.down.weight"))
-            std = residual_std if residual else model.config.init_std
-            yield name, weight.normal_(0.0, std, generator=generator)
+        match role.init:
+            case "normal":
+                weight.normal_(0.0, std, generator=generator)
+            case "residual":
+                weight.normal_(0.0, std / (2 * model.config.n_layer) ** 0.5, generator=generator)
+            case "ones":
+                weight.fill_(1.0)
+            case "zeros":
+                weight.zero_()
+            case other:
+                assert_never(other)
+        yield name, weight

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from gptcli.nn.dropout import drop
 from gptcli.nn.layers import Linear
 from gptcli.nn.norm import RMSNorm
+from gptcli.nn.parameters import MATRIX, RESIDUAL, SCALE
 from gptcli.nn.rope import apply_rotary
 from gptcli.nn.state import PLAIN, BlockState
 
@@ -113,10 +114,13 @@ class Attention(nn.Module):
         super().__init__()
         self.n_head, self.n_kv_head, self.head_dim = n_head, n_kv_head, head_dim
         self.dropout, self.weight_dropout, self.function = dropout, weight_dropout, function
-        self.qkv = Linear(n_embd, (n_head + 2 * n_kv_head) * head_dim, bias=bias if qkv_bias is None else qkv_bias)
-        self.output = Linear(n_head * head_dim, n_embd, bias=bias)
-        self.q_norm = RMSNorm(qk_norm_widths[0], qk_norm_eps, qk_norm_weight) if qk_norm_widths else None
-        self.k_norm = RMSNorm(qk_norm_widths[1], qk_norm_eps, qk_norm_weight) if qk_norm_widths else None
+        rows = (("q", n_head * head_dim), ("k", n_kv_head * head_dim), ("v", n_kv_head * head_dim))
+        role, has_bias = MATRIX._replace(parts=rows), bias if qkv_bias is None else qkv_bias
+        self.qkv = Linear(n_embd, (n_head + 2 * n_kv_head) * head_dim, has_bias, role)
+        self.output = Linear(n_head * head_dim, n_embd, bias, RESIDUAL)
+        scale = SCALE._replace(per_head=True)
+        self.q_norm = RMSNorm(qk_norm_widths[0], qk_norm_eps, qk_norm_weight, scale) if qk_norm_widths else None
+        self.k_norm = RMSNorm(qk_norm_widths[1], qk_norm_eps, qk_norm_weight, scale) if qk_norm_widths else None
 
     def forward(self, x: Tensor, state: BlockState = PLAIN) -> Tensor:
         """Map x (B, T, C) to (B, T, C)."""

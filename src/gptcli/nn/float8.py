@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from gptcli.errors import UsageError, missing_extra
+from gptcli.nn.layers import Linear
 
 LEAST_CAPABILITY = (8, 9)
 """Of a CUDA device (Ada): older ones have no 8-bit products."""
@@ -44,7 +45,10 @@ def to_float8(module: nn.Module, device: torch.device) -> None:
         logging.disable(logging.NOTSET)
     # Padding the inner width lets micro-batches be of any number of tokens.
     config = Float8LinearConfig(pad_inner_dim=True, emulate=device.type == "cpu")
+    roles = {name: linear.roles for name, linear in module.named_modules() if isinstance(linear, Linear)}
     convert_to_float8_training(module, config=config, module_filter_fn=lambda linear, name: fits(linear))
+    for name, declared in roles.items():
+        module.get_submodule(name).roles = declared
 
 
 def fits(linear: nn.Module) -> bool:

@@ -12,23 +12,36 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from gptcli.nn.matmul import linear
+from gptcli.nn.parameters import BIAS, EMBEDDING, MATRIX, Role
 
 
 class Linear(nn.Linear):
+    """A linear map x W^T + b, whose weight has this role."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, role: Role = MATRIX) -> None:
+        super().__init__(in_features, out_features, bias)
+        self.roles = {"weight": role, "bias": BIAS._replace(parts=role.parts)}
+
     def reset_parameters(self) -> None:
-        pass
+        """Draw nothing."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (..., I) -> (..., O)"""
+        """Map x (..., I) to (..., O)."""
         return linear(x, self.weight, self.bias)
 
 
 class Embedding(nn.Embedding):
+    """A table of vectors, one for each id, which has this role."""
+
+    def __init__(self, num_embeddings: int, embedding_dim: int, role: Role = EMBEDDING) -> None:
+        super().__init__(num_embeddings, embedding_dim)
+        self.roles = {"weight": role}
+
     def reset_parameters(self) -> None:
-        pass
+        """Draw nothing."""
 
     def look_up_and_share(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """ids (B, T) -> their vectors (B, T, C), and the table (V, C) for a head that is tied to it.
+        """Map ids (B, T) to their vectors (B, T, C), and return the table (V, C) too, for a head that is tied to it.
 
         The gradient is that of `self(ids)` and `self.weight`, without a table of zeros that is filled and added up.
         """

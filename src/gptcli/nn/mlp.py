@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from gptcli.nn.dropout import drop
 from gptcli.nn.layers import Linear
+from gptcli.nn.parameters import MATRIX, RESIDUAL
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -28,8 +29,8 @@ class MLP(nn.Module):
 
     def __init__(self, n_embd: int, width: int, bias: bool, activation: Activation, dropout: float = 0.0) -> None:
         super().__init__()
-        self.up = Linear(n_embd, width, bias=bias)
-        self.down = Linear(width, n_embd, bias=bias)
+        self.up = Linear(n_embd, width, bias)
+        self.down = Linear(width, n_embd, bias, RESIDUAL)
         self.activation, self.dropout = activation, dropout
 
     def forward(self, x: Tensor) -> Tensor:
@@ -46,8 +47,8 @@ class GatedMLP(nn.Module):
 
     def __init__(self, n_embd: int, width: int, bias: bool, activation: Activation, dropout: float = 0.0) -> None:
         super().__init__()
-        self.up = Linear(n_embd, 2 * width, bias=bias)
-        self.down = Linear(width, n_embd, bias=bias)
+        self.up = Linear(n_embd, 2 * width, bias, MATRIX._replace(parts=(("gate", width), ("up", width))))
+        self.down = Linear(width, n_embd, bias, RESIDUAL)
         self.activation, self.dropout = activation, dropout
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,17 +1,24 @@
-"""Normalisations over the last dimension. LayerNorm is torch's own; it is here so that a norm has one home.
+"""Normalisations over the last dimension.
 
 Shapes: N rows, D the width that is normalised over.
 """
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
-from torch.nn import LayerNorm
 
-__all__ = ["LayerNorm", "RMSNorm"]
+from gptcli.nn.parameters import BIAS, SCALE, Role
+
+
+class LayerNorm(nn.LayerNorm):
+    """torch's LayerNorm, with the roles of its parameters."""
+
+    roles: ClassVar = {"weight": SCALE, "bias": BIAS}
 
 
 class RMSNorm(nn.Module):
@@ -20,8 +27,9 @@ class RMSNorm(nn.Module):
     Without `has_weight` it only divides.
     """
 
-    def __init__(self, width: int, eps: float, has_weight: bool = True) -> None:
+    def __init__(self, width: int, eps: float, has_weight: bool = True, role: Role = SCALE) -> None:
         super().__init__()
+        self.roles = {"weight": role}
         self.weight = nn.Parameter(torch.ones(width)) if has_weight else None
         self.width, self.eps = width, eps
 

@@ -7,10 +7,13 @@ which neighbours there are. Shapes: B batch, T time, C n_embd, V vocab.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
 from gptcli.nn.layers import Embedding
+from gptcli.nn.parameters import Role
 
 NO_TOKEN = -1
 """The id of the token before a row's or a document's first."""
@@ -47,6 +50,8 @@ class Smear(nn.Module):
     The weight starts at 0. After "smear" in the records of modded-nanogpt, which gates it by the token.
     """
 
+    roles: ClassVar = {"weight": Role("vector", "zeros")}
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(width))
@@ -65,7 +70,7 @@ class BigramEmbedding(nn.Module):
 
     def __init__(self, buckets: int, vocab_size: int, width: int) -> None:
         super().__init__()
-        self.table = Embedding(buckets, width)
+        self.table = Embedding(buckets, width, Role("embedding", "zeros"))
         self.vocab_size = vocab_size
 
     def rows(self, previous: Tensor, input_ids: Tensor) -> Tensor:

@@ -21,9 +21,10 @@ from gptcli.checkpoint.flatten import flatten_state, restore_state
 from gptcli.checkpoint.load import Checkpoint, load_checkpoint
 from gptcli.checkpoint.local_shards import LocalShard, LocalShards
 from gptcli.models.gpt import GPT, build_model, model_with
-from gptcli.parallel.apart import parts_of, put_together
+from gptcli.nn.parameters import declared_roles
 from gptcli.parallel.layout import Layout
 from gptcli.parallel.strategy import LossSum, State, Strategy
+from gptcli.parallel.unfused import join_parts, parts_of
 from gptcli.parallel.world import World
 
 if TYPE_CHECKING:
@@ -66,13 +67,15 @@ class Sharded(Strategy):
 
         super().__init__(model, world, layout)
         self.sharded = sharded
-        self.names = [name for name, _ in build_model(model.config, device="meta").named_parameters()]
-        """Of the weights in the fused form."""
+        self.fused_parts = parts_of(build_model(model.config, device="meta"))
+        self.names = list(self.fused_parts)
+        """The names of the weights in the fused form."""
         self.infos, self.loss_sum = sharded.local_infos(model), model.loss_sum
         self.owners = [parameter for _, parameter in model.named_parameters()]
         self.by_name = {info.name: info for info in self.infos}
         # Every rank of a group has heads of its own, and so a part of the gradient of what all heads are scaled by.
-        self.by_heads = [info for info in self.infos if layout.tensor > 1 and sharded.is_summed_by_heads(info.name)]
+        per_head = {name for name, _, role in declared_roles(model) if role.per_head and layout.tensor > 1}
+        self.by_heads = [info for info in self.infos if info.name in per_head]
         self.tensor_group = sharded.tensor_group(model) if self.by_heads else None
 
     @cached_property
@@ -114,7 +117,7 @@ class Sharded(Strategy):
         kept = {name: whole.cpu() for name, whole in self.sharded.whole_weights(self.model) if self.world.is_first}
         if not self.world.is_first:
             return self.model
-        return model_with(self.model.config, put_together(kept, self.names, self.model.config))
+        return model_with(self.model.config, join_parts(kept, self.fused_parts))
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         local = self.sharded.local_weights(self.model)
@@ -178,4 +181,4 @@ class Sharded(Strategy):
 
     def parts(self, name: str) -> list[str]:
         """The names of the parts of a weight of the fused form; its own where it is not fused."""
-        return [part for part, _ in parts_of(name, self.model.config)] or [name]
+        return [part for part, _ in self.fused_parts.get(name, ())] or [name]

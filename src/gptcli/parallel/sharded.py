@@ -33,9 +33,9 @@ from gptcli.models.gpt import GPT, build_model
 from gptcli.nn.compiling import compile_whole
 from gptcli.nn.parameters import ParameterInfo
 from gptcli.nn.sharding import Cut, Sharding
-from gptcli.parallel.apart import LinearParts, hold_apart, taken_apart
 from gptcli.parallel.config import ParallelConfig
 from gptcli.parallel.layout import Layout
+from gptcli.parallel.unfused import Parts, UnfusedLinear, parts_of, split_parts, unfuse
 
 ENTRIES = ("loss_sum", "token_losses", "last_logits")
 """The methods through which a model is used: FSDP gathers what lies outside the blocks around each of them."""
@@ -51,7 +51,8 @@ def build_sharded(
 ) -> GPT:
     """The model of this rank; `weights` are the whole ones, each of which is needed for a moment only."""
     model = build_model(config, device="meta")
-    hold_apart(model)
+    parts = parts_of(model)
+    unfuse(model)
     mesh = mesh_of(layout, device)
     if layout.tensor > 1:
         cut_blocks(model, mesh["tensor"], layout.tensor)
@@ -59,7 +60,7 @@ def build_sharded(
         shard(model, mesh[("replicas", "shards") if layout.replicas > 1 else "shards"], settings, device, precision)
     home = torch.device("cpu") if settings.cpu_offload and layout.data_ranks > 1 else device
     model.to_empty(device=home)
-    fill(model, weights)
+    fill(model, weights, parts)
     return model
 
 
@@ -78,7 +79,7 @@ def cut_blocks(model: GPT, mesh: DeviceMesh, ranks: int) -> None:
         plan: dict[str, ParallelStyle] = {"attention.output": RowwiseParallel(), "mlp.down": RowwiseParallel()}
         for name in ("attention.qkv", "mlp.up"):
             module = block.get_submodule(name)
-            if isinstance(module, LinearParts):
+            if isinstance(module, UnfusedLinear):
                 # Told once for all parts, so that their input's gradients are summed before the ranks add them up.
                 plan[name] = PrepareModuleInput(
                     input_layouts=(Replicate(),), desired_input_layouts=(Replicate(),), use_local_output=False
@@ -118,12 +119,12 @@ def compile_blocks(model: GPT, cache_dir: Path) -> None:
         block.compiled = compile_whole(block.compute, "a block", "set train.compile=false", cache_dir, dynamic=False)
 
 
-def fill(model: GPT, weights: Iterable[tuple[str, Tensor]]) -> None:
+def fill(model: GPT, weights: Iterable[tuple[str, Tensor]], parts: Parts) -> None:
     """Copy this rank's pieces of the whole weights, which have the names of the fused form, into the model."""
     drop_gathered(model)
     parameters = dict(model.named_parameters())
     with torch.no_grad():
-        for name, whole in taken_apart(weights, model.config):
+        for name, whole in split_parts(weights, parts):
             parameter = parameters.pop(name)
             local_of(parameter).copy_(sharding_of(parameter).take(whole))
     assert not parameters, f"no weights for {', '.join(parameters)}"
@@ -169,19 +170,14 @@ def local_infos(model: GPT) -> list[ParameterInfo]:
     return infos
 
 
-def is_summed_by_heads(name: str) -> bool:
-    """Whether under tensor parallelism each rank finds only its heads' part of this weight's gradient."""
-    return name.endswith((".q_norm.weight", ".k_norm.weight"))
-
-
 def local_weights(model: GPT) -> dict[str, Tensor]:
-    """name -> this rank's piece of every parameter, in its own memory; the parts of fused ones apart."""
+    """name -> this rank's piece of every parameter, in its own memory; fused ones as their parts."""
     drop_gathered(model)
     return {name: local_of(parameter.detach()) for name, parameter in model.named_parameters()}
 
 
 def whole_weights(model: GPT) -> Iterator[tuple[str, Tensor]]:
-    """(name, whole tensor) of every parameter in turn, gathered by all ranks; the parts of fused ones apart."""
+    """(name, whole tensor) of every parameter in turn, gathered by all ranks; fused ones as their parts."""
     drop_gathered(model)
     for name, parameter in model.named_parameters():
         yield name, sharding_of(parameter).gather(local_of(parameter.detach()))

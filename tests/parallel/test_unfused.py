@@ -1,4 +1,4 @@
-"""Fused matrices held apart compute the same and have the same form on disk."""
+"""Unfused matrices compute the same and have the same form on disk."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 
 from gptcli.models.config import ModelConfig
 from gptcli.models.gpt import build_model, initial_weights
-from gptcli.parallel.apart import hold_apart, put_together, taken_apart
+from gptcli.parallel.unfused import join_parts, parts_of, split_parts, unfuse
 
 SHAPES = [{}, {"n_kv_head": 2, "bias": True}, {"mlp": "gelu", "norm": "layernorm"}]
 IDS = torch.randint(31, (2, 16), generator=torch.Generator().manual_seed(0))
@@ -16,17 +16,18 @@ IDS = torch.randint(31, (2, 16), generator=torch.Generator().manual_seed(0))
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_model_of_parts_computes_what_the_fused_one_does(shape: dict) -> None:
     config = ModelConfig(vocab_size=31, context_length=16, n_layer=2, n_embd=32, **shape)
-    fused, apart = build_model(config, seed=1), build_model(config, device="meta")
-    hold_apart(apart)
-    apart.load_state_dict(dict(taken_apart(fused.state_dict().items(), config)), assign=True)
-    torch.testing.assert_close(apart(IDS), fused(IDS))
+    model, in_parts = build_model(config, seed=1), build_model(config, device="meta")
+    unfuse(in_parts)
+    in_parts.load_state_dict(dict(split_parts(model.state_dict().items(), parts_of(model))), assign=True)
+    torch.testing.assert_close(in_parts(IDS), model(IDS))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_parts_put_together_are_the_fused_weights(shape: dict) -> None:
     config = ModelConfig(vocab_size=31, context_length=16, n_layer=2, n_embd=32, **shape)
-    weights = build_model(config, seed=1).state_dict()
-    again = put_together(dict(taken_apart(weights.items(), config)), weights, config)
+    model = build_model(config, seed=1)
+    weights, parts = model.state_dict(), parts_of(model)
+    again = join_parts(dict(split_parts(weights.items(), parts)), parts)
     assert list(again) == list(weights)
     assert all(torch.equal(again[name], weights[name]) for name in weights)
 
