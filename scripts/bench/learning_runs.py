@@ -18,6 +18,7 @@ from gptcli.checkpoint.metrics import MetricsLog
 from gptcli.data.config import DataConfig
 from gptcli.data.prepare import prepare_corpus, scan_corpus
 from gptcli.data.shards import TokenShards
+from gptcli.data.workspace import Workspace
 from gptcli.tokenizer.config import CharTokenizerConfig
 
 CORPUS_SETTINGS = ("data.tokenizer.name=char", "data.split=tail", "data.val_fraction=0.1")
@@ -86,7 +87,8 @@ def write_dataset(corpus: Sequence[str], folder: Path, cache_dir: Path) -> None:
     characters alone.
     """
     config = DataConfig(corpus=tuple(corpus), tokenizer=CharTokenizerConfig(), split="tail", val_fraction=0.1)
-    data = prepare_corpus(scan_corpus(corpus, config, cache_dir), config, cache_dir)
+    workspace = Workspace(config, cache_dir)
+    data = prepare_corpus(scan_corpus(corpus, workspace), workspace)
     write_ids(folder, {"train": characters(data.train), "val": characters(data.val)})
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from gptcli.data.config import DataConfig
 from gptcli.data.prepare import scan_corpus
+from gptcli.data.workspace import Workspace
 from gptcli.tokenizer.tokenizer import Tokenizer
 
 VAL_FRACTION = 0.1
@@ -51,5 +52,5 @@ def split_text(corpus: str, cache_dir: Path) -> SplitText:
         DataError, StorageError: it cannot be read.
     """
     config = DataConfig(corpus=(corpus,), split="tail", val_fraction=VAL_FRACTION)
-    scan = scan_corpus(config.corpus, config, cache_dir)
+    scan = scan_corpus(config.corpus, Workspace(config, cache_dir))
     return SplitText(tuple(scan.train_texts()), tuple(scan.val_texts()))

@@ -26,6 +26,7 @@ from gptcli.config import RawConfig, merge
 from gptcli.config.load import arrays_as_tuples
 from gptcli.data.config import DataConfig
 from gptcli.data.mix import MixScan, prepare_mix
+from gptcli.data.workspace import Workspace
 from gptcli.errors import GptcliError, Stopped, UsageError
 from gptcli.models.config import ModelConfig
 from gptcli.models.estimate import flops_per_token, non_embedding_parameters
@@ -120,10 +121,10 @@ def read_runs(path: Path) -> list[dict[str, Any]]:
 def excerpts(source: Source, cache: Path) -> Iterator[Text]:
     """The corpus in every size that it has, the whole of it last."""
     config = DataConfig(corpus=(source.path,))
-    whole = scan_subset(config, None, cache, SEED)
+    whole = scan_subset(Workspace(config, cache, SEED), None)
     for size in CORPUS_BYTES:
         if size < 0.7 * (whole.train.bytes + whole.val.bytes):
-            yield Text(source, size, scan_subset(config, size, cache, SEED))
+            yield Text(source, size, scan_subset(Workspace(config, cache, SEED), size))
     if whole.train.bytes <= 1.5 * CORPUS_BYTES[-1]:
         yield Text(source, None, whole)
 
@@ -201,7 +202,7 @@ def make(text: Text, drawn: Drawn, cache: Path) -> dict[str, Any]:
     """Make one run and return its record; of one that failed the reason."""
     data = DataConfig(corpus=(text.source.path,), tokenizer=drawn.tokenizer)
     with contextlib.redirect_stderr(io.StringIO()):
-        prepared = prepare_mix(text.scan, data, cache)
+        prepared = prepare_mix(text.scan, Workspace(data, cache))
     per_token = prepared.corpora[0].train.bytes / len(prepared.train)
     facts = TokenizerFacts(drawn.tokenizer, prepared.tokenizer.vocab_size, per_token, 0.0)
     seq_len = drawn.model.context_length

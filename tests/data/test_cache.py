@@ -21,6 +21,7 @@ from gptcli.data.cache import NAME_FILE, VERIFIED, Share, damage_of, is_whole, n
 from gptcli.data.config import DataConfig, DataSettings
 from gptcli.data.inspect import inspect
 from gptcli.data.inspect import prepare as prepare_by_settings
+from gptcli.data.workspace import Workspace
 from gptcli.errors import DataError
 from gptcli.manifest import MANIFEST_NAME, Manifest
 
@@ -172,7 +173,7 @@ def test_a_rank_that_did_not_prepare_the_data_verifies_its_share(folder: Path, t
     refused = 0
     for number in range(3):
         try:
-            prepare.assemble(directory, data.tokenizer, data.report, True, Share(number, 3))
+            prepare.open_corpus(directory, data.tokenizer, data.report, True, Share(number, 3))
         except DataError as error:
             assert "tokens-00000.bin is damaged" in str(error)
             refused += 1
@@ -201,10 +202,10 @@ def test_an_inspection_of_a_directory_finds_what_lies_beside_the_tokens(folder: 
 
 def test_a_text_that_changes_after_the_scan_is_read_anew_the_next_time(folder: Path, tmp_path: Path) -> None:
     cache, config = tmp_path / "cache", settings().data
-    found = scan.scan_corpus([str(folder)], config, cache)
+    found = scan.scan_texts([str(folder)], Workspace(config, cache))
     (folder / "07.txt").write_text("another text")
     with pytest.raises(DataError, match=r"07\.txt changed while it was being read; run the same command again"):
-        prepare.prepare_corpus(found, config, cache)
+        prepare.prepare_corpus(found, Workspace(config, cache))
     assert not found.entry.exists() and not list(cache.rglob("*.work"))
     assert prepared(folder, cache)["train"] != found.report()["train"]
 

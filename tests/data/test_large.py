@@ -17,16 +17,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gptcli.data import crew, noting, prepare, sample, scan, stages
+from gptcli.data import indexing, prepare, sample, scan, stages, worker_pool
 from gptcli.data.config import DataConfig
-from gptcli.data.crew import Means, in_order
 from gptcli.data.prepare import PreparedCorpus, prepare_corpus, scan_corpus
 from gptcli.data.sketch import SKETCH, TextSketch
+from gptcli.data.worker_pool import WorkerConfig, in_order
+from gptcli.data.workspace import Workspace
 from gptcli.errors import DataError, OutOfMemoryError, StorageError
 
-WHOLE = Means(workers=1, section_bytes=1 << 40)
+WHOLE = WorkerConfig(workers=1, section_bytes=1 << 40)
 """All in one part, as a small corpus is."""
-IN_PARTS = Means(workers=1, section_bytes=2000)
+IN_PARTS = WorkerConfig(workers=1, section_bytes=2000)
 BPE = {"name": "bpe", "vocab_size": 400}
 
 
@@ -78,9 +79,10 @@ def corpus(folder: Path, kind: str) -> str:
     return str(folder)
 
 
-def prepared(source: str, cache: Path, means: Means, **settings: object) -> PreparedCorpus:
+def prepared(source: str, cache: Path, workers: WorkerConfig, **settings: object) -> PreparedCorpus:
     config = DataConfig.model_validate({"tokenizer": BPE} | settings)
-    return prepare_corpus(scan_corpus([source], config, cache, 0, means), config, cache, None, means)
+    workspace = Workspace(config, cache, 0, workers)
+    return prepare_corpus(scan_corpus([source], workspace), workspace)
 
 
 def settings_of(kind: str) -> dict[str, str]:
@@ -107,8 +109,8 @@ def test_a_corpus_in_parts_gives_what_the_whole_gives(
     for shards in (parts.train, parts.val):
         shards.verify()
     config = DataConfig.model_validate({"tokenizer": BPE} | settings)
-    again = scan_corpus([source], config, tmp_path / "two", 0, IN_PARTS)
-    first = scan_corpus([source], config, tmp_path / "one", 0, WHOLE)
+    again = scan_corpus([source], Workspace(config, tmp_path / "two", 0, IN_PARTS))
+    first = scan_corpus([source], Workspace(config, tmp_path / "one", 0, WHOLE))
     assert list(again.pieces()) == list(first.pieces()), "also read by one process from the first document to the last"
     if kind != "compressed":
         assert len(again.jobs(2000, tmp_path)) > 5
@@ -118,7 +120,7 @@ def test_a_corpus_in_parts_gives_what_the_whole_gives(
 def test_the_number_of_processes_changes_nothing(tmp_path: Path, kind: str) -> None:
     source = corpus(tmp_path / "corpus", kind)
     alone = prepared(source, tmp_path / "one", IN_PARTS)
-    together = prepared(source, tmp_path / "two", Means(workers=2, section_bytes=2000))
+    together = prepared(source, tmp_path / "two", WorkerConfig(workers=2, section_bytes=2000))
     assert together.report == alone.report
     names = sorted(str(path.relative_to(alone.directory)) for path in alone.directory.rglob("*") if path.is_file())
     for name in names:
@@ -130,8 +132,8 @@ def test_a_separator_that_overlaps_itself_parts_the_same_documents_in_parts(tmp_
     path = tmp_path / "a.txt"
     path.write_text("".join(generator.choice(["x", "\n", "\n\n", "yz"]) for _ in range(3000)), newline="")
     config = DataConfig(document_separator="\n\n")
-    whole = scan_corpus([str(path)], config, tmp_path / "one", 0, WHOLE)
-    parts = scan_corpus([str(path)], config, tmp_path / "two", 0, Means(1, 50))
+    whole = scan_corpus([str(path)], Workspace(config, tmp_path / "one", 0, WHOLE))
+    parts = scan_corpus([str(path)], Workspace(config, tmp_path / "two", 0, WorkerConfig(1, 50)))
     assert parts.fingerprint == whole.fingerprint and parts.report() == whole.report()
     assert len(parts.sections) > 30
 
@@ -144,12 +146,12 @@ def test_a_sample_is_the_same_in_any_parts_and_of_the_size_asked_for(
     path = tmp_path / "a.jsonl"
     path.write_text(rows(texts(9, 2000, longest=60)))
     one = prepared(str(path), tmp_path / "one", WHOLE)
-    two = prepared(str(path), tmp_path / "two", Means(1, 10_000))
+    two = prepared(str(path), tmp_path / "two", WorkerConfig(1, 10_000))
     assert one.tokenizer.fingerprint == two.tokenizer.fingerprint and one.report == two.report
     drawn = one.report["tokenizer_sample"]
     assert drawn["of_bytes"] == one.train.bytes and drawn["of_documents"] == one.train.documents
     assert 18_000 < drawn["bytes"] <= 20_000 and drawn["documents"] < one.train.documents
-    again = prepared(str(path), tmp_path / "two", Means(1, 10_000))
+    again = prepared(str(path), tmp_path / "two", WorkerConfig(1, 10_000))
     assert again.from_cache and again.report == two.report
 
 
@@ -160,7 +162,7 @@ def test_of_a_long_document_a_sample_takes_pieces_from_everywhere(
     monkeypatch.setattr(sample, "LONG_BYTES", 100)
     path = tmp_path / "a.txt"
     path.write_text(" ".join(f"{number:05}" for number in range(10_000)))
-    found = scan_corpus([str(path)], DataConfig(), tmp_path / "cache", 0, Means(1, 5000))
+    found = scan_corpus([str(path)], Workspace(DataConfig(), tmp_path / "cache", 0, WorkerConfig(1, 5000)))
     drawn = sample.drawn_buckets(found.records, found.assignment, 12_000)
     pieces = [piece.text for job in found.jobs(5000, tmp_path) for piece in sample.drawn_pieces(job, drawn)]
     numbers = np.array([int(word) for piece in pieces for word in piece.split()])
@@ -168,7 +170,7 @@ def test_of_a_long_document_a_sample_takes_pieces_from_everywhere(
     assert np.histogram(numbers, 6, (0, 9000))[0].min() > 100, "a sixth of the text gives about 330 of 2000 words"
 
 
-@pytest.mark.parametrize("stage", ["note", "count", "draw", "encode"])
+@pytest.mark.parametrize("stage", ["index", "count", "draw", "encode"])
 def test_what_was_finished_before_a_stop_is_not_done_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
@@ -179,7 +181,7 @@ def test_what_was_finished_before_a_stop_is_not_done_again(
     original = getattr(stages, stage)
 
     def counted(job):
-        folder = (job[0] if isinstance(job, tuple) else job).folder
+        folder = job.folder if hasattr(job, "folder") else job[0].folder
         done = (folder / stages.RESULT).exists()
         result = original(job)
         if not done:
@@ -190,7 +192,7 @@ def test_what_was_finished_before_a_stop_is_not_done_again(
         return result
 
     stopped: list[bool] = []
-    for module in (noting, scan, prepare):
+    for module in (indexing, scan, prepare):
         if hasattr(module, stage):
             monkeypatch.setattr(module, stage, counted)
     with pytest.raises(KeyboardInterrupt):
@@ -208,18 +210,20 @@ def test_what_was_finished_before_a_stop_is_not_done_again(
 PREPARE = """
     import os, signal, sys
     from pathlib import Path
-    from gptcli.data import crew, stages
+    from gptcli.data import stages, worker_pool
     from gptcli.data.config import DataConfig
-    from gptcli.data.crew import Means
+    from gptcli.data.worker_pool import WorkerConfig
+    from gptcli.data.workspace import Workspace
     from gptcli.data.prepare import prepare_corpus, scan_corpus
     from gptcli.errors import GptcliError
     if __name__ == "__main__":
-        config, cache, means = DataConfig(tokenizer="byte"), Path(sys.argv[2]), Means(2, int(sys.argv[3]))
+        workers = WorkerConfig(2, int(sys.argv[3]))
+        workspace = Workspace(DataConfig(tokenizer="byte"), Path(sys.argv[2]), 0, workers)
         try:
-            with crew.stop_by_signal():
-                scan = scan_corpus([sys.argv[1]], config, cache, 0, means)
+            with worker_pool.stop_by_signal():
+                scan = scan_corpus([sys.argv[1]], workspace)
                 print("scanned", flush=True)
-                prepare_corpus(scan, config, cache, None, means)
+                prepare_corpus(scan, workspace)
         except GptcliError as error:
             print(type(error).__name__, error, flush=True)
             sys.exit(error.exit_code)
@@ -288,7 +292,7 @@ def test_a_stopped_preparation_leaves_no_process_and_is_gone_on_with(tmp_path: P
         assert all(path.stat().st_mtime_ns == when for path, when in kept.items() if path.exists())
         time.sleep(0.05)
     assert process.communicate(timeout=60)[0] == "scanned\ndone\n"
-    data = prepared(source, cache, Means(1), tokenizer="byte")
+    data = prepared(source, cache, WorkerConfig(1), tokenizer="byte")
     whole = prepared(source, tmp_path / "one", WHOLE, tokenizer="byte")
     assert data.from_cache and data.train.fingerprint == whole.train.fingerprint
     data.train.verify()
@@ -348,7 +352,7 @@ def test_a_bad_byte_in_the_middle_is_named_by_its_place_in_the_file(tmp_path: Pa
     path = tmp_path / "a.txt"
     path.write_bytes(b"word and word <>" * 1000 + b"\xff" + b"word and word <>" * 1000)
     with pytest.raises(DataError, match=r"a\.txt is not UTF-8 at byte 16,000"):
-        scan_corpus([str(path)], DataConfig(document_separator="<>"), tmp_path / "cache", 0, IN_PARTS)
+        scan_corpus([str(path)], Workspace(DataConfig(document_separator="<>"), tmp_path / "cache", 0, IN_PARTS))
 
 
 def test_a_process_uses_no_more_memory_than_it_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -358,6 +362,6 @@ def test_a_process_uses_no_more_memory_than_it_may(tmp_path: Path, monkeypatch: 
         "gptcli.tokenizer.tokenizer.Tokenizer.clear_cache", lambda tokenizer: forgotten.append(tokenizer)
     )
     source = corpus(tmp_path / "corpus", "rows")
-    monkeypatch.setattr(crew, "OWN_BYTES", 0)
-    monkeypatch.setattr(crew, "SHARED_BYTES", 1)
+    monkeypatch.setattr(worker_pool, "OWN_BYTES", 0)
+    monkeypatch.setattr(worker_pool, "SHARED_BYTES", 1)
     assert prepared(source, tmp_path / "cache", IN_PARTS).train.documents and forgotten

@@ -9,7 +9,8 @@ import pytest
 
 from gptcli.data.config import DataConfig
 from gptcli.data.corpus import open_corpus
-from gptcli.data.scan import scan_corpus
+from gptcli.data.scan import scan_texts
+from gptcli.data.workspace import Workspace
 from gptcli.errors import DataError
 
 datasets = pytest.importorskip("datasets")
@@ -87,7 +88,7 @@ def test_in_the_hub_cache_the_training_split_is_read_and_no_readme(tmp_path: Pat
 
 def test_training_reads_the_hub_cache_through_its_links_and_validates_on_another_split(tmp_path: Path) -> None:
     repository = in_the_hub_cache(tmp_path, FILES)
-    scan = scan_corpus([str(repository)], DataConfig(val=f"{repository}@test"), tmp_path / "cache")
+    scan = scan_texts([str(repository)], Workspace(DataConfig(val=f"{repository}@test"), tmp_path / "cache"))
     assert (list(scan.train_texts()), list(scan.val_texts())) == (TEXTS[:590], TEXTS[590:])
 
 

@@ -21,11 +21,12 @@ MEASURE = """
     import numpy, tokenizers
     from gptcli.data.config import DataConfig
     from gptcli.data.prepare import prepare_corpus, scan_corpus
-    config, cache = DataConfig(tokenizer=json.loads(sys.argv[3])), Path(sys.argv[2])
+    from gptcli.data.workspace import Workspace
+    workspace = Workspace(DataConfig(tokenizer=json.loads(sys.argv[3])), Path(sys.argv[2]))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    scan = scan_corpus([sys.argv[1]], config, cache)
+    scan = scan_corpus([sys.argv[1]], workspace)
     scanned = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    data = prepare_corpus(scan, config, cache)
+    data = prepare_corpus(scan, workspace)
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(json.dumps([scanned - before, after - before, data.train.bytes + data.val.bytes]))
 """

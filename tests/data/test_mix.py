@@ -11,14 +11,15 @@ import torch
 
 from gptcli.data.batches import Batches
 from gptcli.data.config import DataConfig
-from gptcli.data.crew import Means
 from gptcli.data.mix import prepare_mix, scan_mix
 from gptcli.data.prepare import prepare_corpus, scan_corpus
 from gptcli.data.token_mix import TokenMix
+from gptcli.data.worker_pool import WorkerConfig
+from gptcli.data.workspace import Workspace
 from gptcli.errors import ConfigError, DataError
 
 WORDS = {"a": "apple ant arm ", "b": "bee bread bone ", "c": "cat cold cup "}
-MEANS = Means(workers=1, section_bytes=3000)
+WORKERS = WorkerConfig(workers=1, section_bytes=3000)
 
 
 def texts_of(name: str) -> list[str]:
@@ -40,34 +41,34 @@ def config(tmp_path: Path) -> DataConfig:
 
 
 def test_what_one_corpus_is_validated_on_no_other_is_trained_on(config: DataConfig, tmp_path: Path) -> None:
-    mix = scan_mix(config, tmp_path / "cache", 0, MEANS)
+    mix = scan_mix(Workspace(config, tmp_path / "cache", 0, WORKERS))
     trained = [set(scan.train_texts()) for scan in mix.scans]
     validated = [set(scan.val_texts()) for scan in mix.scans]
     for number, train in enumerate(trained):
         assert not train & set().union(*validated)
-        alone = scan_corpus(config.mix[number].corpus, config, tmp_path / "cache", 0, MEANS)
+        alone = scan_corpus(config.mix[number].corpus, Workspace(config, tmp_path / "cache", 0, WORKERS))
         others = set().union(*(val for other, val in enumerate(validated) if other != number))
         assert train == set(alone.train_texts()) - others and validated[number] == set(alone.val_texts())
         scan = mix.scans[number]
         assert scan.overlap == len(set(alone.train_texts()) & others)
         assert (scan.train.documents, scan.train.bytes) == (len(train), sum(len(text.encode()) for text in train))
     assert sum(scan.overlap for scan in mix.scans) > 0
-    again = scan_mix(config, tmp_path / "cache", 0, MEANS)
+    again = scan_mix(Workspace(config, tmp_path / "cache", 0, WORKERS))
     assert again.report() == mix.report()
 
 
 def test_the_tokens_of_a_mix_are_those_of_its_corpora(config: DataConfig, tmp_path: Path) -> None:
-    mix = scan_mix(config, tmp_path / "cache", 0, MEANS)
-    data = prepare_mix(mix, config, tmp_path / "cache", None, MEANS)
+    mix = scan_mix(Workspace(config, tmp_path / "cache", 0, WORKERS))
+    data = prepare_mix(mix, Workspace(config, tmp_path / "cache", workers=WORKERS))
     assert data.names == data.train.names == ("a", "b", "c")
     for scan, train, val in zip(mix.scans, data.train.parts, data.vals, strict=True):
-        alone = prepare_corpus(scan, config, tmp_path / "other", data.tokenizer, Means(1))
+        alone = prepare_corpus(scan, Workspace(config, tmp_path / "other", workers=WorkerConfig(1)), data.tokenizer)
         assert (alone.train.fingerprint, alone.val.fingerprint) == (train.fingerprint, val.fingerprint)
     whole = np.concatenate([val.read(0, len(val)) for val in data.vals])
     assert np.array_equal(data.val.read(0, len(data.val)), whole)
     assert data.val.documents == sum(val.documents for val in data.vals)
     assert [one["name"] for one in data.report["mix"]] == ["a", "b", "c"] and data.report["mix"][0]["weight"] == 0.5
-    assert prepare_mix(mix, config, tmp_path / "cache", None, MEANS).from_cache
+    assert prepare_mix(mix, Workspace(config, tmp_path / "cache", workers=WORKERS)).from_cache
 
 
 @pytest.mark.parametrize("tokenizer", ["char", {"name": "bpe", "vocab_size": 300}])
@@ -75,13 +76,13 @@ def test_a_tokenizer_of_a_mix_learns_from_all_training_parts(
     config: DataConfig, tmp_path: Path, tokenizer: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = DataConfig.model_validate(config.model_dump() | {"tokenizer": tokenizer})
-    mix = scan_mix(config, tmp_path / "cache", 0, MEANS)
-    data = prepare_mix(mix, config, tmp_path / "cache", None, MEANS)
+    mix = scan_mix(Workspace(config, tmp_path / "cache", 0, WORKERS))
+    data = prepare_mix(mix, Workspace(config, tmp_path / "cache", workers=WORKERS))
     assert data.report["tokenizer_sample"]["bytes"] == mix.train.bytes
     for text in ("apple", "bread", "cold"):
         assert data.tokenizer.decode(data.tokenizer.encode(text)) == text
     monkeypatch.setattr("gptcli.data.mix.SAMPLE_BYTES", 4000)
-    less = prepare_mix(mix, config, tmp_path / "cache", None, MEANS)
+    less = prepare_mix(mix, Workspace(config, tmp_path / "cache", workers=WORKERS))
     if config.tokenizer.name == "bpe":
         assert less.report["tokenizer_sample"]["bytes"] < 4100 < mix.train.bytes
 
@@ -131,4 +132,4 @@ def test_a_mix_that_cannot_be_meant_is_refused(values: dict, message: str) -> No
 def test_tokens_of_another_program_are_no_part_of_a_mix(tmp_path: Path) -> None:
     config = DataConfig.model_validate({"mix": ({"corpus": "train.bin", "weight": 1.0},)})
     with pytest.raises(ConfigError, match="is a file of tokens"):
-        scan_mix(config, tmp_path)
+        scan_mix(Workspace(config, tmp_path))

@@ -13,15 +13,15 @@ import pytest
 
 from gptcli.data import near
 from gptcli.data.config import DataConfig, DataSettings
-from gptcli.data.crew import Means
 from gptcli.data.groups import LinkedGroups
 from gptcli.data.inspect import prepare
-from gptcli.data.prepare import scan_corpus
-from gptcli.data.scan import CorpusScan
+from gptcli.data.scan import CorpusScan, scan_texts
 from gptcli.data.split import BLANK, CUT, DUPLICATE, OVERLAP, TRAIN, VAL
+from gptcli.data.worker_pool import WorkerConfig
+from gptcli.data.workspace import Workspace
 from gptcli.errors import DataError, UsageError
 
-ONE = Means(workers=1)
+ONE = WorkerConfig(workers=1)
 ENDS = ("", "en", "ix")
 WORDS = [a + b + c for a in ("ba", "co", "du", "fe", "gi") for b in ("ran", "tel", "sor", "vin") for c in ENDS]
 
@@ -43,11 +43,12 @@ def versions(count: int, edits: Sequence[int] = (0, 4, 8, 12)) -> list[str]:
     return texts
 
 
-def scan(tmp_path: Path, texts: Sequence[str], means: Means = ONE, **settings: object) -> CorpusScan:
+def scan(tmp_path: Path, texts: Sequence[str], workers: WorkerConfig = ONE, **settings: object) -> CorpusScan:
     source = tmp_path / "rows.jsonl"
     source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     config = DataConfig.model_validate({"deduplicate": "near"} | settings)
-    return scan_corpus([str(source)], config, tmp_path / f"cache-{means.section_bytes}-{means.workers}", 0, means)
+    cache = tmp_path / f"cache-{workers.section_bytes}-{workers.workers}"
+    return scan_texts([str(source)], Workspace(config, cache, 0, workers))
 
 
 def sides(scan: CorpusScan, size: int) -> list[set[int]]:
@@ -82,10 +83,12 @@ def test_unrelated_texts_stand_alone(tmp_path: Path) -> None:
     assert near_scan.grouped == 0 and np.array_equal(near_scan.assignment, exact.assignment)
 
 
-@pytest.mark.parametrize("means", [Means(workers=1, section_bytes=9_000), Means(workers=2, section_bytes=9_000)])
-def test_groups_do_not_depend_on_parts_and_processes(tmp_path: Path, means: Means) -> None:
+@pytest.mark.parametrize(
+    "workers", [WorkerConfig(workers=1, section_bytes=9_000), WorkerConfig(workers=2, section_bytes=9_000)]
+)
+def test_groups_do_not_depend_on_parts_and_processes(tmp_path: Path, workers: WorkerConfig) -> None:
     texts = [*versions(12), "", " ", *versions(3), "short", "short"]
-    whole, parts = scan(tmp_path, texts), scan(tmp_path, texts, means)
+    whole, parts = scan(tmp_path, texts), scan(tmp_path, texts, workers)
     assert len(parts.jobs(9_000, tmp_path)) > 2
     assert np.array_equal(whole.assignment, parts.assignment) and whole.report() == parts.report()
     assert whole.grouped == 36 and whole.duplicates == 13 and whole.blank == 2
@@ -103,7 +106,9 @@ def test_a_long_text_is_near_another_by_one_of_its_pieces(tmp_path: Path, monkey
     config = DataConfig.model_validate({"deduplicate": "near"})
     reports = []
     for size in (1 << 26, 4000):
-        found = scan_corpus([str(folder)], config, tmp_path / str(size), 0, Means(workers=1, section_bytes=size))
+        found = scan_texts(
+            [str(folder)], Workspace(config, tmp_path / str(size), 0, WorkerConfig(workers=1, section_bytes=size))
+        )
         assert found.grouped == 1 and found.assignment[12] == found.assignment[13]
         reports.append(found.report())
     assert reports[0] == reports[1]

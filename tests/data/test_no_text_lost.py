@@ -22,9 +22,10 @@ from gptcli.data.config import DataConfig
 from gptcli.data.corpus import read_pieces
 from gptcli.data.decoding import MAX_NUL_SHARE, Decoding, read_text
 from gptcli.data.filetypes import HEAD_BYTES, file_type
-from gptcli.data.scan import scan_corpus
+from gptcli.data.scan import scan_texts
 from gptcli.data.sections import cut_file
 from gptcli.data.sources import find_files
+from gptcli.data.workspace import Workspace
 from gptcli.errors import DataError
 
 quick = settings(
@@ -52,7 +53,7 @@ def assert_nothing_is_lost(name: str, content: bytes, texts: list[str], config: 
                 documents_in(path, config)
             return
         assert documents_in(path, config) == texts
-        scan = scan_corpus([str(path)], config, Path(folder, "cache"))
+        scan = scan_texts([str(path)], Workspace(config, Path(folder, "cache")))
         kept = {text for text in texts if text and not text.isspace()}
         assert scan.train.bytes + scan.val.bytes == sum(len(text.encode()) for text in kept)
         blank = [text for text in texts if not text or text.isspace()]

@@ -14,6 +14,7 @@ from gptcli.data.config import DataConfig, DataSettings
 from gptcli.data.inspect import inspect, prepare
 from gptcli.data.overlap import Overlap, measure_overlap, overlap_warning, overlap_words
 from gptcli.data.prepare import prepare_corpus, scan_corpus
+from gptcli.data.workspace import Workspace
 
 from .conftest import WriteShards
 
@@ -137,6 +138,8 @@ def test_the_overlap_does_not_depend_on_the_names_of_files(tmp_path: Path) -> No
     for name in ("one", "two"):
         source = write_rows(tmp_path / f"{name}.jsonl", versions(20))
         reports.append(
-            prepare_corpus(scan_corpus([source], config, tmp_path / "cache"), config, tmp_path / name).report
+            prepare_corpus(
+                scan_corpus([source], Workspace(config, tmp_path / "cache")), Workspace(config, tmp_path / name)
+            ).report
         )
     assert reports[0]["ngram_overlap"] == reports[1]["ngram_overlap"]

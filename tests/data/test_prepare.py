@@ -19,6 +19,7 @@ from gptcli.data import prepare, stages
 from gptcli.data.config import DataConfig
 from gptcli.data.inspect import inspect_split
 from gptcli.data.prepare import PreparedCorpus, open_prepared, prepare_corpus, scan_corpus
+from gptcli.data.workspace import Workspace
 from gptcli.errors import DataError, StorageError
 from gptcli.storage import default_cache_dir
 
@@ -42,13 +43,14 @@ def source(tmp_path: Path) -> str:
 
 def prepared(source: str, cache: Path, seed: int = 0, **settings: object) -> PreparedCorpus:
     config = DataConfig.model_validate(settings)
-    return prepare_corpus(scan_corpus([source], config, cache, seed), config, cache)
+    workspace = Workspace(config, cache, seed)
+    return prepare_corpus(scan_corpus([source], workspace), workspace)
 
 
 @pytest.mark.parametrize("tokenizer", ["char", "byte", {"name": "bpe", "vocab_size": 400}])
 def test_the_stream_is_end_of_text_and_ids_of_every_document(source: str, cache: Path, tokenizer: object) -> None:
     data = prepared(source, cache, tokenizer=tokenizer)
-    scan = scan_corpus([source], DataConfig(), cache)
+    scan = scan_corpus([source], Workspace(DataConfig(), cache))
     reference = tokenizers.Tokenizer.from_str(data.tokenizer.backend.to_str())
     for shards, texts in ((data.train, list(scan.train_texts())), (data.val, list(scan.val_texts()))):
         encoded = [reference.encode(text, add_special_tokens=False).ids for text in texts]
@@ -152,11 +154,11 @@ def test_a_prepared_directory_opens_by_itself(source: str, cache: Path) -> None:
 
 def test_a_corpus_that_changes_before_it_is_encoded_leaves_nothing(source: str, cache: Path) -> None:
     config = DataConfig(tokenizer="byte")
-    scan = scan_corpus([source], config, cache)
+    scan = scan_corpus([source], Workspace(config, cache))
     with open(source, "a") as file:
         file.write('{"text": "one more"}\n')
     with pytest.raises(DataError, match="changed while it was being read"):
-        prepare_corpus(scan, config, cache)
+        prepare_corpus(scan, Workspace(config, cache))
     assert [path.suffix for path in (cache / "tokens").iterdir()] == [".lock"]
 
 
@@ -184,10 +186,12 @@ def test_what_a_killed_process_left_is_cleared_away(source: str, cache: Path) ->
         from pathlib import Path
         from gptcli.data import prepare, shards
         from gptcli.data.config import DataConfig
+        from gptcli.data.workspace import Workspace
         config, cache = DataConfig(tokenizer="byte"), Path(sys.argv[2])
         def die(self): os.kill(os.getpid(), signal.SIGKILL)
         shards.ShardWriter.write_index = die
-        prepare.prepare_corpus(prepare.scan_corpus([sys.argv[1]], config, cache), config, cache)
+        workspace = Workspace(config, cache)
+        prepare.prepare_corpus(prepare.scan_corpus([sys.argv[1]], workspace), workspace)
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(script), source, str(cache)])
     assert done.returncode == -signal.SIGKILL
@@ -204,13 +208,14 @@ def test_a_full_disk_is_a_storage_error_that_leaves_nothing(source: str, cache: 
         from pathlib import Path
         from gptcli.data.config import DataConfig
         from gptcli.data.prepare import prepare_corpus, scan_corpus
+        from gptcli.data.workspace import Workspace
         from gptcli.errors import StorageError
         config, cache = DataConfig(tokenizer="byte"), Path(sys.argv[2])
-        scan = scan_corpus([sys.argv[1]], config, cache)
+        scan = scan_corpus([sys.argv[1]], Workspace(config, cache))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
         try:
-            prepare_corpus(scan, config, cache)
+            prepare_corpus(scan, Workspace(config, cache))
         except StorageError as error:
             print(error)
     """

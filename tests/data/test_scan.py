@@ -14,7 +14,8 @@ import pytest
 from gptcli.data import corpus, scan
 from gptcli.data.config import DataConfig
 from gptcli.data.left_out import LeftOut, left_out_report
-from gptcli.data.scan import CorpusScan, scan_corpus
+from gptcli.data.scan import CorpusScan, scan_texts
+from gptcli.data.workspace import Workspace
 from gptcli.errors import DataError, StorageError
 
 
@@ -63,7 +64,7 @@ def test_parts_are_the_distinct_documents_and_share_none(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     texts = some_texts(seed)
-    found = scan_corpus([rows_of(texts, tmp_path / "a.jsonl")], DataConfig(val_fraction=0.3), cache, seed)
+    found = scan_texts([rows_of(texts, tmp_path / "a.jsonl")], Workspace(DataConfig(val_fraction=0.3), cache, seed))
     train, val = list(found.train_texts()), list(found.val_texts())
     kept = list(dict.fromkeys(text for text in texts if text.strip()))
     assert sorted(train + val) == sorted(kept)
@@ -85,9 +86,9 @@ def test_documents_in_pieces_are_split_like_whole_ones(
 ) -> None:
     source = rows_of(some_texts(1), tmp_path / "a.jsonl")
     config = DataConfig(split=mode, val_fraction=0.3)
-    whole = scan_corpus([source], config, cache)
+    whole = scan_texts([source], Workspace(config, cache))
     monkeypatch.setattr(corpus, "PIECE_CHARACTERS", 20)
-    pieces = scan_corpus([source], config, cache / "other")
+    pieces = scan_texts([source], Workspace(config, cache / "other"))
     assert pieces.fingerprint == whole.fingerprint
     assert pieces.train == whole.train and pieces.val == whole.val
     assert "".join(pieces.train_texts()) == "".join(whole.train_texts())
@@ -99,7 +100,7 @@ def test_documents_in_pieces_are_split_like_whole_ones(
 @pytest.mark.parametrize("mode", ["document", "tail"])
 def test_tiny_shakespeare_is_split_as_nanogpt_splits_it(shared: Path, cache: Path, mode: str) -> None:
     path = shared / "corpora" / "tinyshakespeare.txt"
-    found = scan_corpus([str(path)], DataConfig(split=mode), cache)
+    found = scan_texts([str(path)], Workspace(DataConfig(split=mode), cache))
     text = path.read_bytes().decode()
     assert (found.train.characters, found.val.characters) == (1_003_854, 111_540)
     assert "".join(found.train_texts()) == text[: int(len(text) * 0.9)]
@@ -110,7 +111,7 @@ def test_tiny_shakespeare_is_split_as_nanogpt_splits_it(shared: Path, cache: Pat
 def test_tail_of_many_documents_is_the_end_of_their_text(tmp_path: Path, cache: Path) -> None:
     texts = list(dict.fromkeys(text for text in some_texts(2) if text.strip()))
     source = rows_of(texts, tmp_path / "a.jsonl")
-    found = scan_corpus([source], DataConfig(split="tail", val_fraction=0.2), cache)
+    found = scan_texts([source], Workspace(DataConfig(split="tail", val_fraction=0.2), cache))
     whole = "".join(texts)
     assert "".join(found.train_texts()) == whole[: int(len(whole) * 0.8)]
     assert "".join(found.val_texts()) == whole[int(len(whole) * 0.8) :]
@@ -119,7 +120,7 @@ def test_tail_of_many_documents_is_the_end_of_their_text(tmp_path: Path, cache: 
 def test_an_own_validation_corpus_is_read_whole_and_kept_out_of_training(tmp_path: Path, cache: Path) -> None:
     source = rows_of(["one", "shared text", "two", "two", "also shared"], tmp_path / "a.jsonl")
     own = rows_of(["three", "shared text", "also shared", "three"], tmp_path / "b.jsonl")
-    found = scan_corpus([source], DataConfig(val=own), cache)
+    found = scan_texts([source], Workspace(DataConfig(val=own), cache))
     assert list(found.train_texts()) == ["one", "two"]
     assert list(found.val_texts()) == ["three", "shared text", "also shared"]
     assert (found.overlap, found.overlap_bytes) == (2, len("shared text" + "also shared"))
@@ -130,15 +131,15 @@ def test_an_own_validation_corpus_is_read_whole_and_kept_out_of_training(tmp_pat
 
 def test_the_second_scan_reads_nothing_until_a_file_changes(tmp_path: Path, cache: Path, reads: list[str]) -> None:
     source = write_files(tmp_path / "c", ["first text", "second text", "third text"])
-    first = scan_corpus([source], DataConfig(), cache)
+    first = scan_texts([source], Workspace(DataConfig(), cache))
     assert reads
     reads.clear()
-    second = scan_corpus([source], DataConfig(), cache)
+    second = scan_texts([source], Workspace(DataConfig(), cache))
     assert not reads
     assert second.report() == first.report() and list(second.train_texts()) == list(first.train_texts())
     write_files(tmp_path / "c", ["first text", "another text"], age=30)
     reads.clear()
-    third = scan_corpus([source], DataConfig(), cache)
+    third = scan_texts([source], Workspace(DataConfig(), cache))
     assert reads and third.fingerprint != first.fingerprint
 
 
@@ -151,39 +152,40 @@ def test_the_second_scan_reads_nothing_until_a_file_changes(tmp_path: Path, cach
 )
 def test_other_settings_are_another_scan(tmp_path: Path, cache: Path, reads: list[str], change: dict) -> None:
     source = write_files(tmp_path / "c", ["first text", "second text", "third text"])
-    scan_corpus([source], DataConfig(), cache, seed=1)
+    scan_texts([source], Workspace(DataConfig(), cache, 1))
     reads.clear()
-    scan_corpus([source], DataConfig(**change), cache, seed=1 if change else 2)
+    scan_texts([source], Workspace(DataConfig(**change), cache, 1 if change else 2))
     assert reads
     reads.clear()
-    scan_corpus([source], DataConfig(pack="document", tokenizer="char"), cache, seed=1)
+    scan_texts([source], Workspace(DataConfig(pack="document", tokenizer="char"), cache, 1))
     assert not reads
 
 
 def test_a_file_changed_just_before_a_scan_is_read_again(tmp_path: Path, cache: Path, reads: list[str]) -> None:
     """It may change once more within the tick of its clock, with the same size and time."""
     source = write_files(tmp_path / "c", ["aaaa", "bbbb"], age=0)
-    scan_corpus([source], DataConfig(), cache)
+    scan_texts([source], Workspace(DataConfig(), cache))
     status = (tmp_path / "c" / "0001.txt").stat()
     (tmp_path / "c" / "0001.txt").write_text("cccc")
     os.utime(tmp_path / "c" / "0001.txt", ns=(status.st_atime_ns, status.st_mtime_ns))
-    found = scan_corpus([source], DataConfig(), cache)
+    found = scan_texts([source], Workspace(DataConfig(), cache))
     assert "".join([*found.train_texts(), *found.val_texts()]) == "aaaacccc"
 
 
 def test_the_fingerprint_is_of_the_texts_and_not_of_their_names(tmp_path: Path, cache: Path) -> None:
     texts = ["first text", "second text", "third text"]
-    one = scan_corpus([write_files(tmp_path / "c", texts)], DataConfig(), cache)
-    two = scan_corpus([rows_of([*texts, texts[0]], tmp_path / "d.jsonl")], DataConfig(), cache)
+    one = scan_texts([write_files(tmp_path / "c", texts)], Workspace(DataConfig(), cache))
+    two = scan_texts([rows_of([*texts, texts[0]], tmp_path / "d.jsonl")], Workspace(DataConfig(), cache))
     assert one.fingerprint == two.fingerprint
-    assert scan_corpus([rows_of(texts[::-1], tmp_path / "e.jsonl")], DataConfig(), cache).fingerprint != one.fingerprint
+    backwards = scan_texts([rows_of(texts[::-1], tmp_path / "e.jsonl")], Workspace(DataConfig(), cache))
+    assert backwards.fingerprint != one.fingerprint
 
 
 @pytest.mark.parametrize("text", ["one text, changed", "one text", "", "short"])
 def test_a_file_that_changes_between_two_readings_is_an_error(tmp_path: Path, cache: Path, text: str) -> None:
     path = tmp_path / "a.txt"
     path.write_text("one texT<>two text<>three text")
-    found = scan_corpus([str(path)], DataConfig(document_separator="<>", val_fraction=0.3), cache)
+    found = scan_texts([str(path)], Workspace(DataConfig(document_separator="<>", val_fraction=0.3), cache))
     path.write_text(text)
     for texts in (found.train_texts, found.val_texts):
         with pytest.raises(DataError, match=r"a\.txt changed while it was being read"):
@@ -194,7 +196,7 @@ def test_only_files_with_validation_documents_are_read_for_their_text(
     tmp_path: Path, cache: Path, reads: list[str]
 ) -> None:
     source = write_files(tmp_path / "c", [f"text number {number}" for number in range(50)])
-    found = scan_corpus([source], DataConfig(), cache)
+    found = scan_texts([source], Workspace(DataConfig(), cache))
     reads.clear()
     assert len(list(found.val_texts())) == found.val.documents == len(reads) == 5
 
@@ -216,19 +218,19 @@ def test_a_corpus_that_cannot_be_used_is_an_error_that_leaves_nothing(
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
-        scan_corpus([str(tmp_path / name) for name in files], DataConfig(), cache)
+        scan_texts([str(tmp_path / name) for name in files], Workspace(DataConfig(), cache))
     assert [path.suffix for path in (cache / "scans").iterdir()] == [".lock"]
 
 
 def test_no_corpus_is_an_error(cache: Path) -> None:
     with pytest.raises(DataError, match="no corpus is named"):
-        scan_corpus([], DataConfig(), cache)
+        scan_texts([], Workspace(DataConfig(), cache))
 
 
 def test_a_cache_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("some text")
     with pytest.raises(StorageError, match="cannot create"):
-        scan_corpus([str(tmp_path / "a.txt")], DataConfig(), tmp_path / "a.txt" / "cache")
+        scan_texts([str(tmp_path / "a.txt")], Workspace(DataConfig(), tmp_path / "a.txt" / "cache"))
 
 
 def test_a_scan_that_was_killed_leaves_nothing_that_is_taken_for_one(
@@ -240,11 +242,11 @@ def test_a_scan_that_was_killed_leaves_nothing_that_is_taken_for_one(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(scan, "count_parts", killed)
+        patched.setattr(scan, "count_sides", killed)
         with pytest.raises(KeyboardInterrupt):
-            scan_corpus([source], DataConfig(), cache)
+            scan_texts([source], Workspace(DataConfig(), cache))
     assert [path.suffix for path in (cache / "scans").iterdir()] == [".lock"]
-    assert scan_corpus([source], DataConfig(), cache).train.documents == 9
+    assert scan_texts([source], Workspace(DataConfig(), cache)).train.documents == 9
 
 
 def mixed_folder(folder: Path) -> str:
@@ -262,7 +264,7 @@ def test_a_folder_leaves_out_whole_files_that_cannot_be_read_and_says_so(
 ) -> None:
     folder = mixed_folder(tmp_path / "c")
     for _ in range(2):  # also from the cache
-        found = scan_corpus([folder], DataConfig(), cache)
+        found = scan_texts([folder], Workspace(DataConfig(), cache))
         assert "".join(piece.text for piece in found.pieces()) == "first textsecond text"
         said = capsys.readouterr().err
         assert said.count("\n") == 1 and "left out of the corpus: 3 that cannot be read as text" in said
@@ -273,7 +275,7 @@ def test_a_folder_leaves_out_whole_files_that_cannot_be_read_and_says_so(
     reasons = {Path(one["name"]).name: one["reason"] for one in report["left_out"]["files"]}
     assert reasons["rows.jsonl"].startswith("line 3 of it has no field 'text'; its fields are body")
     assert reasons["package.json"].startswith("line 1 of it has no field 'text'; its fields are name")
-    assert scan_corpus([folder], DataConfig(exclude=("*.json*", "old.txt")), cache).refused == ()
+    assert scan_texts([folder], Workspace(DataConfig(exclude=("*.json*", "old.txt")), cache)).refused == ()
     capsys.readouterr()
 
 
@@ -282,13 +284,13 @@ def test_a_file_that_is_named_must_be_readable(tmp_path: Path, cache: Path, name
     folder = mixed_folder(tmp_path / "c")
     for sources in ([f"{folder}/{name}", folder], [folder, f"{folder}/{name}"]):
         with pytest.raises(DataError, match=f"{name} (is not UTF-8|has no field)"):
-            scan_corpus(sources, DataConfig(), cache)
+            scan_texts(sources, Workspace(DataConfig(), cache))
 
 
 def test_what_is_read_of_a_validation_corpus_counts_as_validation(tmp_path: Path, cache: Path) -> None:
     val = mixed_folder(tmp_path / "val")
     train = write_files(tmp_path / "train", ["third text", "fourth text", "fifth text"])
-    found = scan_corpus([train], DataConfig(val=val), cache)
+    found = scan_texts([train], Workspace(DataConfig(val=val), cache))
     assert set(found.val_texts()) == {"first text", "second text"} and found.train.documents == 3
     assert len(found.left_out) == 4
 
@@ -298,18 +300,18 @@ def test_a_folder_of_which_nothing_can_be_read_is_an_error_with_the_first_remedy
     for name in ("a.jsonl", "b.jsonl"):
         (tmp_path / "c" / name).write_text('{"body": "x"}\n')
     with pytest.raises(DataError, match=r"no file of the corpus can be read; .*a\.jsonl and 1 other: .*text_field"):
-        scan_corpus([str(tmp_path / "c")], DataConfig(), cache)
+        scan_texts([str(tmp_path / "c")], Workspace(DataConfig(), cache))
 
 
 def test_what_is_replaced_is_counted_and_warned_of(
     tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "a.txt").write_bytes(b"caf\xe9 and caf\xe9. " * 100)
-    found = scan_corpus([str(tmp_path / "a.txt")], DataConfig(encoding_errors="replace"), cache)
+    found = scan_texts([str(tmp_path / "a.txt")], Workspace(DataConfig(encoding_errors="replace"), cache))
     assert found.report()["replaced_characters"] == 200
     assert "warning: 200 of 1,500 characters are U+FFFD" in capsys.readouterr().err
     (tmp_path / "a.txt").write_bytes(b"cafe and cafe. " * 100 + b"\xe9")
-    assert scan_corpus([str(tmp_path / "a.txt")], DataConfig(encoding_errors="replace"), cache).replaced == 1
+    assert scan_texts([str(tmp_path / "a.txt")], Workspace(DataConfig(encoding_errors="replace"), cache)).replaced == 1
     assert "warning" not in capsys.readouterr().err
 
 
@@ -326,7 +328,7 @@ def test_a_separator_that_is_missing_or_undeclared_is_said(
 ) -> None:
     (tmp_path / "a.txt").write_text("<|endoftext|>".join(f"story number {number}" for number in range(30)))
     for _ in range(2):
-        found = scan_corpus([str(tmp_path / "a.txt")], DataConfig(document_separator=separator), cache)
+        found = scan_texts([str(tmp_path / "a.txt")], Workspace(DataConfig(document_separator=separator), cache))
         said = capsys.readouterr().err
         assert re.search(warning.replace("|", r"\|"), said) if warning else not said
     assert (found.train.documents + found.val.documents > 2) == (not warning)

@@ -15,6 +15,7 @@ from gptcli.data.inspect import prepare
 from gptcli.data.permutation import mix
 from gptcli.data.prepare import prepare_corpus, scan_corpus
 from gptcli.data.sketch import SKETCH, SketchBuilder, TextSketch, passages
+from gptcli.data.workspace import Workspace
 from gptcli.errors import CheckpointError
 
 SYLLABLES = ["ba", "cor", "del", "fi", "gun", "lö", "mu", "nar", "pe", "qui", "st", "語"]
@@ -136,8 +137,8 @@ def rows(path: Path, texts: list[str]) -> str:
 def test_preparing_sketches_what_is_trained_on_and_nothing_else(tmp_path: Path) -> None:
     source = rows(tmp_path / "a.jsonl", [prose(seed, 400) for seed in range(30)])
     config = DataConfig.model_validate({"tokenizer": "byte"})
-    scan = scan_corpus([source], config, tmp_path / "cache")
-    prepared = prepare_corpus(scan, config, tmp_path / "cache")
+    scan = scan_corpus([source], Workspace(config, tmp_path / "cache"))
+    prepared = prepare_corpus(scan, Workspace(config, tmp_path / "cache"))
     known = TextSketch.open(prepared.directory / SKETCH)
     assert share(known, "\n".join(scan.train_texts())) > 0.95  # but for passages across two documents
     assert share(known, "\n".join(scan.val_texts())) == 0

@@ -16,6 +16,7 @@ from gptcli.data.inspect import inspect
 from gptcli.data.prepare import PreparedCorpus, open_prepared, prepare_corpus, scan_corpus
 from gptcli.data.shards import TokenShards
 from gptcli.data.token_mix import TokenMix
+from gptcli.data.workspace import Workspace
 from gptcli.errors import DataError, GptcliError
 from gptcli.tokenizer.config import BpeTokenizerConfig
 from gptcli.tokenizer.tokenizer import Tokenizer
@@ -42,8 +43,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     for name, texts in (("train", TEXTS[:32]), ("val", TEXTS[32:])):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     config = DataConfig(val=str(folder / "val.jsonl"), tokenizer={"name": "file", "path": str(folder)})
-    scan = scan_corpus([str(folder / "train.jsonl")], config, folder / "cache")
-    return Corpus(tokenizer, folder, prepare_corpus(scan, config, folder / "cache"))
+    scan = scan_corpus([str(folder / "train.jsonl")], Workspace(config, folder / "cache"))
+    return Corpus(tokenizer, folder, prepare_corpus(scan, Workspace(config, folder / "cache")))
 
 
 def stream(shards: TokenShards) -> np.ndarray:
@@ -64,7 +65,8 @@ def write(path: Path, ids: np.ndarray, kind: str) -> Path:
 def prepare(sources: list[Path | str], folder: Path, tokenizer: Path | None, **data: Any) -> PreparedCorpus:
     named = {} if tokenizer is None else {"tokenizer": {"name": "file", "path": str(tokenizer)}}
     config = DataConfig.model_validate(named | data)
-    return prepare_corpus(scan_corpus([str(source) for source in sources], config, folder / "cache"), config, folder)
+    scan = scan_corpus([str(source) for source in sources], Workspace(config, folder / "cache"))
+    return prepare_corpus(scan, Workspace(config, folder))
 
 
 @pytest.mark.parametrize("kind", ["raw", "<u2", "<u4"])

@@ -11,8 +11,9 @@ import pytest
 from gptcli.data import versions
 from gptcli.data.config import DataConfig
 from gptcli.data.file_formats import SourceFile
-from gptcli.data.scan import scan_corpus
+from gptcli.data.scan import scan_texts
 from gptcli.data.versions import is_settled, look_at, require_same
+from gptcli.data.workspace import Workspace
 from gptcli.errors import DataError
 
 SIZES = ["hashed", "large"]
@@ -46,7 +47,7 @@ def edit_by_rename(path: Path, content: bytes) -> None:
 
 
 def texts_of(sources: list[Path], cache: Path, **settings: object) -> set[str]:
-    found = scan_corpus([str(path) for path in sources], DataConfig(**settings), cache)
+    found = scan_texts([str(path) for path in sources], Workspace(DataConfig(**settings), cache))
     return {*found.train_texts(), *found.val_texts()}
 
 

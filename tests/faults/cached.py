@@ -31,8 +31,9 @@ from faults.victim import make_corpus, train_command
 from gptcli.data import prepare, scan, streams
 from gptcli.data.cache import VERIFIED
 from gptcli.data.config import DataConfig
-from gptcli.data.crew import ALL_CORES, Means
 from gptcli.data.mix import PreparedMix, prepare_mix, scan_mix
+from gptcli.data.worker_pool import ALL_CORES, WorkerConfig
+from gptcli.data.workspace import Workspace
 from gptcli.errors import GptcliError
 from gptcli.train.planning.subset import scan_subset
 
@@ -40,7 +41,7 @@ STEPS, STOP = 12, 6
 IN_MEMORY = Path("/dev/shm")
 """Where directories are copied and removed in no time."""
 LEARNT = {"name": "bpe", "vocab_size": 300}
-MANY_PARTS = Means(workers=1, section_bytes=20_000)
+MANY_PARTS = WorkerConfig(workers=1, section_bytes=20_000)
 
 Prepare = Callable[[Path], PreparedMix]
 """Prepares a corpus in a cache."""
@@ -159,9 +160,14 @@ def content_of(data: PreparedMix) -> str:
     return digest.hexdigest()
 
 
-def prepared_by(sources: list[str], config: DataConfig, means: Means = ALL_CORES) -> Prepare:
+def prepared_by(sources: list[str], config: DataConfig, workers: WorkerConfig = ALL_CORES) -> Prepare:
     config = config.model_copy(update={"corpus": tuple(sources)})
-    return lambda cache: prepare_mix(scan_mix(config, cache, 0, means), config, cache, means=means)
+
+    def run(cache: Path) -> PreparedMix:
+        workspace = Workspace(config, cache, 0, workers)
+        return prepare_mix(scan_mix(workspace), workspace)
+
+    return run
 
 
 def write_texts(folder: Path, count: int = 24, first: int = 0) -> str:
@@ -202,7 +208,8 @@ def mix(folder: Path) -> tuple[Prepare, Callable[[Path], None]]:
     config = DataConfig(mix=entries, tokenizer=LEARNT, val_fraction=0.3)
 
     def run(cache: Path) -> PreparedMix:
-        return prepare_mix(scan_mix(config, cache), config, cache)
+        workspace = Workspace(config, cache)
+        return prepare_mix(scan_mix(workspace), workspace)
 
     return run, run
 
@@ -220,7 +227,8 @@ def subset(folder: Path) -> tuple[Prepare, Callable[[Path], None]]:
     config = DataConfig(corpus=(write_texts(folder / "texts"),), tokenizer="byte")
 
     def run(cache: Path) -> PreparedMix:
-        return prepare_mix(scan_subset(config, 800, cache, 0), config, cache)
+        workspace = Workspace(config, cache)
+        return prepare_mix(scan_subset(workspace, 800), workspace)
 
     return run, run
 

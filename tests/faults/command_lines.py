@@ -177,9 +177,9 @@ def set_streams(argument: str) -> None:
         elif how == "text":
             os.dup2(os.open(request["text"], os.O_RDONLY), 0)
     if request.get("workers"):  # of which a small corpus would start none
-        from gptcli.data.crew import Means
+        from gptcli.data.worker_pool import WorkerConfig
 
-        Means.__init__.__defaults__ = (2, 1000)
+        WorkerConfig.__init__.__defaults__ = (2, 1000)
     if request.get("search_here"):
         sys.path.insert(0, "")
         os.environ.pop("PYTHONSAFEPATH", None)  # which the nursery has set for itself

@@ -253,10 +253,11 @@ def test_command_writes_the_same_bytes_twice_and_check_finds_a_change(tmp_path: 
 
 def test_readme_states_the_floor_of_the_corpus_and_of_the_default_validation_split(known_bits, tmp_path: Path) -> None:
     from gptcli.data.config import DataConfig
-    from gptcli.data.scan import scan_corpus
+    from gptcli.data.scan import scan_texts
+    from gptcli.data.workspace import Workspace
 
     config = DataConfig(document_separator=corpus.SEPARATOR)
-    scan = scan_corpus([str(DATA / "stories.txt")], config, tmp_path, seed=1337)
+    scan = scan_texts([str(DATA / "stories.txt")], Workspace(config, tmp_path, 1337))
     known = [known_bits[corpus.digest(text)] for text in scan.val_texts()]
     split = sum(bits for _, bits in known) / sum(size for size, _ in known)
     whole = json.loads((DATA / "stories.json").read_text())["bits_per_byte"]

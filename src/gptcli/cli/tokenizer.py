@@ -54,8 +54,8 @@ def train(
     from gptcli.config import RawConfig, merge
     from gptcli.console import quantity, say
     from gptcli.data.corpus import open_corpus
-    from gptcli.data.crew import stop_by_signal
     from gptcli.data.reading_config import reading_config, reading_settings
+    from gptcli.data.worker_pool import stop_by_signal
     from gptcli.errors import UsageError
     from gptcli.tokenizer.train import build_tokenizer
 

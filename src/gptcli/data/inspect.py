@@ -10,12 +10,13 @@ import numpy as np
 from gptcli.console import quantity, say, size
 from gptcli.data.cache import require_undamaged
 from gptcli.data.config import DataSettings
-from gptcli.data.crew import Means, stop_by_signal
 from gptcli.data.lost_text import lost_text_warnings
 from gptcli.data.mix import prepare_mix, scan_mix
 from gptcli.data.overlap import OVERLAP, overlap_warning, overlap_words, read_overlap, recorded_overlap
 from gptcli.data.prepare import sample_words
 from gptcli.data.shards import INDEX, TokenShards
+from gptcli.data.worker_pool import WorkerConfig, stop_by_signal
+from gptcli.data.workspace import Workspace
 from gptcli.manifest import MANIFEST_NAME, require_unchanged
 from gptcli.tokenizer.files import SETTINGS_FILE, TOKENIZER_FILE
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
@@ -33,10 +34,9 @@ def prepare(settings: DataSettings, cache_dir: Path, workers: int = 0) -> dict[s
         DataError, TokenizerError, StorageError, OutOfMemoryError: as `scan_mix` and `prepare_mix`.
         Stopped: SIGINT or SIGTERM came.
     """
-    means = Means(workers)
+    workspace = Workspace(settings.data, cache_dir, settings.seed, WorkerConfig(workers))
     with stop_by_signal():
-        scan = scan_mix(settings.data, cache_dir, settings.seed, means)
-        prepared = prepare_mix(scan, settings.data, cache_dir, means=means)
+        prepared = prepare_mix(scan_mix(workspace), workspace)
     for one, corpus in zip(prepared.report.get("mix", ()), prepared.corpora, strict=False):
         one["directory"] = str(corpus.directory)
     for sentence in lost_text_warnings(prepared.report):

@@ -1,7 +1,7 @@
 """The corpora that a run is trained on in given proportions: each is prepared by itself, with one tokenizer for all.
 
-What one of them is validated on, no other is trained on. A single corpus is a mix of one, which has no name and needs
-no entry of the cache of its own.
+A document that one of them is validated on, no other is trained on. A single corpus is a mix of one, which has no name
+and needs no entry of the cache of its own.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +20,24 @@ from gptcli import strict_json
 from gptcli.data.arrays import stretches
 from gptcli.data.cache import WHOLE, Share, cache_key, is_whole, new_entry, only_writer, require_whole
 from gptcli.data.config import DataConfig
-from gptcli.data.crew import ALL_CORES, Means
 from gptcli.data.left_out import left_out_report
 from gptcli.data.lost_text import read_lost_text
 from gptcli.data.overlap import read_overlap, write_overlap
-from gptcli.data.prepare import PreparedCorpus, assemble, learn_tokenizer, prepare_corpus, scan_corpus
+from gptcli.data.prepare import PreparedCorpus, learn_tokenizer, open_corpus, prepare_corpus, scan_corpus
 from gptcli.data.sample import SAMPLE_BYTES
-from gptcli.data.scan import ASSIGNMENT, SCAN, CorpusScan, Findings, open_scan, text_fingerprint
+from gptcli.data.scan import SCAN, CorpusScan, ScanSummary, open_scan, scan_texts, text_fingerprint
 from gptcli.data.shards import ShardWriter, TokenShards
 from gptcli.data.sketch import SKETCH, TextSketch
 from gptcli.data.split import OVERLAP, TRAIN, VAL, Split
+from gptcli.data.split_reader import ASSIGNMENT
 from gptcli.data.stages import SplitStatistics
 from gptcli.data.token_files import is_token_file
 from gptcli.data.token_mix import UNNAMED, Mix, TokenMix
+from gptcli.data.token_scan import TokenScan
+from gptcli.data.workspace import Workspace
 from gptcli.errors import ConfigError
 from gptcli.manifest import MANIFEST_NAME
 from gptcli.storage import create_file, write_file
-from gptcli.tokenizer.config import TokenizerConfig
 from gptcli.tokenizer.tokenizer import Tokenizer
 
 DIGEST = np.dtype([("high", "<u8"), ("low", "<u8")])
@@ -47,30 +47,30 @@ DIGEST = np.dtype([("high", "<u8"), ("low", "<u8")])
 class MixScan(Mix):
     """The corpora of a run as they were read and split."""
 
-    scans: tuple[CorpusScan, ...]
+    scans: tuple[CorpusScan | TokenScan, ...]
 
     @classmethod
-    def of_one(cls, scan: CorpusScan) -> MixScan:
-        """The mix of a single corpus."""
+    def of_one(cls, scan: CorpusScan | TokenScan) -> MixScan:
+        """Return the mix of a single corpus."""
         return cls(UNNAMED, (1.0,), (scan,))
 
     @property
     def train(self) -> SplitStatistics:
-        """The sum of all training parts; of distinct characters, a lower bound."""
-        return together([scan.train for scan in self.scans])
+        """The sum over all training sides; a lower bound for the distinct characters."""
+        return sum_of([scan.train for scan in self.scans])
 
     @property
     def val(self) -> SplitStatistics:
-        """The sum of all validation parts, as `train`."""
-        return together([scan.val for scan in self.scans])
+        """The sum over all validation sides, as `train`."""
+        return sum_of([scan.val for scan in self.scans])
 
     @property
     def unseen_characters(self) -> int:
-        """The sum over the corpora of the distinct characters that only the validation part has."""
+        """The sum over the corpora of the distinct characters that only the validation side has."""
         return sum(scan.unseen_characters for scan in self.scans)
 
     def report(self) -> dict[str, Any]:
-        """What was kept, dropped and split, in all and of each named corpus, as JSON can write it."""
+        """Return a report of the documents of all corpora, and of each named one, as JSON can write it."""
         parts = [scan.report() for scan in self.scans]
         if self.is_single:
             return parts[0]
@@ -95,26 +95,26 @@ class MixScan(Mix):
 
 @dataclass(frozen=True)
 class PreparedMix(Mix):
-    """Everything that training needs of its corpora."""
+    """The corpora of a run as tokens."""
 
     corpora: tuple[PreparedCorpus, ...]
     val: TokenShards
-    """The validation parts of all corpora, one after another."""
+    """The validation sides of all corpora, one after another."""
     report: dict[str, Any]
-    """What was kept, dropped, split and encoded, as JSON can write it."""
+    """The report of the documents that were kept, dropped, split and encoded, as JSON can write it."""
     from_cache: bool
-    """Whether the tokens were there already."""
+    """Whether the tokens were in the cache already."""
     directory: Path
-    """The directory in the cache that holds `val` and the sketch of all training parts."""
+    """The directory in the cache that holds `val` and the sketch of all training sides."""
 
     @property
     def train(self) -> TokenMix:
-        """The training parts."""
+        """The training sides."""
         return TokenMix(self.names, self.weights, tuple(corpus.train for corpus in self.corpora))
 
     @property
     def vals(self) -> tuple[TokenShards, ...]:
-        """The validation part of each corpus."""
+        """The validation side of each corpus."""
         return tuple(corpus.val for corpus in self.corpora)
 
     @property
@@ -123,36 +123,38 @@ class PreparedMix(Mix):
         return self.corpora[0].tokenizer
 
 
-def together(parts: Sequence[SplitStatistics]) -> SplitStatistics:
-    sums = (sum(getattr(part, name) for part in parts) for name in ("documents", "bytes", "characters"))
-    return SplitStatistics(*sums, max(part.distinct_characters for part in parts))
+def sum_of(sides: Sequence[SplitStatistics]) -> SplitStatistics:
+    """Return the sizes of several sides together; a lower bound for the distinct characters."""
+    sums = (sum(getattr(side, name) for side in sides) for name in ("documents", "bytes", "characters"))
+    return SplitStatistics(*sums, max(side.distinct_characters for side in sides))
 
 
-def scan_mix(config: DataConfig, cache_dir: Path, seed: int = 0, means: Means = ALL_CORES) -> MixScan:
+def scan_mix(workspace: Workspace) -> MixScan:
     """Read and split the corpora of `data.mix`, or the one of `data.corpus`, as `scan_corpus`.
 
     A document that another corpus of the mix is validated on counts as overlap, and is not trained on.
 
     Raises:
-        ConfigError: one of several corpora is tokens of another program.
-        DataError, StorageError, OutOfMemoryError: as `scan_corpus`.
+        ConfigError: One of several corpora is a file of tokens.
+        DataError, StorageError, OutOfMemoryError: As `scan_corpus`.
     """
+    config = workspace.config
     if not config.mix:
-        return MixScan.of_one(scan_corpus(config.corpus, config, cache_dir, seed, means))
+        return MixScan.of_one(scan_corpus(config.corpus, workspace))
     for entry in config.mix:
         if any(is_token_file(source) for source in entry.corpus):
             raise ConfigError(f"data.mix: {entry.title} is a file of tokens", "name texts, or train on it alone")
-    scans = [scan_corpus(entry.corpus, config, cache_dir, seed, means) for entry in config.mix]
+    scans = [scan_texts(entry.corpus, workspace) for entry in config.mix]
     held_out = [digests_of(scan, VAL) for scan in scans]
     apart = [
-        without(scan, np.concatenate([*held_out[:number], *held_out[number + 1 :], np.empty(0, DIGEST)]), cache_dir)
+        without(scan, np.concatenate([*held_out[:number], *held_out[number + 1 :], np.empty(0, DIGEST)]), workspace)
         for number, scan in enumerate(scans)
     ]
     return MixScan(*config.names_and_weights, tuple(apart))
 
 
 def digests_of(scan: CorpusScan, kind: int) -> np.ndarray:
-    """(N,) of DIGEST: those of all documents of a kind."""
+    """Return (N,) of DIGEST: those of all documents of a kind."""
     found = [np.empty(0, DIGEST)]
     for _, some, kinds in stretches(scan.records, scan.assignment):
         chosen = some[kinds == kind]
@@ -162,8 +164,8 @@ def digests_of(scan: CorpusScan, kind: int) -> np.ndarray:
     return np.concatenate(found)
 
 
-def without(scan: CorpusScan, held_out: np.ndarray, cache_dir: Path) -> CorpusScan:
-    """The scan with the documents of these digests dropped from what is trained on; itself if there are none."""
+def without(scan: CorpusScan, held_out: np.ndarray, workspace: Workspace) -> CorpusScan:
+    """Return the scan without training documents of the `held_out` digests; the same scan if it has none of them."""
     places = [np.empty(0, dtype=np.int64)]
     high = np.unique(held_out["high"])
     for start, some, kinds in stretches(scan.records, scan.assignment):
@@ -177,7 +179,7 @@ def without(scan: CorpusScan, held_out: np.ndarray, cache_dir: Path) -> CorpusSc
     if len(dropped) == scan.train.documents:
         raise ConfigError(f"nothing is left to train on of {scan.files[0].name}", "all of it is validated on elsewhere")
     digest = hashlib.sha256(np.ascontiguousarray(dropped)).hexdigest()
-    entry = cache_dir / "scans" / cache_key("apart", scan.entry.name, digest)
+    entry = workspace.cache_dir / "scans" / cache_key("apart", scan.entry.name, digest)
     with only_writer(entry):
         if not is_whole(entry):
             with new_entry(entry) as folder:
@@ -188,7 +190,7 @@ def without(scan: CorpusScan, held_out: np.ndarray, cache_dir: Path) -> CorpusSc
 
 
 def drop_documents(folder: Path, scan: CorpusScan, dropped: np.ndarray) -> None:
-    """Mark the documents as overlap in a scan's directory, whose files may be shared with another's."""
+    """Mark the documents as overlap in the directory of a scan, whose files may be links to those of another."""
     (folder / ASSIGNMENT).unlink()
     with create_file(folder / ASSIGNMENT) as out:
         for start, kinds in stretches(scan.assignment):
@@ -199,7 +201,7 @@ def drop_documents(folder: Path, scan: CorpusScan, dropped: np.ndarray) -> None:
     assignment = np.memmap(folder / ASSIGNMENT, dtype=np.uint8, mode="r")
     gone = scan.records[dropped]
     size, train = int(gone["bytes"].sum()), scan.train
-    values = {name: getattr(scan, name) for name in Findings.__dataclass_fields__} | {
+    values = {name: getattr(scan, name) for name in ScanSummary.__dataclass_fields__} | {
         "train": replace(
             train,
             documents=train.documents - len(gone),
@@ -211,29 +213,23 @@ def drop_documents(folder: Path, scan: CorpusScan, dropped: np.ndarray) -> None:
         "fingerprint": text_fingerprint(scan.records, Split(assignment, scan.cut_at, scan.split_rule)),
     }
     (folder / SCAN).unlink()
-    write_file(folder / SCAN, strict_json.dumps(asdict(Findings(**values))))
+    write_file(folder / SCAN, strict_json.dumps(asdict(ScanSummary(**values))))
 
 
-def prepare_mix(
-    scan: MixScan,
-    config: DataConfig,
-    cache_dir: Path,
-    tokenizer: Tokenizer | None = None,
-    means: Means = ALL_CORES,
-) -> PreparedMix:
-    """Learn or load the tokenizer, if it is not given, and encode every corpus.
+def prepare_mix(scan: MixScan, workspace: Workspace, tokenizer: Tokenizer | None = None) -> PreparedMix:
+    """Encode every corpus with one tokenizer, which is learnt or loaded if it is not given.
 
     Raises:
-        DataError, TokenizerError, StorageError, OutOfMemoryError: as `prepare_corpus`.
+        DataError, TokenizerError, StorageError, OutOfMemoryError: As `prepare_corpus`.
     """
     if scan.is_single:
-        return prepared_alone(prepare_corpus(scan.scans[0], config, cache_dir, tokenizer, means))
+        return prepared_alone(prepare_corpus(scan.scans[0], workspace, tokenizer))
     report = scan.report()
     if tokenizer is None:
-        tokenizer, sample = mixed_tokenizer(scan, config.tokenizer, cache_dir, means)
+        tokenizer, sample = mixed_tokenizer(scan, workspace)
         report |= {"tokenizer_sample": sample} if sample else {}
-    corpora = [prepare_corpus(one, config, cache_dir, tokenizer, means) for one in scan.scans]
-    directory = cache_dir / "tokens" / cache_key("mix", [corpus.directory.name for corpus in corpora])
+    corpora = [prepare_corpus(one, workspace, tokenizer) for one in scan.scans]
+    directory = workspace.cache_dir / "tokens" / cache_key("mix", [corpus.directory.name for corpus in corpora])
     with only_writer(directory):
         is_there = is_whole(directory)
         if not is_there:
@@ -244,11 +240,11 @@ def prepare_mix(
                 TextSketch.joined(sketches).save(folder / SKETCH)
                 write_overlap(folder, [corpus.val for corpus in corpora], [corpus.train for corpus in corpora])
     from_cache = is_there and all(corpus.from_cache for corpus in corpora)
-    return open_together(config, directory, corpora, report, from_cache)
+    return open_together(workspace.config, directory, corpora, report, from_cache)
 
 
 def prepared_alone(corpus: PreparedCorpus) -> PreparedMix:
-    """The mix of a single corpus."""
+    """Return the mix of a single corpus."""
     return PreparedMix(UNNAMED, (1.0,), (corpus,), corpus.val, corpus.report, corpus.from_cache, corpus.directory)
 
 
@@ -260,15 +256,18 @@ def open_mix(
     report: dict[str, Any],
     share: Share = WHOLE,
 ) -> PreparedMix:
-    """Open what `prepare_mix` has left in `directory` and, of each corpus, in `directories`.
+    """Open a prepared mix in `directory`, and its corpora in `directories`.
 
-    Their files are verified before; of several processes on a machine each has its share.
+    Their files are verified before; each of several processes has its share.
 
     Raises:
-        DataError: a file is damaged.
+        DataError: A file is damaged.
     """
     reports = report.get("mix", [report])
-    corpora = [assemble(*one, from_cache=True, share=share) for one in zip(directories, repeat(tokenizer), reports)]
+    corpora = [
+        open_corpus(one, tokenizer, of_corpus, from_cache=True, share=share)
+        for one, of_corpus in zip(directories, reports, strict=True)
+    ]
     return open_together(config, directory, corpora, report, True, share) if config.mix else prepared_alone(corpora[0])
 
 
@@ -280,7 +279,7 @@ def open_together(
     from_cache: bool,
     share: Share = WHOLE,
 ) -> PreparedMix:
-    """The mix of several corpora, with what `directory` holds of all, whose files are verified before."""
+    """Open the part of a mix of several corpora that `directory` holds of all, after its files are verified."""
     require_whole(directory, share)
     overlap, overlaps = read_overlap(directory)
     tokens = [
@@ -302,18 +301,16 @@ def open_together(
 
 
 def join(splits: Sequence[TokenShards], folder: Path, tokenizer: Tokenizer) -> None:
-    """One split of several, one after another."""
+    """Write several splits as one, one after another."""
     with ShardWriter(folder, tokenizer.vocab_size, tokenizer.framing, tokenizer.fingerprint) as writer:
         for split in splits:
             writer.append_split(split, goes_on=False)
 
 
-def mixed_tokenizer(
-    scan: MixScan, config: TokenizerConfig, cache_dir: Path, means: Means
-) -> tuple[Tokenizer, dict[str, int] | None]:
-    """The tokenizer of several corpora: one that is learnt reads of each its share of the sample, or all if that is
-    less."""
+def mixed_tokenizer(scan: MixScan, workspace: Workspace) -> tuple[Tokenizer, dict[str, int] | None]:
+    """Return the tokenizer of several corpora; one that is learnt reads a sample with the share of each corpus."""
     wanted = [int(SAMPLE_BYTES * weight / sum(scan.weights)) for weight in scan.weights]
-    texts = list(zip(scan.scans, wanted, strict=True))
-    key = cache_key("mix", [(one.fingerprint, most) for one, most in texts], config.model_dump(mode="json"))
-    return learn_tokenizer(config, texts, cache_dir / "tokenizers" / key, means)
+    texts = [(one, most) for one, most in zip(scan.scans, wanted, strict=True) if isinstance(one, CorpusScan)]
+    settings = workspace.config.tokenizer.model_dump(mode="json")
+    key = cache_key("mix", [(one.fingerprint, most) for one, most in texts], settings)
+    return learn_tokenizer(texts, key, workspace)

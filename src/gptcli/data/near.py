@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from gptcli.console import Progress
-from gptcli.data.crew import Means, in_order
 from gptcli.data.duplicates import later_occurrences
 from gptcli.data.permutation import derive, mix
 from gptcli.data.sketch import passages
-from gptcli.data.stages import Job, batches, keep
+from gptcli.data.stages import Job, batches, run_once
+from gptcli.data.worker_pool import WorkerConfig, in_order
 from gptcli.errors import missing_extra
 from gptcli.storage import append_content, create_file
 
@@ -49,7 +49,7 @@ def require_rensa() -> None:
         raise missing_extra("rensa", "near", "data.deduplicate=near") from error
 
 
-def near_pairs(jobs: Sequence[Job], means: Means, folder: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def near_pairs(jobs: Sequence[Job], workers: WorkerConfig, folder: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(places, places of earlier documents that each is near) of a corpus whose documents are noted.
 
     A document that is longer than a piece is near another if one of its pieces is near one of the other's.
@@ -60,7 +60,7 @@ def near_pairs(jobs: Sequence[Job], means: Means, folder: Path) -> Iterator[tupl
     ):
         where = Path(scratch)
         with create_file(where / SIGNATURES) as signatures, create_file(where / PLACES) as places:
-            for job, _ in zip(jobs, in_order(sign, jobs, means.processes), strict=True):
+            for job, _ in zip(jobs, in_order(sign, jobs, workers.processes), strict=True):
                 append_content(job.folder / SIGNATURES, signatures)
                 append_content(job.folder / PLACES, places)
                 progress.update()
@@ -105,8 +105,9 @@ def sign(job: Job) -> dict[str, Any]:
 
     def make(folder: Path) -> dict[str, Any]:
         with create_file(folder / SIGNATURES) as signatures, create_file(folder / PLACES) as places:
-            place = job.sections[0].first - int(job.sections[0].position == 0)  # of the document before, or begun there
-            for batch in batches(job.pieces()):
+            first, _ = job.reader.sections[0]
+            place = first.first - int(first.position == 0)  # of the document before, or begun there
+            for batch in batches(job.reader.pieces()):
                 rows, signed = signatures_of([piece.text for piece in batch])
                 of_pieces = place + np.cumsum([piece.starts for piece in batch])
                 signatures.write(signed)
@@ -114,7 +115,7 @@ def sign(job: Job) -> dict[str, Any]:
                 place = int(of_pieces[-1])
         return {}
 
-    return keep(job.folder, make)
+    return run_once(job.folder, make)
 
 
 def signatures_of(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

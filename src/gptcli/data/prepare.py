@@ -1,7 +1,7 @@
-"""From a split corpus to token shards: learn the tokenizer on the training part, encode both, keep all in a cache.
+"""The preparation of a split corpus: learn the tokenizer on the training side, encode both sides, keep all in a cache.
 
-The cache is keyed by the text and the tokenizer, so the second run on the same corpus starts at once, under whatever
-name the corpus then lies. Knows no sequence and no model.
+The cache is keyed by the text and the tokenizer, so that the second run on the same corpus starts at once, under
+whatever name the corpus then lies.
 """
 
 from __future__ import annotations
@@ -24,116 +24,108 @@ from gptcli.data.cache import (
     require_whole,
     unfinished,
 )
-from gptcli.data.config import DataConfig
-from gptcli.data.crew import ALL_CORES, Means, in_order
 from gptcli.data.lost_text import read_lost_text, write_lost_text
 from gptcli.data.overlap import read_overlap, write_overlap
 from gptcli.data.sample import SAMPLE_BYTES, drawn_buckets
-from gptcli.data.scan import CorpusScan, forgotten_if_changed
-from gptcli.data.scan import scan_corpus as scan_texts
+from gptcli.data.scan import CorpusScan, discarded_if_changed, scan_texts
 from gptcli.data.shards import ShardWriter, TokenShards
 from gptcli.data.sketch import SKETCH, SketchBuilder, TextSketch
-from gptcli.data.stages import draw, drawn_texts, encode, encode_into
+from gptcli.data.stages import EncodeTask, ShardEncoder, draw, drawn_texts, encode
 from gptcli.data.token_files import is_token_file
 from gptcli.data.token_scan import TokenScan, scan_tokens
+from gptcli.data.worker_pool import WorkerConfig, in_order
+from gptcli.data.workspace import Workspace
 from gptcli.errors import DataError
 from gptcli.storage import read_regular, write_file
-from gptcli.tokenizer.config import TokenizerConfig
 from gptcli.tokenizer.framing import DocumentFraming
 from gptcli.tokenizer.lost_text import LostText
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 from gptcli.tokenizer.train import build_tokenizer
 
-__all__ = ["CorpusScan", "PreparedCorpus", "open_prepared", "prepare_corpus", "scan_corpus"]
-
 LEARNT = ("char", "bpe")
-"""Tokenizers that depend on the training text."""
+"""The tokenizers that depend on the training text."""
 SAMPLE = "sample.json"
-"""Beside a learnt tokenizer: the sample that it was learnt from, if it was one."""
+"""The file beside a tokenizer that was learnt from a sample, with the size of the sample."""
 
 
 @dataclass(frozen=True)
 class PreparedCorpus:
-    """Both parts of a corpus as tokens."""
+    """Both sides of a corpus as tokens."""
 
     train: TokenShards
     val: TokenShards
     tokenizer: Tokenizer
     report: dict[str, Any]
-    """What was kept, dropped, split and encoded, as JSON can write it."""
+    """The report of the documents that were kept, dropped, split and encoded, as JSON can write it."""
     from_cache: bool
-    """Whether the tokens were there already."""
+    """Whether the tokens were in the cache already."""
     directory: Path
-    """Where in the cache they are; `open_prepared` opens it."""
+    """The directory in the cache, which `open_prepared` opens."""
 
 
-def scan_corpus(
-    sources: Sequence[str], config: DataConfig, cache_dir: Path, seed: int = 0, means: Means = ALL_CORES
-) -> CorpusScan:
+def scan_corpus(sources: Sequence[str], workspace: Workspace) -> CorpusScan | TokenScan:
     """Read and split a corpus of texts, or of tokens that another program wrote (.bin).
 
     Raises:
-        DataError, StorageError, OutOfMemoryError: as `gptcli.data.scan.scan_corpus`, or `scan_tokens`.
+        DataError, StorageError, OutOfMemoryError: As `scan_texts` or `scan_tokens`.
     """
-    if any(is_token_file(source) for source in sources):
-        return scan_tokens(sources, config, cache_dir)
-    return scan_texts(sources, config, cache_dir, seed, means)
+    is_tokens = any(is_token_file(source) for source in sources)
+    return scan_tokens(sources, workspace) if is_tokens else scan_texts(sources, workspace)
 
 
 def prepare_corpus(
-    scan: CorpusScan,
-    config: DataConfig,
-    cache_dir: Path,
-    tokenizer: Tokenizer | None = None,
-    means: Means = ALL_CORES,
+    scan: CorpusScan | TokenScan, workspace: Workspace, tokenizer: Tokenizer | None = None
 ) -> PreparedCorpus:
-    """Learn or load the tokenizer, if it is not given, and encode both parts, or take what the cache holds.
+    """Encode both sides of a corpus, or take the result from the cache.
+
+    The tokenizer is learnt or loaded as `data.tokenizer` says if it is not given. Token files have their own.
 
     Raises:
-        DataError: the corpus changed since it was scanned.
-        TokenizerError: the tokenizer cannot be learnt or read.
-        StorageError: the corpus cannot be read, or the cache cannot be written.
-        OutOfMemoryError: a process was killed.
+        DataError: The corpus has changed since it was scanned.
+        TokenizerError: The tokenizer cannot be learnt or read.
+        StorageError: The corpus cannot be read, or the cache cannot be written.
+        OutOfMemoryError: A process was killed.
     """
-    if isinstance(scan, TokenScan):
-        return assemble(scan.directory, scan.tokenizer, scan.report(), scan.from_cache)
     report = scan.report()
+    if isinstance(scan, TokenScan):
+        return open_corpus(scan.directory, scan.tokenizer, report, scan.from_cache)
     if tokenizer is None:
-        tokenizer, sample = prepare_tokenizer(scan, config.tokenizer, cache_dir, means)
+        tokenizer, sample = prepare_tokenizer(scan, workspace)
         report |= {"tokenizer_sample": sample} if sample else {}
-    directory = cache_dir / "tokens" / cache_key(scan.fingerprint, tokenizer.fingerprint, *framing_key(tokenizer))
+    key = cache_key(scan.fingerprint, tokenizer.fingerprint, *framing_key(tokenizer))
+    directory = workspace.cache_dir / "tokens" / key
     with only_writer(directory):
         from_cache = is_whole(directory)
         if not from_cache:
-            with forgotten_if_changed(scan), unfinished(directory) as work, new_entry(directory) as folder:
+            with discarded_if_changed(scan), unfinished(directory) as work, new_entry(directory) as folder:
                 tokenizer.save(folder / "tokenizer")
-                write_tokens(folder, scan, tokenizer, work, means)
+                write_tokens(folder, scan, tokenizer, work, workspace.workers)
                 write_overlap(folder, [TokenShards.open(folder / "val")], [TokenShards.open(folder / "train")])
                 write_file(folder / "report.json", strict_json.dumps(report, indent=2) + "\n")
-        return assemble(directory, tokenizer, report, from_cache)
+        return open_corpus(directory, tokenizer, report, from_cache)
 
 
 def open_prepared(directory: Path) -> PreparedCorpus:
-    """Open what `prepare_corpus` has left in the cache, with the report of the corpus that was encoded first.
+    """Open a directory of the cache that `prepare_corpus` has written, with the report of the corpus it was made of.
 
     Raises:
-        DataError: it is no such directory, or damaged.
+        DataError: It is no such directory, or damaged.
     """
     path = directory / "report.json"
     if not path.is_file():
         raise DataError(f"{directory} holds no prepared data ({path.name} is missing)", "check the path")
     require_whole(directory)
     report = strict_json.parse(read_regular(path).decode())
-    return assemble(directory, load_tokenizer(directory / "tokenizer"), report, from_cache=True)
+    return open_corpus(directory, load_tokenizer(directory / "tokenizer"), report, from_cache=True)
 
 
-def assemble(
+def open_corpus(
     directory: Path, tokenizer: Tokenizer, report: dict[str, Any], from_cache: bool, share: Share = WHOLE
 ) -> PreparedCorpus:
-    """Open what was prepared, whose files are verified before; of several processes on a machine each has its share.
+    """Open a prepared corpus and verify its files, of which each of several processes has its share.
 
     Raises:
-        DataError: a file is damaged.
+        DataError: A file is damaged.
     """
     require_whole(directory, share)
     train, val = TokenShards.open(directory / "train", elsewhere=True), TokenShards.open(directory / "val")
@@ -150,44 +142,47 @@ def assemble(
 
 
 def framing_key(tokenizer: Tokenizer) -> list[Any]:
-    """The part of a cache entry's name for a framing other than one `eos_id` before each document; empty for that."""
+    """Return the part of a cache key for a framing other than one `eos_id` before each document; empty for that one."""
     framing = tokenizer.framing
     return [] if framing == DocumentFraming(tokenizer.eos_id) else ["framing", framing.begin_id, framing.end_id]
 
 
 def framing_report(tokenizer: Tokenizer) -> dict[str, str | None]:
-    """The tokens around each document, as text."""
+    """Return the tokens around each document, as text."""
     ids = {"begin": tokenizer.framing.begin_id, "end": tokenizer.framing.end_id}
     return {name: None if id is None else tokenizer.token_text(id) for name, id in ids.items()}
 
 
-def prepare_tokenizer(
-    scan: CorpusScan, config: TokenizerConfig, cache_dir: Path, means: Means
-) -> tuple[Tokenizer, dict[str, int] | None]:
-    """The tokenizer that `config` asks for, and the size of the sample that it was learnt from, if it was one."""
+def prepare_tokenizer(scan: CorpusScan, workspace: Workspace) -> tuple[Tokenizer, dict[str, int] | None]:
+    """Return the tokenizer that `data.tokenizer` asks for, and the size of its sample, as `learn_tokenizer`."""
+    config = workspace.config.tokenizer
     is_sampled = config.name == "bpe" and scan.train.bytes > SAMPLE_BYTES
     of_sample = [SAMPLE_BYTES] if is_sampled else []
     key = cache_key(scan.fingerprint, config.model_dump(mode="json"), *of_sample)
-    return learn_tokenizer(config, [(scan, SAMPLE_BYTES)], cache_dir / "tokenizers" / key, means)
+    return learn_tokenizer([(scan, SAMPLE_BYTES)], key, workspace)
 
 
 def learn_tokenizer(
-    config: TokenizerConfig, sources: Sequence[tuple[CorpusScan, int]], entry: Path, means: Means
+    sources: Sequence[tuple[CorpusScan, int]], key: str, workspace: Workspace
 ) -> tuple[Tokenizer, dict[str, int] | None]:
-    """The tokenizer that `config` asks for, of all sources, scans with the bytes of each that BPE reads at most.
+    """Return the tokenizer that `data.tokenizer` asks for, and the size of the sample that it was learnt from.
 
-    One that is learnt is kept in the cache's `entry`, with the size of the sample that it was learnt from. The size is
-    None where the whole text of a single source was read.
+    One that is learnt is kept in the cache under `key`. The size is None if the whole text of a single source was read.
+
+    Args:
+        sources: Scans, each with the most bytes that a BPE tokenizer is learnt from.
     """
+    config = workspace.config.tokenizer
     if config.name not in LEARNT:
         return build_tokenizer(config, lambda: iter(())), None
-    scans = [scan for scan, _ in sources]
+    entry = workspace.cache_dir / "tokenizers" / key
     with only_writer(entry):
         if not is_whole(entry):
-            with forgotten_if_changed(*scans), unfinished(entry) as work, new_entry(entry) as folder:
+            scans = [scan for scan, _ in sources]
+            with discarded_if_changed(*scans), unfinished(entry) as work, new_entry(entry) as folder:
                 readers, samples = [], []
                 for number, (scan, wanted) in enumerate(sources):
-                    read, sample = learning_texts(scan, config.name, wanted, work / f"sample-{number}", means)
+                    read, sample = learning_texts(scan, wanted, work / f"sample-{number}", workspace)
                     readers.append(read)
                     samples.append(sample)
                 whole = {name: sum(sample[name] for sample in samples) for name in samples[0]}
@@ -201,28 +196,31 @@ def learn_tokenizer(
 
 
 def learning_texts(
-    scan: CorpusScan, name: str, wanted: int, work: Path, means: Means
+    scan: CorpusScan, wanted: int, folder: Path, workspace: Workspace
 ) -> tuple[Callable[[], Iterator[str]], dict[str, int]]:
-    """What gives the texts that a tokenizer learns from, and how many they are: of BPE at most about `wanted` bytes."""
+    """Return a reader of the texts that a tokenizer is learnt from, about `wanted` bytes for BPE, and their size.
+
+    The parts of a sample are kept in a folder whose name begins with that of `folder`.
+    """
+    name, section_bytes = workspace.config.tokenizer.name, workspace.workers.section_bytes
     whole = {"documents": scan.train.documents, "bytes": scan.train.bytes}
     of = {f"of_{key}": count for key, count in whole.items()}
     if name != "bpe" or scan.train.bytes <= wanted:
         return lambda: with_progress(scan, name), whole | of
     drawn = drawn_buckets(scan.records, scan.assignment, wanted)
-    jobs = scan.jobs(means.section_bytes, work.with_name(f"{work.name}-{means.section_bytes}-{drawn}"))
+    jobs = scan.jobs(section_bytes, folder.with_name(f"{folder.name}-{section_bytes}-{drawn}"))
     sample = dict.fromkeys(whole, 0)
     with Progress("sample", len(jobs), unit="parts") as progress:
-        for result in in_order(draw, [(job, drawn) for job in jobs], means.processes):
+        for result in in_order(draw, [(job, drawn) for job in jobs], workspace.workers.processes):
             sample = {key: count + result[key] for key, count in sample.items()}
             progress.update()
     return lambda: (text for job in jobs for text in drawn_texts(job)), sample | of
 
 
 def with_progress(scan: CorpusScan, name: str) -> Iterator[str]:
-    """The training texts, with progress on stderr; for a tokenizer of characters these alone, once each."""
-    characters = scan.train_characters() if name == "char" else None
-    if characters is not None:
-        yield characters
+    """Yield the training texts, with progress on stderr; for a tokenizer of characters each character once."""
+    if name == "char":
+        yield scan.train_characters()
         return
     with Progress(f"learn {name}", scan.train.characters, unit="characters", scale=True) as progress:
         for text in scan.train_texts():
@@ -231,32 +229,33 @@ def with_progress(scan: CorpusScan, name: str) -> Iterator[str]:
 
 
 def sample_words(sample: Mapping[str, int]) -> str:
-    """The size of a sample in words."""
+    """Return the size of a sample in words."""
     return (
         f"a sample of {size(sample['bytes'])} of {size(sample['of_bytes'])}, {sample['documents']:,} of "
         f"{sample['of_documents']:,} documents"
     )
 
 
-def write_tokens(folder: Path, scan: CorpusScan, tokenizer: Tokenizer, work: Path, means: Means) -> None:
-    """Encode both parts in one reading of the corpus and sketch the training part; `folder` has the tokenizer."""
+def write_tokens(folder: Path, scan: CorpusScan, tokenizer: Tokenizer, work: Path, workers: WorkerConfig) -> None:
+    """Encode both sides in one reading of the corpus and sketch the training side; `folder` has the tokenizer."""
     builder = SketchBuilder(scan.train.bytes)
-    jobs = scan.jobs(means.section_bytes, work / f"encode-{means.section_bytes}")
+    jobs = scan.jobs(workers.section_bytes, work / f"encode-{workers.section_bytes}")
     if len(jobs) == 1:
         with Progress("encode", scan.train.bytes + scan.val.bytes, unit="B", scale=True) as progress:
-            result = encode_into(folder, jobs[0], tokenizer, builder, progress.update)
+            encoder = ShardEncoder(tokenizer, builder, progress.update)
+            result = encoder.encode_into(folder, jobs[0].reader.pieces())
         write_lost_text(folder, list(map(LostText.of_json, result["lost"])))
         builder.merge().save(folder / SKETCH)
         return
     vocabulary = (tokenizer.vocab_size, tokenizer.framing, tokenizer.fingerprint)
-    tasks = [(job, folder / "tokenizer", scan.train.bytes, means.process_bytes) for job in jobs]
+    tasks = [EncodeTask(job, folder / "tokenizer", scan.train.bytes, workers.process_bytes) for job in jobs]
     lost = [LostText(), LostText()]
     with (
         ShardWriter(folder / "train", *vocabulary) as train,
         ShardWriter(folder / "val", *vocabulary) as val,
         Progress("encode", len(jobs), unit="parts") as progress,
     ):
-        for job, result in zip(jobs, in_order(encode, tasks, means.processes), strict=True):
+        for job, result in zip(jobs, in_order(encode, tasks, workers.processes), strict=True):
             for writer, goes_on in zip((train, val), result["goes_on"], strict=True):
                 writer.append_split(TokenShards.open(job.folder / writer.directory.name), goes_on)
             builder.include(TextSketch.open(job.folder / SKETCH))

@@ -1,37 +1,34 @@
-"""A sample of the training text of a bounded size, for what is learnt from a part of it: a BPE tokenizer.
+"""A sample of bounded size of the training text, from which a BPE tokenizer is learnt.
 
 Every piece has a key, the hash of its document's digest and its number in it; those with the smallest keys are taken.
 That is a reservoir (the k smallest of random keys are a uniform sample: Vitter, "Random sampling with a reservoir",
-1985; Efraimidis and Spirakis 2006) which needs no order of reading, so that any number of processes draws the same.
+1985; Efraimidis and Spirakis 2006) which does not depend on the order of reading, so that any number of processes draws
+the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gptcli.data.arrays import stretches
 from gptcli.data.permutation import derive, mix
 from gptcli.data.split import BUCKETS, CUT, TRAIN, bucket
-
-if TYPE_CHECKING:
-    from gptcli.data.passes import SplitPiece
-    from gptcli.data.stages import Job
+from gptcli.data.split_reader import SplitPiece, SplitReader
 
 SAMPLE_BYTES = 48_000_000
-"""Text that a BPE tokenizer is learnt from at most: more hardly changes it, and its words must fit in memory."""
+"""The most text that a BPE tokenizer is learnt from: more hardly changes it, and its words must fit in memory."""
 SEED = 0x5A4D
 LONG_BYTES = 1 << 20
-"""From this size on documents count by the piece, since there may be few of them."""
+"""The size from which on documents count by the piece, since there may be few of them."""
 
 
 def drawn_buckets(records: np.ndarray, assignment: np.ndarray, wanted: int = SAMPLE_BYTES) -> int:
-    """How many of the BUCKETS of keys are drawn, so that `wanted` bytes of what is trained on are; records (documents,)
-    of RECORD, assignment (documents,).
+    """Return the number of the BUCKETS of keys to draw for a sample of `wanted` bytes of the training text.
 
-    Of long documents so many pieces are drawn only on average.
+    records (documents,) of RECORD, assignment (documents,). The sample has that size only on average if there are long
+    documents.
     """
     below, long_bytes = np.zeros(BUCKETS, dtype=np.int64), 0
     for _, some, kinds in stretches(records, assignment):
@@ -45,19 +42,19 @@ def drawn_buckets(records: np.ndarray, assignment: np.ndarray, wanted: int = SAM
 
 
 def buckets(high: np.ndarray, number: int) -> np.ndarray:
-    """high (N,) uint64, halves of digests -> (N,): where among all keys those of the documents' piece `number` lie."""
+    """high (N,) uint64, halves of digests -> (N,) buckets of the keys of piece `number` of the documents."""
     return bucket(mix(high ^ derive(np.full(1, SEED, dtype=np.uint64), number)))
 
 
-def drawn_pieces(job: Job, drawn: int) -> Iterator[SplitPiece]:
-    """The pieces of the training part of a job's sections whose key is in one of the first `drawn` buckets."""
-    job.require_scan()
-    for section, file in zip(job.sections, job.files, strict=True):
-        trained = np.isin(job.assignment(section), (TRAIN, CUT))
-        high = job.records(section)["high"][trained]
+def drawn_pieces(reader: SplitReader, drawn: int) -> Iterator[SplitPiece]:
+    """Yield the pieces of the training side whose key is in one of the first `drawn` buckets."""
+    reader.require_scan()
+    for section, file in reader.sections:
+        trained = np.isin(reader.assignment(section), (TRAIN, CUT))
+        high = reader.records(section)["high"][trained]
         is_first_drawn = (buckets(high, 0) < drawn).tolist()
         document, number = (0, section.position - 1) if section.position else (-1, 0)
-        for piece in job.read(section, file, (TRAIN, CUT)):
+        for piece in reader.read(section, file, (TRAIN, CUT)):
             if piece.is_val:
                 continue
             document, number = (document + 1, 0) if piece.starts else (document, number + 1)

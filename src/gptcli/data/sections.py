@@ -1,8 +1,8 @@
-"""Where the files of a corpus can be cut, so that several processes read it, and one that was stopped goes on.
+"""Sections of the files of a corpus, so that several processes read it, and one that was stopped can go on.
 
 A section is a stretch of a file that holds the same documents read by itself as read in its place. Rows and documents
 with a separator are cut between two of them; a text that is one document is cut only once it has been read, where its
-pieces end. The cuts depend on the files alone, never on how many processes there are. Knows no split and no token.
+pieces end. The cuts depend on the files alone, never on the number of processes.
 """
 
 from __future__ import annotations
@@ -10,27 +10,28 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gptcli.data.compression import COMPRESSIONS, is_compressed
 from gptcli.data.config import DataConfig
 from gptcli.data.file_formats import SourceFile
+from gptcli.data.readers import Record, ScannedFile
 from gptcli.data.separators import Separator, section_ends, separator_of
 from gptcli.storage import open_regular, storage_errors
 
 SECTION_BYTES = 1 << 26
-"""Bytes of a section, as nearly as its documents allow; what is lost when a process is killed."""
+"""The size of a section, as nearly as its documents allow, and so the work that is lost when a process is killed."""
 EXPANSION = 4
-"""Bytes of text that a compressed byte is taken for."""
+"""The bytes of text that one compressed byte is assumed to hold."""
 OPENING_BYTES = 1 << 12
 BYTE_ORDER_MARK = "\ufeff".encode()
 
 
 class Section(NamedTuple):
-    """Bytes start..stop-1 of file `number` of the corpus (row groups of a .parquet); `stop` none: the whole file.
+    """Bytes start..stop-1 of file `number` of the corpus (row groups of a .parquet); the whole file if `stop` is None.
 
-    `documents` are in it, after `first` before it. Of a document that is longer than a section, each section counts
-    as one document: it begins at character `position`, and `record` is its own digest and sizes.
+    It holds `documents` documents, and `first` stand before it in the corpus. Each section of a document that is longer
+    than a section counts as one document: it begins at character `position`, and `record` has its own digest and sizes.
     """
 
     number: int
@@ -39,11 +40,21 @@ class Section(NamedTuple):
     first: int = 0
     documents: int = 0
     position: int = 0
-    record: tuple[int, int, int, int] | None = None
+    record: Record | None = None
+
+    @classmethod
+    def of(cls, values: Sequence[Any]) -> Section:
+        """Return the section whose `values` were read back from JSON."""
+        *numbers, record = values
+        return cls(*numbers, None if record is None else tuple(record))
+
+
+FileSection = tuple[Section, ScannedFile]
+"""A section and the file that it is a part of."""
 
 
 def is_divisible(file: SourceFile, config: DataConfig) -> bool:
-    """Whether a file is text without separators, as one writes it: then bytes of its text are bytes of the file."""
+    """Return whether a file is plain text without separators, so that bytes of its text are bytes of the file."""
     return (
         file.format == "text"
         and config.document_separator is None
@@ -54,7 +65,7 @@ def is_divisible(file: SourceFile, config: DataConfig) -> bool:
 
 
 def cut_file(number: int, file: SourceFile, size: int, config: DataConfig, section_bytes: int) -> list[Section]:
-    """The sections of about `section_bytes` of a file, as far as they are known before it is read."""
+    """Return the sections of about `section_bytes` of a file, as far as they are known before it is read."""
     whole = [Section(number)]
     if size < 2 * section_bytes:
         return whole
@@ -77,7 +88,7 @@ def cut_file(number: int, file: SourceFile, size: int, config: DataConfig, secti
 
 
 def row_groups(path: Path, section_bytes: int) -> Iterator[tuple[int, int]]:
-    """Row groups first..last-1 of a .parquet file that hold about `section_bytes`; none where it is damaged."""
+    """Yield (first, last + 1) of row groups of a .parquet file of about `section_bytes`; none if it is damaged."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -95,25 +106,22 @@ def row_groups(path: Path, section_bytes: int) -> Iterator[tuple[int, int]]:
             first, total = index + 1, 0
 
 
-def group(
-    sections: Iterable[Section], files: Sequence[tuple[SourceFile, int]], section_bytes: int
-) -> Iterator[list[Section]]:
-    """Neighbouring sections in lists of about `section_bytes` of text, the work that is done at once; `files` are the
-    files and their sizes."""
-    together: list[Section] = []
+def group(sections: Iterable[FileSection], section_bytes: int) -> Iterator[tuple[FileSection, ...]]:
+    """Yield neighbouring sections in groups of about `section_bytes` of text, the work that is done at once."""
+    together: list[FileSection] = []
     total = 0
-    for section in sections:
-        together.append(section)
-        total += text_size(section, *files[section.number], section_bytes)
+    for section, file in sections:
+        together.append((section, file))
+        total += text_size(section, file.source, file.size, section_bytes)
         if total >= section_bytes:
-            yield together
+            yield tuple(together)
             together, total = [], 0
     if together:
-        yield together
+        yield tuple(together)
 
 
 def text_size(section: Section, file: SourceFile, size: int, section_bytes: int) -> int:
-    """About how many bytes of text a section holds, of a file of `size` bytes; opening one takes its time too."""
+    """Estimate the bytes of text of a section of a file of `size` bytes; opening a file counts too."""
     is_columns = file.format == "parquet"
     if section.record is not None:
         return section.record[2]

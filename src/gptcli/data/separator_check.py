@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from gptcli.console import shell_word
 from gptcli.data.config import DataConfig
 from gptcli.data.corpus import read_pieces
-from gptcli.data.passes import ScannedFile
+from gptcli.data.readers import ScannedFile
 from gptcli.data.separators import Undeclared, undeclared
 from gptcli.errors import GptcliError
 

@@ -1,8 +1,8 @@
-"""What each process does to its part of a corpus: note the documents, count them, draw a sample, encode.
+"""The stages of preparing a corpus, as each process does them for its part: index the documents, count, draw, encode.
 
-A part's result is kept in a folder of its own, which is written and verified like an entry of the cache; a part whose
-result is there and whole is not done again. Whatever the number of processes, the parts and their results are the same.
-Knows no order of parts.
+The result of a stage for a part has a folder of its own, which is written and verified like an entry of the cache; a
+part whose result is there and whole is not done again. The parts and their results do not depend on the number of
+processes.
 """
 
 from __future__ import annotations
@@ -12,104 +12,82 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from gptcli import strict_json
-from gptcli.data.cache import is_whole, new_entry, require_whole
+from gptcli.data.cache import is_whole, new_entry
 from gptcli.data.config import DataConfig
-from gptcli.data.crew import give_back_freed, resident_bytes
-from gptcli.data.passes import NotedSection, ScannedFile, SplitPiece, note_section, read_section
 from gptcli.data.sample import drawn_pieces
-from gptcli.data.sections import Section
+from gptcli.data.section_index import IndexedSection, OnProgress, SectionIndexer
+from gptcli.data.sections import FileSection, group
 from gptcli.data.shards import ShardWriter
 from gptcli.data.sketch import SKETCH, SketchBuilder
-from gptcli.data.split import CUT, RECORD, TRAIN, VAL
-from gptcli.manifest import MANIFEST_NAME
+from gptcli.data.split_reader import DOCUMENTS, SplitPiece, SplitReader
+from gptcli.data.worker_pool import resident_bytes, return_freed_memory
 from gptcli.storage import HUGE, create_file, create_text_file, open_regular, read_regular, write_file
 from gptcli.tokenizer.lost_text import LostTextMeter
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
-RESULT = "result.json"
-DOCUMENTS, ASSIGNMENT, SEEN, TEXTS = "documents.bin", "assignment.bin", "seen.bin", "texts.jsonl"
+RESULT, SEEN, TEXTS = "result.json", "seen.bin", "texts.jsonl"
 BATCH_CHARACTERS = 1 << 20
-"""Text that is encoded at once: its tokens are written before more is read."""
+"""The text that is encoded at once: its tokens are written before more is read."""
 CODE_POINTS = 0x110000
 SLACK_BYTES = 1 << 25
 
-Told = Callable[[int], object]
-"""Is told of bytes that have been read."""
 
+class IndexJob(NamedTuple):
+    """A part of a corpus to index, and the folder for the result."""
 
-@dataclass(frozen=True)
-class Job:
-    """A part of a corpus: neighbouring sections, and the folder for what comes of them."""
-
-    sections: tuple[Section, ...]
-    files: tuple[ScannedFile, ...]
-    """The file of each section."""
+    sections: tuple[FileSection, ...]
     config: DataConfig
     section_bytes: int
     folder: Path
-    scan: Path = Path()
-    """The directory that says what becomes of each document, once that is decided."""
-    cut_at: int = 0
-
-    def pieces(self, kinds: tuple[int, ...] = (TRAIN, VAL, CUT)) -> Iterator[SplitPiece]:
-        """The kept documents in order, in pieces; sections without a document of `kinds` are passed over."""
-        self.require_scan()
-        for section, file in zip(self.sections, self.files, strict=True):
-            yield from self.read(section, file, kinds)
-
-    def require_scan(self) -> None:
-        """Raise a DataError if the scan is damaged; one that is still being made has no manifest yet."""
-        if (self.scan / MANIFEST_NAME).exists():
-            require_whole(self.scan)
-
-    def read(self, section: Section, file: ScannedFile, kinds: tuple[int, ...]) -> Iterator[SplitPiece]:
-        assignment = self.assignment(section)
-        if np.isin(assignment, kinds).any():
-            yield from read_section(section, file, self.config, self.records(section), assignment, self.cut_at)
-
-    def records(self, section: Section) -> np.ndarray:
-        return self.noted(section, DOCUMENTS, RECORD)
-
-    def assignment(self, section: Section) -> np.ndarray:
-        return self.noted(section, ASSIGNMENT, np.dtype(np.uint8))
-
-    def noted(self, section: Section, name: str, dtype: np.dtype) -> np.ndarray:
-        """What is noted of the documents of a section."""
-        count, first = section.documents, section.first
-        if not count:
-            return np.empty(0, dtype)
-        return np.memmap(self.scan / name, dtype, mode="r", offset=first * dtype.itemsize, shape=(count,))
 
 
-def keep(folder: Path, make: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-    """What `make` returns after it has left its files in a folder; not called where that is done and whole."""
+class Job(NamedTuple):
+    """A part of a split corpus, and the folder for the result of a stage."""
+
+    reader: SplitReader
+    folder: Path
+
+
+def index_jobs(sections: Iterable[FileSection], config: DataConfig, section_bytes: int, folder: Path) -> list[IndexJob]:
+    """Return the jobs that index `sections`, whose results are kept in `folder`."""
+    parts = enumerate(group(sections, section_bytes))
+    return [IndexJob(some, config, section_bytes, folder / f"{number:05d}") for number, some in parts]
+
+
+def split_jobs(reader: SplitReader, section_bytes: int, folder: Path) -> list[Job]:
+    """Return the jobs of a stage that reads a split corpus, whose results are kept in `folder`."""
+    return [Job(part, folder / f"{number:05d}") for number, part in enumerate(reader.parts(section_bytes))]
+
+
+def run_once(folder: Path, make: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    """Return the result of `make`, which writes its files to `folder`, or an earlier result there that is whole."""
     if not is_whole(folder):
         with new_entry(folder) as temporary:
             write_file(temporary / RESULT, strict_json.dumps(make(temporary)))
-    return strict_json.parse(read_regular(folder / RESULT, HUGE))
+    result: dict[str, Any] = strict_json.parse(read_regular(folder / RESULT, HUGE))
+    return result
 
 
-def note(job: Job) -> dict[str, Any]:
-    """Notes of all documents in `documents.bin`; returns what was found of each section."""
-    return keep(job.folder, lambda folder: {"noted": note_into(folder / DOCUMENTS, job, lambda _: None)})
+def index(job: IndexJob) -> dict[str, Any]:
+    """Write the records of all documents to `documents.bin`, and return the results for the sections (`noted`)."""
+    return run_once(job.folder, lambda folder: {"noted": index_into(folder / DOCUMENTS, job, lambda _: None)})
 
 
-def note_into(path: Path, job: Job, told: Told) -> list[NotedSection]:
+def index_into(path: Path, job: IndexJob, on_progress: OnProgress) -> list[IndexedSection]:
+    """Write the records of all documents to `path`, and return the results for the sections."""
     with create_file(path) as out:
-        return [
-            note_section(section, file, job.config, job.section_bytes, out, told)
-            for section, file in zip(job.sections, job.files, strict=True)
-        ]
+        indexer = SectionIndexer(job.config, job.section_bytes, out, on_progress)
+        return [indexer.index(section, file) for section, file in job.sections]
 
 
 @dataclass(frozen=True)
 class SplitStatistics:
-    """What one part of the split holds; a document that is cut between the parts counts in both. Sizes in UTF-8."""
+    """The sizes of one side of a split, in UTF-8; a document that is cut between the sides counts on both."""
 
     documents: int
     bytes: int
@@ -118,13 +96,14 @@ class SplitStatistics:
 
 
 class Counts:
-    """What both parts of a split hold, counted from their pieces; each list and row is of the training part first."""
+    """The sizes of both sides of a split, counted from their pieces; each list and row has the training side first."""
 
     def __init__(self) -> None:
         self.documents, self.bytes, self.characters = [0, 0], [0, 0], [0, 0]
         self.seen = np.zeros((2, CODE_POINTS), dtype=bool)
 
     def add(self, pieces: Iterable[SplitPiece]) -> Counts:
+        """Count pieces, and return the object."""
         for batch in batches(pieces):
             texts: tuple[list[str], list[str]] = ([], [])
             for text, size, is_val, starts in batch:
@@ -139,112 +118,140 @@ class Counts:
         return self
 
     def merge(self, result: dict[str, Any], folder: Path) -> None:
-        """Add what `count` left of one part of the corpus."""
+        """Add the result of `count` for one part of the corpus."""
         for name in ("documents", "bytes", "characters"):
             setattr(self, name, [mine + more for mine, more in zip(getattr(self, name), result[name], strict=True)])
         bits = np.fromfile(folder / SEEN, dtype=np.uint8)
         self.seen |= np.unpackbits(bits, count=2 * CODE_POINTS).view(bool).reshape(2, CODE_POINTS)
 
     def of(self, part: int) -> SplitStatistics:
-        """The figures of a part."""
+        """Return the sizes of one side."""
         distinct = int(self.seen[part].sum())
         return SplitStatistics(self.documents[part], self.bytes[part], self.characters[part], distinct)
 
     def characters_of(self, part: int) -> str:
-        """The distinct characters of a part, in the order of their code points."""
+        """Return the distinct characters of one side, in the order of their code points."""
         return np.flatnonzero(self.seen[part]).astype("<u4").tobytes().decode("utf-32-le")
 
 
 def count(job: Job) -> dict[str, Any]:
-    """What both parts hold, in numbers, and in `seen.bin` a bit for each part and code point."""
+    """Return the sizes of both sides, and write a bit for each side and code point to `seen.bin`."""
 
     def make(folder: Path) -> dict[str, Any]:
-        counts = Counts().add(job.pieces())
-        write_file(folder / SEEN, np.packbits(counts.seen))
+        counts = Counts().add(job.reader.pieces())
+        write_file(folder / SEEN, np.packbits(counts.seen).tobytes())
         return {"documents": counts.documents, "bytes": counts.bytes, "characters": counts.characters}
 
-    return keep(job.folder, make)
+    return run_once(job.folder, make)
 
 
 def draw(task: tuple[Job, int]) -> dict[str, Any]:
-    """The texts of the sample of so many buckets in `texts.jsonl`, one a line; returns how many they are."""
+    """Write the texts of a sample, of so many buckets, to `texts.jsonl`, one a line; return their number and size."""
     job, drawn = task
 
     def make(folder: Path) -> dict[str, Any]:
         documents = size = 0
         with create_text_file(folder / TEXTS) as out:
-            for piece in drawn_pieces(job, drawn):
+            for piece in drawn_pieces(job.reader, drawn):
                 out.write(strict_json.dumps(piece.text) + "\n")
                 documents += piece.starts
                 size += piece.bytes
         return {"documents": documents, "bytes": size}
 
-    return keep(job.folder, make)
+    return run_once(job.folder, make)
 
 
 def drawn_texts(job: Job) -> Iterator[str]:
-    """The texts that `draw` has left."""
+    """Yield the texts that `draw` has written."""
     with io.TextIOWrapper(open_regular(job.folder / TEXTS), encoding="utf-8") as file:
         for line in file:
             yield strict_json.parse(line)
 
 
-def encode(task: tuple[Job, Path, int, int]) -> dict[str, Any]:
-    """Token shards of both parts in `train` and `val`, and the sketch of the training part in `train-sketch`; returns
-    what `encode_into` does.
+class EncodeTask(NamedTuple):
+    """A part of a corpus to encode."""
 
-    The path is that of the tokenizer; the numbers are the bytes of the whole training text, and the bytes that this
-    process may come to take.
+    job: Job
+    tokenizer: Path
+    text_bytes: int
+    """The size of the whole training text."""
+    memory: int
+    """The memory that the process may take."""
+
+
+def encode(task: EncodeTask) -> dict[str, Any]:
+    """Write token shards of both sides to `train` and `val`, and the sketch of the training side to `train-sketch`.
+
+    Returns the result of `encode_into`.
     """
-    job, tokenizer, text_bytes, memory = task
 
     def make(folder: Path) -> dict[str, Any]:
-        builder = SketchBuilder(text_bytes)
-        result = encode_into(folder, job, loaded(tokenizer), builder, lambda _: None, memory)
+        builder = SketchBuilder(task.text_bytes)
+        encoder = ShardEncoder(loaded(task.tokenizer), builder, lambda _: None, task.memory)
+        result = encoder.encode_into(folder, task.job.reader.pieces())
         builder.merge().save(folder / SKETCH)
         return result
 
-    return keep(job.folder, make)
+    return run_once(task.job.folder, make)
 
 
 @lru_cache(maxsize=1)
 def loaded(path: Path) -> Tokenizer:
+    """Return the tokenizer of a directory, which this process loads once."""
     return load_tokenizer(path)
 
 
-def encode_into(
-    folder: Path, job: Job, tokenizer: Tokenizer, sketch: SketchBuilder, told: Told, memory: int | None = None
-) -> dict[str, Any]:
-    """Encode both parts in one reading and sketch the training part.
+@dataclass
+class ShardEncoder:
+    """Encodes both sides of a split in one reading, and sketches the training side.
 
-    Returns of each part whether it begins within a document (`goes_on`), and what the tokenizer loses of it (`lost`).
+    The caches of the tokenizer are cleared if the process takes more than `memory` bytes; None means no limit.
     """
-    vocabulary = (tokenizer.vocab_size, tokenizer.framing, tokenizer.fingerprint)
-    goes_on: list[bool | None] = [None, None]
-    meters = LostTextMeter(tokenizer), LostTextMeter(tokenizer)
-    with ShardWriter(folder / "train", *vocabulary) as train, ShardWriter(folder / "val", *vocabulary) as val:
-        for batch in batches(job.pieces()):
-            encoded = tokenizer.encode_batch([piece.text for piece in batch])
-            for part, writer in enumerate((train, val)):
-                chosen = [(ids, piece) for ids, piece in zip(encoded, batch, strict=True) if piece.is_val == part]
-                if chosen:
-                    starts = [piece.starts for _, piece in chosen]
-                    if goes_on[part] is None:
-                        goes_on[part], starts[0] = not starts[0], True
-                    writer.add_all([ids for ids, _ in chosen], [piece.bytes for _, piece in chosen], starts)
-                for _, piece in chosen:
-                    meters[part].add(piece.text, piece.bytes)
-            sketch.add([piece.text for piece in batch if not piece.is_val])
-            told(sum(piece.bytes for piece in batch))
-            if memory is not None and resident_bytes() > memory:
-                tokenizer.clear_cache()
-                give_back_freed()
-                memory = max(memory, resident_bytes() + SLACK_BYTES)
-    return {"goes_on": [bool(value) for value in goes_on], "lost": [meter.found.as_json() for meter in meters]}
+
+    tokenizer: Tokenizer
+    sketch: SketchBuilder
+    on_progress: OnProgress
+    memory: int | None = None
+
+    def encode_into(self, folder: Path, pieces: Iterable[SplitPiece]) -> dict[str, Any]:
+        """Write token shards of both sides to `folder`.
+
+        Returns of each side whether it begins within a document (`goes_on`), and the text that the tokenizer loses of
+        it (`lost`).
+        """
+        vocabulary = (self.tokenizer.vocab_size, self.tokenizer.framing, self.tokenizer.fingerprint)
+        goes_on: list[bool | None] = [None, None]
+        meters = LostTextMeter(self.tokenizer), LostTextMeter(self.tokenizer)
+        with (
+            ShardWriter(folder / "train", *vocabulary) as train,
+            ShardWriter(folder / "val", *vocabulary) as val,
+        ):
+            for batch in batches(pieces):
+                encoded = self.tokenizer.encode_batch([piece.text for piece in batch])
+                for part, writer in enumerate((train, val)):
+                    chosen = [(ids, piece) for ids, piece in zip(encoded, batch, strict=True) if piece.is_val == part]
+                    if chosen:
+                        starts = [piece.starts for _, piece in chosen]
+                        if goes_on[part] is None:
+                            goes_on[part], starts[0] = not starts[0], True
+                        writer.add_all([ids for ids, _ in chosen], [piece.bytes for _, piece in chosen], starts)
+                    for _, piece in chosen:
+                        meters[part].add(piece.text, piece.bytes)
+                self.sketch.add([piece.text for piece in batch if not piece.is_val])
+                self.on_progress(sum(piece.bytes for piece in batch))
+                self.limit_memory()
+        return {"goes_on": [bool(value) for value in goes_on], "lost": [meter.found.as_json() for meter in meters]}
+
+    def limit_memory(self) -> None:
+        """Clear the tokenizer's caches if the process has grown beyond its limit."""
+        if self.memory is not None and resident_bytes() > self.memory:
+            self.tokenizer.clear_cache()
+            return_freed_memory()
+            self.memory = max(self.memory, resident_bytes() + SLACK_BYTES)
 
 
 def batches(pieces: Iterable[SplitPiece]) -> Iterator[list[SplitPiece]]:
-    """Pieces in lists of about BATCH_CHARACTERS characters."""
+    """Yield pieces in lists of about BATCH_CHARACTERS characters."""
     batch: list[SplitPiece] = []
     characters = 0
     for piece in pieces:

@@ -1,8 +1,8 @@
 """A corpus that another program has cut into tokens already: read where it lies, checked once, never written again.
 
-What is kept in the cache of the training part is where its documents begin; the tokens stay in their own files. The
-validation part is copied, so that a run directory holds it whole. Such tokens mean nothing without the tokenizer that
-made them, which the user names. How documents are framed is what the files show, not what the tokenizer would do.
+The cache keeps the places where the documents of the training side begin; the tokens stay in their own files. The
+validation side is copied, so that a run directory holds it whole. Such tokens mean nothing without the tokenizer that
+made them, which the user names. Documents are framed as the files show, not as the tokenizer would do it.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from gptcli.data.config import DataConfig
 from gptcli.data.file_formats import SourceFile
 from gptcli.data.lost_text import write_lost_text
 from gptcli.data.overlap import write_overlap
-from gptcli.data.passes import ScannedFile
-from gptcli.data.scan import CorpusScan, Findings, is_current
+from gptcli.data.scan import SCAN, Scan, ScanSummary, is_current
 from gptcli.data.shards import BYTES, COUNT, STARTS, TokenShards, token_file_name, write_index
 from gptcli.data.sources import find_files
-from gptcli.data.split import RECORD, default_val_bytes
+from gptcli.data.split import default_val_bytes
 from gptcli.data.stages import SplitStatistics
 from gptcli.data.token_files import Stretch, TokenFile, cut, is_token_file, open_token_file, validation_beside
 from gptcli.data.versions import look_at, require_same
+from gptcli.data.workspace import Workspace
 from gptcli.errors import DataError
 from gptcli.storage import HUGE, create_file, read_regular, sha256_file, write_file
 from gptcli.tokenizer.framing import DocumentFraming
@@ -44,41 +44,41 @@ SAMPLE_TOKENS = 1 << 20
 
 
 @dataclass(frozen=True)
-class TokenScan(CorpusScan):
-    """A corpus of tokens; `directory` in the cache holds both parts as token shards."""
+class TokenScan(Scan):
+    """A scan of tokens, whose documents are not compared."""
 
     tokenizer: Tokenizer
     """The tokenizer, with the framing that the files show."""
     directory: Path
+    """The directory in the cache that holds both sides as token shards."""
     from_cache: bool
 
     def report(self) -> dict[str, Any]:
-        """The report of the split, as JSON can write it; documents are not compared."""
         return super().report() | {"deduplicate": None}
 
     def train_texts(self) -> Iterator[str]:
-        """The training tokens as text, in pieces; a character that lies across two is lost."""
         return self.texts("train")
 
     def val_texts(self) -> Iterator[str]:
-        """As `train_texts`, of the validation part."""
         return self.texts("val")
 
-    def texts(self, part: str) -> Iterator[str]:
-        shards = TokenShards.open(self.directory / part, elsewhere=True)
+    def texts(self, side: str) -> Iterator[str]:
+        """Yield the tokens of one side as text, in pieces; a character that lies across two pieces is lost."""
+        shards = TokenShards.open(self.directory / side, elsewhere=True)
         for start in range(0, len(shards), SAMPLE_TOKENS):
             yield self.tokenizer.decode(shards.read(start, min(start + SAMPLE_TOKENS, len(shards))))
 
 
-def scan_tokens(sources: Sequence[str], config: DataConfig, cache_dir: Path) -> TokenScan:
-    """Check the files and find their documents, or take what was found from the cache when none has changed since.
+def scan_tokens(sources: Sequence[str], workspace: Workspace) -> TokenScan:
+    """Check the files and find their documents, or take the result from the cache if no file has changed since.
 
-    The validation part is `data.val`, else a file for it that lies beside the others (val.bin), else the last tokens.
+    The validation side is `data.val`, else a file for it that lies beside the others (val.bin), else the last tokens.
 
     Raises:
-        DataError: texts are mixed in, the tokenizer is not named, a file is damaged, or a token is not in the
+        DataError: Texts are mixed in, the tokenizer is not named, a file is damaged, or a token is not in the
             vocabulary.
     """
+    config, cache_dir = workspace.config, workspace.cache_dir
     if not all(is_token_file(source) for source in sources) or not is_token_file(config.val or ".bin"):
         raise DataError("texts and files of tokens (.bin) cannot be one corpus", "name either the ones or the others")
     if config.deduplicate == "near":
@@ -103,8 +103,8 @@ def scan_tokens(sources: Sequence[str], config: DataConfig, cache_dir: Path) -> 
                 findings = write_parts(folder, *parts, tokenizer, config.val_fraction)
                 shards = [TokenShards.open(folder / name, elsewhere=True) for name in ("val", "train")]
                 write_overlap(folder, shards[:1], shards[1:])
-                whole = Findings(files=tuple(looked), looked_ns=looked_ns, **findings)
-                write_file(folder / "scan.json", strict_json.dumps(asdict(whole)))
+                summary = ScanSummary(files=tuple(looked), looked_ns=looked_ns, **findings)
+                write_file(folder / SCAN, strict_json.dumps(asdict(summary)))
                 tokenizer.save(folder / "tokenizer")
                 report = open_token_scan(folder, config, from_cache).report()
                 write_file(folder / "report.json", strict_json.dumps(report, indent=2) + "\n")
@@ -115,19 +115,11 @@ def scan_tokens(sources: Sequence[str], config: DataConfig, cache_dir: Path) -> 
 
 def open_token_scan(entry: Path, config: DataConfig, from_cache: bool) -> TokenScan:
     """Open the scan of token files in a directory of the cache, which must be verified before."""
-    values: dict[str, Any] = strict_json.parse(read_regular(entry / "scan.json", HUGE).decode())
-    values["files"] = tuple(ScannedFile(*file) for file in values["files"])
-    values["refused"] = ()
-    values["train"], values["val"] = SplitStatistics(**values["train"]), SplitStatistics(**values["val"])
-    nothing = {
-        "records": np.empty(0, RECORD),
-        "assignment": np.empty(0, np.uint8),
-        "entry": entry,
-        "sections": (),
-        "passed_over": (),
-    }
-    where = {"tokenizer": load_tokenizer(entry / "tokenizer"), "directory": entry, "from_cache": from_cache}
-    return TokenScan(**values, **nothing, **where, config=config)
+    fields = ScanSummary.fields_of(strict_json.parse(read_regular(entry / SCAN, HUGE).decode()))
+    tokenizer = load_tokenizer(entry / "tokenizer")
+    return TokenScan(
+        **fields, config=config, passed_over=(), tokenizer=tokenizer, directory=entry, from_cache=from_cache
+    )
 
 
 def named_tokenizer(config: DataConfig, file: SourceFile) -> Tokenizer:
@@ -160,7 +152,7 @@ def shown_framing(tokenizer: Tokenizer, files: Sequence[TokenFile]) -> DocumentF
 def write_parts(
     folder: Path, train: list[TokenFile], val: list[TokenFile], tokenizer: Tokenizer, fraction: float | None
 ) -> dict[str, Any]:
-    """Both parts in `folder`; what `Findings` says of them."""
+    """Write both sides to `folder`, and return the fields of `ScanSummary` about them."""
     kinds = {file.dtype for file in (*train, *val)}
     if len(kinds) > 1:
         raise DataError("the files hold tokens of different widths", "name files that one program wrote")

@@ -1,8 +1,7 @@
-"""Which version of each file of a corpus lies on the disk, so that what was found in another version is not used again.
+"""The versions of the files of a corpus, so that results for another version of a file are not used again.
 
-The files of a small corpus are hashed. Those of a large one are told apart by what the file system records: size,
-inode, the time of the last change of the content, and the time of the last change of any kind, which no program can
-set back. Knows nothing of what the files hold.
+The files of a small corpus are hashed. The version of a file of a large one is its size, its inode, the time of the
+last change of its content, and the time of its last change of any kind, which no program can set back.
 """
 
 from __future__ import annotations
@@ -15,22 +14,22 @@ from zipfile import BadZipFile
 
 from gptcli.data.archives import FileStatus, file_status, open_file
 from gptcli.data.file_formats import SourceFile
-from gptcli.data.passes import ScannedFile, changed
+from gptcli.data.readers import ScannedFile, file_changed
 from gptcli.manifest import CHUNK
 from gptcli.storage import storage_errors
 
 HASHED_BYTES, HASHED_FILES = 1 << 26, 1 << 12
-"""The largest corpus whose files are hashed, which takes about a tenth of a second at each start."""
+"""The size of the largest corpus whose files are hashed, which takes about a tenth of a second at each start."""
 
 RACY_NANOSECONDS = 2_000_000_000
-"""A file changed so shortly before it was looked at may change again within its clock's tick."""
+"""A file that changed so shortly before it was looked at may change again within one tick of its clock."""
 
 
 def look_at(files: Sequence[SourceFile]) -> list[ScannedFile]:
-    """The files with their versions as they are now.
+    """Return the files with their present versions.
 
     Raises:
-        StorageError: one cannot be read.
+        StorageError: A file cannot be read.
     """
     found = []
     for file in files:
@@ -41,9 +40,10 @@ def look_at(files: Sequence[SourceFile]) -> list[ScannedFile]:
 
 
 def looked_at(file: SourceFile, status: FileStatus, is_hashed: bool) -> ScannedFile:
+    """Return a file with its version, which is its hash if `is_hashed` and it can be read."""
     digest = content_hash(file, status.size) if is_hashed else ""
     return ScannedFile(
-        # Of a link the name stays, whose ending says what is in it: in the hub's cache the file's own name has none.
+        # The name of a link, which has the ending of the format: the names of files in the hub's cache have no ending.
         path=os.path.abspath(file.path),
         name=file.name,
         size=status.size,
@@ -55,7 +55,7 @@ def looked_at(file: SourceFile, status: FileStatus, is_hashed: bool) -> ScannedF
 
 
 def content_hash(file: SourceFile, size: int) -> str:
-    """Hex SHA-256 of the first `size` bytes of a file; empty where they cannot be read, which the reader says."""
+    """Return the hex SHA-256 of the first `size` bytes of a file; empty if they cannot be read."""
     digest = sha256()
     try:
         with open_file(file.path) as content:
@@ -68,13 +68,15 @@ def content_hash(file: SourceFile, size: int) -> str:
 
 
 def is_settled(files: Sequence[ScannedFile], looked_ns: int) -> bool:
-    """Whether the files were looked at, `looked_ns` nanoseconds after 1970, long enough after their last change to have
-    another version if they should change again."""
+    """Return whether any later change of the files will give them another version.
+
+    It will if they were looked at, `looked_ns` nanoseconds after 1970, long enough after their last change.
+    """
     return looked_ns > max(file.changed_ns for file in files) + RACY_NANOSECONDS
 
 
 def require_same(files: Sequence[ScannedFile]) -> None:
-    """Raise FileChanged if one of the files, which have been read meanwhile, has another version now."""
+    """Raise FileChanged if one of the files, which have been read in the meantime, has another version now."""
     for file, now in zip(files, look_at([file.source for file in files]), strict=True):
         if now.version != file.version or now.size != file.size:
-            raise changed(file)
+            raise file_changed(file)

@@ -11,6 +11,7 @@ from gptcli.data.config import DataConfig
 from gptcli.data.decoding import Decoding
 from gptcli.data.scan import CorpusScan
 from gptcli.data.sources import find_files
+from gptcli.data.workspace import Workspace
 from gptcli.train.planning.subset import drawn_texts, scan_subset
 
 
@@ -65,7 +66,7 @@ def test_a_character_is_never_cut(tmp_path: Path) -> None:
 
 
 def scanned(corpus: Path, size: int | None) -> CorpusScan:
-    (scan,) = scan_subset(DataConfig(corpus=(str(corpus),)), size, corpus.parent / "cache", 1).scans
+    (scan,) = scan_subset(Workspace(DataConfig(corpus=(str(corpus),)), corpus.parent / "cache", 1), size).scans
     return scan
 
 

@@ -22,6 +22,7 @@ from gptcli.data.mix import MixScan
 from gptcli.data.scan import SplitStatistics
 from gptcli.data.sources import find_files, is_stream, spool
 from gptcli.data.token_files import is_token_file
+from gptcli.data.workspace import Workspace
 from gptcli.models.estimate import parameter_count
 from gptcli.train.clock import Clock
 from gptcli.train.compiling import possible_compilation
@@ -93,14 +94,15 @@ def choose_for_time(setting: TimedRequest) -> tuple[MixScan, RawConfig, Choice |
     """
     clock, draft = setting.clock, setting.draft
     data = replayable(draft.data, setting.cache_dir)
+    workspace = Workspace(data, setting.cache_dir, draft.seed)
     small = None
     # Tokens without their text are refused when the text is looked at, however few they are.
     is_text = not any(map(is_token_file, data.corpus))
     if is_text and bytes_on_disk(data, setting.cache_dir) < SMALL_ON_DISK:
-        small = scan_subset(data, draft.train.corpus_bytes, setting.cache_dir, draft.seed)
+        small = scan_subset(workspace, draft.train.corpus_bytes)
     if small is None or small.train.bytes >= SMALL_TEXT:
         facts, corpus_bytes, limit = look_at_text(setting, data)
-        scan = scan_subset(data, limit, setting.cache_dir, draft.seed)
+        scan = scan_subset(workspace, limit)
         if limit == draft.train.corpus_bytes and scan.train.bytes < SMALL_TEXT:
             small = scan
     if small is not None and small.train.bytes < SMALL_TEXT:

@@ -15,6 +15,7 @@ from gptcli.config.load import with_origin, without_leaf
 from gptcli.console import quantity
 from gptcli.data.batches import Batches
 from gptcli.data.mix import MixScan, PreparedMix, prepare_mix
+from gptcli.data.workspace import Workspace
 from gptcli.errors import ConfigError, UsageError
 from gptcli.models.config import ModelConfig
 from gptcli.models.estimate import parameter_count
@@ -176,13 +177,14 @@ def make_plan(
     process_bytes = resident_memory_bytes(device)
     clock, choice = Clock(draft.train.max_seconds, began) if is_timed(user) else None, None
     if clock is None or not is_new:  # the rule for a deadline chooses a shape
-        scan = scan_subset(draft.data, draft.train.corpus_bytes, cache_dir, draft.seed)
+        scan = scan_subset(Workspace(draft.data, cache_dir, draft.seed), draft.train.corpus_bytes)
         chosen = RawConfig() if history.is_resumed else zero_config(CorpusFacts(scan.train.bytes, device.type), user)
     else:
         setting = TimedRequest(user, draft, clock, device, precision, machine_memory_bytes(device), cache_dir)
         scan, chosen, choice = choose_for_time(setting)
     config = validate(RunConfig, merge(chosen, user))
-    data = prepare_mix(scan, config.data, cache_dir, history.tokenizer or (start.tokenizer if start else None))
+    tokenizer = history.tokenizer or (start.tokenizer if start else None)
+    data = prepare_mix(scan, Workspace(config.data, cache_dir, config.seed), tokenizer)
     vocabulary = with_origin({"model": {"vocab_size": padded_vocabulary(config, data)}}, "the tokenizer")
     batches = Batches(data.train, config.seq_len, config.seed, config.data.pack)
     user = with_steps_of_epochs(user, config, batches.sequences_per_epoch, history.step)

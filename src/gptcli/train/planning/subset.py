@@ -23,24 +23,26 @@ from gptcli.data.decoding import Decoding
 from gptcli.data.file_formats import SourceFile
 from gptcli.data.left_out import LeftOut
 from gptcli.data.mix import MixScan, scan_mix
-from gptcli.data.passes import ScannedFile
-from gptcli.data.prepare import scan_corpus
+from gptcli.data.readers import ScannedFile
+from gptcli.data.scan import scan_texts
 from gptcli.data.separator_check import separator_warning
 from gptcli.data.sources import find_files
 from gptcli.data.versions import is_settled, look_at, require_same
+from gptcli.data.workspace import Workspace
 from gptcli.storage import HUGE, create_text_file, read_regular, write_file
 
 EXCERPT, NOTICES = "excerpt.jsonl", "notices.json"
 
 
-def scan_subset(config: DataConfig, corpus_bytes: int | None, cache_dir: Path, seed: int) -> MixScan:
-    """Scan the corpora of `config`, or an excerpt of about `corpus_bytes` of its single corpus, if that has more.
+def scan_subset(workspace: Workspace, corpus_bytes: int | None) -> MixScan:
+    """Scan the corpora of `workspace`, or an excerpt of about `corpus_bytes` of its single corpus, if that has more.
 
     Raises:
         DataError, StorageError: as `scan_mix`.
     """
     if corpus_bytes is None:
-        return scan_mix(config, cache_dir, seed)
+        return scan_mix(workspace)
+    config, cache_dir, seed = workspace.config, workspace.cache_dir, workspace.seed
     files, passed_over = find_files(config.corpus, config, cache_dir)
     settings = config.model_dump(mode="json", include=set(READING_KEYS) - {"chat_template"})
     settings["chat_template"] = read_template(config.chat_template)
@@ -57,7 +59,7 @@ def scan_subset(config: DataConfig, corpus_bytes: int | None, cache_dir: Path, s
         update={"format": "auto", "text_field": "text", "document_separator": None, "encoding": "utf-8"}
     )
     scan = replace(
-        scan_corpus([str(entry / EXCERPT)], rows, cache_dir, seed),
+        scan_texts([str(entry / EXCERPT)], replace(workspace, config=rows)),
         refused=tuple(LeftOut(*one) for one in notices["refused"]),
         passed_over=tuple(passed_over),
         replaced=notices["replaced"],

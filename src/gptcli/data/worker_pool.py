@@ -1,7 +1,7 @@
-"""Processes that do pieces of work one after another, and give the results in the order of the work.
+"""A pool of processes that do pieces of work and return the results in the order of the work.
 
-They are forked from a server that has loaded what they need and nothing else, so that each takes little memory and no
-time to start. A process that dies, an error in one and a signal end them all. Knows nothing of the work.
+The processes are forked from a server that has loaded what they need and nothing else, so that each takes little memory
+and no time to start. An error in one of them, its death or a signal ends them all.
 """
 
 from __future__ import annotations
@@ -28,42 +28,43 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 MAX_WORKERS = 6
-"""Processes that stay below a gigabyte together."""
+"""The number of processes that stay below a gigabyte together."""
 SHARED_BYTES, OWN_BYTES = 760_000_000, 140_000_000
-"""What all processes may come to take together beside the one that started them, and what each takes at least."""
+"""The memory that all processes beside the one that started them may take together, and the least that each takes."""
 WORTH_STARTING = 3
-"""Pieces of work from which on it pays to start processes."""
+"""The number of pieces of work from which on starting processes pays."""
 
 
 @dataclass(frozen=True)
-class Means:
-    """How work is divided: among how many processes, and in parts of about how many bytes of text."""
+class WorkerConfig:
+    """The division of work among processes, in parts of about `section_bytes` of text."""
 
     workers: int = 0
-    """0: one for each core, MAX_WORKERS at most."""
+    """The number of processes; 0 means one for each core, MAX_WORKERS at most."""
     section_bytes: int = SECTION_BYTES
 
     @property
     def processes(self) -> int:
+        """The number of processes that `workers` stands for."""
         return self.workers or min(usable_cores(), MAX_WORKERS)
 
     @property
     def process_bytes(self) -> int:
-        """How large one process may become."""
+        """The memory that one process may take."""
         return max(OWN_BYTES, SHARED_BYTES // self.processes)
 
 
-ALL_CORES = Means()
+ALL_CORES = WorkerConfig()
 
 
 def in_order(function: Callable[[Job], Result], jobs: Sequence[Job], workers: int) -> Iterator[Result]:
-    """function(job) of each job, in the order of `jobs`, computed by so many processes.
+    """Yield function(job) for each of `jobs`, in their order, computed by `workers` processes.
 
-    One worker is this process, which also does the work where the jobs are few.
+    With one worker, or few jobs, this process does the work. An error that the function raises is raised here when the
+    result of its job is due.
 
     Raises:
-        OutOfMemoryError: a process was killed.
-        Whatever the function raises, when that job's turn comes.
+        OutOfMemoryError: A process was killed.
     """
     if workers <= 1 or len(jobs) < WORTH_STARTING:
         yield from map(function, jobs)
@@ -71,7 +72,7 @@ def in_order(function: Callable[[Job], Result], jobs: Sequence[Job], workers: in
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([function.__module__])
     before = multiprocessing.active_children()
-    executor = ProcessPoolExecutor(min(workers, len(jobs)), context, obey)
+    executor = ProcessPoolExecutor(min(workers, len(jobs)), context, follow_parent)
     try:
         with one_thread_each():
             futures = [executor.submit(function, job) for job in jobs]
@@ -91,22 +92,22 @@ def in_order(function: Callable[[Job], Result], jobs: Sequence[Job], workers: in
 
 
 def resident_bytes() -> int:
-    """Memory that this process has now; 0 where the system does not say."""
+    """Return the memory that this process has now; 0 if the system does not say."""
     status = Path("/proc/self/statm")
     return int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if status.exists() else 0
 
 
-def give_back_freed() -> None:
-    """Give memory that has been freed back to the system, where its C library can."""
+def return_freed_memory() -> None:
+    """Return memory that has been freed to the system, if its C library can."""
     if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl lacks it
         if trim is not None:
             trim(0)
 
 
 @contextlib.contextmanager
 def one_thread_each() -> Iterator[None]:
-    """Have the processes that are started use one thread each: there is one for each core."""
+    """Limit the processes that are started in the block to one thread each, since there is one for each core."""
     names = ("RAYON_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     given = {name: os.environ.get(name) for name in names}
     os.environ.update(dict.fromkeys(names, "1"))
@@ -120,17 +121,22 @@ def one_thread_each() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def obey() -> None:
-    """In a new process: leave Ctrl-C to the one that started it, and end with that."""
+def follow_parent() -> None:
+    """Make a new process leave Ctrl-C to the one that started it, and end when that one ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
-        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+        def end_with_parent() -> None:
+            parent.join()
+            os._exit(1)
+
+        threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 @contextlib.contextmanager
 def stop_by_signal(remedy: str = "the same command goes on with what is finished") -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into Stopped, wherever they arrive; `remedy` is the remedy of that error."""
+    """Raise Stopped, with this remedy, where SIGINT or SIGTERM arrives in the block."""
 
     def stop(signum: int, frame: object) -> None:
         raise Stopped(f"stopped by {signal.Signals(signum).name}", signum, remedy)

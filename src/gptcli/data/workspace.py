@@ -1,0 +1,20 @@
+"""What every function that prepares a corpus needs beside the corpus itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gptcli.data.config import DataConfig
+from gptcli.data.worker_pool import ALL_CORES, WorkerConfig
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """How texts are read and split, where the results are kept, and the processes that do the work."""
+
+    config: DataConfig
+    cache_dir: Path
+    seed: int = 0
+    """The seed of the split into training and validation documents."""
+    workers: WorkerConfig = ALL_CORES
