@@ -164,7 +164,7 @@ def test_of_a_long_document_a_sample_takes_pieces_from_everywhere(
     path.write_text(" ".join(f"{number:05}" for number in range(10_000)))
     found = scan_corpus([str(path)], Workspace(DataConfig(), tmp_path / "cache", 0, WorkerConfig(1, 5000)))
     drawn = sample.drawn_buckets(found.records, found.assignment, 12_000)
-    pieces = [piece.text for job in found.jobs(5000, tmp_path) for piece in sample.drawn_pieces(job, drawn)]
+    pieces = [piece.text for part in found.reader.parts(5000) for piece in sample.drawn_pieces(part, drawn)]
     numbers = np.array([int(word) for piece in pieces for word in piece.split()])
     assert 8_000 < sum(map(len, pieces)) < 16_000
     assert np.histogram(numbers, 6, (0, 9000))[0].min() > 100, "a sixth of the text gives about 330 of 2000 words"
