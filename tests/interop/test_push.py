@@ -100,7 +100,7 @@ def test_a_branch_is_made_and_main_left_as_it_was(hub, run, our_model, tmp_path)
     push(PushRequest(str(run), "someone/tiny"))
     before = dict(files_of(hub))
     pushed = push(PushRequest(str(run), "hf:someone/tiny", revision="last", checkpoint="last", dtype="bf16"))
-    assert pushed.revision == "last" and "hf:someone/tiny@last" in pushed.lines()[-1]
+    assert pushed.revision == "last" and "hf:someone/tiny@last" in pushed.text().splitlines()[-1]
     assert files_of(hub) == before
     changed = files_of(hub, branch="last")
     (tmp_path / "model.safetensors").write_bytes(changed["model.safetensors"])
