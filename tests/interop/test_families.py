@@ -11,20 +11,16 @@ from gptcli.interop.family import ForeignConfig, compact
 from gptcli.interop.huggingface import model_config, tensor_shapes
 from gptcli.models.config import ModelConfig
 
-SIZES = {
-    "n_layer",
-    "n_head",
-    "n_embd",
-    "vocab_size",
-    "context_length",
-    "intermediate_size",
-    "norm_eps",
-    "tie_embeddings",
+UNNAMED = {
+    "norm_place": ("before", "after"),
+    "norm_weight": (True, False),
+    "embedding_norm": (False, True),
+    "smear": (False, True),
+    "bigram_buckets": (0, 8),
+    "parallel_residual": (False, True),
+    "logit_softcap": (None, 5.0),
 }
-CHECKED_AS_SHAPES = {"n_kv_head", "head_dim", "window_pattern", "qkv_bias"}
-ROPE = {"rope_theta", "rope_scaling"}
-WITHOUT_EFFECT_ELSEWHERE = {"rotary_fraction", "qk_norm_over"}  # without RoPE, without norms of queries and keys
-WITHOUT_EFFECT_ON_LOGITS = {"dropout", "attention_dropout", "attention", "init_std", "activation_checkpointing"}
+"""Slots that most families do not name: the default, and another value."""
 
 LLAMA = {
     "model_type": "llama",
@@ -50,14 +46,14 @@ def read(values: dict) -> ModelConfig:
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_every_slot_of_the_model_is_restricted_or_carried_by_each_family(family):
-    """A new slot of ModelConfig fails here until each family says what it can hold."""
-    decided = set(family.slots) | SIZES | CHECKED_AS_SHAPES | WITHOUT_EFFECT_ON_LOGITS
-    decided |= {"bias"} if family.name in ("gpt2", "gpt_neox") else set()  # written as zeros where there are none
-    decided |= {"parallel_residual", "rotary_fraction"} if family.name == "gpt_neox" else set()
-    decided |= {"logit_softcap"} if family.name == "nanochat" else set()
-    decided |= ROPE | WITHOUT_EFFECT_ELSEWHERE
-    assert decided == set(ModelConfig.model_fields)
+def test_every_slot_is_restricted_or_free_in_each_family(family):
+    """A new slot of ModelConfig is at its default in every family that does not name it."""
+    config = ModelConfig(vocab_size=10, **{slot: values[0] for slot, values in family.slots.items()})
+    assert family.obstacles(config) == []
+    for slot, (default, other) in UNNAMED.items():
+        assert ModelConfig.model_fields[slot].default == default
+        is_held = slot in family.free or other in family.slots.get(slot, ())
+        assert bool(family.obstacles(config.model_copy(update={slot: other}))) != is_held
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)

@@ -1,39 +1,120 @@
-"""What a family of foreign models is: which of our configs it can hold, its config.json, its tensor names.
+"""Families of foreign models: the configs that each can hold, the keys of its config.json and its tensor names.
 
-A family's table is read in both directions: ours -> theirs when writing, theirs -> ours when reading. This module
-knows no family (they are in gpt2.py, llama.py and own.py) and no files.
+The tables of a family are read in both directions: ours -> theirs when writing, theirs -> ours when reading. This
+module names no family (gpt2.py, llama.py and their siblings do) and opens no files.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from gptcli.errors import CheckpointError
-from gptcli.models.config import LARGEST, ModelConfig
+from gptcli.models.config import LARGEST, WITHOUT_EFFECT, ModelConfig
 
 Json = dict[str, Any]
 Shape = tuple[int, ...]
 LAYER = re.compile(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)")
+REQUIRED: Any = object()
+"""The default of a key that must be there."""
+RESOLVED = {
+    "n_kv_head": "kv_heads",
+    "head_dim": "head_width",
+    "intermediate_size": "mlp_width",
+    "attention_dropout": "attention_drop",
+}
+"""Slots that may be left open -> the property of ModelConfig that has their value."""
+SIZES = frozenset(
+    ("vocab_size", "context_length", "n_layer", "n_head", "n_kv_head", "n_embd", "head_dim", "intermediate_size")
+)
+ALWAYS_FREE = SIZES | WITHOUT_EFFECT | {"norm_eps", "tie_embeddings", "rope_theta", "window_pattern"}
+"""Slots that no family restricts by a list of values; the checks of a family may restrict them."""
+PLAIN_MLPS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "relu2": "relu2", "gelu_pytorch_tanh": "gelu_tanh"}
+"""transformers' names of activations without a gate -> ours."""
 
 
 def qkv_rows(config: ModelConfig) -> tuple[int, int, int]:
-    """Rows of the query, key and value projections, in the order in which `attention.qkv` fuses them."""
+    """Return the rows of the query, key and value projections, in the order in which `attention.qkv` fuses them."""
     kv_rows = config.kv_heads * config.head_width
     return config.n_head * config.head_width, kv_rows, kv_rows
 
 
 def gate_up_rows(config: ModelConfig) -> tuple[int, int]:
-    """Rows of a gated MLP's gate and up projections, in the order in which `mlp.up` fuses them."""
+    """Return the rows of a gated MLP's gate and up projections, in the order in which `mlp.up` fuses them."""
     return config.mlp_width, config.mlp_width
 
 
+def rotated_order(config: ModelConfig, head: Sequence[int]) -> list[int]:
+    """Return the order of the rows of `attention.qkv` where `head` orders those of each head of q and k."""
+    width, rotated = config.head_width, (config.n_head + config.kv_heads) * config.head_width
+    rows = [start + row for start in range(0, rotated, width) for row in head]
+    return rows + list(range(rotated, sum(qkv_rows(config))))
+
+
+def pairs_order(config: ModelConfig) -> list[int]:
+    """Return the order for a RoPE that turns neighbours (x[2i], x[2i + 1]) where ours turns (x[i], x[i + D/2])."""
+    return rotated_order(config, [*range(0, config.head_width, 2), *range(1, config.head_width, 2)])
+
+
 def with_biases(config: ModelConfig) -> ModelConfig:
-    """The config for a class that always has biases; a model trained without them is the one whose biases are zero."""
+    """Return the config for a class that always has biases, where a model without them has biases of zero."""
     return config.model_copy(update={"bias": True, "qkv_bias": None})
+
+
+def full_heads(config: ModelConfig) -> list[str]:
+    """Return the obstacles to a class with as many keys as queries, whose heads together are as wide as the model."""
+    wrong = []
+    if config.kv_heads != config.n_head:
+        wrong.append(f"n_kv_head must be n_head ({config.n_head}), not {config.kv_heads}")
+    if config.head_width * config.n_head != config.n_embd:
+        wrong.append(f"n_head * head_dim must be n_embd ({config.n_embd}), not {config.n_head * config.head_width}")
+    return wrong
+
+
+def no_windows(config: ModelConfig) -> list[str]:
+    """Return the obstacles to a class without sliding windows."""
+    return ["it has no sliding windows"] if any(config.window_pattern) else []
+
+
+def uniform_bias(config: ModelConfig) -> list[str]:
+    """Return the obstacles to a class in which q, k and v have biases exactly where other matrices have them."""
+    if config.has_qkv_bias == config.bias:
+        return []
+    return [f"qkv_bias ({show(config.has_qkv_bias)}) must be as bias ({show(config.bias)})"]
+
+
+@dataclass(frozen=True)
+class Key:
+    """One row of a family's table of keys: a slot of ModelConfig and the key of config.json that holds it.
+
+    Attributes:
+        slot: the slot of ours.
+        name: their key.
+        default: what a missing key means. A key that is REQUIRED holds a whole number from 1 to `most`.
+        most: the largest number of a required key.
+        choices: their names of the slot's values -> ours. A value is written by the first of its names.
+    """
+
+    slot: str
+    name: str
+    default: Any = REQUIRED
+    most: int = LARGEST
+    choices: Mapping[str, str] = field(default_factory=dict)
+
+    def read(self, foreign: ForeignConfig) -> Any:
+        """Return the value of the slot."""
+        if self.default is REQUIRED:
+            return foreign.need(self.name, self.most)
+        value = foreign.get(self.name, self.default)
+        return foreign.choose(self.name, value, self.choices) if self.choices else value
+
+    def write(self, config: ModelConfig) -> Any:
+        """Return the value of the key."""
+        value = getattr(config, RESOLVED.get(self.slot, self.slot))
+        return next((theirs for theirs, ours in self.choices.items() if ours == value), value)
 
 
 @dataclass(frozen=True)
@@ -71,39 +152,66 @@ class Family:
 
     Attributes:
         name: `model_type` in config.json.
-        architecture: the transformers class that opens it.
-        slots: for each slot of ModelConfig that the class restricts, the values that it can hold.
-        shape_obstacles: what else, in words, keeps a config from being of this class.
-        write_config: our config -> their config.json, without what all families share.
-        read_config: their config.json -> the values of our config; CheckpointError for what our slots cannot hold.
+        architecture: the transformers class that opens it, or None.
         table: the tensor names.
+        keys: the keys of config.json.
+        slots: for each slot of ModelConfig that the class restricts, the values that it can hold; the first one is that
+            of a config.json that does not say. A slot named neither here nor in `free` must be at its default.
+        free: slots that may have any value, beside ALWAYS_FREE.
+        checks: functions that return further obstacles, in words.
+        fixed: keys that are written with this value, and in which a config.json must not have another.
+        more_keys: our config -> further keys of config.json.
+        more_slots: config.json -> further slots; raises CheckpointError for what our slots cannot hold.
         prefix: what the names of the class with a head have before those of the bare model.
-        ignored: pattern of the names of tensors that are no weights (masks and frequencies that older files hold).
-        written_as: the config that computes the same function and that the class has exactly.
+        ignored: pattern of the names of tensors that are no weights (masks and frequencies in older files).
+        written_as: returns the config that computes the same function and that the class has exactly.
     """
 
     name: str
     architecture: str | None
-    slots: Mapping[str, tuple[Any, ...]]
-    shape_obstacles: Callable[[ModelConfig], list[str]]
-    write_config: Callable[[ModelConfig], Json]
-    read_config: Callable[[ForeignConfig], Json]
     table: tuple[Rule, ...]
+    keys: tuple[Key, ...] = ()
+    slots: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    free: frozenset[str] = frozenset()
+    checks: tuple[Callable[[ModelConfig], list[str]], ...] = ()
+    fixed: Json = field(default_factory=dict)
+    more_keys: Callable[[ModelConfig], Json] = lambda config: {}
+    more_slots: Callable[[ForeignConfig], Json] = lambda foreign: {}
     prefix: str = ""
     ignored: str = r"(?!)"
     written_as: Callable[[ModelConfig], ModelConfig] = lambda config: config
 
     def obstacles(self, config: ModelConfig) -> list[str]:
-        """Why no model of this family computes what `config` describes, in words; empty when one does."""
+        """Return why no model of this family computes what `config` describes, in words; empty if one does."""
+        allowed = {
+            slot: self.slots.get(slot, (info.default,))
+            for slot, info in ModelConfig.model_fields.items()
+            if slot not in ALWAYS_FREE | self.free
+        }
         wrong = [
-            f"{slot} must be {' or '.join(map(show, allowed))}, not {show(getattr(config, slot))}"
-            for slot, allowed in self.slots.items()
-            if getattr(config, slot) not in allowed
+            f"{slot} must be {' or '.join(map(show, values))}, not {show(getattr(config, slot))}"
+            for slot, values in allowed.items()
+            if getattr(config, slot) not in values
         ]
-        return wrong + self.shape_obstacles(config)
+        return wrong + [obstacle for check in self.checks for obstacle in check(config)]
+
+    def write_config(self, config: ModelConfig) -> Json:
+        """Return their config.json for `config`, without the keys that all families share."""
+        return {key.name: key.write(config) for key in self.keys} | self.fixed | self.more_keys(config)
+
+    def read_config(self, foreign: ForeignConfig) -> Json:
+        """Return the values of our slots for their config.json.
+
+        Raises:
+            CheckpointError: a key is missing or wrong, or our slots cannot hold the model.
+        """
+        for name, value in self.fixed.items():
+            foreign.require(name, value)
+        usual = {slot: values[0] for slot, values in self.slots.items()}
+        return usual | {key.slot: key.read(foreign) for key in self.keys} | self.more_slots(foreign)
 
     def map_tensors(self, config: ModelConfig, shapes: Mapping[str, Shape]) -> list[Mapped]:
-        """Apply the table to a model's tensors, given by name and shape."""
+        """Return the tensors of theirs for each of a model's tensors, given by name and shape."""
         rules = {rule.ours: rule for rule in self.table}
         return [map_tensor(rules, config, name, tuple(shape)) for name, shape in shapes.items()]
 

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from gptcli.errors import CheckpointError, UsageError
-from gptcli.interop.family import ForeignConfig, Json
-from gptcli.interop.gguf_families import BIASED, TIED, GgufFamily, as_array, gguf_family, gguf_family_named
+from gptcli.interop.family import Family, ForeignConfig, Json
+from gptcli.interop.gguf_families import BIASED, TIED, gguf_family, gguf_family_named
 from gptcli.interop.gguf_tokenizer import GgufTokenizer, gguf_tokenizer
 from gptcli.interop.huggingface import tensor_shapes
-from gptcli.interop.weights import require_described
+from gptcli.interop.weights import reordered, require_described, split_tensor
 from gptcli.models.config import ModelConfig
 from gptcli.models.gpt import GPT, build_model
 from gptcli.storage import atomic_file, storage_errors
@@ -87,9 +87,7 @@ def write_gguf(
             if kind == "f16" and numbers in QUANTIZATIONS:
                 kept.append(tensor_name)
             quantization = gguf.GGMLQuantizationType[kind.upper()]
-            writer.add_tensor(
-                tensor_name, gguf.quants.quantize(as_array(tensor).numpy(), quantization), raw_dtype=quantization
-            )
+            writer.add_tensor(tensor_name, gguf.quants.quantize(as_array(tensor), quantization), raw_dtype=quantization)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
@@ -100,15 +98,18 @@ def write_gguf(
     return (*vocabulary.notes, rows)
 
 
-def their_tensors(model: GPT, family: GgufFamily, config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
+def their_tensors(model: GPT, family: Family, config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
     """Name and content of every tensor of the file, in its order; what ours lacks (GPT-2's biases) is zero."""
     shapes, state = tensor_shapes(config), model.state_dict()
     for mapped in family.map_tensors(config, shapes):
         tensor = state.get(mapped.ours)
         tensor = torch.zeros(shapes[mapped.ours]) if tensor is None else tensor
-        parts = tensor.split([shape[0] for shape in mapped.theirs.values()])
-        for name, part in zip(mapped.theirs, parts, strict=True):
-            yield name, family.reorder(name, part, config)
+        yield from split_tensor(mapped, tensor.detach()).items()
+
+
+def as_array(tensor: Tensor) -> np.ndarray:
+    """Return a contiguous array in fp32."""
+    return tensor.to("cpu", torch.float32).contiguous().numpy()
 
 
 def tensor_numbers(name: str, tensor: Tensor, numbers: str, tied: bool) -> str:
@@ -182,8 +183,8 @@ def read_gguf(path: Path) -> GPT:
             if values.shape != shape:
                 raise CheckpointError(f"{path}: {name} has shape {values.shape}, should be {shape}", "write it again")
             # A copy, since the reader's arrays are views of the mapped file.
-            parts.append(family.restore(name, torch.from_numpy(np.array(values, dtype=np.float32)), config))
-        state[mapped.ours] = torch.cat(parts)
+            parts.append(torch.from_numpy(np.array(values, dtype=np.float32)))
+        state[mapped.ours] = reordered(mapped, torch.cat(parts))
     model = build_model(config, device="meta")
     model.load_state_dict(state, assign=True)
     return model.eval()

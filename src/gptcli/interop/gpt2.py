@@ -2,81 +2,59 @@
 
 from __future__ import annotations
 
-from gptcli.interop.family import Family, ForeignConfig, Json, Rule, with_biases
+from gptcli.interop.family import (
+    PLAIN_MLPS,
+    Family,
+    ForeignConfig,
+    Json,
+    Key,
+    Rule,
+    full_heads,
+    no_windows,
+    with_biases,
+)
 from gptcli.models.config import MOST_LAYERS, ModelConfig
 
-ACTIVATIONS = {"gelu_tanh": "gelu_new", "gelu": "gelu", "relu2": "relu2"}
-MLPS = {theirs: ours for ours, theirs in ACTIVATIONS.items()} | {"gelu_pytorch_tanh": "gelu_tanh"}
+
+def more_keys(config: ModelConfig) -> Json:
+    """Return the keys that repeat another one."""
+    return {"n_ctx": config.context_length, "embd_pdrop": config.dropout}
 
 
-def write_config(config: ModelConfig) -> Json:
-    return {
-        "n_positions": config.context_length,
-        "n_ctx": config.context_length,
-        "n_embd": config.n_embd,
-        "n_layer": config.n_layer,
-        "n_head": config.n_head,
-        "n_inner": config.mlp_width,
-        "activation_function": ACTIVATIONS[config.mlp],
-        "layer_norm_epsilon": config.norm_eps,
-        "resid_pdrop": config.dropout,
-        "embd_pdrop": config.dropout,
-        "attn_pdrop": config.attention_drop,
-    }
-
-
-def read_config(foreign: ForeignConfig) -> Json:
+def more_slots(foreign: ForeignConfig) -> Json:
+    """Refuse the variants of the class."""
     foreign.require("scale_attn_weights", True)
     foreign.require("scale_attn_by_inverse_layer_idx", False)
     foreign.require("add_cross_attention", False)
-    return {
-        "context_length": foreign.get("n_positions", 1024),
-        "n_layer": foreign.need("n_layer", MOST_LAYERS),
-        "n_head": foreign.need("n_head"),
-        "n_embd": foreign.need("n_embd"),
-        "intermediate_size": foreign.get("n_inner", None),
-        "norm": "layernorm",
-        "norm_eps": foreign.get("layer_norm_epsilon", 1e-5),
-        "position": "learned",
-        "mlp": foreign.choose("activation_function", foreign.get("activation_function", "gelu_new"), MLPS),
-        "qk_norm": False,
-        "bias": True,
-        "tie_embeddings": foreign.get("tie_word_embeddings", True),
-        "dropout": foreign.get("resid_pdrop", 0.1),
-        "attention_dropout": foreign.get("attn_pdrop", 0.1),
-    }
-
-
-def shape_obstacles(config: ModelConfig) -> list[str]:
-    wrong = []
-    if config.kv_heads != config.n_head:
-        wrong.append(f"n_kv_head must be n_head ({config.n_head}), not {config.kv_heads}")
-    if config.head_width * config.n_head != config.n_embd:
-        wrong.append(f"n_head * head_dim must be n_embd ({config.n_embd}), not {config.n_head * config.head_width}")
-    if any(config.window_pattern):
-        wrong.append("it has no sliding windows")
-    return wrong
+    return {}
 
 
 GPT2 = Family(
     name="gpt2",
     architecture="GPT2LMHeadModel",
+    keys=(
+        Key("context_length", "n_positions", default=1024),
+        Key("n_layer", "n_layer", most=MOST_LAYERS),
+        Key("n_head", "n_head"),
+        Key("n_embd", "n_embd"),
+        Key("intermediate_size", "n_inner", default=None),
+        Key("norm_eps", "layer_norm_epsilon", default=1e-5),
+        Key("mlp", "activation_function", default="gelu_new", choices=PLAIN_MLPS),
+        Key("tie_embeddings", "tie_word_embeddings", default=True),
+        Key("dropout", "resid_pdrop", default=0.1),
+        Key("attention_dropout", "attn_pdrop", default=0.1),
+    ),
     slots={
         "norm": ("layernorm",),
         "position": ("learned",),
-        "norm_place": ("before",),
-        "norm_weight": (True,),
-        "embedding_norm": (False,),
-        "mlp": tuple(ACTIVATIONS),
+        "mlp": ("gelu", "gelu_tanh", "relu2"),
         "qk_norm": (False,),
-        "smear": (False,),
-        "bigram_buckets": (0,),
-        "parallel_residual": (False,),
-        "logit_softcap": (None,),
+        "bias": (True, False),
     },
-    shape_obstacles=shape_obstacles,
-    write_config=write_config,
-    read_config=read_config,
+    free=frozenset(("qk_norm_over", "qkv_bias", "rope_scaling", "rotary_fraction")),
+    checks=(full_heads, no_windows),
+    more_keys=more_keys,
+    more_slots=more_slots,
     written_as=with_biases,
     prefix="transformer.",
     ignored=r"transformer\.h\.\d+\.attn\.(bias|masked_bias)",

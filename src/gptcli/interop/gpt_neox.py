@@ -8,63 +8,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gptcli.interop.family import Family, ForeignConfig, Json, Rule, with_biases
-from gptcli.interop.gpt2 import shape_obstacles
+from gptcli.interop.family import (
+    PLAIN_MLPS,
+    Family,
+    ForeignConfig,
+    Json,
+    Key,
+    Rule,
+    full_heads,
+    no_windows,
+    with_biases,
+)
 from gptcli.interop.rope import read_rope, write_rope
 from gptcli.models.config import MOST_LAYERS, ModelConfig
 
-ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_new", "relu2": "relu2"}
-MLPS = {theirs: ours for ours, theirs in ACTIVATIONS.items()} | {
-    "gelu_fast": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-}
 
-
-def write_config(config: ModelConfig) -> Json:
+def more_keys(config: ModelConfig) -> Json:
+    """Return RoPE's keys, by the names of both generations of transformers."""
     rope = write_rope(config)
-    return {
-        "max_position_embeddings": config.context_length,
-        "hidden_size": config.n_embd,
-        "num_hidden_layers": config.n_layer,
-        "num_attention_heads": config.n_head,
-        "intermediate_size": config.mlp_width,
-        "hidden_act": ACTIVATIONS[config.mlp],
-        "layer_norm_eps": config.norm_eps,
-        "use_parallel_residual": config.parallel_residual,
-        "attention_bias": True,
-        "attention_dropout": config.attention_drop,
-        "hidden_dropout": config.dropout,
-        "rotary_pct": config.rotary_fraction,
-        "rotary_emb_base": config.rope_theta,
-        **rope,
-        "rope_parameters": rope["rope_parameters"] | {"partial_rotary_factor": config.rotary_fraction},
-    }
+    rope["rope_parameters"]["partial_rotary_factor"] = config.rotary_fraction
+    return rope | {"rotary_pct": config.rotary_fraction, "rotary_emb_base": config.rope_theta}
 
 
-def read_config(foreign: ForeignConfig) -> Json:
-    foreign.require("attention_bias", True)
-    return {
-        "context_length": foreign.get("max_position_embeddings", 2048),
-        "n_layer": foreign.need("num_hidden_layers", MOST_LAYERS),
-        "n_head": foreign.need("num_attention_heads"),
-        "n_embd": foreign.need("hidden_size"),
-        "intermediate_size": foreign.need("intermediate_size"),
-        "norm": "layernorm",
-        "norm_eps": foreign.get("layer_norm_eps", 1e-5),
-        "position": "rope",
-        **read_rope(foreign, theta="rotary_emb_base", part="rotary_pct", part_default=0.25),
-        "mlp": foreign.choose("hidden_act", foreign.get("hidden_act", "gelu"), MLPS),
-        "qk_norm": False,
-        "bias": True,
-        "parallel_residual": foreign.get("use_parallel_residual", True),
-        "tie_embeddings": foreign.get("tie_word_embeddings", False),
-        "dropout": foreign.get("hidden_dropout", 0.0),
-        "attention_dropout": foreign.get("attention_dropout", 0.0),
-    }
+def more_slots(foreign: ForeignConfig) -> Json:
+    """Return the slots of RoPE."""
+    return read_rope(foreign, theta="rotary_emb_base", part="rotary_pct", part_default=0.25)
 
 
 def qkv_order(config: ModelConfig) -> Sequence[int]:
-    """Theirs: of each head the rows of q, then k, then v. Ours: the q of all heads, then the k, then the v."""
+    """Return the order from rows of q, k and v head by head to those of all heads of q, then of k, then of v."""
     heads, width = config.n_head, config.head_width
     return [(3 * head + kind) * width + row for kind in range(3) for head in range(heads) for row in range(width)]
 
@@ -72,21 +44,31 @@ def qkv_order(config: ModelConfig) -> Sequence[int]:
 GPT_NEOX = Family(
     name="gpt_neox",
     architecture="GPTNeoXForCausalLM",
+    keys=(
+        Key("context_length", "max_position_embeddings", default=2048),
+        Key("n_layer", "num_hidden_layers", most=MOST_LAYERS),
+        Key("n_head", "num_attention_heads"),
+        Key("n_embd", "hidden_size"),
+        Key("intermediate_size", "intermediate_size"),
+        Key("norm_eps", "layer_norm_eps", default=1e-5),
+        Key("mlp", "hidden_act", default="gelu", choices=PLAIN_MLPS | {"gelu_fast": "gelu_tanh"}),
+        Key("parallel_residual", "use_parallel_residual", default=True),
+        Key("tie_embeddings", "tie_word_embeddings", default=False),
+        Key("dropout", "hidden_dropout", default=0.0),
+        Key("attention_dropout", "attention_dropout", default=0.0),
+    ),
     slots={
         "norm": ("layernorm",),
-        "norm_place": ("before",),
-        "norm_weight": (True,),
-        "embedding_norm": (False,),
         "position": ("rope",),
-        "mlp": tuple(ACTIVATIONS),
+        "mlp": ("gelu", "gelu_tanh", "relu2"),
         "qk_norm": (False,),
-        "smear": (False,),
-        "bigram_buckets": (0,),
-        "logit_softcap": (None,),
+        "bias": (True, False),
     },
-    shape_obstacles=shape_obstacles,
-    write_config=write_config,
-    read_config=read_config,
+    free=frozenset(("parallel_residual", "qk_norm_over", "qkv_bias", "rope_scaling", "rotary_fraction")),
+    checks=(full_heads, no_windows),
+    fixed={"attention_bias": True},
+    more_keys=more_keys,
+    more_slots=more_slots,
     written_as=with_biases,
     prefix="gpt_neox.",
     ignored=r"gpt_neox\.layers\.\d+\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)",

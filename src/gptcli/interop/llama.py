@@ -7,56 +7,51 @@ keys. OLMo 2 normalises what attention and MLP add, not what they read, and quer
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
-from gptcli.interop.family import Family, ForeignConfig, Json, Rule, gate_up_rows, qkv_rows, show, with_biases
+from gptcli.interop.family import (
+    Family,
+    ForeignConfig,
+    Json,
+    Key,
+    Rule,
+    gate_up_rows,
+    no_windows,
+    qkv_rows,
+    uniform_bias,
+    with_biases,
+)
 from gptcli.interop.rope import read_rope, write_rope
 from gptcli.models.config import MOST_LAYERS, ModelConfig
 
-ACTIVATIONS = {"swiglu": "silu", "geglu": "gelu"}
-MLPS = {theirs: ours for ours, theirs in ACTIVATIONS.items()} | {"swish": "swiglu"}
 SLIDING, FULL = "sliding_attention", "full_attention"
+KEYS = (
+    Key("context_length", "max_position_embeddings"),
+    Key("n_layer", "num_hidden_layers", most=MOST_LAYERS),
+    Key("n_head", "num_attention_heads"),
+    Key("n_kv_head", "num_key_value_heads", default=None),
+    Key("n_embd", "hidden_size"),
+    Key("head_dim", "head_dim", default=None),
+    Key("intermediate_size", "intermediate_size"),
+    Key("norm_eps", "rms_norm_eps", default=1e-6),
+    Key("mlp", "hidden_act", default="silu", choices={"silu": "swiglu", "gelu": "geglu", "swish": "swiglu"}),
+    Key("tie_embeddings", "tie_word_embeddings", default=False),
+)
 
 
-def write_shared(config: ModelConfig, activations: Mapping[str, str] = ACTIVATIONS) -> Json:
-    """The keys that all of these classes have; `activations` are their names of ours."""
-    return {
-        "max_position_embeddings": config.context_length,
-        "hidden_size": config.n_embd,
-        "num_hidden_layers": config.n_layer,
-        "num_attention_heads": config.n_head,
-        "num_key_value_heads": config.kv_heads,
-        "head_dim": config.head_width,
-        "intermediate_size": config.mlp_width,
-        "hidden_act": activations[config.mlp],
-        "rms_norm_eps": config.norm_eps,
-        "attention_dropout": config.attention_drop,
-        **write_rope(config),
-    }
+def with_defaults(keys: tuple[Key, ...], **defaults: Any) -> tuple[Key, ...]:
+    """Return the keys with other defaults, given by slot."""
+    return tuple(replace(key, default=defaults.get(key.slot, key.default)) for key in keys)
 
 
-def read_shared(foreign: ForeignConfig, *, heads_default: int | None = None) -> Json:
-    return {
-        "context_length": foreign.need("max_position_embeddings"),
-        "n_layer": foreign.need("num_hidden_layers", MOST_LAYERS),
-        "n_head": foreign.need("num_attention_heads"),
-        "n_kv_head": foreign.get("num_key_value_heads", heads_default),
-        "n_embd": foreign.need("hidden_size"),
-        "head_dim": foreign.get("head_dim", None),
-        "intermediate_size": foreign.need("intermediate_size"),
-        "norm": "rmsnorm",
-        "norm_eps": foreign.get("rms_norm_eps", 1e-6),
-        "position": "rope",
-        **read_whole_rope(foreign),
-        "mlp": foreign.choose("hidden_act", foreign.get("hidden_act", "silu"), MLPS),
-        "qk_norm": False,
-        "tie_embeddings": foreign.get("tie_word_embeddings", False),
-    }
+def write_shared(config: ModelConfig) -> Json:
+    """Return the keys that all of these classes have beside KEYS."""
+    return {"attention_dropout": config.attention_drop, **write_rope(config)}
 
 
 def read_whole_rope(foreign: ForeignConfig) -> Json:
-    """None of these classes turns only a part of each head, whatever a config.json says."""
+    """Return the slots of RoPE; none of these classes turns only a part of each head, whatever a config.json says."""
     rope = read_rope(foreign)
     if rope["rotary_fraction"] != 1.0:
         raise foreign.unsupported(f"RoPE for a part of each head ({rope['rotary_fraction']:g})")
@@ -64,58 +59,54 @@ def read_whole_rope(foreign: ForeignConfig) -> Json:
 
 
 def write_llama(config: ModelConfig) -> Json:
+    """Return Llama's own keys."""
     return write_shared(config) | {"attention_bias": config.bias, "mlp_bias": config.bias}
 
 
 def read_llama(foreign: ForeignConfig) -> Json:
+    """Return the slots of Llama's own keys."""
     attention_bias, mlp_bias = foreign.get("attention_bias", False), foreign.get("mlp_bias", False)
     if attention_bias != mlp_bias:
         raise foreign.unsupported(f"attention_bias = {attention_bias} with mlp_bias = {mlp_bias}", "both or neither is")
-    return read_shared(foreign) | {"bias": attention_bias}
+    return read_whole_rope(foreign) | {"bias": attention_bias}
 
 
-def bias_obstacles(config: ModelConfig) -> list[str]:
-    if config.has_qkv_bias == config.bias:
+def even_heads(config: ModelConfig) -> list[str]:
+    """Return the obstacles to a class whose width is a multiple of its heads, however wide those are."""
+    if config.n_embd % config.n_head == 0:
         return []
-    return [f"qkv_bias ({show(config.has_qkv_bias)}) must be as bias ({show(config.bias)})"]
-
-
-def shape_obstacles(config: ModelConfig) -> list[str]:
-    wrong = ["it has no sliding windows"] if any(config.window_pattern) else []
-    if config.n_embd % config.n_head:
-        wrong.append(f"n_embd ({config.n_embd}) must be a multiple of n_head ({config.n_head})")
-    return wrong
-
-
-def llama_obstacles(config: ModelConfig) -> list[str]:
-    return shape_obstacles(config) + bias_obstacles(config)
+    return [f"n_embd ({config.n_embd}) must be a multiple of n_head ({config.n_head})"]
 
 
 def write_mistral(config: ModelConfig) -> Json:
+    """Return Mistral's own keys."""
     return write_shared(config) | {"sliding_window": config.window(0) or None}
 
 
 def read_mistral(foreign: ForeignConfig) -> Json:
+    """Return the slots of Mistral's own keys."""
     window = foreign.get("sliding_window", 4096)
-    return read_shared(foreign, heads_default=8) | {"window_pattern": (window,) if window else ()}
+    return read_whole_rope(foreign) | {"window_pattern": (window,) if window else ()}
 
 
-def mistral_obstacles(config: ModelConfig) -> list[str]:
+def one_window(config: ModelConfig) -> list[str]:
+    """Return the obstacles to a class whose layers all have the same window."""
     windows = {config.window(layer) for layer in range(config.n_layer)}
-    return ["every layer must have the same sliding window"] * (len(windows) > 1) + bias_obstacles(config)
+    return ["every layer must have the same sliding window"] if len(windows) > 1 else []
 
 
-def write_windows(config: ModelConfig) -> Json:
-    """Qwen's keys for a window in some layers."""
+def write_qwen(config: ModelConfig) -> Json:
+    """Return Qwen's keys for a window in some layers."""
     windows = [config.window(layer) for layer in range(config.n_layer)]
-    return {
+    return write_shared(config) | {
         "use_sliding_window": any(windows),
         "sliding_window": max(windows) or None,
         "layer_types": [SLIDING if window else FULL for window in windows],
     }
 
 
-def read_windows(foreign: ForeignConfig) -> Json:
+def read_qwen(foreign: ForeignConfig) -> Json:
+    """Return the slots of Qwen's keys for a window in some layers."""
     window = foreign.get("sliding_window", 4096) if foreign.get("use_sliding_window", False) else None
     first_windowed = foreign.get("max_window_layers", 28)
     default_types = [
@@ -123,70 +114,16 @@ def read_windows(foreign: ForeignConfig) -> Json:
     ]
     layer_types = foreign.get("layer_types", default_types) or default_types
     windowed = [kind == SLIDING for kind in layer_types] if window else []
-    return {"window_pattern": tuple(window if slides else 0 for slides in windowed) if any(windowed) else ()}
+    pattern = tuple(window if slides else 0 for slides in windowed) if any(windowed) else ()
+    return read_whole_rope(foreign) | {"window_pattern": pattern}
 
 
-def window_obstacles(config: ModelConfig) -> list[str]:
+def one_window_width(config: ModelConfig) -> list[str]:
+    """Return the obstacles to a class whose windows all have the same width."""
     widths = {config.window(layer) for layer in range(config.n_layer)} - {0}
     return [f"its sliding windows must have one width, not {sorted(widths)}"] if len(widths) > 1 else []
 
 
-def write_qwen3(config: ModelConfig) -> Json:
-    return write_shared(config) | write_windows(config) | {"attention_bias": False}
-
-
-def read_qwen3(foreign: ForeignConfig) -> Json:
-    foreign.require("attention_bias", False)
-    shared = read_shared(foreign, heads_default=32) | read_windows(foreign)
-    return shared | {"head_dim": foreign.get("head_dim", 128), "qk_norm": True}
-
-
-def qwen3_obstacles(config: ModelConfig) -> list[str]:
-    return window_obstacles(config) + bias_obstacles(config)
-
-
-def write_qwen2(config: ModelConfig) -> Json:
-    return write_shared(config) | write_windows(config)
-
-
-def read_qwen2(foreign: ForeignConfig) -> Json:
-    return read_shared(foreign, heads_default=32) | read_windows(foreign) | {"qkv_bias": True}
-
-
-def write_olmo2(config: ModelConfig) -> Json:
-    return write_shared(config) | {"attention_bias": False}
-
-
-def read_olmo2(foreign: ForeignConfig) -> Json:
-    foreign.require("attention_bias", False)
-    return read_shared(foreign) | {
-        "norm_eps": foreign.get("rms_norm_eps", 1e-5),
-        "norm_place": "after",
-        "qk_norm": True,
-        "qk_norm_over": "heads",
-    }
-
-
-def olmo2_obstacles(config: ModelConfig) -> list[str]:
-    return ["it has no sliding windows"] * any(config.window_pattern) + bias_obstacles(config)
-
-
-SLOTS = {
-    "norm": ("rmsnorm",),
-    "position": ("rope",),
-    "rotary_fraction": (1.0,),
-    "norm_place": ("before",),
-    "norm_weight": (True,),
-    "embedding_norm": (False,),
-    "mlp": tuple(ACTIVATIONS),
-    "qk_norm": (False,),
-    "qk_norm_over": ("head",),
-    "bias": (False,),
-    "smear": (False,),
-    "bigram_buckets": (0,),
-    "parallel_residual": (False,),
-    "logit_softcap": (None,),
-}
 TABLE = (
     Rule("embedding", ("model.embed_tokens",)),
     Rule("blocks.{i}.attention_norm", ("model.layers.{i}.input_layernorm",)),
@@ -218,59 +155,77 @@ OLMO2_NORMS = {
 }
 IGNORED = r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq"
 
+SLOTS = {
+    "norm": ("rmsnorm",),
+    "position": ("rope",),
+    "mlp": ("swiglu", "geglu"),
+    "qk_norm": (False,),
+    "bias": (False,),
+}
+FREE = frozenset(("qkv_bias", "rope_scaling"))
+
 LLAMA = Family(
     name="llama",
     architecture="LlamaForCausalLM",
+    keys=KEYS,
     slots=SLOTS | {"bias": (False, True)},
-    shape_obstacles=llama_obstacles,
-    write_config=write_llama,
-    read_config=read_llama,
-    table=TABLE,
+    free=FREE,
+    checks=(no_windows, even_heads, uniform_bias),
+    more_keys=write_llama,
+    more_slots=read_llama,
     prefix="model.",
     ignored=IGNORED,
+    table=TABLE,
 )
+BIASED_LLAMA = replace(
+    LLAMA,
+    slots=SLOTS | {"qkv_bias": (True,)},
+    free=FREE - {"qkv_bias"},
+    checks=(no_windows, even_heads),
+    written_as=with_biases,
+)
+"""Qwen2's models in Llama's class: its other biases are zero."""
 MISTRAL = replace(
     LLAMA,
     name="mistral",
     architecture="MistralForCausalLM",
+    keys=with_defaults(KEYS, n_kv_head=8),
     slots=SLOTS,
-    shape_obstacles=mistral_obstacles,
-    write_config=write_mistral,
-    read_config=read_mistral,
-)
-QWEN2 = replace(
-    LLAMA,
-    name="qwen2",
-    architecture="Qwen2ForCausalLM",
-    slots=SLOTS | {"qkv_bias": (True,)},
-    shape_obstacles=window_obstacles,
-    write_config=write_qwen2,
-    read_config=read_qwen2,
+    checks=(one_window, uniform_bias),
+    more_keys=write_mistral,
+    more_slots=read_mistral,
 )
 QWEN3 = replace(
     LLAMA,
     name="qwen3",
     architecture="Qwen3ForCausalLM",
+    keys=with_defaults(KEYS, n_kv_head=32, head_dim=128),
     slots=SLOTS | {"qk_norm": (True,)},
-    shape_obstacles=qwen3_obstacles,
-    write_config=write_qwen3,
-    read_config=read_qwen3,
+    checks=(one_window_width, uniform_bias),
+    fixed={"attention_bias": False},
+    more_keys=write_qwen,
+    more_slots=read_qwen,
 )
-BIASED_LLAMA = replace(
-    LLAMA,
+QWEN2 = replace(
+    QWEN3,
+    name="qwen2",
+    architecture="Qwen2ForCausalLM",
+    keys=with_defaults(KEYS, n_kv_head=32),
     slots=SLOTS | {"qkv_bias": (True,)},
-    shape_obstacles=shape_obstacles,
-    written_as=with_biases,
+    free=FREE - {"qkv_bias"},
+    checks=(one_window_width,),
+    fixed={},
 )
-"""Qwen2's models in Llama's class: its other biases are zero."""
 OLMO2 = replace(
     LLAMA,
     name="olmo2",
     architecture="Olmo2ForCausalLM",
+    keys=with_defaults(KEYS, norm_eps=1e-5),
     slots=SLOTS | {"norm_place": ("after",), "qk_norm": (True,), "qk_norm_over": ("heads",)},
-    shape_obstacles=olmo2_obstacles,
-    write_config=write_olmo2,
-    read_config=read_olmo2,
+    checks=(no_windows, uniform_bias),
+    fixed={"attention_bias": False},
+    more_keys=write_shared,
+    more_slots=read_whole_rope,
     table=tuple(
         replace(rule, theirs=(OLMO2_NORMS[rule.ours],)) if rule.ours in OLMO2_NORMS else rule for rule in TABLE
     ),

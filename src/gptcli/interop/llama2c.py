@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import torch
 from gptcli.config import validate
 from gptcli.config.load import with_origin
 from gptcli.errors import CheckpointError, ConfigError
-from gptcli.interop.family import Rule, Shape, gate_up_rows, qkv_rows
+from gptcli.interop.family import Rule, Shape, gate_up_rows, pairs_order, qkv_rows
 from gptcli.interop.huggingface import assembled, tensor_shapes
 from gptcli.interop.llama import LLAMA
 from gptcli.interop.weights import LoadedWeights, require_described
@@ -45,14 +45,6 @@ PER_LAYER = (
 """In the file's order; each stands there for all layers before the next begins."""
 
 
-def half_split_order(config: ModelConfig) -> Sequence[int]:
-    """Ours: of each head of q and k the rows that are first of their pair, then the second ones; v stays as it is."""
-    width, turned = config.head_width, (config.n_head + config.kv_heads) * config.head_width
-    pairs = [*range(0, width, 2), *range(1, width, 2)]
-    heads = [start + row for start in range(0, turned, width) for row in pairs]
-    return heads + list(range(turned, sum(qkv_rows(config))))
-
-
 LLAMA2C = replace(
     LLAMA,
     name="llama2.c",
@@ -65,7 +57,7 @@ LLAMA2C = replace(
             "blocks.{i}.attention.qkv",
             ("layers.{i}.attention.wq", "layers.{i}.attention.wk", "layers.{i}.attention.wv"),
             rows=qkv_rows,
-            order=half_split_order,
+            order=pairs_order,
         ),
         Rule("blocks.{i}.attention.output", ("layers.{i}.attention.wo",)),
         Rule("blocks.{i}.mlp_norm", ("layers.{i}.ffn_norm",)),

@@ -10,63 +10,39 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from gptcli.interop.family import Family, ForeignConfig, Json, Rule, qkv_rows
-from gptcli.interop.llama import TABLE, bias_obstacles, read_whole_rope, write_shared
-from gptcli.models.config import MOST_LAYERS, ModelConfig
+from gptcli.interop.family import (
+    PLAIN_MLPS,
+    Family,
+    ForeignConfig,
+    Json,
+    Key,
+    Rule,
+    no_windows,
+    rotated_order,
+    uniform_bias,
+)
+from gptcli.interop.llama import FREE, KEYS, TABLE, read_whole_rope, with_defaults, write_shared
+from gptcli.models.config import ModelConfig
 from gptcli.models.rope_scaling import YarnScaling
 
-ACTIVATIONS = {"relu2": "relu2", "gelu": "gelu", "gelu_tanh": "gelu_new"}
-MLPS = {theirs: ours for ours, theirs in ACTIVATIONS.items()} | {"gelu_pytorch_tanh": "gelu_tanh"}
-SOFTCAP = 15.0
 
-
-def write_config(config: ModelConfig) -> Json:
-    return write_shared(config, ACTIVATIONS) | {
-        "final_logit_softcapping": config.logit_softcap,
-        "attention_bias": False,
-    }
-
-
-def read_config(foreign: ForeignConfig) -> Json:
-    foreign.require("attention_bias", False)
+def more_slots(foreign: ForeignConfig) -> Json:
+    """Return the slots of RoPE."""
     rope = read_whole_rope(foreign)
     if rope["rope_scaling"] and rope["rope_scaling"]["name"] == "yarn":
         raise foreign.unsupported("nanochat with YaRN", "its attention factor is undone by the norms that follow")
-    return {
-        "context_length": foreign.get("max_position_embeddings", 2048),
-        "n_layer": foreign.need("num_hidden_layers", MOST_LAYERS),
-        "n_head": foreign.need("num_attention_heads"),
-        "n_kv_head": foreign.get("num_key_value_heads", None),
-        "n_embd": foreign.need("hidden_size"),
-        "head_dim": foreign.get("head_dim", None),
-        "intermediate_size": foreign.need("intermediate_size"),
-        "norm": "rmsnorm",
-        "norm_weight": False,
-        "embedding_norm": True,
-        "norm_eps": foreign.get("rms_norm_eps", 1e-6),
-        "position": "rope",
-        **rope,
-        "mlp": foreign.choose("hidden_act", foreign.get("hidden_act", "relu2"), MLPS),
-        "qk_norm": True,
-        "logit_softcap": foreign.get("final_logit_softcapping", SOFTCAP),
-        "tie_embeddings": foreign.get("tie_word_embeddings", False),
-        "attention_dropout": foreign.get("attention_dropout", 0.0),
-    }
+    return rope
 
 
-def shape_obstacles(config: ModelConfig) -> list[str]:
-    wrong = ["it has no sliding windows"] * any(config.window_pattern) + bias_obstacles(config)
-    if isinstance(config.rope_scaling, YarnScaling):
-        wrong.append("it undoes YaRN's attention factor")
-    return wrong
+def no_yarn(config: ModelConfig) -> list[str]:
+    """Return the obstacles to a class that normalises queries and keys after YaRN has scaled them."""
+    return ["it undoes YaRN's attention factor"] if isinstance(config.rope_scaling, YarnScaling) else []
 
 
 def swapped_halves(config: ModelConfig) -> Sequence[int]:
-    """Of each head of q and k the second half first; v stays as it is."""
-    width, turned = config.head_width, (config.n_head + config.kv_heads) * config.head_width
-    halves = [*range(width // 2, width), *range(width // 2)]
-    heads = [start + row for start in range(0, turned, width) for row in halves]
-    return heads + list(range(turned, sum(qkv_rows(config))))
+    """Return the order in which the second half of each head of q and k comes first."""
+    width = config.head_width
+    return rotated_order(config, [*range(width // 2, width), *range(width // 2)])
 
 
 MODULES = {
@@ -77,28 +53,30 @@ MODULES = {
 NANOCHAT = Family(
     name="nanochat",
     architecture="NanoChatForCausalLM",
+    keys=(
+        *(key for key in with_defaults(KEYS, context_length=2048) if key.slot != "mlp"),
+        Key("mlp", "hidden_act", default="relu2", choices=PLAIN_MLPS),
+        Key("logit_softcap", "final_logit_softcapping", default=15.0),
+        Key("attention_dropout", "attention_dropout", default=0.0),
+    ),
     slots={
         "norm": ("rmsnorm",),
-        "norm_place": ("before",),
         "norm_weight": (False,),
         "embedding_norm": (True,),
         "position": ("rope",),
-        "rotary_fraction": (1.0,),
-        "mlp": tuple(ACTIVATIONS),
+        "mlp": ("relu2", "gelu", "gelu_tanh"),
         "qk_norm": (True,),
-        "qk_norm_over": ("head",),
         "bias": (False,),
-        "smear": (False,),
-        "bigram_buckets": (0,),
-        "parallel_residual": (False,),
     },
-    shape_obstacles=shape_obstacles,
-    write_config=write_config,
-    read_config=read_config,
+    free=FREE | {"logit_softcap"},
+    checks=(no_windows, uniform_bias, no_yarn),
+    fixed={"attention_bias": False},
+    more_keys=write_shared,
+    more_slots=more_slots,
+    prefix="model.",
     table=tuple(
         replace(rule, order=swapped_halves) if rule.ours.endswith("qkv") else MODULES.get(rule.ours, rule)
         for rule in TABLE
         if not rule.ours.endswith("norm")
     ),
-    prefix="model.",
 )

@@ -1,4 +1,4 @@
-"""Our own form, for models of which transformers has no class: our names, our config, and in words why."""
+"""gptcli's own form, for models that no class of transformers computes: our tensor names and our config."""
 
 from __future__ import annotations
 
@@ -25,11 +25,17 @@ MODULES = (
 )
 
 
-def write_config(config: ModelConfig) -> Json:
+def more_keys(config: ModelConfig) -> Json:
+    """Return the whole config under one key."""
     return {"gptcli": config.model_dump(mode="json", exclude_none=True)}
 
 
-def read_config(foreign: ForeignConfig) -> Json:
+def more_slots(foreign: ForeignConfig) -> Json:
+    """Return the whole config.
+
+    Raises:
+        CheckpointError: it is missing.
+    """
     values = foreign.get("gptcli", None)
     if not isinstance(values, dict):
         raise CheckpointError(f"{foreign.path} has no table 'gptcli' that describes the model", "save the model again")
@@ -39,9 +45,7 @@ def read_config(foreign: ForeignConfig) -> Json:
 NATIVE = Family(
     name="gptcli",
     architecture=None,
-    slots={},
-    shape_obstacles=lambda config: [],
-    write_config=write_config,
-    read_config=read_config,
+    more_keys=more_keys,
+    more_slots=more_slots,
     table=tuple(Rule(module, (module,)) for module in MODULES),
 )

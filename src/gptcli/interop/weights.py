@@ -200,10 +200,25 @@ def read_weights(
         parts = [part.T for part in parts] if mapped.transposed else parts
         shape = (sum(len(part) for part in parts), *parts[0].shape[1:])
         whole = torch.empty(shape, dtype=dtype, device=device)
-        for part, rows in zip(parts, whole.split([len(part) for part in parts]), strict=True):
+        for part, rows in zip(parts, torch.split(whole, [len(part) for part in parts]), strict=True):
             rows.copy_(part)
-        state[mapped.ours] = whole if mapped.order is None else whole[torch.tensor(mapped.order(), device=device)]
+        state[mapped.ours] = reordered(mapped, whole)
     return state
+
+
+def reordered(mapped: Mapped, whole: Tensor) -> Tensor:
+    """Return a tensor whose rows are in their order with the rows in ours."""
+    return whole if mapped.order is None else whole[torch.tensor(mapped.order(), device=whole.device)]
+
+
+def split_tensor(mapped: Mapped, tensor: Tensor) -> dict[str, Tensor]:
+    """Return the tensors of theirs that make up a tensor of ours, by name."""
+    if mapped.order is not None:
+        tensor = tensor[torch.tensor(mapped.order(), device=tensor.device).argsort()]
+    tensor = tensor.T if mapped.transposed else tensor
+    axis = tensor.dim() - 1 if mapped.transposed else 0
+    parts = torch.split(tensor, [shape[axis] for shape in mapped.theirs.values()], dim=axis)
+    return dict(zip(mapped.theirs, parts, strict=True))
 
 
 def tied_names(family: Family) -> tuple[str, str]:
@@ -272,14 +287,10 @@ def shortened(text: str, most: int = LONGEST_LIST) -> str:
 
 def write_weights(path: Path, state: Mapping[str, Tensor], mapping: Sequence[Mapped]) -> None:
     """Write tensors of ours under their names, in the dtype that they have; the file is whole or absent."""
-    theirs = {}
-    for mapped in mapping:
-        tensor = state[mapped.ours].detach().cpu()
-        tensor = tensor if mapped.order is None else tensor[torch.tensor(mapped.order()).argsort()]
-        tensor = tensor.T if mapped.transposed else tensor
-        axis = tensor.dim() - 1 if mapped.transposed else 0
-        heights = [shape[axis] for shape in mapped.theirs.values()]
-        for name, part in zip(mapped.theirs, tensor.split(heights, dim=axis), strict=True):
-            theirs[name] = part.contiguous()
+    theirs = {
+        name: part.contiguous()
+        for mapped in mapping
+        for name, part in split_tensor(mapped, state[mapped.ours].detach().cpu()).items()
+    }
     with atomic_file(path) as temporary:
         write_tensors(temporary, theirs, {"format": "pt"})
