@@ -61,7 +61,8 @@ def batches(
     file: IO[bytes], kind: str, choose: Callable[[Sequence[str]], Sequence[str]], groups: list[int] | None = None
 ) -> Iterable[Any]:
     """Iterate over pyarrow record batches of the chosen columns, in the row groups `groups` of a .parquet file (None
-    for all)."""
+    for all).
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 

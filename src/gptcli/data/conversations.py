@@ -34,7 +34,8 @@ def conversation_fields(names: Collection[str]) -> tuple[str, ...]:
 
 def conversation_of(row: Mapping[str, Any]) -> Any:
     """Return the messages of a row that has `conversation_fields`; a value that is no list of them is returned
-    unchanged."""
+    unchanged.
+    """
     alone = first(("messages", "conversations"), row)
     messages = exchange(row) if alone is None else row[alone]
     system = row.get(first(SYSTEM, row) or "")
@@ -58,7 +59,8 @@ def exchange(row: Mapping[str, Any]) -> list[Any]:
 
 def as_text(values: Sequence[Any]) -> Any:
     """Return texts and numbers as one text, a paragraph each, without empty ones; None if a value is of another
-    type."""
+    type.
+    """
     if any(isinstance(value, list | Mapping) and value for value in values):
         return None
     return "\n\n".join(str(value) for value in values if value)
@@ -66,7 +68,8 @@ def as_text(values: Sequence[Any]) -> Any:
 
 def earlier(turn: Any) -> list[Any]:
     """Return the messages of an item of a history: a pair of texts, or one message; anything else gives an empty
-    message."""
+    message.
+    """
     if isinstance(turn, list) and len(turn) == 2:
         return [{"role": "user", "content": turn[0]}, {"role": "assistant", "content": turn[1]}]
     return [turn if isinstance(turn, Mapping) else {}]
@@ -74,7 +77,8 @@ def earlier(turn: Any) -> list[Any]:
 
 def as_message(turn: Any) -> Any:
     """Return a turn of any form as a message; keys other than MESSAGE_FIELDS are kept, since a template may write
-    them."""
+    them.
+    """
     if not isinstance(turn, Mapping) or "from" not in turn:
         return turn
     others = {key: value for key, value in turn.items() if key not in ("from", "value")}

@@ -102,7 +102,8 @@ def refusal(file: SourceFile, config: DataConfig, wanted: int | None = None) -> 
 
 def may_be_left_out(file: SourceFile, error: GptcliError) -> bool:
     """Return whether a corpus is read without a file that cannot be read: one that was not named, for a reason in
-    itself."""
+    itself.
+    """
     is_its_own = isinstance(error, DataError) or isinstance(error.__cause__, PermissionError | FileNotFoundError)
     return file.is_optional and is_its_own
 
@@ -141,7 +142,8 @@ def read_pieces(
 
 def cut_pieces(stretches: Iterable[tuple[str, bool]]) -> Iterator[DocumentPiece]:
     """Cut documents that come in stretches of any length into pieces, at places that depend only on the document's
-    text."""
+    text.
+    """
     held = ""
     for text, is_last in stretches:
         if is_last and not held and len(text) <= PIECE_CHARACTERS:

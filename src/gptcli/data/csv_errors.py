@@ -44,7 +44,8 @@ def row_error(
     record: Record, width: int, values: Sequence[str], error: csv.Error | None, dialect: Dialect
 ) -> DataError:
     """Return the error for a row without the `width` values of the header: it has others, or cannot be read
-    (`error`)."""
+    (`error`).
+    """
     raw = "".join(record.lines)
     escaped = dialect._replace(escape="\\")
     if dialect.quote and not dialect.escape and f"\\{dialect.quote}" in raw and fits(record, escaped, width):
@@ -103,7 +104,8 @@ def unreadable(record: Record, raw: str, error: csv.Error, dialect: Dialect, wid
 
 def open_quote(raw: str, dialect: Dialect) -> int:
     """Return the index of the quote of a value that is not closed, or continues after its closing quote; 0 if there is
-    none."""
+    none.
+    """
     ends = re.compile(f"[{re.escape(dialect.separator)}\r\n]")
     position = 0
     while position < len(raw):
@@ -175,7 +177,8 @@ def repeated_column(record: Record, names: Sequence[str], field: str) -> DataErr
 
 def header_error(record: Record, names: Sequence[str], text_field: str, dialect: Dialect) -> DataError:
     """Return the error for a first row without the column `text_field`; `record` has the first lines, not only the
-    header."""
+    header.
+    """
     spaced = dialect._replace(delimiter=f"{dialect.separator} ")
     may_be_spaced = dialect.separator and not dialect.skips_spaces
     if may_be_spaced and text_field in (first_record(record.lines, spaced) or ()):

@@ -63,7 +63,8 @@ class Decoding:
 
     def without_surrogates(self, text: str) -> str:
         """Return `text` with U+FFFD for each half of a surrogate pair. Raises UnicodeEncodeError if `errors` is
-        strict."""
+        strict.
+        """
         try:
             text.encode()
         except UnicodeEncodeError:
@@ -134,7 +135,8 @@ def read_text(path: Path, name: str, decoding: Decoding, start: int = 0, stop: i
 
 class Utf8Check:
     """A check whether bytes that come in chunks are UTF-8 with characters beyond ASCII, which no other encoding
-    produces by chance."""
+    produces by chance.
+    """
 
     def __init__(self, is_wanted: bool) -> None:
         self.is_utf8, self.is_ascii = is_wanted, True

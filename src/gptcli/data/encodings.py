@@ -90,7 +90,8 @@ def is_latin(sample: bytes) -> bool:
 
 def is_japanese(sample: bytes, encoding: str) -> bool:
     """Return whether `sample` is Japanese in `encoding`, by its hiragana: short sentences also resemble Korean or
-    Chinese."""
+    Chinese.
+    """
     text = decoded(sample, encoding) or ""
     others = sum(character > "\x7f" for character in text)
     return sum("\u3041" <= character <= "\u309f" for character in text) > MIN_HIRAGANA_SHARE * others

@@ -213,7 +213,8 @@ LENGTHS = sorted({len(mark) for mark in SIGNATURES}, reverse=True)
 
 def is_bzip2(head: bytes) -> bool:
     """Return whether a file that begins with "BZh", as a text may too, is compressed by bzip2: a block follows, or the
-    end."""
+    end.
+    """
     return head[3:4].isdigit() and head[4:10] in (b"1AY&SY", b"\x17rE8P\x90")
 
 
@@ -230,7 +231,8 @@ def without_mark(head: bytes) -> FileType | None:
 
 def plain_share(content: bytes, encoding: str) -> float:
     """Return the share of printable ASCII, line ends and common punctuation in `content`; 0 if it is not text in
-    `encoding`."""
+    `encoding`.
+    """
     if not is_text(content, encoding):
         return 0.0
     text = content.decode(encoding, errors="ignore")

@@ -50,7 +50,8 @@ class FileFilter:
 
     def __init__(self, include: Sequence[str] = (), exclude: Sequence[str] = (), only: Sequence[str] = ()) -> None:
         """Compile the patterns. `only` holds the pattern by which the user named the files; others are not even left
-        out."""
+        out.
+        """
         self.include, self.exclude, self.only = map(GitIgnoreSpec.from_lines, (include, exclude, only))
         dotted = [pattern for pattern in (*include, *only) if is_hidden(pattern)]
         self.hidden = GitIgnoreSpec.from_lines(dotted)

@@ -29,7 +29,8 @@ ANY_LAYOUT = "for objects over several lines and arrays of objects, add --set da
 
 class Line(NamedTuple):
     """Line `number` of a stretch that begins at byte `start` of a file. The lines before it are counted only for an
-    error."""
+    error.
+    """
 
     number: int
     path: Path
@@ -60,7 +61,8 @@ raw_decode = json.JSONDecoder(object_pairs_hook=as_object).raw_decode
 
 def split_lines(chunks: Iterable[str], name: str, end: str = "\n") -> Iterator[str]:
     """Iterate over lines with their `end`, one character; no other character ends a line, as JSON lines and csv
-    require."""
+    require.
+    """
     held, characters = [], 0
     for chunk in chunks:
         first, *lines = chunk.split(end)
@@ -227,7 +229,8 @@ class JsonText:
 
     def grow(self) -> bool:
         """Read at least as many characters as are held, so that a long value is not decoded too often; return False at
-        the end of the file."""
+        the end of the file.
+        """
         self.line_at(self.position)
         parts, held = [self.text[self.position :]], len(self.text) - self.position
         wanted = 2 * held

@@ -80,7 +80,8 @@ def json_layout(head: str, is_whole: bool) -> Format | None:
 
 def stream_format(path: Path, name: str, config: DataConfig) -> Format:
     """Return the format of a stream, whose copy is `path`: as `data.format` says, else as recognised, with a
-    message."""
+    message.
+    """
     if config.format != AUTO:
         return config.format
     found = looks_like(path, config)

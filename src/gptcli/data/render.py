@@ -89,7 +89,8 @@ def require_public(name: object) -> None:
 
 class GenerationTag(Extension):
     """The tag `{% generation %}...{% endgeneration %}`, which marks an answer of the assistant; its content is rendered
-    as usual."""
+    as usual.
+    """
 
     tags = {"generation"}  # noqa: RUF012  # as jinja2 declares it
 

@@ -82,7 +82,8 @@ def rows_of(
     file: SourceFile, config: DataConfig, decoding: Decoding, start: int, stop: int | None
 ) -> Iterator[tuple[object, dict[str, Any]]]:
     """Iterate over (place, row) pairs; rows of CSV and of files of columns have only the fields that `text_fields`
-    names."""
+    names.
+    """
     path, name, kind = file.path, file.name, file.format
     if kind in ("parquet", "arrow"):
 
@@ -103,7 +104,8 @@ def rows_of(
 
 def json_rows(path: Path, name: str) -> Iterator[tuple[object, dict[str, Any]]]:
     """Iterate over (place, row) pairs of a file of JSON in UTF-8 with all their fields, whatever its layout and
-    ending."""
+    ending.
+    """
     text = read_text(path, name, Decoding())
     if json_layout(*read_prefix(path, DataConfig())) == "json":
         return json_values(text, name)

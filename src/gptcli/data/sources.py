@@ -119,7 +119,8 @@ def files_of(source: str, config: DataConfig, cache_dir: Path) -> FoundFiles:
 
 def named(path: Path, name: str, config: DataConfig) -> FoundFiles:
     """Return a file that the user named, or the files of an archive; `data.format` or else the ending gives the
-    format."""
+    format.
+    """
     if path.stat().st_size and is_archive(path):
         walk = walk_archive(path, FileFilter(config.include, config.exclude))
         return in_folder(walk, name, config)

@@ -100,7 +100,8 @@ def open_token_file(file: SourceFile) -> TokenFile:
 
 def validation_beside(files: Sequence[SourceFile]) -> list[SourceFile]:
     """Return the files beside these for validation: val.bin beside train.bin, x_val_000000.bin beside
-    x_train_000001.bin."""
+    x_train_000001.bin.
+    """
     found: dict[str, SourceFile] = {}
     for path, *_ in files:
         head, train, tail = path.name.rpartition("train")
