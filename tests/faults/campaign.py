@@ -63,8 +63,8 @@ def kills(folder: Path, part: float, seed: int) -> list[Row]:
         failures.append(f"{found.most_steps_lost} steps were lost")
     said = (
         f"{found.within_a_save} within a save; {found.lost_checkpoints} checkpoints lost, at most "
-        f"{found.most_steps_lost} steps (an interval is {INTERVAL}); of {found.runs} trainings that went on to the end "
-        f"{len(found.differences)} differ from the unbroken one in a byte of batches, random state, weights or moments"
+        f"{found.most_steps_lost} steps (an interval is {INTERVAL}); of {found.runs} trainings that ran to the end "
+        f"{len(found.differences)} differ from an undisturbed one in batches, random state, weights or moments"
     )
     return [Row("SIGKILL at any moment, and aimed at a save", found.trials, said, failures)]
 
@@ -72,7 +72,7 @@ def kills(folder: Path, part: float, seed: int) -> list[Row]:
 def signals(folder: Path, part: float, seed: int) -> list[Row]:
     with nursery_in(folder) as (nursery, work):
         found = signal_campaign(nursery, work, part_of(20, part), seed)
-    said = f"{len(found.failures)} failures; the longest took {found.longest_seconds:.1f} s to leave"
+    said = f"{len(found.failures)} failures; the longest took {found.longest_seconds:.1f} s to end"
     phases = ", ".join(found.trials)
     return [Row(f"SIGTERM, SIGINT, SIGUSR1 ({phases})", sum(found.trials.values()), said, found.failures)]
 
@@ -93,7 +93,7 @@ def damage(folder: Path, part: float, seed: int) -> list[Row]:
     flips = [*found.failures, *["a flipped bit was not found"] * (found.flips - found.flips_found)]
     return [
         Row("a bit flipped in any file of a checkpoint", found.flips, f"{found.flips_found} found before use", flips),
-        Row("a file of a checkpoint cut short", found.cuts, f"{found.cuts_found} found before use",
+        Row("a file of a checkpoint truncated", found.cuts, f"{found.cuts_found} found before use",
             ["a cut was not found"] * (found.cuts - found.cuts_found)),
         Row("a bit flipped in any file of a finished run, with and without checkpoints", of_run.flips,
             f"{of_run.found} found by `checkpoint verify`; of {2 * of_run.by_command} commands {of_run.refused} ended "
@@ -110,7 +110,7 @@ def ranks(folder: Path, part: float, seed: int) -> list[Row]:
     said = (
         f"{found.within_a_save} within a save, {found.before_the_first_step} before the first step after a start; "
         f"{found.lost_checkpoints} checkpoints lost, at most {found.most_steps_lost} steps; {len(found.failures)} of "
-        f"{found.runs} trainings did not end as the undisturbed one, bit for bit; it went on after at most "
+        f"{found.runs} trainings did not end like an undisturbed one, bit for bit; it continued after at most "
         f"{found.longest_restart:.0f} s"
     )
     return [Row(f"SIGKILL of one rank of two ({how})", sum(found.trials.values()), said, failures)]
@@ -145,7 +145,7 @@ def nonsense(folder: Path, part: float, seed: int) -> list[Row]:
 def hostile(folder: Path, part: float, seed: int) -> list[Row]:
     with nursery_in(folder) as (nursery, work):
         found = hostile_campaign(nursery, work, part)
-    said = f"{found.canaries} ran something; at most {found.most_growth / 2**20:.0f} MiB of memory were taken"
+    said = f"{found.canaries} ran something; at most {found.most_growth / 2**20:.0f} MiB of memory were used"
     return [Row("a hostile file", found.cases, said, found.failures)]
 
 
@@ -155,9 +155,9 @@ def tokenizers(folder: Path, part: float, seed: int) -> list[Row]:
     kinds = ", ".join(f"{kind} {count}" for kind, count in found.trials.items())
     said = (
         f"{len(found.failures)} failures: a result or a line; at most {found.most_growth / 2**20:.0f} MiB of memory "
-        f"and {found.longest_seconds:.1f} s of processor time were taken"
+        f"and {found.longest_seconds:.1f} s of processor time were used"
     )
-    return [Row(f"a `tokenizer.json` of others ({kinds})", sum(found.trials.values()), said, found.failures)]
+    return [Row(f"an untrusted `tokenizer.json` ({kinds})", sum(found.trials.values()), said, found.failures)]
 
 
 def templates(folder: Path, part: float, seed: int) -> list[Row]:
@@ -165,9 +165,9 @@ def templates(folder: Path, part: float, seed: int) -> list[Row]:
         found = template_campaign(nursery, work, part_of(200, part), seed)
     said = (
         f"{len(found.failures)} failures: a text or a line, and nothing ran; at most "
-        f"{found.most_growth / 2**20:.0f} MiB of memory and {found.longest_seconds:.1f} s of processor time were taken"
+        f"{found.most_growth / 2**20:.0f} MiB of memory and {found.longest_seconds:.1f} s of processor time were used"
     )
-    return [Row("a chat template of others", found.trials["templates"], said, found.failures)]
+    return [Row("an untrusted chat template", found.trials["templates"], said, found.failures)]
 
 
 def escapes(folder: Path, part: float, seed: int) -> list[Row]:
@@ -180,7 +180,7 @@ def escapes(folder: Path, part: float, seed: int) -> list[Row]:
 def races(folder: Path, part: float, seed: int) -> list[Row]:
     with nursery_in(folder) as (nursery, work):
         found = race_campaign(nursery, work, part_of(100, part))
-    said = f"{len(found.failures)} failures; the other one left after at most {found.longest_seconds:.1f} s"
+    said = f"{len(found.failures)} failures; the other one ended after at most {found.longest_seconds:.1f} s"
     return [Row("two trainings on one directory", found.trials, said, found.failures)]
 
 
@@ -188,27 +188,27 @@ def links(folder: Path, part: float, seed: int) -> list[Row]:
     with nursery_in(folder) as (nursery, work):
         found = link_campaign(nursery, work, part_of(130, part), part_of(80, part), seed)
     said = f"{len(found.failures)} failures: nothing outside changed; {found.refused} commands named the link"
-    return [Row("a link or a second name at a name of a run or a cache", found.trials, said, found.failures)]
+    return [Row("a link in place of a file of a run or a cache", found.trials, said, found.failures)]
 
 
 def full_disks(folder: Path, part: float, seed: int) -> list[Row]:
     trials = part_of(150, part) if can_mount(folder / "tmpfs") else 0
     with nursery_in(folder) as (nursery, work):
         found = full_disk_campaign(nursery, work, trials, part_of(40, part), seed)
-    said = f"{len(found.failures)} failures; {found.failed} found the disk full, and said what is free"
+    said = f"{len(found.failures)} failures; {found.failed} found the disk full, and reported the free bytes"
     return [Row("a disk that fills up while data is prepared", found.trials, said, found.failures)]
 
 
 def leases(folder: Path, part: float, seed: int) -> list[Row]:
     found = lease_campaign(folder / "leases", part_of(40, part), seed)
-    said = f"{len(found.failures)} failures: nothing of a living process was removed"
+    said = f"{len(found.failures)} failures: no file of a living process was removed"
     return [Row("a cache that processes of several pid namespaces share", found.trials, said, found.failures)]
 
 
 def exports(folder: Path, part: float, seed: int) -> list[Row]:
     with nursery_in(folder) as (nursery, work):
         found = export_campaign(nursery, work, part_of(60, part), seed)
-    said = f"{len(found.failures)} failures; {found.killed_before_the_target} before the new target was there"
+    said = f"{len(found.failures)} failures; {found.killed_before_the_target} before the new target existed"
     return [Row("SIGKILL of an export at any moment, and aimed at a rename", found.trials, said, found.failures)]
 
 
@@ -226,7 +226,7 @@ def baseline(folder: Path, part: float, seed: int) -> list[Row]:
         Row("in place: SIGKILL within a save", found.kills_within_a_save,
             f"{found.unreadable} times the only checkpoint was unreadable", []),
         Row("in place: a bit flipped", found.flips, f"{found.flips_found} found", []),
-        Row("in place: the file cut short", found.cuts, f"{found.cuts_found} found", []),
+        Row("in place: the file truncated", found.cuts, f"{found.cuts_found} found", []),
     ]  # fmt: skip
 
 
@@ -247,11 +247,11 @@ def resumes(folder: Path, part: float, seed: int) -> list[Row]:
     with nursery_in(folder) as (nursery, work):
         found = other_training_campaign(nursery, work, part, seed)
     said = (
-        f"{len(found.failures)} failures: {found.refused} refused and no file changed, {found.same} went on bit for "
-        f"bit, {found.said} went on to other weights, which is allowed and was printed"
+        f"{len(found.failures)} failures: {found.refused} refused and no file changed, {found.same} continued bit for "
+        f"bit, {found.said} continued to other weights, which is allowed and was printed"
     )
     trials = found.settings + found.texts
-    return [Row("a stopped training goes on with another setting or text", trials, said, found.failures)]
+    return [Row("a stopped training is resumed with another setting or text", trials, said, found.failures)]
 
 
 def cached(folder: Path, part: float, seed: int) -> list[Row]:
@@ -259,8 +259,8 @@ def cached(folder: Path, part: float, seed: int) -> list[Row]:
         found = cache_campaign(nursery, work, part_of(960, part), part_of(40, part), seed)
     kinds = ", ".join(f"{kind} {count}" for kind, count in found.by_kind.items())
     said = (
-        f"{len(found.failures)} failures: {found.refused} ended with an error that names the file, the others said so, "
-        "made it again, and gave the tokens, report and weights of the whole cache, bit for bit"
+        f"{len(found.failures)} failures: {found.refused} ended with an error that names the file, the others "
+        "reported it, made it again, and gave the tokens, report and weights of the whole cache, bit for bit"
     )
     return [
         Row(f"a file of the data cache damaged before a preparation ({kinds}), or before one of {found.trainings} "
@@ -273,7 +273,7 @@ def sizes(folder: Path, part: float, seed: int) -> list[Row]:
         found = size_campaign(nursery, work, part, seed)
     said = (
         f"{len(found.failures)} failures: one line at most, no traceback, no waiting; at most "
-        f"{found.most_growth / 2**20:.0f} MiB of memory and {found.longest_seconds:.1f} s were taken"
+        f"{found.most_growth / 2**20:.0f} MiB of memory and {found.longest_seconds:.1f} s were used"
     )
     kinds = ", ".join(f"{kind} {trials}" for kind, trials in found.trials.items())
     return [
@@ -292,7 +292,7 @@ def command_lines(folder: Path, part: float, seed: int) -> list[Row]:
         Row("random command lines: odd names, wrong types, missing values", lines.trials,
             f"{len(lines.failures)} failures; exit codes {said}", lines.failures),
         Row("stdin, stdout or stderr closed or full", streams.trials,
-            f"{len(streams.failures)} failures: exit code 5 where data was lost, 0 where talk was", streams.failures),
+            f"{len(streams.failures)} failures: exit code 5 if data was lost, 0 if messages were", streams.failures),
         Row("a folder of modules named after the standard library and all dependencies", planted.trials,
             f"{len(planted.failures)} failures: no module was imported", planted.failures),
     ]  # fmt: skip
