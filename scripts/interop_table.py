@@ -1,4 +1,4 @@
-"""Print the table of docs/interop.md from what pytest wrote.
+"""Print the table of docs/interop.md from a report of pytest.
 
 pytest tests/interop/test_huggingface.py -o junit_family=legacy --junitxml=interop.xml
 python scripts/interop_table.py interop.xml
@@ -16,7 +16,7 @@ TESTS = {
     "test_greedy_text_through_both_caches_is_the_same": "greedy",
     "test_round_trip_keeps_every_bit": "kept",
 }
-"""Each is given one model a case, named `family, variant`."""
+"""Each case of these tests is one model, named `family, variant`."""
 
 
 def main(path: str) -> None:

@@ -1,4 +1,4 @@
-"""The corpus of stories: drawing it from the grammar, writing it, and the cross-entropy that no model can beat.
+"""The corpus of stories: its sampling from the grammar, its files, and the lowest possible cross-entropy.
 
 **The floor.** Each story is an independent draw from a distribution P over texts, which `engine.py` evaluates exactly.
 The floor of a set of stories is its cross-entropy under P itself,
@@ -7,19 +7,19 @@ The floor of a set of stories is its cross-entropy under P itself,
 
 A model that gives the stories probabilities Q has the cross-entropy -sum(log2 Q(story)) / bytes. Its expectation over
 draws exceeds that of P by the Kullback-Leibler divergence, which is never negative (Gibbs), so P is the best possible
-model. On one finite set a model may be luckier than P, but hardly: for a Q fixed before the set was drawn, the chance
-that Q gives it k bits *more* probability than P did is at most 2^-k (Markov's inequality on Q/P, whose mean under P is
-at most 1). To be 0.001 bits per byte below the floor on 200 kB takes k = 200. A model that has seen the set can of
-course cheat: validation must be kept from training, which is why exact duplicates are dropped before the split.
+model. On one finite set a model may be better than P by chance, but hardly: for a Q fixed before the set was drawn, the
+probability that Q gives it k bits *more* than P does is at most 2^-k (Markov's inequality on Q/P, whose mean under P is
+at most 1). A result 0.001 bits per byte below the floor on 200 kB needs k = 200. This does not hold for a model that
+was trained on the set, which is why exact duplicates are dropped before the split.
 
-**What is counted.** The bytes of the story alone, without the separator between stories. A story tells its own end: no
-story is the beginning of a longer one (`Parse.longer` is zero), so an end-of-document event has probability one under P
-and costs nothing; the floor is the same whether or not an evaluation scores that event.
+**Bytes.** The bytes of the stories count, without the separators between them. No story is a prefix of a longer one
+(`Parse.longer` is zero), so an end-of-document event has probability one under P and costs nothing; the floor is the
+same whether or not an evaluation scores that event.
 
-**Duplicates.** A story that came before is drawn again. With some 10^2 bits a story, that has never happened in the
-shipped corpus, and it changes the distribution by less than any figure printed here shows.
+**Duplicates.** A story that has been drawn before is replaced by another draw. With about 100 bits a story that has
+never happened in the shipped corpus, and it changes the distribution by less than any printed digit.
 
-Knows nothing of models, tokenizers or splits; needs the standard library alone.
+Needs the standard library alone.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ VERSION = 1
 SEED = 1
 SIZE = 2_000_000
 SEPARATOR = "\n\n\n"
-"""Stands between stories in a text file (two blank lines); no story contains it."""
+"""Separates the stories of a text file (two blank lines); no story contains it."""
 
 GRAMMAR = Path(__file__).parent / "grammar"
 
@@ -63,31 +63,36 @@ def load_grammar() -> Grammar:
     return read_grammar(sorted(GRAMMAR.rglob("*.txt")), start="story")
 
 
-def tell(size: int = SIZE, seed: int = SEED) -> Iterator[Sample]:
-    """Distinct stories from `seed`, until they amount to `size` bytes (separators included)."""
-    grammar, rng, told, seen = load_grammar(), random.Random(seed), 0, set()
-    while told < size:
+def draw_stories(size: int = SIZE, seed: int = SEED) -> Iterator[Sample]:
+    """Yield distinct stories of `seed`, `size` bytes in all (separators included)."""
+    grammar, rng, drawn, seen = load_grammar(), random.Random(seed), 0, set()
+    while drawn < size:
         story = grammar.sample(rng)
         if story.text in seen:
             continue
         seen.add(story.text)
-        told += len((story.text + SEPARATOR).encode())
+        drawn += len((story.text + SEPARATOR).encode())
         yield story
 
 
 def floor(documents: Iterable[str]) -> Floor:
-    """The floor of `documents`, by parsing each. NotFromGrammarError where the grammar cannot make one."""
+    """Return the floor of `documents`, by parsing each.
+
+    Raises:
+        NotFromGrammarError: the grammar cannot produce one of them.
+        ValueError: there are no documents.
+    """
     grammar, sizes, bits = load_grammar(), [], []
     for text in documents:
         sizes.append(len(text.encode()))
         bits.append(grammar.parse(text).bits)
     if not sizes:
-        raise ValueError("no documents: the floor of nothing is not defined")
+        raise ValueError("no documents: the floor is not defined")
     return Floor(len(sizes), sum(sizes), math.fsum(bits))
 
 
 def read_documents(text: str) -> list[str]:
-    """The documents of a corpus file: JSON lines with a `text` field (or strings), or text divided by SEPARATOR."""
+    """Return the documents of a file: JSON lines (strings, or objects with `text`), or text divided by SEPARATOR."""
     if text.startswith(("{", '"')):
         try:
             rows = [json.loads(line) for line in text.splitlines() if line.strip()]
@@ -98,8 +103,8 @@ def read_documents(text: str) -> list[str]:
 
 
 def corpus_files(size: int = SIZE, seed: int = SEED) -> dict[str, bytes]:
-    """The files of the corpus by name: the stories, what is known of them, and the bits of each."""
-    stories = list(tell(size, seed))
+    """Return the files of the corpus by name: the stories, their statistics, and the bits of each."""
+    stories = list(draw_stories(size, seed))
     text = SEPARATOR.join(story.text for story in stories).encode()
     total = Floor(len(stories), sum(len(s.text.encode()) for s in stories), math.fsum(s.bits for s in stories))
     about = {
@@ -121,5 +126,5 @@ def corpus_files(size: int = SIZE, seed: int = SEED) -> dict[str, bytes]:
 
 
 def digest(text: str) -> str:
-    """The key of a story in `stories.bits.tsv`: the first 16 hexadecimal digits of its SHA-256."""
+    """Return the key of a story in `stories.bits.tsv`: the first 16 hexadecimal digits of its SHA-256."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,13 +1,13 @@
-"""A probabilistic grammar with a memory: it writes a text, and says exactly how probable any text is.
+"""A probabilistic grammar with a memory: it generates texts and computes the exact probability of any text.
 
-A grammar is a set of named rules, each a list of alternatives (the notation is described in `notation.py`). What is
-random is only which alternative is taken where several are allowed; each choice has a known distribution that depends
-on the choices before it and on nothing else. Writing a text multiplies those probabilities. Reading goes the other way:
-`parse` searches *all* choice sequences that could have produced a text and adds up their probabilities, so
-P(text) is exact even for an ambiguous grammar, and the number of derivations tells whether it was ambiguous.
+A grammar is a set of named rules, each a list of alternatives (`notation.py` describes the notation). The only random
+event is the choice among the allowed alternatives; each choice has a known distribution that depends on the choices
+before it and on nothing else. A generated text has the product of its choices' probabilities. `parse` searches *all*
+sequences of choices that could have produced a text and adds their probabilities, so P(text) is exact even for an
+ambiguous grammar, and the number of derivations shows whether it is ambiguous.
 
-The module knows no stories, no files and no command line; it needs the standard library alone. Probabilities are
-reckoned as sums of log2 in double precision: about 1e-12 relative error in a text's bits.
+Needs the standard library alone. Probabilities are computed as sums of log2 in double precision, with a relative error
+of about 1e-12 in a text's bits.
 """
 
 import math
@@ -25,23 +25,23 @@ _AN = re.compile(r"(?!uni|use|eu|one\b|once\b)(?:[aeiou]|hour|honest|heir)", re.
 
 
 class GrammarError(Exception):
-    """The grammar itself is wrong: a rule or fact that does not exist, or a choice with no alternative left."""
+    """A mistake in the grammar: a rule or fact that does not exist, or a choice without an allowed alternative."""
 
 
 class NotFromGrammarError(ValueError):
-    """A text that no sequence of choices produces: its probability is zero."""
+    """A text that no sequence of choices produces, so that its probability is zero."""
 
 
 @dataclass(frozen=True)
 class Literal:
-    """Text as it stands; `^x` is an x that is capital at the start of a sentence or speech."""
+    """Literal text; `^x` is an x that is a capital at the start of a sentence or speech."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Recall:
-    """A fact told before (`{hero}`), with a or an before it or a capital on demand."""
+    """A known fact (`{hero}`), optionally with an article or a capital."""
 
     key: str
     article: str = ""  # "", "a" or "A"
@@ -50,7 +50,7 @@ class Recall:
 
 @dataclass(frozen=True)
 class Assign:
-    """Notes a fact without a word (`{sea=yes}`): it only copies what the choices so far imply."""
+    """A fact that is set without any text (`{sea=yes}`) because the choices so far imply it."""
 
     key: str
     value: str
@@ -58,7 +58,7 @@ class Assign:
 
 @dataclass(frozen=True)
 class Option:
-    """One alternative: its weight among the allowed ones, the facts it needs, its parts, and the facts that it sets."""
+    """One alternative: its weight among the allowed ones, the facts it requires, its parts, and the facts it sets."""
 
     weight: float
     conditions: tuple[tuple[str, str | None, bool], ...]
@@ -68,24 +68,24 @@ class Option:
 
 @dataclass(frozen=True)
 class Choice:
-    """Alternatives written in line (`[a|b]`)."""
+    """Inline alternatives (`[a|b]`)."""
 
     options: tuple[Option, ...]
 
 
 @dataclass(frozen=True)
 class Draw:
-    """A named rule (`<rule>`), its text kept as a fact if it has a role (`<rule:role>`), which is drawn only once."""
+    """A named rule (`<rule>`); with a role (`<rule:role>`) its text is kept as a fact and drawn only once."""
 
     rule: str
     role: str | None = None
     article: str = ""  # "", "a" or "A"
-    owner: str | None = None  # the role for which an enclosing rule was drawn: the attributes belong to it
+    owner: str | None = None  # the role for which an enclosing rule was drawn, which owns the attributes
 
 
 @dataclass(frozen=True)
 class _Record:
-    """Internal: the rule's text ends here; keep it under the role, and count the alternative as used."""
+    """The internal mark of the end of a rule's text, which is kept under the role; the alternative counts as used."""
 
     role: str | None
     start: int
@@ -97,7 +97,7 @@ Part = Literal | Recall | Assign | Choice | Draw | _Record
 
 
 class State(NamedTuple):
-    """A story being told: the text so far, the parts still to come (a linked list), facts known, alternatives used."""
+    """An unfinished story: its text, the remaining parts (a linked list), the known facts, the used alternatives."""
 
     text: str
     todo: tuple | None
@@ -106,7 +106,7 @@ class State(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One alternative of a choice: its probability and the state in which it leaves the story."""
+    """One alternative of a choice: its probability and the state after it."""
 
     probability: float
     state: State
@@ -120,16 +120,16 @@ class Sample(NamedTuple):
 
 
 class Parse(NamedTuple):
-    """What `Grammar.parse` finds out about a text."""
+    """The result of `Grammar.parse`."""
 
     bits: float
     """-log2 P(text)."""
     derivations: int
-    """How many sequences of choices give this text."""
+    """Number of sequences of choices that produce this text."""
     points: tuple[State, ...]
-    """Where the likeliest derivation stood before each of its choices."""
+    """States of the most probable derivation before each of its choices."""
     longer: int
-    """How many derivations give a longer text that begins with this one: none, when texts tell their own end."""
+    """Number of derivations of longer texts with this prefix; 0 if no text is a prefix of another."""
 
 
 def with_article(article: str, text: str) -> str:
@@ -143,7 +143,7 @@ def _push(parts: tuple[Part, ...], todo: tuple | None) -> tuple | None:
 
 
 class Grammar:
-    """Rules by name; `repeatable` names those whose alternatives may serve more than once in a text."""
+    """Rules by name; the alternatives of those in `repeatable` may occur more than once in a text."""
 
     def __init__(self, rules: Mapping[str, tuple[Option, ...]], start: str, repeatable: frozenset[str] = frozenset()):
         self.rules = dict(rules)
@@ -165,7 +165,7 @@ class Grammar:
         return State("", (Draw(self.start), None), {}, frozenset())
 
     def advance(self, state: State, target: str | None = None) -> State | None:
-        """Tells everything that involves no choice; None as soon as the text departs from `target`."""
+        """Write all parts before the next choice; return None if the text differs from `target`."""
         text, todo, facts, used = state
         if target is not None and not target.startswith(text):
             return None
@@ -177,8 +177,8 @@ class Grammar:
             todo = rest
             if isinstance(part, _Record):
                 if part.role is not None:
-                    told = text[part.start :]
-                    facts = {**facts, part.role: told.partition(" ")[2] if part.article else told}
+                    written = text[part.start :]
+                    facts = {**facts, part.role: written.partition(" ")[2] if part.article else written}
                 if part.used is not None:
                     used = used | {part.used}
             elif isinstance(part, Assign):
@@ -195,12 +195,12 @@ class Grammar:
             return _capitals(part.text, text) if "^" in part.text else part.text
         key = part.role if isinstance(part, Draw) else part.key
         if key not in facts:
-            raise GrammarError(f"{{{key}}} is told before it is known, after: ...{text[-60:]!r}")
-        told = with_article(part.article, facts[key]) if part.article else facts[key]
-        return told[:1].upper() + told[1:] if isinstance(part, Recall) and part.capital else told
+            raise GrammarError(f"{{{key}}} is used before it is set, after: ...{text[-60:]!r}")
+        fact = with_article(part.article, facts[key]) if part.article else facts[key]
+        return fact[:1].upper() + fact[1:] if isinstance(part, Recall) and part.capital else fact
 
     def steps(self, state: State) -> list[Step]:
-        """The alternatives allowed at the choice that `state` stands before; their probabilities sum to one."""
+        """Return the allowed alternatives of the next choice of `state`; their probabilities sum to one."""
         part, rest = state.todo
         draw = part if isinstance(part, Draw) else None
         options = self.rules[draw.rule] if draw else part.options
@@ -211,7 +211,7 @@ class Grammar:
             if not (once and (draw.rule, number) in state.used) and _holds(option, state.facts)
         ]
         if not allowed:
-            raise GrammarError(f"nothing left to choose from at {part}, after: ...{state.text[-60:]!r}")
+            raise GrammarError(f"no alternative is allowed at {part}, after: ...{state.text[-60:]!r}")
         total = math.fsum(option.weight for _, option in allowed)
         return [
             Step(option.weight / total, self._take(state, draw, option, (draw.rule, number) if once else None, rest))
@@ -234,13 +234,13 @@ class Grammar:
         return State(state.text, _push(parts, rest), facts, state.used)
 
     def sample(self, rng: random.Random) -> Sample:
-        """Writes one text. Only `rng.random()` is called, whose sequence for a seed Python guarantees to keep."""
+        """Generate one text. Only `rng.random()` is called, whose sequence for a seed Python guarantees."""
         bits = []
         state = self.advance(self.begin())
         while state.todo is not None:
             steps = self.steps(state)
             point = rng.random()
-            for step in steps:  # the last one takes what rounding leaves over
+            for step in steps:  # rounding may leave a remainder, which falls to the last one
                 point -= step.probability
                 if point < 0:
                     break
@@ -249,9 +249,10 @@ class Grammar:
         return Sample(state.text, math.fsum(bits))
 
     def parse(self, text: str) -> Parse:
-        """-log2 P(text), by exhaustive search over all derivations.
+        """Return -log2 P(text), by exhaustive search over all derivations.
 
-        Raises NotFromGrammarError, naming the furthest place that could be explained, where there is none.
+        Raises:
+            NotFromGrammarError: there is none; the message names the longest part that could be derived.
         """
         found: list[tuple[float, tuple | None]] = []
         longer = furthest = 0
@@ -271,7 +272,7 @@ class Grammar:
                 open_states.append((step.state, bits - math.log2(step.probability), (reached, path)))
         if not found:
             raise NotFromGrammarError(
-                f"the grammar cannot make this text: nothing explains {text[furthest : furthest + 40]!r} "
+                f"the grammar cannot produce this text: nothing derives {text[furthest : furthest + 40]!r} "
                 f"(character {furthest}, after {text[max(0, furthest - 40) : furthest]!r})"
             )
         least, path = min(found, key=lambda derivation: derivation[0])
@@ -288,7 +289,7 @@ class Grammar:
 
 
 def _articled(parts: tuple[Part, ...], draw: Draw) -> Part:
-    """The first of `parts`, told with the article that `draw` asks for."""
+    """Return the first of `parts` with the article of `draw`."""
     match parts[0] if parts else None:
         case Literal(text):
             return Literal(with_article(draw.article, text))
@@ -307,8 +308,8 @@ def _holds(option: Option, facts: Mapping[str, str]) -> bool:
 
 def _capitals(literal: str, before: str) -> str:
     def letter(match: re.Match[str]) -> str:
-        told = (before + literal[: match.start()]).replace("^", "")
-        starts = not told or told.endswith(("\n", '"')) or told.rstrip().endswith((".", "!", "?"))
+        text = (before + literal[: match.start()]).replace("^", "")
+        starts = not text or text.endswith(("\n", '"')) or text.rstrip().endswith((".", "!", "?"))
         return match[1].upper() if starts else match[1]
 
     return re.sub(r"\^(.)", letter, literal)

@@ -1,20 +1,20 @@
-r"""Reads the grammar files: rules and alternatives written as plain prose with a few marks.
+r"""The notation of the grammar files: rules and alternatives as plain prose with a few marks.
 
-    = rule              opens a rule; `= rule *` one whose alternatives may serve more than once in a story
+    = rule              starts a rule; `= rule *` one whose alternatives may occur more than once in a story
     some text           one alternative a line; indented lines continue it; lines with # are comments
     3* some text        weight 3 (1 when not given)
     ?sea ?!hill ?x=y    before the text: allowed only if the fact is known, is not known, has that value
     text / k=v; she     after the text: facts that the alternative sets (under the role it is drawn for, if any);
                         `he` and `she` stand for all the pronouns; an underscore is a space
-    [a|2* b|c]          a choice in line, each part an alternative like those above
-    <rule> <rule:role>  a choice among a rule's alternatives; with a role the text is remembered as a fact, and where
-                        the role is known already it is only told again; `<a rule>`, `<A rule>` with a or an before it
-    {role} {a role}     a fact told again; {Role} {A role} with a capital; {role.key} an attribute
-    {key=value}         notes a fact without a word
-    ^word               a capital if a sentence or a speech begins here
+    [a|2* b|c]          an inline choice, each part an alternative like those above
+    <rule> <rule:role>  a choice among a rule's alternatives; with a role the text is kept as a fact, and a role that
+                        is known already is repeated; `<a rule>`, `<A rule>` with an article before it
+    {role} {a role}     a known fact; {Role} {A role} with a capital; {role.key} an attribute
+    {key=value}         sets a fact without any text
+    ^word               a capital if a sentence or a speech starts here
     ¶                   a new paragraph
 
-It knows the notation only: what the rules say is in the files, what they mean in `engine.py`.
+The rules themselves are in the folder `grammar`; `engine.py` evaluates them.
 """
 
 import re
@@ -30,7 +30,11 @@ _SPECIAL = re.compile(r"[\[\]<>{}|]")
 
 
 def read_grammar(paths: Iterable[Path], start: str) -> Grammar:
-    """The grammar in `paths`, taken together; GrammarError names the file and line of a mistake."""
+    """Read the grammar in `paths`.
+
+    Raises:
+        GrammarError: there is a mistake; the message names its file and line.
+    """
     rules: dict[str, list[Option]] = {}
     repeatable: set[str] = set()
     for path in paths:
@@ -66,7 +70,7 @@ def _logical_lines(text: str) -> list[tuple[int, str]]:
 
 
 def parse_option(line: str) -> Option:
-    """One alternative: conditions, weight, text, attributes."""
+    """Read one alternative: conditions, weight, text, attributes."""
     conditions = []
     while match := _CONDITION.match(line):
         conditions.append((match[2], match[3], not match[1]))
@@ -93,7 +97,7 @@ def _attributes(tail: str) -> tuple[tuple[str, str], ...]:
 
 
 def parse_parts(text: str) -> tuple[Part, ...]:
-    """The parts of an alternative's text."""
+    """Read the parts of an alternative's text."""
     text = text.replace("¶ ", "¶").replace(" ¶", "¶").replace("¶", "\n\n")
     parts: list[Part] = []
     at = 0
@@ -102,7 +106,7 @@ def parse_parts(text: str) -> tuple[Part, ...]:
             parts.append(Literal(text[at : match.start()]))
         mark = match[0]
         if mark not in "[<{":
-            raise GrammarError(f"a {mark!r} with nothing to close or divide in {text!r}")
+            raise GrammarError(f"a {mark!r} that closes or divides nothing in {text!r}")
         end = _closing(text, match.start(), {"[": "]", "<": ">", "{": "}"}[mark])
         inside = text[match.end() : end]
         parts.append({"[": _choice, "<": _draw, "{": _fact}[mark](inside))

@@ -108,4 +108,5 @@ class Task:
         return self.program.module in (GPTCLI.module, LIMIT.module)
 
     def as_json(self) -> dict[str, Any]:
+        """Return the task as the message that starts a worker."""
         return {"module": self.program.module, "bench": self.bench, "job": asdict(self.job)}
