@@ -190,7 +190,13 @@ def test_help_does_not_import_torch(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["gptcli.train.config", "gptcli.models.estimate", "gptcli.train.planning.zero_config"]
+    "module",
+    [
+        "gptcli.train.config",
+        "gptcli.models.estimate",
+        "gptcli.train.planning.zero_config",
+        "gptcli.report.planning.text",
+    ],
 )
 def test_configs_are_read_without_torch(module: str) -> None:
     code = f"import sys, {module}; assert 'torch' not in sys.modules"

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from gptcli.errors import CheckpointError
 from gptcli.interop.huggingface import read_huggingface, write_huggingface
-from gptcli.nn.rope import FIRST_TABLE
+from gptcli.nn.thresholds import FIRST_TABLE
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from gptcli.models.config import ModelConfig
 from gptcli.models.estimate import parameter_count
 from gptcli.models.gpt import GPT, build_model
-from gptcli.models.memory import Batch, Numbers, Recompute, activations, training_memory_bytes
+from gptcli.models.memory import BatchShape, ComputeFormat, Recompute, activations, training_memory_bytes
 from gptcli.nn.norm import FewPassesRMSNorm, RMSNorm
 from gptcli.nn.recompute import recomputed
 from gptcli.optim.build import build_optimizer
@@ -44,19 +44,19 @@ SHAPES = [
     {"vocab_size": 65, "logit_softcap": 15.0},
     {"tie_embeddings": False, "logit_softcap": 15.0, "head_dim": 32},
 ]
-BATCH = Batch(4, 64)
-BF16 = Numbers(compute_bytes=2)
+BATCH = BatchShape(4, 64)
+BF16 = ComputeFormat(compute_bytes=2)
 
 
 def shape(**values: Any) -> ModelConfig:
     return ModelConfig(**{**SMALL, **values})
 
 
-def computing(numbers: Numbers) -> contextlib.AbstractContextManager[object]:
+def computing(numbers: ComputeFormat) -> contextlib.AbstractContextManager[object]:
     return torch.autocast("cpu", torch.bfloat16) if numbers.is_mixed else contextlib.nullcontext()
 
 
-def saved_bytes(model: GPT, batch: Batch, numbers: Numbers) -> int:
+def saved_bytes(model: GPT, batch: BatchShape, numbers: ComputeFormat) -> int:
     """Bytes of the storages that a forward pass leaves for its backward pass, each once, weights and tables aside."""
     own = {tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers()]}
     kept: dict[int, torch.Tensor] = {}  # holding the tensors, so that no address is used twice
@@ -72,16 +72,18 @@ def saved_bytes(model: GPT, batch: Batch, numbers: Numbers) -> int:
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
-@pytest.mark.parametrize("numbers", [Numbers(), BF16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("numbers", [ComputeFormat(), BF16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("values", SHAPES, ids=str)
-def test_activations_are_the_storages_that_autograd_saves(values: dict, numbers: Numbers) -> None:
+def test_activations_are_the_storages_that_autograd_saves(values: dict, numbers: ComputeFormat) -> None:
     model = build_model(shape(**values))
     assert activations(model.config, BATCH, numbers).kept == pytest.approx(saved_bytes(model, BATCH, numbers), rel=0.01)
 
 
-@pytest.mark.parametrize("numbers", [Numbers(is_apart=True), BF16._replace(is_apart=True)], ids=["fp32", "bf16"])
+@pytest.mark.parametrize(
+    "numbers", [ComputeFormat(is_unfused=True), BF16._replace(is_unfused=True)], ids=["fp32", "bf16"]
+)
 @pytest.mark.parametrize("values", [{"n_kv_head": 2}, {"norm_place": "after"}, GPT2], ids=str)
-def test_matrices_held_apart_have_their_input_copied_for_each(values: dict, numbers: Numbers) -> None:
+def test_matrices_held_apart_have_their_input_copied_for_each(values: dict, numbers: ComputeFormat) -> None:
     model = build_model(shape(**values), device="meta")
     unfuse(model)
     model.to_empty(device="cpu")
@@ -125,7 +127,7 @@ CUDA_RULES = [
 def test_by_cudas_rules_activations_are_what_autograd_saves(
     cudas_rules: None, values: dict, compute_bytes: int
 ) -> None:
-    model, numbers = build_model(shape(**values)), Numbers(compute_bytes, on_cuda=True)
+    model, numbers = build_model(shape(**values)), ComputeFormat(compute_bytes, on_cuda=True)
     assert activations(model.config, BATCH, numbers).kept == pytest.approx(saved_bytes(model, BATCH, numbers), rel=0.01)
 
 
@@ -136,8 +138,8 @@ def recomputing(model: GPT, mode: str) -> GPT:
     return model
 
 
-@pytest.mark.parametrize("numbers", [Numbers(), BF16], ids=["fp32", "bf16"])
-def test_a_checkpointed_block_keeps_its_input_alone(numbers: Numbers) -> None:
+@pytest.mark.parametrize("numbers", [ComputeFormat(), BF16], ids=["fp32", "bf16"])
+def test_a_checkpointed_block_keeps_its_input_alone(numbers: ComputeFormat) -> None:
     model = recomputing(build_model(shape(n_layer=6)), "full")
     kept = activations(model.config, BATCH, numbers, "full")
     head_copy = numbers.compute_bytes * 2000 * 64 if numbers.is_mixed else 0  # autocast holds those of the blocks
@@ -150,31 +152,23 @@ def test_logits_too_many_to_keep_leave_the_heads_gradients(monkeypatch: pytest.M
     monkeypatch.setattr("gptcli.nn.loss.MAX_LOGITS", 2000 * 100)
     monkeypatch.setattr("gptcli.models.memory.MAX_LOGITS", 2000 * 100)
     model = build_model(shape())
-    assert activations(model.config, BATCH).kept == pytest.approx(saved_bytes(model, BATCH, Numbers()), rel=0.01)
-
-
-def test_the_limits_of_loss_and_attention_are_said_to_be_what_they_are() -> None:
-    from gptcli.models import memory
-    from gptcli.nn import attention, loss
-
-    assert (memory.MAX_LOGITS, memory.LARGE_VOCABULARY) == (loss.MAX_LOGITS, loss.LARGE_VOCABULARY)
-    assert memory.MAX_MATMUL_SCORES == attention.MAX_MATMUL_SCORES
+    assert activations(model.config, BATCH).kept == pytest.approx(saved_bytes(model, BATCH, ComputeFormat()), rel=0.01)
 
 
 PEAKS = [
     ({}, BATCH, "none"),
-    ({"n_kv_head": 2, "tie_embeddings": False}, Batch(8, 64), "none"),
+    ({"n_kv_head": 2, "tie_embeddings": False}, BatchShape(8, 64), "none"),
     (GPT2, BATCH, "none"),
-    ({"vocab_size": 65}, Batch(8, 64), "none"),
-    ({"n_embd": 256, "vocab_size": 5000}, Batch(1, 16), "none"),
+    ({"vocab_size": 65}, BatchShape(8, 64), "none"),
+    ({"n_embd": 256, "vocab_size": 5000}, BatchShape(1, 16), "none"),
     ({}, BATCH, "full"),
-    ({"n_layer": 6, "vocab_size": 300}, Batch(8, 64), "full"),
-    ({"n_layer": 6, "vocab_size": 300, "n_kv_head": 2}, Batch(8, 64), "selective"),
-    ({**GPT2, "n_layer": 6, "vocab_size": 1100}, Batch(8, 64), "selective"),
+    ({"n_layer": 6, "vocab_size": 300}, BatchShape(8, 64), "full"),
+    ({"n_layer": 6, "vocab_size": 300, "n_kv_head": 2}, BatchShape(8, 64), "selective"),
+    ({**GPT2, "n_layer": 6, "vocab_size": 1100}, BatchShape(8, 64), "selective"),
 ]
 
 
-def peak_bytes(model: GPT, batch: Batch, numbers: Numbers, micro_batches: int) -> int:
+def peak_bytes(model: GPT, batch: BatchShape, numbers: ComputeFormat, micro_batches: int) -> int:
     """The most bytes of all tensors at one moment of the second step of a training, by torch's tracker."""
     optimizer = build_optimizer(model.parameter_infos(), AdamWConfig())
     ids = torch.randint(model.config.vocab_size, batch)
@@ -188,10 +182,10 @@ def peak_bytes(model: GPT, batch: Batch, numbers: Numbers, micro_batches: int) -
 
 
 @pytest.mark.parametrize("micro_batches", [1, 2])
-@pytest.mark.parametrize("numbers", [Numbers(), BF16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("numbers", [ComputeFormat(), BF16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize(("values", "batch", "mode"), PEAKS, ids=str)
 def test_the_peak_of_a_training_is_the_one_that_torch_tracks(
-    values: dict, batch: Batch, mode: Recompute, numbers: Numbers, micro_batches: int
+    values: dict, batch: BatchShape, mode: Recompute, numbers: ComputeFormat, micro_batches: int
 ) -> None:
     config = shape(**{"n_layer": 3, **values})
     measured = peak_bytes(recomputing(build_model(config), mode), batch, numbers, micro_batches)
@@ -201,7 +195,7 @@ def test_the_peak_of_a_training_is_the_one_that_torch_tracks(
 
 
 def test_memory_falls_with_checkpointing_and_half_precision() -> None:
-    config, batch = ModelConfig(vocab_size=65), Batch(8, 256)
+    config, batch = ModelConfig(vocab_size=65), BatchShape(8, 256)
     least, less, most = (
         training_memory_bytes(config, 0, batch, recompute=mode) for mode in ("full", "selective", "none")
     )
@@ -226,7 +220,7 @@ def test_the_peak_on_cuda_is_what_its_allocator_reports(values: dict, precision:
 
     gc.collect()  # what earlier tests left
     before = torch.cuda.memory_allocated()
-    device, batch = torch.device("cuda"), Batch(8, 1024)
+    device, batch = torch.device("cuda"), BatchShape(8, 1024)
     size = {"vocab_size": 32768, "n_embd": 1024, "n_head": 16, "context_length": 1024, "n_layer": 12}
     config = ModelConfig(**{**size, **values})
     model = recomputing(build_model(config, device=device), mode)
@@ -239,6 +233,6 @@ def test_the_peak_on_cuda_is_what_its_allocator_reports(values: dict, precision:
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    numbers = Numbers(2 if precision == "bf16" else 4, on_cuda=True)
+    numbers = ComputeFormat(2 if precision == "bf16" else 4, on_cuda=True)
     reckoned = training_memory_bytes(config, 2 * parameter_count(config), batch, numbers, mode, accumulates=False)
     assert reckoned == pytest.approx(torch.cuda.max_memory_allocated() - before, rel=0.05)

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from gptcli.nn.rope import (
-    FIRST_TABLE,
     RotaryEmbedding,
     apply_rotary,
     scale_linear,
@@ -16,6 +15,7 @@ from gptcli.nn.rope import (
     scale_yarn,
     yarn_attention_factor,
 )
+from gptcli.nn.thresholds import FIRST_TABLE
 
 CPU = torch.device("cpu")
 

@@ -128,7 +128,7 @@ def test_a_zero_gradient_gives_a_zero_update() -> None:
 def test_small_batches_give_the_same_update_as_large_ones(give_gradients, monkeypatch) -> None:
     large, small = matrices(), matrices()
     for parameters, limit in ((large, 2**26), (small, 1)):
-        monkeypatch.setattr(muon_module, "MAX_BATCH_ELEMENTS", limit)
+        monkeypatch.setattr(muon_module, "MAX_MUON_BATCH", limit)
         give_gradients(parameters, 0)
         build_optimizer(as_infos(parameters), MuonConfig()).step()
     for a, b in zip(large, small, strict=True):

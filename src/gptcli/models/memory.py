@@ -11,35 +11,25 @@ from typing import Literal, NamedTuple
 
 from gptcli.models.config import ModelConfig
 from gptcli.models.estimate import BYTES_FP32, block_matrices, parameter_count, up_rows, windows
+from gptcli.nn.thresholds import FIRST_TABLE, LARGE_VOCABULARY, MAX_LOGITS, MAX_MATMUL_SCORES
 
 BYTES_ID = 8
-LARGE_VOCABULARY = 1024
-"""As nn.loss: from so many entries on the logits become their own gradient in place."""
-MAX_LOGITS = 2**27
-"""As nn.loss: more logits than these are worked through in parts."""
-FIRST_TABLE = 2**20
-"""Numbers in each of the first tables of RoPE, as in nn.rope."""
-MAX_MATMUL_SCORES = 512**2
-"""As nn.attention: scores of a head up to which a CPU in bf16 has them all at once."""
-
 
 Recompute = Literal["none", "full", "selective"]
 """What of a block the backward pass computes again: nothing, everything, or all but its products and attention."""
 
 
-class Numbers(NamedTuple):
-    """In what numbers a model computes, as far as it decides what is kept.
-
-    compute_bytes: of an operand of a matrix product: 4 in fp32, 2 under bf16 or fp16 autocast. The stream between the
-        blocks is fp32 in either case.
-    on_cuda: whether CUDA's kernels and autocast rules apply (they take norms in fp32), or a CPU's.
-    is_apart: whether q, k and v, and gate and up, are matrices of their own, as where weights are cut up: autocast then
-        copies their input for each.
-    """
+class ComputeFormat(NamedTuple):
+    """The number format and the kernels of a model, as far as they decide what is kept."""
 
     compute_bytes: int = BYTES_FP32
+    """Bytes of an operand of a matrix product: 4 in fp32, 2 under bf16 or fp16 autocast. The residual stream between
+    the blocks is fp32 in either case."""
     on_cuda: bool = False
-    is_apart: bool = False
+    """Whether CUDA's kernels and autocast rules apply, which compute norms in fp32; otherwise those of a CPU do."""
+    is_unfused: bool = False
+    """Whether q, k and v, and gate and up, are separate matrices, as in sharded models: autocast then copies their
+    input for each."""
 
     @property
     def is_mixed(self) -> bool:
@@ -51,7 +41,7 @@ class Numbers(NamedTuple):
         return BYTES_FP32 if self.on_cuda else self.compute_bytes
 
 
-class Batch(NamedTuple):
+class BatchShape(NamedTuple):
     """A micro-batch: sequences, and tokens of each."""
 
     sequences: int
@@ -62,7 +52,7 @@ class Batch(NamedTuple):
         return self.sequences * self.seq_len
 
 
-FP32 = Numbers()
+FP32 = ComputeFormat()
 
 
 class Activations(NamedTuple):
@@ -100,7 +90,7 @@ class Activations(NamedTuple):
 
 
 def activations(
-    config: ModelConfig, batch: Batch, numbers: Numbers = FP32, recompute: Recompute = "none"
+    config: ModelConfig, batch: BatchShape, numbers: ComputeFormat = FP32, recompute: Recompute = "none"
 ) -> Activations:
     """What a micro-batch keeps and takes for a moment."""
     of_layers = windows(config)
@@ -121,7 +111,7 @@ def activations(
     )
 
 
-def product_results(config: ModelConfig, batch: Batch, numbers: Numbers) -> tuple[int, int]:
+def product_results(config: ModelConfig, batch: BatchShape, numbers: ComputeFormat) -> tuple[int, int]:
     """Bytes of what a block's products and its attention give, and of them those that it keeps by itself as well."""
     q, k, c = config.n_head * config.head_width, config.kv_heads * config.head_width, numbers.compute_bytes
     has_scores = attends_by_products(config, numbers, batch.seq_len)
@@ -134,8 +124,8 @@ def product_results(config: ModelConfig, batch: Batch, numbers: Numbers) -> tupl
 def training_memory_bytes(
     config: ModelConfig,
     optimizer_numbers: int,
-    batch: Batch,
-    numbers: Numbers = FP32,
+    batch: BatchShape,
+    numbers: ComputeFormat = FP32,
     recompute: Recompute = "none",
     *,
     accumulates: bool = True,
@@ -156,7 +146,7 @@ def training_memory_bytes(
     return weights + optimizer_numbers * BYTES_FP32 + tables + max(on_the_way, at_the_end)
 
 
-def block_kept_bytes(config: ModelConfig, batch: Batch, numbers: Numbers = FP32, window: int = 0) -> int:
+def block_kept_bytes(config: ModelConfig, batch: BatchShape, numbers: ComputeFormat = FP32, window: int = 0) -> int:
     """Bytes that one block keeps for its backward pass; `window` is that of its attention, 0 for none."""
     is_masked = 0 < window < batch.seq_len
     token = input_bytes(config, numbers, 3) + mlp_input_bytes(config, numbers)
@@ -172,7 +162,7 @@ def block_kept_bytes(config: ModelConfig, batch: Batch, numbers: Numbers = FP32,
     return batch.tokens * token + mask
 
 
-def input_bytes(config: ModelConfig, numbers: Numbers, parts: int) -> int:
+def input_bytes(config: ModelConfig, numbers: ComputeFormat, parts: int) -> int:
     """Kept of a token by the norm of a sub-layer and by its first product, of `parts` matrices, which reads the norm's
     output.
 
@@ -182,25 +172,25 @@ def input_bytes(config: ModelConfig, numbers: Numbers, parts: int) -> int:
         normed, is_stream = config.n_embd * BYTES_FP32, True
     else:
         normed, is_stream = config.n_embd * numbers.norm_bytes, False
-    copies = parts if numbers.is_apart and numbers.is_mixed else 1
+    copies = parts if numbers.is_unfused and numbers.is_mixed else 1
     return normed + statistics_bytes(config, numbers, is_stream) + copies * config.n_embd * numbers.compute_bytes
 
 
-def mlp_input_bytes(config: ModelConfig, numbers: Numbers) -> int:
+def mlp_input_bytes(config: ModelConfig, numbers: ComputeFormat) -> int:
     """The same for the MLP; where both read one stream at once, it is kept once."""
     shared = config.parallel_residual and (config.norm_place == "before" or not numbers.is_mixed)
     parts = 2 if config.gated else 1
     return input_bytes(config, numbers, parts) - (config.n_embd * BYTES_FP32 if shared else 0)
 
 
-def statistics_bytes(config: ModelConfig, numbers: Numbers, is_stream: bool) -> int:
+def statistics_bytes(config: ModelConfig, numbers: ComputeFormat, is_stream: bool) -> int:
     """Of a token: the scale that a norm divided by, and a LayerNorm's mean."""
     if config.norm == "layernorm":
         return 2 * BYTES_FP32
     return BYTES_FP32 if is_stream else numbers.norm_bytes
 
 
-def attention_bytes(config: ModelConfig, seq_len: int, numbers: Numbers, is_masked: bool) -> int:
+def attention_bytes(config: ModelConfig, seq_len: int, numbers: ComputeFormat, is_masked: bool) -> int:
     """Kept of a token between the normalised input of attention and its output projection."""
     c, q, k = numbers.compute_bytes, config.n_head * config.head_width, config.kv_heads * config.head_width
     turned = config.qk_norm or config.position == "rope"  # q and k are then other tensors than the fused product
@@ -222,18 +212,18 @@ def attention_bytes(config: ModelConfig, seq_len: int, numbers: Numbers, is_mask
     return kept + q * c * (2 if is_copied and not numbers.on_cuda else 1) + config.n_head * BYTES_FP32
 
 
-def attends_by_products(config: ModelConfig, numbers: Numbers, seq_len: int) -> bool:
+def attends_by_products(config: ModelConfig, numbers: ComputeFormat, seq_len: int) -> bool:
     """Whether attention weights are tensors: by the plain formula, and on a CPU, whose kernel has no dropout."""
     by_kernel = numbers.on_cuda or not (config.attention_drop or is_written_out(numbers, seq_len))
     return config.attention == "reference" or not by_kernel
 
 
-def is_written_out(numbers: Numbers, seq_len: int) -> bool:
+def is_written_out(numbers: ComputeFormat, seq_len: int) -> bool:
     """As nn.attention: on a CPU in bf16 a short context is attended to without torch's kernel."""
     return numbers.is_mixed and not numbers.on_cuda and seq_len**2 <= MAX_MATMUL_SCORES
 
 
-def products_bytes(config: ModelConfig, seq_len: int, numbers: Numbers) -> int:
+def products_bytes(config: ModelConfig, seq_len: int, numbers: ComputeFormat) -> int:
     """Kept of a token where attention weights (H, T) are tensors: of the weights, q, k and v, and the output."""
     q, weights = config.n_head * config.head_width, config.n_head * seq_len
     if config.attention == "reference":
@@ -251,19 +241,19 @@ def products_bytes(config: ModelConfig, seq_len: int, numbers: Numbers) -> int:
     return weights * of_weights + 3 * q * per_number + q * numbers.compute_bytes
 
 
-def mlp_bytes(config: ModelConfig, numbers: Numbers) -> int:
+def mlp_bytes(config: ModelConfig, numbers: ComputeFormat) -> int:
     """Kept of a token: gate, up, the activated gate and their product; or up and what the activation made of it."""
     kept = (4 if config.gated else 2) * config.mlp_width * numbers.compute_bytes
     is_raised = config.mlp == "relu2" and numbers.on_cuda and numbers.is_mixed  # CUDA's autocast squares in fp32
     return kept + (config.mlp_width * BYTES_FP32 if is_raised else 0)
 
 
-def dropout_mask_bytes(numbers: Numbers) -> int:
+def dropout_mask_bytes(numbers: ComputeFormat) -> int:
     """Of a number that may be dropped: a truth value on CUDA, a factor on a CPU."""
     return 1 if numbers.on_cuda else numbers.compute_bytes
 
 
-def around_bytes(config: ModelConfig, batch: Batch, numbers: Numbers) -> int:
+def around_bytes(config: ModelConfig, batch: BatchShape, numbers: ComputeFormat) -> int:
     """Kept outside the blocks: ids, what the embedding needs, the last norm."""
     stream, scale = config.n_embd * BYTES_FP32, 2 * BYTES_FP32 if config.norm == "layernorm" else BYTES_FP32
     token = BYTES_ID + (1 + config.embedding_norm) * (stream + scale)
@@ -272,7 +262,7 @@ def around_bytes(config: ModelConfig, batch: Batch, numbers: Numbers) -> int:
     return batch.tokens * token
 
 
-def loss_kept_bytes(config: ModelConfig, batch: Batch, numbers: Numbers) -> int:
+def loss_kept_bytes(config: ModelConfig, batch: BatchShape, numbers: ComputeFormat) -> int:
     """The head's input and, of the logits, their gradient or log-softmax; of too many the head's two gradients."""
     hidden = batch.tokens * config.n_embd * numbers.compute_bytes
     if config.vocab_size < LARGE_VOCABULARY:
@@ -283,7 +273,7 @@ def loss_kept_bytes(config: ModelConfig, batch: Batch, numbers: Numbers) -> int:
     return hidden + batch.tokens * (config.vocab_size * numbers.compute_bytes + BYTES_ID)
 
 
-def loss_peak_bytes(config: ModelConfig, batch: Batch, numbers: Numbers) -> int:
+def loss_peak_bytes(config: ModelConfig, batch: BatchShape, numbers: ComputeFormat) -> int:
     """What the loss takes beyond what it keeps: logits and log-softmax in fp32 beside the gradient in their place."""
     logits, head = batch.tokens * config.vocab_size, config.vocab_size * config.n_embd
     raised = 2 * BYTES_FP32 if numbers.is_mixed else BYTES_FP32
@@ -296,7 +286,7 @@ def loss_peak_bytes(config: ModelConfig, batch: Batch, numbers: Numbers) -> int:
     return max(logits * (raised + softcap), of_gradient)
 
 
-def head_copy_bytes(config: ModelConfig, numbers: Numbers) -> int:
+def head_copy_bytes(config: ModelConfig, numbers: ComputeFormat) -> int:
     return config.vocab_size * config.n_embd * numbers.compute_bytes if numbers.is_mixed else 0
 
 

@@ -19,9 +19,7 @@ from gptcli.nn.norm import RMSNorm
 from gptcli.nn.parameters import MATRIX, RESIDUAL, SCALE
 from gptcli.nn.rope import apply_rotary
 from gptcli.nn.state import PLAIN, BlockState
-
-MAX_MATMUL_SCORES = 512**2
-"""Scores T * S of one head up to which a CPU in bf16 is faster with them written out than with torch's fused kernel."""
+from gptcli.nn.thresholds import MAX_MATMUL_SCORES
 
 AttentionFunction = Callable[[Tensor, Tensor, Tensor, Tensor | None, float], Tensor]
 

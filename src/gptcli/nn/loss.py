@@ -13,13 +13,10 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from gptcli.nn.matmul import linear, matmul
+from gptcli.nn.thresholds import LARGE_VOCABULARY, MAX_LOGITS
 
 IGNORE_INDEX = -100
 """The value of a target that is not scored."""
-LARGE_VOCABULARY = 1024
-"""Smallest vocabulary for which the saved passes over the logits outweigh a call into Python and back."""
-MAX_LOGITS = 2**27
-"""Most logits that are held at once, in numbers; a larger matrix is processed in chunks."""
 ROWS = 128
 """The rows of a chunk are a multiple of this where there are as many: the tile height of a GPU's matmul."""
 

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from gptcli.nn.thresholds import FIRST_TABLE
+
 Rotary = tuple[Tensor, Tensor]
 """cos and signed sin of the angles, (1, T, R) or (B, 1, T, R); see `RotaryEmbedding`."""
 Scale = Callable[[Tensor], Tensor]
 """Frequencies (R/2,), in radians a position -> those that fit a longer context."""
-FIRST_TABLE = 2**20
-"""Numbers in each of the first tables: 8,192 positions of a head of 128, whatever context a config claims."""
 
 
 class RotaryEmbedding(nn.Module):

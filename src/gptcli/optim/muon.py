@@ -19,13 +19,12 @@ from torch.optim.sgd import sgd
 
 from gptcli.nn.device import computes_in_bf16
 from gptcli.nn.sharding import Sharding, from_owners, to_owners
+from gptcli.nn.thresholds import MAX_MUON_BATCH
 
 AdjustLr = Literal["match_rms_adamw", "original"]
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic x -> a x + b x^3 + c x^5, steep at zero: singular values end between 0.7 and 1.2, not at 1."""
-MAX_BATCH_ELEMENTS = 2**26
-"""Matrices are orthogonalised together up to this many numbers: beyond it a batch gains no speed, only memory."""
 
 
 def newton_schulz(matrices: Tensor, steps: int, dtype: torch.dtype) -> Tensor:
@@ -216,7 +215,7 @@ def batches_of_one_sharding(
         by_sharding[shardings[param]].append((param, update))
     for sharding, pieces in by_sharding.items():
         ranks = math.prod(cut.ranks for cut in sharding.cuts)
-        count = ranks * max(1, MAX_BATCH_ELEMENTS // sharding.shape.numel())
+        count = ranks * max(1, MAX_MUON_BATCH // sharding.shape.numel())
         for first in range(0, len(pieces), count):
             yield sharding, pieces[first : first + count]
 
@@ -231,6 +230,6 @@ def batches_of_one_shape(
         for target, matrix in zip(param.split(sizes), update.split(sizes), strict=True):
             by_shape[target.shape].append((target, matrix))
     for shape, pieces in by_shape.items():
-        count = max(1, MAX_BATCH_ELEMENTS // shape.numel())
+        count = max(1, MAX_MUON_BATCH // shape.numel())
         for first in range(0, len(pieces), count):
             yield pieces[first : first + count]

@@ -11,7 +11,7 @@ import torch
 from gptcli.models.config import ModelConfig
 from gptcli.models.estimate import block_matrices, block_parameters, parameter_count
 from gptcli.models.gpt import build_model
-from gptcli.models.memory import Batch, Numbers, training_memory_bytes
+from gptcli.models.memory import BatchShape, ComputeFormat, training_memory_bytes
 from gptcli.optim.build import build_optimizer
 from gptcli.optim.config import AdamWConfig, MuonConfig, OptimConfig, SgdConfig
 from gptcli.parallel.config import ParallelConfig
@@ -22,7 +22,7 @@ from gptcli.train.config import RunConfig, TrainerConfig
 from gptcli.train.planning.memory_estimate import RankMemory, part_of_model, rank_memory
 
 MODEL = ModelConfig(vocab_size=1000, n_layer=3, n_embd=64, n_head=8, n_kv_head=4, context_length=64)
-BATCH, BF16, H100 = Batch(2, 64), Numbers(2, on_cuda=True), parse_accelerator("h100")
+BATCH, BF16, H100 = BatchShape(2, 64), ComputeFormat(2, on_cuda=True), parse_accelerator("h100")
 ALONE = Layout()
 
 

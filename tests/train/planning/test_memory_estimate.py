@@ -11,8 +11,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from gptcli.models.config import ModelConfig
 from gptcli.models.gpt import build_model, initial_weights
-from gptcli.models.memory import Batch, Recompute
-from gptcli.optim import muon
+from gptcli.models.memory import BatchShape, Recompute
 from gptcli.optim.build import build_optimizer
 from gptcli.optim.config import AdamWConfig, MuonConfig, OptimConfig
 from gptcli.parallel.config import ParallelConfig
@@ -22,7 +21,6 @@ from gptcli.parallel.sharded import build_sharded
 from gptcli.parallel.strategy import Alone, Strategy
 from gptcli.parallel.world import World
 from gptcli.train.config import RunConfig, TrainerConfig
-from gptcli.train.planning import memory_estimate
 from gptcli.train.planning.memory_estimate import rank_memory
 from peaks import tracked_peak
 
@@ -41,7 +39,7 @@ def shape(**values: Any) -> ModelConfig:
     return ModelConfig(**{"vocab_size": 2000, "n_embd": 128, "n_head": 4, "context_length": 64, "n_layer": 6, **values})
 
 
-def peak_bytes(strategy: Strategy, optim: OptimConfig, batch: Batch, micro_batches: int = 1) -> int:
+def peak_bytes(strategy: Strategy, optim: OptimConfig, batch: BatchShape, micro_batches: int = 1) -> int:
     """The most bytes of all tensors at one moment of two steps of training."""
     model, optimizer = strategy.model, build_optimizer(strategy.infos, optim)
     ids = torch.randint(model.config.vocab_size, batch)
@@ -56,16 +54,16 @@ def peak_bytes(strategy: Strategy, optim: OptimConfig, batch: Batch, micro_batch
 @pytest.mark.parametrize(
     ("layout", "values", "batch", "micro_batches", "mode"),
     [
-        (Layout(shards=8), {}, Batch(4, 64), 1, "none"),
-        (Layout(shards=8), {}, Batch(4, 64), 2, "none"),
-        (Layout(shards=8), {"n_layer": 12}, Batch(4, 64), 1, "full"),
-        (Layout(shards=8), {"n_embd": 256}, Batch(1, 64), 1, "full"),
-        (Layout(shards=4, tensor=2), {"n_kv_head": 2}, Batch(4, 64), 1, "none"),
-        (Layout(replicas=2, shards=4), {"tie_embeddings": False}, Batch(4, 64), 1, "selective"),
+        (Layout(shards=8), {}, BatchShape(4, 64), 1, "none"),
+        (Layout(shards=8), {}, BatchShape(4, 64), 2, "none"),
+        (Layout(shards=8), {"n_layer": 12}, BatchShape(4, 64), 1, "full"),
+        (Layout(shards=8), {"n_embd": 256}, BatchShape(1, 64), 1, "full"),
+        (Layout(shards=4, tensor=2), {"n_kv_head": 2}, BatchShape(4, 64), 1, "none"),
+        (Layout(replicas=2, shards=4), {"tie_embeddings": False}, BatchShape(4, 64), 1, "selective"),
     ],
 )
 def test_a_ranks_peak_is_the_one_that_torch_tracks(
-    eight_ranks: None, layout: Layout, values: dict, batch: Batch, micro_batches: int, mode: Recompute
+    eight_ranks: None, layout: Layout, values: dict, batch: BatchShape, micro_batches: int, mode: Recompute
 ) -> None:
     config = shape(**values)
     settings = ParallelConfig(strategy="fsdp", replicas=layout.replicas, tensor=layout.tensor)
@@ -88,12 +86,8 @@ OPTIMIZERS = [MuonConfig(ns_precision="fp32"), MuonConfig(ns_precision="fp32", n
 @pytest.mark.parametrize("optim", OPTIMIZERS, ids=repr)
 @pytest.mark.parametrize("values", [{}, {"mlp": "gelu", "n_kv_head": 2}, {"n_head": 2, "head_dim": 64}], ids=str)
 def test_where_weights_outweigh_activations_the_optimizers_step_is_the_peak(values: dict, optim: OptimConfig) -> None:
-    config, batch = shape(**{"vocab_size": 300, **values}), Batch(1, 16)
+    config, batch = shape(**{"vocab_size": 300, **values}), BatchShape(1, 16)
     alone = Alone(build_model(config))
     train = TrainerConfig(batch_size=1, tokens_per_step=16, seq_len=16)
     run = RunConfig(model=config, optim=optim, train=train)
     assert rank_memory(run, "fp32", "cpu").total == pytest.approx(peak_bytes(alone, optim, batch), rel=0.05)
-
-
-def test_muons_batch_is_said_to_be_what_it_is() -> None:
-    assert memory_estimate.MUON_BATCH == muon.MAX_BATCH_ELEMENTS

@@ -12,7 +12,7 @@ from gptcli.config.shipped import read_settings
 from gptcli.errors import UsageError
 from gptcli.models import estimate
 from gptcli.models.config import ModelConfig
-from gptcli.models.memory import Batch, Recompute
+from gptcli.models.memory import BatchShape, Recompute
 from gptcli.parallel.config import ParallelConfig
 from gptcli.parallel.layout import Layout, lay_out, require_divisible, require_fitting
 from gptcli.report.planning.failures import Saving, plan_saving
@@ -20,7 +20,7 @@ from gptcli.report.planning.hardware import Accelerator, Machine, parse_accelera
 from gptcli.report.planning.traffic import Talk, talks
 from gptcli.tokenizer.config import BpeTokenizerConfig
 from gptcli.train.config import RunConfig, TrainerConfig
-from gptcli.train.planning.memory_estimate import RankMemory, checkpoint_bytes, micro_batch, numbers_of, rank_memory
+from gptcli.train.planning.memory_estimate import RankMemory, checkpoint_bytes, compute_format, micro_batch, rank_memory
 
 USABLE = 0.94
 """Part of a device's memory that tensors can have: CUDA's context, libraries and gaps between tensors take the rest."""
@@ -75,7 +75,7 @@ class TrainingPlan:
     layout: Layout
     chosen: tuple[str, ...]
     """What was assumed, as sentences."""
-    batch: Batch
+    batch: BatchShape
     """What goes through one rank at once."""
     micro_batches: int
     """How often that is in a step."""
@@ -169,7 +169,7 @@ def make_plan(request: PlanRequest) -> TrainingPlan:
         batch=batch,
         micro_batches=micro_batches,
         memory=rank_memory(config, precision, device_type, layout),
-        talks=tuple(talks(config, numbers_of(precision, device_type), layout, machine)),
+        talks=tuple(talks(config, compute_format(precision, device_type), layout, machine)),
         saving=plan_saving(written, request.write_rate * writers, request.device_hours, request.gpus),
         tokens=tokens,
     )

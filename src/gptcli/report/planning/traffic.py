@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from gptcli.models.estimate import BYTES_FP32, block_parameters, parameter_count
-from gptcli.models.memory import Numbers
+from gptcli.models.memory import ComputeFormat
 from gptcli.parallel.layout import Layout
 from gptcli.report.planning.hardware import Machine
 from gptcli.train.config import RunConfig
@@ -38,7 +38,7 @@ def all_gather(size: float, ranks: int) -> float:
     return (ranks - 1) / ranks * size
 
 
-def talks(config: RunConfig, numbers: Numbers, layout: Layout, machine: Machine) -> list[Talk]:
+def talks(config: RunConfig, numbers: ComputeFormat, layout: Layout, machine: Machine) -> list[Talk]:
     """All that is sent in one step; nothing among one rank.
 
     The blocks' weights are gathered in the compute precision for the forward pass of each micro-batch, and again for

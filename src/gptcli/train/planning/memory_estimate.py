@@ -17,13 +17,12 @@ from gptcli.models.estimate import (
     parameter_count,
     token_embedding_parameters,
 )
-from gptcli.models.memory import Batch, Numbers, activations, head_copy_bytes, table_bytes
+from gptcli.models.memory import BatchShape, ComputeFormat, activations, head_copy_bytes, table_bytes
+from gptcli.nn.thresholds import MAX_MUON_BATCH
 from gptcli.optim.config import AdamWConfig, MuonConfig, OptimConfig, SgdConfig
 from gptcli.parallel.layout import Layout
 from gptcli.train.config import RunConfig
 
-MUON_BATCH = 2**26
-"""As optim.muon: matrices are orthogonalised together up to so many numbers."""
 ALONE = Layout()
 
 
@@ -46,14 +45,14 @@ class RankMemory(NamedTuple):
 def rank_memory(config: RunConfig, precision: str, device_type: str, layout: Layout = ALONE) -> RankMemory:
     """What one rank holds while it trains, at the moment when that is most. `precision` is the resolved one."""
     batch, count = micro_batch(config, layout)
-    numbers = numbers_of(precision, device_type)
+    numbers = compute_format(precision, device_type)
     local, offloaded = part_of_model(config.model, layout.tensor), config.parallel.cpu_offload and layout.shards > 1
     whole = parameter_count(local) * BYTES_FP32
     weights = 0 if offloaded else whole // layout.shards
     moments = 0 if offloaded else optimizer_numbers(local, config.optim) * BYTES_FP32 // layout.shards
     # Shards hold whole gradients until the last micro-batch of a step, since only then they are summed.
     gradients = whole if layout.shards > 1 and count > 1 else weights
-    kept = activations(local, batch, numbers._replace(is_apart=layout.is_sharded), config.recompute)
+    kept = activations(local, batch, numbers._replace(is_unfused=layout.is_sharded), config.recompute)
     if layout.shards > 1:  # the blocks' weights are gathered in the compute precision: autocast has nothing to copy
         kept = kept._replace(weight_copies=head_copy_bytes(local, numbers))
     whole_for_a_moment = gathered_bytes(config, local, numbers, layout)
@@ -79,11 +78,11 @@ def rank_memory(config: RunConfig, precision: str, device_type: str, layout: Lay
     )
 
 
-def micro_batch(config: RunConfig, layout: Layout = ALONE) -> tuple[Batch, int]:
+def micro_batch(config: RunConfig, layout: Layout = ALONE) -> tuple[BatchShape, int]:
     """What goes through a rank at once, and how often in a step."""
     sequences = config.sequences_per_step // layout.data_ranks
     size = max(1, min(config.train.batch_size, sequences))
-    return Batch(size, config.seq_len), -(-sequences // size)
+    return BatchShape(size, config.seq_len), -(-sequences // size)
 
 
 def part_of_model(model: ModelConfig, tensor: int) -> ModelConfig:
@@ -98,7 +97,9 @@ def part_of_model(model: ModelConfig, tensor: int) -> ModelConfig:
     return model.model_copy(update={**parts, "head_dim": model.head_width})
 
 
-def gathered_bytes(config: RunConfig, local: ModelConfig, numbers: Numbers, layout: Layout) -> tuple[int, int, int]:
+def gathered_bytes(
+    config: RunConfig, local: ModelConfig, numbers: ComputeFormat, layout: Layout
+) -> tuple[int, int, int]:
     """What of a sharded model is whole in three moments: in the loss, at the top of the backward pass, and at its end.
 
     Blocks are gathered in the compute precision, what is around them in fp32; gradients are summed in fp32. In the loss
@@ -132,23 +133,23 @@ def optimizer_numbers(model: ModelConfig, optim: OptimConfig) -> int:
             return 2 * parameter_count(model) - model.n_layer * block_matrices(model)
 
 
-def numbers_of(precision: str, device_type: str) -> Numbers:
+def compute_format(precision: str, device_type: str) -> ComputeFormat:
     """In what a model computes under `precision`; what is around the products of fp8 is bf16."""
-    return Numbers(BYTES_FP32 if precision == "fp32" else BYTES_FP32 // 2, on_cuda=device_type == "cuda")
+    return ComputeFormat(BYTES_FP32 if precision == "fp32" else BYTES_FP32 // 2, on_cuda=device_type == "cuda")
 
 
-def step_bytes(model: ModelConfig, optim: OptimConfig, shards: int, numbers: Numbers) -> int:
-    """What the optimizer takes for a moment beyond its state; of ours only Muon takes anything.
+def step_bytes(model: ModelConfig, optim: OptimConfig, shards: int, numbers: ComputeFormat) -> int:
+    """Return the bytes that the optimizer needs during its step beyond its state; only Muon needs any.
 
-    Its updates, and of the matrices of one shape, up to MUON_BATCH numbers at once, the copy that is orthogonalised,
-    the iterate before and after, and products of theirs; on a CPU that iterates in bf16 it is less.
+    They are its updates and, for up to MAX_MUON_BATCH numbers of the matrices of one shape at once, the copy that is
+    orthogonalised, the iterate before and after, and their products. A CPU that iterates in bf16 needs less.
     """
     if not isinstance(optim, MuonConfig):
         return 0
     shapes, batches = block_matrix_shapes(model), []
     for rows, columns in set(shapes):
         count = model.n_layer * shapes.count((rows, columns)) * rows * columns // shards
-        batch = min(count, max(MUON_BATCH, rows * columns))
+        batch = min(count, max(MAX_MUON_BATCH, rows * columns))
         squares = batch * min(rows, columns) // max(rows, columns)
         per_number = BYTES_FP32 // 2 if numbers.on_cuda else BYTES_FP32
         batches.append(3 * batch * BYTES_FP32 + (4 if rows > columns else 2) * squares * per_number)

@@ -14,7 +14,7 @@ import numpy as np
 
 from gptcli.models.config import ModelConfig
 from gptcli.models.estimate import BYTES_FP32, block_matrix_shapes, flops_per_token, parameter_count
-from gptcli.models.memory import Batch, block_kept_bytes
+from gptcli.models.memory import BatchShape, block_kept_bytes
 from gptcli.optim.config import MuonConfig, OptimConfig
 
 NUMBERS_PER_LOGIT = 3
@@ -45,7 +45,7 @@ class StepWork(NamedTuple):
 def step_work(model: ModelConfig, optim: OptimConfig, seq_len: int) -> StepWork:
     """The work of a model and its optimizer, by models.estimate and models.memory."""
     parameters = parameter_count(model)
-    block_numbers = block_kept_bytes(model, Batch(1, seq_len)) / (seq_len * BYTES_FP32)
+    block_numbers = block_kept_bytes(model, BatchShape(1, seq_len)) / (seq_len * BYTES_FP32)
     return StepWork(
         layers=model.n_layer,
         numbers_per_token=model.n_layer * block_numbers + NUMBERS_PER_LOGIT * model.vocab_size,

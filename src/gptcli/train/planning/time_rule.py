@@ -19,7 +19,7 @@ from gptcli.config.load import arrays_as_tuples
 from gptcli.errors import UsageError
 from gptcli.models.config import ModelConfig
 from gptcli.models.estimate import non_embedding_parameters, parameter_count
-from gptcli.models.memory import Batch, training_memory_bytes
+from gptcli.models.memory import BatchShape, training_memory_bytes
 from gptcli.optim.config import OptimConfig
 from gptcli.train.compiling import Compilation
 from gptcli.train.planning.scaling_law import Runs, ScalingLaw, excess_bits
@@ -224,7 +224,7 @@ def models_with_vocabularies(situation: RuleInputs) -> Iterator[tuple[Candidate,
         tokens_of = step_tokens(given_train, seq_len)
         for facts in situation.tokenizers:
             sized = model.model_copy(update={"vocab_size": max(model.vocab_size, facts.vocab_size)})
-            needed = training_memory_bytes(sized, 2 * parameter_count(sized), Batch(batch_size, seq_len))
+            needed = training_memory_bytes(sized, 2 * parameter_count(sized), BatchShape(batch_size, seq_len))
             if needed <= MEMORY_PART * situation.memory_bytes:
                 yield (
                     Candidate(facts, sized, seq_len, 0, batch_size),
