@@ -179,7 +179,7 @@ def test_pieces_that_do_not_fill_a_tensor_are_refused(copy: Path) -> None:
     """A manifest without one shard: every file that it names is whole, but weights would be left as they were."""
     files = read_manifest(copy).files
     forged(copy, {name: entry for name, entry in files.items() if name != "model-00001-of-00004.safetensors"})
-    with pytest.raises(CheckpointError, match=r"the pieces of .+ do not fill it"):
+    with pytest.raises(CheckpointError, match=r"the shards of .+ do not fill it"):
         load_checkpoint(copy)
 
 

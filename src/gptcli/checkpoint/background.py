@@ -1,4 +1,4 @@
-"""Saving beside the training: everything is copied at once, and a thread writes the copy while the weights move on."""
+"""Saving during training: everything is copied at once, and a thread writes the copy while training goes on."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,11 +28,15 @@ Parts = Mapping[str, Mapping[str, Tensor]]
 class BackgroundSaver:
     """Writes the checkpoints of one run, one at a time, and removes those that are no longer wanted.
 
-    Its copy of the tensors is kept and used again, so that it takes memory once.
+    The buffers for the copy are kept and used again.
 
-    With a `group`, its ranks save together, each its shards: all call the same methods at the same steps, and a save
-    that failed on one has failed on all. The group must be the saver's own and of a backend for the CPU, since its
-    thread talks in it while the training talks in others.
+    The ranks of a `group` save together, each its shards: all call the same methods at the same steps, and a save that
+    fails on one fails on all. The group must be the saver's own and have a backend for the CPU, since its thread
+    communicates in it while the training communicates in others.
+
+    Attributes:
+        step: the newest checkpoint that was submitted and has not failed; None before the first.
+        seconds: how long the last save took; None before the first.
     """
 
     def __init__(
@@ -44,25 +49,24 @@ class BackgroundSaver:
         group: ProcessGroup | None = None,
     ) -> None:
         self.run, self.group = run, group
-        self.kept = {"keep_last": keep_last, "keep_best": keep_best, "keep_every_steps": keep_every_steps}
+        self.prune = partial(prune, run, keep_last, keep_best, keep_every_steps)
         self.worker = ThreadPoolExecutor(1, "save")
         self.writing: Future[None] | None = None
         self.copy: dict[str, dict[str, Tensor]] = {}
         self.step: int | None = None
-        """Of the newest checkpoint that was submitted and has not failed."""
         self.seconds: float | None = None
-        """What the last one took to write."""
 
     def submit(self, step: int, parts: Parts, state: Mapping[str, Any], before: Callable[[], None]) -> None:
-        """Begin to save `parts` and `state` as they are now; `before` is called first, by the thread.
+        """Begin to save `parts` and `state` as they are now; the thread calls `before` first.
 
-        Call `wait` before: what is still being written must not be overwritten by the new copy.
+        Call `wait` before this: a copy that is still being written must not be overwritten.
         """
         self.copy = copied(parts, self.copy)
         self.step = step
         self.writing = self.worker.submit(self.write, step, dict(state), before)
 
     def write(self, step: int, state: Mapping[str, Any], before: Callable[[], None]) -> None:
+        """Write the copy as the checkpoint of `step`, in the thread."""
         began = time.perf_counter()
         try:
             on_all(self.group, before)
@@ -71,20 +75,22 @@ class BackgroundSaver:
         if self.group is None:
             save_checkpoint(self.run, step, self.copy, state)
         else:
-            from gptcli.checkpoint.shards import save_shards  # half a second, which a process alone need not lose
+            from gptcli.checkpoint.shards import (
+                save_shards,  # it takes half a second, which a process alone does not need
+            )
 
             save_shards(self.run, step, self.copy, state, self.group)
-        on_first(self.group, lambda: prune(self.run, **self.kept))
+        on_first(self.group, self.prune)
         on_first(self.group, self.list_logs)
         self.seconds = time.perf_counter() - began
 
     def list_logs(self) -> None:
-        """List in the run's manifest what grew or was added since; without room, what was listed before stays true."""
+        """List the run's grown and new files in its manifest; on a full disk the old manifest stays true."""
         with contextlib.suppress(StorageError):
             record(self.run.path, ("trackers.json", "bad-steps"), LOGS)
 
     def wait(self) -> StorageError | None:
-        """Wait until nothing is being written; returns why the last save failed, once, if it did."""
+        """Wait until nothing is being written; return the error of the last save once, or None."""
         if self.writing is None:
             return None
         error = self.writing.exception()
@@ -98,7 +104,7 @@ class BackgroundSaver:
 
 
 def copied(parts: Parts, buffers: Parts) -> dict[str, dict[str, Tensor]]:
-    """Every tensor on the CPU, contiguous, in the buffer of its name where that fits."""
+    """Return every tensor on the CPU, contiguous, in the buffer of its name if that fits."""
     made = {
         part: {name: copy_of(tensor, buffers.get(part, {}).get(name)) for name, tensor in named.items()}
         for part, named in parts.items()
@@ -110,10 +116,11 @@ def copied(parts: Parts, buffers: Parts) -> dict[str, dict[str, Tensor]]:
 
 
 def copy_of(tensor: Tensor, buffer: Tensor | None) -> Tensor:
-    """A copy of what this process holds of `tensor`; of one on a GPU it may still be under way."""
+    """Return a copy of what this process holds of `tensor`; the copy of a GPU's tensor may still be under way."""
     if isinstance(tensor, LocalShards):
-        known = buffer.tensors if isinstance(buffer, LocalShards) else [None] * len(tensor.shards)
-        return tensor.each(copy_of, known)
+        if isinstance(buffer, LocalShards):
+            return tensor.each(copy_of, buffer.tensors)
+        return tensor.each(lambda shard: copy_of(shard, None))
     if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
         buffer = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
     return buffer.copy_(tensor.detach(), non_blocking=True)

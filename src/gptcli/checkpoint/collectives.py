@@ -1,7 +1,7 @@
-"""What several ranks do together: the work that they share, and that they fail together. Knows no file.
+"""Work that several ranks share, and errors that all of them raise together. Knows no file.
 
-Each function takes the process group, or none for a process that is alone, and is called by every rank of the group.
-A rank that failed alone would leave the others waiting for it, so an error that a user can cause is raised on all.
+Each function takes the process group, or None for a process that trains alone, and every rank of the group calls it.
+A rank that failed alone would leave the others waiting, so an error that a user can cause is raised on all.
 torch is loaded only where there is a group: checkpoints are listed without it.
 """
 
@@ -19,34 +19,40 @@ Result = TypeVar("Result")
 
 
 def rank_in(group: ProcessGroup | None) -> int:
-    """This process's number in the group, from 0."""
+    """Return this process's number in the group, from 0."""
     return 0 if group is None else group.rank()
 
 
 def ranks_of(group: ProcessGroup | None) -> int:
-    """How many processes the group has."""
+    """Return the number of processes in the group."""
     return 1 if group is None else group.size()
 
 
 def on_all(group: ProcessGroup | None, action: Callable[[], Result]) -> Result:
-    """Do `action` on every rank, each its own.
+    """Run `action` on every rank and return that rank's own result.
 
     Raises:
-        GptcliError: on every rank, that of the first rank where it failed.
+        GptcliError: on every rank, the error of the first rank that failed.
     """
     if group is None:
         return action()
     from torch.distributed import all_gather_object
 
-    result, error = outcome(action)
+    error = None
+    try:
+        result = action()
+    except GptcliError as caught:
+        error = caught
     errors: list[GptcliError | None] = [None] * ranks_of(group)
     all_gather_object(errors, error, group=group)
-    raise_first(errors)
+    for failure in errors:
+        if failure is not None:
+            raise failure
     return result
 
 
 def on_first(group: ProcessGroup | None, action: Callable[[], Result]) -> Result:
-    """Do `action` on the first rank only and give its result, which must be picklable, to all.
+    """Run `action` on the first rank only and return its result, which must be picklable, on all.
 
     Raises:
         GptcliError: on every rank, where it failed.
@@ -55,21 +61,14 @@ def on_first(group: ProcessGroup | None, action: Callable[[], Result]) -> Result
         return action()
     from torch.distributed import broadcast_object_list
 
-    made = [outcome(action) if rank_in(group) == 0 else (None, None)]
-    broadcast_object_list(made, group=group, group_src=0)
-    result, error = made[0]
-    raise_first([error])
+    outcome: list[Any] = [None, None]
+    if rank_in(group) == 0:
+        try:
+            outcome[0] = action()
+        except GptcliError as error:
+            outcome[1] = error
+    broadcast_object_list(outcome, group=group, group_src=0)
+    result: Result = outcome[0]
+    if outcome[1] is not None:
+        raise outcome[1]
     return result
-
-
-def outcome(action: Callable[[], Any]) -> tuple[Any, GptcliError | None]:
-    try:
-        return action(), None
-    except GptcliError as error:
-        return None, error
-
-
-def raise_first(errors: list[GptcliError | None]) -> None:
-    for error in errors:
-        if error is not None:
-            raise error

@@ -1,6 +1,6 @@
 """An optimizer's state as named tensors and JSON, and back, so that no pickle is needed. Knows no kind of optimizer.
 
-Only what an optimizer has learnt is kept (moments, counters): learning rates, decay and the like come from the config.
+Only moments and counters are saved; learning rates, decay and the like come from the config.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from gptcli.errors import CheckpointError
 
 
 def flatten_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Split the optimizer's state into tensors, named PARAMETER/FIELD, and a JSON-able rest.
+    """Split the optimizer's state into tensors, named PARAMETER/FIELD, and a rest that JSON can hold.
 
-    A parameter is called by its name if the optimizer was built with names, otherwise by its number.
+    PARAMETER is the parameter's name if the optimizer was built with names, otherwise its number.
     """
     state_dict = optimizer.state_dict()
     names = parameter_names(state_dict["param_groups"])
@@ -31,10 +31,10 @@ def flatten_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], 
 
 
 def restore_state(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> None:
-    """Give `optimizer` the state that `flatten_state` took apart, bit for bit; its own settings stay.
+    """Load the state that `flatten_state` returned into `optimizer`, bit for bit; its settings stay.
 
     Raises:
-        CheckpointError: the state is of other parameters, or of another kind of optimizer.
+        CheckpointError: the state belongs to other parameters or another kind of optimizer.
     """
     remedy = "resume with the model and optimizer of the run"
     kind, groups = type(optimizer).__name__, optimizer.state_dict()["param_groups"]
@@ -52,7 +52,7 @@ def restore_state(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor
 
 
 def parameter_names(groups: list[dict[str, Any]]) -> dict[int, str]:
-    """Parameter number -> name, or the number as text."""
+    """Return the name of each parameter number, or the number as text."""
     return {
         index: name
         for group in groups

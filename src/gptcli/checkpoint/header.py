@@ -1,7 +1,7 @@
-"""Bounds on a safetensors file's header, checked before the file is given to the library that parses it.
+"""Checks of a safetensors file's header, before the library parses the file.
 
 The format: 8 bytes of little-endian header length, a JSON header (name -> dtype, shape, [begin, end)), then the data
-(https://github.com/huggingface/safetensors). Knows no tensor.
+(https://github.com/huggingface/safetensors). Reads no tensor.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def require_sane_header(path: Path) -> None:
     """Check that the header is bounded and that the tensors it names fill the file exactly once, without overlap.
 
     Raises:
-        CheckpointError: names the file and what is wrong with its header.
+        CheckpointError: the header is wrong; the message says how.
     """
     size = path.stat().st_size
     with open_regular(path) as file:

@@ -1,4 +1,4 @@
-"""Reading checkpoints: every byte is verified before any is used, and nothing in one can run code."""
+"""Reading of checkpoints: every byte is verified before any is used, and nothing in a checkpoint can run code."""
 
 from __future__ import annotations
 
@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """tensors: part -> name -> tensor, for the parts that were asked for."""
+    """The content of a checkpoint.
+
+    Attributes:
+        tensors: part -> name -> tensor, for the requested parts.
+    """
 
     step: int
     tensors: dict[str, dict[str, Tensor]]
@@ -42,15 +46,14 @@ def load_checkpoint(
 ) -> Checkpoint:
     """Verify the checkpoint directory `path`, then read its state and the tensors of `parts`.
 
-    It does not matter how many ranks wrote it. A process alone gets whole tensors.
+    Any number of ranks may have written it. A process alone gets whole tensors.
 
     Args:
-        allocate: makes what each tensor is loaded into, which may be `LocalShards` of it. None: the whole of each,
-            on `device`.
-        group: the ranks that all call this, share the verifying, and each read what they need.
+        allocate: makes what each tensor is loaded into, which may be `LocalShards`. None: whole tensors on `device`.
+        group: the ranks that all call this, share the verification, and each read what they need.
 
     Raises:
-        CheckpointError: names the damaged or missing file.
+        CheckpointError: a file is damaged or missing; the message names it.
     """
     manifest = verify(path, group)
     files = {part: [path / name for name in sorted(manifest.files) if is_of(name, part)] for part in parts}
@@ -65,7 +68,9 @@ def load_checkpoint(
     ):
         tensors = {part: load_part(found[0], device) for part, found in files.items()}
     else:
-        from gptcli.checkpoint.shards import load_shards  # half a second, which a plain checkpoint need not cost
+        from gptcli.checkpoint.shards import (
+            load_shards,  # it takes half a second, which a plain checkpoint does not need
+        )
 
         tensors = {part: load_shards(found, allocate or whole_on(device), group) for part, found in files.items()}
     return Checkpoint(manifest.step, tensors, state)
@@ -77,13 +82,12 @@ def whole_on(device: torch.device | str) -> Allocator:
 
 
 def is_of(file_name: str, part: str) -> bool:
-    """Whether a file holds tensors of the part: PART.safetensors, or one rank's, PART-00001-of-00004.safetensors."""
+    """Return whether a file is PART.safetensors or, of one rank, PART-00001-of-00004.safetensors."""
     return re.fullmatch(rf"{re.escape(part)}(-\d{{5,}}-of-\d{{5,}}(-\d+)?)?\.safetensors", file_name) is not None
 
 
 def newest_state(run: RunDirectory) -> dict[str, Any]:
-    """The JSON part of the newest checkpoint whose JSON part is whole, without reading its tensors; empty where there
-    is none."""
+    """Return the JSON part of the newest checkpoint whose JSON part is whole, or an empty table; reads no tensors."""
     for info in reversed(run.checkpoints()):
         try:
             check_files(info.path, read_manifest(info.path), [STATE_NAME])
@@ -94,10 +98,10 @@ def newest_state(run: RunDirectory) -> dict[str, Any]:
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """The JSON part of a checkpoint.
+    """Read the JSON part of a checkpoint.
 
     Raises:
-        CheckpointError: the file is no JSON table.
+        CheckpointError: the file holds no JSON table.
     """
     try:
         with storage_errors(path, "read"):
@@ -110,8 +114,11 @@ def load_state(path: Path) -> dict[str, Any]:
 
 
 def load_part(path: Path, device: torch.device | str) -> dict[str, Tensor]:
-    """name -> tensor. Copies, since the library's tensors are views of the mapped file, aligned as it happens to be:
-    arithmetic on them could differ in the last bit from arithmetic on the tensors that were saved."""
+    """Read the tensors of a file by name.
+
+    They are copies: the library's tensors are views of the mapped file with arbitrary alignment, on which arithmetic
+    could differ in the last bit from arithmetic on the tensors that were saved.
+    """
     try:
         with storage_errors(path, "read"), safe_open(path, framework="pt", device="cpu") as file:
             return {name: file.get_tensor(name).to(device, copy=True) for name in file.keys()}  # noqa: SIM118

@@ -41,7 +41,7 @@ class LocalShards(Tensor):
         made.shards = tuple(shards)
         return made
 
-    def each(self, function: Callable[..., Tensor], *others: Sequence[Tensor | None]) -> LocalShards:
+    def each(self, function: Callable[..., Tensor], *others: Sequence[Tensor]) -> LocalShards:
         """Return shards at the same offsets with `function(tensor, *theirs)`; `others` have one entry per shard."""
         shards = [
             LocalShard(offsets, function(tensor, *theirs))

@@ -1,4 +1,4 @@
-"""One writer to a run: an advisory lock on a file, which the system releases when its holder ends, however it ends."""
+"""The lock for the one writer of a run: an advisory file lock, which the system releases when its holder ends."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from gptcli.errors import UsageError
 from gptcli.storage import open_nofollow, storage_errors
 
 NAMING_SECONDS = 0.5
-"""How long a process that has just taken the lock is given to write down its name."""
+"""How long a process that has just taken the lock may need to write its name into the file."""
 
 
 @contextmanager
 def writer_lock(path: Path) -> Iterator[None]:
-    """Hold the lock file `path` for the block. It names the holder's process, and is removed at the end.
+    """Hold the lock file `path` during the block. The file names the holder's process and is removed at the end.
 
-    A lock whose holder was killed is free at once: what counts is the system's lock, not the file.
+    The lock of a killed process is free at once, since the system's lock counts and not the file.
 
     Raises:
-        UsageError: another process holds it; names that process. Never waits for it to end.
+        UsageError: another process holds the lock; the message names it. The function does not wait.
         StorageError: the file cannot be written, or is a link.
     """
     descriptor = locked_file(path)
@@ -42,7 +42,7 @@ def writer_lock(path: Path) -> Iterator[None]:
 
 
 def locked_file(path: Path) -> int:
-    """A descriptor of the file that lies at `path` while it is locked, and has no second name.
+    """Return a descriptor of the locked file at `path`, which has no second name.
 
     Raises:
         UsageError, StorageError: as `writer_lock`.
@@ -55,10 +55,10 @@ def locked_file(path: Path) -> int:
                 found, listed = os.fstat(descriptor), os.stat(path, follow_symlinks=False)
                 if os.path.samestat(found, listed) and found.st_nlink == 1:
                     return descriptor
-                if os.path.samestat(found, listed):  # a copy by hard links (`cp -al`): the other name keeps the file
+                if os.path.samestat(found, listed):  # `cp -al` has given it a second name
                     path.unlink()
             except FileNotFoundError:
-                pass  # its holder has just ended, and removed it
+                pass  # its holder has just ended and removed it
             except BlockingIOError:
                 holder = holder_of(descriptor) or "another process"
                 os.close(descriptor)
@@ -72,7 +72,7 @@ def locked_file(path: Path) -> int:
 
 
 def holder_of(descriptor: int) -> str:
-    """Who holds the lock, as the file says; nothing if it does not."""
+    """Return the holder that the file names, or an empty text."""
     give_up = time.monotonic() + NAMING_SECONDS
     while not (holder := os.pread(descriptor, 200, 0).decode(errors="replace").strip()) and time.monotonic() < give_up:
         time.sleep(0.01)

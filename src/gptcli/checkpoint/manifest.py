@@ -1,7 +1,7 @@
-"""The manifest of a checkpoint: which files it holds, their sizes and SHA-256, and the figures worth listing.
+"""The manifest of a checkpoint: its files with sizes and SHA-256, and the figures worth listing.
 
-It is written last, so a directory without one is no checkpoint. It proves itself too: its last entry is the SHA-256 of
-the others, and a manifest is accepted only if its bytes are exactly those that this module would have written. So one
+The manifest is written last, so a directory without one is no checkpoint. It protects itself too: its last entry is
+the SHA-256 of the others, and it is accepted only if its bytes are exactly those that this module would write. So one
 flipped bit in any file of a checkpoint, this one included, is found before anything is used.
 """
 
@@ -37,10 +37,12 @@ REMEDY = "`gptcli checkpoint list RUN` shows which are whole"
 
 @dataclass(frozen=True)
 class CheckpointManifest:
-    """What a checkpoint says of itself.
+    """The description of a checkpoint.
 
-    files: name -> (size in bytes, hex SHA-256).
-    config_fingerprint, data_fingerprint: whatever the trainer uses to recognise its config and data; None if not given.
+    Attributes:
+        val_loss: nats per token; None if it was not measured.
+        config_fingerprint, data_fingerprint: what the trainer recognises its config and data by; None if not given.
+        files: name -> (size in bytes, hex SHA-256).
     """
 
     step: int
@@ -50,7 +52,7 @@ class CheckpointManifest:
     files: dict[str, tuple[int, str]]
 
     def render(self) -> str:
-        """The text of manifest.json."""
+        """Return the text of manifest.json."""
         fields = {
             "format": FORMAT,
             "version": VERSION,
@@ -66,10 +68,10 @@ class CheckpointManifest:
 def describe(
     directory: Path, state: Mapping[str, Any], step: int, known: Mapping[str, tuple[int, str]] | None = None
 ) -> CheckpointManifest:
-    """The manifest of the files that lie in `directory`; `val_loss` and the fingerprints are read from `state`.
+    """Return the manifest of the files in `directory`; `val_loss` and the fingerprints come from `state`.
 
     Args:
-        known: files whose size and SHA-256 were taken by those who wrote them; they are not read again.
+        known: size and SHA-256 of files that their writers computed; these files are not read again.
     """
     files = dict(known or {})
     for path in directory.iterdir():
@@ -84,8 +86,8 @@ def read_manifest(directory: Path) -> CheckpointManifest:
     """Read and check the manifest itself, without reading the files that it names.
 
     Raises:
-        CheckpointError: it is missing, damaged, of another kind or a newer version, names a file outside, or is of
-            another step than the directory's name.
+        CheckpointError: it is missing, damaged, of another kind or a newer version, names a file outside, or belongs
+            to another step than the directory's name says.
     """
     path = directory / MANIFEST_NAME
     require_regular_file(path)
@@ -98,8 +100,9 @@ def read_manifest(directory: Path) -> CheckpointManifest:
         if fields["format"] == FORMAT and fields["version"] > VERSION:
             raise CheckpointError(f"{directory} was written by a newer gptcli", "update gptcli to read it")
         files = {name: (entry["bytes"], entry["sha256"]) for name, entry in fields["files"].items()}
-        figures = (fields[key] for key in ("step", "val_loss", "config_fingerprint", "data_fingerprint"))
-        manifest = CheckpointManifest(*figures, files)
+        manifest = CheckpointManifest(
+            fields["step"], fields["val_loss"], fields["config_fingerprint"], fields["data_fingerprint"], files
+        )
         whole = manifest.render().encode() == text
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{path} is damaged: not a manifest", REMEDY) from error
@@ -120,11 +123,11 @@ def verify(directory: Path, group: ProcessGroup | None = None) -> CheckpointMani
     """Check every byte of the checkpoint in `directory` against its manifest, before any of it is used.
 
     Args:
-        group: ranks that all call this and share the reading; each learns what any of them found.
+        group: ranks that all call this and share the reading; all raise the first error.
 
     Raises:
-        CheckpointError: names the file that is missing, of another size, changed, not a regular file, or (tensors)
-            with a header that no honest writer makes.
+        CheckpointError: a file is missing, changed, of another size, not a regular file, or (tensors) has a wrong
+            header; the message names it.
     """
 
     def check_share() -> CheckpointManifest:
@@ -137,7 +140,7 @@ def verify(directory: Path, group: ProcessGroup | None = None) -> CheckpointMani
 
 
 def check_files(directory: Path, manifest: CheckpointManifest, names: Iterable[str]) -> None:
-    """Compare the files of these names, every byte of them, with what the manifest says.
+    """Compare every byte of the named files with the manifest.
 
     Raises:
         CheckpointError: as `verify`.
@@ -157,7 +160,7 @@ def check_files(directory: Path, manifest: CheckpointManifest, names: Iterable[s
 
 
 def require_regular_file(path: Path) -> None:
-    """Refuse what is missing, and links and devices: they lead out of the checkpoint's directory."""
+    """Refuse a missing file, and links and devices, which lead out of the checkpoint's directory."""
     try:
         mode = path.lstat().st_mode
     except (FileNotFoundError, NotADirectoryError):

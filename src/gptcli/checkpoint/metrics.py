@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON object a line, appended while a run goes on. Knows no metric but `step`."""
+"""metrics.jsonl: one JSON object a line, appended during a run. The only metric known here is `step`."""
 
 from __future__ import annotations
 
@@ -15,29 +15,31 @@ from gptcli.storage import append_file, open_regular, refuse_special_file, stora
 
 
 class MetricsLog:
-    """An append-only log that survives a kill at any moment: at worst its last line is torn, and a torn line is none.
+    """An append-only log that survives a kill at any moment: a torn last line is dropped.
 
     Numbers that are not finite are written as the strings "NaN", "Infinity" and "-Infinity". Two threads may use it.
+
+    Attributes:
+        held: lines that could not be written yet.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         self.held = b""
-        """Lines that could not be written yet."""
         self.in_use = threading.Lock()
 
     def append(self, line: Mapping[str, Any]) -> None:
-        """Add one line; once this returns it outlives the process (though not a power cut, see `sync`).
+        """Add one line, which then outlives the process (though not a power cut, see `sync`).
 
         Raises:
-            StorageError: the disk is full or the file cannot be written; no part of the line is there, and it will be
-                written with the next one.
+            StorageError: the disk is full or the file cannot be written. The line is written with the next one.
         """
         with self.in_use:
             self.held += (strict_json.dumps(dict(line), ensure_ascii=False) + "\n").encode()
             self.write_held()
 
     def write_held(self) -> None:
+        """Append all held lines, or none of them."""
         data = self.held
         with storage_errors(self.path, needed=len(data)), append_file(self.path) as file:
             end = end_of_last_line(file)
@@ -51,10 +53,10 @@ class MetricsLog:
         self.held = b""
 
     def sync(self) -> None:
-        """Flush to the disk. Call before a checkpoint is saved: then no step that it covers can be missing here.
+        """Flush to the disk. Call this before a checkpoint is saved, so that no step it covers is missing here.
 
         Raises:
-            StorageError: lines are still waiting for room on the disk.
+            StorageError: held lines cannot be written.
         """
         with self.in_use:
             if self.held:
@@ -64,17 +66,17 @@ class MetricsLog:
                     os.fsync(file.fileno())
 
     def truncate_after(self, step: int) -> None:
-        """Drop the lines of steps after `step` (all of them are made anew on resume), and a torn last line."""
+        """Drop a torn last line and the lines of steps after `step`, all of which are written again on resume."""
         refuse_special_file(self.path)
         if self.path.exists():
             kept = [line for line in self.read() if line.get("step", step) <= step]
             write_atomic(self.path, "".join(strict_json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
 
     def read(self) -> list[dict[str, Any]]:
-        """All whole lines in order; an empty list when there is no file.
+        """Return all whole lines in order; an empty list if there is no file.
 
         Raises:
-            CheckpointError: names the line that is not a JSON object, or whose step is no integer.
+            CheckpointError: a line is not a JSON object, or its step is no integer; the message names it.
         """
         if not self.path.exists():
             return []
@@ -83,11 +85,13 @@ class MetricsLog:
         return [self.parse(number, line) for number, line in enumerate(lines, start=1)]
 
     def last_step(self) -> int:
-        """The step of the last line, 0 where there is none."""
+        """Return the step of the last line, or 0."""
         lines = self.read()
-        return lines[-1].get("step", 0) if lines else 0
+        step: int = lines[-1].get("step", 0) if lines else 0
+        return step
 
     def parse(self, number: int, line: bytes) -> dict[str, Any]:
+        """Return the object in line `number`; raises CheckpointError as `read`."""
         try:
             value = strict_json.loads(line)
         except ValueError:
@@ -100,7 +104,7 @@ class MetricsLog:
 
 
 def end_of_last_line(file: BinaryIO) -> int:
-    """Bytes up to and including the last newline: what follows was torn by a kill. Leaves the file at its beginning."""
+    """Return the bytes up to and including the last newline, after which a line is torn, and rewind the file."""
     end = file.seek(0, os.SEEK_END)
     while end > 0:
         begin = max(0, end - 65_536)

@@ -1,4 +1,4 @@
-"""Reports of `gptcli checkpoint` on a run: its checkpoints, other files, and damage. No tensor is read."""
+"""Reports of `gptcli checkpoint` on a run: its checkpoints, its other files, and their damage. Reads no tensor."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gptcli.manifest import MANIFEST_NAME, Manifest, accept_command, changed, re
 
 @dataclass(frozen=True)
 class CheckpointReport:
-    """Every checkpoint of a run with its damage, None if it is whole."""
+    """Every checkpoint of a run with its damage, which is None for a whole one."""
 
     run: RunDirectory
     checkpoints: tuple[tuple[CheckpointInfo, CheckpointError | None], ...]
@@ -24,10 +24,10 @@ class CheckpointReport:
     def best_step(self) -> int | None:
         """The step of the checkpoint that `generate` and `eval` take."""
         best = self.run.best()
-        return best and best.step
+        return None if best is None else best.step
 
     def as_dict(self) -> dict[str, Any]:
-        """{"run", "checkpoints": [{"step", "is_best", "path", "val_loss", "bytes", "verified", "damage"}]} for JSON."""
+        """Return {"run", "checkpoints": [{"step", "is_best", "path", "val_loss", "bytes", "verified", "damage"}]}."""
         entries = [
             {
                 "step": info.step,
@@ -55,9 +55,10 @@ class CheckpointReport:
 
 @dataclass(frozen=True)
 class FilesReport:
-    """The files that the manifest of a directory lists, each with its damage, None if it is whole.
+    """The files that the manifest of a directory lists, each with its damage, which is None for a whole one.
 
-    `damage` is of the manifest itself.
+    Attributes:
+        damage: the damage of the manifest itself.
     """
 
     directory: Path
@@ -67,21 +68,22 @@ class FilesReport:
 
     @classmethod
     def of(cls, directory: Path) -> FilesReport:
-        """Read every byte that the manifest of the directory lists."""
+        """Read every byte of the files that the manifest of the directory lists."""
         try:
             manifest = read_manifest(directory)
         except CheckpointError as error:
             return cls(directory, Manifest(directory), error, ())
         damages = {name: manifest.damage(name) for name in (*manifest.files, *manifest.logs)}
-        files = {name: damage and changed(manifest, name, damage) for name, damage in damages.items()}
-        return cls(directory, manifest, None, tuple(files.items()))
+        files = tuple((name, changed(manifest, name, damage) if damage else None) for name, damage in damages.items())
+        return cls(directory, manifest, None, files)
 
     @property
     def damaged(self) -> list[CheckpointError]:
+        """The errors of the manifest and of its files."""
         return [error for error in (self.damage, *(error for _, error in self.files)) if error is not None]
 
     def entries(self) -> list[dict[str, Any]]:
-        """[{"path", "bytes", "verified", "damage"}] for JSON."""
+        """Return [{"path", "bytes", "verified", "damage"}]."""
         listed = {**self.manifest.files, **self.manifest.logs}
         return [
             {
@@ -94,32 +96,33 @@ class FilesReport:
         ]
 
     def lines(self) -> list[str]:
-        """The report in words: one line, and one for each file that is damaged."""
+        """Return the report in words: one line, and one for each damaged file."""
         if self.damage is None and not self.manifest.is_there:
             hint = f"to list its files as they are now: {accept_command(self.directory, MANIFEST_NAME)}"
             return [f"{self.directory} has no manifest, so only its checkpoints can be verified; {hint}"]
         total = sum(entry.bytes for entry in (*self.manifest.files.values(), *self.manifest.logs.values()))
         whole = "every file" if not self.damaged else f"{len(self.damaged)} of them damaged"
-        told = f"{quantity(len(self.files), 'file')} in {self.directory} ({size(total)}): {whole}"
-        return [told + (" is whole" if not self.damaged else ""), *map(str, self.damaged)]
+        summary = f"{quantity(len(self.files), 'file')} in {self.directory} ({size(total)}): {whole}"
+        return [summary + (" is whole" if not self.damaged else ""), *map(str, self.damaged)]
 
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """All that `gptcli checkpoint verify` finds: checkpoints, the run's files, those of the model it started from."""
+    """The result of `gptcli checkpoint verify`: checkpoints, the run's files, those of the model it started from."""
 
     checkpoints: CheckpointReport
     files: tuple[FilesReport, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """That of the checkpoints, and "files": [{"path", "bytes", "verified", "damage"}], JSON-able."""
+        """Return the table of the checkpoints with "files": [{"path", "bytes", "verified", "damage"}]."""
         return {**self.checkpoints.as_dict(), "files": [entry for report in self.files for entry in report.entries()]}
 
     def text(self) -> str:
+        """Return the report in words."""
         return "\n".join([self.checkpoints.text(), *(line for report in self.files for line in report.lines())])
 
     def raise_if_damaged(self) -> None:
-        """CheckpointError that counts what is damaged and names the first damaged file."""
+        """Raise a CheckpointError that counts the damaged files and names the first of them."""
         listed = self.checkpoints.checkpoints
         errors = [damage for _, damage in listed if damage is not None]
         counts = [f"{len(errors)} of {len(listed)} checkpoints damaged"] if errors else []
@@ -133,7 +136,7 @@ def report_checkpoints(path: Path) -> CheckpointReport:
     """Verify every checkpoint of the run at `path`.
 
     Raises:
-        CheckpointError: there is no run.
+        CheckpointError: there is no run at `path`.
     """
     run = RunDirectory.open(path)
     return CheckpointReport(run, tuple((info, info.damage()) for info in run.checkpoints()))
@@ -143,7 +146,7 @@ def verify_files(path: Path) -> VerifyReport:
     """Read every byte of the run, or of the imported model, at `path`.
 
     Raises:
-        CheckpointError: there is neither.
+        CheckpointError: there is neither at `path`.
     """
     is_model = not RunDirectory.is_run(path) and (path / MANIFEST_NAME).is_file()
     checkpoints = CheckpointReport(RunDirectory(path), ()) if is_model else report_checkpoints(path)
@@ -152,11 +155,11 @@ def verify_files(path: Path) -> VerifyReport:
 
 
 def accept_changes(path: Path, names: Sequence[str]) -> None:
-    """List files of a run or model as they are now, and say which; the manifest's own name stands for all of them.
+    """List files of a run or model as they are now, and say which; the manifest's own name stands for all files.
 
     Raises:
         CheckpointError: there is no run or model.
-        UsageError: a name is neither that of a file that may be listed nor of one that is.
+        UsageError: a name is not that of a file that is or may be listed.
     """
     if not RunDirectory.is_run(path) and not (path / MANIFEST_NAME).is_file():
         RunDirectory.open(path)

@@ -1,4 +1,4 @@
-"""A run directory: where its config, metrics and checkpoints lie, and which checkpoints are good. Reads no tensor.
+"""The paths of a run directory, and which of its checkpoints are whole. Reads no tensor.
 
 RUN/run.toml                             the resolved config; what makes a directory a run
 RUN/gptcli-manifest.json                 size and SHA-256 of the run's files but for its checkpoints (gptcli.manifest)
@@ -40,33 +40,29 @@ RUN_FILES = (
     *("run.toml", "data.json", "summary.json", "trackers.json", "train-sketch", "val", "bad-steps"),
     *("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
 )
-"""Files and folders of a run that its manifest lists. Its checkpoints and the copy of the model that it started from
-have manifests of their own."""
+"""Files and folders of a run that its manifest lists. Checkpoints and the copy of the initial model have their own."""
 LOGS = ("metrics.jsonl", "samples.jsonl", "fingerprints.jsonl")
 """Files of a run that grow while it trains."""
 COPY = "init"
-"""The folder of a run that holds the model that it was started from."""
+"""The folder of a run with the model that training started from."""
 TRACKER_FILES = ("tensorboard", "wandb", "mlflow.db", "mlartifacts")
 """Files and folders that trackers write into a run."""
 
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """One checkpoint of a run. `val_loss` (nats per token) is None when it was not evaluated, or is damaged."""
+    """One checkpoint of a run. `val_loss` (nats per token) is None if it was not evaluated or is damaged."""
 
     path: Path
     step: int
     val_loss: float | None
 
     def size_bytes(self) -> int:
-        """Bytes on disk."""
+        """Return the bytes on disk."""
         return sum(path.lstat().st_size for path in self.path.iterdir())
 
     def damage(self, group: ProcessGroup | None = None) -> CheckpointError | None:
-        """Read every byte: None if the checkpoint is whole, otherwise the error that names the damaged file.
-
-        The ranks of `group`, where one is given, share the reading.
-        """
+        """Read every byte, shared by the ranks of `group`, and return the error that names a damaged file, or None."""
         try:
             verify(self.path, group)
         except CheckpointError as error:
@@ -75,7 +71,7 @@ class CheckpointInfo:
 
 
 class RunDirectory:
-    """The paths of a run. Constructing one touches nothing; use `create` or `open`."""
+    """The paths of a run. The constructor touches no file; use `create` or `open`."""
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
@@ -89,14 +85,14 @@ class RunDirectory:
         """Make the directory of a new run; it becomes a run when `config_path` is written.
 
         Raises:
-            UsageError: a run or something else lies there already; names the process that writes it, if one does.
+            UsageError: a run or something else is there already; the message names the process that writes it, if any.
             StorageError: the directory cannot be made.
         """
         run = cls(path)
         with storage_errors(run.path, "create"):
             make_directory(run.checkpoints_dir)
             foreign = run.foreign_names()
-        if cls.is_run(path):  # asked after looking around: another process may be making it just now
+        if cls.is_run(path):  # checked last: another process may be making it just now
             with run.lock():
                 raise UsageError(f"{path} already holds a run", "continue it with --resume or choose another --out")
         if foreign:
@@ -105,7 +101,7 @@ class RunDirectory:
 
     @classmethod
     def require_creatable(cls, path: Path) -> None:
-        """Raise the error that `create` would raise, as far as it can be foreseen; leaves nothing behind.
+        """Raise the error that `create` would raise, as far as it can be foreseen, and leave nothing behind.
 
         Raises:
             UsageError: a file or a directory with other content is in the way.
@@ -123,16 +119,16 @@ class RunDirectory:
             probe.rmdir()
 
     def foreign_names(self) -> list[str]:
-        """The names in the directory that are not left over from a run that was begun there."""
+        """Return the names in the directory that a run begun there has not left."""
         own = {self.lock_path.name, self.checkpoints_dir.name}
         return [p.name for p in self.path.iterdir() if p.name not in own and TEMPORARY_MARK not in p.name]
 
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
-        """The run at `path`.
+        """Return the run at `path`.
 
         Raises:
-            CheckpointError: there is none; says what is missing.
+            CheckpointError: there is no run; the message says what is missing.
         """
         run = cls(path)
         if not run.path.exists():
@@ -143,36 +139,38 @@ class RunDirectory:
 
     @staticmethod
     def is_run(path: Path) -> bool:
+        """Return whether the directory is a run."""
         return RunDirectory(path).config_path.is_file()
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """`with run.lock():` makes this process the one that writes.
+        """Make this process the only writer during the block.
 
         Raises:
-            UsageError: another process writes; names it.
-            StorageError: something that will be written or removed is a link; names it.
+            UsageError: another process writes; the message names it.
+            StorageError: something that will be written or removed is a link; the message names it.
         """
         with writer_lock(self.lock_path):
             self.require_own_files()
             yield
 
     def require_own_files(self) -> None:
-        """Refuse a run in which something that a training writes or removes is a link to elsewhere. The run itself may
-        be reached through one, and trackers may make links in their own folders.
+        """Refuse a run in which something that training writes or removes is a link.
+
+        The run itself may be reached through a link, and trackers may make links in their own folders.
 
         Raises:
-            StorageError: names the link.
+            StorageError: there is a link; the message names it.
         """
         for name in (*RUN_FILES, *LOGS, *TRACKER_FILES, MANIFEST_NAME, COPY):
             refuse_special_file(self.path / name)
         self.require_own_checkpoints()
 
     def require_own_checkpoints(self) -> None:
-        """Refuse links to checkpoints, and one to all of them: call it before any of them is written or removed.
+        """Refuse links in place of checkpoints or of their folder; call it before one is written or removed.
 
         Raises:
-            StorageError: names the link.
+            StorageError: there is a link; the message names it.
         """
         refuse_special_file(self.checkpoints_dir)
         if self.checkpoints_dir.is_dir():
@@ -180,10 +178,11 @@ class RunDirectory:
                 refuse_special_file(path)
 
     def checkpoint_path(self, step: int) -> Path:
+        """Return the directory of the checkpoint of a step."""
         return self.checkpoints_dir / f"step-{step:08d}"
 
     def checkpoints(self) -> list[CheckpointInfo]:
-        """All checkpoints, damaged ones too, sorted by step."""
+        """Return all checkpoints, damaged ones too, sorted by step."""
         if not self.checkpoints_dir.is_dir():
             return []
         found = [(STEP_NAME.fullmatch(path.name), path) for path in self.checkpoints_dir.iterdir()]
@@ -193,43 +192,29 @@ class RunDirectory:
     def last_good(
         self, damaged: list[CheckpointError] | None = None, group: ProcessGroup | None = None
     ) -> CheckpointInfo | None:
-        """The newest checkpoint whose every byte verifies; None when there is none.
+        """Return the newest checkpoint whose every byte verifies, or None.
 
-        The errors of newer, damaged ones, each naming its file, are appended to `damaged`: say them loudly. The ranks
-        of `group`, where one is given, share the work and find the same.
+        The errors of newer, damaged checkpoints, each of which names its file, are appended to `damaged`. The ranks of
+        `group` share the work and get the same result.
         """
-        for info in reversed(on_first(group, self.checkpoints)):
-            error = info.damage(group)
-            if error is None:
-                return info
-            if damaged is not None:
-                damaged.append(error)
-        return None
+        return first_good(on_first(group, self.checkpoints)[::-1], damaged, group)
 
     def best(self) -> CheckpointInfo | None:
-        """The checkpoint of lowest validation loss (the earlier of equals); the newest when none was evaluated."""
+        """Return the checkpoint of lowest validation loss (the earlier of equals); the newest if none was evaluated."""
         found = self.checkpoints()
-        evaluated = [info for info in found if info.val_loss is not None]
-        return min(evaluated, key=by_val_loss) if evaluated else (found[-1] if found else None)
+        evaluated = by_loss(found)
+        return evaluated[0] if evaluated else (found[-1] if found else None)
 
     def best_good(
         self, damaged: list[CheckpointError] | None = None, group: ProcessGroup | None = None
     ) -> CheckpointInfo | None:
-        """The checkpoint of lowest validation loss among those that verify, as `last_good`; None when none was
-        evaluated, or none is whole."""
-        found = on_first(group, self.checkpoints)
-        for info in sorted((info for info in found if info.val_loss is not None), key=by_val_loss):
-            error = info.damage(group)
-            if error is None:
-                return info
-            if damaged is not None:
-                damaged.append(error)
-        return None
+        """Return the checkpoint of lowest validation loss among those that verify, or None; see `last_good`."""
+        return first_good(by_loss(on_first(group, self.checkpoints)), damaged, group)
 
     def clean(self) -> list[Path]:
-        """Remove what killed processes left half-written; call it while holding the lock. Returns what was removed.
+        """Remove what killed processes left half-written, and return it; call it while holding the lock.
 
-        A checkpoint that was whole but not yet renamed is finished instead: it may be the only one of its step.
+        A checkpoint that was whole but not yet renamed is renamed instead: it may be the only one of its step.
         """
         self.require_own_checkpoints()
         for orphan in sorted(self.checkpoints_dir.glob(f"step-*{TEMPORARY_MARK}*")):
@@ -244,15 +229,31 @@ class RunDirectory:
 
 
 def not_empty(path: Path, names: list[str]) -> UsageError:
+    """Return the error about a directory with other content."""
     return UsageError(f"{path} is not empty (it holds {names[0]!r})", "choose another --out")
 
 
-def by_val_loss(info: CheckpointInfo) -> float:
-    return math.inf if info.val_loss is None else info.val_loss
+def by_loss(found: list[CheckpointInfo]) -> list[CheckpointInfo]:
+    """Return the evaluated checkpoints, lowest validation loss first; equals keep their order."""
+    losses = [(info.val_loss, info.step, info) for info in found if info.val_loss is not None]
+    return [info for *_, info in sorted(losses, key=lambda entry: entry[:2])]
+
+
+def first_good(
+    candidates: list[CheckpointInfo], damaged: list[CheckpointError] | None, group: ProcessGroup | None
+) -> CheckpointInfo | None:
+    """Return the first checkpoint that verifies, or None; append the errors of those before it to `damaged`."""
+    for info in candidates:
+        error = info.damage(group)
+        if error is None:
+            return info
+        if damaged is not None:
+            damaged.append(error)
+    return None
 
 
 def listed_val_loss(path: Path) -> float | None:
-    """The finite validation loss in a checkpoint's manifest; None if there is none."""
+    """Return the finite validation loss in a checkpoint's manifest, or None."""
     try:
         loss = read_manifest(path).val_loss
     except (CheckpointError, StorageError):  # its writer may be removing it just now

@@ -1,4 +1,4 @@
-"""Writing checkpoints and removing old ones. Under its name a checkpoint is whole, or it is not there."""
+"""Writing of checkpoints and removal of old ones. A checkpoint appears under its name whole or not at all."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from gptcli.storage import (
 )
 
 HEADER_BYTES_PER_TENSOR = 512
-"""Generous room for one tensor's entry in a safetensors header and in the manifest."""
+"""Upper bound of one tensor's entry in a safetensors header and in the manifest."""
 NO_ROOM_LEFT = "the disk is too full"
 
 
@@ -37,11 +37,11 @@ def save_checkpoint(
     Args:
         tensors: part -> name -> tensor, on any device; each part becomes PART.safetensors.
         state: anything JSON can hold. `val_loss` (nats per token, of exactly these weights; None if not evaluated),
-            `config_fingerprint` and `data_fingerprint` are repeated in the manifest.
+            `config_fingerprint` and `data_fingerprint` also stand in the manifest.
 
     Raises:
-        StorageError: the disk is too full (names the needed and the free bytes) or cannot be written. Earlier
-            checkpoints are untouched and nothing half-written is left.
+        StorageError: the disk is too full or cannot be written; the message names the needed and the free bytes.
+            Earlier checkpoints stay and nothing half-written is left.
     """
     target = run.checkpoint_path(step)
     state_text = strict_json.dumps(dict(state), ensure_ascii=False)
@@ -61,23 +61,25 @@ def save_checkpoint(
 
 
 def needed_bytes(tensors: Mapping[str, Mapping[str, Tensor]]) -> int:
-    """Upper bound of what the tensors take on disk."""
+    """Return an upper bound of the bytes that the tensors take on disk."""
     flat = [tensor for named in tensors.values() for tensor in named.values()]
     return sum(tensor.nbytes + HEADER_BYTES_PER_TENSOR for tensor in flat) + 65_536
 
 
 def has_room(run: RunDirectory, needed: int) -> bool:
-    """Whether the disk has room for the `needed` bytes of a checkpoint; makes the directory of checkpoints."""
+    """Make the directory of checkpoints and return whether its disk has `needed` bytes free."""
     make_directory(run.checkpoints_dir)
     return free_bytes(run.checkpoints_dir) >= needed
 
 
 def free_bytes(directory: Path) -> int:
+    """Return the free bytes of the disk that holds a directory."""
     with storage_errors(directory, "read the free space of"):
         return shutil.disk_usage(directory).free
 
 
 def not_saved(run: RunDirectory, step: int, needed: int, reason: str) -> StorageError:
+    """Return the error about a checkpoint that was not saved."""
     free = free_bytes(run.checkpoints_dir)
     return StorageError(
         f"the checkpoint of step {step} in {run.path} was not saved: {reason} "
@@ -89,7 +91,7 @@ def not_saved(run: RunDirectory, step: int, needed: int, reason: str) -> Storage
 def prune(run: RunDirectory, keep_last: int, keep_best: bool = True, keep_every_steps: int = 0) -> list[Path]:
     """Remove all but the newest `keep_last` checkpoints, the best one and every multiple of `keep_every_steps`.
 
-    The newest checkpoint that verifies is always kept. Returns what was removed.
+    The newest checkpoint that verifies is always kept. Returns the removed paths.
     """
     found = run.checkpoints()
     kept = {info.step for info in found[-max(keep_last, 1) :]}
@@ -108,7 +110,7 @@ def prune(run: RunDirectory, keep_last: int, keep_best: bool = True, keep_every_
 
 
 def remove_checkpoint(path: Path) -> None:
-    """Rename, then delete: killed in between, it leaves something to clean, never half a checkpoint."""
+    """Rename, then delete, so that a kill in between leaves something to clean and never half a checkpoint."""
     condemned = temporary_name(path)
     with storage_errors(path, "remove"):
         refuse_special_file(path)

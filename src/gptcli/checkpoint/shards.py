@@ -1,9 +1,10 @@
-"""Checkpoints that several ranks write and read, each its own shards. torch.distributed.checkpoint plans who writes and
-who reads what, on however many ranks; here is how it lies in files.
+"""Checkpoints of which several ranks write and read their own shards.
 
-The directory is the one that a process alone writes, but for PART-00001-of-00004.safetensors and its siblings, those of
-each rank, in place of PART.safetensors. Each one's header says where in the whole tensors its pieces begin, in the way
-of torch's HuggingFaceStorageReader, which reads them. DCP's own format is a pickle: it is neither written nor read.
+torch.distributed.checkpoint (DCP) plans which rank writes and reads what, on any number of ranks; this module writes
+the files. The directory is that of a process alone, with a file for each rank, such as
+PART-00001-of-00004.safetensors, in place of PART.safetensors. A file's header has the offsets of its shards in the
+whole tensors, in the form of torch's HuggingFaceStorageReader, which reads them. DCP's own format is a pickle and is
+neither written nor read.
 """
 
 from __future__ import annotations
@@ -15,17 +16,19 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
 from torch import Tensor
-from torch.distributed.checkpoint import DefaultLoadPlanner, DefaultSavePlanner, HuggingFaceStorageReader, StorageWriter
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
 from torch.distributed.checkpoint.filesystem import FileSystem
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
-from torch.distributed.checkpoint.storage import WriteResult
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.checkpoint.storage import StorageWriter, WriteResult
 from torch.futures import Future
 
 from gptcli import strict_json
@@ -41,7 +44,7 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 OFFSETS_KEY = "DCP_SHARDING_INFO"
-"""Where torch.distributed.checkpoint.hf_storage keeps the offsets in a header: {name: {"saved_offsets": [...]}}."""
+"""The key of torch.distributed.checkpoint.hf_storage for the offsets in a header: {name: {"saved_offsets": [...]}}."""
 
 
 def save_shards(
@@ -51,23 +54,23 @@ def save_shards(
     state: Mapping[str, Any],
     group: ProcessGroup,
 ) -> Path:
-    """Write checkpoints/step-XXXXXXXX together and return its path, as `save_checkpoint` does alone.
+    """Write checkpoints/step-XXXXXXXX on all ranks and return its path.
 
     Every rank of `group` calls it, with `LocalShards` of the same tensors or, where each has the whole, plain ones.
     What several ranks hold is written by one. The state is the first rank's.
 
     Raises:
-        StorageError: on every rank, where one of them could not write; names the rank. Earlier checkpoints are
-            untouched and nothing half-written is left.
+        StorageError: on every rank, if one of them could not write; the message names the rank. Earlier checkpoints
+            stay and nothing half-written is left.
     """
-    # In one order whatever that of the parts, so that the same tensors are the same bytes.
+    # The order does not depend on that of the parts, so that the same tensors are the same bytes.
     flat = {f"{part}/{name}": named[name] for part, named in parts.items() for name in sorted(named)}
     needed = needed_bytes(parts) + len(strict_json.dumps(dict(state), ensure_ascii=False).encode())
     with ExitStack() as opened:
         writer = ShardedCheckpointWriter(run, step, state, needed, opened)
         planner = DefaultSavePlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
         try:
-            dcp.save(flat, storage_writer=writer, planner=planner, process_group=group)
+            save(flat, storage_writer=writer, planner=planner, process_group=group)
         except CheckpointException as error:
             rank, cause = first_cause(error)
             if not isinstance(cause, StorageError):
@@ -77,27 +80,34 @@ def save_shards(
 
 
 class ShardedCheckpointWriter(StorageWriter):
-    """Puts one checkpoint where `save_shards` says. The first rank opens the directory, each rank writes and hashes its
-    own files in it, the first one adds state and manifest and gives the directory its name."""
+    """Writes one checkpoint for `save_shards`.
+
+    The first rank opens the temporary directory, each rank writes and hashes its own files in it, and the first rank
+    adds state and manifest and gives the directory its name.
+
+    Attributes:
+        directory: where the first rank adds its files: the temporary directory once it is open.
+    """
 
     def __init__(self, run: RunDirectory, step: int, state: Mapping[str, Any], needed: int, opened: ExitStack) -> None:
         self.run, self.step, self.state, self.needed, self.opened = run, step, state, needed, opened
-        self.directory: Path | None = None
+        self.directory = run.checkpoint_path(step)
 
     def reset(self, checkpoint_id: Any = None) -> None:
-        """Nothing: a writer is for one checkpoint."""
+        """Do nothing: a writer is for one checkpoint."""
 
     def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
-        """Nothing: what there is to set up, the first rank does once it knows that every rank has a plan."""
+        """Do nothing: the first rank opens the directory when every rank has a plan."""
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
+        """Return the plan as it is."""
         return plan
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
-        """On the first rank: open the directory, and tell each rank where it is and what its files' names say of it.
+        """Open the directory on the first rank, and add its path and the rank's part of file names to each plan.
 
         Raises:
-            StorageError: there is no room.
+            StorageError: the disk is too full.
         """
         if not has_room(self.run, self.needed):
             raise StorageError(NO_ROOM_LEFT)
@@ -106,8 +116,9 @@ class ShardedCheckpointWriter(StorageWriter):
         return [dataclasses.replace(plan, storage_data=place) for plan, place in zip(plans, places, strict=True)]
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
-        """Write this rank's files of each part: one, and more where it holds several pieces of one tensor, whose name
-        a file can have but once. The results say each file's name, size and SHA-256.
+        """Write this rank's files of each part and return each file's name, size and SHA-256.
+
+        A part has several files where the rank holds several shards of one tensor, since a file has a name only once.
 
         Raises:
             StorageError: a file cannot be written.
@@ -126,7 +137,8 @@ class ShardedCheckpointWriter(StorageWriter):
             files.setdefault(file, {})[name] = item
         results = []
         for file, items in files.items():
-            tensors = {name: planner.resolve_data(item).detach().contiguous() for name, item in items.items()}
+            tensors = {name: cast(Tensor, planner.resolve_data(item)) for name, item in items.items()}
+            tensors = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
             offsets = {name: {"saved_offsets": list(item.index.offset)} for name, item in items.items()}
             with errors_name(self.run.checkpoint_path(self.step), directory), storage_errors(directory / file):
                 write_tensors(directory / file, tensors, {OFFSETS_KEY: strict_json.dumps(offsets)})
@@ -138,10 +150,10 @@ class ShardedCheckpointWriter(StorageWriter):
         return done
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
-        """On the first rank, once all have written: add state and manifest, flush, rename.
+        """Add state and manifest, flush and rename, on the first rank, when all ranks have written.
 
         Raises:
-            StorageError: a file cannot be written, or is not seen here.
+            StorageError: a file cannot be written, or another rank's file is not visible here.
         """
         files = {result.index.fqn: (result.size_in_bytes, result.storage_data) for of in results for result in of}
         with storage_errors(self.directory):
@@ -155,41 +167,44 @@ class ShardedCheckpointWriter(StorageWriter):
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: Any) -> bool:
+        """Return False: the writer is never chosen by a path."""
         return False
 
 
 class PartReader(HuggingFaceStorageReader):
-    """Reads these files only, of all that lie in a checkpoint."""
+    """Reads only the given files of a checkpoint."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         super().__init__(str(paths[0].parent))
-        self.fs = Listed(paths)
+        self.fs = ListedFiles(paths)
 
 
-class Listed(FileSystem):
-    """A file system in which nothing but these files is found."""
+class ListedFiles(FileSystem):
+    """A file system that lists only the given files."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = [str(path) for path in paths]
 
     def ls(self, path: Any) -> list[str]:
+        """Return the given files."""
         return self.paths
 
 
 def load_shards(paths: Sequence[Path], allocate: Allocator, group: ProcessGroup | None) -> dict[str, Tensor]:
-    """name -> what `allocate` made for the tensor of that name, filled, of the part that lies in the files `paths`.
+    """Load the tensors of one part into what `allocate` makes, and return them by name.
 
     Args:
-        paths: files that were verified, of however many ranks.
-        group: the ranks that all call this; none for a process alone.
+        paths: the verified files of the part, from any number of ranks.
+        group: the ranks that all call this; None for a process alone.
 
     Raises:
-        CheckpointError: the files are not the pieces of whole tensors.
+        CheckpointError: the shards in the files do not fill their tensors.
     """
     reader = PartReader(paths)
     damaged = f"{paths[0].parent} is damaged"
     try:
-        entries = reader.read_metadata().state_dict_metadata
+        listed = reader.read_metadata().state_dict_metadata
+        entries = {name: entry for name, entry in listed.items() if isinstance(entry, TensorStorageMetadata)}
         for name, entry in entries.items():
             require_whole(name, entry)
     except (SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -198,8 +213,8 @@ def load_shards(paths: Sequence[Path], allocate: Allocator, group: ProcessGroup 
     planner = DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # as it is meant to be
-            dcp.load(tensors, storage_reader=reader, planner=planner, process_group=group, no_dist=group is None)
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # as intended for a process alone
+            load(tensors, storage_reader=reader, planner=planner, process_group=group, no_dist=group is None)
     except CheckpointException as error:
         _, cause = first_cause(error)
         if isinstance(cause, SafetensorError | ValueError | AssertionError):
@@ -210,19 +225,19 @@ def load_shards(paths: Sequence[Path], allocate: Allocator, group: ProcessGroup 
 
 
 def require_whole(name: str, entry: TensorStorageMetadata) -> None:
-    """Check that the pieces of a tensor fill it.
+    """Check that the shards of a tensor fill it.
 
     Raises:
-        ValueError: they overlap or leave gaps.
+        ValueError: the shards overlap or leave gaps.
     """
     corners = {tuple(chunk.offsets) for chunk in entry.chunks if math.prod(chunk.sizes)}
-    pieces = [chunk for chunk in entry.chunks if math.prod(chunk.sizes)]
-    filled = sum(math.prod(chunk.sizes) for chunk in pieces)
-    if len(corners) != len(pieces) or filled != math.prod(entry.size) or any(min(c, default=0) < 0 for c in corners):
-        raise ValueError(f"the pieces of {name} do not fill it")
+    shards = [chunk for chunk in entry.chunks if math.prod(chunk.sizes)]
+    filled = sum(math.prod(chunk.sizes) for chunk in shards)
+    if len(corners) != len(shards) or filled != math.prod(entry.size) or any(min(c, default=0) < 0 for c in corners):
+        raise ValueError(f"the shards of {name} do not fill it")
 
 
 def first_cause(error: CheckpointException) -> tuple[int, BaseException]:
-    """The first rank that failed, and its error."""
+    """Return the first rank that failed, and its error."""
     rank = min(error.failures)
     return rank, error.failures[rank][0]

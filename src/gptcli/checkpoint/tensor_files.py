@@ -1,4 +1,4 @@
-"""Writing safetensors files."""
+"""Writing of safetensors files."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write contiguous tensors to a file in a temporary directory, and nowhere else: the library first writes a file
-    beside `path`, which stays there if the process is killed, and gives it permissions of its own.
+    """Write contiguous tensors to a file in a temporary directory.
+
+    It must be a temporary directory: the library first writes a file beside `path`, which stays there if the process
+    is killed, and sets permissions of its own.
 
     Raises:
-        StorageError: it cannot be written.
+        StorageError: the file cannot be written.
     """
     with storage_errors(path, needed=sum(tensor.nbytes for tensor in tensors.values())):
         try:
