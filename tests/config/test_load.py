@@ -13,6 +13,7 @@ from gptcli.config import Config, check_keys, dump_toml, merge, parse_assignment
 from gptcli.config.reference import annotated_toml
 from gptcli.config.shipped import find_config, shipped_configs
 from gptcli.errors import ConfigError, StorageError
+from gptcli.train.config import RunConfig
 
 
 class Slow(Config):
@@ -136,6 +137,26 @@ def test_a_file_without_an_end_is_refused() -> None:
 def test_a_missing_file_is_a_storage_error(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="check the path"):
         read_toml(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("[model]\nactivation_checkpointing = true", "full"),
+        ("[model]\nactivation_checkpointing = false", "none"),
+        ('[model]\nactivation_checkpointing = true\n[train]\nactivation_checkpointing = "none"', "full"),
+        ('[model]\nactivation_checkpointing = true\n[train]\nactivation_checkpointing = "selective"', "selective"),
+        ('[model]\nactivation_checkpointing = false\n[train]\nactivation_checkpointing = "full"', "full"),
+    ],
+)
+def test_the_models_key_for_checkpointing_of_earlier_versions_is_read_as_that_of_the_training(
+    written: str, meant: str, tmp_path: Path
+) -> None:
+    (tmp_path / "run.toml").write_text(written)
+    read = read_toml(tmp_path / "run.toml")
+    assert validate(RunConfig, read).train.activation_checkpointing == meant
+    with pytest.raises(ConfigError, match=r"did you mean 'train\.activation_checkpointing'"):
+        validate(RunConfig, parse_assignment("model.activation_checkpointing=true"))
 
 
 def test_dumped_and_annotated_toml_read_back_as_the_same_config() -> None:

@@ -180,7 +180,7 @@ def test_every_combination_of_slots_is_exact_in_transformers_or_refused_in_words
 
 
 def test_an_architecture_without_a_class_says_so_and_comes_back(our_model, tokenizer, tmp_path):
-    model = our_model(logit_softcap=5.0, parallel_residual=True, dropout=0.1, activation_checkpointing=True)
+    model = our_model(logit_softcap=5.0, parallel_residual=True, dropout=0.1)
     words = write_huggingface(model, tokenizer, tmp_path)
     assert "no class" in words
     assert "Qwen3ForCausalLM parallel_residual must be off" in words

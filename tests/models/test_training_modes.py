@@ -32,9 +32,9 @@ def loss_and_gradients(model: GPT) -> tuple[torch.Tensor, dict[str, torch.Tensor
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_checkpointing_gives_the_same_gradient(dropout: float) -> None:
     results = []
-    for recompute in (False, True):
+    for mode in ("none", "full"):
         torch.manual_seed(0)
-        results.append(loss_and_gradients(model_of(activation_checkpointing=recompute, dropout=dropout).train()))
+        results.append(loss_and_gradients(model_of(dropout=dropout).recompute(mode).train()))
     torch.testing.assert_close(results[0], results[1])
 
 
@@ -70,9 +70,9 @@ def test_selective_recomputing_repeats_no_matrix_product() -> None:
 
 def test_checkpointing_keeps_less() -> None:
     kept = []
-    for recompute in (False, True):
+    for mode in ("none", "full"):
         sizes: list[int] = []
-        model = model_of(activation_checkpointing=recompute).train()
+        model = model_of().recompute(mode).train()
         with torch.autograd.graph.saved_tensors_hooks(lambda t, sizes=sizes: sizes.append(t.numel()) or t, lambda t: t):
             model.loss_sum(IDS, TARGETS)
         kept.append(sum(sizes))

@@ -19,7 +19,7 @@ import tomli_w
 from pydantic_core import ErrorDetails
 
 from gptcli.config.base import Config, union_members
-from gptcli.config.names import key_named
+from gptcli.config.names import key_named, with_present_keys
 from gptcli.errors import ConfigError, StorageError
 from gptcli.storage import UnsuitableFileError, read_named
 
@@ -61,7 +61,7 @@ def read_toml(path: Path) -> RawConfig:
         raise ConfigError(f"{path}: its values are nested too deeply", "a config file is a short TOML file") from error
     except ValueError as error:  # it is not TOML, not UTF-8, or has a number of thousands of digits
         raise ConfigError(f"{path} is not a TOML file: {str(error).partition(';')[0]}") from error
-    return with_origin(values, str(path))
+    return with_origin(with_present_keys(values), str(path))
 
 
 def parse_assignment(text: str) -> RawConfig:

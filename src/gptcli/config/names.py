@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from gptcli.config.base import Config, union_members
 
@@ -52,6 +53,20 @@ def key_paths(kind: type[Config], prefix: str = "") -> Iterator[str]:
         for member in union_members(information.annotation):
             if isinstance(member, type) and issubclass(member, Config):
                 yield from key_paths(member, f"{prefix}{name}.")
+
+
+def with_present_keys(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration from a file under the keys of this version.
+
+    `model.activation_checkpointing = true` of earlier versions is `train.activation_checkpointing = "full"`.
+    """
+    model, train = values.get("model"), values.get("train", {})
+    if not (isinstance(model, Mapping) and isinstance(train, Mapping) and "activation_checkpointing" in model):
+        return dict(values)
+    moved = dict(model)
+    if moved.pop("activation_checkpointing") is True and train.get("activation_checkpointing", "none") == "none":
+        train = {**train, "activation_checkpointing": "full"}
+    return {**values, "model": moved} | ({"train": train} if train else {})
 
 
 def key_named(kind: type[Config], name: str) -> str | None:

@@ -13,6 +13,7 @@ from gptcli import strict_json
 from gptcli.checkpoint.load import load_checkpoint
 from gptcli.checkpoint.run_directory import CheckpointInfo, RunDirectory
 from gptcli.config import RawConfig, read_toml, validate
+from gptcli.config.names import with_present_keys
 from gptcli.console import say, shell_word
 from gptcli.errors import CheckpointError, UsageError, first_line
 from gptcli.interop.huggingface import CONFIG, read_huggingface
@@ -141,7 +142,7 @@ def config_of(run: RunDirectory, state: Mapping[str, Any]) -> ModelConfig:
         ConfigError: it describes no model.
     """
     name = run.config_path.name
-    recorded = state.get("config", {}).get("model")
+    recorded = with_present_keys(state.get("config", {})).get("model")
     if recorded is not None:
         if (manifest := read_manifest(run.path)).below([name]) and manifest.damage(name):
             say(f"warning: {run.config_path} was changed after the training; the model is the one that was trained")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gptcli.config.names import with_present_keys
 from gptcli.errors import CheckpointError
 from gptcli.interop.family import Family, ForeignConfig, Json, Rule
 from gptcli.models.config import ModelConfig
@@ -39,7 +40,8 @@ def more_slots(foreign: ForeignConfig) -> Json:
     values = foreign.get("gptcli", None)
     if not isinstance(values, dict):
         raise CheckpointError(f"{foreign.path} has no table 'gptcli' that describes the model", "save the model again")
-    return {**values, "attention": "fast"}  # the plain formula takes memory by the square of what is read
+    # The plain formula takes memory by the square of what is read.
+    return {**with_present_keys({"model": values})["model"], "attention": "fast"}
 
 
 NATIVE = Family(

@@ -15,7 +15,7 @@ GATED_MLPS = ("swiglu", "geglu")
 MOST_LAYERS, LARGEST = 10_000, 2**27
 """Far above any model, and low enough that a hostile config.json cannot take all memory before its weights are read."""
 
-WITHOUT_EFFECT = frozenset(("dropout", "attention_dropout", "attention", "init_std", "activation_checkpointing"))
+WITHOUT_EFFECT = frozenset(("dropout", "attention_dropout", "attention", "init_std"))
 """Slots on which nothing depends that a finished model computes."""
 
 
@@ -87,9 +87,6 @@ class ModelConfig(Config):
     """Attention through torch's fused kernels, or by the plain formula, slower, to check the other against."""
     init_std: float = Field(default=0.02, gt=0, le=1000)
     """Standard deviation of the initial weights; that of residual projections is divided by sqrt(2 n_layer)."""
-    activation_checkpointing: bool = False
-    """Whether blocks are computed again in the backward pass instead of kept: less memory, about a third more time;
-    train.activation_checkpointing says it more finely."""
 
     @property
     def kv_heads(self) -> int:

@@ -48,8 +48,6 @@ class GPT(nn.Module):
         self.final_norm = build_norm(config)
         if not config.tie_embeddings:
             self.head = Linear(config.n_embd, config.vocab_size, bias=False, role=HEAD)
-        if config.activation_checkpointing:
-            self.recompute("full")
 
     def forward(self, input_ids: Tensor, cache: KVCache | None = None, *, segment_ids: Tensor | None = None) -> Tensor:
         """Map input_ids (B, T) to logits (B, T, V).

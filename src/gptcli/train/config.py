@@ -173,12 +173,6 @@ class RunConfig(Config):
         return self.train.seq_len or self.model.context_length
 
     @property
-    def recompute(self) -> Literal["none", "full", "selective"]:
-        """What of the blocks is computed again in the backward pass."""
-        mode = self.train.activation_checkpointing
-        return "full" if mode == "none" and self.model.activation_checkpointing else mode
-
-    @property
     def sequences_per_step(self) -> int:
         """Sequences of one optimizer step, over all its micro-batches."""
         return self.train.tokens_per_step // self.seq_len

@@ -125,7 +125,7 @@ def shared(plan: Plan, world: World, layout: Layout) -> Strategy:
 
     weights = starting_weights(plan)
     model = build_sharded(config.model, weights, layout, config.parallel, plan.device, plan.precision)
-    model.recompute(config.recompute)
+    model.recompute(config.train.activation_checkpointing)
     if config.train.compile:
         compile_blocks(model, default_cache_dir())
     return Sharded(model, world, layout)

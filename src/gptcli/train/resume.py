@@ -56,7 +56,6 @@ MAY_CHANGE: dict[str, str] = {
     "train.tf32": ROUNDING,
     "train.compile": ROUNDING,
     "train.activation_checkpointing": ROUNDING,
-    "model.activation_checkpointing": ROUNDING,
     "model.attention": ROUNDING,
     "model.dropout": ROUNDING,
     "model.attention_dropout": ROUNDING,

@@ -119,7 +119,7 @@ def test_the_text_says_what_the_json_says() -> None:
 
 def test_checkpointing_that_is_said_on_the_command_line_stands_above_the_configs() -> None:
     kept, recomputed = (
-        plan("gpt2-124m", "--set", "model.activation_checkpointing=true", *options)["layout"]
+        plan("gpt2-124m", "--set", "train.activation_checkpointing=full", *options)["layout"]
         for options in (("--checkpointing", "none"), ())
     )
     assert (kept["activation_checkpointing"], recomputed["activation_checkpointing"]) == ("none", "full")

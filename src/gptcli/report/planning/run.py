@@ -185,9 +185,7 @@ def asked_for(request: PlanRequest) -> dict[str, dict[str, Any]]:
         parallel |= {"strategy": "fsdp", "replicas": request.replicas or hosts}
     elif request.strategy is not None and request.replicas is None:
         parallel["replicas"] = 1
-    # The model's own word would otherwise stand where --checkpointing says none.
-    model = {} if request.checkpointing is None else {"activation_checkpointing": False}
-    sections = {"train": train, "parallel": parallel, "model": model}
+    sections = {"train": train, "parallel": parallel}
     return {
         name: {key: value for key, value in section.items() if value is not None} for name, section in sections.items()
     }

@@ -88,7 +88,7 @@ def ranks_words(plan: TrainingPlan) -> str:
 
 def batch_words(plan: TrainingPlan) -> str:
     """`steps of 524,288 tokens in 32 micro-batches of 8 x 2048 on each, bf16, full activation checkpointing`."""
-    mode = plan.config.recompute
+    mode = plan.config.train.activation_checkpointing
     recomputed = "" if mode == "none" else f", {mode} activation checkpointing"
     cut = f"{plan.micro_batches} micro-batch{'es' * (plan.micro_batches > 1)}"
     return (
@@ -202,7 +202,7 @@ def as_json(plan: TrainingPlan) -> dict[str, Any]:
             "micro_batches": plan.micro_batches,
             "tokens_per_step": plan.config.train.tokens_per_step,
             "precision": plan.precision,
-            "activation_checkpointing": plan.config.recompute,
+            "activation_checkpointing": plan.config.train.activation_checkpointing,
         },
         "memory_bytes": plan.memory._asdict(),
         "device_memory_bytes": plan.device.memory,

@@ -55,7 +55,7 @@ def talks(config: RunConfig, numbers: ComputeFormat, layout: Layout, machine: Ma
         found.append(Talk(what, size, place, size / rate))
 
     if layout.tensor > 1:
-        passes = 2 if config.recompute == "none" else 3
+        passes = 2 if config.train.activation_checkpointing == "none" else 3
         stream = batch.tokens * local.n_embd * numbers.compute_bytes
         count = micro_batches * local.n_layer * REDUCTIONS_PER_BLOCK * passes
         add("tensor: activations summed", count * all_reduce(stream, layout.tensor), layout.tensor, 1)

@@ -52,7 +52,9 @@ def rank_memory(config: RunConfig, precision: str, device_type: str, layout: Lay
     moments = 0 if offloaded else optimizer_numbers(local, config.optim) * BYTES_FP32 // layout.shards
     # Shards hold whole gradients until the last micro-batch of a step, since only then they are summed.
     gradients = whole if layout.shards > 1 and count > 1 else weights
-    kept = activations(local, batch, numbers._replace(is_unfused=layout.is_sharded), config.recompute)
+    kept = activations(
+        local, batch, numbers._replace(is_unfused=layout.is_sharded), config.train.activation_checkpointing
+    )
     if layout.shards > 1:  # the blocks' weights are gathered in the compute precision: autocast has nothing to copy
         kept = kept._replace(weight_copies=head_copy_bytes(local, numbers))
     whole_for_a_moment = gathered_bytes(config, local, numbers, layout)

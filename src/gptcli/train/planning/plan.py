@@ -113,9 +113,11 @@ class Plan:
     def new_model(self) -> GPT:
         """The model before its first step."""
         if self.start:
-            return self.start.build(self.config.model, self.device).recompute(self.config.recompute)
+            return self.start.build(self.config.model, self.device).recompute(
+                self.config.train.activation_checkpointing
+            )
         model = build_model(self.config.model, seed=self.config.seed, device=self.device)
-        return model.recompute(self.config.recompute)
+        return model.recompute(self.config.train.activation_checkpointing)
 
     def new_pace(self) -> Pace:
         """Where the run ends, as planned before its first step."""
