@@ -60,8 +60,8 @@ class Manifest:
             fields[kind] = {name: entry._asdict() for name, entry in sorted(entries.items())}
         return sealed(fields)
 
-    def damage(self, name: str, stop: threading.Event = NEVER) -> str | None:
-        """Return a description of the damage to a listed file, or None if it is intact or once `stop` is set."""
+    def damage(self, name: str, stop: threading.Event = NEVER) -> str:
+        """Return a description of the damage to a listed file; empty if it is intact or once `stop` is set."""
         path, is_log = self.directory / name, name in self.logs
         entry = self.logs[name] if is_log else self.files[name]
         try:
@@ -75,9 +75,9 @@ class Manifest:
                     return "is damaged: its SHA-256 is not the one that was recorded"
         except StorageError as error:
             return str(error)
-        return None
+        return ""
 
-    def damages(self, names: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    def damages(self, names: Sequence[str]) -> Iterator[tuple[str, str]]:
         """Iterate over (name, `damage` of it) of these files, which several threads read."""
         return zip(names, in_threads(self.damage, names), strict=True)
 
@@ -161,14 +161,14 @@ def require_unchanged(directory: Path, *names: str) -> None:
     manifest = read_manifest(directory)
     for name in manifest.below(names):
         damage = manifest.damage(name)
-        if damage is not None and not was_replaced(manifest, name):
+        if damage and not was_replaced(manifest, name):
             raise changed(manifest, name, damage)
 
 
 def was_replaced(manifest: Manifest, name: str) -> bool:
     """Return whether a training has replaced the file since the manifest was read, so that it is intact after all."""
     now = read_manifest(manifest.directory)
-    return now.below([name]) == [] or (now != manifest and now.damage(name) is None)
+    return now.below([name]) == [] or (now != manifest and not now.damage(name))
 
 
 def changed(manifest: Manifest, name: str, damage: str) -> CheckpointError:

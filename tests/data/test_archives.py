@@ -14,7 +14,7 @@ from data_files import as_parquet, compress
 from gptcli.data import archives, compression
 from gptcli.data.archives import members, open_file
 from gptcli.data.config import DataConfig
-from gptcli.data.corpus import open_corpus
+from gptcli.data.corpus import corpus_documents
 from gptcli.errors import DataError
 
 
@@ -27,7 +27,7 @@ def write_zip(path: Path, content: Mapping[str, bytes], method: int = zipfile.ZI
 
 def texts(source: Path, **config: object) -> dict[str, str]:
     """The documents of a source by the names of their files; of the last where a file has several."""
-    documents = open_corpus([str(source)], DataConfig.model_validate(config), source.parent / "cache")
+    documents = corpus_documents([str(source)], DataConfig.model_validate(config), source.parent / "cache")
     return {document.source.removeprefix(f"{source}/"): document.text for document in documents}
 
 

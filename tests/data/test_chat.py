@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from gptcli.data import chat
 from gptcli.data.chat import ChatRenderer
 from gptcli.data.config import DataConfig
-from gptcli.data.corpus import open_corpus
+from gptcli.data.corpus import corpus_documents
 from gptcli.errors import DataError
 
 MESSAGES = [{"role": "user", "content": "How many?"}, {"role": "assistant", "content": "Seven."}]
@@ -50,7 +50,7 @@ def test_a_corpus_of_conversations_is_read_as_texts(tmp_path: Path) -> None:
     template = tmp_path / "t.jinja"
     template.write_text("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}")
     config = DataConfig(text_field="messages", chat_template=str(template))
-    texts = [document.text for document in open_corpus([str(corpus)], config, tmp_path / "cache")]
+    texts = [document.text for document in corpus_documents([str(corpus)], config, tmp_path / "cache")]
     assert texts == ["user: How many?\nassistant: Seven.\n"] * 3
 
 

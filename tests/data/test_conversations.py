@@ -12,7 +12,7 @@ import pytest
 
 from gptcli.data.config import DataConfig
 from gptcli.data.conversations import conversation_fields, conversation_of
-from gptcli.data.corpus import open_corpus
+from gptcli.data.corpus import corpus_documents
 from gptcli.errors import DataError
 
 ASKED = [{"role": "user", "content": "How many?"}, {"role": "assistant", "content": "Seven."}]
@@ -68,7 +68,7 @@ def test_a_row_becomes_the_text_of_its_conversation(tmp_path: Path, form: str, k
         else:
             with pa.ipc.new_stream(path, table.schema) as writer:
                 writer.write_table(table)
-    found = [document.text for document in open_corpus([str(path)], DataConfig(), tmp_path / "cache")]
+    found = [document.text for document in corpus_documents([str(path)], DataConfig(), tmp_path / "cache")]
     assert found == [chatml(messages)] * 2
 
 
@@ -76,10 +76,10 @@ def test_a_field_text_comes_first_and_another_field_is_taken_as_it_is(tmp_path: 
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({"text": "plain", "prompt": "asked", "completion": "said"}))
     for field, text in (("text", "plain"), ("prompt", "asked")):
-        (document,) = open_corpus([str(path)], DataConfig(text_field=field), tmp_path / "cache")
+        (document,) = corpus_documents([str(path)], DataConfig(text_field=field), tmp_path / "cache")
         assert document.text == text
     with pytest.raises(DataError, match="has no field 'body'"):
-        list(open_corpus([str(path)], DataConfig(text_field="body"), tmp_path / "cache"))
+        list(corpus_documents([str(path)], DataConfig(text_field="body"), tmp_path / "cache"))
 
 
 @pytest.mark.parametrize(
@@ -100,10 +100,10 @@ def test_what_is_no_conversation_is_one_line(tmp_path: Path, row: dict, message:
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps(row))
     if message is None:  # a conversation that someone has rendered already
-        assert [document.text for document in open_corpus([str(path)], DataConfig(), tmp_path)] == ["hello"]
+        assert [document.text for document in corpus_documents([str(path)], DataConfig(), tmp_path)] == ["hello"]
         return
     with pytest.raises(DataError, match=message):
-        list(open_corpus([str(path)], DataConfig(), tmp_path / "cache"))
+        list(corpus_documents([str(path)], DataConfig(), tmp_path / "cache"))
 
 
 @pytest.mark.parametrize(
@@ -124,9 +124,9 @@ def test_text_that_chatml_would_lose_is_refused_and_a_template_that_writes_it_is
     path, template = tmp_path / "rows.jsonl", tmp_path / "all.jinja"
     path.write_text(json.dumps({"conversations": [ASKED[0], message]}))
     with pytest.raises(DataError, match=f"line 1 of .* has a message with content in {lost}"):
-        list(open_corpus([str(path)], DataConfig(), tmp_path / "cache"))
+        list(corpus_documents([str(path)], DataConfig(), tmp_path / "cache"))
     template.write_text("{{ messages | tojson }}")
-    (document,) = open_corpus([str(path)], DataConfig(chat_template=str(template)), tmp_path / "cache")
+    (document,) = corpus_documents([str(path)], DataConfig(chat_template=str(template)), tmp_path / "cache")
     assert all(json.dumps(value) in document.text for value in message.values() if value not in ("gpt",))
 
 
@@ -134,7 +134,7 @@ def test_parts_of_text_are_joined_and_keys_without_a_value_are_no_loss(tmp_path:
     path = tmp_path / "rows.jsonl"
     parts = [{"type": "text", "text": "How "}, {"type": "text", "text": "many?"}]
     path.write_text(json.dumps({"messages": [{"role": "user", "content": parts}, {**ASKED[1], "tool_calls": None}]}))
-    (document,) = open_corpus([str(path)], DataConfig(), tmp_path / "cache")
+    (document,) = corpus_documents([str(path)], DataConfig(), tmp_path / "cache")
     assert document.text == chatml(ASKED)
 
 

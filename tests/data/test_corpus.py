@@ -11,7 +11,7 @@ from tokenizers import pre_tokenizers
 
 from gptcli.data import corpus
 from gptcli.data.config import DataConfig
-from gptcli.data.corpus import Document, cut_pieces, open_corpus
+from gptcli.data.corpus import Document, corpus_documents, cut_pieces
 from gptcli.errors import DataError
 from gptcli.tokenizer.tokenizer import load_tokenizer
 
@@ -92,7 +92,7 @@ def test_open_corpus_gives_whole_documents_in_order_without_blank_ones(
     (tmp_path / "b.txt").write_bytes(b"\xef\xbb\xbffirst line\r\nand \x00 second, long enough<eot> \n<eot>another")
     (tmp_path / "c.jsonl").write_text('{"text": "row one"}\n{"text": " "}\n{"text": "row two<eot>"}\n')
     (tmp_path / "a.txt").write_text("")
-    found = list(open_corpus([str(tmp_path)], DataConfig(document_separator="<eot>"), tmp_path / "cache"))
+    found = list(corpus_documents([str(tmp_path)], DataConfig(document_separator="<eot>"), tmp_path / "cache"))
     text, rows = str(tmp_path / "b.txt"), str(tmp_path / "c.jsonl")
     assert found == [
         Document("first line\r\nand \x00 second, long enough", text),
@@ -104,4 +104,4 @@ def test_open_corpus_gives_whole_documents_in_order_without_blank_ones(
 
 def test_a_missing_source_is_an_error_before_anything_is_read() -> None:
     with pytest.raises(DataError, match="there is no corpus"):
-        open_corpus(["missing.txt"], DataConfig())
+        corpus_documents(["missing.txt"], DataConfig())

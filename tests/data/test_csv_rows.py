@@ -51,12 +51,12 @@ FAULTS = {
     ),
     "a quote that the next row closes": (
         "id,text\n" + numbered(19, '#,"row #"\n') + '20,"row 20\n' + numbered(5, '#,"more"\n'),
-        r"row 20 of a.csv \(lines 21 to 22\) goes on after the quote that closes a value, which was opened on line 21,",
+        r"row 20 of a.csv \(lines 21 to 22\) continues after the quote that closes a value, which was opened on line",
         [f'"row {n}"' for n in range(1, 20)] + ['"row 20'] + ['"more"'] * 5,
     ),
     "quotes within a quoted value": (
         'id,text\n1,"a "b" c"\n',
-        r"row 1 of a.csv \(line 2\) goes on after the quote",
+        r"row 1 of a.csv \(line 2\) continues after the quote",
         ['"a "b" c"'],
     ),
     "escaped quotes": (
@@ -197,7 +197,7 @@ def test_tabs_separate_the_values_of_tsv(tmp_path: Path) -> None:
     path = write(tmp_path, "a.tsv", b'id\ttext\n1\ta, "b"\n2\t"c\td"\n')
     assert texts_of(path) == ['a, "b"', "c\td"]
     path = write(tmp_path, "a.tsv", b'id\ttext\n1\t"Hello," he said\n')
-    with pytest.raises(DataError, match=r"goes on after the quote that closes a value without '\\t'") as raised:
+    with pytest.raises(DataError, match=r"continues after the quote that closes a value without '\\t'") as raised:
         texts_of(path)
     assert texts_of(path, *remedies_in(str(raised.value))) == ['"Hello," he said']
 
@@ -207,7 +207,7 @@ def test_tabs_separate_the_values_of_tsv(tmp_path: Path) -> None:
     [
         ("|id|,|body|\n|1|,|a|\n", ["data.csv_quote=|"], "has no field 'text'; its fields are id, body"),
         ("my text\na b\n", ["data.csv_delimiter="], "has no field 'text'; its fields are my text"),
-        ('text\n"a" b\n', ["data.csv_delimiter="], "goes on after the quote that closes a value without a line end"),
+        ('text\n"a" b\n', ["data.csv_delimiter="], "continues after the quote that closes a value without a line end"),
         ("id,text\n1,a\\\n2\n", ["data.csv_quote="], r"row 2 of a.csv \(line 3\) has 1 value"),
         ('id,text\r1,a\r2,"b\r3,c\r', [], r"row 2 of a.csv \(lines 3 to 4\) opens a quote on line 3"),
         ('id,text\n1,"a\n', ["data.csv_escape=,", "data.csv_delimiter=;"], "has no field 'text'|separates its columns"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gptcli.data.config import DataConfig
-from gptcli.data.corpus import open_corpus
+from gptcli.data.corpus import corpus_documents
 from gptcli.data.scan import scan_texts
 from gptcli.data.workspace import Workspace
 from gptcli.errors import DataError
@@ -24,7 +24,7 @@ def quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def texts(source: Path | str, cache: Path) -> list[str]:
-    return [document.text for document in open_corpus([str(source)], DataConfig(), cache)]
+    return [document.text for document in corpus_documents([str(source)], DataConfig(), cache)]
 
 
 @pytest.fixture

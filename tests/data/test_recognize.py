@@ -13,7 +13,7 @@ import pytest
 
 from data_files import write
 from gptcli.data.config import DataConfig
-from gptcli.data.corpus import open_corpus
+from gptcli.data.corpus import corpus_documents
 from gptcli.data.sources import find_files, spool
 
 ROWS = "".join(json.dumps({"id": n, "text": f"row {n}"}) + "\n" for n in range(3))
@@ -28,7 +28,7 @@ def read_from_stdin(
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content.encode())))
     ((file,), _) = find_files(["-"], config, folder)
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content.encode())))
-    return file.format, [document.text for document in open_corpus(["-"], config, folder)]
+    return file.format, [document.text for document in corpus_documents(["-"], config, folder)]
 
 
 @pytest.mark.parametrize(
@@ -91,15 +91,15 @@ def test_a_copy_of_a_stream_is_read_as_the_stream_was(tmp_path: Path, monkeypatc
     """As a training for a deadline does, which reads its corpus from the copy."""
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(ROWS.encode())))
     copy = spool("-", DataConfig(), tmp_path)
-    assert [document.text for document in open_corpus([str(copy)], DataConfig(), tmp_path)] == TEXTS
+    assert [document.text for document in corpus_documents([str(copy)], DataConfig(), tmp_path)] == TEXTS
 
 
 def test_a_text_file_that_looks_like_rows_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path, "a.log", ROWS.encode())
-    assert [document.text for document in open_corpus([str(path)], DataConfig(), tmp_path)] == [ROWS]
+    assert [document.text for document in corpus_documents([str(path)], DataConfig(), tmp_path)] == [ROWS]
     assert f"warning: {path} is read as plain text, and looks like JSON lines; " in capsys.readouterr().err
     config = DataConfig(format="jsonl")
-    assert [document.text for document in open_corpus([str(path)], config, tmp_path)] == TEXTS
+    assert [document.text for document in corpus_documents([str(path)], config, tmp_path)] == TEXTS
     assert capsys.readouterr().err == ""
 
 
@@ -107,6 +107,8 @@ def test_a_format_holds_for_every_file_of_a_folder(tmp_path: Path) -> None:
     write(tmp_path, "a.txt", ROWS.encode())
     write(tmp_path, "b.jsonl.gz", gzip.compress(ROWS.encode()))
     config = DataConfig(format="jsonl")
-    assert [document.text for document in open_corpus([str(tmp_path)], config, tmp_path / ".cache")] == TEXTS * 2
-    plain = [document.text for document in open_corpus([str(tmp_path)], DataConfig(format="text"), tmp_path / ".cache")]
+    assert [document.text for document in corpus_documents([str(tmp_path)], config, tmp_path / ".cache")] == TEXTS * 2
+    plain = [
+        document.text for document in corpus_documents([str(tmp_path)], DataConfig(format="text"), tmp_path / ".cache")
+    ]
     assert plain == [ROWS] * 2

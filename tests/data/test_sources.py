@@ -14,7 +14,7 @@ import pytest
 
 from gptcli.data import streams
 from gptcli.data.config import DataConfig
-from gptcli.data.corpus import Document, open_corpus
+from gptcli.data.corpus import Document, corpus_documents
 from gptcli.data.sources import find_files
 from gptcli.errors import DataError, StorageError
 
@@ -137,17 +137,17 @@ def test_a_hugging_face_data_set_is_streamed_and_kept(data_set: Path, tmp_path: 
     source, config = f"hf:{data_set}", DataConfig(text_field="body")
     cache = tmp_path / "cache"
     expected = [Document(text, source) for text in ("one", "two\nlines", "größe")]
-    assert list(open_corpus([source], config, cache)) == expected
-    assert [document.text for document in open_corpus([f"{source}@test"], config, cache)] == ["three"]
+    assert list(corpus_documents([source], config, cache)) == expected
+    assert [document.text for document in corpus_documents([f"{source}@test"], config, cache)] == ["three"]
     (data_set / "train.jsonl").unlink()
-    assert list(open_corpus([source], config, cache)) == expected
+    assert list(corpus_documents([source], config, cache)) == expected
     assert not [path for path in (cache / "spool").iterdir() if ".tmp-" in path.name]
 
 
 def test_a_data_set_of_instructions_is_kept_as_what_its_template_reads(data_set: Path, tmp_path: Path) -> None:
     row = {"instruction": "Count.", "context": "abc", "response": "Three.", "category": "x"}
     (data_set / "train.jsonl").write_text(json.dumps(row))
-    (document,) = open_corpus([f"hf:{data_set}"], DataConfig(), tmp_path / "cache")
+    (document,) = corpus_documents([f"hf:{data_set}"], DataConfig(), tmp_path / "cache")
     assert document.text == "<|im_start|>user\nCount.\n\nabc<|im_end|>\n<|im_start|>assistant\nThree.<|im_end|>\n"
 
 
@@ -193,7 +193,7 @@ def test_a_copy_of_a_data_set_that_was_stopped_goes_on_in_its_stream(
         (work / parts[-1]).write_bytes(b"damaged")
     before = {path.name: path.stat().st_mtime_ns for path in sorted(work.glob("part-*"))[:-1]}
     found = find_files([source], DataConfig(text_field="body"), cache).files
-    assert [document.text for document in open_corpus([source], config, cache)] == texts
+    assert [document.text for document in corpus_documents([source], config, cache)] == texts
     after = {path.name: path.stat().st_mtime_ns for path, *_ in found}
     assert before.items() <= after.items() and len(after) == len(found) > len(before)
     assert found[1].name == f"{source} part 2"

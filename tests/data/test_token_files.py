@@ -11,7 +11,7 @@ import pytest
 
 from gptcli.data.batches import Batches
 from gptcli.data.config import DataConfig
-from gptcli.data.corpus import open_corpus
+from gptcli.data.corpus import corpus_documents
 from gptcli.data.inspect import inspect
 from gptcli.data.prepare import PreparedCorpus, open_prepared, prepare_corpus, scan_corpus
 from gptcli.data.shards import TokenShards
@@ -278,6 +278,6 @@ def test_texts_and_tokens_are_not_mixed(corpus: Corpus, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be one corpus"):
         prepare([path], tmp_path, corpus.folder, val=str(text))
     with pytest.raises(DataError, match="holds tokens by its ending"):
-        list(open_corpus([str(path)], DataConfig()))
+        list(corpus_documents([str(path)], DataConfig()))
     with pytest.raises(DataError, match="nothing is left to train on"):
         prepare([path], tmp_path, corpus.folder, val=str(path))

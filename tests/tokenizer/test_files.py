@@ -67,7 +67,7 @@ def test_vocab_without_merges_and_the_other_way_round_name_what_is_missing(
 def test_a_vocabulary_that_is_not_byte_level_is_refused(vocabulary_folder: Path) -> None:
     write(vocabulary_folder / "vocab.json", {"a": 0, "b": 1})
     (vocabulary_folder / "merges.txt").write_text("")
-    with pytest.raises(TokenizerError, match="no byte-level vocabulary"):
+    with pytest.raises(TokenizerError, match="not a byte-level vocabulary"):
         load_tokenizer(vocabulary_folder)
 
 
@@ -86,9 +86,9 @@ def test_merges_of_another_vocabulary_are_refused(vocabulary_folder: Path) -> No
         (b"[" * 100_000, "not JSON"),
         (b"[1, 2]", "no JSON object"),
         (b'{"a": 0, "b": 1}', "has no model"),
-        (b'{"model": {"type": "BPE"}}', "no tokenizer"),
-        (b'{"model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": ["a c"]}}', "no tokenizer"),
-        (b'{"model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": ["a b"]}}', "no tokenizer"),
+        (b'{"model": {"type": "BPE"}}', "not a tokenizer"),
+        (b'{"model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": ["a c"]}}', "not a tokenizer"),
+        (b'{"model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": ["a b"]}}', "not a tokenizer"),
         (b'{"model": {"type": "BPE", "vocab": {}, "merges": []}}', ""),
     ],
 )
@@ -206,11 +206,11 @@ def test_half_a_character_in_the_settings_is_saved_and_read_back(bpe: Tokenizer,
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"bos_token": 5}, "bos_token names what is no token"),
-        ({"eos_token": ["</s>"]}, "eos_token names what is no token"),
-        ({"extra_special_tokens": 5}, "extra_special_tokens names what is no token"),
-        ({"additional_special_tokens": [None]}, "additional_special_tokens names what is no token"),
-        ({"unk_token": {"content": 3}}, "unk_token names what is no token"),
+        ({"bos_token": 5}, "bos_token does not name a token"),
+        ({"eos_token": ["</s>"]}, "eos_token does not name a token"),
+        ({"extra_special_tokens": 5}, "extra_special_tokens does not name a token"),
+        ({"additional_special_tokens": [None]}, "additional_special_tokens does not name a token"),
+        ({"unk_token": {"content": 3}}, "unk_token does not name a token"),
         ({"pad_token": "\ud800"}, "special tokens of .* cannot be added"),
     ],
 )

@@ -53,7 +53,7 @@ def train(
     """
     from gptcli.config import RawConfig, merge
     from gptcli.console import quantity, say
-    from gptcli.data.corpus import open_corpus
+    from gptcli.data.corpus import corpus_documents
     from gptcli.data.reading_config import reading_config, reading_settings
     from gptcli.data.worker_pool import stop_by_signal
     from gptcli.errors import UsageError
@@ -68,7 +68,7 @@ def train(
             f"{out} already holds a tokenizer, and what was trained with it needs it", "choose another --out"
         )
     with stop_by_signal("nothing was written: run the same command again"):
-        documents = open_corpus(corpus, config)
+        documents = corpus_documents(corpus, config)
         tokenizer = build_tokenizer(config.tokenizer, lambda: (document.text for document in documents))
     tokenizer.save(out)
     say(f"Saved a {tokenizer.name} tokenizer of {quantity(tokenizer.vocab_size, 'token')}.")

@@ -1,1 +1,1 @@
-"""From a corpus to batches: sources -> documents -> split -> token shards -> batches. Knows no model."""
+"""Data: from the sources of a corpus to documents, splits, token shards and batches."""

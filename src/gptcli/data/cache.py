@@ -160,7 +160,7 @@ def damage_of(entry: Path, share: Share = WHOLE) -> str:
             return ""
         with verifying(sum(manifest.files[name].bytes for name in names)) as count:
             for name, damage in manifest.damages(names):
-                if damage is not None:
+                if damage:
                     return f"{entry / name} {damage}"
                 count(manifest.files[name].bytes)
     except CheckpointError as error:

@@ -33,7 +33,7 @@ def conversation_fields(names: Collection[str]) -> tuple[str, ...]:
 
 
 def conversation_of(row: Mapping[str, Any]) -> Any:
-    """Return the messages of a row that has `conversation_fields`; a value that is no list of them is returned
+    """Return the messages of a row that has `conversation_fields`; a value that is not a list is returned
     unchanged.
     """
     alone = first(("messages", "conversations"), row)

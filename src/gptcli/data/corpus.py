@@ -40,7 +40,7 @@ class DocumentPiece(NamedTuple):
     is_last: bool
 
 
-def open_corpus(sources: Sequence[str], config: DataConfig, cache_dir: Path | None = None) -> Iterator[Document]:
+def corpus_documents(sources: Sequence[str], config: DataConfig, cache_dir: Path | None = None) -> Iterator[Document]:
     """Iterate over the documents of `sources` in order, each whole in memory, without those that hold only white space.
 
     Files of folders that cannot be read are left out with a message. They are read once before the rest, so that no
@@ -165,9 +165,9 @@ def safe_cut(text: str, start: int, limit: int) -> int:
     """Return the last place in (start, limit] of a longer text where the split patterns of GPT tokenizers split it
     anyway.
 
-    The best place is after a line end between two characters that are no space; otherwise before a single space between
-    two such; otherwise before the last of several white spaces (right for GPT-2's pattern; others may lose a token
-    there). A text without any of these is cut at the limit, which may cost a token.
+    The best place is after a line end between two characters that are not spaces; otherwise before a single space
+    between two such; otherwise before the last of several white spaces (right for GPT-2's pattern; others may lose a
+    token there). A text without any of these is cut at the limit, which may cost a token.
     """
     for mark, place in (("\n", 1), (" ", 0)):
         at = text.rfind(mark, start + 1, limit)

@@ -91,7 +91,7 @@ def unreadable(record: Record, raw: str, error: csv.Error, dialect: Dialect, wid
         where = f", which was opened on line {opened}," if len(record.lines) > 1 else ""
         wanted = repr(dialect.separator) if dialect.separator else "a line end"
         return DataError(
-            f"{record} goes on after the quote that closes a value{where} without {wanted}",
+            f"{record} continues after the quote that closes a value{where} without {wanted}",
             f"close each quoted value, and write quotes within it twice{unquoted}",
         )
     if "new-line" in str(error):
@@ -139,7 +139,7 @@ def spaced_quote(record: Record, dialect: Dialect) -> DataError:
     delimiter = dialect.separator
     return DataError(
         f"{record} has a space between {delimiter!r} and a quote",
-        f"if spaces after {delimiter!r} are no part of the values, add --set 'data.csv_delimiter=\"{delimiter} \"'",
+        f"if spaces after {delimiter!r} are not part of the values, add --set 'data.csv_delimiter=\"{delimiter} \"'",
     )
 
 

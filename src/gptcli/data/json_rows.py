@@ -159,7 +159,7 @@ def json_values(chunks: Iterator[str], name: str) -> Iterator[tuple[object, dict
     """Iterate over the objects of a file in any layout, with their places: one after another, or in arrays.
 
     Raises:
-        DataError: the file is not JSON, or holds values that are no objects.
+        DataError: the file is not JSON, or holds values that are not objects.
     """
     text = JsonText(chunks, name)
     while first := text.next_character():

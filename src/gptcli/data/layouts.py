@@ -32,7 +32,7 @@ def split_off(path: Path) -> tuple[Path, str | None]:
 
 
 def laid_out_files(path: Path, split: str | None, source: str) -> list[Path] | None:
-    """Return the files of the split, in order; None if the path is no directory of these layouts.
+    """Return the files of the split, in order; None if the path is not a directory of these layouts.
 
     Raises:
         DataError: there is no such split; or it is not clear which of several revisions in the hub's cache is meant.

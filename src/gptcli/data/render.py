@@ -26,7 +26,7 @@ from gptcli.data.chat import MEMORY_BYTES
 from gptcli.limits import allow_cpu_seconds
 
 OBJECT = re.compile(r"<[^<>]* at 0x[0-9a-f]+>")
-"""Matches the text of an object that is no value, such as a method: it holds an address, which differs between
+"""Matches the text of an object that is not a value, such as a method: it holds an address, which differs between
 processes."""
 
 

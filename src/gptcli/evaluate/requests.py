@@ -12,7 +12,7 @@ from gptcli.checkpoint.run_directory import RunDirectory
 from gptcli.config import RawConfig, read_toml
 from gptcli.console import Progress, quantity, say
 from gptcli.data.config import DataConfig
-from gptcli.data.corpus import open_corpus
+from gptcli.data.corpus import corpus_documents
 from gptcli.data.lost_text import lost_text_of
 from gptcli.data.reading_config import reading_config
 from gptcli.data.rows import json_rows
@@ -94,7 +94,7 @@ class NamedTexts:
 
     def __init__(self, session: Session, request: TextsRequest) -> None:
         self.counter = ContaminationCounter(session.run)
-        texts = self.counter.watch(open_corpus(request.texts, corpus_config(session.run, request.reading)))
+        texts = self.counter.watch(corpus_documents(request.texts, corpus_config(session.run, request.reading)))
         self.documents, self.tokens = encoded_texts(session.tokenizer, texts), None
 
     def contamination(self) -> Contamination:

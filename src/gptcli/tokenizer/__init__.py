@@ -1,1 +1,1 @@
-"""Text to token ids and back: characters, bytes, BPE, and tokenizers made elsewhere. Knows no corpus, no model."""
+"""Tokenizers: characters, bytes, BPE, and tokenizers from other programs."""

@@ -43,7 +43,7 @@ def require_bounds(spec: Mapping[str, Any]) -> None:
     """Check the content of a tokenizer.json.
 
     Raises:
-        BoundsError: it exceeds a bound. A file that is no tokenizer.json at all may pass here: the library reports it.
+        BoundsError: it exceeds a bound. Other files than a tokenizer.json may pass here: the library reports them.
     """
     growth = 1.0
     for section in ("normalizer", "pre_tokenizer"):
@@ -67,7 +67,7 @@ def parts_of(spec: Mapping[str, Any], section: str) -> Iterator[Mapping[str, Any
             raise BoundsError(f"its {name} has more than {MOST_PARTS} parts, or {DEEPEST} sequences within each other")
         if not isinstance(part, Mapping):
             if part is not None:
-                raise BoundsError(f"its {name} is no table")
+                raise BoundsError(f"its {name} is not a table")
             continue
         children = part.get(CHILDREN[section])
         if isinstance(children, list):
@@ -174,7 +174,7 @@ def require_vocabulary(spec: Mapping[str, Any]) -> set[int]:
         ids = set(range(len(vocabulary)))
     added = spec.get("added_tokens") or []
     if not isinstance(added, list) or not all(isinstance(token, Mapping) for token in added):
-        raise BoundsError("its added tokens are no list of tables")
+        raise BoundsError("its added tokens are not a list of tables")
     require_tokens(str(token.get("content", "")) for token in added)
     ids |= require_ids(token.get("id") for token in added)
     if max(ids, default=0) > 4 * len(ids) + MOST_UNUSED:
@@ -203,7 +203,7 @@ def require_scores(vocabulary: list[Any]) -> None:
         if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str)):
             return  # no vocabulary: the library reports it
         if not (isinstance(entry[1], int | float) and math.isfinite(entry[1])):
-            raise BoundsError(f"its vocabulary has a score that is no number, of {entry[0][:40]!r}")
+            raise BoundsError(f"its vocabulary has a score that is not a number, of {entry[0][:40]!r}")
     require_tokens(entry[0] for entry in vocabulary)
 
 
@@ -232,7 +232,7 @@ def template_ids(part: Mapping[str, Any]) -> list[Any]:
     """Return the ids that a template puts around a text."""
     template, special = part.get("single"), part.get("special_tokens")
     if not isinstance(template, list) or not isinstance(special, Mapping):
-        invalid_template("is no template")
+        invalid_template("is not a template")
     parts = [next(iter(part.items()), ("", None)) for part in template if isinstance(part, Mapping)]
     named = [(kind, piece.get("id")) for kind, piece in parts if isinstance(piece, Mapping)]
     if [name for kind, name in named if kind == "Sequence"] != ["A"]:

@@ -293,7 +293,7 @@ def encoded(text: str, codec: str) -> bytes:
     except UnicodeEncodeError as error:
         surrogate = f"U+{ord(text[error.start]):04X}"
         raise TokenizerError(
-            f"the text holds the surrogate {surrogate}, which is no character", "use text in UTF-8"
+            f"the text holds the surrogate {surrogate}, which is not a character", "use text in UTF-8"
         ) from error
 
 

@@ -56,7 +56,7 @@ def read_tokenizer_json(path: Path) -> tokenizers.Tokenizer:
     """
     spec = read_json(path)
     if not isinstance(spec.get("model"), dict):
-        raise TokenizerError(f"{path} is no tokenizer: it has no model", WHAT_TO_GIVE)
+        raise TokenizerError(f"{path} is not a tokenizer: it has no model", WHAT_TO_GIVE)
     spec = {**spec, "truncation": None, "padding": None}
     if "dropout" in spec["model"]:
         spec["model"] = {**spec["model"], "dropout": None}
@@ -87,5 +87,5 @@ def require_declared_ids(path: Path, backend: tokenizers.Tokenizer, spec: Mappin
 
 def build(path: Path, read: Callable[[], Built]) -> Built:
     """Run a reader of `tokenizers`; its errors become a TokenizerError that names the file."""
-    with library_errors(f"{path} is no tokenizer that the tokenizers library can read"):
+    with library_errors(f"{path} is not a tokenizer that the tokenizers library can read"):
         return read()

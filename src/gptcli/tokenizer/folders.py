@@ -152,7 +152,7 @@ def read_vocabulary(folder: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]
     model = build(folder, lambda: models.BPE.from_file(str(vocabulary), str(merges)))
     if missing := BYTE_OF_CHARACTER.keys() - words.keys():
         raise TokenizerError(
-            f"{vocabulary} is no byte-level vocabulary: {len(missing)} bytes lack a token", WHAT_TO_GIVE
+            f"{vocabulary} is not a byte-level vocabulary: {len(missing)} bytes lack a token", WHAT_TO_GIVE
         )
     backend = split_backend(model, rules, bool(settings.get("add_prefix_space", False)))
     settings = {**rules.tokens, **settings}
@@ -269,7 +269,7 @@ def special_tokens(settings: Mapping[str, Any]) -> Iterator[Any]:
     named += [(key, value) for value in (extra if isinstance(extra, list) else [None])]
     for key, value in named:
         if not isinstance(value["content"] if isinstance(value, Mapping) and "content" in value else value, str):
-            raise TokenizerError(f"{SETTINGS_FILE}: {key} names what is no token", "fetch the file again")
+            raise TokenizerError(f"{SETTINGS_FILE}: {key} does not name a token", "fetch the file again")
         yield value
 
 

@@ -69,10 +69,10 @@ class LostText:
         """Whether bits per byte of this text are not shown."""
         return self.share > WITHHELD_SHARE
 
-    def words(self, text: str) -> str | None:
-        """Return a sentence about what is lost of the text that `text` names, or None if nothing is."""
+    def words(self, text: str) -> str:
+        """Return a sentence about what is lost of the text that `text` names, or an empty text if nothing is."""
         if not self.lost_bytes:
-            return None
+            return ""
         share = f"{100 * self.share:.2g} %" if self.share >= 1e-5 else "less than 0.001 %"
         measured = f", measured on {self.measured_bytes:,} bytes of it" if self.measured_bytes < self.text_bytes else ""
         consequence = "so its bits per byte cannot be compared" if self.is_withheld else "so its bits per byte are off"

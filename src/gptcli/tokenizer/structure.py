@@ -34,8 +34,8 @@ class Boundary(Enum):
 
 WORD_ENDS = {Boundary.WORD_END: re.compile(r"\S(?=[ \t\r\n])"), Boundary.BLANK: re.compile(r"\S(?=[ \t])")}
 """Places where GPT-2's split pattern, and those of LINE_SPLITS, always end a word. None of their alternatives continues
-from a character that is no white space to such a one, and none looks back: a text cut here keeps the same words on both
-sides."""
+from a character that is not white space to one that is, and none looks back: a text cut here keeps the same words on
+both sides."""
 
 
 def kind_name(spec: Mapping[str, Any]) -> str:
@@ -91,7 +91,7 @@ def is_known(spec: Mapping[str, Any]) -> bool:
 
 
 def type_of(part: Any) -> Any:
-    """Return the type of a part, or None if it is no table."""
+    """Return the type of a part, or None if it is not a table."""
     return part.get("type") if isinstance(part, Mapping) else None
 
 

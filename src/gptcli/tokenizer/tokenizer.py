@@ -136,7 +136,7 @@ class Tokenizer:
         """Return the ids of `text`; with `allow_special`, the names of special tokens in it become those tokens.
 
         Raises:
-            TokenizerError: the text holds a surrogate, which is no character and has no UTF-8.
+            TokenizerError: the text holds a surrogate, which is not a character and has no UTF-8.
         """
         if allow_special:
             arrays = encode_pieces(self.special_backend, [text], self.is_known)

@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> None:
     """Raise any error of the library, or end the process with a clause that says what is wrong."""
     try:
         backend = tokenizers.Tokenizer.from_str(sys.stdin.buffer.read().decode())
-    except Exception:  # it is no tokenizer: opening it is safe and reports that
+    except Exception:  # it is not a tokenizer: opening it is safe and reports that
         return
     added = [token.content for token in backend.get_added_tokens_decoder().values()][:100]
     for is_special in (True, False):

@@ -199,7 +199,7 @@ def require_same_run(history: History, user: RawConfig, base: RawConfig) -> list
             f"choose more; gptcli checkpoint list {shell_word(history.run.path)} shows which earlier steps are kept",
         )
     manifest, name = read_manifest(history.run.path), history.run.config_path.name
-    is_edited = bool(manifest.below([name])) and manifest.damage(name) is not None
+    is_edited = bool(manifest.below([name])) and bool(manifest.damage(name))
     return change_lines(differences(recorded if is_edited else written, wanted), history.step)
 
 

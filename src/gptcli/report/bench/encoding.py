@@ -11,7 +11,7 @@ from typing import Any
 from gptcli import strict_json
 from gptcli.console import Progress, say, size
 from gptcli.data.config import DataConfig
-from gptcli.data.corpus import open_corpus
+from gptcli.data.corpus import corpus_documents
 from gptcli.errors import DataError
 from gptcli.report.bench.comparison import alternate, ratios, spread
 from gptcli.report.bench.jobs import GPTCLI, EncodingJob, Program, Task
@@ -84,7 +84,7 @@ def read_corpus(request: EncodingRequest) -> list[str]:
     """
     texts: list[str] = []
     total = 0
-    for document in open_corpus(request.corpus, DataConfig()):
+    for document in corpus_documents(request.corpus, DataConfig()):
         if texts and total >= request.megabytes * 1e6:
             say(f"the first {size(total)} of {' '.join(request.corpus)} are read (--megabytes)")
             break
