@@ -17,7 +17,7 @@ import pytest
 from gptcli.console import Progress
 from gptcli.data import cache as cache_module
 from gptcli.data import prepare, scan
-from gptcli.data.cache import NAME_FILE, VERIFIED, Share, damage_of, is_whole, new_entry, require_whole
+from gptcli.data.cache import NAME_FILE, VERIFIED, VerifiedShare, damage_of, is_whole, new_entry, require_whole
 from gptcli.data.config import DataConfig, DataSettings
 from gptcli.data.inspect import inspect
 from gptcli.data.inspect import prepare as prepare_by_settings
@@ -137,7 +137,7 @@ def test_a_damaged_manifest_is_damage(entry: Path, damage: Callable[[Path], obje
 def test_the_processes_of_a_machine_share_the_files_and_miss_none(entry: Path) -> None:
     for name in ("a.bin", "b.bin", "part/c.bin"):
         flip(entry / name)
-        found = [damage_of(entry, Share(number, 2)) for number in range(2)]
+        found = [damage_of(entry, VerifiedShare(number, 2)) for number in range(2)]
         assert sum(name in damage for damage in found) == 1 and found.count("") == 1
         flip(entry / name)
 
@@ -173,7 +173,7 @@ def test_a_rank_that_did_not_prepare_the_data_verifies_its_share(folder: Path, t
     refused = 0
     for number in range(3):
         try:
-            prepare.open_corpus(directory, data.tokenizer, data.report, True, Share(number, 3))
+            prepare.open_corpus(directory, data.tokenizer, data.report, True, VerifiedShare(number, 3))
         except DataError as error:
             assert "tokens-00000.bin is damaged" in str(error)
             refused += 1

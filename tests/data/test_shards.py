@@ -69,7 +69,7 @@ def test_splits_joined_are_the_split_of_all_documents(tmp_path: Path, framing: D
     whole = write("whole", [*documents, [12]])
     with ShardWriter(tmp_path / "joined", 100, framing, "tokenizer", shard_bytes=6) as writer:
         for number, texts in enumerate(parts):
-            writer.append_split(write(str(number), texts), goes_on=number == 1)
+            writer.append_split(write(str(number), texts), continues=number == 1)
     joined = TokenShards.open(tmp_path / "joined")
     assert joined.fingerprint == whole.fingerprint
     assert whole.targets == len(whole) - 1 - (4 if framing.end_id else 0)

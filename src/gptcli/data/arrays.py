@@ -1,4 +1,4 @@
-"""Arrays larger than memory, in files: read and changed a stretch at a time. Knows not what their numbers mean."""
+"""Arrays larger than memory, in files, which are read and changed a stretch at a time."""
 
 from __future__ import annotations
 
@@ -16,19 +16,23 @@ AT_ONCE = 1 << 20
 
 
 def stretches(*arrays: np.ndarray) -> Iterator[tuple[Any, ...]]:
-    """(start, views of so many elements) of arrays of one length; of mapped files no more than that stays in memory."""
+    """Yield (start, a view of the next elements of each) for arrays of one length.
+
+    No more than these elements of mapped files stays in memory.
+    """
     for start in range(0, len(arrays[0]), AT_ONCE):
         yield start, *(array[start : start + AT_ONCE] for array in arrays)
         for array in arrays:
-            let_go(array)
+            release_memory(array)
 
 
-def new_array(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
-    """An array of zeros in a new file, which is mapped to memory and may be written. The file has its place on the disk
-    from the beginning, so that no write can fail.
+def new_array(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray:
+    """Return an array of zeros in a new file, which is mapped to memory and may be written.
+
+    The place of the file on the disk is allocated at once, so that no write can fail.
 
     Raises:
-        StorageError: there is no room for it.
+        StorageError: There is no room for it.
     """
     size = math.prod(shape) * dtype.itemsize
     if not size:
@@ -40,12 +44,13 @@ def new_array(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray
 
 def distinct(values: np.ndarray) -> np.ndarray:
     """values (N,) -> (M,) different ones, ascending; many times as fast as np.unique, which hashes them."""
-    ascending = np.sort(values)
-    return ascending[np.append(True, ascending[1:] != ascending[:-1])[: len(ascending)]]
+    ascending: np.ndarray = np.sort(values)
+    is_new: np.ndarray = np.append(True, ascending[1:] != ascending[:-1])
+    return ascending[is_new[: len(ascending)]]
 
 
-def let_go(array: np.ndarray) -> None:
-    """Give back the memory of a mapped file, whose content stays; other arrays stay as they are."""
+def release_memory(array: np.ndarray) -> None:
+    """Release the memory of a mapped file, whose content stays; other arrays are left alone."""
     mapped = getattr(array, "_mmap", None)
     if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)

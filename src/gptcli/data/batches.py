@@ -1,8 +1,8 @@
-"""Batches as a pure function of (seed, index of a sequence): nothing to save, nothing to lose, any number of readers.
+"""Batches as a pure function of (seed, index of a sequence), so that no state is saved and any number of readers agree.
 
 The stream of tokens is a ring: after its last document comes the first. Each epoch cuts it into windows of seq_len, at
-a phase of its own, and takes them in an order of its own; both are computed from seed and epoch.
-Shapes: B batch, T time (seq_len). Knows no model and no step.
+a phase of its own, and orders them in its own way; both are computed from seed and epoch.
+Shapes: B batch, T time (seq_len).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gptcli.nn.loss import IGNORE_INDEX
 from gptcli.tokenizer.framing import DocumentFraming
 
 PHASE = 1 << 32
-"""Number of the key that an epoch's phase is made from; those of its order are small."""
+"""The number of the key for the phase of an epoch; those for its order are small."""
 
 
 class Batch(NamedTuple):
@@ -33,7 +33,7 @@ class Batch(NamedTuple):
     input_ids: Tensor
     targets: Tensor
     segment_ids: Tensor | None
-    """With pack="document": attention is allowed between positions of the same number only; else None."""
+    """The documents, with pack="document": attention is allowed within one number only; else None."""
 
     def to(self, device: torch.device) -> Batch:
         """Return a copy on `device`; the host does not wait for a copy from pinned memory."""
@@ -58,9 +58,9 @@ class ShardSequences:
     """Sequences of `seq_len` tokens of a split, by their number 0, 1, 2, ... over all epochs.
 
     pack="document" numbers the documents in each sequence. The token before a document belongs to it, so that the
-    document's first token is predicted from it. Where that token also separates documents, its own prediction, from the
-    document before, means "the text ends here"; after a token that ends the document before, it is no target. Without
-    any such token the target that crosses a boundary cannot be foreseen and is IGNORE_INDEX.
+    document's first token is predicted from it. If that token also separates documents, its own prediction, from the
+    document before, means the end of that text; after a token that ends the document before, it is no target. Without
+    any such token the target across a boundary cannot be predicted and is IGNORE_INDEX.
     """
 
     def __init__(
@@ -68,10 +68,10 @@ class ShardSequences:
     ) -> None:
         self.shards, self.seq_len, self.seed, self.pack = shards, seq_len, seed, pack
         self.sequences_per_epoch = len(shards) // seq_len
-        """Windows of one epoch: together they hold every token once, but for what is left of the division."""
+        """The number of windows of an epoch, which hold every token once, except for the remainder of the division."""
 
-    def sequences(self, indices: Sequence[int]) -> Batch:
-        """The sequences of these numbers, in this order; the same whatever else is asked for."""
+    def sequences(self, indices: Sequence[int] | np.ndarray) -> Batch:
+        """Return the sequences of these numbers, in this order; they depend on nothing else."""
         starts = self.window_starts(np.asarray(indices, dtype=np.uint64))
         offsets = np.arange(self.seq_len + 1)
         positions = (starts[:, None] + offsets) % len(self.shards)  # (B, T + 1)
@@ -87,7 +87,7 @@ class ShardSequences:
         return Batch(torch.from_numpy(tokens[:, :-1].copy()), torch.from_numpy(targets), segment_ids)
 
     def window_starts(self, indices: np.ndarray) -> np.ndarray:
-        """indices (B,) uint64 -> (B,) int64: where in the ring each of these sequences starts."""
+        """indices (B,) uint64 -> (B,) int64: the start of each of these sequences in the ring."""
         count = np.uint64(self.sequences_per_epoch)
         keys = derive(derive(np.full(len(indices), self.seed, dtype=np.uint64), 0), indices // count)
         windows = permute(indices % count, self.sequences_per_epoch, keys)
@@ -95,7 +95,7 @@ class ShardSequences:
         return ((windows * np.uint64(self.seq_len) + phases) % np.uint64(len(self.shards))).astype(np.int64)
 
     def read_window(self, start: int) -> np.ndarray:
-        """(T + 1,) int64: the tokens from `start` on, going on at the beginning of the stream."""
+        """Return (T + 1,) int64: the tokens from `start` on, which wrap around at the end of the stream."""
         stop = start + self.seq_len + 1
         length = len(self.shards)
         tokens = self.shards.read(start, min(stop, length))
@@ -104,23 +104,23 @@ class ShardSequences:
         return tokens.astype(np.int64)
 
     def begins_document(self, positions: np.ndarray) -> np.ndarray:
-        """positions (B, T + 1) of the ring -> the same shape, bool: whether a document starts there."""
+        """positions (B, T + 1) of the ring -> the same shape, bool: True if a document starts there."""
         starts = self.shards.document_starts
         place = np.searchsorted(starts, positions.astype(np.uint64))
-        return starts[np.minimum(place, len(starts) - 1)] == positions
+        return np.asarray(starts[np.minimum(place, len(starts) - 1)] == positions)
 
 
 class Batches:
-    """Sequences of the corpora of a run in the proportions of their weights, by their number 0, 1, 2, ....
+    """Sequences of the corpora of a run in the proportions of their weights, by their number 0, 1, 2, ...
 
-    Whose turn a number is, and which sequence of that corpus it stands for, follow from the number alone; each corpus
-    has epochs of its own.
+    The corpus of a number, and the sequence of that corpus, follow from the number alone; each corpus has epochs of its
+    own.
     """
 
     def __init__(self, mix: TokenMix, seq_len: int, seed: int, pack: Literal["cross", "document"] = "cross") -> None:
         """
         Raises:
-            DataError: a corpus holds less than one sequence and its last target; the message names it.
+            DataError: A corpus holds less than one sequence and its last target; the message names it.
         """
         for name, shards in zip(mix.names, mix.parts, strict=True):
             require_sequence(name, len(shards), seq_len)
@@ -130,27 +130,31 @@ class Batches:
             for shards, own_seed in zip(mix.parts, seeds_of(mix, seed), strict=True)
         ]
         self.sequences_per_epoch = sum(part.sequences_per_epoch for part in self.parts)
-        """Windows of all corpora; how often each is seen is its own (`epochs`)."""
+        """The number of windows of all corpora; each corpus has epochs of its own (`epochs`)."""
 
-    def sequences(self, indices: Sequence[int]) -> Batch:
-        """The sequences of these numbers, in this order; the same whatever else is asked for."""
+    def sequences(self, indices: Sequence[int] | np.ndarray) -> Batch:
+        """Return the sequences of these numbers, in this order; they depend on nothing else."""
         owners, places = self.proportions.turns(np.asarray(indices, dtype=np.uint64))
         rows = [np.flatnonzero(owners == owner) for owner in range(len(self.parts))]
         made = [part.sequences(places[some]) for part, some in zip(self.parts, rows, strict=True) if len(some)]
         if len(made) == 1:
             return made[0]
         order = torch.from_numpy(np.argsort(np.concatenate(rows)))
-        columns = zip(*made, strict=True)
-        return Batch(*(None if column[0] is None else torch.cat(column)[order] for column in columns))
+        segment_ids = [batch.segment_ids for batch in made if batch.segment_ids is not None]
+        return Batch(
+            torch.cat([batch.input_ids for batch in made])[order],
+            torch.cat([batch.targets for batch in made])[order],
+            torch.cat(segment_ids)[order] if segment_ids else None,
+        )
 
     def epochs(self, count: int) -> dict[str, float]:
-        """How often the first `count` sequences go through each corpus."""
+        """Return the number of epochs of each corpus in the first `count` sequences."""
         turns = zip(self.names, self.proportions.before(count), self.parts, strict=True)
         return {name: number / part.sequences_per_epoch for name, number, part in turns}
 
 
 def seeds_of(mix: TokenMix, seed: int) -> list[int]:
-    """A seed for each corpus of a mix; a single corpus has the run's own."""
+    """Return a seed for each corpus of a mix; a single corpus has the run's own."""
     if mix.is_single:
         return [seed]
     return [int(derive(np.full(1, seed, dtype=np.uint64), number)[0]) >> 1 for number in range(len(mix.parts))]
@@ -168,9 +172,9 @@ def require_sequence(name: str, tokens: int, seq_len: int) -> None:
 
 
 def mask_begin_tokens(targets: np.ndarray, framing: DocumentFraming) -> None:
-    """Set targets (B, T) that begin a document to IGNORE_INDEX, in place, where a token before them has ended another.
+    """Set targets (B, T) that begin a document to IGNORE_INDEX, in place, if a token before them ends the one before.
 
-    Nothing is left to predict there, and a loss of zero would make the mean smaller than that of the text.
+    There is nothing to predict there, and a loss of zero would make the mean smaller than that of the text.
     """
     if framing.end_id is not None:
         targets[targets == framing.begin_id] = IGNORE_INDEX

@@ -1,17 +1,17 @@
-"""Where prepared data is kept between runs, and how two processes that prepare the same data keep apart.
+"""The cache of prepared data, which several processes may use at the same time.
 
-    spool/       copies of what can be read only once: stdin, hf: data sets
-    scans/       what one reading of a corpus found, by the files' paths, sizes and times
+    spool/       copies of sources that can be read only once: stdin, hf: data sets
+    scans/       the results of reading a corpus, by the files' paths, sizes and times
     tokenizers/  learnt tokenizers, by the training text and the tokenizer's settings
     excerpts/    documents drawn from a corpus that is too large to be read whole
     tokens/      token shards of both splits, by their text and the tokenizer
-    trials/      which tokenizers of others have passed their trial (`gptcli.tokenizer.untrusted`): a file each
+    trials/      a file for each tokenizer of others that has passed its trial (`gptcli.tokenizer.untrusted`)
 
 Every other entry is a directory with a manifest (`gptcli.manifest`), which is verified at the entry's first use in a
 process, before anything in it is used; a damaged entry is made again. It also holds its own name, so that an entry that
 was moved or copied to the place of another one is found as well. An entry that is made in parts has them in
-NAME.work beside it until it is whole, so that what is finished is not done again. Everything here can be deleted at any
-time. Knows nothing of what the entries hold.
+NAME.work beside it until it is whole, so that finished parts are not made again. Everything here can be deleted at any
+time.
 """
 
 from __future__ import annotations
@@ -42,28 +42,28 @@ from gptcli.storage import (
 )
 
 CACHE_VERSION = 6
-"""Part of every key: raise it when the form or the meaning of an entry changes."""
+"""A part of every key: raise it when the form or the meaning of an entry changes."""
 
 NAME_FILE = "entry-name"
-"""Holds the entry's name, and that of the directory in which it lies."""
+"""The file that holds the entry's name, and that of the directory in which it lies."""
 SHOWN_BYTES = 1 << 30
 
 
 def cache_key(*parts: Any) -> str:
-    """A name made of everything that decides what an entry holds (values that JSON can write)."""
+    """Return a name made of everything that decides the content of an entry (values that JSON can write)."""
     text = strict_json.dumps([CACHE_VERSION, *parts], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 @contextmanager
 def only_writer(entry: Path) -> Iterator[None]:
-    """Hold the right to write `entry`; a second process waits here and then finds what the first one wrote.
+    """Lock `entry` for writing; a second process waits here and then finds the entry that the first one has written.
 
     The lock ends with the process that holds it, however that ends. Not every file system shows it to other machines,
-    so their temporaries are left alone until they are old.
+    so the temporary files of other machines are left alone until they are old.
 
     Raises:
-        StorageError: the entry cannot be written, or is a link, as is something that belongs to it.
+        StorageError: The entry cannot be written, or a file of it is a link.
     """
     make_directory(entry.parent)
     lock = entry.with_name(f"{entry.name}.lock")
@@ -80,18 +80,18 @@ def only_writer(entry: Path) -> Iterator[None]:
 
 
 class FileChanged(DataError):
-    """A file of the corpus has changed since its documents were noted, so that what was noted is of no use."""
+    """A file of the corpus has changed since its documents were indexed, so that the index is of no use."""
 
 
 @contextmanager
 def unfinished(entry: Path) -> Iterator[Path]:
-    """The directory for finished parts of an entry that is being made, which goes once the entry is whole. The lock of
-    the entry must be held.
+    """Yield the directory for finished parts of an entry that is being made, and delete it once the entry is whole.
 
-    What a process that no longer runs left half-written in it is removed. The parts are deleted if a file has changed.
+    The lock of the entry must be held. Half-written files of a process that no longer runs are removed. The parts are
+    deleted if a file has changed.
 
     Raises:
-        StorageError: the directory is a link, or holds one.
+        StorageError: The directory is a link, or holds one.
     """
     work = entry.with_name(f"{entry.name}.work")
     refuse_special_file(work)
@@ -112,9 +112,9 @@ def unfinished(entry: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_entry(entry: Path) -> Iterator[Path]:
-    """A temporary directory that becomes the entry, with a manifest of its files, when the block ends well.
+    """Yield a temporary directory that becomes the entry, with a manifest of its files, when the block ends well.
 
-    An entry that is there already is replaced.
+    An entry that exists already is replaced.
     """
     with atomic_directory(entry) as folder:
         yield folder
@@ -123,30 +123,31 @@ def new_entry(entry: Path) -> Iterator[Path]:
 
 
 def seal(folder: Path, entry: Path) -> Manifest:
-    """List the files of a directory that is to become the entry, and the entry's name."""
+    """Write the manifest of a directory that is to become the entry, and the entry's name."""
     (folder / NAME_FILE).unlink(missing_ok=True)  # of an entry from which the files were taken
     write_file(folder / NAME_FILE, name_of(entry))
     return record(folder, [path.name for path in folder.iterdir()])
 
 
 def name_of(entry: Path) -> str:
+    """Return the content of the NAME_FILE of an entry."""
     return f"{entry.parent.name}/{entry.name}\n"
 
 
-class Share(NamedTuple):
-    """The files of an entry that one of `of` processes verifies: those of which it is the turn of process `number`."""
+class VerifiedShare(NamedTuple):
+    """The share of the files of an entry that process `number` of `of` verifies: every `of`-th one."""
 
     number: int = 0
     of: int = 1
 
 
-WHOLE = Share()
-VERIFIED: dict[tuple[Path, Share], tuple[FileStatus | None, ...]] = {}
+WHOLE = VerifiedShare()
+VERIFIED: dict[tuple[Path, VerifiedShare], tuple[FileStatus | None, ...]] = {}
 """The entries that this process has verified, with the versions of their files."""
 
 
-def damage_of(entry: Path, share: Share = WHOLE) -> str:
-    """A description of the first damage to a directory that `new_entry` made; empty where all files are as written.
+def damage_of(entry: Path, share: VerifiedShare = WHOLE) -> str:
+    """Describe the first damage to a directory that `new_entry` made; empty if all files are as they were written.
 
     The files are read at the first call, and again only if one of them has been written to since.
     """
@@ -173,8 +174,8 @@ def damage_of(entry: Path, share: Share = WHOLE) -> str:
 
 @contextmanager
 def verifying(size: int) -> Iterator[Callable[[int], object]]:
-    """Yield a function to be called with each number of bytes that was read, of `size` in all. It shows progress if
-    there is much to read."""
+    """Yield a function to call with each number of bytes that was read, of `size` in all; it shows progress if that is
+    much."""
     if size < SHOWN_BYTES:
         yield lambda count: None
     else:
@@ -183,7 +184,7 @@ def verifying(size: int) -> Iterator[Callable[[int], object]]:
 
 
 def displacement_of(entry: Path) -> str:
-    """A description of an undamaged entry that was made under another name; empty for the right one."""
+    """Describe an undamaged entry that was made under another name; empty for the right one."""
     path = entry / NAME_FILE
     with storage_errors(path, "read"):
         named = read_regular(path).decode(errors="replace") if path.is_file() else ""
@@ -191,7 +192,7 @@ def displacement_of(entry: Path) -> str:
 
 
 def versions_of(entry: Path, names: Iterable[str]) -> tuple[FileStatus | None, ...]:
-    """The versions of the manifest and of these files of an entry as they are now; None for one that is missing."""
+    """Return the present versions of the manifest and of these files of an entry; None for a file that is missing."""
 
     def version(path: Path) -> FileStatus | None:
         try:
@@ -203,7 +204,7 @@ def versions_of(entry: Path, names: Iterable[str]) -> tuple[FileStatus | None, .
 
 
 def is_whole(entry: Path) -> bool:
-    """Whether an entry is there and every file in it is as it was written. Says it if one is damaged."""
+    """Return whether an entry exists and every file in it is as it was written; warn if one is damaged."""
     if not entry.exists():
         return False
     damage = damage_of(entry) or displacement_of(entry)
@@ -212,16 +213,18 @@ def is_whole(entry: Path) -> bool:
     return not damage
 
 
-def require_whole(entry: Path, share: Share = WHOLE) -> None:
-    """Raise a DataError that names a damaged file of an entry, or another entry in its place: it cannot be made again
-    here."""
+def require_whole(entry: Path, share: VerifiedShare = WHOLE) -> None:
+    """Raise a DataError that names a damaged file of an entry, or another entry in its place.
+
+    It is for places where the entry cannot be made again.
+    """
     require_undamaged(entry, share)
     displacement = displacement_of(entry)
     if displacement:
         raise unusable(entry, displacement)
 
 
-def require_undamaged(entry: Path, share: Share = WHOLE) -> None:
+def require_undamaged(entry: Path, share: VerifiedShare = WHOLE) -> None:
     """Raise a DataError that names a damaged file of an entry, which may be a copy that lies elsewhere."""
     damage = damage_of(entry, share)
     if damage:
@@ -229,4 +232,5 @@ def require_undamaged(entry: Path, share: Share = WHOLE) -> None:
 
 
 def unusable(entry: Path, damage: str) -> DataError:
+    """Return the error for a damaged entry."""
     return DataError(damage, f"delete {shell_word(entry)} and run the command that prepared the data again")

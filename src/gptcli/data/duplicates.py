@@ -1,7 +1,7 @@
-"""Which documents are there already, by their 16-byte digests, in memory that does not grow with their number.
+"""Documents that equal earlier ones, by their 16-byte digests, in memory that does not grow with their number.
 
-More digests than fit are first dealt out to files by their leading bits, so that equal ones come together, each with
-its place; every file is then sorted by itself. Knows no texts.
+More digests than fit are first distributed among files by their leading bits, each with its place, so that equal ones
+come together; every file is then sorted by itself.
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ from gptcli.data.arrays import stretches
 from gptcli.storage import open_nofollow
 
 SORTED_AT_ONCE = 1 << 21
-"""Digests sorted in memory: about 0.1 GB."""
+"""The number of digests that are sorted in memory, about 0.1 GB."""
 MAX_FILES = 1024
 PLACED = np.dtype([("high", "<u8"), ("low", "<u8"), ("place", "<u8")])
 
 
 def later_occurrences(records: np.ndarray, folder: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(places, places of the first document like it) of all documents that occur earlier; `folder` is for large ones.
+    """Yield (places, places of their first occurrences) of all documents that occur earlier, ascending in each pair.
 
-    `records` has fields `high` and `low`, the halves of the digest. Places ascend within each pair of arrays.
+    Args:
+        records: An array with the fields `high` and `low`, the halves of the digest.
+        folder: A place for temporary files, if the corpus is large.
     """
     if len(records) <= SORTED_AT_ONCE:
         yield from equal_ones(np.array(records["high"]), np.array(records["low"]), np.arange(len(records)))
@@ -33,7 +35,7 @@ def later_occurrences(records: np.ndarray, folder: Path) -> Iterator[tuple[np.nd
     bits = min(MAX_FILES, 2 * len(records) // SORTED_AT_ONCE).bit_length()
     with tempfile.TemporaryDirectory(dir=folder, prefix="digests-") as scratch:
         files = [Path(scratch) / f"{number:03}" for number in range(1 << bits)]
-        deal_out(records, files, bits)
+        distribute(records, files, bits)
         for file in files:
             if file.exists():
                 placed = np.fromfile(file, dtype=PLACED)
@@ -41,7 +43,7 @@ def later_occurrences(records: np.ndarray, folder: Path) -> Iterator[tuple[np.nd
                 yield from equal_ones(placed["high"], placed["low"], placed["place"])
 
 
-def deal_out(records: np.ndarray, files: list[Path], bits: int) -> None:
+def distribute(records: np.ndarray, files: list[Path], bits: int) -> None:
     """Append each digest and its place to the file of its leading bits."""
     for start, some in stretches(records):
         placed = np.empty(len(some), dtype=PLACED)
@@ -55,7 +57,7 @@ def deal_out(records: np.ndarray, files: list[Path], bits: int) -> None:
 
 
 def equal_ones(high: np.ndarray, low: np.ndarray, places: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """`later_occurrences` of digests whose places ascend."""
+    """Yield the later occurrences of digests whose places ascend, as `later_occurrences`."""
     order = np.lexsort((low, high))  # stable: equal digests stay in their order
     is_new = np.ones(len(order), dtype=bool)
     is_new[1:] = (np.diff(high[order]) != 0) | (np.diff(low[order]) != 0)

@@ -1,4 +1,4 @@
-"""Groups of documents that lie on one side of the split together: equal ones, or nearly equal ones.
+"""Groups of equal or nearly equal documents, which lie on one side of the split together.
 
 Groups are the connected components of pairs of documents, found by union-find over an array in a file, so that there
 may be more documents than fit in memory. Documents are only numbers here.
@@ -14,16 +14,16 @@ import numpy as np
 from gptcli.data.arrays import new_array, stretches
 
 Pairs = Iterable[tuple[np.ndarray, np.ndarray]]
-"""Documents, by their places, and others that they belong to: two arrays (M,) of int64 each time."""
+"""Pairs of two arrays (M,) of int64: the places of documents, and of others that they belong to."""
 FIRSTS, TOTALS = "group-firsts.bin", "group-bytes.bin"
 PLACE = np.dtype("<i8")
 
 
 class Groups:
-    """Every document stands alone. `folder` is a place for temporary files."""
+    """Groups of one document each. `folder` is for temporary files."""
 
     keeps_duplicates = False
-    """Whether a document that is there already is kept."""
+    """Whether a document that equals an earlier one is kept."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -33,7 +33,7 @@ class Groups:
         return places
 
     def keys(self, places: np.ndarray, digests: np.ndarray) -> np.ndarray:
-        """places (N,), digests (N,) uint64 -> (N,) uint64, the same for all documents of a group."""
+        """places (N,), digests (N,) uint64 -> (N,) uint64, equal for all documents of a group."""
         return digests
 
     def bytes(self, places: np.ndarray, sizes: np.ndarray) -> np.ndarray:
@@ -41,18 +41,18 @@ class Groups:
         return sizes
 
     def are_alone(self, places: np.ndarray) -> np.ndarray:
-        """places (N,) -> (N,) bool: whether no other kept document belongs to each."""
+        """places (N,) -> (N,) bool: True if no other kept document is in the group."""
         return np.ones(len(places), dtype=bool)
 
     def measure(self, records: np.ndarray, is_kept: np.ndarray) -> None:
-        """Sum up the groups, once it is known which documents are kept: `is_kept` (documents,) is 0 for these."""
+        """Sum up the groups once the kept documents are known; `is_kept` (documents,) is 0 for these."""
 
     def remove_files(self) -> None:
         """Delete the temporary files."""
 
 
 class LinkedGroups(Groups):
-    """Groups of the documents that `pairs` connect, of `count` documents in all."""
+    """Groups of `count` documents, some of which are connected by `pairs`."""
 
     def __init__(self, folder: Path, count: int, pairs: Pairs, *, keeps_duplicates: bool) -> None:
         super().__init__(folder)
@@ -73,12 +73,12 @@ class LinkedGroups(Groups):
             found = parents
 
     def unite(self, places: np.ndarray, others: np.ndarray) -> None:
-        """Make one group of the groups of each two; a root is always the first document of its group."""
+        """Join the groups of the two documents of each pair; a root is always the first document of its group."""
         while len(places):
             mine, theirs = self.firsts(places), self.firsts(others)
             is_apart = mine != theirs
             places, others = np.maximum(mine, theirs)[is_apart], np.minimum(mine, theirs)[is_apart]
-            self.parents[places] = others  # of several for one root one stays, and the others are looked at again
+            self.parents[places] = others  # if several have one root, one is stored, and the others are tried again
 
     def measure(self, records: np.ndarray, is_kept: np.ndarray) -> None:
         self.records = records
@@ -89,13 +89,14 @@ class LinkedGroups(Groups):
             self.totals[1, roots] += np.bincount(index, minlength=len(roots))
 
     def keys(self, places: np.ndarray, digests: np.ndarray) -> np.ndarray:
-        return self.records["high"][self.firsts(places)]
+        keys: np.ndarray = self.records["high"][self.firsts(places)]
+        return keys
 
     def bytes(self, places: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-        return self.totals[0, self.firsts(places)].astype(np.uint64)
+        return np.asarray(self.totals[0, self.firsts(places)], dtype=np.uint64)
 
     def are_alone(self, places: np.ndarray) -> np.ndarray:
-        return self.totals[1, self.firsts(places)] < 2
+        return np.asarray(self.totals[1, self.firsts(places)] < 2)
 
     def remove_files(self) -> None:
         for name in (FIRSTS, TOTALS):

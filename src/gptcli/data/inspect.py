@@ -1,4 +1,4 @@
-"""What prepared data looks like: sizes, compression, lengths of documents, a few windows as text. Changes nothing."""
+"""An inspection of prepared data: sizes, compression, lengths of documents, a few windows as text."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ RUN_FILE = "run.toml"
 
 
 def prepare(settings: DataSettings, cache_dir: Path, workers: int = 0) -> dict[str, Any]:
-    """Scan and encode a corpus; its report, with the cache directory that holds the tokens.
+    """Scan and encode a corpus, and return its report, with the cache directory that holds the tokens.
 
-    A large corpus is the work of `workers` processes (0: one for each core).
+    A large corpus is prepared by `workers` processes (0: one for each core).
 
     Raises:
-        DataError, TokenizerError, StorageError, OutOfMemoryError: as `scan_mix` and `prepare_mix`.
-        Stopped: SIGINT or SIGTERM came.
+        DataError, TokenizerError, StorageError, OutOfMemoryError: As `scan_mix` and `prepare_mix`.
+        Stopped: SIGINT or SIGTERM arrived.
     """
     workspace = Workspace(settings.data, cache_dir, settings.seed, WorkerConfig(workers))
     with stop_by_signal():
@@ -48,13 +48,12 @@ def prepare(settings: DataSettings, cache_dir: Path, workers: int = 0) -> dict[s
 
 
 def inspect(settings: DataSettings, cache_dir: Path, windows: int) -> list[dict[str, Any]]:
-    """Statistics of each split of the prepared directories that `data.corpus` names, or of a corpus, which is prepared
-    first.
+    """Return statistics of each split of the directories that `data.corpus` names, or of a corpus, prepared first.
 
     A directory is either one split (it holds index.json, as RUN/val does) or a prepared corpus (it holds both).
 
     Raises:
-        DataError: as `prepare`, or a file is not what was written.
+        DataError: As `prepare`, or a file is damaged.
     """
     found = [splits_in(Path(source)) for source in settings.data.corpus]
     is_ours = not all(found)
@@ -64,12 +63,12 @@ def inspect(settings: DataSettings, cache_dir: Path, windows: int) -> list[dict[
 
 
 def splits_in(directory: Path) -> list[Path]:
-    """The directories of token shards that `directory` is or holds."""
+    """Return the directories of token shards that `directory` is or holds."""
     return [path for path in (directory, directory / "train", directory / "val") if (path / INDEX).is_file()]
 
 
 def inspect_split(directory: Path, windows: int, is_ours: bool = False) -> dict[str, Any]:
-    """Statistics of one split, after a check of every file against its hash; `is_ours`: it lies in the cache."""
+    """Return statistics of one split, in the cache if `is_ours`, after every file is compared with its hash."""
     verify_beside(directory)
     shards = TokenShards.open(directory, elsewhere=is_ours)
     shards.verify()
@@ -96,10 +95,10 @@ def inspect_split(directory: Path, windows: int, is_ours: bool = False) -> dict[
 
 
 def verify_beside(directory: Path) -> None:
-    """Compare a split, and what is read beside it, with the manifest of the run or of the cache's entry that holds it.
+    """Compare a split, and the files read beside it, with the manifest of the run or the cache entry that holds it.
 
     Raises:
-        CheckpointError, DataError: a file is damaged.
+        CheckpointError, DataError: A file is damaged.
     """
     parent = directory.parent
     if (parent / RUN_FILE).is_file():
@@ -109,13 +108,13 @@ def verify_beside(directory: Path) -> None:
 
 
 def find_tokenizer(directory: Path) -> Tokenizer | None:
-    """The tokenizer that lies beside a split, in the cache or in a run directory."""
+    """Return the tokenizer that lies beside a split, in the cache or in a run directory; None if there is none."""
     folders = (directory.parent / "tokenizer", directory.parent)
     return next((load_tokenizer(folder) for folder in folders if (folder / "tokenizer.json").is_file()), None)
 
 
 def find_overlap(directory: Path) -> dict[str, Any] | None:
-    """The overlap of a validation split with its training split, as the cache or the run directory keeps it."""
+    """Return the recorded overlap of a validation split with its training split; None if there is no record."""
     if directory.name != "val":
         return None
     if (directory.parent / OVERLAP).is_file():
@@ -124,7 +123,7 @@ def find_overlap(directory: Path) -> dict[str, Any] | None:
 
 
 def sample_windows(shards: TokenShards, tokenizer: Tokenizer, count: int) -> list[dict[str, Any]]:
-    """`count` windows spread evenly over the split, as text."""
+    """Return `count` windows spread evenly over the split, as text."""
     starts = [max(0, len(shards) * (2 * number + 1) // (2 * count) - WINDOW_TOKENS // 2) for number in range(count)]
     ends = [min(start + WINDOW_TOKENS, len(shards)) for start in starts]
     return [
@@ -134,7 +133,7 @@ def sample_windows(shards: TokenShards, tokenizer: Tokenizer, count: int) -> lis
 
 
 def report_lines(report: dict[str, Any]) -> list[str]:
-    """A report of `prepare` for people."""
+    """Return a report of `prepare` as lines for people."""
     dropped, tokenizer = report["dropped"], report["tokenizer"]
     learnt = f", learnt from {sample_words(report['tokenizer_sample'])}" if "tokenizer_sample" in report else ""
     lines = [f"files      {report['files']:,}"]
@@ -173,7 +172,7 @@ def report_lines(report: dict[str, Any]) -> list[str]:
 
 
 def split_lines(split: dict[str, Any]) -> list[str]:
-    """One split of `inspect` for people."""
+    """Return one split of `inspect` as lines for people."""
     lengths = split["document_tokens"]
     return [
         split["directory"],

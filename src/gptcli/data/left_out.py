@@ -12,12 +12,12 @@ HIDDEN = "hidden"
 EXCLUDED = "excluded by data.exclude"
 NOT_INCLUDED = "not matched by data.include"
 OTHER_ENDING = "another kind of file, by its ending"
-"""The beginning of the reason for a file whose ending is not one of text."""
+"""The prefix of the reason for a file whose ending is not one of text."""
 REPLACED_SHARE = 0.001
 MAX_LISTED = 1000
-"""Files that a report lists."""
+"""The most files that a report lists."""
 MAX_SHOWN, MAX_ENDINGS = 3, 5
-"""Files and endings that one line names."""
+"""The most files and endings that one line names."""
 
 
 class LeftOut(NamedTuple):
@@ -29,12 +29,12 @@ class LeftOut(NamedTuple):
 
     @property
     def is_unreadable(self) -> bool:
-        """Whether it would be read if that were possible."""
+        """Whether the file would be read if that were possible."""
         return self.reason not in (HIDDEN, EXCLUDED, NOT_INCLUDED) and not self.reason.startswith(OTHER_ENDING)
 
 
 def left_out_report(left_out: Iterable[LeftOut]) -> dict[str, Any]:
-    """A JSON report of what was left out: the numbers by reason, and the first MAX_LISTED, unreadable ones first."""
+    """Return a JSON report: the numbers by reason, and the first MAX_LISTED files, unreadable ones first."""
     found = sorted(left_out, key=lambda one: (not one.is_unreadable, one))
     numbers = Counter("unreadable" if one.is_unreadable else one.reason for one in found)
     return {
@@ -45,13 +45,13 @@ def left_out_report(left_out: Iterable[LeftOut]) -> dict[str, Any]:
 
 
 def say_left_out(left_out: Sequence[LeftOut]) -> None:
-    """Say in one line what was left out of a corpus; nothing where nothing was."""
+    """Say in one line what was left out of a corpus, if anything was."""
     if left_out:
         say(f"left out of the corpus: {in_words(left_out)}")
 
 
 def warn_of_unused(exclude: Sequence[str], left_out: Iterable[LeftOut]) -> None:
-    """Warn where patterns of `data.exclude` leave out nothing; those of hidden files, which no corpus has, need not."""
+    """Warn if the patterns of `data.exclude`, apart from those of hidden files, leave out nothing."""
     needed = [pattern for pattern in exclude if not f"/{pattern}".startswith(("/.", "//.", "/**/."))]
     if needed and not any(one.reason == EXCLUDED for one in left_out):
         say(
@@ -61,7 +61,7 @@ def warn_of_unused(exclude: Sequence[str], left_out: Iterable[LeftOut]) -> None:
 
 
 def warn_of_replaced(replaced: int, characters: int) -> None:
-    """Warn of a corpus of which more than REPLACED_SHARE was put in place of bytes that could not be decoded."""
+    """Warn if more than REPLACED_SHARE of a corpus replaces bytes that could not be decoded."""
     if replaced > REPLACED_SHARE * characters:
         say(
             f"warning: {replaced:,} of {characters:,} characters are U+FFFD, put in place of bytes that could not be "
@@ -70,7 +70,7 @@ def warn_of_replaced(replaced: int, characters: int) -> None:
 
 
 def in_words(left_out: Sequence[LeftOut]) -> str:
-    """The number of files for each reason, and the first names."""
+    """Return the number of files for each reason, and the first names, in words."""
     unreadable = [one for one in left_out if one.is_unreadable]
     endings = Counter(
         one.reason.rpartition(" ")[2]

@@ -1,4 +1,4 @@
-"""Counts of the text that the tokenizer of prepared data loses, kept beside the tokens; measured elsewhere."""
+"""Counts of the text that the tokenizer of prepared data loses, which are kept beside the tokens."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from gptcli.tokenizer.tokenizer import Tokenizer
 
 LOST_TEXT = "lost-text.json"
 PARTS = {"train": "the training text", "val": "the validation text"}
-"""The parts of a split, in the order in which they are kept, and what they are called."""
+"""The sides of a split, in the order in which they are kept, and their names in words."""
 
 
 def write_lost_text(folder: Path, parts: Sequence[LostText]) -> None:
-    """Keep what is lost of the training and of the validation part beside their tokens in `folder`."""
+    """Write the lost text of the training and of the validation side beside their tokens in `folder`."""
     kept = {name: part.as_json() for name, part in zip(PARTS, parts, strict=True)}
     write_file(folder / LOST_TEXT, strict_json.dumps(kept, indent=2) + "\n")
 
 
 def read_lost_text(folders: Sequence[Path], tokenizer: Tokenizer) -> dict[str, Any]:
-    """The counts that `write_lost_text` kept, summed over `folders`, as JSON can write them.
+    """Return the counts that `write_lost_text` has written, summed over `folders`, as JSON can write them.
 
     Raises:
-        DataError: no counts are kept, and the tokenizer may lose text.
+        DataError: A folder has no counts, and the tokenizer may lose text.
     """
     parts = {name: LostText() for name in PARTS}
     for folder in folders:
@@ -42,12 +42,12 @@ def read_lost_text(folders: Sequence[Path], tokenizer: Tokenizer) -> dict[str, A
 
 
 def lost_text_of(report: Mapping[str, Any], part: str) -> LostText:
-    """The lost text of a part by a report of prepared data; nothing is lost where the report has no counts."""
+    """Return the lost text of a side by a report of prepared data; it is empty if the report has no counts."""
     values = (report.get("lost_text") or {}).get(part)
     return LostText.of_json(values) if values else LostText()
 
 
 def lost_text_warnings(report: Mapping[str, Any]) -> list[str]:
-    """Warnings about the text that the tokenizer of prepared data loses: a sentence for each part that loses some."""
+    """Return warnings about the text that the tokenizer loses: a sentence for each side that loses some."""
     sentences = (lost_text_of(report, part).words(name) for part, name in PARTS.items())
     return [sentence for sentence in sentences if sentence]

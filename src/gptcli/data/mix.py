@@ -18,7 +18,7 @@ import numpy as np
 
 from gptcli import strict_json
 from gptcli.data.arrays import stretches
-from gptcli.data.cache import WHOLE, Share, cache_key, is_whole, new_entry, only_writer, require_whole
+from gptcli.data.cache import WHOLE, VerifiedShare, cache_key, is_whole, new_entry, only_writer, require_whole
 from gptcli.data.config import DataConfig
 from gptcli.data.left_out import left_out_report
 from gptcli.data.lost_text import read_lost_text
@@ -125,8 +125,12 @@ class PreparedMix(Mix):
 
 def sum_of(sides: Sequence[SplitStatistics]) -> SplitStatistics:
     """Return the sizes of several sides together; a lower bound for the distinct characters."""
-    sums = (sum(getattr(side, name) for side in sides) for name in ("documents", "bytes", "characters"))
-    return SplitStatistics(*sums, max(side.distinct_characters for side in sides))
+    return SplitStatistics(
+        documents=sum(side.documents for side in sides),
+        bytes=sum(side.bytes for side in sides),
+        characters=sum(side.characters for side in sides),
+        distinct_characters=max(side.distinct_characters for side in sides),
+    )
 
 
 def scan_mix(workspace: Workspace) -> MixScan:
@@ -178,7 +182,7 @@ def without(scan: CorpusScan, held_out: np.ndarray, workspace: Workspace) -> Cor
         return scan
     if len(dropped) == scan.train.documents:
         raise ConfigError(f"nothing is left to train on of {scan.files[0].name}", "all of it is validated on elsewhere")
-    digest = hashlib.sha256(np.ascontiguousarray(dropped)).hexdigest()
+    digest = hashlib.sha256(np.ascontiguousarray(dropped).data).hexdigest()
     entry = workspace.cache_dir / "scans" / cache_key("apart", scan.entry.name, digest)
     with only_writer(entry):
         if not is_whole(entry):
@@ -197,7 +201,7 @@ def drop_documents(folder: Path, scan: CorpusScan, dropped: np.ndarray) -> None:
             changed = np.array(kinds)
             first, last = np.searchsorted(dropped, (start, start + len(changed)))
             changed[dropped[first:last] - start] = OVERLAP
-            out.write(changed)
+            out.write(changed.data)
     assignment = np.memmap(folder / ASSIGNMENT, dtype=np.uint8, mode="r")
     gone = scan.records[dropped]
     size, train = int(gone["bytes"].sum()), scan.train
@@ -254,7 +258,7 @@ def open_mix(
     directories: Sequence[Path],
     tokenizer: Tokenizer,
     report: dict[str, Any],
-    share: Share = WHOLE,
+    share: VerifiedShare = WHOLE,
 ) -> PreparedMix:
     """Open a prepared mix in `directory`, and its corpora in `directories`.
 
@@ -277,7 +281,7 @@ def open_together(
     corpora: Sequence[PreparedCorpus],
     report: dict[str, Any],
     from_cache: bool,
-    share: Share = WHOLE,
+    share: VerifiedShare = WHOLE,
 ) -> PreparedMix:
     """Open the part of a mix of several corpora that `directory` holds of all, after its files are verified."""
     require_whole(directory, share)
@@ -292,8 +296,8 @@ def open_together(
         "tokenizer": first.report["tokenizer"],
         "framing": first.report["framing"],
         "lost_text": read_lost_text([corpus.directory for corpus in corpora], first.tokenizer),
-        "train_tokens": sum(count["train_tokens"] for count in tokens),
-        "val_tokens": sum(count["val_tokens"] for count in tokens),
+        "train_tokens": sum(len(corpus.train) for corpus in corpora),
+        "val_tokens": sum(len(corpus.val) for corpus in corpora),
         "ngram_overlap": overlap,
     }
     val = TokenShards.open(directory / "val")
@@ -304,7 +308,7 @@ def join(splits: Sequence[TokenShards], folder: Path, tokenizer: Tokenizer) -> N
     """Write several splits as one, one after another."""
     with ShardWriter(folder, tokenizer.vocab_size, tokenizer.framing, tokenizer.fingerprint) as writer:
         for split in splits:
-            writer.append_split(split, goes_on=False)
+            writer.append_split(split, continues=False)
 
 
 def mixed_tokenizer(scan: MixScan, workspace: Workspace) -> tuple[Tokenizer, dict[str, int] | None]:

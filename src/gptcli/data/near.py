@@ -1,9 +1,9 @@
-"""Documents that are nearly the same: pairs whose sets of passages have a Jaccard similarity of about SIMILARITY.
+"""Near-duplicate documents: pairs whose sets of passages have a Jaccard similarity of about SIMILARITY.
 
 MinHash (Broder, "On the resemblance and containment of documents", 1997) with locality-sensitive hashing in bands, as
 `datatrove` and `text-dedup` do it; the signatures are those of `rensa`. Candidates that share a band are kept as a pair
 if their signatures agree. Signatures lie in files, and every band is sorted by itself in bounded memory, so that the
-pairs do not depend on the number of processes. Documents without a passage of WINDOW_BYTES are near nothing.
+pairs do not depend on the number of processes. Documents without a passage of WINDOW_BYTES are in no pair.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from gptcli.errors import missing_extra
 from gptcli.storage import append_content, create_file
 
 SIMILARITY = 0.5
-"""Two texts of a similarity of 0.5 share two thirds of their passages. It is lower than where documents are dropped,
-since what is shared is what flatters the validation loss, and nothing is lost."""
+"""The similarity of a pair; texts of 0.5 share two thirds of their passages. It is lower than a limit for dropping
+documents, since shared passages flatter the validation loss and grouping loses no text."""
 BANDS, ROWS = 28, 4
 """Two documents of similarity s share a band with probability 1 - (1 - s^4)^28: 0.84 at 0.5, 0.98 at 0.6."""
 WINDOW_BYTES, SPACING_BITS = 24, 2
@@ -42,7 +42,7 @@ FACTORS = derive(np.array([SEED], dtype=np.uint64), np.arange(ROWS)) | np.uint64
 
 
 def require_rensa() -> None:
-    """Raise a UsageError unless what makes the signatures is installed."""
+    """Raise a UsageError unless rensa, which makes the signatures, is installed."""
     try:
         import rensa  # noqa: F401
     except ImportError as error:
@@ -50,9 +50,10 @@ def require_rensa() -> None:
 
 
 def near_pairs(jobs: Sequence[Job], workers: WorkerConfig, folder: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(places, places of earlier documents that each is near) of a corpus whose documents are noted.
+    """Yield (places, places of earlier near-duplicates) of documents of a corpus that has been indexed.
 
-    A document that is longer than a piece is near another if one of its pieces is near one of the other's.
+    A document that is longer than a piece is a near-duplicate of another if one of its pieces is one of a piece of the
+    other.
     """
     with (
         tempfile.TemporaryDirectory(dir=folder, prefix="near-") as scratch,
@@ -74,7 +75,7 @@ def near_pairs(jobs: Sequence[Job], workers: WorkerConfig, folder: Path) -> Iter
 
 
 def agreeing(signed: np.ndarray, band: int, folder: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """signed (N, BANDS * ROWS) -> pairs of rows that are the same in a band and agree on the whole."""
+    """Yield pairs of rows of signed (N, BANDS * ROWS) that are equal in a band and agree on the whole."""
     rows = np.arange(len(signed))
     for _ in range(ROUNDS):
         apart = [np.empty(0, dtype=PLACE)]
@@ -91,7 +92,7 @@ def agreeing(signed: np.ndarray, band: int, folder: Path) -> Iterator[tuple[np.n
 
 
 def band_hashes(signed: np.ndarray, rows: np.ndarray, band: int) -> np.ndarray:
-    """(N,) of BAND: the hash of a band of each of the rows."""
+    """Return (N,) of BAND: the hash of a band of each of the rows."""
     hashes = np.zeros(len(rows), dtype=BAND)
     for start in range(0, len(rows), COMPARED_AT_ONCE):
         some = slice(start, start + COMPARED_AT_ONCE)
@@ -101,7 +102,7 @@ def band_hashes(signed: np.ndarray, rows: np.ndarray, band: int) -> np.ndarray:
 
 
 def sign(job: Job) -> dict[str, Any]:
-    """The signatures of pieces of a part of the corpus that have a passage, and the place of each one's document."""
+    """Write the signatures of the pieces of a part of a corpus that have a passage, and their documents' places."""
 
     def make(folder: Path) -> dict[str, Any]:
         with create_file(folder / SIGNATURES) as signatures, create_file(folder / PLACES) as places:
@@ -110,8 +111,8 @@ def sign(job: Job) -> dict[str, Any]:
             for batch in batches(job.reader.pieces()):
                 rows, signed = signatures_of([piece.text for piece in batch])
                 of_pieces = place + np.cumsum([piece.starts for piece in batch])
-                signatures.write(signed)
-                places.write(of_pieces[rows].astype(PLACE))
+                signatures.write(signed.data)
+                places.write(of_pieces[rows].astype(PLACE).data)
                 place = int(of_pieces[-1])
         return {}
 
@@ -119,7 +120,7 @@ def sign(job: Job) -> dict[str, Any]:
 
 
 def signatures_of(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """(rows (M,): the texts that have a passage, their signatures (M, BANDS * ROWS))."""
+    """Return (rows (M,): the texts that have a passage, their signatures (M, BANDS * ROWS))."""
     from rensa import RMinHash
 
     found = passages(texts, window_bytes=WINDOW_BYTES, spacing_bits=SPACING_BITS)

@@ -4,7 +4,7 @@ A validation n-gram counts as seen when the same tokens occur anywhere in the tr
 contamination between training and test data (Brown et al., "Language Models are Few-Shot Learners", 2020, appendix C,
 with 13-grams). A sample of the validation n-grams is hashed, and the training tokens are read once past it, so that
 memory does not grow with either split. Both sides are sampled by the same hash of an n-gram's first two tokens, so that
-most training tokens cost one multiplication and a comparison. Only tokens are read here, no text.
+most training tokens cost one multiplication and a comparison.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from gptcli.storage import read_regular, write_file
 
 NGRAM_TOKENS = 13
 NGRAM_BYTES = 50
-"""An n-gram is longer than NGRAM_TOKENS where these stand for less text: 13 characters are but a phrase."""
+"""The least text of an n-gram, which is longer than NGRAM_TOKENS if necessary: 13 characters are only a phrase."""
 SAMPLED = 1 << 15
-"""N-grams of the validation split that are looked for, about; all of them where there are fewer."""
+"""The approximate number of validation n-grams in the sample; all of them if there are fewer."""
 LEAST_SAMPLED = 1 << 10
 LOOKED_UP = 1 << 22
-"""Training n-grams that are looked up, about, if LEAST_SAMPLED allows."""
+"""The approximate number of training n-grams that are looked up, if LEAST_SAMPLED allows."""
 BLOCK = 1 << 16
-"""Tokens that are hashed at once: they fit in a processor's cache."""
+"""The tokens that are hashed at once, which fit in the cache of a processor."""
 FILTER_BITS = 20
 WARN_SHARE = 0.2
-"""The share from which on a warning says that the validation loss is lower than on new text."""
+"""The least share with a warning that the validation loss is lower than on new text."""
 OVERLAP = "overlap.json"
 
 SEED = np.array([0x0E71A9], dtype=np.uint64)
@@ -52,18 +52,19 @@ class Overlap:
 
     @property
     def share(self) -> float | None:
-        """The estimated share of the validation split's n-grams; None where no document is as long as one."""
+        """The estimated share of the validation split's n-grams; None if no document is as long as an n-gram."""
         return self.found / self.sampled if self.sampled else None
 
     def as_json(self) -> dict[str, Any]:
+        """Return the counts and the share as JSON can write them."""
         return {"share": self.share, **asdict(self)}
 
 
 def measure_overlap(vals: Sequence[TokenShards], trains: Sequence[TokenShards]) -> list[Overlap]:
-    """The overlap of each validation split with all training splits together; the tokenizer is the same for all.
+    """Measure the overlap of each validation split with all training splits together, of one tokenizer.
 
     Raises:
-        DataError: a file of tokens is damaged.
+        DataError: A file of tokens is damaged.
     """
     length = ngram_length(vals)
     shift = sampling_shift(sum(map(len, vals)), sum(map(len, trains)))
@@ -85,19 +86,19 @@ def measure_overlap(vals: Sequence[TokenShards], trains: Sequence[TokenShards]) 
 
 
 def ngram_length(vals: Sequence[TokenShards]) -> int:
-    """Tokens of an n-gram: NGRAM_TOKENS, or as many as stand for NGRAM_BYTES on average."""
+    """Return the tokens of an n-gram: NGRAM_TOKENS, or as many as stand for NGRAM_BYTES on average."""
     tokens, size = sum(map(len, vals)), sum(val.bytes for val in vals)
     return max(NGRAM_TOKENS, math.ceil(NGRAM_BYTES * tokens / max(1, size)))
 
 
 def sampling_shift(val_tokens: int, train_tokens: int) -> int:
-    """One n-gram in 2^shift is sampled."""
+    """Return the shift by which one n-gram in 2^shift is sampled."""
     wanted = max(val_tokens / SAMPLED, min(train_tokens / LOOKED_UP, val_tokens / LEAST_SAMPLED))
     return max(0, math.ceil(math.log2(max(1.0, wanted))))
 
 
 def sampled_ngrams(shards: TokenShards, length: int, shift: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(places in the stream, hashes) (N,) of the sampled n-grams of a split, those across two documents included."""
+    """Yield (places in the stream, hashes) (N,) of the sampled n-grams of a split, including those across documents."""
     factors = derive(SEED, np.arange(length)) | np.uint64(1)
     for start in range(0, len(shards), READ_TOKENS):
         tokens = shards.read(start, min(start + READ_TOKENS + length - 1, len(shards)))
@@ -111,14 +112,14 @@ def sampled_ngrams(shards: TokenShards, length: int, shift: int) -> Iterator[tup
 
 
 def chosen(tokens: np.ndarray, shift: int) -> np.ndarray:
-    """tokens (N,) uint32 -> places < N - 1 of those that, with the one after, are sampled."""
+    """tokens (N,) uint32 -> places < N - 1 of the tokens that are sampled, each with its successor."""
     if not shift:
         return np.arange(len(tokens) - 1)
     return np.flatnonzero(tokens[:-1] * FIRST + tokens[1:] * SECOND < np.uint32(1 << (32 - shift)))
 
 
 def validation_hashes(val: TokenShards, length: int, shift: int) -> Iterator[np.ndarray]:
-    """Hashes of the sampled n-grams that lie within one document of `val`."""
+    """Yield hashes of the sampled n-grams that lie within one document of `val`."""
     starts = val.document_starts.astype(np.int64)
     ends = np.append(starts[1:], len(val))
     first, last = starts + len(val.framing.before), ends - len(val.framing.after)
@@ -128,12 +129,12 @@ def validation_hashes(val: TokenShards, length: int, shift: int) -> Iterator[np.
 
 
 def filter_places(hashes: np.ndarray) -> np.ndarray:
-    """The entries (N,) of hashes (N,) in a filter of 2^FILTER_BITS entries."""
+    """Return the entries (N,) of hashes (N,) in a filter of 2^FILTER_BITS entries."""
     return (hashes >> np.uint64(64 - FILTER_BITS)).astype(np.int64)
 
 
 def write_overlap(folder: Path, vals: Sequence[TokenShards], trains: Sequence[TokenShards]) -> None:
-    """Measure the overlap and keep it beside the tokens in `folder`."""
+    """Measure the overlap and write it beside the tokens in `folder`."""
     each = measure_overlap(vals, trains)
     total = Overlap(each[0].ngram_tokens, sum(one.sampled for one in each), sum(one.found for one in each))
     kept = {"total": total.as_json(), "each": [one.as_json() for one in each]}
@@ -141,13 +142,13 @@ def write_overlap(folder: Path, vals: Sequence[TokenShards], trains: Sequence[To
 
 
 def read_overlap(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The overlap that `write_overlap` kept: of all validation splits together, and of each, as JSON can write it."""
+    """Return the overlap that `write_overlap` has written: of all validation splits together, and of each."""
     kept = strict_json.parse(read_regular(folder / OVERLAP).decode())
     return kept["total"], kept["each"]
 
 
 def recorded_overlap(report: Path) -> dict[str, Any] | None:
-    """The overlap that a run's data.json records; None if there is no such file, or it does not say."""
+    """Return the overlap that the data.json of a run records; None if there is no such file or record."""
     try:
         overlap = strict_json.parse(read_regular(report))["ngram_overlap"]
         return overlap if {"share", "sampled", "found", "ngram_tokens"} <= overlap.keys() else None
@@ -156,7 +157,7 @@ def recorded_overlap(report: Path) -> dict[str, Any] | None:
 
 
 def overlap_words(overlap: Mapping[str, Any]) -> str:
-    """The overlap of a report in words."""
+    """Return the overlap of a report in words."""
     length, share = overlap["ngram_tokens"], overlap["share"]
     if share is None:
         return f"not known: no validation document has {length} tokens"
@@ -164,12 +165,12 @@ def overlap_words(overlap: Mapping[str, Any]) -> str:
 
 
 def percent(share: float) -> str:
-    """A share that is an estimate, in words of no false precision."""
+    """Return an estimated share in words, without false precision."""
     return "less than 0.1 %" if 0 < share < 0.001 else f"{100 * share:.2g} %" if share < 0.1 else f"{100 * share:.0f} %"
 
 
 def overlap_warning(report: Mapping[str, Any]) -> str | None:
-    """The warning about the overlap in a report of prepared data, with a remedy; None if the overlap is small."""
+    """Return the warning about the overlap in a report of prepared data; None if the overlap is small."""
     overlap = report["ngram_overlap"]
     if (overlap["share"] or 0) < WARN_SHARE:
         return None

@@ -1,9 +1,9 @@
-"""A random order that is computed, not stored: where index i goes depends on (i, size, key) alone.
+"""A random order that is computed, not stored: the place of index i depends on (i, size, key) alone.
 
 A balanced Feistel network is a bijection on 2^(2h) numbers whatever its round function; cycle walking (apply it again
 until the result is below `size`) restricts it to any size: Black and Rogaway, "Ciphers with Arbitrary Finite Domains",
 2002. The mixing function is the finalizer of SplitMix64: Steele, Lea and Flood, "Fast Splittable Pseudorandom Number
-Generators", 2014. Good for shuffling, not for secrets. Knows nothing of what it orders.
+Generators", 2014. The order is good for shuffling, not for secrets.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ ROUNDS = 6
 
 
 def mix(values: np.ndarray) -> np.ndarray:
-    """uint64 -> uint64 of the same shape: a bijection in which every input bit moves every output bit."""
+    """uint64 -> uint64 of the same shape: a bijection in which every input bit changes every output bit."""
     values = values + np.uint64(0x9E3779B97F4A7C15)
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+    mixed: np.ndarray = values ^ (values >> np.uint64(31))
+    return mixed
 
 
 def derive(key: np.ndarray, number: np.ndarray | int) -> np.ndarray:
-    """A key for each `number`, different from `key`'s and from each other's."""
+    """Return a key for each `number`; the keys differ from `key` and from each other."""
     return mix(mix(key) ^ np.asarray(number, dtype=np.uint64))
 
 

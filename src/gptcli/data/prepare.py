@@ -16,7 +16,7 @@ from gptcli import strict_json
 from gptcli.console import Progress, say, size
 from gptcli.data.cache import (
     WHOLE,
-    Share,
+    VerifiedShare,
     cache_key,
     is_whole,
     new_entry,
@@ -120,7 +120,7 @@ def open_prepared(directory: Path) -> PreparedCorpus:
 
 
 def open_corpus(
-    directory: Path, tokenizer: Tokenizer, report: dict[str, Any], from_cache: bool, share: Share = WHOLE
+    directory: Path, tokenizer: Tokenizer, report: dict[str, Any], from_cache: bool, share: VerifiedShare = WHOLE
 ) -> PreparedCorpus:
     """Open a prepared corpus and verify its files, of which each of several processes has its share.
 
@@ -256,8 +256,8 @@ def write_tokens(folder: Path, scan: CorpusScan, tokenizer: Tokenizer, work: Pat
         Progress("encode", len(jobs), unit="parts") as progress,
     ):
         for job, result in zip(jobs, in_order(encode, tasks, workers.processes), strict=True):
-            for writer, goes_on in zip((train, val), result["goes_on"], strict=True):
-                writer.append_split(TokenShards.open(job.folder / writer.directory.name), goes_on)
+            for writer, continues in zip((train, val), result["goes_on"], strict=True):
+                writer.append_split(TokenShards.open(job.folder / writer.directory.name), continues)
             builder.include(TextSketch.open(job.folder / SKETCH))
             lost = [part + LostText.of_json(more) for part, more in zip(lost, result["lost"], strict=True)]
             progress.update()

@@ -1,4 +1,4 @@
-"""A prompt to try a model with: the beginning of a document that it was not trained on."""
+"""A prompt to try a model with: the first words of a document that it was not trained on."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from gptcli.tokenizer.tokenizer import Tokenizer
 
 EXAMPLE = "Once upon a time"
 TOKENS = 256
-"""So much of a document is looked at."""
+"""The tokens of a document that are looked at."""
 DOCUMENTS = 20
 MOST_WORDS, MOST_CHARACTERS, LEAST_CHARACTERS = 4, 30, 3
 
 
 def suggested_prompt(shards: TokenShards, tokenizer: Tokenizer) -> str | None:
-    """A few words with which a document of the split begins, in one line; None where none can be typed.
+    """Return a few words with which a document of the split begins, in one line; None if there is no usable document.
 
-    It is text that `tokenizer` represents and that no shell or option parser takes for something else once quoted.
+    The prompt is text that `tokenizer` represents and that no shell or option parser misreads once it is quoted.
     """
-    candidates = filter(None, map(shortened, beginnings(shards, tokenizer)))
+    candidates = filter(None, map(shortened, first_lines(shards, tokenizer)))
     return next((prompt for prompt in candidates if is_usable(prompt, tokenizer)), None)
 
 
 def example_prompt(tokenizer: Tokenizer) -> str:
-    """A prompt for a model whose texts are not to be quoted: what any tokenizer of English represents, else a token."""
+    """Return a prompt for a model whose texts are not to be quoted: one that represents English, else a token."""
     tokens = (tokenizer.decode([id]).strip() for id in range(tokenizer.vocab_size))
     return next((text for text in (EXAMPLE, *tokens) if is_usable(text, tokenizer)), EXAMPLE)
 
 
-def beginnings(shards: TokenShards, tokenizer: Tokenizer) -> Iterator[str]:
-    """The first lines of documents; of a single one, which may have been cut anywhere, later lines before the first."""
+def first_lines(shards: TokenShards, tokenizer: Tokenizer) -> Iterator[str]:
+    """Yield the first lines of documents; of a single document, which may be cut anywhere, the very first line last."""
     for number in range(min(shards.documents, DOCUMENTS)):
         start, stop = shards.document_bounds(number)
         lines = tokenizer.decode(shards.read(start, min(stop, start + TOKENS))).splitlines()
@@ -40,7 +40,7 @@ def beginnings(shards: TokenShards, tokenizer: Tokenizer) -> Iterator[str]:
 
 
 def shortened(line: str) -> str:
-    """The first words of a line, or characters where there are no words."""
+    """Return the first words of a line, or its first characters if it has no words."""
     words = line.split()[:MOST_WORDS]
     while len(words) > 1 and len(" ".join(words)) > MOST_CHARACTERS:
         words.pop()
@@ -48,6 +48,7 @@ def shortened(line: str) -> str:
 
 
 def is_usable(prompt: str, tokenizer: Tokenizer) -> bool:
+    """Return whether a prompt can be typed and is represented by the tokenizer."""
     if len(prompt) < LEAST_CHARACTERS or prompt.startswith("-") or not prompt.isprintable() or "\ufffd" in prompt:
         return False
     try:

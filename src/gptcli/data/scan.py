@@ -386,5 +386,5 @@ def text_fingerprint(records: np.ndarray, split: Split) -> str:
     for field in ("high", "low", None):
         for _, some, kinds in stretches(records, split.assignment):
             kept = np.isin(kinds, (TRAIN, VAL, CUT))
-            digest.update(np.ascontiguousarray(kinds[kept] if field is None else some[field][kept]))
+            digest.update(np.ascontiguousarray(kinds[kept] if field is None else some[field][kept]).data)
     return digest.hexdigest()

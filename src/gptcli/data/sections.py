@@ -45,8 +45,8 @@ class Section(NamedTuple):
     @classmethod
     def of(cls, values: Sequence[Any]) -> Section:
         """Return the section whose `values` were read back from JSON."""
-        *numbers, record = values
-        return cls(*numbers, None if record is None else tuple(record))
+        section = cls(*values)
+        return section._replace(record=None if section.record is None else (*section.record,))
 
 
 FileSection = tuple[Section, ScannedFile]

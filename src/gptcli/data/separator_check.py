@@ -1,6 +1,6 @@
-"""A warning about a separator that never occurs, or about one that a text seems to have and that was not declared.
+"""A warning about a separator that never occurs, or about an undeclared one that a text seems to have.
 
-It looks at a sample of the corpus, so that it costs no time to speak of.
+The check reads a small sample of the corpus.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PROSE_ENDINGS = (".txt", ".text", ".log")
 
 
 def separator_warning(files: Sequence[ScannedFile], config: DataConfig) -> str:
-    """The warning about the separator of the text files of a corpus that has been read; empty if there is none."""
+    """Return the warning about the separator of the text files of a corpus that was read; empty if there is none."""
     texts = [file for file in files if file.format == "text"]
     if not texts or any(file.documents > 1 for file in texts):
         return ""
@@ -35,24 +35,24 @@ def separator_warning(files: Sequence[ScannedFile], config: DataConfig) -> str:
     if not found:
         return ""
     return (
-        f"warning: {shell_word(found.typed)} occurs {found.count:,} times in a sample of the text, and {each}; if it "
+        f"warning: {shell_word(found.typed)} occurs {found.occurrences:,} times in a sample of the text, and {each}; if it "
         f"separates documents add {remedy}"
     )
 
 
 def suggestion(texts: Sequence[ScannedFile], config: DataConfig) -> Undeclared | None:
-    """The probable separator that occurs most often in the beginnings of some files all over the corpus."""
+    """Return the probable separator that occurs most often in the first part of some files all over the corpus."""
     sampled = texts[:: max(1, len(texts) // SAMPLED_FILES)][:SAMPLED_FILES]
     whole = config.model_copy(update={"document_separator": None})
     counts: dict[str, int] = {}
     for file in sampled:
         try:
             text = next(read_pieces(file.source, whole)).text[: SAMPLED_CHARACTERS // len(sampled)]
-        except GptcliError:  # of an excerpt not every file has been read: whoever reads this one will say so
+        except GptcliError:  # not every file of a subset has been read; the reader of this one reports it
             continue
         ending = file.source.path.suffix.lower()
         found = undeclared(text, is_prose=not ending or ending in PROSE_ENDINGS)
         if found:
-            counts[found.typed] = counts.get(found.typed, 0) + found.count
+            counts[found.typed] = counts.get(found.typed, 0) + found.occurrences
     best = max(counts, key=lambda typed: counts[typed], default=None)
     return Undeclared(best, counts[best]) if best is not None else None

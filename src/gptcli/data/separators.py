@@ -1,8 +1,7 @@
-r"""Text that separates the documents of a text file: what a user types for it, where it is found, and which one a text
-probably has that was not declared.
+r"""Separators of the documents of a text file: those that a user declares, and those that a text probably has.
 
-A shell gives '\n' as a backslash and an n, so the escapes \n, \t, \r and \\ stand for what they mean in Python. A line
-end in a separator is found as "\r\n" too, as Windows writes it.
+A shell passes '\n' as a backslash and an n, so the escapes \n, \t, \r and \\ have their meaning in Python. A line end
+in a separator also matches "\r\n", the line end of Windows.
 """
 
 from __future__ import annotations
@@ -34,21 +33,21 @@ class Separator:
         pattern = re.escape(self.text).replace("\\\n", "\r?\n")
         self.pattern, self.bytes_pattern = re.compile(pattern), re.compile(pattern.encode())
         self.longest = len(self.text) + self.text.count("\n")
-        """Characters of its longest form."""
+        """The number of characters of its longest form."""
         self.longest_bytes = len(self.text.encode()) + self.text.count("\n")
 
     def split(self, text: str) -> list[str]:
-        """The texts between its occurrences, in order."""
+        """Return the texts between its occurrences, in order."""
         return self.pattern.split(text) if "\r" in text and "\n" in self.text else text.split(self.text)
 
 
 def separator_of(config: DataConfig) -> Separator | None:
-    """The separator that a configuration names, if any."""
+    """Return the separator that a configuration names; None if it names none."""
     return Separator(config.document_separator) if config.document_separator is not None else None
 
 
 def separate(chunks: Iterable[str], separator: Separator | None) -> Iterator[tuple[str, bool]]:
-    """(text, whether a document ends after it) for text that arrives in chunks; the separator may lie across two."""
+    """Yield (text, whether a document ends after it) of text that comes in chunks; a separator may lie across two."""
     held = ""
     for chunk in chunks:
         if separator is None:
@@ -64,12 +63,13 @@ def separate(chunks: Iterable[str], separator: Separator | None) -> Iterator[tup
 
 
 def section_ends(content: ReadableBuffer, separator: Separator, section_bytes: int) -> Iterator[tuple[int, int]]:
-    """(start, end) of about one occurrence every `section_bytes`, such as cutting from the left to the right uses.
+    """Yield (start, end) of about one occurrence every `section_bytes` at which cutting from left to right cuts.
 
-    Of occurrences that overlap, the first is used; so one that no other reaches into from the left surely is.
+    If occurrences overlap, the text is cut at the first of them; so it is certainly cut at one that no other occurrence
+    overlaps from the left.
 
     Args:
-        content: the bytes of a file in UTF-8, or a map of them.
+        content: The bytes of a file in UTF-8, or a map of them.
     """
     pattern, end = separator.bytes_pattern, 0
     while found := pattern.search(content, end + section_bytes):
@@ -82,50 +82,51 @@ def section_ends(content: ReadableBuffer, separator: Separator, section_bytes: i
 
 
 def reaches_into(content: ReadableBuffer, separator: Separator, start: int, after: int) -> bool:
-    """Whether an occurrence that begins before `start`, and not before `after`, ends beyond `start`."""
+    """Return whether an occurrence that begins before `start`, but not before `after`, ends beyond `start`."""
     first = max(after, start - separator.longest_bytes + 1)
     matches = (separator.bytes_pattern.match(content, place) for place in range(first, start))
     return any(match is not None and match.end() > start for match in matches)
 
 
 class Undeclared(NamedTuple):
-    """Something that probably separates documents, as one types it for `data.document_separator`."""
+    """A probable separator of documents, as it is typed for `data.document_separator`."""
 
     typed: str
-    count: int
-    """The number of its occurrences."""
+    occurrences: int
 
 
 def undeclared(text: str, is_prose: bool) -> Undeclared | None:
-    """The probable separator of documents in `text`; None if there is none.
+    """Return the probable separator of documents in `text`; None if there is none.
 
     Args:
-        is_prose: the text is in no markup and no program language, in which a line such as "---" has a meaning.
+        is_prose: The text is in no markup or programming language, in which a line such as "---" has a meaning.
     """
     seen = [Undeclared(token, count_unquoted(text, token)) for token in TOKENS]
-    found = [mark for mark in seen if mark.count >= MIN_TOKENS]
+    found = [mark for mark in seen if mark.occurrences >= MIN_TOKENS]
     if is_prose and "s>" in text:
         marks = [Undeclared(typed(mark), text.count(mark)) for mark in SENTENCE_MARKS]
         pairs, (ends, begins) = marks[:-2], marks[-2:]
-        found += [mark for mark in pairs if mark.count >= max(MIN_LINES, 0.8 * begins.count)]
+        found += [mark for mark in pairs if mark.occurrences >= max(MIN_LINES, 0.8 * begins.occurrences)]
         found += [
-            mark for mark, other in ((ends, begins), (begins, ends)) if mark.count >= MIN_LINES and not other.count
+            mark
+            for mark, other in ((ends, begins), (begins, ends))
+            if mark.occurrences >= MIN_LINES and not other.occurrences
         ]
     if is_prose and not found:
         lines = [
             Undeclared(typed(f"\n{line}\n"), len(re.findall(f"\n{re.escape(line)}\r?(?=\n)", text))) for line in LINES
         ]
-        found = [mark for mark in lines if mark.count >= MIN_LINES]
-    return max(found, key=lambda mark: mark.count, default=None)
+        found = [mark for mark in lines if mark.occurrences >= MIN_LINES]
+    return max(found, key=lambda mark: mark.occurrences, default=None)
 
 
 def count_unquoted(text: str, token: str) -> int:
-    """The number of occurrences of `token`, except where it is quoted, as in programs and in prose about it."""
+    """Return the number of occurrences of `token` that are not quoted, as they are in programs and prose about it."""
     if token not in text:
         return 0
     return len(re.findall(f"(?<![{QUOTED}]){re.escape(token)}(?![{QUOTED}])", text))
 
 
 def typed(separator: str) -> str:
-    r"""A separator as one types it: line ends as \n, and "\r\n" as the "\n" that stands for both."""
+    r"""Return a separator as it is typed: line ends as \n, which stands for "\r\n" too."""
     return separator.replace("\\", "\\\\").replace("\r\n", "\n").replace("\n", "\\n").replace("\t", "\\t")

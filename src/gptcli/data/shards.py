@@ -1,13 +1,12 @@
-"""Token shards: one split as a stream of tokens in memory-mapped files, and where in it each document lies.
+"""Token shards: one split as a stream of tokens in memory-mapped files, with the place of each document.
 
-    index.json            what follows, and the size and SHA-256 of every file
+    index.json            the sizes of the split, and the size and SHA-256 of every file
     tokens-00000.bin ...  the tokens, uint16 if the vocabulary fits, else uint32; all files but the last are full
-    document-starts.bin   for each document a uint64: where it starts in the stream
+    document-starts.bin   for each document a uint64: its start in the stream
     document-bytes.bin    for each document a uint64: the UTF-8 bytes of its text
 
 Each document is framed as the tokenizer says (`DocumentFraming`): [BOS] doc1 [EOS] [BOS] doc2 [EOS], or with one token
-that is both, [EOS] doc1 [EOS] doc2. The directory is self-contained and can be copied. Knows no tokenizer, no sequence
-length and no order of training.
+that is both, [EOS] doc1 [EOS] doc2. The directory is self-contained and can be copied.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ import numpy as np
 
 from gptcli import strict_json
 from gptcli.console import shell_word
-from gptcli.data.cache import WHOLE, Share
+from gptcli.data.cache import WHOLE, VerifiedShare
 from gptcli.errors import DataError
 from gptcli.manifest import in_threads, sha256_of_part
 from gptcli.storage import LARGE, create_file, read_regular, regular_descriptor, storage_errors, write_file
@@ -44,7 +43,7 @@ REMEDY = "delete the directory and run the command again, which writes it anew"
 
 
 class ShardWriter:
-    """Writes one split into an empty directory. A context manager: the split is whole when the block ends well."""
+    """A context manager that writes one split into an empty directory; the split is whole when the block ends well."""
 
     def __init__(
         self,
@@ -66,15 +65,15 @@ class ShardWriter:
         self.create(BYTES)
 
     def add(self, ids: np.ndarray, size: int, starts: bool) -> None:
-        """Append ids (N,), which stand for `size` bytes of text; `starts`: they begin a document.
+        """Append ids (N,), which stand for `size` bytes of text and begin a document if `starts`.
 
         Raises:
-            DataError: an id is not below the vocabulary size, which is the tokenizer's fault.
+            DataError: An id is not below the vocabulary size, which is a fault of the tokenizer.
         """
         self.add_all([ids], [size], [starts])
 
     def add_all(self, ids: Sequence[np.ndarray], sizes: Sequence[int], starts: Sequence[bool]) -> None:
-        """`add` of one after another, in one go."""
+        """Append several arrays of ids at once, as `add` does one after another."""
         lengths, begins = np.array([len(some) for some in ids]), np.asarray(starts, dtype=bool)
         joined = ids[0] if len(ids) == 1 else np.concatenate(ids)
         if len(joined) and int(joined.max()) >= self.vocab_size:
@@ -82,18 +81,18 @@ class ShardWriter:
                 f"the tokenizer gave token {int(joined.max())}, but its vocabulary has {self.vocab_size}",
                 "it is damaged: use another",
             )
-        places = np.cumsum(lengths) - lengths  # where in `joined` each of the ids begins
+        places = np.cumsum(lengths) - lengths  # the place in `joined` at which each array of ids begins
         firsts = np.flatnonzero(begins)
-        joined, starts = self.framed(joined, places[firsts])
+        joined, document_starts = self.framed(joined, places[firsts])
         sums = np.concatenate(([0], np.cumsum(sizes)))
         edges = sums[np.append(firsts, len(sizes))]  # bytes before each document that begins, and in all
-        self.begin_documents(self.tokens + starts, np.diff(edges), int(edges[0]))
+        self.begin_documents(self.tokens + document_starts, np.diff(edges), int(edges[0]))
         self.write(joined)
 
     def framed(self, ids: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """`ids` with the framing where documents begin, at `places`, ascending; and where they then begin.
+        """Return `ids` with the framing of the documents that begin at `places`, ascending, and their new places.
 
-        The token after a document's text is written when the next one begins, since its text may come in parts.
+        The token after a document's text is written when the next document begins, since the text may come in parts.
         """
         between = np.array([*self.framing.after, *self.framing.before], dtype=self.dtype)
         if not len(between) or not len(places):
@@ -105,34 +104,34 @@ class ShardWriter:
             framed, starts = np.delete(framed, places[0]), starts - 1
         return framed, starts
 
-    def append_split(self, shards: TokenShards, goes_on: bool) -> None:
-        """Append a whole split of the same tokenizer; `goes_on`: its first document goes on with the last one here."""
+    def append_split(self, shards: TokenShards, continues: bool) -> None:
+        """Append a whole split of the same tokenizer; if it `continues`, its first document is the rest of the last."""
         if not shards.documents:
             return
-        if self.documents and not goes_on:
+        if self.documents and not continues:
             self.write(self.framing.after)
-        skipped = len(self.framing.before) if goes_on else 0
-        kept = len(shards) - len(self.framing.after)  # its last document may go on in the next split
+        skipped = len(self.framing.before) if continues else 0
+        kept = len(shards) - len(self.framing.after)  # its last document may continue in the next split
         starts = self.tokens - skipped + shards.document_starts.astype(np.int64)
         sizes = shards.sizes.array.astype(np.int64)
-        rest = int(sizes[0]) if goes_on else 0
-        self.begin_documents(starts[int(goes_on) :], sizes[int(goes_on) :], rest)
+        rest = int(sizes[0]) if continues else 0
+        self.begin_documents(starts[int(continues) :], sizes[int(continues) :], rest)
         for start in range(skipped, kept, READ_TOKENS):
             self.write(shards.read(start, min(start + READ_TOKENS, kept)))
 
-    def begin_documents(self, starts: np.ndarray, sizes: Sequence[int] | np.ndarray, rest: int) -> None:
-        """Note `rest` more bytes of the document that is begun, then documents that start there, of so many bytes."""
+    def begin_documents(self, starts: np.ndarray, sizes: np.ndarray, rest: int) -> None:
+        """Add `rest` bytes to the document that is being written, and then documents with these starts and sizes."""
         self.document_bytes += rest
         self.bytes += rest + int(np.sum(sizes, dtype=np.int64))
         if len(starts):
             self.end_document()
-            self.append(STARTS, np.asarray(starts).astype(COUNT))
-            self.append(BYTES, np.asarray(sizes[:-1]).astype(COUNT))
+            self.append(STARTS, starts.astype(COUNT))
+            self.append(BYTES, sizes[:-1].astype(COUNT))
             self.documents += len(starts)
             self.document_bytes = int(sizes[-1])
 
     def write(self, ids: np.ndarray | Sequence[int]) -> None:
-        """Append to the current file, going on to the next one when it is full."""
+        """Append to the current file, and to the next one when it is full."""
         ids = np.ascontiguousarray(ids, dtype=self.dtype)
         while len(ids):
             number, used = divmod(self.tokens, self.tokens_per_file)
@@ -146,18 +145,20 @@ class ShardWriter:
             self.tokens += len(part)
 
     def end_document(self) -> None:
-        """Note the size of the document that ends here."""
+        """Write the size of the document that ends here."""
         if self.documents:
             self.append(BYTES, np.array([self.document_bytes], dtype=COUNT))
             self.document_bytes = 0
 
     def create(self, name: str) -> None:
+        """Create a file of the split."""
         self.open_files[name] = create_file(self.directory / name)
         self.hashes[name] = hashlib.sha256()
 
     def append(self, name: str, values: np.ndarray) -> None:
-        self.open_files[name].write(values)
-        self.hashes[name].update(values)
+        """Append values to a file of the split."""
+        self.open_files[name].write(values.data)
+        self.hashes[name].update(values.data)
 
     def __enter__(self) -> Self:
         return self
@@ -174,7 +175,7 @@ class ShardWriter:
             self.write_index()
 
     def write_index(self) -> None:
-        """Describe what was written, after all of it."""
+        """Write the index, once everything else is written."""
         write_index(
             self.directory,
             {name: digest.hexdigest() for name, digest in self.hashes.items()},
@@ -190,7 +191,11 @@ class ShardWriter:
 
 
 def write_index(directory: Path, hashes: dict[str, str], *, framing: DocumentFraming, **values: Any) -> None:
-    """Describe a split whose files, of these SHA-256, are whole in `directory`; `values` are the index's own."""
+    """Write the index of a split whose files, with these SHA-256 hashes, are whole in `directory`.
+
+    Args:
+        values: The other fields of the index.
+    """
     files = {
         name: {"size": (directory / name).stat().st_size, "sha256": digest} for name, digest in sorted(hashes.items())
     }
@@ -202,12 +207,12 @@ def write_index(directory: Path, hashes: dict[str, str], *, framing: DocumentFra
 
 
 class MappedFile:
-    """A memory-mapped array whose file is watched: reading a mapped file that was cut short would kill the process.
+    """A memory-mapped array with a check of its file, since reading a mapped file that was cut short kills the process.
 
     It holds `count` values (-1: all) from byte `offset` of the file, which has `size` bytes.
     """
 
-    def __init__(self, path: Path, dtype: np.dtype, size: int, offset: int = 0, count: int = -1) -> None:
+    def __init__(self, path: Path, dtype: np.dtype[Any], size: int, offset: int = 0, count: int = -1) -> None:
         self.path, self.size = path, size
         with storage_errors(path, "read"):
             self.descriptor = regular_descriptor(path)
@@ -216,6 +221,7 @@ class MappedFile:
         self.array = np.frombuffer(mapped, dtype=dtype, count=count, offset=offset)
 
     def check(self) -> None:
+        """Raise a DataError if the file has another size now."""
         found = os.fstat(self.descriptor).st_size
         if found != self.size:
             raise DataError(f"{self.path} has {found:,} bytes instead of {self.size:,}", REMEDY)
@@ -226,7 +232,7 @@ class MappedFile:
 
 
 class TokenShards:
-    """One split, read from a directory that a ShardWriter has written. `len()` is its tokens, framing included."""
+    """A split in a directory that a ShardWriter has written; `len()` is the number of its tokens, framing included."""
 
     def __init__(self, directory: Path, index: dict[str, Any]) -> None:
         self.directory = directory
@@ -235,19 +241,18 @@ class TokenShards:
         self.vocab_size: int = index["vocab_size"]
         self.framing = DocumentFraming(index["eot_id"], None if index["format"] == 1 else index["end_id"])
         self.bytes: int = index["bytes"]
-        """UTF-8 bytes of the text."""
+        """The UTF-8 bytes of the text."""
         self.documents: int = index["documents"]
         self.tokenizer_fingerprint: str = index["tokenizer_fingerprint"]
         self.elsewhere: list[dict[str, Any]] = index.get("elsewhere", [])
-        """Tokens in files of another program: "path", "size", "offset", "tokens" and "sha256" of each stretch."""
+        """The tokens in files of another program: "path", "size", "offset", "tokens" and "sha256" of each stretch."""
         unplaced = [{key: value for key, value in part.items() if key != "path"} for part in self.elsewhere]
         described = index | {"elsewhere": unplaced} if unplaced else index
         self.fingerprint = hashlib.sha256(strict_json.dumps(described, sort_keys=True).encode()).hexdigest()
-        """Hash of the tokens, the document boundaries and the tokenizer, wherever the files lie: those of the files are
-        in the index."""
-        self.noted: dict[str, Any] = index["files"]
+        """A hash of the tokens, the document boundaries and the tokenizer, wherever the files lie: the index has their
+        hashes."""
         self.stored_elsewhere = [
-            Stored(Path(part["path"]), part["offset"], part["tokens"] * self.dtype.itemsize, part["sha256"])
+            StoredBytes(Path(part["path"]), part["offset"], part["tokens"] * self.dtype.itemsize, part["sha256"])
             for part in self.elsewhere
         ]
         names = [name for name in sorted(index["files"]) if name not in (STARTS, BYTES)]
@@ -256,15 +261,15 @@ class TokenShards:
             for part in self.elsewhere
         ]
         self.edges = [0, *accumulate(len(file.array) for file in self.files)]
-        """Where in the stream each file begins, and the end."""
+        """The place in the stream at which each file begins, and the end of the stream."""
         self.starts, self.sizes = self.map(STARTS, COUNT), self.map(BYTES, COUNT)
 
     @classmethod
     def open(cls, directory: Path, *, elsewhere: bool = False) -> TokenShards:
-        """Map the files of a directory; with `elsewhere`, for the cache alone, also those outside that it names.
+        """Map the files of a directory; with `elsewhere`, for the cache alone, also files outside it that it names.
 
         Raises:
-            DataError: it holds no shards, or a file is missing, cut short or of another form.
+            DataError: It holds no shards, or a file is missing, cut short or of another form.
         """
         path = directory / INDEX
         if not path.is_file():
@@ -281,21 +286,22 @@ class TokenShards:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{path} is damaged: {error!r}", REMEDY) from error
 
-    def map(self, name: str, dtype: np.dtype) -> MappedFile:
+    def map(self, name: str, dtype: np.dtype[Any]) -> MappedFile:
+        """Map a file of the split."""
         path = self.directory / name
         if Path(name).name != name or not path.is_file():
             raise DataError(f"{path} is missing", REMEDY)
         return MappedFile(path, dtype, self.index["files"][name]["size"])
 
     def __len__(self) -> int:
-        return self.index["tokens"]
+        return int(self.index["tokens"])
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Tokens start..stop-1 of the stream, (stop - start,) of `dtype`; it may lie across files.
+        """Return tokens start..stop-1 of the stream, (stop - start,) of `dtype`; they may lie in several files.
 
         Raises:
-            IndexError: that is not within the stream.
-            DataError: a file was cut short, or a token is not below the vocabulary size.
+            IndexError: They are not within the stream.
+            DataError: A file was cut short, or a token is not below the vocabulary size.
         """
         if not 0 <= start <= stop <= len(self):
             raise IndexError(f"tokens {start}..{stop} of {len(self)}")
@@ -316,12 +322,12 @@ class TokenShards:
 
     @property
     def document_starts(self) -> np.ndarray:
-        """(documents,) uint64, ascending: where each document starts in the stream, the token before it included."""
+        """The start of each document in the stream, with the token before it: (documents,) uint64, ascending."""
         self.starts.check()
         return self.starts.array
 
     def document_bounds(self, number: int) -> tuple[int, int]:
-        """The positions in the stream where a document's text starts and stops, without its framing.
+        """Return the positions in the stream at which a document's text, without its framing, starts and stops.
 
         In a file of tokens that another program wrote the first or last document may lack a part of the framing.
         """
@@ -335,36 +341,39 @@ class TokenShards:
         return start, stop
 
     def document(self, number: int) -> np.ndarray:
-        """The tokens of a document's text, without its framing."""
+        """Return the tokens of a document's text, without its framing."""
         return self.read(*self.document_bounds(number))
 
     @property
     def targets(self) -> int:
-        """The number of predicted tokens: all but the first of the stream and those that `mask_begin_tokens` masks."""
+        """The number of targets: all tokens but the first of the stream and those that `mask_begin_tokens` masks."""
         return len(self) - 1 - (0 if self.framing.end_id is None else max(0, self.documents - 1))
 
     def document_bytes(self, number: int) -> int:
-        """UTF-8 bytes of a document's text."""
+        """Return the UTF-8 bytes of a document's text."""
         self.sizes.check()
         return int(self.sizes.array[number])
 
     def iter_documents(self) -> Iterator[tuple[np.ndarray, int]]:
-        """(tokens of the text, its UTF-8 bytes) of each document."""
+        """Yield (tokens of the text, its UTF-8 bytes) for each document."""
         return ((self.document(number), self.document_bytes(number)) for number in range(self.documents))
 
     def verify(self) -> None:
-        """Compare every file with its SHA-256 in the index, reading them all.
+        """Read every file and compare it with its SHA-256 in the index.
 
         Raises:
-            DataError: a file is not what was written; the message names it.
+            DataError: A file is damaged; the message names it.
         """
-        files = [Stored(self.directory / name, 0, noted["size"], noted["sha256"]) for name, noted in self.noted.items()]
+        files = [
+            StoredBytes(self.directory / name, 0, known["size"], known["sha256"])
+            for name, known in self.index["files"].items()
+        ]
         for file in different(files):
             raise DataError(f"{file.path} is damaged (its SHA-256 is another)", REMEDY)
         self.verify_elsewhere()
 
-    def verify_elsewhere(self, share: Share = WHOLE) -> None:
-        """As `verify`, of the files of another program that hold the tokens, or of one process's share of them."""
+    def verify_elsewhere(self, share: VerifiedShare = WHOLE) -> None:
+        """Verify the files of another program that hold the tokens, or one process's share of them, as `verify`."""
         for file in different(self.stored_elsewhere[share.number :: share.of]):
             raise DataError(
                 f"{file.path} is damaged: its SHA-256 is not the one that was recorded when it was first read",
@@ -372,7 +381,7 @@ class TokenShards:
             )
 
 
-class Stored(NamedTuple):
+class StoredBytes(NamedTuple):
     """`size` bytes of a file from byte `start` on, and the SHA-256 that they should have."""
 
     path: Path
@@ -381,10 +390,10 @@ class Stored(NamedTuple):
     sha256: str
 
 
-def different(files: Sequence[Stored]) -> list[Stored]:
-    """Those whose SHA-256 is another."""
+def different(files: Sequence[StoredBytes]) -> list[StoredBytes]:
+    """Return the stretches whose SHA-256 is another."""
 
-    def is_different(file: Stored, stop: Event) -> bool:
+    def is_different(file: StoredBytes, stop: Event) -> bool:
         with storage_errors(file.path, "read"):
             return sha256_of_part(file.path, file.start, file.size, stop) != file.sha256 and not stop.is_set()
 
@@ -392,4 +401,5 @@ def different(files: Sequence[Stored]) -> list[Stored]:
 
 
 def token_file_name(number: int) -> str:
+    """Return the name of a file of tokens."""
     return f"tokens-{number:05d}.bin"

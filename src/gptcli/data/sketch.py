@@ -1,11 +1,11 @@
-"""A sketch of the training text: a sample of hashed passages, by which a run recognises text that it was trained on.
+"""A sketch of the training text: a sample of hashed passages, by which text that a run was trained on is recognised.
 
-A passage is WINDOW_BYTES of UTF-8 without white space, and whether it is sampled depends on a hash of its first
-ANCHOR_BYTES alone: so the same passages are sampled of an excerpt, wherever it begins and ends (local sampling, as in
+A passage is WINDOW_BYTES of UTF-8 without white space. Its selection depends on a hash of its first ANCHOR_BYTES alone,
+so that the same passages are sampled from any excerpt, wherever it begins and ends (local sampling, as in
 Manber, "Finding similar files in a large file system", 1994, and Schleimer, Wilkerson and Aiken, "Winnowing", 2003).
 The passages of the smallest hashes are kept (a bottom-k sketch: Broder, "On the resemblance and containment of
 documents", 1997), so that the sketch has a bounded size and depends neither on the order of reading nor on the number
-of processes; and the sketches of two texts can be joined. It does not depend on tokens.
+of processes; the sketches of two texts can be joined. A sketch does not depend on tokens.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ SKETCH, HASHES, INDEX = "train-sketch", "hashes.bin", "sketch.json"
 FORMAT = 1
 WINDOW_BYTES, ANCHOR_BYTES = 48, 8
 SPACING_BITS = 5
-"""In a small text one passage in 2^5 bytes is sampled, on average."""
+"""One passage in 2^5 bytes of a small text is sampled, on average."""
 MAX_HASHES = 1 << 19
-"""At most 4 MiB on disk: the passages of 16 MB of text; of a larger text they lie further apart."""
+"""The most hashes, 4 MiB on disk: the passages of 16 MB of text. Those of a larger text lie further apart."""
 ALL = 1 << 64
 BLOCK = 1 << 16
-"""Bytes whose anchors are sought at once: they fit in a processor's cache."""
+"""The bytes that are searched for anchors at once, which fit in the cache of a processor."""
 HASH = np.dtype("<u8")
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 FACTORS = derive(np.array([0x5CE7C4], dtype=np.uint64), np.arange(WINDOW_BYTES // 8)) | np.uint64(1)
 END, END_BYTE = "\udcff", 0xFF
-"""Between two texts stands a byte that UTF-8 never has; surrogateescape makes it of this character."""
+"""The byte between two texts, which UTF-8 never has, and the character that surrogateescape encodes as it."""
 BLANK = 0x20
-"""This byte and those before it, white space among them, are left out: line breaks and indents change no passage."""
+"""The last of the bytes that are left out, white space among them, so that line breaks change no passage."""
 HALF = np.uint64(32)
 
 
@@ -58,20 +58,20 @@ def passages(
     window_bytes: int = WINDOW_BYTES,
     spacing_bits: int = SPACING_BITS,
 ) -> Passages:
-    """The passages within one of the texts whose hash is below `limit`, in order.
+    """Return the passages within one of the texts whose hash is below `limit`, in order.
 
-    They are of `window_bytes`, a multiple of 8, and one begins in 2^spacing_bits bytes, on average. The upper half of a
-    hash is of the anchor, the lower half of the whole passage.
+    They have `window_bytes`, a multiple of 8, and one begins in 2^spacing_bits bytes, on average. The upper half of a
+    hash is that of the anchor, the lower half that of the whole passage.
     """
     content = np.frombuffer(END.join(texts).encode("utf-8", "surrogateescape"), dtype=np.uint8)
     whole = np.compress(content > BLANK, content)
     if len(whole) < window_bytes:
         return Passages(np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.int64))
-    # The eight bytes from every place of the text on, as numbers that share its memory.
+    # The eight bytes at every place of the text, as numbers that share its memory.
     words = np.ndarray((len(whole) - ANCHOR_BYTES + 1,), HASH, whole, strides=(1,))
     starts, keys = anchors(words, limit, spacing_bits)
     ends = np.append(np.flatnonzero(whole == END_BYTE), len(whole))
-    owners = np.searchsorted(ends, starts)  # a passage that begins with an END reaches beyond the text that it ends
+    owners = np.searchsorted(ends, starts)  # a passage that begins with an END extends beyond the text that it ends
     is_within = starts + window_bytes <= ends[owners]
     starts, keys, owners = starts[is_within], keys[is_within], owners[is_within]
     hashes = np.zeros(len(starts), dtype=np.uint64)
@@ -83,7 +83,7 @@ def passages(
 
 
 def anchors(words: np.ndarray, limit: int, spacing_bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """words (N,) uint64 -> (M,) places of the anchors and their hashes, those of all passages below `limit`."""
+    """words (N,) uint64 -> (M,) places of the anchors of all passages below `limit`, and their hashes."""
     bound = np.uint64((limit >> spacing_bits) + bool(limit & (1 << spacing_bits) - 1))
     products, is_small = np.empty(BLOCK, dtype=np.uint64), np.empty(BLOCK, dtype=bool)
     places, keys = [], []
@@ -98,20 +98,20 @@ def anchors(words: np.ndarray, limit: int, spacing_bits: int) -> tuple[np.ndarra
 
 
 def below(hashes: np.ndarray, limit: int) -> np.ndarray:
-    """hashes (N,) uint64 -> (N,) bool: those below `limit`, which may be 2^64."""
+    """hashes (N,) uint64 -> (N,) bool: True if below `limit`, which may be 2^64."""
     return hashes <= np.uint64(limit - 1) if limit else np.zeros(len(hashes), dtype=bool)
 
 
 @dataclass(frozen=True)
 class TextSketch:
-    """`hashes` (N,) uint64, ascending and different: those of the text's passages that are below `limit`."""
+    """The hashes of the passages of a text that are below `limit`: (N,) uint64, ascending and different."""
 
     hashes: np.ndarray
     limit: int
 
     @classmethod
     def joined(cls, sketches: Iterable[TextSketch]) -> TextSketch:
-        """The sketch of all texts together, no larger than the largest may be."""
+        """Return the sketch of all texts together, with MAX_HASHES at most."""
         parts = list(sketches)
         limit = min(part.limit for part in parts)
         hashes = distinct(np.concatenate([part.hashes[below(part.hashes, limit)] for part in parts]))
@@ -120,7 +120,7 @@ class TextSketch:
         return cls(hashes[:MAX_HASHES], limit)
 
     def recognise(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """The number of passages sampled from each text, and of those that are in the sketch: two (N,) of int."""
+        """Return the number of passages sampled from each text, and of those in the sketch: two (N,) of int."""
         hashes, owners = passages(texts, self.limit)
         is_known = np.zeros(len(hashes), dtype=bool)
         if len(self.hashes):
@@ -132,7 +132,7 @@ class TextSketch:
         """Write the sketch to `directory`, which appears whole.
 
         Raises:
-            StorageError: the disk is full or the directory cannot be written.
+            StorageError: The disk is full or the directory cannot be written.
         """
         content = self.hashes.astype(HASH).tobytes()
         values = {
@@ -148,10 +148,10 @@ class TextSketch:
 
     @classmethod
     def open(cls, directory: Path) -> TextSketch:
-        """The sketch in `directory`; where there is none, one that holds nothing and samples nothing.
+        """Open the sketch in `directory`; if there is none, return one that holds nothing and samples nothing.
 
         Raises:
-            CheckpointError: it is damaged.
+            CheckpointError: The sketch is damaged.
         """
         if not directory.is_dir():
             return NOTHING_KNOWN
@@ -161,7 +161,7 @@ class TextSketch:
 
     @classmethod
     def checked(cls, directory: Path, index: bytes, content: bytes) -> TextSketch:
-        """The sketch of these two files, once every byte is verified."""
+        """Return the sketch of these two files, after every byte is verified."""
         try:
             values: dict[str, Any] = strict_json.parse(index)
             digest = values.pop("sha256")
@@ -176,11 +176,12 @@ NOTHING_KNOWN = TextSketch(np.empty(0, dtype=np.uint64), 0)
 
 
 def digest_of(values: dict[str, Any], content: bytes) -> str:
-    """SHA-256 of both files of a sketch: what the index says, but for this hash, and the hashes."""
+    """Return the SHA-256 of both files of a sketch: the index without this hash, and the hashes."""
     return hashlib.sha256(strict_json.dumps(values, sort_keys=True).encode() + content).hexdigest()
 
 
 def damaged(directory: Path) -> CheckpointError:
+    """Return the error for a damaged sketch."""
     return CheckpointError(
         f"{directory} is damaged (its SHA-256 is another)", f"delete {directory}: then eval cannot say what was read"
     )
@@ -189,7 +190,7 @@ def damaged(directory: Path) -> CheckpointError:
 class SketchBuilder:
     """Collects the sketch of a text that comes in pieces; passages across two pieces are left out.
 
-    `text_bytes` is about how much text will come, which decides how far apart the passages lie.
+    `text_bytes` is the approximate size of the text, which decides how far apart the passages lie.
     """
 
     def __init__(self, text_bytes: int) -> None:
@@ -203,14 +204,14 @@ class SketchBuilder:
         self.include(TextSketch(passages(texts, self.sketch.limit).hashes, self.sketch.limit))
 
     def include(self, sketch: TextSketch) -> None:
-        """Add what was sketched elsewhere, of the same text."""
+        """Add a sketch of another part of the same text."""
         self.waiting.append(sketch)
         self.count += len(sketch.hashes)
         if self.count > MAX_HASHES:
             self.merge()
 
     def merge(self) -> TextSketch:
-        """The sketch of all that was added."""
+        """Return the sketch of all that was added."""
         self.sketch = TextSketch.joined([self.sketch, *self.waiting])
         self.waiting, self.count = [], 0
         return self.sketch

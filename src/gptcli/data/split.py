@@ -1,9 +1,9 @@
 """The split of documents into those trained on, validated on and dropped, decided from a few numbers a document.
 
-Exact duplicates go first, so that no validation document can occur in the training split; documents that are kept and
-belong together stay on one side. Then either whole documents or groups are drawn by their hash, or the last characters
-of the corpus are taken. The numbers are gone through a stretch at a time, so that there may be more documents than fit
-in memory. Knows digests and sizes, never a text.
+Exact duplicates are dropped first, so that no validation document can occur in the training split; documents that are
+kept and belong together stay on one side. Then either whole documents or groups are drawn by their hash, or the last
+characters of the corpus are taken. The digests and sizes are read a stretch at a time, so that there may be more
+documents than fit in memory.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gptcli.data.arrays import AT_ONCE, let_go, stretches
+from gptcli.data.arrays import AT_ONCE, release_memory, stretches
 from gptcli.data.config import DataConfig
 from gptcli.data.duplicates import later_occurrences
 from gptcli.data.groups import Groups
@@ -24,11 +24,11 @@ from gptcli.data.permutation import derive, mix
 from gptcli.errors import DataError
 
 RECORD = np.dtype([("high", "<u8"), ("low", "<u8"), ("bytes", "<u8"), ("characters", "<u8")])
-"""What a scan keeps of a document: its 16-byte digest, and its size; a blank document has 0 characters."""
+"""The record of a document in a scan: its 16-byte digest, and its size; a blank document has 0 characters."""
 
 TRAIN, VAL, DUPLICATE, BLANK, OVERLAP, CUT = range(6)
-"""What becomes of a document. OVERLAP: dropped from training since it is in the validation corpus; CUT: its beginning
-is trained on and its end validated on."""
+"""The side of a document. OVERLAP: dropped from training since it is in the validation corpus; CUT: its first part is
+trained on and the rest validated on."""
 
 BUCKET_BITS = 16
 BUCKETS = 1 << BUCKET_BITS
@@ -38,7 +38,7 @@ MAX_VAL_BYTES = 20_000_000
 
 
 class Split(NamedTuple):
-    """`assignment` (documents,) uint8 of the values above; the one CUT document is cut before character `cut_at`."""
+    """The sides of all documents, (documents,) uint8; the one CUT document is cut before character `cut_at`."""
 
     assignment: np.ndarray
     cut_at: int
@@ -54,14 +54,14 @@ def split_documents(
     assignment: np.ndarray | None = None,
     groups: Groups | None = None,
 ) -> Split:
-    """Decide on every document; records (documents,) of RECORD, of which the first `own_val` are a validation corpus.
+    """Decide on every document; records (documents,) of RECORD, the first `own_val` of a validation corpus.
 
     Args:
-        assignment: where to write what becomes of each, (documents,) uint8 zeros; a mapped file for more than fits.
-        groups: which documents must lie on one side; None: each stands alone, since of equal ones the first is kept.
+        assignment: The array for the sides, (documents,) uint8 zeros; a mapped file if it does not fit in memory.
+        groups: The documents that must lie on one side; if None, only the first of equal documents is kept.
 
     Raises:
-        DataError: one of the two parts would be empty.
+        DataError: One of the two sides would be empty.
     """
     if assignment is None:
         assignment = np.zeros(len(records), dtype=np.uint8)
@@ -85,19 +85,19 @@ def split_documents(
 
 
 def default_val_bytes(total: int) -> float:
-    """10 % of the first 10 MB and 1 % of the rest, 20 MB at most: enough to measure by, and no more."""
+    """Return 10 % of the first 10 MB and 1 % of the rest, 20 MB at most, which is enough for a measurement."""
     return min(0.1 * min(total, SMALL_CORPUS_BYTES) + 0.01 * max(0, total - SMALL_CORPUS_BYTES), MAX_VAL_BYTES)
 
 
 def drop(records: np.ndarray, own_val: int, assignment: np.ndarray, groups: Groups) -> None:
-    """Mark what is there already, what is blank, and what the validation corpus holds too, or nearly so."""
+    """Mark duplicates, blank documents, and those that are in the validation corpus too, or nearly so."""
     if not groups.keeps_duplicates:
         for places, firsts in later_occurrences(records, groups.folder):
             in_both = (firsts < own_val) & (places >= own_val)
             for start in range(0, len(places), AT_ONCE):
                 some = slice(start, start + AT_ONCE)
                 assignment[places[some]] = np.where(in_both[some], OVERLAP, DUPLICATE)
-                let_go(assignment)
+                release_memory(assignment)
     for start, some, kinds in stretches(records, assignment):
         kinds[some["characters"] == 0] = BLANK
         kept = start + np.flatnonzero(kinds == TRAIN)
@@ -105,7 +105,7 @@ def drop(records: np.ndarray, own_val: int, assignment: np.ndarray, groups: Grou
 
 
 def kept_sums(records: np.ndarray, assignment: np.ndarray, field: str) -> tuple[int, int]:
-    """How many documents are kept, and the sum of `field` over them."""
+    """Return the number of kept documents, and the sum of `field` over them."""
     count = total = 0
     for _, some, kinds in stretches(records, assignment):
         kept = some[field][kinds == TRAIN]
@@ -115,10 +115,10 @@ def kept_sums(records: np.ndarray, assignment: np.ndarray, field: str) -> tuple[
 
 
 def choose_by_hash(records: np.ndarray, assignment: np.ndarray, groups: Groups, target: int, seed: int) -> int:
-    """Mark for validation documents of about `target` bytes in all, in the order of their keyed hash; their number.
+    """Mark documents of about `target` bytes in all for validation, by their keyed hash, and return their number.
 
-    Groups larger than `target` are passed over, so what is chosen lies between half the target and one and a half.
-    0 if the rest of the documents is too small for that: then whole documents cannot make the split.
+    Groups larger than `target` are skipped, so the chosen size lies between half the target and one and a half. The
+    number is 0 if the other documents are too small for that: then whole documents cannot make the split.
     """
     count, _ = kept_sums(records, assignment, "bytes")
     fitting = partial(hashed, records, assignment, groups, target, seed)
@@ -126,7 +126,9 @@ def choose_by_hash(records: np.ndarray, assignment: np.ndarray, groups: Groups, 
     for _, hashes, sizes in fitting():
         sizes_of += np.bincount(bucket(hashes), sizes, BUCKETS).astype(np.int64)
         numbers_of += np.bincount(bucket(hashes), minlength=BUCKETS)
-    last = min(int(np.searchsorted(np.cumsum(sizes_of), target, side="right")), BUCKETS - 1)  # it reaches the target
+    last = min(
+        int(np.searchsorted(np.cumsum(sizes_of), target, side="right")), BUCKETS - 1
+    )  # the bucket that reaches the target
     near = [tuple(values[bucket(some[1]) == last] for values in some) for some in fitting()]
     places, hashes, sizes = (np.concatenate(values) for values in zip(*near, strict=True))
     order = np.argsort(hashes, kind="stable")
@@ -149,7 +151,7 @@ def choose_by_hash(records: np.ndarray, assignment: np.ndarray, groups: Groups, 
 def hashed(
     records: np.ndarray, assignment: np.ndarray, groups: Groups, largest: int, seed: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """(places, keyed hashes, bytes) of the kept documents whose groups have at most `largest` bytes."""
+    """Yield (places, keyed hashes, bytes) of the kept documents whose groups have at most `largest` bytes."""
     key = derive(np.zeros(1, dtype=np.uint64), seed)
     for start, some, kinds in stretches(records, assignment):
         kept = np.flatnonzero(kinds == TRAIN)
@@ -158,14 +160,14 @@ def hashed(
 
 
 def bucket(hashes: np.ndarray) -> np.ndarray:
-    """The leading bits of hashes (N,) uint64, as numbers below BUCKETS."""
+    """Return the leading bits of hashes (N,) uint64, as numbers below BUCKETS."""
     return (hashes >> np.uint64(64 - BUCKET_BITS)).astype(np.int64)
 
 
 def cut_tail(records: np.ndarray, assignment: np.ndarray, groups: Groups, fraction: float, config: DataConfig) -> Split:
-    """The last `fraction` of the characters of the kept documents; of n characters int(n * (1 - fraction)) stay.
+    """Mark the last `fraction` of the characters for validation; the first int(n * (1 - fraction)) of n are trained on.
 
-    Documents to which others belong are all trained on, and the end is that of the others.
+    Documents in groups of several are all trained on, and the tail is that of the other documents.
     """
     count, total = kept_sums(records, assignment, "characters")
     if total < 2:
@@ -200,14 +202,14 @@ def cut_tail(records: np.ndarray, assignment: np.ndarray, groups: Groups, fracti
 def alone(
     records: np.ndarray, assignment: np.ndarray, groups: Groups
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
-    """`stretches` of both, and where in each the kept documents are to which no other belongs."""
+    """Yield the stretches of both arrays, each with the places of the kept documents that are alone in their groups."""
     for start, some, kinds in stretches(records, assignment):
         kept = np.flatnonzero(kinds == TRAIN)
         yield start, some, kinds, kept[groups.are_alone(start + kept)]
 
 
 def check_own(assignment: np.ndarray, own_val: int, val: str) -> None:
-    """Both the validation corpus and what is left of the training corpus must hold something."""
+    """Raise a DataError unless both the validation corpus and the rest of the training corpus hold text."""
     kinds = np.zeros((2, CUT + 1), dtype=np.int64)
     for start, some in stretches(assignment):
         edge = min(max(0, own_val - start), len(some))

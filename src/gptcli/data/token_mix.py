@@ -22,7 +22,7 @@ class Mix:
 
     @property
     def is_single(self) -> bool:
-        """Whether it is the mix of the only corpus of a run, which is stored without names and weights."""
+        """Whether this is the only corpus of a run, which is stored without names and weights."""
         return self.names == UNNAMED
 
     @property
@@ -39,7 +39,7 @@ class TokenMix(Mix):
 
     @classmethod
     def of_one(cls, shards: TokenShards) -> Self:
-        """The mix of a single corpus."""
+        """Return the mix of a single corpus."""
         return cls(UNNAMED, (1.0,), (shards,))
 
     def __len__(self) -> int:
@@ -47,7 +47,7 @@ class TokenMix(Mix):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the tokens of all and of their weights; of a single corpus the fingerprint of its tokens."""
+        """A hash of the tokens of all corpora and of their weights; for a single corpus, that of its tokens."""
         if self.is_single:
             return self.parts[0].fingerprint
         described = [list(self.weights), [part.fingerprint for part in self.parts]]

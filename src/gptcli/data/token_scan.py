@@ -98,12 +98,12 @@ def scan_tokens(sources: Sequence[str], workspace: Workspace) -> TokenScan:
         from_cache = is_current(entry, looked)
         if not from_cache:
             with new_entry(entry) as folder:
-                parts = [[open_token_file(file) for file in files] for files in (train, val)]
-                tokenizer = tokenizer.with_framing(shown_framing(tokenizer, [*parts[0], *parts[1]]))
-                findings = write_parts(folder, *parts, tokenizer, config.val_fraction)
+                opened = [open_token_file(file) for file in train], [open_token_file(file) for file in val]
+                tokenizer = tokenizer.with_framing(shown_framing(tokenizer, [*opened[0], *opened[1]]))
+                fields = write_sides(folder, *opened, tokenizer, config.val_fraction)
                 shards = [TokenShards.open(folder / name, elsewhere=True) for name in ("val", "train")]
                 write_overlap(folder, shards[:1], shards[1:])
-                summary = ScanSummary(files=tuple(looked), looked_ns=looked_ns, **findings)
+                summary = ScanSummary(files=tuple(looked), looked_ns=looked_ns, **fields)
                 write_file(folder / SCAN, strict_json.dumps(asdict(summary)))
                 tokenizer.save(folder / "tokenizer")
                 report = open_token_scan(folder, config, from_cache).report()
@@ -123,7 +123,7 @@ def open_token_scan(entry: Path, config: DataConfig, from_cache: bool) -> TokenS
 
 
 def named_tokenizer(config: DataConfig, file: SourceFile) -> Tokenizer:
-    """The tokenizer that the user says the tokens are of; one that would be learnt from a text cannot be it."""
+    """Return the tokenizer that the user names for the tokens, which cannot be one that is learnt from a text."""
     if config.tokenizer.name in ("char", "bpe"):
         beside = file.path.with_name("meta.pkl")
         pickled = f" ({beside} is a pickle, which could run any program, and is not read)" if beside.exists() else ""
@@ -136,9 +136,9 @@ def named_tokenizer(config: DataConfig, file: SourceFile) -> Tokenizer:
 
 
 def shown_framing(tokenizer: Tokenizer, files: Sequence[TokenFile]) -> DocumentFraming:
-    """The framing of the documents in `files`: as the tokenizer's, without the tokens that do not occur in them.
+    """Return the framing of the tokenizer without the tokens that do not occur in `files`.
 
-    Reads no further than to where each of them has occurred.
+    The files are read until each of the tokens has occurred.
     """
     missing = {id for id in (tokenizer.bos_id, tokenizer.eos_id) if id is not None}
     for ids in (ids for file in files for ids in Stretch(file, 0, file.tokens).chunks()):
@@ -149,7 +149,7 @@ def shown_framing(tokenizer: Tokenizer, files: Sequence[TokenFile]) -> DocumentF
     return DocumentFraming.of(*shown)
 
 
-def write_parts(
+def write_sides(
     folder: Path, train: list[TokenFile], val: list[TokenFile], tokenizer: Tokenizer, fraction: float | None
 ) -> dict[str, Any]:
     """Write both sides to `folder`, and return the fields of `ScanSummary` about them."""
@@ -165,25 +165,24 @@ def write_parts(
         rule = f"the last {100 * (total - place) / total:.3g} % of the tokens"
         validated = cut(train, place, total)
     with Progress("check", total + sum(file.tokens for file in val), unit="tokens", scale=True) as progress:
-        parts = [
-            write_part(folder / name, stretches, sizes, progress, is_copy=name == "val")
+        sides = [
+            write_side(folder / name, stretches, sizes, progress, is_copy=name == "val")
             for name, stretches in (("train", cut(train, 0, place)), ("val", validated))
         ]
-    write_lost_text(folder, [part.lost_text() for part in parts])
-    (train_part, val_part) = (part.statistics() for part in parts)
+    write_lost_text(folder, [side.lost_text() for side in sides])
     return {
-        "train": train_part,
-        "val": val_part,
-        "unseen_characters": len(parts[1].characters() - parts[0].characters()),
+        "train": sides[0].statistics(),
+        "val": sides[1].statistics(),
+        "unseen_characters": len(sides[1].characters() - sides[0].characters()),
         **dict.fromkeys(("duplicates", "duplicate_bytes", "blank", "overlap", "overlap_bytes", "grouped", "cut_at"), 0),
         **{"refused": (), "replaced": 0, "separator_warning": ""},
         "split_rule": rule,
-        "fingerprint": hashlib.sha256("".join(part.digest.hexdigest() for part in parts).encode()).hexdigest(),
+        "fingerprint": hashlib.sha256("".join(side.digest.hexdigest() for side in sides).encode()).hexdigest(),
     }
 
 
 def place_of_cut(files: list[TokenFile], sizes: TokenSizes, total: int, fraction: float | None) -> int:
-    """The first token to validate on; by default so many as stand for what a text of that size would have."""
+    """Return the first token to validate on; by default the share is that of a text of the same size."""
     if total < 4:
         raise DataError(f"{files[0].name} holds {quantity(total, 'token')}", "it takes four to train and to validate")
     if fraction is None:
@@ -195,7 +194,7 @@ def place_of_cut(files: list[TokenFile], sizes: TokenSizes, total: int, fraction
 
 
 class TokenSizes:
-    """What the tokens of a vocabulary stand for: `bytes` and `characters` (V,) of each."""
+    """The UTF-8 bytes and the characters of each token of a vocabulary, (V,) each."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer, self.vocab_size = tokenizer, tokenizer.vocab_size
@@ -217,8 +216,8 @@ class TokenSizes:
             )
 
 
-class Part:
-    """One part as it is read: how often each token occurs, where documents begin, and how long their texts are."""
+class TokenSide:
+    """One side of a split as it is read: the counts of its tokens, and the starts and sizes of its documents."""
 
     def __init__(self, sizes: TokenSizes, starts: IO[bytes], lengths: IO[bytes]) -> None:
         self.sizes, self.starts, self.lengths = sizes, starts, lengths
@@ -227,8 +226,8 @@ class Part:
         self.digest = hashlib.sha256()
 
     def add(self, ids: np.ndarray) -> None:
-        """A document begins with each token that begins one, and at the very beginning."""
-        self.digest.update(ids.astype("<u4"))
+        """Add tokens. A document begins at the first of all, and with each token that begins one."""
+        self.digest.update(ids.astype("<u4").data)
         self.counts += np.bincount(ids, minlength=len(self.counts))
         begin = self.sizes.tokenizer.framing.begin_id
         begins = np.empty(0, dtype=np.int64) if begin is None else np.flatnonzero(ids == begin)
@@ -239,17 +238,19 @@ class Part:
         self.carried += first
         if len(begins):
             ended = [self.carried, *others[:-1]][0 if self.documents else 1 :]
-            self.starts.write((begins + self.tokens).astype(COUNT))
-            self.lengths.write(np.array(ended, dtype=COUNT))
+            self.starts.write((begins + self.tokens).astype(COUNT).data)
+            self.lengths.write(np.array(ended, dtype=COUNT).data)
             self.carried = others[-1]
         self.documents += len(begins)
         self.tokens += len(ids)
 
     def end(self) -> None:
+        """Write the size of the last document."""
         if self.documents:
-            self.lengths.write(np.array([self.carried], dtype=COUNT))
+            self.lengths.write(np.array([self.carried], dtype=COUNT).data)
 
     def statistics(self) -> SplitStatistics:
+        """Return the sizes of the side."""
         return SplitStatistics(
             documents=self.documents,
             bytes=int(self.counts @ self.sizes.bytes),
@@ -258,38 +259,40 @@ class Part:
         )
 
     def lost_text(self) -> LostText:
-        """A lower bound of the text that the tokenizer lost when the tokens were made: a byte per unknown token."""
+        """Return a lower bound of the text that the tokenizer lost when it made the tokens: a byte per unknown token."""
         unknown = self.sizes.tokenizer.unk_id
         lost = 0 if unknown is None else int(self.counts[unknown])
         size = lost + int(self.counts @ self.sizes.bytes)
         return LostText(lost, size, size)
 
     def characters(self) -> set[str]:
-        """The distinct characters, but those that only ever lie across two tokens."""
+        """Return the distinct characters, without those that always lie across two tokens."""
         used = (self.sizes.texts[id] for id in np.flatnonzero(self.counts))
         return {character for text in used for character in text.decode(errors="ignore")}
 
 
-def write_part(folder: Path, stretches: list[Stretch], sizes: TokenSizes, progress: Progress, *, is_copy: bool) -> Part:
-    """Token shards of the stretches: a copy of their tokens, or word of where they lie.
+def write_side(
+    folder: Path, stretches: list[Stretch], sizes: TokenSizes, progress: Progress, *, is_copy: bool
+) -> TokenSide:
+    """Write token shards of the stretches: a copy of their tokens if `is_copy`, else a reference to them.
 
     Raises:
-        DataError: a token is not in the vocabulary.
+        DataError: A token is not in the vocabulary.
     """
     folder.mkdir(parents=True)
     elsewhere: list[dict[str, Any]] = []
     names = [STARTS, BYTES, *([token_file_name(0)] if is_copy else [])]
     with contextlib.ExitStack() as stack:
         starts, lengths, *copies = (stack.enter_context(create_file(folder / name)) for name in names)
-        part = Part(sizes, starts, lengths)
+        side = TokenSide(sizes, starts, lengths)
         for stretch in stretches:
             digest, position = hashlib.sha256(), stretch.first
             for ids in stretch.chunks():
                 sizes.check(ids, stretch.file.name, position)
-                part.add(ids)
-                digest.update(ids)
+                side.add(ids)
+                digest.update(ids.data)
                 for copy in copies:
-                    copy.write(ids)
+                    copy.write(ids.data)
                 position += len(ids)
                 progress.update(len(ids))
             elsewhere.append(
@@ -301,18 +304,18 @@ def write_part(folder: Path, stretches: list[Stretch], sizes: TokenSizes, progre
                     "sha256": digest.hexdigest(),
                 }
             )
-        part.end()
+        side.end()
     write_index(
         folder,
         {name: sha256_file(folder / name) for name in names},
         dtype=stretches[0].file.dtype.name,
-        tokens=part.tokens,
-        tokens_per_file=max(1, part.tokens),
-        bytes=part.statistics().bytes,
-        documents=part.documents,
+        tokens=side.tokens,
+        tokens_per_file=max(1, side.tokens),
+        bytes=side.statistics().bytes,
+        documents=side.documents,
         vocab_size=sizes.vocab_size,
         framing=sizes.tokenizer.framing,
         tokenizer_fingerprint=sizes.tokenizer.fingerprint,
         **({} if is_copy else {"elsewhere": elsewhere}),
     )
-    return part
+    return side

@@ -12,7 +12,7 @@ from torch import Tensor
 from gptcli.config import RawConfig, validate
 from gptcli.config.load import with_origin
 from gptcli.data.batches import Batches
-from gptcli.data.cache import Share
+from gptcli.data.cache import VerifiedShare
 from gptcli.data.mix import open_mix
 from gptcli.errors import DataError
 from gptcli.models.gpt import GPT, build_model, initial_weights
@@ -54,7 +54,7 @@ class Decided:
         directories = tuple(corpus.directory for corpus in data.corpora)
         return cls(*numbers, data.directory, directories, data.tokenizer, data.report, plan.is_extended)
 
-    def plan(self, start: Start | None, share: Share) -> Plan:
+    def plan(self, start: Start | None, share: VerifiedShare) -> Plan:
         """The plan of a rank that did not make it.
 
         It verifies its share of the prepared data; a rank that finds damage ends all before the first step.

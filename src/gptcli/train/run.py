@@ -13,7 +13,7 @@ from gptcli import strict_json
 from gptcli.checkpoint.run_directory import RUN_FILES, RunDirectory
 from gptcli.config import RawConfig, check_keys, dump_toml, merge
 from gptcli.console import say
-from gptcli.data.cache import Share
+from gptcli.data.cache import VerifiedShare
 from gptcli.data.shards import TokenShards
 from gptcli.data.sketch import SKETCH
 from gptcli.errors import CheckpointError, OutOfMemoryError, TokenizerError, UsageError
@@ -175,7 +175,7 @@ def plan_together(
         return Decided.of(plan)
 
     decided = world.first(decide)
-    share = Share(world.local_rank % world.local_size, world.local_size)
+    share = VerifiedShare(world.local_rank % world.local_size, world.local_size)
     plan = made[0] if made else decided.plan(start, share)
     return replace(plan, device=world.device(plan.device))
 
