@@ -107,11 +107,8 @@ def undeclared(text: str, is_prose: bool) -> Undeclared | None:
         marks = [Undeclared(typed(mark), text.count(mark)) for mark in SENTENCE_MARKS]
         pairs, (ends, begins) = marks[:-2], marks[-2:]
         found += [mark for mark in pairs if mark.occurrences >= max(MIN_LINES, 0.8 * begins.occurrences)]
-        found += [
-            mark
-            for mark, other in ((ends, begins), (begins, ends))
-            if mark.occurrences >= MIN_LINES and not other.occurrences
-        ]
+        for mark, other in ((ends, begins), (begins, ends)):
+            found += [mark] if mark.occurrences >= MIN_LINES and not other.occurrences else []
     if is_prose and not found:
         lines = [
             Undeclared(typed(f"\n{line}\n"), len(re.findall(f"\n{re.escape(line)}\r?(?=\n)", text))) for line in LINES

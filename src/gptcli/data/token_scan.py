@@ -259,7 +259,7 @@ class TokenSide:
         )
 
     def lost_text(self) -> LostText:
-        """Return a lower bound of the text that the tokenizer lost when it made the tokens: a byte per unknown token."""
+        """Return a lower bound of the text that was lost when the tokens were made: a byte per unknown token."""
         unknown = self.sizes.tokenizer.unk_id
         lost = 0 if unknown is None else int(self.counts[unknown])
         size = lost + int(self.counts @ self.sizes.bytes)
