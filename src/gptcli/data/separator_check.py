@@ -35,8 +35,8 @@ def separator_warning(files: Sequence[ScannedFile], config: DataConfig) -> str:
     if not found:
         return ""
     return (
-        f"warning: {shell_word(found.typed)} occurs {found.occurrences:,} times in a sample of the text, and {each}; if "
-        f"it separates documents add {remedy}"
+        f"warning: {shell_word(found.typed)} occurs {found.occurrences:,} times in a sample of the text, and {each}; "
+        f"if it separates documents add {remedy}"
     )
 
 
