@@ -1,4 +1,4 @@
-"""The `data` section of a configuration: how a corpus becomes documents, a split and tokens. Imports no torch."""
+"""The `data` section of a configuration: the way from a corpus to documents, a split and tokens."""
 
 from __future__ import annotations
 
@@ -28,49 +28,49 @@ READING_KEYS = (
     "include",
     "exclude",
 )
-"""The keys of `data` that say how files are read: they matter to every command that reads texts."""
+"""The keys of `data` about reading files, which every command that reads texts obeys."""
 
 
 class MixedCorpus(Config):
     """One corpus of a mix."""
 
     corpus: tuple[Annotated[str, StringConstraints(min_length=1)], ...] = Field(min_length=1)
-    """What it is made of, as data.corpus."""
+    """The sources of the corpus, as data.corpus."""
 
     weight: float = Field(gt=0)
-    """Its share of the sequences, in proportion to the other weights."""
+    """The share of the sequences, in proportion to the other weights."""
 
     name: str = ""
-    """What it is called in metrics and reports; empty: the name of its first file or directory."""
+    """The name in metrics and reports; empty: the name of its first file or directory."""
 
     @field_validator("corpus", mode="before")
     @classmethod
     def one_or_several(cls, value: Any) -> Any:
-        """A single source may be written without brackets."""
+        """Accept a single source without brackets."""
         return (value,) if isinstance(value, str) else value
 
     @property
     def title(self) -> str:
-        """What it is called."""
+        """The name in metrics and reports."""
         return self.name or Path(self.corpus[0]).name.split(".")[0] or self.corpus[0]
 
 
 class DataConfig(Config):
-    """How the corpus is read, split, tokenized and cut into sequences."""
+    """The corpus and its reading, splitting, tokenizing and cutting into sequences."""
 
     FREE_TEXTS = frozenset(("csv_delimiter", "csv_quote", "csv_escape", "document_separator"))
 
     corpus: tuple[Annotated[str, StringConstraints(min_length=1)], ...] = ()
-    """What to train on: files, directories, globs, - (stdin), hf:NAME[:config][@split], python:stdlib, tokens of
+    """The corpus to train on: files, directories, globs, - (stdin), hf:NAME[:config][@split], python:stdlib, tokens of
     nanoGPT or llm.c (.bin), DIRECTORY[@split] of the cache of the hub or of `datasets`. CORPUS on the command line
     sets it."""
 
     mix: tuple[MixedCorpus, ...] = ()
-    """Several corpora, trained on by weight, instead of one: tables [[data.mix]] with corpus, weight and, if wanted,
+    """Several corpora, trained on by weight, instead of one: tables [[data.mix]] with corpus, weight and, optionally,
     name. Each is split and validated on by itself."""
 
     tokenizer: TokenizerConfig = BpeTokenizerConfig()
-    """What turns text into tokens: char or bpe (learnt from the training split only), byte, or an existing one by
+    """The tokenizer: char or bpe (learnt from the training split only), byte, or an existing one by
     file:PATH or hf:NAME."""
 
     format: Literal["auto"] | Format = "auto"
@@ -96,16 +96,16 @@ class DataConfig(Config):
     after it is taken literally. An empty text: there is no such character."""
 
     csv_header: bool = True
-    """Whether the first row of CSV names the columns; if not, data.text_field is the number of a column, from 1, and
-    need not be set where there is one column only."""
+    """The first row of CSV names the columns; if not, data.text_field is the number of a column, from 1, and need not
+    be set if there is only one column."""
 
     chat_template: Annotated[str, StringConstraints(min_length=1)] = "chatml"
-    """What makes a text of a conversation: chatml, or a file with a Jinja template as models bring one."""
+    """The template that makes a text of a conversation: chatml, or a file with a Jinja template, as models have one."""
 
     chat_date: str | None = None
-    """The date, as 2026-11-30, that a chat template gets from strftime_now; without it that function is not defined,
-    and templates that ask for today's date fall back to their own or are refused, so that a text does not depend on the
-    day."""
+    """The date, as 2026-11-30, that a chat template gets from strftime_now. Without it that function is not defined,
+    and templates that use today's date fall back to a date of their own or are refused, so that a text does not depend
+    on the day."""
 
     document_separator: Annotated[str, StringConstraints(min_length=1)] | None = None
     r"""Text that separates the documents of a text file, such as "<|endoftext|>"; \n, \t, \r and \\ are a line end, a
@@ -130,22 +130,22 @@ class DataConfig(Config):
     leaves out a folder with all that is in it."""
 
     deduplicate: Literal["exact", "near", "none"] = "exact"
-    """The handling of documents that are alike: exact drops all but the first of equal ones; near does the same, and
-    keeps documents that share about two thirds of their passages on one side of the split (pip install 'gptcli[near]');
-    none keeps equal documents too, on one side of the split."""
+    """The handling of similar documents: exact drops all but the first of equal ones; near does the same, and keeps
+    documents that share about two thirds of their passages on one side of the split (pip install 'gptcli[near]'); none
+    keeps equal documents too, on one side of the split."""
 
     split: Literal["document", "tail"] = "document"
-    """How the validation part is chosen: document takes whole documents by their hash, tail takes the last characters
-    of the corpus."""
+    """The choice of the validation part: document takes whole documents by their hash, tail the last characters of the
+    corpus."""
 
     val_fraction: float | None = Field(None, gt=0, lt=1)
-    """Part of the corpus to validate on; none: 10 % of the first 10 MB and 1 % of what is beyond, 20 MB at most."""
+    """The part of the corpus to validate on; none: 10 % of the first 10 MB and 1 % of the rest, 20 MB at most."""
 
     val: Annotated[str, StringConstraints(min_length=1)] | None = None
-    """A corpus of its own to validate on (file, directory, glob, hf:NAME); none: a part of the corpus is split off."""
+    """A separate corpus to validate on (file, directory, glob, hf:NAME); none: a part of the corpus is split off."""
 
     pack: Literal["cross", "document"] = "cross"
-    """What a sequence may see: cross lets attention cross the boundaries between documents, document stops it there."""
+    """The reach of attention: cross lets it cross the boundaries between documents, document stops it there."""
 
     @property
     def names_and_weights(self) -> tuple[tuple[str, ...], tuple[float, ...]]:
@@ -155,20 +155,20 @@ class DataConfig(Config):
     @field_validator("include", "exclude", mode="before")
     @classmethod
     def patterns(cls, value: Any) -> Any:
-        """A single pattern may be written without brackets; each must be one of .gitignore."""
+        """Accept a single pattern without brackets; each must be one of .gitignore."""
         return checked_patterns((value,) if isinstance(value, str) else value)
 
     @field_validator("encoding")
     @classmethod
     def known_encoding(cls, value: str) -> str:
-        """Python's own name of an encoding that it has."""
+        """Return Python's own name of an encoding."""
         found = text_encoding(value)
         return "utf-8" if found == "utf-8-sig" else found  # a byte order mark is left out in any case
 
     @field_validator("chat_date", mode="before")
     @classmethod
     def calendar_date(cls, value: Any) -> Any:
-        """A date of the calendar, as TOML or as text."""
+        """Accept a date of the calendar, as TOML or as text."""
         if isinstance(value, str):
             value = datetime.date.fromisoformat(value)
         return value.isoformat() if type(value) is datetime.date else value
@@ -176,13 +176,13 @@ class DataConfig(Config):
     @field_validator("text_field", mode="before")
     @classmethod
     def number_of_a_column(cls, value: Any) -> Any:
-        """A field may be called 2, as the columns of CSV without a header are."""
+        """Accept a number as a field, as the columns of CSV without a header have them."""
         return str(value) if type(value) is int else value
 
     @field_validator("csv_delimiter")
     @classmethod
     def one_character(cls, value: str | None) -> str | None:
-        r"""A delimiter that is one character, after which a space may stand; \t is written for a tab."""
+        r"""Return a delimiter, which is one character that a space may follow; \t stands for a tab."""
         value = "\t" if value == r"\t" else value
         if value and (len(value.removesuffix(" ") or " ") > 1 or value[0] in "\r\n"):
             raise ValueError(f"{value!r} is no delimiter; give one character, such as ';', or one and a space")
@@ -190,7 +190,7 @@ class DataConfig(Config):
 
     @model_validator(mode="after")
     def csv_characters_differ(self) -> DataConfig:
-        """Delimiter, quote and escape character must differ."""
+        """Check that delimiter, quote and escape character differ."""
         delimiter = "," if self.csv_delimiter is None else self.csv_delimiter[:1]
         used = [one for one in (delimiter, self.csv_quote, self.csv_escape) if one]
         if len(set(used)) < len(used) or set(used) & set("\r\n"):
@@ -199,7 +199,7 @@ class DataConfig(Config):
 
     @model_validator(mode="after")
     def one_or_a_mix(self) -> DataConfig:
-        """A mix stands instead of a corpus, and its corpora have names of their own."""
+        """Check that a mix is given instead of a corpus, and that its corpora have different names."""
         if self.mix and self.corpus:
             raise ValueError("corpus and mix are both given; name the corpus in a table of mix, or leave one out")
         if self.mix and self.val is not None:
@@ -212,7 +212,7 @@ class DataConfig(Config):
 
 
 def checked_patterns(value: Any) -> Any:
-    """Patterns of .gitignore as they are; raises ValueError for what is none."""
+    """Return patterns of .gitignore as they are; raise a ValueError if one is invalid."""
     patterns = [one for one in value if isinstance(one, str)] if isinstance(value, list | tuple) else []
     if patterns:
         from pathspec import GitIgnoreSpec
@@ -225,10 +225,10 @@ def checked_patterns(value: Any) -> Any:
 
 
 class DataSettings(Config):
-    """What preparing a corpus needs to know of a run's configuration."""
+    """The part of a run's configuration that preparing a corpus uses."""
 
     seed: int = Field(1337, ge=0, lt=2**63)
-    """Decides which documents are validated on."""
+    """The seed that decides which documents are validated on."""
 
     data: DataConfig = DataConfig()
-    """How the corpus is read, split, tokenized and cut into sequences."""
+    """The corpus and its reading, splitting, tokenizing and cutting into sequences."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gptcli import strict_json
-from gptcli.data.shards import REMEDY
+from gptcli.data.stored_files import REMEDY
 from gptcli.errors import DataError
 from gptcli.storage import read_regular, write_file
 from gptcli.tokenizer.lost_text import LostText

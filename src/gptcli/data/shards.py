@@ -12,24 +12,21 @@ that is both, [EOS] doc1 [EOS] doc2. The directory is self-contained and can be 
 from __future__ import annotations
 
 import hashlib
-import mmap
-import os
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
-from threading import Event
 from types import TracebackType
-from typing import IO, Any, NamedTuple, Self
+from typing import IO, Any, Self
 
 import numpy as np
 
 from gptcli import strict_json
 from gptcli.console import shell_word
 from gptcli.data.cache import WHOLE, VerifiedShare
+from gptcli.data.stored_files import REMEDY, MappedFile, StoredBytes, different
 from gptcli.errors import DataError
-from gptcli.manifest import in_threads, sha256_of_part
-from gptcli.storage import LARGE, create_file, read_regular, regular_descriptor, storage_errors, write_file
+from gptcli.storage import LARGE, create_file, read_regular, storage_errors, write_file
 from gptcli.tokenizer.framing import DocumentFraming
 
 FORMATS = (1, 2)
@@ -39,7 +36,6 @@ SHARD_BYTES = 1 << 28
 READ_TOKENS = 1 << 22
 INDEX, STARTS, BYTES = "index.json", "document-starts.bin", "document-bytes.bin"
 COUNT = np.dtype("<u8")
-REMEDY = "delete the directory and run the command again, which writes it anew"
 
 
 class ShardWriter:
@@ -206,31 +202,6 @@ def write_index(directory: Path, hashes: dict[str, str], *, framing: DocumentFra
     write_file(directory / INDEX, strict_json.dumps(index, indent=2) + "\n")
 
 
-class MappedFile:
-    """A memory-mapped array with a check of its file, since reading a mapped file that was cut short kills the process.
-
-    It holds `count` values (-1: all) from byte `offset` of the file, which has `size` bytes.
-    """
-
-    def __init__(self, path: Path, dtype: np.dtype[Any], size: int, offset: int = 0, count: int = -1) -> None:
-        self.path, self.size = path, size
-        with storage_errors(path, "read"):
-            self.descriptor = regular_descriptor(path)
-            self.check()
-            mapped = mmap.mmap(self.descriptor, size, access=mmap.ACCESS_READ) if size else b""
-        self.array = np.frombuffer(mapped, dtype=dtype, count=count, offset=offset)
-
-    def check(self) -> None:
-        """Raise a DataError if the file has another size now."""
-        found = os.fstat(self.descriptor).st_size
-        if found != self.size:
-            raise DataError(f"{self.path} has {found:,} bytes instead of {self.size:,}", REMEDY)
-
-    def __del__(self) -> None:
-        if hasattr(self, "descriptor"):
-            os.close(self.descriptor)
-
-
 class TokenShards:
     """A split in a directory that a ShardWriter has written; `len()` is the number of its tokens, framing included."""
 
@@ -379,25 +350,6 @@ class TokenShards:
                 f"{file.path} is damaged: its SHA-256 is not the one that was recorded when it was first read",
                 f"restore it from a copy or, if it is right as it is, have it read anew: touch {shell_word(file.path)}",
             )
-
-
-class StoredBytes(NamedTuple):
-    """`size` bytes of a file from byte `start` on, and the SHA-256 that they should have."""
-
-    path: Path
-    start: int
-    size: int
-    sha256: str
-
-
-def different(files: Sequence[StoredBytes]) -> list[StoredBytes]:
-    """Return the stretches whose SHA-256 is another."""
-
-    def is_different(file: StoredBytes, stop: Event) -> bool:
-        with storage_errors(file.path, "read"):
-            return sha256_of_part(file.path, file.start, file.size, stop) != file.sha256 and not stop.is_set()
-
-    return [file for file, found in zip(files, in_threads(is_different, files), strict=True) if found]
 
 
 def token_file_name(number: int) -> str:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gptcli.data.file_formats import SourceFile
-from gptcli.data.shards import MappedFile
+from gptcli.data.stored_files import MappedFile
 from gptcli.errors import DataError
 from gptcli.storage import open_regular, storage_errors
 

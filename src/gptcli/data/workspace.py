@@ -1,4 +1,4 @@
-"""What every function that prepares a corpus needs beside the corpus itself."""
+"""The settings that all functions which prepare a corpus share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gptcli.data.worker_pool import ALL_CORES, WorkerConfig
 
 @dataclass(frozen=True)
 class Workspace:
-    """How texts are read and split, where the results are kept, and the processes that do the work."""
+    """The settings of reading and splitting texts, the cache for the results, and the processes that do the work."""
 
     config: DataConfig
     cache_dir: Path
