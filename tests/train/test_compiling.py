@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 
 from gptcli.errors import UsageError
 from gptcli.models.config import ModelConfig
-from gptcli.train import compiling, loop
+from gptcli.train import compiling, ranks
 from gptcli.train.compiling import COMPILATION, choose_compile, compiled, possible_compilation
 from gptcli.train.run import TrainRequest, train
 
@@ -82,7 +83,9 @@ def test_what_cannot_be_compiled_is_one_line(tmp_path: Path, monkeypatch: pytest
     assert "\n" not in str(failure.value)
 
 
-def test_a_run_keeps_to_what_was_decided_at_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_keeps_to_what_was_decided_at_its_start_and_compiles_into_the_cache_that_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     corpus, run = tmp_path / "corpus.txt", tmp_path / "run"
     corpus.write_text("".join(f"line {n} counts {n * n}.\n" for n in range(300)))
     shape = (
@@ -98,10 +101,11 @@ def test_a_run_keeps_to_what_was_decided_at_its_start(tmp_path: Path, monkeypatc
     at_once = COMPILATION["cpu"]._replace(least_run=0.0)
     monkeypatch.setattr(compiling, "COMPILATION", {"cpu": at_once})  # from now on auto would compile
 
-    def never(*arguments: object) -> None:
-        raise AssertionError("the run was not compiled when it began")
+    def never(loss_sum: object, cache_dir: Path) -> None:
+        raise AssertionError(f"compiled into {cache_dir}")
 
-    monkeypatch.setattr(loop, "compiled", never)
+    monkeypatch.setattr(ranks, "compiled", never)
     train(TrainRequest(out=run, resume=True, assignments=("train.max_steps=4",)))
-    with pytest.raises(AssertionError, match="not compiled when it began"):
-        train(TrainRequest(corpus=(str(corpus),), assignments=(*shape, *steps), out=tmp_path / "another"))
+    request = TrainRequest(corpus=(str(corpus),), assignments=(*shape, *steps), cache_dir=tmp_path / "elsewhere")
+    with pytest.raises(AssertionError, match=r"compiled into .*elsewhere"):
+        train(replace(request, out=tmp_path / "another"))

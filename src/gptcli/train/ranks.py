@@ -21,7 +21,6 @@ from gptcli.parallel.config import ParallelConfig
 from gptcli.parallel.layout import Layout, lay_out, require_divisible, require_fitting
 from gptcli.parallel.strategy import Alone, LossSum, Strategy
 from gptcli.parallel.world import World
-from gptcli.storage import default_cache_dir
 from gptcli.tokenizer.tokenizer import Tokenizer
 from gptcli.train.compiling import compiled
 from gptcli.train.config import RunConfig
@@ -37,6 +36,7 @@ class Decided:
     precision: str
     parameters: int
     memory_bytes: int
+    cache_dir: Path
     deadline: Deadline | None
     directory: Path
     directories: tuple[Path, ...]
@@ -49,7 +49,7 @@ class Decided:
     def of(cls, plan: Plan) -> Decided:
         # The clock is read by the first rank alone; the others follow it.
         deadline = plan.deadline and replace(plan.deadline, clock=None)
-        numbers = (plan.config, plan.precision, plan.parameters, plan.memory_bytes, deadline)
+        numbers = (plan.config, plan.precision, plan.parameters, plan.memory_bytes, plan.cache_dir, deadline)
         data = plan.data
         directories = tuple(corpus.directory for corpus in data.corpora)
         return cls(*numbers, data.directory, directories, data.tokenizer, data.report, plan.is_extended)
@@ -79,6 +79,7 @@ class Decided:
             precision=self.precision,
             parameters=self.parameters,
             memory_bytes=self.memory_bytes,
+            cache_dir=self.cache_dir,
             deadline=self.deadline,
             start=start,
             is_extended=self.is_extended,
@@ -110,7 +111,7 @@ def alone(plan: Plan, model: GPT) -> Alone:
 
 def loss_of(plan: Plan, model: GPT) -> LossSum:
     """Return the loss of a whole model, compiled where the plan says so."""
-    return compiled(model.loss_sum, default_cache_dir()) if plan.config.train.compile else model.loss_sum
+    return compiled(model.loss_sum, plan.cache_dir) if plan.config.train.compile else model.loss_sum
 
 
 def shared(plan: Plan, world: World, layout: Layout) -> Strategy:
@@ -127,7 +128,7 @@ def shared(plan: Plan, world: World, layout: Layout) -> Strategy:
     model = build_sharded(config.model, weights, layout, config.parallel, plan.device, plan.precision)
     model.recompute(config.train.activation_checkpointing)
     if config.train.compile:
-        compile_blocks(model, default_cache_dir())
+        compile_blocks(model, plan.cache_dir)
     return Sharded(model, world, layout)
 
 

@@ -72,6 +72,8 @@ class Plan:
     parameters: int
     memory_bytes: int
     """Estimated memory of training: weights, gradients, optimizer state, activations."""
+    cache_dir: Path
+    """The directory of the cache, which compiled code is kept in too."""
     process_bytes: int = 0
     """The memory of the process on a CPU before the model is built: Python, PyTorch, and what preparing has left."""
     deadline: Deadline | None = None
@@ -207,6 +209,7 @@ def make_plan(
         precision=precision,
         parameters=parameter_count(config.model),
         memory_bytes=memory_bytes,
+        cache_dir=cache_dir,
         # Trial steps for a deadline leave memory behind that the training takes again.
         process_bytes=process_bytes if choice else resident_memory_bytes(device),
         deadline=clock and deadline_of(clock, config, choice, device, made=history.step, is_new=is_new),
