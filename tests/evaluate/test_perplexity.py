@@ -147,7 +147,7 @@ def test_too_little_text_has_no_interval(bpe_tokenizer: Tokenizer) -> None:
 
 @pytest.mark.parametrize("texts", [[], [""], ["", ""]])
 def test_nothing_to_score_is_bad_data(bpe_tokenizer: Tokenizer, texts: list[str]) -> None:
-    with pytest.raises(DataError, match="not one token"):
+    with pytest.raises(DataError, match="no token to score"):
         evaluate_texts(random_model(bpe_tokenizer), bpe_tokenizer, [Document(text, "x") for text in texts])
 
 

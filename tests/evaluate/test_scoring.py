@@ -139,7 +139,7 @@ def test_out_of_memory_halves_the_batch_once_and_changes_no_loss(
         np.testing.assert_allclose(found, expected, atol=1e-12)
     assert small.batches[:3] == [9, 5, 3]
     assert max(small.batches[2:]) == 3, "the smaller batch is kept"
-    assert "going on with batches of 3" in capsys.readouterr().err
+    assert "continuing with batches of 3" in capsys.readouterr().err
 
 
 def test_a_window_that_does_not_fit_is_one_line_with_a_remedy(model: GPT) -> None:

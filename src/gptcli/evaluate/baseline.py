@@ -1,4 +1,4 @@
-"""The size of a text under a compressor that learns nothing in advance: a baseline for bits per byte."""
+"""The size of a text under a compressor: a baseline for bits per byte."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from gptcli.data.shards import TokenShards
 from gptcli.tokenizer.tokenizer import Tokenizer
 
 MOST_BYTES = 2_000_000
-"""So much of the beginning of a text is compressed: about three seconds of a CPU, and 25 MB of memory."""
+"""The prefix of a text that is compressed, which takes about three seconds of a CPU and 25 MB of memory."""
 LEAST_DICTIONARY = 4096
-"""Bytes; liblzma's limit."""
+"""Bytes, by liblzma's limit."""
 MOST_LOST = 0.001
-"""Part of the bytes by which a decoded text may be longer or shorter than the text was."""
+"""The largest difference in length of a decoded text from the text, as a fraction of its bytes."""
 LOST_TEXT = "the tokenizer does not give the text back"
 LEAST_BYTES = 1000
-"""xz's headers take 72 bytes or so, which would make it look bad on less text."""
+"""Bytes of a text at least: xz's headers take about 72 bytes, which would count too much in a shorter one."""
 SHORT_TEXT = f"the figure of a compressor means nothing below {LEAST_BYTES:,} bytes"
 
 
 def xz_bits_per_byte(text: bytes) -> float:
-    """Bits per byte of what `xz -9` makes of a text of at least one byte.
+    """Return the bits per byte of `xz -9` for a text of at least one byte.
 
     The dictionary is as large as the text instead of preset 9's 64 MiB, which gives the same bytes for a text of up to
     that size and takes far less memory.
@@ -31,7 +31,12 @@ def xz_bits_per_byte(text: bytes) -> float:
 
 
 class CompressionBaseline(NamedTuple):
-    """`xz -9` of a text, or of its first `bytes` bytes if it `is_cut`; `bits_per_byte` is None for a `reason`."""
+    """The size of a text under `xz -9`.
+
+    Attributes:
+        bits_per_byte: None if it is not given, for a `reason`.
+        bytes: how many bytes were compressed: all, or a prefix if it `is_cut`.
+    """
 
     bits_per_byte: float | None
     bytes: int = 0
@@ -40,12 +45,12 @@ class CompressionBaseline(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The text that was compressed, in words."""
+        """The compressed text in words."""
         return f"the first {self.bytes / 1e6:.3g} MB of this text" if self.is_cut else "the same text"
 
 
 class TextPrefix:
-    """The beginning of a text that is added document by document, up to MOST_BYTES bytes of it."""
+    """The first MOST_BYTES bytes of a text that is added document by document."""
 
     def __init__(self) -> None:
         self.parts: list[bytes] = []
@@ -54,23 +59,24 @@ class TextPrefix:
 
     @property
     def missing(self) -> int:
-        """Bytes that may still be added."""
+        """The bytes that may still be added."""
         return MOST_BYTES - self.bytes
 
     def add(self, text: str, size: int) -> None:
-        """Add a document of `size` UTF-8 bytes; `text` has others where decoding its tokens did not give it back."""
+        """Add a document of `size` UTF-8 bytes; the `text` decoded from its tokens may have another number."""
         if not self.is_cut:
             encoded = text.encode()
             self.decoded, self.expected = self.decoded + len(encoded), self.expected + size
             self.append(encoded)
 
     def append(self, encoded: bytes) -> None:
+        """Add bytes, cut at the limit."""
         self.is_cut = len(encoded) > self.missing
         self.parts.append(encoded[: self.missing])
         self.bytes += len(self.parts[-1])
 
     def baseline(self) -> CompressionBaseline:
-        """Compress what was added."""
+        """Compress the text."""
         if self.bytes < LEAST_BYTES:
             return CompressionBaseline(None, reason=SHORT_TEXT)
         if abs(self.decoded - self.expected) > MOST_LOST * self.expected:
@@ -79,12 +85,12 @@ class TextPrefix:
 
 
 def baseline_of_shards(tokenizer: Tokenizer, shards: TokenShards) -> CompressionBaseline:
-    """`xz -9` of the text of a split, decoded from its tokens; reads hardly more of it than is compressed."""
+    """Return the baseline of a split, decoded from its tokens; reads hardly more than is compressed."""
     prefix = TextPrefix()
     for number in range(shards.documents):
         (start, stop), size = shards.document_bounds(number), shards.document_bytes(number)
         if size > 2 * prefix.missing:
-            part = (stop - start) * 2 * prefix.missing // size  # twice as much as is missing, should tokens be shorter
+            part = (stop - start) * 2 * prefix.missing // size  # twice what is missing, since tokens may be shorter
             prefix.append(tokenizer.decode(shards.read(start, start + part)).encode())
             prefix.is_cut = True
         else:

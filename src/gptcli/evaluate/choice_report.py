@@ -1,4 +1,4 @@
-"""An evaluation of choices in words and figures: lines for people, one JSON object for programs. Measures nothing."""
+"""The report of an evaluation of choices: lines for people, one JSON object for programs."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A classifier made of a language model: which of several choices does the model find likeliest after a prompt?
+"""A language model as a classifier, which takes the choice that is most probable after a prompt.
 
-The choices may be labels (a sentiment, a topic) or whole answers. Prompt and choice are cut into tokens as lm-eval does
-it, so that a multiple-choice task of the same rows gives the same accuracies. Takes rows, never a path.
+Choices may be labels (a sentiment, a topic) or whole answers. Prompt and choice are tokenized as in lm-eval, so that a
+multiple-choice task of the same rows gives the same accuracies. This module reads no files.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from gptcli.models.gpt import GPT
 from gptcli.tokenizer.tokenizer import Tokenizer
 
 SHOT_SEPARATOR = "\n\n"
-"""What stands between worked examples, as in lm-eval."""
+"""The text between worked examples, as in lm-eval."""
 
 
 class ChoiceRow(NamedTuple):
-    """A prompt, what may follow it, and which of these does; `place` names the row in messages."""
+    """A prompt, the choices that may follow it, and the right one; `place` names the row in messages."""
 
     prompt: str
     choices: tuple[str, ...]
@@ -43,15 +43,17 @@ class ChoiceRow(NamedTuple):
 
 @dataclass(frozen=True)
 class ChoiceEvaluation:
-    """Measurements over `rows` rows; `cut_rows` of them were longer than the context and lost their beginning.
+    """Measurements over `rows` rows.
 
-    accuracy: how often the answer is the choice of highest probability.
-    accuracy_by_bytes: the same with each log-probability divided by the choice's UTF-8 bytes (lm-eval's acc_bytes, and
-        its acc_norm where every character is one byte), which takes the advantage from short choices.
-    calibration_error, bins: of the probabilities that make `accuracy`, see `calibration_error`; None below 50 rows.
-    calibration_noise: the calibration error that a perfectly calibrated model would show on as many rows; None with it.
-    chance: the accuracy of guessing blindly.
-    commonest, commonest_rate: the commonest answer and the accuracy of always giving it.
+    Attributes:
+        cut_rows: rows that are longer than the context, whose beginning is not read.
+        accuracy: the share of rows whose answer is the choice of highest probability.
+        accuracy_by_bytes: the same with each log-probability divided by the choice's UTF-8 bytes (lm-eval's acc_bytes,
+            and its acc_norm where every character is one byte), which does not favour short choices.
+        calibration_error: of the probabilities that make `accuracy`, see `calibration_error`; None below 50 rows.
+        calibration_noise: the calibration error of a perfectly calibrated model on as many rows; None below 50.
+        chance: the accuracy of random guesses.
+        commonest, commonest_rate: the majority class and the accuracy of always choosing it.
     """
 
     rows: int
@@ -73,10 +75,10 @@ class ChoiceEvaluation:
 
 
 def parse_row(row: dict[str, Any], place: str) -> ChoiceRow:
-    """A row as a file has it: {"prompt": text, "choices": [texts], "answer": a choice's number from 0, or its text}.
+    """Check a row {"prompt": text, "choices": [texts], "answer": a choice's number from 0, or its text}.
 
     Raises:
-        DataError: it is no such row.
+        DataError: the row has another form.
     """
     remedy = 'write {"prompt": "...", "choices": ["...", "..."], "answer": 0} with the number or the text of a choice'
     missing = [key for key in ("prompt", "choices", "answer") if key not in row]
@@ -84,17 +86,17 @@ def parse_row(row: dict[str, Any], place: str) -> ChoiceRow:
         raise DataError(f"{place} has no field {missing[0]!r}", remedy)
     prompt, choices, answer = row["prompt"], row["choices"], row["answer"]
     if not isinstance(prompt, str):
-        raise DataError(f"the prompt of {place} is no text but {type(prompt).__name__}", remedy)
+        raise DataError(f"the prompt of {place} is {type(prompt).__name__}, not a text", remedy)
     if not isinstance(choices, list) or not all(isinstance(choice, str) and choice for choice in choices):
-        raise DataError(f"the choices of {place} are no list of texts", remedy)
+        raise DataError(f"the choices of {place} are not a list of texts", remedy)
     if len(set(choices)) != len(choices) or len(choices) < 2:
-        raise DataError(f"{place} needs two different choices or more", remedy)
+        raise DataError(f"{place} needs at least two different choices", remedy)
     if isinstance(answer, str):
         if answer not in choices:
             raise DataError(f"the answer {answer!r} of {place} is none of its choices", remedy)
         answer = choices.index(answer)
     if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < len(choices):
-        raise DataError(f"the answer {answer!r} of {place} is no number from 0 to {len(choices) - 1}", remedy)
+        raise DataError(f"the answer {answer!r} of {place} is not a number from 0 to {len(choices) - 1}", remedy)
     return ChoiceRow(prompt, tuple(choices), answer, place)
 
 
@@ -111,7 +113,7 @@ def evaluate_choices(
 
     Raises:
         DataError: a row cannot be scored with this tokenizer or model; the message names it.
-        OutOfMemoryError: one row does not fit the device.
+        OutOfMemoryError: the device has no memory for one row.
     """
     if not rows:
         raise DataError("there is no row to score", "give rows beyond the worked examples")
@@ -151,27 +153,29 @@ def evaluate_choices(
 
 
 def of_rows(is_right: np.ndarray) -> Uncertainty:
+    """Return the uncertainty of the share of right rows, (N,) booleans."""
     return proportion(int(is_right.sum()), len(is_right), "rows")
 
 
 def softmax(nats: np.ndarray) -> np.ndarray:
-    """Log-probabilities (N,) of the choices -> their probabilities given that one of them is right."""
+    """Map the choices' log-probabilities (N,) to their probabilities given that one of them is right."""
     weights = np.exp(nats - nats.max())
-    return weights / weights.sum()
+    probabilities: np.ndarray = weights / weights.sum()
+    return probabilities
 
 
 def with_choice(prompt: str, choice: str) -> str:
-    """The choice after the prompt, with a space between them unless one of the two has white space there."""
-    is_apart = not prompt or prompt[-1].isspace() or choice[0].isspace()
-    return prompt + choice if is_apart else f"{prompt} {choice}"
+    """Join prompt and choice, with a space between them unless one of the two has white space there."""
+    is_separate = not prompt or prompt[-1].isspace() or choice[0].isspace()
+    return prompt + choice if is_separate else f"{prompt} {choice}"
 
 
 def encode_row(tokenizer: Tokenizer, before: str, row: ChoiceRow, limit: int) -> list[Continuation]:
-    """Each choice of a row after its prompt.
+    """Tokenize each choice of a row after its prompt, as lm-eval does.
 
-    As lm-eval does it: white space that ends the prompt belongs to the choice, and what is scored are the tokens of
-    prompt and choice together beyond as many as the prompt alone has, so that a token may join the space and the word.
-    A prompt of nothing is the token that begins a document.
+    White space at the end of the prompt belongs to the choice. Prompt and choice are encoded together, and the tokens
+    beyond as many as the prompt alone has are scored, so that a token may join the space and the word. An empty prompt
+    is the token that begins a document.
     """
     prompt = (before + row.prompt).rstrip()
     wholes = [before + with_choice(row.prompt, choice) for choice in row.choices]
@@ -183,7 +187,9 @@ def encode_row(tokenizer: Tokenizer, before: str, row: ChoiceRow, limit: int) ->
     for choice, whole in zip(row.choices, encoded, strict=True):
         ids = whole[len(context) :]
         if not ids:
-            raise DataError(f"the choice {choice!r} of {row.place} has no token of its own", "end the prompt before it")
+            raise DataError(
+                f"the choice {choice!r} of {row.place} adds no token to the prompt", "end the prompt before it"
+            )
         if len(ids) > limit:
             raise DataError(
                 f"a choice of {row.place} has {len(ids)} tokens, more than the model's context of {limit}", "shorten it"
@@ -193,7 +199,7 @@ def encode_row(tokenizer: Tokenizer, before: str, row: ChoiceRow, limit: int) ->
 
 
 def count_unknown(tokenizer: Tokenizer, encoded: list[list[Continuation]]) -> int:
-    """Tokens that stand for characters which the tokenizer lacks; a prompt's count once."""
+    """Count the tokens for characters that the tokenizer lacks; a prompt counts once."""
     if tokenizer.unk_id is None:
         return 0
     return sum(

@@ -1,6 +1,6 @@
-"""What a model thinks of given continuations: each context is read once, however many continuations follow it.
+"""Log-probabilities of given continuations; each context is read once, whatever the number of its continuations.
 
-Knows ids, never text. Shapes: R rows of a batch, T time, V vocab, M scored tokens of a batch.
+This module handles ids only. Shapes: R rows of a batch, T time, V vocab, M scored tokens of a batch.
 """
 
 from __future__ import annotations
@@ -22,24 +22,23 @@ Ids = tuple[int, ...]
 
 
 class Continuation(NamedTuple):
-    """`ids`, of which there are at least one and at most the model's context length, after a `context` of at least
-    one id."""
+    """Ids after a `context` of at least one id; `ids` has from one id to the model's context length."""
 
     context: Ids
     ids: Ids
 
 
 class Score(NamedTuple):
-    """Summed log-probability in nats, and whether each id is the model's most likely one."""
+    """The summed log-probability in nats, and whether each id is the model's most likely one."""
 
     logprob: float
     is_greedy: bool
 
 
 class Group(NamedTuple):
-    """What is read together: `head` once, then after it each of `tails`, whose outputs are scored.
+    """A `head` that is read once, and the `tails` after it, whose outputs are scored.
 
-    The tail of a continuation is the context's last id and the continuation without its last.
+    The tail of a continuation is the context's last id and the continuation without its last id.
     """
 
     head: Ids
@@ -47,6 +46,7 @@ class Group(NamedTuple):
 
     @property
     def longest(self) -> int:
+        """The length of the longest tail."""
         return max(map(len, self.tails))
 
 
@@ -57,14 +57,17 @@ def score_continuations(
     batch_size: int | None = None,
     on_scored: Callable[[int], None] = lambda count: None,
 ) -> list[Score]:
-    """The scores of all continuations, in their order.
+    """Return the scores of all continuations, in their order.
 
-    Of what is longer than the model's context only the end is read, as lm-eval does. Contexts of similar length are
-    read together, `batch_size` continuations at most (by default as many as take a modest amount of memory), and what
-    all contexts of a batch begin with is read once. `on_scored` is called with the number of scores after each batch.
+    What is longer than the model's context loses its beginning, as in lm-eval. Contexts of similar length are read
+    together, and a prefix that all contexts of a batch share is read once.
+
+    Args:
+        batch_size: continuations at a time at most; None: as many as take a modest amount of memory.
+        on_scored: called with the number of scores after each batch.
 
     Raises:
-        OutOfMemoryError: one continuation alone does not fit the device.
+        OutOfMemoryError: the device has no memory for one continuation.
     """
     limit = model.config.context_length
     wanted: dict[Ids, dict[Ids, list[int]]] = {}
@@ -85,7 +88,7 @@ def score_continuations(
 
 
 class BatchLimits(NamedTuple):
-    """How large a batch may be: rows, tokens in its cache, scored places, and places of one row with its padding."""
+    """The largest batch: its rows, tokens in its cache, scored positions, and positions of one row with its padding."""
 
     rows: int
     tokens: int
@@ -94,13 +97,14 @@ class BatchLimits(NamedTuple):
 
     @classmethod
     def of(cls, model: GPT, batch_size: int | None) -> BatchLimits:
-        """The fp32 logits stay within 256 MiB on a CPU and 2 GiB on an accelerator."""
+        """Return limits that keep the fp32 logits within 256 MiB on a CPU and 2 GiB on an accelerator."""
         on_cpu = model.embedding.weight.device.type == "cpu"
         logits_bytes, tokens = (2**28, 2**13) if on_cpu else (2**31, 2**16)
         scored = logits_bytes // (4 * model.config.vocab_size)
         return cls(batch_size or tokens, tokens, scored, model.config.context_length)
 
     def hold(self, batch: Sequence[Group]) -> bool:
+        """Return whether a batch is within the limits."""
         rows = sum(len(group.tails) for group in batch)
         tail = max(group.longest for group in batch)
         width = max(len(group.head) for group in batch) + tail
@@ -108,7 +112,7 @@ class BatchLimits(NamedTuple):
 
 
 def batches(wanted: dict[Ids, dict[Ids, list[int]]], limits: BatchLimits) -> list[list[Group]]:
-    """All heads with their tails in batches, longest first; one row is a batch whatever the limits."""
+    """Return all heads with their tails in batches, longest first; a single row is a batch whatever the limits."""
     groups: list[Group] = []
     for head, tails in wanted.items():
         kept: list[Ids] = []
@@ -129,14 +133,14 @@ def batches(wanted: dict[Ids, dict[Ids, list[int]]], limits: BatchLimits) -> lis
 
 
 def read(model: GPT, batch: list[Group], targets: list[list[Ids]]) -> list[Score]:
-    """The scores of `targets`, for each row of the batch those that end it; halves a batch that does not fit."""
+    """Return the scores of `targets`, which are given for each row; halve a batch that does not fit the device."""
     try:
         return read_at_once(model, batch, targets)
     except torch.OutOfMemoryError as error:
         if len(targets) == 1:
             raise OutOfMemoryError(
-                f"one sequence of {len(batch[0].head) + batch[0].longest} tokens does not fit "
-                f"{model.embedding.weight.device}",
+                f"{model.embedding.weight.device} has no memory for one sequence of "
+                f"{len(batch[0].head) + batch[0].longest} tokens",
                 "choose --device cpu",
             ) from error
     # The batch's tensors are free only now that the exception is gone.
@@ -148,7 +152,7 @@ def read(model: GPT, batch: list[Group], targets: list[list[Ids]]) -> list[Score
 
 
 def joined(rows: list[Group]) -> list[Group]:
-    """Neighbours that have one head as one group."""
+    """Return consecutive groups with the same head as one group."""
     found: list[Group] = []
     for group in rows:
         if found and found[-1].head == group.head:
@@ -159,6 +163,7 @@ def joined(rows: list[Group]) -> list[Group]:
 
 
 def read_at_once(model: GPT, batch: list[Group], targets: list[list[Ids]]) -> list[Score]:
+    """Return the scores of `targets` by one forward pass over all tails."""
     tails = [tail for group in batch for tail in group.tails]
     longest = max(map(len, tails))
     cache = read_heads(model, [group.head for group in batch], longest)
@@ -184,7 +189,7 @@ def read_at_once(model: GPT, batch: list[Group], targets: list[list[Ids]]) -> li
 
 
 def read_heads(model: GPT, heads: list[Ids], still_to_come: int) -> KVCache | None:
-    """A cache that holds them, a row each, and has room for so many tokens more; none where all are empty."""
+    """Return a cache with one row for each head and room for more tokens; None if all heads are empty."""
     if not any(heads):
         return None
     cache, shared = read_shared_prefix(model, heads, max(map(len, heads)) + still_to_come)
@@ -194,6 +199,6 @@ def read_heads(model: GPT, heads: list[Ids], still_to_come: int) -> KVCache | No
 
 
 def padded(rows: list[Ids], device: torch.device) -> Tensor:
-    """(R, T), filled with the id 0 on the right, which no output to its left sees."""
+    """Return ids (R, T), padded on the right with the id 0, which no output to its left sees."""
     width = max(map(len, rows))
     return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)

@@ -1,8 +1,8 @@
-"""A model of ours as EleutherAI's lm-evaluation-harness wants one, so that its tasks can be run on it.
+"""A model as an LM of EleutherAI's lm-evaluation-harness, which runs its tasks on it.
 
-Import it only when tasks are asked for: it needs lm_eval (the extra `eval`). Every convention is that of lm-eval's own
-`--model hf` (lm_eval/models/huggingface.py): what is cut where a request is longer than the context, what stands before
-a text, where a generation stops. So the numbers are those of `lm_eval --model hf` on the exported model.
+Import this module only to run tasks: it needs lm_eval (the extra `eval`). Every convention is that of lm-eval's own
+`--model hf` (lm_eval/models/huggingface.py): how a request longer than the context is cut, what precedes a text, where
+a generation stops. So the numbers are those of `lm_eval --model hf` on the exported model.
 """
 
 from __future__ import annotations
@@ -41,18 +41,20 @@ from gptcli.models.gpt import GPT
 from gptcli.tokenizer.tokenizer import Tokenizer
 
 DEFAULT_MAX_GEN_TOKS = 256
-"""Tokens of a generation where the task does not say, as in lm-eval."""
+"""The default length of a generation in tokens, as in lm-eval."""
 FEWSHOT_SEED = 1234
-"""By which lm-eval draws worked examples."""
-DRAWN_BY = {"temperature", "top_k", "top_p", "min_p", "repetition_penalty"}
-"""Generation arguments of a task that are passed on as they are."""
+"""The seed with which lm-eval draws worked examples."""
+SAMPLING_ARGUMENTS = {"temperature", "top_k", "top_p", "min_p", "repetition_penalty"}
+"""Generation arguments of a task that are passed on unchanged."""
 
 
 @dataclass(frozen=True)
 class TaskScore:
-    """One metric of a task or a group of tasks. `filter` is how the answer was taken from the generated text.
+    """One metric of a task or a group of tasks.
 
-    value, stderr: none where they are no finite number.
+    Attributes:
+        filter: how the answer was extracted from the generated text.
+        value, stderr: None if they are not finite numbers.
     """
 
     task: str
@@ -67,12 +69,14 @@ class TaskScore:
 
 @dataclass(frozen=True)
 class HarnessEvaluation:
+    """The scores of tasks and the time that they took."""
+
     scores: tuple[TaskScore, ...]
     seconds: float
 
 
-class HarnessModel(TemplateLM):
-    """Answers lm-eval's three kinds of request. `batch_size` as in `score_continuations` and the engine."""
+class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm_eval has no type annotations
+    """Answers lm-eval's three kinds of request; `batch_size` is that of `score_continuations` and of the engine."""
 
     def __init__(self, model: GPT, tokenizer: Tokenizer, batch_size: int | None = None) -> None:
         super().__init__()
@@ -82,15 +86,16 @@ class HarnessModel(TemplateLM):
 
     @property
     def eot_token_id(self) -> int:
-        """Raises UsageError: the tokenizer has no such token."""
+        """The token that ends a text; raises UsageError if the tokenizer has none."""
         return self.needed(self.text.framing.stop_id)
 
     @property
     def prefix_token_id(self) -> int:
-        """What stands before a text that nothing else stands before. Raises UsageError: there is no such token."""
+        """The token before a text without context; raises UsageError if the tokenizer has none."""
         return self.needed(self.text.framing.begin_id)
 
     def needed(self, token: int | None) -> int:
+        """Return the token; raise UsageError if it is None."""
         if token is None:
             raise UsageError(
                 "this task needs a token that begins or ends a text, which the tokenizer lacks",
@@ -99,18 +104,19 @@ class HarnessModel(TemplateLM):
         return token
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        """The ids of a text, after the bos token where this tokenizer's models expect one and the text has none."""
+        """Return the ids of a text, after the bos token if this tokenizer adds one and the text has none."""
         ids = self.text.encode(string, allow_special=True)
         if add_special_tokens is None:
             add_special_tokens = ids[:1] != self.text.framing.before
         return [self.prefix_token_id, *ids] if add_special_tokens and self.text.adds_bos else ids
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-        """(log-probability in nats, whether greedy decoding would write it) of each (context, continuation)."""
-        return super().loglikelihood(requests, disable_tqdm=True)
+        """Return (log-probability in nats, whether it is the greedy one) of each (context, continuation)."""
+        found: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
+        return found
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = True) -> list[float]:
-        """The log-probability of each whole text, in windows that score every token once."""
+        """Return the log-probability of each whole text, in windows that score every token once."""
         windows = [
             [
                 make_disjoint_window(window)
@@ -135,27 +141,30 @@ class HarnessModel(TemplateLM):
                 )
         cut = sum(len(context) + len(ids) > self.max_length + 1 for _, context, ids in requests)
         self.say_cut(cut, len(requests))
-        return [tuple(score) for score in self.score([Continuation(tuple(a), tuple(b)) for _, a, b in requests])]
+        scores = self.score([Continuation(tuple(a), tuple(b)) for _, a, b in requests])
+        return [(score.logprob, score.is_greedy) for score in scores]
 
     def score(self, continuations: list[Continuation]) -> list[Score]:
+        """Return the scores, with a progress bar."""
         with Progress("eval", len(continuations), unit="requests") as progress:
             return score_continuations(self.model, continuations, batch_size=self.batch_size, on_scored=progress.update)
 
     def say_cut(self, cut: int, total: int) -> None:
+        """Warn about requests that are cut."""
         if cut:
             say(
                 f"warning: {cut:,} of {total:,} requests are longer than the model's context of {self.max_length} "
-                "tokens: of these the beginning is not read"
+                "tokens, and their beginning is not read"
             )
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
-        """A text after each context, up to the first stop string that the task names, or the end-of-text token."""
-        together: dict[str, list[int]] = {}
+        """Return a text after each context, up to a stop string of the task or the end-of-text token."""
+        by_arguments: dict[str, list[int]] = {}
         for number, request in enumerate(requests):
-            together.setdefault(repr(request.args[1]), []).append(number)
+            by_arguments.setdefault(repr(request.args[1]), []).append(number)
         texts: dict[int, str] = {}
         with Progress("eval", len(requests), unit="requests") as progress:
-            for numbers in together.values():
+            for numbers in by_arguments.values():
                 contexts = [requests[number].args[0] for number in numbers]
                 for place, text in self.generate(contexts, requests[numbers[0]].args[1]):
                     texts[numbers[place]] = text
@@ -163,10 +172,10 @@ class HarnessModel(TemplateLM):
         return [texts[number] for number in range(len(requests))]
 
     def generate(self, contexts: list[str], arguments: dict[str, Any]) -> Iterator[tuple[int, str]]:
-        """(place, text) of each context as it is done.
+        """Yield (place, text) of each context when it is done.
 
         Raises:
-            UsageError: the task leaves no room for its question, or wants to be drawn in a way that is unknown here.
+            UsageError: the task leaves no room for its question, or has an unknown generation argument.
         """
         config, until = self.generation(arguments)
         room = self.max_length - config.max_new_tokens
@@ -186,7 +195,7 @@ class HarnessModel(TemplateLM):
                 yield place, postprocess_generated_text(text, until, None)
 
     def generation(self, arguments: dict[str, Any]) -> tuple[GenerationConfig, list[str]]:
-        """How a task wants to be answered: the engine's config, and the stop strings."""
+        """Return the engine's config and the stop strings for a task's generation arguments."""
         wanted = dict(normalize_gen_kwargs(arguments, DEFAULT_MAX_GEN_TOKS))
         until = handle_stop_sequences(wanted.pop("until"), eos=self.text.token_text(self.eot_token_id))
         count, is_drawn = wanted.pop("max_gen_toks"), wanted.pop("do_sample")
@@ -196,7 +205,7 @@ class HarnessModel(TemplateLM):
                 "the question too",
                 "set max_gen_toks lower in the task's generation_kwargs, or choose another task",
             )
-        unknown = sorted(set(wanted) - DRAWN_BY)
+        unknown = sorted(set(wanted) - SAMPLING_ARGUMENTS)
         if unknown:
             raise UsageError(f"the task asks for the generation argument {unknown[0]}, which gptcli lacks")
         if not is_drawn:
@@ -215,10 +224,14 @@ def run_tasks(
     num_fewshot: int | None = None,
     include_path: str | None = None,
 ) -> HarnessEvaluation:
-    """Run tasks, groups, tags or patterns of them, or task files, with `limit` documents of each at most.
+    """Run tasks by the names of tasks, groups or tags, patterns, or task files.
 
-    `include_path` is a directory that is searched for task files (.yaml) too. As always in lm-eval, a task file may
-    name Python functions beside it, which are run.
+    As always in lm-eval, a task file may name Python functions beside it, which are run.
+
+    Args:
+        limit: documents of each task at most.
+        num_fewshot: worked examples; None leaves it to each task.
+        include_path: a directory that is searched for task files (.yaml) too.
 
     Raises:
         UsageError: there is no such task, or the model cannot do it.
@@ -233,27 +246,27 @@ def run_tasks(
         choose_shots(task, num_fewshot)
     seed_everything()
     found = evaluate(model, loaded, limit=limit, log_samples=False)
-    assert found is not None  # it is so in other processes than the first
+    assert found is not None  # it is None in processes other than the first
     return HarnessEvaluation(task_scores(found), time.monotonic() - began)
 
 
 def choose_shots(task: Task, num_fewshot: int | None) -> None:
-    """As lm-eval does: what the user asks for, unless the task itself insists on none; drawn by its seed."""
-    own = task.get_config("num_fewshot")
-    if own != 0 and (num_fewshot is not None or own is None):
+    """Set the number of worked examples as lm-eval does: the user's, unless the task itself sets 0; and their seed."""
+    configured = task.get_config("num_fewshot")
+    if configured != 0 and (num_fewshot is not None or configured is None):
         task.set_config(key="num_fewshot", value=num_fewshot or 0)
     task.set_fewshot_seed(seed=FEWSHOT_SEED)
 
 
 def seed_everything() -> None:
-    """lm-eval's seeds, for what tasks draw: examples, splits, bootstraps."""
+    """Set lm-eval's seeds for what tasks draw: examples, splits, bootstraps."""
     random.seed(0)
     np.random.seed(FEWSHOT_SEED)
     torch.manual_seed(FEWSHOT_SEED)
 
 
 def find_tasks(names: Sequence[str], include_path: str | None) -> TaskManager:
-    """A manager that knows them all; lm-eval's own thousands of files, which take seconds, are read where needed."""
+    """Return a manager that has all tasks; lm-eval's own thousands of files, which take seconds, are read if needed."""
     if include_path is not None and not Path(include_path).is_dir():
         raise UsageError(f"{include_path} is not a directory", "name one that holds task files (.yaml)")
     manager = open_manager(include_path, include_defaults=False)
@@ -269,21 +282,23 @@ def find_tasks(names: Sequence[str], include_path: str | None) -> TaskManager:
 
 
 def open_manager(include_path: str | None, include_defaults: bool) -> TaskManager:
+    """Return a manager of the tasks in `include_path`, and of lm-eval's own if `include_defaults`."""
     try:
         return TaskManager(include_path=include_path, include_defaults=include_defaults)
     except Exception as error:  # a task file may hold anything
         raise DataError(
             f"the task files in {include_path} cannot be read: {reason_of(error)}",
-            "mend them",
+            "correct them",
         ) from error
 
 
 def known_tasks(manager: TaskManager, name: str) -> list[str]:
+    """Return the tasks of a name or pattern, or a task file itself."""
     return [name] if Path(name).is_file() else manager.match_tasks([name])
 
 
 def load_task(manager: TaskManager, name: str) -> list[Task | Group]:
-    """A group, or the tasks of a name, with their data."""
+    """Load a group, or the tasks of a name, with their data."""
     try:
         loaded = manager.load([name])
     except GptcliError:
@@ -297,11 +312,12 @@ def load_task(manager: TaskManager, name: str) -> list[Task | Group]:
 
 
 def reason_of(error: BaseException) -> str:
+    """Return the kind of an error and its first line."""
     return f"{type(error).__name__}: {first_line(error)[:300]}"
 
 
 def task_scores(found: dict[str, Any]) -> tuple[TaskScore, ...]:
-    """lm-eval's results, a table of tables with keys such as "acc,none" and "acc_stderr,none", as a list."""
+    """Return lm-eval's results, a table of tables with keys such as "acc,none" and "acc_stderr,none", as a list."""
     scores = []
     for task, values in found["results"].items():
         for key, value in values.items():
@@ -325,6 +341,6 @@ def task_scores(found: dict[str, Any]) -> tuple[TaskScore, ...]:
 
 
 def number(value: Any) -> float | None:
-    """Of what lm-eval puts in a table: the number, if it is one that JSON knows."""
+    """Return a value of lm-eval's table if it is a finite number, else None."""
     is_number = isinstance(value, int | float) and math.isfinite(value)
     return float(value) if is_number else None

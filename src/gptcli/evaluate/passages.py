@@ -1,4 +1,4 @@
-"""The passages that a model finds most surprising. Knows ids and their losses, and decodes only what it shows."""
+"""The passages of highest loss. They are found by ids and losses, and only those that are shown are decoded."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ from gptcli.tokenizer.tokenizer import Tokenizer
 
 PASSAGE_TOKENS = 64
 SHORTEST_TAIL = 32
-"""What is left at the end of a document joins the passage before it when it is shorter than this."""
+"""A rest at the end of a document that is shorter than this joins the passage before it."""
 AROUND_TOKENS = 32
 
 
 @dataclass(frozen=True)
 class Passage:
-    """`tokens` consecutive tokens of a document, their mean loss in nats, and the text around them.
+    """Consecutive tokens of a document with their mean loss in nats, and the text around them.
 
-    `document` counts the documents of `source` from 1; `position` is the passage's first token, counted from 0 in the
-    document. `before`, `text` and `after` begin and end with whole characters. `peak` is the text of the most
-    surprising token, or of the characters of which that token is a part; `peak_nats` is that token's loss.
+    Attributes:
+        document: the number of the document in `source`, from 1.
+        position: the number of the passage's first token in the document, from 0.
+        before, text, after: texts that begin and end with whole characters.
+        peak: the text of the token of highest loss, or of the characters that it is a part of.
+        peak_nats: the loss of that token.
     """
 
     loss: float
@@ -38,22 +41,22 @@ class Passage:
 
 
 class WorstPassages:
-    """Keeps the `count` passages of highest mean loss of all documents shown to it."""
+    """The `count` passages of highest mean loss of all documents considered."""
 
     def __init__(self, count: int, tokenizer: Tokenizer) -> None:
         self.count, self.tokenizer = count, tokenizer
-        self.seen = 0
+        self.considered = 0
         self.heap: list[tuple[float, int, Passage]] = []
 
     def consider(self, source: str, document: int, ids: np.ndarray, losses: np.ndarray) -> None:
-        """Cut a document into passages; `losses` (M,) are of the last M of `ids`, what precedes them is not scored."""
+        """Consider the passages of a document; `losses` (M,) belong to the last M of `ids`."""
         if not self.count:
             return
         unscored = len(ids) - len(losses)
         edges = passage_edges(len(losses))
         for start, stop in pairwise(edges):
             loss = float(losses[start:stop].mean())
-            self.seen += 1
+            self.considered += 1
             if len(self.heap) == self.count and loss <= self.heap[0][0]:
                 continue
             first, end = unscored + start, unscored + stop
@@ -71,41 +74,42 @@ class WorstPassages:
                 peak=self.token_text(ids, unscored + peak),
                 peak_nats=float(losses[peak]),
             )
-            # Ties are won by the passage seen first, as in a stable sort.
+            # The earlier of two equal passages is kept, as in a stable sort.
             push = heapq.heappush if len(self.heap) < self.count else heapq.heappushpop
-            push(self.heap, (loss, -self.seen, passage))
+            push(self.heap, (loss, -self.considered, passage))
 
     def text(self, ids: np.ndarray) -> str:
+        """Return the text of ids (N,)."""
         return self.tokenizer.decode(ids)
 
     def token_text(self, ids: np.ndarray, place: int) -> str:
-        """The token at `place` for display: the whole characters of which it is a part."""
+        """Return the text of the token at `place`, with the characters that it is a part of whole."""
         left, right = self.character_start(ids, place), self.character_end(ids, place + 1)
         text = self.text(ids[left:right])
         return text if text and "\ufffd" not in text else self.tokenizer.token_text(int(ids[place]))
 
     def character_start(self, ids: np.ndarray, place: int) -> int:
-        """The place at or before `place` where a character begins; `place` itself where none is near."""
+        """Return the place at or before `place` where a character begins; `place` if none is near."""
         return next((p for p in range(place, max(-1, place - 4), -1) if self.is_boundary(ids, p)), place)
 
     def character_end(self, ids: np.ndarray, place: int) -> int:
-        """The place at or after `place` where a character begins; `place` itself where none is near."""
+        """Return the place at or after `place` where a character begins; `place` if none is near."""
         return next((p for p in range(place, min(len(ids), place + 3) + 1) if self.is_boundary(ids, p)), place)
 
     def is_boundary(self, ids: np.ndarray, place: int) -> bool:
-        """Whether the token at `place` does not begin with a continuation byte of UTF-8 (10xxxxxx)."""
+        """Return whether the token at `place` begins without a continuation byte of UTF-8 (10xxxxxx)."""
         if not self.tokenizer.is_byte_level or not 0 < place < len(ids):
             return True
         first = self.tokenizer.bytes_of_id.get(int(ids[place]), b"")[:1]
         return not first or first[0] & 0xC0 != 0x80
 
     def passages(self) -> tuple[Passage, ...]:
-        """Most surprising first."""
+        """Return the passages, highest loss first."""
         return tuple(passage for _, _, passage in sorted(self.heap, key=lambda item: item[:2], reverse=True))
 
 
 def passage_edges(length: int) -> list[int]:
-    """Where the passages of `length` scored tokens begin, and the end."""
+    """Return the beginnings of the passages of `length` scored tokens, and the end."""
     starts = list(range(0, length, PASSAGE_TOKENS))
     if len(starts) > 1 and length - starts[-1] < SHORTEST_TAIL:
         starts.pop()

@@ -1,8 +1,8 @@
-"""Perplexity and bits per byte of documents, each token scored exactly once. Takes a model, never a path.
+"""Perplexity and bits per byte of documents, each token scored exactly once. This module reads no files.
 
-Each document stands by itself: before it stands the token that began documents in training, where there is one, so that
-its first token is scored too, and it is read in the windows of windows.py. The token after a document is not part of
-its text and not scored. Documents are streamed: what is kept of each is a few sums.
+Each document is scored by itself, in the windows of windows.py. The token that began documents in training, if there is
+one, precedes it, so that its first token is scored too. The token that ends a document is not part of its text and not
+scored. Documents are streamed, and only a few sums are kept of each.
 """
 
 from __future__ import annotations
@@ -32,23 +32,30 @@ UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+"
 )
 FEW_DOCUMENTS = 10
-"""With fewer than this, resampling documents understates how far another sample of them might lie."""
+"""The number of documents below which resampling them understates the spread of the loss."""
 
 
 class TextDocument(Protocol):
-    """A text and where it came from; `gptcli.data.corpus.Document` is one."""
+    """A text and its source, such as `gptcli.data.corpus.Document`."""
 
     @property
-    def text(self) -> str: ...
+    def text(self) -> str:
+        """The text."""
+        ...
 
     @property
-    def source(self) -> str: ...
+    def source(self) -> str:
+        """The name of its source."""
+        ...
 
 
 class EncodedDocument(NamedTuple):
-    """A document to be scored: its ids (N,) without prefix, and the text that they stand for.
+    """A document to be scored: its ids (N,) without prefix, and their text.
 
-    `bytes` are of the text as it was read; `text` is the same text, or what decoding the ids has made of it.
+    Attributes:
+        bytes: the size of the text as it was read.
+        text: the same text, or the one decoded from the ids.
+        lost: the text that the tokenizer loses.
     """
 
     source: str
@@ -60,7 +67,7 @@ class EncodedDocument(NamedTuple):
 
 @dataclass(frozen=True)
 class FileScore:
-    """The scores of all documents of one source; `uncertainty` is none where there is too little to resample."""
+    """The scores of all documents of one source; `uncertainty` is None if there is too little to resample."""
 
     source: str
     totals: Totals
@@ -70,11 +77,15 @@ class FileScore:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Measurements and settings. `prefix` is the text of the prefix token, None where training had no such token.
+    """Measurements and settings.
 
-    Without a prefix the first token of each document is context only: neither it nor its bytes are counted.
-    `unknown_tokens` were scored as the tokenizer's unknown token, which stands for every character that it lacks.
-    `baseline` is what a compressor needs for the same text. `lost` counts the text that the tokenizer loses.
+    Attributes:
+        prefix: the text of the token before each document; None if training had none. Without it the first token of
+            each document is context only, and neither it nor its bytes are counted.
+        unknown_tokens: characters that the tokenizer lacks, which were scored as its unknown token.
+        baseline: the size of the same text under a compressor.
+        lost: the text that the tokenizer loses.
+        contamination: the part of the text that the model was trained on.
     """
 
     totals: Totals
@@ -89,7 +100,6 @@ class Evaluation:
     seconds: float
     lost: LostText = NOTHING_LOST
     contamination: Contamination = UNKNOWN_CONTAMINATION
-    """The part of the text that the model was trained on."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +139,8 @@ def evaluate_documents(
 
     Raises:
         UsageError: impossible options.
-        DataError: nothing to score.
-        OutOfMemoryError: one window does not fit the device.
+        DataError: there is nothing to score.
+        OutOfMemoryError: the device has no memory for one window.
     """
     batch_size = options.batch_size
     if options.worst < 0 or (batch_size is not None and batch_size < 1):
@@ -162,8 +172,8 @@ def evaluate_documents(
             if tokenizer.unk_id is not None:
                 unknown += int((document.ids == tokenizer.unk_id).sum())
     if not tallies:
-        raise DataError("there is not one token to score in this text", "give a text that is not empty")
-    whole = Tally.together(list(tallies.values()))
+        raise DataError("this text has no token to score", "give a text that is not empty")
+    whole = Tally.combined(list(tallies.values()))
     return Evaluation(
         totals=whole.totals(),
         uncertainty=whole.uncertainty(options.seed),
@@ -183,7 +193,7 @@ def evaluate_documents(
 
 
 def encoded_texts(tokenizer: Tokenizer, documents: Iterable[TextDocument]) -> Iterator[EncodedDocument]:
-    """Encode documents one at a time, and measure what the tokenizer loses of them."""
+    """Encode documents one at a time, and measure the text that the tokenizer loses."""
     meter = LostTextMeter(tokenizer)
     for document in documents:
         (ids,) = tokenizer.encode_batch([document.text])
@@ -194,9 +204,10 @@ def encoded_texts(tokenizer: Tokenizer, documents: Iterable[TextDocument]) -> It
 def stored_documents(
     tokenizer: Tokenizer, shards: TokenShards, name: str, lost: LostText | None = None
 ) -> Iterator[EncodedDocument]:
-    """The documents of a split one at a time.
+    """Yield the documents of a split one at a time.
 
-    `lost` is what was lost of all of them when they were encoded; None: at least what the decoded texts lack in length.
+    Args:
+        lost: the text of all of them that was lost in encoding; None: estimated by the length of the decoded texts.
     """
     for number, (ids, size) in enumerate(shards.iter_documents()):
         text = tokenizer.decode(ids)
@@ -208,22 +219,22 @@ def stored_documents(
 
 
 def count_words(text: str) -> int:
-    """lm-eval's number of words, len(re.split(r"\\s+", text)), without making the list."""
+    r"""Return lm-eval's number of words, len(re.split(r"\s+", text)), without building the list."""
     return sum(1 for _ in re.finditer(r"\s+", text)) + 1
 
 
 def count_unspaced(text: str) -> int:
-    """Characters of scripts that put no space between words: Han, kana, Thai, Lao, Burmese and Khmer."""
+    """Count the characters of scripts without spaces between words: Han, kana, Thai, Lao, Burmese and Khmer."""
     return 0 if text.isascii() else len(text) - len(UNSPACED.sub("", text))
 
 
 def token_bytes(tokenizer: Tokenizer, token: int) -> int:
-    """UTF-8 bytes that a token stands for; part of a character, which decodes to U+FFFD, counts as one byte."""
+    """Return the UTF-8 bytes of a token's text; part of a character, which decodes to U+FFFD, counts as one byte."""
     return len(tokenizer.decode([token]).replace("\N{REPLACEMENT CHARACTER}", "?").encode())
 
 
 class Tally:
-    """Sums of the documents of one source; of a single document also those of its blocks of `block` tokens."""
+    """Sums over the documents of one source; for a single document also over its blocks of `block` tokens."""
 
     def __init__(self, block: int) -> None:
         self.block = block
@@ -234,9 +245,11 @@ class Tally:
 
     @property
     def documents(self) -> int:
+        """The number of documents."""
         return len(self.tokens)
 
     def add(self, sequence: ScoredSequence[EncodedDocument], unscored_bytes: int) -> None:
+        """Add a document, of which the first `unscored_bytes` are context only."""
         losses, document = sequence.losses, sequence.key
         self.nats.append(float(losses.sum()))
         self.tokens.append(len(losses))
@@ -249,8 +262,8 @@ class Tally:
         self.blocks = (np.add.reduceat(losses, starts), sizes) if self.documents == 1 else None
 
     @classmethod
-    def together(cls, tallies: list[Tally]) -> Tally:
-        """The tally of all sources."""
+    def combined(cls, tallies: list[Tally]) -> Tally:
+        """Return the tally of all sources."""
         if len(tallies) == 1:
             return tallies[0]
         whole = cls(tallies[0].block)
@@ -263,12 +276,13 @@ class Tally:
         return whole
 
     def totals(self) -> Totals:
+        """Return the sums."""
         nats, tokens = float(np.sum(self.nats)), int(np.sum(self.tokens))
         return Totals(nats, tokens, self.bytes, self.words, self.documents, self.unspaced)
 
     def uncertainty(self, seed: int) -> Uncertainty | None:
-        """By resampling documents; where there is only one, its blocks."""
+        """Return the uncertainty of the loss by resampling documents, or the blocks of a single one."""
         if self.blocks is not None:
             return bootstrap_ratio(*self.blocks, f"blocks of {self.block} tokens of the one document", seed)
-        unit = "documents" if self.documents >= FEW_DOCUMENTS else "documents, too few for more than a rough idea"
+        unit = "documents" if self.documents >= FEW_DOCUMENTS else "documents, too few for more than a rough estimate"
         return bootstrap_ratio(np.asarray(self.nats), np.asarray(self.tokens), unit, seed)

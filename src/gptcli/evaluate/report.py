@@ -1,9 +1,9 @@
-"""An evaluation in words and figures: a table for people, one JSON object for programs. Measures nothing."""
+"""The report of an evaluation of texts: a table for people, one JSON object for programs."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,12 +83,12 @@ class PerplexityReport:
 
 
 def worse(one: LostText, other: LostText) -> LostText:
-    """The one of which the larger part is lost: of a sample a single file may have nothing."""
+    """Return the one with the larger lost share, since a single file may have no part in a sample."""
     return max(one, other, key=lambda lost: lost.share)
 
 
 def scores(totals: Totals, uncertainty: Uncertainty | None, lost: LostText) -> dict[str, Any]:
-    """The figures of a text; None for those by byte or word where too much of it is lost for them to be compared."""
+    """Return the figures of a text; those by byte or word are None if too much of it is lost to compare them."""
     found, withheld = uncertainty, lost.is_withheld
     return {
         "loss": finite(totals.loss),
@@ -108,7 +108,7 @@ def scores(totals: Totals, uncertainty: Uncertainty | None, lost: LostText) -> d
 
 
 def overflow_words(totals: Totals) -> str | None:
-    """The reason why a perplexity is not given: a token, a word or a byte has too large a loss; None where all are."""
+    """Return the reason why a perplexity is not given, that the loss of a unit is too large; None if all are given."""
     perplexities = {"token": totals.perplexity, "byte": totals.byte_perplexity, "word": totals.word_perplexity}
     units = [unit for unit, perplexity in perplexities.items() if not math.isfinite(perplexity)]
     if not units:
@@ -119,10 +119,12 @@ def overflow_words(totals: Totals) -> str | None:
 
 
 def finite(value: float) -> float | None:
+    """Return the value, None if it is not finite."""
     return value if math.isfinite(value) else None
 
 
 def passage_as_dict(passage: Passage) -> dict[str, Any]:
+    """Return a passage for JSON."""
     return {
         "loss": finite(passage.loss),
         "file": passage.source,
@@ -138,6 +140,7 @@ def passage_as_dict(passage: Passage) -> dict[str, Any]:
 
 
 def method(evaluation: Evaluation) -> list[str]:
+    """Return lines that say what was scored and how."""
     totals = evaluation.totals
     if evaluation.prefix is None:
         prefix = "no prefix: training had no token before documents, so each document's first token is not scored"
@@ -156,6 +159,7 @@ def method(evaluation: Evaluation) -> list[str]:
 
 
 def headline(evaluation: Evaluation) -> list[str]:
+    """Return the lines of the scores of the whole text."""
     totals, found = evaluation.totals, evaluation.uncertainty
     if found is None:
         sure = ["                 (no confidence interval: too little text to resample)"]
@@ -165,9 +169,9 @@ def headline(evaluation: Evaluation) -> list[str]:
             f"                 95 % interval {low} to {high}, standard error {figure(found.stderr, found.interval)}: "
             f"bootstrap over {found.unit}"
         ]
-    perplexity = figure_with_interval(totals.perplexity, found and found.through(exponential))
+    perplexity = figure_with_interval(totals.perplexity, interval_of(found, exponential))
     lines = [
-        f"loss             {figure(totals.loss, found and found.interval)} nats per token",
+        f"loss             {figure(totals.loss, interval_of(found))} nats per token",
         *sure,
         f"perplexity       {perplexity}",
     ]
@@ -181,18 +185,19 @@ def headline(evaluation: Evaluation) -> list[str]:
     ]
 
 
+def interval_of(found: Uncertainty | None, rising: Callable[[float], float] = float) -> Interval | None:
+    """Return the interval of an increasing function of the loss, None if it is not known."""
+    return None if found is None else found.through(rising)
+
+
 def bits_per_byte(totals: Totals, found: Uncertainty | None) -> str:
-    return figure(totals.bits_per_byte, bits_interval(totals, found))
-
-
-def bits_interval(totals: Totals, found: Uncertainty | None) -> Interval | None:
-    """The interval of the loss in bits per byte, taking the number of bytes a token as known."""
+    """Return the bits per byte, with an interval that takes the number of bytes a token as known."""
     scale = totals.tokens / totals.bytes / math.log(2)
-    return found and found.through(lambda loss: loss * scale)
+    return figure(totals.bits_per_byte, interval_of(found, lambda loss: loss * scale))
 
 
 def beside(evaluation: Evaluation) -> str:
-    """The figure to compare the bits per byte with: that of a compressor, or the reason why it is missing."""
+    """Return the baseline of the bits per byte, or the reason why it is missing."""
     baseline = evaluation.baseline
     if baseline.bits_per_byte is None:
         return f" (no figure of xz -9 beside it: {baseline.reason})"
@@ -200,20 +205,20 @@ def beside(evaluation: Evaluation) -> str:
 
 
 def per_unit(totals: Totals, found: Uncertainty | None, units: int) -> str:
-    """The perplexity of a byte or a word, of which there are `units`, with as many digits as `bits_per_byte`."""
-    interval = found and found.through(lambda loss: exponential(loss * totals.tokens / units))
+    """Return the perplexity of a byte or a word, of which there are `units`."""
+    interval = interval_of(found, lambda loss: exponential(loss * totals.tokens / units))
     return figure(exponential(totals.nats / units), interval)
 
 
 def word_perplexity(totals: Totals, found: Uncertainty | None) -> str:
-    """The perplexity of a word, where the text has words between spaces."""
+    """Return the perplexity of a word, if the text has words between spaces."""
     if totals.has_words:
         return per_unit(totals, found, totals.words)
     return "not given: spaces do not separate the words of this text"
 
 
 def file_table(evaluation: Evaluation) -> list[str]:
-    """One line for each file, in the order in which they were read; of many files only the hardest to predict."""
+    """Return one line for each file, in the order of reading; of many files only those with the most bits per byte."""
     files = shown = evaluation.files
     if len(files) > MAX_FILES_SHOWN:
         shown = tuple(sorted(files, key=lambda file: file.totals.bits_per_byte, reverse=True)[:MAX_FILES_SHOWN])
@@ -223,9 +228,9 @@ def file_table(evaluation: Evaluation) -> list[str]:
     for name, file in zip(names, shown, strict=True):
         totals, found = file.totals, file.uncertainty
         name = name if len(name) <= width else f"…{name[1 - width :]}"
-        loss = figure(totals.loss, found and found.interval)
+        loss = figure(totals.loss, interval_of(found))
         spread = f" ± {figure(found.stderr, found.interval)}" if found else ""
-        perplexity = figure(totals.perplexity, found and found.through(exponential))
+        perplexity = figure(totals.perplexity, interval_of(found, exponential))
         bits = "-" if worse(evaluation.lost, file.lost).is_withheld else bits_per_byte(totals, found)
         lines.append(
             f"{name:{width}}  {totals.documents:>9,}  {totals.tokens:>11,}  {loss + spread:>17}  {perplexity:>12}  "
@@ -239,6 +244,7 @@ def file_table(evaluation: Evaluation) -> list[str]:
 
 
 def passage_lines(number: int, passage: Passage) -> list[str]:
+    """Return the lines of a passage."""
     return [
         f"{number}. {passage.loss:.3f} nats per token over {passage.tokens} tokens, from token {passage.position:,} of "
         f"document {passage.document:,} of {one_line(passage.source)}",
@@ -248,5 +254,5 @@ def passage_lines(number: int, passage: Passage) -> list[str]:
 
 
 def one_line(text: str) -> str:
-    """Line breaks made visible and other control characters harmless to a terminal."""
+    """Return the text with line breaks and other control characters as escapes."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

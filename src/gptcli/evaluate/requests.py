@@ -79,10 +79,14 @@ class TasksRequest:
 
 
 class TextSource(Protocol):
-    """The documents to score, the number of their tokens if it is known, and how many of them were trained on."""
+    """The documents to score, and the number of their tokens if it is known."""
 
     documents: Iterator[EncodedDocument]
-    tokens: int | None
+
+    @property
+    def tokens(self) -> int | None:
+        """The number of tokens."""
+        ...
 
     def contamination(self) -> Contamination:
         """Return the part of the documents that was trained on, once all of them are read."""
@@ -98,6 +102,7 @@ class NamedTexts:
         self.documents, self.tokens = encoded_texts(session.tokenizer, texts), None
 
     def contamination(self) -> Contamination:
+        """Return the part of the texts in the sketch of the run's training text."""
         return self.counter.contamination()
 
 
@@ -112,6 +117,7 @@ class ValidationSplit:
         self.tokens = len(shards) - shards.documents * shards.framing.overhead
 
     def contamination(self) -> Contamination:
+        """Return the overlap with the training split."""
         return validation_contamination(self.run)
 
 
@@ -162,7 +168,7 @@ def evaluate_choice_file(request: ChoicesRequest) -> ChoiceReport:
             f"--num-fewshot {request.num_fewshot} is not possible with {len(shots)} rows", "choose fewer examples"
         )
     if shots is rows:
-        rows = rows[request.num_fewshot :]  # an example whose answer was shown is no test
+        rows = rows[request.num_fewshot :]  # an example whose answer is shown tests nothing
     session = open_session(request.model)
     with Progress("eval", sum(len(row.choices) for row in rows), unit="choices") as progress:
         evaluation = evaluate_choices(
@@ -191,7 +197,7 @@ def read_choices(file: str) -> list[ChoiceRow]:
         raise DataError(error.message, CHOICE_ROW) from error
     if not found:
         raise DataError(f"{file} holds no row", CHOICE_ROW)
-    return [parse_row(row, place) for place, row in found]
+    return [parse_row(row, str(place)) for place, row in found]
 
 
 def evaluate_tasks(request: TasksRequest) -> TaskReport:

@@ -1,4 +1,4 @@
-"""Sequences of ids -> nats of every token: windows batched by length, in bounded memory. Knows ids, never text.
+"""The loss in nats of every token of sequences of ids, in windows batched by length, in bounded memory.
 
 Shapes: B windows in a batch, T time, N ids of one sequence.
 """
@@ -9,7 +9,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -24,19 +24,19 @@ from gptcli.nn.finite import overflow_error
 from gptcli.nn.loss import IGNORE_INDEX, token_losses
 
 LOGIT_COPIES = 3
-"""Copies of a batch's logits in fp32 that a loss may hold at once."""
+"""Copies of a batch's fp32 logits that computing the loss may hold at once."""
 BATCHES_AHEAD = 16
-"""So many batches of windows are gathered and sorted by length, which bounds both the padding and the memory."""
+"""The number of batches whose windows are gathered and sorted by length, which bounds padding and memory."""
 
 Key = TypeVar("Key")
 
 
 @contextmanager
 def evaluation_mode(model: GPT) -> Iterator[None]:
-    """No dropout and no gradients inside; the model's mode is put back after.
+    """Turn off dropout and gradients during the block, and restore the model's mode after it.
 
-    no_grad rather than inference_mode: what the model keeps from inside, such as a longer table of positions, must
-    serve training later.
+    It is no_grad rather than inference_mode, since training uses what the model keeps from the block, such as a longer
+    table of positions.
     """
     was_training = model.training
     model.eval()
@@ -48,7 +48,7 @@ def evaluation_mode(model: GPT) -> Iterator[None]:
 
 
 class ScoredSequence(Generic[Key]):
-    """One sequence being scored: `ids` (N,), and `losses` (N - 1,) in nats of the tokens at 1 .. N - 1."""
+    """A sequence of ids (N,) that is being scored, with the `losses` (N - 1,) in nats of the tokens at 1 .. N - 1."""
 
     def __init__(self, key: Key, ids: np.ndarray) -> None:
         self.key, self.ids = key, ids
@@ -57,26 +57,29 @@ class ScoredSequence(Generic[Key]):
 
 
 class PendingWindow(NamedTuple):
-    """A window of a sequence, waiting for its batch."""
+    """A window of a sequence that waits for its batch."""
 
-    sequence: ScoredSequence
+    sequence: ScoredSequence[Any]
     window: Window
 
     @property
     def width(self) -> int:
-        """How many ids the model is fed."""
+        """The number of ids that the model is fed."""
         return self.window.stop - 1 - self.window.start
 
     @property
     def first(self) -> int:
-        """Which of the fed ids' outputs is the first to be scored."""
+        """The first of the fed ids whose output is scored."""
         return self.window.scored - 1 - self.window.start
 
 
 class Scorer:
     """Scores sequences with one model, to be used in `evaluation_mode`.
 
-    On a CUDA device that runs out of memory it goes on with smaller batches.
+    It halves the batches when a CUDA device runs out of memory.
+
+    Attributes:
+        on_tokens: called after each batch with the number of tokens scored and their summed nats.
     """
 
     def __init__(
@@ -88,13 +91,12 @@ class Scorer:
         batch_size: int,
         on_tokens: Callable[[int, float], None] | None = None,
     ) -> None:
-        """`on_tokens(count, nats)` is called after each batch with the tokens that it scored and their summed nats."""
         self.model, self.context, self.stride, self.batch_size = model, context, stride, batch_size
         self.device = next(model.parameters()).device
         self.on_tokens = on_tokens
 
     def score(self, sequences: Iterable[tuple[Key, np.ndarray]]) -> Iterator[ScoredSequence[Key]]:
-        """(key, ids (N,)) pairs -> the sequences with their losses, in the order in which they came."""
+        """Yield the sequences of (key, ids (N,)) pairs with their losses, in the same order."""
         started: deque[ScoredSequence[Key]] = deque()
         waiting: list[PendingWindow] = []
         for key, ids in sequences:
@@ -111,19 +113,21 @@ class Scorer:
         yield from started
 
     def run(self, waiting: list[PendingWindow]) -> None:
-        """Score all pieces, longest first, so that windows of a batch have nearly one length.
+        """Score all windows, longest first, so that those of a batch have similar lengths.
 
         Raises:
             CheckpointError: the model's logits are not finite.
         """
-        waiting = sorted(waiting, key=lambda piece: (piece.width, piece.first), reverse=True)
+        waiting = sorted(waiting, key=lambda pending: (pending.width, pending.first), reverse=True)
         while waiting:
             batch, waiting = waiting[: self.batch_size], waiting[self.batch_size :]
             losses = self.losses(*to_tensors(batch))  # (B, T - first)
-            first = min(piece.first for piece in batch)
-            for piece, row in zip(batch, losses.cpu().double().numpy(), strict=True):
-                sequence, window = piece
-                sequence.losses[window.scored - 1 : window.stop - 1] = row[piece.first - first : piece.width - first]
+            first = min(pending.first for pending in batch)
+            for pending, row in zip(batch, losses.cpu().double().numpy(), strict=True):
+                sequence, window = pending
+                sequence.losses[window.scored - 1 : window.stop - 1] = row[
+                    pending.first - first : pending.width - first
+                ]
                 sequence.unscored -= window.stop - window.scored
             nats = float(losses.sum())
             if not math.isfinite(nats):
@@ -132,10 +136,10 @@ class Scorer:
                 self.on_tokens(sum(window.stop - window.scored for _, window in batch), nats)
 
     def losses(self, input_ids: Tensor, targets: Tensor) -> Tensor:
-        """input_ids (B, T), targets (B, T - first) -> (B, T - first) nats, 0 where ignored.
+        """Map input_ids (B, T) and targets (B, T - first) to nats (B, T - first), 0 for ignored targets.
 
         Raises:
-            OutOfMemoryError: one window alone does not fit the device.
+            OutOfMemoryError: the device has no memory for one window.
         """
         parts: list[Tensor] = []
         done = 0
@@ -144,7 +148,7 @@ class Scorer:
             part = self.attempt(input_ids[rows], targets[rows])
             if part is None:
                 self.batch_size = (min(self.batch_size, len(input_ids) - done) + 1) // 2
-                say(f"out of memory on {self.device}: going on with batches of {self.batch_size}")
+                say(f"out of memory on {self.device}: continuing with batches of {self.batch_size}")
                 torch.cuda.empty_cache()
                 continue
             parts.append(part)
@@ -152,7 +156,7 @@ class Scorer:
         return torch.cat(parts)
 
     def attempt(self, input_ids: Tensor, targets: Tensor) -> Tensor | None:
-        """As `losses`, all rows at once; None where the device has not enough memory for that."""
+        """Return `losses` of all rows at once; None if the device has too little memory."""
         try:
             logits = self.model(input_ids.to(self.device))  # (B, T, V)
             return token_losses(logits[:, -targets.shape[1] :], targets.to(self.device))
@@ -160,33 +164,33 @@ class Scorer:
             if len(input_ids) > 1:
                 return None
             raise OutOfMemoryError(
-                f"a window of {input_ids.shape[1]} tokens does not fit {self.device}",
+                f"{self.device} has no memory for a window of {input_ids.shape[1]} tokens",
                 "choose a smaller --context, or --device cpu",
             ) from error
 
 
 def to_tensors(batch: list[PendingWindow]) -> tuple[Tensor, Tensor]:
-    """Pieces -> input_ids (B, T) padded on the right, and targets (B, T - first) of the outputs from `first` on.
+    """Return input_ids (B, T) padded on the right, and targets (B, T - first) of the outputs from `first` on.
 
-    `first` is the earliest output that any piece scores; what is before it is context to all of them. Padding is the
-    id 0: attention is causal, so that no scored output sees what stands to its right.
+    `first` is the earliest output that any window scores. The padding is the id 0: attention is causal, so that no
+    scored output depends on what follows it.
     """
-    width = max(piece.width for piece in batch)
-    first = min(piece.first for piece in batch)
+    width = max(pending.width for pending in batch)
+    first = min(pending.first for pending in batch)
     input_ids = np.zeros((len(batch), width), dtype=np.int64)
     targets = np.full((len(batch), width - first), IGNORE_INDEX, dtype=np.int64)
-    for row, piece in enumerate(batch):
-        (start, stop, scored), ids = piece.window, piece.sequence.ids
-        input_ids[row, : piece.width] = ids[start : stop - 1]
-        targets[row, piece.first - first : piece.width - first] = ids[scored:stop]
+    for row, pending in enumerate(batch):
+        (start, stop, scored), ids = pending.window, pending.sequence.ids
+        input_ids[row, : pending.width] = ids[start : stop - 1]
+        targets[row, pending.first - first : pending.width - first] = ids[scored:stop]
     return torch.from_numpy(input_ids), torch.from_numpy(targets)
 
 
 def usable_batch_size(wanted: int | None, context: int, vocab_size: int, device: torch.device) -> int:
-    """Windows in a batch: as many as are wanted, by default `default_batch_size`.
+    """Return the windows in a batch: `wanted`, by default `default_batch_size`.
 
-    On a CPU, where nothing says that the memory is used up, the fp32 logits and what is computed of them stay within
-    half of it.
+    On a CPU, which raises no error when its memory is used up, the fp32 logits and what is computed from them stay
+    within half of it.
     """
     if wanted is None:
         return default_batch_size(context, vocab_size, device)
@@ -196,7 +200,7 @@ def usable_batch_size(wanted: int | None, context: int, vocab_size: int, device:
 
 
 def default_batch_size(context: int, vocab_size: int, device: torch.device) -> int:
-    """Windows in a batch: the fp32 logits stay within 256 MiB on a CPU and 2 GiB on an accelerator."""
+    """Return the windows in a batch whose fp32 logits stay within 256 MiB on a CPU and 2 GiB on an accelerator."""
     on_cpu = device.type == "cpu"
     logits_bytes, tokens = (2**28, 2**13) if on_cpu else (2**31, 2**16)
     return max(1, min(logits_bytes // (4 * context * vocab_size), tokens // context))

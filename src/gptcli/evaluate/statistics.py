@@ -1,4 +1,4 @@
-"""Corpus scores from sums, and how sure they are. Numbers only: knows neither models, texts nor files."""
+"""Corpus scores from sums, and their uncertainty. This module handles numbers only."""
 
 from __future__ import annotations
 
@@ -23,24 +23,28 @@ LEAST_CALIBRATION_ROWS = 50
 confidences lie evenly between 0.5 and 1 shows 0.19 on average over 20 rows, 0.13 over 50, 0.03 over 1,000."""
 CALIBRATION_SIMULATIONS = 200
 UNSPACED_CHARACTER_BYTES = 3
-"""UTF-8 bytes of nearly every character of those scripts."""
+"""UTF-8 bytes of nearly every character of scripts without spaces between words."""
 MOST_UNSPACED = 1 / 3
-"""Part of a text's bytes that may be of such scripts, if its words are to count as words."""
+"""The share of bytes in such scripts above which a text has no words."""
 LONGEST_WORDS = 60
-"""Mean bytes of a word, its space included, above which there are no words but long strings (base64, DNA). English has
-6, Russian 13, Malayalam, which takes three bytes a letter, about 33."""
+"""Mean bytes of a word with its space above which a text has no words but long strings (base64, DNA). English has 6,
+Russian 13, Malayalam, with three bytes a letter, about 33."""
 MAX_UNITS = 10_000
-"""More units than this are pooled with their neighbours before resampling, which bounds the time and changes little."""
+"""The number of units above which neighbours are pooled before resampling, to bound its time."""
 
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over documents, and the scores that are ratios of them.
+    r"""Sums over documents, and the scores that are ratios of them.
 
-    `nats` is the summed negative log-likelihood of `tokens` scored tokens; `bytes` (UTF-8) and `words` are of the text
-    they stand for, words counted as lm-eval does: `len(re.split(r"\\s+", text))`; `unspaced` counts the characters of
-    scripts that put no space between words. Each ratio divides total by total
-    (lm-eval's `weighted_perplexity` and `bits_per_byte`), never averages over documents.
+    Each ratio divides total by total (lm-eval's `weighted_perplexity` and `bits_per_byte`) and is no average over
+    documents.
+
+    Attributes:
+        nats: the summed negative log-likelihood of `tokens` scored tokens.
+        bytes: UTF-8 bytes of their text.
+        words: words of their text, counted as in lm-eval: `len(re.split(r"\s+", text))`.
+        unspaced: characters of scripts without spaces between words.
     """
 
     nats: float = 0.0
@@ -52,7 +56,7 @@ class Totals:
 
     @property
     def has_words(self) -> bool:
-        """Whether white space separates the words of this text, so that a perplexity of words means something."""
+        """True if white space separates the words of this text, so that a perplexity of words is meaningful."""
         is_unspaced = self.unspaced * UNSPACED_CHARACTER_BYTES > MOST_UNSPACED * self.bytes
         return not is_unspaced and self.bytes <= LONGEST_WORDS * self.words
 
@@ -63,23 +67,27 @@ class Totals:
 
     @property
     def perplexity(self) -> float:
+        """Perplexity per token."""
         return exponential(self.loss)
 
     @property
     def bits_per_byte(self) -> float:
+        """Bits per byte of text."""
         return self.nats / self.bytes / math.log(2)
 
     @property
     def byte_perplexity(self) -> float:
+        """Perplexity per byte of text."""
         return exponential(self.nats / self.bytes)
 
     @property
     def word_perplexity(self) -> float:
+        """Perplexity per word."""
         return exponential(self.nats / self.words)
 
 
 def exponential(value: float) -> float:
-    """e^value, infinite where that is more than a float holds (word perplexities of bad models are)."""
+    """Return e^value, infinite above the largest float, as word perplexities of bad models are."""
     try:
         return math.exp(value)
     except OverflowError:
@@ -88,7 +96,7 @@ def exponential(value: float) -> float:
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """Standard error and 95 % confidence interval of an estimate, and what the sample consists of."""
+    """The standard error and 95 % confidence interval of an estimate, and the units of its sample."""
 
     stderr: float
     low: float
@@ -97,44 +105,45 @@ class Uncertainty:
 
     @property
     def interval(self) -> Interval:
+        """The lower and upper end."""
         return self.low, self.high
 
     def through(self, rising: Callable[[float], float]) -> Interval:
-        """The interval of `rising(estimate)`, where `rising` is a function that rises."""
+        """Return the interval of `rising(estimate)` for an increasing function."""
         return rising(self.low), rising(self.high)
 
 
 def proportion(count: int, total: int, unit: str) -> Uncertainty:
-    """Uncertainty of count / total when each of `total` > 0 trials succeeds independently of the others.
+    """Return the uncertainty of count / total for `total` > 0 independent trials.
 
     Wilson's score interval (Wilson, Probable Inference, the Law of Succession, and Statistical Inference, 1927), which
-    keeps about its 95 % for few trials too, and does not shrink to a point where all of them succeed or fail (Brown,
-    Cai and DasGupta, Interval Estimation for a Binomial Proportion, 2001). The standard error is the one that belongs
-    to it: half the width over 1.96.
+    keeps about its 95 % for few trials too, and does not shrink to a point when all of them succeed or fail (Brown,
+    Cai and DasGupta, Interval Estimation for a Binomial Proportion, 2001). The standard error is half its width over
+    1.96.
     """
     share, z_squared = count / total, Z_95 * Z_95
     scale = 1 + z_squared / total
     centre = (share + z_squared / (2 * total)) / scale
     stderr = math.sqrt(share * (1 - share) / total + z_squared / (4 * total * total)) / scale
-    # At the ends the formula gives 0 and 1 but for rounding.
+    # At the ends the formula gives 0 and 1 up to rounding.
     low = 0.0 if count == 0 else centre - Z_95 * stderr
     high = 1.0 if count == total else centre + Z_95 * stderr
     return Uncertainty(stderr, low, high, f"{total:,} {unit}")
 
 
 def bootstrap_ratio(nats: np.ndarray, tokens: np.ndarray, unit: str, seed: int = 0) -> Uncertainty | None:
-    """Uncertainty of sum(nats) / sum(tokens) when the units are a sample of all that there might be.
+    """Return the uncertainty of sum(nats) / sum(tokens) when the units are a random sample.
 
     The percentile bootstrap of a ratio estimator (Efron and Tibshirani, An Introduction to the Bootstrap, 1993,
-    chapters 6 and 13): units are drawn with replacement, numerator and denominator together. The generator is the
-    function's own, so the same scores always give the same interval.
+    chapters 6 and 13): units are drawn with replacement, numerator and denominator together. The generator is local,
+    so that the same scores always give the same interval.
 
     Args:
-        nats, tokens: (N,) sums of each unit; units without tokens say nothing and are left out.
-        unit: what the units are, in the plural, for the person who reads the result.
+        nats, tokens: (N,) sums of each unit; units without tokens are left out.
+        unit: what the units are, in the plural, for people.
 
     Returns:
-        None where fewer than two units have tokens: one observation says nothing about its spread.
+        None if fewer than two units have tokens, since one observation has no spread.
     """
     nats, tokens = nats[tokens > 0], tokens[tokens > 0]
     count = len(tokens)
@@ -155,13 +164,14 @@ def bootstrap_ratio(nats: np.ndarray, tokens: np.ndarray, unit: str, seed: int =
 
 
 def mean_of_parts(values: Sequence[float], unit: str) -> Uncertainty | None:
-    """Uncertainty of the mean of `values`, each of which is measured on a consecutive part of equal size of a text.
+    """Return the uncertainty of the mean of `values`, each measured on a consecutive part of equal size of a text.
 
-    The method of batch means: Student's interval over the parts, which are so long that they depend little on each
-    other where single tokens or documents do. For the difference of two models pass the differences of their parts.
+    This is the method of batch means: Student's interval over the parts, which are so long that they are nearly
+    independent, as single tokens or documents are not. For the difference of two models pass the differences of their
+    parts.
 
     Args:
-        unit: what the parts are of, for the person who reads the result.
+        unit: what the parts consist of, for people.
 
     Returns:
         None for fewer than two values.
@@ -176,7 +186,7 @@ def mean_of_parts(values: Sequence[float], unit: str) -> Uncertainty | None:
 
 @dataclass(frozen=True)
 class CalibrationBin:
-    """Predictions whose probability lies in (low, high], their mean probability, and how many of them were right."""
+    """Predictions with a probability in (low, high], their mean probability, and the share of right ones."""
 
     low: float
     high: float
@@ -186,7 +196,7 @@ class CalibrationBin:
 
 
 def calibration_bins(confidences: np.ndarray, is_right: np.ndarray, bins: int = 15) -> tuple[CalibrationBin, ...]:
-    """Predictions of probability `confidences` (N,) in `bins` bins of equal width; bins without one are left out."""
+    """Return predictions of probability `confidences` (N,) in `bins` bins of equal width, without empty ones."""
     numbers = np.clip(np.ceil(confidences * bins).astype(int) - 1, 0, bins - 1)
     found = []
     for number in np.unique(numbers):
@@ -204,18 +214,17 @@ def calibration_bins(confidences: np.ndarray, is_right: np.ndarray, bins: int = 
 
 
 def calibration_error(bins: tuple[CalibrationBin, ...]) -> float:
-    """The expected calibration error: how far confidence and accuracy lie apart, weighted by the predictions in a bin.
+    """Return the expected calibration error: the mean distance of confidence and accuracy, weighted by predictions.
 
-    Guo et al., On Calibration of Modern Neural Networks, 2017, equation 3. Few predictions in a bin make it larger than
-    it is, so that it has no interval: resampling them would move it further up. `calibration_noise` says how large it
-    is by chance.
+    Guo et al., On Calibration of Modern Neural Networks, 2017, equation 3. Few predictions in a bin bias it upwards,
+    and resampling would bias it more, so that it has no interval. `calibration_noise` is its size by chance.
     """
     total = sum(found.count for found in bins)
     return sum(found.count / total * abs(found.accuracy - found.confidence) for found in bins)
 
 
 def calibration_noise(confidences: np.ndarray, seed: int = 0) -> float:
-    """The mean calibration error of a perfectly calibrated classifier with these confidences (N,), by simulation."""
+    """Return the mean calibration error of a perfectly calibrated classifier with confidences (N,), by simulation."""
     generator = np.random.default_rng(seed)
     draws = (generator.random(len(confidences)) < confidences for _ in range(CALIBRATION_SIMULATIONS))
     return float(np.mean([calibration_error(calibration_bins(confidences, is_right)) for is_right in draws]))

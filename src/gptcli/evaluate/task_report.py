@@ -1,4 +1,4 @@
-"""The scores of tasks in words and figures: a table for people, one JSON object for programs. Measures nothing."""
+"""The report of the scores of tasks: a table for people, one JSON object for programs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 HEADER = ("task", "metric", "filter", "value", "stderr", "95 % interval", "shots", "samples", "version")
 SHARES = {"acc", "acc_norm", "acc_bytes", "exact_match"}
-"""Metrics that are the share of rows that were answered right."""
+"""Metrics that are the share of right rows."""
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,14 @@ class TaskReport:
 
 
 def row_of(score: TaskScore) -> tuple[str, ...]:
-    """The cells of one line, in the order of HEADER."""
+    """Return the cells of one line, in the order of HEADER."""
     interval = interval_of(score)
-    is_known = score.stderr and interval
     return (
         score.task,
         score.metric,
         score.filter,
         "-" if score.value is None else figure(score.value, interval),
-        f"\N{PLUS-MINUS SIGN} {figure(score.stderr, interval)}" if is_known else "",
+        f"\N{PLUS-MINUS SIGN} {figure(score.stderr, interval)}" if score.stderr and interval else "",
         "" if interval is None else " to ".join(figure(end, interval) for end in interval),
         "" if score.num_fewshot is None else str(score.num_fewshot),
         "" if score.samples is None else f"{score.samples:,}",
@@ -54,8 +53,7 @@ def row_of(score: TaskScore) -> tuple[str, ...]:
 
 
 def interval_of(score: TaskScore) -> Interval | None:
-    """The 95 % interval of a metric: Wilson's where it is a share of rows, else from the standard error; None where
-    neither says anything.
+    """Return the 95 % interval of a metric: Wilson's for a share of rows, else from the standard error, or None.
 
     lm-eval's standard error is 0 where all rows are right or all are wrong, however few they are.
     """

@@ -1,4 +1,4 @@
-"""Which tokens are scored with which context: integer arithmetic. Knows neither models nor tokenizers."""
+"""The windows in which the tokens of a sequence are scored. This module is integer arithmetic only."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import NamedTuple
 from gptcli.errors import UsageError
 
 LONGEST_DEFAULT = 8192
-"""Tokens in a window at most where none are asked for: what a model can see is what its config claims, and attention
-takes time and memory by the square of it."""
+"""The largest default of the tokens in a window. A config may claim any context, and attention takes time and memory by
+the square of it."""
 
 
 class Window(NamedTuple):
-    """Positions [start, stop) of a sequence, of which [scored, stop) are scored by this window; start < scored < stop.
+    """Positions [start, stop) of a sequence, of which this window scores [scored, stop); start < scored < stop.
 
     The model is fed positions [start, stop - 1): its output at position p - 1 scores the token at p.
     """
@@ -24,15 +24,15 @@ class Window(NamedTuple):
 
 
 def score_windows(length: int, context: int, stride: int) -> Iterator[Window]:
-    """Windows that score positions 1 .. length - 1 of a sequence exactly once each, in order.
+    """Yield windows that score positions 1 .. length - 1 of a sequence exactly once each, in order.
 
     This is the strided recipe of Hugging Face's guide "Perplexity of fixed-length models": the first window holds
-    `context` tokens, each further one starts `stride` later and scores the tokens that no window before it scored, so
-    that each has at least `context - stride` tokens before it in its window. Position 0 (the prefix token, where there
-    is one) is never scored, since nothing comes before it.
+    `context` tokens, each further one starts `stride` later and scores the tokens that no earlier window scored, so
+    that each has at least `context - stride` tokens before it in its window. Position 0 (the prefix token, if there is
+    one) is never scored, since nothing precedes it.
 
     With stride == context the windows do not overlap, and the recipe would leave the first token of each unscored.
-    Such a window takes one token more on its left instead; the model is still fed no more than `context` tokens.
+    Such a window begins one token earlier instead; the model is still fed at most `context` tokens.
     """
     scored = 1
     for start in range(0, length, stride):
@@ -45,7 +45,7 @@ def score_windows(length: int, context: int, stride: int) -> Iterator[Window]:
 
 
 def resolve_windows(context: int | None, stride: int | None, limit: int) -> tuple[int, int]:
-    """The context and stride to use: by default the model's `limit`, but at most `LONGEST_DEFAULT`, and half of it.
+    """Return the context, by default `limit` but at most `LONGEST_DEFAULT`, and the stride, by default half of it.
 
     Raises:
         UsageError: the context is longer than the model's, or the stride longer than the context.
@@ -58,6 +58,6 @@ def resolve_windows(context: int | None, stride: int | None, limit: int) -> tupl
     stride = max(1, context // 2) if stride is None else stride
     if not 1 <= stride <= context:
         raise UsageError(
-            f"a stride of {stride} tokens would skip tokens or stand still", f"choose --stride from 1 to {context}"
+            f"a stride of {stride} tokens would skip tokens or not advance", f"choose --stride from 1 to {context}"
         )
     return context, stride

@@ -168,7 +168,8 @@ def write(request: ExportRequest, loaded: LoadedModel, place: Path) -> Exported:
 
 def export_huggingface(loaded: LoadedModel, out: Path, dtype: str, license: str | None, name: str) -> Exported:
     """A model directory of transformers with its card, which calls it `name`, read back by transformers, or without it
-    by us."""
+    by us.
+    """
     opened = write_huggingface(converted(loaded.model, dtype), loaded.tokenizer.for_export(), out)
     write_atomic(out / CARD, model_card(loaded, name=name, license=license, dtype=dtype, opened=opened))
     family, _ = family_of(loaded.model.config)

@@ -79,7 +79,8 @@ def write_onnx(model: GPT, path: Path) -> tuple[str, ...]:
 
 def save_graph(program: torch.onnx.ONNXProgram, path: Path, is_large: bool) -> None:
     """Write the graph to `path`, and large weights to a file beside it. Its name is new, so that a graph that is there
-    keeps its own weights until it is replaced."""
+    keeps its own weights until it is replaced.
+    """
     if not is_large:
         program.save(path)
         return
@@ -90,7 +91,8 @@ def save_graph(program: torch.onnx.ONNXProgram, path: Path, is_large: bool) -> N
 
 def remove_unused_weights(path: Path) -> None:
     """Remove files of weights beside `path` that its graph does not refer to: those of a graph that it has replaced, or
-    of an export that was killed."""
+    of an export that was killed.
+    """
     beside = (file for file in path.parent.iterdir() if file.name.startswith(f"{path.name}."))
     found = [file for file in beside if WEIGHTS.search(file.name)]
     if found:
