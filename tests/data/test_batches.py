@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from gptcli.data.batches import Batches
+from gptcli.data.batches import Batch, Batches
 from gptcli.data.shards import TokenShards
 from gptcli.data.token_mix import TokenMix
 from gptcli.errors import DataError
@@ -81,44 +81,43 @@ def test_a_corpus_shorter_than_a_sequence_is_an_error_with_the_remedy(write_shar
 
 @pytest.fixture
 def documents() -> list[list[int]]:
-    """Documents of 1 to 40 tokens, each holding its own number only."""
+    """Documents of 1 to 40 tokens, of which no two are equal."""
     lengths = np.random.default_rng(0).integers(1, 40, size=60)
-    return [[number] * int(length) for number, length in enumerate(lengths)]
+    return [list(range(end - length, end)) for length, end in zip(lengths, np.cumsum(lengths), strict=True)]
 
 
-def test_segments_are_the_documents_and_each_begins_with_its_end_of_text_token(write_shards, documents) -> None:
-    shards = write_shards(documents, vocab_size=10_000, eos_id=EOS)
-    batch = batches_of(shards, 32, seed=0, pack="document").sequences(range(100))
-    for inputs, targets, segments in zip(*(tensor.tolist() for tensor in batch), strict=True):
-        segment = 0
-        for place, token in enumerate(inputs):
-            if token == EOS:
-                segment += place > 0 or segments[0] > 0
-            assert segments[place] - segments[0] == segment - (segments[0] > 0) * (inputs[0] == EOS)
-        assert targets[:-1] == inputs[1:]
-        for place in range(31):
-            if segments[place] == segments[place + 1]:
-                assert inputs[place + 1] != EOS
-            else:
-                assert inputs[place + 1] == EOS
+def positions_of(batch: Batch, stream: list[int]) -> np.ndarray:
+    """The positions in the ring of the inputs and of the last target of each row, (B, T + 1), by a token of a text."""
+    starts = []
+    for ids in batch.input_ids.tolist():
+        place = next(place for place, token in enumerate(ids) if token < EOS)
+        starts.append(stream.index(ids[place]) - place)
+    return (np.array(starts)[:, None] + np.arange(batch.input_ids.shape[1] + 1)) % len(stream)
 
 
 @pytest.mark.parametrize("pack", ["cross", "document"])
-def test_a_token_that_follows_the_end_of_a_document_is_no_target(write_shards, documents, pack: str) -> None:
-    shards = write_shards(documents, vocab_size=10_001, eos_id=EOS, end_id=EOS + 1)
-    inputs, targets, segments = batches_of(shards, 32, seed=0, pack=pack).sequences(range(100))
-    assert torch.equal((inputs == EOS + 1)[:, :-1], (inputs == EOS)[:, 1:])
-    assert torch.equal(targets == -100, inputs == EOS + 1)
-    if segments is not None:  # a document holds the token before it and the token after it
-        assert torch.equal(segments.diff(dim=1) == 1, (inputs == EOS)[:, 1:])
-
-
-def test_without_an_end_of_text_token_targets_across_boundaries_are_left_out(write_shards, documents) -> None:
-    shards = write_shards(documents, vocab_size=10_000, eos_id=None)
-    batch = batches_of(shards, 32, seed=0, pack="document").sequences(range(100))
-    inputs, targets, segments = batch
-    assert torch.equal(segments.diff(dim=1) == 1, inputs.diff(dim=1) != 0)
-    assert torch.equal(targets == -100, torch.cat((inputs.diff(dim=1) != 0, (targets == -100)[:, -1:]), dim=1))
-    assert ((targets == inputs) | (targets == -100)).all()
-    crossed = batches_of(shards, 32, seed=0).sequences(range(100))
-    assert torch.equal(crossed.input_ids, inputs) and (crossed.targets >= 0).all()
+@pytest.mark.parametrize(
+    ("before", "after"), [([EOS], []), ([EOS], [EOS + 1]), ([], [])], ids=["one token before", "begin and end", "none"]
+)
+def test_rows_are_windows_of_the_ring_whose_segments_are_documents(
+    write_shards, documents, before: list[int], after: list[int], pack: str
+) -> None:
+    """A token that begins a document is no target after one that ends another; nor, with segments, is any token that
+    crosses a boundary without a token between."""
+    shards = write_shards(
+        documents, vocab_size=EOS + 2, eos_id=EOS if before else None, end_id=EOS + 1 if after else None
+    )
+    batch = batches_of(shards, 32, seed=0, pack=pack).sequences(range(100))
+    framed = [[*before, *document, *after] for document in documents]
+    stream = [token for document in framed for token in document]
+    owners = np.repeat(np.arange(len(framed)), [len(document) for document in framed])
+    positions = positions_of(batch, stream)
+    tokens, crosses = np.array(stream)[positions], np.diff(owners[positions]) != 0  # (B, T + 1), (B, T)
+    masked = (tokens[:, 1:] == EOS) if after else crosses & (pack == "document" and not before)
+    assert np.array_equal(batch.input_ids.numpy(), tokens[:, :-1])
+    assert np.array_equal(batch.targets.numpy(), np.where(masked, -100, tokens[:, 1:]))
+    assert crosses.any() and masked.any() == bool(after or (pack == "document" and not before))
+    if pack == "cross":
+        assert batch.segment_ids is None
+    else:
+        assert np.array_equal(np.diff(batch.segment_ids.numpy()), crosses[:, :-1].astype(int))

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gptcli.data import indexing, prepare, sample, scan, stages, worker_pool
+from gptcli.data import indexing, prepare, sample, scan, stages
 from gptcli.data.config import DataConfig
 from gptcli.data.prepare import PreparedCorpus, prepare_corpus, scan_corpus
 from gptcli.data.sketch import SKETCH, TextSketch
@@ -355,13 +355,44 @@ def test_a_bad_byte_in_the_middle_is_named_by_its_place_in_the_file(tmp_path: Pa
         scan_corpus([str(path)], Workspace(DataConfig(document_separator="<>"), tmp_path / "cache", 0, IN_PARTS))
 
 
-def test_a_process_uses_no_more_memory_than_it_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    forgotten = []
-    monkeypatch.setattr(stages, "BATCH_CHARACTERS", 2000)
-    monkeypatch.setattr(
-        "gptcli.tokenizer.tokenizer.Tokenizer.clear_cache", lambda tokenizer: forgotten.append(tokenizer)
-    )
-    source = corpus(tmp_path / "corpus", "rows")
-    monkeypatch.setattr(worker_pool, "OWN_BYTES", 0)
-    monkeypatch.setattr(worker_pool, "SHARED_BYTES", 1)
-    assert prepared(source, tmp_path / "cache", IN_PARTS).train.documents and forgotten
+ENCODE = """
+    import resource, sys
+    from pathlib import Path
+    import numpy
+    from gptcli.data.sketch import SketchBuilder
+    from gptcli.data.split_reader import SplitPiece
+    from gptcli.data.stages import ShardEncoder
+    from gptcli.data.worker_pool import resident_bytes
+    from gptcli.tokenizer.config import BpeTokenizerConfig
+    from gptcli.tokenizer.train import build_tokenizer
+
+    def words(seed):
+        letters = numpy.random.default_rng(seed).integers(97, 107, (1 << 16, 12), dtype=numpy.uint8)
+        letters[:, -1] = 32
+        return letters.tobytes().decode()
+
+    def pieces(count):
+        return (SplitPiece(text, len(text), False, True) for text in map(words, range(count)))
+
+    def peak():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+    tokenizer = build_tokenizer(BpeTokenizerConfig(vocab_size=300), lambda: iter([words(0)]))
+    builder = SketchBuilder(1 << 24)
+    ShardEncoder(tokenizer, builder, lambda _: None).encode_into(Path(sys.argv[1], "first"), pieces(4))
+    before, memory = peak(), resident_bytes() + int(sys.argv[2])
+    ShardEncoder(tokenizer, builder, lambda _: None, memory).encode_into(Path(sys.argv[1], "then"), pieces(24))
+    print(peak() - before)
+"""
+
+
+def growth(folder: Path, allowance: int) -> int:
+    """Return the growth in MiB of the peak memory of a process that encodes 19 MB of words which do not repeat."""
+    command = [sys.executable, "-c", textwrap.dedent(ENCODE), str(folder), str(allowance)]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.mark.slow
+def test_a_process_takes_no_more_memory_than_its_limit(tmp_path: Path) -> None:
+    limited, free = growth(tmp_path / "limited", 20 << 20), growth(tmp_path / "free", 1 << 40)
+    assert limited < 100 and free > 1.5 * limited, (limited, free)
