@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
-from gptcli.cli.app import main
+from command import gptcli
 from gptcli.report.bench import everything, limits
 from gptcli.report.bench.decoding import DecodingRequest
 from gptcli.report.bench.encoding import EncodingRequest
@@ -24,18 +23,8 @@ n_embd = 32
 """
 
 
-def run(*arguments: str) -> int:
-    """Run the command in this process; its exit code."""
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
-        patch.setattr(sys, "argv", ["gptcli", *arguments])
-        main()
-    return int(ended.value.code or 0)
-
-
 @pytest.mark.slow
-def test_without_a_command_every_bench_is_in_one_report(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_a_command_every_bench_is_in_one_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shape, text = tmp_path / "tiny.toml", tmp_path / "text.txt"
     shape.write_text(SHAPE)
     text.write_text("A line of text, and another one.\n" * 200)
@@ -45,9 +34,9 @@ def test_without_a_command_every_bench_is_in_one_report(
     decoding = DecodingRequest(str(shape), batch_sizes=(2,), numbers=("fp32",), prompt_tokens=4, new_tokens=8)
     monkeypatch.setattr(everything, "DECODING", decoding)
     monkeypatch.setattr(everything, "ENCODING", EncodingRequest((str(text),), vocab_size=300))
-    arguments = ("bench", "--rounds", "1", "--threads", "1", "--device", "cpu", "--json")
-    assert run(*arguments) == 0
-    printed = json.loads(capsys.readouterr().out)
+    done = gptcli("bench", "--rounds", "1", "--threads", "1", "--device", "cpu", "--json")
+    assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout)
     assert list(printed["results"]) == ["limits", "train", "generate", "data"]
     assert set(printed["versions"]) == {"gptcli", "python", "torch"}
     figures = printed["results"]["limits"]["figures"]
@@ -68,16 +57,13 @@ def test_without_a_command_every_bench_is_in_one_report(
         (["bench", "limits", "--device", "tpu"], "device 'tpu' is unknown"),
     ],
 )
-def test_a_mistake_is_one_line_with_its_remedy(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(*arguments) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    last = captured.err.splitlines()[-1]
+def test_a_mistake_is_one_line_with_its_remedy(arguments: list[str], message: str) -> None:
+    done = gptcli(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    last = done.stderr.splitlines()[-1]
     assert last.startswith("gptcli: ") and message in last
 
 
-def test_a_missing_corpus_of_data_is_a_data_error(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("bench", "data", "no-such-file.txt") == 3
-    assert "no-such-file.txt" in capsys.readouterr().err
+def test_a_missing_corpus_of_data_is_a_data_error() -> None:
+    done = gptcli("bench", "data", "no-such-file.txt")
+    assert done.returncode == 3 and "no-such-file.txt" in done.stderr

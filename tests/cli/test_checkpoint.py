@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from command import gptcli
+from fresh import run_fresh
 from gptcli.checkpoint.run_directory import RunDirectory
 from gptcli.checkpoint.save import save_checkpoint
 
@@ -23,19 +23,13 @@ def run(tmp_path: Path) -> RunDirectory:
     return run
 
 
-def gptcli(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "gptcli", "checkpoint", *map(str, arguments)], capture_output=True, text=True
-    )
-
-
 def damage(run: RunDirectory) -> None:
     path = run.checkpoint_path(2000) / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
 
 
 def test_listing_shows_step_loss_size_and_state(run) -> None:
-    done = gptcli("list", run.path)
+    done = gptcli("checkpoint", "list", run.path)
     assert done.returncode == 0 and done.stderr == ""
     rows = [line.split() for line in done.stdout.splitlines()[1:]]
     assert [(row[0], row[1], row[-1]) for row in rows] == [("10", "-", "whole"), ("2,000", "1.5000", "best")]
@@ -43,7 +37,7 @@ def test_listing_shows_step_loss_size_and_state(run) -> None:
 
 def test_the_json_is_one_object_with_every_figure(run) -> None:
     damage(run)
-    done = gptcli("list", run.path, "--json")
+    done = gptcli("checkpoint", "list", run.path, "--json")
     assert done.returncode == 0
     report = json.loads(done.stdout)
     assert report["run"] == str(run.path)
@@ -58,14 +52,14 @@ def test_the_json_is_one_object_with_every_figure(run) -> None:
 
 
 def test_verifying_a_whole_run_succeeds(run) -> None:
-    done = gptcli("verify", run.path)
+    done = gptcli("checkpoint", "verify", run.path)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])
 def test_verifying_a_damaged_run_names_the_file_and_exits_4(run, options) -> None:
     damage(run)
-    done = gptcli("verify", run.path, *options)
+    done = gptcli("checkpoint", "verify", run.path, *options)
     assert done.returncode == 4
     assert "1 of 2 checkpoints damaged" in done.stderr
     assert "step-00002000/model.safetensors" in done.stderr
@@ -75,7 +69,7 @@ def test_verifying_a_damaged_run_names_the_file_and_exits_4(run, options) -> Non
 
 
 def test_what_is_no_run_exits_4_in_one_line(tmp_path) -> None:
-    done = gptcli("list", tmp_path)
+    done = gptcli("checkpoint", "list", tmp_path)
     assert done.returncode == 4
     assert done.stdout == "" and "not a run directory" in done.stderr and len(done.stderr.splitlines()) == 1
 
@@ -85,4 +79,4 @@ def test_listing_needs_no_torch(run) -> None:
         "import sys; from pathlib import Path; from gptcli.checkpoint.report import report_checkpoints; "
         f"report_checkpoints(Path({str(run.path)!r})).text(); assert 'torch' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    run_fresh(code)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import re
 import shutil
-import sys
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
+
+import command
 
 TRAIN = "The lamp was lit. Ada read her letter twice and said nothing.\n"
 TEXTS = ["A short first document.", "Then a second one; it is longer, but not by much.", "Third."]
@@ -44,33 +45,21 @@ def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run.path
 
 
-class Outcome(NamedTuple):
-    code: int
-    stdout: str
-    stderr: str
-
-
 @pytest.fixture
-def gptcli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
-    """`gptcli eval ARGUMENTS`, in this process, since each new one would load torch anew."""
+def gptcli() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`gptcli eval ARGUMENTS` on the CPU."""
 
-    def run(*arguments: str | Path, stdin: str = "") -> Outcome:
-        from gptcli.cli.app import main
-
-        monkeypatch.setattr(sys, "argv", ["gptcli", "eval", *map(str, arguments), "--device", "cpu"])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
-        with pytest.raises(SystemExit) as left:
-            main()
-        return Outcome(int(left.value.code or 0), *capsys.readouterr())
+    def run(*arguments: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        return command.gptcli("eval", *arguments, "--device", "cpu", text=stdin)
 
     return run
 
 
 @pytest.fixture
-def measured(gptcli: Callable[..., Outcome]) -> Callable[..., dict[str, Any]]:
+def measured(gptcli: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[..., dict[str, Any]]:
     def measure(*arguments: str | Path, stdin: str = "") -> dict[str, Any]:
         outcome = gptcli(*arguments, "--json", stdin=stdin)
-        assert outcome.code == 0, outcome.stderr
+        assert outcome.returncode == 0, outcome.stderr
         return json.loads(outcome.stdout)
 
     return measure
@@ -141,7 +130,7 @@ def test_unknown_characters_are_warned_of(
 
 def test_table_goes_to_stdout_and_talk_to_stderr(gptcli: Callable, run_directory: Path) -> None:
     outcome = gptcli(run_directory, "--worst", "1")
-    assert outcome.code == 0
+    assert outcome.returncode == 0
     for stated in ("perplexity", "bits per byte", "context 32", "stride 16", "validation split", ">>>"):
         assert stated in outcome.stdout
     assert "step 10" in outcome.stderr
@@ -155,7 +144,7 @@ def test_a_run_without_its_split_asks_for_a_text(
     shutil.copytree(run_directory, copy)
     shutil.rmtree(copy / "val")
     outcome = gptcli(copy)
-    assert outcome.code == 4
+    assert outcome.returncode == 4
     assert "no copy of its validation split" in outcome.stderr
     assert measured(copy, "-", stdin="Ada")["tokens"] == 3
 
@@ -166,7 +155,7 @@ def test_a_split_of_another_tokenizer_is_refused(gptcli: Callable, run_directory
     index = json.loads((copy / "val" / "index.json").read_text())
     (copy / "val" / "index.json").write_text(json.dumps(index | {"tokenizer_fingerprint": "another"}))
     outcome = gptcli(copy)
-    assert outcome.code == 4
+    assert outcome.returncode == 4
     assert "another tokenizer" in outcome.stderr
 
 
@@ -181,7 +170,7 @@ def test_a_hugging_face_directory_is_measured_on_texts_only(
     found = measured(tmp_path / "model", texts / "b.jsonl")
     assert found["loss"] == pytest.approx(measured(run_directory, texts / "b.jsonl")["loss"], abs=1e-6)
     outcome = gptcli(tmp_path / "model")
-    assert outcome.code == 2
+    assert outcome.returncode == 2
     assert "name a text" in outcome.stderr
 
 
@@ -215,22 +204,22 @@ def test_mistakes_are_one_line(
 ) -> None:
     outcome = gptcli(run_directory, *arguments, stdin=stdin)
     errors = [line for line in outcome.stderr.splitlines() if "ada, step" not in line]
-    assert (outcome.code, outcome.stdout, len(errors)) == (code, "", 1), outcome.stderr
+    assert (outcome.returncode, outcome.stdout, len(errors)) == (code, "", 1), outcome.stderr
     assert errors[0].startswith("gptcli: ")
     assert named in errors[0]
 
 
 def test_what_is_no_model_is_said(gptcli: Callable, tmp_path: Path) -> None:
     outcome = gptcli(tmp_path)
-    assert outcome.code == 4
+    assert outcome.returncode == 4
     assert len(outcome.stderr.splitlines()) == 1
 
 
 def test_quantized_scores_differ_a_little_and_say_what_they_are_of(
-    run_directory: Path, gptcli: Callable[..., Outcome]
+    run_directory: Path, gptcli: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     plain, quantized = gptcli(run_directory, "--json"), gptcli(run_directory, "--json", "--quantize", "int8")
-    assert plain.code == quantized.code == 0
+    assert plain.returncode == quantized.returncode == 0
     losses = [json.loads(outcome.stdout)["loss"] for outcome in (plain, quantized)]
     assert losses[0] != losses[1] and losses[1] == pytest.approx(losses[0], rel=0.01)
     assert "on cpu in int8" in quantized.stderr
@@ -261,7 +250,7 @@ def test_choices_are_shown_as_a_table_and_what_is_cut_is_said(
     gptcli: Callable, run_directory: Path, choices: Path
 ) -> None:
     outcome = gptcli(run_directory, "--choices", choices, "--num-fewshot", "3")
-    assert outcome.code == 0
+    assert outcome.returncode == 0
     assert "accuracy" in outcome.stdout and "calibration error" in outcome.stdout
     assert (
         "warning: the beginning of 1 row was not read, since the model's context of 32 tokens is shorter"
@@ -288,11 +277,11 @@ def test_mistakes_with_choices_are_one_line(
     choices.write_text(choices.read_text() + line)
     outcome = gptcli(run_directory, "--choices", choices, *arguments)
     errors = [line for line in outcome.stderr.splitlines() if "ada, step" not in line]
-    assert (outcome.code, outcome.stdout, len(errors)) == (code, "", 1), outcome.stderr
+    assert (outcome.returncode, outcome.stdout, len(errors)) == (code, "", 1), outcome.stderr
     assert named in errors[0]
 
 
 def test_examples_without_choices_are_refused(gptcli: Callable, run_directory: Path) -> None:
     outcome = gptcli(run_directory, "--num-fewshot", "2")
-    assert (outcome.code, outcome.stdout) == (2, "")
+    assert (outcome.returncode, outcome.stdout) == (2, "")
     assert "--num-fewshot has no effect on a text" in outcome.stderr

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
-from gptcli.cli.app import main
+from command import gptcli
 from gptcli.interop.huggingface import write_huggingface
 from gptcli.models.config import ModelConfig
 from gptcli.models.gpt import build_model
@@ -24,26 +23,19 @@ def model(tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
-    """Run the command in this process; its exit code."""
-    monkeypatch.setattr(sys, "argv", ["gptcli", "export", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    return ended.value.code or 0
-
-
-def test_stdout_says_what_was_written_and_how_it_was_proved(model, tmp_path, monkeypatch, capsys):
-    assert run(monkeypatch, model, "--to", "hf", "--out", tmp_path / "out") == 0
-    lines = capsys.readouterr().out.splitlines()
+def test_stdout_says_what_was_written_and_how_it_was_proved(model, tmp_path):
+    done = gptcli("export", model, "--to", "hf", "--out", tmp_path / "out")
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0
     assert lines[0] == f"{tmp_path / 'out'}: hf, f32"
     assert lines[-1].startswith("read back by transformers") and "max |Δlogit|" in lines[-1]
 
 
-def test_json_is_one_object(model, tmp_path, monkeypatch, capsys):
+def test_json_is_one_object(model, tmp_path):
     pytest.importorskip("gguf")
     out = tmp_path / "model.gguf"
-    assert run(monkeypatch, model, "--to", "gguf", "--quantize", "q8_0", "--out", out, "--json") == 0
-    report = json.loads(capsys.readouterr().out)
+    done = gptcli("export", model, "--to", "gguf", "--quantize", "q8_0", "--out", out, "--json")
+    report = json.loads(done.stdout)
     assert (report["path"], report["format"], report["numbers"]) == (str(out), "gguf", "q8_0")
     assert set(report["proofs"][0]) == {"reader", "max_difference", "largest_logit", "greedy_agreement", "tokens"}
 
@@ -55,7 +47,7 @@ def test_json_is_one_object(model, tmp_path, monkeypatch, capsys):
         (("--to", "hf", "--dtype", "f16", "--quantize", "q8_0"), 2, "give one of them"),
     ],
 )
-def test_a_mistake_is_one_line(model, tmp_path, monkeypatch, capsys, arguments, code, words):
-    assert run(monkeypatch, model, "--out", tmp_path / "out", *arguments) == code
-    errors = capsys.readouterr().err.splitlines()
-    assert len(errors) == 1 and words in errors[0]
+def test_a_mistake_is_one_line(model, tmp_path, arguments, code, words):
+    done = gptcli("export", model, "--out", tmp_path / "out", *arguments)
+    assert (done.returncode, done.stderr.count("\n")) == (code, 1)
+    assert words in done.stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import io
 import json
 import signal
 import subprocess
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gptcli.cli.app import main
+from command import gptcli
 from gptcli.cli.generate import generate
 from gptcli.generate.config import GenerationConfig
 
@@ -35,12 +34,8 @@ def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def run(*arguments: str | Path) -> int:
-    """Run the command in this process; its exit code."""
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
-        patch.setattr(sys, "argv", ["gptcli", "generate", *map(str, arguments), "--device", "cpu"])
-        main()
-    return ended.value.code or 0
+def run(*arguments: str | Path, text: str = "") -> subprocess.CompletedProcess[str]:
+    return gptcli("generate", *arguments, "--device", "cpu", text=text)
 
 
 def test_every_setting_is_an_option_with_the_same_default() -> None:
@@ -50,9 +45,9 @@ def test_every_setting_is_an_option_with_the_same_default() -> None:
         assert (options[name].default or ()) == value if name == "stop" else options[name].default == value
 
 
-def test_json_is_one_object_with_the_documented_keys(model_directory: Path, capsys: pytest.CaptureFixture) -> None:
-    assert run(model_directory, "Once", "--num-samples", "2", "--seed", "5", "--max-new-tokens", "7", "--json") == 0
-    report = json.loads(capsys.readouterr().out)
+def test_json_is_one_object_with_the_documented_keys(model_directory: Path) -> None:
+    done = run(model_directory, "Once", "--num-samples", "2", "--seed", "5", "--max-new-tokens", "7", "--json")
+    report = json.loads(done.stdout)
     assert set(report) == {"prompt", "completions", "tokens_per_second"}
     assert report["prompt"] == "Once"
     assert [completion["seed"] for completion in report["completions"]] == [5, 6]
@@ -61,20 +56,14 @@ def test_json_is_one_object_with_the_documented_keys(model_directory: Path, caps
         assert len(completion["logprobs"]) == len(completion["tokens"]) <= 7
 
 
-def test_stdout_has_the_text_alone_of_every_prompt(
-    model_directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
+def test_stdout_has_the_text_alone_of_every_prompt(model_directory: Path) -> None:
     """Past the context, from stdin; the same texts as in JSON."""
     options = ("--prompt-file", "-", "--max-new-tokens", "80", "--temperature", "0.5", "--top-k", "20")
-    outputs = []
-    for extra in ((), ("--json",)):
-        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"One\nTwo words\n")))
-        assert run(model_directory, *options, *extra) == 0
-        outputs.append(capsys.readouterr())
-    results = json.loads(outputs[1].out)["results"]
+    plain, as_json = (run(model_directory, *options, *extra, text="One\nTwo words\n") for extra in ((), ("--json",)))
+    results = json.loads(as_json.stdout)["results"]
     assert [result["prompt"] for result in results] == ["One", "Two words"]
-    assert outputs[0].out == "---\n".join(result["completions"][0]["text"] + "\n" for result in results)
-    assert "prompt 2 of 2" in outputs[0].err
+    assert plain.stdout == "---\n".join(result["completions"][0]["text"] + "\n" for result in results)
+    assert "prompt 2 of 2" in plain.stderr
 
 
 @pytest.mark.parametrize(
@@ -95,20 +84,16 @@ def test_stdout_has_the_text_alone_of_every_prompt(
         (("--repetition-penalty", "inf"), "repetition_penalty"),
     ],
 )
-def test_wrong_values_are_one_line_before_the_model_is_looked_for(
-    options: tuple[str, str], message: str, capsys: pytest.CaptureFixture
-) -> None:
-    assert run("no-such-model", "prompt", *options) == 2
-    out, err = capsys.readouterr()
-    assert (out, err.count("\n")) == ("", 1)
-    assert err.startswith("gptcli: ") and message in err
+def test_wrong_values_are_one_line_before_the_model_is_looked_for(options: tuple[str, str], message: str) -> None:
+    done = run("no-such-model", "prompt", *options)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith("gptcli: ") and message in done.stderr
 
 
-def test_what_is_no_model_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    assert run(tmp_path, "Once") == 4
-    out, err = capsys.readouterr()
-    assert (out, err.count("\n")) == ("", 1)
-    assert err.startswith("gptcli: ")
+def test_what_is_no_model_is_one_line(tmp_path: Path) -> None:
+    done = run(tmp_path, "Once")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (4, "", 1)
+    assert done.stderr.startswith("gptcli: ")
 
 
 def test_interrupt_keeps_what_was_printed_and_leaves_no_traceback(model_directory: Path) -> None:
@@ -133,13 +118,12 @@ def test_interrupt_keeps_what_was_printed_and_leaves_no_traceback(model_director
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
-def test_quantized_and_compiled_write_one_text(model_directory: Path, capsys: pytest.CaptureFixture) -> None:
+def test_quantized_and_compiled_write_one_text(model_directory: Path) -> None:
     """8-bit products are exact sums of integers, so compiling them changes rounding only."""
     texts = []
     for options in (["--quantize", "int8"], ["--quantize", "int8", "--compile"]):
-        assert run(model_directory, "Once", "--max-new-tokens", "20", "--num-samples", "2", *options) == 0
-        printed = capsys.readouterr()
-        texts.append(printed.out)
-        assert "on cpu in int8" in printed.err
+        done = run(model_directory, "Once", "--max-new-tokens", "20", "--num-samples", "2", *options)
+        texts.append(done.stdout)
+        assert done.returncode == 0 and "on cpu in int8" in done.stderr
     assert texts[0] == texts[1]
-    assert "int8, compiled" in printed.err
+    assert "int8, compiled" in done.stderr

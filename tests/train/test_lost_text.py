@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 from pathlib import Path
 
 import pytest
 
-from gptcli.cli.app import main
+from command import gptcli
 from gptcli.train.run import TrainRequest, train
 
 SETTINGS = (
@@ -19,14 +18,11 @@ SETTINGS = (
 )  # fmt: skip
 
 
-def typed(capsys: pytest.CaptureFixture, *words: str) -> tuple[str, str]:
-    """What a command that is typed prints on stdout and on stderr; it must end well."""
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
-        patch.setattr(sys, "argv", list(words))
-        main()
-    printed = capsys.readouterr()
-    assert not ended.value.code, printed.err
-    return printed.out, printed.err
+def typed(*words: str) -> tuple[str, str]:
+    """What a successful command prints on stdout and on stderr."""
+    done = gptcli(*words)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, done.stderr
 
 
 def trained(folder: Path, *, last: str) -> dict:
@@ -51,13 +47,13 @@ def test_what_is_lost_is_said_from_the_first_screen_to_eval(tmp_path: Path, caps
 
     (tmp_path / "new.txt").write_text("It's a day \N{SNOWMAN}.\n" * 3)
     for text, share in (([], lost["share"]), ([str(tmp_path / "new.txt")], 3 / 16)):
-        out, err = typed(capsys, "gptcli", "eval", str(tmp_path / "my run"), *text, "--json", "--device", "cpu")
+        out, err = typed("eval", str(tmp_path / "my run"), *text, "--json", "--device", "cpu")
         found = json.loads(out)
         assert found["lost_text"]["share"] == pytest.approx(share)
         assert [found[name] for name in ("bits_per_byte", "byte_perplexity", "word_perplexity")] == [None] * 3
         assert found["files"][0]["bits_per_byte"] is None and found["loss"] > 0
         assert "cannot be compared" in found["bits_per_byte_withheld"] and "the tokenizer loses" in err
-    out, _ = typed(capsys, "gptcli", "eval", str(tmp_path / "my run"), "--device", "cpu")
+    out, _ = typed("eval", str(tmp_path / "my run"), "--device", "cpu")
     assert "bits per byte    not comparable" in out and "WARNING          the tokenizer loses" in out
 
 
@@ -69,5 +65,5 @@ def test_the_command_that_is_printed_at_the_end_works(tmp_path: Path, capsys: py
     commands = [shlex.split(line) for line in said.splitlines() if line.startswith("  gptcli ")]
     assert [words[1] for words in commands] == ["generate", "eval"]
     assert commands[0][3].startswith("It's line")
-    out, _ = typed(capsys, *commands[0], "--max-new-tokens", "5", "--device", "cpu")
+    out, _ = typed(*commands[0][1:], "--max-new-tokens", "5", "--device", "cpu")
     assert out
