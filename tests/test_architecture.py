@@ -90,9 +90,7 @@ def imported_modules(path: Path, modules: Collection[str]) -> set[str]:
     return names & set(modules)
 
 
-SAME_NAMES = {
-    "Batch", "Course", "Manifest", "Piece", "ShardWriter", "Share",
-}  # fmt: skip
+SAME_NAMES = {"Batch"}
 """Names of several classes, of which all but one have still to be renamed."""
 
 

@@ -20,9 +20,8 @@ from gptcli.cli.bench import (
     BatchSizes,
     CompileDecoding,
     CompileTraining,
-    Device,
     Megabytes,
-    Model,
+    ModelOrShape,
     NewTokens,
     Numbers,
     Precision,
@@ -38,7 +37,7 @@ from gptcli.cli.bench import (
     decoding_request,
     show_report,
 )
-from gptcli.cli.options import MOST, AsJson, Assignments, Corpus
+from gptcli.cli.options import MOST, AsJson, Assignments, Corpus, Device
 from gptcli.report.bench import decoding, encoding, training
 from gptcli.report.bench.options import BenchOptions, parse_list, positive_int
 from gptcli.report.bench.report import Outcome, Report, run_benches
@@ -91,7 +90,7 @@ def train(
 
 @app.command()
 def generate(
-    model: Model = "gpt2-124m",
+    model: ModelOrShape = "gpt2-124m",
     assignments: Assignments = None,
     batch_sizes: BatchSizes = "1,8",
     numbers: Numbers = "fp32,int8",

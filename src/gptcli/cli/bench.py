@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from gptcli.cli.options import MOST_TOKENS, AsJson, Assignments, Corpus
+from gptcli.cli.help_page import Command, CommandGroup
+from gptcli.cli.options import (
+    MOST_TOKENS,
+    AsJson,
+    Assignments,
+    Corpus,
+    Device,
+    compute_option,
+    data_option,
+    model_option,
+    output_option,
+)
 from gptcli.console import show
 
 if TYPE_CHECKING:
@@ -15,35 +27,43 @@ if TYPE_CHECKING:
     from gptcli.report.bench.options import BenchOptions
     from gptcli.report.bench.report import Report
 
-bench_app = typer.Typer(name="bench", invoke_without_command=True)
+bench_app = typer.Typer(name="bench", invoke_without_command=True, cls=CommandGroup)
+rounds_option = partial(typer.Option, rich_help_panel="Rounds")
 
-Rounds = Annotated[int, typer.Option(min=1, max=10_000, help="Number of rounds; medians are over the rounds.")]
-Seconds = Annotated[float, typer.Option(min=0.01, max=86_400, help="Approximate duration of one round.")]
+Rounds = Annotated[int, rounds_option(min=1, max=10_000, help="Measure in this many rounds, and show the medians.")]
+Seconds = Annotated[float, rounds_option(min=0.01, max=86_400, help="Measure for about this long in each round.")]
 Threads = Annotated[
-    int | None, typer.Option(min=1, max=10_000, help="Number of threads (default: all cores).", show_default=False)
+    int | None,
+    compute_option(min=1, max=10_000, help="Use this many threads (default: all cores).", show_default=False),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
-AsMarkdown = Annotated[bool, typer.Option("--markdown", help="Print the tables as Markdown.")]
-Shape = Annotated[str, typer.Option(metavar="CONFIG", help="A TOML file with the shape, or the name of a shipped one.")]
-BatchSize = Annotated[int, typer.Option(min=1, max=10**6, help="Sequences of a step.")]
-SeqLen = Annotated[int, typer.Option(min=1, max=MOST_TOKENS, help="Tokens of a sequence.")]
-CompileTraining = Annotated[bool, typer.Option("--compile", help="Compile the model with torch.compile.")]
+AsMarkdown = Annotated[bool, output_option("--markdown", help="Print the tables as Markdown.")]
+Shape = Annotated[
+    str, model_option(metavar="CONFIG", help="Train a model of this shape: a TOML file or a shipped name.")
+]
+BatchSize = Annotated[int, data_option(min=1, max=10**6, help="Train on this many sequences per step.")]
+SeqLen = Annotated[int, data_option(min=1, max=MOST_TOKENS, help="Train on sequences of this many tokens.")]
+CompileTraining = Annotated[bool, compute_option("--compile", help="Compile the model with torch.compile.")]
 Precision = Annotated[
-    Literal["auto", "fp32", "bf16", "fp16"], typer.Option(help="Number format of the computation; weights stay fp32.")
+    Literal["auto", "fp32", "bf16", "fp16"],
+    compute_option(help="Compute in this number format; weights stay fp32."),
 ]
-Model = Annotated[
-    str, typer.Option(help="A model directory, or a TOML file or shipped name whose shape gets random weights.")
+ModelOrShape = Annotated[
+    str,
+    model_option(help="Use this model directory, or random weights of the shape of a TOML file or a shipped name."),
 ]
-BatchSizes = Annotated[str, typer.Option(metavar="B,B", help="Numbers of prompts that are continued side by side.")]
-Numbers = Annotated[str, typer.Option(metavar="N,N", help="Formats of the weights: fp32, bf16, int8.")]
-PromptTokens = Annotated[int, typer.Option(min=1, max=MOST_TOKENS, help="Tokens of a prompt.")]
-NewTokens = Annotated[int, typer.Option(min=2, max=MOST_TOKENS, help="Tokens generated for each prompt.")]
-CompileDecoding = Annotated[bool, typer.Option("--compile", help="Also measure with the decoding step compiled.")]
-Megabytes = Annotated[float, typer.Option(min=0.001, max=1e6, help="Size of the part of CORPUS that is read.")]
+BatchSizes = Annotated[str, data_option(metavar="B,B", help="Continue these numbers of prompts at the same time.")]
+Numbers = Annotated[str, model_option(metavar="N,N", help="Store the weights in these formats: fp32, bf16, int8.")]
+PromptTokens = Annotated[int, data_option(min=1, max=MOST_TOKENS, help="Use prompts of this many tokens.")]
+NewTokens = Annotated[int, data_option(min=2, max=MOST_TOKENS, help="Generate this many tokens for each prompt.")]
+CompileDecoding = Annotated[bool, compute_option("--compile", help="Also measure with the decoding step compiled.")]
+Megabytes = Annotated[float, data_option(min=0.001, max=1e6, help="Read this many megabytes of CORPUS.")]
 TokenizerOption = Annotated[
-    str | None, typer.Option("--tokenizer", help="A run, a folder or a tokenizer.json (default: a BPE of the texts).")
+    str | None,
+    data_option(
+        "--tokenizer", help="Encode with the tokenizer of a run, a folder or a file (default: a BPE of the texts)."
+    ),
 ]
-VocabSize = Annotated[int, typer.Option(min=257, max=10**6, help="Entries of a tokenizer that is trained.")]
+VocabSize = Annotated[int, data_option(min=257, max=10**6, help="Train a tokenizer of this many entries.")]
 
 
 @bench_app.callback()
@@ -55,9 +75,14 @@ def bench(
     as_markdown: AsMarkdown = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure this machine's limits, and gptcli's speed against them.
+    """Measure this machine's limits, and the speed of gptcli.
 
-    Without a COMMAND: all of them, in sizes that take a few minutes in all.
+    Without a COMMAND, all of them are measured, in sizes that take a few minutes in all.
+
+    Examples:
+        gptcli bench
+        gptcli bench --rounds 1 --markdown
+        gptcli bench train --model gpt2-124m --batch-size 8
     """
     if context.invoked_subcommand is None:
         from gptcli.report.bench.everything import everything
@@ -71,22 +96,31 @@ def bench(
         raise UsageError(f"there are options before {context.invoked_subcommand}", "put them after it")
 
 
-@bench_app.command()
+@bench_app.command(cls=Command)
 def limits(
     rounds: Rounds = 5,
-    seconds: Annotated[float, typer.Option(min=0.01, max=86_400, help="Duration of one figure in one round.")] = 0.2,
+    seconds: Annotated[
+        float, rounds_option(min=0.01, max=86_400, help="Measure each figure for this long in each round.")
+    ] = 0.2,
     threads: Threads = None,
     device: Device = "auto",
     as_markdown: AsMarkdown = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure matrix products, by number format and threads, and memory."""
+    """Measure the rates of matrix products and of the memory.
+
+    Matrix products are measured by number format and number of threads.
+
+    Examples:
+        gptcli bench limits
+        gptcli bench limits --device cuda --rounds 2
+    """
     from gptcli.report.bench import limits
 
     run([limits.measure], bench_options(rounds, seconds, threads, device), as_markdown, as_json)
 
 
-@bench_app.command()
+@bench_app.command(cls=Command)
 def train(
     model: Shape = "gpt2-124m",
     assignments: Assignments = None,
@@ -101,9 +135,15 @@ def train(
     as_markdown: AsMarkdown = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure training steps, in tokens a second and against the limit."""
-    from functools import partial
+    """Measure the speed of training steps.
 
+    It is shown in tokens per second, and as a share of the machine's rate of matrix products.
+
+    Examples:
+        gptcli bench train
+        gptcli bench train --model fast-1m --batch-size 16 --seq-len 64
+        gptcli bench train --device cuda --compile --batch-size 16 --seq-len 1024
+    """
     from gptcli.report.bench import training
 
     request = training.TrainingRequest(model, tuple(assignments or ()), batch_size, seq_len, compile, precision)
@@ -111,9 +151,9 @@ def train(
     run([partial(training.measure, request)], options, as_markdown, as_json)
 
 
-@bench_app.command()
+@bench_app.command(cls=Command)
 def generate(
-    model: Model = "gpt2-124m",
+    model: ModelOrShape = "gpt2-124m",
     assignments: Assignments = None,
     batch_sizes: BatchSizes = "1,8",
     numbers: Numbers = "fp32,int8",
@@ -127,9 +167,14 @@ def generate(
     as_markdown: AsMarkdown = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure generation, in tokens a second and against the memory's limit."""
-    from functools import partial
+    """Measure the speed of generation.
 
+    It is shown in tokens per second, and as a share of the rate that the memory's bandwidth allows.
+
+    Examples:
+        gptcli bench generate
+        gptcli bench generate --model runs/book --batch-sizes 1 --numbers int8
+    """
     from gptcli.report.bench import decoding
 
     request = decoding_request(model, assignments, batch_sizes, numbers, prompt_tokens, new_tokens, compile)
@@ -137,7 +182,7 @@ def generate(
     run([partial(decoding.measure, request)], options, as_markdown, as_json)
 
 
-@bench_app.command()
+@bench_app.command(cls=Command)
 def data(
     corpus: Corpus = None,
     megabytes: Megabytes = 8.0,
@@ -147,9 +192,14 @@ def data(
     as_markdown: AsMarkdown = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure the encoding of text in one thread (default: Python's library)."""
-    from functools import partial
+    """Measure the speed of encoding text in one thread.
 
+    Without CORPUS, the source of Python's standard library is encoded.
+
+    Examples:
+        gptcli bench data
+        gptcli bench data book.txt --tokenizer runs/book --megabytes 1
+    """
     from gptcli.report.bench import encoding
 
     request = encoding.EncodingRequest(tuple(corpus or ["python:stdlib"]), megabytes, tokenizer, vocab_size)
