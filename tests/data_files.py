@@ -1,4 +1,4 @@
-"""Files as people have them, of texts that a test gives: what several test files of `data` write."""
+"""Files in the usual formats, which several tests of `data` write."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import lzma
+from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow as pa
@@ -65,3 +66,9 @@ def write(folder: Path, name: str, content: bytes) -> Path:
     path = folder / name
     path.write_bytes(content)
     return path
+
+
+def write_rows(path: Path, texts: Iterable[str]) -> str:
+    """Write texts as JSON lines, and return the path as a source."""
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return str(path)

@@ -15,6 +15,12 @@ WriteShards = Callable[..., TokenShards]
 
 
 @pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    """A cache that is empty at first."""
+    return tmp_path / "cache"
+
+
+@pytest.fixture
 def write_shards(tmp_path: Path) -> WriteShards:
     """write_shards(documents, vocab_size=, eos_id=, end_id=, shard_bytes=, name=): documents are lists of ids."""
 

@@ -1,4 +1,4 @@
-"""Members of zip archives are read as files of a folder, in bounded memory, and nothing in an archive is trusted."""
+"""Members of zip archives are read like files of a folder, in bounded memory, and nothing in an archive is trusted."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def write_zip(path: Path, content: Mapping[str, bytes], method: int = zipfile.ZI
 
 
 def texts(source: Path, **config: object) -> dict[str, str]:
-    """The documents of a source by the names of their files; of the last where a file has several."""
+    """Return the documents of a source by the names of their files; the last one if a file has several."""
     documents = corpus_documents([str(source)], DataConfig.model_validate(config), source.parent / "cache")
     return {document.source.removeprefix(f"{source}/"): document.text for document in documents}
 

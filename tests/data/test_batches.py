@@ -15,12 +15,12 @@ EOS = 9_999
 
 
 def batches_of(shards: TokenShards, seq_len: int, seed: int, pack: str = "cross") -> Batches:
-    """The batches of a single corpus."""
+    """Return the batches of a single corpus."""
     return Batches(TokenMix.of_one(shards), seq_len, seed, pack)
 
 
 def positions(write_shards, length: int, name: str = "split"):
-    """A split whose token at position i is i."""
+    """Return a split whose token at position i is i."""
     return write_shards([list(range(length))], vocab_size=10_000, eos_id=None, shard_bytes=1000, name=name)
 
 

@@ -1,4 +1,4 @@
-"""Entries of the cache: what was written is taken, what is damaged is found before it is used, and is made again."""
+"""Entries of the cache: an intact one is used, and a damaged one is found before it is used and made again."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ def settings(**values: object) -> DataSettings:
 
 
 def prepared(folder: Path, cache: Path) -> dict:
-    """The report of what is prepared, but for whether it was there already."""
+    """Return the report of a preparation, except whether it came from the cache."""
     report = prepare_by_settings(settings(corpus=(str(folder),)), cache)
     return {key: value for key, value in report.items() if key != "from_cache"}
 
 
 def encoded(folder: Path, cache: Path) -> tuple[dict, bytes]:
-    """The report of what is prepared, and the training tokens."""
+    """Return the report of a preparation, and the training tokens."""
     report = prepared(folder, cache)
     return report, (Path(report["directory"]) / "train" / "tokens-00000.bin").read_bytes()
 

@@ -1,4 +1,4 @@
-"""Conversations become texts by a template, which can do nothing else."""
+"""A template turns conversations into texts, and can do nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Conversations and instructions, in the forms in which people publish them, become the text of their template."""
+"""Conversations and instructions in their usual forms become the text of their template."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Documents and pieces: nothing is lost, and no tokenizer sees where a document was cut."""
+"""Documents and pieces: nothing is lost, and no tokenizer gives other tokens because a document was cut."""
 
 from __future__ import annotations
 

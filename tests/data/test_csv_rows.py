@@ -1,4 +1,4 @@
-"""Rows of CSV: what does not fit the header is an error whose remedy works, and never a guess."""
+"""Rows of CSV: a row that does not fit the header is an error whose remedy works, and is never guessed at."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def texts_of(path: Path, *assignments: str) -> list[str]:
 
 
 def remedies_in(message: str) -> list[str]:
-    """The assignments that a message offers, as a shell takes them."""
+    """Return the assignments that a message offers, as a shell parses them."""
     return [shlex.split(found)[0] for found in re.findall(r"""--set ((?:'[^']*'|"[^"]*"|[^\s;,'"])+)""", message)]
 
 

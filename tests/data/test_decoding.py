@@ -1,4 +1,4 @@
-"""Decoding files: every fault names its place."""
+"""Decoding of files: every error names its place."""
 
 from __future__ import annotations
 

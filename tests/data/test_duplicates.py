@@ -1,4 +1,4 @@
-"""Duplicates: those that a dictionary finds, in whatever number of pieces they are sought."""
+"""Duplicates are those that a dictionary finds, with any number of pieces."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gptcli.data.split import RECORD
 
 
 def few_digests(count: int) -> np.ndarray:
-    """Records of which many have equal digests, and many equal halves."""
+    """Return records of which many have equal digests, and many equal halves."""
     generator = np.random.default_rng(0)
     records = np.zeros(count, dtype=RECORD)
     for half in ("high", "low"):

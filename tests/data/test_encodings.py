@@ -1,4 +1,4 @@
-"""Guessing the encoding of a text that is not UTF-8."""
+"""The probable encoding of a text that is not UTF-8."""
 
 from __future__ import annotations
 

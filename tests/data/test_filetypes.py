@@ -1,4 +1,4 @@
-"""Recognising what is not text by its first bytes, and never taking a text for it."""
+"""Files that are not text are recognised by their first bytes, and texts are never mistaken for them."""
 
 from __future__ import annotations
 

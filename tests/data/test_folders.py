@@ -1,4 +1,4 @@
-"""What of a folder is read, and what is left out and why."""
+"""The files of a folder that are read, and those that are left out and why."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of JSON in every layout: what is JSON is read, and what is not is named for what it is."""
+"""Rows of JSON in every layout: JSON is read, and errors describe the text that is not JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Large corpora: whatever the parts and the processes, the same tokens; what was finished is not done again."""
+"""Large corpora: any parts and any number of processes give the same tokens, and finished work is not repeated."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def rows(some: list[str], ascii: bool = True) -> str:
 
 
 def corpus(folder: Path, kind: str) -> str:
-    """A corpus of some 30 kB, with duplicates across its files."""
+    """Write a corpus of some 30 kB, with duplicates across its files."""
     folder.mkdir()
     if kind == "rows":
         (folder / "a.jsonl").write_text(rows(texts(0, 60)) + "\n" + rows(texts(1, 20), ascii=False))
@@ -232,7 +232,7 @@ PREPARE = """
 
 
 def start(source: str, cache: Path, section_bytes: int = 40_000) -> subprocess.Popen:
-    """A preparation by two processes, which leads a group of its own."""
+    """Start a preparation by two processes, as the leader of a process group."""
     script = cache.with_suffix(".py")
     script.write_text(textwrap.dedent(PREPARE))
     command = [sys.executable, str(script), source, str(cache), str(section_bytes)]
@@ -240,7 +240,7 @@ def start(source: str, cache: Path, section_bytes: int = 40_000) -> subprocess.P
 
 
 def members(group: int) -> list[int]:
-    """The living processes of a group."""
+    """Return the living processes of a group."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:

@@ -1,4 +1,4 @@
-"""Directories of `datasets` and of the hub's cache: which of their files are read, and that they give the same rows."""
+"""Directories of `datasets` and of the hub's cache: the right files are read, and they give the same rows."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def texts(source: Path | str, cache: Path) -> list[str]:
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
-    """Saved with what `datasets` leaves behind: shuffled rows, several files, a cached step beside them."""
+    """A data set that `datasets` saved: shuffled rows, several files, a cached step beside them."""
     data = datasets.Dataset.from_dict({"text": TEXTS, "n": list(range(600))}).shuffle(seed=1)
     data.save_to_disk(tmp_path / "saved", num_shards=3)
     (tmp_path / "saved" / "cache-1234.arrow").write_bytes((tmp_path / "saved/data-00000-of-00003.arrow").read_bytes())
@@ -57,7 +57,7 @@ def test_of_saved_splits_the_training_one_is_read_unless_another_is_named(
 
 
 def in_the_hub_cache(root: Path, files: dict[str, list[str]], revision: str = "abc") -> Path:
-    """As huggingface_hub lays a data set out: files by their hash, and links to them by their names."""
+    """Write a data set in the layout of huggingface_hub: files named by their hash, and links with their names."""
     repository = root / "datasets--someone--stories"
     for name, rows in files.items():
         blob = repository / "blobs" / f"{abs(hash((name, *rows))):x}"

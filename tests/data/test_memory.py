@@ -1,4 +1,4 @@
-"""Memory stays where it is, whatever the size of the corpus."""
+"""Memory does not grow with the size of the corpus."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MEASURE = """
 
 
 def peak_megabytes(path: Path, cache: Path, tokenizer: object) -> tuple[float, float, int]:
-    """(growth of peak RSS after the scan, and after encoding, in MB; bytes of text)."""
+    """Return (growth of peak RSS after the scan, and after encoding, in MB; bytes of text)."""
     command = [sys.executable, "-c", textwrap.dedent(MEASURE), str(path), str(cache), json.dumps(tokenizer)]
     scanned, prepared, size = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     return scanned / 1024, prepared / 1024, size
@@ -63,7 +63,7 @@ def test_peak_memory_does_not_grow_with_the_corpus(tmp_path: Path, kind: str) ->
 
 
 def letters(generator: random.Random, count: int) -> str:
-    """A line of words that write_large_corpus can change."""
+    """Return a line of words that write_large_corpus can change."""
     return " ".join("".join(generator.choices("abcdefghij", k=6)) for _ in range(count)) + "\n"
 
 

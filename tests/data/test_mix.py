@@ -1,14 +1,14 @@
-"""A mix of corpora: each prepared as by itself, no document validated on by one and trained on by another."""
+"""A mix of corpora: each is prepared as if alone, and no validation document of one is trained on in another."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from data_files import write_rows
 from gptcli.data.batches import Batches
 from gptcli.data.config import DataConfig
 from gptcli.data.mix import prepare_mix, scan_mix
@@ -28,11 +28,11 @@ def texts_of(name: str) -> list[str]:
 
 @pytest.fixture
 def config(tmp_path: Path) -> DataConfig:
-    """Three corpora; some documents of `a` are in `b` and `c` too, where other parts are validated on."""
+    """Three corpora; some documents of `a` are also in `b` and `c`, which have other validation parts."""
     shared = texts_of("a")[:60]
     for name in WORDS:
         rows = texts_of(name) + (shared if name != "a" else [])
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
+        write_rows(tmp_path / f"{name}.jsonl", rows)
     mix = [
         {"corpus": str(tmp_path / f"{name}.jsonl"), "weight": weight}
         for name, weight in zip("abc", (5.0, 3.0, 2.0), strict=True)

@@ -1,8 +1,7 @@
-"""Documents that are alike lie on one side of the split, however they are found and by how many processes."""
+"""Similar documents lie on one side of the split, in whatever way and by however many processes they are found."""
 
 from __future__ import annotations
 
-import json
 import random
 import sys
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_files import write_rows
 from gptcli.data import near
 from gptcli.data.config import DataConfig, DataSettings
 from gptcli.data.groups import LinkedGroups
@@ -32,7 +32,7 @@ def text_of(number: int, words: int = 200) -> list[str]:
 
 
 def versions(count: int, edits: Sequence[int] = (0, 4, 8, 12)) -> list[str]:
-    """Each of `count` texts with so many of its 200 words exchanged."""
+    """Return each of `count` texts with as many of its 200 words replaced as `edits` says."""
     texts = []
     for number in range(count):
         for edited in edits:
@@ -45,14 +45,14 @@ def versions(count: int, edits: Sequence[int] = (0, 4, 8, 12)) -> list[str]:
 
 def scan(tmp_path: Path, texts: Sequence[str], workers: WorkerConfig = ONE, **settings: object) -> CorpusScan:
     source = tmp_path / "rows.jsonl"
-    source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    write_rows(source, texts)
     config = DataConfig.model_validate({"deduplicate": "near"} | settings)
     cache = tmp_path / f"cache-{workers.section_bytes}-{workers.workers}"
     return scan_texts([str(source)], Workspace(config, cache, 0, workers))
 
 
 def sides(scan: CorpusScan, size: int) -> list[set[int]]:
-    """What becomes of the documents of each text, of which there are `size` versions in a row."""
+    """Return the parts in which the documents of each text lie; there are `size` versions in a row."""
     return [set(row) for row in np.array(scan.assignment).reshape(-1, size).tolist()]
 
 
@@ -68,7 +68,7 @@ def test_versions_of_a_text_lie_on_one_side_and_none_is_dropped(tmp_path: Path, 
 
 def test_exact_takes_versions_apart_and_near_leaves_no_overlap(tmp_path: Path) -> None:
     source = tmp_path / "rows.jsonl"
-    source.write_text("".join(json.dumps({"text": text}) + "\n" for text in versions(20)))
+    write_rows(source, versions(20))
     shares = {}
     for deduplicate in ("exact", "near"):
         data = {"corpus": (str(source),), "tokenizer": "byte", "deduplicate": deduplicate}
@@ -142,7 +142,7 @@ def test_where_no_document_is_unlike_all_others_the_remedy_is_named(tmp_path: Pa
 
 def test_what_is_near_the_validation_corpus_is_not_trained_on(tmp_path: Path) -> None:
     own = tmp_path / "own.jsonl"
-    own.write_text("".join(json.dumps({"text": " ".join(text_of(number))}) + "\n" for number in range(3)))
+    write_rows(own, [" ".join(text_of(number)) for number in range(3)])
     found = scan(tmp_path, versions(6), val=str(own))
     assert found.assignment[:3].tolist() == [VAL] * 3
     assert found.assignment[3:].tolist() == [OVERLAP] * 12 + [TRAIN] * 12 and found.overlap == 12

@@ -1,5 +1,4 @@
-"""No reader loses a character silently: whatever the text fields of a file hold is in the documents that are read, or
-is counted as left out."""
+"""No reader loses a character silently: all the text of a file is in its documents, or the file is refused."""
 
 from __future__ import annotations
 
@@ -45,7 +44,8 @@ PAD = ["one text, so that there is always something to train on", "and another t
 
 
 def assert_nothing_is_lost(name: str, content: bytes, texts: list[str], config: DataConfig) -> None:
-    """The documents of a file called `name` are `texts` exactly; a scan of it keeps or counts every byte of them."""
+    """Check that the documents of a file called `name` are exactly `texts`, and that a scan keeps or counts all their
+    bytes."""
     with tempfile.TemporaryDirectory() as folder:
         path = write(Path(folder), name, content)
         if file_type(content[:HEAD_BYTES]) is not None or content.count(0) > max(1, MAX_NUL_SHARE * len(content)):
@@ -98,7 +98,7 @@ def test_rows_of_json_in_any_layout(texts: list[str], layout: str, indent: int |
 
 
 class Written(NamedTuple):
-    """A dialect of CSV, as Python's writer is told of it."""
+    """A dialect of CSV, with the options of Python's writer."""
 
     delimiter: str
     quote: str
@@ -173,7 +173,7 @@ SEPARATORS = {None: None, r"\n\n": "\r?\n\r?\n", "ab": "ab", r"\t": "\t"}
 
 
 def encodable(text: str, encoding: str) -> str:
-    """The characters of a text that an encoding has, and that it gives back."""
+    """Return the characters of a text that an encoding has, and that it restores."""
     kept = text.encode(encoding, errors="ignore").decode(encoding)
     return kept.removeprefix("\ufeff")
 
@@ -213,7 +213,7 @@ def test_text_in_every_encoding_and_compression(
 
 
 def refused(content: bytes, encoding: str) -> bool:
-    """Whether bytes are to be refused in an encoding, going by Python's own view of them."""
+    """Return whether bytes must be refused in an encoding, by Python's own decoder."""
     controls = sum((byte < 32 and byte not in b"\b\t\n\v\f\r\x1b") or byte == 127 for byte in content)
     is_utf8 = encoding not in ("utf-8", "utf-8-sig") and "\ufffd" not in content.decode(errors="replace")
     is_odd = controls > 1 or (is_utf8 and not content.isascii())

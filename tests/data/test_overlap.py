@@ -1,14 +1,14 @@
-"""What a validation split shares with its training split: counted as a plain set of n-grams would count it."""
+"""The overlap of a validation split with its training split: counted as a plain set of n-grams would count it."""
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from data_files import write_rows
 from gptcli.data import overlap
 from gptcli.data.config import DataConfig, DataSettings
 from gptcli.data.inspect import inspect, prepare
@@ -29,11 +29,6 @@ def ngrams(documents: Sequence[list[int]], length: int) -> list[tuple[int, ...]]
 def random_text(seed: int, words: int = 300) -> str:
     draw = random.Random(seed)
     return " ".join(draw.choice(WORDS) for _ in range(words))
-
-
-def write_rows(path: Path, texts: Sequence[str]) -> str:
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    return str(path)
 
 
 @pytest.mark.parametrize("eos", [EOS, None])

@@ -1,8 +1,7 @@
-"""Preparation: the tokens are those of the text, kept whole or not at all; the tokenizer sees no validation text."""
+"""Preparation: the tokens are those of the text, whole or absent; the tokenizer is not trained on validation text."""
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import signal
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 import tokenizers
 
+from data_files import write_rows
 from gptcli.data import prepare, stages
 from gptcli.data.config import DataConfig
 from gptcli.data.inspect import inspect_split
@@ -29,14 +29,9 @@ TEXTS = [
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    return tmp_path / "cache"
-
-
-@pytest.fixture
 def source(tmp_path: Path) -> str:
     path = tmp_path / "a.jsonl"
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    write_rows(path, TEXTS)
     os.utime(path, (time.time() - 60, time.time() - 60))
     return str(path)
 

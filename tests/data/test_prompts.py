@@ -1,4 +1,4 @@
-"""The prompt that is suggested is one that works when it is typed."""
+"""The suggested prompt works when it is typed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turns by weight: fair over every stretch, and known from their number alone."""
+"""Turns by weight: fair over every stretch, and computed from their number alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is in a file or a stream is seen from its beginning, and said where it is not the ending that says it."""
+"""The format of a file or a stream is recognised by its beginning, and reported if its ending does not show it."""
 
 from __future__ import annotations
 

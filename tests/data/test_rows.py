@@ -1,4 +1,4 @@
-"""Reading rows: every format gives the same texts, every fault names its place."""
+"""Reading of rows: every format gives the same texts, and every error names its place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scans: the corpus in two parts that share no document, the same on every reading, and only while it is the same."""
+"""Scans: the corpus in two parts that share no document, the same on every reading, until the files change."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from data_files import write_rows
 from gptcli.data import corpus, scan
 from gptcli.data.config import DataConfig
 from gptcli.data.left_out import LeftOut, left_out_report
@@ -20,13 +21,8 @@ from gptcli.errors import DataError, StorageError
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    return tmp_path / "cache"
-
-
-@pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the files that were read, each time they are."""
+    """The names of the files that were read, once for each reading."""
     names: list[str] = []
     original = corpus.read_text
 
@@ -48,15 +44,10 @@ def write_files(folder: Path, texts: list[str], age: float = 60) -> str:
 
 
 def some_texts(seed: int, count: int = 60) -> list[str]:
-    """Documents of several lines; some are equal, some are blank."""
+    """Return documents of several lines; some are equal, some are blank."""
     generator = random.Random(seed)
     texts = ["".join(generator.choice("abcdé日𝄞 \n") for _ in range(generator.randrange(1, 400))) for _ in range(count)]
     return [generator.choice(texts) if generator.random() < 0.2 else text for text in texts] + ["", " \n"]
-
-
-def rows_of(texts: list[str], path: Path) -> str:
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    return str(path)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -64,7 +55,7 @@ def test_parts_are_the_distinct_documents_and_share_none(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     texts = some_texts(seed)
-    found = scan_texts([rows_of(texts, tmp_path / "a.jsonl")], Workspace(DataConfig(val_fraction=0.3), cache, seed))
+    found = scan_texts([write_rows(tmp_path / "a.jsonl", texts)], Workspace(DataConfig(val_fraction=0.3), cache, seed))
     train, val = list(found.train_texts()), list(found.val_texts())
     kept = list(dict.fromkeys(text for text in texts if text.strip()))
     assert sorted(train + val) == sorted(kept)
@@ -84,7 +75,7 @@ def test_parts_are_the_distinct_documents_and_share_none(
 def test_documents_in_pieces_are_split_like_whole_ones(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
-    source = rows_of(some_texts(1), tmp_path / "a.jsonl")
+    source = write_rows(tmp_path / "a.jsonl", some_texts(1))
     config = DataConfig(split=mode, val_fraction=0.3)
     whole = scan_texts([source], Workspace(config, cache))
     monkeypatch.setattr(corpus, "PIECE_CHARACTERS", 20)
@@ -110,7 +101,7 @@ def test_tiny_shakespeare_is_split_as_nanogpt_splits_it(shared: Path, cache: Pat
 
 def test_tail_of_many_documents_is_the_end_of_their_text(tmp_path: Path, cache: Path) -> None:
     texts = list(dict.fromkeys(text for text in some_texts(2) if text.strip()))
-    source = rows_of(texts, tmp_path / "a.jsonl")
+    source = write_rows(tmp_path / "a.jsonl", texts)
     found = scan_texts([source], Workspace(DataConfig(split="tail", val_fraction=0.2), cache))
     whole = "".join(texts)
     assert "".join(found.train_texts()) == whole[: int(len(whole) * 0.8)]
@@ -118,8 +109,8 @@ def test_tail_of_many_documents_is_the_end_of_their_text(tmp_path: Path, cache: 
 
 
 def test_an_own_validation_corpus_is_read_whole_and_kept_out_of_training(tmp_path: Path, cache: Path) -> None:
-    source = rows_of(["one", "shared text", "two", "two", "also shared"], tmp_path / "a.jsonl")
-    own = rows_of(["three", "shared text", "also shared", "three"], tmp_path / "b.jsonl")
+    source = write_rows(tmp_path / "a.jsonl", ["one", "shared text", "two", "two", "also shared"])
+    own = write_rows(tmp_path / "b.jsonl", ["three", "shared text", "also shared", "three"])
     found = scan_texts([source], Workspace(DataConfig(val=own), cache))
     assert list(found.train_texts()) == ["one", "two"]
     assert list(found.val_texts()) == ["three", "shared text", "also shared"]
@@ -175,9 +166,9 @@ def test_a_file_changed_just_before_a_scan_is_read_again(tmp_path: Path, cache: 
 def test_the_fingerprint_is_of_the_texts_and_not_of_their_names(tmp_path: Path, cache: Path) -> None:
     texts = ["first text", "second text", "third text"]
     one = scan_texts([write_files(tmp_path / "c", texts)], Workspace(DataConfig(), cache))
-    two = scan_texts([rows_of([*texts, texts[0]], tmp_path / "d.jsonl")], Workspace(DataConfig(), cache))
+    two = scan_texts([write_rows(tmp_path / "d.jsonl", [*texts, texts[0]])], Workspace(DataConfig(), cache))
     assert one.fingerprint == two.fingerprint
-    backwards = scan_texts([rows_of(texts[::-1], tmp_path / "e.jsonl")], Workspace(DataConfig(), cache))
+    backwards = scan_texts([write_rows(tmp_path / "e.jsonl", texts[::-1])], Workspace(DataConfig(), cache))
     assert backwards.fingerprint != one.fingerprint
 
 
@@ -250,7 +241,7 @@ def test_a_scan_that_was_killed_leaves_nothing_that_is_taken_for_one(
 
 
 def mixed_folder(folder: Path) -> str:
-    """A folder of which two files can be read, and two more once their fault is mended."""
+    """Write a folder of which two files can be read, and two more after their errors are repaired."""
     write_files(folder, ["first text", "second text"])
     (folder / "package.json").write_text('{"name": "x"}')
     (folder / "rows.jsonl").write_text('{"text": "good"}\n{"text": "as good"}\n{"body": "no text"}\n')

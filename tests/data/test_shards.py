@@ -1,4 +1,4 @@
-"""Shards give back the stream that was written, and notice every fault of a file."""
+"""Shards return the stream that was written, and every damage of a file is noticed."""
 
 from __future__ import annotations
 

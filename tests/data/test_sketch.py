@@ -1,14 +1,14 @@
-"""A sketch of a text recognises any excerpt of it, whatever its line breaks, and nothing of other text."""
+"""A sketch of a text recognises any excerpt of it, whatever its line breaks, and no other text."""
 
 from __future__ import annotations
 
-import json
 import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from data_files import write_rows
 from gptcli.data import sketch
 from gptcli.data.config import DataConfig, DataSettings
 from gptcli.data.inspect import prepare
@@ -130,7 +130,7 @@ def test_a_missing_sketch_samples_nothing(tmp_path: Path) -> None:
 
 
 def rows(path: Path, texts: list[str]) -> str:
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    write_rows(path, texts)
     return str(path)
 
 

@@ -1,4 +1,4 @@
-"""From what the user names to files."""
+"""The files of the sources that a user names."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_the_standard_library_is_the_same_each_time_and_holds_no_foreign_package
 
 @pytest.fixture
 def data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A data set in a local folder, which `datasets` opens as it opens one of the Hub."""
+    """A data set in a local folder, which `datasets` opens like one of the Hub."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     folder = tmp_path / "set"
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""The split: nothing in both parts, the fraction kept, never an empty part."""
+"""The split: no document in both parts, the right fraction, never an empty part."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from gptcli.errors import DataError
 
 
 def records_of(sizes: list[int], seed: int = 0) -> np.ndarray:
-    """Distinct documents of these sizes."""
+    """Return distinct documents of these sizes."""
     generator = np.random.default_rng(seed)
     records = np.zeros(len(sizes), dtype=RECORD)
     records["high"] = generator.integers(2**63, size=len(sizes))

@@ -1,14 +1,14 @@
-"""Tokens that other programs wrote: read where they lie, they are the stream that the text itself would have given."""
+"""Tokens that other programs wrote: read in place, they are the stream that the text itself would have given."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
+from data_files import write_rows
 from gptcli.data.batches import Batches
 from gptcli.data.config import DataConfig
 from gptcli.data.corpus import corpus_documents
@@ -28,7 +28,7 @@ MAGIC = {"<u2": (20240520, 1), "<u4": (20240801, 7)}
 
 
 class Corpus(NamedTuple):
-    """A tokenizer in a folder, and the texts prepared by it from text."""
+    """A tokenizer in a folder, and the texts that were prepared with it."""
 
     tokenizer: Tokenizer
     folder: Path
@@ -41,7 +41,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     tokenizer = build_tokenizer(BpeTokenizerConfig(vocab_size=300), lambda: iter(TEXTS))
     tokenizer.save(folder)
     for name, texts in (("train", TEXTS[:32]), ("val", TEXTS[32:])):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+        write_rows(folder / f"{name}.jsonl", texts)
     config = DataConfig(val=str(folder / "val.jsonl"), tokenizer={"name": "file", "path": str(folder)})
     scan = scan_corpus([str(folder / "train.jsonl")], Workspace(config, folder / "cache"))
     return Corpus(tokenizer, folder, prepare_corpus(scan, Workspace(config, folder / "cache")))
@@ -52,7 +52,7 @@ def stream(shards: TokenShards) -> np.ndarray:
 
 
 def write(path: Path, ids: np.ndarray, kind: str) -> Path:
-    """As nanoGPT (`raw`) or llm.c (by the type of the tokens) writes it."""
+    """Write tokens in the form of nanoGPT (`raw`) or llm.c (by the type of the tokens)."""
     if kind == "raw":
         path.write_bytes(ids.astype("<u2").tobytes())
         return path

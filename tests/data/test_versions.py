@@ -1,4 +1,4 @@
-"""Versions of the files of a corpus: every change of the content is noticed, whatever it does to size and time."""
+"""Versions of the files of a corpus: every change of the content is noticed, even if size and time stay the same."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def put_back(path: Path, status: os.stat_result) -> None:
 
 
 def edit_in_place(path: Path, content: bytes) -> None:
-    """An edit of equal size whose time is put back."""
+    """Edit a file without a change of its size, and restore its time."""
     status = path.stat()
     path.write_bytes(content)
     put_back(path, status)
 
 
 def edit_by_rename(path: Path, content: bytes) -> None:
-    """As `rsync -t` replaces a file."""
+    """Replace a file as `rsync -t` does."""
     status = path.stat()
     path.with_name("other").write_bytes(content)
     put_back(path.with_name("other"), status)

@@ -1,4 +1,4 @@
-"""Only regular files are opened, nothing is waited for, and nothing is read without a bound."""
+"""Only regular files are opened, no opening waits, and nothing is read without a bound."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Temporaries are removed when their owner is certainly gone, and only then."""
+"""Temporaries are removed if their owner has certainly ended, and only then."""
 
 from __future__ import annotations
 

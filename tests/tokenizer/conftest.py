@@ -1,4 +1,4 @@
-"""Tokenizers of every kind learnt from the same few texts, and text that is hard to keep exact."""
+"""Tokenizers of every kind, trained on the same few texts, and texts that are hard to restore exactly."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ HARD_TEXTS = (
 
 
 def make_random_text(seed: int, length: int = 300) -> str:
-    """Characters of all planes, with runs of white space and of letters among them."""
+    """Return characters of all planes, with runs of white space and of letters among them."""
     source = random.Random(seed)
     likely = ((0x20, 0x7F), (0x00, 0x100), (0x300, 0x370), (0x590, 0x700), (0x2000, 0x2070), (0x4E00, 0x5000))
     everything = ((0x0, 0xD800), (0xE000, 0x110000))

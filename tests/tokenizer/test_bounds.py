@@ -1,4 +1,4 @@
-"""What a tokenizer.json of others may not ask for, found in its JSON."""
+"""Bounds on an untrusted tokenizer.json, checked on its JSON."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def replace(pattern: dict[str, str], content: str) -> dict[str, Any]:
 
 
 def template(*pieces: str, ids: list[Any] = [1], **special: Any) -> dict[str, Any]:  # noqa: B006
-    """A template of the pieces, of which `A` and `B` are texts; <s> is described."""
+    """Return a template of the pieces, of which `A` and `B` are texts; <s> is described."""
     single = [{"Sequence" if name in "AB" else "SpecialToken": {"id": name, "type_id": 0}} for name in pieces]
     described = {"<s>": {"id": "<s>", "ids": ids, "tokens": ["<s>"] * len(ids)}}
     return {"type": "TemplateProcessing", "single": single, "pair": [], "special_tokens": described}

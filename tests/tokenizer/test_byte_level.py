@@ -1,4 +1,4 @@
-"""The byte alphabet, against the library's."""
+"""The byte alphabet equals that of the library."""
 
 from __future__ import annotations
 

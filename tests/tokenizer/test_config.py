@@ -1,4 +1,4 @@
-"""The tokenizer section: shorthand, defaults and what it refuses."""
+"""The tokenizer section: shorthand, defaults and refused values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a tokenizer is, in figures."""
+"""The description of a tokenizer in figures."""
 
 from __future__ import annotations
 

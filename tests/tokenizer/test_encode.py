@@ -1,4 +1,4 @@
-"""The faster ways from text to ids give the ids of the `tokenizers` library, whatever the text."""
+"""The faster encoders give the ids of the `tokenizers` library, whatever the text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tokenizers made elsewhere: what is read, which tokens are special, and what is refused."""
+"""Tokenizers of other programs: the files that are read, the special tokens, and the errors."""
 
 from __future__ import annotations
 

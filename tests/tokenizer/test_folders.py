@@ -1,4 +1,4 @@
-"""Folders with vocab.json and merges.txt have the ids of transformers, class by class, or are refused."""
+"""Folders with vocab.json and merges.txt give the ids of transformers, class by class, or are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How documents are framed: by the tokenizer's special tokens, or as tokenizer_config.json says."""
+"""The framing of documents follows from the tokenizer's special tokens, or from tokenizer_config.json."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many bytes of a text a tokenizer loses: none, all, or as many as a slow alignment finds."""
+"""The number of bytes of a text that a tokenizer loses: none, all, or as many as a slow alignment finds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tokenizers by the names that people give them."""
+"""Tokenizers by the references that people write."""
 
 from __future__ import annotations
 

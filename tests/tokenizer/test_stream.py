@@ -1,4 +1,4 @@
-"""Streams: whole characters only, and joined exactly what decode gives."""
+"""Streams: whole characters only, whose concatenation is exactly the result of decode."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cutting long texts: the ids of the pieces, joined, are the ids of the whole."""
+"""Cutting of long texts: the ids of the pieces, joined, are the ids of the whole."""
 
 from __future__ import annotations
 

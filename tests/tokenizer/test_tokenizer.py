@@ -1,4 +1,4 @@
-"""Text to ids and back, for every kind."""
+"""Encoding and decoding, for every kind of tokenizer."""
 
 from __future__ import annotations
 

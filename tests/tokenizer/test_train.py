@@ -1,4 +1,4 @@
-"""What each kind learns from the training texts."""
+"""The tokenizers of each kind that the training texts give."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""transformers opens what we save, with the same ids and text, and agrees with us on GPT-2's vocabulary."""
+"""transformers opens saved tokenizers with the same ids and text, and agrees on GPT-2's vocabulary."""
 
 from __future__ import annotations
 

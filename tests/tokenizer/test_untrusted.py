@@ -1,4 +1,4 @@
-"""A tokenizer.json of others is tried in a process of its own before it is opened here."""
+"""An untrusted tokenizer.json is tried in a separate process before it is opened here."""
 
 from __future__ import annotations
 
@@ -16,11 +16,6 @@ from gptcli.tokenizer.byte_level import CHARACTER_OF_BYTE
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
 VOCABULARY = {token: id for id, token in enumerate(["<unk>", "a", "b", " ", "▁", "ab"])}
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def written(path: Path, **sections: Any) -> Path:
@@ -79,8 +74,9 @@ def test_a_tokenizer_is_tried_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len(tried) == 4
 
 
-def test_a_cache_that_cannot_be_written_costs_another_trial(tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_costs_another_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "cache").write_text("a file")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert load_tokenizer(written(tmp_path, normalizer={"type": "Lowercase"})).encode("A") == [1]
 
 

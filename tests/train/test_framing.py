@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from data_files import write_rows
 from gptcli.data.shards import TokenShards
 from gptcli.evaluate.choices import ChoiceRow, encode_row
 from gptcli.evaluate.requests import TextsRequest, evaluate_texts
@@ -43,7 +44,7 @@ def train_on_rows(folder: Path, settings: dict) -> dict:
     trained = [f"Line {n}: the {('cat', 'dog', 'owl')[n % 3]} counts {n}." for n in range(60)]
     texts = {"train": trained, "val": VALIDATED}
     for name, part in texts.items():
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in part))
+        write_rows(folder / f"{name}.jsonl", part)
     named = (f"data.val={folder / 'val.jsonl'}", f"data.tokenizer=file:{folder / 'tokenizer'}")
     corpus = (str(folder / "train.jsonl"),)
     return train(TrainRequest(corpus, assignments=(*SETTINGS, *named), out=folder / "run"))

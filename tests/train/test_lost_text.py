@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from command import gptcli
+from data_files import write_rows
 from gptcli.train.run import TrainRequest, train
 
 SETTINGS = (
@@ -30,7 +31,7 @@ def trained(folder: Path, *, last: str) -> dict:
     texts = {"train": [f"It's line {n} of a cold day.\n" for n in range(80)]}
     texts["val"] = [f"It's line {n} of a day of cold.\n" for n in range(20)] + [last]
     for name, part in texts.items():
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in part))
+        write_rows(folder / f"{name}.jsonl", part)
     assignments = (*SETTINGS, f"data.val={folder / 'val.jsonl'}", "data.tokenizer=char")
     return train(TrainRequest((str(folder / "train.jsonl"),), assignments=assignments, out=folder / "my run"))
 

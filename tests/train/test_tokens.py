@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.torch import load_file
 
+from data_files import write_rows
 from gptcli.data.shards import TokenShards
 from gptcli.errors import DataError
 from gptcli.evaluate.requests import TextsRequest, evaluate_texts
@@ -30,7 +30,7 @@ def sources(tmp_path: Path) -> tuple[Path, Path]:
     tokenizer = build_tokenizer(ByteTokenizerConfig(), lambda: iter(()))
     texts = [f"line {n}: the {('cat', 'dog', 'owl')[n % 3]} counts {n * n}." for n in range(120)]
     for name, part in (("train", texts[:100]), ("val", texts[100:])):
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in part))
+        write_rows(tmp_path / f"{name}.jsonl", part)
         ids = [id for text in part for id in (tokenizer.eos_id, *tokenizer.encode(text))]
         (tmp_path / f"{name}.bin").write_bytes(np.array(ids, dtype="<u2").tobytes())
     return tmp_path / "train.jsonl", tmp_path / "train.bin"
