@@ -1,4 +1,4 @@
-"""Text from a trained model: pure sampling functions, an engine that knows ids only, a streamer that knows text.
+"""Text from a trained model: pure sampling functions, an engine on ids, and a streamer from ids to text.
 
-Takes a model and a tokenizer that are already loaded, never a path.
+Model and tokenizer are loaded elsewhere; nothing here takes a path.
 """

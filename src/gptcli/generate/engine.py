@@ -28,23 +28,25 @@ from gptcli.nn.device import HostCopy, machine_memory_bytes
 from gptcli.nn.finite import overflow_error
 
 SMALLEST_CAPACITY = 256
-"""Slots that a cache is given at first where the model has as many; after that it doubles when it is full."""
-
-
+"""Slots of a new cache, unless the model's context is shorter; a full cache is doubled."""
 LOGIT_COPIES = 4
-"""Copies of a request's logits in fp32 that the filters may hold at once."""
+"""Most copies of a request's logits in fp32 that the filters hold at once."""
+
+Drafts = list[list[int]]
+"""The draft tokens of each request of a batch."""
 
 
 class Drawn(NamedTuple):
-    """Ids (B, T), one for each place; and on the host the same and their log-probabilities (B, T), as soon as they are
-    there."""
+    """Ids that were drawn, one for each place."""
 
     ids: Tensor
+    """(B, T)"""
     on_host: HostCopy
+    """The same and their log-probabilities (B, T), as soon as they have been copied."""
 
 
 class Engine:
-    """Draws tokens from `model` as `config` says; a request ends with the token `eos_id`, which is its last.
+    """Generation of tokens from `model` by the settings of `config`; the token `eos_id` is the last of a request.
 
     `step` decodes in place of the model itself.
     """
@@ -56,7 +58,7 @@ class Engine:
         self.decoding_step = step or model
         self.context_length = model.config.context_length
         self.device = model.embedding.weight.device
-        # A draft and the repetition penalty need to know the ids first.
+        # Draft tokens and the repetition penalty depend on the ids before.
         self.looks_ahead = self.device.type == "cuda" and not config.speculate and config.repetition_penalty == 1
 
     @torch.no_grad()
@@ -93,8 +95,10 @@ class Engine:
             self.model.train(was_training)
 
     def fitting_requests(self, requests: Sequence[Request]) -> int:
-        """The number of requests that may be read at once. On a CPU, where running out of memory raises no error, their
-        keys, values and logits are to fit into half of the memory."""
+        """Return the number of requests that may be read at once.
+
+        On a CPU, where running out of memory raises no error, their keys, values and logits must fit into half of it.
+        """
         if self.device.type != "cpu" or not requests:
             return self.config.batch_size
         config, weight = self.model.config, self.model.embedding.weight
@@ -103,7 +107,7 @@ class Engine:
         return max(1, machine_memory_bytes(self.device) // 2 // row_bytes)
 
     def smaller(self, requests: int) -> int:
-        """The batch size to go on with after `requests` requests did not fit."""
+        """Return the batch size to continue with after `requests` requests did not fit."""
         if requests <= 1:
             raise OutOfMemoryError(
                 f"one sample does not fit into the memory of {self.device}", "ask for fewer tokens, or use --device cpu"
@@ -112,12 +116,13 @@ class Engine:
         return requests // 2
 
     def run_batch(self, requests: list[Request]) -> Iterator[Request]:
-        """Generate requests side by side; those that have ended leave the batch, so that no work is done for them."""
+        """Generate requests side by side; those that have ended leave the batch, so that they cost no further work."""
         if self.config.speculate:
             for request in requests:
                 request.lookup = request.lookup or PromptLookup(self.config.speculate)
         cache, logits = self.prefill(requests)
-        batch, drafts = Batch(list(requests), cache, self.seen_ids(requests)), [[]] * len(requests)
+        batch = Batch(list(requests), cache, self.seen_ids(requests))
+        drafts: Drafts = [[]] * len(requests)
         while True:
             drawn = self.draw(batch, logits, drafts)
             ahead = self.look_ahead(batch, drawn)
@@ -137,7 +142,7 @@ class Engine:
                 logits = self.decode(batch.requests, batch.cache, drafts)
 
     def prefill(self, requests: Sequence[Request]) -> tuple[KVCache, Tensor]:
-        """Read the requests' windows: a cache that holds them, logits (B, 1, V).
+        """Read the requests' windows; return a cache that holds them, and the logits (B, 1, V) after them.
 
         A request that has outgrown the model's context slides: only the last half of its window is kept. A window that
         several requests share, as the samples of one prompt do, is read once and its cache copied; so is a prefix that
@@ -158,8 +163,8 @@ class Engine:
             logits = logits[torch.tensor(copies, device=self.device)]
         return cache, logits[:, None]
 
-    def drafts(self, batch: Batch) -> list[list[int]]:
-        """What each request may say next, to be checked while its last id is read."""
+    def drafts(self, batch: Batch) -> Drafts:
+        """Return the draft tokens of each request, which are checked while its last id is read."""
         room = batch.cache.capacity - batch.cache.length - 1
         return [
             request.lookup.draft(request.ids, min(room, self.config.max_new_tokens - request.count - 1))
@@ -168,8 +173,8 @@ class Engine:
             for request in batch.requests
         ]
 
-    def decode(self, requests: Sequence[Request], cache: KVCache, drafts: list[list[int]]) -> Tensor:
-        """Read each request's last id and its draft -> logits (B, T, V) after each of them."""
+    def decode(self, requests: Sequence[Request], cache: KVCache, drafts: Drafts) -> Tensor:
+        """Read each request's last id and its draft, and return the logits (B, T, V) after each of them."""
         longest = max(map(len, drafts))
         ids = [
             [request.ids[-1], *draft, *[0] * (longest - len(draft))]
@@ -178,10 +183,10 @@ class Engine:
         return self.decoding_step(torch.tensor(ids, device=self.device), cache)
 
     def make_room(self, batch: Batch) -> Tensor:
-        """What `decode` does, where the batch's cache is full: logits (B, 1, V), the batch's requests in a new order.
+        """Decode without drafts where the batch's cache is full; return the logits (B, 1, V) in the batch's new order.
 
-        Rows that have outgrown the model's context slide and are read afresh, the same for every position scheme. The
-        others move to a larger cache.
+        Requests that have outgrown the model's context slide and are read again, the same for every position scheme.
+        The others move to a larger cache.
         """
         full = [i for i, request in enumerate(batch.requests) if request.window_length > self.context_length]
         others = [i for i, request in enumerate(batch.requests) if request.window_length <= self.context_length]
@@ -209,10 +214,10 @@ class Engine:
         still_to_come = self.config.max_new_tokens - min(request.count for request in requests)
         return min(self.context_length, longest + still_to_come, max(2 * longest, SMALLEST_CAPACITY))
 
-    def draw(self, batch: Batch, logits: Tensor, drafts: list[list[int]]) -> Drawn:
-        """logits (B, T, V) -> an id for each place, with its log-probability under the model's own distribution.
+    def draw(self, batch: Batch, logits: Tensor, drafts: Drafts) -> Drawn:
+        """Draw an id for each place of the logits (B, T, V), with its log-probability under the model's distribution.
 
-        What is drawn at a place depends on the request's seed and that place only, so drafts change no id.
+        The draw at a place depends on the request's seed and that place only, so drafts change no id.
         """
         B, T, _ = logits.shape
         logits = logits.flatten(0, 1).to(torch.promote_types(logits.dtype, torch.float32))  # (B*T, V)
@@ -228,9 +233,9 @@ class Engine:
         return Drawn(ids, HostCopy(ids, logprobs.view(B, T)))
 
     def look_ahead(self, batch: Batch, drawn: Drawn) -> Tensor | None:
-        """The logits (B, 1, V) after what was drawn, given to a GPU to do while the host still waits for the ids.
+        """Start the next step on a GPU while the host still waits for the ids; return its logits (B, 1, V).
 
-        They are of no use if a request now ends; none where it is sure that they are not needed.
+        They are unused if a request now ends. Returns None where they are certainly not needed.
         """
         if not self.looks_ahead or all(request.count + 1 >= self.config.max_new_tokens for request in batch.requests):
             return None
@@ -238,10 +243,9 @@ class Engine:
             return None
         return self.decoding_step(drawn.ids, batch.cache)
 
-    def append(self, batch: Batch, drawn: Drawn, drafts: list[list[int]]) -> Iterator[Request]:
-        """Append to every request the id drawn at its first place, and at each next one while the draft equals what was
-        drawn."""
-        # Nothing of a request changes before every number is on the host, so that running out of memory loses no draw.
+    def append(self, batch: Batch, drawn: Drawn, drafts: Drafts) -> Iterator[Request]:
+        """Append to every request the id drawn at its first place, and the next ones as long as its draft was right."""
+        # No request changes before every number is on the host, so that running out of memory loses no draw.
         drawn_ids, logprobs = (numbers.tolist() for numbers in drawn.on_host.result())
         kept = [ids[: 1 + accepted_length(ids, draft)] for ids, draft in zip(drawn_ids, drafts, strict=True)]
         if batch.seen is not None:
@@ -261,7 +265,7 @@ class Engine:
                     break
 
     def filtered(self, logits: Tensor, seen: Tensor | None) -> Tensor:
-        """logits (B, V) -> what is drawn from, (B, V), by the config's filters in transformers' order."""
+        """Apply the config's filters to logits (B, V), in transformers' order."""
         config = self.config
         if seen is not None:
             logits = sampling.repetition_penalty(logits, seen, config.repetition_penalty)
@@ -278,7 +282,7 @@ class Engine:
         return logits
 
     def seen_ids(self, requests: Sequence[Request]) -> Tensor | None:
-        """(B, V) bool: the ids that stand in each request, none where nothing asks for them."""
+        """Return the ids that occur in each request, (B, V) bool; None without a repetition penalty."""
         if self.config.repetition_penalty == 1:
             return None
         seen = torch.zeros(len(requests), self.model.config.vocab_size, dtype=torch.bool)
@@ -286,8 +290,8 @@ class Engine:
             seen[i, request.ids] = True
         return seen.to(self.device)
 
-    def seen_at_positions(self, batch: Batch, drafts: list[list[int]], places: int) -> Tensor | None:
-        """(B*T, V) bool: the ids that stand before each place, those of the request and of its draft up to there."""
+    def seen_at_positions(self, batch: Batch, drafts: Drafts, places: int) -> Tensor | None:
+        """Return the ids that occur before each place, (B*T, V) bool: the request's and its draft's up to there."""
         if batch.seen is None:
             return None
         seen = batch.seen[:, None].repeat(1, places, 1)  # (B, T, V)
@@ -301,7 +305,7 @@ class Engine:
         return seen.flatten(0, 1)
 
     def finish_reason(self, request: Request) -> FinishReason | None:
-        """Why the request ends with its last id, if it does."""
+        """Return why the request ends with its last id, or None if it goes on."""
         if request.ids[-1] == self.eos_id:
             return "eot"
         is_full = self.config.overflow == "stop" and request.window_length > self.context_length

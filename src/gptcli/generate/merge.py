@@ -1,4 +1,4 @@
-"""Moving rows between KV caches: into a larger one, or together with the rows of another.
+"""Moving rows of KV caches into one larger cache.
 
 Shapes: B rows, K n_kv_head, S slots, D head_dim.
 """
@@ -12,7 +12,7 @@ from gptcli.nn.cache import KVCache
 
 
 def merge_caches(model: GPT, caches: Sequence[KVCache], capacity: int) -> KVCache:
-    """One cache with the rows of all `caches` in order, and room for `capacity` tokens each.
+    """Return one cache with the rows of all `caches` in order, and room for `capacity` tokens each.
 
     Raises:
         ValueError: `capacity` is less than the longest row.

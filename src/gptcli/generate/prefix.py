@@ -1,4 +1,4 @@
-"""What several prompts begin with in common is read once. Knows ids, a model and its KV cache."""
+"""The prefix that several prompts share, which is read once."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from gptcli.models.gpt import GPT
 from gptcli.nn.cache import KVCache
 
 WORTH_SHARING = 16
-"""Tokens that different prompts must begin with in common to have them read once; below, it saves no time."""
+"""Shortest shared prefix, in tokens, that is read once; a shorter one saves no time."""
 
 
 def read_shared_prefix(model: GPT, windows: Sequence[tuple[int, ...]], capacity: int) -> tuple[KVCache, int]:
-    """A cache with a row for each window that holds as many tokens as they all begin with, where it pays, and that
-    number; at least one token of each window is left to be read."""
-    first, last = min(windows), max(windows)  # in the order of words: what these share, all share
+    """Return a cache with a row for each window, which holds their shared prefix if that saves time, and its length.
+
+    At least one token of each window is left to be read.
+    """
+    first, last = min(windows), max(windows)  # in lexicographic order: a prefix of both is one of all
     shared = min(accepted_length(last, first), min(map(len, windows)) - 1)
     if len(windows) == 1 or shared < WORTH_SHARING:
         return model.new_cache(len(windows), capacity), 0
@@ -27,5 +29,5 @@ def read_shared_prefix(model: GPT, windows: Sequence[tuple[int, ...]], capacity:
 
 
 def accepted_length(drawn: Sequence[int], draft: Sequence[int]) -> int:
-    """How many of the first drafted ids are those drawn."""
+    """Return the number of ids at the start of `draft` that equal those drawn."""
     return next((place for place, token in enumerate(draft) if token != drawn[place]), len(draft))

@@ -1,4 +1,4 @@
-"""Samples in the making, and batches of them. Knows ids, no text and no model."""
+"""Requests, each of which is one sample that is being generated, and batches of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FinishReason = Literal["stop", "eot", "length"]
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """One sample: the prompt's ids and the ids drawn since, and of them the window that the model currently reads."""
+    """One sample: the prompt's ids and the ids drawn since, of which the model reads those from `window_start` on."""
 
     ids: list[int]
     seed: int
@@ -25,7 +25,7 @@ class Request:
     logprobs: list[float] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     lookup: PromptLookup | None = None
-    """Where it drafts its next ids from, when it does."""
+    """The source of its draft tokens, if it has any."""
 
     @property
     def count(self) -> int:
@@ -34,18 +34,20 @@ class Request:
 
     @property
     def window_length(self) -> int:
+        """Tokens of the window, the last one drawn included."""
         return len(self.ids) - self.window_start
 
 
 @dataclass(slots=True)
 class Batch:
     """Requests that are decoded together. The cache holds each request's window but for the last id, which is read
-    next."""
+    next.
+    """
 
     requests: list[Request]
     cache: KVCache
     seen: Tensor | None
-    """(B, V) bool, the ids that stand in each request; kept only where the repetition penalty asks for it."""
+    """(B, V) bool, the ids that occur in each request; None without a repetition penalty."""
 
     def select(self, indices: list[int]) -> None:
         """Keep the requests at `indices`, in that order."""

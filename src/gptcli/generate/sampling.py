@@ -1,8 +1,8 @@
-"""From logits to the next ids: pure functions on tensors. Knows no model, no text and no configuration.
+"""From logits to the next ids: pure functions on tensors.
 
-Legend: B rows, V vocab. The filters return new logits in which a token that may not be drawn has -inf. They equal
-`transformers`' logits processors on the same logits, ties included, and are applied in its order: repetition penalty,
-temperature, top-k, top-p, min-p.
+The filters return new logits in which a token that may not be drawn has -inf. They equal `transformers`' logits
+processors on the same logits, ties included, and are applied in its order: repetition penalty, temperature, top-k,
+top-p, min-p. Shapes: B rows, V vocab.
 """
 
 from __future__ import annotations
@@ -11,16 +11,19 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gptcli.nn.device import send
 
 UINT64 = 2**64 - 1
+"""The largest number of 64 bits."""
 GOLDEN_GAMMA = np.uint64(0x9E3779B97F4A7C15)
+"""SplitMix64's increment: 2^64 over the golden ratio, odd."""
 
 
 def repetition_penalty(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
-    """logits (B, V), seen (B, V) bool -> (B, V): seen tokens' logits divided by `penalty` if positive, else multiplied.
+    """Divide seen tokens' logits by `penalty` if positive, else multiply: logits (B, V), seen (B, V) bool -> (B, V).
 
     Source: Keskar et al. 2019 (CTRL), section 4.1.
     """
@@ -28,7 +31,7 @@ def repetition_penalty(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
 
 
 def top_k(logits: Tensor, k: int) -> Tensor:
-    """logits (B, V) -> (B, V) with all below the k-th largest removed; tokens that tie with the k-th stay.
+    """Remove all logits (B, V) below the k-th largest; tokens that tie with the k-th stay.
 
     Source: Fan et al. 2018, section 5.
     """
@@ -37,11 +40,11 @@ def top_k(logits: Tensor, k: int) -> Tensor:
 
 
 def top_p(logits: Tensor, p: float) -> Tensor:
-    """logits (B, V) -> (B, V) with only the smallest set of most likely tokens whose probability reaches p.
+    """Keep only the logits (B, V) of the smallest set of most likely tokens whose probability reaches p.
 
     The most likely token always stays. Source: Holtzman et al. 2020 (nucleus sampling).
     """
-    # Summed from the least likely up: a token goes while the tail that ends with it weighs no more than 1 - p.
+    # Summed from the least likely up: a token is removed while the tail that ends with it weighs at most 1 - p.
     ascending, order = logits.sort()
     outside = ascending.softmax(-1).cumsum(-1) <= 1 - p
     outside[:, -1] = False
@@ -49,7 +52,7 @@ def top_p(logits: Tensor, p: float) -> Tensor:
 
 
 def min_p(logits: Tensor, p: float) -> Tensor:
-    """logits (B, V) -> (B, V) without the tokens less likely than p times the most likely one.
+    """Remove from logits (B, V) the tokens less likely than p times the most likely one.
 
     Source: Nguyen et al. 2024 (min-p sampling).
     """
@@ -58,43 +61,43 @@ def min_p(logits: Tensor, p: float) -> Tensor:
 
 
 def greedy(logits: Tensor) -> Tensor:
-    """logits (B, V) -> the most likely id of each row (B,)."""
+    """Return the most likely id of each row: logits (B, V) -> (B,)."""
     return logits.argmax(-1)
 
 
 def sample(logits: Tensor, draws: Tensor) -> Tensor:
-    """logits (B, V), one number in [0, 1) a row (B,) float64 -> ids (B,) by inversion of the cumulative distribution.
+    """Draw ids (B,) from logits (B, V) by inverting the cumulative distribution at `draws` (B,), float64 in [0, 1).
 
-    A row's id depends on its own logits and number only, and never has probability zero.
+    A row's id depends on its own logits and draw only, and never has probability zero.
     """
     if logits.device.type == "mps":  # has no float64
         logits = logits.cpu()
     cumulative = logits.double().softmax(-1).cumsum(-1)  # (B, V)
-    # The total is 1 only up to rounding; the number is scaled by it, so that it always falls inside.
+    # The total is 1 only up to rounding; scaling the draw by it keeps the draw inside.
     thresholds = send(draws, cumulative.device)[:, None] * cumulative[:, -1:]  # (B, 1)
     ids = torch.searchsorted(cumulative, thresholds, right=True)[:, 0]
-    return ids.clamp_(max=logits.size(-1) - 1)  # beyond the end only when the logits are not numbers
+    return ids.clamp_(max=logits.size(-1) - 1)  # beyond the end only if the logits are NaN
 
 
 def log_probabilities(logits: Tensor, ids: Tensor) -> Tensor:
-    """logits (B, V), ids (B,) -> log-probability in nats of each row's id (B,)."""
+    """Return the log-probability in nats of each row's id: logits (B, V), ids (B,) -> (B,)."""
     return logits.gather(-1, ids[:, None])[:, 0] - logits.logsumexp(-1)
 
 
 def uniform_draws(seeds: Sequence[int], positions: Sequence[int]) -> Tensor:
-    """The number at `positions[i]` of the stream of `seeds[i]`: float64 (B,), uniform in [0, 1).
+    """Return the number at `positions[i]` of the stream of `seeds[i]`: float64 (B,), uniform in [0, 1).
 
-    A pure function, so a draw can be repeated, and skipping one costs nothing: what token n of a sample becomes does
-    not depend on what else is generated, nor on how many tokens are proposed at a time. SplitMix64 (Steele, Lea and
-    Flood 2014) whose starting state is the mixed seed, so that neighbouring seeds have unrelated streams.
+    A pure function, so a draw can be repeated, and skipping one costs nothing: token n of a sample does not depend on
+    other samples, nor on the number of draft tokens. SplitMix64 (Steele, Lea and Flood 2014) whose starting state is
+    the mixed seed, so that adjacent seeds have unrelated streams.
     """
     state = splitmix64(np.array([seed & UINT64 for seed in seeds], dtype=np.uint64))
     state += (np.array(positions, dtype=np.uint64) + np.uint64(1)) * GOLDEN_GAMMA
     return torch.from_numpy((splitmix64(state) >> np.uint64(11)) * 2.0**-53)
 
 
-def splitmix64(state: np.ndarray) -> np.ndarray:
-    """SplitMix64's output function: (B,) uint64 -> (B,) uint64, a bijection that scatters neighbours."""
+def splitmix64(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Apply SplitMix64's output function, a bijection that scatters adjacent numbers: (B,) uint64 -> (B,) uint64."""
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return state ^ (state >> np.uint64(31))

@@ -47,10 +47,12 @@ class StaticShapeStep:
         self.model, self.forward = model, forward
 
     def __call__(self, ids: Tensor, cache: KVCache) -> Tensor:
+        """Append ids (B, T) to the cache and return the logits (B, T, V)."""
         self.model.reserve_positions(cache.capacity)
         return self.run(ids, cache.extend(ids.shape[1], static=True))
 
     def run(self, ids: Tensor, view: KVCacheView) -> Tensor:
+        """Run the forward pass over a view of the whole cache."""
         return self.forward(ids, view)
 
 
@@ -70,6 +72,7 @@ class CudaGraphStep(StaticShapeStep):
         """By the number of tokens; None where only one step has been run."""
 
     def run(self, ids: Tensor, view: KVCacheView) -> Tensor:
+        """Replay the graph for this cache and number of tokens; record it at the second step."""
         count = ids.shape[1]
         if view.ids is not self.cached_ids:
             if self.graphs:
@@ -87,15 +90,15 @@ class GraphedForward:
     """One forward pass as a CUDA graph."""
 
     def __init__(self, forward: Forward, ids: Tensor, view: KVCacheView) -> None:
-        self.ids, self.view = ids.clone(), view._replace(places=view.places.clone())
+        self.ids, self.places = ids.clone(), torch.as_tensor(view.places).clone()  # never a slice in a static shape
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
-            self.logits = forward(self.ids, self.view)
+            self.logits = forward(self.ids, view._replace(places=self.places))
 
     def replay(self, ids: Tensor, view: KVCacheView) -> Tensor:
-        """Run it for other ids (B, T) at the places of `view` -> logits (B, T, V)."""
+        """Run it for other ids (B, T) at the places of `view`, and return the logits (B, T, V)."""
         self.ids.copy_(ids)
-        self.view.places.copy_(view.places)
+        self.places.copy_(torch.as_tensor(view.places))
         self.graph.replay()
         return self.logits
 

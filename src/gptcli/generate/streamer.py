@@ -1,4 +1,4 @@
-"""Ids to text as they come: whole characters only, and nothing of a stop string. Knows no model and no terminal."""
+"""Ids to text as they are drawn: whole characters only, and no part of a stop string."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ if TYPE_CHECKING:
     from gptcli.tokenizer.tokenizer import Tokenizer
 
 CONTEXT_TOKENS = 8
-"""Ids of the prompt that the decoder sees first: some tokenizers write a word's space only after another word."""
+"""Ids of the prompt that the decoder reads first: some tokenizers write a word's space only after another word."""
 
 
 class TextStream:
-    """The text of one sample. What could be the beginning of a stop string is held back until it is not.
+    """The text of one sample. A possible start of a stop string is held back until it turns out not to be one.
 
     `stopped` becomes true when a stop string is complete; the text then ends before it, whatever tokens it spans.
     """
@@ -27,11 +27,11 @@ class TextStream:
             self.decoder.step(token)
 
     def step(self, token: int) -> str:
-        """The text that is certain now that `token` has been drawn; it may be empty."""
+        """Return the text that is certain now that `token` has been drawn; it may be empty."""
         return self.release(self.decoder.step(token))
 
     def finish(self) -> str:
-        """What is left when no token follows: an incomplete character, and what was held back."""
+        """Return the rest when no token follows: an incomplete character, and the text held back."""
         if self.stopped:
             return ""
         text = self.release(self.decoder.finish())
@@ -39,7 +39,7 @@ class TextStream:
         return text
 
     def release(self, piece: str) -> str:
-        """Add `piece` to what is held and take away what can no longer belong to a stop string."""
+        """Add `piece` to the text held back, and return the part that can no longer belong to a stop string."""
         text = self.held + piece
         places = [place for string in self.stop if (place := text.find(string)) >= 0]
         if places:
@@ -51,6 +51,6 @@ class TextStream:
 
 
 def held_back(text: str, string: str) -> int:
-    """Length of the longest end of `text` that `string` begins with, less than the whole of `string`."""
+    """Return the length of the longest end of `text` that is a proper prefix of `string`."""
     longest = min(len(text), len(string) - 1)
     return next((length for length in range(longest, 0, -1) if text.endswith(string[:length])), 0)

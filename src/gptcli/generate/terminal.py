@@ -1,9 +1,8 @@
-"""Prompts from files and stdin, and texts to stdout as they are generated. Free of torch."""
+"""Prompts from files and stdin, and texts to stdout as they are generated. It imports no torch."""
 
 from __future__ import annotations
 
 import array
-import contextlib
 import fcntl
 import os
 import stat
@@ -24,11 +23,11 @@ SEPARATOR = "---"
 
 
 def read_prompts(prompt: str | None, prompt_file: str | None, *, whole_file: bool = False) -> list[str]:
-    """The prompts that the user named.
+    """Return the prompts that the user named.
 
     Args:
         prompt: the prompt itself; `-` reads all of stdin as one prompt.
-        prompt_file: a file with one prompt a line, of which blank lines are left out; `-` is stdin.
+        prompt_file: a file with one prompt a line, blank lines ignored; `-` is stdin.
         whole_file: `prompt_file` holds one prompt, which may have many lines.
 
     A line end at the end of stdin or of a whole file is not a part of the prompt. With neither a prompt nor a file
@@ -60,7 +59,7 @@ def read_prompts(prompt: str | None, prompt_file: str | None, *, whole_file: boo
 
 
 def read_prompt_file(file: str) -> tuple[str, str]:
-    """The name by which messages call `file`, and its text."""
+    """Return the name of `file` in messages, and its text."""
     name = "stdin" if file == "-" else file
     with storage_errors(name, "read"):
         data = read_at_most(sys.stdin.buffer, LARGE) if file == "-" else read_named(expanded(file))
@@ -71,7 +70,7 @@ def read_prompt_file(file: str) -> tuple[str, str]:
 
 
 def stdin_has_text() -> bool:
-    """Whether a pipe or a file is connected to stdin and has something to read now. Never waits."""
+    """Return whether a pipe or a file is connected to stdin and has data to read now, without waiting."""
     try:
         descriptor = sys.stdin.fileno()
         mode = os.fstat(descriptor)
@@ -87,13 +86,13 @@ def stdin_has_text() -> bool:
 
 
 class Printer(Listener):
-    """Prints samples to stdout in the order of their numbers, the one whose turn it is as it grows.
+    """A listener that prints samples to stdout in the order of their numbers, the current one as it grows.
 
-    Stdout gets the generated text and a newline after each sample. A file or a pipe gets exactly that text; a terminal
-    gets it as `visible` writes it, so that no control character of a model's text reaches it. Where there are several
-    samples, a heading on stderr comes before each, and where stdout is not a terminal, a line with `separator` stands
-    between two samples on stdout; an empty separator prints no such line. A person at a terminal also sees the prompt
-    on stderr, so that it reads on into the text.
+    Stdout gets the generated text and a newline after each sample. A file or a pipe gets exactly that text; for a
+    terminal `visible` escapes it, so that no control character of a model's text reaches the terminal. With several
+    samples, a heading on stderr precedes each, and a line with `separator` stands between two samples on a stdout that
+    is no terminal; an empty separator prints no such line. At a terminal the prompt is printed too, on stderr, so that
+    prompt and text read as one.
     """
 
     def __init__(self, prompts: Sequence[str], config: GenerationConfig, separator: str = SEPARATOR) -> None:
@@ -104,28 +103,29 @@ class Printer(Listener):
         self.ended: set[int] = set()
         self.turn = 0
         self.is_open = False
-        """Whether the sample whose turn it is has been begun."""
+        """Whether printing the current sample has begun."""
         self.echoes = self.is_terminal and sys.stderr.isatty()
 
     def __enter__(self) -> Self:
-        with contextlib.suppress(AttributeError):  # of a stream in memory
-            sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character shows a question mark
+        reconfigure = getattr(sys.stdout, "reconfigure", None)  # a stream in memory has none
+        if reconfigure is not None:
+            reconfigure(errors="replace")  # a terminal that cannot show a character shows a question mark
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.is_open and kind is not None and issubclass(kind, KeyboardInterrupt):
-            self.write("\n")  # what was generated so far stays, and the shell's prompt begins on its own line
+            self.write("\n")  # the text so far stays, and the shell's prompt begins on its own line
 
     def on_text(self, number: int, piece: str) -> None:
-        """`piece` has been added to the sample of that number."""
+        """Print `piece`, or keep it until it is the turn of its sample."""
         self.waiting.setdefault(number, []).append(piece)
         if number == self.turn:
             self.show()
 
     def on_end(self, number: int) -> None:
-        """The sample of that number has ended; those that waited for it are next."""
+        """Finish the sample of this number, and print the samples that waited for it."""
         self.ended.add(number)
         while self.turn in self.ended:
             self.show()
@@ -135,14 +135,14 @@ class Printer(Listener):
             self.show()
 
     def show(self) -> None:
-        """Print what is there of the sample whose turn it is."""
+        """Print the pieces of the current sample that are waiting."""
         if not self.is_open:
             self.is_open = True
             self.begin()
         self.write("".join(self.waiting.pop(self.turn, [])))
 
     def begin(self) -> None:
-        """Separate the sample from the one before; print the heading and, for a person, the prompt on stderr."""
+        """Print the separator, the heading and, at a terminal, the prompt."""
         if self.turn and self.separator:
             self.write(f"{self.separator}\n")
         prompt, sample = divmod(self.turn, self.config.num_samples)
@@ -157,5 +157,6 @@ class Printer(Listener):
             print(visible(self.prompts[prompt]), end="", file=sys.stderr, flush=True)
 
     def write(self, text: str) -> None:
+        """Write to stdout, escaped at a terminal."""
         sys.stdout.write(visible(text) if self.is_terminal else text)
         sys.stdout.flush()

@@ -1,7 +1,4 @@
-"""Prompts in, texts out: encodes the prompts, lets the engine draw, and turns what it draws into text as it comes.
-
-Takes a model and a tokenizer; knows no path and no terminal.
-"""
+"""Prompts in, texts out: the prompts are encoded, the engine draws ids, and these become text as they are drawn."""
 
 from __future__ import annotations
 
@@ -28,38 +25,42 @@ class Completion(NamedTuple):
     """One sample of a prompt."""
 
     text: str
-    """What follows the prompt, without end-of-text token and stop string."""
+    """The text after the prompt, without end-of-text token and stop string."""
     tokens: list[int]
-    """Every id drawn, also those of the end-of-text token or a stop string that ended the sample."""
+    """Every id drawn, including the end-of-text token or a stop string that ended the sample."""
     logprobs: list[float]
-    """Of each token: its log-probability in nats under the model itself, before temperature, penalty and filters."""
+    """Each token's log-probability in nats under the model itself, before temperature, penalty and filters."""
     finish_reason: FinishReason
     """`stop`: a stop string; `eot`: the token that ends a text; `length`: max_new_tokens, or the context is full."""
     seed: int
-    """The seed that gives this sample again, alone."""
+    """The seed that reproduces this sample alone."""
 
 
 class GeneratedPrompt(NamedTuple):
+    """A prompt with its samples."""
+
     prompt: str
     completions: list[Completion]
 
     def report(self) -> dict[str, Any]:
-        """For JSON: {"prompt", "completions": [{"text", "tokens", "logprobs", "finish_reason", "seed"}]}."""
+        """Return {"prompt", "completions": [{"text", "tokens", "logprobs", "finish_reason", "seed"}]} for JSON."""
         return {"prompt": self.prompt, "completions": [completion._asdict() for completion in self.completions]}
 
 
 class Generation(NamedTuple):
+    """The samples of all prompts, and the speed of generating them."""
+
     prompts: list[GeneratedPrompt]
     tokens_per_second: float
-    """Of all samples together, reading the prompts included."""
+    """Tokens of all samples over the whole time, which includes reading the prompts."""
 
     @property
     def token_count(self) -> int:
-        """Tokens drawn, of all samples together."""
+        """Tokens drawn in all samples together."""
         return sum(len(completion.tokens) for prompt in self.prompts for completion in prompt.completions)
 
     def report(self, *, several: bool) -> dict[str, Any]:
-        """For JSON: the report of the one prompt, or {"results": [...]} of `several`, and "tokens_per_second"."""
+        """Return the report of the one prompt, or {"results": [...]} of `several`, and the speed, for JSON."""
         reports = [prompt.report() for prompt in self.prompts]
         return ({"results": reports} if several else reports[0]) | {"tokens_per_second": self.tokens_per_second}
 
@@ -73,7 +74,7 @@ class Sample:
     pieces: list[str] = field(default_factory=list)
 
     def advance(self) -> str:
-        """Take in the request's newest id: the text that it adds. Ends the request when a stop string is complete."""
+        """Return the text that the request's newest id adds; end the request if a stop string is complete."""
         request = self.request
         piece = "" if request.finish_reason == "eot" else self.stream.step(request.ids[-1])
         if request.finish_reason is not None:
@@ -83,16 +84,11 @@ class Sample:
         self.pieces.append(piece)
         return piece
 
-    def completion(self) -> Completion:
+    def completion(self, reason: FinishReason) -> Completion:
+        """Return the sample, which ended for this reason."""
         request = self.request
-        assert request.finish_reason is not None
-        return Completion(
-            "".join(self.pieces),
-            request.ids[request.prompt_length :],
-            request.logprobs,
-            request.finish_reason,
-            request.seed,
-        )
+        text, ids = "".join(self.pieces), request.ids[request.prompt_length :]
+        return Completion(text, ids, request.logprobs, reason, request.seed)
 
 
 def generate(
@@ -103,13 +99,13 @@ def generate(
     listener: Listener = SILENT,
     step: DecodingStep | None = None,
 ) -> Generation:
-    """`config.num_samples` texts for every prompt.
+    """Generate `config.num_samples` texts for every prompt.
 
     Sample i of prompt p has the number p * num_samples + i. Samples advance side by side, and `listener` receives
-    their characters as they become certain. `step` is the engine's.
+    their characters as they become certain. `step` is the engine's decoding step.
 
     Raises:
-        DataError: a prompt cannot be used with this tokenizer or, where the overflow is to stop, is too long.
+        DataError: a prompt cannot be used with this tokenizer, or is too long with overflow "stop".
         CheckpointError: the model and the tokenizer do not belong together, or the weights are damaged.
         OutOfMemoryError: not even one sample fits on the device.
     """
@@ -130,7 +126,7 @@ def generate(
         if piece:
             listener.on_text(number, piece)
         if request.finish_reason is not None:
-            completions[number] = samples[number].completion()
+            completions[number] = samples[number].completion(request.finish_reason)
             listener.on_end(number)
     elapsed = time.perf_counter() - began
     count = sum(sample.request.count for sample in samples)
@@ -145,15 +141,15 @@ def generate(
 
 
 def place(index: int, prompts: Sequence[str]) -> str:
-    """How a message calls the prompt at `index`."""
+    """Return the name of the prompt at `index` in messages."""
     return "the prompt" if len(prompts) == 1 else f"prompt {index + 1}"
 
 
 def encode_prompt(tokenizer: Tokenizer, prompt: str, config: GenerationConfig, name: str) -> list[int]:
-    """The ids that the model reads before it writes; at least one.
+    """Return the ids that the model reads before it generates; at least one.
 
     Raises:
-        DataError: the tokenizer cannot represent the prompt, or it is empty and there is no token to begin with.
+        DataError: the tokenizer cannot represent the prompt, or it is empty and no token begins a document.
     """
     try:
         tokenizer.require_representable(prompt)
@@ -173,7 +169,7 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str, config: GenerationConfig, n
 
 
 def check_prompt(ids: Sequence[int], model: GPT, config: GenerationConfig, name: str) -> None:
-    """Raise an error, or say what will be left out, where the prompt does not suit the model."""
+    """Raise an error if the prompt does not suit the model, and print a note if a part of it will not be read."""
     if max(ids) >= model.config.vocab_size:
         raise CheckpointError(
             f"the tokenizer gives id {max(ids)} and the model knows {model.config.vocab_size}",

@@ -1,1 +1,1 @@
-"""The assembled GPT, its config, its initialisation and its estimates. `config` and `estimate` need no torch."""
+"""The assembled GPT, its config, its initialisation and its estimates. `config` and `estimate` import no torch."""

@@ -1,13 +1,13 @@
-"""One Transformer block: the config's slots become modules. A new norm, MLP or attention is one `case` here.
+"""One Transformer block, and the modules that a config's slots select. A new norm, MLP or attention is one `case` here.
 
 Shapes: B batch, T time, C n_embd.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from gptcli.nn.state import BlockState
 
 
 def build_norm(config: ModelConfig) -> nn.Module:
+    """Return the norm that the config selects."""
     match config.norm:
         case "rmsnorm":
             return RMSNorm(config.n_embd, config.norm_eps, config.norm_weight)
@@ -33,6 +34,7 @@ def build_norm(config: ModelConfig) -> nn.Module:
 
 
 def build_mlp(config: ModelConfig) -> nn.Module:
+    """Return the MLP that the config selects."""
     width, bias, dropout = config.mlp_width, config.bias, config.dropout
     match config.mlp:
         case "swiglu":
@@ -50,6 +52,7 @@ def build_mlp(config: ModelConfig) -> nn.Module:
 
 
 def build_rotary(config: ModelConfig) -> RotaryEmbedding:
+    """Return RoPE's tables, scaled as the config selects."""
     build = partial(RotaryEmbedding, config.rotary_dim, config.rope_theta, config.context_length)
     match config.rope_scaling:
         case None:
@@ -76,6 +79,7 @@ def build_rotary(config: ModelConfig) -> RotaryEmbedding:
 
 
 def attention_function(config: ModelConfig) -> AttentionFunction:
+    """Return the attention function that the config selects."""
     match config.attention:
         case "fast":
             return attention_fast
@@ -95,7 +99,7 @@ class Block(nn.Module):
         super().__init__()
         self.window = config.window(layer)
         self.recompute: Recompute = "none"
-        """What of a training pass is not kept for the backward pass, but computed again."""
+        """Which intermediate results the backward pass recomputes."""
         self.compiled: Callable[..., Tensor] | None = None
         """A compiled form of `compute` for training passes; others have too many shapes to be compiled."""
         self.parallel_residual, self.norm_first = config.parallel_residual, config.norm_place == "before"
@@ -124,6 +128,7 @@ class Block(nn.Module):
         return self.compute(x, state)
 
     def compute(self, x: Tensor, state: BlockState) -> Tensor:
+        """Map x (B, T, C) to (B, T, C), keeping every intermediate result."""
         attended = self.attend(x, state)
         if self.parallel_residual:
             return x + attended + self.transform(x)
@@ -133,9 +138,22 @@ class Block(nn.Module):
     def attend(self, x: Tensor, state: BlockState) -> Tensor:
         """Return what attention adds to x (B, T, C)."""
         if self.norm_first:
-            return self.attention(self.attention_norm(x), state)
-        return self.attention_norm(self.attention(x, state))
+            y: Tensor = self.attention(self.attention_norm(x), state)
+        else:
+            y = self.attention_norm(self.attention(x, state))
+        return y
 
     def transform(self, x: Tensor) -> Tensor:
         """Return what the MLP adds to x (B, T, C)."""
-        return self.mlp(self.mlp_norm(x)) if self.norm_first else self.mlp_norm(self.mlp(x))
+        y: Tensor = self.mlp(self.mlp_norm(x)) if self.norm_first else self.mlp_norm(self.mlp(x))
+        return y
+
+
+class Blocks(nn.ModuleList):
+    """The blocks of a model, in order."""
+
+    if TYPE_CHECKING:  # torch types the modules of a list as any modules
+
+        def __iter__(self) -> Iterator[Block]: ...
+
+        def __getitem__(self, index: int) -> Block: ...  # type: ignore[override]  # no slices

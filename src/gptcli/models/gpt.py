@@ -1,4 +1,4 @@
-"""The GPT: token ids in, logits or loss out. Knows nothing of text, data files, optimizers or sampling.
+"""The GPT: token ids in, logits or loss out.
 
 Shapes: B batch, T time, S cached keys, C n_embd, V vocab.
 """
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gptcli.errors import ConfigError, UsageError
-from gptcli.models.block import Block, build_norm, build_rotary
+from gptcli.models.block import Block, Blocks, build_norm, build_rotary
 from gptcli.models.config import ModelConfig
 from gptcli.nn.cache import KVCache
 from gptcli.nn.dropout import drop
@@ -44,7 +44,7 @@ class GPT(nn.Module):
             self.rope = build_rotary(config)
         if config.embedding_norm:
             self.embedding_norm = build_norm(config)
-        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
+        self.blocks = Blocks(Block(config, layer) for layer in range(config.n_layer))
         self.final_norm = build_norm(config)
         if not config.tie_embeddings:
             self.head = Linear(config.n_embd, config.vocab_size, bias=False, role=HEAD)
@@ -103,7 +103,8 @@ class GPT(nn.Module):
         rotary = self.rope(state.places, state.end, x.device) if self.config.position == "rope" else None
         for layer, block in enumerate(self.blocks):
             x = block(x, state.block(layer, block.window, rotary))
-        return self.final_norm(x)
+        hidden: Tensor = self.final_norm(x)
+        return hidden
 
     def add_positions(self, x: Tensor, state: ForwardState) -> Tensor:
         """Add the learned vectors of their positions to x (B, T, C)."""
@@ -122,19 +123,21 @@ class GPT(nn.Module):
         return x + self.bigram(previous, state.input_ids) if self.config.bigram_buckets else x
 
     def logits(self, x: Tensor) -> Tensor:
-        """x (..., C) -> logits (..., V)"""
+        """Map the head's input (..., C) to logits (..., V)."""
         logits = linear(x, self.embedding.weight) if self.config.tie_embeddings else self.head(x)
         return softcapped(logits, self.config.logit_softcap)
 
     def reserve_positions(self, length: int) -> GPT:
-        """Make RoPE's tables long enough for sequences of `length` tokens, as a compiled or recorded step needs them
-        before it is made; returns the model itself."""
+        """Make RoPE's tables long enough for sequences of `length` tokens, before a compiled or recorded step is made.
+
+        Returns the model itself.
+        """
         if self.config.position == "rope":
             self.rope.reserve(length, self.embedding.weight.device)
         return self
 
     def new_cache(self, batch_size: int, capacity: int) -> KVCache:
-        """An empty KV cache for `capacity` tokens a row, on the model's device and in its dtype."""
+        """Return an empty KV cache for `capacity` tokens a row, on the model's device and in its dtype."""
         config, weight, heads = self.config, self.embedding.weight, self.blocks[0].attention.n_kv_head
         return KVCache(config.n_layer, batch_size, capacity, heads, config.head_width, weight.device, weight.dtype)
 
@@ -146,13 +149,13 @@ class GPT(nn.Module):
         ]
 
     def recompute(self, mode: Recompute) -> GPT:
-        """Have all blocks compute again in the backward pass what `mode` says; returns the model itself."""
+        """Set which intermediate results the blocks' backward passes recompute; return the model itself."""
         for block in self.blocks:
             block.recompute = mode
         return self
 
     def parameter_count(self) -> int:
-        """Number of weights; shared ones count once."""
+        """Return the number of weights; shared ones count once."""
         return sum(tensor.numel() for tensor in self.parameters())
 
 
@@ -163,20 +166,22 @@ def build_model(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> GPT:
-    """A GPT with freshly drawn weights, the same for the same seed on every device; `meta` takes no memory."""
+    """Return a GPT with newly drawn weights, the same for a seed on every device; on `meta` it takes no memory."""
     device = torch.device(device)
     with torch.device("meta"):
         model = GPT(config).to(dtype)
     if device.type == "meta":
         return model
-    # As model.to_empty does, which on the way imports sympy for half a second.
-    model._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device=device))
+    # This is model.to_empty without its import of sympy, which takes half a second.
+    model._apply(  # type: ignore[no-untyped-call]  # torch does not annotate it
+        lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+    )
     initialize(model, seed)
     return model
 
 
 def model_with(config: ModelConfig, weights: Mapping[str, Tensor]) -> GPT:
-    """A GPT of these weights, which it holds without a copy."""
+    """Return a GPT that holds these weights, without a copy."""
     model = build_model(config, device="meta")
     model.load_state_dict(weights, assign=True)
     return model
@@ -184,7 +189,7 @@ def model_with(config: ModelConfig, weights: Mapping[str, Tensor]) -> GPT:
 
 @torch.no_grad()
 def initialize(model: GPT, seed: int) -> None:
-    """Give every parameter its `initial_weights`."""
+    """Set every parameter to its initial weights."""
     parameters = dict(model.named_parameters())
     for name, weight in initial_weights(model, seed):
         parameters[name].copy_(weight)

@@ -1,10 +1,10 @@
-"""Copies of a model that are made for generating or scoring: the same model, its matrices in another form."""
+"""Copies of a model for generating or scoring, with matrices in another form."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, assert_never
 
 from torch import Tensor, nn
 
@@ -15,7 +15,7 @@ from gptcli.nn.layers import Linear
 Quantization = Literal["int8"]
 
 MakeLinear = Callable[[Tensor, Tensor | None], nn.Module]
-"""weight (O, I), bias (O,) or none -> a module that maps (..., I) to (..., O)."""
+"""A function from weight (O, I) and bias (O,) or None to a module that maps (..., I) to (..., O)."""
 
 
 def for_generation(model: GPT, rows: int) -> GPT:
@@ -29,13 +29,16 @@ def for_generation(model: GPT, rows: int) -> GPT:
 
 
 def quantized(model: GPT, kind: Quantization) -> GPT:
-    """A copy whose blocks' and head's matrices are in 8 bits; embeddings and norms are the model's own."""
-    assert kind == "int8"
-    return with_linears(model, Int8Linear)
+    """Return a copy whose blocks' and head's matrices are in 8 bits; it shares embeddings and norms with `model`."""
+    match kind:
+        case "int8":
+            return with_linears(model, Int8Linear)
+        case other:
+            assert_never(other)
 
 
 def with_linears(model: GPT, make: MakeLinear) -> GPT:
-    """A copy in which `make` has replaced every matrix of the blocks, and the head; it shares the rest with `model`.
+    """Return a copy in which `make` replaces the head and every matrix of the blocks; it shares the rest with `model`.
 
     A tied head becomes a matrix of its own.
     """
@@ -47,5 +50,5 @@ def with_linears(model: GPT, make: MakeLinear) -> GPT:
                 setattr(module, name, make(child.weight, child.bias))
     head = copied.embedding.weight if model.config.tie_embeddings else copied.head.weight
     copied.config = model.config.model_copy(update={"tie_embeddings": False})
-    copied.head = make(head, None)
+    copied.add_module("head", make(head, None))
     return copied.eval()

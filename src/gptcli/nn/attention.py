@@ -1,6 +1,6 @@
-"""Causal self-attention, with a plain-formula path to check against and a fast path to use.
+"""Causal self-attention: a fast path, and a plain formula to check it against.
 
-Knows nothing of layers, configs or what a mask means: it is given one. Shapes: B batch, T time, S cached keys,
+Shapes: B batch, T time, S cached keys,
 C n_embd, H n_head, K n_kv_head, D head_dim.
 """
 
@@ -25,11 +25,11 @@ AttentionFunction = Callable[[Tensor, Tensor, Tensor, Tensor | None, float], Ten
 
 
 def attention_reference(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
-    """softmax(QK^T / sqrt(D)) V, as the formula stands (Vaswani et al. 2017, arXiv:1706.03762).
+    """Return softmax(QK^T / sqrt(D)) V by the plain formula (Vaswani et al. 2017, arXiv:1706.03762).
 
     q (B, H, T, D), k and v (B, K, S, D) -> (B, H, T, D). Query head h reads key head h // (H / K) (Ainslie et al. 2023,
-    arXiv:2305.13245). `mask` (1 or B, 1, T, S) is true where a query may look; without one it is plain causal, the
-    queries being the last T of the S slots. `dropout` is the probability to drop an attention weight.
+    arXiv:2305.13245). `mask` (1 or B, 1, T, S) is true where a query may look; without a mask attention is plain
+    causal, and the queries stand in the last T of the S slots. `dropout` is the probability to drop a weight.
     """
     queries_per_key = q.shape[1] // k.shape[1]
     k = k.repeat_interleave(queries_per_key, dim=1)  # (B, H, S, D)
@@ -43,7 +43,7 @@ def attention_reference(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = N
 
 
 def attention_fast(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
-    """The same as `attention_reference` through torch's fused kernels; without a mask T must be S or 1."""
+    """Compute `attention_reference` with torch's fused kernels; without a mask T must be S or 1."""
     T, S = q.shape[2], k.shape[2]
     is_causal = mask is None and T > 1
     if T > 1 and T * S <= MAX_MATMUL_SCORES and is_bf16_on_cpu(q):
@@ -57,7 +57,7 @@ def attention_fast(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, 
 
 
 def is_bf16_on_cpu(x: Tensor) -> bool:
-    """Whether x is on the CPU and products with it are in bf16, by its dtype or by autocast."""
+    """Return whether x is on the CPU and its matmuls are in bf16, by its dtype or by autocast."""
     if x.device.type != "cpu":
         return False
     if torch.is_autocast_enabled("cpu"):
@@ -66,11 +66,11 @@ def is_bf16_on_cpu(x: Tensor) -> bool:
 
 
 def attention_by_matmuls(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
-    """The same as `attention_reference` in bf16, the scores (B, H, T, S) being bf16 too.
+    """Compute `attention_reference` in bf16, with scores (B, H, T, S) in bf16 too.
 
-    torch's fused kernel for the CPU multiplies small tiles, at a small part of the rate of a whole product.
+    torch's fused kernel for the CPU multiplies small tiles, at a fraction of the rate of a whole matmul.
     """
-    with torch.autocast("cpu", enabled=False):  # it would turn the scores into fp32
+    with torch.autocast("cpu", enabled=False):  # autocast would raise the scores to fp32
         B, H, T, D = q.shape
         queries_per_key = H // k.shape[1]
         if queries_per_key > 1:
@@ -90,7 +90,7 @@ class Attention(nn.Module):
     """Multi-head, grouped-query (K < H) or multi-query (K = 1) attention, with q, k and v from one matrix.
 
     `qkv` has (H + 2K) * D rows: the query heads, then the key heads, then the value heads. With `qk_norm_widths`, q and
-    k pass an RMSNorm before the rotation: over each head for widths D, D (Qwen3), or over all for H*D, K*D (OLMo 2).
+    k are RMS-normalised before the rotation: over each head for widths D, D (Qwen3), over all for H*D, K*D (OLMo 2).
     """
 
     def __init__(
@@ -123,9 +123,9 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, state: BlockState = PLAIN) -> Tensor:
         """Map x (B, T, C) to (B, T, C)."""
         B, T, _ = x.shape
-        heads = (self.n_head, self.n_kv_head, self.n_kv_head)
-        qkv = self.qkv(x).view(B, T, sum(heads), self.head_dim)  # (B, T, H+2K, D)
-        q, k, v = qkv.split(heads, dim=2)  # (B, T, H, D), (B, T, K, D) twice
+        counts = (self.n_head, self.n_kv_head, self.n_kv_head)
+        qkv = self.qkv(x).view(B, T, sum(counts), self.head_dim)  # (B, T, H+2K, D)
+        q, k, v = qkv.split(counts, dim=2)  # (B, T, H, D), (B, T, K, D) twice
         if self.q_norm is not None and self.k_norm is not None:
             q, k = normalised(q, self.q_norm), normalised(k, self.k_norm)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, T, D), (B, K, T, D) twice
@@ -133,12 +133,12 @@ class Attention(nn.Module):
             q, k = apply_rotary(q, state.rotary), apply_rotary(k, state.rotary)
         if state.cache is not None:
             k, v = state.cache.update(k, v)  # (B, K, S, D)
-        y = self.function(q, k, v, state.mask, self.weight_dropout if self.training else 0.0)  # (B, H, T, D)
-        y = self.output(y.transpose(1, 2).reshape(B, T, -1))  # (B, T, C)
+        heads = self.function(q, k, v, state.mask, self.weight_dropout if self.training else 0.0)  # (B, H, T, D)
+        y: Tensor = self.output(heads.transpose(1, 2).reshape(B, T, -1))  # (B, T, C)
         return drop(y, self.dropout) if self.training else y
 
 
 def normalised(x: Tensor, norm: RMSNorm) -> Tensor:
-    """x (B, T, N, D), normalised over each head, or over all where the norm is so wide."""
-    is_over_head = norm.width == x.shape[-1]
-    return norm(x) if is_over_head else norm(x.flatten(2)).view_as(x)  # of (B, T, N*D)
+    """Normalise x (B, T, N, D) over each head, or over all heads if the norm is as wide as all."""
+    normed: Tensor = norm(x if norm.width == x.shape[-1] else x.flatten(2))  # (B, T, N, D) or (B, T, N*D)
+    return normed.view_as(x)

@@ -52,9 +52,11 @@ class KVCacheView(NamedTuple):
 
     @property
     def slots(self) -> int:
+        """Number of slots that attention sees, S."""
         return self.ids.shape[1]
 
     def layer(self, number: int) -> LayerCache:
+        """Return the part of one layer."""
         return LayerCache(self.keys[number], self.values[number], self.places)
 
     def write_ids(self, input_ids: Tensor) -> Tensor | None:
@@ -99,6 +101,7 @@ class KVCache:
 
     @property
     def batch_size(self) -> int:
+        """Number of rows, B."""
         return len(self.lengths)
 
     @property

@@ -1,4 +1,4 @@
-"""torch.compile as gptcli uses it: as one graph, with what it lacks named, and its code kept for the next process."""
+"""torch.compile as one graph, with errors that name what is missing, and with code kept for the next process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 
 
 def missing_compiler(device: torch.device) -> str:
-    """What torch.compile needs on this device and does not find; empty: nothing."""
+    """Return the name of the part that torch.compile needs on this device and that is missing; empty if none is."""
     if shutil.which(os.environ.get("CXX") or "g++") is None and shutil.which("clang++") is None:
         return "C++ compiler"
     if device.type == "cuda" and importlib.util.find_spec("triton") is None:
@@ -30,17 +30,18 @@ def missing_compiler(device: torch.device) -> str:
 def compile_whole(
     function: Callable[Arguments, Result], what: str, remedy: str, cache_dir: Path, **settings: Any
 ) -> Callable[Arguments, Result]:
-    """The same function, compiled at its first call (and anew where it must be); its code is kept in `cache_dir`.
+    """Return the function, compiled at its first call (and again where it must be); `cache_dir` keeps its code.
 
     Args:
-        what, remedy: for the message: what is compiled, and how to do without.
-        settings: torch.compile's.
+        what: the name of the function in error messages.
+        remedy: how to do without compiling, for error messages.
+        settings: further arguments of torch.compile.
 
     Raises:
-        UsageError, when called: torch cannot compile it here.
+        UsageError: when called, if torch cannot compile the function here.
     """
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir / "torch"))
-    # Whether they are used is ours to decide.
+    # gptcli's own settings decide whether they are used.
     warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
     compiled = torch.compile(function, fullgraph=True, **settings)
 

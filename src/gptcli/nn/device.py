@@ -1,4 +1,4 @@
-"""Where the numbers live and how wide they are: devices, precisions, and the memory they took. Knows no model."""
+"""Devices, precisions, and the memory that is there and in use."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Precision = Literal["auto", "fp32", "bf16", "fp16", "fp8"]
 ResolvedPrecision = Literal["fp32", "bf16", "fp16", "fp8"]
 
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}
-"""fp8: what is around the products that `nn.float8` takes in 8 bits."""
+"""The dtype of autocast; for fp8, of everything around the matmuls that `nn.float8` does in 8 bits."""
 
 
 def resolve_device(name: str = "auto") -> torch.device:
-    """`auto` (CUDA where there is one, else the CPU), `cpu`, `cuda`, `cuda:N` or `mps` -> a device that is there.
+    """Return the device named `auto` (CUDA if available, else the CPU), `cpu`, `cuda`, `cuda:N` or `mps`.
 
     Raises:
-        UsageError: no such device, or this torch cannot use it.
+        UsageError: there is no such device, or this torch cannot use it.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -53,10 +53,10 @@ def resolve_device(name: str = "auto") -> torch.device:
 
 
 def resolve_precision(device: torch.device, precision: Precision) -> ResolvedPrecision:
-    """`auto` is bf16 where the hardware computes in it, on CUDA and on a CPU, and fp32 elsewhere.
+    """Return the precision that is meant: `auto` is bf16 where the hardware is fast at it, and fp32 elsewhere.
 
     Raises:
-        UsageError: fp8, which this device or installation cannot do.
+        UsageError: the precision is fp8, and this device or installation cannot compute in it.
     """
     if precision == "fp8":
         require_float8(device)
@@ -66,10 +66,10 @@ def resolve_precision(device: torch.device, precision: Precision) -> ResolvedPre
 
 
 def computes_in_bf16(device: torch.device) -> bool:
-    """Whether bf16 is faster than fp32 here, not merely possible."""
+    """Return whether bf16 is faster than fp32 on this device, not merely possible."""
     match device.type:
         case "cuda":
-            return torch.cuda.is_bf16_supported(including_emulation=False)
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
         case "cpu":
             return multiplies_bf16()
         case _:
@@ -77,23 +77,23 @@ def computes_in_bf16(device: torch.device) -> bool:
 
 
 def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[object]:
-    """A context in which matrix products and attention compute in `precision`; weights and sums stay fp32."""
+    """Return a context in which matmuls and attention are in `precision`; weights and sums stay fp32."""
     dtype = AUTOCAST_DTYPES.get(resolve_precision(device, precision))
     return torch.autocast(device.type, dtype=dtype) if dtype else contextlib.nullcontext()
 
 
 def allow_tf32(allowed: bool) -> None:
-    """Let fp32 matrix products on CUDA round their inputs to TF32's 10-bit mantissa (faster), or forbid it."""
+    """Allow or forbid fp32 matmuls on CUDA to round their inputs to TF32's 10-bit mantissa, which is faster."""
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high" if allowed else "highest")
 
 
 GROUP_LIMITS = ("memory.max", "memory/memory.limit_in_bytes")
-"""Files below /sys/fs/cgroup that hold the limit on a container's memory: of version 2 and of version 1."""
+"""Files below /sys/fs/cgroup with the limit on a container's memory, in version 2 and in version 1."""
 
 
 def machine_memory_bytes(device: torch.device) -> int:
-    """Bytes of memory that there are in all: the GPU's, or the machine's, or what a container may take of it."""
+    """Return the bytes of memory in all: the GPU's, the machine's, or the container's limit."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
@@ -104,7 +104,7 @@ def machine_memory_bytes(device: torch.device) -> int:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """The most memory that this process held so far: tensors on a CUDA device, the whole process elsewhere."""
+    """Return the peak memory of this process so far: tensors on a CUDA device, the whole process elsewhere."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     import resource
@@ -114,8 +114,9 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 def resident_memory_bytes(device: torch.device) -> int:
-    """The part of `peak_memory_bytes` that is not from training: 0 on a CUDA device, else the current memory of the
-    process (its peak so far where the system does not report it)."""
+    """Return the memory before training that `peak_memory_bytes` includes: 0 on a CUDA device, else the current memory
+    of the process (its peak so far where the system does not report it).
+    """
     if device.type == "cuda":
         return 0
     try:
@@ -126,12 +127,12 @@ def resident_memory_bytes(device: torch.device) -> int:
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the host's, on the device; a GPU fetches it by itself, and nobody waits for what it does before."""
+    """Copy a tensor of the host to the device; with a GPU the host does not wait for its earlier work."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 class HostCopy:
-    """Tensors on their way to the host. `result` waits for them, and for nothing that the device was given later."""
+    """Tensors that are being copied to the host. `result` waits for them, but for no later work of the device."""
 
     def __init__(self, *tensors: Tensor) -> None:
         self.copies = [tensor.to("cpu", non_blocking=tensor.is_cuda) for tensor in tensors]
@@ -140,13 +141,14 @@ class HostCopy:
             self.is_copied.record()
 
     def result(self) -> list[Tensor]:
+        """Wait for the copies and return them."""
         if self.is_copied is not None:
             self.is_copied.synchronize()
         return self.copies
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done all that it was given, so that a clock tells the truth."""
+    """Wait until the device has finished its work, so that a clock measures all of it."""
     match device.type:
         case "cuda":
             torch.cuda.synchronize(device)

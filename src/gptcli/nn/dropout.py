@@ -1,7 +1,7 @@
 """Dropout whose random numbers cost little on a CPU.
 
-torch draws one number of its own for each that may be dropped there, and its compiler spends three times as long on one
-as torch does. Here 64 random bits decide about four of them. Elsewhere than on a CPU torch's own is used.
+There torch draws one random number for each element, and its compiler spends three times as long on one as torch does.
+Here 64 random bits decide about four elements. Other devices use torch's own dropout.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LEVELS = 2**16
-"""Of the probability: it is rounded to a multiple of 1 / LEVELS."""
+"""The probability is rounded to a multiple of 1 / LEVELS."""
 
 
 def drop(x: Tensor, p: float) -> Tensor:
-    """x, with every number 0 with probability p, and what is left divided by 1 - p (Srivastava et al. 2014)."""
+    """Set each number of x to 0 with probability p and divide the others by 1 - p (Srivastava et al. 2014)."""
     if not p:
         return x
     if x.device.type != "cpu" or type(x) is not Tensor:
         return F.dropout(x, p)
-    # An operator's first call loads torch's compiler, which takes a second where nothing is compiled.
+    # An operator's first call loads torch's compiler, which costs a second where nothing is compiled.
     return x * (compiled_factors if torch.compiler.is_compiling() else factors)(x.detach(), p)
 
 
 def factors(x: Tensor, p: float) -> Tensor:
-    """Zeros and 1 / (1 - p), in x's shape and dtype, from torch's generator."""
+    """Draw zeros and 1 / (1 - p), in x's shape and dtype, from torch's generator."""
     dropped = min(round(p * LEVELS), LEVELS - 1)
     words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
     levels = words.view(torch.int16)[: x.numel()].view(x.shape)

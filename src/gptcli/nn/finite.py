@@ -1,4 +1,4 @@
-"""Finds values in tensors that are not finite (NaN and infinities), reading everything once."""
+"""The search for values that are not finite (NaN and infinities), in one pass over the tensors."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from gptcli.errors import CheckpointError, UsageError
 
 
 class BadValues(NamedTuple):
-    """`count` of the `total` values of the tensor of this name are not finite."""
+    """A tensor in which `bad` of the `total` values are not finite."""
 
     name: str
-    count: int
+    bad: int
     total: int
 
     def __str__(self) -> str:
-        return f"{self.name} holds NaN or infinity in {self.count:,} of its {self.total:,} values"
+        return f"{self.name} holds NaN or infinity in {self.bad:,} of its {self.total:,} values"
 
 
 def bad_values(tensors: Mapping[str, Tensor]) -> list[BadValues]:
-    """The tensors with values that are not finite; a tensor of whole numbers has none.
+    """Return the tensors with values that are not finite; tensors of whole numbers have none.
 
-    A sum is finite only if everything in it is, and takes one pass without memory of its own. Only where it is not
-    (large numbers may also add up to infinity) is the tensor looked through value by value.
+    A sum is finite only if all its summands are, and takes one pass without memory of its own. The values themselves
+    are examined only where the sum is not finite, since large numbers may also add up to infinity.
     """
     floats = {name: tensor.detach() for name, tensor in tensors.items() if tensor.is_floating_point()}
     suspects = [name for name, is_finite in zip(floats, sums_are_finite(floats.values()), strict=True) if not is_finite]
@@ -40,7 +40,7 @@ def bad_values(tensors: Mapping[str, Tensor]) -> list[BadValues]:
 
 
 def sums_are_finite(tensors: Iterable[Tensor]) -> list[bool]:
-    """Whether the sum of each tensor is finite; each device is waited for once."""
+    """Return whether the sum of each tensor is finite, waiting for each device once."""
     sums = [tensor.sum(dtype=torch.promote_types(tensor.dtype, torch.float32)) for tensor in tensors]
     places: dict[torch.device, list[int]] = {}
     for place, one in enumerate(sums):
@@ -54,10 +54,10 @@ def sums_are_finite(tensors: Iterable[Tensor]) -> list[bool]:
 
 
 def require_finite(tensors: Mapping[str, Tensor], source: object, remedy: str) -> None:
-    """Refuse weights that are not numbers, of which nothing useful can be computed.
+    """Refuse weights that are not finite, since nothing useful can be computed with them.
 
     Raises:
-        CheckpointError: names `source`, the first tensor, and how much of it is not finite.
+        CheckpointError: a weight is not finite; the message names `source` and the first such tensor.
     """
     found = bad_values(tensors)
     if found:
@@ -66,15 +66,15 @@ def require_finite(tensors: Mapping[str, Tensor], source: object, remedy: str) -
 
 
 def overflow_error() -> CheckpointError:
-    """The error of logits that are not finite though all weights are: numbers in between were too large."""
+    """Return the error for logits that are not finite though all weights are: intermediate values overflowed."""
     return CheckpointError("the model's logits are not finite numbers", "its weights are damaged, or it diverged")
 
 
 def require_range(tensors: Mapping[str, Tensor], dtype: torch.dtype, remedy: str) -> None:
-    """Refuse to write finite weights in numbers among which they would become infinity.
+    """Refuse to write weights in a dtype in which they would become infinite.
 
     Raises:
-        UsageError: names the first tensor with a weight that is larger than every number of `dtype`.
+        UsageError: a weight is larger than every number of `dtype`; the message names the first such tensor.
     """
     limit = torch.finfo(dtype).max
     for name, tensor in tensors.items():

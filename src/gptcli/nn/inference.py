@@ -1,4 +1,4 @@
-"""Linear maps that are only ever applied, never trained, in forms that a CPU reads faster than a plain matrix.
+"""Linear maps for inference only, in forms that a CPU reads faster than a plain matrix.
 
 Shapes: N rows of input, I and O input and output width.
 """
@@ -15,24 +15,24 @@ LARGEST_INT8 = 127
 
 
 def activation_levels() -> int:
-    """The largest number that an input is rounded to.
+    """Return the largest number that an input is rounded to.
 
-    Without VNNI a processor adds two products in 16 bits, which would overflow with more than 7 bits of input.
+    A processor without VNNI adds two products in 16 bits, which would overflow with more than 7 bits of input.
     """
     return 255 if torch.cpu._is_vnni_supported() else 127
 
 
 def packs(weight: Tensor) -> bool:
-    """Whether oneDNN can keep this matrix in its own order."""
+    """Return whether oneDNN can keep this matrix in its own order."""
     on_cpu = weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
     return on_cpu and weight.dtype == torch.float32
 
 
 def least_packed_rows() -> int:
-    """From so many rows of input on, a packed matrix is read faster than a plain one.
+    """Return the number of input rows from which on a packed matrix is read faster than a plain one.
 
-    A plain one goes through MKL, which reads it at the memory's rate for a single row on an Intel processor, and at two
-    fifths of it on one of AMD's (measured).
+    MKL, which multiplies plain matrices, reads them at the memory's rate for a single row on an Intel processor, and at
+    two fifths of that rate on AMD's (measured).
     """
     return 1 if is_amd() else 4
 
@@ -40,8 +40,8 @@ def least_packed_rows() -> int:
 class PackedLinear(nn.Module):
     """x W^T + b in fp32, with W in the order in which oneDNN reads it.
 
-    For a handful of rows the library would otherwise rearrange the whole matrix at every call, which takes as long as
-    the product itself. For how few rows that pays, see `least_packed_rows`.
+    For a few rows the library would otherwise reorder the whole matrix at every call, which takes as long as the matmul
+    itself. `least_packed_rows` says from how many rows on packing pays.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
@@ -50,8 +50,9 @@ class PackedLinear(nn.Module):
         self.bias = bias
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (..., I) -> (..., O)"""
-        return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+        """Map x (..., I) to (..., O)."""
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+        return y
 
 
 class Int8Linear(nn.Module):
@@ -61,9 +62,14 @@ class Int8Linear(nn.Module):
 
         y_o = step * s_o * sum_i n_i q_oi  +  low * s_o * sum_i q_oi  +  b_o,
 
-    the first sum in exact integers: a row's result does not depend on the rows beside it. (Dettmers et al. 2022,
-    arXiv:2208.07339, section 2, with zero points.) Elsewhere than on a CPU W is turned back into x's numbers first.
+    the first sum in exact integers: a row's result does not depend on the rows beside it (Dettmers et al. 2022,
+    arXiv:2208.07339, section 2, with zero points). On other devices W is first converted to x's dtype.
     """
+
+    weight: Tensor
+    scale: Tensor
+    offset: Tensor
+    zeros: Tensor
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
@@ -76,23 +82,23 @@ class Int8Linear(nn.Module):
         buffers = {
             "weight": torch.ops.onednn.qlinear_prepack(rounded, None) if self.packs else rounded,
             "scale": scale,
-            "offset": rounded.sum(dim=1, dtype=torch.int32) * scale,  # (O,): what an input of ones gives
+            "offset": rounded.sum(dim=1, dtype=torch.int32) * scale,  # (O,): the output for an input of ones
             "zeros": torch.zeros(len(scale), dtype=torch.int32),
         }
         for name, tensor in buffers.items():
             self.register_buffer(name, tensor, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (..., I) -> (..., O) in x's dtype."""
+        """Map x (..., I) to (..., O) in x's dtype."""
         if not self.packs:
-            y = F.linear(x, self.weight.to(x.dtype)) * self.scale.to(x.dtype)
-            return y if self.bias is None else y + self.bias
+            plain = F.linear(x, self.weight.to(x.dtype)) * self.scale.to(x.dtype)
+            return plain if self.bias is None else plain + self.bias
         rows = x.reshape(-1, x.shape[-1]).float()  # (N, I)
         low, high = rows.aminmax(dim=1, keepdim=True)  # (N, 1) each
         step = (high - low).div_(self.levels).clamp_min_(torch.finfo(torch.float32).tiny)
-        # Never below 0, so that adding a half and cutting off is rounding.
+        # Never below 0, so adding a half and truncating rounds to the nearest integer.
         numbers = torch.sub(rows, low).div_(step).add_(0.5).to(torch.uint8)
-        y = torch.ops.onednn.qlinear_pointwise(
+        y: Tensor = torch.ops.onednn.qlinear_pointwise(
             numbers, 1.0, 0, self.weight, self.scale, self.zeros, None, 1.0, 0, torch.float32, "none", [], ""
         )  # (N, O)
         base = low * self.offset if self.bias is None else torch.addcmul(self.bias.float(), low, self.offset)

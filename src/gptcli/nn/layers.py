@@ -6,10 +6,12 @@ Shapes: B batch, T time, C n_embd, V vocab.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from gptcli.nn.matmul import linear
 from gptcli.nn.parameters import BIAS, EMBEDDING, MATRIX, Role
@@ -47,20 +49,23 @@ class Embedding(nn.Embedding):
         """
         if torch.compiler.is_compiling():  # it does not cache graphs with functions such as the one below
             return self(ids), self.weight
-        return LookUpAndShare.apply(ids, self.weight)
+        shared: tuple[Tensor, Tensor] = LookUpAndShare.apply(ids, self.weight)  # type: ignore[no-untyped-call]  # torch does not annotate apply
+        return shared
 
 
 class LookUpAndShare(torch.autograd.Function):
     """The rows of a table, and the table: the gradient of the rows is added into that of the table."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, ids: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, ids: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+        """Map ids (B, T) and table (V, C) to their vectors (B, T, C) and the table."""
         ctx.save_for_backward(ids)
         return F.embedding(ids, table), table.view_as(table)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, rows: Tensor, table: Tensor) -> tuple[None, Tensor]:
+    def backward(ctx: Any, rows: Tensor, table: Tensor) -> tuple[None, Tensor]:
+        """Return the gradient of the table."""
         (ids,) = ctx.saved_tensors
         # In place: the head's gradient was made for this sum alone, and is a tensor as large as the table.
         return None, table.index_add_(0, ids.flatten(), rows.flatten(0, -2).to(table.dtype))

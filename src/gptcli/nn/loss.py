@@ -6,11 +6,13 @@ Logits below fp32 are raised to fp32 first. Shapes: B batch, T time, N = B*T, C 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import reduce
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from gptcli.nn.matmul import linear, matmul
 from gptcli.nn.thresholds import LARGE_VOCABULARY, MAX_LOGITS
@@ -67,8 +69,11 @@ def head_loss_sum(x: Tensor, weight: Tensor, targets: Tensor, softcap: float | N
     x, weight, targets = x.flatten(0, -2).to(dtype), weight.to(dtype), targets.flatten()  # (N, C), (V, C), (N,)
     if not torch.is_grad_enabled():
         chunks = in_chunks(x, targets, len(weight))
-        return sum(cross_entropy_sum(head_logits(chunk, weight, softcap), wanted) for chunk, wanted in chunks)
-    return (HeadLoss if few_logits else ChunkedHeadLoss).apply(x, weight, targets, softcap)
+        losses = (cross_entropy_sum(head_logits(chunk, weight, softcap), wanted) for chunk, wanted in chunks)
+        return reduce(torch.add, losses)
+    function = HeadLoss if few_logits else ChunkedHeadLoss
+    loss: Tensor = function.apply(x, weight, targets, softcap)  # type: ignore[no-untyped-call]  # torch does not annotate apply
+    return loss
 
 
 def head_token_losses(x: Tensor, weight: Tensor, targets: Tensor, softcap: float | None = None) -> Tensor:
@@ -85,14 +90,16 @@ class HeadLoss(torch.autograd.Function):
     """x (N, C), weight (V, C), targets (N,), softcap -> scalar; keeps the logits' gradient (N, V), not the logits."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, targets: Tensor, softcap: float | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, softcap: float | None) -> Tensor:
+        """Compute the loss and the gradient of the logits."""
         loss, by_logits = loss_and_logit_gradients(x, weight, targets, softcap)
         ctx.save_for_backward(x, weight, targets, by_logits)
         return loss
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        """Return the gradients of x and weight."""
         x, weight, targets, by_logits = ctx.saved_tensors
         scale = row_scale(targets, x.dtype) * gradient  # applied to the two small matrices, not to a large one
         return matmul(by_logits, weight) * scale, matmul(by_logits.mT, x * scale), None, None
@@ -102,7 +109,8 @@ class ChunkedHeadLoss(torch.autograd.Function):
     """The same for more logits than can be kept: the forward pass computes the gradients, chunk by chunk."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, targets: Tensor, softcap: float | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, softcap: float | None) -> Tensor:
+        """Compute the loss and both gradients."""
         dtype = at_least_fp32(x[:0]).dtype
         losses, by_x, by_weight = [], [], torch.zeros(weight.shape, dtype=dtype, device=x.device)
         for chunk, wanted in in_chunks(x, targets, len(weight)):
@@ -117,7 +125,8 @@ class ChunkedHeadLoss(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        """Return the gradients of x and weight."""
         by_x, by_weight = ctx.saved_tensors
         return by_x * gradient, by_weight * gradient, None, None
 

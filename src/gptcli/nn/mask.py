@@ -1,4 +1,4 @@
-"""Which keys a query may see: the one place that decides it, for training, cached decoding, windows and documents.
+"""Attention masks, for training, cached decoding, sliding windows and documents.
 
 Shapes: B batch, T queries, S keys.
 """
@@ -18,13 +18,13 @@ def attention_mask(
     segment_ids: Tensor | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor | None:
-    """A boolean mask (1 or B, 1, T, S), true where the query may look; none where plain causal attention is enough.
+    """Return a mask (1 or B, 1, T, S), true where a query may look, or None where plain causal attention is enough.
 
-    The T queries stand at `positions` (B, T) among the S slots, without them at the last T. A query sees itself and
-    earlier slots, of them only
+    The T queries stand at `positions` (B, T) among the S slots, by default in the last T. A query sees itself and
+    earlier slots, but of these only
 
     - the last `window`, itself included, if window > 0;
-    - those of its own segment in `segment_ids` (B, S), which needs T = S.
+    - those of its own segment in `segment_ids` (B, S), which requires T = S.
     """
     windowed = 0 < window < keys
     plain = queries == keys or queries == 1  # the two cases that attention does without a mask

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
 
 from gptcli.nn.processor import mkl_is_slow
 
@@ -33,7 +33,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if not suits_onednn(x, weight):
         return F.linear(x, weight, bias)
     # The compiler does not cache graphs with an autograd.Function; an operator's first call loads the compiler.
-    return (compiled_linear if is_compiling else OneDNNLinear.apply)(x, weight, bias)
+    function: Callable[[Tensor, Tensor, Tensor | None], Tensor] = (
+        compiled_linear if is_compiling else OneDNNLinear.apply
+    )
+    return function(x, weight, bias)
 
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:
@@ -56,11 +59,12 @@ def suits_onednn(x: Tensor, weight: Tensor) -> bool:
 
 def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Compute `F.linear` in fp32 by oneDNN, without gradients."""
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return y
 
 
 def gradients(
-    ctx: FunctionCtx, gradient: Tensor, multiply: Callable[[Tensor, Tensor, None], Tensor]
+    ctx: Any, gradient: Tensor, multiply: Callable[[Tensor, Tensor, None], Tensor]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Map the output's gradient (..., O) to those of x (..., I), weight (O, I) and bias (O,) that are needed."""
     x, weight = ctx.saved_tensors
@@ -77,12 +81,14 @@ class OneDNNLinear(torch.autograd.Function):
     """`onednn_linear` with gradients."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Map x (..., I) to (..., O)."""
         ctx.save_for_backward(x, weight)
         return onednn_linear(x, weight, bias)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Return the gradients of x, weight and bias that are needed."""
         return gradients(ctx, gradient, OneDNNLinear.apply)
 
 
@@ -94,7 +100,8 @@ def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return x.new_empty((*x.shape[:-1], weight.shape[0]))
 
 
-def save_for_gradients(ctx: FunctionCtx, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
+def save_for_gradients(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
+    """Keep the tensors that `gradients` needs."""
     x, weight, _ = inputs
     ctx.save_for_backward(x, weight)
 

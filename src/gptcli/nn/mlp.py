@@ -15,12 +15,12 @@ Activation = Callable[[Tensor], Tensor]
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
-    """GPT-2's approximation of GELU (Hendrycks and Gimpel 2016, arXiv:1606.08415)."""
+    """Return GPT-2's approximation of GELU (Hendrycks and Gimpel 2016, arXiv:1606.08415)."""
     return F.gelu(x, approximate="tanh")
 
 
 def relu2(x: Tensor) -> Tensor:
-    """max(x, 0)^2 (So et al. 2021, Primer, arXiv:2109.08668)."""
+    """Return max(x, 0)^2 (So et al. 2021, Primer, arXiv:2109.08668)."""
     return F.relu(x).square()
 
 
@@ -34,9 +34,9 @@ class MLP(nn.Module):
         self.activation, self.dropout = activation, dropout
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, T, C) -> (B, T, C)"""
-        x = self.down(self.activation(self.up(x)))
-        return drop(x, self.dropout) if self.training else x
+        """Map x (B, T, C) to (B, T, C)."""
+        y: Tensor = self.down(self.activation(self.up(x)))
+        return drop(y, self.dropout) if self.training else y
 
 
 class GatedMLP(nn.Module):
@@ -52,7 +52,7 @@ class GatedMLP(nn.Module):
         self.activation, self.dropout = activation, dropout
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, T, C) -> (B, T, C)"""
+        """Map x (B, T, C) to (B, T, C)."""
         gate, up = self.up(x).chunk(2, dim=-1)  # (B, T, F) each
-        x = self.down(self.activation(gate) * up)
-        return drop(x, self.dropout) if self.training else x
+        y: Tensor = self.down(self.activation(gate) * up)
+        return drop(y, self.dropout) if self.training else y

@@ -5,12 +5,12 @@ Shapes: N rows, D the width that is normalised over.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from gptcli.nn.parameters import BIAS, SCALE, Role
 
@@ -24,7 +24,7 @@ class LayerNorm(nn.LayerNorm):
 class RMSNorm(nn.Module):
     """x / sqrt(mean(x^2) + eps) * weight over the last dimension (Zhang and Sennrich 2019, arXiv:1910.07467).
 
-    Without `has_weight` it only divides.
+    Without `has_weight` there is no weight.
     """
 
     def __init__(self, width: int, eps: float, has_weight: bool = True, role: Role = SCALE) -> None:
@@ -34,30 +34,34 @@ class RMSNorm(nn.Module):
         self.width, self.eps = width, eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (..., D) -> the same shape and dtype."""
+        """Normalise x (..., D); shape and dtype stay."""
         if self.weight is None:
             return F.rms_norm(x, (self.width,), eps=self.eps)
         # Under autocast x may be bf16 and the weight fp32; the fused kernels want one dtype (and sum in fp32 inside).
         weight = self.weight.to(x.dtype)
         if x.device.type == "cpu" and torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            return FewPassesRMSNorm.apply(x, weight, self.eps)
+            normed: Tensor = FewPassesRMSNorm.apply(x, weight, self.eps)  # type: ignore[no-untyped-call]  # torch does not annotate apply
+            return normed
         return F.rms_norm(x, weight.shape, weight, self.eps)
 
 
 class FewPassesRMSNorm(torch.autograd.Function):
-    """The same in about half the time on a CPU, where torch has no kernel for it and derives every part by itself."""
+    """RMSNorm in about half the time on a CPU, where torch has no kernel for it and differentiates it part by part."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """Normalise x (..., D)."""
         precise = torch.promote_types(x.dtype, torch.float32)
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=precise)  # (..., 1)
         scale = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_().to(x.dtype)
         ctx.save_for_backward(x, weight, scale)
-        return (x * scale).mul_(weight)
+        y: Tensor = x * scale
+        return y.mul_(weight)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        """Return the gradients of x and weight."""
         x, weight, scale = ctx.saved_tensors
         products = (gradient * x).reshape(-1, x.shape[-1])  # (N, D)
         by_weight = products.mT @ scale.flatten()  # (D,)

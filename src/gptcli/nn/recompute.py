@@ -1,7 +1,4 @@
-"""Activation checkpointing: what a block computes is computed again in its backward pass instead of being kept.
-
-Knows nothing of what a block is.
-"""
+"""Activation checkpointing: a function's intermediate results are recomputed in its backward pass, not kept."""
 
 from __future__ import annotations
 
@@ -32,17 +29,20 @@ COSTLY = frozenset(
         aten._scaled_dot_product_cudnn_attention.default,
     )
 )
-"""Matrix products and attention: nearly all of a block's time, and about half of what it keeps."""
+"""Matmuls and attention: nearly all of a block's time, and about half of what it keeps."""
 
 
 def policy(context: Any, operation: Any, *arguments: Any, **options: Any) -> CheckpointPolicy:
-    """Keep what costs time; norms, activations and rotations are soon made again."""
+    """Keep the results that are costly; norms, activations and rotations are cheap to recompute."""
     return CheckpointPolicy.MUST_SAVE if operation in COSTLY else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 def recomputed(function: Callable[..., Tensor], mode: Recompute, *arguments: Any) -> Tensor:
-    """`function(*arguments)`, of which the backward pass finds again what it needs as `mode` says."""
+    """Return `function(*arguments)`, whose backward pass recomputes the intermediate results that `mode` drops."""
     if mode == "none":
         return function(*arguments)
-    contexts = {"context_fn": partial(create_selective_checkpoint_contexts, policy)} if mode == "selective" else {}
-    return checkpoint(function, *arguments, use_reentrant=False, **contexts)
+    contexts: dict[str, Any] = {}
+    if mode == "selective":
+        contexts["context_fn"] = partial(create_selective_checkpoint_contexts, policy)
+    result: Tensor = checkpoint(function, *arguments, use_reentrant=False, **contexts)
+    return result

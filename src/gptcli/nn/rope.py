@@ -1,7 +1,7 @@
 """Rotary position embedding (Su et al. 2021, arXiv:2104.09864), in Hugging Face's half rotation.
 
-Pairs are (x[i], x[i + R/2]), i < R/2, turned by the angle position / theta^(2i/R). R, the rotary dimension, is at most
-D: what lies beyond it is left as it is (GPT-NeoX). Knows nothing of attention or caches.
+Pairs are (x[i], x[i + R/2]), i < R/2, turned by the angle position / theta^(2i/R). The rotary dimension R is at most D;
+the dimensions beyond it stay unchanged (GPT-NeoX).
 Shapes: B batch, T time, N any number of heads, D head_dim, R rotary dimension.
 """
 
@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from gptcli.nn.thresholds import FIRST_TABLE
 
 Rotary = tuple[Tensor, Tensor]
-"""cos and signed sin of the angles, (1, T, R) or (B, 1, T, R); see `RotaryEmbedding`."""
+"""The cos and signed sin of the angles, (1, T, R) or (B, 1, T, R); see `RotaryEmbedding`."""
 Scale = Callable[[Tensor], Tensor]
-"""Frequencies (R/2,), in radians a position -> those that fit a longer context."""
+"""A function from frequencies (R/2,), in radians a position, to those that fit a longer context."""
 
 
 class RotaryEmbedding(nn.Module):
@@ -29,7 +30,7 @@ class RotaryEmbedding(nn.Module):
     at first those that fit into `FIRST_TABLE` numbers, then at least twice as many whenever they do not suffice.
 
     Both tables have R columns: cos twice, and sin first negative, then positive, so that a rotation is
-    `x * cos + swap_halves(x) * sin`. What is turned is also multiplied by `attention_factor` (YaRN).
+    `x * cos + swap_halves(x) * sin`. Both tables are multiplied by `attention_factor` (YaRN).
     """
 
     cos: Tensor
@@ -47,7 +48,7 @@ class RotaryEmbedding(nn.Module):
     def reserve(self, length: int, device: torch.device) -> None:
         """Make the tables long enough for positions 0 <= p < length, on `device` and in fp32.
 
-        A compiled or recorded step must not have to grow them: call this before it.
+        A compiled or recorded step cannot grow them, so call this before it is made.
         """
         known = self.cos.shape[0]
         if length > known:
@@ -69,21 +70,22 @@ class RotaryEmbedding(nn.Module):
 
     def forward(self, places: Tensor | slice, end: int, device: torch.device) -> Rotary:
         """Return the tables for a slice of T positions, (1, T, R), or for positions (B, T), (B, 1, T, R), all below
-        `end`."""
+        `end`.
+        """
         self.reserve(end, device)
         return self.cos[places].unsqueeze(-3), self.sin[places].unsqueeze(-3)
 
 
 def scale_linear(frequencies: Tensor, factor: float) -> Tensor:
-    """Position interpolation (Chen et al. 2023, arXiv:2306.15595): frequencies (R/2,) -> the same, divided."""
+    """Divide frequencies (R/2,) by `factor`: position interpolation (Chen et al. 2023, arXiv:2306.15595)."""
     return frequencies / factor
 
 
 def scale_llama3(frequencies: Tensor, factor: float, length: int, turns: tuple[float, float]) -> Tensor:
-    """Llama 3.1's (Grattafiori et al. 2024, arXiv:2407.21783), as transformers' modeling_rope_utils has it.
+    """Scale frequencies (R/2,) as Llama 3.1 does (Grattafiori et al. 2024, arXiv:2407.21783; as in transformers).
 
-    A pair that makes fewer than `turns[0]` turns in `length` positions is slowed down by `factor`, one that makes more
-    than `turns[1]` is kept; between them the share that is kept rises with the turns.
+    A pair that makes fewer than `turns[0]` turns in `length` positions is slowed down by `factor`, and one that makes
+    more than `turns[1]` keeps its frequency; between them the kept share rises with the turns.
     """
     low, high = turns
     made = length * frequencies / (2 * math.pi)  # (R/2,)
@@ -94,15 +96,15 @@ def scale_llama3(frequencies: Tensor, factor: float, length: int, turns: tuple[f
 def scale_yarn(
     frequencies: Tensor, theta: float, factor: float, length: int, turns: tuple[float, float], truncate: bool
 ) -> Tensor:
-    """YaRN's NTK-by-parts (Peng et al. 2023, arXiv:2309.00071, section 3.2), as transformers computes it.
+    """Scale frequencies (R/2,) by YaRN's NTK-by-parts (Peng et al. 2023, arXiv:2309.00071, section 3.2).
 
-    As `scale_llama3`, but the share that is kept falls linearly with the pair's number, from the pair that makes
-    `turns[1]` turns to the one that makes `turns[0]`; the two are rounded outwards where `truncate` says so.
+    This is `scale_llama3`, except that the kept share falls linearly with the pair's number, from the pair that makes
+    `turns[1]` turns to the one that makes `turns[0]`; `truncate` rounds the two outwards. As in transformers.
     """
     pairs = len(frequencies)
 
     def pair_that_makes(count: float) -> float:
-        """Pair i turns length / (2 pi theta^(i / pairs)) times."""
+        """Solve count = length / (2 pi theta^(i / pairs)), the turns of pair i, for i."""
         return pairs * math.log(length / (2 * math.pi * count)) / math.log(theta)
 
     slow, fast = turns
@@ -117,36 +119,40 @@ def scale_yarn(
 
 
 def yarn_attention_factor(factor: float) -> float:
-    """sqrt(1/t) of YaRN's equation 15: q and k are each multiplied by it, so that their products gain its square."""
+    """Return sqrt(1/t) of YaRN's equation 15; q and k are each multiplied by it, so their products gain its square."""
     return 0.1 * math.log(factor) + 1
 
 
 def apply_rotary(x: Tensor, rotary: Rotary) -> Tensor:
-    """Turn x (B, N, T, D) by the angles of its positions; computed in at least fp32, returned in x's dtype."""
+    """Rotate x (B, N, T, D) by the angles of its positions, in at least fp32; the result has x's dtype."""
     cos, sin = rotary
     rotary_dim = cos.shape[-1]
     if rotary_dim < x.shape[-1]:
-        turned = apply_rotary(x[..., :rotary_dim], rotary)
-        return torch.cat((turned, x[..., rotary_dim:]), dim=-1)  # (B, N, T, D)
-    return rotate(x, cos, sin) if torch.compiler.is_compiling() else Rotation.apply(x, cos, sin)
+        return torch.cat((apply_rotary(x[..., :rotary_dim], rotary), x[..., rotary_dim:]), dim=-1)  # (B, N, T, D)
+    if torch.compiler.is_compiling():
+        return rotate(x, cos, sin)
+    turned: Tensor = Rotation.apply(x, cos, sin)  # type: ignore[no-untyped-call]  # torch does not annotate apply
+    return turned
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x (B, N, T, R) turned by angles of this cos and signed sin."""
-    swapped = torch.roll(x, x.shape[-1] // 2, dims=-1)  # the halves change places
+    """Rotate x (B, N, T, R) by the angles with this cos and signed sin."""
+    swapped = torch.roll(x, x.shape[-1] // 2, dims=-1)  # the two halves swapped
     return torch.addcmul(x * cos, swapped, sin).to(x.dtype)
 
 
 class Rotation(torch.autograd.Function):
-    """`rotate`, whose gradient is turned back by the same angles: fewer passes than its parts' derivatives take."""
+    """`rotate`, whose gradient is rotated back by the same angles: fewer passes than autograd's own derivative."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Rotate x (B, N, T, R)."""
         ctx.save_for_backward(cos, sin)
         return rotate(x, cos, sin)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        """Return the gradient of x, rotated back."""
         cos, sin = ctx.saved_tensors
         return rotate(gradient, cos, -sin), None, None

@@ -1,8 +1,7 @@
-"""How a weight lies in pieces on several ranks, and back: cutting, putting together, and handing whole ones round.
+"""Weights in pieces on several ranks: cutting them, gathering them, and moving whole ones to the ranks that own them.
 
 A cut divides one dimension among the ranks of a group as `torch.chunk` does: equal pieces, the last ones smaller or
-empty. A weight may be cut twice, for tensor parallelism and then, what each rank has of it, for sharding. Knows no
-model and no strategy.
+empty. A weight may be cut twice: for tensor parallelism, and each rank's piece once more for sharding.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ class Cut:
     group: Any
 
     def extents(self, length: int) -> list[int]:
-        """How much of a dimension of this length each rank has."""
+        """Return the extent that each rank has of a dimension of this length."""
         piece = -(-length // self.ranks)
         return [max(0, min(piece, length - rank * piece)) for rank in range(self.ranks)]
 
     def take(self, whole: Tensor) -> Tensor:
-        """This rank's piece, a view."""
+        """Return this rank's piece, a view."""
         extents = self.extents(whole.shape[self.dim])
         return whole.narrow(self.dim, sum(extents[: self.rank]), extents[self.rank])
 
@@ -44,13 +43,13 @@ class Sharding:
     copies: int = 1
 
     def take(self, whole: Tensor) -> Tensor:
-        """This rank's piece of the whole weight, a view."""
+        """Return this rank's piece of the whole weight, a view."""
         for cut in self.cuts:
             whole = cut.take(whole)
         return whole
 
     def shapes(self) -> list[torch.Size]:
-        """The shape before each cut as this rank has it, then that of its piece."""
+        """Return the shape before each cut as this rank has it, then the shape of its piece."""
         shapes = [self.shape]
         for cut in self.cuts:
             extent = cut.extents(shapes[-1][cut.dim])[cut.rank]
@@ -58,21 +57,24 @@ class Sharding:
         return shapes
 
     def offsets(self) -> tuple[int, ...]:
-        """Where in the whole weight this rank's piece begins."""
+        """Return where in the whole weight this rank's piece begins."""
         offsets = [0] * len(self.shape)
         for cut, shape in zip(self.cuts, self.shapes(), strict=False):
             offsets[cut.dim] += sum(cut.extents(shape[cut.dim])[: cut.rank])
         return tuple(offsets)
 
     def gather(self, piece: Tensor) -> Tensor:
-        """The whole weight, on every rank; all of them call it."""
+        """Return the whole weight on every rank; all ranks must call this."""
         for cut, shape in reversed(list(zip(self.cuts, self.shapes(), strict=False))):
             piece = gathered(piece, cut, shape)
         return piece
 
 
 def gathered(piece: Tensor, cut: Cut, shape: torch.Size) -> Tensor:
-    """The tensor of `shape` of which every rank of the cut has a piece. Pieces travel as rows, padded to one length."""
+    """Return the tensor of `shape` of which every rank of the cut has a piece.
+
+    Pieces are sent as rows, padded to one length.
+    """
     extents = cut.extents(shape[cut.dim])
     rows = piece.new_zeros((extents[0], *(size for dim, size in enumerate(shape) if dim != cut.dim)))
     rows[: piece.shape[cut.dim]] = piece.movedim(cut.dim, 0)
@@ -83,15 +85,17 @@ def gathered(piece: Tensor, cut: Cut, shape: torch.Size) -> Tensor:
 
 
 def to_owners(pieces: Sequence[Tensor], sharding: Sharding) -> list[Tensor]:
-    """Pieces of weights of one sharding -> the whole weights that this rank owns: about a part of them, each on one
-    rank (of each of the `copies` sets of ranks). Every rank sends and receives what it must, no more."""
+    """Exchange pieces of weights of one sharding for the whole weights that this rank owns.
+
+    Each weight has one owner (in each of the `copies` sets of ranks), and no rank sends or receives more than needed.
+    """
     for cut, shape in reversed(list(zip(sharding.cuts, sharding.shapes(), strict=False))):
         pieces = exchanged(pieces, cut, shape)
     return list(pieces)
 
 
 def from_owners(owned: Sequence[Tensor], sharding: Sharding, pieces: Sequence[Tensor]) -> list[Tensor]:
-    """The way back: what this rank owns -> its pieces of all weights, which are as large as `pieces`."""
+    """Exchange the weights that this rank owns for its pieces of all weights, as large as `pieces`: the way back."""
     counts = [len(pieces)]
     for cut in reversed(sharding.cuts):
         counts.append(owned_by(counts[-1], cut.ranks)[cut.rank])
@@ -102,12 +106,12 @@ def from_owners(owned: Sequence[Tensor], sharding: Sharding, pieces: Sequence[Te
 
 
 def owned_by(count: int, ranks: int) -> list[int]:
-    """How many of `count` weights each rank owns: those next to each other in order, the first ranks one more."""
+    """Return how many of `count` weights each rank owns: adjacent ones, the first ranks one more."""
     return [count // ranks + (rank < count % ranks) for rank in range(ranks)]
 
 
 def exchanged(pieces: Sequence[Tensor], cut: Cut, shape: torch.Size) -> list[Tensor]:
-    """Along one cut: this rank's pieces of all weights -> those it owns, each of `shape`."""
+    """Exchange along one cut: this rank's pieces of all weights -> the weights that it owns, each of `shape`."""
     if not pieces:  # then no rank of this cut has any
         return []
     owned, extents = owned_by(len(pieces), cut.ranks), cut.extents(shape[cut.dim])
@@ -125,8 +129,10 @@ def exchanged(pieces: Sequence[Tensor], cut: Cut, shape: torch.Size) -> list[Ten
 
 
 def returned(owned: Sequence[Tensor], cut: Cut, shape: torch.Size, count: int, empty: Tensor) -> list[Tensor]:
-    """Along one cut: the weights that this rank owns, each of `shape` -> its pieces of all `count`; `empty` is sent
-    where it owns none."""
+    """Exchange along one cut: the weights that this rank owns, each of `shape` -> its pieces of all `count`.
+
+    `empty` is sent where it owns none.
+    """
     if not count:
         return []
     many, extents = owned_by(count, cut.ranks), cut.extents(shape[cut.dim])
@@ -140,6 +146,7 @@ def returned(owned: Sequence[Tensor], cut: Cut, shape: torch.Size, count: int, e
 
 
 def all_to_all(sent: Tensor, sent_sizes: list[int], received_sizes: list[int], cut: Cut) -> Tensor:
+    """Send and receive consecutive parts of these sizes to and from each rank of the cut."""
     received = sent.new_empty(sum(received_sizes))
     torch.distributed.all_to_all_single(received, sent, received_sizes, sent_sizes, group=cut.group)
     return received
