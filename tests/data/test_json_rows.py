@@ -46,7 +46,7 @@ def test_json_is_read_in_every_layout_whatever_its_ending(tmp_path: Path, name: 
         ('{"text": {"a": 1}}', "field 'text' of line 1 of a.json holds an object with the fields a, not a text"),
         ('{"text": ["a", "b"]}', "field 'text' of line 1 of a.json holds a list of texts, not a text"),
         ('{"text": [1, "b"]}', "field 'text' of line 1 of a.json holds a list, not a text"),
-        ('["a"]', r"row 1 of a.json \(line 1\) is a text, not a JSON object with fields; make objects"),
+        ('["a"]', r"row 1 of a.json \(line 1\) is a text, not a JSON object with fields; convert an array"),
         ("[[]]", r"row 1 of a.json \(line 1\) is a list of texts, not a JSON object"),
         ("null", "line 1 of a.json is null, not a JSON object"),
         ('{"text": ', "line 1 of a.json ends within a JSON value|a.json is not JSON: Expecting value at the end"),

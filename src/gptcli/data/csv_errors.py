@@ -11,6 +11,7 @@ import itertools
 import re
 import shlex
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import NamedTuple
 
 from gptcli.console import quantity
@@ -95,9 +96,10 @@ def unreadable(record: Record, raw: str, error: csv.Error, dialect: Dialect, wid
             f"close each quoted value, and write quotes within it twice{unquoted}",
         )
     if "new-line" in str(error):
+        suffix = PurePath(record.name).suffix
         return DataError(
             f"{record} has a carriage return (\\r) outside quotes that ends no line",
-            r"put a space there: sed 's/\r\(.\)/ \1/g' FILE > NEW_FILE",
+            rf"put a space there: sed 's/\r\(.\)/ \1/g' {shlex.quote(record.name)} > spaced{suffix}",
         )
     return DataError(f"{record} is not CSV: {error}", AS_TEXT)
 

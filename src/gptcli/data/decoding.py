@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Literal
 
+from gptcli.console import shell_word
 from gptcli.data.compression import is_compressed, read_bytes
 from gptcli.data.config import DataConfig
 from gptcli.data.encodings import SAMPLE_BYTES, is_damaged_utf8, probable_encoding
@@ -127,9 +128,12 @@ def read_text(path: Path, name: str, decoding: Decoding, start: int = 0, stop: i
         what = f"not text: {nul_bytes:,} of its {offset - start:,} bytes are NUL"
         raise not_text(name, FileType(what, STRIP), is_compressed(path))
     if utf8.is_certain:
+        file = PurePath("FILE" if name == "-" else name)
+        words = shell_word(file), shell_word(file.with_stem(f"{file.stem}-{decoding.encoding}"))
         raise DataError(
             f"{name} is UTF-8, and data.encoding={decoding.encoding} would misread it",
-            f"leave data.encoding out, or convert this file to it: iconv -f UTF-8 -t {decoding.encoding.upper()}",
+            "leave data.encoding out, or convert this file: "
+            f"iconv -f UTF-8 -t {decoding.encoding.upper()} {words[0]} > {words[1]}",
         )
 
 

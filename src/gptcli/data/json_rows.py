@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gptcli.console import shell_word
 from gptcli.data.fields import RepeatedKeys, RowPlace, described
 from gptcli.errors import DataError
 from gptcli.storage import open_regular
@@ -144,12 +145,12 @@ def decoder_message(error: json.JSONDecodeError, text: str) -> str:
     return error.msg.removesuffix(" at").removesuffix(" starting") + place
 
 
-def no_object(place: object, value: Any) -> DataError:
+def no_object(place: Line | RowPlace, value: Any) -> DataError:
     """Return the error for a row that is another value."""
     if isinstance(value, str):
         return DataError(
             f"{place} is a text, not a JSON object with fields",
-            "make objects of an array of texts: jq -c '.[] | {text: .}' FILE > rows.jsonl",
+            f"convert an array of texts to objects: jq -c '.[] | {{text: .}}' {shell_word(place.name)} > rows.jsonl",
         )
     what = "null" if value is None else described(value)
     return DataError(f"{place} is {what}, not a JSON object", 'write each row as an object, such as {"text": "..."}')

@@ -85,7 +85,9 @@ def open_token_file(file: SourceFile) -> TokenFile:
     if any(magic == known for known, _ in HEADERS):
         dtype = HEADERS.get((magic, version))
         if dtype is None:
-            raise DataError(f"{name} has a header of version {version}, which is not supported", "write version 1 or 7")
+            raise DataError(
+                f"{name} has a header of version {version}, which is not supported", "write it again as version 1 or 7"
+            )
         if count < 1:
             raise DataError(f"the header of {name} declares {count:,} tokens", "fetch or write it again")
         wanted = HEADER_BYTES + count * dtype.itemsize

@@ -98,7 +98,7 @@ def parse_ids(text: str) -> list[int]:
     for word in text.replace(",", " ").split():
         if not (word.isascii() and word.isdigit() and len(word) <= MAX_DIGITS):
             raise TokenizerError(
-                f"{word[:MAX_DIGITS]!r} is not an id", "ids are whole numbers separated by spaces or commas"
+                f"{word[:MAX_DIGITS]!r} is not an id", "give whole numbers separated by spaces or commas"
             )
         ids.append(int(word))
     return ids

@@ -122,7 +122,7 @@ def read_tokenizer(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
         raise TokenizerError(f"{path} holds no tokenizer", WHAT_TO_GIVE)
     if len(present) == 1:
         missing = merges if present == [vocabulary] else vocabulary
-        raise TokenizerError(f"{path} has {present[0].name} but no {missing.name}", "GPT-2's vocabulary needs both")
+        raise TokenizerError(f"{path} has {present[0].name} but no {missing.name}", "put both into the folder")
     return read_vocabulary(path)
 
 

@@ -203,7 +203,7 @@ class Tokenizer:
         """Raise a TokenizerError that names the first id that the vocabulary lacks."""
         for token in ids:
             if not 0 <= token < self.vocab_size or self.backend.id_to_token(token) is None:
-                raise TokenizerError(f"id {token} is not in the vocabulary", f"ids go from 0 to {self.vocab_size - 1}")
+                raise TokenizerError(f"id {token} is not in the vocabulary", f"use ids from 0 to {self.vocab_size - 1}")
 
     def require_representable(self, text: str) -> None:
         """Raise a TokenizerError that names the first character of `text` that the vocabulary lacks, and its place."""
