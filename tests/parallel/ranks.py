@@ -9,6 +9,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from numbered_lines import numbered_lines
+
 SETTINGS: dict[str, object] = {
     "model.n_layer": 2,
     "model.n_embd": 32,
@@ -38,7 +40,7 @@ SETTINGS: dict[str, object] = {
 
 def make_corpus(folder: Path) -> Path:
     path = folder / "corpus.txt"
-    path.write_text("".join(f"line {n}: the {('cat', 'dog', 'owl')[n % 3]} counts {n * n}.\n" for n in range(300)))
+    path.write_text(numbered_lines(300))
     return path
 
 

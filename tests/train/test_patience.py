@@ -28,13 +28,6 @@ LOSSES = {2: 3.0, 4: 2.0, 6: 2.5, 8: 2.4, 10: 1.0}
 """The lowest of the first four is at step 4, so that the run ends with step 8."""
 
 
-@pytest.fixture
-def corpus(tmp_path: Path) -> Path:
-    path = tmp_path / "corpus.txt"
-    path.write_text("".join(f"line {n}: the {('cat', 'dog', 'owl')[n % 3]} counts {n * n}.\n" for n in range(200)))
-    return path
-
-
 @pytest.fixture(autouse=True)
 def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Evaluations on the way find LOSSES, whatever the model; 9 where they say nothing."""

@@ -24,13 +24,6 @@ SETTINGS = (
 )  # fmt: skip
 
 
-@pytest.fixture
-def corpus(tmp_path: Path) -> Path:
-    path = tmp_path / "corpus.txt"
-    path.write_text("".join(f"line {n}: {n * n} and a half.\n" for n in range(300)))
-    return path
-
-
 def trained(corpus: Path, *more: str) -> Path:
     run = corpus.parent / "run"
     train(TrainRequest(corpus=(str(corpus),), assignments=(*SETTINGS, *more), out=run))

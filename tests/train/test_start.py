@@ -39,13 +39,6 @@ SHAPES = {
 
 
 @pytest.fixture
-def corpus(tmp_path: Path) -> Path:
-    path = tmp_path / "corpus.txt"
-    path.write_text("".join(f"line {n}: the {('cat', 'dog', 'owl')[n % 3]} counts {n * n}.\n" for n in range(300)))
-    return path
-
-
-@pytest.fixture
 def base(tmp_path: Path):
     """Write a model directory with random weights; returns it and the model."""
 

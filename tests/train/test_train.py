@@ -32,14 +32,6 @@ SETTINGS = (
 )  # fmt: skip
 
 
-@pytest.fixture
-def corpus(tmp_path: Path) -> Path:
-    path = tmp_path / "corpus.txt"
-    lines = (f"line {n}: the {('cat', 'dog', 'owl')[n % 3]} counts {n * n}.\n" for n in range(300))
-    path.write_text("".join(lines))
-    return path
-
-
 def request(corpus: Path, out: Path, *more: str, **options: bool) -> TrainRequest:
     return TrainRequest(corpus=(str(corpus),), assignments=(*SETTINGS, *more), out=out, **options)
 

@@ -16,13 +16,6 @@ SETTINGS = (
 )  # fmt: skip
 
 
-@pytest.fixture
-def corpus(tmp_path: Path) -> Path:
-    path = tmp_path / "corpus.txt"
-    path.write_text("".join(f"line {n}: {n * n} and a half.\n" for n in range(300)))
-    return path
-
-
 def test_a_killed_training_is_the_unbroken_one_and_a_changed_one_is_not(corpus: Path, tmp_path: Path) -> None:
     trial = Trial((str(corpus),), (), SETTINGS, steps=12, kills=2, seed=1)
     result = verify_resume(trial, tmp_path / "runs")

@@ -28,8 +28,9 @@ from bench.picture import check_picture, draw_curves
 from gptcli.errors import UsageError
 from gptcli.report.bench.options import BenchOptions
 from gptcli.report.bench.workers import BenchError
+from numbered_lines import numbered_lines
 
-TEXT = "".join(f"line {n}: the {('cat', 'dog', 'owl')[n % 3]} counts {n * n}.\n" for n in range(400))
+TEXT = numbered_lines(400)
 CONFIG = """
 [model]
 n_layer = 1

@@ -26,6 +26,7 @@ from gptcli.train.planning import choice, plan, probe
 from gptcli.train.planning.zero_config import CorpusFacts, zero_config
 from gptcli.train.run import TrainRequest, train
 from gptcli.train.signals import StopRequest
+from numbered_lines import numbered_lines
 
 SETTINGS = (
     "model.n_layer=2", "model.n_embd=32", "model.n_head=2", "model.context_length=16", "model.dropout=0.1",
@@ -37,14 +38,8 @@ SETTINGS = (
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
     path = tmp_path / "corpus.txt"
-    numbered(path, 900)
+    path.write_text(numbered_lines(900))
     return path
-
-
-def numbered(path: Path, lines: int) -> None:
-    """Write a text of so many lines, no two alike."""
-    text = (f"line {n}: the {('cat', 'dog', 'owl')[n % 3]} counts {n * n}.\n" for n in range(lines))
-    path.write_text("".join(text))
 
 
 @pytest.fixture
@@ -232,7 +227,7 @@ def test_a_time_in_which_nothing_can_be_trained_is_refused_before_anything_is_wr
 def test_a_dry_run_tells_the_choice_and_its_rivals(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    numbered(corpus, 4000)
+    corpus.write_text(numbered_lines(4000))
     estimates = train(TrainRequest(corpus=(str(corpus),), dry_run=True, max_seconds=60.0, assignments=("device=cpu",)))
     said = capsys.readouterr().err
     assert estimates["steps"] > 40 and "predicted best of" in said and said.count("bits per byte more") == 2
@@ -242,7 +237,7 @@ def test_a_dry_run_tells_the_choice_and_its_rivals(
 def test_a_part_of_a_corpus_is_read_where_there_is_no_time_for_all(
     corpus: Path, tmp_path: Path, ticking: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    numbered(corpus, 4000)
+    corpus.write_text(numbered_lines(4000))
     monkeypatch.setattr(choice, "preparing_seconds", lambda sample, facts: choice.PREPARE_PART * 14 / 9000)
     train(request(corpus, tmp_path / "run"))
     assert made(tmp_path / "run")["corpus_bytes"] == 9000
@@ -269,7 +264,7 @@ def test_no_vocabulary_is_in_question_that_what_is_read_could_not_fill(
 
 
 def test_what_follows_from_the_candidate_is_what_the_zero_config_rule_gives_its_shape(corpus: Path) -> None:
-    numbered(corpus, 4000)
+    corpus.write_text(numbered_lines(4000))
     user = merge(parse_assignment("optim.lr=0.5"), parse_assignment("train.max_seconds=60"))
     user = merge(user, parse_assignment(f'data.corpus=["{corpus}"]'), parse_assignment("device=cpu"))
     planned = plan.make_plan(user, corpus.parent / "cache", time.monotonic())
@@ -284,7 +279,7 @@ def test_what_follows_from_the_candidate_is_what_the_zero_config_rule_gives_its_
 def test_a_short_text_is_not_read_until_it_is_memorised(
     corpus: Path, capsys: pytest.CaptureFixture[str], lines: int, is_short: bool
 ) -> None:
-    numbered(corpus, lines)
+    corpus.write_text(numbered_lines(lines))
     train(TrainRequest(corpus=(str(corpus),), dry_run=True, max_seconds=120.0, assignments=("device=cpu",)))
     said = capsys.readouterr().err
     assert ("would be memorised" in said) == is_short
@@ -293,7 +288,7 @@ def test_a_short_text_is_not_read_until_it_is_memorised(
 @pytest.mark.slow
 def test_the_command_is_done_when_its_time_is_up(corpus: Path, tmp_path: Path) -> None:
     """Within 3 %, in one of three runs: nobody foresees that a machine which others use stalls in the last second."""
-    numbered(corpus, 20_000)
+    corpus.write_text(numbered_lines(20_000))
     seconds: list[float] = []
     while len(seconds) < 3 and not any(29.1 <= taken <= 30.9 for taken in seconds):
         out = tmp_path / f"run-{len(seconds)}"
