@@ -37,7 +37,7 @@ from gptcli.train.planning.scaling_law import Runs, excess_bits, shipped_law
 from gptcli.train.planning.subset import scan_subset
 from gptcli.train.planning.text_sample import BYTES_PER_ENTRY, MAX_CHARACTERS, VOCABULARIES, TokenizerFacts
 from gptcli.train.planning.time_rule import CONTEXTS, LAYERS, WIDTH_PER_LAYER, WIDTHS, Candidate, step_tokens
-from gptcli.train.planning.zero_config import MICRO_BATCH_TOKENS, Shape, choose_model
+from gptcli.train.planning.zero_config import ModelShape, choose_model, micro_batch_sequences
 from gptcli.train.run import TrainRequest, train
 
 CORPUS_BYTES = (100_000, 300_000, 1_000_000, 3_000_000, 10_000_000, 30_000_000)
@@ -170,7 +170,7 @@ def draw_sensible(generator: random.Random, scan: MixScan, wanted: float) -> Dra
         if width < LEAST_WIDTH or not WIDTH_PER_LAYER[0] <= width / layers <= WIDTH_PER_LAYER[1]:
             continue
         vocabulary = getattr(tokenizer, "vocab_size", scan.train.distinct_characters + 2)
-        values = choose_model(Shape(0, layers, width, context, 0, 0), {}) | {"vocab_size": vocabulary}
+        values = choose_model(ModelShape(layers, width, context), {}) | {"vocab_size": vocabulary}
         model = ModelConfig.model_validate(values)
         tokens_per_step = generator.choice(step_tokens({}, context))
         steps = round(wanted / flops_per_token(model, context) / tokens_per_step)
@@ -206,7 +206,7 @@ def make(text: Text, drawn: Drawn, cache: Path) -> dict[str, Any]:
     per_token = prepared.corpora[0].train.bytes / len(prepared.train)
     facts = TokenizerFacts(drawn.tokenizer, prepared.tokenizer.vocab_size, per_token, 0.0)
     seq_len = drawn.model.context_length
-    candidate = Candidate(facts, drawn.model, seq_len, drawn.tokens_per_step, MICRO_BATCH_TOKENS["cpu"] // seq_len)
+    candidate = Candidate(facts, drawn.model, seq_len, drawn.tokens_per_step, micro_batch_sequences("cpu", seq_len))
     fixed = {
         "seed": SEED,
         "train": {

@@ -31,7 +31,7 @@ from gptcli.train.loop import Trainer
 from gptcli.train.planning.memory_check import fits, require_memory
 from gptcli.train.planning.memory_estimate import rank_memory
 from gptcli.train.planning.plan import Plan, make_plan, probe_step_seconds, settle_compile
-from gptcli.train.planning.zero_config import NAMES
+from gptcli.train.planning.zero_config import DEFAULT_NAMES
 from gptcli.train.ranks import Decided, alone, layout_of, require_shareable, shared
 from gptcli.train.request import TrainRequest, fresh_directory, named_run, resumable_run, settings_of
 from gptcli.train.resume import NEW, History, kept_fingerprint
@@ -92,7 +92,7 @@ def plan_and_train(request: TrainRequest, resumable: RunDirectory | None, stop: 
 def checked_settings(request: TrainRequest, history: History) -> RawConfig:
     """What the user set, with every key known and every value of its kind."""
     user = settings_of(request, history)
-    check_keys(RunConfig, merge(NAMES, user))
+    check_keys(RunConfig, merge(DEFAULT_NAMES, user))
     return user
 
 

@@ -35,14 +35,14 @@ def test_a_step_of_twice_the_tokens_takes_longer_and_no_step_beats_the_matrix_pr
 
 
 def test_the_choice_rests_on_its_own_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a machine whose prices differ from what the first places suggest: wide models are ten times as slow."""
-    prices, seen = StepTimeModel(1e-3, 2e-4, 2e-10, 1e-11), []
+    """On a machine whose step times differ from what the first places suggest: wide models are ten times as slow."""
+    coefficients, seen = StepTimeModel(1e-3, 2e-4, 2e-10, 1e-11), []
     candidates = grid(1e-12)
 
-    def seconds(machine: ProbeSetup, candidate: Candidate, limit: float) -> float:
+    def seconds(setup: ProbeSetup, candidate: Candidate, limit: float) -> float:
         number = candidates.candidates.index(candidate)
         seen.append(number)
-        return prices.seconds(candidates.amounts[number]) * (10 if candidate.model.n_embd >= 192 else 1)
+        return coefficients.seconds(candidates.amounts[number]) * (10 if candidate.model.n_embd >= 192 else 1)
 
     monkeypatch.setattr(probe, "candidate_seconds", seconds)
     best = measure(MACHINE, candidates, shipped_law(), 60.0)[0]

@@ -15,7 +15,7 @@ from gptcli.train.compiling import Compilation
 from gptcli.train.planning.scaling_law import shipped_law
 from gptcli.train.planning.step_time import StepTimeModel
 from gptcli.train.planning.text_sample import TokenizerFacts
-from gptcli.train.planning.time_rule import LEAST_STEPS, CandidateGrid, Prediction, RuleInputs
+from gptcli.train.planning.time_rule import LEAST_STEPS, CandidateGrid, GridPoint, Prediction, RuleInputs
 from gptcli.train.planning.zero_config import most_epochs
 
 CPU = StepTimeModel(step=2e-3, layer=4e-4, number=4e-10, flop=1.2e-11)
@@ -138,9 +138,9 @@ def test_what_the_user_set_is_the_only_candidate_there(given: dict[str, Any]) ->
 
 def test_steps_far_beyond_what_was_measured_are_not_chosen() -> None:
     grid = CandidateGrid(situation(3600))
-    measured = grid.amounts[grid.nearest((2, 128, 128, 1024, 1024))][3]
+    measured = grid.flops[grid.nearest(GridPoint(2, 128, 128, 1024, 1024))]
     chosen = grid.rank(CPU, shipped_law(), measured)[0]
-    assert grid.amounts[chosen.number][3] <= 4 * measured < grid.amounts[best(grid.situation).number][3]
+    assert grid.flops[chosen.number] <= 4 * measured < grid.flops[best(grid.inputs).number]
 
 
 def test_models_that_do_not_fit_into_memory_are_no_candidates() -> None:
@@ -160,7 +160,7 @@ def test_a_time_too_short_for_any_training_says_how_much_is_missing() -> None:
     assert 1 <= missing < 10 and grid.rank(CPU, shipped_law(), MEASURED)[0].steps >= LEAST_STEPS
 
 
-def test_no_text_is_learnt_by_heart_however_much_time_there_is() -> None:
+def test_no_text_is_memorised_however_much_time_there_is() -> None:
     for seconds in (60, 3600):
         first = best(situation(seconds, 1_000_000, "cuda"))
         tokens = 1_000_000 / first.candidate.tokenizer.bytes_per_token

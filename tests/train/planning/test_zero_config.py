@@ -10,7 +10,7 @@ from gptcli.config import merge, parse_assignment, validate
 from gptcli.models.config import ModelConfig
 from gptcli.optim.config import MuonConfig
 from gptcli.train.config import RunConfig
-from gptcli.train.planning.zero_config import NAMES, CorpusFacts, choose_muon, muon_decay, zero_config
+from gptcli.train.planning.zero_config import DEFAULT_NAMES, CorpusFacts, choose_muon, muon_decay, zero_config
 
 SIZES = [500, 40_000, 300_000, 1_000_000, 30_000_000, 3_000_000_000]
 
@@ -67,7 +67,7 @@ def test_a_short_corpus_gets_few_epochs() -> None:
 
 def test_a_key_of_the_rules_optimizer_or_schedule_may_be_set_without_naming_either() -> None:
     user = merge(parse_assignment("optim.momentum=0.8"), parse_assignment("schedule.warmup_steps=7"))
-    validate(RunConfig, merge(NAMES, user))
+    validate(RunConfig, merge(DEFAULT_NAMES, user))
     config = validate(RunConfig, merge(zero_config(CorpusFacts(1_000_000, "cpu"), user), user))
     assert isinstance(config.optim, MuonConfig) and config.optim.momentum == 0.8
     assert config.schedule.warmup_steps == 7

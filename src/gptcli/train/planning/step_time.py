@@ -1,7 +1,8 @@
-"""What an optimizer step costs on this machine, predicted for any model from a few that were measured.
+"""The time of an optimizer step on this machine, predicted for any model from a few steps that were measured.
 
-Seconds = overhead + for each layer and pass + for each number moved + for each floating-point operation: four prices,
-none negative, that meet the measured steps best in proportion. Plain arithmetic: measures nothing itself.
+Seconds = overhead + for each layer and pass + for each number moved + for each floating-point operation. None of these
+four coefficients is negative, and together they have the least relative error over the measured steps. This module is
+plain arithmetic and measures nothing.
 """
 
 from __future__ import annotations
@@ -20,11 +21,34 @@ from gptcli.optim.config import MuonConfig, OptimConfig
 NUMBERS_PER_LOGIT = 3
 """The logit, its log-softmax and its gradient."""
 NUMBERS_PER_WEIGHT = 10
-"""Read and written by clipping and the optimizer: weight, gradient and two moments, some of them twice."""
+"""Numbers that clipping and the optimizer read and write: weight, gradient and two moments, some of them twice."""
+SMALLEST_SCALE = 1e-30
+LEAST_GAIN = 1e-9
+"""Part by which an error must be lower than the best so far: a difference by rounding alone decides nothing."""
+
+
+class StepAmounts(NamedTuple):
+    """The countable amounts of one optimizer step, by which its time is predicted."""
+
+    steps: float
+    """Always 1."""
+    layers: float
+    """Layers passed by all micro-batches; the optimizer counts as a pass too."""
+    numbers: float
+    """Numbers moved."""
+    flops: float
+    """Floating-point operations."""
+
+
+class MeasuredStep(NamedTuple):
+    """The amounts of a step, and the seconds that it took."""
+
+    amounts: StepAmounts
+    seconds: float
 
 
 class StepWork(NamedTuple):
-    """What one token and one step of a model ask of a machine, in countable things."""
+    """The work of a model and its optimizer for one token and for one step."""
 
     layers: int
     numbers_per_token: float
@@ -32,18 +56,18 @@ class StepWork(NamedTuple):
     numbers_per_step: float
     flops_per_step: float
 
-    def of_step(self, tokens: int, micro_batches: int) -> tuple[float, float, float, float]:
-        """A step of `tokens` in all: (steps, layers passed, numbers moved, operations); the optimizer is a pass too."""
-        return (
-            1.0,
-            self.layers * (micro_batches + 1),
-            self.numbers_per_token * tokens + self.numbers_per_step,
-            self.flops_per_token * tokens + self.flops_per_step,
+    def of_step(self, tokens: int, micro_batches: int) -> StepAmounts:
+        """Return the amounts of a step of `tokens` in all."""
+        return StepAmounts(
+            steps=1.0,
+            layers=self.layers * (micro_batches + 1),
+            numbers=self.numbers_per_token * tokens + self.numbers_per_step,
+            flops=self.flops_per_token * tokens + self.flops_per_step,
         )
 
 
 def step_work(model: ModelConfig, optim: OptimConfig, seq_len: int) -> StepWork:
-    """The work of a model and its optimizer, by models.estimate and models.memory."""
+    """Return the work of a model and its optimizer, by models.estimate and models.memory."""
     parameters = parameter_count(model)
     block_numbers = block_kept_bytes(model, BatchShape(1, seq_len)) / (seq_len * BYTES_FP32)
     return StepWork(
@@ -56,44 +80,51 @@ def step_work(model: ModelConfig, optim: OptimConfig, seq_len: int) -> StepWork:
 
 
 def muon_flops(model: ModelConfig, iterations: int) -> float:
-    """Newton-Schulz on every hidden matrix: an iteration on (m, n), m <= n, is two products of m^2 n and one of m^3."""
+    """Return the operations of Newton-Schulz on every hidden matrix.
+
+    An iteration on (m, n), m <= n, is two products of m^2 n and one of m^3.
+    """
     shapes = block_matrix_shapes(model)
     products = sum(2 * 2 * min(shape) ** 2 * max(shape) + 2 * min(shape) ** 3 for shape in shapes)
     return float(model.n_layer * iterations * products)
 
 
 class StepTimeModel(NamedTuple):
-    """Seconds for a step, for each layer passed, for each number moved and for each operation."""
+    """The coefficients, in seconds for one unit of each of the `StepAmounts`."""
 
     step: float
     layer: float
     number: float
     flop: float
 
-    def seconds(self, amounts: Sequence[float]) -> float:
+    def seconds(self, amounts: StepAmounts) -> float:
+        """Return the predicted seconds of a step."""
         return float(np.dot(self, amounts))
 
 
-def fit_step_time(measured: Sequence[tuple[Sequence[float], float]], least_flop: float = 0.0) -> StepTimeModel:
-    """The prices that explain (amounts of a step, its seconds) best: least squares of the error in proportion.
+def fit_step_time(measured: Sequence[MeasuredStep], least_flop: float = 0.0) -> StepTimeModel:
+    """Return the coefficients that explain the measured steps best: least squares of the relative error.
 
-    With four prices every choice of those that are not zero can be tried, so the best one is found, not searched for.
+    With four coefficients every subset of them that may be nonzero can be tried, so the best one is found exactly.
 
     Args:
-        least_flop: seconds that an operation takes at least: the machine's limit.
+        measured: the steps.
+        least_flop: the machine's limit: no operation takes fewer seconds.
     """
-    amounts = np.array([row for row, _ in measured], dtype=float)
-    seconds = np.array([value for _, value in measured], dtype=float)
-    scale = np.maximum(amounts.max(axis=0), 1e-30)
+    amounts = np.array([step.amounts for step in measured], dtype=float)
+    seconds = np.array([step.seconds for step in measured], dtype=float)
+    flops = np.array([step.amounts.flops for step in measured], dtype=float)
+    scale = np.maximum(amounts.max(axis=0), SMALLEST_SCALE)
     rows = amounts / scale / seconds[:, None]
-    wanted = np.maximum(1 - least_flop * amounts[:, 3] / seconds, 0)
-    best, best_error = np.zeros(4), np.inf
-    for count in range(1, 5):
-        for chosen in map(list, itertools.combinations(range(4), count)):
-            prices = np.zeros(4)
-            prices[chosen] = np.linalg.lstsq(rows[:, chosen], wanted, rcond=None)[0]
-            error = float(((rows @ prices - wanted) ** 2).sum())
-            if (prices >= 0).all() and error < best_error * (1 - 1e-9):
-                best, best_error = prices, error
-    step, layer, number, flop = (float(price) for price in best / scale)
+    wanted = np.maximum(1 - least_flop * flops / seconds, 0)
+    count = len(StepTimeModel._fields)
+    best, best_error = np.zeros(count), np.inf
+    for size in range(1, count + 1):
+        for chosen in map(list, itertools.combinations(range(count), size)):
+            coefficients = np.zeros(count)
+            coefficients[chosen] = np.linalg.lstsq(rows[:, chosen], wanted, rcond=None)[0]
+            error = float(((rows @ coefficients - wanted) ** 2).sum())
+            if (coefficients >= 0).all() and error < best_error * (1 - LEAST_GAIN):
+                best, best_error = coefficients, error
+    step, layer, number, flop = (float(coefficient) for coefficient in best / scale)
     return StepTimeModel(step, layer, number, flop + least_flop)
