@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from data_files import write_rows
-from gptcli.data.batches import Batches
+from gptcli.data.batches import Batches, ShardSequences
 from gptcli.data.config import DataConfig
 from gptcli.data.mix import prepare_mix, scan_mix
 from gptcli.data.prepare import prepare_corpus, scan_corpus
@@ -113,6 +113,15 @@ def test_sequences_of_a_mix_are_those_of_its_corpora_in_their_turns(write_shards
     assert batches.epochs(200) == {"x": 100 / 37, "y": 60 / 11, "z": 40 / 6}
     with pytest.raises(DataError, match=r"of the mix, z: the training split holds 50 tokens"):
         Batches(mix, 64, seed=1)
+
+
+def test_a_single_corpus_has_the_seed_of_the_run_and_each_corpus_of_a_mix_its_own(write_shards) -> None:
+    shards = write_shards([list(range(250))], vocab_size=300, eos_id=None)
+    alone = Batches(TokenMix.of_one(shards), 8, seed=1).sequences(range(62))
+    named = Batches(TokenMix(("x",), (1.0,), (shards,)), 8, seed=1).sequences(range(62))
+    assert torch.equal(alone.input_ids, ShardSequences(shards, 8, seed=1).sequences(range(62)).input_ids)
+    assert not torch.equal(alone.input_ids, named.input_ids)
+    assert TokenMix.of_one(shards).fingerprint == shards.fingerprint, "so that runs of one corpus are resumed"
 
 
 @pytest.mark.parametrize(
