@@ -139,7 +139,7 @@ def test_samples_of_one_prompt_read_it_once(make_model: MakeModel) -> None:
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)
-def test_a_beginning_that_prompts_share_is_read_once(make_model: MakeModel, scheme: dict) -> None:
+def test_a_prefix_that_prompts_share_is_read_once(make_model: MakeModel, scheme: dict) -> None:
     model = make_model(context_length=64, **scheme)
     shapes = []
     original = model.hidden_states
@@ -278,9 +278,9 @@ def test_training_goes_on_undisturbed(make_model: MakeModel) -> None:
     model.loss_sum(torch.tensor([[1, 2, 3]]), torch.tensor([[2, 3, 4]])).backward()
 
 
-@pytest.mark.parametrize("neighbours", [{}, {"smear": True, "bigram_buckets": 1000}], ids=str)
-def test_merged_caches_decode_as_each_did(make_model: MakeModel, neighbours: dict) -> None:
-    model = make_model(**neighbours)
+@pytest.mark.parametrize("shape", [{}, {"smear": True, "bigram_buckets": 1000}], ids=str)
+def test_merged_caches_decode_as_each_did(make_model: MakeModel, shape: dict) -> None:
+    model = make_model(**shape)
     generator = torch.Generator().manual_seed(0)
     caches, expected = [], []
     for counts in ([3, 5], [3], [1]):

@@ -20,7 +20,7 @@ PROMPTS = [[1, 2, 3, 4, 1, 2, 3, 4, 1, 2], [5], [9, 8, 9, 8, 9], list(range(16))
 SCHEMES = [{}, {"position": "learned"}, {"window_pattern": (4, 0)}, {"smear": True, "bigram_buckets": 1000}]
 
 
-def test_the_guess_is_what_followed_the_longest_match() -> None:
+def test_the_draft_is_what_followed_the_longest_match() -> None:
     ids = [1, 2, 3, 10, 11, 12, 2, 3, 20, 21, 22, 1, 2, 3]
     assert PromptLookup(3).draft(ids, room=9) == [10, 11, 12]
     assert PromptLookup(9).draft(ids, room=2) == [10, 11]
@@ -31,16 +31,16 @@ def test_of_equal_matches_the_latest_counts() -> None:
     assert PromptLookup(2).draft([1, 2, 30, 31, 1, 2, 40, 41, 1, 2], room=9) == [40, 41]
 
 
-def test_a_guess_that_reaches_the_end_goes_round_again() -> None:
+def test_a_draft_that_reaches_the_end_repeats() -> None:
     assert PromptLookup(7).draft([9, 1, 2, 3, 1, 2], room=9) == [3, 1, 2, 3, 1, 2, 3]
 
 
-def test_what_has_not_been_said_is_not_guessed() -> None:
+def test_ids_without_a_match_give_no_draft() -> None:
     assert PromptLookup(4).draft([1, 2, 3, 1], room=9) == []
     assert PromptLookup(4).draft([1], room=9) == []
 
 
-def test_guesses_grow_with_the_ids() -> None:
+def test_drafts_grow_with_the_ids() -> None:
     lookup, ids = PromptLookup(4), [1, 2, 3, 4]
     assert lookup.draft(ids, room=4) == []
     ids += [1, 2]
@@ -49,7 +49,7 @@ def test_guesses_grow_with_the_ids() -> None:
     assert lookup.draft(ids, room=2) == [5, 1]
 
 
-def test_wrong_guesses_become_shorter_and_right_ones_long_again() -> None:
+def test_wrong_drafts_become_shorter_and_right_ones_long_again() -> None:
     lookup, ids = PromptLookup(6), [1, 2] * 5
     lookup.learn(6, 2)
     assert len(lookup.draft(ids, room=9)) == 3
@@ -66,7 +66,7 @@ def test_wrong_guesses_become_shorter_and_right_ones_long_again() -> None:
     ids=str,
 )
 @pytest.mark.parametrize("context_length", [16, 300])
-def test_guessing_changes_no_id(make_model: MakeModel, scheme: dict, settings: dict, context_length: int) -> None:
+def test_drafts_change_no_id(make_model: MakeModel, scheme: dict, settings: dict, context_length: int) -> None:
     """In batches whose requests keep different numbers of drafted ids, end early, slide and move to larger caches."""
     model = make_model(context_length=context_length, vocab_size=17, **scheme)
 
@@ -83,7 +83,7 @@ def test_guessing_changes_no_id(make_model: MakeModel, scheme: dict, settings: d
         torch.testing.assert_close(plain.logprobs, drafted.logprobs, rtol=1e-9, atol=1e-9)
 
 
-def test_a_text_that_repeats_itself_takes_few_readings(make_model: MakeModel) -> None:
+def test_a_text_that_repeats_itself_needs_few_passes(make_model: MakeModel) -> None:
     """A model without positions or attention to speak of goes round in a ring: every draft comes true."""
     model = make_model(position="none", context_length=512)
     with torch.no_grad():
@@ -92,12 +92,12 @@ def test_a_text_that_repeats_itself_takes_few_readings(make_model: MakeModel) ->
             block.mlp.down.weight.zero_()
         model.embedding.weight.copy_(torch.eye(29, 32))
         model.head.weight.copy_(torch.eye(29, 32).roll(1, dims=0))  # after id i comes i + 1
-    readings = 0
+    passes = 0
     original = model.hidden_states
 
     def counted(state: ForwardState) -> torch.Tensor:
-        nonlocal readings
-        readings += 1
+        nonlocal passes
+        passes += 1
         return original(state)
 
     model.hidden_states = counted
@@ -108,5 +108,5 @@ def test_a_text_that_repeats_itself_takes_few_readings(make_model: MakeModel) ->
     for request in requests:
         assert request.ids == [(request.ids[0] + i) % 29 for i in range(len(request.ids))]
         assert request.count == 29 * 6
-    # One reading an id until a pair has come round again, then nine ids a reading.
-    assert readings <= 31 + (29 * 5) // 9 + 1
+    # One pass an id until a pair has occurred again, then nine ids a pass.
+    assert passes <= 31 + (29 * 5) // 9 + 1

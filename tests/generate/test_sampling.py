@@ -91,14 +91,14 @@ def test_samples_follow_the_softmax_probabilities() -> None:
 
 
 @pytest.mark.parametrize("by", ["position", "seed"])
-def test_draws_are_uniform_along_a_stream_and_across_neighbouring_seeds(by: str) -> None:
+def test_draws_are_uniform_along_a_stream_and_across_adjacent_seeds(by: str) -> None:
     n, cells = 200_000, 20
     seeds, positions = ([3] * n, range(n)) if by == "position" else (range(n), [0] * n)
     draws = sampling.uniform_draws(seeds, positions).numpy()
     assert draws.min() >= 0 and draws.max() < 1
     counts = np.histogram(draws, bins=cells, range=(0, 1))[0]
     assert chi_square(counts, np.full(cells, n / cells)) < 59.1  # 19 degrees of freedom, 5e-6
-    # Pairs of neighbours fill the unit square evenly: what comes first says nothing of what comes next.
+    # Adjacent pairs fill the unit square evenly: the first number does not predict the second.
     pairs = np.histogram2d(draws[:-1], draws[1:], bins=cells, range=[[0, 1], [0, 1]])[0]
     assert chi_square(pairs, np.full((cells, cells), (n - 1) / cells**2)) < 530  # 399 degrees of freedom, about 1e-5
 

@@ -54,10 +54,10 @@ def test_a_compiled_step_draws_the_same(make_model: Callable[..., GPT], tmp_path
     assert texts(model, made, config.model_copy(update={"speculate": 3})) == expected
 
 
-class ReadAgain:
-    """Like a recording, bound to the memory that it was made with; it reads again where a graph would be launched."""
+class FakeGraph:
+    """A stand-in for a CUDA graph, bound to the memory that it was made with; it runs the forward pass again."""
 
-    made: ClassVar[list[ReadAgain]] = []
+    made: ClassVar[list[FakeGraph]] = []
 
     def __init__(self, forward: Forward, ids: torch.Tensor, view: KVCacheView) -> None:
         self.forward, self.view = forward, view
@@ -73,18 +73,18 @@ class ReadAgain:
 
 
 @pytest.mark.parametrize(("temperature", "eos_id"), [(0.0, 3), (1.0, 3), (1.0, None)])
-def test_recording_and_looking_ahead_change_no_id(
+def test_cuda_graphs_and_looking_ahead_change_no_id(
     make_model: Callable[..., GPT], monkeypatch: pytest.MonkeyPatch, temperature: float, eos_id: int | None
 ) -> None:
     """Rows end while the next step is under way, or outgrow their cache and slide."""
-    monkeypatch.setattr(step, "GraphedForward", ReadAgain)
+    monkeypatch.setattr(step, "GraphedForward", FakeGraph)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
-    monkeypatch.setattr(ReadAgain, "made", [])
+    monkeypatch.setattr(FakeGraph, "made", [])
     model = make_model(context_length=320, window_pattern=(0, 50), smear=True)
     config = GenerationConfig(temperature=temperature, max_new_tokens=340)
-    recorded = CudaGraphStep(model, partial(step.forward, model))
-    assert texts(model, recorded, config, eos_id, looks_ahead=True) == texts(model, None, config, eos_id)
-    assert len(ReadAgain.made) > 1 and any(one.replays > 5 for one in ReadAgain.made)
+    graphed = CudaGraphStep(model, partial(step.forward, model))
+    assert texts(model, graphed, config, eos_id, looks_ahead=True) == texts(model, None, config, eos_id)
+    assert len(FakeGraph.made) > 1 and any(one.replays > 5 for one in FakeGraph.made)
 
 
 @pytest.mark.gpu

@@ -66,7 +66,7 @@ def test_text_is_not_held_back_without_stop_strings() -> None:
     assert streamed(["Once", " upon", " a"], []) == (["Once", " upon", " a", ""], False)
 
 
-def test_beginning_of_a_stop_string_is_printed_once_it_is_none() -> None:
+def test_prefix_of_a_stop_string_is_printed_once_it_cannot_continue() -> None:
     assert streamed(["one\n", "\n", "two"], ["\n\n\n"]) == (["one", "", "\n\ntwo", ""], False)
 
 

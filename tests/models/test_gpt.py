@@ -45,8 +45,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
     "no_position_relu2": {"position": "none", "mlp": "relu2", "head_dim": 6, "intermediate_size": 20},
     "windows_softcap": {"window_pattern": (3, 5), "logit_softcap": 2.0, "rope_theta": 500.0},
-    "neighbours": {"smear": True, "bigram_buckets": 1000, "tie_embeddings": False},
-    "hashed_neighbours": {"smear": True, "bigram_buckets": 7, "position": "learned"},
+    "bigrams": {"smear": True, "bigram_buckets": 1000, "tie_embeddings": False},
+    "hashed_bigrams": {"smear": True, "bigram_buckets": 7, "position": "learned"},
     "reference": {"attention": "reference", "n_kv_head": 2, "window_pattern": (0, 4)},
 }
 every_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)

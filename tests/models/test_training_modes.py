@@ -48,8 +48,8 @@ def test_recomputing_gives_the_same_gradient(mode: Recompute, shape: dict) -> No
     torch.testing.assert_close(results[0], results[1], rtol=0, atol=0)
 
 
-class Products(TorchDispatchMode):
-    """Counts the matrix products that are computed."""
+class Matmuls(TorchDispatchMode):
+    """Counts the matmuls that are computed."""
 
     count = 0
 
@@ -58,13 +58,13 @@ class Products(TorchDispatchMode):
         return function(*arguments, **(options or {}))
 
 
-def test_selective_recomputing_repeats_no_matrix_product() -> None:
+def test_selective_recomputing_repeats_no_matmul() -> None:
     counts = {}
     for mode in ("none", "full", "selective"):
         model = model_of().recompute(mode).train()
-        with Products() as products:
+        with Matmuls() as matmuls:
             loss_and_gradients(model)
-        counts[mode] = products.count
+        counts[mode] = matmuls.count
     assert counts["selective"] == counts["none"] < counts["full"]
 
 

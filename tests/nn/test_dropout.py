@@ -28,8 +28,8 @@ def test_every_number_is_dropped_or_raised_with_its_probability(p: float, dtype:
     assert abs(is_dropped.double().mean() - p) < 4 * error + 1 / LEVELS
 
 
-def test_numbers_are_dropped_independently_of_their_neighbours_and_places() -> None:
-    """Four of them share a random word: neighbours and places are dropped as often as chance says."""
+def test_numbers_are_dropped_independently_of_their_position() -> None:
+    """Four of them share a random word, and each is dropped as often as chance says."""
     torch.manual_seed(1)
     is_dropped = (drop(torch.ones(400_000), 0.25) == 0).double()
     both = (is_dropped[:-1] * is_dropped[1:]).mean()

@@ -167,8 +167,8 @@ def test_a_shared_table_has_the_gradient_of_its_two_uses(table: Embedding) -> No
         return (vectors.sin() @ weight.T).cos().sum() + (weight * mix).sum()
 
     shared = torch.autograd.grad(value(*table.look_up_and_share(ids)), table.weight)
-    apart = torch.autograd.grad(value(table(ids), table.weight), table.weight)
-    torch.testing.assert_close(shared, apart, rtol=1e-13, atol=1e-14)
+    separate = torch.autograd.grad(value(table(ids), table.weight), table.weight)
+    torch.testing.assert_close(shared, separate, rtol=1e-13, atol=1e-14)
     rows_alone = torch.autograd.grad(table.look_up_and_share(ids)[0].sin().sum(), table.weight)
     torch.testing.assert_close(rows_alone, torch.autograd.grad(table(ids).sin().sum(), table.weight))
 

@@ -1,4 +1,4 @@
-"""Matrix products through oneDNN, against float64 and against torch's own."""
+"""Matmuls by oneDNN, against float64 and against torch's own."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Operations(TorchDispatchMode):
 
 @pytest.fixture
 def onednn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a processor whose products go through oneDNN, the smallest ones too."""
+    """Use oneDNN for every matmul, the smallest ones too."""
     monkeypatch.setattr(matmul, "MKL_IS_SLOW", True)
     monkeypatch.setattr(matmul, "LEAST_WORK", 0)
 
@@ -50,19 +50,19 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
 @pytest.mark.usefixtures("onednn")
 def test_product_and_gradients_are_the_formulas(lead: tuple[int, ...], with_bias: bool) -> None:
     x, weight, bias = drawn(*lead, 24), drawn(40, 24, seed=1), drawn(40, seed=2) if with_bias else None
-    slopes = torch.randn(*lead, 40)
+    gradient = torch.randn(*lead, 40)
     with Operations() as seen:
         y = matmul.linear(x, weight, bias)
-        y.backward(slopes)
+        y.backward(gradient)
     assert seen.count() == 3  # the output, the gradient of the input, the gradient of the weight
     x64, weight64 = x.detach().double(), weight.detach().double()
-    rows, row_slopes = x64.flatten(0, -2), slopes.double().flatten(0, -2)
+    rows, row_gradient = x64.flatten(0, -2), gradient.double().flatten(0, -2)
     close = {"rtol": 1e-5, "atol": 1e-5}
     torch.testing.assert_close(y.double(), x64 @ weight64.T + (bias.detach().double() if with_bias else 0), **close)
-    torch.testing.assert_close(x.grad.double(), slopes.double() @ weight64, **close)
-    torch.testing.assert_close(weight.grad.double(), row_slopes.T @ rows, **close)
+    torch.testing.assert_close(x.grad.double(), gradient.double() @ weight64, **close)
+    torch.testing.assert_close(weight.grad.double(), row_gradient.T @ rows, **close)
     if with_bias:
-        torch.testing.assert_close(bias.grad.double(), row_slopes.sum(0), **close)
+        torch.testing.assert_close(bias.grad.double(), row_gradient.sum(0), **close)
 
 
 @pytest.mark.usefixtures("onednn")
@@ -85,9 +85,9 @@ def test_gradients_that_nobody_needs_are_not_computed() -> None:
 
 @pytest.mark.usefixtures("onednn")
 def test_gradients_of_gradients_are_those_of_torch() -> None:
-    def twice(product: Callable[..., Tensor]) -> list[Tensor]:
+    def twice(multiply: Callable[..., Tensor]) -> list[Tensor]:
         x, weight = drawn(6, 8), drawn(9, 8, seed=1)
-        (first,) = torch.autograd.grad(product(x, weight).pow(3).sum(), x, create_graph=True)
+        (first,) = torch.autograd.grad(multiply(x, weight).pow(3).sum(), x, create_graph=True)
         return list(torch.autograd.grad(first.square().sum(), (x, weight)))
 
     for ours, torchs in zip(twice(matmul.linear), twice(F.linear), strict=True):

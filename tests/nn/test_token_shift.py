@@ -8,7 +8,7 @@ from gptcli.nn.layers import Embedding
 from gptcli.nn.token_shift import NO_TOKEN, BigramEmbedding, Smear, previous_ids
 
 
-def test_each_token_is_told_the_one_to_its_left() -> None:
+def test_the_previous_id_of_each_token_is_found() -> None:
     ids = torch.tensor([[5, 6, 7], [1, 2, 3]])
     assert previous_ids(ids).tolist() == [[NO_TOKEN, 5, 6], [NO_TOKEN, 1, 2]]
     assert previous_ids(ids, before=torch.tensor([[9], [8]])).tolist() == [[9, 5, 6], [8, 1, 2]]
@@ -38,7 +38,7 @@ def test_hashed_pairs_spread_evenly_over_the_rows() -> None:
         torch.randint(-1, V, (200_000,), generator=generator),
         torch.randint(V, (200_000,), generator=generator),
     )
-    for pairs in ((previous, ids), (previous, ids % 16), (previous % 16, ids)):  # neighbouring numbers must not collide
+    for pairs in ((previous, ids), (previous, ids % 16), (previous % 16, ids)):  # adjacent numbers must not collide
         distinct = torch.stack(pairs).unique(dim=1)
         rows = BigramEmbedding(buckets, V, 2).rows(*distinct)
         counts = torch.bincount(rows, minlength=buckets).double()
