@@ -106,13 +106,13 @@ def test_a_manifest_names_nothing_outside_of_its_directory(folder: Path, name: s
     fields = json.loads((folder / MANIFEST_NAME).read_text())
     fields.pop("sha256")
     fields["files"] = {name: {"bytes": 1, "sha256": "0" * 64}}
-    (folder / MANIFEST_NAME).write_text(manifest.sealed(fields))
+    (folder / MANIFEST_NAME).write_text(manifest.dump_with_checksum(fields))
     with pytest.raises(CheckpointError, match="is damaged"):
         require_unchanged(folder, "a.json")
 
 
 def test_a_newer_version_is_named_as_such(folder: Path) -> None:
     fields = json.loads((folder / MANIFEST_NAME).read_text())
-    (folder / MANIFEST_NAME).write_text(manifest.sealed({**fields, "version": 99}))
+    (folder / MANIFEST_NAME).write_text(manifest.dump_with_checksum({**fields, "version": 99}))
     with pytest.raises(CheckpointError, match="newer gptcli"):
         require_unchanged(folder, "a.json")

@@ -50,8 +50,6 @@ class UsageError(GptcliError):
 class ConfigError(UsageError):
     """A config file or a --set value is wrong."""
 
-    exit_code = 2
-
 
 class DataError(GptcliError):
     """A corpus, a prompt or a shard cannot be used."""
@@ -61,8 +59,6 @@ class DataError(GptcliError):
 
 class TokenizerError(DataError):
     """A tokenizer cannot be read or trained, or cannot represent a text."""
-
-    exit_code = 3
 
 
 class CheckpointError(GptcliError):

@@ -58,7 +58,7 @@ class Manifest:
         for kind in ("files", "logs"):
             entries: Mapping[str, Entry] = getattr(self, kind)
             fields[kind] = {name: entry._asdict() for name, entry in sorted(entries.items())}
-        return sealed(fields)
+        return dump_with_checksum(fields)
 
     def damage(self, name: str, stop: threading.Event = NEVER) -> str:
         """Return a description of the damage to a listed file; empty if it is intact or once `stop` is set."""
@@ -91,18 +91,18 @@ class Manifest:
         ]
 
 
-def sealed(fields: Mapping[str, Any]) -> str:
+def dump_with_checksum(fields: Mapping[str, Any]) -> str:
     """Return the JSON text of a table, with the SHA-256 of all its entries as the last one."""
     digest = hashlib.sha256(strict_json.dumps(fields, ensure_ascii=False).encode()).hexdigest()
     return strict_json.dumps({**fields, "sha256": digest}, ensure_ascii=False, indent=2) + "\n"
 
 
-def unsealed(text: bytes) -> dict[str, Any] | None:
-    """Return the table for which `sealed` gave this text, or None if any byte differs."""
+def load_with_checksum(text: bytes) -> dict[str, Any] | None:
+    """Return the table for which `dump_with_checksum` gave this text, or None if any byte differs."""
     try:
         fields = strict_json.parse(text)
         del fields["sha256"]
-        return fields if sealed(fields).encode() == text else None
+        return fields if dump_with_checksum(fields).encode() == text else None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
 
@@ -162,7 +162,7 @@ def require_unchanged(directory: Path, *names: str) -> None:
     for name in manifest.below(names):
         damage = manifest.damage(name)
         if damage and not was_replaced(manifest, name):
-            raise changed(manifest, name, damage)
+            raise changed_file_error(manifest, name, damage)
 
 
 def was_replaced(manifest: Manifest, name: str) -> bool:
@@ -171,7 +171,7 @@ def was_replaced(manifest: Manifest, name: str) -> bool:
     return now.below([name]) == [] or (now != manifest and not now.damage(name))
 
 
-def changed(manifest: Manifest, name: str, damage: str) -> CheckpointError:
+def changed_file_error(manifest: Manifest, name: str, damage: str) -> CheckpointError:
     """Return the error for a file that is not as it was written."""
     return CheckpointError(
         f"{manifest.directory / name} {damage}",

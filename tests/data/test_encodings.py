@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gptcli.data.encodings import LIKELY, is_damaged_utf8, probable_encoding, text_encoding
-from gptcli.data.filetypes import not_text
+from gptcli.data.filetypes import not_text_error
 
 FRENCH = "Le café était fermé à l’été ; « Où êtes-vous ? » demanda-t-il. Ça va très bien, répondit-elle.\n" * 5
 TEXTS = {
@@ -51,7 +51,7 @@ def test_short_japanese_sentences_with_numbers_are_recognised(encoding: str) -> 
 def test_python_and_iconv_read_each_suggested_encoding_alike(tmp_path: Path, encoding: str) -> None:
     text = "plain ASCII, and more\n" + TEXTS.get(encoding, "")
     (tmp_path / "a.txt").write_bytes(text.encode(encoding))
-    command = not_text("a.txt", LIKELY[encoding]).remedy.partition("convert it to text: ")[2]
+    command = not_text_error("a.txt", LIKELY[encoding]).remedy.partition("convert it to text: ")[2]
     subprocess.run(command, shell=True, cwd=tmp_path, check=True)
     assert (tmp_path / "a-text.txt").read_text(encoding="utf-8") == text
 

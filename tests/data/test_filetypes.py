@@ -17,7 +17,7 @@ import pytest
 import safetensors.numpy
 
 from data_files import as_arrow, as_parquet, compress
-from gptcli.data.filetypes import SIGNATURES, UNMISTAKABLE, file_type, not_text
+from gptcli.data.filetypes import SIGNATURES, UNMISTAKABLE, file_type, not_text_error
 
 PROSE = {
     "english": "Once upon a time, there was a fox.\nIt ran. " * 20,
@@ -41,7 +41,7 @@ def test_the_command_for_another_encoding_makes_the_text(tmp_path: Path, encodin
     (tmp_path / name).write_bytes(PROSE["russian"].encode(encoding))
     kind = file_type((tmp_path / name).read_bytes())
     assert kind is not None
-    command = not_text(name, kind).remedy.partition("convert it to text: ")[2]
+    command = not_text_error(name, kind).remedy.partition("convert it to text: ")[2]
     subprocess.run(command, shell=True, cwd=tmp_path, check=True)
     assert (tmp_path / "my notes' $(x)-text.txt").read_text(encoding="utf-8").removeprefix("\ufeff") == PROSE["russian"]
 
@@ -111,7 +111,7 @@ FILES = {
 def test_what_is_no_text_is_named(what: str) -> None:
     kind = file_type(FILES[what])
     assert kind is not None and kind.what == what
-    assert "encoding_errors" not in str(not_text("a", kind))
+    assert "encoding_errors" not in str(not_text_error("a", kind))
 
 
 def test_bytes_without_a_signature_are_counted() -> None:
@@ -124,7 +124,7 @@ def test_bytes_without_a_signature_are_counted() -> None:
 def test_commands_are_quoted_for_the_shell(name: str) -> None:
     kind = file_type(b"%PDF-1.7")
     assert kind is not None
-    command = not_text(name, kind, is_packed=name.endswith(".gz")).remedy.partition("convert it to text: ")[2]
+    command = not_text_error(name, kind, is_packed=name.endswith(".gz")).remedy.partition("convert it to text: ")[2]
     program, source, target = shlex.split(command)
     expected = {"-": ("FILE", "FILE-text.txt"), "x/y's.pdf.gz": ("x/y's.pdf", "x/y's.txt")}
     default = (name, name.replace(".pdf", ".txt") if "." in name else f"{name}-text.txt")

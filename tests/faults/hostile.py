@@ -21,7 +21,7 @@ import torch
 from faults.ends import Bounds, wrong_end
 from faults.nursery import Command, Nursery
 from faults.victim import make_corpus, train_command
-from gptcli.manifest import FORMAT, MANIFEST_NAME, VERSION, sealed
+from gptcli.manifest import FORMAT, MANIFEST_NAME, VERSION, dump_with_checksum
 
 BOUNDS = Bounds(seconds=30, growth=600 * 2**20, line=1000)
 AT_ONCE = 2
@@ -257,7 +257,9 @@ def run_cases(folder: Path, corpus: Path, run: Path, canary: Path) -> Iterator[C
     place = folder / "manifest-of-others"
     shutil.copytree(run, place)
     listed = {"../../../etc/hostname": {"bytes": 1, "sha256": "0" * 64}}
-    (place / MANIFEST_NAME).write_text(sealed({"format": FORMAT, "version": VERSION, "files": listed, "logs": {}}))
+    (place / MANIFEST_NAME).write_text(
+        dump_with_checksum({"format": FORMAT, "version": VERSION, "files": listed, "logs": {}})
+    )
     yield Case("a run's manifest that leads out of it", ["checkpoint", "verify", place])
     for name, target in {"a link to another file": "/etc/hostname", "a link to an endless one": "/dev/zero"}.items():
         place = folder / name.replace(" ", "-")

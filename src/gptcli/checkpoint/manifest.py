@@ -18,7 +18,7 @@ from gptcli import strict_json
 from gptcli.checkpoint.collectives import on_all, rank_in, ranks_of
 from gptcli.checkpoint.header import require_sane_header
 from gptcli.errors import CheckpointError
-from gptcli.manifest import sealed
+from gptcli.manifest import dump_with_checksum
 from gptcli.storage import read_regular, sha256_file, storage_errors
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class CheckpointManifest:
             "data_fingerprint": self.data_fingerprint,
             "files": {name: {"bytes": size, "sha256": digest} for name, (size, digest) in sorted(self.files.items())},
         }
-        return sealed(fields)
+        return dump_with_checksum(fields)
 
 
 def describe(

@@ -10,7 +10,7 @@ from typing import Any
 from gptcli.checkpoint.run_directory import COPY, LOGS, RUN_FILES, CheckpointInfo, RunDirectory
 from gptcli.console import quantity, say, size
 from gptcli.errors import CheckpointError, UsageError
-from gptcli.manifest import MANIFEST_NAME, Manifest, accept_command, changed, read_manifest, record, withdraw
+from gptcli.manifest import MANIFEST_NAME, Manifest, accept_command, changed_file_error, read_manifest, record, withdraw
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,9 @@ class FilesReport:
         except CheckpointError as error:
             return cls(directory, Manifest(directory), error, ())
         damages = {name: manifest.damage(name) for name in (*manifest.files, *manifest.logs)}
-        files = tuple((name, changed(manifest, name, damage) if damage else None) for name, damage in damages.items())
+        files = tuple(
+            (name, changed_file_error(manifest, name, damage) if damage else None) for name, damage in damages.items()
+        )
         return cls(directory, manifest, None, files)
 
     @property

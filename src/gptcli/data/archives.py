@@ -16,7 +16,7 @@ from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, cast
 
-from gptcli.data.filetypes import ZIP, FileType, conversion, not_text
+from gptcli.data.filetypes import ZIP, FileType, conversion, not_text_error
 from gptcli.errors import DataError
 from gptcli.storage import open_regular, storage_errors
 
@@ -159,7 +159,7 @@ def members(path: Path, name: str) -> list[Member]:
     for member in files:
         kind = next((kind for ending, kind in DOCUMENTS.items() if f"/{member.filename}".endswith(ending)), None)
         if kind is not None:
-            raise not_text(name, kind)
+            raise not_text_error(name, kind)
     check_sizes(files, size, name)
     found = sorted(((path_in_archive(member), member) for member in files), key=itemgetter(0))
     occurrences = Counter(place for place, _ in found)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from gptcli.data.compression import CHUNK_BYTES, damaged, is_compressed, read_bytes
+from gptcli.data.compression import CHUNK_BYTES, damage_error, is_compressed, read_bytes
 from gptcli.data.decoding import Decoding
 from gptcli.data.file_formats import SourceFile
 from gptcli.errors import DataError
@@ -46,7 +46,7 @@ def column_rows(
                     place = f"row {number} of {name}"
                     yield place, dict(zip(batch.schema.names, (decoded(v, place, decoding) for v in row), strict=True))
         except (pa.ArrowException, OSError, MemoryError, UnicodeDecodeError) as error:
-            raise damaged(name, error) from error
+            raise damage_error(name, error) from error
 
 
 def row_groups(file: IO[bytes], start: int, stop: int) -> tuple[list[int], int]:

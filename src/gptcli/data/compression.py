@@ -76,7 +76,7 @@ def compression_of(path: Path, name: str, head: bytes) -> FileType | None:
     if found in READERS:
         return found
     if head and path.suffix.lower() in COMPRESSIONS:
-        raise damaged(name, f"it does not begin as a {path.suffix} file does", "; if it is plain text, rename it")
+        raise damage_error(name, f"it does not begin as a {path.suffix} file does", "; if it is plain text, rename it")
     return None
 
 
@@ -109,11 +109,11 @@ def damage_of(name: str) -> Iterator[None]:
     try:
         yield
     except (gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
-        raise damaged(name, error) from error
+        raise damage_error(name, error) from error
     except OSError as error:  # bz2 raises one without a number
         if error.errno is not None:
             raise
-        raise damaged(name, error) from error
+        raise damage_error(name, error) from error
 
 
 def gunzip(file: io.BufferedIOBase, name: str) -> Iterator[bytes]:
@@ -140,9 +140,9 @@ def unzstd(file: io.BufferedIOBase, name: str) -> Iterator[bytes]:
                 chunk = frame.unused_data if frame.eof else b""
                 frame = None if frame.eof else frame
     except zstandard.ZstdError as error:
-        raise damaged(name, error) from error
+        raise damage_error(name, error) from error
     if frame is not None:
-        raise damaged(name, "it ends too early")
+        raise damage_error(name, "it ends too early")
 
 
 def bunzip2(file: io.BufferedIOBase, name: str) -> Iterator[bytes]:
@@ -181,6 +181,6 @@ def streams(
 READERS = {GZIP: gunzip, ZSTD: unzstd, BZIP2: bunzip2, XZ: unxz}
 
 
-def damaged(name: str, reason: object, remedy: str = "") -> DataError:
+def damage_error(name: str, reason: object, remedy: str = "") -> DataError:
     """Return the error for a file whose compressed data is damaged."""
     return DataError(f"{name} is damaged: {reason}", f"fetch or write the file again{remedy}")

@@ -55,7 +55,7 @@ def corpus_documents(sources: Sequence[str], config: DataConfig, cache_dir: Path
     names = {one.name for one in left_out}
     files = [file for file in found.files if file.name not in names]
     if found.files and not files:
-        raise nothing_readable(left_out)
+        raise nothing_readable_error(left_out)
     say_left_out([*left_out, *found.left_out])
     return documents_of(files, config)
 
@@ -108,7 +108,7 @@ def may_be_left_out(file: SourceFile, error: GptcliError) -> bool:
     return file.is_optional and is_its_own
 
 
-def nothing_readable(left_out: Sequence[LeftOut]) -> DataError:
+def nothing_readable_error(left_out: Sequence[LeftOut]) -> DataError:
     """Return the error for a corpus of which every file was refused."""
     first = left_out[0]
     others = f" and {quantity(len(left_out) - 1, 'other')}" * (len(left_out) > 1)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from gptcli.console import quantity
 from gptcli.data.csv_dialect import MAX_VALUE_CHARACTERS, Dialect, first_record
-from gptcli.data.fields import missing_field
+from gptcli.data.fields import missing_field_error
 from gptcli.data.json_rows import AS_TEXT, raw_decode
 from gptcli.errors import DataError
 
@@ -56,11 +56,11 @@ def row_error(
         )
     spaced = dialect._replace(delimiter=f"{dialect.separator} ")
     if has_spaced_quote(raw, dialect) and fits(record, spaced, width):
-        return spaced_quote(record, dialect)
+        return spaced_quote_error(record, dialect)
     if error is not None:
-        return unreadable(record, raw, error, dialect, width)
+        return unreadable_row_error(record, raw, error, dialect, width)
     if dialect.quote and f"{dialect.separator}'" in raw and fits(record, dialect._replace(quote="'"), width):
-        return single_quoted(record)
+        return single_quoted_error(record)
     counted = f"{record} has {quantity(len(values), 'value')} ({shown(values)}), and the first row has {width}"
     if len(values) < width:
         return DataError(counted, "write every value, empty ones too, or remove the row")
@@ -74,7 +74,7 @@ def row_error(
     return DataError(counted, f"put values that hold {delimiter!r} in double quotes")
 
 
-def unreadable(record: Record, raw: str, error: csv.Error, dialect: Dialect, width: int) -> DataError:
+def unreadable_row_error(record: Record, raw: str, error: csv.Error, dialect: Dialect, width: int) -> DataError:
     """Return the error for a row that Python's reader refuses."""
     begins = open_quote(raw, dialect) if dialect.quote else 0
     opened = record.line + sum(end <= begins for end in itertools.accumulate(map(len, record.lines)))
@@ -136,7 +136,7 @@ def has_spaced_quote(raw: str, dialect: Dialect) -> bool:
     return bool(may_be_spaced) and f"{dialect.separator} {dialect.quote}" in raw
 
 
-def spaced_quote(record: Record, dialect: Dialect) -> DataError:
+def spaced_quote_error(record: Record, dialect: Dialect) -> DataError:
     """Return the error for a file that quotes a value after a space."""
     delimiter = dialect.separator
     return DataError(
@@ -145,7 +145,7 @@ def spaced_quote(record: Record, dialect: Dialect) -> DataError:
     )
 
 
-def single_quoted(record: Record) -> DataError:
+def single_quoted_error(record: Record) -> DataError:
     """Return the error for a file that has ' around its values."""
     return DataError(f"{record} has values in single quotes", 'add --set "data.csv_quote=\'"')
 
@@ -160,7 +160,7 @@ def quotes_after_space(lines: Sequence[str], dialect: Dialect, values: Sequence[
     )
 
 
-def unnamed_column(record: Record, values: Sequence[str]) -> DataError:
+def unnamed_column_error(record: Record, values: Sequence[str]) -> DataError:
     """Return the error for a file without a header of which no column was chosen."""
     column = max(range(len(values)), key=lambda number: len(values[number])) + 1
     return DataError(
@@ -169,7 +169,7 @@ def unnamed_column(record: Record, values: Sequence[str]) -> DataError:
     )
 
 
-def repeated_column(record: Record, names: Sequence[str], field: str) -> DataError:
+def repeated_column_error(record: Record, names: Sequence[str], field: str) -> DataError:
     """Return the error for a header that gives two columns the name of the one that is read."""
     numbers = [str(number) for number, name in enumerate(names, 1) if name == field]
     return DataError(
@@ -192,7 +192,7 @@ def header_error(record: Record, names: Sequence[str], text_field: str, dialect:
         return DataError(f"{record.name} has JSON on its first line, not CSV", "add --set data.format=jsonl")
     single = dialect._replace(quote="'")
     if dialect.quote and text_field in (first_record(record.lines, single) or ()):
-        return single_quoted(record)
+        return single_quoted_error(record)
     rows = complete_rows(record.lines, dialect)
     for delimiter in DELIMITERS:
         if delimiter in dialect:
@@ -219,7 +219,7 @@ def header_error(record: Record, names: Sequence[str], text_field: str, dialect:
             f"{record.name} has no column {text_field!r}, and its first row is probably not a header: {shown(names)}",
             f"if it has none, add --set data.csv_header=false{column}; {AS_TEXT}",
         )
-    return missing_field(record.name, text_field, names, shlex.quote(longest_column(rows)))
+    return missing_field_error(record.name, text_field, names, shlex.quote(longest_column(rows)))
 
 
 def is_json_object(line: str) -> bool:

@@ -16,10 +16,10 @@ from gptcli.data.csv_errors import (
     Record,
     header_error,
     quotes_after_space,
-    repeated_column,
+    repeated_column_error,
     row_error,
-    spaced_quote,
-    unnamed_column,
+    spaced_quote_error,
+    unnamed_column_error,
 )
 from gptcli.data.fields import RowPlace, text_fields
 from gptcli.data.json_rows import split_lines
@@ -44,14 +44,14 @@ def csv_rows(
         DataError: the header lacks the field or has it twice, or a row is not of the header's width or cannot be read.
     """
     dialect = Dialect(delimiter, config.csv_quote, config.csv_escape)
-    lines, line, declared = opened(chunks, name, dialect, config.csv_header)
+    lines, line, declared = open_lines(chunks, name, dialect, config.csv_header)
     chosen = declared if config.csv_delimiter is None else config.csv_delimiter
     dialect = dialect if chosen is None else dialect._replace(delimiter=chosen)
     kept: list[str] = []
     columns: list[tuple[str, int]] = []
     number, width = 0, -1
     try:
-        for values in dialect.records(remembered(lines, kept)):
+        for values in dialect.records(recorded(lines, kept)):
             if width < 0 and values:
                 width = len(values)
                 columns = text_columns(values, Record(0, kept, line, name), lines, config, dialect)
@@ -64,7 +64,7 @@ def csv_rows(
                 row = {field: values[column] for field, column in columns}
                 for value in row.values():
                     if value.startswith(" ") and quotes_after_space(kept, dialect, values):
-                        raise spaced_quote(Record(number, kept, line, name), dialect)
+                        raise spaced_quote_error(Record(number, kept, line, name), dialect)
                 yield RowPlace(number, line, name), row
             elif any(map(str.strip, values)):
                 raise row_error(Record(number + 1, kept, line, name), width, values, None, dialect)
@@ -75,7 +75,7 @@ def csv_rows(
         raise row_error(place, width, (), error, dialect) from error
 
 
-def opened(
+def open_lines(
     chunks: Iterator[str], name: str, dialect: Dialect, has_header: bool
 ) -> tuple[Iterator[str], int, str | None]:
     r"""Return the lines of a file from its first row on, the number of that line, and the delimiter that a line sep=
@@ -111,7 +111,7 @@ def first_line_end(text: str, dialect: Dialect) -> re.Match[str] | None:
     return re.match(pattern, text, re.DOTALL) or re.search(end, text)
 
 
-def remembered(lines: Iterable[str], kept: list[str]) -> Iterator[str]:
+def recorded(lines: Iterable[str], kept: list[str]) -> Iterator[str]:
     """Iterate over the same lines, and append each to `kept`: a reader of rows takes as many as the next row has."""
     for line in lines:
         kept.append(line)
@@ -132,11 +132,11 @@ def text_columns(
         names = list(header)
     fields = text_fields(config.text_field, names)
     if not fields and not config.csv_header:
-        raise unnamed_column(record, header)
+        raise unnamed_column_error(record, header)
     if not fields:
         head = record._replace(lines=[*record.lines, *itertools.islice(lines, HEAD_LINES)])
         raise header_error(head, names, config.text_field, dialect)
     for field in fields:
         if names.count(field) > 1:
-            raise repeated_column(record, names, field)
+            raise repeated_column_error(record, names, field)
     return [(field, names.index(field)) for field in fields]

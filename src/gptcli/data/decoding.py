@@ -17,7 +17,16 @@ from gptcli.console import shell_word
 from gptcli.data.compression import is_compressed, read_bytes
 from gptcli.data.config import DataConfig
 from gptcli.data.encodings import SAMPLE_BYTES, is_damaged_utf8, probable_encoding
-from gptcli.data.filetypes import BY_ENDING, BYTE_ORDER_MARKS, HEAD_BYTES, STRIP, FileType, file_type, is_wide, not_text
+from gptcli.data.filetypes import (
+    BY_ENDING,
+    BYTE_ORDER_MARKS,
+    HEAD_BYTES,
+    STRIP,
+    FileType,
+    file_type,
+    is_wide,
+    not_text_error,
+)
 from gptcli.errors import DataError
 
 REPLACEMENT = "\ufffd"
@@ -113,7 +122,7 @@ def read_text(path: Path, name: str, decoding: Decoding, start: int = 0, stop: i
     offset, is_start, nul_bytes = start, start == 0, 0
     for chunk in read_bytes(path, name, start, stop):
         if offset == 0 and (kind := file_type(chunk[:HEAD_BYTES], decoding.encoding)) is not None:
-            raise not_text(name, kind, is_compressed(path))
+            raise not_text_error(name, kind, is_compressed(path))
         if is_narrow and 0 in chunk:
             nul_bytes += chunk.count(0)
         utf8.add(chunk)
@@ -126,7 +135,7 @@ def read_text(path: Path, name: str, decoding: Decoding, start: int = 0, stop: i
         yield text
     if nul_bytes > max(1, MAX_NUL_SHARE * (offset - start)):
         what = f"not text: {nul_bytes:,} of its {offset - start:,} bytes are NUL"
-        raise not_text(name, FileType(what, STRIP), is_compressed(path))
+        raise not_text_error(name, FileType(what, STRIP), is_compressed(path))
     if utf8.is_certain:
         file = PurePath("FILE" if name == "-" else name)
         words = shell_word(file), shell_word(file.with_stem(f"{file.stem}-{decoding.encoding}"))
@@ -201,4 +210,4 @@ def probable_type(sample: bytes, name: str) -> tuple[str, str]:
     kind = BY_ENDING.get(PurePath(name).suffix.lower()) or probable_encoding(sample)
     if kind is None:
         return "and in no encoding that is recognised", "if it is text, name its encoding with --set data.encoding=NAME"
-    return f"and probably {kind.what}", not_text(name, kind).remedy
+    return f"and probably {kind.what}", not_text_error(name, kind).remedy

@@ -29,7 +29,7 @@ def text_fields(text_field: str, names: Collection[str]) -> tuple[str, ...]:
     return conversation_fields(names) if text_field == DEFAULT_FIELD else ()
 
 
-def missing_field(place: object, text_field: str, fields: Iterable[str], likely: str = "...") -> DataError:
+def missing_field_error(place: object, text_field: str, fields: Iterable[str], likely: str = "...") -> DataError:
     """Return the error for a row without a text; `likely` is the field that may be meant, quoted for a shell."""
     return DataError(
         f"{place} has no field {text_field!r}; its fields are {', '.join(map(str, fields))}",
@@ -51,7 +51,7 @@ def refuse_repeated(place: object, value: Any, fields: Collection[str]) -> None:
         raise DataError(f"{place} has the key {twice[0]!r} more than once", "remove or rename one of them")
 
 
-def no_text(place: object, field: str, value: Any) -> DataError:
+def no_text_error(place: object, field: str, value: Any) -> DataError:
     """Return the error for a field whose value is neither a text nor a conversation."""
     return DataError(
         f"field {field!r} of {place} holds {described(value)}, not a text",

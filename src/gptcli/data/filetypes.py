@@ -39,7 +39,7 @@ class FileType(NamedTuple):
     encoding: str = ""
 
 
-def not_text(name: str, kind: FileType, is_packed: bool = False) -> DataError:
+def not_text_error(name: str, kind: FileType, is_packed: bool = False) -> DataError:
     """Return the error for a file that is not text in the expected encoding; its remedy is a command that can be typed.
 
     Args:

@@ -105,7 +105,7 @@ def json_lines(
                 continue
             row, end = decode_line(line, place)
         if not isinstance(row, dict):
-            raise no_object(place, row)
+            raise not_object_error(place, row)
         if line[end:].strip(BLANKS):
             raise DataError(f"{place} has more than one JSON value", f"write one on each line; {ANY_LAYOUT}")
         yield place, row
@@ -125,7 +125,7 @@ def decode_line(line: str, place: object) -> tuple[Any, int]:
         remedy = CORRECT if line.startswith(("{", "[")) else AS_TEXT
         raise DataError(f"{place} is not JSON: {decoder_message(error, line)}", remedy) from error
     except (ValueError, RecursionError) as error:
-        raise unreadable(place, error) from error
+        raise undecodable_error(place, error) from error
 
 
 def may_go_on(error: json.JSONDecodeError, text: str) -> bool:
@@ -133,7 +133,7 @@ def may_go_on(error: json.JSONDecodeError, text: str) -> bool:
     return error.msg.startswith(UNTERMINATED) or error.pos + LONGEST_PART >= len(text)
 
 
-def unreadable(place: object, error: Exception) -> DataError:
+def undecodable_error(place: object, error: Exception) -> DataError:
     """Return the error for JSON that exceeds the limits of Python's decoder."""
     what = "is nested too deeply" if isinstance(error, RecursionError) else f"cannot be decoded: {error}"
     return DataError(f"{place} {what}", CORRECT)
@@ -145,7 +145,7 @@ def decoder_message(error: json.JSONDecodeError, text: str) -> str:
     return error.msg.removesuffix(" at").removesuffix(" starting") + place
 
 
-def no_object(place: Line | RowPlace, value: Any) -> DataError:
+def not_object_error(place: Line | RowPlace, value: Any) -> DataError:
     """Return the error for a row that is another value."""
     if isinstance(value, str):
         return DataError(
@@ -176,7 +176,7 @@ def json_values(chunks: Iterator[str], name: str) -> Iterator[tuple[object, dict
                 text.position += 1
                 text.next_character()
             elif following != "]":
-                raise text.fault("a comma is missing in an array" if following else "it ends within an array")
+                raise text.error("a comma is missing in an array" if following else "it ends within an array")
         text.position += 1
 
 
@@ -209,11 +209,11 @@ class JsonText:
             except json.JSONDecodeError as error:
                 what = decoder_message(error, self.text)
                 if not may_go_on(error, self.text) or not self.grow():
-                    raise self.fault(what) from error
+                    raise self.error(what) from error
             except (ValueError, RecursionError) as error:
-                raise unreadable(place, error) from error
+                raise undecodable_error(place, error) from error
         if not isinstance(value, dict):
-            raise no_object(place, value)
+            raise not_object_error(place, value)
         self.position = end
         return place, value
 
@@ -249,7 +249,7 @@ class JsonText:
             )
         return is_longer
 
-    def fault(self, what: str) -> DataError:
+    def error(self, what: str) -> DataError:
         """Return the error for text that is not JSON."""
         return DataError(
             f"{self.name} is not JSON: {what}, in row {self.objects} (line {self.line_at(self.position)})",

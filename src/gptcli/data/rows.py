@@ -18,7 +18,7 @@ from gptcli.data.config import DataConfig
 from gptcli.data.conversations import MESSAGE_FIELDS, conversation_of
 from gptcli.data.csv_rows import csv_rows
 from gptcli.data.decoding import Decoding, read_text
-from gptcli.data.fields import missing_field, no_text, refuse_repeated, text_fields
+from gptcli.data.fields import missing_field_error, no_text_error, refuse_repeated, text_fields
 from gptcli.data.file_formats import SourceFile
 from gptcli.data.json_rows import json_lines, json_values, split_lines
 from gptcli.data.recognize import json_layout, read_prefix
@@ -44,7 +44,7 @@ def read_rows(
         for place, row in rows_of(file, config, decoding, start, stop):
             fields = text_fields(text_field, row)
             if not fields:
-                raise without_text(place, text_field, row, file.name)
+                raise missing_text_error(place, text_field, row, file.name)
             refuse_repeated(place, row, fields)
             value = row[text_field] if fields == (text_field,) else conversation_of(row)
             if isinstance(value, list) and any(isinstance(item, dict) for item in value):
@@ -55,17 +55,17 @@ def read_rows(
             elif value is None or value == [] or value != value:  # NaN, which some programs write for no text
                 value = ""
             if not isinstance(value, str):
-                raise no_text(place, fields[0], value)
+                raise no_text_error(place, fields[0], value)
             yield without_surrogates(value, place, decoding)
 
 
-def without_text(place: object, text_field: str, row: dict[str, Any], name: str) -> DataError:
+def missing_text_error(place: object, text_field: str, row: dict[str, Any], name: str) -> DataError:
     """Return the error for a row that lacks the field; if it holds a list of rows, the remedy extracts them."""
     rows = next((key for key, value in row.items() if is_list_of_rows(value, text_field)), None)
     if rows is None:
         lengths = {key: len(value) for key, value in row.items() if isinstance(value, str)}
         likely = shlex.quote(max(lengths, key=lengths.__getitem__)) if lengths else "..."
-        return missing_field(place, text_field, row, likely)
+        return missing_field_error(place, text_field, row, likely)
     return DataError(
         f"{place} has no field {text_field!r}, and its field {rows!r} is a list of rows",
         f"write them into a file of their own: jq -c {shlex.quote(f'.[{strict_json.dumps(rows)}][]')} "
@@ -90,7 +90,7 @@ def rows_of(
         def choose(names: Sequence[str]) -> tuple[str, ...]:
             fields = text_fields(config.text_field, names)
             if not fields:
-                raise missing_field(name, config.text_field, names)
+                raise missing_field_error(name, config.text_field, names)
             return fields
 
         return column_rows(file, choose, decoding, start, stop)

@@ -26,7 +26,7 @@ from gptcli.data.arrays import new_array, stretches
 from gptcli.data.cache import FileChanged, cache_key, is_whole, new_entry, only_writer, require_whole, unfinished
 from gptcli.data.chat import read_template
 from gptcli.data.config import DataConfig
-from gptcli.data.corpus import nothing_readable
+from gptcli.data.corpus import nothing_readable_error
 from gptcli.data.duplicates import later_occurrences
 from gptcli.data.groups import Groups, LinkedGroups
 from gptcli.data.indexing import index_documents, placed
@@ -43,7 +43,7 @@ from gptcli.data.versions import is_settled, look_at, require_same
 from gptcli.data.worker_pool import WorkerConfig, in_order
 from gptcli.data.workspace import Workspace
 from gptcli.errors import DataError
-from gptcli.manifest import sealed, unsealed
+from gptcli.manifest import dump_with_checksum, load_with_checksum
 from gptcli.storage import HUGE, read_regular, write_atomic, write_file
 
 SCAN, SECTIONS, CHARACTERS = "scan.json", "sections.json", "train-characters.txt"
@@ -243,7 +243,7 @@ def first_look(work: Path, files: Sequence[ScannedFile], looked_ns: int) -> int:
     if not work.is_dir():
         return looked_ns
     path = work / LOOKED
-    found = unsealed(read_regular(path, HUGE)) if path.is_file() else None
+    found = load_with_checksum(read_regular(path, HUGE)) if path.is_file() else None
     if found is None:
         say(f"warning: {path} is missing or damaged; the finished parts are made again")
     elif is_settled(files, found["looked_ns"]):
@@ -262,12 +262,12 @@ def write_scan(folder: Path, work: Path, corpus: FilesToScan, workspace: Workspa
     found = [(section, corpus.files[section.number]) for section in itertools.chain(*cuts)]
     jobs = index_jobs(found, config, size, work / f"note-{size}")
     if len(jobs) > 1:
-        write_atomic(work / LOOKED, sealed({"looked_ns": corpus.looked_ns}))
+        write_atomic(work / LOOKED, dump_with_checksum({"looked_ns": corpus.looked_ns}))
     files, numbers, sections, refused, replaced = index_documents(
         folder / DOCUMENTS, corpus.files, jobs, workspace.workers
     )
     if not files:
-        raise nothing_readable(refused)
+        raise nothing_readable_error(refused)
     if not any(file.documents for file in files):
         raise holds_no_text(files)
     records = np.memmap(folder / DOCUMENTS, dtype=RECORD, mode="r")

@@ -18,7 +18,7 @@ from gptcli.console import Progress, say
 from gptcli.data.cache import is_whole, only_writer, seal, unfinished
 from gptcli.data.fields import text_fields
 from gptcli.errors import DataError
-from gptcli.manifest import MANIFEST_NAME, sealed, unsealed
+from gptcli.manifest import MANIFEST_NAME, dump_with_checksum, load_with_checksum
 from gptcli.storage import (
     HUGE,
     atomic_file,
@@ -84,7 +84,7 @@ class HubStream:
             if state is not None:
                 self.rows.load_state_dict(state)
         except Exception as error:  # datasets raises whatever its readers and its transport raise
-            raise self.unreadable(error) from error
+            raise self.read_error(error) from error
 
     def state(self) -> dict[str, Any]:
         """Return the place in the stream, in a form that JSON can hold."""
@@ -98,7 +98,7 @@ class HubStream:
             try:
                 row = next(rows, None)
             except Exception as error:
-                raise self.unreadable(error) from error
+                raise self.read_error(error) from error
             if row is None:
                 return
             self.number += 1
@@ -111,7 +111,7 @@ class HubStream:
                 )
             yield {field: row[field] for field in fields}
 
-    def unreadable(self, error: Exception) -> DataError:
+    def read_error(self, error: Exception) -> DataError:
         """Return the error for a data set that cannot be read."""
         return DataError(f"cannot read {self.source}: {error}", "check its name, config and split, and the network")
 
@@ -139,7 +139,7 @@ def copy_rows(stream: HubStream, work: Path) -> None:
                         break
             whole = {"name": name, "sha256": sha256_file(work / name), "rows": stream.number, "state": stream.state()}
             parts.append(whole)
-            write_atomic(work / INDEX, sealed({"parts": parts}))
+            write_atomic(work / INDEX, dump_with_checksum({"parts": parts}))
             first = next(rows, None)
 
 
@@ -148,7 +148,7 @@ def finished_parts(work: Path) -> list[dict[str, Any]]:
     path = work / INDEX
     if not work.is_dir():
         return []
-    index = unsealed(read_regular(path, HUGE)) if path.is_file() else None
+    index = load_with_checksum(read_regular(path, HUGE)) if path.is_file() else None
     if index is None:
         if any(work.glob("part-*")):
             say(f"warning: {path} is missing or damaged; all parts are fetched again")

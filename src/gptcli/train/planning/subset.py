@@ -18,7 +18,7 @@ from gptcli import strict_json
 from gptcli.data.cache import cache_key, is_whole, new_entry, only_writer
 from gptcli.data.chat import read_template
 from gptcli.data.config import READING_KEYS, DataConfig
-from gptcli.data.corpus import nothing_readable, read_pieces, refusal
+from gptcli.data.corpus import nothing_readable_error, read_pieces, refusal
 from gptcli.data.decoding import Decoding
 from gptcli.data.file_formats import SourceFile
 from gptcli.data.left_out import LeftOut
@@ -92,7 +92,7 @@ def write_subset(
         for text in drawn_texts(files, config, corpus_bytes, seed, decoding, refused):
             out.write(strict_json.dumps({"text": text}, ensure_ascii=False) + "\n")
     if not path.stat().st_size and refused:
-        raise nothing_readable(refused)
+        raise nothing_readable_error(refused)
     is_declared = config.document_separator is not None
     names = {one.name for one in refused}
     readable = [file for file in looked if file.name not in names]
