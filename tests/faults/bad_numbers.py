@@ -35,7 +35,7 @@ def poison(argument: str) -> None:
     now: dict[str, int] = {}
 
     def step(trainer: Trainer) -> None:
-        now["step"] = trainer.position.step + 1
+        now["step"] = trainer.state.step + 1
         made(trainer)
 
     def backpropagate(stepper: Stepper, *arguments: Any) -> Any:

@@ -61,7 +61,7 @@ def poison_state(argument: str) -> None:
 
     def step(trainer: Trainer) -> None:
         made(trainer)
-        if trainer.position.step == int(wanted):
+        if trainer.state.step == int(wanted):
             parameter = trainer.stepper.parameters[-1]
             tensor = parameter if where == "weights" else trainer.optimizer.state[parameter]["exp_avg"]
             with torch.no_grad():
@@ -78,7 +78,7 @@ def enlarge(argument: str) -> None:
 
     def step(trainer: Trainer) -> None:
         made(trainer)
-        if trainer.position.step >= int(argument):
+        if trainer.state.step >= int(argument):
             with torch.no_grad():
                 trainer.model.final_norm.weight.fill_(1e6)
 

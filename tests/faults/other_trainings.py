@@ -79,7 +79,7 @@ def end_before(argument: str) -> None:
     made = Trainer.step
 
     def step(trainer: Trainer) -> None:
-        if trainer.position.step == int(number):
+        if trainer.state.step == int(number):
             signal.raise_signal(signal.Signals[name])
         made(trainer)
 

@@ -70,7 +70,7 @@ def test_a_run_on_a_mix_is_resumed_bit_for_bit_from_its_own_config(
 
     def save(trainer: Trainer) -> None:
         original(trainer)
-        if trainer.position.step == 8:
+        if trainer.state.step == 8:
             trainer.saver.wait()
             raise KeyboardInterrupt
 

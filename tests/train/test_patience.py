@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 
 from gptcli.checkpoint.run_directory import RunDirectory
 from gptcli.errors import Stopped
+from gptcli.train.events import Evaluate
 from gptcli.train.loop import Trainer
-from gptcli.train.position import Position
 from gptcli.train.run import TrainRequest, train
+from gptcli.train.train_state import TrainState
 from gptcli.train.validation import Validation, Validator
 
 SETTINGS = (
@@ -31,17 +32,17 @@ LOSSES = {2: 3.0, 4: 2.0, 6: 2.5, 8: 2.4, 10: 1.0}
 @pytest.fixture(autouse=True)
 def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Evaluations on the way find LOSSES, whatever the model; 9 where they say nothing."""
-    evaluate, measure = Trainer.evaluate, Validator.measure
+    evaluate, measure = Evaluate.run, Validator.measure
 
-    def evaluated(trainer: Trainer) -> bool:
+    def evaluated(event: Evaluate) -> None:
         def found(*arguments: Any) -> Validation:
-            return measure(*arguments)._replace(loss=LOSSES.get(trainer.position.step, 9.0))
+            return measure(*arguments)._replace(loss=LOSSES.get(event.state.step, 9.0))
 
         with monkeypatch.context() as patch:
             patch.setattr(Validator, "measure", found)
-            return evaluate(trainer)
+            evaluate(event)
 
-    monkeypatch.setattr(Trainer, "evaluate", evaluated)
+    monkeypatch.setattr(Evaluate, "run", evaluated)
 
 
 def weights(run: Path, step: int) -> dict[str, torch.Tensor]:
@@ -66,7 +67,7 @@ def test_a_stopped_run_ends_at_the_same_step(
 
     def stepping(trainer: Trainer) -> None:
         step_of(trainer)
-        if trainer.position.step == step:
+        if trainer.state.step == step:
             signal.raise_signal(next(stops))
 
     with monkeypatch.context() as patch, pytest.raises(Stopped):
@@ -91,10 +92,10 @@ def test_a_run_that_ran_out_of_patience_stays_there_until_it_has_more(corpus: Pa
 
 
 def test_patience_counts_what_is_no_number_as_no_improvement() -> None:
-    position = Position()
+    state = TrainState()
     found = []
     for loss in (3.0, float("nan"), 3.0, 2.9, 3.1):
-        position.evaluated(loss)
-        found.append((position.evaluations_without_improvement, position.is_out_of_patience(2)))
+        state.evaluated(loss)
+        found.append((state.evaluations_without_improvement, state.is_out_of_patience(2)))
     assert found == [(0, False), (1, False), (2, True), (0, False), (1, False)]
-    assert not position.is_out_of_patience(0)
+    assert not state.is_out_of_patience(0)

@@ -124,7 +124,7 @@ def stop_after(step: int, monkeypatch: pytest.MonkeyPatch, signum: int = signal.
 
     def stepping(trainer: Trainer) -> object:
         result = original(trainer)
-        if trainer.position.step == step:
+        if trainer.state.step == step:
             signal.raise_signal(signum)
         return result
 

@@ -56,6 +56,14 @@ class BackgroundSaver:
         self.step: int | None = None
         self.seconds: float | None = None
 
+    def resumed(self, step: int) -> None:
+        """Note that the run holds the checkpoint of `step` already."""
+        self.step = step
+
+    def has(self, step: int) -> bool:
+        """Return whether the newest checkpoint that was submitted, and has not failed, is that of `step`."""
+        return self.step == step
+
     def submit(self, step: int, parts: Parts, state: Mapping[str, Any], before: Callable[[], None]) -> None:
         """Begin to save `parts` and `state` as they are now; the thread calls `before` first.
 

@@ -66,7 +66,7 @@ def launch(settings: Launch, arguments: Sequence[str]) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
-    from gptcli.parallel.meeting import register
+    from gptcli.parallel.rendezvous import register
 
     register()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

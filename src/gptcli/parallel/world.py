@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 UNSET = "unset it, or start the ranks by gptcli train --nproc or by torchrun"
 LAUNCH_VARIABLE = "GPTCLI_LAUNCH"
 """Names a directory of our own launcher, in which a rank leaves word of why all of them ended."""
-MEETING_VARIABLE = "GPTCLI_MEETING"
+RENDEZVOUS_VARIABLE = "GPTCLI_RENDEZVOUS"
 """Names the meeting of machines for which this rank was started, the same for all of its ranks."""
 FAILURE_NAME = "failure.json"
 FAILURE_KEY = "failure"
-MEETING_SECONDS = 300.0
+START_SECONDS = 300.0
 """How long the ranks have to start."""
 ASIDE_SECONDS = 3600.0
 """How long a rank waits for another one to write its part of a checkpoint."""
@@ -79,9 +79,8 @@ class World:
         self.base, self.prefix = base, prefix
         self.store = self.below(base) if base is not None else None
         self.work = "the start"
-        """What is being done, for the message if another rank does not answer."""
         self.messages = 0
-        self.timeout = MEETING_SECONDS
+        self.timeout = START_SECONDS
         self.is_connected = False
         self.watcher = threading.Thread(target=self.watch, name="watch", daemon=True)
         self.is_done = threading.Event()
@@ -89,6 +88,10 @@ class World:
     @property
     def is_first(self) -> bool:
         return self.rank == 0
+
+    def begin(self, work: str) -> None:
+        """Note what is being done, for the message of a rank that another one does not answer."""
+        self.work = work
 
     @property
     def local_size(self) -> int:
@@ -109,14 +112,14 @@ class World:
         require_address()
         from torch.distributed.rendezvous import rendezvous
 
-        base, rank, size = next(rendezvous("env://", timeout=timedelta(seconds=MEETING_SECONDS)))
+        base, rank, size = next(rendezvous("env://", timeout=timedelta(seconds=START_SECONDS)))
         if rank:
             console.silence()
         local_rank = int(os.environ.get("LOCAL_RANK", rank))
         if local_rank == 0 and LAUNCH_VARIABLE in os.environ:  # why the ranks before these ended counts no more
             (Path(os.environ[LAUNCH_VARIABLE]) / FAILURE_NAME).unlink(missing_ok=True)
         # Each machine's launcher counts its own restarts; of several machines only the meeting's name is the same.
-        start = os.environ.get(MEETING_VARIABLE) or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        start = os.environ.get(RENDEZVOUS_VARIABLE) or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         attempt = f"{start}-{size}"
         # Ranks that replace others after a change of machines count as the same attempt.
         turn = base.add(f"gptcli/{attempt}/{rank}", 1)

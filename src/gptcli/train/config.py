@@ -128,7 +128,7 @@ class TrainerConfig(Config):
         return (value,) if isinstance(value, str) else value
 
     @property
-    def knots(self) -> tuple[tuple[int, int], ...]:
+    def breakpoints(self) -> tuple[tuple[int, int], ...]:
         """`pace` as (step, end) pairs."""
         pairs = (pair.split(":") for pair in self.pace.split())
         return tuple((int(start), int(end)) for start, end in pairs)
@@ -141,13 +141,13 @@ class TrainerConfig(Config):
 
     @model_validator(mode="after")
     def pace_goes_forward(self) -> TrainerConfig:
-        knots = self.knots
-        if knots and (
-            knots[0][0] or any(a >= b for (a, _), (b, _) in pairwise(knots)) or any(a >= b for a, b in knots)
+        points = self.breakpoints
+        if points and (
+            points[0][0] or any(a >= b for (a, _), (b, _) in pairwise(points)) or any(a >= b for a, b in points)
         ):
             raise ValueError("pace must begin at step 0, its steps must rise, and each must lie before its end")
-        if knots and self.max_steps is not None and knots[-1][1] < self.max_steps:
-            raise ValueError(f"pace ends at step {knots[-1][1]}, before max_steps {self.max_steps}; leave it out")
+        if points and self.max_steps is not None and points[-1][1] < self.max_steps:
+            raise ValueError(f"pace ends at step {points[-1][1]}, before max_steps {self.max_steps}; leave it out")
         return self
 
 

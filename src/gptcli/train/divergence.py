@@ -37,7 +37,7 @@ def bad_steps_in_a_row(count: int, step: int, config: RunConfig, run: Path) -> D
 
 
 def require_finite_loss(loss: float, step: int, config: RunConfig) -> None:
-    """Raises DivergedError: a validation loss is not finite; nothing is saved of the weights that it is of."""
+    """Raise DivergedError where a validation loss is not finite; nothing is saved of the weights that have it."""
     if not math.isfinite(loss):
         raise diverged(f"the validation loss after step {step:,} is {loss}; no checkpoint of that step is kept", config)
 

@@ -51,23 +51,23 @@ def finish(trainer: Trainer, baseline: CompressionBaseline | None) -> dict[str, 
 
     `baseline` is of the validation text; None on the ranks that do not write.
     """
-    run, plan, position = trainer.run_directory, trainer.plan, trainer.position
-    trainer.world.work = "the last evaluation"
+    run, plan, state = trainer.run_directory, trainer.plan, trainer.state
+    trainer.world.begin("the last evaluation")
     best = good_one(trainer, run.best_good)
-    if best is not None and best.step != position.step:
+    if best is not None and best.step != state.step:
         trainer.strategy.load_weights(trainer.load(best.path, ("model",)).tensors["model"])
     whole = trainer.validator.measure(trainer.model, plan.final_tokens)
-    require_finite_loss(whole.loss, best.step if best else position.step, plan.config)
+    require_finite_loss(whole.loss, best.step if best else state.step, plan.config)
     model = trainer.strategy.whole_model()
     lost = lost_text_of(plan.data.report, "val")
     summary = {
         "run": str(run.path),
-        "steps": position.step,
-        "tokens": position.tokens,
+        "steps": state.step,
+        "tokens": state.tokens,
         "parameters": plan.parameters,
-        "train_seconds": round(position.elapsed_seconds, 3),
-        "tokens_per_second": round(position.tokens / max(position.elapsed_seconds, 1e-9), 1),
-        "train_loss": trainer.journal.last_train_loss(),
+        "train_seconds": round(state.elapsed_seconds, 3),
+        "tokens_per_second": round(state.tokens / max(state.elapsed_seconds, 1e-9), 1),
+        "train_loss": trainer.logger.last_train_loss(),
         "val_loss": whole.loss,
         "val_loss_interval": loss_interval(whole.loss, whole.parts),
         "val_bits_per_byte": None if lost.is_withheld else whole.bits_per_byte,
@@ -78,10 +78,10 @@ def finish(trainer: Trainer, baseline: CompressionBaseline | None) -> dict[str, 
         "xz_bits_per_byte": baseline and baseline.bits_per_byte,
     }
     if whole.by_corpus:
-        epochs = plan.batches.epochs(position.step * plan.config.sequences_per_step)
+        epochs = plan.batches.epochs(state.step * plan.config.sequences_per_step)
         summary["mix"] = {name: {"val_loss": loss, "epochs": epochs[name]} for name, loss in whole.by_corpus.items()}
     if baseline is not None:
-        ending = ending_of(trainer, best.step if best else position.step)
+        ending = ending_of(trainer, best.step if best else state.step)
         summary |= {
             "ended": ending.end,
             "best_step": ending.used_step,
@@ -97,11 +97,11 @@ def finish(trainer: Trainer, baseline: CompressionBaseline | None) -> dict[str, 
 
 def ending_of(trainer: Trainer, used_step: int) -> Ending:
     """The end of the run, with its reason and the finding on its curve."""
-    plan, position, train = trainer.plan, trainer.position, trainer.train_config
+    plan, state, train = trainer.plan, trainer.state, trainer.train_config
     end: End = "max_steps"
-    if position.is_out_of_patience(train.patience):
+    if state.is_out_of_patience(train.patience):
         end = "patience"
-    elif plan.clock is not None and position.step != train.max_steps:
+    elif plan.clock is not None and state.step != train.max_steps:
         end = "time"
     val_tokens = len(plan.data.val) - 1
     tokens = min(train.eval_tokens, val_tokens)
@@ -109,10 +109,10 @@ def ending_of(trainer: Trainer, used_step: int) -> Ending:
         run=trainer.run_directory.path,
         train=train,
         end=end,
-        steps=position.step,
-        planned=trainer.pace.end,
+        steps=state.step,
+        planned=trainer.length.end,
         tokens=tokens,
         val_tokens=val_tokens,
         used_step=used_step,
-        finding=judge(curve_of(trainer.journal.metrics.read()), tokens),
+        finding=judge(curve_of(trainer.logger.metrics.read()), tokens),
     )

@@ -24,8 +24,8 @@ from gptcli.parallel.world import World
 from gptcli.tokenizer.tokenizer import Tokenizer
 from gptcli.train.compiling import compiled
 from gptcli.train.config import RunConfig
+from gptcli.train.initial_checkpoint import InitialCheckpoint
 from gptcli.train.planning.plan import Deadline, Plan
-from gptcli.train.start import Start
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Decided:
         directories = tuple(corpus.directory for corpus in data.corpora)
         return cls(*numbers, data.directory, directories, data.tokenizer, data.report, plan.is_extended)
 
-    def plan(self, start: Start | None, share: VerifiedShare) -> Plan:
+    def plan(self, start: InitialCheckpoint | None, share: VerifiedShare) -> Plan:
         """The plan of a rank that did not make it.
 
         It verifies its share of the prepared data; a rank that finds damage ends all before the first step.

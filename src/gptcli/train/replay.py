@@ -25,11 +25,12 @@ from gptcli.nn.finite import bad_values
 from gptcli.nn.loss import IGNORE_INDEX
 from gptcli.optim.clip import gradient_norm
 from gptcli.train.bad_steps import texts_of
+from gptcli.train.initial_checkpoint import open_initial_checkpoint
 from gptcli.train.loop import Trainer
 from gptcli.train.planning.plan import make_plan
 from gptcli.train.ranks import alone
 from gptcli.train.resume import History
-from gptcli.train.start import open_start
+from gptcli.train.signals import StopRequest
 from gptcli.train.step import Stepper, step_seed
 
 SHOWN_CHARACTERS = 200
@@ -54,27 +55,28 @@ def replay(path: Path, step: int, cache_dir: Path, top: int = 5) -> dict[str, An
     run = RunDirectory.open(path)
     require_unchanged(run.path, run.config_path.name)
     settings = read_toml(run.config_path)
-    plan = make_plan(settings, cache_dir, time.monotonic(), history=History.of(run), start=open_start(settings, run))
+    initial = open_initial_checkpoint(settings, run)
+    plan = make_plan(settings, cache_dir, time.monotonic(), history=History.of(run), start=initial)
     if not 1 <= step <= plan.steps:
         raise UsageError(f"{path} has no step {step}", f"its steps are 1 to {plan.steps}")
     train = plan.config.train.model_copy(update={"trackers": ()})
     plan = replace(plan, config=plan.config.model_copy(update={"train": train}))
     allow_tf32(train.tf32)
     model = plan.new_model().train()
-    trainer = Trainer(plan, alone(plan, model), run)
+    trainer = Trainer(plan, alone(plan, model), run, StopRequest())
     begin = newest_before(run, step)
     if begin is not None:
         trainer.restore(load_checkpoint(begin.path, parts=("model", "optimizer")))
-    first = trainer.position.step
+    first = trainer.state.step
     say(f"from {'the initial weights' if begin is None else f'the checkpoint of step {first:,}'} to step {step:,}")
     with Progress("replay", step - 1, unit="steps", initial=first) as progress:
         for index in range(first, step - 1):
             trainer.set_rate(index)
-            trainer.stepper.run(trainer.feed.make(index), step_seed(plan.config.seed, index))
+            trainer.stepper.run(trainer.prefetcher.make(index), step_seed(plan.config.seed, index))
             progress.update(1)
     trainer.set_rate(step - 1)
     seed = step_seed(plan.config.seed, step - 1)
-    found = look(model, trainer.stepper, trainer.feed.make(step - 1), seed, top)
+    found = look(model, trainer.stepper, trainer.prefetcher.make(step - 1), seed, top)
     for sequence, text in zip(found["sequences"], texts_of(found.pop("rows"), plan.data.tokenizer), strict=True):
         sequence["text"] = text
     return {"step": step, "checkpoint": first, "lr": trainer.optimizer.param_groups[0]["lr"], **found}

@@ -19,8 +19,8 @@ from gptcli.config.shipped import read_settings
 from gptcli.console import say, shell_word
 from gptcli.errors import CheckpointError, DataError, UsageError
 from gptcli.storage import expanded
+from gptcli.train.initial_checkpoint import require_same_initial
 from gptcli.train.resume import History, require_same_run, resume_command
-from gptcli.train.start import require_same_start
 
 RUNS = Path("runs")
 """The directory of runs for which no --out is given."""
@@ -111,7 +111,7 @@ def settings_of(request: TrainRequest, history: History) -> RawConfig:
     if history.run is None:
         return with_budget(merged, request.max_seconds)
     merged = with_new_end(merged, base, request.max_seconds, history.spent_seconds)
-    require_same_start(merged, base, history.run)
+    require_same_initial(merged, base, history.run)
     for line in require_same_run(history, merged, base):
         say(line)
     require_corpus(history, merged)

@@ -26,7 +26,9 @@ from gptcli.storage import atomic_directory, copy_tree, default_cache_dir, remov
 from gptcli.tokenizer.files import SETTINGS_FILE, TOKENIZER_FILE
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 from gptcli.train.config import RunConfig
+from gptcli.train.events import training_events
 from gptcli.train.finish import finish, good_one, validation_baseline
+from gptcli.train.initial_checkpoint import InitialCheckpoint, keep_initial_copy, keep_sketch, open_initial_checkpoint
 from gptcli.train.loop import Trainer
 from gptcli.train.planning.memory_check import fits, require_memory
 from gptcli.train.planning.memory_estimate import rank_memory
@@ -37,7 +39,6 @@ from gptcli.train.request import TrainRequest, fresh_directory, named_run, resum
 from gptcli.train.resume import NEW, History, kept_fingerprint
 from gptcli.train.screen import show_layout, show_plan
 from gptcli.train.signals import StopRequest
-from gptcli.train.start import Start, keep_copy, keep_sketch, open_start
 
 RUN_KEY = "run"
 """Under which a launcher's ranks put down the run that they train."""
@@ -66,7 +67,7 @@ def plan_and_train(request: TrainRequest, resumable: RunDirectory | None, stop: 
         drop_damaged_manifest(resumable)
     history = History.of(resumable) if resumable else NEW
     user = checked_settings(request, history)
-    start = open_start(user, resumable)
+    start = open_initial_checkpoint(user, resumable)
     plan = plan_of(request, history, user, start)
     out = request.out or fresh_directory(plan.config.data.corpus)
     model = None
@@ -96,7 +97,7 @@ def checked_settings(request: TrainRequest, history: History) -> RawConfig:
     return user
 
 
-def plan_of(request: TrainRequest, history: History, user: RawConfig, start: Start | None) -> Plan:
+def plan_of(request: TrainRequest, history: History, user: RawConfig, start: InitialCheckpoint | None) -> Plan:
     """The plan for these settings, whose time budget began when the first process that trained this run did."""
     cache_dir = request.cache_dir or default_cache_dir()
     began = request.began - history.spent_seconds
@@ -117,8 +118,8 @@ def train_together(request: TrainRequest, world: World, stop: StopRequest) -> di
         history = History.of(resumable) if resumable else NEW
         user = checked_settings(request, history)
         layout = layout_of(user, world)
-        world.first(lambda: None if resumable else open_start(user, None))  # so that one rank downloads it
-        start = open_start(user, resumable)
+        world.first(lambda: None if resumable else open_initial_checkpoint(user, None))  # so that one rank downloads it
+        start = open_initial_checkpoint(user, resumable)
         plan = plan_together(request, history, user, start, world, layout)
         if request.dry_run:
             return estimates(plan, plan.deadline and plan.deadline.step_seconds)
@@ -155,7 +156,7 @@ def plan_together(
     request: TrainRequest,
     history: History,
     user: RawConfig,
-    start: Start | None,
+    start: InitialCheckpoint | None,
     world: World,
     layout: Layout,
 ) -> Plan:
@@ -197,22 +198,22 @@ def train_in(run: RunDirectory, plan: Plan, strategy: Strategy, stop: StopReques
     world = strategy.world
     for leftover in run.clean() if world.is_first else ():
         say(f"removed {leftover}, left behind by a process that was killed")
-    trainer = Trainer(plan, strategy, run)
+    trainer = Trainer(plan, strategy, run, stop)
     if resumed:
         restore_newest(trainer, run)  # refuses another corpus before anything of the run is replaced
-    step = trainer.position.step
-    if (step == 0 or plan.is_extended) and trainer.pace.is_over(step):
+    step = trainer.state.step
+    if (step == 0 or plan.is_extended) and trainer.length.is_over(step):
         raise UsageError("the time is up before the first step", "give more --time")
     if world.is_first:
         describe_run(run, plan)
         world.remember(RUN_KEY, str(run.path))
-        if plan.start and trainer.position.step == 0:
-            keep_copy(plan.start, plan.config.model, plan.data.tokenizer, run)
+        if plan.start and trainer.state.step == 0:
+            keep_initial_copy(plan.start, plan.config.model, plan.data.tokenizer, run)
         record_new(run.path, RUN_FILES)
     # Before the training, so that a time budget is planned with what this took, and the peak of memory is training's.
     baseline = validation_baseline(plan) if world.is_first else None
     try:
-        trainer.run(stop)
+        trainer.run(training_events(trainer))
     except torch.OutOfMemoryError as error:
         raise OutOfMemoryError(
             f"{plan.device} has too little memory for micro-batches of {plan.config.train.batch_size} sequences",
@@ -227,8 +228,8 @@ def train_in(run: RunDirectory, plan: Plan, strategy: Strategy, stop: StopReques
 
 def as_made(trainer: Trainer) -> RunConfig:
     """The configuration that repeats a run under a deadline step by step: as many steps, on the same course."""
-    pace = " ".join(f"{step}:{end}" for step, end in trainer.pace.course.knots)
-    made = {"max_seconds": None, "max_steps": trainer.position.step, "pace": pace}
+    pace = " ".join(f"{step}:{end}" for step, end in trainer.length.scale.breakpoints)
+    made = {"max_seconds": None, "max_steps": trainer.state.step, "pace": pace}
     config = trainer.config
     return config.model_copy(update={"train": config.train.model_copy(update=made)})
 
@@ -290,5 +291,5 @@ def restore_newest(trainer: Trainer, run: RunDirectory) -> None:
         say("the run has no checkpoint yet: starting from the beginning")
     else:
         trainer.restore(trainer.load(newest.path, ("model", "optimizer")))
-        say(f"resumed at step {trainer.position.step:,} of {trainer.pace.end:,}")
-    trainer.journal.forget_later_lines(trainer.position.step, is_unfinished=trainer.position.is_unfinished)
+        say(f"resumed at step {trainer.state.step:,} of {trainer.length.end:,}")
+    trainer.logger.resume(trainer.state.step, is_unfinished=trainer.state.is_unfinished)

@@ -19,6 +19,9 @@ REPEAT_SECONDS = 5.0
 """Within so many seconds a second signal may be the first one again."""
 
 
+Response = Literal["raise", "leave", "remember"]
+
+
 class StopRequest:
     """While entered, holds the number of the first stop signal received in `signum` (None: go on).
 
@@ -33,7 +36,7 @@ class StopRequest:
         """`is_repeated`: one wish to stop may arrive as several signals, from the terminal and from a launcher."""
         self.signum: int | None = None
         self.is_repeated, self.received = is_repeated, 0.0
-        self.answer: Literal["raise", "leave", "remember"] = "raise"
+        self.answer: Response = "raise"
 
     def __enter__(self) -> Self:
         self.previous: dict[int, Any] = {number: signal.signal(number, self.receive) for number in STOP_SIGNALS}
@@ -62,8 +65,9 @@ class StopRequest:
                 leave(signum, str(stopped))
             raise stopped
 
-    def is_wanted(self) -> bool:
-        return self.signum is not None
+    def respond(self, answer: Response) -> None:
+        """Choose what the first signal does from now on."""
+        self.answer = answer
 
 
 def leave(signum: int, words: str) -> NoReturn:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,14 +23,14 @@ from gptcli.parallel.strategy import Strategy
 from gptcli.train.spikes import SpikeGuard
 
 
-class Share(NamedTuple):
+class DataShare(NamedTuple):
     """One of `count` equal parts of every step: what one data rank of several trains on."""
 
     number: int
     count: int
 
 
-WHOLE = Share(0, 1)
+WHOLE = DataShare(0, 1)
 
 
 class StepResult(NamedTuple):
@@ -59,7 +59,7 @@ def step_seed(seed: int, step: int, data_rank: int = 0) -> int:
 
 
 def micro_batches(
-    batches: Batches, step: int, sequences_per_step: int, batch_size: int, share: Share = WHOLE
+    batches: Batches, step: int, sequences_per_step: int, batch_size: int, share: DataShare = WHOLE
 ) -> Iterator[Batch]:
     """The micro-batches of a share of step `step` (counted from 0), the last one possibly smaller.
 
@@ -151,6 +151,20 @@ class Stepper:
         self.batch_size: int | None = None
         """Sequences of the largest micro-batch that fits the device, once one did not."""
         self.decides_on_device = self.is_fused and all(parameter.is_cuda for parameter in self.parameters)
+
+    def state(self) -> dict[str, Any]:
+        """Return the numbers of a checkpoint's state that belong to the stepper."""
+        return {
+            "scaler": self.scaler.state_dict(),
+            "spikes": self.spikes.state() if self.spikes else None,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Load what `state` returned."""
+        if state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        if state.get("spikes") and self.spikes:
+            self.spikes.restore(state["spikes"])
 
     def run(self, batches: list[Batch], seed: int = 0) -> StepResult:
         """One step on the micro-batches `batches`, waiting for its numbers."""

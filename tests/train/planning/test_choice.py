@@ -25,7 +25,6 @@ from gptcli.train.loop import Trainer
 from gptcli.train.planning import choice, plan, probe
 from gptcli.train.planning.zero_config import CorpusFacts, zero_config
 from gptcli.train.run import TrainRequest, train
-from gptcli.train.signals import StopRequest
 from numbered_lines import numbered_lines
 
 SETTINGS = (
@@ -105,22 +104,16 @@ def test_the_learning_rate_is_near_its_end_when_the_time_is_up(corpus: Path, tmp
     assert rates[peak:] == sorted(rates[peak:], reverse=True)
 
 
-def stop_at(step: int) -> Callable[[Trainer, StopRequest], None]:
-    """`Trainer.run` that is asked to stop when `step` is done."""
+def stop_at(step: int) -> Callable[[Trainer], None]:
+    """`Trainer.step` that asks for a stop when `step` is done."""
     original = Trainer.step
 
-    def run(trainer: Trainer, stop: StopRequest) -> None:
-        def stepping() -> object:
-            result = original(trainer)
-            if trainer.position.step == step:
-                stop.signum = 2
-            return result
+    def stepping(trainer: Trainer) -> None:
+        original(trainer)
+        if trainer.state.step == step:
+            trainer.stop.signum = 2
 
-        trainer.step = stepping
-        original_run(trainer, stop)
-
-    original_run = Trainer.run
-    return run
+    return stepping
 
 
 def test_a_resumed_run_keeps_its_deadline_and_can_be_repeated_too(
@@ -128,7 +121,7 @@ def test_a_resumed_run_keeps_its_deadline_and_can_be_repeated_too(
 ) -> None:
     broken = tmp_path / "broken"
     with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(Trainer, "run", stop_at(25))
+        patch.setattr(Trainer, "step", stop_at(25))
         train(request(corpus, broken))
     (saved,) = [info for info in RunDirectory(broken).checkpoints() if info.step == 25]
     state = json.loads((saved.path / "state.json").read_text())
@@ -145,7 +138,7 @@ def test_a_run_whose_time_is_up_when_it_is_resumed_is_only_finished(
     corpus: Path, tmp_path: Path, ticking: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(Trainer, "run", stop_at(30))
+        patch.setattr(Trainer, "step", stop_at(30))
         train(request(corpus, tmp_path / "run"))
     summary = train(TrainRequest(out=tmp_path / "run", resume=True, began=time.monotonic() - 60 - 14))
     assert summary["steps"] == 30 and made(tmp_path / "run")["max_steps"] == 30
@@ -187,7 +180,7 @@ def test_more_time_is_counted_once_by_a_run_that_is_stopped_again(
     train(request(corpus, run, "train.max_steps=20"))
     began = time.monotonic() - 60
     with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(Trainer, "run", stop_at(60))
+        patch.setattr(Trainer, "step", stop_at(60))
         train(TrainRequest(out=run, resume=True, max_seconds=30.0, began=began))
     budget = made(run)["max_seconds"]
     knots = json.loads((RunDirectory(run).checkpoint_path(60) / "state.json").read_text())["knots"]

@@ -137,7 +137,7 @@ def test_a_deadline_changes_nothing_of_a_small_text_but_when_it_ends_at_the_late
     corpus.write_text(prose(5_000))
     plain, timed = planned(corpus), planned(corpus, "train.max_seconds=600")
     assert timed.config.train.max_seconds == 600 and timed.choice is None
-    assert timed.steps == plain.steps == timed.new_pace().most_steps
+    assert timed.steps == plain.steps == timed.new_run_length().most_steps
     unbounded = timed.config.train.model_copy(update={"max_seconds": None})
     assert timed.config.model_copy(update={"train": unbounded}) == plain.config
 
@@ -179,7 +179,7 @@ def test_the_rule_for_a_deadline_names_the_most_steps_even_where_it_expects_fewe
     shape = ("model.n_layer=1", "model.n_embd=32", "model.context_length=64", "data.tokenizer.name=byte")
     made = planned(corpus, *shape, "train.max_seconds=60")
     assert made.choice is not None and made.steps < made.config.train.max_steps == made.choice.ranked[0].most_steps
-    assert made.new_pace().most_steps == made.config.train.max_steps
+    assert made.new_run_length().most_steps == made.config.train.max_steps
 
 
 @pytest.mark.slow

@@ -27,7 +27,6 @@ from gptcli.models.estimate import parameter_count
 from gptcli.train.clock import Clock
 from gptcli.train.compiling import possible_compilation
 from gptcli.train.config import RunConfig
-from gptcli.train.pace import FORWARD_PART
 from gptcli.train.planning.probe import ProbeSetup, measure, seconds_per_flop
 from gptcli.train.planning.scaling_law import shipped_law
 from gptcli.train.planning.small_text import SMALL_TEXT
@@ -35,6 +34,7 @@ from gptcli.train.planning.subset import scan_subset
 from gptcli.train.planning.text_sample import TokenizerFacts, preparing_seconds, read_sample, tokenizer_facts
 from gptcli.train.planning.time_rule import Candidate, CandidateGrid, Prediction, RuleInputs, too_short
 from gptcli.train.planning.zero_config import CorpusFacts, without_set, zero_config
+from gptcli.train.time_budget import FORWARD_PART
 
 TIME_RULE = "the rule for --time"
 

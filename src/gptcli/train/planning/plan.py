@@ -25,7 +25,7 @@ from gptcli.parallel.strategy import Alone
 from gptcli.train.clock import Clock
 from gptcli.train.compiling import choose_compile
 from gptcli.train.config import RunConfig
-from gptcli.train.pace import FORWARD_PART, Pace
+from gptcli.train.initial_checkpoint import InitialCheckpoint, settings_from
 from gptcli.train.planning.choice import TIME_RULE, Choice, TimedRequest, choose_for_time
 from gptcli.train.planning.memory_check import require_memory
 from gptcli.train.planning.memory_estimate import rank_memory
@@ -35,8 +35,8 @@ from gptcli.train.planning.subset import scan_subset
 from gptcli.train.planning.time_rule import LEAST_STEPS, TRAINING_PART, too_short
 from gptcli.train.planning.zero_config import ZERO_CONFIG, CorpusFacts, Shape, choose_shape, longest_run, zero_config
 from gptcli.train.resume import NEW, History, settings_fingerprint
-from gptcli.train.start import Start, settings_from
 from gptcli.train.step import accumulate_gradients, micro_batches
+from gptcli.train.time_budget import FORWARD_PART, RunLength, TimeBudget
 
 EPOCHS = "train.epochs"
 PROBE_SECONDS = 2.0
@@ -81,7 +81,7 @@ class Plan:
     """Why the rule for a deadline chose what it chose."""
     compile_reason: str = ""
     """Why the loss is compiled or not, if that was left open."""
-    start: Start | None = None
+    start: InitialCheckpoint | None = None
     """The model that training starts from, if not from drawn weights."""
     first_step: int = 0
     """Steps that were made before, of a run that is resumed."""
@@ -121,15 +121,17 @@ class Plan:
         model = build_model(self.config.model, seed=self.config.seed, device=self.device)
         return model.recompute(self.config.train.activation_checkpointing)
 
-    def new_pace(self) -> Pace:
-        """Where the run ends, as planned before its first step."""
+    def new_run_length(self) -> RunLength:
+        """Return where the run ends, as planned before its first step."""
         train = self.config.train
         if self.deadline is None:
-            return Pace(train.knots or ((0, train.max_steps),), last_step=train.max_steps)
+            return RunLength(train.breakpoints or ((0, self.steps),), last_step=train.max_steps)
+        if self.deadline.clock is None:
+            return RunLength(((0, self.steps),))
         evaluated = min(train.eval_tokens, len(self.data.val))
-        return Pace(
+        return TimeBudget(
             ((0, self.steps),),
-            clock=self.deadline.clock,
+            self.deadline.clock,
             most_steps=train.max_steps,
             intervals={
                 "evaluate": train.eval_every_steps,
@@ -153,7 +155,7 @@ def make_plan(
     began: float,
     *,
     history: History = NEW,
-    start: Start | None = None,
+    start: InitialCheckpoint | None = None,
     force: bool = False,
 ) -> Plan:
     """Read the corpus, resolve every key, prepare tokens; nothing is written but the cache.

@@ -29,7 +29,7 @@ from gptcli.tokenizer.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
-class Start:
+class InitialCheckpoint:
     """The model to start from; `source` says in words which."""
 
     reference: str
@@ -51,7 +51,7 @@ def reference_of(settings: RawConfig) -> str:
     return (train.get("init_from") or "") if isinstance(train, Mapping) else ""
 
 
-def open_start(settings: RawConfig, run: RunDirectory | None) -> Start | None:
+def open_initial_checkpoint(settings: RawConfig, run: RunDirectory | None) -> InitialCheckpoint | None:
     """The model that the settings name, from the copy in `run` where that has one; none where they name none.
 
     Raises:
@@ -75,10 +75,10 @@ def open_start(settings: RawConfig, run: RunDirectory | None) -> Start | None:
         )
     trained = copy if copy is not None and copy.is_dir() else loaded.run and loaded.run.path
     sketch = TextSketch.open(trained / SKETCH) if trained else NOTHING_KNOWN
-    return Start(reference, source, config, loaded.tokenizer, loaded.model.state_dict(), sketch)
+    return InitialCheckpoint(reference, source, config, loaded.tokenizer, loaded.model.state_dict(), sketch)
 
 
-def settings_from(start: Start, user: RawConfig) -> RawConfig:
+def settings_from(start: InitialCheckpoint, user: RawConfig) -> RawConfig:
     """The user's settings, with shape and tokenizer those of the model to start from.
 
     Raises:
@@ -96,7 +96,7 @@ def settings_from(start: Start, user: RawConfig) -> RawConfig:
     return merge(with_origin({"model": values, "data": {"tokenizer": tokenizer}}, start.source), user)
 
 
-def require_same_shape(start: Start, user: RawConfig) -> None:
+def require_same_shape(start: InitialCheckpoint, user: RawConfig) -> None:
     config = start.config
     theirs = config.model_dump(mode="json") | {
         "n_kv_head": config.kv_heads,
@@ -125,7 +125,7 @@ def read_tokenizer(given: Any) -> Any:
     return validate(DataConfig, with_origin({"tokenizer": given}, "data.tokenizer")).tokenizer
 
 
-def keep_sketch(prepared: Path, start: Start | None, run: RunDirectory) -> None:
+def keep_sketch(prepared: Path, start: InitialCheckpoint | None, run: RunDirectory) -> None:
     """Write the sketch of the text that the run is trained on, and of what `start` was trained on, into the run.
 
     None is written where the corpus, prepared in the directory `prepared`, has none, since it is of tokens.
@@ -135,7 +135,7 @@ def keep_sketch(prepared: Path, start: Start | None, run: RunDirectory) -> None:
         TextSketch.joined(sketch for sketch in sketches if sketch.limit).save(run.path / SKETCH)
 
 
-def keep_copy(start: Start, config: ModelConfig, tokenizer: Tokenizer, run: RunDirectory) -> None:
+def keep_initial_copy(start: InitialCheckpoint, config: ModelConfig, tokenizer: Tokenizer, run: RunDirectory) -> None:
     """Write the model as it is before its first step into the run, and the sketch of the text that it was trained on,
     unless they are there already."""
     if not (run.path / COPY).exists():
@@ -146,7 +146,7 @@ def keep_copy(start: Start, config: ModelConfig, tokenizer: Tokenizer, run: RunD
             record(folder, (*MODEL_FILES, SKETCH))
 
 
-def require_same_start(settings: RawConfig, recorded: RawConfig, run: RunDirectory) -> None:
+def require_same_initial(settings: RawConfig, recorded: RawConfig, run: RunDirectory) -> None:
     """Refuse to go on with a run from another model than the one that it began from."""
     if reference_of(settings) != reference_of(recorded):
         began = reference_of(recorded) or "weights that were drawn"

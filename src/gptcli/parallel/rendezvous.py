@@ -18,14 +18,14 @@ from torch.distributed.elastic.rendezvous import (
 from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import create_backend
 from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRendezvousHandler
 
-from gptcli.parallel.world import MEETING_VARIABLE
+from gptcli.parallel.world import RENDEZVOUS_VARIABLE
 
 BACKEND = "gptcli"
 """The name by which torch's launcher knows this rendezvous."""
-NAME_KEY = "gptcli/meeting"
+NAME_KEY = "gptcli/rendezvous"
 
 
-class Meeting(DynamicRendezvousHandler):
+class Rendezvous(DynamicRendezvousHandler):
     """Gives each meeting a name that its ranks have in common, and tells everyone where their store is."""
 
     def get_backend(self) -> str:
@@ -39,14 +39,14 @@ class Meeting(DynamicRendezvousHandler):
             told = RendezvousStoreInfo.build(0, store, known.master_addr, known.master_port)
         else:
             told = RendezvousStoreInfo.build(info.rank, store, None)
-        os.environ[MEETING_VARIABLE] = store.get(NAME_KEY).decode()  # the ranks are started with it
+        os.environ[RENDEZVOUS_VARIABLE] = store.get(NAME_KEY).decode()  # the ranks are started with it
         return RendezvousInfo(store, info.rank, info.world_size, told)
 
 
-def meet(parameters: RendezvousParameters) -> Meeting:
+def meet(parameters: RendezvousParameters) -> Rendezvous:
     backend, store = create_backend(parameters)
     machines = (parameters.min_nodes, parameters.max_nodes)
-    return Meeting.from_backend(parameters.run_id, store, backend, *machines, parameters.local_addr)
+    return Rendezvous.from_backend(parameters.run_id, store, backend, *machines, parameters.local_addr)
 
 
 def register() -> None:

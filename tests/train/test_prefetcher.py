@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from gptcli.data.batches import Batch
-from gptcli.train.feed import Feed
 from gptcli.train.fingerprints import hash_tokens
-from gptcli.train.step import Share
+from gptcli.train.prefetcher import Prefetcher
+from gptcli.train.step import DataShare
 
 
 class Counted:
@@ -31,23 +31,24 @@ def numbers(batches: list[Batch]) -> list[list[int]]:
 
 def test_on_a_cpu_batches_are_made_when_they_are_asked_for() -> None:
     source = Counted()
-    feed = Feed(source, 5, 2, torch.device("cpu"))
-    assert numbers(feed.take(3)) == [[15, 16], [17, 18], [19]]
+    fetcher = Prefetcher(source, 5, 2, torch.device("cpu"))
+    assert numbers(fetcher.take(3)) == [[15, 16], [17, 18], [19]]
     assert source.asked == [[15, 16], [17, 18], [19]]
 
 
 def test_the_shares_of_a_step_are_its_sequences_whatever_their_number() -> None:
-    whole = [row for batch in numbers(Feed(Counted(), 12, 5, torch.device("cpu")).make(4)) for row in batch]
+    whole = [row for batch in numbers(Prefetcher(Counted(), 12, 5, torch.device("cpu")).make(4)) for row in batch]
     for count in (1, 2, 3, 4):
-        feeds_of = [Feed(Counted(), 12, 5, torch.device("cpu"), Share(number, count)) for number in range(count)]
-        assert [row for feed in feeds_of for batch in numbers(feed.make(4)) for row in batch] == whole
-        assert all(numbers(feed.whole(4)) == numbers(feeds_of[0].whole(4)) for feed in feeds_of)
+        shares = [DataShare(number, count) for number in range(count)]
+        fetchers = [Prefetcher(Counted(), 12, 5, torch.device("cpu"), share) for share in shares]
+        assert [row for fetcher in fetchers for batch in numbers(fetcher.make(4)) for row in batch] == whole
+        assert all(numbers(fetcher.whole(4)) == numbers(fetchers[0].whole(4)) for fetcher in fetchers)
 
 
 def test_the_hashes_of_shares_add_up_to_that_of_the_step() -> None:
     def total(step: int, count: int, batch_size: int) -> int:
-        shares = [Feed(Counted(), 12, batch_size, torch.device("cpu"), Share(n, count)) for n in range(count)]
-        return sum(feed.hash_of(step) for feed in shares) % 2**48
+        shares = [Prefetcher(Counted(), 12, batch_size, torch.device("cpu"), DataShare(n, count)) for n in range(count)]
+        return sum(fetcher.hash_of(step) for fetcher in shares) % 2**48
 
     assert len({total(4, count, size) for count in (1, 2, 3) for size in (1, 5)}) == 1
     assert total(4, 1, 5) != total(5, 1, 5)
@@ -62,14 +63,14 @@ def test_the_hash_of_a_step_knows_the_order_of_its_sequences() -> None:
 def test_for_a_gpu_the_next_step_is_made_ahead_and_any_other_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Batch, "pin_memory", lambda batch: batch)
     source = Counted()
-    feed = Feed(source, 2, 2, SimpleNamespace(type="cuda"))
+    fetcher = Prefetcher(source, 2, 2, SimpleNamespace(type="cuda"))
     steps = [0, 1, 2, 7, 8, 3]
-    assert [numbers(feed.take(step)) for step in steps] == [[[2 * step, 2 * step + 1]] for step in steps]
-    feed.worker.shutdown(wait=True)
+    assert [numbers(fetcher.take(step)) for step in steps] == [[[2 * step, 2 * step + 1]] for step in steps]
+    fetcher.worker.shutdown(wait=True)
     assert source.asked.count([2, 3]) == 1, "step 1 was made once, ahead"
 
 
 @pytest.mark.gpu
 def test_batches_for_a_gpu_lie_in_pinned_memory() -> None:
-    batch = Feed(Counted(), 2, 2, torch.device("cuda")).take(0)[0]
+    batch = Prefetcher(Counted(), 2, 2, torch.device("cuda")).take(0)[0]
     assert batch.input_ids.is_pinned() and batch.targets.is_pinned()

@@ -9,7 +9,8 @@ from collections.abc import Callable
 import pytest
 
 from gptcli.train.clock import Clock
-from gptcli.train.pace import Course, Knots, Pace
+from gptcli.train.time_budget import ProgressScale, RunLength, TimeBudget
+from gptcli.train.train_state import Breakpoints
 
 
 class Machine:
@@ -19,9 +20,9 @@ class Machine:
         self.time, self.step_seconds = 0.0, step_seconds
         self.clock = Clock(seconds, began=0.0, now=lambda: self.time)
         every = max(1, planned // 8)
-        self.pace = Pace(
+        self.length = TimeBudget(
             ((0, planned),),
-            clock=self.clock,
+            self.clock,
             intervals={"evaluate": every, "save": every},
             closing={"evaluate": 3, "save": 2},
             tokens=(4096, 1024),
@@ -30,21 +31,21 @@ class Machine:
         self.last_steps: deque[float] = deque(maxlen=10)
 
     def do(self, name: str, seconds: float) -> None:
-        with self.pace.timing(name):
+        with self.length.timing(name):
             self.time += seconds
 
     def run(self, evaluate: float, save: float, until: float = float("inf")) -> None:
         """The order of the trainer's loop."""
-        while not self.pace.is_over(self.step) and self.time < until:
+        while not self.length.is_over(self.step) and self.time < until:
             seconds = self.step_seconds(self.time)
             self.time += seconds
             self.last_steps.append(seconds)
             self.step += 1
-            if self.pace.is_over(self.step) or self.pace.is_due(self.step, self.pace.intervals["evaluate"]):
+            if self.length.is_over(self.step) or self.length.is_due(self.step, self.length.intervals["evaluate"]):
                 self.evaluations += 1
                 self.do("evaluate", evaluate)
                 self.do("save", save)
-            self.pace.lap(self.step)
+            self.length.lap(self.step)
 
     def close(self, evaluate: float, save: float) -> None:
         """What follows the last step: the whole validation split takes two evaluations, the export one save."""
@@ -95,10 +96,10 @@ def test_a_run_ends_on_the_deadline_with_its_schedule_at_the_end(
     machine.close(evaluate=0.003 * budget, save=0.002 * budget)
     assert 0.97 * budget <= machine.time <= budget + max(machine.last_steps)
     assert machine.time <= 1.03 * budget
-    pace = machine.pace
-    assert pace.course.place(machine.step) >= 0.97 * pace.course.length
-    assert machine.evaluations - pace.course.length // pace.intervals["evaluate"] in (0, 1)
-    assert len(pace.course.knots) < 120
+    length = machine.length
+    assert length.scale.position(machine.step) >= 0.97 * length.scale.length
+    assert machine.evaluations - length.scale.length // length.intervals["evaluate"] in (0, 1)
+    assert len(length.scale.breakpoints) < 120
 
 
 def test_a_run_that_begins_after_its_deadline_is_over() -> None:
@@ -111,60 +112,61 @@ def test_a_run_that_begins_after_its_deadline_is_over() -> None:
 def test_a_run_that_goes_on_from_its_knots_ends_in_time_too() -> None:
     first = Machine(100.0, changing(1, 3)(100.0, 0.02), 5000)
     first.run(0.3, 0.2, until=40.0)
-    knots, second = first.pace.course.knots, Machine(100.0, changing(1, 3)(100.0, 0.02), 5000)
-    second.pace.course, second.step, second.time = Course(knots), first.step, first.time + 5.0
+    points, second = first.length.scale.breakpoints, Machine(100.0, changing(1, 3)(100.0, 0.02), 5000)
+    second.length.resume(points)
+    second.step, second.time = first.step, first.time + 5.0
     second.run(0.3, 0.2)
     second.close(0.3, 0.2)
     assert 97.0 <= second.time <= 100.0
-    assert second.pace.course.knots[: len(knots) - 1] == knots[:-1]
-    assert second.pace.course.place(second.step) >= 0.97 * 5000
+    assert second.length.scale.breakpoints[: len(points) - 1] == points[:-1]
+    assert second.length.scale.position(second.step) >= 0.97 * 5000
 
 
 def test_without_a_clock_the_end_is_fixed_and_every_step_stands_at_itself() -> None:
-    pace = Pace(((0, 1237),), last_step=1237)
+    length = RunLength(((0, 1237),), last_step=1237)
     for step in range(1237):
-        assert not pace.is_over(step) and pace.course.place(step) == step
-        with pace.timing("evaluate"):
-            pace.lap(step)
-        assert pace.is_due(step, 7) == (step > 0 and step % 7 == 0) and not pace.is_due(step, 0)
-    assert pace.is_over(1237) and pace.course.knots == ((0, 1237),)
+        assert not length.is_over(step) and length.scale.position(step) == step
+        with length.timing("evaluate"):
+            length.lap(step)
+        assert length.is_due(step, 7) == (step > 0 and step % 7 == 0) and not length.is_due(step, 0)
+    assert length.is_over(1237) and length.scale.breakpoints == ((0, 1237),)
 
 
-KNOTS: Knots = ((0, 1000), (100, 700), (300, 900), (800, 820))
+BREAKPOINTS: Breakpoints = ((0, 1000), (100, 700), (300, 900), (800, 820))
 
 
 def test_places_rise_from_nothing_to_the_whole_without_a_leap() -> None:
-    places = [Course(KNOTS).place(step) for step in range(821)]
-    rises = [after - before for before, after in itertools.pairwise(places)]
-    assert places[0] == 0 and places[-1] == pytest.approx(1000, rel=1e-12)
+    positions = [ProgressScale(BREAKPOINTS).position(step) for step in range(821)]
+    rises = [after - before for before, after in itertools.pairwise(positions)]
+    assert positions[0] == 0 and positions[-1] == pytest.approx(1000, rel=1e-12)
     assert all(rise > 0 for rise in rises)
-    assert Course(KNOTS).place(100) == 100  # the first plan was one place a step
-    assert Course(KNOTS).place(300) == pytest.approx(100 + 900 * 200 / 600)  # then 900 places in 600 steps
+    assert ProgressScale(BREAKPOINTS).position(100) == 100  # the first plan was one position a step
+    assert ProgressScale(BREAKPOINTS).position(300) == pytest.approx(100 + 900 * 200 / 600)  # then 900 in 600 steps
 
 
-def test_a_pace_that_follows_another_passes_the_same_places() -> None:
-    leader = Pace(KNOTS[:1])
-    follower = Pace(KNOTS[:1])
-    for start, end in KNOTS:
+def test_a_length_that_follows_another_passes_the_same_positions() -> None:
+    leader = RunLength(BREAKPOINTS[:1])
+    follower = RunLength(BREAKPOINTS[:1])
+    for start, end in BREAKPOINTS:
         leader.follow(start, end)
-        follower.follow(*leader.course.knots[-1])
-        follower.follow(*leader.course.knots[-1])
-    assert follower.course.knots == KNOTS and follower.end == KNOTS[-1][1]
+        follower.follow(*leader.scale.breakpoints[-1])
+        follower.follow(*leader.scale.breakpoints[-1])
+    assert follower.scale.breakpoints == BREAKPOINTS and follower.end == BREAKPOINTS[-1][1]
 
 
 def test_what_is_planned_later_changes_no_earlier_place() -> None:
-    for count in range(1, len(KNOTS)):
-        until = KNOTS[count][0]
+    for count in range(1, len(BREAKPOINTS)):
+        until = BREAKPOINTS[count][0]
         for step in range(until + 1):
-            assert Course(KNOTS[:count]).place(step) == Course(KNOTS).place(step)
+            assert ProgressScale(BREAKPOINTS[:count]).position(step) == ProgressScale(BREAKPOINTS).position(step)
 
 
 def test_events_that_were_planned_for_a_short_run_leave_a_longer_one_its_steps() -> None:
     """What fits is what the definition says: no event more than once a step, and at least one step."""
-    pace = Pace(((0, 20),), clock=Clock(100.0, 0.0, lambda: 0.0))
-    pace.step_seconds = 0.1
+    length = TimeBudget(((0, 20),), Clock(100.0, 0.0, lambda: 0.0))
+    length.step_seconds = 0.1
     for seconds, events in ((30.0, [(435, 0.03), (435, 0.06)]), (30.0, [(10, 0.5)]), (0.01, [(9, 9.0)])):
-        steps = pace.steps_within(seconds, events)
+        steps = length.steps_within(seconds, events)
 
         def cost(n: int, events: list[tuple[int, float]] = events) -> float:
             return 0.1 * n + sum(min(n, count) * each for count, each in events)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,11 +21,11 @@ from gptcli.models.gpt import GPT, build_model
 from gptcli.tokenizer.config import ByteTokenizerConfig
 from gptcli.tokenizer.train import build_tokenizer
 from gptcli.train.config import RunConfig
+from gptcli.train.initial_checkpoint import tokenizer_settings
 from gptcli.train.loop import Trainer
 from gptcli.train.planning.zero_config import CorpusFacts, zero_config
 from gptcli.train.replay import replay
 from gptcli.train.run import TrainRequest, train
-from gptcli.train.start import tokenizer_settings
 
 SETTINGS = (
     "train.max_steps=6", "train.tokens_per_step=128", "train.batch_size=4", "train.eval_every_steps=3",
@@ -92,10 +93,10 @@ def test_resuming_without_the_source_gives_the_same_bits(corpus, base, tmp_path,
     more = ("model.dropout=0.1",)
     train(request(corpus, tmp_path / "unbroken", directory, *more))
 
-    def die(trainer: Trainer, progress: object) -> bool:
-        if trainer.position.step == stop_after:
+    def die(trainer: Trainer, *arguments: Any) -> bool:
+        if trainer.state.step == stop_after:
             raise KeyboardInterrupt  # without a save
-        return advance(trainer, progress)
+        return advance(trainer, *arguments)
 
     advance = Trainer.advance
     monkeypatch.setattr(Trainer, "advance", die)
