@@ -229,15 +229,16 @@ class World:
             get_error_handler().record_exception(error)
 
     def recall(self, key: str) -> str | None:
-        """What ranks of the same launcher have put down to be remembered; none where nothing was."""
+        """Return what ranks of the same launcher stored by `remember`; None where there is no such value."""
+        if self.base is None:
+            return None
         key = f"gptcli/launch/{key}"
         return self.base.get(key).decode() if self.base.check([key]) else None
 
     def remember(self, key: str, value: str) -> None:
-        """Put down something for the ranks that the same launcher may start anew; without a launcher, nothing."""
-        if self.base is None:
-            return
-        self.base.set(f"gptcli/launch/{key}", value)
+        """Store a value for the ranks that the same launcher may start later; without a launcher, do nothing."""
+        if self.base is not None:
+            self.base.set(f"gptcli/launch/{key}", value)
 
     def connect(self, device: torch.device, timeout: float) -> None:
         """Set up the process groups; to be called by all ranks. `timeout`: seconds that one waits for another."""
@@ -292,6 +293,15 @@ class World:
         while not self.store.check([key]):  # never blocks for long: the thread that watches needs its turn
             time.sleep(0.02)
         return pickle.loads(self.store.get(key))
+
+    def in_turn(self, function: Callable[[], Result]) -> Result:
+        """Call `function` on every rank and return its result there; the others wait until the first rank has it."""
+        if not self.is_first:
+            self.first(lambda: None)
+            return function()
+        result = function()
+        self.first(lambda: None)
+        return result
 
     def barrier(self) -> None:
         """Wait for all ranks."""

@@ -24,11 +24,13 @@ from gptcli.nn.device import allow_tf32, autocast
 from gptcli.nn.finite import bad_values
 from gptcli.nn.loss import IGNORE_INDEX
 from gptcli.optim.clip import gradient_norm
+from gptcli.parallel.layout import Layout
+from gptcli.parallel.world import World
 from gptcli.train.bad_steps import texts_of
 from gptcli.train.initial_checkpoint import open_initial_checkpoint
 from gptcli.train.loop import Trainer
 from gptcli.train.planning.plan import make_plan
-from gptcli.train.ranks import alone
+from gptcli.train.rank_setup import build_strategy
 from gptcli.train.resume import History
 from gptcli.train.signals import StopRequest
 from gptcli.train.step import Stepper, step_seed
@@ -62,8 +64,8 @@ def replay(path: Path, step: int, cache_dir: Path, top: int = 5) -> dict[str, An
     train = plan.config.train.model_copy(update={"trackers": ()})
     plan = replace(plan, config=plan.config.model_copy(update={"train": train}))
     allow_tf32(train.tf32)
-    model = plan.new_model().train()
-    trainer = Trainer(plan, alone(plan, model), run, StopRequest())
+    trainer = Trainer(plan, build_strategy(plan, World(), Layout(), plan.new_model), run, StopRequest())
+    model = trainer.model.train()
     begin = newest_before(run, step)
     if begin is not None:
         trainer.restore(load_checkpoint(begin.path, parts=("model", "optimizer")))

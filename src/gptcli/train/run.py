@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ from gptcli import strict_json
 from gptcli.checkpoint.run_directory import RUN_FILES, RunDirectory
 from gptcli.config import RawConfig, check_keys, dump_toml, merge
 from gptcli.console import say
-from gptcli.data.cache import VerifiedShare
 from gptcli.data.shards import TokenShards
 from gptcli.data.sketch import SKETCH
 from gptcli.errors import CheckpointError, OutOfMemoryError, TokenizerError, UsageError
@@ -34,7 +34,7 @@ from gptcli.train.planning.memory_check import fits, require_memory
 from gptcli.train.planning.memory_estimate import rank_memory
 from gptcli.train.planning.plan import Plan, make_plan, probe_step_seconds, settle_compile
 from gptcli.train.planning.zero_config import DEFAULT_NAMES
-from gptcli.train.ranks import Decided, alone, layout_of, require_shareable, shared
+from gptcli.train.rank_setup import Decision, PlanMessage, build_strategy, layout_of, require_shareable
 from gptcli.train.request import TrainRequest, fresh_directory, named_run, resumable_run, settings_of
 from gptcli.train.resume import NEW, History, kept_fingerprint
 from gptcli.train.screen import show_layout, show_plan
@@ -47,96 +47,96 @@ MAX_KEPT_VALIDATION_BYTES = 50_000_000
 
 
 def train(request: TrainRequest) -> dict[str, Any]:
-    """Train as requested; returns the summary that `gptcli train --json` prints, of a dry run the estimates.
+    """Train as requested, in one process or in each of several ranks.
+
+    Returns:
+        The summary that `gptcli train --json` prints; for a dry run, the estimates.
 
     Raises:
         UsageError, DataError, CheckpointError, StorageError, DivergedError, OutOfMemoryError, Stopped.
     """
     request = named_run(request)
     with World.join() as world, StopRequest(is_repeated=world.size > 1) as stop:
-        if world.size > 1:
-            return train_together(request, world, stop)
-        resumable = resumable_run(request)
-        with resumable.lock() if resumable else contextlib.nullcontext():
-            return plan_and_train(request, resumable, stop)
+        resumable = world.first(lambda: run_of_launch(request, world))
+        with locked(resumable, world):
+            return plan_and_train(request, resumable, world, stop)
 
 
-def plan_and_train(request: TrainRequest, resumable: RunDirectory | None, stop: StopRequest) -> dict[str, Any]:
-    """Show what will happen, then do it unless this is a dry run. A run that is resumed is locked already."""
-    if resumable:
+def plan_and_train(
+    request: TrainRequest, resumable: RunDirectory | None, world: World, stop: StopRequest
+) -> dict[str, Any]:
+    """Show what will happen, then do it unless this is a dry run. A run that is resumed is locked already.
+
+    The first rank plans and writes, and all train. Where a launcher starts the ranks anew, since one was lost or a
+    machine joined, they continue their run.
+    """
+    if resumable and world.recall(RUN_KEY) is not None:  # --time was counted when the launcher's first ranks began
+        request = replace(request, max_seconds=None)
+    if resumable and world.is_first:
         drop_damaged_manifest(resumable)
     history = History.of(resumable) if resumable else NEW
     user = checked_settings(request, history)
-    start = open_initial_checkpoint(user, resumable)
-    plan = plan_of(request, history, user, start)
-    out = request.out or fresh_directory(plan.config.data.corpus)
-    model = None
-    if request.force or fits(plan.config, plan.memory_bytes, plan.device):
-        model = plan.new_model()
+    layout = layout_of(user, world)
+    initial = world.in_turn(lambda: open_initial_checkpoint(user, resumable))  # the first rank downloads it
+    decisions = [decide(request, history, user, initial, layout)] if world.is_first else []
+    message = world.first(lambda: PlanMessage.of(decisions[0]))
+    own = decisions[0] if decisions else message.decision(initial, world)
+    plan = replace(own.plan, device=world.device(own.plan.device))
+    if request.dry_run:
+        return estimates(plan, own.step_seconds)
+    if not request.force:
+        require_memory(plan.config, plan.memory_bytes, plan.device)
+    allow_tf32(plan.config.train.tf32)
+    world.connect(plan.device, plan.config.parallel.timeout_seconds)
+    strategy = build_strategy(plan, world, layout, own.new_model)
+    if resumable:
+        return train_in(resumable, plan, strategy, stop, resumed=True)
+    run = world.first(lambda: new_run(request, plan, world))
+    with locked(run, world):
+        return train_in(run, plan, strategy, stop, resumed=False)
+
+
+def locked(run: RunDirectory | None, world: World) -> contextlib.AbstractContextManager[None]:
+    """Return a context in which the first rank holds the lock of the run, if there is a run yet."""
+    return run.lock() if run and world.is_first else contextlib.nullcontext()
+
+
+def decide(
+    request: TrainRequest, history: History, user: RawConfig, initial: InitialCheckpoint | None, layout: Layout
+) -> Decision:
+    """Plan the training on the first rank, and show the plan.
+
+    The time budget of a resumed run began when the first process that trained it did. A process that is alone measures
+    its steps where no budget has done that.
+    """
+    cache_dir = request.cache_dir or default_cache_dir()
+    began = request.began - history.spent_seconds
+    plan = make_plan(user, cache_dir, began, history=history, start=initial, force=request.force)
+    require_shareable(plan, layout)
+    memory = rank_memory(plan.config, plan.precision, plan.device.type, layout)
+    plan = replace(plan, memory_bytes=memory.total)
+    new_model = functools.cache(plan.new_model)
     allow_tf32(plan.config.train.tf32)
     step_seconds = plan.deadline.step_seconds if plan.deadline else None
-    if step_seconds is None and model is not None:
-        step_seconds = probe_step_seconds(plan, model)
+    can_measure = layout.size == 1 and (request.force or fits(plan.config, plan.memory_bytes, plan.device))
+    if step_seconds is None and can_measure:
+        step_seconds = probe_step_seconds(plan, new_model())
     plan = settle_compile(plan, step_seconds)
     show_plan(plan, step_seconds)
-    if request.dry_run:
-        return estimates(plan, step_seconds)
-    if model is None:
-        require_memory(plan.config, plan.memory_bytes, plan.device)
-    if resumable:
-        return train_in(resumable, plan, alone(plan, model), stop, resumed=True)
-    run = RunDirectory.create(out)
-    with run.lock():
-        return train_in(run, plan, alone(plan, model), stop, resumed=False)
+    if layout.size > 1:
+        show_layout(plan, layout)
+    return Decision(plan, step_seconds, new_model)
 
 
 def checked_settings(request: TrainRequest, history: History) -> RawConfig:
-    """What the user set, with every key known and every value of its kind."""
+    """Return what the user set, with every key known and every value of its kind."""
     user = settings_of(request, history)
     check_keys(RunConfig, merge(DEFAULT_NAMES, user))
     return user
 
 
-def plan_of(request: TrainRequest, history: History, user: RawConfig, start: InitialCheckpoint | None) -> Plan:
-    """The plan for these settings, whose time budget began when the first process that trained this run did."""
-    cache_dir = request.cache_dir or default_cache_dir()
-    began = request.began - history.spent_seconds
-    return make_plan(user, cache_dir, began, history=history, start=start, force=request.force)
-
-
-def train_together(request: TrainRequest, world: World, stop: StopRequest) -> dict[str, Any]:
-    """What each rank of several does: the first one plans, talks and writes, and all of them train.
-
-    When a launcher starts the ranks anew, since one was lost or a machine joined, they go on with their run.
-    """
-    resumable = world.first(lambda: run_of_launch(request, world))
-    with resumable.lock() if resumable and world.is_first else contextlib.nullcontext():
-        if resumable and world.recall(RUN_KEY) is not None:  # --time was counted when the launcher's first ranks began
-            request = replace(request, max_seconds=None)
-        if resumable and world.is_first:
-            drop_damaged_manifest(resumable)
-        history = History.of(resumable) if resumable else NEW
-        user = checked_settings(request, history)
-        layout = layout_of(user, world)
-        world.first(lambda: None if resumable else open_initial_checkpoint(user, None))  # so that one rank downloads it
-        start = open_initial_checkpoint(user, resumable)
-        plan = plan_together(request, history, user, start, world, layout)
-        if request.dry_run:
-            return estimates(plan, plan.deadline and plan.deadline.step_seconds)
-        if not request.force:
-            require_memory(plan.config, plan.memory_bytes, plan.device)
-        allow_tf32(plan.config.train.tf32)
-        world.connect(plan.device, plan.config.parallel.timeout_seconds)
-        strategy = shared(plan, world, layout)
-        if resumable:
-            return train_in(resumable, plan, strategy, stop, resumed=True)
-        run = world.first(lambda: new_run(request, plan, world))
-        with run.lock() if world.is_first else contextlib.nullcontext():
-            return train_in(run, plan, strategy, stop, resumed=False)
-
-
 def run_of_launch(request: TrainRequest, world: World) -> RunDirectory | None:
-    """The run to go on with: the one that the same launcher's ranks have begun before, or as the user says."""
+    """Return the run to resume: the one that earlier ranks of this launcher began, or the one that the user names."""
     begun = world.recall(RUN_KEY)
     if begun is None:
         return resumable_run(request)
@@ -145,44 +145,15 @@ def run_of_launch(request: TrainRequest, world: World) -> RunDirectory | None:
 
 
 def new_run(request: TrainRequest, plan: Plan, world: World) -> RunDirectory:
-    """The directory of a new run, of which the launcher's later ranks will know."""
+    """Create the directory of a new run, and let the ranks that the launcher may start later know it."""
     begun = world.recall(RUN_KEY)
     run = RunDirectory.create(request.out or Path(begun or fresh_directory(plan.config.data.corpus)))
     world.remember(RUN_KEY, str(run.path))
     return run
 
 
-def plan_together(
-    request: TrainRequest,
-    history: History,
-    user: RawConfig,
-    start: InitialCheckpoint | None,
-    world: World,
-    layout: Layout,
-) -> Plan:
-    """The first rank's plan, on every rank with its own device."""
-    made: list[Plan] = []
-
-    def decide() -> Decided:
-        plan = plan_of(request, history, user, start)
-        require_shareable(plan, layout)
-        of_rank = rank_memory(plan.config, plan.precision, plan.device.type, layout)
-        plan = replace(plan, memory_bytes=of_rank.total)
-        step_seconds = plan.deadline and plan.deadline.step_seconds
-        plan = settle_compile(plan, step_seconds)
-        show_plan(plan, step_seconds)
-        show_layout(plan, layout)
-        made.append(plan)
-        return Decided.of(plan)
-
-    decided = world.first(decide)
-    share = VerifiedShare(world.local_rank % world.local_size, world.local_size)
-    plan = made[0] if made else decided.plan(start, share)
-    return replace(plan, device=world.device(plan.device))
-
-
 def estimates(plan: Plan, step_seconds: float | None) -> dict[str, Any]:
-    """What a dry run returns; the seconds are none where the model does not fit this machine."""
+    """Return the result of a dry run; its seconds are None where no step was measured."""
     steps = plan.steps
     return {
         "steps": steps,

@@ -1,11 +1,12 @@
-"""From the plan that the first rank made to every rank's own, and from there to the model as the ranks share it."""
+"""What each rank has before the first step: the first rank's plan, its own layout, and its strategy and model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -19,7 +20,7 @@ from gptcli.models.gpt import GPT, build_model, initial_weights
 from gptcli.nn.device import resolve_device
 from gptcli.parallel.config import ParallelConfig
 from gptcli.parallel.layout import Layout, lay_out, require_divisible, require_fitting
-from gptcli.parallel.strategy import Alone, LossSum, Strategy
+from gptcli.parallel.strategy import Alone, Strategy
 from gptcli.parallel.world import World
 from gptcli.tokenizer.tokenizer import Tokenizer
 from gptcli.train.compiling import compiled
@@ -28,9 +29,20 @@ from gptcli.train.initial_checkpoint import InitialCheckpoint
 from gptcli.train.planning.plan import Deadline, Plan
 
 
+class Decision(NamedTuple):
+    """A plan that was shown, with the seconds of a step where they are known, and the function that makes its model.
+
+    The function makes the model once: where steps were measured, training uses the same model.
+    """
+
+    plan: Plan
+    step_seconds: float | None
+    new_model: Callable[[], GPT]
+
+
 @dataclass(frozen=True)
-class Decided:
-    """What the first rank tells the others of its plan."""
+class PlanMessage:
+    """What the other ranks need of the first rank's decision to make the same plan."""
 
     config: RunConfig
     precision: str
@@ -44,20 +56,24 @@ class Decided:
     tokenizer: Tokenizer
     report: dict[str, Any]
     is_extended: bool
+    step_seconds: float | None
 
     @classmethod
-    def of(cls, plan: Plan) -> Decided:
+    def of(cls, decision: Decision) -> PlanMessage:
+        """Return the message of a decision."""
+        plan = decision.plan
         # The clock is read by the first rank alone; the others follow it.
         deadline = plan.deadline and replace(plan.deadline, clock=None)
         numbers = (plan.config, plan.precision, plan.parameters, plan.memory_bytes, plan.cache_dir, deadline)
         data = plan.data
         directories = tuple(corpus.directory for corpus in data.corpora)
-        return cls(*numbers, data.directory, directories, data.tokenizer, data.report, plan.is_extended)
+        prepared = (data.directory, directories, data.tokenizer, data.report)
+        return cls(*numbers, *prepared, plan.is_extended, decision.step_seconds)
 
-    def plan(self, start: InitialCheckpoint | None, share: VerifiedShare) -> Plan:
-        """The plan of a rank that did not make it.
+    def decision(self, initial: InitialCheckpoint | None, world: World) -> Decision:
+        """Return the decision on a rank that did not make it.
 
-        It verifies its share of the prepared data; a rank that finds damage ends all before the first step.
+        The rank verifies its share of the prepared data; if it finds damage, all ranks end before the first step.
 
         Raises:
             DataError: the prepared data is not on this machine, or is damaged there.
@@ -67,9 +83,9 @@ class Decided:
                 f"{self.directory}, which the first rank prepared, is not on this machine",
                 "let --cache-dir be a directory that all machines share",
             )
-        config = self.config
+        config, share = self.config, VerifiedShare(world.local_rank % world.local_size, world.local_size)
         data = open_mix(config.data, self.directory, self.directories, self.tokenizer, self.report, share)
-        return Plan(
+        plan = Plan(
             config=config,
             chosen=(),
             scan=None,
@@ -81,59 +97,56 @@ class Decided:
             memory_bytes=self.memory_bytes,
             cache_dir=self.cache_dir,
             deadline=self.deadline,
-            start=start,
+            start=initial,
             is_extended=self.is_extended,
         )
+        return Decision(plan, self.step_seconds, functools.cache(plan.new_model))
 
 
 def layout_of(user: RawConfig, world: World) -> Layout:
-    """How the user's settings lay out the ranks, before anything is read.
+    """Return how the user's settings lay out the ranks, before anything is read; one process needs no layout.
 
     Raises:
-        UsageError: they cannot be laid out so.
+        UsageError: the ranks cannot be laid out so.
     """
+    if world.size == 1:
+        return Layout()
     settings = validate(ParallelConfig, with_origin(user.values.get("parallel", {}), "[parallel]"))
     return lay_out(settings, world.rank, world.size)
 
 
 def require_shareable(plan: Plan, layout: Layout) -> None:
-    """Raises UsageError: the steps of this plan, or its model, cannot be shared so."""
+    """Raise UsageError where the steps of this plan, or its model, cannot be shared so."""
     train = plan.config.train
     batch = f"train.tokens_per_step {train.tokens_per_step} by a length of {plan.config.seq_len}"
     require_divisible(layout, plan.config.sequences_per_step, batch)
     require_fitting(layout, plan.config.model, plan.precision)
 
 
-def alone(plan: Plan, model: GPT) -> Alone:
-    """Return the strategy of one process that trains `model`."""
-    return Alone(model, loss_of(plan, model))
+def build_strategy(plan: Plan, world: World, layout: Layout, new_model: Callable[[], GPT]) -> Strategy:
+    """Return this rank's strategy, with its model before the first step. Whole models are those of `new_model`."""
+    config, cache_dir = plan.config, plan.cache_dir
+    if layout.is_sharded:
+        from gptcli.parallel.distributed import Sharded
+        from gptcli.parallel.sharded import build_sharded, compile_blocks
 
+        weights = starting_weights(plan)
+        model = build_sharded(config.model, weights, layout, config.parallel, plan.device, plan.precision)
+        model.recompute(config.train.activation_checkpointing)
+        if config.train.compile:
+            compile_blocks(model, cache_dir)
+        return Sharded(model, world, layout)
+    model = new_model()
+    loss_sum = compiled(model.loss_sum, cache_dir) if config.train.compile else model.loss_sum
+    if world.size == 1:
+        return Alone(model, loss_sum)
+    from gptcli.parallel.distributed import Replicated
 
-def loss_of(plan: Plan, model: GPT) -> LossSum:
-    """Return the loss of a whole model, compiled where the plan says so."""
-    return compiled(model.loss_sum, plan.cache_dir) if plan.config.train.compile else model.loss_sum
-
-
-def shared(plan: Plan, world: World, layout: Layout) -> Strategy:
-    """Return the strategy of this rank of several, with its model before the first step."""
-    from gptcli.parallel.distributed import Replicated, Sharded
-
-    config = plan.config
-    if not layout.is_sharded:
-        model = plan.new_model()
-        return Replicated(model, world, layout, loss_of(plan, model))
-    from gptcli.parallel.sharded import build_sharded, compile_blocks
-
-    weights = starting_weights(plan)
-    model = build_sharded(config.model, weights, layout, config.parallel, plan.device, plan.precision)
-    model.recompute(config.train.activation_checkpointing)
-    if config.train.compile:
-        compile_blocks(model, plan.cache_dir)
-    return Sharded(model, world, layout)
+    return Replicated(model, world, layout, loss_sum)
 
 
 def starting_weights(plan: Plan) -> Iterator[tuple[str, Tensor]]:
-    """(name, whole tensor) of each weight before the first step."""
+    """Yield the name and the whole tensor of each weight before the first step."""
     if plan.start:
         return iter(plan.start.weights.items())
     return initial_weights(build_model(plan.config.model, device="meta"), plan.config.seed)
