@@ -80,7 +80,7 @@ class Sharded(Strategy):
 
     @cached_property
     def group(self) -> ProcessGroup | None:
-        return self.world.group_aside()
+        return self.world.checkpoint_group()
 
     @contextlib.contextmanager
     def accumulating(self, is_last: bool) -> Iterator[None]:

@@ -1,8 +1,8 @@
-"""Starts the ranks of a training on this machine, by torch's elastic launcher, and ends as they end.
+"""Starts the ranks of a training on this machine with torch's elastic launcher, and returns their exit code.
 
-The ranks run the same command without what is said here; `torchrun -m gptcli train ...` is the same from outside. The
-launcher starts all of them anew when one is lost, or when a machine joins or leaves; they then go on from the run's
-newest checkpoint. Knows nothing of training.
+The ranks run the same command without the launcher's options; `torchrun -m gptcli train ...` does the same. The
+launcher starts all ranks anew when one is lost, or when a machine joins or leaves; they then continue from the run's
+newest checkpoint.
 """
 
 from __future__ import annotations
@@ -20,47 +20,47 @@ from gptcli.errors import GptcliError, UsageError
 from gptcli.parallel.world import FAILURE_NAME, LAUNCH_VARIABLE
 
 SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
-"""What the launcher hands on to the ranks: torch's own, and the one with which a cluster foretells the end."""
+"""The signals that the launcher passes on to the ranks: torch's own, and the one that a cluster sends before the end."""
 
 
 @dataclass(frozen=True)
 class Launch:
-    """How many processes to start here, and with which machines they meet."""
+    """The processes to start on this machine, and the machines that take part."""
 
     nproc: int
     nnodes: str = "1"
-    """Machines, or `LEAST:MOST` of them."""
+    """The number of machines, or `LEAST:MOST`."""
     rdzv: str | None = None
-    """HOST:PORT where the machines meet, the same on all; none: there is one machine."""
+    """HOST:PORT of the rendezvous, the same on all machines; None for one machine."""
     max_restarts: int = 3
 
     def options(self) -> list[str]:
-        """Those of torch.distributed.run.
+        """Return the options of torch.distributed.run.
 
         Raises:
-            UsageError: several machines need a place to meet.
+            UsageError: there are several machines and no rendezvous.
         """
         options = [f"--nproc-per-node={self.nproc}", f"--max-restarts={self.max_restarts}", "--monitor-interval=0.1"]
         if self.rdzv is None:
             if self.nnodes != "1":
                 raise UsageError(
-                    f"--nnodes {self.nnodes} needs a place to meet", "add --rdzv HOST:PORT, the same on all"
+                    f"--nnodes {self.nnodes} needs a rendezvous", "add --rdzv HOST:PORT, the same on all"
                 )
             return [*options, "--standalone"]
-        meeting = ["--rdzv-backend=gptcli", f"--rdzv-endpoint={self.rdzv}", f"--rdzv-id=gptcli-{self.rdzv}"]
-        return [*options, f"--nnodes={self.nnodes}", *meeting]
+        rendezvous = ["--rdzv-backend=gptcli", f"--rdzv-endpoint={self.rdzv}", f"--rdzv-id=gptcli-{self.rdzv}"]
+        return [*options, f"--nnodes={self.nnodes}", *rendezvous]
 
 
 def launch(settings: Launch, arguments: Sequence[str]) -> int:
-    """Run `gptcli ARGUMENTS` in every rank; returns the exit code of the first one that failed, 0 if none did.
+    """Run `gptcli ARGUMENTS` in every rank; return the exit code of the first one that failed, 0 if none did.
 
-    What went wrong the ranks say themselves; only of those that cannot, as they were killed, the launcher does.
+    The ranks print their errors themselves; the launcher reports only ranks that were killed.
 
     Raises:
-        UsageError: see `Launch.options`, or the machines did not meet.
+        UsageError: see `Launch.options`, or the machines did not find each other.
         GptcliError: a rank was killed.
     """
-    # torch's launcher logs every end of a rank in its own words.
+    # torch's launcher logs the end of every rank, which the ranks have reported already.
     logging.disable(logging.ERROR)
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -74,7 +74,7 @@ def launch(settings: Launch, arguments: Sequence[str]) -> int:
     os.environ.setdefault("TORCHELASTIC_SIGNALS_TO_HANDLE", SIGNALS)
     with tempfile.TemporaryDirectory(prefix="gptcli-") as folder:
         os.environ[LAUNCH_VARIABLE] = folder
-        word = Path(folder) / FAILURE_NAME
+        reason = Path(folder) / FAILURE_NAME
         try:
             run(parse_args([*settings.options(), "-m", "gptcli", *arguments]))
         except ChildFailedError as error:
@@ -88,11 +88,11 @@ def launch(settings: Launch, arguments: Sequence[str]) -> int:
             return failure.exitcode
         except SignalException as error:
             return 128 + int(error.sigval)
-        return json.loads(word.read_text())["code"] if word.exists() else 0
+        return int(json.loads(reason.read_text())["code"]) if reason.exists() else 0
 
 
 def arguments_of_ranks(arguments: Sequence[str], dropped: Sequence[str]) -> list[str]:
-    """The command's arguments without the options `dropped` and their values, as `--name value` or `--name=value`."""
+    """Return the arguments without the options `dropped` and their values, as `--name value` or `--name=value`."""
     kept: list[str] = []
     is_value = False
     for argument in arguments:

@@ -1,6 +1,6 @@
-"""Which rank does what: the ranks as a box of replicas x shards x tensor, and what cannot be laid out so.
+"""The layout of ranks as a box of replicas x shards x tensor, and the errors of layouts that are impossible.
 
-The tensor ranks are neighbours, then the shards, then the replicas: the closest ranks talk most. Plain arithmetic.
+The tensor ranks are neighbours, then the shards, then the replicas: the closest ranks communicate most.
 """
 
 from __future__ import annotations
@@ -23,28 +23,30 @@ class Layout:
 
     @property
     def size(self) -> int:
+        """The number of ranks."""
         return self.data_ranks * self.tensor
 
     @property
     def data_ranks(self) -> int:
-        """Among how many the sequences of a step are dealt out."""
+        """The number of ranks, or groups of tensor ranks, that share the sequences of a step."""
         return self.replicas * self.shards
 
     @property
     def data_rank(self) -> int:
+        """The number of this rank's share of the data."""
         return self.rank // self.tensor
 
     @property
     def is_sharded(self) -> bool:
-        """Whether a rank holds only a part of some weights."""
+        """True if a rank holds only a part of some weights."""
         return self.shards > 1 or self.tensor > 1
 
 
 def lay_out(config: ParallelConfig, rank: int, size: int) -> Layout:
-    """The layout of `size` ranks, seen from `rank`.
+    """Return the layout of `size` ranks, seen from `rank`.
 
     Raises:
-        UsageError: they cannot be laid out so.
+        UsageError: the settings do not suit that number of ranks.
     """
     if config.replicas > 1 and config.strategy != "fsdp":
         raise UsageError(
@@ -73,7 +75,7 @@ def lay_out(config: ParallelConfig, rank: int, size: int) -> Layout:
 
 
 def require_divisible(layout: Layout, sequences: int, batch: str) -> None:
-    """Raises UsageError: the sequences of a step cannot be dealt out evenly."""
+    """Raise UsageError where the sequences of a step cannot be shared evenly."""
     if sequences % layout.data_ranks:
         raise UsageError(
             f"a step of {sequences} sequences ({batch}) cannot be dealt out to {layout.data_ranks} data ranks",
@@ -82,7 +84,7 @@ def require_divisible(layout: Layout, sequences: int, batch: str) -> None:
 
 
 def require_fitting(layout: Layout, model: ModelConfig, precision: str) -> None:
-    """Raises UsageError: a part of the model, or its number format, cannot be cut up so."""
+    """Raise UsageError where a part of the model, or its number format, cannot be sharded so."""
     if layout.is_sharded and precision in ("fp16", "fp8"):
         raise UsageError(
             f"train.precision {precision} needs whole weights on every rank", "use bf16, or parallel.strategy=ddp"

@@ -1,8 +1,8 @@
-"""The processes that train one model together: who they are, what they tell each other, and how all of them end.
+"""The processes that train one model: their ranks, the messages between them, and how all of them end.
 
-They meet in the store of whoever started them (`gptcli train --nproc`, torchrun): a table of keys that every rank can
-write and read. What one rank alone decides it writes there, and so does a rank that fails, upon which all end. Sums go
-through torch's process groups. A process that was started alone is a world of one, which loads none of this.
+They share the key-value store of their launcher (`gptcli train --nproc`, torchrun). What one rank decides for all is
+sent through it. A rank that fails writes the reason there, and all ranks end. Sums use torch's process groups. A
+process that was started alone is a world of one, which loads nothing of torch.distributed.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ if TYPE_CHECKING:
 
 UNSET = "unset it, or start the ranks by gptcli train --nproc or by torchrun"
 LAUNCH_VARIABLE = "GPTCLI_LAUNCH"
-"""Names a directory of our own launcher, in which a rank leaves word of why all of them ended."""
+"""The environment variable with the directory of our own launcher, where a rank writes why all ranks ended."""
 RENDEZVOUS_VARIABLE = "GPTCLI_RENDEZVOUS"
-"""Names the meeting of machines for which this rank was started, the same for all of its ranks."""
+"""The environment variable with the name of the rendezvous that started this rank, the same for all of its ranks."""
 FAILURE_NAME = "failure.json"
 FAILURE_KEY = "failure"
 START_SECONDS = 300.0
-"""How long the ranks have to start."""
-ASIDE_SECONDS = 3600.0
-"""How long a rank waits for another one to write its part of a checkpoint."""
-LOOK_SECONDS = 0.5
-"""How often a rank looks whether another one has failed."""
-PATIENCE_SECONDS = 5.0
-"""How long a rank that lost the others waits for word of why."""
+"""The longest time that the ranks may take to start."""
+CHECKPOINT_SECONDS = 3600.0
+"""The longest time that a rank waits for another one to write its part of a checkpoint."""
+WATCH_SECONDS = 0.5
+"""The time between two checks whether another rank has failed."""
+REASON_SECONDS = 5.0
+"""The longest time that a rank which lost the others waits for the reason."""
 
 Result = TypeVar("Result")
 
 
 def require_numbers() -> None:
-    """Raises UsageError: a variable with which ranks are started is no number."""
+    """Raise UsageError where a variable with which ranks are started is not a number."""
     for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
         value = os.environ.get(name, "0")
         if not (value.isascii() and value.isdigit() and len(value) < 10):
@@ -59,25 +59,25 @@ def require_numbers() -> None:
 
 
 def require_address() -> None:
-    """Raises UsageError: nothing says where the ranks of this process are to be found."""
+    """Raise UsageError where the address of the ranks' store is not set."""
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         if not os.environ.get(name):
             raise UsageError(f"WORLD_SIZE is set in the environment, and {name} is not", UNSET)
 
 
 class World:
-    """This process among `size`; `rank` 0 is the one that talks and writes. Use as a context manager, see `join`."""
+    """This process among `size`; only rank 0 prints and writes. Use it as a context manager, see `join`."""
 
     def __init__(self, rank: int = 0, size: int = 1, local_rank: int = 0, base: Any = None, prefix: str = "") -> None:
         """
         Args:
-            local_rank: its number on this machine, by which it takes a GPU.
-            base: the store of whoever started the ranks. Where those start ranks anew it is still the same.
-            prefix: of the keys in it that these ranks use.
+            local_rank: its number on this machine, which decides its GPU.
+            base: the launcher's store, which stays the same where it starts ranks anew; None for a process alone.
+            prefix: the prefix of the keys in it that these ranks use.
         """
         self.rank, self.size, self.local_rank = rank, size, local_rank
         self.base, self.prefix = base, prefix
-        self.store = self.below(base) if base is not None else None
+        self.store: Any = None if base is None else self.prefixed(base)
         self.work = "the start"
         self.messages = 0
         self.timeout = START_SECONDS
@@ -87,6 +87,7 @@ class World:
 
     @property
     def is_first(self) -> bool:
+        """Whether this rank is the one that prints and writes."""
         return self.rank == 0
 
     def begin(self, work: str) -> None:
@@ -95,12 +96,12 @@ class World:
 
     @property
     def local_size(self) -> int:
-        """The number of ranks on this machine, as torchrun sets it; 1 where nothing says it."""
+        """The number of ranks on this machine, as torchrun sets it; 1 where it is not set."""
         return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if self.size > 1 else 1
 
     @classmethod
     def join(cls) -> World:
-        """The world that the environment describes, as torchrun sets it; of one process where it describes none.
+        """Return the world that the environment describes, as torchrun sets it; a world of one where there is none.
 
         Raises:
             UsageError: a variable is not a number, or one is missing.
@@ -116,18 +117,18 @@ class World:
         if rank:
             console.silence()
         local_rank = int(os.environ.get("LOCAL_RANK", rank))
-        if local_rank == 0 and LAUNCH_VARIABLE in os.environ:  # why the ranks before these ended counts no more
+        if local_rank == 0 and LAUNCH_VARIABLE in os.environ:  # the reason why earlier ranks ended is outdated
             (Path(os.environ[LAUNCH_VARIABLE]) / FAILURE_NAME).unlink(missing_ok=True)
-        # Each machine's launcher counts its own restarts; of several machines only the meeting's name is the same.
+        # Each machine's launcher counts its own restarts; only the name of the rendezvous is the same on all machines.
         start = os.environ.get(RENDEZVOUS_VARIABLE) or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         attempt = f"{start}-{size}"
         # Ranks that replace others after a change of machines count as the same attempt.
         turn = base.add(f"gptcli/{attempt}/{rank}", 1)
         return cls(rank, size, local_rank, base, f"gptcli/{attempt}/{turn}")
 
-    def below(self, base: Any) -> Any:
-        """The keys of these ranks in `base`."""
-        from torch.distributed import PrefixStore
+    def prefixed(self, base: Any) -> Any:
+        """Return the part of `base` with the keys of these ranks."""
+        from torch.distributed.distributed_c10d import PrefixStore
 
         return PrefixStore(self.prefix, base)
 
@@ -143,50 +144,50 @@ class World:
             self.fail(error)
         if self.size > 1:
             if error is None:
-                self.first(lambda: None)  # what the first rank does last may fail, and then all have failed
-            # A thread that Python ends by force within a call into C++ would abort the process.
+                self.first(lambda: None)  # if the first rank's last work fails, all ranks have failed
+            # A thread that Python kills within a call into C++ would abort the process.
             self.is_done.set()
             self.watcher.join()
             if self.is_connected:
                 torch.distributed.destroy_process_group()
 
     def watch(self) -> None:
-        """End this process as soon as another rank has failed, whatever it is doing. Runs in a thread of its own."""
-        from torch.distributed import TCPStore
+        """End this process as soon as another rank has failed, whatever it is doing; runs in its own thread."""
+        from torch.distributed.distributed_c10d import TCPStore
 
         try:
-            # A connection of its own: the rank may be waiting on the other one.
+            # A separate connection, since the rank may be waiting on the other one.
             address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-            store = self.below(TCPStore(address, port, is_master=False))
+            store = self.prefixed(TCPStore(address, port, is_master=False))
             while not store.check([FAILURE_KEY]):
-                if self.is_done.wait(LOOK_SECONDS):
+                if self.is_done.wait(WATCH_SECONDS):
                     return
             failure = json.loads(store.get(FAILURE_KEY))
-        except RuntimeError:  # whoever started the ranks is gone
+        except RuntimeError:  # the launcher is gone
             os._exit(1)
         if failure["rank"] != self.rank:
-            os._exit(left_behind(failure))
+            os._exit(exit_code_of(failure))
 
     def fail(self, error: Exception) -> NoReturn:
-        """End this process, and so all: the first rank to fail says why, in one line where the user can mend it."""
-        failure = {"rank": self.rank, "line": str(error), "code": 1, "is_final": isinstance(error, GptcliError)}
+        """End this process and thereby all: the first rank that fails prints why, in one line if the user can fix it."""
+        failure: dict[str, Any] = {"rank": self.rank, "line": str(error), "code": 1, "is_final": isinstance(error, GptcliError)}
         if isinstance(error, GptcliError):
             failure["code"] = error.exit_code
         elif self.size > 1:
-            lost = self.lost(error)
+            lost = self.lost_rank_line(error)
             if lost is not None:
-                self.wait_for_word()
+                self.wait_for_reason()
                 failure["line"] = lost
-        word = self.claim(failure)
-        if word == failure:
-            self.tell(error, failure)
+        reason = self.claim(failure)
+        if reason == failure:
+            self.report(error, failure)
         with contextlib.suppress(OSError, GptcliError):
             sys.stdout.flush()
             sys.stderr.flush()
-        os._exit(left_behind(word))
+        os._exit(exit_code_of(reason))
 
-    def lost(self, error: Exception) -> str | None:
-        """What to say of an error that means that another rank does not answer; none where it means something else."""
+    def lost_rank_line(self, error: Exception) -> str | None:
+        """Return the line for an error that means that another rank does not answer; None for any other error."""
         if not isinstance(error, RuntimeError):  # as all of torch.distributed's errors are
             return None
         text = f"{type(error).__name__} {error}"
@@ -198,9 +199,9 @@ class World:
         how = f"no answer within {self.timeout:g} s (parallel.timeout_seconds)" if is_late else first_line(error)
         return f"rank {self.rank} lost another rank in {self.work}: {how}"
 
-    def wait_for_word(self) -> None:
-        """Give the rank whose end broke the connection time to say why."""
-        until = time.monotonic() + PATIENCE_SECONDS
+    def wait_for_reason(self) -> None:
+        """Wait until the rank whose end broke the connection has written why."""
+        until = time.monotonic() + REASON_SECONDS
         while time.monotonic() < until:
             try:
                 if self.store.check([FAILURE_KEY]):
@@ -210,16 +211,17 @@ class World:
             time.sleep(0.1)
 
     def claim(self, failure: dict[str, Any]) -> dict[str, Any]:
-        """Put down why all end, unless a rank was faster; returns what then stands there."""
+        """Store why all ranks end, unless another rank was faster; return what the store then holds."""
         if self.size == 1:
             return failure
         try:
-            return json.loads(self.store.compare_set(FAILURE_KEY, "", strict_json.dumps(failure)))
-        except RuntimeError:  # the store is gone, and with it the other ranks
+            stored: dict[str, Any] = json.loads(self.store.compare_set(FAILURE_KEY, "", strict_json.dumps(failure)))
+            return stored
+        except RuntimeError:  # the store is gone, and the other ranks with it
             return failure
 
-    def tell(self, error: Exception, failure: dict[str, Any]) -> None:
-        """Say why all end, on stderr and to whoever started the ranks."""
+    def report(self, error: Exception, failure: dict[str, Any]) -> None:
+        """Print why all ranks end, and record it for the launcher."""
         if os.environ.get("GPTCLI_DEBUG") or not (failure["is_final"] or failure["line"] != str(error)):
             traceback.print_exception(error)
         console.say_error(failure["line"])
@@ -241,7 +243,7 @@ class World:
             self.base.set(f"gptcli/launch/{key}", value)
 
     def connect(self, device: torch.device, timeout: float) -> None:
-        """Set up the process groups; to be called by all ranks. `timeout`: seconds that one waits for another."""
+        """Set up the process groups, on all ranks. A rank waits `timeout` seconds for another one."""
         self.timeout = timeout
         if self.size == 1:
             return
@@ -252,18 +254,21 @@ class World:
         dist.init_process_group(backend, store=self.store, rank=self.rank, world_size=self.size, timeout=limit)
         self.is_connected = True
 
-    def group_aside(self) -> ProcessGroup:
-        """Another process group of all ranks, for what a thread says beside the training; to be called by all.
+    def checkpoint_group(self) -> ProcessGroup:
+        """Return another process group of all ranks, for the thread that saves checkpoints beside the training.
 
-        In it one waits long for another, whose disk may be slow: one that has ended is noticed at once.
+        All ranks call this. A rank waits long for another one in it, whose disk may be slow; one that has ended is
+        noticed at once.
         """
-        return torch.distributed.new_group(backend="gloo", timeout=timedelta(seconds=ASIDE_SECONDS))
+        timeout = timedelta(seconds=CHECKPOINT_SECONDS)
+        group: ProcessGroup = torch.distributed.new_group(backend="gloo", timeout=timeout)
+        return group
 
     def device(self, device: torch.device) -> torch.device:
-        """The device of this rank where the settings ask for `device`: of several GPUs the one of its local number.
+        """Return this rank's device where the settings name `device`: of several GPUs, the one of its local rank.
 
         Raises:
-            UsageError: ranks cannot share it, or there are fewer GPUs than ranks on this machine.
+            UsageError: ranks cannot share the device, or this machine has fewer GPUs than ranks.
         """
         if self.size == 1 or device.type == "cpu":
             return device
@@ -281,7 +286,7 @@ class World:
         return torch.device("cuda", self.local_rank)
 
     def first(self, function: Callable[[], Result]) -> Result:
-        """What `function` returns to the first rank, which alone calls it. The others wait as long as that takes."""
+        """Return the result of `function`, which the first rank calls; the others wait as long as that takes."""
         if self.size == 1:
             return function()
         self.messages += 1
@@ -290,9 +295,10 @@ class World:
             result = function()
             self.store.set(key, pickle.dumps(result))
             return result
-        while not self.store.check([key]):  # never blocks for long: the thread that watches needs its turn
+        while not self.store.check([key]):  # polled, since a blocking call would hold up the watching thread
             time.sleep(0.02)
-        return pickle.loads(self.store.get(key))
+        received: Result = pickle.loads(self.store.get(key))
+        return received
 
     def in_turn(self, function: Callable[[], Result]) -> Result:
         """Call `function` on every rank and return its result there; the others wait until the first rank has it."""
@@ -308,32 +314,33 @@ class World:
         self.sum([0])
 
     def sum(self, numbers: Sequence[int]) -> list[int]:
-        """Of each of these numbers (below 2^63 in sum) the sum over all ranks: one small message."""
+        """Return the sum of each of these numbers (below 2^63 in sum) over all ranks, by one small message."""
         if self.size == 1:
             return list(numbers)
         total = torch.tensor(numbers, dtype=torch.int64)
         torch.distributed.all_reduce(total)
-        return total.tolist()
+        return [int(number) for number in total.tolist()]
 
     def sum_tensor(self, tensor: Tensor) -> Tensor:
-        """`tensor`, summed in place over all ranks, on its device, which is not waited for."""
+        """Sum `tensor` in place over all ranks and return it, without waiting for its device."""
         if self.size > 1:
             torch.distributed.all_reduce(tensor)
         return tensor
 
     def any(self, is_true: bool) -> bool:
-        """Whether it is true on any rank; to be called by all."""
+        """Return whether `is_true` holds on any rank; all ranks call this."""
         return self.sum([int(is_true)])[0] > 0
 
 
-def left_behind(failure: dict[str, Any]) -> int:
-    """The exit code of a rank when all end for this reason.
+def exit_code_of(failure: dict[str, Any]) -> int:
+    """Return the exit code of a rank when all ranks end for this reason.
 
-    Our launcher is told in a file, and the rank ends as if all were well where that must not be tried again: the
-    launcher starts ranks anew that end with an error.
+    Our launcher gets the reason in a file. It starts ranks anew that end with an error, so a rank whose error would
+    only occur again ends with 0.
     """
+    code = int(failure["code"])
     folder = os.environ.get(LAUNCH_VARIABLE)
     if not folder:
-        return failure["code"]
+        return code
     write_atomic(Path(folder) / FAILURE_NAME, strict_json.dumps(failure))
-    return 0 if failure["is_final"] else failure["code"]
+    return 0 if failure["is_final"] else code
