@@ -12,7 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
+from gptcli.checkpoint.load import load_checkpoint
+from gptcli.checkpoint.run_directory import RunDirectory
+from gptcli.interop.huggingface import read_huggingface
 from parallel.curves import FSDP, LIMIT
 from parallel.ranks import (
     environment,
@@ -25,6 +29,7 @@ from parallel.ranks import (
 )
 
 pytestmark = pytest.mark.slow
+CPU = torch.device("cpu")
 
 
 def messages(stderr: str) -> list[str]:
@@ -44,6 +49,12 @@ def started(corpus: Path, run: Path, *options: str, **settings: object) -> Itera
                 os.kill(pid, signal.SIGKILL)
         process.wait()
         process.stderr.close()
+
+
+def largest_error(expected: torch.Tensor, found: torch.Tensor) -> float:
+    """The largest difference of two tensors of one shape, relative to the largest number of the first."""
+    assert expected.shape == found.shape
+    return float((expected - found).abs().max() / expected.abs().max())
 
 
 def wait_for_step(run: Path, step: int) -> None:
@@ -132,8 +143,11 @@ def test_a_signal_saves_and_any_other_number_of_ranks_goes_on(tmp_path: Path) ->
     assert done.returncode == 0, done.stderr
     assert [line["step"] for line in metrics(run)] == list(range(1, 61))
     assert largest_difference(metrics(one), metrics(run), "train_loss") < LIMIT
-    # Alone again, from a checkpoint that the ranks wrote: the very weights are exported.
-    assert (run / "model.safetensors").stat().st_size == (one / "model.safetensors").stat().st_size
+    alone, exported = (read_huggingface(path, CPU, torch.float32)[0].state_dict() for path in (one, run))
+    best = RunDirectory(run).best_good()
+    saved = load_checkpoint(best.path).tensors["model"]
+    assert saved.keys() == exported.keys() and all(torch.equal(saved[name], exported[name]) for name in saved)
+    assert all(largest_error(alone[name], exported[name]) < 1e-3 for name in alone), "as those of one process"
 
 
 def test_torchrun_starts_the_ranks_as_well(tmp_path: Path) -> None:

@@ -10,27 +10,27 @@ from gptcli.config import Config
 
 
 class ParallelConfig(Config):
-    """How the ranks of `gptcli train --nproc N`, or of torchrun, share the work; these keys do not affect one process."""
+    """The division of work among the ranks of `gptcli train --nproc N` or torchrun; one process ignores these keys."""
 
     strategy: Literal["ddp", "fsdp"] = "ddp"
     """ddp: every rank holds the whole model and its share of the data. fsdp: every rank holds a share of weights,
     gradients and moments too, and gathers each block when it is needed (FSDP2)."""
 
     replicas: int = Field(1, ge=1)
-    """With fsdp: the number of groups of ranks that hold the model once each (hybrid sharding). Gradients are summed over
-    the groups. One group per machine keeps the gathering inside the machines."""
+    """With fsdp: the number of groups of ranks that hold the model once each (hybrid sharding). Gradients are summed
+    over the groups. One group per machine keeps the gathering inside the machines."""
 
     tensor: int = Field(1, ge=1)
-    """The number of ranks that share each matrix of attention and MLP (tensor parallelism), each with its own heads. They
-    see the same data and communicate in every block: keep them inside one machine."""
+    """The number of ranks that share each matrix of attention and MLP (tensor parallelism), each with its own heads.
+    They see the same data and communicate in every block: keep them inside one machine."""
 
     reshard_after_forward: bool = True
     """With fsdp: drop a block's gathered weights after the forward pass and gather them again for the backward pass:
     less memory, half as much communication again."""
 
     cpu_offload: bool = False
-    """With fsdp: keep weights, gradients and moments in the host's memory, and run the optimizer there: slow, for models
-    that do not fit otherwise."""
+    """With fsdp: keep weights, gradients and moments in the host's memory, and run the optimizer there. This is slow,
+    for models that do not fit otherwise."""
 
     timeout_seconds: float = Field(600.0, gt=0, le=1e7)
-    """The seconds that a rank waits for another one in a step before it ends the run with an error that names the step."""
+    """The seconds that a rank waits for another one in a step; then the run ends with an error that names the step."""

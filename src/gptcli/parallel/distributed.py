@@ -1,7 +1,7 @@
 """The strategies of several ranks: DDP, and FSDP2 with tensor parallelism.
 
 Both give the optimizer plain tensors. What they write to a checkpoint has the names and shapes of a single process,
-whole or as this rank's pieces.
+whole or as this rank's shards.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from gptcli.checkpoint.flatten import flatten_state, restore_state
 from gptcli.checkpoint.load import Checkpoint, load_checkpoint
-from gptcli.checkpoint.local_shards import LocalShard, LocalShards
+from gptcli.checkpoint.local_shards import LocalShard, LocalShards, local_tensors
 from gptcli.models.gpt import GPT, build_model, model_with
 from gptcli.nn.parameters import declared_roles
 from gptcli.parallel.layout import Layout
@@ -32,26 +33,27 @@ if TYPE_CHECKING:
 
 
 class LossOf(nn.Module):
-    """A loss as a module, whose forward pass DDP can be around."""
+    """A loss as a module, so that DDP can wrap its forward pass."""
 
     def __init__(self, model: GPT, loss_sum: LossSum) -> None:
         super().__init__()
         self.model, self.loss_sum = model, loss_sum
 
     def forward(self, input_ids: Tensor, targets: Tensor, segment_ids: Tensor | None) -> Tensor:
+        """Return the summed loss."""
         return self.loss_sum(input_ids, targets, segment_ids)
 
 
 class Replicated(Strategy):
-    """DDP: gradients are averaged while the backward pass goes on, so each rank's loss is scaled up before."""
+    """DDP: every rank has the whole model. DDP averages gradients, so each rank's loss is scaled up before."""
 
     def __init__(self, model: GPT, world: World, layout: Layout, loss_sum: LossSum) -> None:
         super().__init__(model, world, layout)
         self.infos = model.parameter_infos()
         self.loss_factor = float(layout.data_ranks)
-        # The only buffers are tables that every rank computes. Newer torch calls the option otherwise.
+        # The only buffers are tables that every rank computes. Newer versions of torch rename the option.
         has_new_name = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
-        buffers = {"forward_sync_buffers" if has_new_name else "broadcast_buffers": False}
+        buffers: dict[str, Any] = {"forward_sync_buffers" if has_new_name else "broadcast_buffers": False}
         self.module = DistributedDataParallel(LossOf(model, loss_sum), gradient_as_bucket_view=True, **buffers)
         self.loss_sum = self.module
 
@@ -60,7 +62,7 @@ class Replicated(Strategy):
 
 
 class Sharded(Strategy):
-    """FSDP2 and tensor parallelism. The optimizer's tensors share the memory of the model's pieces."""
+    """FSDP2 and tensor parallelism. The optimizer's tensors share the memory of the model's shards."""
 
     def __init__(self, model: GPT, world: World, layout: Layout) -> None:
         from gptcli.parallel import sharded
@@ -72,8 +74,8 @@ class Sharded(Strategy):
         """The names of the weights in the fused form."""
         self.infos, self.loss_sum = sharded.local_infos(model), model.loss_sum
         self.owners = [parameter for _, parameter in model.named_parameters()]
-        self.by_name = {info.name: info for info in self.infos}
-        # Every rank of a group has heads of its own, and so a part of the gradient of what all heads are scaled by.
+        self.shardings = {name: sharded.sharding_of(parameter) for name, parameter in model.named_parameters()}
+        # Every rank of a group has its own heads, and so only a part of the gradient of a weight that all heads share.
         per_head = {name for name, _, role in declared_roles(model) if role.per_head and layout.tensor > 1}
         self.by_heads = [info for info in self.infos if info.name in per_head]
         self.tensor_group = sharded.tensor_group(model) if self.by_heads else None
@@ -84,7 +86,7 @@ class Sharded(Strategy):
 
     @contextlib.contextmanager
     def accumulating(self, is_last: bool) -> Iterator[None]:
-        if self.layout.data_ranks > 1:
+        if isinstance(self.model, FSDPModule):
             self.model.set_is_last_backward(is_last)
             self.model.set_requires_gradient_sync(is_last)
         yield
@@ -94,21 +96,21 @@ class Sharded(Strategy):
     def finish_gradients(self) -> None:
         """Give the optimizer's tensors the gradients of the model's parameters."""
         for owner, info in zip(self.owners, self.infos, strict=True):
-            piece = self.sharded.local_of(owner.detach())
-            if piece.data_ptr() != info.tensor.data_ptr():  # FSDP may move a piece once, before its first use
-                info.tensor.data = piece
+            shard = self.sharded.local_of(owner.detach())
+            if shard.data_ptr() != info.tensor.data_ptr():  # FSDP may move a shard once, before its first use
+                info.tensor.data = shard
             info.tensor.grad = None if owner.grad is None else self.sharded.local_of(owner.grad)
             owner.grad = None
         if self.by_heads:
-            grads = [info.tensor.grad for info in self.by_heads]
+            grads = [info.tensor.grad for info in self.by_heads if info.tensor.grad is not None]
             summed = torch.cat([grad.flatten() for grad in grads])
             torch.distributed.all_reduce(summed, group=self.tensor_group)
-            for grad, part in zip(grads, summed.split([grad.numel() for grad in grads]), strict=True):
+            for grad, part in zip(grads, torch.split(summed, [grad.numel() for grad in grads]), strict=True):
                 grad.copy_(part.view_as(grad))
 
     def weights(self) -> State:
-        pieces = self.sharded.local_weights(self.model)
-        return {name: self.fused(name, pieces) for name in self.names}
+        shards = self.sharded.local_weights(self.model)
+        return {name: self.fused(name, shards) for name in self.names}
 
     def load_checkpoint(self, path: Path, parts: Sequence[str]) -> Checkpoint:
         return load_checkpoint(path, parts, allocate=self.allocate, group=self.group)
@@ -123,8 +125,8 @@ class Sharded(Strategy):
         local = self.sharded.local_weights(self.model)
         with torch.no_grad():
             for name in self.names:
-                for part, piece in zip(self.parts(name), weights[name].tensors, strict=True):
-                    local[part].copy_(piece)
+                for part, shard in zip(self.parts(name), local_tensors(weights[name]), strict=True):
+                    local[part].copy_(shard)
 
     def optimizer_state(self, optimizer: torch.optim.Optimizer) -> tuple[State, dict[str, Any]]:
         tensors, rest = flatten_state(optimizer)
@@ -146,39 +148,38 @@ class Sharded(Strategy):
     def load_optimizer_state(
         self, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]
     ) -> None:
-        pieces: State = {}
+        shards: State = {}
         for key, tensor in tensors.items():
             name, _, field = key.rpartition("/")
             parts = self.parts(name)
             of_parts = tensor.tensors if isinstance(tensor, LocalShards) else [tensor.clone() for _ in parts]
-            pieces |= {f"{part}/{field}": piece for part, piece in zip(parts, of_parts, strict=True)}
+            shards |= {f"{part}/{field}": shard for part, shard in zip(parts, of_parts, strict=True)}
         parameters = [part for name in rest["parameters"] for part in self.parts(name)]
         state = {part: scalars for name, scalars in rest["state"].items() for part in self.parts(name)}
-        restore_state(optimizer, pieces, {**rest, "parameters": parameters, "state": state})
+        restore_state(optimizer, shards, {**rest, "parameters": parameters, "state": state})
 
     def allocate(self, name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
-        """Where this rank loads what was saved as `name`, a weight or PARAMETER/FIELD of the optimizer's state."""
+        """Return an empty tensor into which this rank loads `name`: a weight, or PARAMETER/FIELD of the optimizer."""
         parameter = name.rpartition("/")[0] or name
         parts = self.parts(parameter)
-        if not shape or parts[0] not in self.by_name:
+        if not shape or parts[0] not in self.shardings:
             return torch.empty(shape, dtype=dtype)
-        empty = {part: torch.empty(self.by_name[part].sharding.shapes()[-1], dtype=dtype) for part in parts}
+        empty = {part: torch.empty(self.shardings[part].shapes()[-1], dtype=dtype) for part in parts}
         return self.fused(parameter, empty)
 
     def fused(self, name: str, of_parts: Mapping[str, Tensor]) -> Tensor:
-        """What this rank has of the parts of a weight, as its pieces of the fused one. A counter, of which all parts
-        have the same, stays what it is."""
+        """Return this rank's shards of a fused weight, from those of its parts. A counter is the same for all parts."""
         parts = self.parts(name)
         if not of_parts[parts[0]].dim():
             return of_parts[parts[0]]
-        pieces, rows = [], 0
+        shards, rows = [], 0
         for part in parts:
-            sharding = self.by_name[part].sharding
+            sharding = self.shardings[part]
             first, *others = sharding.offsets()
-            pieces.append(LocalShard((rows + first, *others), of_parts[part].detach()))
+            shards.append(LocalShard((rows + first, *others), of_parts[part].detach()))
             rows += sharding.shape[0]
-        return LocalShards.of((rows, *sharding.shape[1:]), pieces[0].tensor.dtype, pieces)
+        return LocalShards.of((rows, *sharding.shape[1:]), shards[0].tensor.dtype, shards)
 
     def parts(self, name: str) -> list[str]:
-        """The names of the parts of a weight of the fused form; its own where it is not fused."""
+        """Return the names of the parts of a fused weight; its own name where it is not fused."""
         return [part for part, _ in self.fused_parts.get(name, ())] or [name]

@@ -20,7 +20,7 @@ from gptcli.errors import GptcliError, UsageError
 from gptcli.parallel.world import FAILURE_NAME, LAUNCH_VARIABLE
 
 SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
-"""The signals that the launcher passes on to the ranks: torch's own, and the one that a cluster sends before the end."""
+"""The signals that the launcher passes on to the ranks: torch's own, and the one that clusters send before the end."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,7 @@ class Launch:
         options = [f"--nproc-per-node={self.nproc}", f"--max-restarts={self.max_restarts}", "--monitor-interval=0.1"]
         if self.rdzv is None:
             if self.nnodes != "1":
-                raise UsageError(
-                    f"--nnodes {self.nnodes} needs a rendezvous", "add --rdzv HOST:PORT, the same on all"
-                )
+                raise UsageError(f"--nnodes {self.nnodes} needs a rendezvous", "add --rdzv HOST:PORT, the same on all")
             return [*options, "--standalone"]
         rendezvous = ["--rdzv-backend=gptcli", f"--rdzv-endpoint={self.rdzv}", f"--rdzv-id=gptcli-{self.rdzv}"]
         return [*options, f"--nnodes={self.nnodes}", *rendezvous]
@@ -75,8 +73,10 @@ def launch(settings: Launch, arguments: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="gptcli-") as folder:
         os.environ[LAUNCH_VARIABLE] = folder
         reason = Path(folder) / FAILURE_NAME
+        command = [*settings.options(), "-m", "gptcli", *arguments]
         try:
-            run(parse_args([*settings.options(), "-m", "gptcli", *arguments]))
+            options = parse_args(command)  # type: ignore[no-untyped-call]  # torch has no types for it
+            run(options)  # type: ignore[no-untyped-call]  # likewise
         except ChildFailedError as error:
             rank, failure = error.get_first_failure()
             if failure.exitcode < 0:

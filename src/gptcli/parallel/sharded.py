@@ -1,6 +1,6 @@
-"""A model whose weights are cut up among the ranks: tensor parallelism of its blocks, then FSDP2 over all of it.
+"""A model whose weights are sharded over the ranks: tensor parallelism of its blocks, then FSDP2 over all of it.
 
-It is never whole on any device: built without memory, cut, and filled weight by weight. Knows no optimizer and no step.
+The model is never whole on any device: it is built without memory, sharded, and filled weight by weight.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch.distributed.fsdp import (
     CPUOffloadPolicy,
     FSDPModule,
     MixedPrecisionPolicy,
+    OffloadPolicy,
     fully_shard,
     register_fsdp_forward_method,
 )
@@ -28,6 +29,7 @@ from torch.distributed.tensor.parallel import (
     parallelize_module,
 )
 
+from gptcli.models.block import Block
 from gptcli.models.config import ModelConfig
 from gptcli.models.gpt import GPT, build_model
 from gptcli.nn.compiling import compile_whole
@@ -38,7 +40,7 @@ from gptcli.parallel.layout import Layout
 from gptcli.parallel.unfused import Parts, UnfusedLinear, parts_of, split_parts, unfuse
 
 ENTRIES = ("loss_sum", "token_losses", "last_logits")
-"""The methods through which a model is used: FSDP gathers what lies outside the blocks around each of them."""
+"""The methods through which a model is called: FSDP gathers the weights outside the blocks around each of them."""
 
 
 def build_sharded(
@@ -49,7 +51,7 @@ def build_sharded(
     device: torch.device,
     precision: str,
 ) -> GPT:
-    """The model of this rank; `weights` are the whole ones, each of which is needed for a moment only."""
+    """Return this rank's part of the model; `weights` are whole, and each is needed for a moment only."""
     model = build_model(config, device="meta")
     parts = parts_of(model)
     unfuse(model)
@@ -65,7 +67,7 @@ def build_sharded(
 
 
 def mesh_of(layout: Layout, device: torch.device) -> DeviceMesh:
-    """All ranks as replicas x shards x tensor."""
+    """Return the mesh of all ranks: replicas x shards x tensor."""
     names = ("replicas", "shards", "tensor")
     return init_device_mesh(device.type, (layout.replicas, layout.shards, layout.tensor), mesh_dim_names=names)
 
@@ -73,14 +75,14 @@ def mesh_of(layout: Layout, device: torch.device) -> DeviceMesh:
 def cut_blocks(model: GPT, mesh: DeviceMesh, ranks: int) -> None:
     """Give every rank of `mesh` its heads of each attention and its part of each MLP's width.
 
-    A block's input and output are whole on every rank; embedding, norms and head are too.
+    A block's input and output are whole on every rank, and so are embedding, norms and head.
     """
-    for block in model.blocks:
+    for block in blocks_of(model):
         plan: dict[str, ParallelStyle] = {"attention.output": RowwiseParallel(), "mlp.down": RowwiseParallel()}
         for name in ("attention.qkv", "mlp.up"):
             module = block.get_submodule(name)
             if isinstance(module, UnfusedLinear):
-                # Told once for all parts, so that their input's gradients are summed before the ranks add them up.
+                # Declared once for all parts, so that their input's gradients are summed before the ranks add them up.
                 plan[name] = PrepareModuleInput(
                     input_layouts=(Replicate(),), desired_input_layouts=(Replicate(),), use_local_output=False
                 )
@@ -93,20 +95,27 @@ def cut_blocks(model: GPT, mesh: DeviceMesh, ranks: int) -> None:
 
 
 def shard(model: GPT, mesh: DeviceMesh, settings: ParallelConfig, device: torch.device, precision: str) -> None:
-    """FSDP2 over `mesh`: every block by itself, the rest together."""
-    offload = {"offload_policy": CPUOffloadPolicy(pin_memory=device.type == "cuda")} if settings.cpu_offload else {}
-    # The blocks' weights travel in the precision that their products are taken in, which autocast would round them to;
-    # the stream between the blocks, and all sums, stay fp32. FSDP must not cast what a block is given (RoPE's tables).
+    """Apply FSDP2 over `mesh`: to every block by itself, and to the rest together."""
+    offload = CPUOffloadPolicy(pin_memory=device.type == "cuda") if settings.cpu_offload else OffloadPolicy()
+    # The blocks' weights are sent in the precision of their matmuls, to which autocast would round them; the stream
+    # between the blocks, and all sums, stay fp32. FSDP must not cast the inputs of a block (RoPE's tables).
     is_half = precision == "bf16" and device.type == "cuda"
     policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if is_half else None, reduce_dtype=torch.float32, cast_forward_inputs=False
     )
-    for block in model.blocks:
-        fully_shard(block, mesh=mesh, reshard_after_forward=settings.reshard_after_forward, mp_policy=policy, **offload)
-    fully_shard(model, mesh=mesh, mp_policy=MixedPrecisionPolicy(cast_forward_inputs=False), **offload)
+    for block in blocks_of(model):
+        fully_shard(
+            block,
+            mesh=mesh,
+            reshard_after_forward=settings.reshard_after_forward,
+            mp_policy=policy,
+            offload_policy=offload,
+        )
+    outer = MixedPrecisionPolicy(cast_forward_inputs=False)
+    fully_shard(model, mesh=mesh, mp_policy=outer, offload_policy=offload)
     for entry in ENTRIES:
         register_fsdp_forward_method(model, entry)
-    # Gradients are of a loss that is divided by the tokens of all ranks: to be summed, not averaged.
+    # The loss is divided by the tokens of all ranks already, so gradients are summed, not averaged.
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
@@ -114,13 +123,13 @@ def shard(model: GPT, mesh: DeviceMesh, settings: ParallelConfig, device: torch.
 
 
 def compile_blocks(model: GPT, cache_dir: Path) -> None:
-    """Compile what each block computes, at its first call; what FSDP does around a block stays outside."""
-    for block in model.blocks:
+    """Compile the computation of each block at its first call; FSDP's work around a block is not compiled."""
+    for block in blocks_of(model):
         block.compiled = compile_whole(block.compute, "a block", "set train.compile=false", cache_dir, dynamic=False)
 
 
 def fill(model: GPT, weights: Iterable[tuple[str, Tensor]], parts: Parts) -> None:
-    """Copy this rank's pieces of the whole weights, which have the names of the fused form, into the model."""
+    """Copy this rank's shards of the whole weights, which have the names of the fused form, into the model."""
     drop_gathered(model)
     parameters = dict(model.named_parameters())
     with torch.no_grad():
@@ -131,24 +140,33 @@ def fill(model: GPT, weights: Iterable[tuple[str, Tensor]], parts: Parts) -> Non
 
 
 def drop_gathered(model: GPT) -> None:
-    """Let the model's parameters be pieces again, where a forward pass has left them whole."""
+    """Reshard parameters that a forward pass has left whole."""
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
 
 
 def tensor_group(model: GPT) -> ProcessGroup:
-    """The ranks that share each matrix of the blocks."""
-    return model.blocks[0].attention.output.weight.device_mesh.get_group("tensor")
+    """Return the ranks that share each matrix of the blocks."""
+    weight = blocks_of(model)[0].attention.output.weight
+    if not isinstance(weight, DTensor):
+        raise TypeError("the model has no tensor parallelism")
+    group: ProcessGroup = weight.device_mesh.get_group("tensor")
+    return group
 
 
 def local_of(tensor: Tensor) -> Tensor:
-    """The piece that this rank holds."""
+    """Return the shard of a tensor that this rank holds."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
+def blocks_of(model: GPT) -> list[Block]:
+    """Return the blocks of a model."""
+    return [block for block in model.blocks if isinstance(block, Block)]
+
+
 def sharding_of(tensor: Tensor) -> Sharding:
-    """How a parameter is cut up; one that is whole has no cuts."""
+    """Return how a parameter is sharded; one that is whole has no cuts."""
     size = torch.distributed.get_world_size()
     if not isinstance(tensor, DTensor):
         return Sharding(tensor.shape, (), size)
@@ -156,28 +174,29 @@ def sharding_of(tensor: Tensor) -> Sharding:
     for dim in reversed(range(mesh.ndim)):  # tensor parallelism cuts first, what it leaves FSDP cuts
         placement = tensor.placements[dim]
         if not placement.is_replicate():
-            cuts.append(Cut(placement.dim, mesh.size(dim), mesh.get_local_rank(dim), mesh.get_group(dim)))
+            cut_dim: int = placement.dim  # type: ignore[attr-defined]  # torch declares it in the subclasses only
+            cuts.append(Cut(cut_dim, mesh.size(dim), mesh.get_local_rank(dim), mesh.get_group(dim)))
             ranks *= mesh.size(dim)
     return Sharding(tensor.shape, tuple(cut for cut in cuts if cut.ranks > 1), size // ranks)
 
 
 def local_infos(model: GPT) -> list[ParameterInfo]:
-    """The parameters for an optimizer: plain tensors that share the memory of this rank's pieces."""
+    """Return the parameters for an optimizer: plain tensors that share the memory of this rank's shards."""
     infos = []
     for info in model.parameter_infos():
-        piece = nn.Parameter(local_of(info.tensor).detach(), requires_grad=info.tensor.requires_grad)
-        infos.append(info._replace(tensor=piece, sharding=sharding_of(info.tensor)))
+        shard = nn.Parameter(local_of(info.tensor).detach(), requires_grad=info.tensor.requires_grad)
+        infos.append(info._replace(tensor=shard, sharding=sharding_of(info.tensor)))
     return infos
 
 
 def local_weights(model: GPT) -> dict[str, Tensor]:
-    """name -> this rank's piece of every parameter, in its own memory; fused ones as their parts."""
+    """Return this rank's shard of every parameter by name, in its own memory; fused ones as their parts."""
     drop_gathered(model)
     return {name: local_of(parameter.detach()) for name, parameter in model.named_parameters()}
 
 
 def whole_weights(model: GPT) -> Iterator[tuple[str, Tensor]]:
-    """(name, whole tensor) of every parameter in turn, gathered by all ranks; fused ones as their parts."""
+    """Yield the name and the whole tensor of every parameter, gathered by all ranks; fused ones as their parts."""
     drop_gathered(model)
     for name, parameter in model.named_parameters():
         yield name, sharding_of(parameter).gather(local_of(parameter.detach()))

@@ -55,7 +55,7 @@ def split_parts(tensors: Iterable[tuple[str, Tensor]], parts: Parts) -> Iterator
     """Split the tensors of the fused form into those of the parts, which are views: (name, tensor) each."""
     for name, tensor in tensors:
         if parts[name]:
-            pieces = tensor.split([rows for _, rows in parts[name]])
+            pieces = torch.split(tensor, [rows for _, rows in parts[name]])
             yield from zip((part for part, _ in parts[name]), pieces, strict=True)
         else:
             yield name, tensor

@@ -128,7 +128,7 @@ class World:
 
     def prefixed(self, base: Any) -> Any:
         """Return the part of `base` with the keys of these ranks."""
-        from torch.distributed.distributed_c10d import PrefixStore
+        from torch._C._distributed_c10d import PrefixStore
 
         return PrefixStore(self.prefix, base)
 
@@ -153,7 +153,7 @@ class World:
 
     def watch(self) -> None:
         """End this process as soon as another rank has failed, whatever it is doing; runs in its own thread."""
-        from torch.distributed.distributed_c10d import TCPStore
+        from torch._C._distributed_c10d import TCPStore
 
         try:
             # A separate connection, since the rank may be waiting on the other one.
@@ -169,8 +169,13 @@ class World:
             os._exit(exit_code_of(failure))
 
     def fail(self, error: Exception) -> NoReturn:
-        """End this process and thereby all: the first rank that fails prints why, in one line if the user can fix it."""
-        failure: dict[str, Any] = {"rank": self.rank, "line": str(error), "code": 1, "is_final": isinstance(error, GptcliError)}
+        """End this process and thereby all ranks; the first one that fails prints why, a user's error in one line."""
+        failure: dict[str, Any] = {
+            "rank": self.rank,
+            "line": str(error),
+            "code": 1,
+            "is_final": isinstance(error, GptcliError),
+        }
         if isinstance(error, GptcliError):
             failure["code"] = error.exit_code
         elif self.size > 1:
