@@ -24,7 +24,7 @@ def training_events(trainer: Trainer) -> Sequence[Event]:
         Evaluate(trainer),
         LogMetrics(trainer),
         RequireFiniteLoss(trainer),
-        Sample(trainer),
+        GenerateSample(trainer),
         SaveCheckpoint(trainer),
     )
 
@@ -103,7 +103,7 @@ class RequireFiniteLoss(TrainerEvent):
             require_finite_loss(self.state.val_loss, self.state.step, self.trainer.config)
 
 
-class Sample(TrainerEvent):
+class GenerateSample(TrainerEvent):
     """Prints and stores a sample of generated text, without using the training's randomness."""
 
     def due(self, step: int, is_last: bool) -> bool:
