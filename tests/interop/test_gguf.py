@@ -119,7 +119,7 @@ def test_matrices_are_rounded_as_asked_and_vectors_not_at_all(our_model, tokeniz
 
 def test_rows_that_do_not_fit_in_blocks_stay_in_f16_and_it_is_said(our_model, tokenizer, path):
     notes = write_gguf(our_model(n_embd=48), tokenizer, path, "q4_0", name="tiny")
-    assert any("no multiple of 32" in note for note in notes)
+    assert any("not a multiple of 32" in note for note in notes)
     kinds = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(path).tensors}
     assert kinds["blk.0.attn_q.weight"] == "F16"
     assert kinds["blk.0.ffn_down.weight"] == "Q4_0"
@@ -187,7 +187,7 @@ def test_a_file_that_is_cut_short_or_none_is_refused(our_model, tokenizer, path)
     content = path.read_bytes()
     for damaged in (content[: len(content) // 2], content[:100], b"no GGUF at all, but some text" * 10):
         path.write_bytes(damaged)
-        with pytest.raises(CheckpointError, match="is no whole GGUF file"):
+        with pytest.raises(CheckpointError, match="is not a whole GGUF file"):
             read_gguf(path)
 
 

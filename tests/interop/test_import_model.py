@@ -152,9 +152,9 @@ def test_what_cannot_be_imported_is_refused_in_one_line(source, tmp_path) -> Non
     (tmp_path / "run").mkdir()
     (tmp_path / "run/run.toml").write_text("seed = 1\n")
     refused = [
-        (str(tmp_path / "empty"), "m", CheckpointError, "no model directory"),
+        (str(tmp_path / "empty"), "m", CheckpointError, "not a model directory"),
         (str(tmp_path / "absent"), "m", CheckpointError, "does not exist"),
-        (str(tmp_path / "run"), "m", UsageError, "every command takes it"),
+        (str(tmp_path / "run"), "m", UsageError, "every command reads it"),
         (str(tmp_path / "text.txt"), "m", UsageError, "holds no tokenizer"),
         (str(source), "source", UsageError, "is not empty"),
     ]
@@ -162,7 +162,7 @@ def test_what_cannot_be_imported_is_refused_in_one_line(source, tmp_path) -> Non
         with pytest.raises(kind, match=words) as caught:
             import_model(name, tmp_path / out)
         assert "\n" not in str(caught.value)
-    with pytest.raises(CheckpointError, match="no model that is known"):
+    with pytest.raises(CheckpointError, match="not a known kind of model"):
         import_model(str(tmp_path / "text.txt"), tmp_path / "m", str(source))
 
 

@@ -90,7 +90,7 @@ def test_an_imported_model_computes_what_run_c_does(tokenizer, tmp_path, tied: b
     weights = draw(tokenizer.vocab_size, tied)
     write(tmp_path / "stories.bin", weights)
     tokenizer.save(tmp_path / "tokenizer")
-    _, opened = import_model(str(tmp_path / "stories.bin"), tmp_path / "model", str(tmp_path / "tokenizer"))
+    opened = import_model(str(tmp_path / "stories.bin"), tmp_path / "model", str(tmp_path / "tokenizer")).opened
     assert "LlamaForCausalLM" in opened
     ids = torch.randint(tokenizer.vocab_size, (CONTEXT,), generator=torch.Generator().manual_seed(1))
     found = load_model(tmp_path / "model", dtype=torch.float64).model(ids[None])[0]
@@ -102,12 +102,12 @@ def test_an_imported_model_computes_what_run_c_does(tokenizer, tmp_path, tied: b
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda content: content[:-4], "bytes, by its header it should have"),
-        (lambda content: content + b"0000", "bytes, by its header it should have"),
+        (lambda content: content[:-4], "bytes but should have"),
+        (lambda content: content + b"0000", "bytes but should have"),
         (lambda content: content[:20], "too short"),
         (lambda content: struct.pack("<I", 0x616B3432) + content, "version 1 or 2"),
-        (lambda content: b"\0" * 28 + content[28:], "it is no model of llama2.c"),
-        (lambda content: struct.pack("<i", -DIM) + content[4:], "it is no model of llama2.c"),
+        (lambda content: b"\0" * 28 + content[28:], "it is not a model of llama2.c"),
+        (lambda content: struct.pack("<i", -DIM) + content[4:], "it is not a model of llama2.c"),
         (lambda content: struct.pack("<7i", *[2**26] * 7) + content[28:], "llama2.c"),
         (lambda content: b"text " * 100, "llama2.c"),
     ],

@@ -158,7 +158,7 @@ def test_a_hugging_face_directory_is_loaded(our_model, tokenizer, some_ids, tmp_
 @pytest.mark.parametrize("source", ["hf:someone/tiny", "a directory"])
 def test_a_checkpoint_of_what_is_no_run_is_refused(our_model, tokenizer, tmp_path, source):
     write_huggingface(our_model(), tokenizer, tmp_path / "model")
-    with pytest.raises(UsageError, match=r"is no run.*leave out --checkpoint"):
+    with pytest.raises(UsageError, match=r"is not a run.*leave out --checkpoint"):
         load_model(tmp_path / "model" if source == "a directory" else source, checkpoint="last")
 
 

@@ -174,7 +174,7 @@ def test_characters_get_the_tables_that_sample_py_looks_for(our_model, tmp_path)
 
 def test_tokens_that_sample_py_does_not_know_are_said(our_model, tokenizer, tmp_path, shared) -> None:
     _, notes = written(our_model(**NANO), tokenizer, tmp_path / "bytes")
-    assert "cannot say this model's text" in notes[0]
+    assert "cannot decode this model's text" in notes[0]
     gpt2 = load_tokenizer(shared / "tokenizers" / "gpt2")
     _, notes = written(our_model(**NANO, vocab_size=gpt2.vocab_size, n_layer=1), gpt2, tmp_path / "gpt2")
     assert not notes

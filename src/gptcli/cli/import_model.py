@@ -7,9 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from gptcli import strict_json
 from gptcli.cli.options import AsJson, output_option
-from gptcli.console import show
+from gptcli.cli.output import show_report
 
 
 def import_model(
@@ -41,13 +40,6 @@ def import_model(
         gptcli import hf:openai-community/gpt2 --out gpt2
         gptcli import out-shakespeare/ckpt.pt --out shakespeare --tokenizer hf:openai-community/gpt2
     """
-    import torch
-
     from gptcli.interop.import_model import import_model
 
-    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    model, opened = import_model(source, out, tokenizer, dtypes[dtype])
-    if as_json:
-        print(strict_json.dumps({"model": str(out), "parameters": model.parameter_count()}))
-    else:
-        show(f"{out}: {model.parameter_count():,} parameters, {opened}")
+    show_report(import_model(source, out, tokenizer, dtype), as_json)

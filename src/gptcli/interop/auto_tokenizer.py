@@ -1,8 +1,8 @@
 """The effect of transformers' AutoTokenizer on a tokenizer.json, determined without transformers.
 
-It takes the file as it is where `tokenizer_class` says so, as in all that we write. For a few kinds of models it does
-not use that: it takes vocabulary and merges from the file and splits text by the rules of the model's own tokenizer
-class (`MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS` in transformers 5, models/auto/tokenization_auto.py).
+It opens the file as it is if `tokenizer_class` says so, as in all that gptcli writes. A few kinds of models are
+exceptions: it reads vocabulary and merges from the file but splits text by the rules of the model's own tokenizer class
+(`MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS` in transformers 5, models/auto/tokenization_auto.py).
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ TRIED_TEXTS = (
     "<|endoftext|> <unk> a.b.c foo_bar(baz)[0] != {};",
     "",
 )
-"""Text on which splitting differs between the usual rules."""
+"""Texts that the usual rules split differently."""
 
 
 def keeps_tokenizer(kind: str, spec: Mapping[str, Any]) -> bool:
-    """Whether AutoTokenizer opens the tokenizer.json `spec` as it is beside a config.json of model_type `kind`."""
+    """Return whether AutoTokenizer opens the tokenizer.json `spec` unchanged beside a config.json of type `kind`."""
     if kind not in FORCED:
         return True
     model, normalizer = spec["model"], spec.get("normalizer") or {}
@@ -67,12 +67,12 @@ def keeps_tokenizer(kind: str, spec: Mapping[str, Any]) -> bool:
 
 
 def tokenizer_class_for(kind: str, spec: Mapping[str, Any]) -> str:
-    """The class of transformers whose `from_pretrained` opens the tokenizer.json `spec` as it is."""
+    """Return the class of transformers whose `from_pretrained` opens the tokenizer.json `spec` unchanged."""
     return "AutoTokenizer" if keeps_tokenizer(kind, spec) else "PreTrainedTokenizerFast"
 
 
 def as_opened(directory: Path) -> tokenizers.Tokenizer:
-    """The tokenizer of a model directory, as AutoTokenizer opens it."""
+    """Return the tokenizer of a model directory, as AutoTokenizer opens it."""
     spec = read_json(directory / TOKENIZER_FILE)
     if rules := FORCED.get(read_json(directory / "config.json").get("model_type", "")):
         model = {key: spec["model"][key] for key in ("type", "vocab", "merges") if key in spec["model"]}
@@ -81,7 +81,7 @@ def as_opened(directory: Path) -> tokenizers.Tokenizer:
 
 
 def tried_texts(tokenizer: Tokenizer) -> Iterator[str]:
-    """Those of TRIED_TEXTS that `tokenizer` can encode: one without <unk> may lack a character."""
+    """Yield those of TRIED_TEXTS that `tokenizer` can encode: one without <unk> may lack a character."""
     for text in TRIED_TEXTS:
         with suppress(TokenizerError):
             tokenizer.encode(text)
@@ -89,7 +89,7 @@ def tried_texts(tokenizer: Tokenizer) -> Iterator[str]:
 
 
 def require_opened_alike(directory: Path, tokenizer: Tokenizer) -> None:
-    """Read the tokenizer of `directory` back as AutoTokenizer does, and have it encode and decode like `tokenizer`.
+    """Check that the tokenizer of `directory`, as AutoTokenizer opens it, encodes and decodes like `tokenizer`.
 
     Raises:
         CheckpointError: it gives a text other ids, or decodes them to another text.

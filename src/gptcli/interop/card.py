@@ -1,6 +1,6 @@
-"""The model card (README.md) of an exported model: what the run's own files say of its data, size and losses.
+"""The model card (README.md) of an exported model: its data, size and losses, from the run's own files.
 
-States nothing that was not recorded: a line whose figure is missing is left out.
+The card states only what was recorded: a line whose figure is missing is left out.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from gptcli.storage import read_regular
 
 Json = dict[str, Any]
 UNKNOWN_LICENSE = "unknown"
-"""The hub's own word for a model that does not say."""
+"""The hub's identifier for a model without a stated licence."""
 
 
 def model_card(loaded: LoadedModel, *, name: str, license: str | None, dtype: str, opened: str) -> str:
-    """The text of README.md.
+    """Return the text of README.md.
 
     Args:
-        name: what the card calls the model: USER/NAME on the hub, or the directory's name.
+        name: the model's name in the card: USER/NAME on the hub, or the directory's name.
         license: the hub's identifier of its licence, such as `apache-2.0`.
-        dtype: the numbers that the weights are stored in, for people.
-        opened: in words, which class of transformers opens it, or why none does.
+        dtype: the dtype of the stored weights, for people.
+        opened: which class of transformers opens it, or why none does, in words.
     """
     family, _ = family_of(loaded.model.config, spec := loaded.tokenizer.spec())
     has_class = family is not NATIVE
@@ -64,7 +64,7 @@ def model_card(loaded: LoadedModel, *, name: str, license: str | None, dtype: st
 
 
 def read_record(loaded: LoadedModel) -> dict[str, Json]:
-    """What a run wrote about itself, by file; empty tables for what it lacks, and for models that are no run."""
+    """Return the run's records by file; tables are empty if they are missing or the model is not a run."""
     if loaded.run is None:
         return {"data": {}, "summary": {}, "config": {}}
     folder = loaded.run.path
@@ -77,7 +77,7 @@ def read_record(loaded: LoadedModel) -> dict[str, Json]:
 
 
 def read_table(path: Path) -> Json:
-    """The table in a JSON or TOML file; empty where there is none that can be read."""
+    """Return the table in a JSON or TOML file; empty if there is none that can be read."""
     try:
         content = read_regular(path).decode()
         value = tomllib.loads(content) if path.suffix == ".toml" else strict_json.parse(content)
@@ -87,6 +87,7 @@ def read_table(path: Path) -> Json:
 
 
 def summary_line(config: ModelConfig, parameters: int, tokenizer: str) -> str:
+    """Return the sentence that says what the model is."""
     return (
         f"A decoder-only Transformer with {parameters:,} parameters that continues text, {config.context_length:,} "
         f"tokens of context, and a tokenizer of kind `{tokenizer}` with {config.vocab_size:,} tokens."
@@ -94,12 +95,13 @@ def summary_line(config: ModelConfig, parameters: int, tokenizer: str) -> str:
 
 
 def section(title: str, lines: Iterator[str] | list[str]) -> str:
+    """Return a section, or an empty text if it has no lines."""
     body = "\n".join(lines)
     return f"## {title}\n\n{body}" if body else ""
 
 
 def data_lines(record: dict[str, Json]) -> Iterator[str]:
-    """What the model learnt from. Of a corpus on the disk only the last part of the path is told."""
+    """Yield lines about the training data. Only the last part of a path on this disk is named."""
     data, corpus = record["data"], record["config"].get("data", {}).get("corpus", [])
     if corpus:
         names = (source if source.startswith(("hf:", "python:")) else Path(source).name for source in corpus)
@@ -116,7 +118,7 @@ def data_lines(record: dict[str, Json]) -> Iterator[str]:
 
 
 def training_lines(record: dict[str, Json], loaded: LoadedModel) -> Iterator[str]:
-    """How it was trained and how good it is, as the run measured it."""
+    """Yield lines about the training and its losses."""
     summary, config = record["summary"], record["config"]
     if optimizer := config.get("optim", {}).get("name"):
         yield f"- Optimizer: {optimizer}, peak learning rate {config['optim'].get('lr')}"
@@ -131,7 +133,7 @@ def training_lines(record: dict[str, Json], loaded: LoadedModel) -> Iterator[str
 
 
 def validation_lines(summary: Json) -> Iterator[str]:
-    """The validation loss with its 95 % interval, where the run recorded one, and with the digits that it supports."""
+    """Yield the validation loss with its 95 % interval, if the run recorded one, and the digits that it supports."""
     loss, bits, found = (summary.get(key) for key in ("val_loss", "val_bits_per_byte", "val_loss_interval"))
     if not isinstance(loss, float):
         return
@@ -149,6 +151,7 @@ def validation_lines(summary: Json) -> Iterator[str]:
 
 
 def size_lines(loaded: LoadedModel, dtype: str) -> Iterator[str]:
+    """Yield lines about the shape."""
     config = loaded.model.config
     yield f"- Parameters: {loaded.model.parameter_count():,}, stored in {dtype}"
     yield f"- Layers: {config.n_layer}, width {config.n_embd}, MLP width {config.mlp_width}"
@@ -156,10 +159,11 @@ def size_lines(loaded: LoadedModel, dtype: str) -> Iterator[str]:
 
 
 def usage(name: str, prompt: str, tokenizer_class: str | None) -> str:
-    """Commands that run as they stand where the model lies in the current directory or on the hub under `name`.
+    """Return commands that run unchanged if the model is in the current directory, or on the hub, under `name`.
 
-    `prompt` is one that the tokenizer represents. `tokenizer_class` is the class of transformers that opens the
-    tokenizer as it is; None: transformers has no class for the model.
+    Args:
+        prompt: a prompt that the tokenizer represents.
+        tokenizer_class: the class of transformers that opens the tokenizer; None if there is none for the model.
     """
     place = f"{HUB_PREFIX}{name}" if "/" in name else name
     command = f"```sh\ngptcli generate {place} {shell_word(prompt)}\n```"
@@ -176,4 +180,5 @@ def usage(name: str, prompt: str, tokenizer_class: str | None) -> str:
 
 
 def licence_line(license: str | None) -> str:
+    """Return the sentence about the licence."""
     return f"`{license}`" if license else "Not stated when the model was exported: ask its author before you use it."

@@ -1,6 +1,6 @@
-"""`export()`: any model that load_model takes, written for another program, and proved by reading it back.
+"""`gptcli export`: a model written for another program, and checked by reading it back.
 
-Knows the formats by name and what each can hold; how each is written is in the file of its name.
+This module lists the formats and what each can hold; each is written by the module of its name.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ Format = Literal["hf", "gguf", "onnx", "nanogpt"]
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 CARD = "README.md"
 LAST: dict[str, str] = {"hf": CONFIG, "nanogpt": CHECKPOINT}
-"""For each format that is a directory, the file without which no program opens it."""
+"""The file without which no program opens the directory, by format."""
 
 
 class Ability(NamedTuple):
-    """What a format can hold, and the packages without which it cannot be written: (package, extra)."""
+    """What a format can hold, and the packages that it needs: (package, extra)."""
 
     dtypes: tuple[str, ...]
     is_directory: bool = False
@@ -54,7 +54,7 @@ ABILITIES: dict[str, Ability] = {
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """What the user typed."""
+    """The arguments of `gptcli export`."""
 
     model: str
     to: Format
@@ -64,18 +64,18 @@ class ExportRequest:
     quantize: str | None = None
     license: str | None = None
     force: bool = False
-    """Whether a file at `out` may be replaced."""
+    """Whether to replace a file at `out`."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """An exported model.
 
     Attributes:
         path: the file or directory.
-        numbers: what the weights are stored in, such as `f32` or `q8_0`.
-        notes: what the user should know, each in a line.
-        checks: one for each reader that was there; the first read all that was written.
+        numbers: the type of the stored weights, such as `f32` or `q8_0`.
+        notes: notes for the user, each in a line.
+        checks: one for each installed reader.
     """
 
     path: Path
@@ -85,6 +85,7 @@ class Exported:
     checks: tuple[ParityCheck, ...]
 
     def as_dict(self) -> dict[str, Any]:
+        """Return the attributes for JSON."""
         return {
             "path": str(self.path),
             "format": self.format,
@@ -99,14 +100,14 @@ class Exported:
 
 
 def export(request: ExportRequest) -> Exported:
-    """Write the model as requested and prove what was written.
+    """Write the model as requested and check what was written.
 
-    An existing file is replaced only with `force`, a directory that is not empty never. What is written appears at its
-    place when it is whole and proved.
+    An existing file is replaced only with `force`, a directory that is not empty never. The export appears at its place
+    when it is whole and checked.
 
     Raises:
-        UsageError: the format cannot hold the model, its tokenizer, its weights in the numbers asked for, or these
-            numbers at all; a package is missing.
+        UsageError: the format cannot hold the model, its tokenizer, or its weights in the requested type; a package is
+            missing.
         CheckpointError: there is no such model, or what was written does not compute the same.
         StorageError: the disk is full or the place cannot be written.
     """
@@ -124,7 +125,7 @@ def export(request: ExportRequest) -> Exported:
 
 
 def require_able(request: ExportRequest) -> None:
-    """Refuse what the format or the place has no room for, before anything is read."""
+    """Refuse a request that the format or the place rules out, before anything is read."""
     ability = ABILITIES[request.to]
     if request.out.exists() and not (request.out.is_dir() or request.out.is_file()):
         raise UsageError(f"{request.out} is a device or a pipe, which no export replaces", "choose another --out")
@@ -135,7 +136,7 @@ def require_able(request: ExportRequest) -> None:
     if request.out.is_file() and not request.force:
         raise UsageError(f"{request.out} exists already", "add --force to replace it, or choose another --out")
     if request.dtype and request.quantize:
-        raise UsageError("--dtype and --quantize are two answers to the same question", "give one of them")
+        raise UsageError("--dtype and --quantize both set how weights are stored", "give one of them")
     if request.quantize and not ability.quantizes:
         able = ", ".join(name for name, other in ABILITIES.items() if other.quantizes)
         raise UsageError(f"--to {request.to} holds no quantized weights", f"only --to {able} does")
@@ -153,7 +154,7 @@ def require_able(request: ExportRequest) -> None:
 
 
 def write(request: ExportRequest, loaded: LoadedModel, place: Path) -> Exported:
-    """Write to `place`, a file or a directory that becomes the one requested."""
+    """Write to `place`, a temporary file or directory that becomes the requested one."""
     dtype, name = request.dtype or "f32", os.path.basename(os.path.realpath(request.out))
     match request.to:
         case "hf":
@@ -167,46 +168,44 @@ def write(request: ExportRequest, loaded: LoadedModel, place: Path) -> Exported:
 
 
 def export_huggingface(loaded: LoadedModel, out: Path, dtype: str, license: str | None, name: str) -> Exported:
-    """A model directory of transformers with its card, which calls it `name`, read back by transformers, or without it
-    by us.
-    """
+    """Write a model directory with a card for `name`; read it back by transformers or, without it, by gptcli."""
     opened = write_huggingface(converted(loaded.model, dtype), loaded.tokenizer.for_export(), out)
     write_atomic(out / CARD, model_card(loaded, name=name, license=license, dtype=dtype, opened=opened))
     family, _ = family_of(loaded.model.config)
     if family is not NATIVE and is_installed("transformers"):
         return Exported(out, "hf", dtype, (opened,), (transformers_parity(loaded, out),))
-    notes = [opened] if family is NATIVE else [opened, "transformers, which could prove it, is not installed"]
+    notes = [opened] if family is NATIVE else [opened, "transformers is not installed, so it did not check the export"]
     model, _ = read_huggingface(out)
     return Exported(out, "hf", dtype, tuple(notes), (compare(loaded.model, "gptcli", model, parity_ids(loaded)),))
 
 
 def export_gguf(loaded: LoadedModel, out: Path, numbers: str, license: str | None) -> Exported:
-    """A GGUF file, read back from what it says alone, and by llama.cpp where llama-cpp-python is installed."""
+    """Write a GGUF file; read it back from its own content, and by llama.cpp if llama-cpp-python is installed."""
     from gptcli.interop.gguf import read_gguf, write_gguf
 
-    # The scales of quantized weights are numbers of 16 bits.
+    # The scales of quantized weights have 16 bits.
     require_range(loaded.model.state_dict(), DTYPES.get(numbers, torch.float16), "choose --dtype f32")
     notes = write_gguf(loaded.model, loaded.tokenizer, out, numbers, name=out.stem, license=license)
     checks = [compare(loaded.model, f"gguf {version('gguf')}", read_gguf(out), parity_ids(loaded))]
     if is_installed("llama_cpp"):
         checks.append(llama_cpp_parity(loaded, out))
     else:
-        notes = (*notes, "llama-cpp-python, which could prove it, is not installed")
+        notes = (*notes, "llama-cpp-python is not installed, so llama.cpp did not check the export")
     return Exported(out, "gguf", numbers, notes, tuple(checks))
 
 
 def export_onnx(loaded: LoadedModel, out: Path, dtype: str) -> Exported:
-    """An ONNX graph, run by onnxruntime where that is installed."""
+    """Write an ONNX graph; run it by onnxruntime if that is installed."""
     from gptcli.interop.onnx import write_onnx
 
     notes = write_onnx(converted(loaded.model, dtype), out)
     if is_installed("onnxruntime"):
         return Exported(out, "onnx", dtype, notes, (onnxruntime_parity(loaded, out),))
-    return Exported(out, "onnx", dtype, (*notes, "onnxruntime, which could prove it, is not installed"), ())
+    return Exported(out, "onnx", dtype, (*notes, "onnxruntime is not installed, so the export was not checked"), ())
 
 
 def export_nanogpt(loaded: LoadedModel, out: Path, dtype: str, name: str) -> Exported:
-    """A checkpoint of nanoGPT, read back as `gptcli import` reads them; its characters are those of data set `name`."""
+    """Write a checkpoint of nanoGPT with the characters of data set `name`; read it back as `gptcli import` does."""
     notes = write_nanogpt(converted(loaded.model, dtype), loaded.tokenizer, out, name)
     path = out / CHECKPOINT
     check = compare(loaded.model, "gptcli import", read_nanogpt(read_pickle(path), str(path)), parity_ids(loaded))
@@ -214,10 +213,10 @@ def export_nanogpt(loaded: LoadedModel, out: Path, dtype: str, name: str) -> Exp
 
 
 def converted(model: GPT, dtype: str) -> GPT:
-    """The model in another dtype, itself left as it is.
+    """Return a copy of the model in another dtype.
 
     Raises:
-        UsageError: it has weights that are larger than the numbers of that dtype.
+        UsageError: a weight is too large for the dtype.
     """
     if dtype == "f32":
         return model

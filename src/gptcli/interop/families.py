@@ -1,4 +1,4 @@
-"""All families, and which of them a model or a config.json belongs to."""
+"""All families, and the choice of one for a model or a config.json."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ from gptcli.interop.native import NATIVE
 from gptcli.models.config import ModelConfig
 
 FAMILIES = (GPT2, LLAMA, QWEN3, MISTRAL, QWEN2, OLMO2, GPT_NEOX, NANOCHAT)
-"""In the order in which a model of ours is offered to them."""
-
+"""The families in the order in which they are tried for a model."""
 
 SUBSTITUTES = (BIASED_LLAMA,)
-"""Families that can hold the models of another family as well, and keep the tokenizer beside them as it is."""
+"""Families that can hold another family's models too, beside which AutoTokenizer keeps the tokenizer as it is."""
 
 
 def family_of(config: ModelConfig, tokenizer: Mapping[str, Any] | None = None) -> tuple[Family, str]:
-    """The first family that computes exactly what `config` describes, and ""; or our own form, and why, in words.
+    """Return the first family that computes exactly what `config` describes, and ""; or gptcli's own form, and why.
 
     If there are several, it is one beside which AutoTokenizer opens `tokenizer` (a tokenizer.json) as it is.
     """
@@ -38,10 +37,10 @@ def family_of(config: ModelConfig, tokenizer: Mapping[str, Any] | None = None) -
 
 
 def family_named(foreign: ForeignConfig) -> Family:
-    """The family that a config.json names.
+    """Return the family that a config.json names.
 
     Raises:
-        CheckpointError: it names none, or one that is not supported; the message lists those that are.
+        CheckpointError: it names none, or an unsupported one; the message lists the supported families.
     """
     name = foreign.values.get("model_type")
     for family in (*FAMILIES, NATIVE):

@@ -119,11 +119,14 @@ class Key:
 
 @dataclass(frozen=True)
 class Rule:
-    """One row of a family's table: a module of ours and the module (or modules, when ours is fused) of theirs.
+    """One row of a family's table of tensors: a module of ours, and that of theirs or, if ours is fused, those.
 
-    `{i}` stands for the layer in both. `.weight` and `.bias` are carried over. A fused module is the concatenation of
-    theirs along the rows, whose numbers `rows` gives. `transposed` marks weights that they keep as (in, out). `order`
-    gives for each row of ours the number that it has among theirs, where that differs.
+    `{i}` is the layer in both. `.weight` and `.bias` are appended.
+
+    Attributes:
+        rows: returns the rows of each of theirs, of which a fused module is the concatenation.
+        transposed: whether their weights are (in, out).
+        order: returns the number of each row of ours among theirs, if it differs.
     """
 
     ours: str
@@ -135,9 +138,9 @@ class Rule:
 
 @dataclass(frozen=True)
 class Mapped:
-    """One tensor of ours, and by name and shape the tensors of theirs that it is made of.
+    """One tensor of ours, and the shapes by name of the tensors of theirs that make it up.
 
-    `order` is called once they are known to be there: a config alone may ask for any number of rows.
+    `order` is called only when the tensors exist, since a config alone may claim any number of rows.
     """
 
     ours: str
@@ -217,6 +220,7 @@ class Family:
 
 
 def map_tensor(rules: Mapping[str, Rule], config: ModelConfig, name: str, shape: Shape) -> Mapped:
+    """Return the tensors of theirs for one tensor of ours."""
     module, _, kind = name.rpartition(".")
     rule = rules[LAYER.sub("{i}", module)]
     layer = LAYER.search(module)
@@ -232,13 +236,13 @@ def map_tensor(rules: Mapping[str, Rule], config: ModelConfig, name: str, shape:
 
 @dataclass(frozen=True)
 class ForeignConfig:
-    """A config.json of another program: its values, and errors that name the file and the key."""
+    """The values of another program's config.json, with errors that name the file and the key."""
 
     path: str
     values: Json
 
     def need(self, key: str, most: int = LARGEST) -> int:
-        """A whole number from 1 to `most` without which there is no model."""
+        """Return a required whole number from 1 to `most`."""
         value = self.values.get(key)
         if type(value) is not int or not 1 <= value <= most:
             found = f"has {key} = {value!r}" if key in self.values else f"has no {key}"
@@ -246,9 +250,9 @@ class ForeignConfig:
         return value
 
     def get(self, key: str, default: Any) -> Any:
-        """The value of a key, or the default that its class gives it; an explicit null is kept.
+        """Return the value of a key, or the class's default; an explicit null is None.
 
-        A value of another type than a default that is not None is refused.
+        A value of another type than the default is refused, unless the default is None.
         """
         value = self.values.get(key, default)
         wanted = (int, float) if isinstance(default, float) else type(default)
@@ -257,33 +261,35 @@ class ForeignConfig:
         return value
 
     def require(self, key: str, wanted: Any) -> None:
-        """Refuse a model that departs from `wanted`, which is also what a missing key or a null means."""
+        """Refuse a value other than `wanted`, which a missing key or a null means too."""
         value = self.values.get(key)
         if value is not None and value != wanted:
             raise self.unsupported(f"{key} = {value!r}", f"only {wanted!r} is")
 
     def lacking(self, key: str) -> CheckpointError:
+        """Return the error about a missing key."""
         return CheckpointError(f"{self.path} has no {key}", "fetch the model's config.json again")
 
     def choose(self, key: str, value: Any, choices: Mapping[str, str]) -> str:
-        """Our name for one of theirs."""
+        """Return our name for one of theirs."""
         if value not in choices:
             raise self.unsupported(f"{key} = {value!r}", f"only {', '.join(map(repr, choices))} are")
         return choices[value]
 
     def unsupported(self, what: str, remedy: str = "") -> CheckpointError:
+        """Return the error about a variant that is not supported."""
         return CheckpointError(f"{self.path}: {what} is not supported", remedy)
 
 
 def show(value: Any) -> str:
-    """A slot's value for people."""
+    """Return a slot's value for people."""
     if isinstance(value, bool):
         return "on" if value else "off"
     return "none" if value is None else str(value)
 
 
 def compact(names: Iterable[str]) -> str:
-    """All names in one line, layers gathered: `h.[0-3].attn.weight, h.[1,3].mlp.weight, head.weight`."""
+    """Return all names in one line, with layers gathered: `h.[0-3].attn.weight, h.[1,3].mlp.weight, head.weight`."""
     layers: dict[str, list[int]] = {}
     for name in names:
         number = LAYER.search(name)
@@ -292,7 +298,7 @@ def compact(names: Iterable[str]) -> str:
 
 
 def ranges(numbers: Sequence[int]) -> str:
-    """`3` for one number, `[0-3]` for a run of them, `[1,3]` for others."""
+    """Return `3` for one number, `[0-3]` for consecutive ones, `[1,3]` for others."""
     ordered = sorted(numbers)
     if len(ordered) < 2:
         return "".join(map(str, ordered))

@@ -1,7 +1,7 @@
-"""A model as one GGUF file for llama.cpp, and such a file read back into a model of ours, from what it says alone.
+"""A model as one GGUF file for llama.cpp, and such a file read back into a model from its own content.
 
-Written through the `gguf` package, which is llama.cpp's own. As in its converter, vectors, norms and learned positions
-stay in fp32 whatever the matrices are stored in.
+The `gguf` package, which is llama.cpp's own, writes it. As in its converter, vectors, norms and learned positions stay
+in fp32 whatever the matrices are stored in.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from gptcli.storage import atomic_file, storage_errors
 from gptcli.tokenizer.tokenizer import Tokenizer
 
 QUANTIZATIONS = ("q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
-"""Those that the gguf package can write for any model; the K-quants and IQ-quants it only reads."""
+"""The quantizations that the gguf package can write for any model; it only reads K-quants and IQ-quants."""
 
 FINE = "q8_0"
-"""What an output matrix (a tied embedding is one) is stored in where the rest is in fewer bits."""
+"""The type of the output matrix, or tied embedding, if the other matrices have fewer bits."""
 
 ALWAYS_FP32 = ("position_embd.weight",)
 
 
 def require_quantization(name: str) -> None:
-    """Refuse what cannot be written, with the way to have it all the same.
+    """Refuse a quantization that cannot be written.
 
     Raises:
-        UsageError: no such quantization, or the gguf package cannot write it.
+        UsageError: there is no such quantization, or the gguf package cannot write it.
     """
     import gguf
 
@@ -57,7 +57,8 @@ def write_gguf(
 ) -> tuple[str, ...]:
     """Write the model's weights in `numbers` (f32, f16, bf16 or one of QUANTIZATIONS) with its tokenizer to `path`.
 
-    Returns notes for the user, each in a line.
+    Returns:
+        Notes for the user, each in a line.
 
     Raises:
         UsageError: llama.cpp has no architecture for the model, or its tokenizer has no exact form there.
@@ -94,12 +95,12 @@ def write_gguf(
         writer.close()
     if not kept:
         return vocabulary.notes
-    rows = f"{len(kept)} matrices, {kept[0]} first, have rows whose length is no multiple of 32: kept in f16"
+    rows = f"{len(kept)} matrices, {kept[0]} first, have rows whose length is not a multiple of 32 and stay in f16"
     return (*vocabulary.notes, rows)
 
 
 def their_tensors(model: GPT, family: Family, config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
-    """Name and content of every tensor of the file, in its order; what ours lacks (GPT-2's biases) is zero."""
+    """Yield name and content of every tensor of the file in order; missing weights (GPT-2's biases) are zero."""
     shapes, state = tensor_shapes(config), model.state_dict()
     for mapped in family.map_tensors(config, shapes):
         tensor = state.get(mapped.ours)
@@ -113,7 +114,7 @@ def as_array(tensor: Tensor) -> np.ndarray:
 
 
 def tensor_numbers(name: str, tensor: Tensor, numbers: str, tied: bool) -> str:
-    """What one tensor is stored in."""
+    """Return the type in which a tensor is stored."""
     if tensor.dim() < 2 or name in ALWAYS_FP32:
         return "f32"
     if numbers not in QUANTIZATIONS:
@@ -124,13 +125,14 @@ def tensor_numbers(name: str, tensor: Tensor, numbers: str, tied: bool) -> str:
 
 
 def file_type(numbers: str) -> int:
-    """llama.cpp's number for what most matrices are in."""
+    """Return llama.cpp's number of the type of most matrices."""
     import gguf
 
     return gguf.LlamaFileType["ALL_F32" if numbers == "f32" else f"MOSTLY_{numbers.upper()}"]
 
 
 def add_tokenizer(writer: Any, tokenizer: Tokenizer, vocabulary: GgufTokenizer) -> None:
+    """Add the tokenizer's keys."""
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(vocabulary.pre)
     writer.add_token_list(vocabulary.tokens)
@@ -151,10 +153,10 @@ def add_tokenizer(writer: Any, tokenizer: Tokenizer, vocabulary: GgufTokenizer) 
 
 
 def read_gguf(path: Path) -> GPT:
-    """The model of a file of an architecture that is written here, dequantized to fp32, in evaluation mode.
+    """Read the model of a file of an architecture that is written here, dequantized to fp32, in evaluation mode.
 
     Raises:
-        CheckpointError: it is no GGUF file, damaged, or of another architecture; or its tensors are not those that
+        CheckpointError: it is not a GGUF file, damaged, or of another architecture; or its tensors are not those that
             its keys describe.
     """
     import gguf
@@ -163,14 +165,14 @@ def read_gguf(path: Path) -> GPT:
         try:
             reader = gguf.GGUFReader(path)
         except (ValueError, IndexError, KeyError, UnicodeDecodeError) as error:
-            raise CheckpointError(f"{path} is no whole GGUF file: {error}", "write it again") from error
+            raise CheckpointError(f"{path} is not a whole GGUF file: {error}", "write it again") from error
     keys: Json = {name: field.contents() for name, field in reader.fields.items()}
     found = {tensor.name: tensor for tensor in reader.tensors}
     family = gguf_family_named(keys.get("general.architecture"), str(path))
-    own = {name.removeprefix(f"{family.name}."): value for name, value in keys.items()}
-    own[TIED], own[BIASED] = "output.weight" not in found, "blk.0.attn_output.bias" in found
+    described = {name.removeprefix(f"{family.name}."): value for name, value in keys.items()}
+    described[TIED], described[BIASED] = "output.weight" not in found, "blk.0.attn_output.bias" in found
     rows = len(keys.get("tokenizer.ggml.tokens") or ())
-    config = ModelConfig(vocab_size=rows, **family.read_config(ForeignConfig(str(path), own)))
+    config = ModelConfig(vocab_size=rows, **family.read_config(ForeignConfig(str(path), described)))
     numbers = sum(int(tensor.n_elements) for tensor in found.values())
     require_described(config, str(path), numbers, len(found))
     state = {}

@@ -26,7 +26,7 @@ from gptcli.models.config import MOST_LAYERS, ModelConfig
 from gptcli.models.estimate import windows
 
 TIED, BIASED = "has_no_output_matrix", "has_biases"
-"""What the tensors say and no key does; added to the keys when a file is read."""
+"""Properties that only the tensors show; they are added to the keys when a file is read."""
 
 
 def no_narrow_windows(config: ModelConfig) -> list[str]:
@@ -121,7 +121,7 @@ def gguf_family(config: ModelConfig) -> Family:
     """Return the architecture that computes exactly what `config` describes.
 
     Raises:
-        UsageError: there is none; one line with what keeps it from being of the nearest.
+        UsageError: there is none; the message has the obstacles to the nearest.
     """
     offers = [(family, family.obstacles(config)) for family in FAMILIES]
     nearest, wrong = min(offers, key=lambda offer: len(offer[1]))
@@ -137,7 +137,7 @@ def gguf_family_named(name: object, path: str) -> Family:
     """Return the family of `general.architecture`.
 
     Raises:
-        CheckpointError: it is none of those that are written here.
+        CheckpointError: it is not one that is written here.
     """
     known = {family.name: family for family in FAMILIES}
     if not isinstance(name, str) or name not in known:

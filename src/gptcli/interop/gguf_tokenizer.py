@@ -1,10 +1,10 @@
 """Our tokenizers as llama.cpp's byte-level BPE (`tokenizer.ggml.model = "gpt2"`), which gives the same ids.
 
-That tokenizer cuts a text into words by the pattern that `tokenizer.ggml.pre` names, writes each as the characters of
-GPT-2's byte alphabet, joins neighbours by the merges in their order, and looks up what is left. A merge need not give
-a token, and what is left that is no token is dropped. Hence
+That tokenizer splits a text into words by the pattern that `tokenizer.ggml.pre` names, writes each word in the
+characters of GPT-2's byte alphabet, joins neighbours by the merges in their order, and looks up the results. A merge
+need not give a token, and a result that is not a token is dropped. Hence
 
-- byte-level BPE is written as it is, with the name of its split pattern;
+- byte-level BPE is written unchanged, with the name of its split pattern;
 - the byte tokenizer is the 256 characters of the alphabet, with nothing to merge. llama.cpp refuses a file without
   merges, so one is written that never applies: a text is single characters to begin with, and its halves are longer;
 - a character tokenizer has its characters as tokens in their UTF-8 bytes, and for each of more than one byte the merges
@@ -12,7 +12,7 @@ a token, and what is left that is no token is dropped. Hence
   a character's first byte and the right side continues it, so no merge crosses from one character to the next, and no
   pattern splits within one. Characters that the vocabulary lacks, which are <unk> here, are dropped there.
 
-What this form cannot hold exactly is refused.
+A tokenizer that this form cannot hold exactly is refused.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ NORMAL, TOKEN_UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 1, 2, 3, 4, 5
 """llama.cpp's types of tokens (`gguf.TokenType`)."""
 
 NEVER = "<|never|> <|applies|>"
-"""The one merge of tokenizers that merge nothing."""
+"""The only merge of tokenizers without merges."""
 
 LLAMA3_SPLIT, QWEN2_SPLIT = LINE_SPLITS
 
 
 class GgufTokenizer(NamedTuple):
-    """The vocabulary of a file: a text and a type for each row of the embedding, merges, and the pattern's name."""
+    """The vocabulary of a file: a text and a type for each row of the embedding, the merges, and the pattern's name."""
 
     tokens: list[str]
     types: list[int]
@@ -46,10 +46,10 @@ class GgufTokenizer(NamedTuple):
 
 
 def gguf_tokenizer(tokenizer: Tokenizer, rows: int) -> GgufTokenizer:
-    """The tokenizer of a model with `rows` embeddings; rows beyond its vocabulary get tokens that no text has.
+    """Return the tokenizer for a model with `rows` embeddings; rows beyond its vocabulary get unused tokens.
 
     Raises:
-        UsageError: llama.cpp's byte-level BPE would not give the same ids; says why.
+        UsageError: llama.cpp's byte-level BPE would not give the same ids; the message says why.
     """
     spec = strict_json.parse(tokenizer.backend.to_str())
     require_plain(spec)
@@ -60,14 +60,14 @@ def gguf_tokenizer(tokenizer: Tokenizer, rows: int) -> GgufTokenizer:
         pre, merges = "gpt-2", [merge for word in words.values() for merge in merges_within(word)]
     tokens = [words[id] if id in words else special_text(tokenizer, id) for id in range(rows)]
     types = [NORMAL if id in words else special_type(tokenizer, id) for id in range(rows)]
-    notes = ()
+    notes: tuple[str, ...] = ()
     if (spec.get("normalizer") or {}).get("type") == "NFC":
-        notes = ("its tokenizer brings text into Unicode's form NFC, which llama.cpp does not: give it such text",)
+        notes = ("its tokenizer normalizes text to Unicode's form NFC, which llama.cpp does not: give it such text",)
     return GgufTokenizer(tokens, types, merges or [NEVER], pre, notes)
 
 
 def require_plain(spec: Mapping[str, Any]) -> None:
-    """Refuse what byte-level BPE with a split pattern does not have."""
+    """Refuse a tokenizer with parts that byte-level BPE with a split pattern lacks."""
     model = spec["model"]
     if model_type(model) != "BPE":
         raise refused(f"its model is {model_type(model)}")
@@ -77,11 +77,11 @@ def require_plain(spec: Mapping[str, Any]) -> None:
         raise refused(f"its model has {altered[0]}")
     for token in spec.get("added_tokens", ()):
         if not token["special"] and (token["lstrip"] or token["rstrip"] or token["single_word"]):
-            raise refused(f"its token {token['content']!r} takes in the blanks beside it")
+            raise refused(f"its token {token['content']!r} includes the blanks beside it")
 
 
 def word_of_id(tokenizer: Tokenizer, spec: Mapping[str, Any]) -> dict[int, str]:
-    """Every token but the added ones, in the byte alphabet."""
+    """Return every token but the added ones, by id, in the byte alphabet."""
     added = {token["id"] for token in spec.get("added_tokens", ())}
     words = {id: word for word, id in spec["model"]["vocab"].items() if id not in added}
     if tokenizer.is_byte_level:
@@ -92,7 +92,7 @@ def word_of_id(tokenizer: Tokenizer, spec: Mapping[str, Any]) -> dict[int, str]:
 
 
 def pattern_name(spec: Mapping[str, Any]) -> str:
-    """llama.cpp's name of the pattern by which a byte-level tokenizer splits its text."""
+    """Return llama.cpp's name of the pattern by which a byte-level tokenizer splits text."""
     splitter, model = spec.get("pre_tokenizer") or {}, spec["model"]
     if splits_lines(splitter):
         pattern = splitter["pretokenizers"][0]["pattern"]["Regex"]
@@ -106,23 +106,25 @@ def pattern_name(spec: Mapping[str, Any]) -> str:
 
 
 def merge_list(model: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The merges in their order; old files write each as one text with a blank."""
+    """Yield the merges in order; old files write each as one text with a blank."""
     for merge in model["merges"]:
         left, right = merge.split(" ") if isinstance(merge, str) else merge
         yield left, right
 
 
 def merges_within(word: str) -> Iterator[str]:
-    """What puts a token together from the single characters it is written in, from the left."""
+    """Yield the merges that build a token from its characters, from the left."""
     for end in range(1, len(word)):
         yield f"{word[:end]} {word[end]}"
 
 
 def special_text(tokenizer: Tokenizer, id: int) -> str:
+    """Return the text of an added token or of an unused row."""
     return tokenizer.backend.id_to_token(id) or f"[PAD{id}]"
 
 
 def special_type(tokenizer: Tokenizer, id: int) -> int:
+    """Return llama.cpp's type of an added token or of an unused row."""
     if tokenizer.backend.id_to_token(id) is None:
         return UNUSED
     if id == tokenizer.unk_id:
@@ -131,4 +133,5 @@ def special_type(tokenizer: Tokenizer, id: int) -> int:
 
 
 def refused(why: str) -> UsageError:
+    """Return the error about a tokenizer that cannot be written."""
     return UsageError(f"GGUF cannot hold this tokenizer exactly: {why}", "--to hf writes every tokenizer")

@@ -1,7 +1,7 @@
-"""A Hugging Face model directory, written from a model of ours and read into one.
+"""Hugging Face model directories, written from a model and read into one.
 
-`transformers`, vLLM and llama.cpp's converter open what is written here; what they write is opened here. Knows no run
-and no checkpoint, and never imports transformers.
+`transformers`, vLLM and llama.cpp's converter open what is written here, and what they write is read here. This module
+handles no runs and no checkpoints, and never imports transformers.
 """
 
 from __future__ import annotations
@@ -39,11 +39,14 @@ MODEL_FILES = (CONFIG, GENERATION_CONFIG, SINGLE, TOKENIZER_FILE, SETTINGS_FILE)
 def write_huggingface(model: GPT, tokenizer: Tokenizer, directory: Path, *, native: bool = False) -> str:
     """Write `model` and `tokenizer` to `directory`, which may exist; each file is replaced whole, config.json last.
 
-    Returns which transformers class opens it, or why none does, in words. A model without a class is written in our
-    own form, which `read_huggingface` reads all the same; so is every model if `native`, with all that its config says.
+    A model that no class of transformers computes is written in gptcli's own form, which `read_huggingface` reads too;
+    so is every model if `native`, with its whole config.
+
+    Returns:
+        Which transformers class opens it, or why none does, in words.
 
     Raises:
-        CheckpointError: read back, the tokenizer gives text other ids.
+        CheckpointError: the tokenizer gives text other ids when it is read back.
         StorageError: the disk is full or the directory cannot be written.
     """
     directory = Path(directory)
@@ -53,7 +56,7 @@ def write_huggingface(model: GPT, tokenizer: Tokenizer, directory: Path, *, nati
     family, reason = (NATIVE, "it is kept in gptcli's own form") if native else family_of(model.config, spec)
     config = family.written_as(model.config)
     shapes, state, dtype = tensor_shapes(config), model.state_dict(), model.embedding.weight.dtype
-    # What the family's class has beyond the model (GPT-2's biases) is zero.
+    # Weights that only the family's class has (GPT-2's biases) are zero.
     state |= {name: torch.zeros(shape, dtype=dtype) for name, shape in shapes.items() if name not in state}
 
     tokenizer.save(directory)
@@ -80,14 +83,14 @@ def read_huggingface(
     tokenizer: Tokenizer | None = None,
     open_weights: Callable[[Path], Weights] = WeightFiles,
 ) -> tuple[GPT, Tokenizer]:
-    """The model (in evaluation mode) and tokenizer of a Hugging Face directory of a supported family, or of our own.
+    """Read the model (in evaluation mode) and tokenizer of a directory of a supported family or of gptcli's own form.
 
     Args:
-        tokenizer: another one than that in the directory.
-        open_weights: what finds the tensors; only an explicit import gives one that also reads pickles.
+        tokenizer: a tokenizer in place of that in the directory.
+        open_weights: opens the tensors; only an explicit import passes a function that also reads pickles.
 
     Raises:
-        CheckpointError: it is none, incomplete or damaged, or of a family or variant that is not supported.
+        CheckpointError: it is no model directory, incomplete or damaged, or its family or variant is not supported.
         TokenizerError: it has no tokenizer that can be read.
     """
     directory = Path(directory)
@@ -105,11 +108,12 @@ def read_huggingface(
 
 @contextmanager
 def verified_meanwhile(directory: Path, name: str) -> Iterator[None]:
-    """Compare a large file with the directory's manifest in a thread while the block reads it, which costs hardly any
-    time; nothing of it may be used before the block has ended.
+    """Compare a large file with the directory's manifest in a thread while the block reads it.
+
+    This costs hardly any time. What the block reads must not be used before the block has ended.
 
     Raises:
-        CheckpointError: as `require_unchanged`, also in place of what the block makes of a damaged file.
+        CheckpointError: as `require_unchanged`, also in place of an error of the block about a damaged file.
     """
     with ThreadPoolExecutor(1, "verify") as thread:
         verified = thread.submit(require_unchanged, directory, name)
@@ -122,10 +126,10 @@ def verified_meanwhile(directory: Path, name: str) -> Iterator[None]:
 def assembled(
     weights: Weights, family: Family, config: ModelConfig, device: torch.device, dtype: torch.dtype = torch.float32
 ) -> GPT:
-    """The model that `config` describes, in evaluation mode, with weights that have the names of `family`.
+    """Return the model that `config` describes, in evaluation mode, with weights by the names of `family`.
 
     Raises:
-        CheckpointError: they are not this model's, or not finite; one line that names the tensors.
+        CheckpointError: the weights belong to another model or are not finite; the message names the tensors.
     """
     weights.require_described(config)
     state = read_weights(weights, family, family.map_tensors(config, tensor_shapes(config)), device, dtype)
@@ -136,12 +140,12 @@ def assembled(
 
 
 def tensor_shapes(config: ModelConfig) -> dict[str, Shape]:
-    """Every tensor of the model that `config` describes."""
+    """Return the shape of every tensor of the model that `config` describes, by name."""
     return {name: tuple(tensor.shape) for name, tensor in build_model(config, device="meta").state_dict().items()}
 
 
 def foreign_config(family: Family, config: ModelConfig, tokenizer: Tokenizer, dtype: torch.dtype, reason: str) -> Json:
-    """The content of config.json. transformers 4 reads `torch_dtype`, transformers 5 `dtype`."""
+    """Return the content of config.json. transformers 4 reads `torch_dtype`, transformers 5 `dtype`."""
     dtype_name = str(dtype).removeprefix("torch.")
     return {
         **({"architectures": [family.architecture]} if family.architecture else {"no_transformers_class": reason}),
@@ -159,12 +163,17 @@ def foreign_config(family: Family, config: ModelConfig, tokenizer: Tokenizer, dt
 
 
 def generation_config(tokenizer: Tokenizer) -> Json:
-    """What transformers' `generate` should know: where a text begins and ends, and what fills shorter rows."""
+    """Return the tokens that begin, end and pad a text in transformers' `generate`."""
     framing = tokenizer.framing
     return {"bos_token_id": framing.begin_id, "eos_token_id": framing.stop_id, "pad_token_id": framing.stop_id}
 
 
 def read_foreign_config(directory: Path) -> ForeignConfig:
+    """Read config.json.
+
+    Raises:
+        CheckpointError: it is missing, or describes a quantized model.
+    """
     path = directory / CONFIG
     if not path.is_file():
         raise CheckpointError(f"{directory} is not a model directory: it has no {CONFIG}", "check the path")
@@ -175,7 +184,7 @@ def read_foreign_config(directory: Path) -> ForeignConfig:
 
 
 def model_config(family: Family, foreign: ForeignConfig) -> ModelConfig:
-    """The config of ours that computes what a config.json describes."""
+    """Return the config of the model that a config.json describes."""
     values: dict[str, Any] = family.read_config(foreign)
     shared = {"vocab_size": foreign.need("vocab_size"), "init_std": foreign.get("initializer_range", 0.02)}
     try:
@@ -185,15 +194,16 @@ def model_config(family: Family, foreign: ForeignConfig) -> ModelConfig:
 
 
 def require_embedded(tokenizer: Tokenizer, config: ModelConfig, source: Path | str) -> None:
-    """Refuse a tokenizer whose ids the model has no embeddings for; special tokens added later may lie beyond them."""
+    """Refuse a tokenizer with ids that have no embedding; special tokens added later may lie beyond them."""
     size = tokenizer.backend.get_vocab_size(with_added_tokens=False)
     special = [token_id for token_id in (tokenizer.bos_id, tokenizer.eos_id) if token_id is not None]
     if max(size - 1, *special, 0) >= config.vocab_size:
         raise CheckpointError(
             f"{source}: the tokenizer has more tokens than the model's {config.vocab_size:,} embeddings",
-            "take the tokenizer and the weights from the same model",
+            "use the tokenizer and the weights of the same model",
         )
 
 
 def write_json(path: Path, value: Json) -> None:
+    """Write a JSON file, which is whole or absent."""
     write_atomic(path, strict_json.dumps(value, indent=2, ensure_ascii=False) + "\n")

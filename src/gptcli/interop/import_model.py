@@ -1,8 +1,10 @@
-"""`gptcli import`: any model that we can read, of whichever program, becomes a model directory of ours."""
+"""`gptcli import`: a model of another program, written as a model directory that every command reads."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 
@@ -22,21 +24,35 @@ from gptcli.tokenizer.source import open_tokenizer
 from gptcli.tokenizer.tokenizer import Tokenizer
 
 PICKLE_BEGINNINGS = (b"PK", b"\x80")
-"""Of torch's files: a zip, or in the older form a pickle."""
+"""The first bytes of torch's files: a zip or, in the older form, a pickle."""
+WeightType = Literal["fp32", "bf16", "fp16"]
+DTYPES: dict[WeightType, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SOURCES = "give a Hugging Face directory, hf:NAME, nanoGPT's ckpt.pt or llama2.c's .bin"
 
 
-def import_model(
-    source: str, out: Path, tokenizer: str | None = None, dtype: torch.dtype = torch.float32
-) -> tuple[GPT, str]:
-    """Read the model at `source` and write it to the directory `out`; runs nothing that is in it.
+@dataclass(frozen=True)
+class ImportedModel:
+    """A model that was written to `path`; `opened` says which transformers class opens it, or why none does."""
+
+    path: Path
+    parameters: int
+    opened: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the path and the number of parameters for JSON."""
+        return {"model": str(self.path), "parameters": self.parameters}
+
+    def text(self) -> str:
+        """Return a line that describes the model."""
+        return f"{self.path}: {self.parameters:,} parameters, {self.opened}"
+
+
+def import_model(source: str, out: Path, tokenizer: str | None = None, dtype: WeightType = "fp32") -> ImportedModel:
+    """Read the model at `source` and write it to the directory `out`; no code in it is run.
 
     Args:
-        tokenizer: a path or hf:NAME, for models that come without one, or in place of theirs.
-        dtype: what the weights are written as.
-
-    Returns:
-        The model, and which transformers class opens it, or why none does, in words.
+        tokenizer: a path or hf:NAME, for models without a tokenizer, or in place of theirs.
+        dtype: the type of the written weights.
 
     Raises:
         CheckpointError: there is no such model, or it is damaged or not supported.
@@ -50,25 +66,26 @@ def import_model(
         raise UsageError(f"{out} is not empty (it holds {name!r})", "choose another --out")
     vocabulary = None if tokenizer is None else open_tokenizer(tokenizer)
     model, vocabulary = read_foreign(source, vocabulary)
-    require_range(model.state_dict(), dtype, "choose --dtype fp32")
+    weights_type = DTYPES[dtype]
+    require_range(model.state_dict(), weights_type, "choose --dtype fp32")
     with staged_directory(out, CONFIG) as folder:
-        opened = write_huggingface(model.to(dtype), vocabulary, folder)
+        opened = write_huggingface(model.to(weights_type), vocabulary, folder)
         record(folder, MODEL_FILES)
-    return model, opened
+    return ImportedModel(out, model.parameter_count(), opened)
 
 
 def read_foreign(source: str, tokenizer: Tokenizer | None) -> tuple[GPT, Tokenizer]:
-    """The model in fp32, and its tokenizer or the one given."""
+    """Return the model in fp32, and its tokenizer or the given one."""
     if source.startswith(HUB_PREFIX):
         directory = fetch_from_hub(source.removeprefix(HUB_PREFIX), pickles=True)
         return read_huggingface(directory, tokenizer=tokenizer, open_weights=weights_or_pickles)
     path = Path(source)
     if RunDirectory.is_run(path):
-        raise UsageError(f"{path} is a run of ours", "every command takes it as it is")
+        raise UsageError(f"{path} is a run of gptcli", "every command reads it as it is")
     if (path / CONFIG).is_file():
         return read_huggingface(path, tokenizer=tokenizer, open_weights=weights_or_pickles)
     if path.is_dir():
-        raise CheckpointError(f"{path} is no model directory: it has no {CONFIG}", SOURCES)
+        raise CheckpointError(f"{path} is not a model directory: it has no {CONFIG}", SOURCES)
     if not path.exists():
         raise CheckpointError(f"{path} does not exist", SOURCES)
     if tokenizer is None:
@@ -79,11 +96,11 @@ def read_foreign(source: str, tokenizer: Tokenizer | None) -> tuple[GPT, Tokeniz
 
 
 def read_file(path: Path) -> GPT:
-    """The model in a single file: nanoGPT's, a pickle, or llama2.c's, which is none."""
+    """Return the model in a single file: nanoGPT's, a pickle, or llama2.c's."""
     with storage_errors(path, "read"), open_regular(path) as file:
         beginning = file.read(2)
     if beginning.startswith(PICKLE_BEGINNINGS):
         return read_nanogpt(read_pickle(path), str(path))
     if path.suffix != ".bin":
-        raise CheckpointError(f"{path} is no model that is known", SOURCES)
+        raise CheckpointError(f"{path} is not a known kind of model", SOURCES)
     return read_llama2c(path)

@@ -1,8 +1,8 @@
 """llama2.c's models (`stories15M.bin`): seven numbers, then Llama's weights in fp32, one after the other.
 
-The form is that of karpathy/llama2.c's export.py, version 0, which its run.c reads. Its RoPE turns neighbouring numbers
-(x[2i], x[2i + 1]) where ours turns (x[i], x[i + D/2]), so the rows of q and k change places. The tensors are given the
-names that Meta's own checkpoints have.
+The form is that of karpathy/llama2.c's export.py, version 0, which its run.c reads. Its RoPE rotates neighbours
+(x[2i], x[2i + 1]) where ours rotates (x[i], x[i + D/2]), so the rows of q and k are reordered. The tensors have the
+names of Meta's own checkpoints here.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from gptcli.storage import open_regular, storage_errors
 HEADER = struct.Struct("<7i")
 BYTES = 4
 LATER_VERSIONS = struct.pack("<I", 0x616B3432)
-"""What versions 1 (fp32) and 2 (8 bits) of the form begin with."""
+"""The first bytes of versions 1 (fp32) and 2 (8 bits) of the form."""
 PER_LAYER = (
     "attention_norm",
     "attention.wq",
@@ -42,7 +42,7 @@ PER_LAYER = (
     "feed_forward.w2",
     "feed_forward.w3",
 )
-"""In the file's order; each stands there for all layers before the next begins."""
+"""Names in the file's order, in which all layers of one precede the next."""
 
 
 LLAMA2C = replace(
@@ -70,10 +70,10 @@ LLAMA2C = replace(
 
 
 def read_llama2c(path: Path) -> GPT:
-    """The model, in evaluation mode, in fp32.
+    """Read the model, in evaluation mode, in fp32.
 
     Raises:
-        CheckpointError: it is no such file, or of another length than its header says.
+        CheckpointError: it is not such a file, or its length is not what its header says.
         StorageError: it cannot be read.
     """
     with storage_errors(path, "read"):
@@ -87,7 +87,7 @@ def read_llama2c(path: Path) -> GPT:
     places = dict(layout(config, theirs))
     whole = HEADER.size + BYTES * sum(count for _, count in places.values())
     if size != whole:
-        raise CheckpointError(f"{path} has {size:,} bytes, by its header it should have {whole:,}", "fetch it again")
+        raise CheckpointError(f"{path} has {size:,} bytes but should have {whole:,} by its header", "fetch it again")
     with storage_errors(path, "read"):
         numbers = np.memmap(path, dtype="<f4", mode="c", offset=HEADER.size)
     tensors = {
@@ -99,9 +99,9 @@ def read_llama2c(path: Path) -> GPT:
 
 
 def read_header(path: Path, header: bytes) -> ModelConfig:
-    """The config of ours that the seven numbers mean; a vocabulary of negative size says that the head is not tied."""
+    """Return the config for the seven numbers; a negative vocabulary size means that the head is not tied."""
     if header.startswith(LATER_VERSIONS):
-        raise CheckpointError(f"{path} is of llama2.c's version 1 or 2", "export it again with --version 0")
+        raise CheckpointError(f"{path} has llama2.c's version 1 or 2", "export it again with --version 0")
     if len(header) < HEADER.size:
         raise CheckpointError(f"{path} is too short for a model of llama2.c", "check the path")
     dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, max_seq_len = HEADER.unpack(header)
@@ -120,13 +120,13 @@ def read_header(path: Path, header: bytes) -> ModelConfig:
     try:
         return validate(ModelConfig, with_origin(values, str(path)))
     except ConfigError as error:
-        raise CheckpointError(str(error), "it is no model of llama2.c") from error
+        raise CheckpointError(str(error), "it is not a model of llama2.c") from error
 
 
 def layout(config: ModelConfig, shapes: dict[str, Shape]) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Every name in the file's order with its place: the first number, and how many they are.
+    """Yield every name in the file's order with its first number and the count of its numbers.
 
-    Between the last norm and the head lie tables of RoPE's angles, which run.c skips as we do.
+    Tables of RoPE's angles, which run.c skips too, are between the last norm and the head.
     """
     layers = [f"layers.{i}.{name}" for name in PER_LAYER for i in range(config.n_layer)]
     names = ["tok_embeddings", *layers, "norm"]

@@ -1,4 +1,4 @@
-"""One way in for every command that takes a model: a run of ours, a Hugging Face directory, or `hf:NAME`."""
+"""Loading of a model from a run, a Hugging Face directory, or `hf:NAME`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,12 @@ PICKLES = "pytorch_model*.bin"
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in evaluation mode with its tokenizer; `run` if it is one of ours; `source` says in words what it is."""
+    """A model in evaluation mode with its tokenizer.
+
+    Attributes:
+        run: the run that it was loaded from, or None.
+        source: what the model is, for people.
+    """
 
     model: GPT
     tokenizer: Tokenizer
@@ -51,18 +56,18 @@ def load_model(
     """Load the model at `path`, or `hf:NAME` or `hf:NAME@REVISION` from the hub (or its cache, when offline).
 
     Args:
-        checkpoint: of a run: `best` (lowest validation loss), `last` or a step.
+        checkpoint: which checkpoint of a run: `best` (lowest validation loss), `last` or a step.
 
     Raises:
         CheckpointError: there is no such model, or it is damaged or not supported.
-        UsageError: `checkpoint` is none of these, or given for what is not a run.
+        UsageError: `checkpoint` is none of these, or the model is not a run.
     """
     directory = Path(path)
     if RunDirectory.is_run(directory):
         return load_run(RunDirectory.open(directory), checkpoint, torch.device(device), dtype)
     is_of_hub = str(path).startswith(HUB_PREFIX)
     if checkpoint != "best" and (is_of_hub or (directory / CONFIG).is_file()):
-        raise UsageError(f"{path} is no run, of which checkpoint {checkpoint} could be taken", "leave out --checkpoint")
+        raise UsageError(f"{path} is not a run and has no checkpoint {checkpoint}", "leave out --checkpoint")
     if is_of_hub:
         directory = fetch_from_hub(str(path).removeprefix(HUB_PREFIX))
         return load_directory(directory, str(path), device, dtype)
@@ -75,13 +80,14 @@ def load_model(
 
 
 def load_directory(directory: Path, source: str, device: torch.device | str, dtype: torch.dtype) -> LoadedModel:
+    """Load a Hugging Face directory."""
     model, tokenizer = read_huggingface(directory, device, dtype)
     return LoadedModel(model, tokenizer, None, source)
 
 
 def load_run(run: RunDirectory, checkpoint: str, device: torch.device, dtype: torch.dtype) -> LoadedModel:
-    """The model of a checkpoint of a run of ours, as its run.toml describes it."""
-    if not run.checkpoints() and (run.path / CONFIG).is_file():  # passed on without its checkpoints
+    """Load a checkpoint of a run, as its run.toml describes the model."""
+    if not run.checkpoints() and (run.path / CONFIG).is_file():  # copied without its checkpoints
         model, tokenizer = read_huggingface(run.path, device, dtype, tokenizer=run_tokenizer(run))
         return LoadedModel(model, tokenizer, run, f"run {run.path}, its final weights")
     info = choose_checkpoint(run, checkpoint)
@@ -90,7 +96,7 @@ def load_run(run: RunDirectory, checkpoint: str, device: torch.device, dtype: to
     tokenizer = run_tokenizer(run)
     saved = load_checkpoint(info.path, parts=("model",))
     config, tensors = config_of(run, saved.state), saved.tensors["model"]
-    remedy = f"the training diverged before step {info.step}; take an earlier one: gptcli checkpoint list {run.path}"
+    remedy = f"the training diverged before step {info.step}; choose an earlier one: gptcli checkpoint list {run.path}"
     require_finite(tensors, info.path, remedy)
     LoadedWeights(str(info.path), tensors).require_described(config)
     model = build_model(config, device="meta", dtype=dtype)
@@ -105,27 +111,26 @@ def load_run(run: RunDirectory, checkpoint: str, device: torch.device, dtype: to
 
 
 def run_tokenizer(run: RunDirectory) -> Tokenizer:
-    """The tokenizer of a run, with the framing of documents that the run was trained with.
+    """Return the tokenizer of a run, with the document framing that the run was trained with.
 
-    Runs whose data.json says nothing of the framing were trained with the token that ends a text before each document,
-    whatever the tokenizer says.
+    A run whose data.json does not record the framing was trained with the token that ends a text before each document.
     """
     tokenizer = load_tokenizer(run.path)
     if is_framing_recorded(run):
         return tokenizer
     framed = tokenizer.with_framing(DocumentFraming(tokenizer.eos_id))
     if framed is not tokenizer:
-        begin, wanted = framed.framing.begin_id, tokenizer.framing.begin_id
-        before = "nothing" if begin is None else tokenizer.token_text(begin)
+        begins = (framed.framing.begin_id, tokenizer.framing.begin_id)
+        before, usual = ("nothing" if begin is None else tokenizer.token_text(begin) for begin in begins)
         say(
-            f"{run.path} was trained by an earlier version with {before} before each document, not "
-            f"{tokenizer.token_text(wanted)}: it is used so"
+            f"{run.path} was trained by an earlier version with {before} before each document, not {usual}, and is "
+            "used in the same way"
         )
     return framed
 
 
 def is_framing_recorded(run: RunDirectory) -> bool:
-    """Whether data.json says how documents are framed; so too where there is no such file to go by."""
+    """Return whether data.json records the document framing; True if there is no such file."""
     require_unchanged(run.path, "data.json")
     try:
         report = strict_json.parse(read_regular(run.path / "data.json"))
@@ -135,11 +140,11 @@ def is_framing_recorded(run: RunDirectory) -> bool:
 
 
 def config_of(run: RunDirectory, state: Mapping[str, Any]) -> ModelConfig:
-    """The model that a checkpoint's state was trained as; says so where run.toml describes another one.
+    """Return the config that a checkpoint was trained with, and warn if run.toml describes another model.
 
     Raises:
-        CheckpointError: the checkpoint, of an earlier version, does not say, and run.toml is damaged.
-        ConfigError: it describes no model.
+        CheckpointError: the checkpoint of an earlier version does not record it, and run.toml is damaged.
+        ConfigError: run.toml describes no model.
     """
     name = run.config_path.name
     recorded = with_present_keys(state.get("config", {})).get("model")
@@ -150,11 +155,18 @@ def config_of(run: RunDirectory, state: Mapping[str, Any]) -> ModelConfig:
     require_unchanged(run.path, name)
     values = read_toml(run.config_path).values.get("model")
     if not isinstance(values, dict):
-        raise CheckpointError(f"{run.config_path} has no [model] table", "it is damaged: take the run's own run.toml")
+        raise CheckpointError(
+            f"{run.config_path} has no [model] table", "it is damaged: restore the run's own run.toml"
+        )
     return validate(ModelConfig, RawConfig(values, dict.fromkeys(values, str(run.config_path))))
 
 
 def choose_checkpoint(run: RunDirectory, checkpoint: str) -> CheckpointInfo:
+    """Return the checkpoint of a run by `best`, `last` or a step.
+
+    Raises:
+        CheckpointError, UsageError: as `load_model`.
+    """
     if checkpoint not in ("best", "last") and not checkpoint.isdecimal():
         raise UsageError(f"checkpoint {checkpoint!r} is unknown", "choose best, last or a step")
     found = run.checkpoints()
@@ -171,7 +183,7 @@ def choose_checkpoint(run: RunDirectory, checkpoint: str) -> CheckpointInfo:
 
 
 def warn_of_lost_best(run: RunDirectory, chosen: CheckpointInfo) -> None:
-    """Warn where the best checkpoint of a finished run was removed, and the best of those left is worse."""
+    """Warn if the best checkpoint of a finished run was removed and the best remaining one is worse."""
     try:
         summary = strict_json.parse(read_regular(run.path / "summary.json"))
         step, loss = int(summary["best_step"]), float(summary["val_loss"])
@@ -184,18 +196,18 @@ def warn_of_lost_best(run: RunDirectory, chosen: CheckpointInfo) -> None:
     say(
         f"warning: the best checkpoint of {run.path}, of step {step} with validation loss {loss:.4f}, is gone, and "
         f"step {chosen.step} with {chosen.val_loss:.4f} is used; {run.path}/model.safetensors has the best weights, "
-        f"and is used where there are no checkpoints: mv {checkpoints} {elsewhere}"
+        f"and is used if there are no checkpoints: mv {checkpoints} {elsewhere}"
     )
 
 
 def fetch_from_hub(name: str, *, pickles: bool = False) -> Path:
-    """Bring the files of a model from the hub into its cache; HF_HUB_OFFLINE=1 only looks there.
+    """Download the files of a model from the hub to its cache; HF_HUB_OFFLINE=1 only looks in the cache.
 
     Args:
-        pickles: whether, where there is no safetensors file, the weights may be pickles.
+        pickles: whether the weights may be pickles if there is no safetensors file.
 
     Raises:
-        CheckpointError: no such model, no access, or no connection; one line.
+        CheckpointError: no such model, no access, or no connection.
     """
     from huggingface_hub import snapshot_download
 
@@ -209,6 +221,6 @@ def fetch_from_hub(name: str, *, pickles: bool = False) -> Path:
     try:
         found = fetch(HUB_FILES)
         return fetch([*HUB_FILES, PICKLES]) if pickles and not any(found.glob("*.safetensors")) else found
-    except Exception as error:  # the library lets through the errors of whichever HTTP client its version uses
+    except Exception as error:  # the library raises the errors of the HTTP client that its version uses
         remedy = "check the name, your access and the connection"
         raise CheckpointError(f"hf:{name} cannot be fetched: {first_line(error)}", remedy) from error

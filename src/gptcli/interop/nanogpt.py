@@ -1,7 +1,7 @@
 """nanoGPT's checkpoints (`ckpt.pt`): GPT-2's names, plain matrices, and the shape in a table beside them.
 
-nanoGPT's `sample.py` reads them with the tokens of GPT-2, or with a table of characters, `meta.pkl`, that it looks for
-in the folder `config["dataset"]` below its own `data/`.
+nanoGPT's `sample.py` reads them with the tokens of GPT-2, or with a table of characters, `meta.pkl`, in the folder
+`config["dataset"]` below its `data/`.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ FIXED = {
     "qk_norm": False,
     "tie_embeddings": True,
 }
-"""What nanoGPT's model always has; GELU is the exact one."""
+"""The slots of every model of nanoGPT; its GELU is the exact one."""
 SIZED = frozenset(("vocab_size", "context_length", "n_layer", "n_head", "n_embd", "bias"))
-"""What its model_args say."""
+"""The slots that its model_args set."""
 GPT2_SAMPLE = ("Hello world<|endoftext|>", [15496, 995, 50256])
 
 MODEL = "model/"
 COMPILED = "_orig_mod."
-"""What torch.compile puts before a name."""
+"""The prefix that torch.compile adds to names."""
 
 NANOGPT = replace(GPT2, name="nanoGPT", table=tuple(replace(rule, transposed=False) for rule in GPT2.table))
 
 
 def read_nanogpt(pickled: Pickled, source: str) -> GPT:
-    """The model, in evaluation mode, in fp32.
+    """Read the model, in evaluation mode, in fp32.
 
     Raises:
-        CheckpointError: this is no checkpoint of nanoGPT, or its tensors are not those of its own description.
+        CheckpointError: it is not a checkpoint of nanoGPT, or its tensors do not match its own description.
     """
     args = pickled.rest.get("model_args")
     if not isinstance(args, dict):
@@ -83,14 +83,16 @@ def read_nanogpt(pickled: Pickled, source: str) -> GPT:
 
 
 def write_nanogpt(model: GPT, tokenizer: Tokenizer, directory: Path, name: str) -> tuple[str, ...]:
-    """Write ckpt.pt, in the dtype that the model has, and for a character tokenizer meta.pkl, to `directory`.
+    """Write ckpt.pt, in the model's dtype, and for a character tokenizer meta.pkl, to `directory`.
 
-    sample.py looks for the characters in the data set `name`. An absolute path would name this machine's folders.
+    sample.py looks for the characters in the data set `name`, which is no path, since a path would name this machine's
+    folders.
 
-    Returns notes for the user, each in a line.
+    Returns:
+        Notes for the user, each in a line.
 
     Raises:
-        UsageError: nanoGPT's model cannot compute this one; one line that says why.
+        UsageError: nanoGPT's model cannot compute this one; the message says why.
         StorageError: the disk is full or the directory cannot be written.
     """
     config = model.config
@@ -121,13 +123,13 @@ def write_nanogpt(model: GPT, tokenizer: Tokenizer, directory: Path, name: str) 
 
 
 def require_nanogpt(config: ModelConfig) -> None:
-    """Refuse a model that nanoGPT's does not compute; a slot of which nothing is said here must be at its default."""
+    """Refuse a model that nanoGPT's does not compute; a slot not named here must be at its default."""
     wanted = {
         slot: FIXED.get(slot, field.default)
         for slot, field in ModelConfig.model_fields.items()
         if slot not in SIZED | WITHOUT_EFFECT
     }
-    # These follow from the sizes, or have no effect without rotation.
+    # These follow from the sizes, or have no effect without RoPE.
     actual = config.model_dump() | {"n_kv_head": None, "head_dim": None, "intermediate_size": None}
     actual |= {"rope_theta": wanted["rope_theta"], "rotary_fraction": wanted["rotary_fraction"]}
     actual |= {"window_pattern": tuple(filter(None, config.window_pattern))}
@@ -147,16 +149,17 @@ def require_nanogpt(config: ModelConfig) -> None:
 
 
 def character_tables(tokenizer: Tokenizer) -> dict[str, Any]:
-    """What nanoGPT's meta.pkl holds: plain tables. Special tokens can be read, never written."""
+    """Return the tables of nanoGPT's meta.pkl. Special tokens can be decoded, but no text is encoded to them."""
     texts = {id: tokenizer.backend.id_to_token(id) for id in range(tokenizer.vocab_size)}
     known = {text: id for id, text in texts.items() if id not in tokenizer.special_ids}
     return {"vocab_size": tokenizer.vocab_size, "itos": texts, "stoi": known}
 
 
 def tokenizer_notes(tokenizer: Tokenizer, name: str) -> tuple[str, ...]:
+    """Return the note about the tokenizer that sample.py needs, if any."""
     if tokenizer.name == "char":
         return (f"sample.py looks for its characters at data/{name}/{CHARACTERS} in nanoGPT's folder: copy them there",)
     text, ids = GPT2_SAMPLE
     if tokenizer.vocab_size == ids[-1] + 1 and tokenizer.encode(text, allow_special=True) == ids:
         return ()
-    return ("sample.py knows the tokens of GPT-2 and tables of characters only: it cannot say this model's text",)
+    return ("sample.py reads only the tokens of GPT-2 and tables of characters: it cannot decode this model's text",)

@@ -1,8 +1,7 @@
 """A model as one ONNX graph, `input_ids` (B, T) int64 -> `logits` (B, T, V), for onnxruntime and others. No cache.
 
-torch's exporter follows the model's own code, so every architecture of ours goes through it, those without a class
-elsewhere too. Both axes are dynamic; T goes up to the context length, but no further than the rotary tables
-that the graph holds.
+torch's exporter traces the model's code, so it exports every architecture, also those without a class elsewhere. Both
+axes are dynamic; T is limited by the context length and by the rotary tables in the graph.
 """
 
 from __future__ import annotations
@@ -22,28 +21,28 @@ from gptcli.models.gpt import GPT, build_model
 from gptcli.storage import remove_tree
 
 LARGEST_TABLE = 2**23
-"""Numbers in each of the graph's rotary tables at most: 131,072 positions of a head of 64."""
+"""The largest number of entries in each of the graph's rotary tables: 131,072 positions of a head of 64."""
 LARGEST_FILE = 1_800_000_000
-"""Weights beyond so many bytes go to a file beside the graph: protocol buffers end at 2 GiB."""
+"""The bytes of weights above which they go to a file beside the graph: protocol buffers are limited to 2 GiB."""
 
 
 WEIGHTS = re.compile(r"\.[0-9a-f]{8}\.data$")
-"""Matches the end of a weights file's name, which follows the name of its graph."""
+"""Matches the end of a weights file's name, which begins with the name of its graph."""
 
 
 def write_onnx(model: GPT, path: Path) -> tuple[str, ...]:
-    """Write the graph to `path`; notes for the user, each in a line.
+    """Write the graph to `path` and return notes for the user, each in a line.
 
     Raises:
-        UsageError: the context is too short for the lengths to be left open.
+        UsageError: the context is too short for a dynamic length.
         StorageError: the disk is full or the path cannot be written.
     """
     model = with_plain_attention(model)
     config, longest = model.config, longest_sequence(model.config)
-    # torch decides once, for the lengths given here, what the model decides by length: whether a window hides anything.
-    # What it computes for longer sequences is right for shorter ones too.
-    windows = [block.window for block in model.blocks if 0 < block.window < longest]
-    shortest = max([2, *(window + 1 for window in windows)])
+    # torch traces the branches of the model that depend on the length, such as whether a window masks anything, for the
+    # length given here. What is traced for longer sequences is right for shorter ones too.
+    windows = (config.window(layer) for layer in range(config.n_layer))
+    shortest = max([2, *(window + 1 for window in windows if 0 < window < longest)])
     if longest <= shortest:
         raise UsageError(
             f"--to onnx needs a context longer than {shortest} tokens and than every sliding window by two, not "
@@ -53,7 +52,7 @@ def write_onnx(model: GPT, path: Path) -> tuple[str, ...]:
     ids = torch.zeros((2, shortest + 1), dtype=torch.long)
     sequence = torch.export.Dim("sequence", min=shortest, max=longest)
     with warnings.catch_warnings(), quiet(), torch.no_grad():
-        warnings.simplefilter("ignore")  # of the exporter's own parts
+        warnings.simplefilter("ignore")  # warnings about the exporter's own parts
         program = torch.onnx.export(
             model,
             (ids,),
@@ -63,13 +62,14 @@ def write_onnx(model: GPT, path: Path) -> tuple[str, ...]:
             dynamo=True,
             verbose=False,
         )
-    for node in program.model.graph.all_nodes():  # the exporter notes which line of which file each one comes from
+    assert program is not None  # it is None only without dynamo
+    for node in program.model.graph.all_nodes():  # the exporter records the source file and line of each one
         node.metadata_props.clear()
     is_large = sum(tensor.nbytes for tensor in model.parameters()) > LARGEST_FILE
     with staged_file(path) as temporary:
         save_graph(program, temporary, is_large)
     remove_unused_weights(path)
-    notes = [f"its weights lie in the file {path.name}.*.data, which belongs beside it"] * is_large
+    notes = [f"its weights are in the file {path.name}.*.data, which belongs beside it"] * is_large
     if longest < config.context_length:
         notes.append(
             f"it reads sequences of up to {longest:,} tokens; the model's context is {config.context_length:,}"
@@ -78,21 +78,20 @@ def write_onnx(model: GPT, path: Path) -> tuple[str, ...]:
 
 
 def save_graph(program: torch.onnx.ONNXProgram, path: Path, is_large: bool) -> None:
-    """Write the graph to `path`, and large weights to a file beside it. Its name is new, so that a graph that is there
-    keeps its own weights until it is replaced.
+    """Write the graph to `path`, and large weights to a file beside it.
+
+    That file has a new name, so that an existing graph keeps its own weights until it is replaced.
     """
     if not is_large:
         program.save(path)
         return
     named = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-    program.save(named, external_data=True)  # to NAMED.data, which the graph refers to
+    program.save(named, external_data=True)  # writes NAMED.data, which the graph refers to
     named.replace(path)
 
 
 def remove_unused_weights(path: Path) -> None:
-    """Remove files of weights beside `path` that its graph does not refer to: those of a graph that it has replaced, or
-    of an export that was killed.
-    """
+    """Remove weights files beside `path` that its graph does not use, from a replaced graph or a killed export."""
     beside = (file for file in path.parent.iterdir() if file.name.startswith(f"{path.name}."))
     found = [file for file in beside if WEIGHTS.search(file.name)]
     if found:
@@ -106,14 +105,14 @@ def remove_unused_weights(path: Path) -> None:
 
 
 def longest_sequence(config: ModelConfig) -> int:
-    """Tokens that the graph reads at most: its rotary tables have a row for each."""
+    """Return the longest sequence of the graph, whose rotary tables have a row for each token."""
     if config.position != "rope":
         return config.context_length
     return min(config.context_length, max(1, LARGEST_TABLE // config.rotary_dim))
 
 
 def with_plain_attention(model: GPT) -> GPT:
-    """The same weights in a model that attends by the formula, whose steps are the graph's; rotary tables laid out."""
+    """Return the same weights in a model with reference attention, which can be traced, and full rotary tables."""
     config = model.config.model_copy(update={"attention": "reference"})
     plain = build_model(config, device="meta", dtype=model.embedding.weight.dtype)
     plain.load_state_dict(model.state_dict(), assign=True)

@@ -1,7 +1,7 @@
-"""The round-trip proof: what a written file computes when another reader opens it, beside the model it was made from.
+"""Parity checks: the logits of a written file, as another reader computes them, against those of the model.
 
-Every proof runs both on the same tokens and says how far the logits are apart and how often both prefer the same
-token. Knows no format: a reader is a function from token ids to logits. Shapes: B batch, T time, V vocab.
+A check runs both on the same tokens and measures the largest difference of the logits and how often both prefer the
+same token. A reader is a function from token ids to logits. Shapes: B batch, T time, V vocab.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ Logits = Callable[[Tensor], Tensor]
 
 ROWS, LENGTH = 4, 64
 EXACT = 1e-2
-"""How far apart, as a part of the largest logit, two computations of the same weights may be. Most are a thousand times
-nearer, but llama.cpp looks GELU up in a table of fp16. A weight in the wrong place shows as a part of about one."""
+"""The largest difference, as a fraction of the largest logit, of two computations with the same weights. Most are a
+thousand times closer, but llama.cpp looks GELU up in a table of fp16. A misplaced weight gives a fraction near one."""
 
 
 @dataclass(frozen=True)
 class ParityCheck:
-    """What one reader computes.
+    """The comparison with one reader.
 
     Attributes:
         reader: the program that read the file.
         max_difference: largest |Δlogit|.
-        largest_logit: largest |logit| of the original, which the difference is to be seen beside.
-        greedy_agreement: part of the positions at which both give the highest logit to the same token.
+        largest_logit: largest |logit| of the original, to compare the difference with.
+        greedy_agreement: fraction of the positions at which both give the highest logit to the same token.
         tokens: number of positions compared.
     """
 
@@ -50,10 +50,11 @@ class ParityCheck:
 
     @property
     def is_exact(self) -> bool:
-        """Whether rounding explains the difference."""
+        """True if rounding explains the difference."""
         return self.max_difference <= EXACT * max(1.0, self.largest_logit)
 
     def as_dict(self) -> dict[str, Any]:
+        """Return the attributes for JSON."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -65,7 +66,7 @@ class ParityCheck:
 
 @torch.no_grad()
 def compare(model: GPT, reader: str, logits: Logits, ids: Tensor) -> ParityCheck:
-    """Run `model`, which is in fp32, and the reader on ids (B, T)."""
+    """Compare `model`, which is in fp32, with a reader on ids (B, T)."""
     ours, theirs = model(ids).float(), logits(ids).float()
     # A reader may have rows for tokens that pad the vocabulary.
     difference = (ours - theirs[..., : ours.shape[-1]]).abs().max().item()
@@ -77,10 +78,10 @@ def require_exact(checks: Iterable[ParityCheck], path: Path, *, only_finite: boo
     """Refuse a file that computes something else than the model.
 
     Args:
-        only_finite: the weights were rounded, so that logits may differ, but they must be numbers.
+        only_finite: whether logits may differ, since the weights were rounded, as long as they are finite.
 
     Raises:
-        CheckpointError: a reader is further off than rounding explains, or gives no numbers.
+        CheckpointError: a reader's logits differ by more than rounding explains, or are not finite.
     """
     for check in checks:
         if not (math.isfinite(check.max_difference) if only_finite else check.is_exact):
@@ -88,7 +89,7 @@ def require_exact(checks: Iterable[ParityCheck], path: Path, *, only_finite: boo
 
 
 def parity_ids(loaded: LoadedModel) -> Tensor:
-    """Token ids (B, T) to compare on: the beginning of the run's validation split, or random ones."""
+    """Return token ids (B, T) to compare on: the beginning of the run's validation split, or random ids."""
     length = min(LENGTH, loaded.model.config.context_length)
     text = validation_ids(loaded, ROWS * length)
     if text is not None:
@@ -98,7 +99,7 @@ def parity_ids(loaded: LoadedModel) -> Tensor:
 
 
 def validation_ids(loaded: LoadedModel, count: int) -> Tensor | None:
-    """The first `count` token ids (count,) of the validation split that a run keeps; none if it keeps no such."""
+    """Return the first `count` token ids (count,) of the validation split that a run keeps, or None."""
     if loaded.run is None:
         return None
     require_unchanged(loaded.run.path, "val")

@@ -1,7 +1,7 @@
-"""Weights out of a pickle (`.pt`, `.pth`, `.bin`), read by a limited process that may only make tensors.
+"""Weights in a pickle (`.pt`, `.pth`, `.bin`), read by a limited process that may only create tensors.
 
-A pickle is a program. Only torch's reader for weights runs it, in a process with limits on time, memory and what it
-may write; what comes back is a safetensors file and JSON. Nothing but an explicit import comes here.
+A pickle is a program. Only torch's reader for weights runs it, in a process with limits on time, memory and files; its
+result is a safetensors file and JSON. Only an explicit import uses this module.
 """
 
 from __future__ import annotations
@@ -30,23 +30,28 @@ from gptcli.limited_process import LimitedProcessError, ProcessLimits, run
 from gptcli.storage import LARGE, storage_errors
 
 SAFE_TORCH = (2, 10)
-"""Before it, what is read as weights only could still run code or corrupt memory (CVE-2025-32434, CVE-2026-24747)."""
+"""The first torch without CVE-2025-32434 and CVE-2026-24747: before it a file read as weights only could run code."""
 SLACK_BYTES = 2**29
-"""Bytes that the process may take in memory and on the disk beyond a few times the file's size."""
+"""Bytes that the process may use in memory and on disk beyond a few times the file's size."""
 BASE_SECONDS, BYTES_PER_SECOND = 60, 20_000_000
 PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 TENSORS, REST = "tensors.safetensors", "rest.json"
 
 
 class Pickled(NamedTuple):
-    """tensors: their names, those of nested tables joined by `/`. rest: everything else that JSON can hold."""
+    """The content of a pickle.
+
+    Attributes:
+        tensors: by name, with the names of nested tables joined by `/`.
+        rest: everything else that JSON can hold.
+    """
 
     tensors: dict[str, Tensor]
     rest: dict[str, Any]
 
 
 def weights_or_pickles(directory: Path) -> Weights:
-    """The weights of a model directory: its safetensors files, or, where it has none, its pickles.
+    """Open the weights of a model directory: its safetensors files or, without any, its pickles.
 
     Raises:
         CheckpointError, StorageError: as `WeightFiles` and `read_pickle`.
@@ -64,9 +69,9 @@ def read_pickle(path: Path) -> Pickled:
     """Read a file of weights.
 
     Raises:
-        CheckpointError: it is none, holds more than weights, or takes more memory or time than a file of its size
-            should; this torch is too old to read it safely.
-        StorageError: it cannot be read, or there is no room for a copy of it.
+        CheckpointError: it is not a file of weights alone, or needs more memory or time than a file of its size should;
+            this torch is too old to read it safely.
+        StorageError: it cannot be read, or the disk is too full for a copy.
     """
     require_safe_torch(torch.__version__)
     with storage_errors(path, "read"):
@@ -85,6 +90,7 @@ def read_pickle(path: Path) -> Pickled:
 
 
 def require_safe_torch(version: str) -> None:
+    """Refuse a torch that is older than SAFE_TORCH."""
     numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
     if numbers < SAFE_TORCH:
         raise CheckpointError(
@@ -94,18 +100,19 @@ def require_safe_torch(version: str) -> None:
 
 
 def require_honest_zip(path: Path, size: int) -> None:
-    """Refuse an archive that would grow: torch stores what it writes, uncompressed."""
+    """Refuse a compressed archive, which may grow when it is read; torch writes uncompressed ones."""
     try:
         with zipfile.ZipFile(path) as archive:
             grown = sum(entry.file_size for entry in archive.infolist())
             packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
     except zipfile.BadZipFile:
-        return  # an older form, or no such file at all: the reader will say
+        return  # an older form, or no file of torch, which the reader reports
     if packed or grown > size:
         raise refused(path, f"it claims to hold {grown:,} bytes in {size:,}")
 
 
 def refused(path: Path, reason: str) -> CheckpointError:
+    """Return the error about a file that is not read."""
     return CheckpointError(
         f"{path} is not read: {reason.rstrip('.')}", "it must hold weights and nothing else: convert it to safetensors"
     )

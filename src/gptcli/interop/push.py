@@ -1,6 +1,6 @@
-"""`push()`: a model and its card to the Hugging Face hub, and nothing else of a run: no checkpoint, no optimizer state.
+"""`gptcli push`: the upload of a model and its card, without checkpoints and optimizer state, to the Hugging Face hub.
 
-The token is the one that the hub's other tools use (HF_TOKEN, or `hf auth login`), HF_ENDPOINT names another hub.
+The token is that of the hub's other tools (HF_TOKEN, or `hf auth login`), and HF_ENDPOINT names another hub.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any
 
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from huggingface_hub.utils import disable_progress_bars, validate_repo_id
+from huggingface_hub.utils._validators import validate_repo_id
+from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from gptcli.console import shell_word
 from gptcli.data.prompts import example_prompt
@@ -28,12 +29,12 @@ REMEDIES = {
     404: "check the name and the token's rights",
     429: "the hub asks you to wait",
 }
-"""By HTTP status, what to do about it."""
+"""The remedy by HTTP status."""
 
 
 @dataclass(frozen=True)
 class PushRequest:
-    """What the user typed."""
+    """The arguments of `gptcli push`."""
 
     model: str
     name: str
@@ -46,7 +47,7 @@ class PushRequest:
 
 @dataclass(frozen=True)
 class Pushed:
-    """Where the model is now, and what was proved of the files before they went there."""
+    """The uploaded model and the checks of its files."""
 
     name: str
     revision: str
@@ -55,9 +56,10 @@ class Pushed:
     files: tuple[str, ...]
     exported: Exported
     prompt: str
-    """One that the model's tokenizer represents."""
+    """A prompt that the model's tokenizer represents."""
 
     def as_dict(self) -> dict[str, Any]:
+        """Return the result for JSON."""
         return {
             "name": self.name,
             "revision": self.revision,
@@ -81,12 +83,12 @@ class Pushed:
 
 
 def push(request: PushRequest) -> Pushed:
-    """Export the model as a Hugging Face directory, prove it, and commit it to the repository, made if there is none.
+    """Export the model as a Hugging Face directory, check it, and commit it to the repository, a new one if need be.
 
     Raises:
-        UsageError: there is no token, or the name is none that a repository can have.
-        CheckpointError: there is no such model, or what was written does not compute the same.
-        StorageError: the hub refuses, or cannot be reached; one line with its reason.
+        UsageError: there is no token, or no repository can have this name.
+        CheckpointError: there is no such model, or the written files do not compute the same.
+        StorageError: the hub refuses the files or cannot be reached; the message has its reason.
     """
     name = request.name.removeprefix(HUB_PREFIX)
     require_name(name)
@@ -118,7 +120,7 @@ def push(request: PushRequest) -> Pushed:
 
 
 def require_name(name: str) -> None:
-    """Refuse what is no name of a repository, before the model is read."""
+    """Refuse a name that no repository can have, before the model is read."""
     try:
         validate_repo_id(name)
     except HFValidationError as error:
@@ -127,14 +129,14 @@ def require_name(name: str) -> None:
 
 @contextmanager
 def hub_errors(name: str) -> Iterator[None]:
-    """Turn what goes wrong between here and the hub into one line."""
+    """Turn errors of the hub and of the connection into a StorageError."""
     try:
         yield
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else None
         said = getattr(error, "server_message", None) or first_line(error)
         raise StorageError(f"the hub does not take {HUB_PREFIX}{name}: {said}", REMEDIES.get(status, "")) from error
-    except Exception as error:  # the library lets through the errors of whichever HTTP client its version uses
+    except Exception as error:  # the library raises the errors of the HTTP client that its version uses
         root: BaseException = error
         while root.__cause__ is not None:
             root = root.__cause__

@@ -1,6 +1,6 @@
-"""Other programs that open what is exported, each as a proof: the same tokens through it and through the model.
+"""Parity checks by other programs: the same tokens through the exported file and through the model.
 
-Each is imported here only, and only where it is installed.
+Each program is imported only here, and only if it is installed.
 """
 
 from __future__ import annotations
@@ -23,28 +23,30 @@ from gptcli.tokenizer.tokenizer import Tokenizer
 
 
 def is_installed(package: str) -> bool:
+    """Return whether a package can be imported."""
     return find_spec(package) is not None
 
 
 def transformers_parity(loaded: LoadedModel, directory: Path) -> ParityCheck:
-    """transformers on a model directory, the weights widened to fp32; its tokenizer must give the same ids.
+    """Check a model directory with transformers in fp32, and its tokenizer, which must give the same ids.
 
     Raises:
-        CheckpointError: it does not open the directory, or its tokenizer differs.
+        CheckpointError: transformers does not open the directory, or its tokenizer differs.
     """
     with quiet():
         import transformers
 
-        transformers.logging.disable_progress_bar()
+        transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
         try:
-            theirs = transformers.AutoModelForCausalLM.from_pretrained(directory).float().eval()
+            theirs: Any = transformers.AutoModelForCausalLM.from_pretrained(directory)
+            theirs = theirs.float().eval()
             opener = tokenizer_class_for(theirs.config.model_type, loaded.tokenizer.spec())
             tokenizer = getattr(transformers, opener).from_pretrained(directory)
         except (OSError, ValueError) as error:
             raise CheckpointError(f"transformers does not open {directory}: {error}", "do not use it") from error
         ids = parity_ids(loaded)
         for text in (loaded.tokenizer.decode(ids.flatten().numpy()), *tried_texts(loaded.tokenizer)):
-            # As ours, it is not to take a text that quotes a special token for that token.
+            # A special token that is quoted in a text is text, as for our tokenizer.
             encoded = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
             require_same_ids("transformers", loaded.tokenizer, text, encoded)
             require_same_text("transformers", loaded.tokenizer, encoded, tokenizer)
@@ -52,10 +54,10 @@ def transformers_parity(loaded: LoadedModel, directory: Path) -> ParityCheck:
 
 
 def llama_cpp_parity(loaded: LoadedModel, path: Path) -> ParityCheck:
-    """llama.cpp (through llama-cpp-python) on a GGUF file, keys and values kept in fp32; the same ids, too.
+    """Check a GGUF file with llama.cpp (through llama-cpp-python), with an fp32 cache, and its tokenizer.
 
     Raises:
-        CheckpointError: it does not open the file, or its tokenizer differs.
+        CheckpointError: llama.cpp does not open the file, or its tokenizer differs.
     """
     import llama_cpp
 
@@ -84,13 +86,13 @@ def llama_cpp_parity(loaded: LoadedModel, path: Path) -> ParityCheck:
         return torch.stack(found)
 
     text, normalizer = loaded.tokenizer.decode(ids.flatten().numpy()), loaded.tokenizer.backend.normalizer
-    text = normalizer.normalize_str(text) if normalizer else text  # llama.cpp is to be given it in this form
+    text = normalizer.normalize_str(text) if normalizer else text  # llama.cpp does not normalize
     require_same_ids("llama.cpp", loaded.tokenizer, text, llama.tokenize(text.encode(), add_bos=False, special=False))
     return compare(loaded.model, f"llama-cpp-python {llama_cpp.__version__}", logits, ids)
 
 
 def onnxruntime_parity(loaded: LoadedModel, path: Path) -> ParityCheck:
-    """onnxruntime, on the CPU, on an ONNX file."""
+    """Check an ONNX file with onnxruntime on the CPU."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -102,10 +104,10 @@ def onnxruntime_parity(loaded: LoadedModel, path: Path) -> ParityCheck:
 
 
 def require_same_ids(reader: str, tokenizer: Tokenizer, text: str, theirs: Sequence[int]) -> None:
-    """Refuse a tokenizer that gives a text other ids than ours does.
+    """Refuse a tokenizer that gives a text other ids than ours.
 
     Raises:
-        CheckpointError: names the first token that differs.
+        CheckpointError: it does; the message names the first token that differs.
     """
     ours = tokenizer.encode(text)
     if ours == list(theirs):
@@ -119,10 +121,10 @@ def require_same_ids(reader: str, tokenizer: Tokenizer, text: str, theirs: Seque
 
 
 def require_same_text(reader: str, tokenizer: Tokenizer, ids: Sequence[int], theirs: Any) -> None:
-    """Refuse a tokenizer that decodes `ids` to another text than ours does.
+    """Refuse a tokenizer that decodes `ids` to another text than ours.
 
     Raises:
-        CheckpointError: says so.
+        CheckpointError: it does.
     """
     if theirs.decode(ids, skip_special_tokens=True) != tokenizer.decode(ids):
         raise CheckpointError(f"{reader} decodes {len(ids)} tokens to another text", "do not use it; report this")
@@ -130,7 +132,7 @@ def require_same_text(reader: str, tokenizer: Tokenizer, ids: Sequence[int], the
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the advice that other libraries give while they are loaded."""
+    """Silence the warnings that other libraries log during the block."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,6 +1,6 @@
 """RoPE's frequencies in a config.json: in transformers 4 `rope_theta` and `rope_scaling`, in 5 `rope_parameters`.
 
-What the keys mean, and what they are where they are missing, is said in transformers' modeling_rope_utils.
+transformers' modeling_rope_utils documents the keys and their defaults.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ KINDS = "default, linear, llama3, yarn"
 
 
 def write_rope(config: ModelConfig) -> Json:
-    """The keys of both generations, each of which leaves the other's aside."""
+    """Return the keys of both generations, each of which ignores the other's."""
     scaling = write_scaling(config)
     return {
         "rope_theta": config.rope_theta,
@@ -28,7 +28,7 @@ def write_rope(config: ModelConfig) -> Json:
 
 
 def write_scaling(config: ModelConfig) -> Json:
-    """Kind and parameters of the scaling; empty where there is none."""
+    """Return the kind and parameters of the scaling, or an empty table."""
     match config.rope_scaling:
         case None:
             return {}
@@ -63,14 +63,14 @@ def read_rope(
     part: str = "partial_rotary_factor",
     part_default: float = 1.0,
 ) -> Json:
-    """Our rope_theta, rope_scaling and rotary_fraction.
+    """Return our rope_theta, rope_scaling and rotary_fraction.
 
     Args:
-        theta, part: transformers 4's names for the base of the frequencies and for the part of a head that is turned.
-        part_default: the part that the class turns where none is given.
+        theta, part: transformers 4's names for the base of the frequencies and for the rotated part of a head.
+        part_default: the part that the class rotates by default.
 
     Raises:
-        CheckpointError: the frequencies are of a kind that our slots do not have, or a parameter is missing.
+        CheckpointError: our slots do not have this kind of scaling, or a parameter is missing.
     """
     values = foreign.get("rope_scaling", {}) or foreign.get("rope_parameters", {}) or {}
     if any(isinstance(value, dict) for value in values.values()):
@@ -85,6 +85,7 @@ def read_rope(
 
 
 def read_scaling(foreign: ForeignConfig, rope: ForeignConfig) -> Json | None:
+    """Return our rope_scaling; `rope` has the parameters of RoPE within `foreign`."""
     kind = rope.values.get("rope_type") or rope.values.get("type") or "default"
     if kind == "default":
         return None
@@ -93,7 +94,7 @@ def read_scaling(foreign: ForeignConfig, rope: ForeignConfig) -> Json | None:
     scaling: Json = {"name": kind, "factor": number(rope, "factor")}
     if kind == "linear":
         return scaling
-    places = (foreign, rope)  # the former goes first, as it does there
+    places = (foreign, rope)  # in this order, as in transformers
     given = next((place for place in places if "original_max_position_embeddings" in place.values), None)
     length = given.need("original_max_position_embeddings") if given else foreign.need("max_position_embeddings")
     scaling["original_context_length"] = length
@@ -108,7 +109,7 @@ def read_scaling(foreign: ForeignConfig, rope: ForeignConfig) -> Json | None:
 
 
 def read_attention_factor(rope: ForeignConfig, factor: float) -> float | None:
-    """The one given, or DeepSeek's quotient of two; none leaves it to YaRN's own formula."""
+    """Return the given factor, or DeepSeek's quotient of two; None stands for YaRN's own formula."""
     if rope.values.get("attention_factor") is not None:
         return number(rope, "attention_factor")
     over, under = number(rope, "mscale", 0.0), number(rope, "mscale_all_dim", 0.0)
@@ -118,10 +119,10 @@ def read_attention_factor(rope: ForeignConfig, factor: float) -> float | None:
 
 
 def number(foreign: ForeignConfig, key: str, default: float | None = None) -> float:
-    """A number; the default where the key is missing or null.
+    """Return a number, or the default if the key is missing or null.
 
     Raises:
-        CheckpointError: it is none, not finite, or missing without a default.
+        CheckpointError: the value is not a finite number, or missing without a default.
     """
     value = foreign.get(key, 0.0)
     if key not in foreign.values or value is None:

@@ -1,8 +1,8 @@
 """Temporary places in which exports are written, so that a kill at any moment leaves the old target or the new one.
 
-A file, or a directory that is not there yet, is written beside its place and renamed. A directory that is there and
-empty may be a mount point or somebody's current directory: what is to lie in it is written to a temporary directory
-inside, and then moved. A move that was killed is finished by the next export.
+A file, or a directory that does not exist yet, is written beside its place and renamed. An existing empty directory may
+be a mount point or a current directory: its files are written to a temporary directory inside it and then moved. The
+next export finishes a move that was killed.
 """
 
 from __future__ import annotations
@@ -33,13 +33,14 @@ from gptcli.storage import (
 INSIDE = "export"
 """The beginning of the name of a temporary directory inside an existing one."""
 MOVING = "moving.json"
-"""The file in such a directory that lists the files to be moved, in order. It is written when all of them are whole."""
+"""The file in such a directory that lists the files to move, in order. It is written when all of them are whole."""
 
 
 @contextmanager
 def staged_file(out: Path) -> Iterator[Path]:
-    """Yield the path of an empty file in a directory of its own, which becomes `out` when the block ends without an
-    error, after every other file in that directory, whose names must be new, was moved beside `out`.
+    """Yield the path of an empty file in a directory of its own, which becomes `out` after the block.
+
+    Other files in that directory, whose names must be new, are moved beside `out` first.
 
     Raises:
         StorageError: the place cannot be written; nothing is left behind.
@@ -55,10 +56,10 @@ def staged_file(out: Path) -> Iterator[Path]:
 
 @contextmanager
 def staged_directory(out: Path, last: str) -> Iterator[Path]:
-    """Yield an empty directory whose files are those of `out` when the block ends without an error.
+    """Yield an empty directory whose files become those of `out` after the block.
 
-    `out` must not be there, or `require_empty` have been called. The file named `last` appears last: without it no
-    program takes the others for a model.
+    `out` must not exist, or `foreign_name` must have returned None. The file named `last`, without which no program
+    takes the others for a model, appears last.
 
     Raises:
         StorageError: the place cannot be written; nothing is left behind.
@@ -75,7 +76,7 @@ def staged_directory(out: Path, last: str) -> Iterator[Path]:
 
 @contextmanager
 def inside(directory: Path, last: str) -> Iterator[Path]:
-    """Yield a temporary directory whose files are moved to `directory`, in which it lies, when the block ends well."""
+    """Yield a temporary directory in `directory`, to which its files are moved after the block."""
     folder = temporary_name(directory / INSIDE)
     with storage_errors(directory):
         try:
@@ -90,22 +91,22 @@ def inside(directory: Path, last: str) -> Iterator[Path]:
 
 
 def move(folder: Path, directory: Path) -> None:
-    """Move the files of a directory that is whole; some of them may have been moved already."""
+    """Move the files of a whole directory, of which some may have been moved already."""
     for name in strict_json.parse(read_regular(folder / MOVING)):
         if (folder / name).exists():
             publish(folder / name, directory / name)
 
 
 def foreign_name(out: Path) -> str | None:
-    """The name of something in the directory `out`, which is to be written; None if it is empty.
+    """Return the name of something in the directory `out`, or None if it is empty.
 
-    What an export that was killed has left there is removed or, where it was whole, finished and then found.
+    What a killed export has left there is removed or, if it was whole, moved to its place.
     """
     out = Path(os.path.realpath(out))
     for folder in leftovers(out, INSIDE):
         with storage_errors(out):
             if (folder / MOVING).is_file():
-                say(f"{out} is what an earlier export has written, which was killed before it had moved all files")
+                say(f"{out} holds an earlier export, which was killed before it had moved all files")
                 move(folder, out)
             remove_tree(folder)
     return min((path.name for path in out.iterdir()), default=None)

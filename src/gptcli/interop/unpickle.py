@@ -1,4 +1,4 @@
-"""Reads one pickle in a limited process, which pickles.py starts."""
+"""The limited process that reads one pickle; pickles.py starts it."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def main(arguments: list[str]) -> None:
 
 
 def cause(error: Exception) -> str:
-    """The line of torch's message that says why it does not read a file.
+    """Return the line of torch's message that says why it does not read a file.
 
-    torch explains at length how to read such a file all the same; its last lines name what the file asked for.
+    torch explains at length how to read such a file anyway; its last lines name what the file refers to.
     """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     asked = next((line for line in lines if "GLOBAL" in line or "Unsupported" in line), None)
@@ -42,7 +42,7 @@ def cause(error: Exception) -> str:
 
 
 def named_tensors(table: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of a table and of the tables in it, under its path."""
+    """Yield every tensor of a table and of nested tables, under its path."""
     for key, value in table.items():
         if isinstance(value, Tensor):
             yield f"{prefix}{key}", value
@@ -51,7 +51,7 @@ def named_tensors(table: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[
 
 
 def plain(value: Any) -> Any:
-    """What JSON can hold of a value; the rest is left out."""
+    """Return the part of a value that JSON can hold."""
     if isinstance(value, Mapping):
         kept = {str(key): plain(entry) for key, entry in value.items() if not isinstance(entry, Tensor)}
         return {key: entry for key, entry in kept.items() if entry is not None}

@@ -1,6 +1,6 @@
-"""Weights in safetensors files, carried through a family's table: theirs -> ours and ours -> theirs.
+"""Weights in safetensors files, mapped by a family's table: theirs -> ours and ours -> theirs.
 
-Reads no pickle: a `.bin` or `.pt` can run code when it is opened.
+This module reads no pickles: a `.bin` or `.pt` can run code when it is opened.
 """
 
 from __future__ import annotations
@@ -28,37 +28,47 @@ from gptcli.storage import LARGE, SMALL, atomic_file, read_regular, storage_erro
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 SPARE_NUMBERS = 2**20
-"""A config may describe twice as many numbers as the files hold, and this many more. A model of that size costs nothing
-to build, and the comparison by names then says what is missing."""
+"""A config may describe twice as many numbers as the files hold, and this many more. Such a model is cheap to build,
+and the comparison by names then finds what is missing."""
 LONGEST_LIST = 600
-"""Characters of names in a message at most."""
+"""The largest number of characters of names in a message."""
 FLOATS = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
-"""What weights may be, as torch and as safetensors calls it."""
+"""The dtypes of weights: torch's -> the name in safetensors."""
 
 
 class Weights(ABC):
-    """The tensors of another program's model by their names there; `source` says in a message whose they are."""
+    """The tensors of another program's model by their names there.
+
+    Attributes:
+        source: where they come from, for messages.
+    """
 
     source: str
 
     @abstractmethod
-    def names(self) -> Iterable[str]: ...
+    def names(self) -> Iterable[str]:
+        """Return the names of all tensors."""
 
     @abstractmethod
     def look_at(self, name: str) -> tuple[Shape, str]:
-        """The tensor's shape and dtype, as safetensors names that."""
+        """Return a tensor's shape and safetensors' name of its dtype."""
 
     @abstractmethod
-    def read(self, name: str) -> Tensor: ...
+    def read(self, name: str) -> Tensor:
+        """Return a tensor."""
 
     def require_described(self, config: ModelConfig) -> None:
-        """Refuse a config that describes far more than there is; CheckpointError says so."""
+        """Refuse a config that describes far more weights than there are.
+
+        Raises:
+            CheckpointError: see the function of the same name.
+        """
         names = list(self.names())
         numbers = sum(math.prod(self.look_at(name)[0]) for name in names)
         require_described(config, self.source, numbers, len(names))
 
     def describe(self, prefix: str) -> dict[str, tuple[str, Shape, str]]:
-        """Canonical name -> (name in the file, shape, safetensors dtype).
+        """Return (name in the file, shape, safetensors dtype) by canonical name.
 
         A bare model (`GPT2Model`, `LlamaModel`) was saved without the prefix that the class with a head has.
         """
@@ -71,10 +81,10 @@ class Weights(ABC):
 
 
 class WeightFiles(Weights):
-    """The tensors of a model directory, in one safetensors file or in the shards that an index names. Maps them lazily.
+    """The tensors of a model directory, in one safetensors file or in the shards that an index names, mapped lazily.
 
     Raises:
-        CheckpointError: there are none, a shard is missing or damaged, or the index leads out of the directory.
+        CheckpointError: there are no weights, a shard is missing or damaged, or the index leads out of the directory.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -85,38 +95,45 @@ class WeightFiles(Weights):
             self.homes.update(dict.fromkeys(file.keys(), file))
 
     def names(self) -> Iterable[str]:
+        """Return the names of all tensors."""
         return self.homes
 
     def look_at(self, name: str) -> tuple[Shape, str]:
+        """Return a tensor's shape and safetensors' name of its dtype."""
         entry = self.homes[name].get_slice(name)
         return tuple(entry.get_shape()), entry.get_dtype()
 
     def read(self, name: str) -> Tensor:
+        """Return a tensor."""
         try:
-            return self.homes[name].get_tensor(name)
+            tensor: Tensor = self.homes[name].get_tensor(name)
         except SafetensorError as error:
             raise CheckpointError(f"{self.source}: tensor {name} cannot be read: {error}") from error
+        return tensor
 
 
 class LoadedWeights(Weights):
-    """Tensors that are in memory, or mapped to it."""
+    """Tensors in memory."""
 
     def __init__(self, source: str, tensors: Mapping[str, Tensor]) -> None:
         self.source, self.tensors = source, tensors
 
     def names(self) -> Iterable[str]:
+        """Return the names of all tensors."""
         return self.tensors
 
     def look_at(self, name: str) -> tuple[Shape, str]:
+        """Return a tensor's shape and safetensors' name of its dtype."""
         tensor = self.tensors[name]
         return tuple(tensor.shape), FLOATS.get(tensor.dtype, str(tensor.dtype).removeprefix("torch."))
 
     def read(self, name: str) -> Tensor:
+        """Return a tensor."""
         return self.tensors[name]
 
 
 def weight_paths(directory: Path) -> list[Path]:
-    """The safetensors files that hold the weights of the model in `directory`."""
+    """Return the safetensors files with the weights of the model in `directory`."""
     if (directory / SINGLE).is_file():
         return [directory / SINGLE]
     if (directory / INDEX).is_file():
@@ -132,7 +149,7 @@ def weight_paths(directory: Path) -> list[Path]:
 
 
 def shard_paths(index: Path, ending: str = ".safetensors") -> list[Path]:
-    """The shards that an index names, all of which must be files beside it."""
+    """Return the shards that an index names, which must be files beside it."""
     weight_map = read_json(index, LARGE).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(n, str) for n in weight_map.values()):
         raise CheckpointError(f"{index} has no 'weight_map' from tensors to files", "fetch the model again")
@@ -152,6 +169,7 @@ def shard_paths(index: Path, ending: str = ".safetensors") -> list[Path]:
 
 
 def open_safetensors(path: Path) -> Any:
+    """Open a safetensors file after checking its header."""
     with storage_errors(path, "read"):
         require_sane_header(path)
         try:
@@ -161,11 +179,11 @@ def open_safetensors(path: Path) -> Any:
 
 
 def read_json(path: Path, most: int = SMALL) -> dict[str, Any]:
-    """A JSON object from a regular file of at most `most` bytes.
+    """Read a JSON object from a regular file of at most `most` bytes.
 
     Raises:
-        CheckpointError: it is no JSON object.
-        StorageError: it is no regular file, larger, or cannot be read.
+        CheckpointError: it is not a JSON object.
+        StorageError: it is not a regular file, is larger, or cannot be read.
     """
     with storage_errors(path, "read"):
         content = read_regular(path, most)
@@ -181,10 +199,10 @@ def read_json(path: Path, most: int = SMALL) -> dict[str, Any]:
 def read_weights(
     weights: Weights, family: Family, mapping: Sequence[Mapped], device: torch.device, dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    """All tensors of ours, on `device` in `dtype`, read one at a time so that memory holds the model once.
+    """Return all tensors of ours, on `device` in `dtype`, read one at a time so that memory holds the model once.
 
     Raises:
-        CheckpointError: one line that names every missing, unexpected, misshapen or non-floating tensor.
+        CheckpointError: tensors are missing, unexpected, misshapen or not floating-point; the message names them.
     """
     found = weights.describe(family.prefix)
     expected = {name: shape for mapped in mapping for name, shape in mapped.theirs.items()}
@@ -222,21 +240,21 @@ def split_tensor(mapped: Mapped, tensor: Tensor) -> dict[str, Tensor]:
 
 
 def tied_names(family: Family) -> tuple[str, str]:
-    """What the family calls the output projection and the token embedding."""
+    """Return the family's names of the output projection and the token embedding."""
     modules = {rule.ours: rule.theirs[0] for rule in family.table}
     return f"{modules['head']}.weight", f"{modules['embedding']}.weight"
 
 
 def require_described(config: ModelConfig, source: str, numbers: int, tensors: int) -> None:
-    """Refuse a config that describes far more than the files hold, before anything of the size that it claims is made.
+    """Refuse a config that describes far more weights than the files hold, before a model of that size is built.
 
     Args:
-        source: whose weights they are, for the message.
-        numbers: how many the files hold in all.
-        tensors: how many of them there are; a layer has several.
+        source: where the weights come from, for the message.
+        numbers: the numbers in all files.
+        tensors: the tensors in all files; a layer has several.
 
     Raises:
-        CheckpointError: says what is described and what is there.
+        CheckpointError: the config describes far more.
     """
     described = parameter_count(config)
     if described <= 2 * numbers + SPARE_NUMBERS and config.n_layer <= tensors:
@@ -244,12 +262,12 @@ def require_described(config: ModelConfig, source: str, numbers: int, tensors: i
     raise CheckpointError(
         f"{source} describes a model of {described:,} weights in {config.n_layer:,} layers, but its files hold "
         f"{numbers:,} numbers in {tensors:,} tensors",
-        "take the description and the weights from the same model",
+        "use the description and the weights of the same model",
     )
 
 
 def require_equal_head(weights: Weights, head: str, embedding: str) -> None:
-    """A tied model may store its head a second time, but then it must be the embedding."""
+    """Refuse a stored head of a tied model that differs from the embedding."""
     if not torch.equal(weights.read(head), weights.read(embedding)):
         raise CheckpointError(
             f"{weights.source} ties {head} to {embedding}, but they differ",
@@ -264,6 +282,11 @@ def require_match(
     found: Mapping[str, tuple[str, Shape, str]],
     extra: Sequence[str],
 ) -> None:
+    """Refuse weights that are not those that the family expects.
+
+    Raises:
+        CheckpointError: as `read_weights`.
+    """
     wrong = []
     if missing := expected.keys() - found.keys():
         wrong.append(f"missing {shortened(compact(missing))}")
@@ -281,12 +304,12 @@ def require_match(
 
 
 def shortened(text: str, most: int = LONGEST_LIST) -> str:
-    """The text, or its beginning: a file of others may hold any number of names."""
+    """Return the text or its beginning, since a foreign file may hold any number of names."""
     return text if len(text) <= most else f"{text[:most]}..."
 
 
 def write_weights(path: Path, state: Mapping[str, Tensor], mapping: Sequence[Mapped]) -> None:
-    """Write tensors of ours under their names, in the dtype that they have; the file is whole or absent."""
+    """Write tensors of ours under their names, in their dtype; the file is whole or absent."""
     theirs = {
         name: part.contiguous()
         for mapped in mapping
