@@ -233,7 +233,7 @@ def test_a_scan_that_was_killed_leaves_nothing_that_is_taken_for_one(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(scan, "count_sides", killed)
+        patched.setattr(scan, "count_splits", killed)
         with pytest.raises(KeyboardInterrupt):
             scan_texts([source], Workspace(DataConfig(), cache))
     assert [path.suffix for path in (cache / "scans").iterdir()] == [".lock"]

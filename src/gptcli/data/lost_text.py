@@ -15,11 +15,11 @@ from gptcli.tokenizer.tokenizer import Tokenizer
 
 LOST_TEXT = "lost-text.json"
 PARTS = {"train": "the training text", "val": "the validation text"}
-"""The sides of a split, in the order in which they are kept, and their names in words."""
+"""The splits, in the order in which they are kept, and their names in words."""
 
 
 def write_lost_text(folder: Path, parts: Sequence[LostText]) -> None:
-    """Write the lost text of the training and of the validation side beside their tokens in `folder`."""
+    """Write the lost text of the training and of the validation split beside their tokens in `folder`."""
     kept = {name: part.as_json() for name, part in zip(PARTS, parts, strict=True)}
     write_file(folder / LOST_TEXT, strict_json.dumps(kept, indent=2) + "\n")
 
@@ -42,12 +42,12 @@ def read_lost_text(folders: Sequence[Path], tokenizer: Tokenizer) -> dict[str, A
 
 
 def lost_text_of(report: Mapping[str, Any], part: str) -> LostText:
-    """Return the lost text of a side by a report of prepared data; it is empty if the report has no counts."""
+    """Return the lost text of a split by a report of prepared data; it is empty if the report has no counts."""
     values = (report.get("lost_text") or {}).get(part)
     return LostText.of_json(values) if values else LostText()
 
 
 def lost_text_warnings(report: Mapping[str, Any]) -> list[str]:
-    """Return warnings about the text that the tokenizer loses: a sentence for each side that loses some."""
+    """Return warnings about the text that the tokenizer loses: a sentence for each split that loses some."""
     sentences = (lost_text_of(report, part).words(name) for part, name in PARTS.items())
     return [sentence for sentence in sentences if sentence]

@@ -56,17 +56,17 @@ class MixScan(Mix):
 
     @property
     def train(self) -> SplitStatistics:
-        """The sum over all training sides; a lower bound for the distinct characters."""
+        """The sum over all training splits; a lower bound for the distinct characters."""
         return sum_of([scan.train for scan in self.scans])
 
     @property
     def val(self) -> SplitStatistics:
-        """The sum over all validation sides, as `train`."""
+        """The sum over all validation splits, as `train`."""
         return sum_of([scan.val for scan in self.scans])
 
     @property
     def unseen_characters(self) -> int:
-        """The sum over the corpora of the distinct characters that only the validation side has."""
+        """The sum over the corpora of the distinct characters that only the validation split has."""
         return sum(scan.unseen_characters for scan in self.scans)
 
     def report(self) -> dict[str, Any]:
@@ -99,22 +99,22 @@ class PreparedMix(Mix):
 
     corpora: tuple[PreparedCorpus, ...]
     val: TokenShards
-    """The validation sides of all corpora, one after another."""
+    """The validation splits of all corpora, one after another."""
     report: dict[str, Any]
     """The report of the documents that were kept, dropped, split and encoded, as JSON can write it."""
     from_cache: bool
     """Whether the tokens were in the cache already."""
     directory: Path
-    """The directory in the cache that holds `val` and the sketch of all training sides."""
+    """The directory in the cache that holds `val` and the sketch of all training splits."""
 
     @property
     def train(self) -> TokenMix:
-        """The training sides."""
+        """The training splits."""
         return TokenMix(self.names, self.weights, tuple(corpus.train for corpus in self.corpora))
 
     @property
     def vals(self) -> tuple[TokenShards, ...]:
-        """The validation side of each corpus."""
+        """The validation split of each corpus."""
         return tuple(corpus.val for corpus in self.corpora)
 
     @property
@@ -123,13 +123,13 @@ class PreparedMix(Mix):
         return self.corpora[0].tokenizer
 
 
-def sum_of(sides: Sequence[SplitStatistics]) -> SplitStatistics:
-    """Return the sizes of several sides together; a lower bound for the distinct characters."""
+def sum_of(splits: Sequence[SplitStatistics]) -> SplitStatistics:
+    """Return the sizes of several splits together; a lower bound for the distinct characters."""
     return SplitStatistics(
-        documents=sum(side.documents for side in sides),
-        bytes=sum(side.bytes for side in sides),
-        characters=sum(side.characters for side in sides),
-        distinct_characters=max(side.distinct_characters for side in sides),
+        documents=sum(split.documents for split in splits),
+        bytes=sum(split.bytes for split in splits),
+        characters=sum(split.characters for split in splits),
+        distinct_characters=max(split.distinct_characters for split in splits),
     )
 
 

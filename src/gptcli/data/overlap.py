@@ -2,9 +2,9 @@
 
 A validation n-gram counts as seen when the same tokens occur anywhere in the training split: the usual measure of
 contamination between training and test data (Brown et al., "Language Models are Few-Shot Learners", 2020, appendix C,
-with 13-grams). A sample of the validation n-grams is hashed, and the training tokens are read once past it, so that
-memory does not grow with either split. Both sides are sampled by the same hash of an n-gram's first two tokens, so that
-most training tokens cost one multiplication and a comparison.
+with 13-grams). A sample of the validation n-grams is hashed, and the training tokens are compared with it in one
+reading, so that memory does not grow with either split. Both splits are sampled by the same hash of an n-gram's first
+two tokens, so that most training tokens cost one multiplication and a comparison.
 """
 
 from __future__ import annotations

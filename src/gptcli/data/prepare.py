@@ -1,4 +1,4 @@
-"""The preparation of a split corpus: learn the tokenizer on the training side, encode both sides, keep all in a cache.
+"""The preparation of a corpus: learn the tokenizer on the training split, encode both splits, keep all in a cache.
 
 The cache is keyed by the text and the tokenizer, so that the second run on the same corpus starts at once, under
 whatever name the corpus then lies.
@@ -50,7 +50,7 @@ SAMPLE = "sample.json"
 
 @dataclass(frozen=True)
 class PreparedCorpus:
-    """Both sides of a corpus as tokens."""
+    """Both splits of a corpus as tokens."""
 
     train: TokenShards
     val: TokenShards
@@ -76,7 +76,7 @@ def scan_corpus(sources: Sequence[str], workspace: Workspace) -> CorpusScan | To
 def prepare_corpus(
     scan: CorpusScan | TokenScan, workspace: Workspace, tokenizer: Tokenizer | None = None
 ) -> PreparedCorpus:
-    """Encode both sides of a corpus, or take the result from the cache.
+    """Encode both splits of a corpus, or take the result from the cache.
 
     The tokenizer is learnt or loaded as `data.tokenizer` says if it is not given. Token files have their own.
 
@@ -237,7 +237,7 @@ def sample_words(sample: Mapping[str, int]) -> str:
 
 
 def write_tokens(folder: Path, scan: CorpusScan, tokenizer: Tokenizer, work: Path, workers: WorkerConfig) -> None:
-    """Encode both sides in one reading of the corpus and sketch the training side; `folder` has the tokenizer."""
+    """Encode both splits in one reading of the corpus and sketch the training split; `folder` has the tokenizer."""
     builder = SketchBuilder(scan.train.bytes)
     jobs = scan.jobs(workers.section_bytes, work / f"encode-{workers.section_bytes}")
     if len(jobs) == 1:

@@ -47,7 +47,7 @@ def buckets(high: np.ndarray, number: int) -> np.ndarray:
 
 
 def drawn_pieces(reader: SplitReader, drawn: int) -> Iterator[SplitPiece]:
-    """Yield the pieces of the training side whose key is in one of the first `drawn` buckets."""
+    """Yield the pieces of the training split whose key is in one of the first `drawn` buckets."""
     reader.require_scan()
     for section, file in reader.sections:
         trained = np.isin(reader.assignment(section), (TRAIN, CUT))

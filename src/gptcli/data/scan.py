@@ -1,6 +1,6 @@
 """The scan of a corpus of texts: the documents that are dropped, trained on and validated on.
 
-A scan reads the corpus twice, once to decide on the split and once to count its sides, and keeps 33 bytes of each
+A scan reads the corpus twice, once to decide on the split and once to count its parts, and keeps 33 bytes of each
 document, on disk. The texts are read again as often as they are needed, always in bounded memory; a large corpus is
 read by several processes, and a scan that was stopped goes on.
 """
@@ -61,7 +61,7 @@ class ScanSummary:
     train: SplitStatistics
     val: SplitStatistics
     unseen_characters: int
-    """The number of distinct characters that only the validation side has."""
+    """The number of distinct characters that only the validation split has."""
     duplicates: int
     duplicate_bytes: int
     blank: int
@@ -70,12 +70,12 @@ class ScanSummary:
     """The number of documents dropped from training because they are in the corpus `data.val` too."""
     overlap_bytes: int
     grouped: int
-    """The number of documents kept though an earlier one is equal or nearly so; they are on the same side as that."""
+    """The number of documents kept though an earlier one is equal or nearly so; they are in the same split as that."""
     cut_at: int
     split_rule: str
-    """The rule by which the validation side was chosen, in words."""
+    """The rule by which the validation split was chosen, in words."""
     fingerprint: str
-    """A hash of the texts of both sides in order, whatever the files' names and times."""
+    """A hash of the texts of both splits in order, whatever the files' names and times."""
     refused: tuple[LeftOut, ...]
     """The files of folders that could not be read, and are not in `files`."""
     replaced: int
@@ -86,9 +86,9 @@ class ScanSummary:
     @classmethod
     def fields_of(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Return the fields whose `values` were read back from JSON."""
-        sides = {name: SplitStatistics(**values[name]) for name in ("train", "val")}
+        splits = {name: SplitStatistics(**values[name]) for name in ("train", "val")}
         files = tuple(ScannedFile(*file) for file in values["files"])
-        return values | sides | {"files": files, "refused": tuple(LeftOut(*one) for one in values["refused"])}
+        return values | splits | {"files": files, "refused": tuple(LeftOut(*one) for one in values["refused"])}
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ class CorpusScan(Scan):
         return (piece.text for piece in self.pieces((VAL, CUT)) if piece.is_val)
 
     def pieces(self, kinds: tuple[int, ...] = KEPT) -> Iterator[SplitPiece]:
-        """Yield both sides afresh in one reading of the sections that hold a document of `kinds`."""
+        """Yield both splits afresh in one reading of the sections that hold a document of `kinds`."""
         return self.reader.pieces(kinds)
 
     def jobs(self, section_bytes: int, folder: Path) -> list[Job]:
@@ -253,7 +253,7 @@ def first_look(work: Path, files: Sequence[ScannedFile], looked_ns: int) -> int:
 
 
 def write_scan(folder: Path, work: Path, corpus: FilesToScan, workspace: Workspace) -> None:
-    """Read the corpus twice, to decide on every document and to count the sides, and write the scan to `folder`.
+    """Read the corpus twice, to decide on every document and to count both splits, and write the scan to `folder`.
 
     Finished parts are kept in `work`.
     """
@@ -281,7 +281,7 @@ def write_scan(folder: Path, work: Path, corpus: FilesToScan, workspace: Workspa
     grouped = count_grouped(assignment, groups)
     groups.remove_files()
     reader = replace(reader, cut_at=split.cut_at)
-    counts = count_sides(split_jobs(reader, size, work / f"count-{size}"), workspace.workers)
+    counts = count_splits(split_jobs(reader, size, work / f"count-{size}"), workspace.workers)
     summary = ScanSummary(
         files=tuple(files),
         looked_ns=corpus.looked_ns,
@@ -303,8 +303,8 @@ def write_scan(folder: Path, work: Path, corpus: FilesToScan, workspace: Workspa
     write_file(folder / SCAN, strict_json.dumps(asdict(summary)))
 
 
-def count_sides(jobs: list[Job], workers: WorkerConfig) -> Counts:
-    """Count both sides of the split."""
+def count_splits(jobs: list[Job], workers: WorkerConfig) -> Counts:
+    """Count both splits."""
     counts = Counts()
     if len(jobs) == 1:
         return counts.add(jobs[0].reader.pieces())
@@ -316,7 +316,7 @@ def count_sides(jobs: list[Job], workers: WorkerConfig) -> Counts:
 
 
 def dropped(records: np.ndarray, assignment: np.ndarray) -> dict[str, int]:
-    """Return the fields of `ScanSummary` about the documents that are on neither side."""
+    """Return the fields of `ScanSummary` about the documents that are in neither split."""
     numbers, sizes = np.zeros((2, CUT + 1), dtype=np.int64)
     for _, some, kinds in stretches(records, assignment):
         numbers += np.bincount(kinds, minlength=CUT + 1)
@@ -331,7 +331,7 @@ def dropped(records: np.ndarray, assignment: np.ndarray) -> dict[str, int]:
 
 
 def find_groups(records: np.ndarray, jobs: list[Job], folder: Path, workspace: Workspace) -> Groups:
-    """Return the groups of documents that must lie on one side of the split, by `data.deduplicate`."""
+    """Return the groups of documents that must lie in one split, by `data.deduplicate`."""
     match workspace.config.deduplicate:
         case "exact":
             return Groups(folder)
@@ -381,7 +381,7 @@ def open_scan(entry: Path, config: DataConfig, passed_over: tuple[LeftOut, ...])
 
 
 def text_fingerprint(records: np.ndarray, split: Split) -> str:
-    """Return a hash of the digests of all kept documents and of the side that each is on."""
+    """Return a hash of the digests of all kept documents and of the split that each is in."""
     digest = hashlib.sha256(str(split.cut_at).encode())
     for field in ("high", "low", None):
         for _, some, kinds in stretches(records, split.assignment):

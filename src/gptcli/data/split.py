@@ -1,7 +1,7 @@
 """The split of documents into those trained on, validated on and dropped, decided from a few numbers a document.
 
 Exact duplicates are dropped first, so that no validation document can occur in the training split; documents that are
-kept and belong together stay on one side. Then either whole documents or groups are drawn by their hash, or the last
+kept and belong together stay in one split. Then either whole documents or groups are drawn by their hash, or the last
 characters of the corpus are taken. The digests and sizes are read a stretch at a time, so that there may be more
 documents than fit in memory.
 """
@@ -27,8 +27,8 @@ RECORD = np.dtype([("high", "<u8"), ("low", "<u8"), ("bytes", "<u8"), ("characte
 """The record of a document in a scan: its 16-byte digest, and its size; a blank document has 0 characters."""
 
 TRAIN, VAL, DUPLICATE, BLANK, OVERLAP, CUT = range(6)
-"""The side of a document. OVERLAP: dropped from training since it is in the validation corpus; CUT: its first part is
-trained on and the rest validated on."""
+"""The assignment of a document. OVERLAP: dropped from training since it is in the validation corpus; CUT: its first part
+is trained on and the rest validated on."""
 
 BUCKET_BITS = 16
 BUCKETS = 1 << BUCKET_BITS
@@ -38,7 +38,7 @@ MAX_VAL_BYTES = 20_000_000
 
 
 class Split(NamedTuple):
-    """The sides of all documents, (documents,) uint8; the one CUT document is cut before character `cut_at`."""
+    """The assignment of all documents, (documents,) uint8; the one CUT document is cut before character `cut_at`."""
 
     assignment: np.ndarray
     cut_at: int
@@ -57,11 +57,11 @@ def split_documents(
     """Decide on every document; records (documents,) of RECORD, the first `own_val` of a validation corpus.
 
     Args:
-        assignment: The array for the sides, (documents,) uint8 zeros; a mapped file if it does not fit in memory.
-        groups: The documents that must lie on one side; if None, only the first of equal documents is kept.
+        assignment: The array for the result, (documents,) uint8 zeros; a mapped file if it does not fit in memory.
+        groups: The documents that must lie in one split; if None, only the first of equal documents is kept.
 
     Raises:
-        DataError: One of the two sides would be empty.
+        DataError: One of the two splits would be empty.
     """
     if assignment is None:
         assignment = np.zeros(len(records), dtype=np.uint8)
@@ -213,7 +213,7 @@ def check_own(assignment: np.ndarray, own_val: int, val: str) -> None:
     kinds = np.zeros((2, CUT + 1), dtype=np.int64)
     for start, some in stretches(assignment):
         edge = min(max(0, own_val - start), len(some))
-        kinds += [np.bincount(side, minlength=CUT + 1) for side in (some[:edge], some[edge:])]
+        kinds += [np.bincount(part, minlength=CUT + 1) for part in (some[:edge], some[edge:])]
     if not kinds[0, VAL]:
         raise DataError(f"the validation corpus {val} holds no text", "check data.val")
     if not kinds[1, TRAIN]:

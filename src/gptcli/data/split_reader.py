@@ -1,4 +1,4 @@
-"""A reader of the documents that a scan has kept, each on its side of the split.
+"""A reader of the documents that a scan has kept, each in its split.
 
 Every reading compares each document with its record in the scan's index, so that a file that changes between two
 readings is an error and never a mixture.
@@ -22,13 +22,13 @@ from gptcli.data.split import CUT, RECORD, TRAIN, VAL
 from gptcli.manifest import MANIFEST_NAME
 
 DOCUMENTS, ASSIGNMENT = "documents.bin", "assignment.bin"
-"""Files of a scan: the RECORD of every document, and the side of the split that it is on."""
+"""Files of a scan: the RECORD of every document, and its assignment."""
 KEPT = (TRAIN, VAL, CUT)
 RECORDS_AT_ONCE = 1 << 12
 
 
 class SplitPiece(NamedTuple):
-    """A stretch of a kept document: its text, its UTF-8 bytes, its side, and whether it begins a document there."""
+    """A stretch of a kept document; `starts` if it is the first of the document in its split."""
 
     text: str
     bytes: int
@@ -43,9 +43,9 @@ class SplitReader:
     sections: tuple[FileSection, ...]
     config: DataConfig
     scan: Path
-    """The directory of the scan, which has the record and the side of each document."""
+    """The directory of the scan, which has the record and the assignment of each document."""
     cut_at: int
-    """The character at which the one document that is on both sides is cut."""
+    """The character at which the one document that is in both splits is cut."""
 
     def parts(self, section_bytes: int) -> list[SplitReader]:
         """Return readers of about `section_bytes` of text each."""
@@ -72,22 +72,22 @@ class SplitReader:
         if not np.isin(assignment, kinds).any():
             return
         known = iter_records(self.records(section)) if section.record is None else iter([section.record])
-        sides = assignment.tobytes()
+        assigned = assignment.tobytes()
         number, position = 0, section.position  # of the document in the section, of the piece in the document
         for text, size, record in read_measured(file, self.config, section.start, section.stop):
-            if number == len(sides):
+            if number == len(assigned):
                 raise file_changed(file)
-            side = sides[number]
-            if side == CUT:
+            kind = assigned[number]
+            if kind == CUT:
                 yield from cut_piece(text, position, self.cut_at)
-            elif side in (TRAIN, VAL):
-                yield SplitPiece(text, size, side == VAL, position == 0)
+            elif kind in (TRAIN, VAL):
+                yield SplitPiece(text, size, kind == VAL, position == 0)
             position += len(text)
             if record is not None:
                 if record != next(known):
                     raise file_changed(file)
                 number, position = number + 1, 0
-        if number != len(sides):
+        if number != len(assigned):
             raise file_changed(file)
 
     def records(self, section: Section) -> np.ndarray:
@@ -95,7 +95,7 @@ class SplitReader:
         return self.mapped(section, DOCUMENTS, RECORD)
 
     def assignment(self, section: Section) -> np.ndarray:
-        """Return the sides of the documents of a section."""
+        """Return the assignment of the documents of a section."""
         return self.mapped(section, ASSIGNMENT, np.dtype(np.uint8))
 
     def mapped(self, section: Section, name: str, dtype: np.dtype[Any]) -> np.ndarray:

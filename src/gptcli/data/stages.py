@@ -87,7 +87,7 @@ def index_into(path: Path, job: IndexJob, on_progress: OnProgress) -> list[Index
 
 @dataclass(frozen=True)
 class SplitStatistics:
-    """The sizes of one side of a split, in UTF-8; a document that is cut between the sides counts on both."""
+    """The sizes of one split, in UTF-8; a document that is cut between the splits counts in both."""
 
     documents: int
     bytes: int
@@ -96,7 +96,7 @@ class SplitStatistics:
 
 
 class Counts:
-    """The sizes of both sides of a split, counted from their pieces; each list and row has the training side first."""
+    """The sizes of both splits, counted from their pieces; each list and row has the training split first."""
 
     def __init__(self) -> None:
         self.documents, self.bytes, self.characters = [0, 0], [0, 0], [0, 0]
@@ -125,17 +125,17 @@ class Counts:
         self.seen |= np.unpackbits(bits, count=2 * CODE_POINTS).view(bool).reshape(2, CODE_POINTS)
 
     def of(self, part: int) -> SplitStatistics:
-        """Return the sizes of one side."""
+        """Return the sizes of one split."""
         distinct = int(self.seen[part].sum())
         return SplitStatistics(self.documents[part], self.bytes[part], self.characters[part], distinct)
 
     def characters_of(self, part: int) -> str:
-        """Return the distinct characters of one side, in the order of their code points."""
+        """Return the distinct characters of one split, in the order of their code points."""
         return np.flatnonzero(self.seen[part]).astype("<u4").tobytes().decode("utf-32-le")
 
 
 def count(job: Job) -> dict[str, Any]:
-    """Return the sizes of both sides, and write a bit for each side and code point to `seen.bin`."""
+    """Return the sizes of both splits, and write a bit for each split and code point to `seen.bin`."""
 
     def make(folder: Path) -> dict[str, Any]:
         counts = Counts().add(job.reader.pieces())
@@ -180,7 +180,7 @@ class EncodeTask(NamedTuple):
 
 
 def encode(task: EncodeTask) -> dict[str, Any]:
-    """Write token shards of both sides to `train` and `val`, and the sketch of the training side to `train-sketch`.
+    """Write token shards of both splits to `train` and `val`, and the sketch of the training split to `train-sketch`.
 
     Returns the result of `encode_into`.
     """
@@ -203,7 +203,7 @@ def loaded(path: Path) -> Tokenizer:
 
 @dataclass
 class ShardEncoder:
-    """Encodes both sides of a split in one reading, and sketches the training side.
+    """Encodes both splits in one reading, and sketches the training split.
 
     The caches of the tokenizer are cleared if the process takes more than `memory` bytes; None means no limit.
     """
@@ -214,9 +214,9 @@ class ShardEncoder:
     memory: int | None = None
 
     def encode_into(self, folder: Path, pieces: Iterable[SplitPiece]) -> dict[str, Any]:
-        """Write token shards of both sides to `folder`.
+        """Write token shards of both splits to `folder`.
 
-        Returns of each side whether it begins within a document (`goes_on`), and the text that the tokenizer loses of
+        Returns of each split whether it begins within a document (`goes_on`), and the text that the tokenizer loses of
         it (`lost`).
         """
         vocabulary = (self.tokenizer.vocab_size, self.tokenizer.framing, self.tokenizer.fingerprint)

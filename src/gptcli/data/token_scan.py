@@ -1,7 +1,7 @@
 """A corpus that another program has cut into tokens already: read where it lies, checked once, never written again.
 
-The cache keeps the places where the documents of the training side begin; the tokens stay in their own files. The
-validation side is copied, so that a run directory holds it whole. Such tokens mean nothing without the tokenizer that
+The cache keeps the places where the documents of the training split begin; the tokens stay in their own files. The
+validation split is copied, so that a run directory holds it whole. Such tokens mean nothing without the tokenizer that
 made them, which the user names. Documents are framed as the files show, not as the tokenizer would do it.
 """
 
@@ -50,7 +50,7 @@ class TokenScan(Scan):
     tokenizer: Tokenizer
     """The tokenizer, with the framing that the files show."""
     directory: Path
-    """The directory in the cache that holds both sides as token shards."""
+    """The directory in the cache that holds both splits as token shards."""
     from_cache: bool
 
     def report(self) -> dict[str, Any]:
@@ -62,9 +62,9 @@ class TokenScan(Scan):
     def val_texts(self) -> Iterator[str]:
         return self.texts("val")
 
-    def texts(self, side: str) -> Iterator[str]:
-        """Yield the tokens of one side as text, in pieces; a character that lies across two pieces is lost."""
-        shards = TokenShards.open(self.directory / side, elsewhere=True)
+    def texts(self, split: str) -> Iterator[str]:
+        """Yield the tokens of one split as text, in pieces; a character that lies across two pieces is lost."""
+        shards = TokenShards.open(self.directory / split, elsewhere=True)
         for start in range(0, len(shards), SAMPLE_TOKENS):
             yield self.tokenizer.decode(shards.read(start, min(start + SAMPLE_TOKENS, len(shards))))
 
@@ -72,7 +72,7 @@ class TokenScan(Scan):
 def scan_tokens(sources: Sequence[str], workspace: Workspace) -> TokenScan:
     """Check the files and find their documents, or take the result from the cache if no file has changed since.
 
-    The validation side is `data.val`, else a file for it that lies beside the others (val.bin), else the last tokens.
+    The validation split is `data.val`, else a file for it that lies beside the others (val.bin), else the last tokens.
 
     Raises:
         DataError: Texts are mixed in, the tokenizer is not named, a file is damaged, or a token is not in the
@@ -100,7 +100,7 @@ def scan_tokens(sources: Sequence[str], workspace: Workspace) -> TokenScan:
             with new_entry(entry) as folder:
                 opened = [open_token_file(file) for file in train], [open_token_file(file) for file in val]
                 tokenizer = tokenizer.with_framing(shown_framing(tokenizer, [*opened[0], *opened[1]]))
-                fields = write_sides(folder, *opened, tokenizer, config.val_fraction)
+                fields = write_splits(folder, *opened, tokenizer, config.val_fraction)
                 shards = [TokenShards.open(folder / name, elsewhere=True) for name in ("val", "train")]
                 write_overlap(folder, shards[:1], shards[1:])
                 summary = ScanSummary(files=tuple(looked), looked_ns=looked_ns, **fields)
@@ -149,10 +149,10 @@ def shown_framing(tokenizer: Tokenizer, files: Sequence[TokenFile]) -> DocumentF
     return DocumentFraming.of(*shown)
 
 
-def write_sides(
+def write_splits(
     folder: Path, train: list[TokenFile], val: list[TokenFile], tokenizer: Tokenizer, fraction: float | None
 ) -> dict[str, Any]:
-    """Write both sides to `folder`, and return the fields of `ScanSummary` about them."""
+    """Write both splits to `folder`, and return the fields of `ScanSummary` about them."""
     kinds = {file.dtype for file in (*train, *val)}
     if len(kinds) > 1:
         raise DataError("the files hold tokens of different widths", "name files that one program wrote")
@@ -165,19 +165,19 @@ def write_sides(
         rule = f"the last {100 * (total - place) / total:.3g} % of the tokens"
         validated = cut(train, place, total)
     with Progress("check", total + sum(file.tokens for file in val), unit="tokens", scale=True) as progress:
-        sides = [
-            write_side(folder / name, stretches, sizes, progress, is_copy=name == "val")
+        splits = [
+            write_split(folder / name, stretches, sizes, progress, is_copy=name == "val")
             for name, stretches in (("train", cut(train, 0, place)), ("val", validated))
         ]
-    write_lost_text(folder, [side.lost_text() for side in sides])
+    write_lost_text(folder, [split.lost_text() for split in splits])
     return {
-        "train": sides[0].statistics(),
-        "val": sides[1].statistics(),
-        "unseen_characters": len(sides[1].characters() - sides[0].characters()),
+        "train": splits[0].statistics(),
+        "val": splits[1].statistics(),
+        "unseen_characters": len(splits[1].characters() - splits[0].characters()),
         **dict.fromkeys(("duplicates", "duplicate_bytes", "blank", "overlap", "overlap_bytes", "grouped", "cut_at"), 0),
         **{"refused": (), "replaced": 0, "separator_warning": ""},
         "split_rule": rule,
-        "fingerprint": hashlib.sha256("".join(side.digest.hexdigest() for side in sides).encode()).hexdigest(),
+        "fingerprint": hashlib.sha256("".join(split.digest.hexdigest() for split in splits).encode()).hexdigest(),
     }
 
 
@@ -216,8 +216,8 @@ class TokenSizes:
             )
 
 
-class TokenSide:
-    """One side of a split as it is read: the counts of its tokens, and the starts and sizes of its documents."""
+class TokenSplit:
+    """One split as it is read: the counts of its tokens, and the starts and sizes of its documents."""
 
     def __init__(self, sizes: TokenSizes, starts: IO[bytes], lengths: IO[bytes]) -> None:
         self.sizes, self.starts, self.lengths = sizes, starts, lengths
@@ -250,7 +250,7 @@ class TokenSide:
             self.lengths.write(np.array([self.carried], dtype=COUNT).data)
 
     def statistics(self) -> SplitStatistics:
-        """Return the sizes of the side."""
+        """Return the sizes of the split."""
         return SplitStatistics(
             documents=self.documents,
             bytes=int(self.counts @ self.sizes.bytes),
@@ -271,9 +271,9 @@ class TokenSide:
         return {character for text in used for character in text.decode(errors="ignore")}
 
 
-def write_side(
+def write_split(
     folder: Path, stretches: list[Stretch], sizes: TokenSizes, progress: Progress, *, is_copy: bool
-) -> TokenSide:
+) -> TokenSplit:
     """Write token shards of the stretches: a copy of their tokens if `is_copy`, else a reference to them.
 
     Raises:
@@ -284,12 +284,12 @@ def write_side(
     names = [STARTS, BYTES, *([token_file_name(0)] if is_copy else [])]
     with contextlib.ExitStack() as stack:
         starts, lengths, *copies = (stack.enter_context(create_file(folder / name)) for name in names)
-        side = TokenSide(sizes, starts, lengths)
+        split = TokenSplit(sizes, starts, lengths)
         for stretch in stretches:
             digest, position = hashlib.sha256(), stretch.first
             for ids in stretch.chunks():
                 sizes.check(ids, stretch.file.name, position)
-                side.add(ids)
+                split.add(ids)
                 digest.update(ids.data)
                 for copy in copies:
                     copy.write(ids.data)
@@ -304,18 +304,18 @@ def write_side(
                     "sha256": digest.hexdigest(),
                 }
             )
-        side.end()
+        split.end()
     write_index(
         folder,
         {name: sha256_file(folder / name) for name in names},
         dtype=stretches[0].file.dtype.name,
-        tokens=side.tokens,
-        tokens_per_file=max(1, side.tokens),
-        bytes=side.statistics().bytes,
-        documents=side.documents,
+        tokens=split.tokens,
+        tokens_per_file=max(1, split.tokens),
+        bytes=split.statistics().bytes,
+        documents=split.documents,
         vocab_size=sizes.vocab_size,
         framing=sizes.tokenizer.framing,
         tokenizer_fingerprint=sizes.tokenizer.fingerprint,
         **({} if is_copy else {"elsewhere": elsewhere}),
     )
-    return side
+    return split
