@@ -27,7 +27,7 @@ RECORD = np.dtype([("high", "<u8"), ("low", "<u8"), ("bytes", "<u8"), ("characte
 """The record of a document in a scan: its 16-byte digest, and its size; a blank document has 0 characters."""
 
 TRAIN, VAL, DUPLICATE, BLANK, OVERLAP, CUT = range(6)
-"""The assignment of a document. OVERLAP: dropped from training since it is in the validation corpus; CUT: its first part
+"""The values of an assignment. OVERLAP: dropped from training since it is in the validation corpus; CUT: the first part
 is trained on and the rest validated on."""
 
 BUCKET_BITS = 16
