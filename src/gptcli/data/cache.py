@@ -174,8 +174,7 @@ def damage_of(entry: Path, share: VerifiedShare = WHOLE) -> str:
 
 @contextmanager
 def verifying(size: int) -> Iterator[Callable[[int], object]]:
-    """Yield a function to call with each number of bytes that was read, of `size` in all; it shows progress if that is
-    much."""
+    """Yield a function to call with each number of bytes that was read; it shows progress if `size` is large."""
     if size < SHOWN_BYTES:
         yield lambda count: None
     else:

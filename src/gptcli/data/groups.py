@@ -65,6 +65,7 @@ class LinkedGroups(Groups):
             self.unite(places, others)
 
     def firsts(self, places: np.ndarray) -> np.ndarray:
+        """Return the place of the first document of each group."""
         found = np.asarray(places)
         while True:
             parents = self.parents[found]
@@ -81,6 +82,7 @@ class LinkedGroups(Groups):
             self.parents[places] = others  # if several have one root, one is stored, and the others are tried again
 
     def measure(self, records: np.ndarray, is_kept: np.ndarray) -> None:
+        """Count the bytes and the documents of each group."""
         self.records = records
         for start, some, kinds in stretches(records, is_kept):
             kept = np.flatnonzero(kinds == 0)
@@ -89,15 +91,19 @@ class LinkedGroups(Groups):
             self.totals[1, roots] += np.bincount(index, minlength=len(roots))
 
     def keys(self, places: np.ndarray, digests: np.ndarray) -> np.ndarray:
+        """Return the hash of the first document of each group."""
         keys: np.ndarray = self.records["high"][self.firsts(places)]
         return keys
 
     def bytes(self, places: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+        """Return the bytes of each group."""
         return np.asarray(self.totals[0, self.firsts(places)], dtype=np.uint64)
 
     def are_alone(self, places: np.ndarray) -> np.ndarray:
+        """Return whether each document is the only one of its group."""
         return np.asarray(self.totals[1, self.firsts(places)] < 2)
 
     def remove_files(self) -> None:
+        """Remove the files of the groups."""
         for name in (FIRSTS, TOTALS):
             (self.folder / name).unlink(missing_ok=True)

@@ -159,9 +159,11 @@ class CorpusScan(Scan):
             say(self.separator_warning)
 
     def train_texts(self) -> Iterator[str]:
+        """Yield the texts of the training part."""
         return (piece.text for piece in self.pieces((TRAIN, CUT)) if not piece.is_val)
 
     def val_texts(self) -> Iterator[str]:
+        """Yield the texts of the validation part."""
         return (piece.text for piece in self.pieces((VAL, CUT)) if piece.is_val)
 
     def pieces(self, kinds: tuple[int, ...] = KEPT) -> Iterator[SplitPiece]:

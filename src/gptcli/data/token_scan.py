@@ -54,12 +54,15 @@ class TokenScan(Scan):
     from_cache: bool
 
     def report(self) -> dict[str, Any]:
+        """Return the figures for data.json."""
         return super().report() | {"deduplicate": None}
 
     def train_texts(self) -> Iterator[str]:
+        """Yield the texts of the training part."""
         return self.texts("train")
 
     def val_texts(self) -> Iterator[str]:
+        """Yield the texts of the validation part."""
         return self.texts("val")
 
     def texts(self, split: str) -> Iterator[str]:
