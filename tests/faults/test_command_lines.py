@@ -70,6 +70,7 @@ def test_a_planted_module_that_is_imported_is_noticed(tmp_path: Path) -> None:
     assert planted_imported(tmp_path / "markers") == ["jinja2"]
 
 
+@pytest.mark.slow
 def test_no_planted_module_is_imported_by_any_command(nursery: Nursery, sandbox: Path, tmp_path: Path) -> None:
     found = planted_campaign(nursery, sandbox, tmp_path, started=1)
     assert found.trials > len(WORKING) and found.failures == []

@@ -37,6 +37,7 @@ def test_a_killed_training_is_the_unbroken_one_and_a_changed_one_is_not(corpus: 
         result.raise_if_different()
 
 
+@pytest.mark.slow
 def test_a_line_too_many_is_noticed(corpus: Path, tmp_path: Path) -> None:
     verify_resume(Trial((str(corpus),), (), SETTINGS, steps=3, kills=1), tmp_path / "runs")
     whole, broken = tmp_path / "runs" / "whole", tmp_path / "runs" / "broken"

@@ -43,7 +43,7 @@ def corpus(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def ticking(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that goes on by a thirtieth of a second whenever it is read, and steps that are measured as taking that
+    """A clock that advances by a twentieth of a second whenever it is read, and steps that are measured as taking that
     long, so that a busy machine changes nothing."""
 
     class Ticking(Clock):
@@ -52,12 +52,12 @@ def ticking(monkeypatch: pytest.MonkeyPatch) -> None:
             super().__init__(seconds, 0.0, self.tick)
 
         def tick(self) -> float:
-            self.used += 0.03
+            self.used += 0.05
             return self.used
 
     monkeypatch.setattr(plan, "Clock", Ticking)
     for module in (probe, plan):
-        monkeypatch.setattr(module, "step_seconds", lambda *arguments: 0.03)
+        monkeypatch.setattr(module, "step_seconds", lambda *arguments: 0.05)
 
 
 def request(corpus: Path, out: Path, *more: str, seconds: float = 14.0, **options: Any) -> TrainRequest:
@@ -173,6 +173,7 @@ def test_a_finished_run_can_be_given_more_time_or_more_steps(
     assert steps[2] == steps[1] + 9 and made(run)["pace"] == ""
 
 
+@pytest.mark.slow
 def test_more_time_is_counted_once_by_a_run_that_is_stopped_again(
     corpus: Path, tmp_path: Path, ticking: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,10 +181,10 @@ def test_more_time_is_counted_once_by_a_run_that_is_stopped_again(
     train(request(corpus, run, "train.max_steps=20"))
     began = time.monotonic() - 60
     with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(Trainer, "step", stop_at(60))
+        patch.setattr(Trainer, "step", stop_at(30))
         train(TrainRequest(out=run, resume=True, max_seconds=30.0, began=began))
     budget = made(run)["max_seconds"]
-    knots = json.loads((RunDirectory(run).checkpoint_path(60) / "state.json").read_text())["knots"]
+    knots = json.loads((RunDirectory(run).checkpoint_path(30) / "state.json").read_text())["knots"]
     train(TrainRequest(out=run, resume=True, began=time.monotonic() - 60))
     assert made(run)["pace"].startswith(" ".join(f"{step}:{end}" for step, end in knots)), "the course that was begun"
     last = json.loads((RunDirectory(run).checkpoints()[-1].path / "state.json").read_text())
@@ -268,12 +269,12 @@ def test_what_follows_from_the_candidate_is_what_the_zero_config_rule_gives_its_
     assert 3 * config.train.eval_every_steps <= planned.choice.ranked[0].steps
 
 
-@pytest.mark.parametrize(("lines", "is_short"), [(900, True), (30_000, False)])
+@pytest.mark.parametrize(("lines", "seconds", "is_short"), [(900, 1200.0, True), (30_000, 120.0, False)])
 def test_a_short_text_is_not_read_until_it_is_memorised(
-    corpus: Path, capsys: pytest.CaptureFixture[str], lines: int, is_short: bool
+    corpus: Path, capsys: pytest.CaptureFixture[str], lines: int, seconds: float, is_short: bool
 ) -> None:
     corpus.write_text(numbered_lines(lines))
-    train(TrainRequest(corpus=(str(corpus),), dry_run=True, max_seconds=120.0, assignments=("device=cpu",)))
+    train(TrainRequest(corpus=(str(corpus),), dry_run=True, max_seconds=seconds, assignments=("device=cpu",)))
     said = capsys.readouterr().err
     assert ("would be memorised" in said) == is_short
 

@@ -47,8 +47,11 @@ def best(where: RuleInputs) -> Prediction:
     return CandidateGrid(where).rank(MACHINES[where.device_type], shipped_law(), MEASURED)[0]
 
 
+CORPORA = [100_000, *(pytest.param(size, marks=pytest.mark.slow) for size in (1_000_000, 30_000_000)), 3_000_000_000]
+
+
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-@pytest.mark.parametrize("unique_bytes", [100_000, 1_000_000, 30_000_000, 3_000_000_000])
+@pytest.mark.parametrize("unique_bytes", CORPORA)
 def test_more_time_never_chooses_a_smaller_model(unique_bytes: int, device: str) -> None:
     for tokenizer in TOKENIZERS[::3]:
         where = [replace(situation(60 * m, unique_bytes, device), tokenizers=[tokenizer]) for m in MINUTES]
@@ -57,7 +60,7 @@ def test_more_time_never_chooses_a_smaller_model(unique_bytes: int, device: str)
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-@pytest.mark.parametrize("unique_bytes", [100_000, 1_000_000, 30_000_000, 3_000_000_000])
+@pytest.mark.parametrize("unique_bytes", CORPORA)
 def test_more_time_never_predicts_a_higher_loss(unique_bytes: int, device: str) -> None:
     bits = [best(situation(60 * m, unique_bytes, device)).bits for m in MINUTES]
     assert bits == sorted(bits, reverse=True)
