@@ -39,7 +39,7 @@ def test_a_size_has_three_digits_and_never_a_thousand_of_a_prefix(count: float, 
     assert size(count) == words
 
 
-def test_a_duration_is_said_in_the_units_that_it_lasts() -> None:
+def test_a_duration_is_printed_in_suitable_units() -> None:
     assert [duration(seconds) for seconds in (0.84, 42, 200, 18_720)] == ["0.8 s", "42 s", "3 min 20 s", "5 h 12 min"]
 
 
@@ -51,7 +51,7 @@ def test_a_rounded_number_has_no_power_of_ten() -> None:
     assert [rounded(value) for value in (0.0312, 5.27, 99.4, 531.0, 12400.0)] == ["0.031", "5.3", "99", "531", "12,400"]
 
 
-def test_what_comes_before_the_first_update_is_no_measure_of_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_before_the_first_update_does_not_count_for_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr(console.time, "monotonic", lambda: now)
     with Progress("train", 100, unit="steps", interval=1e9) as progress:
@@ -105,7 +105,7 @@ def test_json_with_escaped_characters_reads_back_as_it_was() -> None:
     assert json.loads(visible(json.dumps(value, ensure_ascii=False))) == value
 
 
-def test_whatever_is_said_is_visible(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_message_is_visible(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     for speak in (say, say_error, show):
         speak("a\x1b]52;c;aGk=\x07b")
     with Progress("\x1b[31m", unit="\x9b", interval=0) as progress:

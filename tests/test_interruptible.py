@@ -70,7 +70,7 @@ CALLS: dict[str, Callable[[SlowLibrary], object]] = {
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-def test_a_signal_is_answered_while_the_call_goes_on(call: Callable, slow: SlowLibrary, alarm: None) -> None:
+def test_a_signal_is_handled_during_the_call(call: Callable, slow: SlowLibrary, alarm: None) -> None:
     began = time.monotonic()
     with pytest.raises(Answered):
         call(slow)
@@ -108,7 +108,7 @@ def test_outside_the_main_thread_the_call_is_made_directly() -> None:
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_the_command_answers_while_it_learns_merges(tmp_path: Path, signum: int) -> None:
+def test_the_command_handles_signals_while_it_trains_merges(tmp_path: Path, signum: int) -> None:
     """The text goes through a pipe: once all of it is taken, the library has it, or is about to."""
     code = "import sys\nfrom gptcli.cli.app import main\nmain()"
     command = [sys.executable, "-c", code, "tokenizer", "train", "-", "--vocab-size", "60000", "--out", "words"]

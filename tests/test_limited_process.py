@@ -88,7 +88,7 @@ def test_limits_hold_when_the_first_module_is_imported(worker: str) -> None:
         assert SMALL.memory_bytes < at_work[0] < SMALL.memory_bytes + 512 * MIB
 
 
-def test_what_goes_in_and_comes_out_is_exact(worker: str) -> None:
+def test_input_and_output_are_exact(worker: str) -> None:
     assert run(worker, ["echo", "a b", "ü"], SMALL, 60, b"text") == "TEXT a b ü\n".encode()
 
 
@@ -107,7 +107,9 @@ def test_what_goes_in_and_comes_out_is_exact(worker: str) -> None:
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_whatever_happens_there_is_one_clause(worker: str, call: list[str], limits: ProcessLimits, reason: str) -> None:
+def test_every_failure_of_the_process_is_one_clause(
+    worker: str, call: list[str], limits: ProcessLimits, reason: str
+) -> None:
     with pytest.raises(LimitedProcessError, match=reason) as failure:
         run(worker, call, limits, 60)
     assert len(str(failure.value)) < 400 and str(failure.value).isprintable()

@@ -94,7 +94,7 @@ def test_a_file_that_is_replaced_while_it_is_checked_is_no_damage(folder: Path, 
     require_unchanged(folder, "a.json")
 
 
-def test_a_directory_without_a_manifest_is_taken_as_it_is(tmp_path: Path) -> None:
+def test_a_directory_without_a_manifest_is_accepted(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("{}")
     require_unchanged(tmp_path, "a.json")
     withdraw(tmp_path, ["a.json"])

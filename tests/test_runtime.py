@@ -59,7 +59,7 @@ def test_a_users_own_allocator_settings_stand(setting: dict[str, str]) -> None:
     [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
     ids=["none", "spin_count", "wait_policy"],
 )
-def test_threads_wait_briefly_unless_the_user_says_how(given: dict[str, str], expected: str) -> None:
+def test_threads_spin_briefly_unless_the_user_has_set_it(given: dict[str, str], expected: str) -> None:
     code = "import os; from gptcli.runtime import prepare; prepare(); print(os.environ.get('GOMP_SPINCOUNT'))"
     assert run(code, **given) == expected
 
@@ -89,7 +89,7 @@ SEARCHED = (
     ("given", "kept"),
     [("", None), (":", None), (".", None), ("{0}:", "{0}"), (":{0}", "{0}"), ("./:{0}:lib", "{0}:lib")],
 )
-def test_the_working_directory_is_searched_by_nobody(
+def test_no_process_searches_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, kept: str | None
 ) -> None:
     """`-c` and an empty entry of PYTHONPATH both put it on the path."""
@@ -105,7 +105,7 @@ def test_the_working_directory_is_searched_by_nobody(
     assert programs == f"/usr/bin:{here}", "an absolute entry was written on purpose"
 
 
-def test_a_variable_of_which_nothing_is_left_is_none() -> None:
+def test_a_variable_without_entries_is_removed() -> None:
     code = "import os; from gptcli.runtime import prepare; prepare(); print(os.environ.get('LIBRARY_PATH'))"
     assert run(code, LIBRARY_PATH=":") == "None"
 

@@ -77,7 +77,7 @@ def altered(path: Path, change: Callable[[bytes], bytes]) -> Path:
     return path
 
 
-def test_an_encrypted_member_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_names_an_encrypted_member(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_zip(tmp_path / "a.zip", {"secret.txt": b"x" * 50, "open.txt": b"open"})
     altered(path, lambda content: content.replace(b"PK\1\2\x14\3\x14\0\0\0", b"PK\1\2\x14\3\x14\0\1\0", 1))
     assert texts(path) == {"open.txt": "open"}
@@ -96,7 +96,7 @@ def test_a_damaged_member_is_left_out_and_a_damaged_archive_is_an_error(
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_a_name_that_occurs_twice_is_not_guessed(tmp_path: Path) -> None:
+def test_members_with_the_same_name_are_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         for text in ("one", "two"):
             archive.writestr("a.txt", text)
@@ -144,7 +144,7 @@ def test_an_archive_that_expands_beyond_reason_is_refused(tmp_path: Path, monkey
         ("arr_0.npy", "a NumPy archive"),
     ],
 )
-def test_documents_in_the_form_of_archives_are_named(tmp_path: Path, name: str, what: str) -> None:
+def test_documents_in_the_form_of_archives_are_recognised(tmp_path: Path, name: str, what: str) -> None:
     path = write_zip(tmp_path / "a file", {name: b"<xml/>", "other.txt": b"text"})
     with pytest.raises(DataError, match=f"a file is {what}"):
         texts(path)

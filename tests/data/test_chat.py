@@ -69,7 +69,7 @@ ATTACKS = {
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_a_hostile_template_is_one_line_and_does_nothing(tmp_path: Path, name: str) -> None:
+def test_a_hostile_template_gives_an_error_and_does_nothing(tmp_path: Path, name: str) -> None:
     canary = tmp_path / "canary"
     with pytest.raises(DataError) as failure:
         assert "<class" not in rendered(tmp_path, ATTACKS[name].replace("CANARY", str(canary)))
@@ -97,7 +97,7 @@ def test_the_message_gives_the_reason(tmp_path: Path, template: str) -> None:
         rendered(tmp_path, template)
 
 
-def test_a_constant_that_takes_for_ever_is_given_up_while_it_is_compiled(
+def test_a_constant_that_takes_forever_is_stopped_during_compilation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chat, "TEMPLATE_SECONDS", 0.5)
@@ -114,7 +114,7 @@ def test_a_loop_can_be_left_as_in_transformers(tmp_path: Path) -> None:
     assert rendered(tmp_path, "{% for m in messages %}{{ m.role }}{% break %}{% endfor %}") == "user"
 
 
-def test_the_date_is_the_given_one_and_without_it_a_template_takes_its_own(tmp_path: Path) -> None:
+def test_a_template_uses_the_configured_date_or_its_own(tmp_path: Path) -> None:
     path = tmp_path / "template.jinja"
     path.write_text("{{ strftime_now('%d %b %Y, %H h') if strftime_now is defined else '26 Jul 2024' }}")
     texts = []
@@ -125,19 +125,19 @@ def test_the_date_is_the_given_one_and_without_it_a_template_takes_its_own(tmp_p
 
 
 @pytest.mark.parametrize("value", ["2026-02-30", "today", 20261130, "2026-11-30T10:00:00"])
-def test_a_date_that_is_none_is_refused(value: object) -> None:
+def test_an_invalid_date_is_refused(value: object) -> None:
     with pytest.raises(ValidationError, match="chat_date"):
         DataConfig(chat_date=value)
 
 
-def test_what_is_drawn_at_random_is_the_same_whenever_it_is_rendered(tmp_path: Path) -> None:
+def test_random_choices_are_the_same_at_every_rendering(tmp_path: Path) -> None:
     template = "{{ range(99999) | random }} {{ lipsum(1) }}"
     first, again = (rendered(tmp_path, template) for _ in range(2))
     other = rendered(tmp_path, template, MESSAGES[:1])
     assert first == again != other
 
 
-def test_a_template_without_an_end_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_template_without_an_end_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chat, "ROW_SECONDS", 1.0)
     endless = "{% for a in range(90000) %}{% for b in range(90000) %}{% set x = a %}{% endfor %}{% endfor %}"
     with pytest.raises(DataError, match="takes more than 1 s"):
@@ -145,11 +145,11 @@ def test_a_template_without_an_end_is_given_up(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("messages", [[1], [{"content": "no role"}], [{"role": 3, "content": "x"}]])
-def test_what_is_no_conversation_is_named(tmp_path: Path, messages: object) -> None:
+def test_an_error_names_a_row_that_is_not_a_conversation(tmp_path: Path, messages: object) -> None:
     with pytest.raises(DataError, match="row 1 is not a conversation"):
         rendered(tmp_path, "{{ messages }}", messages)
 
 
-def test_a_template_that_is_no_template_is_refused_unread() -> None:
+def test_a_file_too_large_for_a_template_is_not_read() -> None:
     with pytest.raises(DataError, match="larger than"):
         ChatRenderer("/dev/zero")

@@ -96,7 +96,7 @@ def test_a_field_text_comes_first_and_another_field_is_taken_as_it_is(tmp_path: 
         ({"conversations": 3}, "field 'conversations' of line 1 of .* holds a number, not a text"),
     ],
 )
-def test_what_is_no_conversation_is_one_line(tmp_path: Path, row: dict, message: str | None) -> None:
+def test_a_row_that_is_not_a_conversation_gives_one_line(tmp_path: Path, row: dict, message: str | None) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps(row))
     if message is None:  # a conversation that someone has rendered already
@@ -118,7 +118,7 @@ def test_what_is_no_conversation_is_one_line(tmp_path: Path, row: dict, message:
         ({"from": "gpt", "value": "Seven.", "thinking": "I count."}, "'thinking'"),
     ],
 )
-def test_text_that_chatml_would_lose_is_refused_and_a_template_that_writes_it_is_asked(
+def test_text_that_chatml_would_lose_is_refused_unless_the_template_writes_it(
     tmp_path: Path, message: dict[str, Any], lost: str
 ) -> None:
     path, template = tmp_path / "rows.jsonl", tmp_path / "all.jinja"

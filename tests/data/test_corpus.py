@@ -84,9 +84,7 @@ def test_text_without_any_space_is_cut_at_the_limit(monkeypatch: pytest.MonkeyPa
     assert pieces_of(" " * 25) == [" " * 10, " " * 10, " " * 5]
 
 
-def test_open_corpus_gives_whole_documents_in_order_without_blank_ones(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_documents_come_whole_in_order_without_blank_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corpus, "PIECE_CHARACTERS", 16)
     monkeypatch.setattr("gptcli.data.compression.CHUNK_BYTES", 5)
     (tmp_path / "b.txt").write_bytes(b"\xef\xbb\xbffirst line\r\nand \x00 second, long enough<eot> \n<eot>another")

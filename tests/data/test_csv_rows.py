@@ -213,7 +213,9 @@ def test_tabs_separate_the_values_of_tsv(tmp_path: Path) -> None:
         ('id,text\n1,"a\n', ["data.csv_escape=,", "data.csv_delimiter=;"], "has no field 'text'|separates its columns"),
     ],
 )
-def test_faults_are_named_in_every_dialect(tmp_path: Path, content: str, assignments: list[str], message: str) -> None:
+def test_errors_name_their_place_in_every_dialect(
+    tmp_path: Path, content: str, assignments: list[str], message: str
+) -> None:
     with pytest.raises(DataError, match=message):
         texts_of(write(tmp_path, "a.csv", content.encode()), *assignments)
 

@@ -70,7 +70,7 @@ def test_a_file_that_cannot_be_read_is_a_storage_error(tmp_path: Path) -> None:
         list(read_text(tmp_path, "a", Decoding()))
 
 
-def test_what_is_no_text_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+def test_files_that_are_not_text_are_refused_before_decoding(tmp_path: Path) -> None:
     """Also within a compression, and where errors would be replaced."""
     for name, content in (("a", b"%PDF-1.7"), ("a.gz", compress(b"\x89PNG\r\n\x1a\n", ".gz")), ("b", b"\0a" * 50)):
         with pytest.raises(DataError, match=r"is (a PDF document|a PNG image|text in UTF-16BE); .*convert it to text"):
@@ -103,7 +103,7 @@ def test_utf8_is_not_misread_in_another_encoding(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
-def test_a_byte_order_that_is_not_said_is_asked_for(tmp_path: Path, encoding: str) -> None:
+def test_an_unknown_byte_order_is_an_error(tmp_path: Path, encoding: str) -> None:
     path = write(tmp_path, "a.txt", "größe".encode(f"{encoding}-be"))
     with pytest.raises(DataError, match=f"a has no byte order mark of .*--set data.encoding={encoding}-le or"):
         list(read_text(path, "a", Decoding(encoding=encoding)))
@@ -124,7 +124,7 @@ def test_the_error_names_the_probable_encoding_or_the_damage(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("chunk", [1, 5, 1 << 18])
-def test_what_is_replaced_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+def test_replaced_characters_of_a_file_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
     monkeypatch.setattr("gptcli.data.compression.CHUNK_BYTES", chunk)
     content = b"a\xffb\xe6\x97c" + "\ufffd日".encode() + b"\xf0\x9d"
     decoding = Decoding("replace")

@@ -30,7 +30,7 @@ WIDE = ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be")
 
 @pytest.mark.parametrize("language", list(PROSE))
 @pytest.mark.parametrize("encoding", WIDE)
-def test_utf16_and_utf32_are_told_apart_with_and_without_a_byte_order_mark(language: str, encoding: str) -> None:
+def test_utf16_and_utf32_are_distinguished_with_and_without_a_byte_order_mark(language: str, encoding: str) -> None:
     kind = file_type(PROSE[language].encode(encoding)[:1000])
     assert kind is not None and kind.encoding == encoding
 
@@ -108,7 +108,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("what", list(FILES))
-def test_what_is_no_text_is_named(what: str) -> None:
+def test_types_of_files_that_are_not_text_are_recognised(what: str) -> None:
     kind = file_type(FILES[what])
     assert kind is not None and kind.what == what
     assert "encoding_errors" not in str(not_text_error("a", kind))

@@ -80,7 +80,7 @@ def test_json_is_read_in_every_layout_whatever_its_ending(tmp_path: Path, name: 
         ),
     ],
 )
-def test_what_is_no_row_is_named_for_what_it_is(tmp_path: Path, content: str, message: str) -> None:
+def test_an_error_describes_a_value_that_is_not_a_row(tmp_path: Path, content: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         texts_of(write(tmp_path, "a.json", content.encode()))
 

@@ -42,7 +42,7 @@ def test_a_saved_data_set_gives_the_rows_that_load_from_disk_gives(saved: Path, 
     assert expected != TEXTS and sorted(expected) == sorted(TEXTS)
 
 
-def test_of_saved_splits_the_training_one_is_read_unless_another_is_named(
+def test_the_saved_training_split_is_read_unless_another_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     splits = {"test": TEXTS[:3], "train": TEXTS[3:]}
@@ -92,7 +92,7 @@ def test_training_reads_the_hub_cache_through_its_links_and_validates_on_another
     assert (list(scan.train_texts()), list(scan.val_texts())) == (TEXTS[:590], TEXTS[590:])
 
 
-def test_of_several_revisions_the_main_one_is_read(tmp_path: Path) -> None:
+def test_the_main_one_of_several_revisions_is_read(tmp_path: Path) -> None:
     in_the_hub_cache(tmp_path, {"train.parquet": ["old"]}, "aaa")
     repository = in_the_hub_cache(tmp_path, {"train.parquet": ["new"]}, "bbb")
     with pytest.raises(DataError, match="several revisions or none: aaa, bbb"):

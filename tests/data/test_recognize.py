@@ -44,7 +44,7 @@ def read_from_stdin(
         ("text\nrow 0\nrow 1\nrow 2\n", {"format": "csv"}, "csv", ""),
     ],
 )
-def test_rows_on_stdin_are_read_as_rows_and_that_is_said(
+def test_rows_on_stdin_are_read_as_rows_with_a_message(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -94,7 +94,7 @@ def test_a_copy_of_a_stream_is_read_as_the_stream_was(tmp_path: Path, monkeypatc
     assert [document.text for document in corpus_documents([str(copy)], DataConfig(), tmp_path)] == TEXTS
 
 
-def test_a_text_file_that_looks_like_rows_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_text_file_that_looks_like_rows_gives_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path, "a.log", ROWS.encode())
     assert [document.text for document in corpus_documents([str(path)], DataConfig(), tmp_path)] == [ROWS]
     assert f"warning: {path} is read as plain text, and looks like JSON lines; " in capsys.readouterr().err

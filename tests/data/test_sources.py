@@ -159,13 +159,15 @@ def test_a_data_set_of_instructions_is_kept_as_what_its_template_reads(data_set:
         (":german", "body", "cannot read hf:.*german"),
     ],
 )
-def test_what_a_data_set_lacks_is_named(data_set: Path, tmp_path: Path, suffix: str, field: str, message: str) -> None:
+def test_an_error_names_what_a_data_set_lacks(
+    data_set: Path, tmp_path: Path, suffix: str, field: str, message: str
+) -> None:
     with pytest.raises(DataError, match=message):
         find_files([f"hf:{data_set}{suffix}"], DataConfig(text_field=field), tmp_path / "cache")
     assert [path.suffix for path in (tmp_path / "cache" / "spool").iterdir()] == [".lock"]
 
 
-def test_a_copy_of_a_data_set_that_was_stopped_goes_on_in_its_stream(
+def test_an_interrupted_copy_of_a_data_set_continues_in_its_stream(
     data_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(streams, "PART_BYTES", 100)

@@ -105,7 +105,7 @@ def test_the_training_tokens_stay_where_they_are_and_the_validation_tokens_trave
     assert "% of the tokens" in found.report["split_rule"]
 
 
-def test_validation_takes_the_part_that_is_asked_for(corpus: Corpus, tmp_path: Path) -> None:
+def test_validation_uses_the_requested_part(corpus: Corpus, tmp_path: Path) -> None:
     path = write(tmp_path / "tokens.bin", stream(corpus.prepared.train), "<u2")
     found = prepare([path], tmp_path, corpus.folder, val_fraction=0.25)
     assert len(found.val) == pytest.approx(len(corpus.prepared.train) / 4, abs=1)
@@ -255,7 +255,7 @@ def broken(name: str, ids: np.ndarray, path: Path) -> None:
         ("few", r"holds 3 tokens"),
     ],
 )
-def test_a_file_that_is_no_such_file_is_named(corpus: Corpus, tmp_path: Path, name: str, message: str) -> None:
+def test_an_error_names_a_file_that_holds_no_tokens(corpus: Corpus, tmp_path: Path, name: str, message: str) -> None:
     broken(name, stream(corpus.prepared.train), tmp_path / "tokens.bin")
     with pytest.raises(DataError, match=message):
         prepare([tmp_path / "tokens.bin"], tmp_path, corpus.folder)

@@ -28,7 +28,7 @@ OTHERS: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("kind", OTHERS)
-def test_what_is_no_regular_file_is_refused_at_once_by_its_kind(tmp_path: Path, kind: str) -> None:
+def test_a_path_that_is_not_a_regular_file_is_refused_at_once(tmp_path: Path, kind: str) -> None:
     OTHERS[kind](tmp_path / "file")
     for read in (open_regular, read_regular):
         with pytest.raises(UnsuitableFileError, match=f"it is {kind}, not a regular file"):

@@ -90,7 +90,7 @@ def test_a_link_with_a_temporary_name_is_removed_and_its_target_stays(tmp_path: 
     assert (tmp_path / "outside" / "part").read_text() == "theirs"
 
 
-def test_a_name_tells_its_owner_and_fits_into_a_directory() -> None:
+def test_a_name_identifies_its_owner_and_fits_into_a_directory() -> None:
     name = temporary_name(Path("step-00000100")).name
     assert Owner.of_name(name) == current_owner() and len(name) < 100
     for wrong in ("step", "a.tmp-", "a.tmp-1-2-3-4", f"a.tmp-x-1-{'0' * 16}-00", f"a.tmp-1-x-{'0' * 16}-00"):
@@ -122,7 +122,7 @@ def can_unshare() -> bool:
 
 
 @pytest.mark.parametrize("proc", [["--mount-proc"], []])
-def test_a_process_of_another_pid_namespace_is_not_taken_for_dead(tmp_path: Path, proc: list[str]) -> None:
+def test_a_process_of_another_pid_namespace_does_not_count_as_ended(tmp_path: Path, proc: list[str]) -> None:
     if not can_unshare():
         pytest.skip("making a pid namespace is not permitted here")
     mine = temporary_name(tmp_path / "entry")

@@ -89,7 +89,7 @@ def test_no_writer_follows_a_link_and_its_remedy_works(tmp_path: Path, name: str
 @pytest.mark.parametrize(
     "name", sorted(WRITERS.keys() - {"create_file", "create_text_file", "write_file", "copy_file"})
 )
-def test_a_pipe_is_no_file_of_ours_which_is_neither_replaced_nor_waited_for(tmp_path: Path, name: str) -> None:
+def test_a_pipe_is_neither_replaced_nor_waited_for(tmp_path: Path, name: str) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(StorageError, match="not a regular file; remove it"):
         WRITERS[name](tmp_path / "pipe")

@@ -128,7 +128,7 @@ BEYOND: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", BEYOND)
-def test_what_goes_beyond_a_bound_is_refused(name: str) -> None:
+def test_a_tokenizer_beyond_a_bound_is_refused(name: str) -> None:
     sections, reason = BEYOND[name]
     with pytest.raises(BoundsError, match=reason):
         require_bounds(SPEC | sections)

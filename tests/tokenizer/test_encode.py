@@ -197,7 +197,7 @@ def test_gigatoken_is_not_used_where_its_ids_are_wrong(
     assert capsys.readouterr().err.count("is not used") == 1
 
 
-def test_gigatoken_forgets_its_words_now_and_then(words: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gigatoken_clears_its_cache_of_words(words: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CACHED_BYTES", 3000)
     assert_same_ids(words, ["first words " * 200])
     loaded = words.encoder.fast

@@ -92,7 +92,7 @@ def test_merges_of_another_vocabulary_are_refused(vocabulary_folder: Path) -> No
         (b'{"model": {"type": "BPE", "vocab": {}, "merges": []}}', ""),
     ],
 )
-def test_what_is_no_tokenizer_is_one_clear_line(tmp_path: Path, content: bytes, words: str) -> None:
+def test_a_file_that_is_not_a_tokenizer_gives_one_clear_line(tmp_path: Path, content: bytes, words: str) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_bytes(content)
     with pytest.raises(TokenizerError) as caught:

@@ -117,7 +117,7 @@ def test_a_byte_level_tokenizer_that_changes_the_text_is_measured() -> None:
     assert lost_bytes(Tokenizer(lowering), "Aa") == 1
 
 
-def test_of_a_long_text_a_sample_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sample_of_a_long_text_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lost_text, "PIECE_CHARACTERS", 100)
     monkeypatch.setattr(lost_text, "WHOLE_CHARACTERS", 1000)
     assert "".join(pieces(TEXT)) == TEXT and max(map(len, pieces(TEXT))) <= 100
@@ -132,7 +132,7 @@ def test_of_a_long_text_a_sample_is_measured(monkeypatch: pytest.MonkeyPatch) ->
     assert "measured on" in meter.found.words("this text")
 
 
-def test_little_that_is_lost_is_said_and_much_withholds_the_figure() -> None:
+def test_a_small_loss_is_reported_and_a_large_one_withholds_bits_per_byte() -> None:
     assert LostText(0, 10, 10).words("this text") == ""
     assert not LostText(1, 1000, 1000).is_withheld and LostText(2, 1000, 1000).is_withheld
     assert "0.1 %" in LostText(1, 1000, 1000).words("this text")

@@ -81,7 +81,7 @@ def test_other_patterns_without_bounds_are_refused(pattern: str, reason: str) ->
 
 
 @pytest.mark.parametrize("pattern", ["(", ")", "[a", "\\", "(?~a)", "(?(1)a|b)", "(?@a)"])
-def test_what_is_not_understood_is_said_to_be_so(pattern: str) -> None:
+def test_unknown_syntax_is_not_understood(pattern: str) -> None:
     with pytest.raises(NotUnderstoodError):
         analyse(pattern)
 

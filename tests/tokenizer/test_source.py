@@ -79,6 +79,6 @@ def test_a_download_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("reference", ["hf:", "hf:a/b/c", "hf:../secret"])
-def test_what_is_no_name_of_a_model_is_refused_without_the_network(reference: str) -> None:
+def test_an_invalid_model_name_is_refused_without_the_network(reference: str) -> None:
     with pytest.raises(TokenizerError, match="from the Hub"):
         open_tokenizer(reference)

@@ -94,7 +94,7 @@ def merged(parts: list[str], pair: tuple[str, str]) -> list[str]:
     return result
 
 
-def test_a_long_document_teaches_the_same_merges_as_the_library_learns_uncut(random_text) -> None:
+def test_a_long_document_gives_the_same_merges_as_the_library_finds_uncut(random_text) -> None:
     long_text = " ".join(random_text(seed, 200) for seed in range(60)) * 12
     assert len(long_text) > 200_000, "longer than several pieces"
     ours = build_tokenizer(BpeTokenizerConfig(vocab_size=500), lambda: iter([long_text]))
@@ -119,7 +119,7 @@ def test_bpe_is_the_same_in_every_process(bpe: Tokenizer, prose: tuple) -> None:
         assert output.stdout.strip() == bpe.fingerprint, output.stderr
 
 
-def test_a_corpus_too_small_gives_a_smaller_vocabulary_and_says_so(capsys: pytest.CaptureFixture) -> None:
+def test_a_corpus_too_small_gives_a_smaller_vocabulary_and_a_message(capsys: pytest.CaptureFixture) -> None:
     tokenizer = build_tokenizer(BpeTokenizerConfig(vocab_size=1000), lambda: iter(["abab abab"]))
     assert tokenizer.vocab_size < 270 and tokenizer.eos_id == tokenizer.vocab_size - 1
     said = capsys.readouterr()
@@ -153,13 +153,13 @@ def test_an_error_while_reading_the_texts_reaches_the_caller_unchanged(config) -
         build_tokenizer(config, texts)
 
 
-def test_text_that_looks_like_the_special_token_is_learnt_as_text() -> None:
+def test_training_treats_text_that_looks_like_the_special_token_as_text() -> None:
     tokenizer = build_tokenizer(BpeTokenizerConfig(vocab_size=300), lambda: iter(["<|endoftext|> " * 50]))
     ids = tokenizer.encode("<|endoftext|>")
     assert tokenizer.eos_id not in ids and tokenizer.decode(ids) == "<|endoftext|>"
 
 
-def test_words_of_ordinary_length_are_learnt_as_gpt2_splits_them(hard_texts: tuple, random_text) -> None:
+def test_words_of_ordinary_length_are_split_for_training_as_gpt2_splits_them(hard_texts: tuple, random_text) -> None:
     bounded = pre_tokenizers.Split(Regex(TRAINING_WORD), "isolated")
     uncut = pre_tokenizers.ByteLevel(add_prefix_space=False)
     for text in (
@@ -186,7 +186,7 @@ LONG_WORDS = {
 
 
 @pytest.mark.parametrize("alphabet", LONG_WORDS.values(), ids=LONG_WORDS)
-def test_a_text_without_word_ends_is_learnt_in_time_that_is_linear(alphabet: str) -> None:
+def test_a_text_without_word_ends_is_trained_on_in_linear_time(alphabet: str) -> None:
     """Quadratic time took 11 s for 200,000 letters of DNA, and 52 s for 400,000."""
     text = "".join(random.Random(0).choices(alphabet, k=200_000))
     began = time.process_time()

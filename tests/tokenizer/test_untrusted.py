@@ -51,7 +51,7 @@ FAILING: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", FAILING)
-def test_what_fails_in_the_library_is_one_line_here(tmp_path: Path, name: str) -> None:
+def test_a_failure_of_the_library_gives_one_line(tmp_path: Path, name: str) -> None:
     sections, reason = FAILING[name]
     with pytest.raises(TokenizerError, match=f"tokenizer.json is not used: .*{reason}") as failure:
         load_tokenizer(written(tmp_path, **sections))
@@ -88,7 +88,7 @@ def test_known_structures_are_not_tried(tmp_path: Path, monkeypatch: pytest.Monk
     assert load_tokenizer(tmp_path).encode("ab") == [5]
 
 
-def test_a_trial_that_takes_too_long_or_too_much_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_that_takes_too_long_or_too_much_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(tmp_path, normalizer={"type": "Lowercase"})
     monkeypatch.setattr(untrusted, "PATIENCE", 0.001)
     with pytest.raises(TokenizerError, match="takes more than"):
@@ -109,7 +109,7 @@ def test_added_tokens_have_the_ids_of_their_file(tmp_path: Path) -> None:
         load_tokenizer(written(tmp_path, added_tokens=[{"id": 9, **token, "special": True}]))
 
 
-def test_a_text_that_takes_too_long_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_text_that_takes_too_long_is_abandoned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A pattern of cubic time on letters that the trial has no run of."""
     monkeypatch.setattr(library, "BASE_SECONDS", 0.2)
     splitter = {"type": "Split", "pattern": {"Regex": r"q*q*\s{2}"}, "behavior": "Isolated", "invert": False}
