@@ -140,5 +140,6 @@ class Attention(nn.Module):
 
 def normalised(x: Tensor, norm: RMSNorm) -> Tensor:
     """Normalise x (B, T, N, D) over each head, or over all heads if the norm is as wide as all."""
-    normed: Tensor = norm(x if norm.width == x.shape[-1] else x.flatten(2))  # (B, T, N, D) or (B, T, N*D)
-    return normed.view_as(x)
+    is_over_head = norm.width == x.shape[-1]
+    normed: Tensor = norm(x) if is_over_head else norm(x.flatten(2)).view_as(x)  # flattened: (B, T, N*D)
+    return normed

@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from gptcli.nn.thresholds import FIRST_TABLE
 
 Rotary = tuple[Tensor, Tensor]
-"""The cos and signed sin of the angles, (1, T, R) or (B, 1, T, R); see `RotaryEmbedding`."""
+"""The cos and signed sin of the angles, (T, R) or (B, 1, T, R); see `RotaryEmbedding`."""
 Scale = Callable[[Tensor], Tensor]
 """A function from frequencies (R/2,), in radians a position, to those that fit a longer context."""
 
@@ -69,11 +69,12 @@ class RotaryEmbedding(nn.Module):
         self.sin = torch.cat((-sin, sin), dim=-1)  # (length, R)
 
     def forward(self, places: Tensor | slice, end: int, device: torch.device) -> Rotary:
-        """Return the tables for a slice of T positions, (1, T, R), or for positions (B, T), (B, 1, T, R), all below
+        """Return the tables for a slice of T positions, (T, R), or for positions (B, T), (B, 1, T, R), all below
         `end`.
         """
         self.reserve(end, device)
-        return self.cos[places].unsqueeze(-3), self.sin[places].unsqueeze(-3)
+        cos, sin = self.cos[places], self.sin[places]
+        return (cos, sin) if isinstance(places, slice) else (cos.unsqueeze(1), sin.unsqueeze(1))  # (B, 1, T, R)
 
 
 def scale_linear(frequencies: Tensor, factor: float) -> Tensor:
