@@ -10,9 +10,13 @@ import torch
 from tokenizers import normalizers, pre_tokenizers
 from torch import nn
 
+from gptcli.checkpoint.run_directory import RunDirectory
+from gptcli.checkpoint.save import save_checkpoint
+from gptcli.config import Config, dump_toml
 from gptcli.interop.auto_tokenizer import QWEN2_SPLIT
 from gptcli.models.config import ModelConfig
 from gptcli.models.gpt import GPT, build_model
+from gptcli.storage import write_atomic
 from gptcli.tokenizer.config import ByteTokenizerConfig
 from gptcli.tokenizer.tokenizer import Tokenizer
 from gptcli.tokenizer.train import build_tokenizer
@@ -75,3 +79,29 @@ def our_model(tokenizer, lively) -> Callable[..., GPT]:
 def some_ids(tokenizer) -> torch.Tensor:
     """Token ids (2, 64): as long as the context of `our_model`."""
     return torch.randint(tokenizer.vocab_size, (2, 64), generator=torch.Generator().manual_seed(2))
+
+
+@pytest.fixture
+def make_run(tokenizer, tmp_path) -> Callable[..., RunDirectory]:
+    """make_run(model, config, losses, change, **parts) writes a run.
+
+    It has a checkpoint for each step of `losses`, whose weights are `change(tensor, step)`, and whose other parts are
+    `parts`.
+    """
+
+    def make(
+        model: GPT,
+        config: Config,
+        losses: dict[int, float | None],
+        change: Callable[[torch.Tensor, int], torch.Tensor],
+        **parts: dict[str, torch.Tensor],
+    ) -> RunDirectory:
+        run = RunDirectory.create(tmp_path / "run")
+        write_atomic(run.config_path, dump_toml(config))
+        tokenizer.save(run.path)
+        for step, val_loss in losses.items():
+            tensors = {name: change(tensor, step) for name, tensor in model.state_dict().items()}
+            save_checkpoint(run, step, {"model": tensors, **parts}, {"val_loss": val_loss})
+        return run
+
+    return make

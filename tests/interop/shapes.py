@@ -85,6 +85,26 @@ OURS = (
         "gpt2, no biases": ("GPT2LMHeadModel", GPT2 | {"bias": False, "mlp": "gelu"}),
     }
 )
+
+
+def theirs(kind: type[transformers.PretrainedConfig], **changes: object) -> transformers.PretrainedConfig:
+    """A small config of a class of transformers whose keys are Llama's."""
+    sizes = {
+        "hidden_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 50,
+        "max_position_embeddings": 64,
+    }
+    return kind(**(sizes | changes))
+
+
+def rope(kind: str, **parameters: float) -> dict[str, dict[str, object]]:
+    return {"rope_parameters": {"rope_type": kind, "rope_theta": 1e4} | parameters}
+
+
+GROUPED = {"hidden_size": 45, "num_key_value_heads": 2}
+WINDOWED = {"num_hidden_layers": 4, "use_sliding_window": True, "sliding_window": 9, "max_window_layers": 2}
 THEIRS = {
     "gpt2": transformers.GPT2Config(n_embd=48, n_layer=3, n_head=4, n_positions=64),
     "gpt2 untied": transformers.GPT2Config(
@@ -96,118 +116,61 @@ THEIRS = {
         tie_word_embeddings=False,
         activation_function="gelu",
     ),
-    "llama": transformers.LlamaConfig(
-        hidden_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        intermediate_size=50,
-        max_position_embeddings=64,
-        rope_parameters={"rope_type": "default", "rope_theta": 5e5},
-    ),
-    "llama tied, with biases": transformers.LlamaConfig(
-        hidden_size=48,
-        num_hidden_layers=2,
+    "llama": theirs(transformers.LlamaConfig, num_hidden_layers=3, **rope("default", rope_theta=5e5)),
+    "llama tied, with biases": theirs(
+        transformers.LlamaConfig,
         num_attention_heads=6,
         num_key_value_heads=3,
         head_dim=14,
         intermediate_size=37,
-        max_position_embeddings=64,
         attention_bias=True,
         mlp_bias=True,
         tie_word_embeddings=True,
     ),
-    "mistral": transformers.MistralConfig(
-        hidden_size=45,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=10,
-        intermediate_size=50,
-        max_position_embeddings=64,
-        sliding_window=7,
-    ),
-    "qwen3": transformers.Qwen3Config(
-        hidden_size=45,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=14,
-        intermediate_size=50,
-        max_position_embeddings=64,
-    ),
-    "qwen2": transformers.Qwen2Config(
-        hidden_size=48,
-        num_hidden_layers=4,
-        num_attention_heads=4,
+    "mistral": theirs(transformers.MistralConfig, head_dim=10, sliding_window=7, **GROUPED),
+    "qwen3": theirs(transformers.Qwen3Config, num_hidden_layers=3, head_dim=14, **GROUPED),
+    "qwen2": theirs(
+        transformers.Qwen2Config,
         num_key_value_heads=2,
         intermediate_size=37,
         max_position_embeddings=32,
-        use_sliding_window=True,
-        sliding_window=9,
-        max_window_layers=2,
-        rope_parameters={
-            "rope_type": "yarn",
-            "factor": 4.0,
-            "original_max_position_embeddings": 8,
-            "rope_theta": 1e4,
-            "mscale": 1.0,
-            "mscale_all_dim": 0.5,
-        },
+        **WINDOWED,
+        **rope("yarn", factor=4.0, original_max_position_embeddings=8, mscale=1.0, mscale_all_dim=0.5),
     ),
-    "olmo2": transformers.Olmo2Config(
-        hidden_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
+    "olmo2": theirs(
+        transformers.Olmo2Config,
         num_key_value_heads=2,
         intermediate_size=37,
         max_position_embeddings=32,
-        rope_parameters={
-            "rope_type": "llama3",
-            "factor": 4.0,
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 16,
-            "rope_theta": 500.0,
-        },
+        **rope(
+            "llama3",
+            factor=4.0,
+            low_freq_factor=1.0,
+            high_freq_factor=4.0,
+            original_max_position_embeddings=16,
+            rope_theta=500.0,
+        ),
     ),
-    "gpt_neox": transformers.GPTNeoXConfig(
-        hidden_size=48,
-        num_hidden_layers=2,
+    "gpt_neox": theirs(
+        transformers.GPTNeoXConfig,
         num_attention_heads=3,
         intermediate_size=77,
         max_position_embeddings=32,
-        rope_parameters={"rope_type": "default", "rope_theta": 5e3, "partial_rotary_factor": 0.5},
+        **rope("default", rope_theta=5e3, partial_rotary_factor=0.5),
     ),
-    "gpt_neox tied, one after the other": transformers.GPTNeoXConfig(
+    "gpt_neox tied, one after the other": theirs(
+        transformers.GPTNeoXConfig,
         hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=50,
         max_position_embeddings=32,
         use_parallel_residual=False,
         tie_word_embeddings=True,
-        rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4},
+        **rope("linear", factor=2.0),
     ),
-    "nanochat": transformers.NanoChatConfig(
-        hidden_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        intermediate_size=77,
-        max_position_embeddings=32,
+    "nanochat": theirs(
+        transformers.NanoChatConfig, num_key_value_heads=2, intermediate_size=77, max_position_embeddings=32
     ),
-    "qwen3 tied, upper layers windowed": transformers.Qwen3Config(
-        hidden_size=48,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        head_dim=12,
-        intermediate_size=50,
-        max_position_embeddings=64,
-        tie_word_embeddings=True,
-        use_sliding_window=True,
-        sliding_window=9,
-        max_window_layers=2,
+    "qwen3 tied, upper layers windowed": theirs(
+        transformers.Qwen3Config, num_key_value_heads=4, head_dim=12, tie_word_embeddings=True, **WINDOWED
     ),
 }
 

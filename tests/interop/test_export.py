@@ -14,9 +14,7 @@ import torch
 import transformers
 import yaml
 
-from gptcli.checkpoint.run_directory import RunDirectory
-from gptcli.checkpoint.save import save_checkpoint
-from gptcli.config import Config, dump_toml
+from gptcli.config import Config
 from gptcli.data.shards import ShardWriter
 from gptcli.errors import CheckpointError, UsageError
 from gptcli.interop import export as exporting
@@ -26,7 +24,6 @@ from gptcli.interop.import_model import import_model
 from gptcli.interop.load import load_model
 from gptcli.interop.parity import ParityCheck, compare, parity_ids, require_exact
 from gptcli.models.config import ModelConfig
-from gptcli.storage import write_atomic
 from gptcli.tokenizer.config import CharTokenizerConfig
 from gptcli.tokenizer.train import build_tokenizer
 from interop import stand_in_llama_cpp
@@ -52,15 +49,11 @@ class Resolved(Config):
 
 
 @pytest.fixture
-def run(our_model, tokenizer, tmp_path) -> Path:
+def run(our_model, make_run) -> Path:
     """A run as training leaves it, with checkpoints at steps 10 (the best) and 20, whose weights are negated."""
-    run = RunDirectory.create(tmp_path / "run")
     model = our_model(n_kv_head=2)
-    write_atomic(run.config_path, dump_toml(Resolved(model=model.config)))
-    tokenizer.save(run.path)
-    for step, val_loss, sign in ((10, 1.5, 1), (20, 2.0, -1)):
-        tensors = {name: sign * tensor for name, tensor in model.state_dict().items()}
-        save_checkpoint(run, step, {"model": tensors}, {"val_loss": val_loss})
+    config = Resolved(model=model.config)
+    run = make_run(model, config, {10: 1.5, 20: 2.0}, lambda tensor, step: tensor if step == 10 else -tensor)
     summary = {"steps": 20, "tokens": 4000, "train_seconds": 12.3, "train_loss": 1.25, "val_loss": 1.5}
     summary["val_loss_interval"] = [1.47, 1.53]
     (run.path / "summary.json").write_text(json.dumps(summary | {"val_bits_per_byte": 2.1}))

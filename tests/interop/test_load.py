@@ -26,16 +26,10 @@ class Resolved(Config):
 
 
 @pytest.fixture
-def run(our_model, tokenizer, tmp_path) -> Path:
+def run(our_model, make_run) -> Path:
     """A run with checkpoints at steps 10, 20 and 30, of which 20 is the best; every weight holds its step's number."""
-    run = RunDirectory.create(tmp_path / "run")
     model = our_model()
-    write_atomic(run.config_path, dump_toml(Resolved(model=model.config)))
-    tokenizer.save(run.path)
-    for step, val_loss in ((10, 3.0), (20, 1.5), (30, 2.0)):
-        tensors = {name: torch.full_like(tensor, step) for name, tensor in model.state_dict().items()}
-        save_checkpoint(run, step, {"model": tensors}, {"val_loss": val_loss})
-    return run.path
+    return make_run(model, Resolved(model=model.config), {10: 3.0, 20: 1.5, 30: 2.0}, torch.full_like).path
 
 
 @pytest.mark.parametrize(("checkpoint", "step"), [("best", 20), ("last", 30), ("10", 10), ("00000030", 30)])

@@ -13,14 +13,11 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from gptcli.checkpoint.run_directory import RunDirectory
-from gptcli.checkpoint.save import save_checkpoint
-from gptcli.config import Config, dump_toml
+from gptcli.config import Config
 from gptcli.errors import StorageError, UsageError
 from gptcli.interop.huggingface import read_huggingface, write_huggingface
 from gptcli.interop.push import PushRequest, push
 from gptcli.models.config import ModelConfig
-from gptcli.storage import write_atomic
 from interop.stand_in_hub import TOKEN, StandInHub, stand_in_hub
 
 FILES = [
@@ -48,16 +45,11 @@ def hub(monkeypatch, tmp_path) -> StandInHub:
 
 
 @pytest.fixture
-def run(our_model, tokenizer, tmp_path) -> Path:
-    """A run with two checkpoints and an optimizer's state."""
-    run = RunDirectory.create(tmp_path / "run")
-    model = our_model()
-    write_atomic(run.config_path, dump_toml(Resolved(model=model.config)))
-    tokenizer.save(run.path)
-    for step, val_loss, sign in ((10, 1.5, 1), (20, 2.0, -1)):
-        tensors = {name: sign * tensor for name, tensor in model.state_dict().items()}
-        save_checkpoint(run, step, {"model": tensors, "optimizer": {"m": torch.ones(5)}}, {"val_loss": val_loss})
-    return run.path
+def run(our_model, make_run) -> Path:
+    """A run with an optimizer's state and two checkpoints, of which the second has the weights negated."""
+    model, moments = our_model(), {"m": torch.ones(5)}
+    config = Resolved(model=model.config)
+    return make_run(model, config, {10: 1.5, 20: 2.0}, lambda t, step: t if step == 10 else -t, optimizer=moments).path
 
 
 def files_of(hub: StandInHub, name: str = "someone/tiny", branch: str = "main") -> dict[str, bytes]:

@@ -112,6 +112,9 @@ class PerplexityOptions:
         batch_size: windows at a time; None: as many as take a modest amount of memory.
         worst: how many of the most surprising passages to keep.
         seed: seed of the bootstrap.
+
+    Raises:
+        UsageError: `batch_size` or `worst` is impossible.
     """
 
     context: int | None = None
@@ -119,6 +122,10 @@ class PerplexityOptions:
     batch_size: int | None = None
     worst: int = 0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.worst < 0 or (self.batch_size is not None and self.batch_size < 1):
+            raise UsageError("a batch holds at least one window, and the worst passages are none or more")
 
 
 DEFAULTS = PerplexityOptions()
@@ -138,22 +145,15 @@ def evaluate_documents(
         on_tokens: called after each batch with the number of tokens scored and their summed nats.
 
     Raises:
-        UsageError: impossible options.
+        UsageError: the context or the stride is impossible.
         DataError: there is nothing to score.
         OutOfMemoryError: the device has no memory for one window.
     """
-    batch_size = options.batch_size
-    if options.worst < 0 or (batch_size is not None and batch_size < 1):
-        raise UsageError("a batch holds at least one window, and the worst passages are none or more")
     began = time.monotonic()
     context, stride = resolve_windows(options.context, options.stride, model.config.context_length)
-    scorer = Scorer(
-        model,
-        context=context,
-        stride=stride,
-        batch_size=usable_batch_size(batch_size, context, model.config.vocab_size, next(model.parameters()).device),
-        on_tokens=on_tokens,
-    )
+    device, vocab_size = model.embedding.weight.device, model.config.vocab_size
+    batch_size = usable_batch_size(options.batch_size, context, vocab_size, device)
+    scorer = Scorer(model, context=context, stride=stride, batch_size=batch_size, on_tokens=on_tokens)
     prefix = np.array(tokenizer.framing.before, dtype=np.uint32)
     pairs = ((document, np.concatenate((prefix, document.ids))) for document in documents)
     tallies: dict[str, Tally] = {}
@@ -177,10 +177,7 @@ def evaluate_documents(
     return Evaluation(
         totals=whole.totals(),
         uncertainty=whole.uncertainty(options.seed),
-        files=tuple(
-            FileScore(name, tally.totals(), tally.uncertainty(options.seed), tally.lost)
-            for name, tally in tallies.items()
-        ),
+        files=tuple(tally.score(name, options.seed) for name, tally in tallies.items()),
         worst=passages.passages(),
         context=context,
         stride=stride,
@@ -279,6 +276,10 @@ class Tally:
         """Return the sums."""
         nats, tokens = float(np.sum(self.nats)), int(np.sum(self.tokens))
         return Totals(nats, tokens, self.bytes, self.words, self.documents, self.unspaced)
+
+    def score(self, source: str, seed: int) -> FileScore:
+        """Return the scores of the source."""
+        return FileScore(source, self.totals(), self.uncertainty(seed), self.lost)
 
     def uncertainty(self, seed: int) -> Uncertainty | None:
         """Return the uncertainty of the loss by resampling documents, or the blocks of a single one."""
