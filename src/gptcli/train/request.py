@@ -38,17 +38,17 @@ class TrainRequest:
     dry_run: bool = False
     cache_dir: Path | None = None
     init_from: str | None = None
-    """The model to start from, as `--init-from` gives it; None: what the settings say."""
+    """The model to start from, by `--init-from`; None: the one of the settings, if any."""
     force: bool = False
-    """Whether to train where the estimate says that the memory does not suffice."""
+    """Whether to train even if the estimate says that the memory does not suffice."""
     max_seconds: float | None = None
-    """The time budget, as `--time` gives it; None: what the settings say. With `resume`, so many seconds more."""
+    """The time budget in seconds, by `--time`; None: that of the settings, if any. With `resume`, further seconds."""
     began: float = field(default_factory=time.monotonic)
-    """The time when the budget began to run, on `time.monotonic()`: the start of the process, where that is known."""
+    """The start of the time budget on the clock of `time.monotonic()`: the start of the process, if it is known."""
 
 
 def named_run(request: TrainRequest) -> TrainRequest:
-    """The request with the run to resume in its place, where it was named as if it were the corpus."""
+    """Return the request with the run to resume as `out`, also if it was named in the place of the corpus."""
     if request.resume and request.out is None and len(request.corpus) == 1:
         path = expanded(request.corpus[0])
         if RunDirectory.is_run(path):
@@ -57,10 +57,10 @@ def named_run(request: TrainRequest) -> TrainRequest:
 
 
 def resumable_run(request: TrainRequest) -> RunDirectory | None:
-    """The run to go on with, or None to begin one; refuses to begin where one already is.
+    """Return the run to resume, or None to begin one.
 
     Raises:
-        UsageError: the run is not named, or one lies there and is not to be resumed.
+        UsageError: the run is not named, or there is one already that is not to be resumed.
         CheckpointError: there is no run to resume, and no corpus to begin one with.
     """
     if request.resume:
@@ -82,10 +82,10 @@ def resumable_run(request: TrainRequest) -> RunDirectory | None:
 
 
 def fresh_directory(corpus: tuple[str, ...]) -> Path:
-    """`runs/NAME` after the corpus, or the mix if there is none, with a number if there is one of that name already."""
+    """Return `runs/NAME`, named after the corpus or "mix", with a number if that exists already."""
     corpus = corpus or ("mix",)
     path = Path(corpus[0])
-    # The name of a glob such as texts/*.txt or texts/**/*.md is that of the directory that it looks in.
+    # A glob such as texts/*.txt or texts/**/*.md is named after its directory.
     plain = [part for part in (path, *path.parents) if not any(glob.has_magic(p) for p in part.parts)]
     stem = (
         (plain[0].name or os.path.basename(os.path.realpath(plain[0]))).split(".")[0] if corpus[0] != "-" else "stdin"
@@ -96,12 +96,12 @@ def fresh_directory(corpus: tuple[str, ...]) -> Path:
 
 
 def settings_of(request: TrainRequest, history: History) -> RawConfig:
-    """The user's settings: those of the resumed run, then -c files, --set values, CORPUS and options.
+    """Return the user's settings: those of the resumed run, then -c files, --set values, CORPUS and options.
 
     Raises:
-        ConfigError: a file or value cannot be read, or a key may not change when the run goes on.
+        ConfigError: a file or value cannot be read, or a key may not change when a run is resumed.
         UsageError: the run began from another model.
-        DataError: the text that a resumed run is trained on is not where its settings say.
+        DataError: the text of a resumed run is not where its settings say.
     """
     base = read_toml(history.run.config_path) if history.run else RawConfig()
     settings = read_settings(request.config_files, request.assignments, base)
@@ -119,17 +119,18 @@ def settings_of(request: TrainRequest, history: History) -> RawConfig:
 
 
 def with_budget(settings: RawConfig, seconds: float | None) -> RawConfig:
-    """The settings with a time budget, where one is given."""
+    """Return the settings with the time budget, if one is given."""
     return settings if seconds is None else merge(settings, with_origin({"train": {"max_seconds": seconds}}, "--time"))
 
 
 def with_new_end(settings: RawConfig, base: RawConfig, more: float | None, spent: float) -> RawConfig:
-    """The settings of a resumed run; where they give it another end, nothing is left of the one that was planned.
+    """Return the settings of a resumed run, without the old plan of its end if they give it a new end.
 
     Args:
+        settings: the settings with the changes.
         base: the settings before.
         more: the seconds of `--time`, which begin when the run is resumed and end it instead of a number of steps.
-        spent: the seconds of its time budget that the run has spent already.
+        spent: the seconds of its time budget that the run has used already.
     """
     planned, train = base.values.get("train", {}), dict(settings.values.get("train", {}))
     if more is not None and train.get("max_steps") == planned.get("max_steps"):
@@ -142,7 +143,7 @@ def with_new_end(settings: RawConfig, base: RawConfig, more: float | None, spent
 
 
 def missing_sources(data: Mapping[str, Any]) -> Iterator[str]:
-    """The files and folders of a corpus that are not where the settings say."""
+    """Yield the files and folders of a corpus that are not where the settings say."""
     mix = (source for entry in data.get("mix") or () for source in entry["corpus"])
     for source in (*(data.get("corpus") or ()), *mix, *([data["val"]] if data.get("val") else [])):
         is_path = source != "-" and not source.startswith(("hf:", "python:"))
@@ -151,10 +152,14 @@ def missing_sources(data: Mapping[str, Any]) -> Iterator[str]:
 
 
 def require_corpus(history: History, user: RawConfig) -> None:
-    """Raises DataError: the text of a resumed run is not where its settings say; names the way to say where it is."""
+    """Require that the text of a resumed run is where its settings say.
+
+    Raises:
+        DataError: it is not; the remedy shows how to name its new place.
+    """
     data = user.values.get("data", {})
-    missing = next(missing_sources(data), None) if history.run else None
-    if missing is None:
+    missing = next(missing_sources(data), None)
+    if history.run is None or missing is None:
         return
     option = "" if missing in (data.get("corpus") or ()) else "--set data.val=PATH "
     option = "--set data.mix=... " if data.get("mix") else option

@@ -1,4 +1,4 @@
-"""What a run tells the person: the first screen before anything happens, and the summary after it."""
+"""The texts that a run prints: the first screen before anything happens, and the summary at the end."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from gptcli.data.lost_text import lost_text_of, lost_text_warnings
 from gptcli.data.overlap import overlap_warning, overlap_words
 from gptcli.data.prompts import suggested_prompt
 from gptcli.data.scan import CorpusScan
+from gptcli.data.token_scan import TokenScan
 from gptcli.evaluate.baseline import CompressionBaseline
 from gptcli.evaluate.statistics import exponential
 from gptcli.figures import figure, figure_with_interval
+from gptcli.models.config import ModelConfig
 from gptcli.parallel.layout import Layout
 from gptcli.train.ending import Ending
 from gptcli.train.planning.choice import Choice
-from gptcli.train.planning.plan import Plan, describe_model
+from gptcli.train.planning.plan import Plan
 
 LABEL_WIDTH, SCREEN_WIDTH = 12, 80
-"""Columns: of the labels of the first screen, and of a usual terminal."""
+"""Columns of the labels of the first screen, and of a usual terminal."""
 
 
 def show_plan(plan: Plan, step_seconds: float | None) -> None:
@@ -33,7 +35,7 @@ def show_plan(plan: Plan, step_seconds: float | None) -> None:
 
 
 def show_layout(plan: Plan, layout: Layout) -> None:
-    """Print how several ranks share the work."""
+    """Print how the ranks share the work."""
     parallel = plan.config.parallel
     parts = {"replicas": layout.replicas, "shards": layout.shards, "tensor": layout.tensor}
     box = " x ".join(f"{count} {name}" for name, count in parts.items() if count > 1)
@@ -42,7 +44,7 @@ def show_layout(plan: Plan, layout: Layout) -> None:
 
 
 def plan_lines(plan: Plan, step_seconds: float | None) -> list[tuple[str, str]]:
-    """The first screen as (label, text) pairs."""
+    """Return the first screen as (label, text) pairs."""
     config, data, train = plan.config, plan.data, plan.config.train
     tokens = plan.steps * train.tokens_per_step
     cut = f"(micro-batches of {train.batch_size} x {config.seq_len}) = {size(tokens, '')}, {epochs_words(plan.epochs)}"
@@ -58,12 +60,12 @@ def plan_lines(plan: Plan, step_seconds: float | None) -> list[tuple[str, str]]:
         ("steps", f"{'about ' * bool(plan.deadline)}{plan.steps:,} of {train.tokens_per_step:,} tokens {cut}"),
         ("memory", memory_words(plan)),
     ]
-    if plan.deadline:
-        clock = plan.deadline.clock
-        gone = f"{duration(clock.seconds)} in all, {duration(clock.spent())} of it gone"
+    clock = plan.clock
+    if plan.deadline and clock:
+        gone = f"{duration(clock.seconds)} in all, {duration(clock.spent())} of it used"
         lines.append(("time", f"{gone} ({plan.deadline.step_seconds * 1000:.0f} ms a step)"))
         if "train.max_steps" in plan.chosen and plan.steps == train.max_steps:
-            lines.append(("", "some of it is left at the end: with more steps the text would be memorised"))
+            lines.append(("", "not all of it is used: with more steps the text would be memorised"))
     elif step_seconds is not None:
         left = plan.steps - plan.first_step
         after = f" for the {left:,} steps that are left" if plan.first_step else ""
@@ -73,8 +75,20 @@ def plan_lines(plan: Plan, step_seconds: float | None) -> list[tuple[str, str]]:
     return lines + chosen_lines(plan)
 
 
+def describe_model(config: ModelConfig) -> str:
+    """Return the architecture in words: `4 layers, 128 wide, 4 heads of 32, rope, rmsnorm, swiglu, context 128`."""
+    heads = f"{quantity(config.n_head, 'head')} of {config.head_width}"
+    if config.kv_heads != config.n_head:
+        heads += f" ({config.kv_heads} for keys and values)"
+    parts: list[Any] = [quantity(config.n_layer, "layer"), f"{config.n_embd} wide", heads, config.norm, config.mlp]
+    if config.position != "none":
+        scaled = f" ({config.rope_scaling.name} x{config.rope_scaling.factor:g})" if config.rope_scaling else ""
+        parts.append({"rope": f"rope{scaled}", "learned": "learned positions"}[config.position])
+    return ", ".join([*parts, f"context {config.context_length}"])
+
+
 def memory_words(plan: Plan) -> str:
-    """The expected peak of the memory, in words: of the training on a GPU, of the whole process elsewhere."""
+    """Return the expected peak of the memory in words: of the training on a GPU, of the whole process elsewhere."""
     if not plan.process_bytes:
         return f"about {size(plan.memory_bytes)} of the GPU's to train"
     total = size(plan.process_bytes + plan.memory_bytes)
@@ -82,7 +96,7 @@ def memory_words(plan: Plan) -> str:
 
 
 def chosen_lines(plan: Plan) -> list[tuple[str, str]]:
-    """The values that a rule chose, by section of the configuration, each line no wider than the screen."""
+    """Return the values that a rule chose, by section of the configuration, each line no wider than the screen."""
     if not plan.chosen:
         return []
     by = "for that time" if plan.choice else "for this corpus and device"
@@ -99,20 +113,20 @@ def chosen_lines(plan: Plan) -> list[tuple[str, str]]:
 
 
 def value_words(value: Any) -> str:
-    """A value of the configuration as --set takes it."""
+    """Return a value of the configuration as --set reads it."""
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def compiling(plan: Plan) -> str:
-    """Whether the loss is compiled, and why if that was left open."""
+    """Return whether the loss is compiled, in words, with the reason if that was left open."""
     answer = "compiled" if plan.config.train.compile else "not compiled"
     return f"{answer} ({plan.compile_reason})" if plan.compile_reason else answer
 
 
 def choice_lines(choice: Choice) -> list[tuple[str, str]]:
-    """What the rule for a deadline chose, and what it passed over."""
+    """Return the choice of the rule for a deadline, and the runners-up."""
     best, *others = choice.ranked
     lines = [("choice", f"{best.candidate}: predicted best of {choice.candidates:,}")]
     lines += [
@@ -127,7 +141,9 @@ def choice_lines(choice: Choice) -> list[tuple[str, str]]:
 
 
 def corpus_lines(plan: Plan) -> list[str]:
-    """What was read, dropped and split, in two lines for each corpus."""
+    """Return what was read, dropped and split, in two lines for each corpus."""
+    if plan.scan is None:
+        return []
     sources = plan.config.data.corpus
     epochs = plan.batches.epochs(plan.steps * plan.config.sequences_per_step)
     lines = []
@@ -141,8 +157,8 @@ def corpus_lines(plan: Plan) -> list[str]:
     return lines
 
 
-def kept_words(scan: CorpusScan) -> str:
-    """What was kept and dropped of a corpus, in words."""
+def kept_words(scan: CorpusScan | TokenScan) -> str:
+    """Return what was kept and dropped of a corpus, in words."""
     documents = scan.train.documents + scan.val.documents - (scan.cut_at > 0)
     kept = f"{quantity(documents, 'document')}, {size(scan.train.bytes + scan.val.bytes)}"
     if scan.duplicates:
@@ -157,13 +173,13 @@ def kept_words(scan: CorpusScan) -> str:
 
 
 def epochs_words(epochs: float) -> str:
-    """The number of epochs, in words."""
+    """Return the number of epochs in words."""
     words = rounded(epochs)
     return f"{words} epoch{'s' * (words != '1')}"
 
 
 def measured_on(summary: dict[str, Any]) -> str:
-    """The text on which the loss of the summary was measured, in words."""
+    """Return the text on which the loss of the summary was measured, in words."""
     if summary["val_part"] == 1:
         return "whole validation split"
     return (
@@ -172,7 +188,7 @@ def measured_on(summary: dict[str, Any]) -> str:
 
 
 def show_summary(summary: dict[str, Any], plan: Plan, ending: Ending, baseline: CompressionBaseline) -> None:
-    """Print how good the model is, what its curve shows, what it took, and what to type next."""
+    """Print the quality of the model, what its curve shows, the time and memory of the run, and the next commands."""
     loss, interval, bits = summary["val_loss"], summary["val_loss_interval"], summary["val_bits_per_byte"]
     perplexity = interval and tuple(map(exponential, interval))
     say("")

@@ -251,9 +251,8 @@ def test_no_vocabulary_is_in_question_that_what_is_read_could_not_fill(
     user = merge(*map(parse_assignment, (f'data.corpus=["{path}"]', "device=cpu", *more)))
     draft = validate(RunConfig, merge(zero_config(CorpusFacts(1_000_000, "cpu"), user), user))
     clock, cpu = Clock(60.0, time.monotonic()), torch.device("cpu")
-    facts, _, _ = choice.look_at_text(
-        choice.TimedRequest(user, draft, clock, cpu, "fp32", 10**10, tmp_path), draft.data
-    )
+    request = choice.TimedRequest(user, draft, clock, cpu, "fp32", 10**10, tmp_path)
+    facts = choice.look_at_text(request, draft.data).tokenizers
     assert max(fact.vocab_size for fact in facts if fact.config.name == "bpe") == largest
 
 

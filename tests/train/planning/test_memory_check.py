@@ -1,4 +1,4 @@
-"""A training that does not fit is refused before anything is made, and --force tries it all the same."""
+"""A training that does not fit is refused before anything is made, and --force tries it anyway."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What a training takes of each rank's memory, by part, and of the disk. Plain arithmetic, no torch.
+"""The estimate of a training's memory on each rank, by part, and of its checkpoints on disk. Imports no torch.
 
-Adds to `models.memory`, which reckons what one device computes, how `parallel` shares weights out and what it needs to
-talk.
+`models.memory` estimates what one device computes. This module adds the effects of the strategies of `parallel`: how
+the weights are sharded, and which buffers communication needs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ALONE = Layout()
 
 
 class RankMemory(NamedTuple):
-    """Bytes on one rank. Weights, gradients and moments are there all the time; of the rest the most at one moment."""
+    """Bytes on one rank. Weights, gradients and moments are always there; the rest is its peak at one moment."""
 
     weights: int
     gradients: int
@@ -43,23 +43,23 @@ class RankMemory(NamedTuple):
 
 
 def rank_memory(config: RunConfig, precision: str, device_type: str, layout: Layout = ALONE) -> RankMemory:
-    """What one rank holds while it trains, at the moment when that is most. `precision` is the resolved one."""
+    """Return what one rank holds while it trains, at its peak. `precision` is the resolved one."""
     batch, count = micro_batch(config, layout)
     numbers = compute_format(precision, device_type)
     local, offloaded = part_of_model(config.model, layout.tensor), config.parallel.cpu_offload and layout.shards > 1
     whole = parameter_count(local) * BYTES_FP32
     weights = 0 if offloaded else whole // layout.shards
     moments = 0 if offloaded else optimizer_numbers(local, config.optim) * BYTES_FP32 // layout.shards
-    # Shards hold whole gradients until the last micro-batch of a step, since only then they are summed.
+    # Shards hold whole gradients until the last micro-batch of a step, since only then are they summed.
     gradients = whole if layout.shards > 1 and count > 1 else weights
     kept = activations(
         local, batch, numbers._replace(is_unfused=layout.is_sharded), config.train.activation_checkpointing
     )
-    if layout.shards > 1:  # the blocks' weights are gathered in the compute precision: autocast has nothing to copy
+    if layout.shards > 1:  # the blocks' weights are gathered in the compute precision, so autocast copies none
         kept = kept._replace(weight_copies=head_copy_bytes(local, numbers))
     whole_for_a_moment = gathered_bytes(config, local, numbers, layout)
     in_loss, in_backward, in_sum = whole_for_a_moment
-    # Otherwise gradients arrive while activations go; DDP's have their place all the time.
+    # Otherwise gradients arrive while activations are freed; DDP's are always allocated.
     is_gradient_there = count > 1 or (layout.shards == 1 and layout.replicas > 1)
     on_the_way = max(kept.in_loss + in_loss, kept.in_backward + in_backward) + gradients * is_gradient_there
     at_the_end = gradients + (in_sum or kept.recomputed)
@@ -81,14 +81,14 @@ def rank_memory(config: RunConfig, precision: str, device_type: str, layout: Lay
 
 
 def micro_batch(config: RunConfig, layout: Layout = ALONE) -> tuple[BatchShape, int]:
-    """What goes through a rank at once, and how often in a step."""
+    """Return the micro-batch of a rank, and how many a step has."""
     sequences = config.sequences_per_step // layout.data_ranks
     size = max(1, min(config.train.batch_size, sequences))
     return BatchShape(size, config.seq_len), -(-sequences // size)
 
 
 def part_of_model(model: ModelConfig, tensor: int) -> ModelConfig:
-    """The model as one of `tensor` ranks holds it: every matrix of a block cut along its heads or its MLP's width.
+    """Return the model as one of `tensor` ranks holds it: the matrices of a block cut along heads or the MLP's width.
 
     Embeddings, head and norms are whole on every rank.
     """
@@ -102,12 +102,12 @@ def part_of_model(model: ModelConfig, tensor: int) -> ModelConfig:
 def gathered_bytes(
     config: RunConfig, local: ModelConfig, numbers: ComputeFormat, layout: Layout
 ) -> tuple[int, int, int]:
-    """What of a sharded model is whole in three moments: in the loss, at the top of the backward pass, and at its end.
+    """Return the bytes of a sharded model that are gathered in the loss, early in the backward pass, and at its end.
 
-    Blocks are gathered in the compute precision, what is around them in fp32; gradients are summed in fp32. In the loss
-    the last block is still whole, and what is around the blocks. In the backward pass a block computes while the next
-    is gathered and the gradient of the last is summed; that of the head waits from the start. At its end the block's
-    own gradient is there too, and activations are not. DDP sums gradients where they lie.
+    Blocks are gathered in the compute precision, the weights around them in fp32; gradients are summed in fp32. In the
+    loss the last block and the weights around the blocks are still whole. In the backward pass a block computes while
+    the next one is gathered and the gradient of the previous one is summed; the gradient of the head waits from the
+    start. At its end the block's own gradient is there too, and activations are not. DDP sums gradients in place.
     """
     if layout.shards == 1:
         return 0, 0, 0
@@ -120,12 +120,12 @@ def gathered_bytes(
 
 
 def around_parameters(local: ModelConfig) -> int:
-    """Weights outside the blocks, which are gathered together."""
+    """Return the weights outside the blocks, which are gathered together."""
     return parameter_count(local) - local.n_layer * block_parameters(local)
 
 
 def optimizer_numbers(model: ModelConfig, optim: OptimConfig) -> int:
-    """fp32 numbers that the optimizer keeps: AdamW two for each weight, Muon one for each of a hidden matrix."""
+    """Return the fp32 numbers that the optimizer keeps: AdamW two a weight, Muon one a weight of a hidden matrix."""
     match optim:
         case SgdConfig():
             return parameter_count(model) if optim.momentum else 0
@@ -136,7 +136,7 @@ def optimizer_numbers(model: ModelConfig, optim: OptimConfig) -> int:
 
 
 def compute_format(precision: str, device_type: str) -> ComputeFormat:
-    """In what a model computes under `precision`; what is around the products of fp8 is bf16."""
+    """Return the format in which a model computes under `precision`; with fp8 all but the products are in bf16."""
     return ComputeFormat(BYTES_FP32 if precision == "fp32" else BYTES_FP32 // 2, on_cuda=device_type == "cuda")
 
 
@@ -160,5 +160,5 @@ def step_bytes(model: ModelConfig, optim: OptimConfig, shards: int, numbers: Com
 
 
 def checkpoint_bytes(model: ModelConfig, optim: OptimConfig) -> int:
-    """Of one checkpoint's tensors: weights and optimizer state in fp32. Headers and JSON add some kilobytes."""
+    """Return the bytes of a checkpoint's weights and optimizer state in fp32. Headers and JSON add some kilobytes."""
     return (parameter_count(model) + optimizer_numbers(model, optim)) * BYTES_FP32

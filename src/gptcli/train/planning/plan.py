@@ -1,4 +1,4 @@
-"""From what the user wrote to everything that will happen: data, resolved configuration, device, estimates."""
+"""The plan of a run: from the user's settings to the data, the resolved configuration, the device and the estimates."""
 
 from __future__ import annotations
 
@@ -6,21 +6,25 @@ import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from gptcli.config import RawConfig, merge, validate
 from gptcli.config.load import with_origin, without_leaf
-from gptcli.console import quantity
 from gptcli.data.batches import Batches
 from gptcli.data.mix import MixScan, PreparedMix, prepare_mix
 from gptcli.data.workspace import Workspace
 from gptcli.errors import ConfigError, UsageError
-from gptcli.models.config import ModelConfig
 from gptcli.models.estimate import parameter_count
 from gptcli.models.gpt import GPT, build_model
-from gptcli.nn.device import machine_memory_bytes, resident_memory_bytes, resolve_device, resolve_precision, synchronize
+from gptcli.nn.device import (
+    ResolvedPrecision,
+    machine_memory_bytes,
+    resident_memory_bytes,
+    resolve_device,
+    resolve_precision,
+    synchronize,
+)
 from gptcli.parallel.strategy import Alone
 from gptcli.train.clock import Clock
 from gptcli.train.compiling import choose_compile
@@ -40,85 +44,89 @@ from gptcli.train.time_budget import FORWARD_PART, RunLength, TimeBudget
 
 EPOCHS = "train.epochs"
 PROBE_SECONDS = 2.0
+FEWEST_PROBES, MOST_PROBES = 2, 8
+DEADLINE_PROBE_SECONDS = 0.5
+"""Seconds of timed steps, about, from which the steps of a run that has a deadline, but no choice, are estimated."""
 FINAL_PART = 0.05
 """Part of the time budget for the last evaluation; it measures the whole validation split if that takes no more."""
+DRAFT_FACTS = CorpusFacts(train_bytes=1_000_000, device_type="cpu")
+"""Facts of an ordinary corpus, for checking the user's settings before theirs is read."""
 
 
 @dataclass(frozen=True)
 class Deadline:
-    """A run's time budget, and what it is expected to buy."""
+    """A run's time budget, and the estimates of what fits into it."""
 
     clock: Clock | None
-    """None on ranks that follow the first one, which reads it."""
+    """None on all ranks but the first, which alone reads it."""
     step_seconds: float
     steps: int
     final_tokens: int
-    """Validation tokens that the last evaluation has time for."""
+    """Validation tokens for which the last evaluation has time."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will do, before it does it."""
+    """Everything that is decided about a run before it starts."""
 
     config: RunConfig
     chosen: tuple[str, ...]
-    """The keys that a rule decided."""
+    """The keys that a rule chose."""
     scan: MixScan | None
-    """None on ranks that the first one told its plan."""
+    """None on ranks that received the plan from the first one."""
     data: PreparedMix
     batches: Batches
     device: torch.device
-    precision: str
+    precision: ResolvedPrecision
     parameters: int
     memory_bytes: int
     """Estimated memory of training: weights, gradients, optimizer state, activations."""
     cache_dir: Path
-    """The directory of the cache, which compiled code is kept in too."""
+    """The directory of the cache, in which compiled code is kept too."""
     process_bytes: int = 0
-    """The memory of the process on a CPU before the model is built: Python, PyTorch, and what preparing has left."""
+    """The memory of the process on a CPU before the model is built: Python, PyTorch, and remains of preparing."""
     deadline: Deadline | None = None
     choice: Choice | None = None
-    """Why the rule for a deadline chose what it chose."""
+    """The choice of the rule for a deadline, and its reasons."""
     compile_reason: str = ""
     """Why the loss is compiled or not, if that was left open."""
     start: InitialCheckpoint | None = None
     """The model that training starts from, if not from drawn weights."""
     first_step: int = 0
-    """Steps that were made before, of a run that is resumed."""
+    """Steps that a resumed run has made before."""
     is_extended: bool = False
-    """Whether the run is resumed with a time budget that its steps so far were not planned for."""
+    """Whether the run is resumed with a time budget for which its steps so far were not planned."""
 
     @property
     def config_fingerprint(self) -> str:
-        """Hex SHA-256 of the resolved configuration, but for what a resume may change."""
+        """Hex SHA-256 of the resolved configuration without the keys that a resume may change."""
         return settings_fingerprint(self.config.model_dump(mode="json"))
 
     @property
     def clock(self) -> Clock | None:
-        return self.deadline and self.deadline.clock
+        return self.deadline.clock if self.deadline else None
 
     @property
     def steps(self) -> int:
-        """How many steps the run makes, or is expected to make in its time."""
-        return self.deadline.steps if self.deadline else self.config.train.max_steps
+        """The steps of the run, or those that it is expected to make in its time."""
+        return self.deadline.steps if self.deadline else fixed_steps(self.config)
 
     @property
     def epochs(self) -> float:
-        """How often the run sees its training split."""
+        """The passes of the run over its training split."""
         return self.steps * self.config.sequences_per_step / self.batches.sequences_per_epoch
 
     @property
     def final_tokens(self) -> int:
-        """Validation tokens of the last evaluation: all of them, if there is time."""
+        """Validation tokens of the last evaluation: all of them if there is time."""
         return min(len(self.data.val), self.deadline.final_tokens) if self.deadline else len(self.data.val)
 
     def new_model(self) -> GPT:
-        """The model before its first step."""
+        """Return the model before its first step."""
         if self.start:
-            return self.start.build(self.config.model, self.device).recompute(
-                self.config.train.activation_checkpointing
-            )
-        model = build_model(self.config.model, seed=self.config.seed, device=self.device)
+            model = self.start.build(self.config.model, self.device)
+        else:
+            model = build_model(self.config.model, seed=self.config.seed, device=self.device)
         return model.recompute(self.config.train.activation_checkpointing)
 
     def new_run_length(self) -> RunLength:
@@ -144,8 +152,19 @@ class Plan:
         )
 
 
+def fixed_steps(config: RunConfig) -> int:
+    """Return train.max_steps, which every planned run without a deadline has.
+
+    Raises:
+        ConfigError: it is not set.
+    """
+    if config.train.max_steps is None:
+        raise ConfigError("train.max_steps is not set", "set it, or train.epochs")
+    return config.train.max_steps
+
+
 def is_timed(user: RawConfig) -> bool:
-    """Whether a time budget ends the run."""
+    """Return whether a time budget ends the run."""
     return "max_seconds" in user.values.get("train", {})
 
 
@@ -158,13 +177,18 @@ def make_plan(
     start: InitialCheckpoint | None = None,
     force: bool = False,
 ) -> Plan:
-    """Read the corpus, resolve every key, prepare tokens; nothing is written but the cache.
+    """Read the corpus, resolve every key and prepare the tokens; only the cache is written.
+
+    The configuration is validated three times, since each time more of it is known: before any work, so that mistakes
+    are found at once; with the choices of the rules, which decide how the text is tokenized; and with the vocabulary
+    and the steps, which follow from the tokens.
 
     Args:
         user: settings whose keys were checked.
-        began: when the time budget began to run, as `time.monotonic()` counts, if there is one.
-        history: of the run that is resumed, if one is; then the settings are complete, and nothing is left to a rule.
-        start: the model that `train.init_from` names, if it names one.
+        cache_dir: the directory of the cache.
+        began: the start of the time budget, if there is one, on the clock of `time.monotonic()`.
+        history: the history of a run that is resumed; its settings are complete, so no rule applies.
+        start: the model that `train.init_from` names, if any.
         force: whether steps of a model that does not fit into the memory are measured all the same.
 
     Raises:
@@ -175,19 +199,20 @@ def make_plan(
     """
     user = settings_from(start, user) if start else user
     is_new = not history.is_resumed and start is None
-    provisional = RawConfig() if history.is_resumed else zero_config(CorpusFacts(1_000_000, "cpu"), user)
+    provisional = RawConfig() if history.is_resumed else zero_config(DRAFT_FACTS, user)
     draft = validate(RunConfig, merge(provisional, user))
     require_source(draft, chooses_for_time=is_timed(user) and is_new)
     device = resolve_device(draft.device)
     precision = resolve_precision(device, draft.train.precision)
     process_bytes = resident_memory_bytes(device)
-    clock, choice = Clock(draft.train.max_seconds, began) if is_timed(user) else None, None
-    if clock is None or not is_new:  # the rule for a deadline chooses a shape
+    seconds, choice = draft.train.max_seconds, None
+    clock = None if seconds is None else Clock(seconds, began)
+    if clock is None or not is_new:  # the rule for a deadline chooses the shape, which is only open in a new run
         scan = scan_subset(Workspace(draft.data, cache_dir, draft.seed), draft.train.corpus_bytes)
         chosen = RawConfig() if history.is_resumed else zero_config(CorpusFacts(scan.train.bytes, device.type), user)
     else:
-        setting = TimedRequest(user, draft, clock, device, precision, machine_memory_bytes(device), cache_dir)
-        scan, chosen, choice = choose_for_time(setting)
+        request = TimedRequest(user, draft, clock, device, precision, machine_memory_bytes(device), cache_dir)
+        scan, chosen, choice = choose_for_time(request)
     config = validate(RunConfig, merge(chosen, user))
     tokenizer = history.tokenizer or (start.tokenizer if start else None)
     data = prepare_mix(scan, Workspace(config.data, cache_dir, config.seed), tokenizer)
@@ -212,9 +237,11 @@ def make_plan(
         parameters=parameter_count(config.model),
         memory_bytes=memory_bytes,
         cache_dir=cache_dir,
-        # Trial steps for a deadline leave memory behind that the training takes again.
+        # Trial steps for a deadline leave memory that the training uses again.
         process_bytes=process_bytes if choice else resident_memory_bytes(device),
-        deadline=clock and deadline_of(clock, config, choice, device, made=history.step, is_new=is_new),
+        deadline=None
+        if clock is None
+        else deadline_of(clock, config, choice, device, made=history.step, is_new=is_new),
         choice=choice,
         start=start,
         first_step=history.step,
@@ -223,19 +250,25 @@ def make_plan(
 
 
 def require_source(draft: RunConfig, *, chooses_for_time: bool) -> None:
-    """Raises UsageError: there is no corpus, or there is a mix where a part or a shape would be chosen for it."""
+    """Require a corpus, or a mix of which no part and for which no shape would have to be chosen.
+
+    Raises:
+        UsageError: there is none.
+    """
     if not draft.data.corpus and not draft.data.mix:
         raise UsageError("no corpus to train on", "name one: gptcli train book.txt")
     if draft.data.mix and (draft.train.corpus_bytes is not None or chooses_for_time):
         raise UsageError(
             "there is no rule for a mix of corpora (data.mix) within a time or a number of bytes",
-            "say train.max_steps instead",
+            "set train.max_steps instead",
         )
 
 
 def exact_facts(train_bytes: int, device_type: str, data: PreparedMix) -> CorpusFacts:
-    """The facts that the zero-config rule uses, now that the text is tokenized; its repetition is measured only where
-    the text is small and of one corpus."""
+    """Return the facts for the zero-config rule after the text is tokenized.
+
+    The repetition is measured only if the text is small and of one corpus.
+    """
     facts = CorpusFacts(train_bytes, device_type, train_bytes / max(1, len(data.train)))
     first, *others = data.train.parts
     if not facts.is_small or others:
@@ -244,10 +277,10 @@ def exact_facts(train_bytes: int, device_type: str, data: PreparedMix) -> Corpus
 
 
 def with_steps_of_epochs(user: RawConfig, config: RunConfig, sequences_per_epoch: int, made: int) -> RawConfig:
-    """The user's settings with `train.max_steps` instead of `train.epochs`, which stands for it.
+    """Return the user's settings with the `train.max_steps` that `train.epochs` amounts to.
 
     Raises:
-        ConfigError: a run that is resumed has `made` more steps than that already.
+        ConfigError: a resumed run has `made` more steps than that already.
     """
     epochs = config.train.epochs
     if epochs is None:
@@ -261,9 +294,10 @@ def with_steps_of_epochs(user: RawConfig, config: RunConfig, sequences_per_epoch
 
 
 def choose_exactly(chosen: RawConfig, facts: CorpusFacts, user: RawConfig) -> RawConfig:
-    """The choices of the zero-config rule once the text is tokenized, and the most steps of a run that a clock ends.
+    """Return the choices of the zero-config rule after the text is tokenized.
 
-    Only small texts, and runs whose epochs are set, are counted by their tokens.
+    Tokens decide only the steps of small texts and of runs whose epochs are set. A run that a clock ends gets its most
+    steps here.
     """
     if facts.is_small or user.origins.get("train.max_steps") == EPOCHS:
         chosen = zero_config(facts, user)
@@ -277,11 +311,17 @@ def choose_exactly(chosen: RawConfig, facts: CorpusFacts, user: RawConfig) -> Ra
 def deadline_of(
     clock: Clock, config: RunConfig, choice: Choice | None, device: torch.device, *, made: int, is_new: bool
 ) -> Deadline:
-    """The deadline with the `made` steps and those that fit into the rest of the time, by the seconds of a step as the
-    rule measured them, or as measured now.
+    """Return the deadline with the `made` steps and those that fit into the rest of the time.
+
+    The seconds of a step are those that the rule measured, if it chose, or are measured now.
 
     Args:
-        is_new: neither a run that is resumed nor one that starts from a model, which may be left with any time.
+        clock: the clock of the time budget.
+        config: the resolved configuration.
+        choice: the choice of the rule, if it chose.
+        device: the device of the training.
+        made: steps that a resumed run has made before.
+        is_new: whether the run is neither resumed nor starts from a model; those may have any time left.
 
     Raises:
         UsageError: hardly any step fits.
@@ -291,8 +331,9 @@ def deadline_of(
         seconds = choice.ranked[0].step_seconds
         left -= choice.ranked[0].compiling_seconds
     else:
-        machine = ProbeSetup(device, resolve_precision(device, train.precision), config.optim, train.grad_clip)
-        seconds = step_seconds(machine, config.model, train.tokens_per_step, config.seq_len, train.batch_size, 0.5)
+        setup = ProbeSetup(device, resolve_precision(device, train.precision), config.optim, train.grad_clip)
+        batch = (train.tokens_per_step, config.seq_len, train.batch_size)
+        seconds = step_seconds(setup, config.model, *batch, DEADLINE_PROBE_SECONDS)
     steps = int(TRAINING_PART * left / seconds)
     if is_new and steps < LEAST_STEPS // 2:
         raise too_short(LEAST_STEPS * seconds / TRAINING_PART - left)
@@ -302,10 +343,10 @@ def deadline_of(
 
 
 def settle_compile(plan: Plan, step_seconds: float | None) -> Plan:
-    """The plan with train.compile true or false, as its run.toml will keep it, and with the reason if it was auto.
+    """Return the plan with train.compile true or false, as run.toml records it, and the reason if it was auto.
 
     Raises:
-        UsageError: true was set, and what torch compiles with is missing.
+        UsageError: true was set, and the compiler that torch needs is missing.
     """
     seconds = None if step_seconds is None else step_seconds * plan.steps
     train = plan.config.train
@@ -315,27 +356,31 @@ def settle_compile(plan: Plan, step_seconds: float | None) -> Plan:
 
 
 def padded_vocabulary(config: RunConfig, data: PreparedMix) -> int:
-    """The model's vocabulary: the tokenizer's, or a larger one that the user asked for (GPT-2's 50304, say)."""
+    """Return the model's vocabulary: the tokenizer's, or a larger one that the user set, such as GPT-2's 50304.
+
+    Raises:
+        ConfigError: the user set a smaller one.
+    """
     wanted, needed = config.model.vocab_size, data.tokenizer.vocab_size
     if wanted and wanted < needed:
         raise ConfigError(
             f"model.vocab_size {wanted} is smaller than the tokenizer's {needed}",
-            "leave it out, or give --set model.vocab_size=0",
+            "leave it out, or add --set model.vocab_size=0",
         )
     return wanted or needed
 
 
 def probe_step_seconds(plan: Plan, model: GPT) -> float:
-    """Seconds of one optimizer step, from the fastest of a few timed micro-batches: the first ones are slower, and the
-    very first, which waits for libraries, is never alone.
+    """Return the seconds of one optimizer step, by the fastest of a few timed micro-batches.
 
-    Leaves no gradient behind. The optimizer's own time is left out, so the estimate is slightly low for small batches.
+    At least FEWEST_PROBES are timed, since the first ones wait for libraries. No gradient is left. The optimizer's own
+    time is not included, so the estimate is slightly low for small batches.
     """
     config = plan.config
     micro_batch = next(micro_batches(plan.batches, 0, config.sequences_per_step, config.train.batch_size))
     no_scaler = torch.amp.GradScaler(plan.device.type, enabled=False)
     seconds: list[float] = []
-    while len(seconds) < 2 or (len(seconds) < 8 and sum(seconds) < PROBE_SECONDS):
+    while len(seconds) < FEWEST_PROBES or (len(seconds) < MOST_PROBES and sum(seconds) < PROBE_SECONDS):
         synchronize(plan.device)
         began = time.perf_counter()
         accumulate_gradients(Alone(model), [micro_batch], plan.device, plan.precision, no_scaler)
@@ -343,15 +388,3 @@ def probe_step_seconds(plan: Plan, model: GPT) -> float:
         seconds.append(time.perf_counter() - began)
     model.zero_grad(set_to_none=True)
     return min(seconds) * config.sequences_per_step / len(micro_batch.input_ids)
-
-
-def describe_model(config: ModelConfig) -> str:
-    """The architecture in a few words: `4 layers, 128 wide, 4 heads of 32, rope, rmsnorm, swiglu, context 128`."""
-    heads = f"{quantity(config.n_head, 'head')} of {config.head_width}"
-    if config.kv_heads != config.n_head:
-        heads += f" ({config.kv_heads} for keys and values)"
-    parts: list[Any] = [quantity(config.n_layer, "layer"), f"{config.n_embd} wide", heads, config.norm, config.mlp]
-    if config.position != "none":
-        scaled = f" ({config.rope_scaling.name} x{config.rope_scaling.factor:g})" if config.rope_scaling else ""
-        parts.append({"rope": f"rope{scaled}", "learned": "learned positions"}[config.position])
-    return ", ".join([*parts, f"context {config.context_length}"])

@@ -1,21 +1,21 @@
-"""How low the validation loss of a small run will be, from its shape, its text and its length: a law with constants.
+"""The scaling law: the validation loss of a small run, predicted from its shape, its text and its length.
 
-The constants were fitted to recorded runs (scripts/fit_time_rule) and lie beside this file. They need only order the
-candidates for one corpus rightly: what the corpus itself costs, its entropy, is the same for all of them and left out.
+Its constants were fitted to recorded runs (scripts/fit_time_rule) and lie beside this file. The law only has to rank
+the candidates for one corpus. The entropy of the corpus is the same for all of them, so it is left out.
 
 In bits per byte of text, above that entropy:
 
     a / N'^alpha                    a finite model: N' weights of the blocks
   + b / D'^beta                     a finite text: D' bytes seen
   + v / (V C)^gamma                 a finite vocabulary: V entries, C wide (Tao et al. 2024, arXiv:2407.13623)
-  + h (V / tokens')^eta             entries that were seen too seldom to be learnt
+  + h (V / tokens')^eta             entries that were seen too rarely to be learned
   + k / (T bytes)^kappa             a context of T tokens
-  + w ln^2(C / (rho L))             a model too flat or too deep
+  + w ln^2(C / (rho L))             a model that is too wide or too deep
 
-Text that is read again teaches less, and weights beyond what a text can fill help less (Muennighoff et al. 2023,
+Repeated text teaches less, and weights beyond those that suit a text help less (Muennighoff et al. 2023,
 arXiv:2305.16264): D' = U + U R* (1 - exp(-(D/U - 1) / R*)) for D bytes seen of U unique ones, and likewise N' beyond
 the N that suits U. Steps of S tokens learn as if the text were shorter by 1 + S / Sc, where Sc = s tokens^q grows with
-the run (McCandlish et al. 2018, arXiv:1812.06162; Zhang et al. 2024, arXiv:2410.21676). Knows no machine and no clock.
+the run (McCandlish et al. 2018, arXiv:1812.06162; Zhang et al. 2024, arXiv:2410.21676). Time plays no part here.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Numbers = np.ndarray | float
 
 
 class ScalingLaw(NamedTuple):
-    """The constants, named as above; all are positive."""
+    """The constants, named as in the formulas above; all are positive."""
 
     a: float
     alpha: float
@@ -56,10 +56,10 @@ class ScalingLaw(NamedTuple):
 
 
 class Runs(NamedTuple):
-    """What the law needs to know of runs: numbers, or arrays with one number a run."""
+    """The facts about runs that the law needs: numbers, or arrays with one number a run."""
 
     weights: Numbers
-    """Of the blocks, without embeddings and head."""
+    """Weights of the blocks, without embeddings and head."""
     layers: Numbers
     width: Numbers
     vocabulary: Numbers
@@ -73,12 +73,12 @@ class Runs(NamedTuple):
 
 @cache
 def shipped_law() -> ScalingLaw:
-    """The fitted constants."""
+    """Return the fitted constants."""
     return ScalingLaw(**json.loads(LAW_FILE.read_text(encoding="utf-8"))["law"])
 
 
 def excess_bits(law: ScalingLaw, runs: Runs) -> Numbers:
-    """Bits per byte above the entropy of the text, predicted for each run."""
+    """Return the predicted bits per byte above the entropy of the text for each run."""
     text = useful_bytes(law, runs)
     tokens = text / runs.bytes_per_token
     return (
@@ -92,19 +92,22 @@ def excess_bits(law: ScalingLaw, runs: Runs) -> Numbers:
 
 
 def useful_bytes(law: ScalingLaw, runs: Runs) -> Numbers:
-    """D': bytes of new text that would teach as much as those seen, in the steps in which they were."""
+    """Return D': the bytes of new text that would teach as much as those seen, in steps of the same size."""
     text = saturating(runs.bytes_seen, runs.unique_bytes, law.repeats)
     critical = law.s * (runs.bytes_seen / runs.bytes_per_token) ** law.q
     return text / (1 + runs.tokens_per_step / critical)
 
 
 def useful_weights(law: ScalingLaw, runs: Runs) -> Numbers:
-    """N': beyond the weights that suit the unique text, where both terms fall alike, more of them help less."""
+    """Return N': the weights, of which those beyond the number that suits the unique text count less.
+
+    With that number both terms fall alike.
+    """
     suitable = (law.alpha * law.a / (law.beta * law.b) * runs.unique_bytes**law.beta) ** (1 / law.alpha)
     return saturating(runs.weights, suitable, law.spare)
 
 
 def saturating(amount: Numbers, enough: Numbers, scale: float) -> Numbers:
-    """`amount` up to `enough`; what is beyond counts less and less, and never more than `scale` times `enough`."""
+    """Return `amount`, of which what exceeds `enough` counts less and less, in all at most `scale` times `enough`."""
     beyond = np.maximum(amount / enough - 1, 0)
     return np.minimum(amount, enough) + enough * scale * -np.expm1(-beyond / scale)

@@ -1,7 +1,7 @@
-"""A part of a corpus that is too large to be read whole: files drawn by their hash, so many bytes of them.
+"""A subset of a corpus that is too large to be read whole: files drawn by their hash, up to a number of bytes.
 
-What was drawn is kept in the cache as rows, one a document, so that it is read like any other corpus. A document that
-is longer than a piece (a million characters) becomes several rows, and the last one is cut.
+The subset is kept in the cache as rows, one a document, so that it is read like any other corpus. A document that is
+longer than a piece (a million characters) becomes several rows, and the last row is cut.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ EXCERPT, NOTICES = "excerpt.jsonl", "notices.json"
 
 
 def scan_subset(workspace: Workspace, corpus_bytes: int | None) -> MixScan:
-    """Scan the corpora of `workspace`, or an excerpt of about `corpus_bytes` of its single corpus, if that has more.
+    """Scan the corpora of `workspace`, or a subset of about `corpus_bytes` of its single corpus, if that has more.
 
     Raises:
         DataError, StorageError: as `scan_mix`.
@@ -70,7 +70,9 @@ def scan_subset(workspace: Workspace, corpus_bytes: int | None) -> MixScan:
 
 
 def notices_of(entry: Path) -> dict[str, Any]:
-    return strict_json.parse(read_regular(entry / NOTICES, HUGE).decode())
+    """Return what a scan of the whole corpus would say about it; see `write_subset`."""
+    notices: dict[str, Any] = strict_json.parse(read_regular(entry / NOTICES, HUGE).decode())
+    return notices
 
 
 def write_subset(
@@ -81,10 +83,15 @@ def write_subset(
     corpus_bytes: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Write the excerpt as rows; returns what a scan of the whole corpus would say about it.
+    """Write the subset as rows, and return what a scan of the whole corpus would say about it.
 
     Args:
-        looked: the files as `look_at` has found them.
+        path: the file to write.
+        files: the files of the corpus.
+        looked: the same files as `look_at` found them.
+        config: how they are read.
+        corpus_bytes: the size of the subset.
+        seed: the seed of the draw.
     """
     refused: list[LeftOut] = []
     decoding = Decoding.of(config)
@@ -111,9 +118,9 @@ def drawn_texts(
     decoding: Decoding,
     refused: list[LeftOut],
 ) -> Iterator[str]:
-    """Documents of files drawn by the hash of their names: `wanted` bytes of UTF-8, or all if there are fewer.
+    """Yield documents of files drawn by the hash of their names: `wanted` bytes of UTF-8, or all if there are fewer.
 
-    A file of a folder that cannot be read, as far as it is wanted, is added to `refused` instead.
+    A file of a folder whose wanted part cannot be read is added to `refused` instead.
     """
     for file in in_drawn_order(files, seed):
         reason = refusal(file, config, wanted) if file.is_optional else None
@@ -129,8 +136,10 @@ def drawn_texts(
 
 
 def in_drawn_order(files: list[SourceFile], seed: int) -> list[SourceFile]:
-    """The files in an order that depends on the seed and on where they lie below their common folder, not on where that
-    lies: a corpus that is moved gives the same excerpt."""
+    """Return the files in an order that depends on the seed and on their paths below their common folder.
+
+    A corpus that is moved therefore gives the same subset.
+    """
     root = os.path.commonpath([file.path.absolute().parent for file in files])
 
     def draw(file: SourceFile) -> bytes:

@@ -1,7 +1,7 @@
-"""What a sample of a corpus tells of it: bytes a token for each tokenizer in question, and seconds to prepare a byte.
+"""A sample of a corpus: the bytes of a token for each tokenizer in question, and the seconds to prepare a byte.
 
-The sample is read from the beginnings of files all over the corpus, before it is split: it decides how large a
-vocabulary is worth its price and becomes part of no tokenizer and no training.
+The sample is read from the beginnings of files all over the corpus before it is split. It decides only which vocabulary
+is worth its cost; no tokenizer and no training uses it.
 """
 
 from __future__ import annotations
@@ -32,29 +32,31 @@ from gptcli.tokenizer.train import build_tokenizer
 from gptcli.train.planning.subset import in_drawn_order
 
 VOCABULARIES = tuple(2**power for power in range(9, 16))
-"""BPE's candidates; a vocabulary is one only where the corpus has BYTES_PER_ENTRY for each of its entries."""
+"""BPE's vocabularies in question. The corpus must have BYTES_PER_ENTRY for each entry."""
 BYTES_PER_ENTRY = 128
 SAMPLED_FILES = 16
-"""A sample comes from so many files, if there are."""
+"""Files from which a sample is read, if there are as many."""
 READINGS = 8
-"""How often a corpus is read through, in effect: twice to split it, then to learn and to encode, with what is done to
-each byte besides."""
+"""Time of preparing a corpus, in passes of reading it: two to split it, one to train the tokenizer, one to encode, and
+the other work on each byte."""
 MAX_CHARACTERS = 16_384
-"""Characters are a candidate for alphabets up to this size."""
+"""Largest alphabet for which characters are a candidate."""
+LEARNING_TENTHS = 9
+"""Tenths of the sample on which tokenizers are trained; the rest measures them."""
 
 
 class TokenizerFacts(NamedTuple):
-    """A tokenizer in question, with what it does to this corpus and costs on this machine."""
+    """A tokenizer in question, with its effect on this corpus and its time on this machine."""
 
     config: TokenizerConfig
     vocab_size: int
     bytes_per_token: float
     seconds_per_byte: float
-    """To learn it and to encode with it, at most: both grow more slowly than the text."""
+    """Seconds to train it and to encode with it, at most: both grow more slowly than the text."""
 
 
 class TextSample(NamedTuple):
-    """Text from all over a corpus, what the corpus has in all (bytes on disk), and seconds to read a byte."""
+    """Text from all over a corpus, the bytes of the corpus on disk, and the seconds to read a byte."""
 
     text: str
     corpus_bytes: int
@@ -62,11 +64,12 @@ class TextSample(NamedTuple):
 
     @property
     def bytes(self) -> int:
+        """UTF-8 bytes of the text."""
         return len(self.text.encode())
 
 
 def read_sample(config: DataConfig, wanted: int, cache_dir: Path, seed: int) -> TextSample:
-    """About `wanted` characters from the beginnings of files all over the corpus.
+    """Read about `wanted` characters from the beginnings of files all over the corpus.
 
     Raises:
         DataError: the corpus is missing, or is no text.
@@ -76,7 +79,7 @@ def read_sample(config: DataConfig, wanted: int, cache_dir: Path, seed: int) -> 
     parts, missing = [], wanted
     began = time.perf_counter()
     for file in in_drawn_order(files, seed):
-        parts.append(beginning(file, config, min(share, missing)))
+        parts.append(file_prefix(file, config, min(share, missing)))
         missing -= len(parts[-1])
         if missing <= 0:
             break
@@ -86,8 +89,8 @@ def read_sample(config: DataConfig, wanted: int, cache_dir: Path, seed: int) -> 
     return TextSample(text, sum(file_status(file.path).size for file in files), seconds / len(text.encode()))
 
 
-def beginning(file: SourceFile, config: DataConfig, wanted: int) -> str:
-    """The first documents or pieces of a file, about `wanted` characters of them; "" where it is to be left out."""
+def file_prefix(file: SourceFile, config: DataConfig, wanted: int) -> str:
+    """Return about the first `wanted` characters of a file's documents; "" if the file is left out."""
     if file.is_optional and refusal(file, config, wanted) is not None:
         return ""
     parts: list[str] = []
@@ -100,12 +103,14 @@ def beginning(file: SourceFile, config: DataConfig, wanted: int) -> str:
 
 
 def tokenizer_facts(sample: TextSample, given: TokenizerConfig | None, vocab_given: bool) -> list[TokenizerFacts]:
-    """The facts of every tokenizer in question: of all kinds, or of those that leave `given` as the user set it.
+    """Return the facts of every tokenizer in question.
 
     Args:
-        vocab_given: the user set BPE's vocabulary too.
+        sample: the sample of the corpus.
+        given: the tokenizer that the user set, of which only the vocabulary may be open; None: all kinds are.
+        vocab_given: whether the user set BPE's vocabulary too.
     """
-    cut = len(sample.text) * 9 // 10
+    cut = len(sample.text) * LEARNING_TENTHS // 10
     learn, test = sample.text[:cut], sample.text[cut:]
     if given is not None and (vocab_given or not isinstance(given, BpeTokenizerConfig)):
         return [facts_of(given, learn, test)]
@@ -117,7 +122,10 @@ def tokenizer_facts(sample: TextSample, given: TokenizerConfig | None, vocab_giv
 
 
 def bpe_facts(given: BpeTokenizerConfig, corpus_bytes: int, learn: str, test: str) -> list[TokenizerFacts]:
-    """Facts of BPE with every vocabulary that sample and corpus are large enough for; small ones begin the largest."""
+    """Return the facts of BPE with every vocabulary for which sample and corpus are large enough.
+
+    A smaller vocabulary consists of the first entries of the largest one.
+    """
     entries = min(len(learn.encode()), corpus_bytes) // BYTES_PER_ENTRY
     sizes = [size for size in VOCABULARIES if size <= entries] or [VOCABULARIES[0]]
     largest, seconds = timed_tokenizer(given.model_copy(update={"vocab_size": sizes[-1]}), learn)
@@ -132,13 +140,13 @@ def bpe_facts(given: BpeTokenizerConfig, corpus_bytes: int, learn: str, test: st
 
 
 def facts_of(config: TokenizerConfig, learn: str, test: str) -> TokenizerFacts:
-    """Facts of a tokenizer that is learnt, or only opened, and tried."""
+    """Return the facts of a tokenizer that is trained or only opened, and then used on `test`."""
     tokenizer, seconds = timed_tokenizer(config, learn)
     return TokenizerFacts(config, tokenizer.vocab_size, bytes_per_token(tokenizer, test), seconds)
 
 
 def timed_tokenizer(config: TokenizerConfig, learn: str) -> tuple[Tokenizer, float]:
-    """The tokenizer, and seconds to learn and encode a byte."""
+    """Return the tokenizer, and the seconds to train it and to encode, for each byte."""
     began = time.perf_counter()
     tokenizer = build_tokenizer(config, lambda: iter([learn]))
     tokenizer.encode_batch([learn])
@@ -146,11 +154,12 @@ def timed_tokenizer(config: TokenizerConfig, learn: str) -> tuple[Tokenizer, flo
 
 
 def bytes_per_token(tokenizer: Tokenizer, test: str) -> float:
+    """Return the mean UTF-8 bytes of a token."""
     return len(test.encode()) / max(1, sum(map(len, tokenizer.encode_batch([test]))))
 
 
 def shortened(spec: Mapping[str, Any], vocab_size: int) -> Tokenizer:
-    """A BPE of ours with its first entries only; `spec` is its tokenizer.json."""
+    """Return a BPE tokenizer of ours with its first entries only; `spec` is its tokenizer.json."""
     merges = spec["model"]["merges"][: vocab_size - SMALLEST_BPE]
     kept = {token: id for token, id in spec["model"]["vocab"].items() if id < vocab_size - 1}
     model = {**spec["model"], "vocab": kept, "merges": merges}
@@ -159,5 +168,5 @@ def shortened(spec: Mapping[str, Any], vocab_size: int) -> Tokenizer:
 
 
 def preparing_seconds(sample: TextSample, facts: Sequence[TokenizerFacts]) -> float:
-    """Seconds to read, split and encode a byte of the corpus with the slowest of the tokenizers, at most."""
+    """Return the most seconds to read, split and encode a byte of the corpus, with the slowest of the tokenizers."""
     return READINGS * sample.reading_seconds_per_byte + max(fact.seconds_per_byte for fact in facts)

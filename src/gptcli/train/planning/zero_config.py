@@ -156,7 +156,8 @@ def block_weights(layers: int, width: int) -> int:
 
 def most_epochs(weights_per_token: Number) -> Number:
     """Return the epochs after which validation only gets worse, for the weights of the blocks for each token."""
-    return MEMORISED_EPOCHS * weights_per_token**-MEMORISED_POWER
+    epochs: Number = MEMORISED_EPOCHS * weights_per_token**-MEMORISED_POWER
+    return epochs
 
 
 def choose_shape(facts: CorpusFacts, given: Mapping[str, Any]) -> Shape | SmallShape:
@@ -260,7 +261,7 @@ def choose_steps(
     """Return the steps of the epochs that the user set, else those of the table, but at most `most_epochs`."""
     tokens_per_step = given.get("train", {}).get("tokens_per_step", tokens_per_step)
     if epochs := given.get("train", {}).get("epochs"):
-        return max(1, math.ceil(epochs * train_tokens / tokens_per_step))
+        return int(max(1, math.ceil(epochs * train_tokens / tokens_per_step)))
     if isinstance(shape, SmallShape):
         return small_steps(shape, facts.packed_bits, train_tokens, tokens_per_step)
     return min(shape.max_steps, longest_run(shape, facts.train_bytes, tokens_per_step, given.get("model", {})))
@@ -325,7 +326,7 @@ def muon_decay(epochs: float, weights_per_token: float, rate_steps: float) -> fl
         weights_per_token: the weights of the blocks divided by the tokens of the text.
         rate_steps: the highest rate times the steps; with a rate that falls to zero the sum of rates is half of it.
     """
-    wanted = DECAY_SCALE * epochs**DECAY_EPOCHS_POWER * weights_per_token**DECAY_WEIGHTS_POWER
+    wanted: float = DECAY_SCALE * epochs**DECAY_EPOCHS_POWER * weights_per_token**DECAY_WEIGHTS_POWER
     return round(within(2 * min(MOST_CUMULATIVE_DECAY, wanted) / rate_steps, *MUON_DECAY), 2)
 
 
