@@ -35,6 +35,12 @@ def test_links_and_scripts_named_in_a_page_exist(root: Path, page: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
+def test_modules_named_in_a_page_exist(root: Path, page: str) -> None:
+    for name in re.findall(r"`((?:\w+/)+[a-z]\w*\.py)\b", (root / page).read_text()):
+        assert any((folder / name).exists() for folder in (root, root / "src", root / "src" / "gptcli")), name
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_commands_named_in_a_page_have_those_options(root: Path, page: str) -> None:
     reference = (root / "docs" / "cli.md").read_text()
     sections = {match[1]: match[2] for match in re.finditer(r"## `gptcli ([^`]+)`(.*?)(?=\n## |\Z)", reference, re.S)}
