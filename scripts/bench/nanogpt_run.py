@@ -26,7 +26,7 @@ ITERATION = re.compile(r"iter (\d+):")
 
 
 class StepClock:
-    """Counts the seconds between `go` and `halt`."""
+    """A clock of the seconds between `go` and `halt`."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -35,7 +35,7 @@ class StepClock:
         self.pauses: list[float] = []
         """Seconds between each halt and the next `go`."""
         self.first_halt: float | None = None
-        """When it was halted first, by the calendar's clock: the script is ready for its first step."""
+        """Time of day of the first halt, at which the script is ready for its first step."""
 
     def go(self) -> None:
         self.went = time.perf_counter()
@@ -55,7 +55,7 @@ class StepClock:
 
 
 class IterationWatch:
-    """A text stream that notes the clock whenever the script says that an iteration is done."""
+    """A text stream that records the clock whenever the script reports an iteration."""
 
     def __init__(self, stream: TextIO, clock: StepClock) -> None:
         self.stream, self.clock = stream, clock
@@ -73,7 +73,7 @@ class IterationWatch:
 
 
 class CheckpointKeeper:
-    """Takes the place of torch.save: keeps the weights of every checkpoint, not its optimizer."""
+    """A replacement of torch.save, which keeps the weights of every checkpoint, not its optimizer."""
 
     def __init__(self, folder: Path, clock: StepClock, save: Callable[..., None]) -> None:
         self.folder, self.clock, self.save = folder, clock, save
@@ -89,7 +89,7 @@ class CheckpointKeeper:
 
 
 def run_script(arguments: list[str], seed: int, folder: Path) -> tuple[CheckpointKeeper, IterationWatch, StepClock]:
-    """Run train.py of the working directory with `arguments`, with another seed than the one it fixes."""
+    """Run train.py of the working directory with `arguments`, with `seed` instead of the one that it fixes."""
     clock = StepClock()
     watch, keeper = IterationWatch(sys.stdout, clock), CheckpointKeeper(folder, clock, torch.save)
     sys.path.insert(0, str(Path.cwd()))
@@ -116,7 +116,7 @@ def run_script(arguments: list[str], seed: int, folder: Path) -> tuple[Checkpoin
 
 @torch.no_grad()
 def whole_split_loss(path: Path, val: np.ndarray, device: str) -> float:
-    """Mean nats over every token of `val` but the first, in windows of the model's context that do not overlap."""
+    """Return mean nats over every token of `val` but the first, in windows of the context that do not overlap."""
     source = importlib.import_module("model")
     checkpoint = torch.load(path, map_location=device, weights_only=True)
     model = source.GPT(source.GPTConfig(**checkpoint["model_args"])).to(device).eval()
@@ -137,7 +137,7 @@ def whole_split_loss(path: Path, val: np.ndarray, device: str) -> float:
 def main() -> None:
     """Read {"arguments", "seed", "val", "measured", "device", "out"} from the file SPEC, run, write the curve to `out`.
 
-    `measured`: "all" checkpoints, "none", or "lowest": those from the last one backwards to one that is worse.
+    `measured` is "all" checkpoints, "none", or "lowest": from the last one backwards to one that is worse.
     """
     spec = json.loads(Path(sys.argv[1]).read_text())
     folder = Path(spec["out"]).parent

@@ -1,4 +1,4 @@
-"""CTranslate2 as a contender: its own converter on the model directory, its Generator on what came out."""
+"""CTranslate2 as a contender: its Generator on the output of its own converter."""
 
 from __future__ import annotations
 

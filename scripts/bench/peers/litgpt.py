@@ -1,4 +1,4 @@
-"""litgpt as a contender: its GPT in the nearest shape that it has, with its pretraining's loss and optimizer."""
+"""litgpt as a contender: its GPT in the nearest possible shape, with its pretraining's loss and optimizer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def train(job: TrainingJob) -> Contender:
     allow_tf32(config.train.tf32)
     model, note = build(config.model)
     model = model.to(job.device).train()
-    # Its `pretrain` takes the fused kernel on CUDA only.
+    # Its `pretrain` uses the fused kernel on CUDA only.
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.optim.lr, fused=job.device.startswith("cuda"))
     forward = torch.compile(model) if config.train.compile else model
     input_ids, targets = random_batch(config, job.device)
@@ -60,7 +60,7 @@ def generate(job: DecodingJob) -> Contender:
 
 
 def build(config: ModelConfig) -> tuple[torch.nn.Module, str]:
-    """litgpt's model of these sizes with random weights, and in words how it differs.
+    """Return litgpt's model of these sizes with random weights, and a description of how it differs.
 
     Raises:
         UsageError: litgpt has no such MLP.

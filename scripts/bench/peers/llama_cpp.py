@@ -1,7 +1,7 @@
 """llama.cpp as a contender, through llama-cpp-python: the GGUF file that `gptcli export` writes, one prompt at a time.
 
 Its high-level class continues one sequence; a batch is its prompts one after the other. Keys and values are kept in
-fp16, as it does unless told otherwise.
+fp16, which is its default.
 """
 
 from __future__ import annotations

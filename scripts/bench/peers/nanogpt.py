@@ -1,4 +1,4 @@
-"""nanoGPT as a contender: the model.py of a checkout that the user points to, with its own optimizer."""
+"""nanoGPT as a contender: the model.py of a checkout that the user names, with its own optimizer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gptcli.report.bench.worker import Contender
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SLOTS = {"norm": "layernorm", "position": "learned", "qk_norm": False, "tie_embeddings": True}
-"""What nanoGPT's only architecture has; its MLP is a plain one with an exact GELU."""
+"""nanoGPT's only architecture; its MLP has an exact GELU and no gate."""
 
 
 def train(job: TrainingJob) -> Contender:
@@ -46,7 +46,7 @@ def generate(job: DecodingJob) -> Contender:
 
 
 def build(config: ModelConfig, checkout: str) -> torch.nn.Module:
-    """The checkout's GPT of these sizes, with random weights.
+    """Return the checkout's GPT of these sizes, with random weights.
 
     Raises:
         UsageError: nanoGPT has no such architecture.
@@ -69,6 +69,6 @@ def build(config: ModelConfig, checkout: str) -> torch.nn.Module:
 
 
 def model_source(checkout: str) -> ModuleType:
-    """The checkout's model.py as a module."""
+    """Return the checkout's model.py as a module."""
     sys.path.insert(0, checkout)
     return importlib.import_module("model")

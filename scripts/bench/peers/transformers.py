@@ -1,4 +1,4 @@
-"""Hugging Face transformers as a contender: the class that opens such a model, with its Trainer's default optimizer."""
+"""Hugging Face transformers as a contender: the class for the model's family, with its Trainer's default optimizer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def train(job: TrainingJob) -> Contender:
     config = run_config(job)
     allow_tf32(config.train.tf32)
     model = build(config.model).to(job.device).train()
-    # adamw_torch_fused is what transformers.TrainingArguments takes unless told otherwise.
+    # adamw_torch_fused is the default of transformers.TrainingArguments.
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.optim.lr, weight_decay=0.0, fused=True)
     forward = torch.compile(model) if config.train.compile else model
     input_ids, _ = random_batch(config, job.device)
@@ -57,7 +57,7 @@ def generate(job: DecodingJob) -> Contender:
 
 
 def build(config: ModelConfig) -> torch.nn.Module:
-    """The transformers model of the same shape, with random weights.
+    """Return the transformers model of the same shape, with random weights.
 
     Raises:
         UsageError: transformers has no class for it.

@@ -31,7 +31,7 @@ def decoding_contender(generate: Generate, job: DecodingJob, **facts: Any) -> Co
         seconds = time.perf_counter() - began
         rows = [[int(token) for token in row] for row in generated]
         if [len(row) for row in rows] != [count] * batch_size:
-            raise RuntimeError(f"{count} tokens were asked for and {[len(row) for row in rows]} came")
+            raise RuntimeError(f"{[len(row) for row in rows]} tokens were generated instead of {count}")
         return seconds, rows
 
     def run_round(batch_size: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a worker process is asked to measure: plain values, sent to it as JSON. Imports no torch."""
+"""The jobs of worker processes: plain values, sent to them as JSON. Imports no torch."""
 
 from __future__ import annotations
 
