@@ -10,18 +10,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gptcli.errors import UsageError
-from gptcli.interop.family import (
-    Family,
-    ForeignConfig,
-    Json,
-    Key,
-    Rule,
-    full_heads,
-    gate_up_rows,
-    pairs_order,
-    qkv_rows,
-    with_biases,
-)
+from gptcli.interop.family import Family, ForeignConfig, Json, Key, Rule
+from gptcli.interop.family_parts import full_heads, gate_up_rows, pairs_order, qkv_rows, with_biases
 from gptcli.models.config import MOST_LAYERS, ModelConfig
 from gptcli.models.estimate import windows
 

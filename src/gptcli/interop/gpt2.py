@@ -2,17 +2,8 @@
 
 from __future__ import annotations
 
-from gptcli.interop.family import (
-    PLAIN_MLPS,
-    Family,
-    ForeignConfig,
-    Json,
-    Key,
-    Rule,
-    full_heads,
-    no_windows,
-    with_biases,
-)
+from gptcli.interop.family import Family, ForeignConfig, Json, Key, Rule
+from gptcli.interop.family_parts import PLAIN_MLPS, full_heads, no_windows, with_biases
 from gptcli.models.config import MOST_LAYERS, ModelConfig
 
 

@@ -8,17 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gptcli.interop.family import (
-    PLAIN_MLPS,
-    Family,
-    ForeignConfig,
-    Json,
-    Key,
-    Rule,
-    full_heads,
-    no_windows,
-    with_biases,
-)
+from gptcli.interop.family import Family, ForeignConfig, Json, Key, Rule
+from gptcli.interop.family_parts import PLAIN_MLPS, full_heads, no_windows, with_biases
 from gptcli.interop.rope import read_rope, write_rope
 from gptcli.models.config import MOST_LAYERS, ModelConfig
 

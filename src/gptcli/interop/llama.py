@@ -10,18 +10,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from gptcli.interop.family import (
-    Family,
-    ForeignConfig,
-    Json,
-    Key,
-    Rule,
-    gate_up_rows,
-    no_windows,
-    qkv_rows,
-    uniform_bias,
-    with_biases,
-)
+from gptcli.interop.family import Family, ForeignConfig, Json, Key, Rule
+from gptcli.interop.family_parts import gate_up_rows, no_windows, qkv_rows, uniform_bias, with_biases
 from gptcli.interop.rope import read_rope, write_rope
 from gptcli.models.config import MOST_LAYERS, ModelConfig
 

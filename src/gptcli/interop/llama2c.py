@@ -19,7 +19,8 @@ import torch
 from gptcli.config import validate
 from gptcli.config.load import with_origin
 from gptcli.errors import CheckpointError, ConfigError
-from gptcli.interop.family import Rule, Shape, gate_up_rows, pairs_order, qkv_rows
+from gptcli.interop.family import Rule, Shape
+from gptcli.interop.family_parts import gate_up_rows, pairs_order, qkv_rows
 from gptcli.interop.huggingface import assembled, tensor_shapes
 from gptcli.interop.llama import LLAMA
 from gptcli.interop.weights import LoadedWeights, require_described

@@ -10,17 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from gptcli.interop.family import (
-    PLAIN_MLPS,
-    Family,
-    ForeignConfig,
-    Json,
-    Key,
-    Rule,
-    no_windows,
-    rotated_order,
-    uniform_bias,
-)
+from gptcli.interop.family import Family, ForeignConfig, Json, Key, Rule
+from gptcli.interop.family_parts import PLAIN_MLPS, no_windows, rotated_order, uniform_bias
 from gptcli.interop.llama import FREE, KEYS, TABLE, read_whole_rope, with_defaults, write_shared
 from gptcli.models.config import ModelConfig
 from gptcli.models.rope_scaling import YarnScaling
