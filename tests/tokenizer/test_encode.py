@@ -70,7 +70,10 @@ def varied(random_text: Callable[..., str], hard_texts: tuple[str, ...], prose: 
     ]
 
 
-@pytest.fixture(scope="module", params=["gpt2", "learnt here", "merges ignored", *LINE_SPLITS])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("merges ignored", *LINE_SPLITS[1:])]
+
+
+@pytest.fixture(scope="module", params=["gpt2", "learnt here", LINE_SPLITS[0], *SLOW])
 def words(request: pytest.FixtureRequest, varied: list[str]) -> Tokenizer:
     """Byte-level tokenizers that split by words, each ready to use gigatoken."""
     texts = varied[::3]
