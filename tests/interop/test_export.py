@@ -1,4 +1,4 @@
-"""`export`: what is written, the proof that comes with it, and what is refused before anything is read."""
+"""`export`: what is written, the parity check that comes with it, and what is refused before anything is read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Work that several ranks share, and errors that all of them raise together. Knows no file.
+"""Work that several ranks share, and errors that all of them raise together. This module handles no files.
 
 Each function takes the process group, or None for a process that trains alone, and every rank of the group calls it.
 A rank that failed alone would leave the others waiting, so an error that a user can cause is raised on all.

@@ -1,4 +1,4 @@
-"""An optimizer's state as named tensors and JSON, and back, so that no pickle is needed. Knows no kind of optimizer.
+"""An optimizer's state as named tensors and JSON, and back, so that no pickle is needed, for any kind of optimizer.
 
 Only moments and counters are saved; learning rates, decay and the like come from the config.
 """

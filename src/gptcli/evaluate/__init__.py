@@ -1,1 +1,1 @@
-"""How good a model is: loss, perplexity and bits per byte, each token scored exactly once. Import from the modules."""
+"""Measures of a model: loss, perplexity and bits per byte, each token scored exactly once. Import from the modules."""

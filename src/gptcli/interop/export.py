@@ -36,7 +36,7 @@ LAST: dict[str, str] = {"hf": CONFIG, "nanogpt": CHECKPOINT}
 
 
 class Ability(NamedTuple):
-    """What a format can hold, and the packages that it needs: (package, extra)."""
+    """The capabilities of a format, and the packages that it needs: (package, extra)."""
 
     dtypes: tuple[str, ...]
     is_directory: bool = False
@@ -64,7 +64,7 @@ class ExportRequest:
     quantize: str | None = None
     license: str | None = None
     force: bool = False
-    """Whether to replace a file at `out`."""
+    """True to replace a file at `out`."""
 
 
 @dataclass(frozen=True)
