@@ -184,7 +184,7 @@ def with_default_names(kind: type[Config], values: Mapping[str, Any]) -> dict[st
         information = kind.model_fields[key]
         default = information.get_default(call_default_factory=True)
         if "name" not in value and isinstance(default, Config) and "name" in type(default).model_fields:
-            value = {"name": default.name, **value}
+            value = {"name": type(default).model_fields["name"].default, **value}
         member = member_named(information.annotation, value.get("name"))
         named[key] = with_default_names(member, value) if member else value
     return named

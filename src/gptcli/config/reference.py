@@ -36,7 +36,8 @@ def annotated_toml(config: Config, prefix: str = "") -> str:
 
 def markdown_tables(kind: type[Config], prefix: str = "") -> Iterator[str]:
     """A Markdown section for `kind` and each config inside it: key, type, default, meaning."""
-    rows, inner = [], []
+    rows: list[str] = []
+    inner: list[tuple[type[Config], str, bool]] = []
     for name, information in kind.model_fields.items():
         members = [m for m in union_members(information.annotation) if isinstance(m, type) and issubclass(m, Config)]
         if members:

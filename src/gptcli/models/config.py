@@ -39,52 +39,52 @@ class ModelConfig(Config):
     intermediate_size: int | None = Field(default=None, ge=1, le=LARGEST)
     """Hidden width of the MLP; by default 4 n_embd, and for gated MLPs 8/3 n_embd rounded up to a multiple of 32."""
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
-    """Normalisation in each block, as norm_place says, and at the end."""
+    """Normalisation in each block, at the place that norm_place names, and at the end."""
     norm_place: Literal["before", "after"] = "before"
-    """Where a block normalises: what attention and MLP read, or what they add to the stream (OLMo 2)."""
+    """The place of a block's normalisations: before attention and MLP, or after them, on their results (OLMo 2)."""
     norm_weight: bool = True
-    """Whether a normalisation has learnt weights (nanochat's have none)."""
+    """Give each normalisation learned weights (nanochat's have none)."""
     embedding_norm: bool = False
-    """Whether what enters the first block is normalised too (nanochat)."""
+    """Normalise the input of the first block too (nanochat)."""
     norm_eps: float = Field(default=1e-6, gt=0, le=1)
-    """Small number that keeps a normalisation from dividing by zero."""
+    """Small number that prevents a division by zero in a normalisation."""
     position: Literal["rope", "learned", "none"] = "rope"
-    """How tokens know their place: rotary embedding, a learned vector for each position, or not at all."""
+    """The encoding of positions: rotary embedding, a learned vector for each position, or none."""
     rope_theta: float = Field(default=10000.0, ge=1, le=1e15)
     """Base of RoPE's wavelengths; longer contexts use a larger one."""
     rope_scaling: RopeScaling | None = None
-    """What fits RoPE to a longer context than the model was first trained on; none leaves its angles as they are."""
+    """The scaling of RoPE to a longer context than that of the first training; by default its angles are unchanged."""
     rotary_fraction: float = Field(default=1.0, gt=0, le=1)
-    """Part of each head that RoPE turns; 1 is all of it."""
+    """Part of each head that RoPE rotates; 1 is all of it."""
     smear: bool = False
-    """Whether each token's vector takes in a learnt share of the one before it, channel by channel."""
+    """Add a learned share of the previous token's vector to each token's vector, channel by channel."""
     bigram_buckets: int = Field(default=0, ge=0, le=LARGEST)
     """Rows of a table of vectors for pairs of neighbouring tokens, shared by hashing where there are more pairs than
-    rows; 0 is none."""
+    rows; 0 turns it off."""
     mlp: Literal["swiglu", "geglu", "gelu", "gelu_tanh", "relu2"] = "swiglu"
     """Feed-forward network: gated (swiglu, geglu) or plain (gelu, gelu_tanh as in GPT-2, relu2)."""
     qk_norm: bool = True
-    """Whether queries and keys are RMS-normalised, which keeps attention stable at high learning rates."""
+    """Normalise queries and keys by their RMS, which keeps attention stable at high learning rates."""
     qk_norm_over: Literal["head", "heads"] = "head"
-    """What they are normalised over: each head, or all heads together (OLMo 2)."""
+    """The numbers over which they are normalised: each head, or all heads together (OLMo 2)."""
     bias: bool = False
-    """Whether linear layers and layer norms have biases."""
+    """Give linear layers and layer norms biases."""
     qkv_bias: bool | None = None
-    """Whether queries, keys and values have biases (Qwen2); as bias by default."""
+    """Give queries, keys and values biases (Qwen2); by default as bias."""
     tie_embeddings: bool = True
-    """Whether the output projection shares the token embedding's weights."""
+    """Use the token embedding's weights for the output projection too."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Probability to drop a number of an embedding or of a block's output while training."""
+    """Probability of dropping a number of an embedding or of a block's output in training."""
     attention_dropout: float | None = Field(default=None, ge=0, lt=1)
-    """Probability to drop an attention weight; as dropout by default. With 0 a CPU can use its fused kernel."""
+    """Probability of dropping an attention weight; by default as dropout. With 0 a CPU can use its fused kernel."""
     parallel_residual: bool = False
-    """Whether attention and MLP read the same input and are added together (GPT-NeoX), not one after the other."""
+    """Let attention and MLP read the same input and add both results (GPT-NeoX), instead of one after the other."""
     logit_softcap: float | None = Field(default=None, ge=1e-3, le=1e6)
-    """Bound c on the logits, which become c tanh(logits / c) (Gemma 2); none leaves them free."""
+    """Bound c on the logits, which become c tanh(logits / c) (Gemma 2); if not set, they have no bound."""
     window_pattern: tuple[Annotated[int, Field(ge=0)], ...] = ()
-    """Attention windows, cycled over the layers: 0 sees everything before, w the token itself and w - 1 before it."""
+    """Attention windows, cycled over the layers: 0 sees all earlier tokens, w the token itself and w - 1 before it."""
     attention: Literal["fast", "reference"] = "fast"
-    """Attention through torch's fused kernels, or by the plain formula, slower, to check the other against."""
+    """Attention by torch's fused kernels, or by the plain formula, which is slower and serves as a reference."""
     init_std: float = Field(default=0.02, gt=0, le=1000)
     """Standard deviation of the initial weights; that of residual projections is divided by sqrt(2 n_layer)."""
 

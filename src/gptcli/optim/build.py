@@ -1,4 +1,4 @@
-"""From a config and a model's parameters to one optimizer. Decides which parameter gets which rate, decay and rule."""
+"""The optimizer for a config and a model's parameters, with the rate, the decay and the rule of each parameter."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gptcli.nn.parameters import ParameterInfo
+from gptcli.nn.sharding import Sharding
 from gptcli.optim.config import AdamSettings, AdamWConfig, MuonConfig, OptimConfig, SgdConfig
 from gptcli.optim.muon import Muon
 
@@ -16,10 +18,10 @@ NS_DTYPES = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def build_optimizer(parameters: Sequence[ParameterInfo], config: OptimConfig) -> torch.optim.Optimizer:
-    """One optimizer over all parameters that require a gradient, with one state_dict.
+    """Return one optimizer over all parameters that require a gradient, with one state_dict.
 
-    Every group has `initial_lr` (what a schedule multiplies), `lr` and `param_names`. Weight decay falls on matrices,
-    embeddings and head only; never on norms and biases.
+    Every group has `initial_lr`, which a schedule multiplies, `lr` and `param_names`. Only matrices, embeddings and
+    head have weight decay; norms and biases have none.
     """
     load_no_compiler()
     infos = [info for info in parameters if info.tensor.requires_grad]
@@ -34,10 +36,10 @@ def build_optimizer(parameters: Sequence[ParameterInfo], config: OptimConfig) ->
 
 
 def load_no_compiler() -> None:
-    """Have torch's optimizers not import its compiler, which takes over a second, only to hide from it.
+    """Prevent torch's optimizers from importing its compiler, which takes over a second and has no use here.
 
-    The first call of each of these methods asks torch._dynamo for a version of it that is never traced, and keeps that
-    in this attribute. Nothing of ours traces an optimizer, so the method itself serves as well.
+    The first call of each of these methods imports torch._dynamo for a version of it that is never traced, and keeps
+    that in this attribute. No code here traces an optimizer, so the method itself does as well.
     """
     optimizer = torch.optim.Optimizer
     for method in (optimizer.add_param_group, optimizer.zero_grad, optimizer.state_dict, optimizer.load_state_dict):
@@ -46,17 +48,19 @@ def load_no_compiler() -> None:
 
 
 def build_sgd(infos: Sequence[ParameterInfo], config: SgdConfig) -> torch.optim.SGD:
+    """Return SGD with zero velocities."""
     groups = grouped(infos, lambda info: {"lr": config.lr, "weight_decay": decay(info, config.weight_decay)})
     fused = all(info.tensor.device.type in FUSED_DEVICES for info in infos)
     sgd = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=fused)
     if config.momentum:
-        # The fused kernel would take uninitialised memory for the velocity if the first step of all were a bad one.
+        # If the first step were a bad one, the fused kernel would use uninitialised memory as the velocity.
         for info in infos:
             sgd.state[info.tensor]["momentum_buffer"] = torch.zeros_like(info.tensor)
     return sgd
 
 
 def build_muon(infos: Sequence[ParameterInfo], config: MuonConfig) -> Muon:
+    """Return Muon for the matrices and AdamW for the other parameters, as one optimizer."""
     matrices = [info for info in infos if info.kind == "matrix"]
     rest = [info for info in infos if info.kind != "matrix"]
     muon = {
@@ -73,12 +77,14 @@ def build_muon(infos: Sequence[ParameterInfo], config: MuonConfig) -> Muon:
         group["splits"] = [info.splits for info in matrices]
     adamw_lr = config.adamw_lr or config.lr
     groups += grouped(rest, lambda info: {"algorithm": "adamw", **adamw_settings(info, config, adamw_lr)})
-    shardings = {info.tensor: info.sharding for info in matrices if info.sharding}
+    shardings: dict[Tensor, Sharding] = {info.tensor: info.sharding for info in matrices if info.sharding}
     return Muon(groups, ns_dtype=NS_DTYPES[config.ns_precision], shardings=shardings)
 
 
-def grouped(infos: Sequence[ParameterInfo], settings_of: Callable[[ParameterInfo], dict[str, Any]]) -> list[dict]:
-    """Parameter groups: as few as there are different settings, since each costs a kernel launch or more a step."""
+def grouped(
+    infos: Sequence[ParameterInfo], settings_of: Callable[[ParameterInfo], dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return one parameter group for each set of settings, since each group needs a kernel launch or more a step."""
     groups: dict[tuple[tuple[str, Any], ...], dict[str, Any]] = {}
     for info in infos:
         settings = settings_of(info)
@@ -88,7 +94,7 @@ def grouped(infos: Sequence[ParameterInfo], settings_of: Callable[[ParameterInfo
 
 
 def adamw_settings(info: ParameterInfo, config: AdamSettings, lr: float) -> dict[str, Any]:
-    """The settings of one parameter that AdamW updates; `lr` is that of parameters without a rate of their own."""
+    """Return AdamW's settings of one parameter; `lr` is the rate of parameters that have no separate one."""
     own_lr = {"embedding": config.embedding_lr, "head": config.head_lr}.get(info.kind)
     return {
         "lr": own_lr or lr,
@@ -100,4 +106,5 @@ def adamw_settings(info: ParameterInfo, config: AdamSettings, lr: float) -> dict
 
 
 def decay(info: ParameterInfo, weight_decay: float) -> float:
+    """Return the weight decay of one parameter."""
     return weight_decay if info.kind != "vector" and info.tensor.dim() >= 2 else 0.0

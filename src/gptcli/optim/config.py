@@ -1,4 +1,4 @@
-"""The settings of optimizers and learning-rate schedules. Plain numbers: knows no tensor and no step."""
+"""The settings of optimizers and learning-rate schedules. It imports no torch."""
 
 from __future__ import annotations
 
@@ -18,44 +18,45 @@ class SgdConfig(Config):
 
     name: Literal["sgd"] = "sgd"
     lr: Rate = 0.1
-    """Learning rate: the step along the negative gradient."""
+    """Learning rate: the factor of the gradient in an update."""
     momentum: Coefficient = 0.0
-    """Share of the previous step's direction that is kept; 0.9 is usual, 0 is plain gradient descent."""
+    """Part of the previous step's direction that is kept; 0.9 is usual, 0 is plain gradient descent."""
     nesterov: bool = False
-    """Look ahead along the momentum before stepping (Nesterov); needs momentum above 0."""
+    """Use Nesterov momentum, which looks ahead along the momentum; it needs momentum above 0."""
     weight_decay: NonNegative = 0.0
-    """L2 penalty added to the gradient of matrices; norms and biases are never decayed."""
+    """L2 penalty that is added to the gradient of matrices; norms and biases have none."""
 
     @model_validator(mode="after")
     def nesterov_needs_momentum(self) -> Self:
+        """Refuse Nesterov momentum without momentum."""
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs momentum above 0; set optim.momentum=0.9")
         return self
 
 
 class AdamSettings(Config):
-    """What AdamW needs, whether it updates every parameter or only those that Muon leaves."""
+    """The settings of AdamW, whether it updates every parameter or only those that Muon does not."""
 
     name: str
     lr: Rate = 1e-3
     weight_decay: NonNegative = 0.1
-    """Decoupled weight decay of matrices, embeddings and head (each step shrinks them by lr * weight_decay);
-    norms and biases are never decayed."""
+    """Decoupled weight decay of matrices, embeddings and head: each step shrinks them by lr * weight_decay. Norms and
+    biases have none."""
     beta1: Coefficient = 0.9
-    """How much of AdamW's running mean of gradients is kept each step."""
+    """Part of AdamW's running mean of gradients that each step keeps."""
     beta2: Coefficient = 0.95
-    """How much of AdamW's running mean of squared gradients is kept each step; 0.95 follows GPT-3, 0.99 suits
-    very small batches."""
+    """Part of AdamW's running mean of squared gradients that each step keeps; 0.95 is GPT-3's value, 0.99 suits very
+    small batches."""
     eps: Rate = 1e-8
-    """Added to AdamW's denominator, so that a parameter without gradient stays put."""
+    """Number added to AdamW's denominator, so that a parameter without a gradient does not move."""
     embedding_lr: Rate | None = None
-    """Learning rate of the token and position embeddings; none: the same as the other AdamW parameters. Small models
-    often take 10 times more here."""
+    """Learning rate of the token and position embeddings; by default that of the other AdamW parameters. Small models
+    often use 10 times as much."""
     head_lr: Rate | None = None
-    """Learning rate of the output head where it is not tied to the embedding; none: the same as the other AdamW
+    """Learning rate of an output head that is not tied to the embedding; by default that of the other AdamW
     parameters."""
     fused: bool | None = None
-    """Run AdamW as one kernel per group of parameters; none: on CPU and CUDA."""
+    """Run AdamW as one kernel for each group of parameters; by default on CPU and CUDA."""
 
 
 class AdamWConfig(AdamSettings):
@@ -63,40 +64,42 @@ class AdamWConfig(AdamSettings):
 
     name: Literal["adamw"] = "adamw"
     lr: Rate = 1e-3
-    """Learning rate. 1e-3 suits models of a few million parameters; larger ones need less (GPT-2 124M: 6e-4)."""
+    """Learning rate; 1e-3 suits models of a few million parameters, and larger ones need less (GPT-2 124M: 6e-4)."""
 
 
 class MuonConfig(AdamSettings):
     """Muon for the hidden matrices, AdamW for embeddings, head, norms and biases.
 
-    Momentum, orthogonalised by Newton-Schulz iterations (Jordan et al., https://kellerjordan.github.io/posts/muon/).
+    Its updates are the momentum, orthogonalised by Newton-Schulz iterations (Jordan et al.,
+    https://kellerjordan.github.io/posts/muon/).
     """
 
     name: Literal["muon"] = "muon"
     lr: Rate = 1e-3
-    """Learning rate of the hidden matrices. Its scale depends on adjust_lr: with match_rms_adamw take AdamW's
-    learning rate, with original about 20 times that."""
+    """Learning rate of the hidden matrices. With adjust_lr = "match_rms_adamw" it has the scale of AdamW's rate, with
+    "original" about 20 times that."""
     adamw_lr: Rate | None = None
-    """Learning rate of everything else (embeddings, head, norms, biases); none: the same as lr."""
+    """Learning rate of everything else (embeddings, head, norms, biases); by default lr."""
     momentum: Coefficient = 0.95
-    """How much of Muon's running mean of gradients is kept each step."""
+    """Part of Muon's running mean of gradients that each step keeps."""
     nesterov: bool = True
-    """Blend the newest gradient into the momentum once more before orthogonalising."""
+    """Mix the newest gradient into the momentum once more before it is orthogonalised."""
     ns_steps: Annotated[int, Field(ge=1, le=20)] = 5
     """Newton-Schulz iterations; 5 bring all singular values near 1."""
     ns_precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Number format of the iterations; auto: bf16 where that is fast. bf16 serves as well, but makes much of rounding:
-    only with fp32 do runs on other machines, or shared by other numbers of ranks, follow one curve closely."""
+    """Number format of the iterations; auto: bf16 if it is fast. bf16 learns as well but amplifies rounding: only with
+    fp32 do runs on other machines, or on other numbers of ranks, follow the same curve closely."""
     adjust_lr: Literal["match_rms_adamw", "original"] = "match_rms_adamw"
-    """How an update is scaled by the matrix's shape (rows, columns): match_rms_adamw by 0.2 * sqrt(max(rows, columns)),
-    so that AdamW's learning rate and weight decay carry over (Moonshot); original by sqrt(max(1, rows / columns))."""
+    """The factor of an update by the matrix's shape (rows, columns): match_rms_adamw is 0.2 * sqrt(max(rows, columns)),
+    with which AdamW's learning rate and weight decay can be used (Moonshot); original is
+    sqrt(max(1, rows / columns))."""
 
 
 OptimConfig = Annotated[SgdConfig | AdamWConfig | MuonConfig, Field(discriminator="name")]
 
 
 class WarmUp(Config):
-    """What every schedule has: a start from near zero."""
+    """The warm-up, which every schedule has."""
 
     name: str
     warmup_steps: Annotated[int, Field(ge=0)] = 10
@@ -104,11 +107,11 @@ class WarmUp(Config):
 
 
 class Decay(WarmUp):
-    """What every schedule that decays has: where it ends."""
+    """The end of every schedule that decays."""
 
     min_lr: NonNegative = 0.0
-    """Learning rate at the end, as an absolute value (not above optim.lr). Where embeddings or head have a rate of
-    their own it falls by the same ratio."""
+    """Learning rate at the end, as an absolute value, at most optim.lr. Separate rates of embeddings and head fall by
+    the same ratio."""
 
 
 class ConstantSchedule(WarmUp):
@@ -134,7 +137,7 @@ class WsdSchedule(Decay):
 
     name: Literal["wsd"] = "wsd"
     decay_fraction: Annotated[float, Field(gt=0, le=1)] = 0.2
-    """Part of all steps, at the end, over which the learning rate falls."""
+    """Part of all steps, at the end of the run, in which the learning rate falls."""
 
 
 ScheduleConfig = Annotated[

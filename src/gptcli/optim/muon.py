@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -89,9 +89,15 @@ class Muon(torch.optim.Optimizer):
         self.ns_dtype, self.shardings = ns_dtype, dict(shardings or {})
         self._step_supports_amp_scaling = all(group.get("fused", True) for group in self.param_groups)
 
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Update every parameter that has a gradient. Never waits for the device."""
+        """Update every parameter that has a gradient, without waiting for the device."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of how far a run has come, so that a resumed run need remember none of it."""
+"""The learning rate as a pure function of a run's progress, so that a resumed run needs no recorded state of it."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ import math
 import torch
 
 from gptcli.errors import ConfigError
-from gptcli.optim.config import ConstantSchedule, CosineSchedule, LinearSchedule, ScheduleConfig, WsdSchedule
+from gptcli.optim.config import ConstantSchedule, CosineSchedule, Decay, LinearSchedule, ScheduleConfig, WsdSchedule
 
 
 def lr_factor(config: ScheduleConfig, step: float, max_steps: int, base_lr: float) -> float:
-    """What to multiply every learning rate with in step `step` (0 is the first, max_steps - 1 the last).
+    """Return the factor of every learning rate in step `step` (0 is the first, max_steps - 1 the last).
 
-    A run that a clock ends counts in steps as they were first planned, and may stand between two of them. Warm-up rises
-    as (step + 1) / (warmup_steps + 1); after it the rate falls from `base_lr` towards `min_lr`, which it meets at
-    `max_steps` and keeps from there on. The cosine is nanoGPT's.
+    A run that a clock ends counts in steps of its first plan, and may be between two of them. Warm-up rises as
+    (step + 1) / (warmup_steps + 1). After it the rate falls from `base_lr` to `min_lr`, which it has from `max_steps`
+    on. The cosine is nanoGPT's.
 
     Raises:
         ConfigError: min_lr is above base_lr.
     """
-    floor = 0.0 if isinstance(config, ConstantSchedule) else config.min_lr / base_lr
+    min_lr = config.min_lr if isinstance(config, Decay) else 0.0
+    floor = min_lr / base_lr
     if floor > 1:
-        raise ConfigError(f"schedule.min_lr {config.min_lr:g} is above optim.lr {base_lr:g}", "lower schedule.min_lr")
+        raise ConfigError(f"schedule.min_lr {min_lr:g} is above optim.lr {base_lr:g}", "lower schedule.min_lr")
     if step < config.warmup_steps:
         return (step + 1) / (config.warmup_steps + 1)
     match config:
@@ -39,13 +40,13 @@ def lr_factor(config: ScheduleConfig, step: float, max_steps: int, base_lr: floa
 
 
 def progress(step: float, start: int, end: int) -> float:
-    """How far `step` is from `start` (0) to `end` (1); beyond the end it stays 1."""
+    """Return how far `step` is from `start` (0) to `end` (1); 1 beyond the end."""
     if step >= end:
         return 1.0
     return 0.0 if step <= start else (step - start) / (end - start)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Give every parameter group `factor` times its initial learning rate."""
+    """Set the learning rate of every parameter group to `factor` times its initial one."""
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * factor

@@ -1,4 +1,4 @@
-"""The whole configuration of a training run, composed of the sections that the floors below own. Imports no torch."""
+"""The whole configuration of a training run, composed of the sections of the lower floors. It imports no torch."""
 
 from __future__ import annotations
 
@@ -14,58 +14,60 @@ from gptcli.optim.config import AdamWConfig, CosineSchedule, OptimConfig, Schedu
 from gptcli.parallel.config import ParallelConfig
 
 MOST_STEPS, MOST_EPOCHS, MOST_SECONDS = 10**15, 1e6, 1e9
-"""Limits far beyond any training, which keep products of such numbers exact."""
+"""Limits far above any training, below which products of such numbers are exact."""
 
 
 class TrainerConfig(Config):
-    """How long, how much at once, and what happens while it runs."""
+    """The length of the training, the size of its steps, and the events between them."""
 
     FREE_TEXTS = frozenset(("pace", "sample_prompt"))
 
     max_steps: int | None = Field(None, ge=1, le=MOST_STEPS)
-    """Optimizer steps in all, with max_seconds at most; None: as many as that allows, or, without it, as the
-    zero-config rule chooses."""
+    """Optimizer steps in all, or at most if max_seconds is set. If not set, max_seconds or the zero-config rule decides
+    it."""
 
     epochs: float | None = Field(None, gt=0, le=MOST_EPOCHS)
-    """Passes over the training split, instead of max_steps; for a mix, a pass is as many sequences as its corpora have
-    together. It becomes max_steps, rounded up to a whole step, as soon as the text is tokenized, so the run's run.toml
-    has max_steps. The last one set counts of the two: `--set` before a file, a file before the run that is
-    resumed."""
+    """Passes over the training split, instead of max_steps. For a mix, a pass is as many sequences as its corpora have
+    together. It becomes max_steps, rounded up to a whole step, as soon as the text is tokenized, so run.toml has
+    max_steps. If both are set, `--set` has priority over a file, and a file over the run that is resumed."""
 
     max_seconds: float | None = Field(None, gt=0, le=MOST_SECONDS)
-    """Seconds that the whole command may take, from its start to the saved model; what is not set is chosen for them.
-    `--time 10m` sets it. It ends sooner after max_steps, which are chosen where more would memorise the text."""
+    """Seconds that the whole command may take, from its start to the saved model. Keys that are not set are chosen for
+    this time. `--time 10m` sets it. The run ends earlier after max_steps, which is chosen such that the text is not
+    memorised."""
 
     pace: str = Field("", pattern=r"^(\d+:\d+( \d+:\d+)*)?$")
-    """The progress of a run under a deadline, for repeating it: `STEP:END ...`, the last step as it was planned at each
-    of these steps. The learning rate, and what happens every so many steps, count in steps as the first one planned."""
+    """The progress of a run under a deadline, recorded for repeating the run: `STEP:END ...`, the last step as it was
+    planned at each of these steps. The learning rate and all intervals count in steps of the first plan."""
 
     init_from: str = ""
     """The model whose shape, tokenizer and weights training starts from, with a new optimizer: a run, a Hugging Face
-    directory or hf:NAME; empty: weights are drawn. `--init-from` sets it. The run keeps a copy of it."""
+    directory or hf:NAME. If empty, the initial weights are random. `--init-from` sets it. The run keeps a copy of the
+    model."""
 
     corpus_bytes: int | None = Field(None, ge=1)
-    """Read only about so many bytes of the corpus, from files drawn by their hash; if not set, all of it. Chosen where
-    max_seconds leaves no time to prepare more."""
+    """Bytes of the corpus to read, about, from files drawn by their hash. If not set, all of it is read, or as much as
+    max_seconds leaves time to prepare."""
 
     tokens_per_step: int = Field(8192, ge=1)
-    """Target tokens of one optimizer step. It fixes the optimisation; accumulation follows from it and batch_size."""
+    """Target tokens of one optimizer step. This number decides the result; gradients are accumulated over as many
+    micro-batches as it needs."""
 
     batch_size: int = Field(16, ge=1)
-    """Sequences in one micro-batch: what goes through the model at once. Changes speed and memory, not the result."""
+    """Sequences of one micro-batch, which the model computes at once. It changes speed and memory, not the result."""
 
     seq_len: int | None = Field(None, ge=1)
-    """Tokens of one training sequence; none: the model's context_length."""
+    """Tokens of one training sequence; by default the model's context_length."""
 
     grad_clip: float = Field(1.0, ge=0)
-    """Largest global gradient norm; a larger gradient is scaled down to it. 0 switches clipping off."""
+    """Largest global gradient norm; a larger gradient is scaled down to it. 0 turns clipping off."""
 
     max_bad_steps: int = Field(3, ge=1)
-    """Stop after so many steps in a row whose loss or gradient was not finite (each of them changes nothing)."""
+    """Steps in a row with a loss or gradient that is not finite after which the run stops. They change no weight."""
 
     max_spike: float = Field(0.0, ge=0)
-    """Skip a step whose loss is so many robust deviations above the median of the last 128, and count it as bad; 0:
-    none. 6 to 10 is usual."""
+    """Robust deviations above the median of the last 128 losses from which on a step is skipped and counted as bad.
+    6 to 10 is usual; 0 skips none."""
 
     log_every_steps: int = Field(20, ge=1)
     """Steps between two lines of metrics.jsonl."""
@@ -74,57 +76,58 @@ class TrainerConfig(Config):
     """Steps between two measurements of the validation loss."""
 
     eval_tokens: int = Field(65536, ge=1)
-    """Validation tokens of each such measurement, always the same ones; the end of the run measures the whole split."""
+    """Validation tokens of each such measurement, always the same ones. The last one measures the whole split."""
 
     patience: int = Field(0, ge=0)
-    """End the run after so many evaluations in a row without a lower validation loss; 0: never."""
+    """Evaluations in a row without a lower validation loss after which the run ends; 0: it does not end early."""
 
     checkpoint_every_steps: int = Field(250, ge=1)
-    """Steps between two checkpoints. They are written while training goes on, from a copy of weights and moments."""
+    """Steps between two checkpoints. They are written during the training, from a copy of weights and moments."""
 
     keep_last: int = Field(2, ge=1)
-    """How many of the latest checkpoints to keep. The newest whole one is never removed."""
+    """The number of latest checkpoints to keep. The newest complete one is never removed."""
 
     keep_best: bool = True
-    """Keep the checkpoint of the lowest validation loss too, and save one whenever that falls."""
+    """Keep the checkpoint of the lowest validation loss too, and save one at each new lowest loss."""
 
     keep_every_steps: int = Field(0, ge=0)
-    """Keep every checkpoint whose step is a multiple of it too; 0: none."""
+    """Keep every checkpoint whose step is a multiple of this number too; 0 keeps none."""
 
     sample_every_steps: int = Field(500, ge=0)
-    """Steps between two printed samples of generated text; 0: none."""
+    """Steps between two printed samples of generated text; 0 prints none."""
 
     sample_tokens: int = Field(100, ge=1)
-    """Tokens of such a sample."""
+    """Tokens of each such sample."""
 
     sample_prompt: str = ""
-    """What such a sample begins with; empty: the start of a document."""
+    """The prompt of each such sample; if empty, it starts as a document does."""
 
     precision: Literal["auto", "fp32", "bf16", "fp16", "fp8"] = "auto"
-    """Number format of matrix products; auto: bf16 on a CUDA device or a CPU that is fast at it, else fp32.
-    Weights stay fp32. With fp8 the blocks' products are in 8 bits, on CUDA from Ada and Hopper on
+    """Number format of matrix products. auto is bf16 on a CUDA device or a CPU with fast bf16, otherwise fp32. Weights
+    stay in fp32. fp8 computes the blocks' products in 8 bits, on CUDA devices since Ada and Hopper
     (`pip install 'gptcli[fp8]'`)."""
 
     tf32: bool = True
     """Allow TensorFloat-32 in fp32 matrix products on CUDA."""
 
     activation_checkpointing: Literal["none", "full", "selective"] = "none"
-    """What of the blocks is computed again in the backward pass instead of kept. full: everything, for the least memory
-    and about a third more time; selective: all but matrix products and attention, for little time and less memory."""
+    """The part of the blocks that the backward pass computes again, which saves memory. full: everything, for the least
+    memory and a third more time, about. selective: all but matrix products and attention, with little more time."""
 
     compile: bool | Literal["auto"] = "auto"
-    """Compile the loss with torch.compile: slow to start, faster after that; auto: where the run is long enough."""
+    """Compile the loss with torch.compile, which delays the start and makes steps faster; auto: if the run is long
+    enough to gain from it."""
 
     fingerprints: bool = False
     """Write hashes of each step's tokens, random state, weights and moments to fingerprints.jsonl, to compare runs."""
 
     trackers: tuple[Literal["tensorboard", "trackio", "wandb", "mlflow"], ...] = ()
-    """Where metrics go besides metrics.jsonl (`pip install 'gptcli[track]'`)."""
+    """Trackers that receive the metrics besides metrics.jsonl (`pip install 'gptcli[track]'`)."""
 
     @field_validator("trackers", mode="before")
     @classmethod
     def one_or_several(cls, value: Any) -> Any:
-        """A single tracker may be written without brackets."""
+        """Accept a single tracker without brackets."""
         return (value,) if isinstance(value, str) else value
 
     @property
@@ -135,8 +138,9 @@ class TrainerConfig(Config):
 
     @model_validator(mode="after")
     def one_length(self) -> TrainerConfig:
+        """Refuse both epochs and max_steps."""
         if self.epochs is not None and self.max_steps is not None:
-            raise ValueError("epochs and max_steps both say how long to train; leave one of them out")
+            raise ValueError("epochs and max_steps both set the length of the training; leave one of them out")
         return self
 
     @model_validator(mode="after")
@@ -152,13 +156,13 @@ class TrainerConfig(Config):
 
 
 class RunConfig(Config):
-    """Everything that decides a run. `run.toml` in a run directory holds exactly this, resolved."""
+    """All settings of a run. `run.toml` in a run directory holds exactly these, resolved."""
 
     device: str = "auto"
-    """auto (CUDA where there is one, else the CPU), cpu, cuda, cuda:N or mps."""
+    """The device: auto (CUDA if there is one, otherwise the CPU), cpu, cuda, cuda:N or mps."""
 
     seed: int = Field(1337, ge=0, lt=2**63)
-    """Decides the initial weights, the order of the data, dropout, and which documents are validated on."""
+    """The seed of the initial weights, the order of the data, dropout, and the choice of validation documents."""
 
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
@@ -179,6 +183,7 @@ class RunConfig(Config):
 
     @model_validator(mode="after")
     def check_rates(self) -> RunConfig:
+        """Refuse a schedule that ends above the learning rate."""
         min_lr = getattr(self.schedule, "min_lr", 0.0)
         if min_lr > self.optim.lr:
             raise ValueError(f"schedule.min_lr {min_lr:g} is above optim.lr {self.optim.lr:g}; lower it")
@@ -186,6 +191,7 @@ class RunConfig(Config):
 
     @model_validator(mode="after")
     def check_lengths(self) -> RunConfig:
+        """Refuse sequences longer than the model's context, and steps of partial sequences."""
         if self.seq_len > self.model.context_length:
             raise ValueError(
                 f"train.seq_len {self.seq_len} is longer than model.context_length {self.model.context_length}; "

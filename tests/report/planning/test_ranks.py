@@ -17,7 +17,7 @@ from gptcli.optim.config import AdamWConfig, MuonConfig, OptimConfig, SgdConfig
 from gptcli.parallel.config import ParallelConfig
 from gptcli.parallel.layout import Layout
 from gptcli.report.planning.hardware import Machine, parse_accelerator
-from gptcli.report.planning.traffic import Talk, all_gather, all_reduce, talks
+from gptcli.report.planning.traffic import Transfer, all_gather, all_reduce, transfers
 from gptcli.train.config import RunConfig, TrainerConfig
 from gptcli.train.planning.memory_estimate import RankMemory, part_of_model, rank_memory
 
@@ -90,9 +90,9 @@ def test_rings_send_what_a_simulated_ring_sends(collective: Callable[[float, int
     assert collective(1.0, ranks) == pytest.approx(sent)
 
 
-def sent(layout: Layout, micro_batches: int = 1, **parallel: Any) -> dict[str, Talk]:
-    found = talks(run(layout, micro_batches, **parallel), BF16, layout, Machine(H100))
-    return {talk.what.partition(": ")[2]: talk for talk in found}
+def sent(layout: Layout, micro_batches: int = 1, **parallel: Any) -> dict[str, Transfer]:
+    found = transfers(run(layout, micro_batches, **parallel), BF16, layout, Machine(H100))
+    return {transfer.what.partition(": ")[2]: transfer for transfer in found}
 
 
 def test_a_step_sends_what_its_strategy_needs() -> None:

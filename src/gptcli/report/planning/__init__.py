@@ -1,1 +1,1 @@
-"""`gptcli plan`: what a training will take: memory, time, talk between ranks, money. Arithmetic; loads no torch."""
+"""`gptcli plan`: estimates of a training's memory, time, communication and cost. It loads no torch."""

@@ -1,38 +1,41 @@
-"""Accelerators by their makers' data sheets, and `--gpu`, which names one or gives numbers of one's own."""
+"""Accelerators by their makers' data sheets, and the argument of `--gpu`, which names one or gives its numbers."""
 
 from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass, replace
+from typing import Any
 
 from gptcli.errors import UsageError
 
 
 @dataclass(frozen=True)
 class Accelerator:
-    """One device.
-
-    flops: dense bf16 operations a second at its peak (on the CPU fp32).
-    memory: bytes, as the data sheet counts them (a GB is 1e9).
-    bandwidth: of its memory, bytes a second.
-    link: to its neighbours in the host, bytes a second in each direction.
-    network: its share of a usual host's network, bytes a second in each direction.
-    """
+    """The numbers of one device."""
 
     name: str
     flops: float
+    """Dense bf16 operations a second at its peak; those of a CPU are fp32."""
     memory: float
+    """Bytes of memory, as the data sheet counts them (a GB is 1e9)."""
     bandwidth: float
+    """Bytes a second of its memory."""
     link: float
+    """Bytes a second to other devices of the host, in each direction."""
     network: float
+    """Bytes a second of its share of a usual host's network, in each direction."""
     source: str
 
     @property
     def is_cpu(self) -> bool:
+        """Whether the device is a CPU."""
         return self.name.startswith("cpu")
 
     def peak_flops(self, precision: str) -> float:
-        """Of matrix products; fp32 ones run as TF32 on a GPU, half as fast as bf16. fp8 is measured against bf16."""
+        """Return the peak operations a second of matrix products.
+
+        On a GPU fp32 products run as TF32, half as fast as bf16. fp8 has the peak of bf16.
+        """
         return self.flops / 2 if precision == "fp32" and not self.is_cpu else self.flops
 
 
@@ -44,13 +47,13 @@ class Machine:
     per_host: int = 8
 
     def hosts(self, devices: int) -> int:
-        """How many are needed for so many devices."""
+        """Return the hosts that are needed for so many devices."""
         return -(-devices // self.per_host)
 
     def between(self, count: int, stride: int) -> tuple[str, float]:
-        """Where groups of `count` ranks that lie `stride` apart talk, and each rank's bytes a second there.
+        """Return where groups of `count` ranks with a distance of `stride` communicate, and a rank's bytes a second.
 
-        A ring through several hosts takes the network ports of all its ranks in a host.
+        A ring through several hosts uses the network ports of all its ranks in a host.
         """
         if count * stride <= self.per_host:
             return "in the host", self.device.link
@@ -73,23 +76,25 @@ ACCELERATORS = {
     )
 }
 LARGEST = 1e24
-"""The largest of a device's numbers that is taken for one."""
+"""The largest number of a device that is accepted."""
 NUMBERS = ("flops", "memory", "bandwidth", "link", "network")
 
 
 def parse_accelerator(text: str) -> Accelerator:
-    """`h100`, `h100,memory=94e9`, or all five numbers `flops=...,memory=...,bandwidth=...,link=...,network=...`.
+    """Return the device for `h100`, `h100,memory=94e9`, or all five numbers.
+
+    The numbers are written `flops=...,memory=...,bandwidth=...,link=...,network=...`.
 
     Raises:
         UsageError: there is no such device or number, or one is missing.
     """
     first, *rest = text.lower().replace(" ", "").split(",")
     pairs = rest if "=" not in first else [first, *rest]
-    numbers = dict(parse_number(pair) for pair in pairs)
+    numbers: dict[str, Any] = dict(parse_number(pair) for pair in pairs)
     if "=" in first:
         missing = [name for name in NUMBERS if name not in numbers]
         if missing:
-            raise UsageError(f"--gpu {text} lacks {', '.join(missing)}", "add them, or begin with a device's name")
+            raise UsageError(f"--gpu {text} lacks {', '.join(missing)}", "add them, or put a device's name first")
         return Accelerator("own", source="--gpu", **numbers)
     name = first.replace("-", "").replace("_", "")
     if name not in ACCELERATORS:
@@ -100,6 +105,11 @@ def parse_accelerator(text: str) -> Accelerator:
 
 
 def parse_number(pair: str) -> tuple[str, float]:
+    """Return the name and the value of `name=value`.
+
+    Raises:
+        UsageError: it is not a number of a device.
+    """
     name, _, value = pair.partition("=")
     try:
         number = float(value)
@@ -111,6 +121,6 @@ def parse_number(pair: str) -> tuple[str, float]:
 
 
 def example() -> str:
-    """The H100 as its own numbers."""
+    """Return the numbers of the H100 as `--gpu` reads them."""
     h100 = ACCELERATORS["h100"]
     return ",".join(f"{name}={getattr(h100, name):g}" for name in NUMBERS)

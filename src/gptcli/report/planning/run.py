@@ -1,4 +1,4 @@
-"""From `gptcli plan`'s arguments to all its figures."""
+"""The figures of `gptcli plan`, from its arguments."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from gptcli.parallel.config import ParallelConfig
 from gptcli.parallel.layout import Layout, lay_out, require_divisible, require_fitting
 from gptcli.report.planning.failures import Saving, plan_saving
 from gptcli.report.planning.hardware import Accelerator, Machine, parse_accelerator
-from gptcli.report.planning.traffic import Talk, talks
+from gptcli.report.planning.traffic import Transfer, transfers
 from gptcli.tokenizer.config import BpeTokenizerConfig
 from gptcli.train.config import RunConfig, TrainerConfig
 from gptcli.train.planning.memory_estimate import RankMemory, checkpoint_bytes, compute_format, micro_batch, rank_memory
 
 USABLE = 0.94
-"""Part of a device's memory that tensors can have: CUDA's context, libraries and gaps between tensors take the rest."""
+"""Part of a device's memory for tensors; CUDA's context, libraries and gaps between tensors need the rest."""
 TOKENS_PER_PARAMETER = 20
-"""About what is best for a given amount of computing (Hoffmann et al. 2022, arXiv:2203.15556)."""
+"""About the best number for a given amount of compute (Hoffmann et al. 2022, arXiv:2203.15556)."""
 STEP_TOKENS = 2**19
-"""Tokens of a step where neither the config nor --tokens-per-step says: GPT-3's smallest batch, or one round more."""
+"""Tokens of a step that are not set by the config or --tokens-per-step: GPT-3's smallest batch, rounded up."""
 MICRO_BATCH_TOKENS = 16_384
-"""At most, where the config does not say."""
+"""Most tokens of a micro-batch whose size the config does not set."""
 VOCABULARY = 32_768
-"""Where neither the model nor its tokenizer says."""
+"""The vocabulary if neither the model nor its tokenizer has one."""
 BYTES_PER_TOKEN = 4
-"""Of English text in a large vocabulary, about."""
+"""Bytes of a token of English text in a large vocabulary, about."""
 SMALL_VOCABULARY = 2**16
-"""Ids below it take two bytes in a shard, others four."""
+"""Ids below it need two bytes in a shard, others four."""
 
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """What the user asked for; none: as the config says, or chosen."""
+    """The user's request; values that are None come from the config or are chosen."""
 
     config_files: tuple[str, ...]
     assignments: tuple[str, ...] = ()
@@ -48,7 +48,7 @@ class PlanRequest:
     gpu: str = "h100"
     per_host: int = 8
     strategy: Literal["ddp", "fsdp", "hsdp"] | None = None
-    """hsdp is fsdp with `replicas`, by default one a host."""
+    """hsdp is fsdp with `replicas`, by default one on each host."""
     tensor: int | None = None
     replicas: int | None = None
     checkpointing: Recompute | None = None
@@ -66,7 +66,7 @@ class PlanRequest:
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """All that can be reckoned of a training before it. `report.planning.text` says it in words."""
+    """All estimates of a training. `report.planning.text` formats them."""
 
     request: PlanRequest
     config: RunConfig
@@ -74,13 +74,13 @@ class TrainingPlan:
     precision: str
     layout: Layout
     chosen: tuple[str, ...]
-    """What was assumed, as sentences."""
+    """The assumptions, in words."""
     batch: BatchShape
-    """What goes through one rank at once."""
+    """The micro-batch of one rank."""
     micro_batches: int
-    """How often that is in a step."""
+    """Micro-batches of one rank in a step."""
     memory: RankMemory
-    talks: tuple[Talk, ...]
+    transfers: tuple[Transfer, ...]
     saving: Saving
     tokens: float
 
@@ -102,18 +102,18 @@ class TrainingPlan:
 
     @property
     def step_seconds(self) -> float:
-        """Of computing; what is sent meanwhile is part of the utilisation that was stated."""
+        """Seconds of computing in a step; the stated utilisation includes the communication."""
         rate = self.request.gpus * self.device.peak_flops(self.precision) * self.request.mfu
         return self.flops_per_token * self.config.train.tokens_per_step / rate
 
     @property
     def train_seconds(self) -> float:
-        """Without failures."""
+        """Seconds of the training without failures."""
         return self.step_seconds * self.tokens / self.config.train.tokens_per_step
 
     @property
     def wall_seconds(self) -> float:
-        """With what failures and checkpoints take."""
+        """Seconds of the training with failures and checkpoints."""
         return self.train_seconds / max(1e-9, 1 - self.saving.lost)
 
     @property
@@ -131,16 +131,16 @@ class TrainingPlan:
 
     @property
     def shard_bytes(self) -> float:
-        """Of the training text as token ids on the disk."""
+        """Bytes of the training text as token ids on disk."""
         return self.tokens * (2 if self.model.vocab_size <= SMALL_VOCABULARY else 4)
 
 
 def make_plan(request: PlanRequest) -> TrainingPlan:
-    """Reckon everything.
+    """Return all estimates.
 
     Raises:
         ConfigError: a config or an assignment is wrong.
-        UsageError: a device is unknown, or the devices or the batch cannot be laid out so.
+        UsageError: a device is unknown, or the devices or the batch cannot be divided like this.
     """
     if not request.config_files:
         raise UsageError("nothing to plan", "name a config: gptcli plan gpt2-124m")
@@ -155,7 +155,7 @@ def make_plan(request: PlanRequest) -> TrainingPlan:
     require_divisible(layout, config.sequences_per_step, f"{config.train.tokens_per_step:,} tokens")
     batch, micro_batches = micro_batch(config, layout)
     device_type = "cpu" if machine.device.is_cpu else "cuda"
-    # What is in pieces is written by all hosts, each its own; what is whole by the first rank.
+    # All hosts write their parts of a sharded model; the first rank alone writes a whole one.
     writers = machine.hosts(request.gpus) if layout.is_sharded else 1
     written = checkpoint_bytes(config.model, config.optim)
     tokens, why = training_tokens(request, config)
@@ -169,14 +169,14 @@ def make_plan(request: PlanRequest) -> TrainingPlan:
         batch=batch,
         micro_batches=micro_batches,
         memory=rank_memory(config, precision, device_type, layout),
-        talks=tuple(talks(config, compute_format(precision, device_type), layout, machine)),
+        transfers=tuple(transfers(config, compute_format(precision, device_type), layout, machine)),
         saving=plan_saving(written, request.write_rate * writers, request.device_hours, request.gpus),
         tokens=tokens,
     )
 
 
 def asked_for(request: PlanRequest) -> dict[str, dict[str, Any]]:
-    """What the options say, as the config would."""
+    """Return the options in the form of a config."""
     train = {name: getattr(request, name) for name in ("batch_size", "seq_len", "tokens_per_step")}
     train["activation_checkpointing"] = request.checkpointing
     parallel: dict[str, Any] = {"strategy": request.strategy, "tensor": request.tensor, "replicas": request.replicas}
@@ -192,7 +192,7 @@ def asked_for(request: PlanRequest) -> dict[str, dict[str, Any]]:
 
 
 def complete(given: RawConfig, layout: Layout) -> tuple[RunConfig, list[str]]:
-    """The configuration with what is missing laid under it, and what that was."""
+    """Return the configuration with values for the missing keys, and those values in words."""
     chosen: list[str] = []
     train, model = given.values.get("train", {}), given.values.get("model", {})
     under: dict[str, dict[str, Any]] = {"train": {}}
@@ -206,23 +206,24 @@ def complete(given: RawConfig, layout: Layout) -> tuple[RunConfig, list[str]]:
         chosen.append(f"steps of {under['train']['tokens_per_step']:,} tokens (--tokens-per-step)")
     if not model.get("vocab_size"):
         tokenizer = validate(RunConfig, RawConfig({"data": given.values.get("data", {})})).data.tokenizer
-        is_known = isinstance(tokenizer, BpeTokenizerConfig) and "tokenizer" in given.values.get("data", {})
-        over["model"] = {"vocab_size": tokenizer.vocab_size if is_known else VOCABULARY}
-        if not is_known:
+        if isinstance(tokenizer, BpeTokenizerConfig) and "tokenizer" in given.values.get("data", {}):
+            over["model"] = {"vocab_size": tokenizer.vocab_size}
+        else:
+            over["model"] = {"vocab_size": VOCABULARY}
             chosen.append(f"a vocabulary of {VOCABULARY:,} (--set model.vocab_size=...)")
     filled = merge(with_origin(under, "gptcli plan"), given, with_origin(over, "gptcli plan"))
     return validate(RunConfig, filled), chosen
 
 
 def resolved_precision(config: RunConfig, device: Accelerator) -> str:
-    """As the trainer resolves `auto`: bf16 on a GPU, and fp32 on a CPU that is not known to be fast at bf16."""
+    """Return the precision with `auto` resolved as in training: bf16 on a GPU, and fp32 on a CPU."""
     if config.train.precision != "auto":
         return config.train.precision
     return "fp32" if device.is_cpu else "bf16"
 
 
 def training_tokens(request: PlanRequest, config: RunConfig) -> tuple[float, list[str]]:
-    """Of the whole training: as asked for, else what the config's steps come to, else Chinchilla's number."""
+    """Return the tokens of the training: those of the request, of the config's steps, or Chinchilla's number."""
     if request.tokens is not None:
         return request.tokens, []
     if config.train.max_steps is not None:
@@ -232,7 +233,7 @@ def training_tokens(request: PlanRequest, config: RunConfig) -> tuple[float, lis
 
 
 def what_fits(plan: TrainingPlan) -> TrainingPlan | None:
-    """The first change of the request, the least intrusive tried first, whose memory fits; none does: none."""
+    """Return the plan with the least intrusive change whose memory fits, or None."""
     for change in changes(plan):
         try:
             other = make_plan(replace(plan.request, **change))
@@ -244,7 +245,7 @@ def what_fits(plan: TrainingPlan) -> TrainingPlan | None:
 
 
 def changes(plan: TrainingPlan) -> list[dict[str, Any]]:
-    """What may be changed so that less memory is needed, the least intrusive first; more devices last."""
+    """Return the changes that reduce the memory, the least intrusive first, more devices last."""
     request = plan.request
     less: list[dict[str, Any]] = [{"checkpointing": "selective"}, {"checkpointing": "full"}, {"batch_size": 1}]
     less += [{**less[0], **less[2]}, {**less[1], **less[2]}]

@@ -1,4 +1,4 @@
-"""A plan in words and figures: a table for people, one JSON object for programs. Reckons nothing."""
+"""The plan as a table for people and as a JSON object for programs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Lines = list[tuple[str, str]]
 DAY = 86_400.0
 LONG = 2 * DAY
 HOPELESS = 0.99
-"""Part of the time lost from which on a training does not get on."""
+"""Part of lost time from which on a training makes no progress."""
 MEMORY_PARTS = {
     "weights": "weights, fp32",
     "gradients": "gradients, fp32",
@@ -30,8 +30,8 @@ MEMORY_PARTS = {
 
 
 def as_text(plan: TrainingPlan) -> str:
-    """What `gptcli plan` prints."""
-    lines = [*model_lines(plan), *memory_lines(plan), *time_lines(plan), *talk_lines(plan), *saving_lines(plan)]
+    """Return the text that `gptcli plan` prints."""
+    lines = [*model_lines(plan), *memory_lines(plan), *time_lines(plan), *traffic_lines(plan), *saving_lines(plan)]
     lines.append(("data", data_line(plan)))
     lines += [("assumed", "; ".join(assumptions(plan)))]
     return "\n".join(f"{label:<11} {text}" for label, text in lines)
@@ -52,7 +52,7 @@ def model_lines(plan: TrainingPlan) -> Lines:
 
 
 def memory_lines(plan: TrainingPlan) -> Lines:
-    """The parts of one rank's memory, their most at one moment, and what to change if that is too much."""
+    """Return the parts of one rank's memory, their peak, and what to change if that is too much."""
     memory = plan.memory._asdict()
     lines = [("layout", f"{plan.request.gpus:,} {plan.device.name}: {ranks_words(plan)}"), ("", batch_words(plan))]
     lines.append(("memory", f"{size(memory['total'])} of {size(plan.device.memory)} on each: {verdict(plan)}"))
@@ -71,7 +71,7 @@ def verdict(plan: TrainingPlan) -> str:
 
 
 def changed_options(plan: TrainingPlan, other: TrainingPlan) -> str:
-    """The options that turn one plan into the other."""
+    """Return the options that turn one plan into the other."""
     names = ("gpus", "strategy", "tensor", "batch_size", "checkpointing")
     values = {name: getattr(other.request, name) for name in names if getattr(other.request, name) is not None}
     changed = {name: value for name, value in values.items() if getattr(plan.request, name) != value}
@@ -112,19 +112,19 @@ def time_lines(plan: TrainingPlan) -> Lines:
     return lines
 
 
-def talk_lines(plan: TrainingPlan) -> Lines:
-    """What a rank sends in a step, beside the time it computes."""
+def traffic_lines(plan: TrainingPlan) -> Lines:
+    """Return the traffic of a rank in a step, compared with the time that it computes."""
     lines = [
-        ("", f"{size(talk.bytes):>8}  {talk.what}, {talk.place}: {short(talk.seconds)} by itself")
-        for talk in plan.talks
+        ("", f"{size(transfer.bytes):>8}  {transfer.what}, {transfer.place}: {short(transfer.seconds)} by itself")
+        for transfer in plan.transfers
     ]
     if not lines:
         return []
-    total = sum(talk.seconds for talk in plan.talks)
+    total = sum(transfer.seconds for transfer in plan.transfers)
     share = total / plan.step_seconds
     words = ", so it decides the speed" if share > 1 else ""
     percent = f"{100 * share:.0f}" if share > 0.1 else f"{100 * share:.2g}"
-    return [("talk", f"each rank sends in a step, {percent} % of the time that it computes{words}:"), *lines]
+    return [("traffic", f"each rank sends in a step, {percent} % of the time that it computes{words}:"), *lines]
 
 
 def saving_lines(plan: TrainingPlan) -> Lines:
@@ -209,7 +209,7 @@ def as_json(plan: TrainingPlan) -> dict[str, Any]:
         "usable_memory_bytes": plan.usable_memory,
         "fits": plan.fits,
         "verdict": verdict(plan),
-        "talk": [talk._asdict() for talk in plan.talks],
+        "talk": [transfer._asdict() for transfer in plan.transfers],
         "steps": plan.steps,
         "step_seconds": plan.step_seconds,
         "train_seconds": plan.train_seconds,

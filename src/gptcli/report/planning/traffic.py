@@ -1,4 +1,4 @@
-"""What one rank sends in a step, and how long that takes by itself.
+"""The bytes that one rank sends in a step, and the time that they take without other traffic.
 
 Ring algorithms (Thakur et al. 2005; NCCL's): among n ranks an all-reduce of S bytes sends 2 (n-1)/n S from each, an
 all-gather or a reduce-scatter (n-1)/n S. Each receives as much at the same time.
@@ -16,43 +16,46 @@ from gptcli.train.config import RunConfig
 from gptcli.train.planning.memory_estimate import around_parameters, micro_batch, part_of_model
 
 REDUCTIONS_PER_BLOCK = 2
-"""Of activations under tensor parallelism in a forward pass: after attention, after the MLP; as many backwards."""
+"""Sums of activations in a block's forward pass under tensor parallelism; a backward pass has as many."""
 
 
-class Talk(NamedTuple):
-    """One kind of message: what it is for, bytes sent by a rank in a step, and seconds where nothing else is sent."""
+class Transfer(NamedTuple):
+    """One kind of communication in a step."""
 
     what: str
+    """Its purpose, in words."""
     bytes: float
+    """Bytes that a rank sends."""
     place: str
     seconds: float
+    """Seconds that it takes without other traffic."""
 
 
 def all_reduce(size: float, ranks: int) -> float:
-    """Bytes that a rank sends."""
+    """Return the bytes that a rank sends."""
     return 2 * (ranks - 1) / ranks * size
 
 
 def all_gather(size: float, ranks: int) -> float:
-    """Bytes that a rank sends, of `size` that every rank then has; a reduce-scatter sends as many."""
+    """Return the bytes that a rank sends to give every rank `size` bytes; a reduce-scatter sends as many."""
     return (ranks - 1) / ranks * size
 
 
-def talks(config: RunConfig, numbers: ComputeFormat, layout: Layout, machine: Machine) -> list[Talk]:
-    """All that is sent in one step; nothing among one rank.
+def transfers(config: RunConfig, numbers: ComputeFormat, layout: Layout, machine: Machine) -> list[Transfer]:
+    """Return everything that a rank sends in one step.
 
     The blocks' weights are gathered in the compute precision for the forward pass of each micro-batch, and again for
-    its backward pass where they were dropped between; what is around them once in fp32. Gradients are summed in fp32,
-    once a step.
+    its backward pass if they were dropped between; the other weights are gathered once in fp32. Gradients are summed in
+    fp32, once a step.
     """
     batch, micro_batches = micro_batch(config, layout)
     local = part_of_model(config.model, layout.tensor)
-    found = []
+    found: list[Transfer] = []
 
     def add(what: str, size: float, count: int, stride: int) -> None:
-        """Of groups of `count` ranks that lie `stride` apart."""
+        """Add a transfer in groups of `count` ranks with a distance of `stride`."""
         place, rate = machine.between(count, stride)
-        found.append(Talk(what, size, place, size / rate))
+        found.append(Transfer(what, size, place, size / rate))
 
     if layout.tensor > 1:
         passes = 2 if config.train.activation_checkpointing == "none" else 3
