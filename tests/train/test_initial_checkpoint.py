@@ -146,7 +146,7 @@ def test_what_is_no_model_or_another_one_is_refused_in_one_line(corpus, base, tm
     with pytest.raises(UsageError, match=r"began from .*base, not from .*other"):
         train(request(corpus, tmp_path / "run", base("other")[0], resume=True))
     train(request(corpus, tmp_path / "drawn", None, "model.n_layer=1", "model.n_embd=32", "model.context_length=16"))
-    with pytest.raises(UsageError, match="began from weights that were drawn"):
+    with pytest.raises(UsageError, match="began from random weights"):
         train(request(corpus, tmp_path / "drawn", directory, resume=True))
 
 

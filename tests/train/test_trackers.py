@@ -164,8 +164,8 @@ def test_a_tracker_that_fails_is_warned_of_once_and_left_out(capsys: pytest.Capt
     assert (len(broken.told), len(whole.told)) == (1, 2)
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
-        "warning: wandb has failed and is told no more (ConnectionError: the service is down); the training goes on",
-        "warning: mlflow has failed and is told no more (RuntimeError: too late); the training goes on",
+        "warning: wandb has failed and is dropped (ConnectionError: the service is down); the training goes on",
+        "warning: mlflow has failed and is dropped (RuntimeError: too late); the training goes on",
     ]
 
 

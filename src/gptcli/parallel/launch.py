@@ -75,8 +75,8 @@ def launch(settings: Launch, arguments: Sequence[str]) -> int:
         reason = Path(folder) / FAILURE_NAME
         command = [*settings.options(), "-m", "gptcli", *arguments]
         try:
-            options = parse_args(command)  # type: ignore[no-untyped-call]  # torch has no types for it
-            run(options)  # type: ignore[no-untyped-call]  # likewise
+            options = parse_args(command)
+            run(options)
         except ChildFailedError as error:
             rank, failure = error.get_first_failure()
             if failure.exitcode < 0:

@@ -1,4 +1,4 @@
-"""Steps that were skipped because a number was not finite or the loss a spike: what they were made of, for a look.
+"""Records of steps that were skipped because a number was not finite or the loss was a spike.
 
 RUN/bad-steps/step-00000123.json         step, loss, grad_norm, reason, and the texts of its sequences
 """
@@ -21,19 +21,19 @@ DIRECTORY = "bad-steps"
 
 
 def reason_of(result: StepResult) -> str:
-    """Why a step was skipped, in words."""
+    """Return why a step was skipped, in words."""
     if not math.isfinite(result.loss):
         return "the loss is not finite"
     return "the loss is a spike" if math.isfinite(result.grad_norm) else "the gradient is not finite"
 
 
 def texts_of(batches: list[Batch], tokenizer: Tokenizer) -> list[str]:
-    """The text of every sequence of a step, in order."""
+    """Return the text of every sequence of a step, in order."""
     return [tokenizer.decode(row.tolist()) for batch in batches for row in batch.input_ids]
 
 
 def keep_bad_step(run: Path, step: int, result: StepResult, batches: list[Batch], tokenizer: Tokenizer) -> None:
-    """Write the step down and say where; without room on the disk, go on without."""
+    """Write the record of a bad step and print where it is; on a full disk, print a warning instead."""
     path = run / DIRECTORY / f"step-{step:08d}.json"
     record: dict[str, Any] = {
         "step": step,

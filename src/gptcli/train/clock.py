@@ -1,6 +1,6 @@
-"""The time that a run may take: `10m` as seconds, and a clock that counts it from the start of the process.
+"""The time budget of a run: `10m` as seconds, and a clock that counts from the start of the process.
 
-Knows no step and no model; imports no torch, since importing it takes time that counts.
+This module does not import torch, since the import takes time that counts.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ UNITS = {
     "m": (60.0, r"m(?:in(?:ute)?s?)?"),
     "s": (1.0, r"s(?:ec(?:ond)?s?)?"),
 }
-"""The seconds of each unit, and a pattern of the words by which people call it."""
+"""The seconds of each unit, and a pattern of its names."""
 DURATION = re.compile("".join(rf"(?:(?P<{unit}>\d+(?:\.\d+)?){words})?" for unit, (_, words) in UNITS.items()))
 LONGEST_SECONDS = 366 * 86400.0
 
 
 def parse_duration(text: str) -> float:
-    """`90s`, `10m`, `5min`, `1h30m`, `1.5 hours`, `1d` -> seconds.
+    """Return the seconds of a duration such as `90s`, `10m`, `5min`, `1h30m`, `1.5 hours` or `1d`.
 
     Raises:
-        UsageError: the text is not a duration, is no time at all, or is longer than a year.
+        UsageError: the text is not a duration, or it is zero or longer than a year.
     """
     match = DURATION.fullmatch("".join(text.split()).lower())
     found = match.groupdict() if match else {}
@@ -39,9 +39,9 @@ def parse_duration(text: str) -> float:
 
 
 def process_began() -> float:
-    """When this process began, as `time.monotonic()` counts; where the system does not tell, now.
+    """Return the start of this process on `time.monotonic()`; now, where the system does not provide it.
 
-    Field 22 of /proc/self/stat is that moment since boot (proc_pid_stat(5)), by a clock that goes on in sleep.
+    Field 22 of /proc/self/stat is that moment since boot (proc_pid_stat(5)), by a clock that also runs during sleep.
     """
     now = time.monotonic()
     try:
@@ -53,14 +53,15 @@ def process_began() -> float:
 
 
 class Clock:
-    """Counts the seconds of a budget, from `began` as `now()` tells time."""
+    """Counts the seconds of a budget from `began`, on the clock `now`."""
 
     def __init__(self, seconds: float, began: float, now: Callable[[], float] = time.monotonic) -> None:
         self.seconds, self.began, self.now = seconds, began, now
 
     def spent(self) -> float:
+        """Return the seconds since the budget began."""
         return self.now() - self.began
 
     def remaining(self) -> float:
-        """Seconds until the deadline; negative after it."""
+        """Return the seconds until the deadline; negative after it."""
         return self.seconds - self.spent()

@@ -1,7 +1,7 @@
-"""Whether the loss is compiled, and how: as one graph, each batch shape by itself, kept for the next process.
+"""The decision whether to compile the loss, and its compilation: one graph per batch shape, cached for later processes.
 
-Compiling takes about 25 s, or 4 s where this machine has compiled the same before. What it saves was measured:
-docs/benchmarks.md. Compiled and eager losses differ in rounding, so a run keeps to what was decided at its start.
+Compiling takes about 25 s, or 4 s where this machine has compiled the same before; docs/benchmarks.md has what it
+saves. Compiled and eager losses differ in rounding, so a run keeps the decision of its start.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from gptcli.parallel.strategy import LossSum
 
 
 class Compilation(NamedTuple):
-    """What it takes to compile a run's steps, and what it gives."""
+    """The cost of compiling a run's steps, and its gain."""
 
     least_run: float
-    """Expected seconds of training from which on it pays for itself."""
+    """The expected seconds of training above which it pays for itself."""
     seconds: float
-    """Until the first step, about."""
+    """The approximate seconds until the first step."""
     gain: float
-    """How many times faster steps are, about."""
+    """The approximate speedup of a step."""
 
 
 COMPILATION = {"cpu": Compilation(180.0, 30.0, 1.35), "cuda": Compilation(120.0, 30.0, 1.35)}
-"""On a CPU as measured (docs/benchmarks.md); on CUDA only the seconds are, of GPT-2's 124M on an H200."""
+"""Measured on a CPU (docs/benchmarks.md); on CUDA only the seconds are measured, with GPT-2 124M on an H200."""
 
 
 class CompileChoice(NamedTuple):
-    """Whether to compile, and why, for people."""
+    """Whether to compile, and the reason in words."""
 
     wanted: bool
     reason: str
@@ -43,10 +43,10 @@ class CompileChoice(NamedTuple):
 def choose_compile(
     wanted: bool | Literal["auto"], device: torch.device, model: ModelConfig, run_seconds: float | None
 ) -> CompileChoice:
-    """`wanted`, with auto decided by the seconds that the run is expected to take (none: unknown).
+    """Return `wanted`, with auto decided by the expected seconds of the run (None: unknown).
 
     Raises:
-        UsageError: true was set, and what torch compiles with is missing.
+        UsageError: true was set, and the compiler that torch needs is missing.
     """
     missing = missing_compiler(device)
     if wanted is True and missing:
@@ -67,7 +67,7 @@ def choose_compile(
 def possible_compilation(
     wanted: bool | Literal["auto"], device: torch.device, model: ModelConfig
 ) -> Compilation | None:
-    """What compiling would take and give, for runs that are long enough; none where they are never compiled."""
+    """Return the cost and gain of compiling long runs; None where runs are never compiled."""
     if not choose_compile(wanted, device, model, math.inf).wanted or device.type not in COMPILATION:
         return None
     compilation = COMPILATION[device.type]
@@ -75,7 +75,7 @@ def possible_compilation(
 
 
 def compiled(loss_sum: LossSum, cache_dir: Path) -> LossSum:
-    """The same loss, compiled at its first call, and anew for another shape.
+    """Return the same loss, compiled at its first call and again for each new shape.
 
     Raises:
         UsageError, when called: torch cannot compile it here.

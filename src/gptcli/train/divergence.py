@@ -1,4 +1,4 @@
-"""The end of a training whose numbers are not finite: what is looked at, and the error that says what was found."""
+"""The checks that end a training whose numbers are not finite, and their errors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RATES = ("lr", "adamw_lr", "embedding_lr", "head_lr")
 
 
 def diverged(found: str, config: RunConfig, also: str = "") -> DivergedError:
-    """The error that ends a training; `also` is what may be done beside lowering the learning rate."""
+    """Return the error that ends a training; `also` is a remedy beside a lower learning rate."""
     rates = {name: getattr(config.optim, name, None) or 0.0 for name in RATES}
     largest = max(RATES, key=lambda name: rates[name])
     lower = f"lower optim.{largest} (now {rates[largest]:g}) and start again"
@@ -31,7 +31,7 @@ def diverged(found: str, config: RunConfig, also: str = "") -> DivergedError:
 
 
 def bad_steps_in_a_row(count: int, step: int, config: RunConfig, run: Path) -> DivergedError:
-    """The error of `count` bad steps in a row, of which `step` is the last."""
+    """Return the error of `count` bad steps in a row, of which `step` is the last."""
     look = f"look at one: gptcli replay {shell_word(run)} {step}"
     return diverged(f"{count} steps in a row up to step {step} were bad", config, look)
 
@@ -43,7 +43,7 @@ def require_finite_loss(loss: float, step: int, config: RunConfig) -> None:
 
 
 def require_finite_state(parts: Mapping[str, Mapping[str, Tensor]], step: int, config: RunConfig, world: World) -> None:
-    """Look through what is about to be saved as the checkpoint of `step`, on all ranks, each of which has its part.
+    """Check what is about to be saved as the checkpoint of `step`; all ranks call this, each with its part.
 
     Raises:
         DivergedError: a weight or a number of the optimizer is not finite.

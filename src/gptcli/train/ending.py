@@ -1,4 +1,4 @@
-"""Sentences on why a run ended and what its curve of validation losses shows. Nothing is measured here."""
+"""Sentences on why a run ended and what its curve of validation losses shows."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from gptcli.train.verdict import LEAST_TOKENS, CurvePoint, Finding
 End = Literal["max_steps", "time", "patience"]
 SMALL_PART = "--set data.val_fraction=0.2 makes it larger, --set data.val=PATH names another text"
 OFTEN = 10
-"""Evaluations of a run that are enough to see a curve."""
+"""The number of evaluations that show a curve well."""
 
 
 @dataclass(frozen=True)
 class Ending:
     """The end of a run, and the figures to judge it by.
 
-    steps: made, of `planned`.
-    tokens, val_tokens: validation tokens that each evaluation on the way read, of so many.
-    used_step: the step whose weights the run gives to generate and eval.
+    steps, planned: the number of steps that were made, and of those that were planned.
+    tokens, val_tokens: the validation tokens that each evaluation during the training read, and all there are.
+    used_step: the step whose weights generate and eval use.
     """
 
     run: Path
@@ -40,7 +40,7 @@ class Ending:
 
     @property
     def reason(self) -> str:
-        """The reason why the run ended before its last step; empty where it did not."""
+        """The reason why the run ended before its last step; empty if it did not."""
         if self.end != "patience":
             return ""
         count = quantity(self.train.patience, "evaluation")
@@ -51,7 +51,7 @@ class Ending:
 
     @property
     def sentence(self) -> str:
-        """The verdict in words, with what to do about it."""
+        """The verdict in words, with advice."""
         match self.finding.verdict:
             case "too_small":
                 return self.too_small()
@@ -73,7 +73,7 @@ class Ending:
                 return f"The validation loss was flat at the end ({self.recent()}): more steps would hardly lower it."
 
     def recent(self) -> str:
-        """The last loss and the one that it is compared with."""
+        """Return the last loss and the one that it is compared with."""
         before, last = self.finding.before, self.finding.last
         assert before is not None and last is not None
         higher, lower = apart(before.val_loss, last.val_loss)
@@ -105,7 +105,7 @@ class Ending:
         )
 
     def kept(self, best: CurvePoint) -> str:
-        """The sentence that says which weights the run has."""
+        """Return the sentence on the weights that the run has."""
         if self.used_step == best.step:
             return f"The checkpoint of step {best.step:,}, the best, is kept, and generate and eval use it."
         return f"That checkpoint was not kept (train.keep_best): generate and eval use that of step {self.used_step:,}."
@@ -124,7 +124,7 @@ class Ending:
         )
 
     def command_for_more(self) -> str:
-        """The command that goes on: as long again, or to the last step where patience has ended the run before it."""
+        """Return the command that trains as long again, or to the last step where patience ended the run before."""
         resume = resume_command(self.run)
         if self.end == "patience":
             return f"{resume} --set train.patience=0"
@@ -135,13 +135,13 @@ class Ending:
 
 
 def apart(one: float, other: float) -> tuple[str, str]:
-    """Two numbers with as many digits as it takes to see their difference."""
+    """Return two numbers with enough digits to show their difference."""
     interval = min(one, other), max(one, other)
     return figure(one, interval), figure(other, interval)
 
 
 def loss_interval(loss: float, parts: tuple[float, ...]) -> Interval | None:
-    """The 95 % interval of a validation loss, from 0 up, by that of its parts; None where there is one part only."""
+    """Return the 95 % interval of a validation loss, from 0 up, by that of its parts; None for a single part."""
     found = mean_of_parts(parts, "the validation text")
     if found is None:
         return None

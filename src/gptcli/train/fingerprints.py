@@ -1,4 +1,4 @@
-"""Hashes of what a step is made of and what it leaves, by which two runs can be compared step by step."""
+"""Hashes of the inputs and results of a step, to compare two runs step by step."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ FINGERPRINTS_NAME = "fingerprints.jsonl"
 def fingerprint(
     step: int, batches: Iterable[Batch], device: torch.device, parts: Mapping[str, Mapping[str, Tensor]]
 ) -> dict[str, Any]:
-    """Hashes of the tokens of `step`, of the random numbers' state after it, and of weights and moments: the `parts`
-    of a checkpoint, as far as this process has them."""
+    """Return hashes of the tokens of `step`, of the random state after it, and of weights and moments.
+
+    Args:
+        parts: the parts of a checkpoint; of each tensor, what this process holds.
+    """
     return {
         "step": step,
         "batch": hash_batches(batches),
@@ -30,17 +33,18 @@ def fingerprint(
 
 
 def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """Of names, dtypes, shapes and every byte."""
+    """Return the SHA-256 of names, dtypes, shapes and every byte."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
         for here in local_tensors(tensor):
-            digest.update(here.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            data: Any = here.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+            digest.update(data)
     return digest.hexdigest()
 
 
 def hash_batches(batches: Iterable[Batch]) -> str:
-    """Of all the ids that a step reads and predicts, however they are cut into micro-batches."""
+    """Return the SHA-256 of all ids that a step reads and predicts, however micro-batches divide them."""
     digest = hashlib.sha256()
     for row in (row for batch in batches for row in zip(batch.input_ids, batch.targets, strict=True)):
         for ids in row:
@@ -49,8 +53,10 @@ def hash_batches(batches: Iterable[Batch]) -> str:
 
 
 def hash_tokens(batches: Iterable[Batch], first: int = 0) -> int:
-    """48 bits of the sequences of a step, which are numbered from `first`: the hashes of all of them, each with its
-    number, added up, so that several processes can add up theirs (below 2^63 for up to 2^15 of them)."""
+    """Return the sum, modulo 2^48, of the hashes of a step's sequences, each hashed with its number, from `first` on.
+
+    Several processes can add up their sums, which stay below 2^63 for up to 2^15 processes.
+    """
     total = 0
     rows = (row for batch in batches for row in zip(batch.input_ids, batch.targets, strict=True))
     for number, row in enumerate(rows, start=first):
@@ -62,7 +68,7 @@ def hash_tokens(batches: Iterable[Batch], first: int = 0) -> int:
 
 
 def hash_random_state(device: torch.device) -> str:
-    """Of the generators that a step draws from."""
+    """Return the hash of the states of the generators that a step uses."""
     states = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(device)

@@ -1,4 +1,4 @@
-"""The end of a run: the best weights are measured on the whole validation split and written for other programs."""
+"""The end of a run: the best weights are evaluated on the whole validation split and exported."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from gptcli.train.screen import show_summary
 from gptcli.train.verdict import curve_of, judge
 
 Find = Callable[[list[CheckpointError], Any], CheckpointInfo | None]
-"""Finds a whole checkpoint, and adds the errors of those that are damaged to the list; with a group, with its ranks."""
+"""A function that finds a whole checkpoint, together with the ranks of a group, and adds errors of others to a list."""
 
 
 def validation_baseline(plan: Plan) -> CompressionBaseline:
-    """The baseline of the validation text: the size that a compressor needs for it."""
+    """Return the baseline of the validation text: the size that a compressor needs for it."""
     if len(plan.data.corpora) > 1:
         return CompressionBaseline(None, reason="a mix of corpora has several validation texts")
     return baseline_of_shards(plan.data.tokenizer, plan.data.val)
 
 
-def good_one(trainer: Trainer, find: Find) -> CheckpointInfo | None:
-    """The checkpoint that the ranks find, together where each reads a part of it; damaged ones are named."""
+def good_checkpoint(trainer: Trainer, find: Find) -> CheckpointInfo | None:
+    """Return the checkpoint that `find` finds, on all ranks alike; print a warning for each damaged one."""
 
     def look() -> CheckpointInfo | None:
         damaged: list[CheckpointError] = []
@@ -46,14 +46,17 @@ def good_one(trainer: Trainer, find: Find) -> CheckpointInfo | None:
     return trainer.world.first(look) if trainer.strategy.group is None else look()
 
 
-def finish(trainer: Trainer, baseline: CompressionBaseline | None) -> dict[str, Any]:
-    """Measure the best weights on the whole validation split, write them as a Hugging Face model, sum up.
+def finish(trainer: Trainer, baseline: CompressionBaseline) -> dict[str, Any]:
+    """Evaluate the best weights on the whole validation split, export them, and return the summary.
 
-    `baseline` is of the validation text; None on the ranks that do not write.
+    All ranks call this; the first one writes, and only its summary is complete.
+
+    Args:
+        baseline: that of the validation text, on the first rank.
     """
     run, plan, state = trainer.run_directory, trainer.plan, trainer.state
     trainer.world.begin("the last evaluation")
-    best = good_one(trainer, run.best_good)
+    best = good_checkpoint(trainer, run.best_good)
     if best is not None and best.step != state.step:
         trainer.strategy.load_weights(trainer.load(best.path, ("model",)).tensors["model"])
     whole = trainer.validator.measure(trainer.model, plan.final_tokens)
@@ -75,12 +78,12 @@ def finish(trainer: Trainer, baseline: CompressionBaseline | None) -> dict[str, 
         "val_lost_text": lost.as_json(),
         "val_part": whole.part,
         "peak_memory_bytes": peak_memory_bytes(plan.device),
-        "xz_bits_per_byte": baseline and baseline.bits_per_byte,
+        "xz_bits_per_byte": baseline.bits_per_byte,
     }
     if whole.by_corpus:
         epochs = plan.batches.epochs(state.step * plan.config.sequences_per_step)
         summary["mix"] = {name: {"val_loss": loss, "epochs": epochs[name]} for name, loss in whole.by_corpus.items()}
-    if baseline is not None:
+    if trainer.world.is_first:
         ending = ending_of(trainer, best.step if best else state.step)
         summary |= {
             "ended": ending.end,
@@ -96,7 +99,7 @@ def finish(trainer: Trainer, baseline: CompressionBaseline | None) -> dict[str, 
 
 
 def ending_of(trainer: Trainer, used_step: int) -> Ending:
-    """The end of the run, with its reason and the finding on its curve."""
+    """Return the end of the run, with its reason and the finding on its curve."""
     plan, state, train = trainer.plan, trainer.state, trainer.train_config
     end: End = "max_steps"
     if state.is_out_of_patience(train.patience):

@@ -1,7 +1,7 @@
-"""Where training starts if not from drawn weights: a model whose shape, tokenizer and weights it takes.
+"""The model that a training starts from, if not from random weights: its shape, tokenizer and weights.
 
-A run keeps a copy of it (`RUN/init`, a model directory in our own form), so that going on with the run, or replaying
-it, never needs the source again.
+A run keeps a copy of it (`RUN/init`, a model directory in our own form), so that resuming or replaying the run never
+needs the source again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from gptcli.tokenizer.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class InitialCheckpoint:
-    """The model to start from; `source` says in words which."""
+    """The model to start from; `source` names it in words."""
 
     reference: str
     source: str
@@ -38,24 +38,24 @@ class InitialCheckpoint:
     tokenizer: Tokenizer
     weights: Mapping[str, torch.Tensor]
     sketch: TextSketch = NOTHING_KNOWN
-    """The sketch of the text that the weights were trained on, if they are a run's that keeps one."""
+    """The sketch of the text that the weights were trained on, if they come from a run that has one."""
 
     def build(self, config: ModelConfig, device: torch.device) -> GPT:
-        """The model that `config` describes, with these weights."""
+        """Return the model that `config` describes, with these weights."""
         return model_with(config, {name: tensor.to(device) for name, tensor in self.weights.items()})
 
 
 def reference_of(settings: RawConfig) -> str:
-    """The value of `train.init_from`; empty where weights are drawn."""
+    """Return the value of `train.init_from`; empty for random weights."""
     train = settings.values.get("train")
     return (train.get("init_from") or "") if isinstance(train, Mapping) else ""
 
 
 def open_initial_checkpoint(settings: RawConfig, run: RunDirectory | None) -> InitialCheckpoint | None:
-    """The model that the settings name, from the copy in `run` where that has one; none where they name none.
+    """Return the model that the settings name, from the copy in `run` if there is one; None if they name no model.
 
     Raises:
-        CheckpointError, TokenizerError: there is no such model, or it cannot be trained on.
+        CheckpointError, TokenizerError: there is no such model, or it cannot be trained further.
     """
     reference = reference_of(settings)
     if not reference:
@@ -79,10 +79,10 @@ def open_initial_checkpoint(settings: RawConfig, run: RunDirectory | None) -> In
 
 
 def settings_from(start: InitialCheckpoint, user: RawConfig) -> RawConfig:
-    """The user's settings, with shape and tokenizer those of the model to start from.
+    """Return the user's settings with the shape and tokenizer of the model to start from.
 
     Raises:
-        ConfigError: the user set one of them to something else.
+        ConfigError: the user set one of them to another value.
     """
     require_same_shape(start, user)
     values = start.config.model_dump(mode="json", exclude_none=True)
@@ -97,6 +97,7 @@ def settings_from(start: InitialCheckpoint, user: RawConfig) -> RawConfig:
 
 
 def require_same_shape(start: InitialCheckpoint, user: RawConfig) -> None:
+    """Raise ConfigError where the user set the model's shape to another one."""
     config = start.config
     theirs = config.model_dump(mode="json") | {
         "n_kv_head": config.kv_heads,
@@ -114,7 +115,7 @@ def require_same_shape(start: InitialCheckpoint, user: RawConfig) -> None:
 
 
 def tokenizer_settings(reference: str) -> dict[str, Any]:
-    """`[data.tokenizer]` for the tokenizer of the model of that name."""
+    """Return `[data.tokenizer]` for the tokenizer of the model that `reference` names."""
     if not reference.startswith(HUB_PREFIX):
         return {"name": "file", "path": reference}
     repo, _, revision = reference.removeprefix(HUB_PREFIX).partition("@")
@@ -122,13 +123,14 @@ def tokenizer_settings(reference: str) -> dict[str, Any]:
 
 
 def read_tokenizer(given: Any) -> Any:
+    """Return the validated settings of a tokenizer."""
     return validate(DataConfig, with_origin({"tokenizer": given}, "data.tokenizer")).tokenizer
 
 
 def keep_sketch(prepared: Path, start: InitialCheckpoint | None, run: RunDirectory) -> None:
-    """Write the sketch of the text that the run is trained on, and of what `start` was trained on, into the run.
+    """Write the sketch of the texts that the run and `start` were trained on into the run.
 
-    None is written where the corpus, prepared in the directory `prepared`, has none, since it is of tokens.
+    A corpus of tokens, prepared in the directory `prepared`, has no sketch, and nothing is written.
     """
     sketches = [TextSketch.open(prepared / SKETCH), start.sketch if start else NOTHING_KNOWN]
     if sketches[0].limit:
@@ -136,8 +138,7 @@ def keep_sketch(prepared: Path, start: InitialCheckpoint | None, run: RunDirecto
 
 
 def keep_initial_copy(start: InitialCheckpoint, config: ModelConfig, tokenizer: Tokenizer, run: RunDirectory) -> None:
-    """Write the model as it is before its first step into the run, and the sketch of the text that it was trained on,
-    unless they are there already."""
+    """Write the model before its first step, and the sketch of its text, into the run unless they are there already."""
     if not (run.path / COPY).exists():
         with atomic_directory(run.path / COPY) as folder:
             write_huggingface(start.build(config, torch.device("cpu")), tokenizer, folder, native=True)
@@ -147,10 +148,10 @@ def keep_initial_copy(start: InitialCheckpoint, config: ModelConfig, tokenizer: 
 
 
 def require_same_initial(settings: RawConfig, recorded: RawConfig, run: RunDirectory) -> None:
-    """Refuse to go on with a run from another model than the one that it began from."""
+    """Raise UsageError where a resumed run would start from another model than before."""
     if reference_of(settings) != reference_of(recorded):
-        began = reference_of(recorded) or "weights that were drawn"
+        began = reference_of(recorded) or "random weights"
         raise UsageError(
-            f"{run.path} began from {began}, not from {reference_of(settings) or 'drawn weights'}",
+            f"{run.path} began from {began}, not from {reference_of(settings) or 'random weights'}",
             "leave --init-from out, or choose another --out",
         )

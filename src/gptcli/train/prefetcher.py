@@ -49,7 +49,7 @@ class Prefetcher:
 
     def hash_of(self, step: int) -> int:
         """Return 48 bits of this share of `step`; those of all shares add up to those of the step (modulo 2^48)."""
-        return hash_tokens(self.make(step), self.share.number * (self.sequences_per_step // self.share.count))
+        return hash_tokens(self.make(step), self.share.number * (self.sequences_per_step // self.share.total))
 
     def make(self, step: int) -> list[Batch]:
         """Return the micro-batches of this share of `step`."""

@@ -17,7 +17,7 @@ from gptcli.data.cache import VerifiedShare
 from gptcli.data.mix import open_mix
 from gptcli.errors import DataError
 from gptcli.models.gpt import GPT, build_model, initial_weights
-from gptcli.nn.device import resolve_device
+from gptcli.nn.device import ResolvedPrecision, resolve_device
 from gptcli.parallel.config import ParallelConfig
 from gptcli.parallel.layout import Layout, lay_out, require_divisible, require_fitting
 from gptcli.parallel.strategy import Alone, Strategy
@@ -45,7 +45,7 @@ class PlanMessage:
     """What the other ranks need of the first rank's decision to make the same plan."""
 
     config: RunConfig
-    precision: str
+    precision: ResolvedPrecision
     parameters: int
     memory_bytes: int
     cache_dir: Path
@@ -62,7 +62,7 @@ class PlanMessage:
     def of(cls, decision: Decision) -> PlanMessage:
         """Return the message of a decision."""
         plan = decision.plan
-        # The clock is read by the first rank alone; the others follow it.
+        # Only the first rank reads the clock; the others follow it.
         deadline = plan.deadline and replace(plan.deadline, clock=None)
         numbers = (plan.config, plan.precision, plan.parameters, plan.memory_bytes, plan.cache_dir, deadline)
         data = plan.data

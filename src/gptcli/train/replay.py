@@ -1,4 +1,4 @@
-"""A step of a run made once more, to see what went wrong in it: `gptcli replay`. Writes nothing into the run."""
+"""`gptcli replay`: repeats a step of a run to show what went wrong in it, without writing into the run."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ SHOWN_CHARACTERS = 200
 
 
 def replay(path: Path, step: int, cache_dir: Path, top: int = 5) -> dict[str, Any]:
-    """Make the steps of the run at `path` from its newest checkpoint before `step`, and look at `step` closely.
+    """Repeat the steps of the run at `path` from its newest checkpoint before `step`, and examine `step`.
 
     Args:
-        step: counted from 1, as the metrics count.
-        top: how many parameters and sequences to report.
+        step: counted from 1, as in the metrics.
+        top: the number of parameters and sequences to report.
 
     Returns:
-        step, checkpoint (the step it began from), loss, grad_norm, lr, bad_weights and bad_gradients (names of what
-        holds NaN or infinity before the step and in its gradient), gradients (name -> norm, largest first), sequences
-        (number, loss and text, highest loss first).
+        step, checkpoint (the step of the checkpoint), loss, grad_norm, lr, bad_weights and bad_gradients (the names of
+        tensors with NaN or infinity before the step and in its gradient), gradients (name -> norm, largest first),
+        sequences (number, loss and text, highest loss first).
 
     Raises:
         UsageError: the run does not have that step.
-        DataError, CheckpointError, StorageError: what the run was trained on, or its checkpoint, cannot be read.
+        DataError, CheckpointError, StorageError: the run's text or its checkpoint cannot be read.
     """
     run = RunDirectory.open(path)
     require_unchanged(run.path, run.config_path.name)
@@ -78,20 +78,20 @@ def replay(path: Path, step: int, cache_dir: Path, top: int = 5) -> dict[str, An
             progress.update(1)
     trainer.set_rate(step - 1)
     seed = step_seed(plan.config.seed, step - 1)
-    found = look(model, trainer.stepper, trainer.prefetcher.make(step - 1), seed, top)
+    found = examine(model, trainer.stepper, trainer.prefetcher.make(step - 1), seed, top)
     for sequence, text in zip(found["sequences"], texts_of(found.pop("rows"), plan.data.tokenizer), strict=True):
         sequence["text"] = text
     return {"step": step, "checkpoint": first, "lr": trainer.optimizer.param_groups[0]["lr"], **found}
 
 
 def newest_before(run: RunDirectory, step: int) -> CheckpointInfo | None:
-    """The newest whole checkpoint from which `step` is still to be made."""
+    """Return the newest whole checkpoint before `step`; None if there is none."""
     earlier = [info for info in run.checkpoints() if info.step < step]
     return next((info for info in reversed(earlier) if info.damage() is None), None)
 
 
-def look(model: GPT, stepper: Stepper, batches: list[Batch], seed: int, top: int) -> dict[str, Any]:
-    """What the step finds, without its update; `rows` are the batches of the sequences reported, in their order."""
+def examine(model: GPT, stepper: Stepper, batches: list[Batch], seed: int, top: int) -> dict[str, Any]:
+    """Examine a step without its update; `rows` of the result are the batches of the reported sequences, in order."""
     bad_weights = [bad.name for bad in bad_values(dict(model.named_parameters()))]
     loss, _ = stepper.backpropagate(batches, seed)
     gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
@@ -111,19 +111,19 @@ def look(model: GPT, stepper: Stepper, batches: list[Batch], seed: int, top: int
 
 
 def nan_first(number: float) -> float:
-    """A key by which NaN counts as the largest number."""
+    """Return a sort key that makes NaN the largest number."""
     return math.inf if math.isnan(number) else number
 
 
 def sequence_loss(model: GPT, stepper: Stepper, row: Batch) -> float:
-    """Mean nats a target token of one sequence, without dropout."""
+    """Return the mean loss of one sequence in nats per target token, without dropout."""
     input_ids, targets, segment_ids = row.to(stepper.device)
     with evaluation_mode(model), autocast(stepper.device, stepper.precision):
         return float(model.loss_sum(input_ids, targets, segment_ids)) / max(1, int((targets != IGNORE_INDEX).sum()))
 
 
 def report(found: Mapping[str, Any]) -> str:
-    """What `replay` found, for people."""
+    """Return the result of `replay` as text."""
     figures = f"loss {found['loss']:.6g}, gradient norm {found['grad_norm']:.6g}, lr {found['lr']:.3g}"
     lines = [f"step {found['step']:,}: {figures}"]
     for what, key in (("weights before it", "bad_weights"), ("gradient", "bad_gradients")):

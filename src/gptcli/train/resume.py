@@ -1,7 +1,7 @@
-"""Going on with a run: which run, what it has done so far, and what may change when it goes on.
+"""Resuming a run: its history, and the settings that may change.
 
-`MAY_CHANGE` lists every key that a resume accepts with another value. Any other change would make it another training
-under the old name: it is refused, and the error names the key and the command that begins such a run.
+`MAY_CHANGE` lists every key that a resumed run accepts with another value. Any other change would make it another
+training under the old name: it is an error, which names the key and the command that begins such a run.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ MAY_CHANGE: dict[str, str] = {
     "data.val": NOTHING,
     "data.chat_template": NOTHING,
 }
-"""Every key, or section, that may change when a run goes on -> what the change means, in words. The last ones name
-files, which may lie elsewhere now: that they hold the same text is checked by its fingerprint."""
+"""Every key, or section, that may change when a run is resumed -> the effect of the change, in words. The last ones
+name files, which may have moved: a fingerprint checks that they hold the same text."""
 ALLOWED = "docs/reliability.md lists what a resume may change"
 
 
@@ -93,10 +93,10 @@ class History:
 
     @classmethod
     def of(cls, run: RunDirectory) -> History:
-        """The history of the run.
+        """Return the history of the run.
 
         Raises:
-            CheckpointError: it holds final weights but no checkpoint, so there is nothing to go on from.
+            CheckpointError: the run holds final weights but no checkpoint, so it cannot be resumed.
         """
         state = newest_state(run)
         if not state and not run.checkpoints() and (run.path / "model.safetensors").is_file():
@@ -112,19 +112,19 @@ class History:
 
     @property
     def step(self) -> int:
-        """Steps that were made."""
-        return self.state.get("step", 0)
+        """The number of steps that were made."""
+        return int(self.state.get("step", 0))
 
     @property
     def spent_seconds(self) -> float:
-        """Seconds of its time budget that were spent."""
-        return self.state.get("spent_seconds", 0.0)
+        """The seconds of the time budget that were spent."""
+        return float(self.state.get("spent_seconds", 0.0))
 
     @cached_property
     def tokenizer(self) -> Tokenizer | None:
         """The tokenizer that the run was trained with so far; None where nothing was trained.
 
-        Also None, with a word, where its file is damaged: the text and the settings give the same one again.
+        Also None, with a warning, where its file is damaged: the text and the settings give the same one again.
 
         Raises:
             CheckpointError: its settings were changed.
@@ -139,7 +139,7 @@ class History:
             return None
 
     def is_extended(self, config: RunConfig) -> bool:
-        """Whether a time budget is given that the steps so far were not planned for."""
+        """Return whether there is a time budget that the steps so far were not planned for."""
         seconds, recorded = config.train.max_seconds, self.state.get("config")
         return recorded is not None and seconds is not None and recorded["train"]["max_seconds"] != seconds
 
@@ -148,13 +148,13 @@ NEW = History()
 
 
 def settings_fingerprint(config: Mapping[str, Any]) -> str:
-    """Hex SHA-256 of a dumped configuration, but for what a resume may change."""
+    """Return the hex SHA-256 of a dumped configuration without the keys that a resume may change."""
     leaves = {key: value for key, value in leaves_of(compared(config)) if effect_of(Difference(key, "", "")) is None}
     return hashlib.sha256(strict_json.dumps(leaves, sort_keys=True).encode()).hexdigest()
 
 
 def leaves_of(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of everything in nested tables that is no table itself."""
+    """Yield (dotted key, value) of everything in nested tables that is not a table itself."""
     for name, value in values.items():
         if isinstance(value, Mapping):
             yield from leaves_of(value, f"{prefix}{name}.")
@@ -163,7 +163,7 @@ def leaves_of(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
 
 
 def resume_command(run: Path, corpus: str = "") -> str:
-    """The command that resumes a run, whose corpus may be named anew."""
+    """Return the command that resumes a run; `corpus` may name the text again."""
     return f"gptcli train {f'{corpus} ' if corpus else ''}--resume --out {shell_word(run)}"
 
 
@@ -171,17 +171,17 @@ def require_same_run(history: History, user: RawConfig, base: RawConfig) -> list
     """Check what the settings of a resumed run change, before the corpus is read.
 
     Args:
-        user: all settings: those in the run's run.toml and what the user gave over them.
-        base: those in run.toml alone.
+        user: all settings: those in the run's run.toml, and the user's, which override them.
+        base: the settings in run.toml alone.
 
     Returns:
-        What changes and what that means, a line each, for the person.
+        The changes and their effects, a line each.
 
     Raises:
         ConfigError: a key differs that a resume may not change, from what the newest checkpoint was trained with; or
             the run has made more steps than are wanted.
     """
-    if history.run is None or not history.state:  # a run without a checkpoint begins anew, with whatever settings
+    if history.run is None or not history.state:  # a run without a checkpoint begins anew, with any settings
         return []
     written = compared(validate(RunConfig, base).model_dump(mode="json")) if is_valid(base) else {}
     recorded = compared(history.state.get("config") or written)
@@ -204,6 +204,7 @@ def require_same_run(history: History, user: RawConfig, base: RawConfig) -> list
 
 
 def is_valid(raw: RawConfig) -> bool:
+    """Return whether the settings are a valid configuration."""
     try:
         validate(RunConfig, raw)
     except ConfigError:
@@ -212,9 +213,11 @@ def is_valid(raw: RawConfig) -> bool:
 
 
 def compared(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings as they are compared: of the corpora of a mix only weights and names, since files may move."""
+    """Return the settings to compare: of the corpora of a mix only weights and names, since files may move."""
     data = values.get("data")
-    mix = data.get("mix") if isinstance(data, Mapping) else None
+    if not isinstance(data, Mapping):
+        return dict(values)
+    mix = data.get("mix")
     if not isinstance(mix, list | tuple) or not all(isinstance(entry, Mapping) for entry in mix):  # none, or not valid
         return dict(values)
     mix = [{key: value for key, value in entry.items() if key != "corpus"} for entry in mix]
@@ -222,7 +225,7 @@ def compared(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def effect_of(difference: Difference) -> str | None:
-    """The effect of a changed key on a resumed run, in words; None where the key may not change."""
+    """Return the effect of a changed key on a resumed run, in words; None where the key may not change."""
     section = difference.key.partition(".")[0]
     if difference.key == "model.vocab_size" and difference.new == 0:  # as the tokenizer has it
         return NOTHING
@@ -232,7 +235,7 @@ def effect_of(difference: Difference) -> str | None:
 
 
 def refuse_changes(run: Path, changes: Iterable[Difference], user: RawConfig) -> None:
-    """Raises ConfigError: some of the changes may not be made; it names them and the command that begins such a run."""
+    """Raise ConfigError if some changes are not allowed; it names them and the command that begins such a run."""
     refused = [change for change in changes if effect_of(change) is None]
     if not refused:
         return
@@ -247,7 +250,7 @@ def refuse_changes(run: Path, changes: Iterable[Difference], user: RawConfig) ->
 
 
 def fresh_command(run: Path, changes: Iterable[Difference], user: RawConfig) -> str:
-    """The command that trains the weights of `run` in a new run with these changes, as far as the weights allow."""
+    """Return the command that trains the weights of `run` in a new run, with the changes that the weights allow."""
     given = {change.key: change.new for change in changes if settable(change)}
     if "train.tokens_per_step" in given and "train.seq_len" not in given:
         train, model = user.values.get("train", {}), user.values.get("model", {})
@@ -257,28 +260,28 @@ def fresh_command(run: Path, changes: Iterable[Difference], user: RawConfig) -> 
 
 
 def settable(change: Difference) -> bool:
-    """Whether a training that starts from a model can be given this: not what the model's weights decide."""
+    """Return whether a training that starts from a model can make this change: the weights do not depend on it."""
     section, _, name = change.key.partition(".")
     fixed = (section == "model" and name not in WITHOUT_EFFECT) or change.key.startswith("data.tokenizer")
     return not fixed and change.new is not None
 
 
 def init_command(run: Path, data: Mapping[str, Any]) -> str:
-    """The command that trains the weights of `run` in a new run, on the text that `data` names."""
+    """Return the command that trains the weights of `run` in a new run, on the text that `data` names."""
     corpus, mix = data.get("corpus") or (), data.get("mix") or ()
     source = f"--set {shell_word(f'data.mix={shown(mix)}')}" if mix else " ".join(map(shell_word, corpus)) or "CORPUS"
     return f"gptcli train {source} --init-from {shell_word(run)}"
 
 
 def assignment(key: str, value: Any) -> str:
-    """KEY=VALUE as `--set` takes it; a string without quotes where it is read as a string all the same."""
+    """Return KEY=VALUE for `--set`; a string has no quotes if it is read as a string without them."""
     plain = f"{key}={value}"
     is_plain = isinstance(value, str) and list(leaves_of(parse_assignment(plain).values)) == [(key, value)]
     return plain if is_plain else f"{key}={shown(value)}"
 
 
 def shown(value: Any) -> str:
-    """A value in TOML, on one line; None, which TOML lacks, as Python writes it."""
+    """Return a value in TOML, on one line; None, which TOML lacks, as in Python."""
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key}={shown(item)}" for key, item in value.items() if item is not None) + "}"
     if isinstance(value, list | tuple):
@@ -292,7 +295,7 @@ def shown(value: Any) -> str:
 
 
 def change_lines(changes: Iterable[Difference], step: int) -> list[str]:
-    """The changes with their effects, in one line for each effect."""
+    """Return the changes with their effects, in one line for each effect."""
     by_effect: dict[str, list[str]] = {}
     for change in changes:
         effect = effect_of(change)
@@ -306,7 +309,7 @@ def change_lines(changes: Iterable[Difference], step: int) -> list[str]:
 
 
 def identity(plan: Plan, ranks: int) -> dict[str, Any]:
-    """The part of a checkpoint's state that identifies its training, as `require_same_training` reads it."""
+    """Return the part of a checkpoint's state that identifies its training, for `require_same_training`."""
     return {
         "data_fingerprint": plan.data.train.fingerprint,
         "val_fingerprint": plan.data.val.fingerprint,
@@ -317,7 +320,7 @@ def identity(plan: Plan, ranks: int) -> dict[str, Any]:
 
 
 def machine(device: torch.device, ranks: int) -> dict[str, Any]:
-    """The properties of the machine on which, beside the settings, the last bits of a sum depend."""
+    """Return the properties of the machine that, beside the settings, affect the last bits of a sum."""
     is_cuda = device.type == "cuda"
     return {
         "torch": torch.__version__,
@@ -330,15 +333,15 @@ def machine(device: torch.device, ranks: int) -> dict[str, Any]:
 def require_same_training(state: Mapping[str, Any], plan: Plan, run: RunDirectory, ranks: int) -> None:
     """Check that a checkpoint was trained as planned now, on the same text, and measured on the same validation part.
 
-    Says so where the machine is another one, by which the weights will differ in their last bits.
+    Prints a line where the machine is another one, so that the weights will differ in their last bits.
 
     Args:
-        state: of the checkpoint.
-        ranks: how many processes train now.
+        state: the state of the checkpoint.
+        ranks: the number of processes that train now.
 
     Raises:
-        ConfigError: it was trained with other settings.
-        CheckpointError: one of the texts is another; names the command that trains the weights on this one.
+        ConfigError: the checkpoint was trained with other settings.
+        CheckpointError: a text has changed; the error names the command that trains the weights on the new one.
     """
     values = plan.config.model_dump(mode="json")
     if "config" in state and state["config_fingerprint"] != plan.config_fingerprint:
@@ -362,7 +365,7 @@ def require_same_training(state: Mapping[str, Any], plan: Plan, run: RunDirector
 
 
 def kept_fingerprint(directory: Path) -> str | None:
-    """The fingerprint of the validation part that a run keeps; None where it keeps none, or a damaged one."""
+    """Return the fingerprint of the validation part in a run; None where it is missing or damaged."""
     try:
         return TokenShards.open(directory).fingerprint
     except DataError:

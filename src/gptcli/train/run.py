@@ -1,4 +1,4 @@
-"""`train()`: one call from the user's settings to a finished, self-contained run directory."""
+"""`train()`: from the user's settings to a finished, self-contained run directory."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from gptcli.console import say
 from gptcli.data.shards import TokenShards
 from gptcli.data.sketch import SKETCH
 from gptcli.errors import CheckpointError, OutOfMemoryError, TokenizerError, UsageError
+from gptcli.evaluate.baseline import CompressionBaseline
 from gptcli.manifest import MANIFEST_NAME, read_manifest, record_new, replacing
 from gptcli.nn.device import allow_tf32
 from gptcli.parallel.layout import Layout
@@ -27,7 +28,7 @@ from gptcli.tokenizer.files import SETTINGS_FILE, TOKENIZER_FILE
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 from gptcli.train.config import RunConfig
 from gptcli.train.events import training_events
-from gptcli.train.finish import finish, good_one, validation_baseline
+from gptcli.train.finish import finish, good_checkpoint, validation_baseline
 from gptcli.train.initial_checkpoint import InitialCheckpoint, keep_initial_copy, keep_sketch, open_initial_checkpoint
 from gptcli.train.loop import Trainer
 from gptcli.train.planning.memory_check import fits, require_memory
@@ -41,7 +42,7 @@ from gptcli.train.screen import show_layout, show_plan
 from gptcli.train.signals import StopRequest
 
 RUN_KEY = "run"
-"""Under which a launcher's ranks put down the run that they train."""
+"""The key under which a launcher's ranks store the run that they train."""
 MAX_KEPT_VALIDATION_BYTES = 50_000_000
 """A validation split up to this size is copied into the run directory, so that `gptcli eval RUN` needs nothing else."""
 
@@ -165,13 +166,13 @@ def estimates(plan: Plan, step_seconds: float | None) -> dict[str, Any]:
 
 
 def train_in(run: RunDirectory, plan: Plan, strategy: Strategy, stop: StopRequest, *, resumed: bool) -> dict[str, Any]:
-    """Train inside a locked run directory and leave it complete. Of several ranks all call it, and the first writes."""
+    """Train inside a locked run directory and leave it complete. All ranks call this, and the first one writes."""
     world = strategy.world
     for leftover in run.clean() if world.is_first else ():
         say(f"removed {leftover}, left behind by a process that was killed")
     trainer = Trainer(plan, strategy, run, stop)
     if resumed:
-        restore_newest(trainer, run)  # refuses another corpus before anything of the run is replaced
+        restore_newest(trainer, run)  # rejects another corpus before anything of the run is replaced
     step = trainer.state.step
     if (step == 0 or plan.is_extended) and trainer.length.is_over(step):
         raise UsageError("the time is up before the first step", "give more --time")
@@ -181,8 +182,8 @@ def train_in(run: RunDirectory, plan: Plan, strategy: Strategy, stop: StopReques
         if plan.start and trainer.state.step == 0:
             keep_initial_copy(plan.start, plan.config.model, plan.data.tokenizer, run)
         record_new(run.path, RUN_FILES)
-    # Before the training, so that a time budget is planned with what this took, and the peak of memory is training's.
-    baseline = validation_baseline(plan) if world.is_first else None
+    # Before the training, so that a time budget includes it, and the peak of the memory is that of the training.
+    baseline = validation_baseline(plan) if world.is_first else CompressionBaseline(None, reason="another rank has it")
     try:
         trainer.run(training_events(trainer))
     except torch.OutOfMemoryError as error:
@@ -198,7 +199,7 @@ def train_in(run: RunDirectory, plan: Plan, strategy: Strategy, stop: StopReques
 
 
 def as_made(trainer: Trainer) -> RunConfig:
-    """The configuration that repeats a run under a deadline step by step: as many steps, on the same course."""
+    """Return the configuration that repeats a run under a deadline step by step: its steps and its breakpoints."""
     pace = " ".join(f"{step}:{end}" for step, end in trainer.length.scale.breakpoints)
     made = {"max_seconds": None, "max_steps": trainer.state.step, "pace": pace}
     config = trainer.config
@@ -206,8 +207,7 @@ def as_made(trainer: Trainer) -> RunConfig:
 
 
 def describe_run(run: RunDirectory, plan: Plan) -> None:
-    """Write what makes the directory self-contained: config, tokenizer, data report, sketch of the training text,
-    validation split."""
+    """Write what makes the directory self-contained: config, tokenizer, data report, text sketch, validation split."""
     with replacing(run.path, ("run.toml", "data.json", TOKENIZER_FILE, SETTINGS_FILE, SKETCH, "val")):
         write_atomic(run.config_path, dump_toml(plan.config))
         plan.data.tokenizer.save(run.path)
@@ -221,7 +221,7 @@ def require_read_back(tokenizer: Tokenizer, run: RunDirectory) -> None:
     """Open the tokenizer that was saved in the run, as every command will after the training.
 
     Raises:
-        TokenizerError: it cannot be opened, or is another one.
+        TokenizerError: it cannot be opened, or it differs from the one that was saved.
     """
     if load_tokenizer(run.path).fingerprint != tokenizer.fingerprint:
         raise TokenizerError(
@@ -247,7 +247,7 @@ def keep_validation(run: RunDirectory, plan: Plan) -> None:
 
 
 def drop_damaged_manifest(run: RunDirectory) -> None:
-    """Remove a manifest that is damaged, with a word: the training writes what it lists anew, and then the manifest."""
+    """Remove a damaged manifest with a warning: the training writes the listed files anew, and then the manifest."""
     try:
         read_manifest(run.path)
     except CheckpointError as error:
@@ -256,8 +256,8 @@ def drop_damaged_manifest(run: RunDirectory) -> None:
 
 
 def restore_newest(trainer: Trainer, run: RunDirectory) -> None:
-    """Put the trainer where the newest whole checkpoint stands."""
-    newest = good_one(trainer, run.last_good)
+    """Load the newest whole checkpoint into the trainer."""
+    newest = good_checkpoint(trainer, run.last_good)
     if newest is None:
         say("the run has no checkpoint yet: starting from the beginning")
     else:

@@ -1,4 +1,4 @@
-"""Asking a run to stop: a first signal is answered as suits the phase of the run, a second one leaves at once."""
+"""Requests to stop a run: a first signal is handled as suits the phase of the run, a second one ends it at once."""
 
 from __future__ import annotations
 
@@ -16,24 +16,27 @@ from gptcli.errors import Stopped
 STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
 REPEAT_SECONDS = 5.0
-"""Within so many seconds a second signal may be the first one again."""
+"""The seconds within which a second signal may be a repetition of the first one."""
 
 
 Response = Literal["raise", "leave", "remember"]
 
 
 class StopRequest:
-    """While entered, holds the number of the first stop signal received in `signum` (None: go on).
+    """While entered, keeps the number of the first stop signal in `signum` (None until there is one).
 
-    `answer` is what the first signal does beyond that:
+    `answer` is the further effect of the first signal:
 
-        "raise"     Stopped, wherever it arrives: there is no step to lose
-        "leave"     the process ends: no step to lose either, but the compiler is at work, whose C++ bears no exception
-        "remember"  nothing: it is asked for between two steps
+        "raise"     Stopped is raised wherever the signal arrives: there is no step to lose
+        "leave"     the process ends: there is no step to lose, but the compiler may run, whose C++ allows no exception
+        "remember"  none: the trainer reads `signum` between two steps
     """
 
     def __init__(self, is_repeated: bool = False) -> None:
-        """`is_repeated`: one wish to stop may arrive as several signals, from the terminal and from a launcher."""
+        """
+        Args:
+            is_repeated: whether one request may arrive as several signals, from the terminal and from a launcher.
+        """
         self.signum: int | None = None
         self.is_repeated, self.received = is_repeated, 0.0
         self.answer: Response = "raise"
@@ -49,10 +52,11 @@ class StopRequest:
             signal.signal(number, handler)
 
     def receive(self, signum: int, frame: FrameType | None) -> None:
+        """Handle a stop signal."""
         if self.signum is not None:
             if self.is_repeated and time.monotonic() - self.received < REPEAT_SECONDS:
                 return
-            # Checkpoints appear by rename, so leaving in the middle of anything leaves the last one whole.
+            # Checkpoints appear by a rename, so the last one stays whole wherever the process ends.
             leave(signum, "second signal: leaving without saving")
         self.signum, self.received = signum, time.monotonic()
         if self.answer != "remember":
@@ -71,7 +75,7 @@ class StopRequest:
 
 
 def leave(signum: int, words: str) -> NoReturn:
-    """End the process without another line of Python."""
+    """Print a line and end the process without running any more Python."""
     if not Progress.is_silent:
         with contextlib.suppress(OSError):
             os.write(sys.stderr.fileno(), f"\ngptcli: {words}\n".encode())

@@ -1,7 +1,4 @@
-"""One optimizer step: micro-batches, backpropagation, clipping, and the branch that lets no bad number in.
-
-Knows nothing of disks, schedules of events or people.
-"""
+"""One optimizer step: micro-batches, backpropagation, clipping, and the check that keeps bad numbers out."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from torch import Tensor
 
 from gptcli.console import say
 from gptcli.data.batches import Batch, Batches
-from gptcli.nn.device import HostCopy, autocast
+from gptcli.nn.device import HostCopy, Precision, autocast
 from gptcli.nn.float8 import to_float8
 from gptcli.nn.loss import IGNORE_INDEX
 from gptcli.optim.clip import clip_divisor
@@ -24,18 +21,20 @@ from gptcli.train.spikes import SpikeGuard
 
 
 class DataShare(NamedTuple):
-    """One of `count` equal parts of every step: what one data rank of several trains on."""
+    """One of `total` equal parts of every step: the part that one data rank trains on."""
 
     number: int
-    count: int
+    total: int
 
 
 WHOLE = DataShare(0, 1)
 
 
 class StepResult(NamedTuple):
-    """Of one optimizer step: mean loss in nats a target token, gradient norm before clipping, target tokens, and
-    whether it changed nothing because a number was not finite or the loss a spike."""
+    """The mean loss of a step in nats per target token, its gradient norm before clipping, and its target tokens.
+
+    is_skipped: whether the step changed nothing, because a number was not finite or the loss was a spike.
+    """
 
     loss: float
     grad_norm: float
@@ -44,14 +43,15 @@ class StepResult(NamedTuple):
 
     @property
     def is_finite(self) -> bool:
+        """True if loss and gradient norm are finite."""
         return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
 
 
 def step_seed(seed: int, step: int, data_rank: int = 0) -> int:
-    """The 63-bit seed of everything random within step `step` on this share of the data.
+    """Return the 63-bit seed of everything random within step `step` on this share of the data.
 
-    Dropout is then, like the batches, a pure function of (seed, step): a resumed run repeats it with no generator
-    state to save, and nothing that happens between two steps can disturb it.
+    Dropout is then, like the batches, a pure function of (seed, step): a resumed run repeats it without a saved
+    generator state, and nothing that happens between two steps can change it.
     """
     name = f"{seed}/{step}/{data_rank}" if data_rank else f"{seed}/{step}"
     digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
@@ -61,11 +61,11 @@ def step_seed(seed: int, step: int, data_rank: int = 0) -> int:
 def micro_batches(
     batches: Batches, step: int, sequences_per_step: int, batch_size: int, share: DataShare = WHOLE
 ) -> Iterator[Batch]:
-    """The micro-batches of a share of step `step` (counted from 0), the last one possibly smaller.
+    """Yield the micro-batches of a share of step `step` (counted from 0); the last one may be smaller.
 
-    Which sequences a step has does not depend on the shares: they are dealt out as they follow each other.
+    The sequences of a step do not depend on the shares, which get consecutive parts of them.
     """
-    own = sequences_per_step // share.count
+    own = sequences_per_step // share.total
     first = step * sequences_per_step + share.number * own
     last = first + own
     for start in range(first, last, batch_size):
@@ -76,7 +76,7 @@ def accumulate_gradients(
     strategy: Strategy,
     batches: list[Batch],
     device: torch.device,
-    precision: str,
+    precision: Precision,
     scaler: torch.amp.GradScaler,
 ) -> tuple[Tensor, int]:
     """Backpropagate the mean loss over **all** target tokens of a step; `batches` are this rank's share of it.
@@ -95,25 +95,25 @@ def accumulate_gradients(
         with strategy.accumulating(is_last=number == len(batches)):
             with autocast(device, precision):
                 loss = strategy.loss_sum(input_ids, targets, segment_ids) / max(tokens, 1)
-            scaler.scale(loss * strategy.loss_factor).backward()
+            torch.autograd.backward(scaler.scale(loss * strategy.loss_factor))
         total += loss.detach()
     return total, tokens
 
 
 def is_overflow(result: StepResult) -> bool:
-    """Whether only the gradient is not finite, as where fp16 is scaled up too far."""
+    """Return whether only the gradient is not finite, as when fp16 is scaled up too far."""
     return math.isfinite(result.loss) and not math.isfinite(result.grad_norm)
 
 
 class PendingStep:
-    """A step that was given to the device, which may still be working on it."""
+    """A step that was launched on the device, which may not have finished it."""
 
     def __init__(self, loss: Tensor, grad_norm: Tensor, is_bad: Tensor, tokens: int) -> None:
         self.tokens = tokens
         self.numbers = HostCopy(torch.stack((loss, grad_norm.to(loss.dtype), is_bad.to(loss.dtype))))
 
     def result(self) -> StepResult:
-        """What came of it; waits until it is known."""
+        """Return the result of the step; wait until the device has it."""
         loss, grad_norm, is_bad = self.numbers.result()[0].tolist()
         return StepResult(loss, grad_norm, self.tokens, bool(is_bad))
 
@@ -121,8 +121,8 @@ class PendingStep:
 class Stepper:
     """Applies optimizer steps to one model; a step with a bad number changes nothing.
 
-    On a CPU that is a branch. A GPU would stand still while the host reads the number to branch on, so it gets the
-    question along with the update: torch's fused optimizers skip all of it where their `found_inf` is 1.
+    On a CPU that is a branch. A GPU would be idle while the host reads the number, so the GPU itself decides: torch's
+    fused optimizers skip the update where their `found_inf` is 1.
     """
 
     def __init__(
@@ -131,13 +131,13 @@ class Stepper:
         optimizer: torch.optim.Optimizer,
         *,
         device: torch.device,
-        precision: str,
+        precision: Precision,
         grad_clip: float,
         max_spike: float = 0.0,
     ) -> None:
         """
         Args:
-            max_spike: the z-score above which a loss is a spike, see `spikes`; 0: none is.
+            max_spike: the z-score above which a loss is a spike, see `spikes`; with 0, no loss is.
         """
         self.strategy, self.optimizer = strategy, optimizer
         self.device, self.precision = device, precision
@@ -149,7 +149,7 @@ class Stepper:
         self.is_fused: bool = getattr(optimizer, "_step_supports_amp_scaling", False)
         self.spikes = SpikeGuard(max_spike, device) if max_spike else None
         self.batch_size: int | None = None
-        """Sequences of the largest micro-batch that fits the device, once one did not."""
+        """The sequences of the largest micro-batch that fits the device, after one did not; None before."""
         self.decides_on_device = self.is_fused and all(parameter.is_cuda for parameter in self.parameters)
 
     def state(self) -> dict[str, Any]:
@@ -167,11 +167,11 @@ class Stepper:
             self.spikes.restore(state["spikes"])
 
     def run(self, batches: list[Batch], seed: int = 0) -> StepResult:
-        """One step on the micro-batches `batches`, waiting for its numbers."""
+        """Run one step on the micro-batches `batches`, and wait for its numbers."""
         return self.launch(batches, seed).result()
 
     def launch(self, batches: list[Batch], seed: int = 0) -> PendingStep:
-        """One step on the micro-batches `batches`, all that is random in it drawn from `seed`; never waits for a GPU.
+        """Run one step on the micro-batches `batches`, with randomness from `seed`, without waiting for a GPU.
 
         The parameters, the moments and the optimizer's counters change only if loss and gradient norm are finite and
         the loss is no spike.
@@ -195,9 +195,9 @@ class Stepper:
         return step
 
     def backpropagate(self, batches: list[Batch], seed: int) -> tuple[Tensor, int]:
-        """Mean loss and target tokens of the step, whose gradients the parameters then hold.
+        """Compute the gradients of a step; return its mean loss and its target tokens.
 
-        Where the device runs out of memory the same sequences are cut into micro-batches half as large.
+        Where the device runs out of memory, the same sequences are split into micro-batches half as large.
         """
         while True:
             torch.manual_seed(seed)
@@ -215,13 +215,14 @@ class Stepper:
                 torch.cuda.empty_cache()
 
     def update(self, divisor: Tensor | None, is_bad: Tensor | None = None) -> None:
-        """Let the optimizer move the parameters along the gradients over `divisor`, unless `is_bad` is 1."""
+        """Update the parameters with the gradients divided by `divisor`, unless `is_bad` is 1."""
         if self.is_fused:
-            self.optimizer.grad_scale, self.optimizer.found_inf = divisor, is_bad
+            fused: Any = self.optimizer  # torch declares the two attributes in no class
+            fused.grad_scale, fused.found_inf = divisor, is_bad
         elif divisor is not None:
             torch._foreach_div_([p.grad for p in self.parameters if p.grad is not None], divisor)
         self.optimizer.step()
 
     def is_bad(self, result: StepResult) -> bool:
-        """Whether the step's numbers speak of divergence; a gradient overflow that fp16 scaling mends does not."""
+        """Return whether the step's numbers show divergence; a gradient overflow that fp16 scaling fixes does not."""
         return result.is_skipped and not (self.scaler.is_enabled() and is_overflow(result))

@@ -1,8 +1,7 @@
-"""Where metrics go besides metrics.jsonl. Each tracker is imported only when it is asked for.
+"""Trackers, which get the metrics of metrics.jsonl. Each is imported only when it is used.
 
-A tracker is told what metrics.jsonl is told. It is a convenience: one that fails is warned of once and left out, and
-the training goes on. `trackers.json` in the run directory says under which names the trackers know this run, so that a
-resumed run goes on with the same.
+A tracker that fails is dropped with one warning, and the training continues. `trackers.json` in the run directory has
+the names of this run in its trackers, so that a resumed run continues under the same names.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,23 +23,27 @@ from gptcli.storage import read_regular, write_atomic
 
 NAMES_FILE = "trackers.json"
 PROJECT = "gptcli"
-"""What the runs are gathered under, where the tracker's own environment variables name nothing else."""
+"""The project of the runs, unless an environment variable of the tracker names another one."""
 Metrics = Mapping[str, float | int | str | None]
 
 
 class Tracker(Protocol):
+    """A destination of metrics."""
+
     key: str | None
-    """By which the tracker finds this run again; none where it needs no such name."""
+    """The name by which the tracker finds this run again; None if it needs no name."""
 
-    def log(self, step: int, metrics: Mapping[str, float]) -> None: ...
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Send the metrics of a step."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Finish sending."""
 
 
 class TensorBoardTracker:
-    """Event files in `run/tensorboard`; a resumed run adds one."""
+    """Writes event files in `run/tensorboard`; a resumed run adds one."""
 
-    key = None
+    key: str | None = None
 
     def __init__(self, run: Path, key: str | None, config: Mapping[str, Any]) -> None:
         try:
@@ -50,17 +53,19 @@ class TensorBoardTracker:
         self.writer = SummaryWriter(run / "tensorboard")
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Write the metrics of a step."""
         for name, value in metrics.items():
             self.writer.add_scalar(name, value, step)
 
     def close(self) -> None:
+        """Finish the run."""
         self.writer.close()
 
 
 class TrackioTracker:
-    """A run in trackio's own directory (TRACKIO_DIR), which `trackio show` opens; TRACKIO_SPACE_ID sends it to a Space.
+    """Writes to trackio's directory (TRACKIO_DIR), which `trackio show` opens. TRACKIO_SPACE_ID sends it to a Space.
 
-    trackio knows runs by their names, so this one's ends with a few random letters.
+    trackio identifies runs by their names, so the name ends with a few random letters.
     """
 
     def __init__(self, run: Path, key: str | None, config: Mapping[str, Any]) -> None:
@@ -68,7 +73,8 @@ class TrackioTracker:
             import trackio
         except ImportError as error:
             raise missing_extra("trackio", "track", "train.trackers = ['trackio']") from error
-        self.module, self.key = trackio, key or f"{run.resolve().name}-{secrets.token_hex(3)}"
+        self.module = trackio
+        self.key: str | None = key or f"{run.resolve().name}-{secrets.token_hex(3)}"
         project = os.environ.get("TRACKIO_PROJECT", PROJECT)
         with contextlib.redirect_stdout(sys.stderr):
             self.run = trackio.init(
@@ -82,17 +88,19 @@ class TrackioTracker:
             )
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Send the metrics of a step."""
         self.run.log(dict(metrics), step=step)
 
     def close(self) -> None:
+        """Finish the run."""
         with contextlib.redirect_stdout(sys.stderr):
-            self.module.finish()
+            self.module.finish()  # type: ignore[no-untyped-call]  # trackio has no types
 
 
 class WandbTracker:
-    """A run of Weights & Biases, its files in `run/wandb`.
+    """Writes a run of Weights & Biases, with its files in `run/wandb`.
 
-    WANDB_MODE says whether it is sent; where that is unset and nobody is logged in, the run is kept offline, and
+    WANDB_MODE decides whether it is sent. If that is unset and nobody is logged in, the run stays offline, and
     `wandb sync` sends it later.
     """
 
@@ -101,8 +109,8 @@ class WandbTracker:
             import wandb
         except ImportError as error:
             raise missing_extra("wandb", "track", "train.trackers = ['wandb']") from error
-        self.key = key or secrets.token_hex(4)
-        mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline")
+        self.key: str | None = key or secrets.token_hex(4)
+        mode: Any = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline")
         self.run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             name=run.resolve().name,
@@ -115,14 +123,16 @@ class WandbTracker:
         )
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Send the metrics of a step."""
         self.run.log(dict(metrics), step=step)
 
     def close(self) -> None:
+        """Finish the run."""
         self.run.finish()
 
 
 class MlflowTracker:
-    """A run of MLflow on the server that MLFLOW_TRACKING_URI names, else in the database `run/mlflow.db`."""
+    """Writes a run of MLflow on the server that MLFLOW_TRACKING_URI names, else in the database `run/mlflow.db`."""
 
     def __init__(self, run: Path, key: str | None, config: Mapping[str, Any]) -> None:
         try:
@@ -145,24 +155,27 @@ class MlflowTracker:
             self.client.update_run(key, status="RUNNING")
 
     def experiment(self, run: Path) -> str:
+        """Return the id of the experiment, which is created if it does not exist."""
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
         found = self.client.get_experiment_by_name(name)
         if found:
-            return found.experiment_id
+            return str(found.experiment_id)
         is_own = "MLFLOW_TRACKING_URI" not in os.environ
         place = (run.resolve() / "mlartifacts").as_uri() if is_own else None
-        return self.client.create_experiment(name, artifact_location=place)
+        return str(self.client.create_experiment(name, artifact_location=place))
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Send the metrics of a step."""
         now = int(time.time() * 1000)
         values = [self.metric(name, float(value), now, step) for name, value in metrics.items()]
         self.client.log_batch(self.key, metrics=values)
 
     def close(self) -> None:
+        """Finish the run."""
         self.client.set_terminated(self.key)
 
 
-TRACKERS = {
+TRACKERS: dict[str, Callable[[Path, str | None, Mapping[str, Any]], Tracker]] = {
     "tensorboard": TensorBoardTracker,
     "trackio": TrackioTracker,
     "wandb": WandbTracker,
@@ -171,38 +184,44 @@ TRACKERS = {
 
 
 class Trackers:
-    """The trackers of a run, in the order in which they were asked for."""
+    """The trackers of a run, in the order of the setting."""
 
     def __init__(self, trackers: Mapping[str, Tracker], logged: int) -> None:
-        """Steps up to `logged` are with the trackers already: a resumed run, which makes some of them again with the
-        same result, does not tell them twice."""
+        """
+        Args:
+            logged: the last step that the trackers have. A resumed run repeats some steps, which are not sent twice.
+        """
         self.alive, self.logged = dict(trackers), logged
 
     def log(self, step: int, line: Metrics) -> None:
-        """Tell the numbers of a line of metrics.jsonl."""
+        """Send the numbers of a line of metrics.jsonl."""
         metrics = {name: value for name, value in line.items() if isinstance(value, int | float) and name != "step"}
         if step > self.logged:
             self.each("log", step, metrics)
 
     def close(self) -> None:
+        """Close all trackers."""
         self.each("close")
 
     def each(self, method: str, *arguments: Any) -> None:
+        """Call a method of every tracker, and drop those that fail."""
         for name, tracker in list(self.alive.items()):
             try:
                 getattr(tracker, method)(*arguments)
-            except Exception as error:  # whatever another program's client raises must not end a training
+            except Exception as error:  # no error of another program's client may end a training
                 del self.alive[name]
                 warn(name, error)
 
 
 def open_trackers(names: Sequence[str], run: Path, config: Mapping[str, Any], logged: int = 0) -> Trackers:
-    """The trackers of `train.trackers` for the run directory `run`, told its `config`, a table of tables.
+    """Return the trackers of `train.trackers` for the run directory `run`.
 
-    `logged` is the last step that metrics.jsonl holds.
+    Args:
+        config: the run's configuration, a table of tables.
+        logged: the last step in metrics.jsonl.
 
     Raises:
-        UsageError: one is not installed.
+        UsageError: a tracker is not installed.
         StorageError: the names cannot be written.
     """
     keys = read_keys(run)
@@ -221,7 +240,7 @@ def open_trackers(names: Sequence[str], run: Path, config: Mapping[str, Any], lo
 
 
 def read_keys(run: Path) -> dict[str, str]:
-    """By tracker the name that it knows the run by; none is known where the file is missing or damaged."""
+    """Return the run's name in each tracker; empty where the file is missing or damaged."""
     try:
         keys = strict_json.parse(read_regular(run / NAMES_FILE).decode())
     except (OSError, ValueError):
@@ -230,7 +249,7 @@ def read_keys(run: Path) -> dict[str, str]:
 
 
 def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"optim": {"lr": 0.1}} -> {"optim.lr": 0.1}, without what is none."""
+    """Return nested tables as one: {"optim": {"lr": 0.1}} -> {"optim.lr": 0.1}, without values that are None."""
     flat: dict[str, Any] = {}
     for name, value in config.items():
         if isinstance(value, Mapping):
@@ -241,5 +260,6 @@ def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def warn(name: str, error: Exception) -> None:
+    """Print a warning on a tracker that failed."""
     reason = " ".join(str(error).split())[:300]
-    say(f"warning: {name} has failed and is told no more ({type(error).__name__}: {reason}); the training goes on")
+    say(f"warning: {name} has failed and is dropped ({type(error).__name__}: {reason}); the training goes on")

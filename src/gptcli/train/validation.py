@@ -1,4 +1,4 @@
-"""The validation loss of a run: of its one corpus, or of each corpus of a mix and their mean by weight."""
+"""The validation loss of a run: that of each corpus of its mix, and their mean by weight."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Validation(NamedTuple):
 
     loss: float
     bits_per_byte: float
-    """As if what was not read had the same loss a token."""
+    """Bits per byte of all validation text, assuming the same loss per token where it was not read."""
     part: float
     by_corpus: dict[str, float]
     """Of a mix, the loss of each corpus, of which `loss` is the mean by weight."""

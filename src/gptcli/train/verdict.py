@@ -1,8 +1,8 @@
-"""A verdict on a curve of validation losses: a pure function of the numbers that metrics.jsonl records.
+"""The verdict on a curve of validation losses: a pure function of the numbers in metrics.jsonl.
 
-Two evaluations are compared on the same parts of the validation text, part by part: it does not matter that some parts
-are harder than others. A difference is believed if it is large enough to matter and lies SURE standard errors from
-zero; docs/benchmarks.md says how often that is wrong.
+Two evaluations are compared part by part on the same validation text, so it does not matter that some parts are harder
+than others. A difference counts if it is large enough to matter and SURE standard errors from zero; docs/benchmarks.md
+has the rate of errors.
 """
 
 from __future__ import annotations
@@ -17,23 +17,24 @@ Verdict = Literal["falling", "flat", "overfitted", "unstable", "too_few_evaluati
 
 LEAST_EVALUATIONS = 3
 LEAST_TOKENS = 200
-"""Below so many validation tokens the parts are a few words each, and depend on each other."""
+"""The number of validation tokens below which the parts are a few words each, and depend on each other."""
 SURE = 3.0
-"""Standard errors. The best of ten evaluations is lower than the last by chance more often than a single one is, which
-two standard errors would not allow for."""
+"""Standard errors. Two would ignore that the best of ten evaluations is lower than the last by chance more often than a
+single one is."""
 RISE = 0.01
-"""Part of the lowest loss by which the last one must exceed it: less is what losses vary by between two evaluations."""
+"""The part of the lowest loss by which the last one must exceed it: losses vary by less between two evaluations."""
 FALL, RECENT = 0.005, 0.8
-"""Part of the last loss by which it must lie below that of the last evaluation before this part of the steps. It must
-not lie above the lowest by as much."""
+"""FALL is the part of the last loss by which it must be below that of the last evaluation before RECENT of the steps.
+It must not be above the lowest loss by as much."""
 BLIND = 0.02
-"""A change that could be as large as this part of the loss without being seen makes a validation part too small."""
+"""A validation part is too small if a change of this part of the loss could go unnoticed."""
 
 
 class CurvePoint(NamedTuple):
-    """One measurement on the way: losses in nats a token; `parts` are the losses of the same parts at every step.
+    """One evaluation during the training, with losses in nats per token.
 
-    train_loss: the mean over the steps since the line before; None where there was none.
+    train_loss: the mean over the steps since the last line; None where there were none.
+    parts: the losses of parts of the validation text, the same parts at every step.
     """
 
     step: int
@@ -43,10 +44,10 @@ class CurvePoint(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """A verdict, and the points of the curve that it rests on: `best` and `last` are None where there is no
-    evaluation, `before` unless the verdict needs it.
+    """A verdict, and the points of the curve that it is based on.
 
-    before: the evaluation that the last one is compared with to see whether the loss was still falling.
+    best, last: None where there is no evaluation.
+    before: the evaluation that shows, compared with the last one, whether the loss was still falling; else None.
     """
 
     verdict: Verdict
@@ -56,8 +57,10 @@ class Finding(NamedTuple):
 
 
 def curve_of(lines: Iterable[Mapping[str, Any]]) -> list[CurvePoint]:
-    """The evaluations among the lines of metrics.jsonl; those that found no finite loss, in a part of the training that
-    was made again with other settings, do not count."""
+    """Return the evaluations among the lines of metrics.jsonl.
+
+    Those without a finite loss do not count: that part of the training was repeated with other settings.
+    """
     return [
         CurvePoint(line["step"], line["train_loss"], line["val_loss"], tuple(line.get("val_loss_parts") or ()))
         for line in lines
@@ -66,11 +69,11 @@ def curve_of(lines: Iterable[Mapping[str, Any]]) -> list[CurvePoint]:
 
 
 def judge(curve: Sequence[CurvePoint], tokens: int) -> Finding:
-    """The finding on the curve of a run.
+    """Return the finding on the curve of a run.
 
     Args:
         curve: every evaluation of the run, in order.
-        tokens: validation tokens that each of them read.
+        tokens: the validation tokens that each of them read.
     """
     if not curve:
         return Finding("too_few_evaluations")
@@ -89,27 +92,27 @@ def judge(curve: Sequence[CurvePoint], tokens: int) -> Finding:
 
 
 def exceeds(higher: CurvePoint, lower: CurvePoint, by: float) -> bool:
-    """Whether one loss surely lies above another, and by at least `by` nats."""
+    """Return whether one loss is surely above another, and by at least `by` nats."""
     found = difference(higher, lower)
     rise = higher.val_loss - lower.val_loss
     return rise >= by and (found is None or rise > SURE * found.stderr)
 
 
 def training_rose_too(best: CurvePoint, last: CurvePoint) -> bool:
-    """Whether the training loss rose by half as much as the validation loss, or more: then it is not overfitting."""
+    """Return whether the training loss rose at least half as much as the validation loss: that is not overfitting."""
     if best.train_loss is None or last.train_loss is None:
         return False
     return last.train_loss - best.train_loss >= (last.val_loss - best.val_loss) / 2
 
 
 def blindness(one: CurvePoint, other: CurvePoint) -> float:
-    """Nats by which two losses could differ without `exceeds` being sure of it."""
+    """Return the nats by which two losses could differ without `exceeds` being sure of it."""
     found = difference(one, other)
     return SURE * found.stderr if found else 0.0
 
 
 def difference(one: CurvePoint, other: CurvePoint) -> Uncertainty | None:
-    """The uncertainty of the difference of two losses, part by part; None where their parts are not known."""
+    """Return the uncertainty of the difference of two losses, part by part; None where their parts are unknown."""
     if len(one.parts) != len(other.parts):
         return None
     return mean_of_parts([a - b for a, b in zip(one.parts, other.parts, strict=True)], "the validation text")

@@ -1,6 +1,6 @@
-"""`gptcli verify-resume`: a training that is killed and resumed beside one that is not, compared step by step.
+"""`gptcli verify-resume`: compares a training that is killed and resumed, step by step, with one that is not.
 
-Both are the real command in processes of their own, and the kills are SIGKILL.
+Both run the real command in separate processes, and are killed by SIGKILL.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from gptcli import strict_json
 from gptcli.checkpoint.metrics import MetricsLog
@@ -26,12 +26,12 @@ from gptcli.storage import LARGE, read_regular, sha256_file, storage_errors
 from gptcli.train.fingerprints import FINGERPRINTS_NAME
 
 TIMES = frozenset({"time", "elapsed_seconds", "stepping_seconds", "tokens_per_second", "memory_bytes"})
-"""What in metrics.jsonl is of the clock and the machine, not of the training."""
+"""The keys of metrics.jsonl that depend on the clock and the machine, not on the training."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What to train, and how often to kill it."""
+    """The training to compare, and the number of kills."""
 
     corpus: tuple[str, ...]
     config_files: tuple[str, ...]
@@ -42,6 +42,7 @@ class Trial:
     cache_dir: Path | None = None
 
     def command(self, out: Path) -> list[str]:
+        """Return the command that trains in the directory `out`."""
         every = max(1, self.steps // 5)
         settings = {
             "train.max_steps": self.steps,
@@ -60,16 +61,18 @@ class Trial:
 
 @dataclass
 class Comparison:
-    """What was found. `difference` is the first one, in words; None where there is none."""
+    """The result; `difference` is the first one, in words, or None."""
 
     steps: int
     killed_after: list[int] = field(default_factory=list)
     difference: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
+        """Return the result for `--json`."""
         return {"steps": self.steps, "killed_after": self.killed_after, "difference": self.difference}
 
     def text(self) -> str:
+        """Return the result as a sentence."""
         kills = ", ".join(map(str, self.killed_after))
         if self.difference:
             return f"different: {self.difference} (killed after steps {kills})"
@@ -79,6 +82,7 @@ class Comparison:
         )
 
     def raise_if_different(self) -> None:
+        """Raise CheckpointError if the trainings differ."""
         if self.difference:
             raise CheckpointError(f"the resumed training differs: {self.difference}", "please report it")
 
@@ -87,11 +91,11 @@ def verify_resume(trial: Trial, out: Path | None = None) -> Comparison:
     """Train twice, once undisturbed and once killed `trial.kills` times at random steps, and compare.
 
     Args:
-        out: where the two runs are kept; None: nowhere.
+        out: the directory that keeps the two runs; None: they are not kept.
 
     Raises:
         UsageError: no corpus is named.
-        GptcliError: training itself fails; its message is that of the command.
+        GptcliError: a training fails; the message is that of the command.
     """
     if not (trial.corpus or trial.config_files or trial.assignments):
         raise UsageError("no corpus to train on", "name one: gptcli verify-resume book.txt")
@@ -112,6 +116,7 @@ def verify_resume(trial: Trial, out: Path | None = None) -> Comparison:
 
 @contextlib.contextmanager
 def kept_or_temporary(out: Path | None) -> Iterator[Path]:
+    """Provide `out`, or a temporary directory where it is None."""
     if out is not None:
         with storage_errors(out):
             out.mkdir(parents=True, exist_ok=True)
@@ -122,13 +127,14 @@ def kept_or_temporary(out: Path | None) -> Iterator[Path]:
 
 
 def run_to_end(command: list[str]) -> None:
-    """Raises GptcliError: the command failed; with its message and exit code."""
+    """Run the command; raise GptcliError with its message and exit code if it fails."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         failed(done.returncode, done.stderr)
 
 
-def failed(code: int, stderr: str) -> None:
+def failed(code: int, stderr: str) -> NoReturn:
+    """Raise the error of a command that failed."""
     lines = stderr.strip().splitlines()
     error = GptcliError((lines[-1] if lines else f"training ended with exit code {code}").removeprefix("gptcli: "))
     error.exit_code = code if code > 0 else 1
@@ -136,10 +142,10 @@ def failed(code: int, stderr: str) -> None:
 
 
 def kill_after(command: list[str], run: Path, step: int) -> int:
-    """Start the command, kill it once `step` is done, and return the step after which it was dead.
+    """Start the command, kill it once `step` is done, and return the last step that it made.
 
     Raises:
-        GptcliError: it ended with an error before that.
+        GptcliError: the command failed before that.
     """
     with tempfile.TemporaryFile("w+") as talk:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=talk)
@@ -156,10 +162,10 @@ def kill_after(command: list[str], run: Path, step: int) -> int:
 
 
 def last_step(run: Path) -> int:
-    """The newest step that was written down, 0 before the first."""
+    """Return the newest step in the log; 0 if there is none."""
     with contextlib.suppress(OSError, json.JSONDecodeError, IndexError):
         whole = read_regular(run / FINGERPRINTS_NAME, LARGE).rpartition(b"\n")[0]
-        return strict_json.parse(whole.splitlines()[-1])["step"]
+        return int(strict_json.parse(whole.splitlines()[-1])["step"])
     return 0
 
 
@@ -168,13 +174,13 @@ LOGS = (FINGERPRINTS_NAME, "metrics.jsonl")
 
 
 def first_difference(whole: Path, broken: Path, logs: Sequence[str] = LOGS) -> str | None:
-    """The first thing in which two runs differ: a line of one of the logs, or a file of the last checkpoint."""
+    """Return the first difference of two runs: a line of one of the logs, or a file of the last checkpoint."""
     for name in logs:
         expected, found = (MetricsLog(run / name).read() for run in (whole, broken))
-        for one, other in zip(expected, found, strict=False):
-            keys = [key for key in one if key not in TIMES and one[key] != other.get(key)]
+        for line, again in zip(expected, found, strict=False):
+            keys = [key for key in line if key not in TIMES and line[key] != again.get(key)]
             if keys:
-                return f"step {one['step']}: {keys[0]} in {name}"
+                return f"step {line['step']}: {keys[0]} in {name}"
         if len(expected) != len(found):
             return f"{len(found)} lines instead of {len(expected)} in {name}"
     last, other = (RunDirectory.open(run).checkpoints()[-1].path for run in (whole, broken))
