@@ -129,7 +129,7 @@ class PartSums:
 
 
 def window_starts(length: int, seq_len: int, max_tokens: int | None) -> list[int]:
-    """Where the windows begin in a stream of `length` tokens.
+    """Return the starts of the windows in a stream of `length` tokens.
 
     The whole stream is cut into windows of seq_len targets, the last one possibly shorter; when that is more than
     max_tokens, so many whole windows as fit (at least one), the i-th of k at the i/k-th part of the stream.

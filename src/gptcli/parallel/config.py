@@ -17,7 +17,7 @@ class ParallelConfig(Config):
     gradients and moments too, and gathers each block when it is needed (FSDP2)."""
 
     replicas: int = Field(1, ge=1)
-    """With fsdp: the number of groups of ranks that hold the model once each (hybrid sharding). Gradients are summed
+    """The number of groups of ranks that hold the model once each (fsdp only: hybrid sharding). Gradients are summed
     over the groups. One group per machine keeps the gathering inside the machines."""
 
     tensor: int = Field(1, ge=1)
@@ -25,11 +25,11 @@ class ParallelConfig(Config):
     They see the same data and communicate in every block: keep them inside one machine."""
 
     reshard_after_forward: bool = True
-    """With fsdp: drop a block's gathered weights after the forward pass and gather them again for the backward pass:
+    """Drop a block's gathered weights after the forward pass and gather them again for the backward pass (fsdp only):
     less memory, half as much communication again."""
 
     cpu_offload: bool = False
-    """With fsdp: keep weights, gradients and moments in the host's memory, and run the optimizer there. This is slow,
+    """Keep weights, gradients and moments in the host's memory, and run the optimizer there (fsdp only). This is slow,
     for models that do not fit otherwise."""
 
     timeout_seconds: float = Field(600.0, gt=0, le=1e7)

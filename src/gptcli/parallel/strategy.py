@@ -1,4 +1,4 @@
-"""How a training step is shared among ranks: the interface, and the strategy of a process that trains alone.
+"""Strategies to share a training step among ranks: their interface, and the strategy of one process.
 
 Nothing here needs torch.distributed. `distributed.py` has the strategies of several ranks.
 """

@@ -34,7 +34,7 @@ COMPILATION = {"cpu": Compilation(180.0, 30.0, 1.35), "cuda": Compilation(120.0,
 
 
 class CompileChoice(NamedTuple):
-    """Whether to compile, and the reason in words."""
+    """The decision whether to compile, and its reason in words."""
 
     wanted: bool
     reason: str

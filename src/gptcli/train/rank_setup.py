@@ -1,4 +1,4 @@
-"""What each rank has before the first step: the first rank's plan, its own layout, and its strategy and model."""
+"""The setup of each rank before the first step: the first rank's plan, and the rank's layout, strategy and model."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Decision(NamedTuple):
 
 @dataclass(frozen=True)
 class PlanMessage:
-    """What the other ranks need of the first rank's decision to make the same plan."""
+    """The parts of the first rank's decision from which the other ranks make the same plan."""
 
     config: RunConfig
     precision: ResolvedPrecision
