@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 SMALLEST, LARGEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127
 """The smallest normal and the largest 32-bit floating-point number, in which models and optimizers compute."""
 LONGEST_NAME = 4096
-"""Characters of a name, a path or a pattern: as many as Linux allows in a path."""
+"""Most characters of a name, a path or a pattern, which is Linux's limit for paths."""
 
 
 class Config(BaseModel):
@@ -37,7 +37,7 @@ class Config(BaseModel):
     @field_validator("*")
     @classmethod
     def is_usable(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse what Python can hold and neither a computation nor a file system can take."""
+        """Refuse values that Python can hold but that no computation or file system supports."""
         for one in value if isinstance(value, tuple) else (value,):
             require_usable_number(one)
             if isinstance(one, str) and info.field_name not in cls.FREE_TEXTS:
@@ -46,8 +46,11 @@ class Config(BaseModel):
 
 
 def require_usable_number(value: Any) -> None:
-    """Raises ValueError for whole numbers of more than 64 bits, with which arithmetic may fail or never end, and for
-    numbers that are zero or infinite in 32-bit floating point."""
+    """Require a number that arithmetic in 64-bit integers and 32-bit floating point can represent.
+
+    Raises:
+        ValueError: it has more bits, or would be zero or infinite.
+    """
     if isinstance(value, int) and abs(value) >= 2**63:
         raise ValueError("whole numbers have 64 bits")
     if isinstance(value, float) and value and not SMALLEST <= abs(value) <= LARGEST:
@@ -57,7 +60,11 @@ def require_usable_number(value: Any) -> None:
 
 
 def require_name(value: str) -> None:
-    """Raises ValueError for a text that is no name, path or pattern."""
+    """Require a text that can be a name, a path or a pattern.
+
+    Raises:
+        ValueError: it cannot.
+    """
     if len(value) > LONGEST_NAME:
         raise ValueError(f"the text has {len(value):,} characters; at most {LONGEST_NAME:,} are possible")
     if "\0" in value:
@@ -65,7 +72,7 @@ def require_name(value: str) -> None:
 
 
 def union_members(annotation: Any) -> list[Any]:
-    """The members of a (possibly annotated) union, or the annotation itself."""
+    """Return the members of a (possibly annotated) union, or the annotation itself."""
     if typing.get_origin(annotation) is typing.Annotated:
         return union_members(typing.get_args(annotation)[0])
     if typing.get_origin(annotation) in (typing.Union, UnionType):

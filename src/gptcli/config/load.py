@@ -35,7 +35,7 @@ ConfigType = TypeVar("ConfigType", bound=Config)
 
 @dataclass(frozen=True)
 class RawConfig:
-    """Nested values as they were written, and for every leaf key (dotted) the place that set it."""
+    """Nested values as they were written, and the place that set each leaf, by its dotted key."""
 
     values: dict[str, Any] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
@@ -65,7 +65,7 @@ def read_toml(path: Path) -> RawConfig:
 
 
 def parse_assignment(text: str) -> RawConfig:
-    """`a.b=c` -> {"a": {"b": c}}; the value is read as TOML and otherwise taken as a string."""
+    """Return {"a": {"b": c}} for `a.b=c`; a value that is not TOML is a string."""
     key, equals, value = text.partition("=")
     parts = [part.strip() for part in key.split(".")]
     if not equals or not all(parts):
@@ -82,7 +82,7 @@ def parse_assignment(text: str) -> RawConfig:
 
 
 def bare_words(value: str) -> Any:
-    """A value that is not TOML: `[a, b]`, whose quotes a shell has removed, is an array of texts, all else a text."""
+    """Return a value that is not TOML: `[a, b]`, whose quotes a shell has removed, is an array, all else a text."""
     inside = value[1:-1].strip()
     if not (value.startswith("[") and value.endswith("]")) or not inside or any(c in inside for c in "[]{}=\"'"):
         return value
@@ -101,12 +101,12 @@ def with_origin(values: Mapping[str, Any], origin: str) -> RawConfig:
 
 
 def is_deeper(values: Mapping[str, Any], depth: int) -> bool:
-    """Whether more than `depth` tables lie inside each other."""
+    """Return whether tables are nested more than `depth` deep."""
     return depth < 1 or any(is_deeper(value, depth - 1) for value in values.values() if isinstance(value, Mapping))
 
 
 def leaf_keys(values: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """The dotted names of all leaves of nested tables."""
+    """Return the dotted names of all leaves of nested tables."""
     keys = []
     for name, value in values.items():
         keys.extend(leaf_keys(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [f"{prefix}{name}"])
@@ -114,7 +114,7 @@ def leaf_keys(values: Mapping[str, Any], prefix: str = "") -> list[str]:
 
 
 def merge(*configs: RawConfig) -> RawConfig:
-    """Merge left to right: later leaves replace earlier ones, tables merge, a table given a new `name` starts over."""
+    """Merge left to right: later leaves replace earlier ones, and a table with a new `name` replaces the old table."""
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for config in configs:
@@ -135,7 +135,7 @@ def merge_tables(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, An
 
 
 def without_leaf(config: RawConfig, key: str) -> RawConfig:
-    """`config` without the leaf of that dotted name; unchanged where it is not set."""
+    """Return `config` without the leaf of that dotted name, or unchanged if it is not set."""
     if key not in config.origins:
         return config
 
@@ -160,7 +160,7 @@ def validate(kind: type[ConfigType], raw: RawConfig) -> ConfigType:
 def check_keys(kind: type[Config], raw: RawConfig) -> None:
     """Refuse unknown keys and values of the wrong type or range, but no combination of values.
 
-    For settings that are not complete yet: what is still to be chosen may make a combination possible.
+    The settings may be incomplete: a value that is still to be chosen may make a combination possible.
     """
     raw = RawConfig(with_default_names(kind, raw.values), raw.origins)
     try:
@@ -171,12 +171,12 @@ def check_keys(kind: type[Config], raw: RawConfig) -> None:
 
 
 def is_of_combination(detail: ErrorDetails) -> bool:
-    """Whether an error is of the combination of a table's values, and not of one value."""
+    """Return whether an error concerns the combination of a table's values, not one value."""
     return detail["type"] == "value_error" and isinstance(detail["input"], Mapping)
 
 
 def with_default_names(kind: type[Config], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Give every tagged-union table that names no member the name of its default, so that `optim.lr=1` suffices."""
+    """Add the default name to every tagged-union table without one, so that `optim.lr=1` suffices."""
     named = dict(values)
     for key, value in values.items():
         if not isinstance(value, Mapping) or key not in kind.model_fields:
@@ -191,7 +191,7 @@ def with_default_names(kind: type[Config], values: Mapping[str, Any]) -> dict[st
 
 
 def arrays_as_tuples(value: Any) -> Any:
-    """Configs are frozen, so TOML's arrays become tuples; keys and other values stay as they are."""
+    """Return a value with every array in it as a tuple, since configs are frozen."""
     if isinstance(value, Mapping):
         return {key: arrays_as_tuples(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -200,7 +200,7 @@ def arrays_as_tuples(value: Any) -> Any:
 
 
 def explain(kind: type[Config], raw: RawConfig, error: pydantic.ValidationError) -> ConfigError:
-    """The first of pydantic's errors in one line: where it was set, which key, what is wrong, the nearest valid key."""
+    """Return the first of pydantic's errors in one line: its place, the key, the mistake and the nearest valid key."""
     details = error.errors(include_url=False)
     # An unknown key is the likeliest cause of whatever else is wrong, a combination of values the least likely.
     severity = {"extra_forbidden": 0, "value_error": 2}
@@ -229,7 +229,7 @@ def explain(kind: type[Config], raw: RawConfig, error: pydantic.ValidationError)
 
 
 def key_path(location: tuple[int | str, ...], values: Mapping[str, Any]) -> list[str]:
-    """pydantic's location without the union tags that it puts between the keys."""
+    """Return pydantic's location without the union tags between the keys."""
     path: list[str] = []
     current: Any = values
     for position, part in enumerate(location):
@@ -243,7 +243,7 @@ def key_path(location: tuple[int | str, ...], values: Mapping[str, Any]) -> list
 
 
 def known_keys(kind: Any, path: list[str], values: Mapping[str, Any]) -> list[str]:
-    """The valid keys of the section at `path`, following the `name` that a tagged union was given."""
+    """Return the valid keys of the section at `path`, in tagged unions those of the given `name`."""
     section = kind
     current: Any = values
     for part in path:
@@ -254,7 +254,7 @@ def known_keys(kind: Any, path: list[str], values: Mapping[str, Any]) -> list[st
 
 
 def member_named(annotation: Any, name: str | None) -> Any:
-    """The config class that `annotation` stands for; of a union the one whose `name` is as given."""
+    """Return the config class of `annotation`; of a union, the member with the given `name`."""
     members = [m for m in union_members(annotation) if isinstance(m, type) and issubclass(m, Config)]
     for member in members:
         tag = member.model_fields.get("name")
@@ -277,10 +277,10 @@ def lower_first(text: str) -> str:
 
 
 def dump_toml(config: Config) -> str:
-    """The config as TOML; keys whose value is none are left out, since TOML has no null."""
+    """Return the config as TOML without the keys whose value is None, since TOML has no null."""
     return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
 
 
 def shortened(text: str) -> str:
-    """A value for a message of one line, without the middle of a long one."""
+    """Return a value for a message of one line, without the middle of a long one."""
     return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN // 2]}...{text[-LONGEST_SHOWN // 4 :]}"

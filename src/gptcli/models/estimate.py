@@ -31,7 +31,7 @@ def parameters_by_part(config: ModelConfig) -> dict[str, int]:
 
 
 def non_embedding_parameters(config: ModelConfig) -> int:
-    """Weights without embeddings and output head: the N of Kaplan et al. 2020, arXiv:2001.08361."""
+    """Return the weights without embeddings and output head: the N of Kaplan et al. 2020, arXiv:2001.08361."""
     return config.n_layer * block_parameters(config) + outer_norm_parameters(config)
 
 
@@ -44,78 +44,78 @@ def position_parameters(config: ModelConfig) -> int:
 
 
 def neighbour_parameters(config: ModelConfig) -> int:
-    """What a token's vector takes from the token before it: the smear's shares and the table of pairs."""
+    """Return the weights of the smear's shares and of the table of token pairs."""
     return (config.smear + config.bigram_buckets) * config.n_embd
 
 
 def norm_parameters(config: ModelConfig) -> int:
-    """One norm over n_embd; only a LayerNorm has a bias, and only where the config asks for biases."""
+    """Return the weights of a norm over n_embd; only a LayerNorm has a bias, if the config has biases."""
     if not config.norm_weight:
         return 0
     return config.n_embd * (2 if config.norm == "layernorm" and config.bias else 1)
 
 
 def outer_norm_parameters(config: ModelConfig) -> int:
-    """The norm after the last block, and that before the first if there is one."""
+    """Return the weights of the norm after the last block, and of that before the first block, if any."""
     return (1 + config.embedding_norm) * norm_parameters(config)
 
 
 def block_parameters(config: ModelConfig) -> int:
-    """Weights of one Transformer block."""
+    """Return the weights of one Transformer block."""
     return attention_parameters(config) + mlp_parameters(config) + block_norm_parameters(config)
 
 
 def attention_rows(config: ModelConfig) -> int:
-    """Rows of the fused matrix that makes queries, keys and values."""
+    """Return the rows of the fused matrix for queries, keys and values."""
     return (config.n_head + 2 * config.kv_heads) * config.head_width
 
 
 def up_rows(config: ModelConfig) -> int:
-    """Rows of the matrix that widens the stream: up, and with a gated MLP the gate."""
+    """Return the rows of the matrix that widens the stream: up, and with a gated MLP the gate."""
     return (2 if config.gated else 1) * config.mlp_width
 
 
 def attention_matrices(config: ModelConfig) -> int:
-    """Numbers in the matrices of one block's attention."""
+    """Return the numbers in the matrices of one block's attention."""
     return config.n_embd * (attention_rows(config) + config.n_head * config.head_width)
 
 
 def mlp_matrices(config: ModelConfig) -> int:
-    """Numbers in the matrices of one block's MLP."""
+    """Return the numbers in the matrices of one block's MLP."""
     return config.n_embd * (up_rows(config) + config.mlp_width)
 
 
 def block_matrices(config: ModelConfig) -> int:
-    """Numbers in all matrices of one block: what Muon updates, and what autocast copies."""
+    """Return the numbers in all matrices of one block: what Muon updates, and what autocast copies."""
     return attention_matrices(config) + mlp_matrices(config)
 
 
 def block_matrix_shapes(config: ModelConfig) -> list[tuple[int, int]]:
-    """(rows, columns) of the matrices of one block, the fused ones apart: those that Muon orthogonalises."""
+    """Return the (rows, columns) of the matrices of one block that Muon orthogonalises, with fused ones split."""
     q, kv, width = config.n_head * config.head_width, config.kv_heads * config.head_width, config.n_embd
     attention = [(q, width), (kv, width), (kv, width), (width, q)]
     return attention + [(config.mlp_width, width)] * (2 if config.gated else 1) + [(width, config.mlp_width)]
 
 
 def attention_parameters(config: ModelConfig) -> int:
-    """Matrices and biases of one block's attention."""
+    """Return the numbers in matrices and biases of one block's attention."""
     biases = (attention_rows(config) if config.has_qkv_bias else 0) + (config.n_embd if config.bias else 0)
     return attention_matrices(config) + biases
 
 
 def mlp_parameters(config: ModelConfig) -> int:
-    """Matrices and biases of one block's MLP."""
+    """Return the numbers in matrices and biases of one block's MLP."""
     return mlp_matrices(config) + (up_rows(config) + config.n_embd if config.bias else 0)
 
 
 def block_norm_parameters(config: ModelConfig) -> int:
-    """The two norms of one block, and those of its queries and keys."""
+    """Return the weights of the two norms of one block, and of those of its queries and keys."""
     qk_norms = sum(config.qk_norm_widths or ()) if config.norm_weight else 0
     return qk_norms + 2 * norm_parameters(config)
 
 
 def flops_per_token(config: ModelConfig, seq_len: int) -> int:
-    """Floating-point operations a token of a forward and a backward pass: 6N + 12 L H D T.
+    """Return the floating-point operations of a token in a forward and a backward pass: 6N + 12 L H D T.
 
     After appendix B of PaLM (Chowdhery et al. 2022, arXiv:2204.02311). N counts the blocks and the output head (tied or
     not), and not the tables that are only looked up. As in the paper the attention term takes no credit for the causal
@@ -127,7 +127,7 @@ def flops_per_token(config: ModelConfig, seq_len: int) -> int:
 
 
 def product_flops(config: ModelConfig, seq_len: int, *, only_seen: bool = False) -> dict[str, float]:
-    """Floating-point operations of the matrix products of one token's forward pass, by part; exact.
+    """Return the exact floating-point operations of the matrix products of one token's forward pass, by part.
 
     Every number of a matrix is multiplied and added once. Attention multiplies a query with its keys and the weights
     with their values: all T of them, as torch's counter has it, or `only_seen`: on average those that the causal mask
@@ -144,16 +144,16 @@ def product_flops(config: ModelConfig, seq_len: int, *, only_seen: bool = False)
 
 
 def training_product_flops(config: ModelConfig, seq_len: int, *, only_seen: bool = False) -> float:
-    """The same of one token's forward and backward pass together."""
+    """Return the same for one token's forward and backward pass together."""
     return (1 + BACKWARD_PASSES) * sum(product_flops(config, seq_len, only_seen=only_seen).values())
 
 
 def windows(config: ModelConfig) -> list[int]:
-    """The attention window of every layer; 0 is none."""
+    """Return the attention window of every layer; 0 is none."""
     return [config.window(layer) for layer in range(config.n_layer)]
 
 
 def mean_keys(seq_len: int, window: int) -> float:
-    """Keys that a query sees on average: 1, 2, 3, ... up to the window or the sequence."""
+    """Return the keys that a query sees on average: 1, 2, 3, ... up to the window or the sequence."""
     most = min(seq_len, window) if window else seq_len
     return (most * (most + 1) / 2 + (seq_len - most) * most) / seq_len

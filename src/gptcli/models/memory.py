@@ -1,7 +1,7 @@
-"""What training holds in memory, tensor by tensor: plain arithmetic over what `nn` and `models` save, no torch.
+"""An estimate of the memory of training, tensor by tensor, from what `nn` and `models` save. It imports no torch.
 
-Activations are what autograd keeps between a forward and a backward pass, each storage once, as the code stands when it
-is not compiled; torch.compile keeps less. The tests count the same storages in a model that runs. Letters as in the
+Activations are what autograd keeps between a forward and a backward pass, each storage once, of code that is not
+compiled; torch.compile keeps less. The tests count the same storages in a model that runs. The letters are those of the
 papers: B batch, T time, L n_layer, C n_embd, H n_head, K n_kv_head, D head_dim, F MLP width, V vocab_size.
 """
 
@@ -16,7 +16,7 @@ from gptcli.nn.thresholds import FIRST_TABLE, LARGE_VOCABULARY, MAX_LOGITS, MAX_
 BYTES_ID = 8
 
 Recompute = Literal["none", "full", "selective"]
-"""What of a block the backward pass computes again: nothing, everything, or all but its products and attention."""
+"""The part of a block that the backward pass computes again: none, all, or all but its products and attention."""
 
 
 class ComputeFormat(NamedTuple):
@@ -37,12 +37,12 @@ class ComputeFormat(NamedTuple):
 
     @property
     def norm_bytes(self) -> int:
-        """Of a number that a norm inside a block reads: CUDA's autocast raises it to fp32 first, in a copy."""
+        """Bytes of a number that a norm inside a block reads; CUDA's autocast first copies it in fp32."""
         return BYTES_FP32 if self.on_cuda else self.compute_bytes
 
 
 class BatchShape(NamedTuple):
-    """A micro-batch: sequences, and tokens of each."""
+    """The shape of a micro-batch: its sequences, and the tokens of each."""
 
     sequences: int
     seq_len: int
@@ -56,43 +56,41 @@ FP32 = ComputeFormat()
 
 
 class Activations(NamedTuple):
-    """Bytes that one micro-batch leaves for its backward pass.
-
-    blocks: what the blocks keep until the backward pass.
-    recomputed: what comes on top while one block is computed again, the widest gradient in it included.
-    around: what stands around the blocks: ids, the embedding's part, the last norm.
-    loss: the head's input, and the gradient of the logits in their place.
-    weight_copies: the matrices in the compute precision, which autocast makes and holds.
-    loss_peak: what the loss takes for a moment beyond what it keeps.
-    """
+    """Bytes that one micro-batch keeps for its backward pass."""
 
     blocks: int
+    """Bytes that the blocks keep until the backward pass."""
     recomputed: int
+    """Further bytes while one block is computed again, including the widest gradient in it."""
     around: int
+    """Bytes outside the blocks: ids, the embedding's part, the last norm."""
     loss: int
+    """Bytes of the head's input, and of the gradient of the logits in their place."""
     weight_copies: int
+    """Bytes of the matrices in the compute precision, which autocast makes and holds."""
     loss_peak: int
+    """Bytes that the loss needs at its peak beyond those that it keeps."""
 
     @property
     def kept(self) -> int:
-        """What lies there between forward and backward pass."""
+        """Bytes between the forward and the backward pass."""
         return self.blocks + self.around + self.loss + self.weight_copies
 
     @property
     def in_loss(self) -> int:
-        """The most while the loss is computed."""
+        """The peak while the loss is computed."""
         return self.kept + self.loss_peak
 
     @property
     def in_backward(self) -> int:
-        """The most when the last block is computed again, if it is."""
+        """The peak when the last block is computed again, if it is."""
         return self.blocks + self.around + self.recomputed
 
 
 def activations(
     config: ModelConfig, batch: BatchShape, numbers: ComputeFormat = FP32, recompute: Recompute = "none"
 ) -> Activations:
-    """What a micro-batch keeps and takes for a moment."""
+    """Return the bytes that a micro-batch keeps, and its peaks."""
     of_layers = windows(config)
     whole = {window: block_kept_bytes(config, batch, numbers, window) for window in set(of_layers)}
     copies = numbers.compute_bytes * block_matrices(config) if numbers.is_mixed else 0
@@ -112,7 +110,7 @@ def activations(
 
 
 def product_results(config: ModelConfig, batch: BatchShape, numbers: ComputeFormat) -> tuple[int, int]:
-    """Bytes of what a block's products and its attention give, and of them those that it keeps by itself as well."""
+    """Return the bytes of the results of a block's products and attention, and those of them that it keeps anyway."""
     q, k, c = config.n_head * config.head_width, config.kv_heads * config.head_width, numbers.compute_bytes
     has_scores = attends_by_products(config, numbers, batch.seq_len)
     scores = config.n_head * batch.seq_len * c if has_scores else config.n_head * BYTES_FP32
@@ -130,13 +128,13 @@ def training_memory_bytes(
     *,
     accumulates: bool = True,
 ) -> int:
-    """The most memory that training takes at one moment: fp32 weights, gradients, optimizer state, activations.
+    """Return the peak memory of training in bytes: fp32 weights, gradients, optimizer state and activations.
 
-    That moment is in the loss, when everything is kept, or at the end of a backward pass, when every gradient is there.
+    The peak is in the loss, when everything is kept, or at the end of a backward pass, when every gradient is there.
 
     Args:
         optimizer_numbers: fp32 numbers that the optimizer keeps in all (AdamW: two for each weight).
-        accumulates: whether a step has several micro-batches, so that gradients lie there during a forward pass.
+        accumulates: whether a step has several micro-batches, so that gradients exist during a forward pass.
     """
     weights = parameter_count(config) * BYTES_FP32
     kept = activations(config, batch, numbers, recompute)
@@ -147,7 +145,7 @@ def training_memory_bytes(
 
 
 def block_kept_bytes(config: ModelConfig, batch: BatchShape, numbers: ComputeFormat = FP32, window: int = 0) -> int:
-    """Bytes that one block keeps for its backward pass; `window` is that of its attention, 0 for none."""
+    """Return the bytes that one block keeps for its backward pass; `window` is that of its attention, 0 for none."""
     is_masked = 0 < window < batch.seq_len
     token = input_bytes(config, numbers, 3) + mlp_input_bytes(config, numbers)
     token += attention_bytes(config, batch.seq_len, numbers, is_masked)
@@ -163,10 +161,9 @@ def block_kept_bytes(config: ModelConfig, batch: BatchShape, numbers: ComputeFor
 
 
 def input_bytes(config: ModelConfig, numbers: ComputeFormat, parts: int) -> int:
-    """Kept of a token by the norm of a sub-layer and by its first product, of `parts` matrices, which reads the norm's
-    output.
+    """Return the bytes of a token that a sub-layer's norm and first product, of `parts` matrices, keep.
 
-    A norm that comes after its sub-layer reads what that gave; the product then reads the stream itself.
+    A norm after its sub-layer reads the result of the sub-layer; the product then reads the residual stream itself.
     """
     if config.norm_place == "before":
         normed, is_stream = config.n_embd * BYTES_FP32, True
@@ -177,21 +174,21 @@ def input_bytes(config: ModelConfig, numbers: ComputeFormat, parts: int) -> int:
 
 
 def mlp_input_bytes(config: ModelConfig, numbers: ComputeFormat) -> int:
-    """The same for the MLP; where both read one stream at once, it is kept once."""
+    """Return the same for the MLP; a stream that attention and MLP both read is kept once."""
     shared = config.parallel_residual and (config.norm_place == "before" or not numbers.is_mixed)
     parts = 2 if config.gated else 1
     return input_bytes(config, numbers, parts) - (config.n_embd * BYTES_FP32 if shared else 0)
 
 
 def statistics_bytes(config: ModelConfig, numbers: ComputeFormat, is_stream: bool) -> int:
-    """Of a token: the scale that a norm divided by, and a LayerNorm's mean."""
+    """Return the bytes of a token's scale in a norm, and of its mean in a LayerNorm."""
     if config.norm == "layernorm":
         return 2 * BYTES_FP32
     return BYTES_FP32 if is_stream else numbers.norm_bytes
 
 
 def attention_bytes(config: ModelConfig, seq_len: int, numbers: ComputeFormat, is_masked: bool) -> int:
-    """Kept of a token between the normalised input of attention and its output projection."""
+    """Return the bytes kept of a token between the normalised input of attention and its output projection."""
     c, q, k = numbers.compute_bytes, config.n_head * config.head_width, config.kv_heads * config.head_width
     turned = config.qk_norm or config.position == "rope"  # q and k are then other tensors than the fused product
     norm_rows = 0 if not config.qk_norm else 2 if config.qk_norm_over == "heads" else config.n_head + config.kv_heads
@@ -200,7 +197,7 @@ def attention_bytes(config: ModelConfig, seq_len: int, numbers: ComputeFormat, i
     holds_fused = bool(norm_rows) and not copies_for_norm
     if attends_by_products(config, numbers, seq_len):
         return kept + (q + 2 * k) * c * holds_fused + products_bytes(config, seq_len, numbers)
-    # CUDA's kernels that take masks or fp32 take no groups, so keys and values are repeated for them.
+    # CUDA's kernels for masks or fp32 do not support groups, so keys and values are repeated for them.
     is_repeated = numbers.on_cuda and k < q and (is_masked or not numbers.is_mixed)
     holds_fused |= not is_repeated or not turned
     kept += (q + 2 * k) * c if holds_fused else 0
@@ -213,18 +210,18 @@ def attention_bytes(config: ModelConfig, seq_len: int, numbers: ComputeFormat, i
 
 
 def attends_by_products(config: ModelConfig, numbers: ComputeFormat, seq_len: int) -> bool:
-    """Whether attention weights are tensors: by the plain formula, and on a CPU, whose kernel has no dropout."""
+    """Return whether attention weights are tensors: in the plain formula, and with dropout on a CPU."""
     by_kernel = numbers.on_cuda or not (config.attention_drop or is_written_out(numbers, seq_len))
     return config.attention == "reference" or not by_kernel
 
 
 def is_written_out(numbers: ComputeFormat, seq_len: int) -> bool:
-    """As nn.attention: on a CPU in bf16 a short context is attended to without torch's kernel."""
+    """Return whether attention is computed by matrix products, as for short contexts in bf16 on a CPU."""
     return numbers.is_mixed and not numbers.on_cuda and seq_len**2 <= MAX_MATMUL_SCORES
 
 
 def products_bytes(config: ModelConfig, seq_len: int, numbers: ComputeFormat) -> int:
-    """Kept of a token where attention weights (H, T) are tensors: of the weights, q, k and v, and the output."""
+    """Return the bytes kept of a token if attention weights (H, T) are tensors: weights, q, k, v and the output."""
     q, weights = config.n_head * config.head_width, config.n_head * seq_len
     if config.attention == "reference":
         wide = numbers.norm_bytes if numbers.is_mixed else BYTES_FP32  # CUDA's autocast takes the softmax in fp32
@@ -242,19 +239,19 @@ def products_bytes(config: ModelConfig, seq_len: int, numbers: ComputeFormat) ->
 
 
 def mlp_bytes(config: ModelConfig, numbers: ComputeFormat) -> int:
-    """Kept of a token: gate, up, the activated gate and their product; or up and what the activation made of it."""
+    """Return the bytes kept of a token: gate, up, the activated gate and their product, or up and its activation."""
     kept = (4 if config.gated else 2) * config.mlp_width * numbers.compute_bytes
     is_raised = config.mlp == "relu2" and numbers.on_cuda and numbers.is_mixed  # CUDA's autocast squares in fp32
     return kept + (config.mlp_width * BYTES_FP32 if is_raised else 0)
 
 
 def dropout_mask_bytes(numbers: ComputeFormat) -> int:
-    """Of a number that may be dropped: a truth value on CUDA, a factor on a CPU."""
+    """Return the bytes of one number of a dropout mask: a boolean on CUDA, a factor on a CPU."""
     return 1 if numbers.on_cuda else numbers.compute_bytes
 
 
 def around_bytes(config: ModelConfig, batch: BatchShape, numbers: ComputeFormat) -> int:
-    """Kept outside the blocks: ids, what the embedding needs, the last norm."""
+    """Return the bytes kept outside the blocks: ids, the embedding's part, the last norm."""
     stream, scale = config.n_embd * BYTES_FP32, 2 * BYTES_FP32 if config.norm == "layernorm" else BYTES_FP32
     token = BYTES_ID + (1 + config.embedding_norm) * (stream + scale)
     token += 2 * stream if config.smear else 0
@@ -263,7 +260,7 @@ def around_bytes(config: ModelConfig, batch: BatchShape, numbers: ComputeFormat)
 
 
 def loss_kept_bytes(config: ModelConfig, batch: BatchShape, numbers: ComputeFormat) -> int:
-    """The head's input and, of the logits, their gradient or log-softmax; of too many the head's two gradients."""
+    """Return the bytes of the head's input and the logits' gradient, or of the head's gradients if logits are many."""
     hidden = batch.tokens * config.n_embd * numbers.compute_bytes
     if config.vocab_size < LARGE_VOCABULARY:
         logits = config.vocab_size * BYTES_FP32 * (2 if config.logit_softcap else 1)
@@ -274,7 +271,7 @@ def loss_kept_bytes(config: ModelConfig, batch: BatchShape, numbers: ComputeForm
 
 
 def loss_peak_bytes(config: ModelConfig, batch: BatchShape, numbers: ComputeFormat) -> int:
-    """What the loss takes beyond what it keeps: logits and log-softmax in fp32 beside the gradient in their place."""
+    """Return the peak of the loss beyond what it keeps: logits and log-softmax in fp32 beside their gradient."""
     logits, head = batch.tokens * config.vocab_size, config.vocab_size * config.n_embd
     raised = 2 * BYTES_FP32 if numbers.is_mixed else BYTES_FP32
     softcap = 2 * BYTES_FP32 if config.logit_softcap else 0
@@ -287,11 +284,12 @@ def loss_peak_bytes(config: ModelConfig, batch: BatchShape, numbers: ComputeForm
 
 
 def head_copy_bytes(config: ModelConfig, numbers: ComputeFormat) -> int:
+    """Return the bytes of the copy of the head that autocast makes."""
     return config.vocab_size * config.n_embd * numbers.compute_bytes if numbers.is_mixed else 0
 
 
 def table_bytes(config: ModelConfig, seq_len: int) -> int:
-    """RoPE's cosines and sines for sequences of `seq_len` tokens, which are no weights."""
+    """Return the bytes of RoPE's tables for sequences of `seq_len` tokens."""
     if config.position != "rope":
         return 0
     positions = max(seq_len, min(config.context_length, FIRST_TABLE // config.rotary_dim))

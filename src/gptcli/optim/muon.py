@@ -1,4 +1,4 @@
-"""Muon for hidden matrices and AdamW for the rest, as one optimizer with one state. Knows no model.
+"""Muon for hidden matrices and AdamW for the rest, as one optimizer with one state.
 
 Muon (Jordan et al., https://kellerjordan.github.io/posts/muon/) steps along the nearest semi-orthogonal matrix to the
 momentum. The numbers are those of torch.optim.Muon; added here are fused matrices (the q, k and v rows of one tensor
@@ -24,11 +24,11 @@ from gptcli.nn.thresholds import MAX_MUON_BATCH
 AdjustLr = Literal["match_rms_adamw", "original"]
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the quintic x -> a x + b x^3 + c x^5, steep at zero: singular values end between 0.7 and 1.2, not at 1."""
+"""Coefficients of x -> a x + b x^3 + c x^5, steep at zero: singular values end between 0.7 and 1.2, not at 1."""
 
 
 def newton_schulz(matrices: Tensor, steps: int, dtype: torch.dtype) -> Tensor:
-    """Orthogonalise a batch: (N, rows, columns) -> the same shape in `dtype`, singular values near 1."""
+    """Orthogonalise a batch: (N, rows, columns) -> the same shape in `dtype`, with singular values near 1."""
     a, b, c = COEFFICIENTS
     tall = matrices.size(1) > matrices.size(2)
     x = (matrices.mT if tall else matrices).to(dtype)
@@ -41,16 +41,16 @@ def newton_schulz(matrices: Tensor, steps: int, dtype: torch.dtype) -> Tensor:
 
 
 def newton_schulz_dtype(parameter: Tensor) -> torch.dtype:
-    """bf16, which is precise enough, where it is fast; fp32 elsewhere, and for parameters that are more precise."""
+    """Return bf16, which is precise enough, if it is fast; otherwise, and for fp64 parameters, fp32."""
     is_fast = parameter.dtype != torch.float64 and computes_in_bf16(parameter.device)
     return torch.bfloat16 if is_fast else torch.float32
 
 
 def lr_scale(adjust_lr: AdjustLr, rows: int, columns: int) -> float:
-    """What the learning rate is multiplied with for a matrix of this shape.
+    """Return the factor of the learning rate for a matrix of this shape.
 
     "original": sqrt(max(1, rows / columns)) (Jordan). "match_rms_adamw": 0.2 sqrt(max(rows, columns)), which gives
-    updates the root mean square that AdamW's have (Liu et al., https://arxiv.org/abs/2502.16982).
+    updates the root mean square of AdamW's (Liu et al., https://arxiv.org/abs/2502.16982).
     """
     if adjust_lr == "original":
         return math.sqrt(max(1.0, rows / columns))
@@ -110,6 +110,7 @@ class Muon(torch.optim.Optimizer):
         return loss
 
     def step_muon(self, group: dict[str, Any]) -> None:
+        """Update the matrices of one group."""
         found = [(p, splits) for p, splits in zip(group["params"], group["splits"], strict=True) if p.grad is not None]
         if not found:
             return
@@ -140,7 +141,7 @@ class Muon(torch.optim.Optimizer):
     def follow(
         self, group: dict[str, Any], targets: Sequence[Tensor], directions: Sequence[Tensor], shape: torch.Size
     ) -> None:
-        """Step along the orthogonalised directions of matrices of this shape."""
+        """Update matrices of this shape along their orthogonalised directions."""
         scale = lr_scale(group["adjust_lr"], *shape)
         self.descend(targets, directions, lr=group["lr"] * scale, weight_decay=group["weight_decay"] / scale)
 
@@ -154,7 +155,7 @@ class Muon(torch.optim.Optimizer):
         maximize: bool = False,
         grad_scale: Tensor | None = None,
     ) -> None:
-        """params -= lr (directions / grad_scale + weight_decay params), or nothing if a bad number was found."""
+        """Compute params -= lr (directions / grad_scale + weight_decay params), unless a bad number was found."""
         sgd(
             list(params),
             list(directions),
@@ -171,6 +172,7 @@ class Muon(torch.optim.Optimizer):
         )
 
     def step_adamw(self, group: dict[str, Any]) -> None:
+        """Update the parameters of one group by AdamW."""
         params = [p for p in group["params"] if p.grad is not None]
         if not params:
             return
