@@ -90,17 +90,13 @@ def imported_modules(path: Path, modules: Collection[str]) -> set[str]:
     return names & set(modules)
 
 
-SAME_NAMES = {"Batch"}
-"""Names of several classes, of which all but one have still to be renamed."""
-
-
 def test_no_two_classes_have_one_name() -> None:
     places = defaultdict(list)
     for path in SOURCE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ClassDef):
                 places[node.name].append(str(path.relative_to(SOURCE)))
-    assert {name: found for name, found in places.items() if len(found) > 1 and name not in SAME_NAMES} == {}
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))

@@ -15,7 +15,7 @@ from gptcli.errors import UsageError
 from gptcli.generate import step
 from gptcli.generate.config import GenerationConfig
 from gptcli.generate.engine import Engine, Request
-from gptcli.generate.requests import Batch
+from gptcli.generate.requests import RequestBatch
 from gptcli.generate.step import CudaGraphStep, DecodingStep, Forward, decoding_step
 from gptcli.models.gpt import GPT
 from gptcli.models.inference import quantized
@@ -117,7 +117,7 @@ def test_the_host_never_waits_before_a_gpu_has_the_next_step(
     requests = [Request(list(prompt), i, len(prompt)) for i, prompt in enumerate(PROMPTS)]
     with torch.no_grad():
         cache, logits = engine.prefill(requests)
-        batch, drafts = Batch(requests, cache, None), [[]] * len(requests)
+        batch, drafts = RequestBatch(requests, cache, None), [[]] * len(requests)
         for place in range(20):
             with no_waiting() if place > 2 else contextlib.nullcontext():
                 drawn = engine.draw(batch, logits, drafts)

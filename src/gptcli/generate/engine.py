@@ -19,7 +19,7 @@ from gptcli.generate.config import GenerationConfig
 from gptcli.generate.lookup import PromptLookup
 from gptcli.generate.merge import merge_caches
 from gptcli.generate.prefix import accepted_length, read_shared_prefix
-from gptcli.generate.requests import Batch, FinishReason, Request
+from gptcli.generate.requests import FinishReason, Request, RequestBatch
 from gptcli.generate.step import DecodingStep
 from gptcli.models.estimate import BYTES_FP32
 from gptcli.models.gpt import GPT
@@ -121,7 +121,7 @@ class Engine:
             for request in requests:
                 request.lookup = request.lookup or PromptLookup(self.config.speculate)
         cache, logits = self.prefill(requests)
-        batch = Batch(list(requests), cache, self.seen_ids(requests))
+        batch = RequestBatch(list(requests), cache, self.seen_ids(requests))
         drafts: Drafts = [[]] * len(requests)
         while True:
             drawn = self.draw(batch, logits, drafts)
@@ -163,7 +163,7 @@ class Engine:
             logits = logits[torch.tensor(copies, device=self.device)]
         return cache, logits[:, None]
 
-    def drafts(self, batch: Batch) -> Drafts:
+    def drafts(self, batch: RequestBatch) -> Drafts:
         """Return the draft tokens of each request, which are checked while its last id is read."""
         room = batch.cache.capacity - batch.cache.length - 1
         return [
@@ -182,7 +182,7 @@ class Engine:
         ]
         return self.decoding_step(torch.tensor(ids, device=self.device), cache)
 
-    def make_room(self, batch: Batch) -> Tensor:
+    def make_room(self, batch: RequestBatch) -> Tensor:
         """Decode without drafts where the batch's cache is full; return the logits (B, 1, V) in the batch's new order.
 
         Requests that have outgrown the model's context slide and are read again, the same for every position scheme.
@@ -214,7 +214,7 @@ class Engine:
         still_to_come = self.config.max_new_tokens - min(request.count for request in requests)
         return min(self.context_length, longest + still_to_come, max(2 * longest, SMALLEST_CAPACITY))
 
-    def draw(self, batch: Batch, logits: Tensor, drafts: Drafts) -> Drawn:
+    def draw(self, batch: RequestBatch, logits: Tensor, drafts: Drafts) -> Drawn:
         """Draw an id for each place of the logits (B, T, V), with its log-probability under the model's distribution.
 
         The draw at a place depends on the request's seed and that place only, so drafts change no id.
@@ -232,7 +232,7 @@ class Engine:
         ids = ids.view(B, T)
         return Drawn(ids, HostCopy(ids, logprobs.view(B, T)))
 
-    def look_ahead(self, batch: Batch, drawn: Drawn) -> Tensor | None:
+    def look_ahead(self, batch: RequestBatch, drawn: Drawn) -> Tensor | None:
         """Start the next step on a GPU while the host still waits for the ids; return its logits (B, 1, V).
 
         They are unused if a request now ends. Returns None where they are certainly not needed.
@@ -243,7 +243,7 @@ class Engine:
             return None
         return self.decoding_step(drawn.ids, batch.cache)
 
-    def append(self, batch: Batch, drawn: Drawn, drafts: Drafts) -> Iterator[Request]:
+    def append(self, batch: RequestBatch, drawn: Drawn, drafts: Drafts) -> Iterator[Request]:
         """Append to every request the id drawn at its first place, and the next ones as long as its draft was right."""
         # No request changes before every number is on the host, so that running out of memory loses no draw.
         drawn_ids, logprobs = (numbers.tolist() for numbers in drawn.on_host.result())
@@ -290,7 +290,7 @@ class Engine:
             seen[i, request.ids] = True
         return seen.to(self.device)
 
-    def seen_at_positions(self, batch: Batch, drafts: Drafts, places: int) -> Tensor | None:
+    def seen_at_positions(self, batch: RequestBatch, drafts: Drafts, places: int) -> Tensor | None:
         """Return the ids that occur before each place, (B*T, V) bool: the request's and its draft's up to there."""
         if batch.seen is None:
             return None

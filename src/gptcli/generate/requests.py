@@ -39,7 +39,7 @@ class Request:
 
 
 @dataclass(slots=True)
-class Batch:
+class RequestBatch:
     """Requests that are decoded together. The cache holds each request's window but for the last id, which is read
     next.
     """
