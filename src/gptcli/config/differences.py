@@ -1,4 +1,4 @@
-"""Differences between two configurations: the dotted keys, with both values, whatever the keys are."""
+"""The differences between two configurations, as dotted keys with both values."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 
 class Difference(NamedTuple):
-    """One key (dotted) whose value is `old` in the one configuration and `new` in the other."""
+    """A dotted key whose value is `old` in one configuration and `new` in the other."""
 
     key: str
     old: Any
@@ -15,11 +15,11 @@ class Difference(NamedTuple):
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[Difference]:
-    """Every leaf in which two dumped configurations differ, in the order of `new`.
+    """Yield every leaf in which two dumped configurations differ, in the order of `new`.
 
     A key that only one of them has is not compared: `old` may have been written by a version that did not know it.
-    Lists and tuples of the same items are equal, as they are in a TOML file. Of two tables with different `name`s only
-    the name is compared, since their other keys mean different things.
+    Lists and tuples of the same items are equal, as in a TOML file. Two tables with different `name`s are compared by
+    their names only, since their other keys have different meanings.
     """
     if "name" in old and "name" in new and old["name"] != new["name"]:
         new = {"name": new["name"]}
@@ -34,7 +34,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 
 
 def as_lists(value: Any) -> Any:
-    """The value with every tuple in it turned into a list."""
+    """Return the value with every tuple in it as a list."""
     if isinstance(value, Mapping):
         return {key: as_lists(item) for key, item in value.items()}
     return [as_lists(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,4 +1,4 @@
-"""Finds the key that a user means by a name from another section or another program: `learning_rate` is `optim.lr`."""
+"""The key that a user means by a name of another section or another program: `learning_rate` is `optim.lr`."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ OTHER_NAMES = {
     "parallel.strategy": "strategy",
     "seed": "random_seed",
 }
-"""Keys, and the names by which other programs (nanoGPT, nanochat, litgpt, transformers) call them. A name in this table
-means its key even where a key of another section has the same name."""
+"""Keys, and their names in other programs (nanoGPT, nanochat, litgpt, transformers). A name in this table means its key
+even if a key of another section has the same name."""
 
 
 def key_paths(kind: type[Config], prefix: str = "") -> Iterator[str]:
-    """The dotted names of all keys of `kind` and of the tables inside it, of a tagged union those of every member."""
+    """Yield the dotted names of all keys of `kind` and of the tables in it, including every member of tagged unions."""
     for name, information in kind.model_fields.items():
         yield f"{prefix}{name}"
         for member in union_members(information.annotation):
@@ -70,9 +70,9 @@ def with_present_keys(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def key_named(kind: type[Config], name: str) -> str | None:
-    """The key of `kind` that is meant by `name`, a word without a section; None where no key is.
+    """Return the key of `kind` that is meant by `name`, a word without a section, or None.
 
-    Upper and lower case, hyphens and underscores are the same.
+    Case and the difference between hyphens and underscores are ignored.
     """
     word = name.lower().replace("-", "_")
     keys = list(dict.fromkeys(key_paths(kind)))

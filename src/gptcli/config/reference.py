@@ -13,7 +13,7 @@ from gptcli.config.base import Config, union_members
 
 
 def annotated_toml(config: Config, prefix: str = "") -> str:
-    """The resolved config as TOML, every key under a comment that says what it means."""
+    """Return the resolved config as TOML, every key under a comment with its meaning."""
     lines: list[str] = []
     sections: list[str] = []
     for name, information in type(config).model_fields.items():
@@ -35,7 +35,7 @@ def annotated_toml(config: Config, prefix: str = "") -> str:
 
 
 def markdown_tables(kind: type[Config], prefix: str = "") -> Iterator[str]:
-    """A Markdown section for `kind` and each config inside it: key, type, default, meaning."""
+    """Yield a Markdown section for `kind` and each config inside it: key, type, default, meaning."""
     rows: list[str] = []
     inner: list[tuple[type[Config], str, bool]] = []
     for name, information in kind.model_fields.items():
@@ -59,13 +59,13 @@ def markdown_tables(kind: type[Config], prefix: str = "") -> Iterator[str]:
 
 
 def tables_in(annotation: Any) -> list[type[Config]]:
-    """The config that an array holds tables of, if it does."""
+    """Return the config class of an array of tables; empty for other annotations."""
     arguments = typing.get_args(annotation) if typing.get_origin(annotation) is tuple else ()
     return [kind for kind in arguments if isinstance(kind, type) and issubclass(kind, Config)]
 
 
 def type_name(information: FieldInfo) -> str:
-    """The type as a user would say it: `integer`, `"fp32" or "bf16"`, `array of integer`."""
+    """Return the type in words: `integer`, `"fp32" or "bf16"`, `array of integer`."""
     return " or ".join(dict.fromkeys(name_of(member) for member in union_members(information.annotation)))
 
 
@@ -103,5 +103,5 @@ def one_line(text: str) -> str:
 
 
 def in_table(text: str) -> str:
-    """Markdown would end the cell at a bar."""
+    """Return the text with escaped bars, at which Markdown would end the cell."""
     return text.replace("|", "\\|")

@@ -1,4 +1,4 @@
-"""Finding the configs that a user names, by path or as one that is shipped, and reading them with the --set values."""
+"""The configs that a user names, by path or as a shipped one, and their settings with the --set values."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from gptcli.errors import ConfigError
 
 PACKAGE = Path(__file__).resolve().parents[1]
 ALTERNATIVES = {"train.max_steps": "train.epochs", "train.epochs": "train.max_steps"}
-"""Keys that say the same thing in two ways: setting the one replaces the other where an earlier layer sets that."""
+"""Keys with the same purpose: setting one replaces the other if an earlier layer sets that."""
 
 
 def shipped_root() -> Path:
-    """The folder of shipped configs: inside an installed package, or at the top of a checkout."""
+    """Return the folder of shipped configs: inside an installed package, or at the top of a checkout."""
     installed = PACKAGE / "configs"
     return installed if installed.is_dir() else PACKAGE.parents[1] / "configs"
 
 
 def shipped_configs() -> dict[str, Path]:
-    """Every shipped config by its name without the ending (`gpt2-124m`)."""
+    """Return every shipped config by its name without the ending (`gpt2-124m`)."""
     return {path.stem: path for path in sorted(shipped_root().rglob("*.toml"))}
 
 
 def find_config(name: str) -> Path:
-    """`name` as a path if there is such a file, otherwise the shipped config of that name (`gpt2-124m`).
+    """Return `name` as a path if there is such a file, otherwise the shipped config of that name (`gpt2-124m`).
 
     Raises:
-        ConfigError: it is neither; the nearest name is offered.
+        ConfigError: it is neither; the message offers the nearest name.
     """
     path = Path(name)
     if path.is_file():
         return path
     known = shipped_configs()
-    stem = path.name.removesuffix(".toml")  # not Path.stem, which takes the end of gpt2-1.5b for a suffix
+    stem = path.name.removesuffix(".toml")  # not Path.stem, which treats the end of gpt2-1.5b as a suffix
     if stem in known and len(path.parts) <= 2:
         return known[stem]
     close = difflib.get_close_matches(stem, known, n=1)
@@ -44,7 +44,7 @@ def find_config(name: str) -> Path:
 
 
 def read_settings(config_files: Iterable[str], assignments: Iterable[str], base: RawConfig | None = None) -> RawConfig:
-    """The user's settings: `base`, then the config files (paths or shipped names) in order, then the --set values.
+    """Return the user's settings: `base`, then the config files (paths or shipped names), then the --set values.
 
     Raises:
         ConfigError: a file or a value cannot be read, or one file, or --set, sets both of two ALTERNATIVES.
@@ -56,7 +56,7 @@ def read_settings(config_files: Iterable[str], assignments: Iterable[str], base:
             if key in ALTERNATIVES:
                 if ALTERNATIVES[key] in layer.origins:
                     raise ConfigError(
-                        f"{layer.origins[key]}: {key} and {ALTERNATIVES[key]} both say how long to train",
+                        f"{layer.origins[key]}: {key} and {ALTERNATIVES[key]} both set the length of the training",
                         "leave one of them out",
                     )
                 settings = without_leaf(settings, ALTERNATIVES[key])
