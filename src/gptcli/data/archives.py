@@ -58,7 +58,7 @@ class FileStatus(NamedTuple):
     """In bytes."""
     mtime_ns: int
     ctime_ns: int
-    """When its content, permissions or name last changed: unlike `mtime_ns`, no program can set it."""
+    """The time of the last change of content, permissions or name; unlike `mtime_ns`, no program can set it."""
     inode: int
 
     @classmethod

@@ -37,7 +37,7 @@ LIKELY = {
 """The encodings that are suggested, by Python's names; of several that decode a sample alike, the first is
 suggested."""
 LATIN = ("cp1252", "cp1250", "cp1254", "cp437")
-"""Those of LIKELY for languages in Latin letters, most of which are ASCII."""
+"""The encodings of LIKELY for languages in Latin letters, most of which are ASCII."""
 LONG_RUN = 3
 """Number of adjacent bytes above 0x7F that make a word or a part of one, in other letters than Latin ones."""
 MIN_HIRAGANA_SHARE = 0.2

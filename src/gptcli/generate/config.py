@@ -50,7 +50,7 @@ class GenerationConfig(Config):
     """Samples for each prompt."""
 
     overflow: Literal["slide", "stop"] = "slide"
-    """What happens when the model's context is full: "slide" keeps its last half, reads it again and continues; "stop"
+    """The action when the model's context is full: "slide" keeps its last half, reads it again and continues; "stop"
     ends the sample (finish_reason "length")."""
 
     speculate: int = Field(default=0, ge=0)

@@ -7,7 +7,7 @@ at once and keeps those that it draws itself, so drafts change how fast a text i
 from __future__ import annotations
 
 LONGEST_MATCH, SHORTEST_MATCH = 4, 2
-"""How many of the last ids must have occurred together before; the longest match counts, then the latest."""
+"""Numbers of last ids that must have occurred together before; the longest match counts, then the latest."""
 
 
 class PromptLookup:

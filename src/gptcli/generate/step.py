@@ -69,7 +69,7 @@ class CudaGraphStep(StaticShapeStep):
         self.cached_ids: Tensor | None = None
         """The ids of the cache that the graphs belong to: another tensor as soon as rows have left the cache."""
         self.graphs: dict[int, GraphedForward | None] = {}
-        """By the number of tokens; None where only one step has been run."""
+        """The graphs by number of tokens; None where only one step has been run."""
 
     def run(self, ids: Tensor, view: KVCacheView) -> Tensor:
         """Replay the graph for this cache and number of tokens; record it at the second step."""

@@ -99,7 +99,7 @@ class Block(nn.Module):
         super().__init__()
         self.window = config.window(layer)
         self.recompute: Recompute = "none"
-        """Which intermediate results the backward pass recomputes."""
+        """The intermediate results that the backward pass recomputes."""
         self.compiled: Callable[..., Tensor] | None = None
         """A compiled form of `compute` for training passes; others have too many shapes to be compiled."""
         self.parallel_residual, self.norm_first = config.parallel_residual, config.norm_place == "before"

@@ -98,7 +98,7 @@ class ModelConfig(Config):
 
     @property
     def rotary_dim(self) -> int:
-        """How many of a head's dimensions RoPE turns."""
+        """The number of a head's dimensions that RoPE rotates."""
         return int(self.head_width * self.rotary_fraction)
 
     @property
@@ -107,7 +107,7 @@ class ModelConfig(Config):
 
     @property
     def qk_norm_widths(self) -> tuple[int, int] | None:
-        """What the norms of queries and keys are over, in numbers; none where there are none."""
+        """The widths of the norms of queries and keys; None if the model has no such norms."""
         if not self.qk_norm:
             return None
         heads = (self.n_head, self.kv_heads) if self.qk_norm_over == "heads" else (1, 1)

@@ -1,4 +1,4 @@
-"""What a model is made of and what a token costs, before it is built: parameters and floating-point operations.
+"""The parameters of a model and the floating-point operations for a token, before the model is built.
 
 Plain arithmetic, no torch; the memory that training takes is in `models.memory`. Letters as in the papers: L n_layer,
 C n_embd, H n_head, K n_kv_head, D head_dim, F MLP width, V vocab_size, T seq_len.

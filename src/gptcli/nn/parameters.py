@@ -18,7 +18,7 @@ Initialization = Literal["normal", "residual", "ones", "zeros"]
 
 
 class Role(NamedTuple):
-    """What one parameter is for.
+    """The role of one parameter in the model.
 
     kind: "matrix" a hidden weight matrix, "embedding" a table of token or position vectors (also when the head
         shares it), "head" the output projection to the vocabulary when it is its own, "vector" norms and biases.

@@ -16,14 +16,14 @@ from gptcli.nn.token_shift import previous_ids
 
 
 class BlockState(NamedTuple):
-    """What one block's attention needs beside its input. It is alike for all blocks, which are compiled as one."""
+    """The inputs of one block's attention besides x. Its form is the same for all blocks, which are compiled as one."""
 
     rotary: Rotary | None = None
     """The angles of the T tokens; None where attention does not rotate."""
     mask: Tensor | None = None
     """(1 or B, 1, T, S) bool; None where plain causal attention is enough."""
     cache: LayerCache | None = None
-    """Where the keys and values are written and read; None: attention sees the T tokens alone."""
+    """The keys and values to extend and read; if None, attention sees the T tokens alone."""
 
 
 PLAIN = BlockState()
@@ -31,7 +31,7 @@ PLAIN = BlockState()
 
 
 class ForwardState:
-    """What a forward pass over `input_ids` (B, T) shares between its layers; made once a pass.
+    """The state that the layers share in one forward pass over `input_ids` (B, T).
 
     The tokens are those that a cache `view` was extended by, or whole sequences. `segment_ids` (B, T) keep attention
     within runs of the same number, such as one document.

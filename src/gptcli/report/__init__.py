@@ -1,1 +1,1 @@
-"""What is measured and told about gptcli and about runs; nothing below this floor needs it."""
+"""Measurements and estimates for people; no package below this floor needs them."""

@@ -214,7 +214,7 @@ class SplitComparison:
 
     def __init__(self) -> None:
         self.alike = np.zeros(0x110000, dtype=np.int8)
-        """By code point: 1 if they are split alike, -1 if not, 0 if not yet compared."""
+        """One value for each code point: 1 if both libraries split it alike, -1 if not, 0 if not yet compared."""
 
     def are_split_alike(self, text: str) -> bool:
         """Return whether both libraries split every character of `text` alike."""

@@ -78,8 +78,8 @@ MAY_CHANGE: dict[str, str] = {
     "data.val": NOTHING,
     "data.chat_template": NOTHING,
 }
-"""Every key, or section, that may change when a run is resumed -> the effect of the change, in words. The last ones
-name files, which may have moved: a fingerprint checks that they hold the same text."""
+"""The keys and sections that may change when a run is resumed, each with the effect of the change in words. The last
+ones name files, which may have moved: a fingerprint checks that they hold the same text."""
 ALLOWED = "docs/reliability.md lists what a resume may change"
 
 

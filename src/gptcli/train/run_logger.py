@@ -27,7 +27,7 @@ class RunLogger:
         self.samples = MetricsLog(run.path / "samples.jsonl")
         self.fingerprints = MetricsLog(run.path / FINGERPRINTS_NAME)
         self.added: dict[str, Any] = {}
-        """What events have added to the next line of metrics.jsonl."""
+        """Values that events have added to the next line of metrics.jsonl."""
         names = config.train.trackers if writes else ()
         self.trackers = open_trackers(names, run.path, config.model_dump(mode="json"), self.metrics.last_step())
 

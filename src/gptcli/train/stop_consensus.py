@@ -12,7 +12,7 @@ from gptcli.train.time_budget import RunLength
 
 
 class StopConsensus:
-    """What the ranks agreed on at the last call of `update`, which all of them make after each step."""
+    """The ranks' common decision to stop or to end, made by `update`, which all of them call after each step."""
 
     def __init__(self, world: World, stop: StopRequest, length: RunLength) -> None:
         self.world, self.stop, self.length = world, stop, length

@@ -1,4 +1,4 @@
-"""Where a run ends, and how far it has come: a number of steps, or a clock that is read again and again.
+"""The length of a run, in steps or by a clock, and the progress within it.
 
 A run under a deadline cannot know its number of steps. It keeps breakpoints (step, end) instead: from `step` on, it was
 planned to end with step `end`. The learning rate, and events every so many steps, follow a position that moves evenly
@@ -54,7 +54,7 @@ class ProgressScale:
 
 
 class RunLength:
-    """Where a run ends that does not read a clock: after a number of steps, or where the first rank plans it."""
+    """The length of a run that reads no clock: a number of steps, or the end that the first rank plans."""
 
     def __init__(self, breakpoints: Breakpoints, *, last_step: int | None = None) -> None:
         """

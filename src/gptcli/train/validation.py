@@ -21,7 +21,7 @@ class Validation(NamedTuple):
     """Bits per byte of all validation text, assuming the same loss per token where it was not read."""
     part: float
     by_corpus: dict[str, float]
-    """Of a mix, the loss of each corpus, of which `loss` is the mean by weight."""
+    """The loss of each corpus of a mix; `loss` is their mean by weight."""
     parts: tuple[float, ...] = ()
     """The loss in each of a few consecutive parts of what was read, of a mix their mean by weight; see `ShardLoss`."""
 
@@ -61,7 +61,7 @@ def mixed_parts(losses: Sequence[ShardLoss], shares: Sequence[float]) -> tuple[f
 
 
 def allotted(total: int, lengths: list[int]) -> Iterator[int]:
-    """As much of `total` for each, but no more than there is of it; what that leaves is for the others."""
+    """Yield an equal part of `total` for each length, at most that length; the others receive the rest."""
     left = total
     shares = dict.fromkeys(range(len(lengths)), 0)
     for done, number in enumerate(sorted(shares, key=lambda number: lengths[number])):

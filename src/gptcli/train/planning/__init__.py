@@ -1,1 +1,1 @@
-"""What decides a training before its first step: the rules that choose its settings, its estimates, its plan."""
+"""The plan of a training: the rules that choose its settings, and the estimates of time and memory."""

@@ -58,7 +58,7 @@ class Deadline:
     """A run's time budget, and the estimates of what fits into it."""
 
     clock: Clock | None
-    """None on all ranks but the first, which alone reads it."""
+    """The clock of the time budget; None on all ranks but the first, which alone reads it."""
     step_seconds: float
     steps: int
     final_tokens: int
@@ -73,7 +73,7 @@ class Plan:
     chosen: tuple[str, ...]
     """The keys that a rule chose."""
     scan: MixScan | None
-    """None on ranks that received the plan from the first one."""
+    """The corpora before they were tokenized; None on ranks that received the plan from the first one."""
     data: PreparedMix
     batches: Batches
     device: torch.device

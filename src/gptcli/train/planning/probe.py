@@ -45,7 +45,7 @@ GEMM_SIZE = {"cpu": 1024, "gpu": 8192}
 GEMM_REPEATS = 3
 FEWEST_TIMED_STEPS, TIMED_STEPS = 2, 4
 MEASURED_WEIGHT = 3
-"""How often the winner's own measurement counts beside those of other shapes."""
+"""The weight of the winner's own measurement beside those of other shapes."""
 CANDIDATE_PART = 1 / 12
 """Part of the time that the steps of one candidate take, about."""
 WINNERS_PART = 1 / 3
