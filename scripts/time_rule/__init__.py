@@ -1,1 +1,1 @@
-"""Recorded small runs, and the law that is fitted to them: see scripts/fit_time_rule."""
+"""Recorded small runs, and the fit of the scaling law to them: see scripts/fit_time_rule."""

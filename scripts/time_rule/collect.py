@@ -1,7 +1,7 @@
-"""Small training runs, drawn at random over everything that the rule for a deadline chooses, and recorded.
+"""Recorded small training runs, drawn at random over everything that the rule for a deadline chooses.
 
-A run ends by its steps and has the settings that the rule would give its shape, so that the law is fitted to what it is
-used for.
+A run ends by its steps and has the settings that the rule would give its shape, so that the scaling law is fitted to
+such runs as it predicts.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from gptcli.train.planning.zero_config import ModelShape, choose_model, micro_ba
 from gptcli.train.run import TrainRequest, train
 
 CORPUS_BYTES = (100_000, 300_000, 1_000_000, 3_000_000, 10_000_000, 30_000_000)
-"""Excerpts of these sizes stand for corpora of these sizes."""
+"""Sizes of the subsets, which stand for corpora of these sizes."""
 STEPS = (40, 20_000)
 LEAST_WIDTH = 48
 TOKENS_PER_WEIGHT = (1, 500)
@@ -61,7 +61,7 @@ class Source(NamedTuple):
 
 
 class Text(NamedTuple):
-    """A corpus, or an excerpt of it, and what it is called in the records."""
+    """A corpus, or a subset of it, and its name in the records."""
 
     source: Source
     corpus_bytes: int | None
@@ -80,11 +80,11 @@ class Drawn(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Which runs to make."""
+    """The runs to make."""
 
     count: int
     flops: tuple[float, float]
-    """Of a run: least and most."""
+    """The least and the most operations of a run."""
     within: float | None
     """See draw."""
 
@@ -94,7 +94,7 @@ def collect(corpora: Sequence[str], path: Path, plan: Plan, cache_dir: Path | No
     cache = cache_dir or default_cache_dir()
     sources = [named(corpus) for corpus in corpora]
     recorded = {(run["corpus"], run["number"]) for run in read_runs(path)}
-    texts = {source: list(excerpts(source, cache)) for source in sources}
+    texts = {source: list(subsets(source, cache)) for source in sources}
     for number in range(plan.count):
         for source in sources:
             if (source.name, number) in recorded:
@@ -114,12 +114,12 @@ def named(corpus: str) -> Source:
 
 
 def read_runs(path: Path) -> list[dict[str, Any]]:
-    """What is recorded; nothing if there is no file yet."""
+    """Return the recorded runs; none if there is no file yet."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def excerpts(source: Source, cache: Path) -> Iterator[Text]:
-    """The corpus in every size that it has, the whole of it last."""
+def subsets(source: Source, cache: Path) -> Iterator[Text]:
+    """Yield the corpus in every size that it has, the whole of it last."""
     config = DataConfig(corpus=(source.path,))
     whole = scan_subset(Workspace(config, cache, SEED), None)
     for size in CORPUS_BYTES:
@@ -130,7 +130,7 @@ def excerpts(source: Source, cache: Path) -> Iterator[Text]:
 
 
 def draw(generator: random.Random, scan: MixScan, flops: tuple[float, float], within: float | None = None) -> Drawn:
-    """A run of so many operations on this text: any tokenizer, shape, context and batch that make sense together.
+    """Draw a run of so many operations on this text: any tokenizer, shape, context and batch that make sense together.
 
     Args:
         within: bits per byte by which the law as it is may take the run for worse than the best of CHOICES runs of as
@@ -148,7 +148,7 @@ def draw(generator: random.Random, scan: MixScan, flops: tuple[float, float], wi
 
 
 def runs_of(drawn: Drawn, scan: MixScan) -> Runs:
-    """What the law needs to know of a run, its vocabulary's bytes for a token being guessed."""
+    """Return the facts of a run that the scaling law needs, with an estimate of the bytes of a token."""
     return Runs(
         weights=non_embedding_parameters(drawn.model),
         layers=drawn.model.n_layer,
@@ -163,7 +163,7 @@ def runs_of(drawn: Drawn, scan: MixScan) -> Runs:
 
 
 def draw_sensible(generator: random.Random, scan: MixScan, wanted: float) -> Drawn:
-    """A run of `wanted` operations."""
+    """Draw a run of `wanted` operations."""
     for _ in range(ATTEMPTS):
         tokenizer, per_token = draw_tokenizer(generator, scan)
         layers, width, context = generator.choice(LAYERS), generator.choice(WIDTHS), generator.choice(CONTEXTS)
@@ -187,7 +187,7 @@ def draw_sensible(generator: random.Random, scan: MixScan, wanted: float) -> Dra
 
 
 def draw_tokenizer(generator: random.Random, scan: MixScan) -> tuple[TokenizerConfig, float]:
-    """A tokenizer and about how many bytes a token of it has."""
+    """Draw a tokenizer, and estimate the bytes of a token."""
     kinds: list[TokenizerConfig] = [
         BpeTokenizerConfig(vocab_size=size) for size in VOCABULARIES if size * BYTES_PER_ENTRY <= scan.train.bytes
     ]
@@ -199,7 +199,7 @@ def draw_tokenizer(generator: random.Random, scan: MixScan) -> tuple[TokenizerCo
 
 
 def make(text: Text, drawn: Drawn, cache: Path) -> dict[str, Any]:
-    """Make one run and return its record; of one that failed the reason."""
+    """Make one run and return its record, or the reason if it failed."""
     data = DataConfig(corpus=(text.source.path,), tokenizer=drawn.tokenizer)
     with contextlib.redirect_stderr(io.StringIO()):
         prepared = prepare_mix(text.scan, Workspace(data, cache))
@@ -232,7 +232,7 @@ def make(text: Text, drawn: Drawn, cache: Path) -> dict[str, Any]:
 
 
 def train_into(out: Path, corpus: str, settings: RawConfig, cache: Path) -> None:
-    """Train with `settings`, silently."""
+    """Train with `settings` without output."""
     config = out.with_suffix(".toml")
     config.write_text(tomli_w.dumps(settings.values))
     with contextlib.redirect_stderr(io.StringIO()):
@@ -240,8 +240,7 @@ def train_into(out: Path, corpus: str, settings: RawConfig, cache: Path) -> None
 
 
 def record_of(run: Path) -> dict[str, Any]:
-    """What the records say of a finished run: its text, its settings, and the bits per byte of its best and of its last
-    weights.
+    """Return the record of a finished run: its text, its settings, and the bits per byte of its best and last weights.
 
     Raises:
         UsageError: it was not measured on its whole validation split.
@@ -282,7 +281,7 @@ def record_of(run: Path) -> dict[str, Any]:
 
 
 def adopt(runs: Sequence[str], path: Path) -> int:
-    """Append what finished runs, `NAME=RUN` each, have come to: runs of the corpus that is recorded as NAME."""
+    """Append the records of finished runs, each `NAME=RUN`, to those of the corpus NAME."""
     for name, run in map(named, runs):
         number = 1 + max((one["number"] for one in read_runs(path) if one["corpus"] == name), default=-1)
         append(path, {"corpus": name, "number": number} | record_of(Path(run)))

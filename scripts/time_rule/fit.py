@@ -33,7 +33,7 @@ DOUBT = ScalingLaw(
 """Standard deviations of the logarithms: small where short runs say little, such as of vocabularies that only long runs
 fill."""
 NOISE_BITS, EXCERPT_BITS = 0.02, 0.3
-"""Bits per byte by which runs differ from the law for no reason, and excerpts from their corpus."""
+"""Random differences in bits per byte of runs from the law, and of subsets from their corpus."""
 ENTROPY, ENTROPY_DOUBT, FACTOR_DOUBT = 0.8, 0.4, 0.3
 """The entropy of a corpus in bits per byte, how much it may differ, and by how much the logarithm of its factor."""
 HUBER = 2.0
@@ -58,7 +58,7 @@ class Records(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """The law, the entropy of each corpus, and what is left of each run (measured - predicted, bits per byte)."""
+    """The law, the entropy of each corpus, and the residual of each run (measured - predicted, bits per byte)."""
 
     law: ScalingLaw
     entropies: dict[str, float]
@@ -145,7 +145,7 @@ def take(records: Records, chosen: np.ndarray) -> Records:
 
 
 def fit_law(records: Records) -> Fit:
-    """The most probable law, given the records and the prior."""
+    """Return the most probable law, given the records and the prior."""
     corpora, excerpts = len(records.names), int(records.excerpt.max()) + 1
     ends = np.cumsum([len(ScalingLaw._fields), corpora, corpora, excerpts])[:-1]
     prior, doubt = np.log(PRIOR), np.array(DOUBT)
