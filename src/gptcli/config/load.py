@@ -125,6 +125,7 @@ def merge(*configs: RawConfig) -> RawConfig:
 
 
 def merge_tables(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tables merged, with the values of `new` in place of those of `old`."""
     if "name" in old and "name" in new and old["name"] != new["name"]:
         return dict(new)
     merged = dict(old)
@@ -264,6 +265,7 @@ def member_named(annotation: Any, name: str | None) -> Any:
 
 
 def suggest(wrong: str, path: list[str], known: list[str]) -> str:
+    """Return a hint to the known key that is most similar to a wrong one, or an empty text."""
     close = difflib.get_close_matches(wrong, known, n=1, cutoff=0.5)
     prefix = "".join(f"{part}." for part in path)
     if close:
@@ -273,6 +275,7 @@ def suggest(wrong: str, path: list[str], known: list[str]) -> str:
 
 
 def lower_first(text: str) -> str:
+    """Return the text with its first letter in lower case."""
     return text[:1].lower() + text[1:]
 
 

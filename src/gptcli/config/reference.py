@@ -70,6 +70,7 @@ def type_name(information: FieldInfo) -> str:
 
 
 def name_of(annotation: Any) -> str:
+    """Return the name of a type for people."""
     if typing.get_origin(annotation) is typing.Annotated:
         return name_of(typing.get_args(annotation)[0])
     if typing.get_origin(annotation) is typing.Literal:
@@ -85,6 +86,7 @@ def name_of(annotation: Any) -> str:
 
 
 def default_text(information: FieldInfo) -> str:
+    """Return the default of a key for people."""
     if information.is_required():
         return "(required)"
     value = information.get_default(call_default_factory=True)
@@ -95,10 +97,12 @@ def default_text(information: FieldInfo) -> str:
 
 
 def first_line(kind: type[Config]) -> str:
+    """Return the summary of a configuration class."""
     return (kind.__doc__ or kind.__name__).strip().splitlines()[0]
 
 
 def one_line(text: str) -> str:
+    """Return the text on one line."""
     return " ".join(text.split())
 
 

@@ -33,6 +33,7 @@ class ComputeFormat(NamedTuple):
 
     @property
     def is_mixed(self) -> bool:
+        """Whether matrix products are computed in another precision than fp32."""
         return self.compute_bytes < BYTES_FP32
 
     @property
@@ -49,6 +50,7 @@ class BatchShape(NamedTuple):
 
     @property
     def tokens(self) -> int:
+        """The number of tokens of the batch."""
         return self.sequences * self.seq_len
 
 

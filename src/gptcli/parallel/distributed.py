@@ -58,6 +58,7 @@ class Replicated(Strategy):
         self.loss_sum = self.module
 
     def accumulating(self, is_last: bool) -> contextlib.AbstractContextManager[None]:
+        """Return a context that synchronises gradients only in the last micro-batch."""
         return contextlib.nullcontext() if is_last else self.module.no_sync()
 
 
@@ -82,10 +83,12 @@ class Sharded(Strategy):
 
     @cached_property
     def group(self) -> ProcessGroup | None:
+        """The process group over which weights are sharded, or None."""
         return self.world.checkpoint_group()
 
     @contextlib.contextmanager
     def accumulating(self, is_last: bool) -> Iterator[None]:
+        """Return a context that synchronises gradients only in the last micro-batch."""
         if isinstance(self.model, FSDPModule):
             self.model.set_is_last_backward(is_last)
             self.model.set_requires_gradient_sync(is_last)
@@ -109,19 +112,23 @@ class Sharded(Strategy):
                 grad.copy_(part.view_as(grad))
 
     def weights(self) -> State:
+        """Return the weights to be saved."""
         shards = self.sharded.local_weights(self.model)
         return {name: self.fused(name, shards) for name in self.names}
 
     def load_checkpoint(self, path: Path, parts: Sequence[str]) -> Checkpoint:
+        """Read the parts of a checkpoint that this rank needs."""
         return load_checkpoint(path, parts, allocate=self.allocate, group=self.group)
 
     def whole_model(self) -> GPT:
+        """Return the model with whole weights."""
         kept = {name: whole.cpu() for name, whole in self.sharded.whole_weights(self.model) if self.world.is_first}
         if not self.world.is_first:
             return self.model
         return model_with(self.model.config, join_parts(kept, self.fused_parts))
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Load whole weights into the model."""
         local = self.sharded.local_weights(self.model)
         with torch.no_grad():
             for name in self.names:
@@ -129,6 +136,7 @@ class Sharded(Strategy):
                     local[part].copy_(shard)
 
     def optimizer_state(self, optimizer: torch.optim.Optimizer) -> tuple[State, dict[str, Any]]:
+        """Return the optimizer's tensors and other values to be saved."""
         tensors, rest = flatten_state(optimizer)
         by_field: dict[str, State] = {}
         for key, tensor in tensors.items():
@@ -148,6 +156,7 @@ class Sharded(Strategy):
     def load_optimizer_state(
         self, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]
     ) -> None:
+        """Load the optimizer's tensors and other values."""
         shards: State = {}
         for key, tensor in tensors.items():
             name, _, field = key.rpartition("/")

@@ -137,7 +137,9 @@ class Alone(Strategy):
         self.infos, self.loss_sum = model.parameter_infos(), loss_sum or model.loss_sum
 
     def accumulating(self, is_last: bool) -> contextlib.AbstractContextManager[None]:
+        """Return a context that changes nothing."""
         return contextlib.nullcontext()
 
     def loss_and_norm(self, loss: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss and the norm of the gradient."""
         return loss, gradient_norm(self.parameters)

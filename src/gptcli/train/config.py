@@ -145,6 +145,7 @@ class TrainerConfig(Config):
 
     @model_validator(mode="after")
     def pace_goes_forward(self) -> TrainerConfig:
+        """Check that the steps and times of `pace` increase."""
         points = self.breakpoints
         if points and (
             points[0][0] or any(a >= b for (a, _), (b, _) in pairwise(points)) or any(a >= b for a, b in points)

@@ -80,6 +80,7 @@ class Ending:
         return f"{higher} at step {before.step:,}, {lower} at step {last.step:,}"
 
     def overfitted(self) -> str:
+        """Return the sentence on an overfitted model."""
         best, last = self.finding.best, self.finding.last
         assert best is not None and last is not None
         low, high = apart(best.val_loss, last.val_loss)
@@ -94,6 +95,7 @@ class Ending:
         )
 
     def unstable(self) -> str:
+        """Return the sentence on an unstable training."""
         best, last = self.finding.best, self.finding.last
         assert best is not None and last is not None
         low, high = apart(best.val_loss, last.val_loss)
@@ -111,6 +113,7 @@ class Ending:
         return f"That checkpoint was not kept (train.keep_best): generate and eval use that of step {self.used_step:,}."
 
     def too_small(self) -> str:
+        """Return the sentence on a validation part that is too small."""
         last, count = self.finding.last, quantity(self.tokens, "token")
         assert last is not None
         subject, read, remedy = "The validation part is", f"its {count}", SMALL_PART

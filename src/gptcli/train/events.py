@@ -41,9 +41,11 @@ class Evaluate(TrainerEvent):
     """Measures the validation loss on its fixed part."""
 
     def due(self, step: int, is_last: bool) -> bool:
+        """Return whether the event happens after `step`."""
         return is_last or self.length.is_due(step, self.config.eval_every_steps)
 
     def run(self) -> None:
+        """Run the event."""
         trainer = self.trainer
         trainer.world.begin(f"the evaluation after step {self.state.step}")
         with self.length.timing("evaluate"):
@@ -62,9 +64,11 @@ class LogMetrics(TrainerEvent):
         """The time of the last line, and the tokens up to it."""
 
     def due(self, step: int, is_last: bool) -> bool:
+        """Return whether the event happens after `step`."""
         return self.state.val_loss is not None or self.length.is_due(step, self.config.log_every_steps)
 
     def run(self) -> None:
+        """Run the event."""
         trainer, state = self.trainer, self.state
         before, tokens_before = self.logged
         self.logged = now, tokens = time.perf_counter(), state.tokens
@@ -96,9 +100,11 @@ class RequireFiniteLoss(TrainerEvent):
     """Ends the training where the validation loss is not finite, before anything of that step is saved."""
 
     def due(self, step: int, is_last: bool) -> bool:
+        """Return whether the event happens after `step`."""
         return self.state.val_loss is not None
 
     def run(self) -> None:
+        """Run the event."""
         if self.state.val_loss is not None:
             require_finite_loss(self.state.val_loss, self.state.step, self.trainer.config)
 
@@ -107,9 +113,11 @@ class GenerateSample(TrainerEvent):
     """Prints and stores a sample of generated text, without using the training's randomness."""
 
     def due(self, step: int, is_last: bool) -> bool:
+        """Return whether the event happens after `step`."""
         return self.length.is_due(step, self.config.sample_every_steps)
 
     def run(self) -> None:
+        """Run the event."""
         trainer, plan, step = self.trainer, self.trainer.plan, self.state.step
         settings = GenerationConfig(max_new_tokens=self.config.sample_tokens, seed=trainer.config.seed)
         # Weights that ranks gather may be bf16, which only autocast accepts.
@@ -128,8 +136,10 @@ class SaveCheckpoint(TrainerEvent):
     """Saves a checkpoint regularly, and after each evaluation that found the lowest loss so far."""
 
     def due(self, step: int, is_last: bool) -> bool:
+        """Return whether the event happens after `step`."""
         is_best = self.config.keep_best and self.state.is_best
         return is_last or is_best or self.length.is_due(step, self.config.checkpoint_every_steps)
 
     def run(self) -> None:
+        """Run the event."""
         self.trainer.save()

@@ -14,8 +14,8 @@ from gptcli.nn.device import synchronize
 def stopwatch(work: Callable[[], object], device: torch.device) -> float:
     """Return the seconds that the device needs for `work`."""
     if device.type == "cuda":
-        begin = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch has no annotation
-        end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch has no annotation
+        begin = torch.cuda.Event(enable_timing=True)
+        end = torch.cuda.Event(enable_timing=True)
         begin.record()
         work()
         end.record()

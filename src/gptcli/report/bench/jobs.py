@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gptcli.nn.device import Precision
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class TrainingJob:
     config: dict[str, Any]
     """A RunConfig as JSON: model, optimizer, clipping, compile, and the batch's shape (one micro-batch a step)."""
     device: str
-    precision: str
+    precision: Precision
     seconds: float
     """Approximate duration of a round, which consists of whole steps, at least one."""
     checkout: str | None = None

@@ -86,18 +86,22 @@ class TrainingPlan:
 
     @property
     def model(self) -> ModelConfig:
+        """The configuration of the model."""
         return self.config.model
 
     @property
     def device(self) -> Accelerator:
+        """The device to train on."""
         return self.machine.device
 
     @property
     def steps(self) -> int:
+        """The number of steps."""
         return math.ceil(self.tokens / self.config.train.tokens_per_step)
 
     @property
     def flops_per_token(self) -> int:
+        """The operations per token, forward and backward."""
         return estimate.flops_per_token(self.model, self.config.seq_len)
 
     @property
@@ -118,15 +122,18 @@ class TrainingPlan:
 
     @property
     def cost(self) -> float | None:
+        """The cost of all device hours, or None without a price."""
         price = self.request.price_per_hour
         return None if price is None else self.wall_seconds / 3600 * self.request.gpus * price
 
     @property
     def usable_memory(self) -> float:
+        """The bytes of a device that a training can use."""
         return USABLE * self.device.memory
 
     @property
     def fits(self) -> bool:
+        """Whether the memory of a rank suffices."""
         return self.memory.total <= self.usable_memory
 
     @property

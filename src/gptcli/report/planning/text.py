@@ -38,6 +38,7 @@ def as_text(plan: TrainingPlan) -> str:
 
 
 def model_lines(plan: TrainingPlan) -> Lines:
+    """Return the lines on parameters and operations."""
     model, seq_len = plan.model, plan.config.seq_len
     parts = estimate.parameters_by_part(model)
     named = ", ".join(f"{name} {size(count, '')}" for name, count in parts.items() if count)
@@ -60,6 +61,7 @@ def memory_lines(plan: TrainingPlan) -> Lines:
 
 
 def verdict(plan: TrainingPlan) -> str:
+    """Return whether the training fits the memory, in words."""
     if plan.fits:
         return "fits"
     from gptcli.report.planning.run import what_fits
@@ -98,6 +100,7 @@ def batch_words(plan: TrainingPlan) -> str:
 
 
 def time_lines(plan: TrainingPlan) -> Lines:
+    """Return the lines on time and communication."""
     rate = plan.config.train.tokens_per_step / plan.step_seconds
     of_peak = f"{100 * plan.request.mfu:g} % of {size(plan.device.peak_flops(plan.precision), 'FLOP/s')} each"
     lines = [("time", f"{plan.steps:,} steps of {short(plan.step_seconds)}, {rate:,.0f} tokens/s, at {of_peak}")]
@@ -128,6 +131,7 @@ def traffic_lines(plan: TrainingPlan) -> Lines:
 
 
 def saving_lines(plan: TrainingPlan) -> Lines:
+    """Return the lines on checkpoints and failures."""
     saving, request = plan.saving, plan.request
     written = checkpoint_bytes(plan.model, plan.config.optim)
     rate = size(written / saving.write_seconds, "B/s")
@@ -147,6 +151,7 @@ def saving_lines(plan: TrainingPlan) -> Lines:
 
 
 def data_line(plan: TrainingPlan) -> str:
+    """Return the line on the size of the data."""
     return (
         f"{size(plan.tokens, '')} tokens: {size(plan.shard_bytes)} of shards, from about "
         f"{size(BYTES_PER_TOKEN * plan.tokens)} of text"
@@ -154,6 +159,7 @@ def data_line(plan: TrainingPlan) -> str:
 
 
 def assumptions(plan: TrainingPlan) -> list[str]:
+    """Return the assumptions of the plan."""
     best = TOKENS_PER_PARAMETER * estimate.parameter_count(plan.model)
     return [
         *plan.chosen,
