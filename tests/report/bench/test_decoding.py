@@ -1,4 +1,4 @@
-"""A real contest of generation, tiny: the same greedy text from every program that has the same weights."""
+"""Models and prompts of generation that is measured; `tests/scripts/bench` compares programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real contest of encoding, small: the same ids from every library, and the texts that take part."""
+"""Which texts are encoded and how results are shown; `tests/scripts/bench` compares libraries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real contest of training steps, tiny, with transformers and a checkout."""
+"""The configuration of a training that is measured; `tests/scripts/bench` compares programs."""
 
 from __future__ import annotations
 
