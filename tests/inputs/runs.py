@@ -114,7 +114,7 @@ ATTEMPTS = [
         16,
         "`--resume` after the text was moved",
         RESUME,
-        "says that the corpus may be named anew, and takes it when it is",
+        "says that the corpus may be named by its new path, and takes it when it is",
         code=3,
         says=(r"corpus\.txt, which is not there", "--resume --out"),
         make=moved,

@@ -110,7 +110,7 @@ def test_a_lost_rank_is_replaced_and_the_curve_is_that_of_one_process(tmp_path: 
         os.kill(ranks_of(process.pid)[-1], signal.SIGKILL)
         _, stderr = process.communicate(timeout=120)
     assert process.returncode == 0, stderr
-    assert "2 ranks are started anew" in stderr and "resumed at step" in stderr
+    assert "2 ranks are restarted" in stderr and "resumed at step" in stderr
     assert messages(stderr) == [] and "Traceback" not in stderr
     assert [line["step"] for line in metrics(run)] == list(range(1, 81))
     assert largest_difference(metrics(one), metrics(run), "train_loss") < LIMIT

@@ -15,7 +15,7 @@ from gptcli.errors import DataError
 from gptcli.manifest import in_threads, sha256_of_part
 from gptcli.storage import regular_descriptor, storage_errors
 
-REMEDY = "delete the directory and run the command again, which writes it anew"
+REMEDY = "delete the directory and run the command again, which writes it again"
 
 
 class MappedFile:

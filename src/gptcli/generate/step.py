@@ -107,7 +107,7 @@ def compiled_step(model: GPT, cache_dir: Path) -> StaticShapeStep:
     """Compile the model as one piece, at the first call: about a minute for GPT-2's twelve layers.
 
     On a CPU the weights become part of the code, which the library's 8-bit matmuls need; every process compiles such
-    code anew. On CUDA the compiled step is recorded as well. Attention sees every slot of the cache, which the engine
+    code again. On CUDA the compiled step is recorded as well. Attention sees every slot of the cache, which the engine
     enlarges as it fills: each size is a new shape, and the second shape is compiled for all that follow.
 
     Raises:

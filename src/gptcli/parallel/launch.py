@@ -1,7 +1,7 @@
 """Starts the ranks of a training on this machine with torch's elastic launcher, and returns their exit code.
 
 The ranks run the same command without the launcher's options; `torchrun -m gptcli train ...` does the same. The
-launcher starts all ranks anew when one is lost, or when a machine joins or leaves; they then continue from the run's
+launcher restarts all ranks when one is lost, or when a machine joins or leaves; they then continue from the run's
 newest checkpoint.
 """
 

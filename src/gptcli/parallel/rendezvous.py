@@ -1,6 +1,6 @@
 """The rendezvous of launchers on several machines: torch's own over TCP, fixed for machines that join later.
 
-torch announces the address of the ranks' store once, at the first rendezvous. A launcher that is started anew after its
+torch announces the address of the ranks' store once, at the first rendezvous. A launcher that is restarted after its
 machine was lost would never get it, and one that stayed would not learn that another machine holds the store now.
 """
 

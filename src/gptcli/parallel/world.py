@@ -72,7 +72,7 @@ class World:
         """
         Args:
             local_rank: its number on this machine, which decides its GPU.
-            base: the launcher's store, which stays the same where it starts ranks anew; None for a process alone.
+            base: the launcher's store, which stays the same when it restarts ranks; None for a process alone.
             prefix: the prefix of the keys in it that these ranks use.
         """
         self.rank, self.size, self.local_rank = rank, size, local_rank
@@ -340,7 +340,7 @@ class World:
 def exit_code_of(failure: dict[str, Any]) -> int:
     """Return the exit code of a rank when all ranks end for this reason.
 
-    Our launcher gets the reason in a file. It starts ranks anew that end with an error, so a rank whose error would
+    Our launcher gets the reason in a file. It restarts ranks that end with an error, so a rank whose error would
     only occur again ends with 0.
     """
     code = int(failure["code"])

@@ -181,7 +181,7 @@ def require_same_run(history: History, user: RawConfig, base: RawConfig) -> list
         ConfigError: a key differs that a resume may not change, from what the newest checkpoint was trained with; or
             the run has made more steps than are wanted.
     """
-    if history.run is None or not history.state:  # a run without a checkpoint begins anew, with any settings
+    if history.run is None or not history.state:  # a run without a checkpoint begins again, with any settings
         return []
     written = compared(validate(RunConfig, base).model_dump(mode="json")) if is_valid(base) else {}
     recorded = compared(history.state.get("config") or written)

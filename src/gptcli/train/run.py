@@ -68,7 +68,7 @@ def plan_and_train(
 ) -> dict[str, Any]:
     """Show what will happen, then do it unless this is a dry run. A run that is resumed is locked already.
 
-    The first rank plans and writes, and all train. Where a launcher starts the ranks anew, since one was lost or a
+    The first rank plans and writes, and all train. Where a launcher restarts the ranks, since one was lost or a
     machine joined, they continue their run.
     """
     if resumable and world.recall(RUN_KEY) is not None:  # --time was counted when the launcher's first ranks began
@@ -141,7 +141,7 @@ def run_of_launch(request: TrainRequest, world: World) -> RunDirectory | None:
     begun = world.recall(RUN_KEY)
     if begun is None:
         return resumable_run(request)
-    say(f"{world.size} ranks are started anew, to go on with {begun}")
+    say(f"{world.size} ranks are restarted, to continue {begun}")
     return RunDirectory.open(Path(begun)) if RunDirectory.is_run(Path(begun)) else None
 
 
@@ -247,11 +247,11 @@ def keep_validation(run: RunDirectory, plan: Plan) -> None:
 
 
 def drop_damaged_manifest(run: RunDirectory) -> None:
-    """Remove a damaged manifest with a warning: the training writes the listed files anew, and then the manifest."""
+    """Remove a damaged manifest with a warning: the training writes the listed files again, and then the manifest."""
     try:
         read_manifest(run.path)
     except CheckpointError as error:
-        say(f"warning: {str(error).partition(';')[0]}; it is written anew")
+        say(f"warning: {str(error).partition(';')[0]}; it is written again")
         (run.path / MANIFEST_NAME).unlink()
 
 

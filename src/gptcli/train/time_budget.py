@@ -18,7 +18,7 @@ from gptcli.train.clock import Clock
 from gptcli.train.train_state import Breakpoints, TrainState
 
 REPLAN_PART = 0.01
-"""The part of the budget after which the end is planned anew (at least one second)."""
+"""The part of the budget after which the end is planned again (at least one second)."""
 RECENT_PLANS, RECENT_STEPS = 4, 8
 """The seconds of a step are the mean over the steps between so many plans, and over at least so many steps."""
 CHANGE = 0.005
@@ -107,7 +107,7 @@ class RunLength:
 
 
 class TimeBudget(RunLength):
-    """The end of a run that a clock ends: `lap` plans it anew from how long steps and events take."""
+    """The end of a run that a clock ends: `lap` plans it again from how long steps and events take."""
 
     def __init__(
         self,
@@ -155,7 +155,7 @@ class TimeBudget(RunLength):
         self.timings[name].append(seconds)
 
     def lap(self, step: int) -> None:
-        """Note that `step` and the events after it are done; plan the end anew if it is time to."""
+        """Note that `step` and the events after it are done; plan the end again if it is time to."""
         now = self.clock.spent()
         if not self.is_first_lap:  # The first step allocates, and may compile.
             self.laps.append(now - self.lap_began - self.in_events)
