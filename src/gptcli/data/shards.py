@@ -348,7 +348,7 @@ class TokenShards:
         for file in different(self.stored_elsewhere[share.number :: share.of]):
             raise DataError(
                 f"{file.path} is damaged: its SHA-256 is not the one that was recorded when it was first read",
-                f"restore it from a copy or, if it is right as it is, have it read again: touch {shell_word(file.path)}",
+                f"restore it from a copy or, if it is right as it is, read it again: touch {shell_word(file.path)}",
             )
 
 
