@@ -90,10 +90,12 @@ class ModelConfig(Config):
 
     @property
     def kv_heads(self) -> int:
+        """The number of key and value heads."""
         return self.n_kv_head or self.n_head
 
     @property
     def head_width(self) -> int:
+        """The width of a head."""
         return self.head_dim or self.n_embd // self.n_head
 
     @property
@@ -103,6 +105,7 @@ class ModelConfig(Config):
 
     @property
     def has_qkv_bias(self) -> bool:
+        """Whether the projections of queries, keys and values have biases."""
         return self.bias if self.qkv_bias is None else self.qkv_bias
 
     @property
@@ -115,6 +118,7 @@ class ModelConfig(Config):
 
     @property
     def attention_drop(self) -> float:
+        """The dropout of attention weights."""
         return self.dropout if self.attention_dropout is None else self.attention_dropout
 
     @property
@@ -124,6 +128,7 @@ class ModelConfig(Config):
 
     @property
     def mlp_width(self) -> int:
+        """The width of the hidden layer of the MLP."""
         if self.intermediate_size is not None:
             return self.intermediate_size
         return -(-8 * self.n_embd // (3 * 32)) * 32 if self.gated else 4 * self.n_embd
@@ -134,6 +139,7 @@ class ModelConfig(Config):
 
     @model_validator(mode="after")
     def check_heads(self) -> Self:
+        """Check that the heads fit together and the width."""
         if self.head_dim is None and self.n_embd % self.n_head:
             below = self.n_embd // self.n_head * self.n_head
             nearest = f"n_embd={below} or n_embd={below + self.n_head}" if below else f"n_embd={self.n_head}"
@@ -150,6 +156,7 @@ class ModelConfig(Config):
 
     @model_validator(mode="after")
     def check_rotary(self) -> Self:
+        """Check the settings of rotary positions."""
         if self.position == "rope" and (self.rotary_dim % 2 or self.rotary_dim == 0):
             raise ValueError(
                 f"RoPE turns pairs, but rotary_fraction={self.rotary_fraction:g} of a head of {self.head_width} is "

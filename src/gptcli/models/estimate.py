@@ -36,10 +36,12 @@ def non_embedding_parameters(config: ModelConfig) -> int:
 
 
 def token_embedding_parameters(config: ModelConfig) -> int:
+    """Return the number of parameters of the token embedding."""
     return config.vocab_size * config.n_embd
 
 
 def position_parameters(config: ModelConfig) -> int:
+    """Return the number of parameters of learned positions."""
     return config.context_length * config.n_embd if config.position == "learned" else 0
 
 

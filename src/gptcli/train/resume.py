@@ -108,6 +108,7 @@ class History:
 
     @property
     def is_resumed(self) -> bool:
+        """Whether the run continues an earlier one."""
         return self.run is not None
 
     @property

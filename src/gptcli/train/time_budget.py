@@ -145,6 +145,7 @@ class TimeBudget(RunLength):
 
     @contextmanager
     def timing(self, name: str) -> Iterator[None]:
+        """Measure the time of a block under a name."""
         began = self.clock.spent()
         yield
         seconds = self.clock.spent() - began
@@ -152,6 +153,7 @@ class TimeBudget(RunLength):
         self.in_events += seconds
 
     def add_timing(self, name: str, seconds: float) -> None:
+        """Add the seconds of a block under a name."""
         self.timings[name].append(seconds)
 
     def lap(self, step: int) -> None:
@@ -166,6 +168,7 @@ class TimeBudget(RunLength):
             self.plan(step)
 
     def save(self, state: TrainState) -> None:
+        """Save the progress into the state."""
         state.spent_seconds, state.knots = self.clock.spent(), self.scale.breakpoints
 
     def plan(self, step: int) -> None:

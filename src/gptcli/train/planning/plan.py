@@ -104,6 +104,7 @@ class Plan:
 
     @property
     def clock(self) -> Clock | None:
+        """The clock of the time budget, or None without one."""
         return self.deadline.clock if self.deadline else None
 
     @property

@@ -63,6 +63,7 @@ class ProbeSetup:
 
     @property
     def kind(self) -> Literal["cpu", "gpu"]:
+        """The kind of the device."""
         return "cpu" if self.device.type == "cpu" else "gpu"
 
 
