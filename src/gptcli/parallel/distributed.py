@@ -83,7 +83,7 @@ class Sharded(Strategy):
 
     @cached_property
     def group(self) -> ProcessGroup | None:
-        """The process group over which weights are sharded, or None."""
+        """The process group in which checkpoints are written and read."""
         return self.world.checkpoint_group()
 
     @contextlib.contextmanager
