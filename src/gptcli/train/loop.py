@@ -27,11 +27,12 @@ from gptcli.optim.build import build_optimizer
 from gptcli.optim.schedule import lr_factor, set_lr
 from gptcli.parallel.strategy import Strategy
 from gptcli.train.bad_steps import keep_bad_step, reason_of
+from gptcli.train.checkpoint_identity import identity, require_same_training
 from gptcli.train.divergence import bad_steps_in_a_row, load_finite, require_finite_state
 from gptcli.train.fingerprints import fingerprint
 from gptcli.train.planning.plan import Plan
 from gptcli.train.prefetcher import Prefetcher
-from gptcli.train.resume import identity, require_same_training, resume_command
+from gptcli.train.resume import resume_command
 from gptcli.train.run_logger import RunLogger
 from gptcli.train.signals import StopRequest
 from gptcli.train.step import DataShare, PendingStep, Stepper, StepResult, step_seed

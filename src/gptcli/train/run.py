@@ -26,6 +26,7 @@ from gptcli.parallel.world import World
 from gptcli.storage import atomic_directory, copy_tree, default_cache_dir, remove_tree, write_atomic
 from gptcli.tokenizer.files import SETTINGS_FILE, TOKENIZER_FILE
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
+from gptcli.train.checkpoint_identity import kept_fingerprint
 from gptcli.train.config import RunConfig
 from gptcli.train.events import training_events
 from gptcli.train.finish import finish, good_checkpoint, validation_baseline
@@ -37,7 +38,7 @@ from gptcli.train.planning.plan import Plan, make_plan, probe_step_seconds, sett
 from gptcli.train.planning.zero_config import DEFAULT_NAMES
 from gptcli.train.rank_setup import Decision, PlanMessage, build_strategy, layout_of, require_shareable
 from gptcli.train.request import TrainRequest, fresh_directory, named_run, resumable_run, settings_of
-from gptcli.train.resume import NEW, History, kept_fingerprint
+from gptcli.train.resume import NEW, History
 from gptcli.train.screen import show_layout, show_plan
 from gptcli.train.signals import StopRequest
 
