@@ -12,7 +12,7 @@ import torch
 
 from gptcli.errors import UsageError
 from gptcli.models.config import ModelConfig
-from gptcli.train import compiling, ranks
+from gptcli.train import compiling, rank_setup
 from gptcli.train.compiling import COMPILATION, choose_compile, compiled, possible_compilation
 from gptcli.train.run import TrainRequest, train
 
@@ -104,7 +104,7 @@ def test_a_run_keeps_to_what_was_decided_at_its_start_and_compiles_into_the_cach
     def never(loss_sum: object, cache_dir: Path) -> None:
         raise AssertionError(f"compiled into {cache_dir}")
 
-    monkeypatch.setattr(ranks, "compiled", never)
+    monkeypatch.setattr(rank_setup, "compiled", never)
     train(TrainRequest(out=run, resume=True, assignments=("train.max_steps=4",)))
     request = TrainRequest(corpus=(str(corpus),), assignments=(*shape, *steps), cache_dir=tmp_path / "elsewhere")
     with pytest.raises(AssertionError, match=r"compiled into .*elsewhere"):
