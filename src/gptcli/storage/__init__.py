@@ -1,9 +1,8 @@
 """Files that are whole or absent, and that lie where their path says. Nothing here depends on their content.
 
-    errors.py       the system's errors as StorageError, and paths as users write them
+    errors.py       the system's errors as StorageError, paths as users write them, and the default place of the cache
     writing.py      creating, copying and removing files and directories, never through a link
     temporaries.py  temporary names that identify the process that owns them, and the removal of abandoned ones
-    cache_dir.py    the default place of the cache
     reading.py      opening and reading files that others may have written: regular ones only, up to a size
     atomic.py       files and directories that appear under their name only when they are whole
 
@@ -22,8 +21,7 @@ from gptcli.storage.atomic import (
     sha256_file,
     write_atomic,
 )
-from gptcli.storage.cache_dir import default_cache_dir
-from gptcli.storage.errors import NO_ROOM, expanded, storage_error, storage_errors
+from gptcli.storage.errors import NO_ROOM, default_cache_dir, expanded, storage_error, storage_errors
 from gptcli.storage.reading import (
     HUGE,
     LARGE,
@@ -56,46 +54,3 @@ from gptcli.storage.writing import (
     remove_tree,
     write_file,
 )
-
-__all__ = [
-    "HUGE",
-    "LARGE",
-    "NO_ROOM",
-    "SMALL",
-    "TEMPORARY_MARK",
-    "UnsuitableFileError",
-    "allocate",
-    "append_content",
-    "append_file",
-    "atomic_directory",
-    "atomic_file",
-    "clean_temporaries",
-    "copy_file",
-    "copy_tree",
-    "create_file",
-    "create_text_file",
-    "default_cache_dir",
-    "errors_name",
-    "expanded",
-    "fsync_path",
-    "held_directory",
-    "leftovers",
-    "make_directory",
-    "open_nofollow",
-    "open_regular",
-    "process_is_alive",
-    "publish",
-    "read_at_most",
-    "read_named",
-    "read_regular",
-    "refuse_special_file",
-    "regular_descriptor",
-    "remove_tree",
-    "set_modes",
-    "sha256_file",
-    "storage_error",
-    "storage_errors",
-    "temporary_name",
-    "write_atomic",
-    "write_file",
-]

@@ -1,4 +1,4 @@
-"""Errors of the system about files, turned into errors for the user."""
+"""Errors of the system about files, turned into errors for the user; and where the user's paths lead."""
 
 from __future__ import annotations
 
@@ -52,3 +52,9 @@ def storage_error(path: Path | str, error: OSError, action: str = "write", neede
 def expanded(name: Path | str) -> Path:
     """Return a path as the user wrote it, with the home directory for `~`; `~nobody` stays as it is, as in a shell."""
     return Path(os.path.expanduser(name))
+
+
+def default_cache_dir() -> Path:
+    """Return $XDG_CACHE_HOME/gptcli, or ~/.cache/gptcli."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "gptcli"
