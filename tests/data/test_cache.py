@@ -24,6 +24,7 @@ from gptcli.data.inspect import prepare as prepare_by_settings
 from gptcli.data.workspace import Workspace
 from gptcli.errors import DataError
 from gptcli.manifest import MANIFEST_NAME, Manifest
+from gptcli.tokenizer.tokenizer import load_tokenizer
 
 TEXTS = [f"line {number}: {number * number} and more\n" * 3 for number in range(40)]
 
@@ -168,12 +169,12 @@ def test_a_damaged_file_is_named_and_its_entry_is_made_again(
 
 def test_a_rank_that_did_not_prepare_the_data_verifies_its_share(folder: Path, tmp_path: Path) -> None:
     directory = Path(prepared(folder, tmp_path / "cache")["directory"])
-    data = prepare.open_prepared(directory)
+    tokenizer = load_tokenizer(directory / "tokenizer")
     flip(directory / "train" / "tokens-00000.bin")
     refused = 0
     for number in range(3):
         try:
-            prepare.open_corpus(directory, data.tokenizer, data.report, True, VerifiedShare(number, 3))
+            prepare.open_corpus(directory, tokenizer, {}, True, VerifiedShare(number, 3))
         except DataError as error:
             assert "tokens-00000.bin is damaged" in str(error)
             refused += 1

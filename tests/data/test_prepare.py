@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
@@ -18,10 +19,11 @@ from data_files import write_rows
 from gptcli.data import prepare, stages
 from gptcli.data.config import DataConfig
 from gptcli.data.inspect import inspect_split
-from gptcli.data.prepare import PreparedCorpus, open_prepared, prepare_corpus, scan_corpus
+from gptcli.data.prepare import PreparedCorpus, open_corpus, prepare_corpus, scan_corpus
 from gptcli.data.workspace import Workspace
 from gptcli.errors import DataError, StorageError
 from gptcli.storage import default_cache_dir
+from gptcli.tokenizer.tokenizer import load_tokenizer
 
 TEXTS = [
     f"Document {number}: it's {'very ' * (number % 5)}small, naïve 日本 {number * number}.\n" for number in range(80)
@@ -141,10 +143,9 @@ def test_a_damaged_entry_is_written_anew(source: str, cache: Path, capsys: pytes
 
 def test_a_prepared_directory_opens_by_itself(source: str, cache: Path) -> None:
     first = prepared(source, cache)
-    opened = open_prepared(first.directory)
+    tokenizer, report = load_tokenizer(first.directory / "tokenizer"), (first.directory / "report.json").read_text()
+    opened = open_corpus(first.directory, tokenizer, json.loads(report), from_cache=True)
     assert opened.report == first.report and opened.tokenizer.fingerprint == first.tokenizer.fingerprint
-    with pytest.raises(DataError, match="holds no prepared data"):
-        open_prepared(cache)
 
 
 def test_a_corpus_that_changes_before_it_is_encoded_leaves_nothing(source: str, cache: Path) -> None:

@@ -13,7 +13,7 @@ from gptcli.data.batches import Batches
 from gptcli.data.config import DataConfig
 from gptcli.data.corpus import corpus_documents
 from gptcli.data.inspect import inspect
-from gptcli.data.prepare import PreparedCorpus, open_prepared, prepare_corpus, scan_corpus
+from gptcli.data.prepare import PreparedCorpus, prepare_corpus, scan_corpus
 from gptcli.data.shards import TokenShards
 from gptcli.data.token_mix import TokenMix
 from gptcli.data.workspace import Workspace
@@ -49,6 +49,10 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 def stream(shards: TokenShards) -> np.ndarray:
     return shards.read(0, len(shards))
+
+
+def open_train(directory: Path) -> TokenShards:
+    return TokenShards.open(directory / "train", elsewhere=True)
 
 
 def write(path: Path, ids: np.ndarray, kind: str) -> Path:
@@ -156,7 +160,7 @@ def test_documents_are_framed_as_the_file_shows(
     texts = [backend.encode(text).ids for text in TEXTS]
     path = write(tmp_path / "train.bin", np.array([id for text in texts for id in (*ids[0], *text, *ids[1])]), "raw")
     found = prepare([path], tmp_path, tmp_path / "tokenizer")
-    for shards in (found.train, found.val, open_prepared(found.directory).train):
+    for shards in (found.train, found.val, open_train(found.directory)):
         assert (shards.framing.begin_id, shards.framing.end_id) == expected
     assert found.tokenizer.framing == found.train.framing
     again = prepare([path], tmp_path, tmp_path / "tokenizer")
@@ -175,7 +179,7 @@ def test_moved_tokens_have_one_fingerprint_and_are_not_read_twice(corpus: Corpus
         os.utime(path, (1e9, 1e9))
         first, again = prepare([path], tmp_path, corpus.folder), prepare([path], tmp_path, corpus.folder)
         assert (first.from_cache, again.from_cache) == (False, True)
-        assert open_prepared(first.directory).train.fingerprint == first.train.fingerprint == again.train.fingerprint
+        assert open_train(first.directory).fingerprint == first.train.fingerprint == again.train.fingerprint
         fingerprints.append(first.train.fingerprint)
     assert fingerprints[0] == fingerprints[1] != corpus.prepared.train.fingerprint
 

@@ -40,7 +40,8 @@ from gptcli.manifest import MANIFEST_NAME
 from gptcli.storage import create_file, write_file
 from gptcli.tokenizer.tokenizer import Tokenizer
 
-DIGEST = np.dtype([("high", "<u8"), ("low", "<u8")])
+HALVES = ["high", "low"]
+DIGEST = np.dtype([(half, "<u8") for half in HALVES])
 
 
 @dataclass(frozen=True)
@@ -159,13 +160,9 @@ def scan_mix(workspace: Workspace) -> MixScan:
 
 def digests_of(scan: CorpusScan, kind: int) -> np.ndarray:
     """Return (N,) of DIGEST: those of all documents of a kind."""
-    found = [np.empty(0, DIGEST)]
-    for _, some, kinds in stretches(scan.records, scan.assignment):
-        chosen = some[kinds == kind]
-        digests = np.empty(len(chosen), DIGEST)
-        digests["high"], digests["low"] = chosen["high"], chosen["low"]
-        found.append(digests)
-    return np.concatenate(found)
+    parts = stretches(scan.records, scan.assignment)
+    found = [some[HALVES][kinds == kind].astype(DIGEST) for _, some, kinds in parts]
+    return np.concatenate([np.empty(0, DIGEST), *found])
 
 
 def without(scan: CorpusScan, held_out: np.ndarray, workspace: Workspace) -> CorpusScan:
@@ -174,9 +171,7 @@ def without(scan: CorpusScan, held_out: np.ndarray, workspace: Workspace) -> Cor
     high = np.unique(held_out["high"])
     for start, some, kinds in stretches(scan.records, scan.assignment):
         near = np.flatnonzero((kinds == TRAIN) & np.isin(some["high"], high))
-        digests = np.empty(len(near), DIGEST)
-        digests["high"], digests["low"] = some["high"][near], some["low"][near]
-        places.append(start + near[np.isin(digests, held_out)])
+        places.append(start + near[np.isin(some[HALVES][near].astype(DIGEST), held_out)])
     dropped = np.concatenate(places)
     if not len(dropped):
         return scan

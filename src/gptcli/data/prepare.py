@@ -35,7 +35,6 @@ from gptcli.data.token_files import is_token_file
 from gptcli.data.token_scan import TokenScan, scan_tokens
 from gptcli.data.worker_pool import WorkerConfig, in_order
 from gptcli.data.workspace import Workspace
-from gptcli.errors import DataError
 from gptcli.storage import read_regular, write_file
 from gptcli.tokenizer.framing import DocumentFraming
 from gptcli.tokenizer.lost_text import LostText
@@ -60,7 +59,7 @@ class PreparedCorpus:
     from_cache: bool
     """Whether the tokens were in the cache already."""
     directory: Path
-    """The directory in the cache, which `open_prepared` opens."""
+    """The directory in the cache, which `open_corpus` opens."""
 
 
 def scan_corpus(sources: Sequence[str], workspace: Workspace) -> CorpusScan | TokenScan:
@@ -103,20 +102,6 @@ def prepare_corpus(
                 write_overlap(folder, [TokenShards.open(folder / "val")], [TokenShards.open(folder / "train")])
                 write_file(folder / "report.json", strict_json.dumps(report, indent=2) + "\n")
         return open_corpus(directory, tokenizer, report, from_cache)
-
-
-def open_prepared(directory: Path) -> PreparedCorpus:
-    """Open a directory of the cache that `prepare_corpus` has written, with the report of the corpus it was made of.
-
-    Raises:
-        DataError: It is no such directory, or damaged.
-    """
-    path = directory / "report.json"
-    if not path.is_file():
-        raise DataError(f"{directory} holds no prepared data ({path.name} is missing)", "check the path")
-    require_whole(directory)
-    report = strict_json.parse(read_regular(path).decode())
-    return open_corpus(directory, load_tokenizer(directory / "tokenizer"), report, from_cache=True)
 
 
 def open_corpus(

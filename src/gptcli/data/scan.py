@@ -11,7 +11,6 @@ import hashlib
 import itertools
 import shutil
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -92,24 +91,12 @@ class ScanSummary:
 
 
 @dataclass(frozen=True)
-class Scan(ScanSummary, ABC):
-    """A corpus that has been read and split, and whose texts can be read again."""
+class Scan(ScanSummary):
+    """A corpus that has been read and split."""
 
     config: DataConfig
     passed_over: tuple[LeftOut, ...]
     """The files of folders that are not to be read, by their names."""
-
-    @abstractmethod
-    def train_texts(self) -> Iterator[str]:
-        """Yield the training text afresh, in pieces of bounded size.
-
-        Raises:
-            DataError: A file has changed.
-        """
-
-    @abstractmethod
-    def val_texts(self) -> Iterator[str]:
-        """Yield the validation text afresh, as `train_texts`."""
 
     @property
     def left_out(self) -> tuple[LeftOut, ...]:
@@ -159,11 +146,15 @@ class CorpusScan(Scan):
             say(self.separator_warning)
 
     def train_texts(self) -> Iterator[str]:
-        """Yield the texts of the training part."""
+        """Yield the texts of the training part afresh, in pieces of bounded size.
+
+        Raises:
+            DataError: A file has changed.
+        """
         return (piece.text for piece in self.pieces((TRAIN, CUT)) if not piece.is_val)
 
     def val_texts(self) -> Iterator[str]:
-        """Yield the texts of the validation part."""
+        """Yield the texts of the validation part afresh, as `train_texts`."""
         return (piece.text for piece in self.pieces((VAL, CUT)) if piece.is_val)
 
     def pieces(self, kinds: tuple[int, ...] = KEPT) -> Iterator[SplitPiece]:

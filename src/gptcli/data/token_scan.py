@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -56,20 +56,6 @@ class TokenScan(Scan):
     def report(self) -> dict[str, Any]:
         """Return the figures for data.json."""
         return super().report() | {"deduplicate": None}
-
-    def train_texts(self) -> Iterator[str]:
-        """Yield the texts of the training part."""
-        return self.texts("train")
-
-    def val_texts(self) -> Iterator[str]:
-        """Yield the texts of the validation part."""
-        return self.texts("val")
-
-    def texts(self, split: str) -> Iterator[str]:
-        """Yield the tokens of one split as text, in pieces; a character that lies across two pieces is lost."""
-        shards = TokenShards.open(self.directory / split, elsewhere=True)
-        for start in range(0, len(shards), SAMPLE_TOKENS):
-            yield self.tokenizer.decode(shards.read(start, min(start + SAMPLE_TOKENS, len(shards))))
 
 
 def scan_tokens(sources: Sequence[str], workspace: Workspace) -> TokenScan:

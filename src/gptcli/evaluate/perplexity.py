@@ -12,10 +12,11 @@ import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
+from gptcli.data.corpus import Document
 from gptcli.data.shards import TokenShards
 from gptcli.errors import DataError, UsageError
 from gptcli.evaluate.baseline import CompressionBaseline, TextPrefix
@@ -33,20 +34,6 @@ UNSPACED = re.compile(
 )
 FEW_DOCUMENTS = 10
 """The number of documents below which resampling them understates the spread of the loss."""
-
-
-class TextDocument(Protocol):
-    """A text and its source, such as `gptcli.data.corpus.Document`."""
-
-    @property
-    def text(self) -> str:
-        """The text."""
-        ...
-
-    @property
-    def source(self) -> str:
-        """The name of its source."""
-        ...
 
 
 class EncodedDocument(NamedTuple):
@@ -189,7 +176,7 @@ def evaluate_documents(
     )
 
 
-def encoded_texts(tokenizer: Tokenizer, documents: Iterable[TextDocument]) -> Iterator[EncodedDocument]:
+def encoded_texts(tokenizer: Tokenizer, documents: Iterable[Document]) -> Iterator[EncodedDocument]:
     """Encode documents one at a time, and measure the text that the tokenizer loses."""
     meter = LostTextMeter(tokenizer)
     for document in documents:

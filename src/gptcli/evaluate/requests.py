@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from gptcli import strict_json
 from gptcli.checkpoint.run_directory import RunDirectory
@@ -22,7 +21,6 @@ from gptcli.evaluate.choice_report import ChoiceReport
 from gptcli.evaluate.choices import ChoiceRow, evaluate_choices, parse_row
 from gptcli.evaluate.contamination import Contamination, ContaminationCounter, validation_contamination
 from gptcli.evaluate.perplexity import (
-    EncodedDocument,
     PerplexityOptions,
     encoded_texts,
     evaluate_documents,
@@ -78,23 +76,8 @@ class TasksRequest:
     batch_size: int | None = None
 
 
-class TextSource(Protocol):
-    """The documents to score, and the number of their tokens if it is known."""
-
-    documents: Iterator[EncodedDocument]
-
-    @property
-    def tokens(self) -> int | None:
-        """The number of tokens."""
-        ...
-
-    def contamination(self) -> Contamination:
-        """Return the part of the documents that was trained on, once all of them are read."""
-        ...
-
-
 class NamedTexts:
-    """The texts that the user names, read as the run's corpus was."""
+    """The texts that the user names, read as the run's corpus was; the number of their tokens is not known."""
 
     def __init__(self, session: Session, request: TextsRequest) -> None:
         self.counter = ContaminationCounter(session.run)
@@ -131,7 +114,7 @@ def evaluate_texts(request: TextsRequest) -> PerplexityReport:
     longest = session.model.config.context_length
     if request.options.context is None and longest > LONGEST_DEFAULT:
         say(f"windows have {LONGEST_DEFAULT:,} tokens; the model's context is {longest:,}: --context {longest} uses it")
-    source: TextSource = NamedTexts(session, request) if request.texts else ValidationSplit(session)
+    source = NamedTexts(session, request) if request.texts else ValidationSplit(session)
     with Progress("eval", source.tokens, unit="tokens", scale=True) as progress:
         evaluation = evaluate_documents(
             session.model,
