@@ -6,7 +6,7 @@ This module lists the formats and what each can hold; each is written by the mod
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -91,7 +91,7 @@ class Exported:
             "format": self.format,
             "numbers": self.numbers,
             "notes": list(self.notes),
-            "proofs": [check.as_dict() for check in self.checks],
+            "proofs": [asdict(check) for check in self.checks],
         }
 
     def text(self) -> str:

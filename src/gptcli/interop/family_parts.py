@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from gptcli.interop.family import show
 from gptcli.models.config import ModelConfig
 
 PLAIN_MLPS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "relu2": "relu2", "gelu_pytorch_tanh": "gelu_tanh"}
 """transformers' names of activations without a gate -> ours."""
+
+PLAIN_SLOTS: dict[str, tuple[Any, ...]] = {
+    "norm": ("layernorm",),
+    "mlp": ("gelu", "gelu_tanh", "relu2"),
+    "qk_norm": (False,),
+    "bias": (True, False),
+}
+"""The slots of the classes with LayerNorm and an MLP without a gate, but for their positions."""
 
 
 def qkv_rows(config: ModelConfig) -> tuple[int, int, int]:

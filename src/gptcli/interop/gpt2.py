@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gptcli.interop.family import Family, ForeignConfig, Json, Key, Rule
-from gptcli.interop.family_parts import PLAIN_MLPS, full_heads, no_windows, with_biases
+from gptcli.interop.family_parts import PLAIN_MLPS, PLAIN_SLOTS, full_heads, no_windows, with_biases
 from gptcli.models.config import MOST_LAYERS, ModelConfig
 
 
@@ -35,13 +35,7 @@ GPT2 = Family(
         Key("dropout", "resid_pdrop", default=0.1),
         Key("attention_dropout", "attn_pdrop", default=0.1),
     ),
-    slots={
-        "norm": ("layernorm",),
-        "position": ("learned",),
-        "mlp": ("gelu", "gelu_tanh", "relu2"),
-        "qk_norm": (False,),
-        "bias": (True, False),
-    },
+    slots=PLAIN_SLOTS | {"position": ("learned",)},
     free=frozenset(("qk_norm_over", "qkv_bias", "rope_scaling", "rotary_fraction")),
     checks=(full_heads, no_windows),
     more_keys=more_keys,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gptcli.interop.family import Family, ForeignConfig, Json, Key, Rule
-from gptcli.interop.family_parts import PLAIN_MLPS, full_heads, no_windows, with_biases
+from gptcli.interop.family_parts import PLAIN_MLPS, PLAIN_SLOTS, full_heads, no_windows, with_biases
 from gptcli.interop.rope import read_rope, write_rope
 from gptcli.models.config import MOST_LAYERS, ModelConfig
 
@@ -48,13 +48,7 @@ GPT_NEOX = Family(
         Key("dropout", "hidden_dropout", default=0.0),
         Key("attention_dropout", "attention_dropout", default=0.0),
     ),
-    slots={
-        "norm": ("layernorm",),
-        "position": ("rope",),
-        "mlp": ("gelu", "gelu_tanh", "relu2"),
-        "qk_norm": (False,),
-        "bias": (True, False),
-    },
+    slots=PLAIN_SLOTS | {"position": ("rope",)},
     free=frozenset(("parallel_residual", "qk_norm_over", "qkv_bias", "rope_scaling", "rotary_fraction")),
     checks=(full_heads, no_windows),
     fixed={"attention_bias": True},

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,10 +51,6 @@ class ParityCheck:
     def is_exact(self) -> bool:
         """True if rounding explains the difference."""
         return self.max_difference <= EXACT * max(1.0, self.largest_logit)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the attributes for JSON."""
-        return asdict(self)
 
     def __str__(self) -> str:
         return (

@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ class Pushed:
             "url": self.url,
             "files": list(self.files),
             "notes": list(self.exported.notes),
-            "proofs": [check.as_dict() for check in self.exported.checks],
+            "proofs": [asdict(check) for check in self.exported.checks],
         }
 
     def text(self) -> str:
