@@ -13,30 +13,16 @@ from typing import Any
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
-def dumps(
-    value: Any,
-    *,
-    indent: int | None = None,
-    ensure_ascii: bool = True,
-    sort_keys: bool = False,
-    separators: tuple[str, str] | None = None,
-) -> str:
+def dumps(value: Any, **options: Any) -> str:
     """Return one JSON text, whose floats read back to the same bits. The options are those of `json.dumps`.
 
     Raises:
         TypeError: the value is not JSON.
     """
-    options: dict[str, Any] = {
-        "indent": indent,
-        "ensure_ascii": ensure_ascii,
-        "sort_keys": sort_keys,
-        "separators": separators,
-        "allow_nan": False,
-    }
     try:
-        return json.dumps(value, **options)
+        return json.dumps(value, allow_nan=False, **options)
     except ValueError:
-        return json.dumps(without_non_finite(value), **options)
+        return json.dumps(without_non_finite(value), allow_nan=False, **options)
 
 
 def loads(text: str | bytes) -> Any:

@@ -83,9 +83,8 @@ class BackgroundSaver:
         if self.group is None:
             save_checkpoint(self.run, step, self.copy, state)
         else:
-            from gptcli.checkpoint.shards import (
-                save_shards,  # it takes half a second, which a process alone does not need
-            )
+            # This import takes half a second, which a process alone does not need.
+            from gptcli.checkpoint.shards import save_shards
 
             save_shards(self.run, step, self.copy, state, self.group)
         on_first(self.group, self.prune)

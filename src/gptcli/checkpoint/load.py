@@ -61,16 +61,12 @@ def load_checkpoint(
     if missing or STATE_NAME not in manifest.files:
         raise CheckpointError(f"{path} holds no {f'{missing[0]}.safetensors' if missing else STATE_NAME}", REMEDY)
     state = load_state(path / STATE_NAME)
-    if (
-        allocate is None
-        and group is None
-        and all(found == [path / f"{part}.safetensors"] for part, found in files.items())
-    ):
+    is_plain = files == {part: [path / f"{part}.safetensors"] for part in parts}
+    if is_plain and allocate is None and group is None:
         tensors = {part: load_part(found[0], device) for part, found in files.items()}
     else:
-        from gptcli.checkpoint.shards import (
-            load_shards,  # it takes half a second, which a plain checkpoint does not need
-        )
+        # This import takes half a second, which a plain checkpoint does not need.
+        from gptcli.checkpoint.shards import load_shards
 
         tensors = {part: load_shards(found, allocate or whole_on(device), group) for part, found in files.items()}
     return Checkpoint(manifest.step, tensors, state)

@@ -8,9 +8,8 @@ from typing import Annotated
 
 import typer
 
-from gptcli import strict_json
 from gptcli.cli.options import AsJson, Assignments, CacheDir, ConfigFiles, Corpus, output_option
-from gptcli.console import show
+from gptcli.cli.output import show_report
 
 trial_option = partial(typer.Option, rich_help_panel="Trial")
 
@@ -40,8 +39,5 @@ def verify_resume(
 
     trial = Trial(tuple(corpus or ()), tuple(config or ()), tuple(assignments or ()), steps, kills, seed, cache_dir)
     result = verify_resume(trial, out)
-    if as_json:
-        print(strict_json.dumps(result.as_dict()))
-    else:
-        show(result.text())
+    show_report(result, as_json)
     result.raise_if_different()
