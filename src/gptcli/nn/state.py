@@ -70,4 +70,5 @@ class ForwardState:
 
     def block(self, layer: int, window: int, rotary: Rotary | None) -> BlockState:
         """Return the state of block number `layer`, whose attention has this window."""
-        return BlockState(rotary, self.mask(window), None if self.view is None else self.view.layer(layer))
+        mask = self.masks[window] if window in self.masks else self.mask(window)  # no call in the next blocks
+        return BlockState(rotary, mask, None if self.view is None else self.view.layer(layer))
