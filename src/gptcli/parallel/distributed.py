@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,13 +23,14 @@ from gptcli.checkpoint.load import Checkpoint, load_checkpoint
 from gptcli.checkpoint.local_shards import LocalShard, LocalShards, local_tensors
 from gptcli.models.gpt import GPT, build_model, model_with
 from gptcli.nn.parameters import declared_roles
+from gptcli.parallel import sharded
 from gptcli.parallel.layout import Layout
 from gptcli.parallel.strategy import LossSum, State, Strategy
 from gptcli.parallel.unfused import join_parts, parts_of
 from gptcli.parallel.world import World
 
-if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
+CHECKPOINT_SECONDS = 3600.0
+"""The longest time that a rank waits for another one to write its part of a checkpoint."""
 
 
 class LossOf(nn.Module):
@@ -66,10 +67,7 @@ class Sharded(Strategy):
     """FSDP2 and tensor parallelism. The optimizer's tensors share the memory of the model's shards."""
 
     def __init__(self, model: GPT, world: World, layout: Layout) -> None:
-        from gptcli.parallel import sharded
-
         super().__init__(model, world, layout)
-        self.sharded = sharded
         self.fused_parts = parts_of(build_model(model.config, device="meta"))
         self.names = list(self.fused_parts)
         """The names of the weights in the fused form."""
@@ -79,12 +77,12 @@ class Sharded(Strategy):
         # Every rank of a group has its own heads, and so only a part of the gradient of a weight that all heads share.
         per_head = {name for name, _, role in declared_roles(model) if role.per_head and layout.tensor > 1}
         self.by_heads = [info for info in self.infos if info.name in per_head]
-        self.tensor_group = sharded.tensor_group(model) if self.by_heads else None
-
-    @cached_property
-    def group(self) -> ProcessGroup | None:
-        """The process group in which checkpoints are written and read."""
-        return self.world.checkpoint_group()
+        cuts = self.shardings["blocks.0.attention.output.weight"].cuts  # the outer one is that of tensor parallelism
+        self.tensor_group = cuts[0].group if self.by_heads else None
+        # Checkpoints are saved by a thread beside the training, so they need their own group of all ranks. A rank waits
+        # long for another one in it, whose disk may be slow; one that has ended is noticed at once.
+        timeout = timedelta(seconds=CHECKPOINT_SECONDS)
+        self.group = torch.distributed.new_group(backend="gloo", timeout=timeout)
 
     @contextlib.contextmanager
     def accumulating(self, is_last: bool) -> Iterator[None]:
@@ -99,10 +97,10 @@ class Sharded(Strategy):
     def finish_gradients(self) -> None:
         """Give the optimizer's tensors the gradients of the model's parameters."""
         for owner, info in zip(self.owners, self.infos, strict=True):
-            shard = self.sharded.local_of(owner.detach())
+            shard = sharded.local_of(owner.detach())
             if shard.data_ptr() != info.tensor.data_ptr():  # FSDP may move a shard once, before its first use
                 info.tensor.data = shard
-            info.tensor.grad = None if owner.grad is None else self.sharded.local_of(owner.grad)
+            info.tensor.grad = None if owner.grad is None else sharded.local_of(owner.grad)
             owner.grad = None
         if self.by_heads:
             grads = [info.tensor.grad for info in self.by_heads if info.tensor.grad is not None]
@@ -113,7 +111,7 @@ class Sharded(Strategy):
 
     def weights(self) -> State:
         """Return the weights to be saved."""
-        shards = self.sharded.local_weights(self.model)
+        shards = sharded.local_weights(self.model)
         return {name: self.fused(name, shards) for name in self.names}
 
     def load_checkpoint(self, path: Path, parts: Sequence[str]) -> Checkpoint:
@@ -122,14 +120,14 @@ class Sharded(Strategy):
 
     def whole_model(self) -> GPT:
         """Return the model with whole weights."""
-        kept = {name: whole.cpu() for name, whole in self.sharded.whole_weights(self.model) if self.world.is_first}
+        kept = {name: whole.cpu() for name, whole in sharded.whole_weights(self.model) if self.world.is_first}
         if not self.world.is_first:
             return self.model
         return model_with(self.model.config, join_parts(kept, self.fused_parts))
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Load whole weights into the model."""
-        local = self.sharded.local_weights(self.model)
+        local = sharded.local_weights(self.model)
         with torch.no_grad():
             for name in self.names:
                 for part, shard in zip(self.parts(name), local_tensors(weights[name]), strict=True):
@@ -142,15 +140,14 @@ class Sharded(Strategy):
         for key, tensor in tensors.items():
             part, _, field = key.rpartition("/")
             by_field.setdefault(field, {})[part] = tensor
+        first_parts = {name: self.parts(name)[0] for name in self.names}
         state = {
             f"{name}/{field}": self.fused(name, of_parts)
             for field, of_parts in by_field.items()
-            for name in self.names
-            if self.parts(name)[0] in of_parts
+            for name, part in first_parts.items()
+            if part in of_parts
         }
-        scalars = {
-            name: rest["state"][self.parts(name)[0]] for name in self.names if self.parts(name)[0] in rest["state"]
-        }
+        scalars = {name: rest["state"][part] for name, part in first_parts.items() if part in rest["state"]}
         return state, {**rest, "parameters": self.names, "state": scalars}
 
     def load_optimizer_state(

@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.distributed_c10d import ProcessGroup
 from torch.distributed.fsdp import (
     CPUOffloadPolicy,
     FSDPModule,
@@ -29,7 +28,6 @@ from torch.distributed.tensor.parallel import (
     parallelize_module,
 )
 
-from gptcli.models.block import Block
 from gptcli.models.config import ModelConfig
 from gptcli.models.gpt import GPT, build_model
 from gptcli.nn.compiling import compile_whole
@@ -77,7 +75,7 @@ def cut_blocks(model: GPT, mesh: DeviceMesh, ranks: int) -> None:
 
     A block's input and output are whole on every rank, and so are embedding, norms and head.
     """
-    for block in blocks_of(model):
+    for block in model.blocks:
         plan: dict[str, ParallelStyle] = {"attention.output": RowwiseParallel(), "mlp.down": RowwiseParallel()}
         for name in ("attention.qkv", "mlp.up"):
             module = block.get_submodule(name)
@@ -99,18 +97,12 @@ def shard(model: GPT, mesh: DeviceMesh, settings: ParallelConfig, device: torch.
     offload = CPUOffloadPolicy(pin_memory=device.type == "cuda") if settings.cpu_offload else OffloadPolicy()
     # The blocks' weights are sent in the precision of their matmuls, to which autocast would round them; the stream
     # between the blocks, and all sums, stay fp32. FSDP must not cast the inputs of a block (RoPE's tables).
-    is_half = precision == "bf16" and device.type == "cuda"
+    is_half, reshard = precision == "bf16" and device.type == "cuda", settings.reshard_after_forward
     policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if is_half else None, reduce_dtype=torch.float32, cast_forward_inputs=False
     )
-    for block in blocks_of(model):
-        fully_shard(
-            block,
-            mesh=mesh,
-            reshard_after_forward=settings.reshard_after_forward,
-            mp_policy=policy,
-            offload_policy=offload,
-        )
+    for block in model.blocks:
+        fully_shard(block, mesh=mesh, reshard_after_forward=reshard, mp_policy=policy, offload_policy=offload)
     outer = MixedPrecisionPolicy(cast_forward_inputs=False)
     fully_shard(model, mesh=mesh, mp_policy=outer, offload_policy=offload)
     for entry in ENTRIES:
@@ -124,7 +116,7 @@ def shard(model: GPT, mesh: DeviceMesh, settings: ParallelConfig, device: torch.
 
 def compile_blocks(model: GPT, cache_dir: Path) -> None:
     """Compile the computation of each block at its first call; FSDP's work around a block is not compiled."""
-    for block in blocks_of(model):
+    for block in model.blocks:
         block.compiled = compile_whole(block.compute, "a block", "set train.compile=false", cache_dir, dynamic=False)
 
 
@@ -146,23 +138,9 @@ def drop_gathered(model: GPT) -> None:
             module.reshard()
 
 
-def tensor_group(model: GPT) -> ProcessGroup:
-    """Return the ranks that share each matrix of the blocks."""
-    weight = blocks_of(model)[0].attention.output.weight
-    if not isinstance(weight, DTensor):
-        raise TypeError("the model has no tensor parallelism")
-    group: ProcessGroup = weight.device_mesh.get_group("tensor")
-    return group
-
-
 def local_of(tensor: Tensor) -> Tensor:
     """Return the shard of a tensor that this rank holds."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-def blocks_of(model: GPT) -> list[Block]:
-    """Return the blocks of a model."""
-    return [block for block in model.blocks if isinstance(block, Block)]
 
 
 def sharding_of(tensor: Tensor) -> Sharding:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,11 +39,13 @@ class Strategy(ABC):
         infos: the parameters that the optimizer updates.
         loss_sum: the loss that is backpropagated, with the signature of `GPT.loss_sum`.
         loss_factor: the factor of a rank's loss that makes gradients their sum over the ranks.
+        group: the ranks that each read and write a part of a checkpoint; None where the first rank does it alone.
     """
 
     infos: list[ParameterInfo]
     loss_sum: LossSum
     loss_factor = 1.0
+    group: ProcessGroup | None = None
 
     def __init__(self, model: GPT, world: World, layout: Layout) -> None:
         self.model, self.world, self.layout = model, world, layout
@@ -53,11 +54,6 @@ class Strategy(ABC):
     def parameters(self) -> list[nn.Parameter]:
         """The tensors whose gradients a step uses."""
         return [info.tensor for info in self.infos if info.tensor.requires_grad]
-
-    @cached_property
-    def group(self) -> ProcessGroup | None:
-        """The ranks that each read and write a part of a checkpoint; None where the first rank does it alone."""
-        return None
 
     def count(self, tokens: int) -> int:
         """Return the tokens of the whole step, given those of this rank's share."""

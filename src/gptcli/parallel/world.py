@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
+from typing import Any, NoReturn, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,9 +27,6 @@ from torch import Tensor
 from gptcli import console, strict_json
 from gptcli.errors import GptcliError, UsageError, first_line
 from gptcli.storage import write_atomic
-
-if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
 
 UNSET = "unset it, or start the ranks by gptcli train --nproc or by torchrun"
 LAUNCH_VARIABLE = "GPTCLI_LAUNCH"
@@ -40,8 +37,6 @@ FAILURE_NAME = "failure.json"
 FAILURE_KEY = "failure"
 START_SECONDS = 300.0
 """The longest time that the ranks may take to start."""
-CHECKPOINT_SECONDS = 3600.0
-"""The longest time that a rank waits for another one to write its part of a checkpoint."""
 WATCH_SECONDS = 0.5
 """The time between two checks whether another rank has failed."""
 REASON_SECONDS = 5.0
@@ -79,6 +74,7 @@ class World:
         self.base, self.prefix = base, prefix
         self.store: Any = None if base is None else self.prefixed(base)
         self.work = "the start"
+        """What is being done, for the message of a rank that another one does not answer."""
         self.messages = 0
         self.timeout = START_SECONDS
         self.is_connected = False
@@ -89,10 +85,6 @@ class World:
     def is_first(self) -> bool:
         """Whether this rank is the one that prints and writes."""
         return self.rank == 0
-
-    def begin(self, work: str) -> None:
-        """Note what is being done, for the message of a rank that another one does not answer."""
-        self.work = work
 
     @property
     def local_size(self) -> int:
@@ -170,19 +162,11 @@ class World:
 
     def fail(self, error: Exception) -> NoReturn:
         """End this process and thereby all ranks; the first one that fails prints why, a user's error in one line."""
-        failure: dict[str, Any] = {
-            "rank": self.rank,
-            "line": str(error),
-            "code": 1,
-            "is_final": isinstance(error, GptcliError),
-        }
-        if isinstance(error, GptcliError):
-            failure["code"] = error.exit_code
-        elif self.size > 1:
-            lost = self.lost_rank_line(error)
-            if lost is not None:
-                self.wait_for_reason()
-                failure["line"] = lost
+        code, is_final = (error.exit_code, True) if isinstance(error, GptcliError) else (1, False)
+        failure = {"rank": self.rank, "line": str(error), "code": code, "is_final": is_final}
+        if self.size > 1 and not is_final and (lost := self.lost_rank_line(error)):
+            self.wait_for_reason()
+            failure["line"] = lost
         reason = self.claim(failure)
         if reason == failure:
             self.report(error, failure)
@@ -197,9 +181,8 @@ class World:
             return None
         text = f"{type(error).__name__} {error}"
         is_late = any(word in text for word in ("Timed out", "timed out", "timeout"))
-        if not is_late and not any(
-            word in text for word in ("closed by peer", "Connection", "connectFullMesh", "NCCL")
-        ):
+        is_closed = any(word in text for word in ("closed by peer", "Connection", "connectFullMesh", "NCCL"))
+        if not is_late and not is_closed:
             return None
         how = f"no answer within {self.timeout:g} s (parallel.timeout_seconds)" if is_late else first_line(error)
         return f"rank {self.rank} lost another rank in {self.work}: {how}"
@@ -237,10 +220,8 @@ class World:
 
     def recall(self, key: str) -> str | None:
         """Return what ranks of the same launcher stored by `remember`; None where there is no such value."""
-        if self.base is None:
-            return None
         key = f"gptcli/launch/{key}"
-        return self.base.get(key).decode() if self.base.check([key]) else None
+        return self.base.get(key).decode() if self.base is not None and self.base.check([key]) else None
 
     def remember(self, key: str, value: str) -> None:
         """Store a value for the ranks that the same launcher may start later; without a launcher, do nothing."""
@@ -258,16 +239,6 @@ class World:
         limit = timedelta(seconds=timeout)
         dist.init_process_group(backend, store=self.store, rank=self.rank, world_size=self.size, timeout=limit)
         self.is_connected = True
-
-    def checkpoint_group(self) -> ProcessGroup:
-        """Return another process group of all ranks, for the thread that saves checkpoints beside the training.
-
-        All ranks call this. A rank waits long for another one in it, whose disk may be slow; one that has ended is
-        noticed at once.
-        """
-        timeout = timedelta(seconds=CHECKPOINT_SECONDS)
-        group: ProcessGroup = torch.distributed.new_group(backend="gloo", timeout=timeout)
-        return group
 
     def device(self, device: torch.device) -> torch.device:
         """Return this rank's device where the settings name `device`: of several GPUs, the one of its local rank.

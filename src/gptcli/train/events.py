@@ -47,7 +47,7 @@ class Evaluate(TrainerEvent):
     def run(self) -> None:
         """Run the event."""
         trainer = self.trainer
-        trainer.world.begin(f"the evaluation after step {self.state.step}")
+        trainer.world.work = f"the evaluation after step {self.state.step}"
         with self.length.timing("evaluate"):
             found = trainer.validator.measure(trainer.model, self.config.eval_tokens, trainer.consensus.is_stop_wanted)
         self.state.evaluated(found.loss)

@@ -55,7 +55,7 @@ def finish(trainer: Trainer, baseline: CompressionBaseline) -> dict[str, Any]:
         baseline: that of the validation text, on the first rank.
     """
     run, plan, state = trainer.run_directory, trainer.plan, trainer.state
-    trainer.world.begin("the last evaluation")
+    trainer.world.work = "the last evaluation"
     best = good_checkpoint(trainer, run.best_good)
     if best is not None and best.step != state.step:
         trainer.strategy.load_weights(trainer.load(best.path, ("model",)).tensors["model"])

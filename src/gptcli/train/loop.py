@@ -180,7 +180,7 @@ class Trainer:
         state = self.state
         with self.stepping():
             self.set_rate(state.step)
-            self.world.begin(f"step {state.step + 1}")
+            self.world.work = f"step {state.step + 1}"
             seed = step_seed(self.config.seed, state.step, self.prefetcher.share.number)
             pending = self.stepper.launch(self.prefetcher.take(state.step), seed)
             state.batch_size = self.stepper.batch_size or state.batch_size
@@ -251,7 +251,7 @@ class Trainer:
             return
         self.read_results()
         self.warn_if_unsaved()
-        self.world.begin(f"the checkpoint of step {state.step}")
+        self.world.work = f"the checkpoint of step {state.step}"
         with self.length.timing("save"):
             parts, optimizer = self.parts()
             require_finite_state(parts, state.step, self.config, self.world)
