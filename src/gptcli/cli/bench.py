@@ -34,7 +34,7 @@ Rounds = Annotated[int, rounds_option(min=1, max=10_000, help="Measure in this m
 Seconds = Annotated[float, rounds_option(min=0.01, max=86_400, help="Measure for about this long in each round.")]
 Threads = Annotated[
     int | None,
-    compute_option(min=1, max=10_000, help="Use this many threads (default: all cores).", show_default=False),
+    compute_option(min=1, max=10_000, help="Use this many threads (default: all cores)."),
 ]
 AsMarkdown = Annotated[bool, output_option("--markdown", help="Print the tables as Markdown.")]
 Shape = Annotated[

@@ -15,9 +15,7 @@ checkpoint_app = typer.Typer(help="List and verify the checkpoints of a run.", n
 
 
 @checkpoint_app.command("list", cls=Command)
-def list_checkpoints(
-    run: Annotated[Path, typer.Argument(help="The run directory.", show_default=False)], as_json: AsJson = False
-) -> None:
+def list_checkpoints(run: Annotated[Path, typer.Argument(help="The run directory.")], as_json: AsJson = False) -> None:
     """List the checkpoints of a run.
 
     Step, validation loss and size of each are shown, and whether its files are complete.
@@ -33,7 +31,7 @@ def list_checkpoints(
 
 @checkpoint_app.command("verify", cls=Command)
 def verify_checkpoints(
-    run: Annotated[Path, typer.Argument(help="A run, or an imported model.", show_default=False)],
+    run: Annotated[Path, typer.Argument(help="A run, or an imported model.")],
     accept: Annotated[
         list[str] | None,
         typer.Option(

@@ -29,8 +29,7 @@ def evaluate(
     text: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Files, directories, globs, - (stdin) or hf:NAME (default: the run's own validation split).",
-            show_default=False,
+            help="Files, directories, globs, - (stdin) or hf:NAME (default: the run's own validation split)."
         ),
     ] = None,
     context: Annotated[

@@ -13,14 +13,12 @@ def export(
     run: Model,
     to: Annotated[
         Literal["hf", "gguf", "onnx", "nanogpt"],
-        output_option(help="Write for transformers and vLLM, llama.cpp, onnxruntime or nanoGPT.", show_default=False),
+        output_option(help="Write for transformers and vLLM, llama.cpp, onnxruntime or nanoGPT."),
     ],
-    out: Annotated[
-        Path, output_option(help="Write to this directory (hf, nanogpt) or file (gguf, onnx).", show_default=False)
-    ],
+    out: Annotated[Path, output_option(help="Write to this directory (hf, nanogpt) or file (gguf, onnx).")],
     dtype: Annotated[
         Literal["f32", "bf16", "f16"] | None,
-        output_option(help="Store the weights in this number format (default: f32).", show_default=False),
+        output_option(help="Store the weights in this number format (default: f32)."),
     ] = None,
     quantize: Annotated[
         str | None,

@@ -19,11 +19,9 @@ output_option = partial(typer.Option, rich_help_panel="Output")
 
 Corpus = Annotated[
     list[str] | None,
-    typer.Argument(
-        help="Files, directories, globs, - (stdin), hf:NAME[:config][@split] or python:stdlib.", show_default=False
-    ),
+    typer.Argument(help="Files, directories, globs, - (stdin), hf:NAME[:config][@split] or python:stdlib."),
 ]
-Model = Annotated[str, typer.Argument(help="A run, a Hugging Face model directory, or hf:NAME.", show_default=False)]
+Model = Annotated[str, typer.Argument(help="A run, a Hugging Face model directory, or hf:NAME.")]
 ConfigFiles = Annotated[
     list[str] | None,
     configuration_option(
@@ -47,7 +45,7 @@ Checkpoint = Annotated[str, model_option(help="Load this checkpoint of a run: be
 Device = Annotated[str, compute_option(help="Run on this device: auto, cpu, cuda, cuda:N or mps.")]
 Quantize = Annotated[
     Literal["int8"] | None,
-    model_option(help="Store the weight matrices in 8 bits, which is faster on a CPU.", show_default=False),
+    model_option(help="Store the weight matrices in 8 bits, which is faster on a CPU."),
 ]
 License = Annotated[
     str | None, output_option(metavar="NAME", help="Name this licence in the model card, such as apache-2.0.")

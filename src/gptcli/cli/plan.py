@@ -19,9 +19,7 @@ training_option = partial(typer.Option, rich_help_panel="Training")
 def plan(
     config: Annotated[
         list[str] | None,
-        typer.Argument(
-            help="TOML files or names of shipped configurations, as for -c; later ones win.", show_default=False
-        ),
+        typer.Argument(help="TOML files or names of shipped configurations, as for -c; later ones win."),
     ] = None,
     assignments: Assignments = None,
     gpus: Annotated[int, devices_option(min=1, max=10**7, help="Train on this many devices in all.")] = 1,
@@ -37,8 +35,7 @@ def plan(
         Literal["ddp", "fsdp", "hsdp"] | None,
         parallelism_option(
             help="Keep a whole copy on each device (ddp), one copy in shards (fsdp), or several copies in shards "
-            "(hsdp) (default: that of the configuration, or ddp).",
-            show_default=False,
+            "(hsdp) (default: that of the configuration, or ddp)."
         ),
     ] = None,
     tensor: Annotated[
@@ -47,24 +44,19 @@ def plan(
             min=1,
             max=10**7,
             help="Split the matrices of a block among this many devices (default: that of the configuration).",
-            show_default=False,
         ),
     ] = None,
     replicas: Annotated[
         int | None,
         parallelism_option(
-            min=1,
-            max=10**7,
-            help="Keep this many copies of the model, with hsdp (default: one per machine).",
-            show_default=False,
+            min=1, max=10**7, help="Keep this many copies of the model, with hsdp (default: one per machine)."
         ),
     ] = None,
     checkpointing: Annotated[
         Literal["none", "full", "selective"] | None,
         parallelism_option(
             help="Recompute this part of each block in the backward pass, to save memory (default: that of the "
-            "configuration).",
-            show_default=False,
+            "configuration)."
         ),
     ] = None,
     tokens: Annotated[

@@ -12,7 +12,7 @@ from gptcli.cli.output import show_report
 
 def push(
     run: Model,
-    name: Annotated[str, typer.Argument(help="The repository on the hub: NAME or USER/NAME.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="The repository on the hub: NAME or USER/NAME.")],
     private: Annotated[
         bool, output_option("--private", help="Make the repository private if it is a new one.")
     ] = False,

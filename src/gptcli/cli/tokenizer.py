@@ -21,7 +21,6 @@ Reference = Annotated[
     typer.Argument(
         metavar="TOKENIZER",
         help="A run, a folder with tokenizer.json or with vocab.json and merges.txt, a tokenizer.json, or hf:NAME.",
-        show_default=False,
     ),
 ]
 tokenizer_option = partial(typer.Option, rich_help_panel="Tokenizer")
@@ -78,7 +77,7 @@ def train(
 @tokenizer_app.command("encode", cls=Command)
 def encode(
     tokenizer: Reference,
-    text: Annotated[str | None, typer.Argument(help="The text; - reads standard input.", show_default=False)] = None,
+    text: Annotated[str | None, typer.Argument(help="The text; - reads standard input.")] = None,
     file: Annotated[Path | None, data_option(metavar="FILE", help="Read the text from this file; - is stdin.")] = None,
     allow_special: Annotated[
         bool,
@@ -133,7 +132,7 @@ def decode(
 @tokenizer_app.command("inspect", cls=Command)
 def inspect(
     tokenizer: Reference,
-    text: Annotated[str | None, data_option(help="Measure it on this text.", show_default=False)] = None,
+    text: Annotated[str | None, data_option(help="Measure it on this text.")] = None,
     corpus: Annotated[Path | None, data_option(metavar="FILE", help="Measure it on this text file.")] = None,
     as_json: AsJson = False,
 ) -> None:

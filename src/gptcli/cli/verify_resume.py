@@ -21,7 +21,7 @@ def verify_resume(
     steps: Annotated[int, trial_option(min=2, max=10**6, help="Train for this many steps, twice.")] = 20,
     kills: Annotated[int, trial_option(min=1, max=10**6, help="Kill the second training this often.")] = 2,
     seed: Annotated[int, trial_option(min=0, max=2**63 - 1, help="Choose the moments of the kills by this seed.")] = 0,
-    out: Annotated[Path | None, output_option(help="Keep both runs in this directory.", show_default=False)] = None,
+    out: Annotated[Path | None, output_option(help="Keep both runs in this directory.")] = None,
     cache_dir: CacheDir = None,
     as_json: AsJson = False,
 ) -> None:
