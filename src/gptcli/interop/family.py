@@ -214,10 +214,6 @@ class ForeignConfig:
         if value is not None and value != wanted:
             raise self.unsupported(f"{key} = {value!r}", f"only {wanted!r} is")
 
-    def lacking(self, key: str) -> CheckpointError:
-        """Return the error about a missing key."""
-        return CheckpointError(f"{self.path} has no {key}", "fetch the model's config.json again")
-
     def choose(self, key: str, value: Any, choices: Mapping[str, str]) -> str:
         """Return our name for one of theirs."""
         if value not in choices:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from gptcli.errors import UsageError
 from gptcli.interop.family import Family, ForeignConfig, Json, Key, Rule
-from gptcli.interop.family_parts import full_heads, gate_up_rows, pairs_order, qkv_rows, with_biases
+from gptcli.interop.family_parts import PLAIN_SLOTS, full_heads, gate_up_rows, pairs_order, qkv_rows, with_biases
 from gptcli.models.config import MOST_LAYERS, ModelConfig
 from gptcli.models.estimate import windows
 
@@ -57,13 +57,7 @@ GPT2 = Family(
     name="gpt2",
     architecture="gpt2",
     keys=(*SIZE_KEYS, Key("norm_eps", "attention.layer_norm_epsilon", default=1e-5)),
-    slots={
-        "norm": ("layernorm",),
-        "position": ("learned",),
-        "mlp": ("gelu_tanh",),
-        "qk_norm": (False,),
-        "bias": (True, False),
-    },
+    slots=PLAIN_SLOTS | {"position": ("learned",), "mlp": ("gelu_tanh",)},
     checks=(full_heads, no_narrow_windows),
     more_slots=read_tensors,
     written_as=with_biases,

@@ -187,10 +187,19 @@ def model_config(family: Family, foreign: ForeignConfig) -> ModelConfig:
     """Return the config of the model that a config.json describes."""
     values: dict[str, Any] = family.read_config(foreign)
     shared = {"vocab_size": foreign.need("vocab_size"), "init_std": foreign.get("initializer_range", 0.02)}
+    return valid_config(shared | values, foreign.path)
+
+
+def valid_config(values: Json, source: str, remedy: str = "") -> ModelConfig:
+    """Return the config with the values of our slots that `source` describes.
+
+    Raises:
+        CheckpointError: a value is not possible.
+    """
     try:
-        return validate(ModelConfig, with_origin(shared | values, foreign.path))
+        return validate(ModelConfig, with_origin(values, source))
     except ConfigError as error:
-        raise CheckpointError(str(error)) from error
+        raise CheckpointError(str(error), remedy) from error
 
 
 def require_embedded(tokenizer: Tokenizer, config: ModelConfig, source: Path | str) -> None:

@@ -16,12 +16,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gptcli.config import validate
-from gptcli.config.load import with_origin
-from gptcli.errors import CheckpointError, ConfigError
+from gptcli.errors import CheckpointError
 from gptcli.interop.family import Rule, Shape
 from gptcli.interop.family_parts import gate_up_rows, pairs_order, qkv_rows
-from gptcli.interop.huggingface import assembled, tensor_shapes
+from gptcli.interop.huggingface import assembled, tensor_shapes, valid_config
 from gptcli.interop.llama import LLAMA
 from gptcli.interop.weights import LoadedWeights, require_described
 from gptcli.models.config import ModelConfig
@@ -118,10 +116,7 @@ def read_header(path: Path, header: bytes) -> ModelConfig:
         "qk_norm": False,
         "tie_embeddings": vocab_size > 0,
     }
-    try:
-        return validate(ModelConfig, with_origin(values, str(path)))
-    except ConfigError as error:
-        raise CheckpointError(str(error), "it is not a model of llama2.c") from error
+    return valid_config(values, str(path), "it is not a model of llama2.c")
 
 
 def layout(config: ModelConfig, shapes: dict[str, Shape]) -> Iterator[tuple[str, tuple[int, int]]]:

@@ -13,12 +13,10 @@ from typing import Any
 
 import torch
 
-from gptcli.config import validate
-from gptcli.config.load import with_origin
-from gptcli.errors import CheckpointError, ConfigError, UsageError
+from gptcli.errors import CheckpointError, UsageError
 from gptcli.interop.family import show
 from gptcli.interop.gpt2 import GPT2
-from gptcli.interop.huggingface import assembled
+from gptcli.interop.huggingface import assembled, valid_config
 from gptcli.interop.pickles import Pickled
 from gptcli.interop.weights import LoadedWeights
 from gptcli.models.config import WITHOUT_EFFECT, ModelConfig
@@ -36,8 +34,8 @@ FIXED = {
     "tie_embeddings": True,
 }
 """The slots of every model of nanoGPT; its GELU is the exact one."""
-SIZED = frozenset(("vocab_size", "context_length", "n_layer", "n_head", "n_embd", "bias"))
-"""The slots that its model_args set."""
+SIZES = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
+"""The sizes in its model_args, by the names of our slots except for `block_size`, the context length."""
 GPT2_SAMPLE = ("Hello world<|endoftext|>", [15496, 995, 50256])
 
 MODEL = "model/"
@@ -56,24 +54,11 @@ def read_nanogpt(pickled: Pickled, source: str) -> GPT:
     args = pickled.rest.get("model_args")
     if not isinstance(args, dict):
         raise CheckpointError(f"{source} has no model_args", "it is not a checkpoint of nanoGPT's train.py")
-    missing = [
-        key for key in ("n_layer", "n_head", "n_embd", "block_size", "vocab_size") if type(args.get(key)) is not int
-    ]
+    missing = [key for key in SIZES if type(args.get(key)) is not int]
     if missing:
         raise CheckpointError(f"{source}: model_args has no whole number {missing[0]}", "it is damaged")
-    values = {
-        "vocab_size": args["vocab_size"],
-        "n_layer": args["n_layer"],
-        "n_head": args["n_head"],
-        "n_embd": args["n_embd"],
-        "context_length": args["block_size"],
-        "bias": bool(args.get("bias", True)),
-        **FIXED,
-    }
-    try:
-        config = validate(ModelConfig, with_origin(values, source))
-    except ConfigError as error:
-        raise CheckpointError(str(error), "it is damaged") from error
+    sizes = {"context_length" if key == "block_size" else key: args[key] for key in SIZES}
+    config = valid_config({**sizes, "bias": bool(args.get("bias", True)), **FIXED}, source, "it is damaged")
     given = {
         name.removeprefix(MODEL).removeprefix(COMPILED): tensor
         for name, tensor in pickled.tensors.items()
@@ -127,7 +112,7 @@ def require_nanogpt(config: ModelConfig) -> None:
     wanted = {
         slot: FIXED.get(slot, field.default)
         for slot, field in ModelConfig.model_fields.items()
-        if slot not in SIZED | WITHOUT_EFFECT
+        if slot not in {*SIZES, "context_length", "bias", *WITHOUT_EFFECT}
     }
     # These follow from the sizes, or have no effect without RoPE.
     actual = config.model_dump() | {"n_kv_head": None, "head_dim": None, "intermediate_size": None}

@@ -127,7 +127,7 @@ def number(foreign: ForeignConfig, key: str, default: float | None = None) -> fl
     value = foreign.get(key, 0.0)
     if key not in foreign.values or value is None:
         if default is None:
-            raise foreign.lacking(key)
+            raise CheckpointError(f"{foreign.path} has no {key}", "fetch the model's config.json again")
         return default
     try:
         finite = math.isfinite(value)
