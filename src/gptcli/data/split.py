@@ -8,10 +8,8 @@ documents than fit in memory.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -47,25 +45,17 @@ class Split(NamedTuple):
 
 
 def split_documents(
-    records: np.ndarray,
-    own_val: int,
-    config: DataConfig,
-    seed: int,
-    assignment: np.ndarray | None = None,
-    groups: Groups | None = None,
+    records: np.ndarray, own_val: int, config: DataConfig, seed: int, assignment: np.ndarray, groups: Groups
 ) -> Split:
     """Decide on every document; records (documents,) of RECORD, the first `own_val` of a validation corpus.
 
     Args:
         assignment: The array for the result, (documents,) uint8 zeros; a mapped file if it does not fit in memory.
-        groups: The documents that must lie in one split; if None, only the first of equal documents is kept.
+        groups: The documents that must lie in one split.
 
     Raises:
         DataError: One of the two splits would be empty.
     """
-    if assignment is None:
-        assignment = np.zeros(len(records), dtype=np.uint8)
-    groups = groups or Groups(Path(tempfile.gettempdir()))
     drop(records, own_val, assignment, groups)
     groups.measure(records, assignment)
     if config.val is not None:
@@ -79,8 +69,7 @@ def split_documents(
     if config.split == "document":
         chosen = choose_by_hash(records, assignment, groups, int(fraction * total), seed)
         if chosen:
-            rule = f"{chosen:,} of {count:,} documents, chosen by their hash"
-            return Split(assignment, 0, rule)
+            return Split(assignment, 0, f"{chosen:,} of {count:,} documents, chosen by their hash")
     return cut_tail(records, assignment, groups, fraction, config)
 
 
@@ -126,9 +115,8 @@ def choose_by_hash(records: np.ndarray, assignment: np.ndarray, groups: Groups, 
     for _, hashes, sizes in fitting():
         sizes_of += np.bincount(bucket(hashes), sizes, BUCKETS).astype(np.int64)
         numbers_of += np.bincount(bucket(hashes), minlength=BUCKETS)
-    last = min(
-        int(np.searchsorted(np.cumsum(sizes_of), target, side="right")), BUCKETS - 1
-    )  # the bucket that reaches the target
+    # The bucket that reaches the target.
+    last = min(int(np.searchsorted(np.cumsum(sizes_of), target, side="right")), BUCKETS - 1)
     near = [tuple(values[bucket(some[1]) == last] for values in some) for some in fitting()]
     places, hashes, sizes = (np.concatenate(values) for values in zip(*near, strict=True))
     order = np.argsort(hashes, kind="stable")
