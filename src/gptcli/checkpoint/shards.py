@@ -171,14 +171,6 @@ class ShardedCheckpointWriter(StorageWriter):
         return False
 
 
-class PartReader(HuggingFaceStorageReader):
-    """Reads only the given files of a checkpoint."""
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        super().__init__(str(paths[0].parent))
-        self.fs = ListedFiles(paths)
-
-
 class ListedFiles(FileSystem):
     """A file system that lists only the given files."""
 
@@ -200,7 +192,8 @@ def load_shards(paths: Sequence[Path], allocate: Allocator, group: ProcessGroup 
     Raises:
         CheckpointError: the shards in the files do not fill their tensors.
     """
-    reader = PartReader(paths)
+    reader = HuggingFaceStorageReader(str(paths[0].parent))
+    reader.fs = ListedFiles(paths)
     damaged = f"{paths[0].parent} is damaged"
     try:
         listed = reader.read_metadata().state_dict_metadata

@@ -124,7 +124,7 @@ def evaluate_documents(
     documents: Iterable[EncodedDocument],
     options: PerplexityOptions = DEFAULTS,
     *,
-    on_tokens: Callable[[int, float], None] | None = None,
+    on_tokens: Callable[[int, float], None] = lambda count, nats: None,
 ) -> Evaluation:
     """Score documents, each token exactly once.
 

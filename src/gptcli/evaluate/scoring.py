@@ -89,7 +89,7 @@ class Scorer:
         context: int,
         stride: int,
         batch_size: int,
-        on_tokens: Callable[[int, float], None] | None = None,
+        on_tokens: Callable[[int, float], None] = lambda count, nats: None,
     ) -> None:
         self.model, self.context, self.stride, self.batch_size = model, context, stride, batch_size
         self.device = next(model.parameters()).device
@@ -132,8 +132,7 @@ class Scorer:
             nats = float(losses.sum())
             if not math.isfinite(nats):
                 raise overflow_error()
-            if self.on_tokens is not None:
-                self.on_tokens(sum(window.stop - window.scored for _, window in batch), nats)
+            self.on_tokens(sum(window.stop - window.scored for _, window in batch), nats)
 
     def losses(self, input_ids: Tensor, targets: Tensor) -> Tensor:
         """Map input_ids (B, T) and targets (B, T - first) to nats (B, T - first), 0 for ignored targets.
