@@ -119,7 +119,7 @@ def test_a_single_corpus_has_the_seed_of_the_run_and_each_corpus_of_a_mix_its_ow
     shards = write_shards([list(range(250))], vocab_size=300, eos_id=None)
     alone = Batches(TokenMix.of_one(shards), 8, seed=1).sequences(range(62))
     named = Batches(TokenMix(("x",), (1.0,), (shards,)), 8, seed=1).sequences(range(62))
-    assert torch.equal(alone.input_ids, ShardSequences(shards, 8, seed=1).sequences(range(62)).input_ids)
+    assert torch.equal(alone.input_ids, ShardSequences(shards, 8, 1, "cross").sequences(range(62)).input_ids)
     assert not torch.equal(alone.input_ids, named.input_ids)
     assert TokenMix.of_one(shards).fingerprint == shards.fingerprint, "so that runs of one corpus are resumed"
 

@@ -63,9 +63,7 @@ class ShardSequences:
     any such token the target across a boundary cannot be predicted and is IGNORE_INDEX.
     """
 
-    def __init__(
-        self, shards: TokenShards, seq_len: int, seed: int, pack: Literal["cross", "document"] = "cross"
-    ) -> None:
+    def __init__(self, shards: TokenShards, seq_len: int, seed: int, pack: Literal["cross", "document"]) -> None:
         self.shards, self.seq_len, self.seed, self.pack = shards, seq_len, seed, pack
         self.sequences_per_epoch = len(shards) // seq_len
         """The number of windows of an epoch, which hold every token once, except for the remainder of the division."""

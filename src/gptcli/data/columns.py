@@ -20,11 +20,7 @@ ROWS_AT_ONCE = 256
 
 
 def column_rows(
-    file: SourceFile,
-    choose: Callable[[Sequence[str]], Sequence[str]],
-    decoding: Decoding,
-    start: int = 0,
-    stop: int | None = None,
+    file: SourceFile, choose: Callable[[Sequence[str]], Sequence[str]], decoding: Decoding, start: int, stop: int | None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Iterate over (place, row) pairs; `choose` gets the fields of the file and returns those to read.
 

@@ -39,10 +39,7 @@ def prepare(settings: DataSettings, cache_dir: Path, workers: int = 0) -> dict[s
         prepared = prepare_mix(scan_mix(workspace), workspace)
     for one, corpus in zip(prepared.report.get("mix", ()), prepared.corpora, strict=False):
         one["directory"] = str(corpus.directory)
-    for sentence in lost_text_warnings(prepared.report):
-        say(f"warning: {sentence}")
-    warning = overlap_warning(prepared.report)
-    if warning:
+    for warning in filter(None, [*lost_text_warnings(prepared.report), overlap_warning(prepared.report)]):
         say(f"warning: {warning}")
     return prepared.report | {"from_cache": prepared.from_cache, "directory": str(prepared.directory)}
 
@@ -125,11 +122,8 @@ def find_overlap(directory: Path) -> dict[str, Any] | None:
 def sample_windows(shards: TokenShards, tokenizer: Tokenizer, count: int) -> list[dict[str, Any]]:
     """Return `count` windows spread evenly over the split, as text."""
     starts = [max(0, len(shards) * (2 * number + 1) // (2 * count) - WINDOW_TOKENS // 2) for number in range(count)]
-    ends = [min(start + WINDOW_TOKENS, len(shards)) for start in starts]
-    return [
-        {"token": start, "text": tokenizer.decode(shards.read(start, end))}
-        for start, end in zip(starts, ends, strict=True)
-    ]
+    windows = (shards.read(start, min(start + WINDOW_TOKENS, len(shards))) for start in starts)
+    return [{"token": start, "text": tokenizer.decode(ids)} for start, ids in zip(starts, windows, strict=True)]
 
 
 def report_lines(report: dict[str, Any]) -> list[str]:
@@ -156,14 +150,12 @@ def report_lines(report: dict[str, Any]) -> list[str]:
             f"{one['val_tokens']:,} to validate; {gone['duplicates']:,} duplicates and {gone['overlap']:,} that are "
             f"validated on dropped; {one['directory']}"
         )
-    grouped = [f"grouped    {quantity(report['grouped'], 'document')} kept beside others like them"][
-        : report["grouped"]
-    ]
+    grouped = f"grouped    {quantity(report['grouped'], 'document')} kept beside others like them"
     lines += [
         f"split      {report['split_rule']}: {100 * report['val_fraction']:.3g} % of the bytes",
         f"dropped    {quantity(dropped['duplicates'], 'exact duplicate')} ({size(dropped['duplicate_bytes'])}), "
         f"{dropped['blank']:,} blank, {dropped['overlap']:,} that are validated on ({size(dropped['overlap_bytes'])})",
-        *grouped,
+        *([grouped] if report["grouped"] else []),
         f"overlap    {overlap_words(report['ngram_overlap'])}",
         f"tokenizer  {tokenizer['name']}, {tokenizer['vocab_size']:,} tokens" + learnt,
         f"cache      {report['directory']}{' (was there already)' if report['from_cache'] else ''}",

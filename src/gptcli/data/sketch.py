@@ -52,11 +52,7 @@ class Passages(NamedTuple):
 
 
 def passages(
-    texts: Sequence[str],
-    limit: int = ALL,
-    *,
-    window_bytes: int = WINDOW_BYTES,
-    spacing_bits: int = SPACING_BITS,
+    texts: Sequence[str], limit: int = ALL, *, window_bytes: int = WINDOW_BYTES, spacing_bits: int = SPACING_BITS
 ) -> Passages:
     """Return the passages within one of the texts whose hash is below `limit`, in order.
 
@@ -135,12 +131,7 @@ class TextSketch:
             StorageError: The disk is full or the directory cannot be written.
         """
         content = self.hashes.astype(HASH).tobytes()
-        values = {
-            "format": FORMAT,
-            "window_bytes": WINDOW_BYTES,
-            "passages": len(self.hashes),
-            "limit": self.limit,
-        }
+        values = {"format": FORMAT, "window_bytes": WINDOW_BYTES, "passages": len(self.hashes), "limit": self.limit}
         index = values | {"sha256": digest_of(values, content)}
         with atomic_directory(directory) as folder:
             write_file(folder / HASHES, content)

@@ -222,10 +222,7 @@ class ShardEncoder:
         vocabulary = (self.tokenizer.vocab_size, self.tokenizer.framing, self.tokenizer.fingerprint)
         goes_on: list[bool | None] = [None, None]
         meters = LostTextMeter(self.tokenizer), LostTextMeter(self.tokenizer)
-        with (
-            ShardWriter(folder / "train", *vocabulary) as train,
-            ShardWriter(folder / "val", *vocabulary) as val,
-        ):
+        with ShardWriter(folder / "train", *vocabulary) as train, ShardWriter(folder / "val", *vocabulary) as val:
             for batch in batches(pieces):
                 encoded = self.tokenizer.encode_batch([piece.text for piece in batch])
                 for part, writer in enumerate((train, val)):

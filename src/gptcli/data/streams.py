@@ -19,15 +19,7 @@ from gptcli.data.cache import is_whole, only_writer, seal, unfinished
 from gptcli.data.fields import text_fields
 from gptcli.errors import DataError
 from gptcli.manifest import MANIFEST_NAME, dump_with_checksum, load_with_checksum
-from gptcli.storage import (
-    HUGE,
-    atomic_file,
-    publish,
-    read_regular,
-    sha256_file,
-    storage_errors,
-    write_atomic,
-)
+from gptcli.storage import HUGE, atomic_file, publish, read_regular, sha256_file, storage_errors, write_atomic
 
 PART_BYTES = 1 << 26
 """Bytes of text in a part; at most this much is fetched again after an interruption."""
