@@ -32,10 +32,7 @@ rounds_option = partial(typer.Option, rich_help_panel="Rounds")
 
 Rounds = Annotated[int, rounds_option(min=1, max=10_000, help="Measure in this many rounds, and show the medians.")]
 Seconds = Annotated[float, rounds_option(min=0.01, max=86_400, help="Measure for about this long in each round.")]
-Threads = Annotated[
-    int | None,
-    compute_option(min=1, max=10_000, help="Use this many threads (default: all cores)."),
-]
+Threads = Annotated[int | None, compute_option(min=1, max=10_000, help="Use this many threads (default: all cores).")]
 AsMarkdown = Annotated[bool, output_option("--markdown", help="Print the tables as Markdown.")]
 Shape = Annotated[
     str, model_option(metavar="CONFIG", help="Train a model of this shape: a TOML file or a shipped name.")
@@ -44,12 +41,10 @@ BatchSize = Annotated[int, data_option(min=1, max=10**6, help="Train on this man
 SeqLen = Annotated[int, data_option(min=1, max=MOST_TOKENS, help="Train on sequences of this many tokens.")]
 CompileTraining = Annotated[bool, compute_option("--compile", help="Compile the model with torch.compile.")]
 Precision = Annotated[
-    Literal["auto", "fp32", "bf16", "fp16"],
-    compute_option(help="Compute in this number format; weights stay fp32."),
+    Literal["auto", "fp32", "bf16", "fp16"], compute_option(help="Compute in this number format; weights stay fp32.")
 ]
 ModelOrShape = Annotated[
-    str,
-    model_option(help="Use this model directory, or random weights of the shape of a TOML file or a shipped name."),
+    str, model_option(help="Use this model directory, or random weights of the shape of a TOML file or a shipped name.")
 ]
 BatchSizes = Annotated[str, data_option(metavar="B,B", help="Continue these numbers of prompts at the same time.")]
 Numbers = Annotated[str, model_option(metavar="N,N", help="Store the weights in these formats: fp32, bf16, int8.")]

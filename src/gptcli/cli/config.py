@@ -12,10 +12,7 @@ config_app = typer.Typer(help="Show the configuration keys and the shipped files
 
 
 @config_app.command("show", cls=Command)
-def show(
-    config: ConfigFiles = None,
-    assignments: Assignments = None,
-) -> None:
+def show(config: ConfigFiles = None, assignments: Assignments = None) -> None:
     """Print the configuration as TOML, with a comment on each key.
 
     Examples:

@@ -18,7 +18,7 @@ data_app = typer.Typer(name="data", help="Prepare a corpus for training, and ins
 
 
 def data_settings(corpus: list[str], configs: list[str], assignments: list[str]) -> DataSettings:
-    """The sections `data` and `seed` of the config files, then the --set values, then CORPUS."""
+    """Return `data` and `seed` of the config files, over which the --set values and then CORPUS take precedence."""
     from gptcli.config import RawConfig, merge, validate
     from gptcli.config.load import with_origin
     from gptcli.config.shipped import read_settings

@@ -43,8 +43,7 @@ def generate(
         sampling_option(metavar="P", help="Keep only the most likely tokens whose probabilities sum to P."),
     ] = None,
     min_p: Annotated[
-        float | None,
-        sampling_option(metavar="P", help="Drop tokens whose probability is below P times the highest."),
+        float | None, sampling_option(metavar="P", help="Drop tokens whose probability is below P times the highest.")
     ] = None,
     repetition_penalty: Annotated[
         float, sampling_option(help="Make tokens of the text so far less likely, if above 1.")

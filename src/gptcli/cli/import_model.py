@@ -13,8 +13,7 @@ from gptcli.cli.output import show_report
 
 def import_model(
     source: Annotated[
-        str,
-        typer.Argument(help="A Hugging Face directory, hf:NAME[@REVISION], nanoGPT's ckpt.pt, or llama2.c's .bin."),
+        str, typer.Argument(help="A Hugging Face directory, hf:NAME[@REVISION], nanoGPT's ckpt.pt, or llama2.c's .bin.")
     ],
     out: Annotated[Path, output_option(help="Write the model to this directory.")],
     tokenizer: Annotated[

@@ -29,8 +29,7 @@ ConfigFiles = Annotated[
     ),
 ]
 Assignments = Annotated[
-    list[str] | None,
-    configuration_option("--set", metavar="KEY=VALUE", help="Set one key, as in --set optim.lr=1e-3."),
+    list[str] | None, configuration_option("--set", metavar="KEY=VALUE", help="Set one key, as in --set optim.lr=1e-3.")
 ]
 ReadingAssignments = Annotated[
     list[str] | None,
@@ -44,8 +43,7 @@ CacheDir = Annotated[Path | None, data_option(help="Keep prepared data here betw
 Checkpoint = Annotated[str, model_option(help="Load this checkpoint of a run: best, last or a step.")]
 Device = Annotated[str, compute_option(help="Run on this device: auto, cpu, cuda, cuda:N or mps.")]
 Quantize = Annotated[
-    Literal["int8"] | None,
-    model_option(help="Store the weight matrices in 8 bits, which is faster on a CPU."),
+    Literal["int8"] | None, model_option(help="Store the weight matrices in 8 bits, which is faster on a CPU.")
 ]
 License = Annotated[
     str | None, output_option(metavar="NAME", help="Name this licence in the model card, such as apache-2.0.")

@@ -14,10 +14,7 @@ from gptcli.console import show
 
 def replay(
     run: Annotated[Path, typer.Argument(help="The run directory.")],
-    step: Annotated[
-        int,
-        typer.Argument(help="The number of the step, as in metrics.jsonl.", min=1, max=10**15),
-    ],
+    step: Annotated[int, typer.Argument(help="The number of the step, as in metrics.jsonl.", min=1, max=10**15)],
     top: Annotated[int, output_option(min=1, max=MOST, help="Show this many parameters and sequences.")] = 5,
     cache_dir: CacheDir = None,
     as_json: AsJson = False,

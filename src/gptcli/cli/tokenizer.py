@@ -80,8 +80,7 @@ def encode(
     text: Annotated[str | None, typer.Argument(help="The text; - reads standard input.")] = None,
     file: Annotated[Path | None, data_option(metavar="FILE", help="Read the text from this file; - is stdin.")] = None,
     allow_special: Annotated[
-        bool,
-        data_option("--allow-special", help='Encode "<|endoftext|>" and the like in the text as special tokens.'),
+        bool, data_option("--allow-special", help='Encode "<|endoftext|>" and the like in the text as special tokens.')
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -154,7 +153,7 @@ def inspect(
 
 
 def read_input(text: str | None, file: Path | None) -> str:
-    """The text given on the command line, in a file, or on standard input, without any change to its line ends."""
+    """Return the text on the command line, in a file or on standard input, without any change to its line ends."""
     from gptcli.errors import DataError, UsageError
     from gptcli.storage import LARGE, read_at_most, read_named, storage_errors
 

@@ -287,8 +287,7 @@ def open_manager(include_path: str | None, include_defaults: bool) -> TaskManage
         return TaskManager(include_path=include_path, include_defaults=include_defaults)
     except Exception as error:  # a task file may hold anything
         raise DataError(
-            f"the task files in {include_path} cannot be read: {reason_of(error)}",
-            "correct them",
+            f"the task files in {include_path} cannot be read: {reason_of(error)}", "correct them"
         ) from error
 
 
@@ -305,8 +304,7 @@ def load_task(manager: TaskManager, name: str) -> list[Task | Group]:
         raise
     except Exception as error:  # whatever datasets, its transport and the task's own code raise
         raise DataError(
-            f"task {name} cannot be loaded: {reason_of(error)}",
-            "check its data, the connection and HF_HUB_OFFLINE",
+            f"task {name} cannot be loaded: {reason_of(error)}", "check its data, the connection and HF_HUB_OFFLINE"
         ) from error
     return [loaded["groups"][name]] if name in loaded["groups"] else list(loaded["tasks"].values())
 

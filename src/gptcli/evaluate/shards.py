@@ -55,7 +55,7 @@ class ShardScorer:
     device: torch.device
     precision: Precision
     pack: Literal["cross", "document"] = "cross"
-    """document: no token sees the document before its own."""
+    """The reach of attention, as `data.pack`: with `document` no token sees the document before its own."""
 
     def measure(
         self, model: GPT, shards: TokenShards, max_tokens: int | None, should_stop: Callable[[], bool] = bool
@@ -115,7 +115,7 @@ class PartSums:
         self.numbers = np.zeros((2, self.count))
 
     def add(self, window: int, losses: Tensor, targets: Tensor) -> None:
-        """losses and targets (B, T) of consecutive windows, the first of which is number `window`."""
+        """Add losses and targets (B, T) of consecutive windows, the first of which is number `window`."""
         first, counted = window * targets.shape[1], (targets != IGNORE_INDEX).numpy().ravel()  # (B * T,)
         places = np.minimum((first + np.flatnonzero(counted)) * self.count // self.positions, self.count - 1)
         nats = losses.double().cpu().numpy().ravel()[counted]
@@ -123,7 +123,7 @@ class PartSums:
             self.numbers[row] += np.bincount(places, weights=weights, minlength=self.count)
 
     def means(self) -> tuple[float, ...]:
-        """Nats a token in each part that has tokens."""
+        """Return the mean nats per token of each part that has tokens."""
         nats, tokens = self.numbers[:, self.numbers[1] > 0]
         return tuple((nats / tokens).tolist())
 

@@ -65,15 +65,11 @@ def model_card(loaded: LoadedModel, *, name: str, license: str | None, dtype: st
 
 def read_record(loaded: LoadedModel) -> dict[str, Json]:
     """Return the run's records by file; tables are empty if they are missing or the model is not a run."""
+    names = {"data": "data.json", "summary": "summary.json", "config": "run.toml"}
     if loaded.run is None:
-        return {"data": {}, "summary": {}, "config": {}}
-    folder = loaded.run.path
-    require_unchanged(folder, "data.json", "summary.json", "run.toml")
-    return {
-        "data": read_table(folder / "data.json"),
-        "summary": read_table(folder / "summary.json"),
-        "config": read_table(folder / "run.toml"),
-    }
+        return {record: {} for record in names}
+    require_unchanged(loaded.run.path, *names.values())
+    return {record: read_table(loaded.run.path / name) for record, name in names.items()}
 
 
 def read_table(path: Path) -> Json:

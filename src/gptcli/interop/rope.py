@@ -57,11 +57,7 @@ def write_scaling(config: ModelConfig) -> Json:
 
 
 def read_rope(
-    foreign: ForeignConfig,
-    *,
-    theta: str = "rope_theta",
-    part: str = "partial_rotary_factor",
-    part_default: float = 1.0,
+    foreign: ForeignConfig, *, theta: str = "rope_theta", part: str = "partial_rotary_factor", part_default: float = 1.0
 ) -> Json:
     """Return our rope_theta, rope_scaling and rotary_fraction.
 

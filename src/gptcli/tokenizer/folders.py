@@ -127,7 +127,7 @@ def read_tokenizer(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """Settings from tokenizer_config.json and, in older folders, special_tokens_map.json; empty if there is neither."""
+    """Return the settings in tokenizer_config.json and, in older folders, special_tokens_map.json, or {}."""
     path, older = folder / SETTINGS_FILE, folder / SPECIAL_TOKENS_FILE
     settings = read_json(path) if path.exists() else {}
     if "added_tokens_decoder" not in settings and older.exists():
