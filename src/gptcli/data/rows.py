@@ -9,7 +9,7 @@ import contextlib
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 from gptcli import strict_json
 from gptcli.data.chat import ChatRenderer
@@ -84,22 +84,28 @@ def rows_of(
     """Iterate over (place, row) pairs; rows of CSV and of files of columns have only the fields that `text_fields`
     names.
     """
-    path, name, kind = file.path, file.name, file.format
-    if kind in ("parquet", "arrow"):
+    path, name = file.path, file.name
 
-        def choose(names: Sequence[str]) -> tuple[str, ...]:
-            fields = text_fields(config.text_field, names)
-            if not fields:
-                raise missing_field_error(name, config.text_field, names)
-            return fields
+    def choose(names: Sequence[str]) -> tuple[str, ...]:
+        fields = text_fields(config.text_field, names)
+        if not fields:
+            raise missing_field_error(name, config.text_field, names)
+        return fields
 
-        return column_rows(file, choose, decoding, start, stop)
     text = read_text(path, name, decoding, start, stop)
-    if kind in ("csv", "tsv"):
-        return csv_rows(text, name, config, "," if kind == "csv" else "\t")
-    if kind == "json":
-        return json_values(text, name)
-    return json_lines(split_lines(text, name), name, path, start)
+    match file.format:
+        case "parquet" | "arrow":
+            return column_rows(file, choose, decoding, start, stop)
+        case "csv":
+            return csv_rows(text, name, config, ",")
+        case "tsv":
+            return csv_rows(text, name, config, "\t")
+        case "json":
+            return json_values(text, name)
+        case "jsonl" | "text":  # corpus.py reads plain text itself
+            return json_lines(split_lines(text, name), name, path, start)
+        case other:
+            assert_never(other)
 
 
 def json_rows(path: Path, name: str) -> Iterator[tuple[object, dict[str, Any]]]:
