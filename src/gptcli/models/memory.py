@@ -254,7 +254,7 @@ def dropout_mask_bytes(numbers: ComputeFormat) -> int:
 
 def around_bytes(config: ModelConfig, batch: BatchShape, numbers: ComputeFormat) -> int:
     """Return the bytes kept outside the blocks: ids, the embedding's part, the last norm."""
-    stream, scale = config.n_embd * BYTES_FP32, 2 * BYTES_FP32 if config.norm == "layernorm" else BYTES_FP32
+    stream, scale = config.n_embd * BYTES_FP32, statistics_bytes(config, numbers, is_stream=True)
     token = BYTES_ID + (1 + config.embedding_norm) * (stream + scale)
     token += 2 * stream if config.smear else 0
     token += config.n_embd * (1 if numbers.on_cuda else BYTES_FP32) if config.dropout else 0
