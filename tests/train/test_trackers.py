@@ -175,7 +175,7 @@ def test_a_tracker_that_cannot_begin_does_not_end_a_run(
     def refuse(run: Path, key: str | None, config: dict) -> None:
         raise PermissionError("no access")
 
-    monkeypatch.setitem(sys.modules["gptcli.train.trackers"].TRACKERS, "wandb", refuse)
+    monkeypatch.setattr("gptcli.train.trackers.WandbTracker", refuse)
     assert open_trackers(["wandb"], tmp_path, CONFIG).alive == {}
     assert "wandb has failed" in capsys.readouterr().err
 

@@ -17,6 +17,9 @@ MOST_STEPS, MOST_EPOCHS, MOST_SECONDS = 10**15, 1e6, 1e9
 """Limits far above any training, below which products of such numbers are exact."""
 
 
+TrackerName = Literal["tensorboard", "trackio", "wandb", "mlflow"]
+
+
 class TrainerConfig(Config):
     """The length of the training, the size of its steps, and the events between them."""
 
@@ -121,7 +124,7 @@ class TrainerConfig(Config):
     fingerprints: bool = False
     """Write hashes of each step's tokens, random state, weights and moments to fingerprints.jsonl, to compare runs."""
 
-    trackers: tuple[Literal["tensorboard", "trackio", "wandb", "mlflow"], ...] = ()
+    trackers: tuple[TrackerName, ...] = ()
     """Trackers that receive the metrics besides metrics.jsonl (`pip install 'gptcli[track]'`)."""
 
     @field_validator("trackers", mode="before")

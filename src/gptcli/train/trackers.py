@@ -12,14 +12,15 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, assert_never
 
 from gptcli import strict_json
 from gptcli.console import say
 from gptcli.errors import GptcliError, missing_extra
 from gptcli.storage import read_regular, write_atomic
+from gptcli.train.config import TrackerName
 
 NAMES_FILE = "trackers.json"
 PROJECT = "gptcli"
@@ -175,12 +176,19 @@ class MlflowTracker:
         self.client.set_terminated(self.key)
 
 
-TRACKERS: dict[str, Callable[[Path, str | None, Mapping[str, Any]], Tracker]] = {
-    "tensorboard": TensorBoardTracker,
-    "trackio": TrackioTracker,
-    "wandb": WandbTracker,
-    "mlflow": MlflowTracker,
-}
+def open_tracker(name: TrackerName, run: Path, key: str | None, config: Mapping[str, Any]) -> Tracker:
+    """Return the tracker of this name, which continues its run of the name `key`, or begins one if that is None."""
+    match name:
+        case "tensorboard":
+            return TensorBoardTracker(run, key, config)
+        case "trackio":
+            return TrackioTracker(run, key, config)
+        case "wandb":
+            return WandbTracker(run, key, config)
+        case "mlflow":
+            return MlflowTracker(run, key, config)
+        case other:
+            assert_never(other)
 
 
 class Trackers:
@@ -213,7 +221,7 @@ class Trackers:
                 warn(name, error)
 
 
-def open_trackers(names: Sequence[str], run: Path, config: Mapping[str, Any], logged: int = 0) -> Trackers:
+def open_trackers(names: Sequence[TrackerName], run: Path, config: Mapping[str, Any], logged: int = 0) -> Trackers:
     """Return the trackers of `train.trackers` for the run directory `run`.
 
     Args:
@@ -228,7 +236,7 @@ def open_trackers(names: Sequence[str], run: Path, config: Mapping[str, Any], lo
     opened: dict[str, Tracker] = {}
     for name in dict.fromkeys(names):
         try:
-            opened[name] = TRACKERS[name](run, keys.get(name), flattened(config))
+            opened[name] = open_tracker(name, run, keys.get(name), flattened(config))
         except GptcliError:
             raise
         except Exception as error:  # no connection, no permission, a service that is down
