@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -22,6 +22,7 @@ SHAPES = [
     {"n_kv_head": 2, "tie_embeddings": False},
     {"n_kv_head": 1, "mlp": "geglu", "head_dim": 24},
     {"smear": True, "bigram_buckets": 50, "embedding_norm": True, "mlp": "relu2"},
+    {"mlp": "gelu", "position": "none"},
 ]
 PARTS = {"embedding": "embeddings", "position_embedding": "embeddings", "smear": "embeddings", "bigram": "embeddings",
          "head": "head", "embedding_norm": "norms", "final_norm": "norms", "attention_norm": "norms",
@@ -58,6 +59,12 @@ def test_every_shipped_shape_has_the_parameters_of_its_parts(path: Any) -> None:
     values = {"vocab_size": 32_000} | read_toml(path).values.get("model", {})
     config = validate(ModelConfig, RawConfig(values, {}))
     assert estimate.parameters_by_part(config) == counted_parts(config)
+
+
+@pytest.mark.parametrize("slot", ["norm", "mlp", "position"])
+def test_every_value_of_a_slot_is_in_a_shape(slot: str) -> None:
+    values = get_args(ModelConfig.model_fields[slot].annotation)
+    assert {getattr(ModelConfig(**shape), slot) for shape in SHAPES} == set(values)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -70,6 +70,12 @@ def saved_bytes(model: GPT, batch: BatchShape, numbers: ComputeFormat) -> int:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), computing(numbers):
         model.loss_sum(ids, ids)
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+@pytest.mark.parametrize("slot", ["norm", "mlp", "position"])
+def test_every_value_of_a_slot_is_in_a_shape(slot: str) -> None:
+    values = get_args(ModelConfig.model_fields[slot].annotation)
+    assert {getattr(shape(**values), slot) for values in SHAPES} == set(values)
 
 
 @pytest.mark.parametrize("numbers", [ComputeFormat(), BF16], ids=["fp32", "bf16"])
