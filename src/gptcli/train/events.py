@@ -1,4 +1,4 @@
-"""The events between the steps of a training, in this order: evaluation, metrics, samples, checkpoints.
+"""The events between the steps of a training.
 
 A new event is a class with `due` and `run`, and its line in `training_events`.
 """
