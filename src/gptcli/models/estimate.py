@@ -20,9 +20,10 @@ def parameter_count(config: ModelConfig) -> int:
 
 def parameters_by_part(config: ModelConfig) -> dict[str, int]:
     """Weights of embeddings (of tokens, positions and neighbours), attention, MLP, norms, and a head of its own."""
-    tables = token_embedding_parameters(config) + position_parameters(config) + neighbour_parameters(config)
+    positions = config.context_length * config.n_embd if config.position == "learned" else 0
+    neighbours = (config.smear + config.bigram_buckets) * config.n_embd
     return {
-        "embeddings": tables,
+        "embeddings": token_embedding_parameters(config) + positions + neighbours,
         "attention": config.n_layer * attention_parameters(config),
         "mlp": config.n_layer * mlp_parameters(config),
         "norms": config.n_layer * block_norm_parameters(config) + outer_norm_parameters(config),
@@ -38,16 +39,6 @@ def non_embedding_parameters(config: ModelConfig) -> int:
 def token_embedding_parameters(config: ModelConfig) -> int:
     """Return the number of parameters of the token embedding."""
     return config.vocab_size * config.n_embd
-
-
-def position_parameters(config: ModelConfig) -> int:
-    """Return the number of parameters of learned positions."""
-    return config.context_length * config.n_embd if config.position == "learned" else 0
-
-
-def neighbour_parameters(config: ModelConfig) -> int:
-    """Return the weights of the smear's shares and of the table of token pairs."""
-    return (config.smear + config.bigram_buckets) * config.n_embd
 
 
 def norm_parameters(config: ModelConfig) -> int:

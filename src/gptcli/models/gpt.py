@@ -160,11 +160,7 @@ class GPT(nn.Module):
 
 
 def build_model(
-    config: ModelConfig,
-    *,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    config: ModelConfig, *, seed: int = 0, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> GPT:
     """Return a GPT with newly drawn weights, the same for a seed on every device; on `meta` it takes no memory."""
     device = torch.device(device)

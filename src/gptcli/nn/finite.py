@@ -31,12 +31,8 @@ def bad_values(tensors: Mapping[str, Tensor]) -> list[BadValues]:
     """
     floats = {name: tensor.detach() for name, tensor in tensors.items() if tensor.is_floating_point()}
     suspects = [name for name, is_finite in zip(floats, sums_are_finite(floats.values()), strict=True) if not is_finite]
-    found = []
-    for name in suspects:
-        count = int((~floats[name].isfinite()).sum())
-        if count:
-            found.append(BadValues(name, count, floats[name].numel()))
-    return found
+    counts = {name: int((~floats[name].isfinite()).sum()) for name in suspects}
+    return [BadValues(name, count, floats[name].numel()) for name, count in counts.items() if count]
 
 
 def sums_are_finite(tensors: Iterable[Tensor]) -> list[bool]:

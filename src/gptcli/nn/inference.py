@@ -14,14 +14,6 @@ from gptcli.nn.processor import is_amd
 LARGEST_INT8 = 127
 
 
-def activation_levels() -> int:
-    """Return the largest number that an input is rounded to.
-
-    A processor without VNNI adds two products in 16 bits, which would overflow with more than 7 bits of input.
-    """
-    return 255 if torch.cpu._is_vnni_supported() else 127
-
-
 def packs(weight: Tensor) -> bool:
     """Return whether oneDNN can keep this matrix in its own order."""
     on_cpu = weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
@@ -77,7 +69,8 @@ class Int8Linear(nn.Module):
         scale = weight.abs().amax(dim=1).clamp_min(torch.finfo(torch.float32).tiny) / LARGEST_INT8  # (O,)
         rounded = (weight / scale[:, None]).round().to(torch.int8)  # (O, I)
         self.packs = weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
-        self.levels = activation_levels()
+        # A processor without VNNI adds two products in 16 bits, which would overflow with more than 7 bits of input.
+        self.levels = 255 if torch.cpu._is_vnni_supported() else 127
         self.bias = bias
         buffers = {
             "weight": torch.ops.onednn.qlinear_prepack(rounded, None) if self.packs else rounded,

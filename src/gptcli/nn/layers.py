@@ -49,8 +49,7 @@ class Embedding(nn.Embedding):
         """
         if torch.compiler.is_compiling():  # it does not cache graphs with functions such as the one below
             return self(ids), self.weight
-        shared: tuple[Tensor, Tensor] = LookUpAndShare.apply(ids, self.weight)  # type: ignore[no-untyped-call]  # torch does not annotate apply
-        return shared
+        return LookUpAndShare.apply(ids, self.weight)  # type: ignore[no-any-return, no-untyped-call]  # torch does not annotate apply
 
 
 class LookUpAndShare(torch.autograd.Function):

@@ -72,8 +72,7 @@ def head_loss_sum(x: Tensor, weight: Tensor, targets: Tensor, softcap: float | N
         losses = (cross_entropy_sum(head_logits(chunk, weight, softcap), wanted) for chunk, wanted in chunks)
         return reduce(torch.add, losses)
     function = HeadLoss if few_logits else ChunkedHeadLoss
-    loss: Tensor = function.apply(x, weight, targets, softcap)  # type: ignore[no-untyped-call]  # torch does not annotate apply
-    return loss
+    return function.apply(x, weight, targets, softcap)  # type: ignore[no-any-return, no-untyped-call]  # torch does not annotate apply
 
 
 def head_token_losses(x: Tensor, weight: Tensor, targets: Tensor, softcap: float | None = None) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from gptcli.nn.processor import mkl_is_slow
 
+LinearFunction = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 MKL_IS_SLOW = mkl_is_slow()  # evaluated once: the compiler cannot trace the detection
 LEAST_WORK = 2**22
 """Multiplications from which on oneDNN's matmul is worth a call into Python: a tenth of a millisecond of MKL's."""
@@ -33,9 +34,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if not suits_onednn(x, weight):
         return F.linear(x, weight, bias)
     # The compiler does not cache graphs with an autograd.Function; an operator's first call loads the compiler.
-    function: Callable[[Tensor, Tensor, Tensor | None], Tensor] = (
-        compiled_linear if is_compiling else OneDNNLinear.apply
-    )
+    function: LinearFunction = compiled_linear if is_compiling else OneDNNLinear.apply
     return function(x, weight, bias)
 
 
@@ -64,7 +63,7 @@ def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def gradients(
-    ctx: Any, gradient: Tensor, multiply: Callable[[Tensor, Tensor, None], Tensor]
+    ctx: Any, gradient: Tensor, multiply: LinearFunction
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Map the output's gradient (..., O) to those of x (..., I), weight (O, I) and bias (O,) that are needed."""
     x, weight = ctx.saved_tensors

@@ -132,8 +132,7 @@ def apply_rotary(x: Tensor, rotary: Rotary) -> Tensor:
         return torch.cat((apply_rotary(x[..., :rotary_dim], rotary), x[..., rotary_dim:]), dim=-1)  # (B, N, T, D)
     if torch.compiler.is_compiling():
         return rotate(x, cos, sin)
-    turned: Tensor = Rotation.apply(x, cos, sin)  # type: ignore[no-untyped-call]  # torch does not annotate apply
-    return turned
+    return Rotation.apply(x, cos, sin)  # type: ignore[no-any-return, no-untyped-call]  # torch does not annotate apply
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

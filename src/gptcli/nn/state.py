@@ -48,19 +48,12 @@ class ForwardState:
         """No position reaches it."""
         self.masks: dict[int, Tensor | None] = {}
 
-    def mask(self, window: int) -> Tensor | None:
-        """Return the mask (1 or B, 1, T, S) of this attention window (0: no window), made at its first use."""
-        if window not in self.masks:
-            positions = None if isinstance(self.places, slice) else self.places
-            self.masks[window] = attention_mask(
-                self.input_ids.shape[1],
-                self.end,
-                window=window,
-                positions=positions,
-                segment_ids=self.segment_ids,
-                device=self.input_ids.device,
-            )
-        return self.masks[window]
+    def new_mask(self, window: int) -> Tensor | None:
+        """Return the mask (1 or B, 1, T, S) of this attention window (0: no window)."""
+        ids, positions = self.input_ids, None if isinstance(self.places, slice) else self.places
+        return attention_mask(
+            ids.shape[1], self.end, window=window, positions=positions, segment_ids=self.segment_ids, device=ids.device
+        )
 
     def previous_ids(self) -> Tensor:
         """Return the id before each token, (B, T), and write the tokens' own to the cache if there is one."""
@@ -70,5 +63,6 @@ class ForwardState:
 
     def block(self, layer: int, window: int, rotary: Rotary | None) -> BlockState:
         """Return the state of block number `layer`, whose attention has this window."""
-        mask = self.masks[window] if window in self.masks else self.mask(window)  # no call in the next blocks
-        return BlockState(rotary, mask, None if self.view is None else self.view.layer(layer))
+        if window not in self.masks:
+            self.masks[window] = self.new_mask(window)
+        return BlockState(rotary, self.masks[window], None if self.view is None else self.view.layer(layer))

@@ -82,8 +82,7 @@ def launch(settings: Launch, arguments: Sequence[str]) -> int:
             if failure.exitcode < 0:
                 name = signal.Signals(-failure.exitcode).name
                 raise GptcliError(
-                    f"rank {rank} (process {failure.pid}) was killed by {name}",
-                    "the run goes on with --resume",
+                    f"rank {rank} (process {failure.pid}) was killed by {name}", "the run goes on with --resume"
                 ) from error
             return failure.exitcode
         except SignalException as error:

@@ -18,12 +18,7 @@ class Prefetcher:
     """Gives the micro-batches of a step. On a CPU they are made on demand, since a thread would take a core."""
 
     def __init__(
-        self,
-        batches: Batches,
-        sequences_per_step: int,
-        batch_size: int,
-        device: torch.device,
-        share: DataShare = WHOLE,
+        self, batches: Batches, sequences_per_step: int, batch_size: int, device: torch.device, share: DataShare = WHOLE
     ) -> None:
         self.batches, self.sequences_per_step, self.batch_size = batches, sequences_per_step, batch_size
         self.share = share

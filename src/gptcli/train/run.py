@@ -77,7 +77,8 @@ def plan_and_train(
     if resumable and world.is_first:
         drop_damaged_manifest(resumable)
     history = History.of(resumable) if resumable else NEW
-    user = checked_settings(request, history)
+    user = settings_of(request, history)
+    check_keys(RunConfig, merge(DEFAULT_NAMES, user))
     layout = layout_of(user, world)
     initial = world.in_turn(lambda: open_initial_checkpoint(user, resumable))  # the first rank downloads it
     decisions = [decide(request, history, user, initial, layout)] if world.is_first else []
@@ -128,13 +129,6 @@ def decide(
     if layout.size > 1:
         show_layout(plan, layout)
     return Decision(plan, step_seconds, new_model)
-
-
-def checked_settings(request: TrainRequest, history: History) -> RawConfig:
-    """Return what the user set, with every key known and every value of its kind."""
-    user = settings_of(request, history)
-    check_keys(RunConfig, merge(DEFAULT_NAMES, user))
-    return user
 
 
 def run_of_launch(request: TrainRequest, world: World) -> RunDirectory | None:

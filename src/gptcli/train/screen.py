@@ -129,14 +129,9 @@ def choice_lines(choice: Choice) -> list[tuple[str, str]]:
     """Return the choice of the rule for a deadline, and the runners-up."""
     best, *others = choice.ranked
     lines = [("choice", f"{best.candidate}: predicted best of {choice.candidates:,}")]
-    lines += [
-        (
-            "",
-            f"{other.candidate}, {epochs_words(other.epochs)}: "
-            f"{other.bits - best.bits:.3f} bits per byte more, predicted",
-        )
-        for other in others
-    ]
+    for other in others:
+        more = f"{other.bits - best.bits:.3f} bits per byte more, predicted"
+        lines.append(("", f"{other.candidate}, {epochs_words(other.epochs)}: {more}"))
     return lines + [("subset", choice.subset)] * bool(choice.subset)
 
 

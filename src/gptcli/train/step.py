@@ -73,11 +73,7 @@ def micro_batches(
 
 
 def accumulate_gradients(
-    strategy: Strategy,
-    batches: list[Batch],
-    device: torch.device,
-    precision: Precision,
-    scaler: torch.amp.GradScaler,
+    strategy: Strategy, batches: list[Batch], device: torch.device, precision: Precision, scaler: torch.amp.GradScaler
 ) -> tuple[Tensor, int]:
     """Backpropagate the mean loss over **all** target tokens of a step; `batches` are this rank's share of it.
 
@@ -154,10 +150,7 @@ class Stepper:
 
     def state(self) -> dict[str, Any]:
         """Return the numbers of a checkpoint's state that belong to the stepper."""
-        return {
-            "scaler": self.scaler.state_dict(),
-            "spikes": self.spikes.state() if self.spikes else None,
-        }
+        return {"scaler": self.scaler.state_dict(), "spikes": self.spikes.state() if self.spikes else None}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Load what `state` returned."""

@@ -187,10 +187,7 @@ def as_json(plan: TrainingPlan) -> dict[str, Any]:
     model, seq_len, saving = plan.model, plan.config.seq_len, plan.saving
     return {
         "parameters": estimate.parameters_by_part(model)
-        | {
-            "total": estimate.parameter_count(model),
-            "without_embeddings": estimate.non_embedding_parameters(model),
-        },
+        | {"total": estimate.parameter_count(model), "without_embeddings": estimate.non_embedding_parameters(model)},
         "flops_per_token": plan.flops_per_token,
         "product_flops_per_token": estimate.training_product_flops(model, seq_len, only_seen=True),
         "product_flops_forward": estimate.product_flops(model, seq_len),

@@ -76,12 +76,7 @@ def notices_of(entry: Path) -> dict[str, Any]:
 
 
 def write_subset(
-    path: Path,
-    files: list[SourceFile],
-    looked: list[ScannedFile],
-    config: DataConfig,
-    corpus_bytes: int,
-    seed: int,
+    path: Path, files: list[SourceFile], looked: list[ScannedFile], config: DataConfig, corpus_bytes: int, seed: int
 ) -> dict[str, Any]:
     """Write the subset as rows, and return what a scan of the whole corpus would say about it.
 
@@ -111,12 +106,7 @@ def write_subset(
 
 
 def drawn_texts(
-    files: list[SourceFile],
-    config: DataConfig,
-    wanted: int,
-    seed: int,
-    decoding: Decoding,
-    refused: list[LeftOut],
+    files: list[SourceFile], config: DataConfig, wanted: int, seed: int, decoding: Decoding, refused: list[LeftOut]
 ) -> Iterator[str]:
     """Yield documents of files drawn by the hash of their names: `wanted` bytes of UTF-8, or all if there are fewer.
 

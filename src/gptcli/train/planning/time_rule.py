@@ -90,11 +90,6 @@ class Candidate(NamedTuple):
     tokens_per_step: int
     batch_size: int
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Layers and width."""
-        return self.model.n_layer, self.model.n_embd
-
     def __str__(self) -> str:
         size, tokenizer = parameter_count(self.model) / 1e6, self.tokenizer
         return (

@@ -252,11 +252,7 @@ def micro_batch_sequences(device_type: str, seq_len: int) -> int:
 
 
 def choose_steps(
-    shape: Shape | SmallShape,
-    facts: CorpusFacts,
-    train_tokens: float,
-    tokens_per_step: int,
-    given: Mapping[str, Any],
+    shape: Shape | SmallShape, facts: CorpusFacts, train_tokens: float, tokens_per_step: int, given: Mapping[str, Any]
 ) -> int:
     """Return the steps of the epochs that the user set, else those of the table, but at most `most_epochs`."""
     tokens_per_step = given.get("train", {}).get("tokens_per_step", tokens_per_step)
