@@ -9,7 +9,6 @@ import re
 import shlex
 import sys
 import time
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
@@ -166,9 +165,7 @@ class Progress:
         Progress.active = self
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         Progress.active = None
         if self.bar is not None:
             self.bar.close()

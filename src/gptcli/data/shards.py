@@ -16,7 +16,6 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, Self
 
 import numpy as np
@@ -159,15 +158,13 @@ class ShardWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is None and self.documents:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        if kind is None and self.documents:
             self.write(self.framing.after)
             self.end_document()
         for file in self.open_files.values():
             file.close()
-        if error is None:
+        if kind is None:
             self.write_index()
 
     def write_index(self) -> None:

@@ -30,9 +30,9 @@ KEYS = (
 )
 
 
-def with_defaults(keys: tuple[Key, ...], **defaults: Any) -> tuple[Key, ...]:
-    """Return the keys with other defaults, given by slot."""
-    return tuple(replace(key, default=defaults.get(key.slot, key.default)) for key in keys)
+def with_defaults(**defaults: Any) -> tuple[Key, ...]:
+    """Return KEYS with other defaults, given by slot."""
+    return tuple(replace(key, default=defaults.get(key.slot, key.default)) for key in KEYS)
 
 
 def write_shared(config: ModelConfig) -> Json:
@@ -179,7 +179,7 @@ MISTRAL = replace(
     LLAMA,
     name="mistral",
     architecture="MistralForCausalLM",
-    keys=with_defaults(KEYS, n_kv_head=8),
+    keys=with_defaults(n_kv_head=8),
     slots=SLOTS,
     checks=(one_window, uniform_bias),
     more_keys=write_mistral,
@@ -189,7 +189,7 @@ QWEN3 = replace(
     LLAMA,
     name="qwen3",
     architecture="Qwen3ForCausalLM",
-    keys=with_defaults(KEYS, n_kv_head=32, head_dim=128),
+    keys=with_defaults(n_kv_head=32, head_dim=128),
     slots=SLOTS | {"qk_norm": (True,)},
     checks=(one_window_width, uniform_bias),
     fixed={"attention_bias": False},
@@ -200,7 +200,7 @@ QWEN2 = replace(
     QWEN3,
     name="qwen2",
     architecture="Qwen2ForCausalLM",
-    keys=with_defaults(KEYS, n_kv_head=32),
+    keys=with_defaults(n_kv_head=32),
     slots=SLOTS | {"qkv_bias": (True,)},
     free=FREE - {"qkv_bias"},
     checks=(one_window_width,),
@@ -210,7 +210,7 @@ OLMO2 = replace(
     LLAMA,
     name="olmo2",
     architecture="Olmo2ForCausalLM",
-    keys=with_defaults(KEYS, norm_eps=1e-5),
+    keys=with_defaults(norm_eps=1e-5),
     slots=SLOTS | {"norm_place": ("after",), "qk_norm": (True,), "qk_norm_over": ("heads",)},
     checks=(no_windows, uniform_bias),
     fixed={"attention_bias": False},

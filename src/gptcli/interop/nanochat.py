@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from gptcli.interop.family import Family, ForeignConfig, Json, Key, Rule
 from gptcli.interop.family_parts import PLAIN_MLPS, no_windows, rotated_order, uniform_bias
-from gptcli.interop.llama import FREE, KEYS, TABLE, read_whole_rope, with_defaults, write_shared
+from gptcli.interop.llama import FREE, TABLE, read_whole_rope, with_defaults, write_shared
 from gptcli.models.config import ModelConfig
 from gptcli.models.rope_scaling import YarnScaling
 
@@ -45,7 +45,7 @@ NANOCHAT = Family(
     name="nanochat",
     architecture="NanoChatForCausalLM",
     keys=(
-        *(key for key in with_defaults(KEYS, context_length=2048) if key.slot != "mlp"),
+        *(key for key in with_defaults(context_length=2048) if key.slot != "mlp"),
         Key("mlp", "hidden_act", default="relu2", choices=PLAIN_MLPS),
         Key("logit_softcap", "final_logit_softcapping", default=15.0),
         Key("attention_dropout", "attention_dropout", default=0.0),
