@@ -24,6 +24,7 @@ from gptcli.data.sketch import SKETCH, TextSketch
 from gptcli.data.worker_pool import WorkerConfig, in_order
 from gptcli.data.workspace import Workspace
 from gptcli.errors import DataError, OutOfMemoryError, StorageError
+from own_peak import PEAK
 
 WHOLE = WorkerConfig(workers=1, section_bytes=1 << 40)
 """All in one part, as a small corpus is."""
@@ -356,7 +357,7 @@ def test_a_bad_byte_in_the_middle_is_named_by_its_place_in_the_file(tmp_path: Pa
 
 
 ENCODE = """
-    import resource, sys
+    import sys
     from pathlib import Path
     import numpy
     from gptcli.data.sketch import SketchBuilder
@@ -374,21 +375,18 @@ ENCODE = """
     def pieces(count):
         return (SplitPiece(text, len(text), False, True) for text in map(words, range(count)))
 
-    def peak():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-
     tokenizer = build_tokenizer(BpeTokenizerConfig(vocab_size=300), lambda: iter([words(0)]))
     builder = SketchBuilder(1 << 24)
     ShardEncoder(tokenizer, builder, lambda _: None).encode_into(Path(sys.argv[1], "first"), pieces(4))
     before, memory = peak(), resident_bytes() + int(sys.argv[2])
     ShardEncoder(tokenizer, builder, lambda _: None, memory).encode_into(Path(sys.argv[1], "then"), pieces(24))
-    print(peak() - before)
+    print((peak() - before) // 1024)
 """
 
 
 def growth(folder: Path, allowance: int) -> int:
     """Return the growth in MiB of the peak memory of a process that encodes 19 MB of words which do not repeat."""
-    command = [sys.executable, "-c", textwrap.dedent(ENCODE), str(folder), str(allowance)]
+    command = [sys.executable, "-c", PEAK + textwrap.dedent(ENCODE), str(folder), str(allowance)]
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 

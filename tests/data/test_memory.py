@@ -14,27 +14,28 @@ import pytest
 
 from bench.large_corpus import write_large_corpus
 from bench.memory import watch
+from own_peak import PEAK
 
 MEASURE = """
-    import json, resource, sys
+    import json, sys
     from pathlib import Path
     import numpy, tokenizers
     from gptcli.data.config import DataConfig
     from gptcli.data.prepare import prepare_corpus, scan_corpus
     from gptcli.data.workspace import Workspace
     workspace = Workspace(DataConfig(tokenizer=json.loads(sys.argv[3])), Path(sys.argv[2]))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak()
     scan = scan_corpus([sys.argv[1]], workspace)
-    scanned = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    scanned = peak()
     data = prepare_corpus(scan, workspace)
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    after = peak()
     print(json.dumps([scanned - before, after - before, data.train.bytes + data.val.bytes]))
 """
 
 
 def peak_megabytes(path: Path, cache: Path, tokenizer: object) -> tuple[float, float, int]:
     """Return (growth of peak RSS after the scan, and after encoding, in MB; bytes of text)."""
-    command = [sys.executable, "-c", textwrap.dedent(MEASURE), str(path), str(cache), json.dumps(tokenizer)]
+    command = [sys.executable, "-c", PEAK + textwrap.dedent(MEASURE), str(path), str(cache), json.dumps(tokenizer)]
     scanned, prepared, size = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     return scanned / 1024, prepared / 1024, size
 

@@ -27,6 +27,7 @@ from gptcli.tokenizer.encode import BackendEncoder, TableEncoder, WordEncoder, e
 from gptcli.tokenizer.structure import LINE_SPLITS
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 from gptcli.tokenizer.train import build_tokenizer
+from own_peak import PEAK
 
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 CONTRACTIONS = ("'s", "'t", "'re", "'ve", "'m", "'ll", "'d", "'S", "'RE", "'ſ", "'lL", "'r", "'v", "'l", "'", "’s")
@@ -219,7 +220,7 @@ def test_threads_may_share_a_tokenizer(words: Tokenizer, random_text: Callable[.
 def test_memory_stays_bounded_however_many_words_there_are() -> None:
     """200 MB of random words of eight letters, of which gigatoken alone would remember 20 million."""
     code = (
-        "import resource\n"
+        f"{PEAK}"
         "import numpy as np\n"
         "from gptcli.tokenizer import encode\n"
         "from gptcli.tokenizer.train import train_bpe\n"
@@ -230,7 +231,7 @@ def test_memory_stays_bounded_however_many_words_there_are() -> None:
         "    letters = source.integers(97, 123, 10_000_000, np.uint8)\n"
         "    letters[::9] = 32\n"
         "    tokenizer.encode_batch([letters.tobytes().decode()])\n"
-        "    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)\n"
+        "    peaks.append(peak() / 1024)\n"
         "assert tokenizer.encoder.fast is not None\n"
         "print(peaks[-1] - peaks[4])\n"
     )
