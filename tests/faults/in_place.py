@@ -49,6 +49,9 @@ class InPlaceSaver:
         before()
         torch.save({**parts, "state": strict_json.dumps(dict(state))}, self.path)
 
+    def has(self, step: int) -> bool:
+        return self.step == step
+
     def wait(self) -> None:
         return None
 

@@ -130,7 +130,7 @@ def make_models(folder: Path, run: Path) -> dict[str, Path]:
     sizes = {"vocab_size": tokenizer.vocab_size, "context_length": 32, "n_layer": 2, "n_head": 2, "n_embd": 16}
     for family, slots in SLOTS.items():
         model = build_model(ModelConfig(**sizes, intermediate_size=24, **slots))
-        write_huggingface(model, tokenizer, folder / family, own=family == "gptcli")
+        write_huggingface(model, tokenizer, folder / family, native=family == "gptcli")
         assert json.loads((folder / family / "config.json").read_text())["model_type"] == family
         made[family] = folder / family
     return made
