@@ -7,6 +7,7 @@ whole or as this rank's shards.
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
@@ -79,10 +81,16 @@ class Sharded(Strategy):
         self.by_heads = [info for info in self.infos if info.name in per_head]
         cuts = self.shardings["blocks.0.attention.output.weight"].cuts  # the outer one is that of tensor parallelism
         self.tensor_group = cuts[0].group if self.by_heads else None
-        # Checkpoints are saved by a thread beside the training, so they need their own group of all ranks. A rank waits
-        # long for another one in it, whose disk may be slow; one that has ended is noticed at once.
+
+    @functools.cached_property
+    def group(self) -> ProcessGroup:
+        """The group of all ranks for checkpoints, which a thread saves beside the training.
+
+        A rank waits long for another one in it, whose disk may be slow; one that has ended is noticed at once.
+        """
         timeout = timedelta(seconds=CHECKPOINT_SECONDS)
-        self.group = torch.distributed.new_group(backend="gloo", timeout=timeout)
+        group: ProcessGroup = torch.distributed.new_group(backend="gloo", timeout=timeout)
+        return group
 
     @contextlib.contextmanager
     def accumulating(self, is_last: bool) -> Iterator[None]:

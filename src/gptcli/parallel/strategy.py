@@ -39,16 +39,19 @@ class Strategy(ABC):
         infos: the parameters that the optimizer updates.
         loss_sum: the loss that is backpropagated, with the signature of `GPT.loss_sum`.
         loss_factor: the factor of a rank's loss that makes gradients their sum over the ranks.
-        group: the ranks that each read and write a part of a checkpoint; None where the first rank does it alone.
     """
 
     infos: list[ParameterInfo]
     loss_sum: LossSum
     loss_factor = 1.0
-    group: ProcessGroup | None = None
 
     def __init__(self, model: GPT, world: World, layout: Layout) -> None:
         self.model, self.world, self.layout = model, world, layout
+
+    @property
+    def group(self) -> ProcessGroup | None:
+        """The ranks that each read and write a part of a checkpoint; None where the first rank does it alone."""
+        return None
 
     @property
     def parameters(self) -> list[nn.Parameter]:

@@ -263,7 +263,7 @@ def test_what_follows_from_the_candidate_is_what_the_zero_config_rule_gives_its_
     planned = plan.make_plan(user, corpus.parent / "cache", time.monotonic())
     config, best = planned.config, planned.choice.ranked[0].candidate
     assert isinstance(config, RunConfig) and config.optim.lr == 0.5 and config.optim.name == "muon"
-    assert (config.model.n_layer, config.model.n_embd) == best.shape
+    assert (config.model.n_layer, config.model.n_embd) == (best.model.n_layer, best.model.n_embd)
     assert config.train.tokens_per_step == best.tokens_per_step
     assert 3 * config.train.eval_every_steps <= planned.choice.ranked[0].steps
 
