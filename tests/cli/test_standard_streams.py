@@ -122,6 +122,7 @@ def test_debug_shows_the_traceback_beside_the_line_and_keeps_the_exit_code() -> 
     assert done.stderr.splitlines()[-1].startswith("gptcli: nowhere does not exist")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [b"caf\xe9.txt", b"x" * 300, b"~nobody-of-that-name/x.txt", b"a\nb\x1b[31m", b"", b"."]
 )

@@ -160,6 +160,7 @@ def assert_one_line(done: subprocess.CompletedProcess[str], code: int, words: li
         assert word in last
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_the_resumed_run_ends_as_the_unbroken_one(corpus: Path, tmp_path: Path) -> None:
     settings = [*TINY, "--set=model.dropout=0.1", "--set=train.max_steps=400", "--set=train.log_every_steps=10",
                 "--set=train.eval_every_steps=200", "--set=train.checkpoint_every_steps=200"]  # fmt: skip

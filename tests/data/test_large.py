@@ -93,6 +93,7 @@ def settings_of(kind: str) -> dict[str, str]:
 KINDS = ["rows", "files", "separated", "one document", "compressed", "columns", "left out"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", ["document", "tail"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_corpus_in_parts_gives_what_the_whole_gives(
@@ -117,6 +118,7 @@ def test_a_corpus_in_parts_gives_what_the_whole_gives(
         assert len(again.jobs(2000, tmp_path)) > 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["rows", "left out"])
 def test_the_number_of_processes_changes_nothing(tmp_path: Path, kind: str) -> None:
     source = corpus(tmp_path / "corpus", kind)
@@ -171,6 +173,7 @@ def test_of_a_long_document_a_sample_takes_pieces_from_everywhere(
     assert np.histogram(numbers, 6, (0, 9000))[0].min() > 100, "a sixth of the text gives about 330 of 2000 words"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["index", "count", "draw", "encode"])
 def test_what_was_finished_before_a_stop_is_not_done_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str

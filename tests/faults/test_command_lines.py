@@ -39,6 +39,7 @@ def test_every_command_has_a_line_that_works_or_is_known_to_need_more() -> None:
     assert lines - set(WORKING) == needs_more
 
 
+@pytest.mark.slow
 @needs_full
 def test_random_command_lines_end_in_one_line_and_a_known_exit_code(
     nursery: Nursery, sandbox: Path, tmp_path: Path

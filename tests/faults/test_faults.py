@@ -48,6 +48,7 @@ def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
         yield started
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_moment_loses_no_checkpoint_and_changes_nothing(nursery: Nursery, tmp_path: Path) -> None:
     found = kill_campaign(nursery, tmp_path, trials=12, within_a_save=6)
     assert found.trials >= 12 and found.within_a_save >= 6
@@ -55,6 +56,7 @@ def test_a_kill_at_any_moment_loses_no_checkpoint_and_changes_nothing(nursery: N
     assert found.most_steps_lost <= MOST_STEPS_LOST
 
 
+@pytest.mark.slow
 def test_a_signal_in_any_phase_saves_and_leaves(nursery: Nursery, tmp_path: Path) -> None:
     phases = [phase for phase in PHASES if phase != "compilation"]
     found = signal_campaign(nursery, tmp_path, trials=1, phases=phases)
@@ -76,85 +78,100 @@ def test_a_signal_while_the_compiler_works_leaves_at_once(nursery: Nursery, tmp_
     assert found.failures == []
 
 
+@pytest.mark.slow
 def test_every_damage_is_found_before_anything_is_used(nursery: Nursery, tmp_path: Path) -> None:
     found = damage_campaign(nursery, tmp_path, flips=100, cuts=30, by_command=2)
     assert found.flips_found == found.flips == 100 and found.cuts_found == found.cuts == 30
     assert found.failures == []
 
 
+@pytest.mark.slow
 def test_a_bit_flipped_in_any_file_of_a_run_is_found_and_changes_no_output(nursery: Nursery, tmp_path: Path) -> None:
     found = run_damage_campaign(nursery, tmp_path, flips=60, by_command=4)
     assert found.failures == []
     assert found.flips == found.found == 60 and len(found.files) > 12
 
 
+@pytest.mark.slow
 def test_a_damaged_file_of_the_data_cache_is_named_and_changes_no_token(nursery: Nursery, tmp_path: Path) -> None:
     found = cache_campaign(nursery, tmp_path, trials=12 * len(SUBJECTS), trainings=2)
     assert found.failures == []
     assert found.preparations == 12 * len(SUBJECTS) and found.trainings == 2 and len(found.files) > 12
 
 
+@pytest.mark.slow
 def test_a_full_disk_costs_no_checkpoint(nursery: Nursery, tmp_path: Path) -> None:
     found = disk_campaign(nursery, tmp_path, offsets=2, sizes=2 if can_mount(tmp_path / "tmpfs") else 0)
     assert found.failed_writes == 2 and found.failures == []
 
 
+@pytest.mark.slow
 def test_a_number_that_is_not_finite_changes_no_byte(nursery: Nursery, tmp_path: Path) -> None:
     found = number_campaign(nursery, tmp_path, steps=(10,))
     assert found.trials == 16 and found.failures == []
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_finite_end_no_command_with_0(nursery: Nursery, tmp_path: Path) -> None:
     found = weight_campaign(nursery, tmp_path, tensors=("blocks.0.attention.qkv.weight",), values=("nan",))
     assert found.trials >= 25 and found.failures == []
 
 
+@pytest.mark.slow
 def test_nonsense_is_refused_by_its_name_or_does_what_it_says(nursery: Nursery, tmp_path: Path) -> None:
     found = nonsense_campaign(nursery, tmp_path, part=0.013, seed=1)
     assert found.keys >= 126 and found.options >= 50 and found.trials >= 50
     assert found.failures == []
 
 
+@pytest.mark.slow
 def test_hostile_files_run_nothing_and_take_no_memory(nursery: Nursery, tmp_path: Path) -> None:
     found = hostile_campaign(nursery, tmp_path, part=1 / 3)
     assert found.cases >= 20 and found.canaries == 0
     assert found.failures == []
 
 
+@pytest.mark.slow
 def test_a_stopped_training_goes_on_as_it_began_or_not_at_all(nursery: Nursery, tmp_path: Path) -> None:
     found = other_training_campaign(nursery, tmp_path, part=0.01)
     assert found.failures == []
     assert found.settings > 2 and found.texts == 1
 
 
+@pytest.mark.slow
 def test_no_size_that_a_file_claims_takes_memory_or_time(nursery: Nursery, tmp_path: Path) -> None:
     found = size_campaign(nursery, tmp_path, part=0.025, seed=2)
     assert found.failures == []
     assert all(found.trials.values()) and sum(found.trials.values()) > 20
 
 
+@pytest.mark.slow
 def test_tokenizers_of_others_end_in_a_line_or_a_result(nursery: Nursery, tmp_path: Path) -> None:
     found = tokenizer_campaign(nursery, tmp_path, trials=16)
     assert found.failures == []
     assert found.trials == {"valid": 15, "attacks": 4, "mutations": 10, "folders": 2}
 
 
+@pytest.mark.slow
 def test_chat_templates_of_others_end_in_a_line_or_a_text(nursery: Nursery, tmp_path: Path) -> None:
     found = template_campaign(nursery, tmp_path, trials=10)
     assert found.failures == [] and found.trials == {"templates": 14}
 
 
+@pytest.mark.slow
 def test_no_control_character_of_others_is_printed(nursery: Nursery, tmp_path: Path) -> None:
     found = escape_campaign(nursery, tmp_path, trials=4)
     assert found.failures == []
     assert found.trials > 10 and found.shown == 1  # the model's text had some, which the terminal showed as escapes
 
 
+@pytest.mark.slow
 def test_of_two_trainings_in_one_directory_one_runs(nursery: Nursery, tmp_path: Path) -> None:
     found = race_campaign(nursery, tmp_path, trials=5)
     assert found.trials == 5 and found.failures == []
 
 
+@pytest.mark.slow
 def test_the_usual_scheme_fails_where_ours_does_not(nursery: Nursery, tmp_path: Path) -> None:
     """The harness can tell: of a file that is written in place half the kills leave nothing, and flips go unnoticed."""
     found = baseline_campaign(nursery, tmp_path, kills=2, flips=50, cuts=5)
@@ -165,6 +182,7 @@ def test_the_usual_scheme_fails_where_ours_does_not(nursery: Nursery, tmp_path: 
 CHECKPOINT = r"/checkpoints/step-\d+$"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 def test_data_is_flushed_before_the_rename_and_the_directory_after(tmp_path: Path) -> None:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(tmp_path / "cache")}
@@ -205,11 +223,13 @@ def test_a_wrong_order_of_system_calls_is_noticed() -> None:
     assert wrong_order(right[:3], target)
 
 
+@pytest.mark.slow
 def test_a_link_in_a_run_or_a_cache_changes_nothing_outside(nursery: Nursery, tmp_path: Path) -> None:
     found = link_campaign(nursery, tmp_path, in_runs=6, in_caches=2, seed=1)
     assert found.trials >= 5 and found.failures == []
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_while_data_is_prepared_is_an_error(nursery: Nursery, tmp_path: Path) -> None:
     if not can_mount(tmp_path / "tmpfs"):
         pytest.skip("mounting is not permitted here")
@@ -221,6 +241,7 @@ def test_processes_of_other_namespaces_are_not_taken_for_dead(tmp_path: Path) ->
     assert lease_campaign(tmp_path, trials=4).failures == []
 
 
+@pytest.mark.slow
 def test_an_export_that_is_killed_leaves_the_old_target_or_the_new_one(nursery: Nursery, tmp_path: Path) -> None:
     found = export_campaign(nursery, tmp_path, trials=4, formats=("hf",))
     assert found.trials == 4 and found.failures == []

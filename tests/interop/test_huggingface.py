@@ -53,6 +53,7 @@ def test_transformers_computes_the_same_logits(
     torch.testing.assert_close(theirs(some_ids).logits, logits, atol=TOLERANCE, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("architecture", "slots"), OURS.values(), ids=OURS)
 @torch.no_grad()
 def test_greedy_text_through_both_caches_is_the_same(our_model, beside, some_ids, tmp_path, architecture, slots):

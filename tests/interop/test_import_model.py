@@ -71,6 +71,7 @@ def test_the_command_imports_a_hugging_face_directory(source, theirs, some_ids, 
     same_logits(tmp_path / "model", theirs, some_ids)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shards", [1, 3])
 def test_pickled_weights_are_read_as_weights_only(source, theirs, some_ids, tmp_path, shards: int) -> None:
     as_pickles(source, theirs, shards)

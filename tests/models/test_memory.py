@@ -187,6 +187,7 @@ def peak_bytes(model: GPT, batch: BatchShape, numbers: ComputeFormat, micro_batc
     return tracked_peak(model, optimizer, ids, micro_batches, backpropagate)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("micro_batches", [1, 2])
 @pytest.mark.parametrize("numbers", [ComputeFormat(), BF16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize(("values", "batch", "mode"), PEAKS, ids=str)

@@ -43,6 +43,7 @@ def assert_same_bits(found: dict[str, Tensor], expected: dict[str, Tensor]) -> N
         assert found[name].dtype == tensor.dtype and torch.equal(found[name], tensor), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", [(1, 2, 1), pytest.param((2, 2, 1), marks=pytest.mark.slow),
                                     pytest.param((1, 2, 2), marks=pytest.mark.slow),
                                     pytest.param((1, 1, 2), marks=pytest.mark.slow)])  # fmt: skip

@@ -105,6 +105,7 @@ def assert_same_ids(tokenizer: Tokenizer, texts: list[str]) -> None:
         assert ids.tolist() == expected, repr(text[:200])
 
 
+@pytest.mark.slow
 def test_words_have_the_ids_of_the_library_in_varied_text(words: Tokenizer, varied: list[str]) -> None:
     assert isinstance(words.encoder, WordEncoder)
     assert sum(len(text.encode()) for text in varied) > 1_000_000

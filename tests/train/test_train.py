@@ -131,6 +131,7 @@ def stop_after(step: int, monkeypatch: pytest.MonkeyPatch, signum: int = signal.
     monkeypatch.setattr(Trainer, "step", stepping)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [1, 4, 7, 11])
 def test_resume_is_bitwise_identical(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"

@@ -16,6 +16,7 @@ SETTINGS = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_killed_training_is_the_unbroken_one_and_a_changed_one_is_not(corpus: Path, tmp_path: Path) -> None:
     trial = Trial((str(corpus),), (), SETTINGS, steps=12, kills=2, seed=1)
     result = verify_resume(trial, tmp_path / "runs")

@@ -79,6 +79,7 @@ def same_bytes(one: Path, two: Path) -> bool:
     return all((steps[0] / name).read_bytes() == (steps[1] / name).read_bytes() for name in names)
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_its_time_and_its_run_toml_repeats_it_to_the_last_bit(
     corpus: Path, tmp_path: Path, ticking: None
 ) -> None:
@@ -116,6 +117,7 @@ def stop_at(step: int) -> Callable[[Trainer], None]:
     return stepping
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_its_deadline_and_can_be_repeated_too(
     corpus: Path, tmp_path: Path, ticking: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,6 +147,7 @@ def test_a_run_whose_time_is_up_when_it_is_resumed_is_only_finished(
     assert (tmp_path / "run" / "model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_of_two_ends_the_first_one_counts(corpus: Path, tmp_path: Path, ticking: None) -> None:
     """With the whole schedule before it, and repeated as any such run."""
     summary = train(request(corpus, tmp_path / "run", "train.max_steps=12"))
@@ -154,6 +157,7 @@ def test_of_two_ends_the_first_one_counts(corpus: Path, tmp_path: Path, ticking:
     assert train(request(corpus, tmp_path / "other", "train.max_steps=1000000"))["steps"] < 1000
 
 
+@pytest.mark.slow
 def test_a_finished_run_can_be_given_more_time_or_more_steps(
     corpus: Path, tmp_path: Path, ticking: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -268,6 +272,7 @@ def test_what_follows_from_the_candidate_is_what_the_zero_config_rule_gives_its_
     assert 3 * config.train.eval_every_steps <= planned.choice.ranked[0].steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("lines", "seconds", "is_short"), [(900, 1200.0, True), (30_000, 120.0, False)])
 def test_a_short_text_is_not_read_until_it_is_memorised(
     corpus: Path, capsys: pytest.CaptureFixture[str], lines: int, seconds: float, is_short: bool

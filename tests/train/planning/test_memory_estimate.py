@@ -83,6 +83,7 @@ def test_a_ranks_peak_is_the_one_that_torch_tracks(
 OPTIMIZERS = [MuonConfig(ns_precision="fp32"), MuonConfig(ns_precision="fp32", nesterov=False), AdamWConfig()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optim", OPTIMIZERS, ids=repr)
 @pytest.mark.parametrize("values", [{}, {"mlp": "gelu", "n_kv_head": 2}, {"n_head": 2, "head_dim": 64}], ids=str)
 def test_where_weights_outweigh_activations_the_optimizers_step_is_the_peak(values: dict, optim: OptimConfig) -> None:

@@ -50,6 +50,7 @@ def best(where: RuleInputs) -> Prediction:
 CORPORA = [100_000, *(pytest.param(size, marks=pytest.mark.slow) for size in (1_000_000, 30_000_000)), 3_000_000_000]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("unique_bytes", CORPORA)
 def test_more_time_never_chooses_a_smaller_model(unique_bytes: int, device: str) -> None:
@@ -59,6 +60,7 @@ def test_more_time_never_chooses_a_smaller_model(unique_bytes: int, device: str)
         assert sizes == sorted(sizes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("unique_bytes", CORPORA)
 def test_more_time_never_predicts_a_higher_loss(unique_bytes: int, device: str) -> None:
