@@ -71,13 +71,12 @@ class ShardSequences:
     def sequences(self, indices: Sequence[int] | np.ndarray) -> Batch:
         """Return the sequences of these numbers, in this order; they depend on nothing else."""
         starts = self.window_starts(np.asarray(indices, dtype=np.uint64))
-        offsets = np.arange(self.seq_len + 1)
-        positions = (starts[:, None] + offsets) % len(self.shards)  # (B, T + 1)
         tokens = np.stack([self.read_window(int(start)) for start in starts])  # (B, T + 1)
         targets = tokens[:, 1:].copy()
         mask_begin_tokens(targets, self.shards.framing)
         segment_ids = None
         if self.pack == "document":
+            positions = (starts[:, None] + np.arange(self.seq_len + 1)) % len(self.shards)  # (B, T + 1)
             begins = self.begins_document(positions)
             segment_ids = torch.from_numpy(np.cumsum(begins[:, :-1], axis=1))
             if self.shards.framing.begin_id is None:
