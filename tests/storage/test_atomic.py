@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import re
+import signal
 import stat
 import tempfile
 from pathlib import Path
 
 import pytest
 
-from gptcli.errors import StorageError
+from gptcli.errors import Stopped, StorageError
 from gptcli.storage import append_file, atomic_directory, atomic_file, sha256_file, write_atomic
 
 
@@ -38,6 +39,13 @@ def test_a_directory_appears_only_when_its_block_ends_well(tmp_path: Path) -> No
         (folder / "part").write_text("x")
         raise ZeroDivisionError
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_of_any_class_names_the_directory_that_the_user_knows(tmp_path: Path) -> None:
+    with pytest.raises(Stopped) as error, atomic_directory(tmp_path / "made") as folder:
+        raise Stopped(f"stopped while writing {folder}", signal.SIGTERM, f"write {folder} again")
+    assert str(error.value) == f"stopped while writing {tmp_path / 'made'}; write {tmp_path / 'made'} again"
+    assert (error.value.exit_code, error.value.signum) == (143, signal.SIGTERM)
     with atomic_directory(tmp_path / "made") as folder:
         (folder / "part").write_text("x")
         assert not (tmp_path / "made").exists()

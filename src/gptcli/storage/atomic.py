@@ -151,12 +151,9 @@ def errors_name(path: Path, temporary: Path) -> Iterator[None]:
     try:
         yield
     except GptcliError as error:
-        if str(temporary) not in str(error):
-            raise
-        message, remedy = (part.replace(str(temporary), str(path)) for part in (error.message, error.remedy))
-        named = type(error)(message, remedy)
-        named.exit_code = error.exit_code
-        raise named from error
+        named = (part.replace(str(temporary), str(path)) for part in (error.message, error.remedy))
+        GptcliError.__init__(error, *named)
+        raise
 
 
 def no_room_error(temporary: Path, path: Path, error: OSError) -> StorageError:
