@@ -227,10 +227,10 @@ def decoding_request(
 
 def bench_options(rounds: int, seconds: float, threads: int | None, device: str) -> BenchOptions:
     """Return the options that all benches share, with all cores if no number of threads is given."""
-    from gptcli.report.bench.machine import available_cores
+    from gptcli.manifest import usable_cores
     from gptcli.report.bench.options import BenchOptions
 
-    return BenchOptions(rounds, seconds, threads or available_cores(), device)
+    return BenchOptions(rounds, seconds, threads or usable_cores(), device)
 
 
 def run(benches: list[Bench], options: BenchOptions, as_markdown: bool, as_json: bool) -> None:

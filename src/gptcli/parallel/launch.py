@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gptcli.errors import GptcliError, UsageError
+from gptcli.manifest import usable_cores
 from gptcli.parallel.world import FAILURE_NAME, LAUNCH_VARIABLE
 
 SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
@@ -67,8 +68,7 @@ def launch(settings: Launch, arguments: Sequence[str]) -> int:
     from gptcli.parallel.rendezvous import register
 
     register()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // settings.nproc)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // settings.nproc)))
     os.environ.setdefault("TORCHELASTIC_SIGNALS_TO_HANDLE", SIGNALS)
     with tempfile.TemporaryDirectory(prefix="gptcli-") as folder:
         os.environ[LAUNCH_VARIABLE] = folder

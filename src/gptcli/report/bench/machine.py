@@ -14,15 +14,11 @@ from typing import Any
 
 from gptcli import __version__
 from gptcli.console import size
+from gptcli.manifest import usable_cores
 
 FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "avx_vnni", "amx_tile", "asimd", "sve")
 """Instruction sets that decide how fast matrix products are, as Linux calls them."""
 BUSY_LOAD = 0.5
-
-
-def available_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def conditions(device: str, versions: Mapping[str, str], program: str = "gptcli") -> dict[str, Any]:
@@ -32,7 +28,7 @@ def conditions(device: str, versions: Mapping[str, str], program: str = "gptcli"
     running processes in the last minute, before this command used the machine: above 0.5 the figures are suspect.
     """
     described = cpu_description() | {
-        "cores": available_cores(),
+        "cores": usable_cores(),
         "memory_bytes": memory_bytes(),
         "system": f"{platform.system()} {platform.release()}",
         "load": round(os.getloadavg()[0], 2),
