@@ -72,7 +72,7 @@ def split_lines(chunks: Iterable[str], name: str, end: str = "\n") -> Iterator[s
         if characters > MAX_ROW_CHARACTERS:
             raise DataError(
                 f"{name} has a row of more than {MAX_ROW_CHARACTERS:,} characters",
-                "check that it holds rows; if it is plain text, add --set data.format=text",
+                f"check that it holds rows; {AS_TEXT}",
             )
         if lines:
             last = lines.pop()

@@ -16,7 +16,7 @@ from typing import Any
 from gptcli import strict_json
 from gptcli.console import Progress, say
 from gptcli.data.cache import is_whole, only_writer, seal, unfinished
-from gptcli.data.fields import text_fields
+from gptcli.data.fields import missing_field_error, text_fields
 from gptcli.errors import DataError
 from gptcli.manifest import MANIFEST_NAME, dump_with_checksum, load_with_checksum
 from gptcli.storage import HUGE, atomic_file, publish, read_regular, sha256_file, storage_errors, write_atomic
@@ -96,11 +96,7 @@ class HubStream:
             self.number += 1
             fields = text_fields(self.text_field, row)
             if not fields:
-                raise DataError(
-                    f"row {self.number} of {self.source} has no field {self.text_field!r}; its fields are "
-                    f"{', '.join(row)}",
-                    "name one with --set data.text_field=...",
-                )
+                raise missing_field_error(f"row {self.number} of {self.source}", self.text_field, row)
             yield {field: row[field] for field in fields}
 
     def read_error(self, error: Exception) -> DataError:
