@@ -112,7 +112,7 @@ BAR_COLUMNS = 44
 
 
 def terminal_columns() -> int:
-    """Return the number of columns of the terminal on stderr, or 80 if it is none."""
+    """Return the number of columns of the terminal, or 80 if stderr is not a terminal."""
     try:
         return os.get_terminal_size(sys.stderr.fileno()).columns or 80
     except (OSError, ValueError):
@@ -145,7 +145,7 @@ class Progress:
         self.figures: dict[str, str] = {}
         self.bar: tqdm[Any] | None = None
         self.paced_from: tuple[int, float] | None = None
-        """Count and time of the first update; a compilation, say, may precede it, which says nothing about the rest."""
+        """Count and time of the first update. Estimates leave out the time before it, as for example a compilation."""
 
     def __enter__(self) -> Self:
         self.began = self.said = time.monotonic()

@@ -86,7 +86,7 @@ class OutOfMemoryError(GptcliError):
 
 
 class Stopped(GptcliError):
-    """The run was asked to stop and has saved. `signum` decides the exit code (128 + signal number)."""
+    """A signal stopped the command, which has saved its work. `signum` decides the exit code (128 + signal number)."""
 
     def __init__(self, message: str, signum: int, remedy: str = "") -> None:
         super().__init__(message, remedy)

@@ -3,7 +3,7 @@
 It is written after the files that it lists, and it can be verified by itself: its last entry is the SHA-256 of the
 others, and it is accepted only if its bytes are exactly those that this module would have written. Before a listed file
 is replaced its entry is withdrawn, so that a process that is killed in between leaves an unlisted file, never one that
-seems damaged. Of a log, which grows, the beginning is listed. Checkpoints have manifests of their own.
+seems damaged. A log grows, so only its beginning is listed. Checkpoints have manifests of their own.
 """
 
 from __future__ import annotations
@@ -264,7 +264,7 @@ def replacing(directory: Path, names: Iterable[str], logs: Iterable[str] = ()) -
 
 
 def without(manifest: Manifest, names: tuple[str, ...]) -> tuple[dict[str, Entry], dict[str, Entry]]:
-    """Return the listed files and logs, except these names and what lies below them."""
+    """Return the listed files and logs, except these names and everything below them."""
     gone = set(manifest.below(names))
     files, logs = (
         {name: entry for name, entry in of.items() if name not in gone} for of in (manifest.files, manifest.logs)

@@ -121,7 +121,7 @@ class OpenArchive(NamedTuple):
 
 
 def open_archive(path: Path) -> OpenArchive:
-    """Return the members of an archive, from the cache if the archive was read lately and has not changed.
+    """Return the members of an archive, from the cache if the archive was read recently and has not changed.
 
     Raises:
         OSError: it does not exist.

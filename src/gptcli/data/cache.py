@@ -45,7 +45,7 @@ CACHE_VERSION = 6
 """A part of every key: raise it when the form or the meaning of an entry changes."""
 
 NAME_FILE = "entry-name"
-"""The file that holds the entry's name, and that of the directory in which it lies."""
+"""The file that holds the name of the entry and that of its directory."""
 SHOWN_BYTES = 1 << 30
 
 
@@ -224,7 +224,7 @@ def require_whole(entry: Path, share: VerifiedShare = WHOLE) -> None:
 
 
 def require_undamaged(entry: Path, share: VerifiedShare = WHOLE) -> None:
-    """Raise a DataError that names a damaged file of an entry, which may be a copy that lies elsewhere."""
+    """Raise a DataError that names a damaged file of an entry, which may be a copy in another place."""
     damage = damage_of(entry, share)
     if damage:
         raise unusable(entry, damage)

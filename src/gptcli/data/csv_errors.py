@@ -28,7 +28,7 @@ LONGEST_NAME = 40
 
 
 class Record(NamedTuple):
-    """A row as it stands in a file: its number (0 for the header), its lines, and the number of the first of them."""
+    """A row as a file has it: its number (0 for the header), its lines, and the number of the first of them."""
 
     number: int
     lines: Sequence[str]

@@ -80,7 +80,7 @@ def probable_encoding(sample: bytes) -> FileType | None:
 
 
 def is_latin(sample: bytes) -> bool:
-    r"""Return whether most bytes above 0x7F stand alone or in pairs among ASCII, as accented letters and quotes do.
+    r"""Return whether most bytes above 0x7F are alone or in pairs among ASCII, as accented letters and quotes do.
 
     If they are few, a detector cannot distinguish "caf\xe9" from a word that ends in Cyrillic.
     """

@@ -1,4 +1,4 @@
-"""Groups of equal or nearly equal documents, which lie on one side of the split together.
+"""Groups of equal or nearly equal documents, which are on one side of the split together.
 
 Groups are the connected components of pairs of documents, found by union-find over an array in a file, so that there
 may be more documents than fit in memory. Documents are only numbers here.

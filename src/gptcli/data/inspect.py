@@ -105,7 +105,7 @@ def verify_beside(directory: Path) -> None:
 
 
 def find_tokenizer(directory: Path) -> Tokenizer | None:
-    """Return the tokenizer that lies beside a split, in the cache or in a run directory; None if there is none."""
+    """Return the tokenizer beside a split, in the cache or in a run directory; None if there is none."""
     folders = (directory.parent / "tokenizer", directory.parent)
     return next((load_tokenizer(folder) for folder in folders if (folder / "tokenizer.json").is_file()), None)
 

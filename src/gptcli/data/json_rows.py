@@ -49,7 +49,7 @@ class Line(NamedTuple):
 
 
 def as_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object, which remembers the keys that occur more than once."""
+    """Return an object; it is a RepeatedKeys if a key occurs more than once."""
     found = dict(pairs)
     if len(found) == len(pairs):
         return found

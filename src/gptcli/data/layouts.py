@@ -24,7 +24,7 @@ Files = TypeVar("Files")
 
 
 def split_off(path: Path) -> tuple[Path, str | None]:
-    """Split DIRECTORY@SPLIT into the two; return anything else, also an existing path with such a name, with None."""
+    """Split DIRECTORY@SPLIT into both parts. Return any other path, and an existing one of that name, with None."""
     directory, at, split = str(path).rpartition("@")
     if at and split and not path.exists() and Path(directory).is_dir():
         return Path(directory), split

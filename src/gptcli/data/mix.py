@@ -1,7 +1,7 @@
 """The corpora that a run is trained on in given proportions: each is prepared by itself, with one tokenizer for all.
 
-A document that one of them is validated on, no other is trained on. A single corpus is a mix of one, which has no name
-and needs no entry of the cache of its own.
+A document in the validation split of one corpus is in no training split. A single corpus is a mix of one, which has no
+name and needs no entry of the cache of its own.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def digests_of(scan: CorpusScan, kind: int) -> np.ndarray:
 
 
 def without(scan: CorpusScan, held_out: np.ndarray, workspace: Workspace) -> CorpusScan:
-    """Return the scan without training documents of the `held_out` digests; the same scan if it has none of them."""
+    """Return the scan without training documents whose digests are in `held_out`; the same scan if there are none."""
     places = [np.empty(0, dtype=np.int64)]
     high = np.unique(held_out["high"])
     for start, some, kinds in stretches(scan.records, scan.assignment):
@@ -278,7 +278,7 @@ def open_together(
     from_cache: bool,
     share: VerifiedShare = WHOLE,
 ) -> PreparedMix:
-    """Open the part of a mix of several corpora that `directory` holds of all, after its files are verified."""
+    """Open a mix of several corpora, whose common files in `directory` are verified before."""
     require_whole(directory, share)
     overlap, overlaps = read_overlap(directory)
     tokens = [

@@ -2,7 +2,7 @@
 
 MinHash (Broder, "On the resemblance and containment of documents", 1997) with locality-sensitive hashing in bands, as
 `datatrove` and `text-dedup` do it; the signatures are those of `rensa`. Candidates that share a band are kept as a pair
-if their signatures agree. Signatures lie in files, and every band is sorted by itself in bounded memory, so that the
+if their signatures agree. Signatures are in files, and every band is sorted by itself in bounded memory, so that the
 pairs do not depend on the number of processes. Documents without a passage of WINDOW_BYTES are in no pair.
 """
 

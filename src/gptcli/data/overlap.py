@@ -86,7 +86,7 @@ def measure_overlap(vals: Sequence[TokenShards], trains: Sequence[TokenShards]) 
 
 
 def ngram_length(vals: Sequence[TokenShards]) -> int:
-    """Return the tokens of an n-gram: NGRAM_TOKENS, or as many as stand for NGRAM_BYTES on average."""
+    """Return the tokens of an n-gram: NGRAM_TOKENS, or as many as have NGRAM_BYTES on average."""
     tokens, size = sum(map(len, vals)), sum(val.bytes for val in vals)
     return max(NGRAM_TOKENS, math.ceil(NGRAM_BYTES * tokens / max(1, size)))
 
@@ -119,7 +119,7 @@ def chosen(tokens: np.ndarray, shift: int) -> np.ndarray:
 
 
 def validation_hashes(val: TokenShards, length: int, shift: int) -> Iterator[np.ndarray]:
-    """Yield hashes of the sampled n-grams that lie within one document of `val`."""
+    """Yield hashes of the sampled n-grams within one document of `val`."""
     starts = val.document_starts.astype(np.int64)
     ends = np.append(starts[1:], len(val))
     first, last = starts + len(val.framing.before), ends - len(val.framing.after)

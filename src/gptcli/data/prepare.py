@@ -1,7 +1,7 @@
 """The preparation of a corpus: learn the tokenizer on the training split, encode both splits, keep all in a cache.
 
-The cache is keyed by the text and the tokenizer, so that the second run on the same corpus starts at once, under
-whatever name the corpus then lies.
+The cache is keyed by the text and the tokenizer, so that the second run on the same corpus starts at once, even if
+its files were moved or renamed.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def framing_report(tokenizer: Tokenizer) -> dict[str, str | None]:
 
 
 def prepare_tokenizer(scan: CorpusScan, workspace: Workspace) -> tuple[Tokenizer, dict[str, int] | None]:
-    """Return the tokenizer that `data.tokenizer` asks for, and the size of its sample, as `learn_tokenizer`."""
+    """Return the tokenizer that `data.tokenizer` sets, and the size of its sample, as `learn_tokenizer`."""
     config = workspace.config.tokenizer
     is_sampled = config.name == "bpe" and scan.train.bytes > SAMPLE_BYTES
     of_sample = [SAMPLE_BYTES] if is_sampled else []
@@ -150,7 +150,7 @@ def prepare_tokenizer(scan: CorpusScan, workspace: Workspace) -> tuple[Tokenizer
 def learn_tokenizer(
     sources: Sequence[tuple[CorpusScan, int]], key: str, workspace: Workspace
 ) -> tuple[Tokenizer, dict[str, int] | None]:
-    """Return the tokenizer that `data.tokenizer` asks for, and the size of the sample that it was learnt from.
+    """Return the tokenizer that `data.tokenizer` sets, and the size of the sample that it was learnt from.
 
     One that is learnt is kept in the cache under `key`. The size is None if the whole text of a single source was read.
 

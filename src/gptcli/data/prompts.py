@@ -25,7 +25,7 @@ def suggested_prompt(shards: TokenShards, tokenizer: Tokenizer) -> str | None:
 
 
 def example_prompt(tokenizer: Tokenizer) -> str:
-    """Return a prompt for a model whose texts are not to be quoted: one that represents English, else a token."""
+    """Return a prompt that quotes no training text: EXAMPLE if the tokenizer represents it, else a token."""
     tokens = (tokenizer.decode([id]).strip() for id in range(tokenizer.vocab_size))
     return next((text for text in (EXAMPLE, *tokens) if is_usable(text, tokenizer)), EXAMPLE)
 

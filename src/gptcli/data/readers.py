@@ -87,5 +87,5 @@ def read_measured(
 
 
 def file_changed(file: ScannedFile) -> FileChanged:
-    """Return the error for a file that is not what it was when it was scanned."""
+    """Return the error for a file that has changed since it was scanned."""
     return FileChanged(f"{file.name} changed while it was being read", "run the same command again")

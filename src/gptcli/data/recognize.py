@@ -25,8 +25,8 @@ FORMAT_NAMES: dict[Format, str] = {"jsonl": "JSON lines", "json": "JSON", "csv":
 def file_format(path: Path, config: DataConfig) -> Format:
     """Return the format of a file with an ending: as `data.format` says, else by its ending.
 
-    For JSON, the beginning of the file shows whether an object stands on each line, and whether a file .jl is JSON
-    lines or a program in Julia.
+    For JSON, the beginning of the file shows whether each line holds an object, and whether a .jl file is JSON lines
+    or a program in Julia.
     """
     if config.format != AUTO:
         return config.format

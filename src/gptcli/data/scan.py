@@ -324,7 +324,7 @@ def dropped(records: np.ndarray, assignment: np.ndarray) -> dict[str, int]:
 
 
 def find_groups(records: np.ndarray, jobs: list[Job], folder: Path, workspace: Workspace) -> Groups:
-    """Return the groups of documents that must lie in one split, by `data.deduplicate`."""
+    """Return the groups of documents that must be in one split, by `data.deduplicate`."""
     match workspace.config.deduplicate:
         case "exact":
             return Groups(folder)

@@ -53,7 +53,7 @@ class SectionIndexer:
     on_progress: OnProgress
 
     def index(self, section: Section, file: ScannedFile) -> IndexedSection:
-        """Index a section. One that cannot be read, of a file that may be left out, leaves nothing in `out`.
+        """Index a section. If it cannot be read and its file may be left out, nothing of it remains in `out`.
 
         Raises:
             DataError: The section cannot be read, and its file may not be left out.

@@ -30,8 +30,9 @@ BYTE_ORDER_MARK = "\ufeff".encode()
 class Section(NamedTuple):
     """Bytes start..stop-1 of file `number` of the corpus (row groups of a .parquet); the whole file if `stop` is None.
 
-    It holds `documents` documents, and `first` stand before it in the corpus. Each section of a document that is longer
-    than a section counts as one document: it begins at character `position`, and `record` has its own digest and sizes.
+    It holds `documents` documents, and `first` documents precede it in the corpus. Each section of a document that is
+    longer than a section counts as one document: it begins at character `position`, and `record` has its own digest and
+    sizes.
     """
 
     number: int

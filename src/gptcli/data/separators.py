@@ -47,7 +47,7 @@ def separator_of(config: DataConfig) -> Separator | None:
 
 
 def separate(chunks: Iterable[str], separator: Separator | None) -> Iterator[tuple[str, bool]]:
-    """Yield (text, whether a document ends after it) of text that comes in chunks; a separator may lie across two."""
+    """Yield (text, whether a document ends after it) of text that comes in chunks, even if they divide a separator."""
     held = ""
     for chunk in chunks:
         if separator is None:

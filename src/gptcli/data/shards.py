@@ -60,7 +60,7 @@ class ShardWriter:
         self.create(BYTES)
 
     def add(self, ids: np.ndarray, size: int, starts: bool) -> None:
-        """Append ids (N,), which stand for `size` bytes of text and begin a document if `starts`.
+        """Append ids (N,) of `size` bytes of text; they begin a document if `starts`.
 
         Raises:
             DataError: An id is not below the vocabulary size, which is a fault of the tokenizer.
@@ -265,7 +265,7 @@ class TokenShards:
         return int(self.index["tokens"])
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Return tokens start..stop-1 of the stream, (stop - start,) of `dtype`; they may lie in several files.
+        """Return tokens start..stop-1 of the stream, (stop - start,) of `dtype`; they may be in several files.
 
         Raises:
             IndexError: They are not within the stream.

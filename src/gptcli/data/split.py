@@ -47,11 +47,11 @@ class Split(NamedTuple):
 def split_documents(
     records: np.ndarray, own_val: int, config: DataConfig, seed: int, assignment: np.ndarray, groups: Groups
 ) -> Split:
-    """Decide on every document; records (documents,) of RECORD, the first `own_val` of a validation corpus.
+    """Assign every document; records (documents,) of RECORD, the first `own_val` of them from `data.val`.
 
     Args:
         assignment: The array for the result, (documents,) uint8 zeros; a mapped file if it does not fit in memory.
-        groups: The documents that must lie in one split.
+        groups: The documents that must be in one split.
 
     Raises:
         DataError: One of the two splits would be empty.

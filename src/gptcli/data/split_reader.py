@@ -66,7 +66,7 @@ class SplitReader:
         """Yield the kept documents of a section in order, in pieces, if it has a document of `kinds`.
 
         Raises:
-            DataError: The section is not what it was when its documents were indexed.
+            DataError: The section has changed since its documents were indexed.
         """
         assignment = self.assignment(section)
         if not np.isin(assignment, kinds).any():
@@ -114,7 +114,7 @@ def iter_records(records: np.ndarray) -> Iterator[Record]:
 
 
 def cut_piece(text: str, position: int, cut_at: int) -> Iterator[SplitPiece]:
-    """Yield the piece at character `position` of a document whose characters from `cut_at` on are validated on."""
+    """Yield the piece at character `position` of a document that is validated on from character `cut_at`."""
     place = min(max(cut_at - position, 0), len(text))
     head, tail = text[:place], text[place:]
     if head:

@@ -146,7 +146,7 @@ def count(job: Job) -> dict[str, Any]:
 
 
 def draw(task: tuple[Job, int]) -> dict[str, Any]:
-    """Write the texts of a sample, of so many buckets, to `texts.jsonl`, one a line; return their number and size."""
+    """Write the sample from the first buckets to `texts.jsonl`, a text per line, and return its documents and bytes."""
     job, drawn = task
 
     def make(folder: Path) -> dict[str, Any]:
@@ -216,8 +216,8 @@ class ShardEncoder:
     def encode_into(self, folder: Path, pieces: Iterable[SplitPiece]) -> dict[str, Any]:
         """Write token shards of both splits to `folder`.
 
-        Returns of each split whether it begins within a document (`goes_on`), and the text that the tokenizer loses of
-        it (`lost`).
+        Returns for each split whether it begins within a document (`goes_on`), and the text that the tokenizer loses
+        (`lost`).
         """
         vocabulary = (self.tokenizer.vocab_size, self.tokenizer.framing, self.tokenizer.fingerprint)
         goes_on: list[bool | None] = [None, None]

@@ -1,4 +1,4 @@
-"""A corpus that another program has cut into tokens already: read where it lies, checked once, never written again.
+"""A corpus that another program has already cut into tokens: it is read in place and checked once.
 
 The cache keeps the places where the documents of the training split begin; the tokens stay in their own files. The
 validation split is copied, so that a run directory holds it whole. Such tokens mean nothing without the tokenizer that
@@ -61,7 +61,7 @@ class TokenScan(Scan):
 def scan_tokens(sources: Sequence[str], workspace: Workspace) -> TokenScan:
     """Check the files and find their documents, or take the result from the cache if no file has changed since.
 
-    The validation split is `data.val`, else a file for it that lies beside the others (val.bin), else the last tokens.
+    The validation split is `data.val`, else a file for it beside the others (val.bin), else the last tokens.
 
     Raises:
         DataError: Texts are mixed in, the tokenizer is not named, a file is damaged, or a token is not in the
@@ -255,7 +255,7 @@ class TokenSplit:
         return LostText(lost, size, size)
 
     def characters(self) -> set[str]:
-        """Return the distinct characters, without those that always lie across two tokens."""
+        """Return the distinct characters, without those that are always divided between two tokens."""
         used = (self.sizes.texts[id] for id in np.flatnonzero(self.counts))
         return {character for text in used for character in text.decode(errors="ignore")}
 

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and that lie where their path says. Nothing here depends on their content.
+"""Files that are whole or absent, and that no link redirects elsewhere. Nothing here depends on their content.
 
     errors.py       the system's errors as StorageError, paths as users write them, and the default place of the cache
     writing.py      creating, copying and removing files and directories, never through a link

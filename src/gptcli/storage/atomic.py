@@ -89,7 +89,7 @@ def append_file(path: Path) -> io.FileIO:
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield the path of an empty file, which becomes `path` when the block ends without an error.
 
-    The file lies in a temporary directory of its own, so that a library may write files beside it or replace it.
+    The file is in a temporary directory of its own, so that a library may write files beside it or replace it.
 
     Raises:
         StorageError: the disk is full, or `path` is a link or cannot be written; nothing is left behind.

@@ -202,8 +202,8 @@ def is_left_over(path: Path, excluded: Excluded) -> bool:
 
 
 def last_change(path: Path) -> float:
-    """Return when something in a file or directory was last written, in seconds since 1970; the present if it is being
-    removed.
+    """Return when something in a file or directory was last written, in seconds since 1970; the current time if it is
+    being removed.
     """
     try:
         times = [path.lstat().st_mtime]

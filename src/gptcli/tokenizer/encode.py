@@ -207,9 +207,9 @@ def load_gigatoken(backend: tokenizers.Tokenizer) -> Any:
 
 
 class SplitComparison:
-    """The characters that `tokenizers` and gigatoken split alike, found by asking both about each character once.
+    """The characters that `tokenizers` and gigatoken split alike, found by splitting each character once with both.
 
-    They agree about ASCII.
+    ASCII is split alike.
     """
 
     def __init__(self) -> None:

@@ -26,8 +26,8 @@ class DocumentFraming:
     def of(cls, bos_id: int | None, eos_id: int | None) -> DocumentFraming:
         """Return the framing for a tokenizer with these special tokens.
 
-        Two different tokens give `bos text eos`. One token, or one that is both, stands before every document and so
-        between any two. Without either, documents follow one another unmarked.
+        Two different tokens give `bos text eos`. A single token, or one that is both, is written before every document.
+        Without either, nothing marks the boundary between documents.
         """
         begin = eos_id if bos_id is None else bos_id
         return cls(begin, None if eos_id == begin else eos_id)

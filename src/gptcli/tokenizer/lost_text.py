@@ -30,8 +30,8 @@ CONTEXT_TOKENS = 8
 
 @dataclass(frozen=True)
 class LostText:
-    """Counts for a text of `text_bytes` UTF-8 bytes: `measured_bytes` were encoded and decoded, and `lost_bytes` of
-    them lost.
+    """Counts for a text of `text_bytes` UTF-8 bytes, of which `measured_bytes` were encoded and decoded, and
+    `lost_bytes` of these lost.
     """
 
     lost_bytes: int = 0

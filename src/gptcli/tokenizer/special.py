@@ -25,7 +25,7 @@ def find_eos_id(backend: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> i
 def find_bos_id(backend: tokenizers.Tokenizer, settings: Mapping[str, Any], end: int | None) -> int | None:
     """Return the token that begins a document: tokenizer_config.json's `bos_token`, otherwise one of a known name.
 
-    <|endoftext|> stands between documents and so does both, as in GPT-2. If the file names the token that ends a
+    <|endoftext|> both ends one document and begins the next, as in GPT-2. If the file names the token that ends a
     document (`end`) but none that begins one, a known name is not evidence that the model has seen that token: then it
     is `end`, or the token that the tokenizer itself puts before a text.
     """

@@ -221,7 +221,7 @@ class Tokenizer:
     def save(self, directory: Path) -> None:
         """Write tokenizer.json and tokenizer_config.json, which transformers' AutoTokenizer opens with the same ids.
 
-        The tokenizer class is the one that uses tokenizer.json unchanged, whatever model lies beside it.
+        The tokenizer class is the one that uses tokenizer.json unchanged, whatever model is beside it.
         """
         special = {"bos_token": self.bos_id, "eos_token": self.eos_id, "unk_token": self.unk_id}
         settings = {

@@ -1,4 +1,4 @@
-"""The tokenizer that a configuration asks for, trained on the training texts if it needs training."""
+"""The tokenizer that a configuration sets, trained on the training texts if it needs training."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ REPORT_SECONDS = 10.0
 
 
 def build_tokenizer(config: TokenizerConfig, texts: Callable[[], Iterator[str]]) -> Tokenizer:
-    """Return the tokenizer that `config` asks for.
+    """Return the tokenizer that `config` sets.
 
     `texts()` iterates over the training documents; only the kinds that are trained (char, bpe) call it, once.
 
@@ -98,7 +98,7 @@ def train_bpe(texts: Iterator[str], vocab_size: int, min_frequency: int) -> Toke
     """Return byte-level BPE (Sennrich et al. 2016, Radford et al. 2019): 256 bytes, then merges, then <|endoftext|>
     last.
 
-    A corpus with too few frequent pairs gives a smaller vocabulary than asked for, and a message says so. Long
+    A corpus with too few frequent pairs gives a smaller vocabulary than `vocab_size`, with a message. Long
     documents are trained on in pieces that end with a word: the same words are counted, in bounded memory. Words of
     more than WORD_CHARACTERS are cut, so that the time is linear in the text, whatever it is.
 
