@@ -22,16 +22,17 @@ class CheckpointReport:
 
     @property
     def best_step(self) -> int | None:
-        """The step of the checkpoint that `generate` and `eval` take."""
+        """The step of the checkpoint that `generate` and `eval` use, from the manifests of all checkpoints."""
         best = self.run.best()
         return None if best is None else best.step
 
     def as_dict(self) -> dict[str, Any]:
         """Return {"run", "checkpoints": [{"step", "is_best", "path", "val_loss", "bytes", "verified", "damage"}]}."""
+        best_step = self.best_step
         entries = [
             {
                 "step": info.step,
-                "is_best": info.step == self.best_step,
+                "is_best": info.step == best_step,
                 "path": str(info.path),
                 "val_loss": info.val_loss,
                 "bytes": info.size_bytes(),
@@ -44,11 +45,12 @@ class CheckpointReport:
 
     def text(self) -> str:
         """Return one line for each checkpoint."""
+        best_step = self.best_step
         lines = [f"{'step':>10}  {'val loss':>9}  {'size':>8}  state"]
         for info, damage in self.checkpoints:
             loss = "-" if info.val_loss is None else f"{info.val_loss:.4f}"
             state = "whole" if damage is None else str(damage)
-            state += ", best" if info.step == self.best_step else ""
+            state += ", best" if info.step == best_step else ""
             lines.append(f"{info.step:>10,}  {loss:>9}  {size(info.size_bytes()):>8}  {state}")
         return "\n".join(lines) if self.checkpoints else f"{self.run.path} has no checkpoints"
 
