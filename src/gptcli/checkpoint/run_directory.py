@@ -235,8 +235,8 @@ def not_empty(path: Path, names: list[str]) -> UsageError:
 
 def by_loss(found: list[CheckpointInfo]) -> list[CheckpointInfo]:
     """Return the evaluated checkpoints, lowest validation loss first; equals keep their order."""
-    losses = [(info.val_loss, info.step, info) for info in found if info.val_loss is not None]
-    return [info for *_, info in sorted(losses, key=lambda entry: entry[:2])]
+    losses = [(info.val_loss, info) for info in found if info.val_loss is not None]
+    return [info for _, info in sorted(losses, key=lambda entry: entry[0])]
 
 
 def first_good(
