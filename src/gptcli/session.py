@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -44,7 +44,7 @@ class ModelRequest:
 class Session(LoadedModel):
     """A model that is ready to run, its tokenizer, and what it is."""
 
-    request: ModelRequest = field(default_factory=lambda: ModelRequest(""))
+    request: ModelRequest
 
     @property
     def stop_ids(self) -> frozenset[int]:
@@ -55,8 +55,7 @@ class Session(LoadedModel):
     @property
     def chat_template(self) -> str | None:
         """The Jinja template by which the model reads conversations; None if it has none."""
-        template = self.tokenizer.settings.get("chat_template")
-        return template if isinstance(template, str) else None
+        return self.tokenizer.chat_template
 
     def generate(self, prompts: Sequence[str], config: GenerationConfig, listener: Listener = SILENT) -> Generation:
         """Generate `config.num_samples` texts for each prompt; `listener` receives them as they grow.

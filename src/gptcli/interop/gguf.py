@@ -148,8 +148,8 @@ def add_tokenizer(writer: Any, tokenizer: Tokenizer, vocabulary: GgufTokenizer) 
             add(id)
     writer.add_add_bos_token(tokenizer.adds_bos)
     writer.add_add_eos_token(False)
-    if isinstance(template := tokenizer.settings.get("chat_template"), str):
-        writer.add_chat_template(template)
+    if tokenizer.chat_template is not None:
+        writer.add_chat_template(tokenizer.chat_template)
 
 
 def read_gguf(path: Path) -> GPT:

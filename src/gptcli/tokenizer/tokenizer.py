@@ -132,6 +132,12 @@ class Tokenizer:
             return added
         return added_before(self.backend) == self.bos_id
 
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja template by which a model of this tokenizer reads conversations; None if there is none."""
+        template = self.settings.get("chat_template")
+        return template if isinstance(template, str) else None
+
     def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
         """Return the ids of `text`; with `allow_special`, the names of special tokens in it become those tokens.
 
