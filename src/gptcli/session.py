@@ -1,4 +1,4 @@
-"""The one way from a path to a model that runs: for `gptcli generate`, `gptcli eval` and whatever else runs a model."""
+"""Models that are loaded from a path to run them, in `gptcli generate`, `gptcli eval` and other commands."""
 
 from __future__ import annotations
 

@@ -164,7 +164,7 @@ def test_prompts_that_cannot_be_represented_are_clear_errors(make_model: Callabl
 
 
 def test_a_tokenizer_of_another_model_is_a_clear_error(make_model: Callable[..., GPT], tokenizer: Tokenizer) -> None:
-    with pytest.raises(CheckpointError, match="the model knows 29"):
+    with pytest.raises(CheckpointError, match="the model has 29 tokens"):
         generate(make_model(vocab_size=29), tokenizer, ["zzz"], GenerationConfig())
 
 

@@ -24,7 +24,7 @@ class LocalShard(NamedTuple):
 
 
 class LocalShards(Tensor):
-    """The shards of one tensor on this rank. Shape and dtype are those of the whole; its own elements mean nothing.
+    """The shards of one tensor on this rank. Shape and dtype are those of the whole; its own elements have no meaning.
 
     The class implements the protocol of torch.distributed._checkpointable, as DTensor does. Unlike a DTensor it can
     hold several blocks, such as this rank's rows of q, of k and of v in the matrix that fuses them.

@@ -15,7 +15,7 @@ from gptcli.errors import UsageError
 from gptcli.storage import open_nofollow, storage_errors
 
 NAMING_SECONDS = 0.5
-"""The longest time after which a process that has just taken the lock has written its name into the file."""
+"""The longest wait for the name of a process that has just taken the lock."""
 
 
 @contextmanager

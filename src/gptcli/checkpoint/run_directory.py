@@ -119,7 +119,7 @@ class RunDirectory:
             probe.rmdir()
 
     def foreign_names(self) -> list[str]:
-        """Return the names in the directory that a run begun there has not left."""
+        """Return the names in the directory that are not left over from the start of a run there."""
         own = {self.lock_path.name, self.checkpoints_dir.name}
         return [p.name for p in self.path.iterdir() if p.name not in own and TEMPORARY_MARK not in p.name]
 

@@ -37,7 +37,7 @@ def save_checkpoint(
     Args:
         tensors: part -> name -> tensor, on any device; each part becomes PART.safetensors.
         state: anything JSON can hold. `val_loss` (nats per token, of exactly these weights; None if not evaluated),
-            `config_fingerprint` and `data_fingerprint` also stand in the manifest.
+            `config_fingerprint` and `data_fingerprint` are copied to the manifest.
 
     Raises:
         StorageError: the disk is too full or cannot be written; the message names the needed and the free bytes.

@@ -13,10 +13,10 @@ MOST_BYTES = 2_000_000
 LEAST_DICTIONARY = 4096
 """Bytes, by liblzma's limit."""
 MOST_LOST = 0.001
-"""The largest difference in length of a decoded text from the text, as a fraction of its bytes."""
+"""The largest difference in length between a text and its decoded tokens, as a fraction of the text's bytes."""
 LOST_TEXT = "the tokenizer does not give the text back"
 LEAST_BYTES = 1000
-"""Bytes of a text at least: xz's headers take about 72 bytes, which would count too much in a shorter one."""
+"""The fewest bytes of a text: xz's headers take about 72 bytes, which would count too much in a shorter one."""
 SHORT_TEXT = f"the figure of a compressor means nothing below {LEAST_BYTES:,} bytes"
 
 

@@ -59,8 +59,8 @@ def score_continuations(
 ) -> list[Score]:
     """Return the scores of all continuations, in their order.
 
-    What is longer than the model's context loses its beginning, as in lm-eval. Contexts of similar length are read
-    together, and a prefix that all contexts of a batch share is read once.
+    Sequences longer than the model's context are cut at the beginning, as in lm-eval. Contexts of similar length are
+    read together, and a prefix that all contexts of a batch share is read once.
 
     Args:
         batch_size: continuations at a time at most; None: as many as take a modest amount of memory.

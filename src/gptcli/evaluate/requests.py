@@ -1,4 +1,4 @@
-"""The requests of `gptcli eval`, from the user's words to a report. The one module of this package that knows paths."""
+"""The requests of `gptcli eval` and their evaluation. Only here does this package open models and texts by path."""
 
 from __future__ import annotations
 

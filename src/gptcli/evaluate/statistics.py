@@ -19,8 +19,9 @@ T_95 = (
 )  # fmt: skip
 """The 97.5 % quantile of Student's distribution with 1, 2, ... degrees of freedom; the last for more."""
 LEAST_CALIBRATION_ROWS = 50
-"""Below so many predictions the expected calibration error is mostly noise: a perfectly calibrated classifier whose
-confidences lie evenly between 0.5 and 1 shows 0.19 on average over 20 rows, 0.13 over 50, 0.03 over 1,000."""
+"""The number of predictions below which the expected calibration error is mostly noise: that of a perfectly calibrated
+classifier with confidences spread evenly from 0.5 to 1 is 0.19 on average over 20 rows, 0.13 over 50, 0.03 over 1,000.
+"""
 CALIBRATION_SIMULATIONS = 200
 UNSPACED_CHARACTER_BYTES = 3
 """UTF-8 bytes of nearly every character of scripts without spaces between words."""

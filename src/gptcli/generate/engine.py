@@ -209,7 +209,7 @@ class Engine:
         return torch.cat(logits)
 
     def capacity(self, requests: Sequence[Request]) -> int:
-        """Return the slots for the windows and some growth: what can still be needed, at most twice what is held."""
+        """Return the slots for the windows and their growth: as many as are needed, up to twice the longest window."""
         longest = max(request.window_length for request in requests)
         still_to_come = self.config.max_new_tokens - min(request.count for request in requests)
         return min(self.context_length, longest + still_to_come, max(2 * longest, SMALLEST_CAPACITY))

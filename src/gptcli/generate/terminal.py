@@ -88,11 +88,10 @@ def stdin_has_text() -> bool:
 class Printer(Listener):
     """A listener that prints samples to stdout in the order of their numbers, the current one as it grows.
 
-    Stdout gets the generated text and a newline after each sample. A file or a pipe gets exactly that text; for a
-    terminal `visible` escapes it, so that no control character of a model's text reaches the terminal. With several
-    samples, a heading on stderr precedes each, and a line with `separator` stands between two samples on a stdout that
-    is no terminal; an empty separator prints no such line. At a terminal the prompt is printed too, on stderr, so that
-    prompt and text read as one.
+    Stdout gets the generated text and a newline after each sample. A file or a pipe gets exactly that text; at a
+    terminal `visible` escapes the control characters. With several samples, a heading on stderr precedes each, and a
+    line with `separator`, unless that is empty, separates them on a stdout that is no terminal. At a terminal the
+    prompt is also printed, on stderr, so that prompt and text read as one.
     """
 
     def __init__(self, prompts: Sequence[str], config: GenerationConfig, separator: str = SEPARATOR) -> None:

@@ -172,7 +172,7 @@ def check_prompt(ids: Sequence[int], model: GPT, config: GenerationConfig, name:
     """Raise an error if the prompt does not suit the model, and print a note if a part of it will not be read."""
     if max(ids) >= model.config.vocab_size:
         raise CheckpointError(
-            f"the tokenizer gives id {max(ids)} and the model knows {model.config.vocab_size}",
+            f"the tokenizer gives id {max(ids)}, and the model has {model.config.vocab_size} tokens",
             "use the tokenizer that the model was trained with",
         )
     context = model.config.context_length

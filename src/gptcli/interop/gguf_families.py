@@ -1,6 +1,6 @@
 """The architectures of llama.cpp that compute exactly what some of our configs describe: their GGUF keys and names.
 
-A table is read in both directions, as those of Hugging Face's families are. Keys lie below the architecture's name
+A table is read in both directions, as those of Hugging Face's families are. Keys begin with the architecture's name
 (`llama.block_count`). llama.cpp's `llama` turns neighbouring pairs (x[2i], x[2i + 1]) where ours turns halves
 (x[i], x[i + D/2]), so the rows of its queries and keys are in another order; `qwen3` turns halves.
 """

@@ -203,7 +203,7 @@ def valid_config(values: Json, source: str, remedy: str = "") -> ModelConfig:
 
 
 def require_embedded(tokenizer: Tokenizer, config: ModelConfig, source: Path | str) -> None:
-    """Refuse a tokenizer with ids that have no embedding; special tokens added later may lie beyond them."""
+    """Refuse a tokenizer with ids that have no embedding; special tokens added later may have such ids."""
     size = tokenizer.backend.get_vocab_size(with_added_tokens=False)
     special = [token_id for token_id in (tokenizer.bos_id, tokenizer.eos_id) if token_id is not None]
     if max(size - 1, *special, 0) >= config.vocab_size:

@@ -27,7 +27,7 @@ REMEDIES = {
     401: "the token is not valid: make one that may write, and set HF_TOKEN",
     403: "the token may not write there: check the name and the token's rights",
     404: "check the name and the token's rights",
-    429: "the hub asks you to wait",
+    429: "the hub limits the rate of requests: wait, then push again",
 }
 """The remedy by HTTP status."""
 

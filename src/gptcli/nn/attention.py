@@ -29,7 +29,7 @@ def attention_reference(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = N
 
     q (B, H, T, D), k and v (B, K, S, D) -> (B, H, T, D). Query head h reads key head h // (H / K) (Ainslie et al. 2023,
     arXiv:2305.13245). `mask` (1 or B, 1, T, S) is true where a query may look; without a mask attention is plain
-    causal, and the queries stand in the last T of the S slots. `dropout` is the probability to drop a weight.
+    causal, and the queries are in the last T of the S slots. `dropout` is the probability to drop a weight.
     """
     queries_per_key = q.shape[1] // k.shape[1]
     k = k.repeat_interleave(queries_per_key, dim=1)  # (B, H, S, D)

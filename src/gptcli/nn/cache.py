@@ -38,9 +38,9 @@ class LayerCache(NamedTuple):
 
 
 class KVCacheView(NamedTuple):
-    """A cache as one forward pass sees it: the slots up to the last new token, or all, and where the new tokens lie.
+    """The slots of a cache for one forward pass, up to the last new token or all, and the places of the new tokens.
 
-    It holds nothing but tensors (and a slice), so a forward pass over it can be compiled or recorded.
+    It holds only tensors (and a slice), so a forward pass over it can be compiled or recorded.
     """
 
     keys: list[Tensor]
@@ -73,11 +73,11 @@ class KVCacheView(NamedTuple):
 
 
 class KVCache:
-    """Memory for `capacity` tokens a row, allocated once. A row's token p lies in its slot p.
+    """Memory for `capacity` tokens a row, allocated once. A row's token p is in its slot p.
 
     Rows may have different lengths. Slots beyond a row's length are never attended to, and the row's later tokens
-    overwrite them; so taking tokens back is counting fewer of them, and rows of different length are read together
-    with padding on the right.
+    overwrite them. So tokens are removed by lowering the length, and rows of different length are read together with
+    padding on the right.
     """
 
     def __init__(
@@ -134,11 +134,11 @@ class KVCache:
         return KVCacheView(keys, values, self.ids[:, :end], places)
 
     def truncate(self, lengths: Sequence[int]) -> None:
-        """Take back the tokens of each row beyond these lengths."""
+        """Remove the tokens of each row beyond these lengths."""
         self.lengths = [min(pair) for pair in zip(self.lengths, lengths, strict=True)]
 
     def select(self, rows: Sequence[int]) -> None:
-        """Keep only the rows of these numbers, in that order; a row may be taken several times."""
+        """Keep only the rows of these numbers, in that order; a number may occur several times."""
         index = torch.tensor(rows, device=self.ids.device)
         self.keys = [keys[index] for keys in self.keys]
         self.values = [values[index] for values in self.values]

@@ -1,7 +1,7 @@
 """Dropout whose random numbers cost little on a CPU.
 
-There torch draws one random number for each element, and its compiler spends three times as long on one as torch does.
-Here 64 random bits decide about four elements. Other devices use torch's own dropout.
+On a CPU torch draws one random number for each element, and its compiler takes three times as long for it. This module
+draws 64 random bits for four elements. On other devices it uses torch's own dropout.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Linear and Embedding that draw no weights when made: `models.gpt.initialize` does, or a checkpoint is loaded.
+"""Linear and Embedding without initial weights: `models.gpt.initialize` draws them, or a checkpoint is loaded.
 
-torch's own draw at once, and do so on the meta device too, where that makes torch import its compiler (over a second).
+torch's own classes draw weights in their constructors, also on the meta device, where that makes torch import its
+compiler (over a second).
 Shapes: B batch, T time, C n_embd, V vocab.
 """
 

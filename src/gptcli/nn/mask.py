@@ -20,7 +20,7 @@ def attention_mask(
 ) -> Tensor | None:
     """Return a mask (1 or B, 1, T, S), true where a query may look, or None where plain causal attention is enough.
 
-    The T queries stand at `positions` (B, T) among the S slots, by default in the last T. A query sees itself and
+    The T queries are at `positions` (B, T) among the S slots, by default in the last T. A query sees itself and
     earlier slots, but of these only
 
     - the last `window`, itself included, if window > 0;

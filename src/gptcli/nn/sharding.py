@@ -95,7 +95,10 @@ def to_owners(pieces: Sequence[Tensor], sharding: Sharding) -> list[Tensor]:
 
 
 def from_owners(owned: Sequence[Tensor], sharding: Sharding, pieces: Sequence[Tensor]) -> list[Tensor]:
-    """Exchange the weights that this rank owns for its pieces of all weights, as large as `pieces`: the way back."""
+    """Exchange the weights that this rank owns for its pieces of all weights, as large as `pieces`.
+
+    This is the inverse of `to_owners`.
+    """
     counts = [len(pieces)]
     for cut in reversed(sharding.cuts):
         counts.append(owned_by(counts[-1], cut.ranks)[cut.rank])

@@ -1,4 +1,4 @@
-"""The state of one forward pass: where its tokens stand, what they may attend to, and where their keys and values go.
+"""The state of one forward pass: the positions of its tokens, their attention masks, and the cache that they extend.
 
 Shapes: B batch, T time, S cached keys.
 """
@@ -45,7 +45,7 @@ class ForwardState:
         self.places: Places = slice(0, count) if view is None else view.places
         """Positions of the T tokens."""
         self.end = count if view is None else view.slots
-        """No position reaches it."""
+        """All positions are below it."""
         self.masks: dict[int, Tensor | None] = {}
 
     def new_mask(self, window: int) -> Tensor | None:

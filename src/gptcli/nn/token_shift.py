@@ -24,7 +24,7 @@ HASH_MULTIPLIER = 0x9E3779B1
 def previous_ids(
     input_ids: Tensor, before: Tensor | None = None, starts: Tensor | None = None, segment_ids: Tensor | None = None
 ) -> Tensor:
-    """Return the id before each of input_ids (B, T), (B, T), or NO_TOKEN where none is before it.
+    """Return the id before each id, NO_TOKEN where there is none: input_ids (B, T) -> (B, T).
 
     Args:
         before: (B, 1), the ids before the first column; None at the beginning of the rows.
