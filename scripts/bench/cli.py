@@ -39,7 +39,7 @@ from gptcli.cli.bench import (
 )
 from gptcli.cli.options import MOST, AsJson, Assignments, Corpus, Device
 from gptcli.report.bench import decoding, encoding, training
-from gptcli.report.bench.options import BenchOptions, parse_list, positive_int
+from gptcli.report.bench.options import BenchOptions, parse_list, positive_int, positive_number
 from gptcli.report.bench.report import Outcome, Report, run_benches
 
 PROGRAM = "python scripts/bench"
@@ -171,7 +171,7 @@ def learn(
         ours=tuple(map(learning.parse_ours, ours or ())) or (("gptcli", ()),),
         assignments=tuple(assignments or ()),
         nanogpt=tuple(map(learning.parse_arguments, nanogpt_args or ())),
-        targets=parse_list(targets, learning.loss_target, "--targets"),
+        targets=parse_list(targets, positive_number, "--targets"),
         seeds=parse_list(seeds, positive_int, "--seeds"),
         eval_every=eval_every,
         picture=picture,
@@ -213,7 +213,7 @@ def deadline(
     """Compare bits per byte on each corpus's last tenth after so many minutes: gptcli, nanoGPT and xz."""
     request = deadlines.DeadlineRequest(
         corpora=tuple(corpus or ()),
-        minutes=parse_list(minutes, deadlines.minutes_of, "--minutes"),
+        minutes=parse_list(minutes, positive_number, "--minutes"),
         seeds=parse_list(seeds, positive_int, "--seeds"),
         gpt2_vocab=gpt2_vocab,
         without_characters=without_characters,

@@ -252,15 +252,3 @@ def bits_and_seconds(one: Mapping[str, Any] | None) -> str:
     if one is None:
         return "-"
     return f"{one['bits_per_byte']['median']:.3f} ({one['wall_seconds']['median']:.1f} s)"
-
-
-def minutes_of(text: str) -> float:
-    """Read a number of minutes.
-
-    Raises:
-        ValueError: the text is something else.
-    """
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise ValueError(f"{text} is no number of minutes")
-    return value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import tempfile
 from collections.abc import Callable, Sequence
@@ -229,15 +228,3 @@ def parse_arguments(text: str) -> tuple[str, str]:
     """Read `ARGS` or `NAME=ARGS`, where ARGS are nanoGPT's and begin with -- or config/; return (name, arguments)."""
     match = NAMED_ARGUMENTS.fullmatch(text.strip())
     return match["name"] or "nanogpt", match["arguments"]
-
-
-def loss_target(text: str) -> float:
-    """Read a loss.
-
-    Raises:
-        ValueError: the text is something else.
-    """
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise ValueError(f"{text} is no loss")
-    return value

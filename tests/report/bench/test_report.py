@@ -11,7 +11,7 @@ import pytest
 from gptcli.errors import UsageError
 from gptcli.report.bench import machine
 from gptcli.report.bench.machine import cpu_description, machine_line
-from gptcli.report.bench.options import BenchOptions, parse_list, positive_int
+from gptcli.report.bench.options import BenchOptions, parse_list, positive_int, positive_number
 from gptcli.report.bench.report import Outcome, Report, run_benches
 from gptcli.report.bench.tables import Table
 
@@ -79,3 +79,7 @@ def test_lists_are_read_item_by_item() -> None:
     for wrong in ("", "0", "1,,2", "a", "1.5"):
         with pytest.raises(UsageError, match=r"^--batch-sizes .* is not a whole number above 0$"):
             parse_list(wrong, positive_int, "--batch-sizes")
+    assert parse_list("1.88,0.5", positive_number, "--targets") == (1.88, 0.5)
+    for wrong in ("0", "-1", "inf", "nan", "x", ""):
+        with pytest.raises(UsageError, match=r"^--targets .* is not a number above 0$"):
+            parse_list(wrong, positive_number, "--targets")

@@ -24,10 +24,10 @@ def run(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         (["train", "--peer", "jax"], "peer 'jax' is unknown; choose from transformers"),
         (["train", "--peer", "nanogpt"], "peer nanogpt needs a path"),
         (["learn"], "no corpus to learn; name one"),
-        (["learn", "x.txt", "--targets", "low"], "--targets 'low'"),
+        (["learn", "x.txt", "--targets", "low"], "--targets 'low': 'low' is not a number above 0"),
         (["learn", "x.txt", "--picture", "x.gif"], "end it in .svg or .png"),
         (["deadline"], "no corpus to learn; name one or more"),
-        (["deadline", "x.txt", "--minutes", "0"], "--minutes '0': 0 is no number of minutes"),
+        (["deadline", "x.txt", "--minutes", "0"], "--minutes '0': '0' is not a number above 0"),
         (["deadline", "x.txt", "--gpt2-vocab", "nowhere"], "tokenizer nowhere does not exist"),
     ],
 )

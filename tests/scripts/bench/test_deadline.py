@@ -21,7 +21,6 @@ from bench.deadline import (
     bits_and_seconds,
     encodings,
     measure,
-    minutes_of,
     ratio,
     run_deadline,
     tables,
@@ -231,13 +230,6 @@ def test_the_table_has_a_row_a_corpus_and_says_who_is_missing() -> None:
     assert len(table.columns) == len(table.rows[0])
     assert table.notes[-1] == f"Left out on b: {CHARACTERS} (it broke)."
     assert bits_and_seconds(None) == "-" and bits(whole["contenders"]["gptcli"]) == "2.000"
-
-
-def test_minutes_are_numbers_above_0() -> None:
-    assert minutes_of("0.5") == 0.5
-    for wrong in ("0", "-1", "inf", "nan", "x"):
-        with pytest.raises(ValueError):
-            minutes_of(wrong)
 
 
 @pytest.mark.slow

@@ -15,7 +15,6 @@ from bench.curves import Point, Run, median_step
 from bench.learning import (
     LearningRequest,
     factor_to,
-    loss_target,
     measure,
     parse_arguments,
     parse_ours,
@@ -226,13 +225,6 @@ def test_ours_are_named_by_the_user_or_by_their_file(text: str, name: str, confi
 )
 def test_nanogpts_arguments_may_have_a_name(text: str, name: str, arguments: str) -> None:
     assert parse_arguments(text) == (name, arguments)
-
-
-def test_a_target_is_a_loss() -> None:
-    assert loss_target("1.88") == 1.88
-    for wrong in ("-1", "0", "inf", "nan", "x"):
-        with pytest.raises(ValueError):
-            loss_target(wrong)
 
 
 def test_two_contenders_need_two_names(checkout: Path) -> None:

@@ -1,7 +1,8 @@
-"""Options that all benches share, and the lists among the options of a command. Imports no torch."""
+"""Options that all benches share, and the parsing of options that are lists. Imports no torch."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -43,3 +44,18 @@ def positive_int(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise ValueError(f"{text!r} is not a whole number above 0")
     return int(text)
+
+
+def positive_number(text: str) -> float:
+    """Read a finite number above 0.
+
+    Raises:
+        ValueError: the text is something else.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise ValueError(f"{text!r} is not a number above 0")
+    return value
