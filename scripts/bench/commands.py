@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from gptcli.report.bench.workers import BenchError, environment
+from gptcli.report.bench.workers import BenchError, environment, last_line
 
 
 def run_training(
@@ -45,8 +45,7 @@ def run_process(
             env=cold_environment(folder, threads),
         )
     if done.returncode:
-        lines = log.read_text(errors="replace").strip().splitlines()
-        raise BenchError(f"{name} failed: {lines[-1] if lines else f'status {done.returncode}'}")
+        raise BenchError(f"{name} failed: {last_line(log.read_text(errors='replace')) or f'status {done.returncode}'}")
     return launched, time.time() - launched
 
 

@@ -20,7 +20,7 @@ from gptcli.report.bench.encoding import EncodingRequest, prepare_tokenizer, rea
 from gptcli.report.bench.options import BenchOptions
 from gptcli.report.bench.report import Outcome
 from gptcli.report.bench.tables import Table, figure, shown, times
-from gptcli.report.bench.workers import BenchError, environment
+from gptcli.report.bench.workers import BenchError, environment, last_line
 
 ALONE = "tokenizers alone"
 ENCODED_BYTES = 64_000_000
@@ -140,8 +140,7 @@ def prepare(
     command = [sys.executable, "-P", "-m", "gptcli", "data", "prepare", str(folder / "corpus"), *options, *chosen]
     taken = watch(command, environment(threads), kill_after)
     if taken.status and kill_after is None:
-        lines = taken.errors.strip().splitlines()
-        raise BenchError(f"gptcli data prepare failed: {lines[-1] if lines else f'status {taken.status}'}")
+        raise BenchError(f"gptcli data prepare failed: {last_line(taken.errors) or f'status {taken.status}'}")
     return taken, json.loads(taken.output) if taken.status == 0 else {}
 
 
@@ -151,7 +150,7 @@ def encoded(folder: Path, threads: int, written: int) -> dict[str, Any]:
     arguments = [tokenizer, str(folder / "corpus"), str(min(ENCODED_BYTES, written)), str(written)]
     taken = watch([sys.executable, "-P", "-c", textwrap.dedent(ENCODE), *arguments], environment(threads))
     if taken.status:
-        raise BenchError(f"{ALONE} failed: {taken.errors.strip().splitlines()[-1]}")
+        raise BenchError(f"{ALONE} failed: {last_line(taken.errors) or f'status {taken.status}'}")
     return {"bytes_per_second": float(taken.output)}
 
 

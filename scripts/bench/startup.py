@@ -22,7 +22,7 @@ from gptcli.report.bench.comparison import alternate, spread
 from gptcli.report.bench.options import BenchOptions
 from gptcli.report.bench.report import Outcome
 from gptcli.report.bench.tables import Table, figure
-from gptcli.report.bench.workers import BenchError
+from gptcli.report.bench.workers import BenchError, last_line
 from gptcli.tokenizer.config import CharTokenizerConfig
 from gptcli.tokenizer.train import build_tokenizer
 
@@ -89,8 +89,7 @@ def seconds_to_first_byte(command: Sequence[str]) -> float:
 
 def failure(command: Sequence[str], stderr: str) -> BenchError:
     """Return the error of a command, with its last line on stderr."""
-    lines = stderr.strip().splitlines()
-    return BenchError(f"{' '.join(command[1:4])} failed: {lines[-1] if lines else 'it printed nothing'}")
+    return BenchError(f"{' '.join(command[1:4])} failed: {last_line(stderr) or 'it printed nothing'}")
 
 
 def write_small_model(directory: Path) -> None:

@@ -12,13 +12,12 @@ from bench.training_step import plain_step
 from gptcli.errors import UsageError
 from gptcli.models.config import ModelConfig
 from gptcli.nn.device import allow_tf32
-from gptcli.report.bench.decoding_rounds import decoding_contender
+from gptcli.report.bench.decoding_rounds import DTYPES, decoding_contender
 from gptcli.report.bench.jobs import DecodingJob, TrainingJob
 from gptcli.report.bench.models import read_config
 from gptcli.report.bench.training_rounds import random_batch, run_config, training_contender
 from gptcli.report.bench.worker import Contender
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SLOTS = {"norm": "layernorm", "position": "learned", "qk_norm": False, "tie_embeddings": True}
 """nanoGPT's only architecture; its MLP has an exact GELU and no gate."""
 

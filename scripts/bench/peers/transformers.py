@@ -9,12 +9,10 @@ from gptcli.errors import UsageError
 from gptcli.interop.families import family_of
 from gptcli.models.config import ModelConfig
 from gptcli.nn.device import allow_tf32
-from gptcli.report.bench.decoding_rounds import decoding_contender
+from gptcli.report.bench.decoding_rounds import DTYPES, decoding_contender
 from gptcli.report.bench.jobs import DecodingJob, TrainingJob
 from gptcli.report.bench.training_rounds import random_batch, run_config, training_contender
 from gptcli.report.bench.worker import Contender
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def train(job: TrainingJob) -> Contender:

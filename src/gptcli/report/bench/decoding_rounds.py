@@ -12,6 +12,8 @@ from gptcli.nn.device import peak_memory_bytes, synchronize
 from gptcli.report.bench.jobs import DecodingJob
 from gptcli.report.bench.worker import Contender
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+"""Data types of weights, by number format."""
 Generate = Callable[[list[list[int]], int], Sequence[Sequence[int]]]
 """(prompts, number of new tokens) -> the new tokens of each prompt."""
 

@@ -22,7 +22,7 @@ from gptcli.models.inference import for_generation, quantized
 from gptcli.nn.device import allow_tf32
 from gptcli.optim.build import build_optimizer
 from gptcli.parallel.strategy import Alone
-from gptcli.report.bench.decoding_rounds import decoding_contender
+from gptcli.report.bench.decoding_rounds import DTYPES, decoding_contender
 from gptcli.report.bench.encoding_rounds import encoding_round, read_texts
 from gptcli.report.bench.jobs import DecodingJob, EncodingJob, TrainingJob
 from gptcli.report.bench.training_rounds import random_batch, run_config, training_contender
@@ -31,8 +31,6 @@ from gptcli.storage import default_cache_dir
 from gptcli.tokenizer.tokenizer import load_tokenizer
 from gptcli.train.compiling import compiled
 from gptcli.train.step import PendingStep, Stepper
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def train(job: TrainingJob) -> Contender:

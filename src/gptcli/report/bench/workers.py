@@ -91,8 +91,7 @@ class Worker:
         """Return why the process ended without an answer: its last line on stderr, or its exit status."""
         status = self.process.wait()
         self.log.seek(0)
-        lines = self.log.read().strip().splitlines()
-        return lines[-1] if lines else f"its process ended with status {status}"
+        return last_line(self.log.read()) or f"its process ended with status {status}"
 
     def close(self) -> None:
         """End the process; one that does not exit by itself is killed."""
@@ -125,6 +124,11 @@ def started(tasks: Mapping[str, Task], threads: int) -> Iterator[dict[str, Worke
     finally:
         for worker in workers.values():
             worker.close()
+
+
+def last_line(output: str) -> str:
+    """Return the last line that a program printed, or an empty string if it printed nothing."""
+    return "".join(output.strip().splitlines()[-1:])
 
 
 def environment(threads: int) -> dict[str, str]:
