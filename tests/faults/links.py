@@ -14,7 +14,12 @@ from faults.victim import make_corpus, train_command
 from gptcli.checkpoint.run_directory import COPY, LOGS, RUN_FILES, TRACKER_FILES
 from gptcli.manifest import MANIFEST_NAME
 
-SHORT = {"train.eval_every_steps": 5, "train.sample_every_steps": 5, "train.keep_last": 1, "train.keep_best": "false"}
+SHORT = {
+    "train__eval_every_steps": 5,
+    "train__sample_every_steps": 5,
+    "train__keep_last": 1,
+    "train__keep_best": "false",
+}
 KINDS = ("moved", "file", "folder", "nothing", "second name")
 """What a link leads to: what lay there before, something of others, or nothing; or it is a hard link."""
 MADE_LATER = ("bad-steps/step-00000011.json", COPY, "writer.lock", "fingerprints.jsonl", *TRACKER_FILES)
@@ -65,8 +70,7 @@ def settled(corpus: Path) -> None:
 
 
 def train(corpus: Path, run: Path, steps: int) -> list[str]:
-    given = SHORT | {"train.max_steps": steps}
-    return train_command(corpus, run, **{key.replace(".", "__"): value for key, value in given.items()})
+    return train_command(corpus, run, train__max_steps=steps, **SHORT)
 
 
 def prepare(corpus: Path) -> list[str]:
