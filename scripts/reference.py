@@ -36,9 +36,9 @@ def config_page() -> str:
     """Return every configuration key with its type, default and meaning."""
     head = (
         "# Configuration\n\nKeys for TOML files (`-c FILE`) and for `--set key=value`. Files merge left to right, then "
-        "the `--set` values. Keys that are not set are chosen by the zero-config rule where it has an opinion "
-        "([architecture](architecture.md)), and otherwise have the defaults below. A table such as `[optim]` is of the "
-        "kind that its `name` says; naming another kind drops the keys of the first.\n\n"
+        "the `--set` values. Keys that are not set are chosen by the zero-config rule if it covers them "
+        "([architecture](architecture.md)), and otherwise have the defaults below. The `name` in a table such as "
+        "`[optim]` selects its kind; selecting another kind drops the keys of the first.\n\n"
     )
     return NOTE + head + "\n".join(markdown_tables(RunConfig)).rstrip() + "\n"
 

@@ -1,9 +1,8 @@
-"""Fits the law to the recorded runs: robust least squares with priors, by Levenberg and Marquardt.
+"""The fit of the scaling law to the recorded runs: robust least squares with priors, by Levenberg and Marquardt.
 
-Every corpus has an entropy of its own and a factor by which all terms of the law are larger or smaller, and every
-excerpt of it an offset, since it holds other documents: none of these decides between two candidates. The
-constants are fitted as logarithms, which keeps them positive, around what was known before: where the records say
-little, the prior stays.
+Every corpus has its own entropy and a factor on all terms of the law, and every subset of it an offset, since it has
+other documents; none of these decides between two candidates. The logarithms of the constants are fitted, which keeps
+the constants positive, with a prior that prevails if the records contain little about them.
 """
 
 from __future__ import annotations
@@ -23,32 +22,32 @@ PRIOR = ScalingLaw(
     a=15.88, alpha=0.4013, b=56.43, beta=0.3048, v=2.936, gamma=0.2289, h=1.068, eta=1.204, k=2.0, kappa=0.5,
     w=0.04504, rho=18.26, s=0.1372, q=0.8349, repeats=2.557, spare=55.11,
 )  # fmt: skip
-"""What the first 69 runs of this file gave, most of which were short and made with too weak a decay. They were fitted
-around exponents and R* from Hoffmann et al. 2022 (arXiv:2203.15556), Muennighoff et al. 2023 and Tao et al. 2024.
-Models that have hardly begun to learn do not use their context, so k and kappa are a guess instead."""
+"""The fit to the first 69 recorded runs, most of which were short and had too weak a decay. Its own prior had the
+exponents and R* of Hoffmann et al. 2022 (arXiv:2203.15556), Muennighoff et al. 2023 and Tao et al. 2024. Models that
+have hardly begun to learn do not use their context, so k and kappa are a guess instead."""
 DOUBT = ScalingLaw(
     a=0.35, alpha=0.05, b=0.35, beta=0.05, v=0.25, gamma=0.075, h=0.15, eta=0.075, k=0.7, kappa=0.3, w=0.25,
     rho=0.15, s=0.35, q=0.05, repeats=0.35, spare=0.35,
 )  # fmt: skip
-"""Standard deviations of the logarithms: small where short runs say little, such as of vocabularies that only long runs
-fill."""
+"""Standard deviations of the logarithms: small for constants on which short runs depend little, such as those of the
+vocabulary."""
 NOISE_BITS, EXCERPT_BITS = 0.02, 0.3
 """Random differences in bits per byte of runs from the law, and of subsets from their corpus."""
 ENTROPY, ENTROPY_DOUBT, FACTOR_DOUBT = 0.8, 0.4, 0.3
-"""The entropy of a corpus in bits per byte, how much it may differ, and by how much the logarithm of its factor."""
+"""The entropy of a corpus in bits per byte, its standard deviation, and that of the logarithm of its factor."""
 HUBER = 2.0
-"""Residuals beyond so many times the noise count less than their squares."""
+"""Residuals above this multiple of the noise have less weight than their squares."""
 ITERATIONS = 300
 OUTDATED = 1.6
-"""A run whose decay differs by this factor from the rule's was made under another rule; only the prior knows of it."""
+"""Runs whose decay differs from the rule's by this factor are left out: they were made by an earlier rule."""
 SMALL_DECAY = 0.15
-"""A difference that hardly matters."""
+"""A difference of decays that is negligible."""
 LEAST_OPERATIONS = 1.5e12
-"""Of the blocks, 6 for each weight and token: what shorter runs say is in the prior."""
+"""Operations of the blocks, 6 for each weight and token, below which a run is left out; the prior covers such runs."""
 
 
 class Records(NamedTuple):
-    """The runs as arrays; `corpus` and `excerpt` number what each run was made on."""
+    """The runs as arrays; `corpus` and `excerpt` are the numbers of the corpus and of the subset of each run."""
 
     runs: Runs
     bits: np.ndarray
@@ -66,7 +65,7 @@ class Fit(NamedTuple):
 
 
 def report(path: Path, *, write: bool) -> int:
-    """Fit, print, and write scaling_law.json or compare with it; 1 if it is not what the records give."""
+    """Fit and print the law, and write scaling_law.json or compare with it; return 1 if it differs."""
     lines = [run for run in read_runs(path) if counts(run)]
     fit = fit_law(as_records(lines)) if lines else Fit(PRIOR, {}, np.zeros(0))
     print(f"{len(lines)} runs, rms {rms(fit.residuals):.4f} bits per byte" if lines else "no runs: the prior")
@@ -84,7 +83,7 @@ def report(path: Path, *, write: bool) -> int:
 
 
 def counts(run: dict[str, Any]) -> bool:
-    """Whether a run is fitted to: it did not fail, was long enough, and had about the decay that the rule gives."""
+    """Return whether the fit uses a run, which did not fail, was long enough, and had about the decay of the rule."""
     if "failed" in run or 6 * run["weights"] * run["tokens"] < LEAST_OPERATIONS:
         return False
     weights_per_token = run["weights"] / (run["unique_bytes"] / run["bytes_per_token"])
@@ -94,25 +93,25 @@ def counts(run: dict[str, Any]) -> bool:
 
 
 def print_residuals(lines: Sequence[dict[str, Any]], fit: Fit) -> None:
-    """How well each corpus is met, how well it is foretold by the others, and the runs that are met worst."""
+    """Print the errors on each corpus, those of a fit to the other corpora, and the runs with the largest errors."""
     records = as_records(lines)
     for number, name in enumerate(records.names):
         own = fit.residuals[records.corpus == number]
-        foretold = left_out(records, number)
-        print(f"  {name}: {len(own)} runs, entropy {fit.entropies[name]:.3f}, rms {rms(own):.4f}{foretold}")
+        predicted = left_out(records, number)
+        print(f"  {name}: {len(own)} runs, entropy {fit.entropies[name]:.3f}, rms {rms(own):.4f}{predicted}")
     for index in np.argsort(-abs(fit.residuals))[:5]:
         run = lines[index]
         print(f"  {fit.residuals[index]:+.3f}: {run['corpus']} {run['number']}")
 
 
 def left_out(records: Records, number: int) -> str:
-    """How well the other corpora foretell this one, up to its entropy and its factor."""
+    """Return the error of a fit to the other corpora on this one, up to its entropy and its factor, in words."""
     own = records.corpus == number
     if own.all() or own.sum() < 4:
         return ""
     predicted = excess_bits(fit_law(take(records, ~own)).law, take(records, own).runs)
     factor, entropy = np.polyfit(predicted, records.bits[own], 1)
-    return f", foretold by the others to {rms(records.bits[own] - entropy - factor * predicted):.4f}"
+    return f", predicted by the others to {rms(records.bits[own] - entropy - factor * predicted):.4f}"
 
 
 def as_records(lines: Sequence[dict[str, Any]]) -> Records:
@@ -139,7 +138,7 @@ def as_records(lines: Sequence[dict[str, Any]]) -> Records:
 
 
 def take(records: Records, chosen: np.ndarray) -> Records:
-    """The chosen runs; corpora keep their numbers."""
+    """Return the chosen runs; corpora keep their numbers."""
     runs = Runs(*(column[chosen] for column in records.runs))
     return Records(runs, records.bits[chosen], records.corpus[chosen], records.excerpt[chosen], records.names)
 
@@ -156,7 +155,7 @@ def fit_law(records: Records) -> Fit:
         return entropies[records.corpus] + offsets[records.excerpt] + excess
 
     def residuals(values: np.ndarray) -> np.ndarray:
-        """Of the runs in units of noise, damped beyond HUBER; then of all that has a prior, in those of doubt."""
+        """Return the residuals of the runs, over the noise and damped above HUBER, then of the priors, over DOUBT."""
         constants, entropies, factors, offsets = np.split(values, ends)
         return np.concatenate(
             [
@@ -176,13 +175,13 @@ def fit_law(records: Records) -> Fit:
 
 
 def huber(values: np.ndarray) -> np.ndarray:
-    """Values whose squares are Huber's loss: as they are up to HUBER, growing with the square root beyond."""
+    """Return values whose squares are Huber's loss: unchanged up to HUBER, above it growing as the square root."""
     size = np.abs(values)
     return np.where(size <= HUBER, values, np.sign(values) * np.sqrt(2 * HUBER * np.maximum(size, HUBER) - HUBER**2))
 
 
 def levenberg_marquardt(residuals: Any, start: np.ndarray) -> np.ndarray:
-    """The values that make the sum of squared residuals least, from `start` (Marquardt 1963); slopes by differences."""
+    """Minimise the sum of squared residuals from `start` (Marquardt 1963), with slopes by differences."""
     values, damping = start, 1e-2
     left = residuals(values)
     for _ in range(ITERATIONS):
@@ -203,5 +202,5 @@ def levenberg_marquardt(residuals: Any, start: np.ndarray) -> np.ndarray:
 
 
 def rms(values: np.ndarray) -> float:
-    """Root mean square."""
+    """Return the root mean square."""
     return float(np.sqrt(np.mean(np.square(values))))
