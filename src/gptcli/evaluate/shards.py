@@ -62,8 +62,9 @@ class ShardScorer:
     ) -> ShardLoss:
         """Return the loss on all of `shards`, or on about `max_tokens` of them in windows spread evenly.
 
-        The ranks of the strategy share the batches; all call this and get the same result. The model's mode
-        is restored.
+        The targets of all of `shards` are the tokens of the stream but the first, each exactly once, including those
+        that end documents; `mask_begin_tokens` leaves some out, as in training. The ranks of the strategy share the
+        batches; all call this and get the same result. The model's mode is restored.
 
         Args:
             should_stop: is called before each batch.
