@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -159,3 +161,12 @@ def synchronize(device: torch.device) -> None:
             torch.cuda.synchronize(device)
         case "mps":
             torch.mps.synchronize()
+
+
+def seconds_of_call(work: Callable[[], object], device: torch.device) -> float:
+    """Call `work` and return the seconds until the device has finished it."""
+    synchronize(device)
+    began = time.perf_counter()
+    work()
+    synchronize(device)
+    return time.perf_counter() - began

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
 
-from gptcli.nn.device import synchronize
+from gptcli.nn.device import seconds_of_call
 
 
 def stopwatch(work: Callable[[], object], device: torch.device) -> float:
@@ -22,11 +21,7 @@ def stopwatch(work: Callable[[], object], device: torch.device) -> float:
         end.synchronize()
         milliseconds: float = begin.elapsed_time(end)
         return milliseconds / 1000
-    synchronize(device)
-    began = time.perf_counter()
-    work()
-    synchronize(device)
-    return time.perf_counter() - began
+    return seconds_of_call(work, device)
 
 
 def seconds_of(work: Callable[[], object], device: torch.device, at_least: float) -> float:

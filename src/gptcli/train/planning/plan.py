@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from gptcli.nn.device import (
     resident_memory_bytes,
     resolve_device,
     resolve_precision,
-    synchronize,
+    seconds_of_call,
 )
 from gptcli.parallel.strategy import Alone
 from gptcli.train.clock import Clock
@@ -381,11 +380,11 @@ def probe_step_seconds(plan: Plan, model: GPT) -> float:
     micro_batch = next(micro_batches(plan.batches, 0, config.sequences_per_step, config.train.batch_size))
     no_scaler = torch.amp.GradScaler(plan.device.type, enabled=False)
     seconds: list[float] = []
-    while len(seconds) < FEWEST_PROBES or (len(seconds) < MOST_PROBES and sum(seconds) < PROBE_SECONDS):
-        synchronize(plan.device)
-        began = time.perf_counter()
+
+    def backpropagate() -> None:
         accumulate_gradients(Alone(model), [micro_batch], plan.device, plan.precision, no_scaler)
-        synchronize(plan.device)
-        seconds.append(time.perf_counter() - began)
+
+    while len(seconds) < FEWEST_PROBES or (len(seconds) < MOST_PROBES and sum(seconds) < PROBE_SECONDS):
+        seconds.append(seconds_of_call(backpropagate, plan.device))
     model.zero_grad(set_to_none=True)
     return min(seconds) * config.sequences_per_step / len(micro_batch.input_ids)

@@ -16,7 +16,7 @@ import torch
 from gptcli.data.batches import Batch
 from gptcli.models.config import ModelConfig
 from gptcli.models.gpt import build_model
-from gptcli.nn.device import ResolvedPrecision, autocast, synchronize
+from gptcli.nn.device import ResolvedPrecision, autocast, seconds_of_call
 from gptcli.optim.build import build_optimizer
 from gptcli.optim.config import OptimConfig
 from gptcli.parallel.strategy import Alone
@@ -93,16 +93,14 @@ def measure(setup: ProbeSetup, grid: CandidateGrid, law: ScalingLaw, seconds: fl
 
 def seconds_per_flop(setup: ProbeSetup) -> float:
     """Return the seconds of an operation in a large matrix product; no step can be faster."""
-    size, taken = GEMM_SIZE[setup.kind], []
+    size = GEMM_SIZE[setup.kind]
     a = torch.randn(size, size, device=setup.device)
-    for _ in range(GEMM_REPEATS):
-        synchronize(setup.device)
-        began = time.perf_counter()
+
+    def multiply() -> None:
         with autocast(setup.device, setup.precision):
             a @ a
-        synchronize(setup.device)
-        taken.append(time.perf_counter() - began)
-    return min(taken) / (2 * size**3)
+
+    return min(seconds_of_call(multiply, setup.device) for _ in range(GEMM_REPEATS)) / (2 * size**3)
 
 
 def candidate_seconds(setup: ProbeSetup, candidate: Candidate, seconds: float) -> float:
@@ -134,9 +132,5 @@ def step_seconds(
     stepper.run(batches)
     taken: list[float] = []
     while len(taken) < FEWEST_TIMED_STEPS or (len(taken) < TIMED_STEPS and sum(taken) < seconds):
-        synchronize(setup.device)
-        began = time.perf_counter()
-        stepper.run(batches)
-        synchronize(setup.device)
-        taken.append(time.perf_counter() - began)
+        taken.append(seconds_of_call(lambda: stepper.run(batches), setup.device))
     return statistics.median(taken)
