@@ -17,6 +17,7 @@ from gptcli.checkpoint.run_directory import RunDirectory
 from gptcli.cli.app import app
 from gptcli.config import parse_assignment, read_toml, validate
 from gptcli.config.differences import Difference, differences
+from gptcli.config.load import leaves_of
 from gptcli.data.shards import TokenShards
 from gptcli.errors import CheckpointError, ConfigError, DataError, GptcliError, UsageError
 from gptcli.evaluate.requests import TextsRequest, evaluate_texts
@@ -24,7 +25,7 @@ from gptcli.session import ModelRequest
 from gptcli.tokenizer.tokenizer import load_tokenizer
 from gptcli.train.config import RunConfig
 from gptcli.train.request import TrainRequest
-from gptcli.train.resume import MAY_CHANGE, assignment, effect_of, leaves_of, settings_fingerprint
+from gptcli.train.resume import MAY_CHANGE, assignment, effect_of, settings_fingerprint
 from gptcli.train.run import train
 
 

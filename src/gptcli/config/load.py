@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -97,7 +97,7 @@ def with_origin(values: Mapping[str, Any], origin: str) -> RawConfig:
     """
     if is_deeper(values, MAX_DEPTH):
         raise ConfigError(f"{origin}: tables are nested more than {MAX_DEPTH} deep", "no key is as deep as that")
-    return RawConfig(dict(values), {key: origin for key in leaf_keys(values)})
+    return RawConfig(dict(values), {key: origin for key, _ in leaves_of(values)})
 
 
 def is_deeper(values: Mapping[str, Any], depth: int) -> bool:
@@ -105,12 +105,13 @@ def is_deeper(values: Mapping[str, Any], depth: int) -> bool:
     return depth < 1 or any(is_deeper(value, depth - 1) for value in values.values() if isinstance(value, Mapping))
 
 
-def leaf_keys(values: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Return the dotted names of all leaves of nested tables."""
-    keys = []
+def leaves_of(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, value) of everything in nested tables that is not a table itself."""
     for name, value in values.items():
-        keys.extend(leaf_keys(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [f"{prefix}{name}"])
-    return keys
+        if isinstance(value, Mapping):
+            yield from leaves_of(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def merge(*configs: RawConfig) -> RawConfig:
@@ -120,7 +121,7 @@ def merge(*configs: RawConfig) -> RawConfig:
     for config in configs:
         values = merge_tables(values, config.values)
         origins.update(config.origins)
-    present = set(leaf_keys(values))
+    present = {key for key, _ in leaves_of(values)}
     return RawConfig(values, {key: origin for key, origin in origins.items() if key in present})
 
 

@@ -7,7 +7,7 @@ training under the old name: it is an error, which names the key and the command
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ from gptcli.checkpoint.load import newest_state
 from gptcli.checkpoint.run_directory import RunDirectory
 from gptcli.config import RawConfig, parse_assignment, validate
 from gptcli.config.differences import Difference, differences
+from gptcli.config.load import leaves_of
 from gptcli.console import say, shell_word
 from gptcli.errors import CheckpointError, ConfigError, TokenizerError
 from gptcli.interop.load import run_tokenizer
@@ -146,15 +147,6 @@ def settings_fingerprint(config: Mapping[str, Any]) -> str:
     """Return the hex SHA-256 of a dumped configuration without the keys that a resume may change."""
     leaves = {key: value for key, value in leaves_of(compared(config)) if effect_of(Difference(key, "", "")) is None}
     return hashlib.sha256(strict_json.dumps(leaves, sort_keys=True).encode()).hexdigest()
-
-
-def leaves_of(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted key, value) of everything in nested tables that is not a table itself."""
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from leaves_of(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def resume_command(run: Path, corpus: str = "") -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol, assert_never
 
 from gptcli import strict_json
+from gptcli.config.load import leaves_of
 from gptcli.console import say
 from gptcli.errors import GptcliError, missing_extra
 from gptcli.storage import read_regular, write_atomic
@@ -256,15 +257,9 @@ def read_keys(run: Path) -> dict[str, str]:
     return {name: key for name, key in keys.items() if isinstance(key, str)} if isinstance(keys, dict) else {}
 
 
-def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flattened(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return nested tables as one: {"optim": {"lr": 0.1}} -> {"optim.lr": 0.1}, without values that are None."""
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= flattened(value, f"{prefix}{name}.")
-        elif value is not None:
-            flat[f"{prefix}{name}"] = value
-    return flat
+    return {key: value for key, value in leaves_of(config) if value is not None}
 
 
 def warn(name: str, error: Exception) -> None:
