@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,8 @@ def leveldb_records(log: bytes) -> Iterator[bytes]:
             offset += -offset % 2**15
             continue
         _, size, kind = struct.unpack_from("<IHB", log, offset)
+        if offset + 7 + size > len(log):  # not all of it is written yet
+            return
         parts.append(log[offset + 7 : offset + 7 + size])
         offset += 7 + size
         if kind in (1, 4):  # whole, or the last part
@@ -78,12 +81,22 @@ def leveldb_records(log: bytes) -> Iterator[bytes]:
             parts = []
 
 
+def wandb_records(file: Path) -> list[Any]:
+    """The records of a .wandb file. wandb's own process writes them, the last ones after the tracker is closed."""
+    from wandb.proto import wandb_internal_pb2
+
+    until = time.monotonic() + 30
+    while True:
+        records = [wandb_internal_pb2.Record.FromString(data) for data in leveldb_records(file.read_bytes())]
+        if time.monotonic() > until or (records and records[-1].WhichOneof("record_type") == "exit"):
+            return records
+        time.sleep(0.05)
+
+
 def test_wandb_is_kept_offline_under_one_id(
     logged: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("wandb")
-    from wandb.proto import wandb_internal_pb2
-
     monkeypatch.setenv("HOME", str(tmp_path / "home"))  # nobody is logged in
     for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_PROJECT"):
         monkeypatch.delenv(name, raising=False)
@@ -92,9 +105,7 @@ def test_wandb_is_kept_offline_under_one_id(
     found, configs = [], []
     # wandb numbers the directories of runs begun in one second.
     for file in sorted(run.glob(f"wandb/offline-run-*-{key}*/run-{key}.wandb")):
-        for data in leveldb_records(file.read_bytes()):
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(data)
+        for record in wandb_records(file):
             if record.WhichOneof("record_type") == "run":
                 configs.append({item.key: json.loads(item.value_json) for item in record.run.config.update})
             if record.WhichOneof("record_type") == "history":
