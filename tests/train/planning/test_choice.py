@@ -22,10 +22,11 @@ from gptcli.errors import ConfigError, Stopped, UsageError
 from gptcli.train.clock import Clock
 from gptcli.train.config import RunConfig
 from gptcli.train.loop import Trainer
-from gptcli.train.planning import choice, plan, probe
+from gptcli.train.planning import choice, plan
 from gptcli.train.planning.zero_config import CorpusFacts, zero_config
 from gptcli.train.run import TrainRequest, train
 from numbered_lines import numbered_lines
+from train.planning.ticking import set_ticking
 
 SETTINGS = (
     "model.n_layer=2", "model.n_embd=32", "model.n_head=2", "model.context_length=16", "model.dropout=0.1",
@@ -45,19 +46,7 @@ def corpus(tmp_path: Path) -> Path:
 def ticking(monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock that advances by a twentieth of a second whenever it is read, and steps that are measured as taking that
     long, so that a busy machine changes nothing."""
-
-    class Ticking(Clock):
-        def __init__(self, seconds: float, began: float) -> None:
-            self.used = max(0.0, time.monotonic() - began - 60)  # what a resumed run spent before
-            super().__init__(seconds, 0.0, self.tick)
-
-        def tick(self) -> float:
-            self.used += 0.05
-            return self.used
-
-    monkeypatch.setattr(plan, "Clock", Ticking)
-    for module in (probe, plan):
-        monkeypatch.setattr(module, "step_seconds", lambda *arguments: 0.05)
+    set_ticking(monkeypatch, 0.05)
 
 
 def request(corpus: Path, out: Path, *more: str, seconds: float = 14.0, **options: Any) -> TrainRequest:
@@ -128,7 +117,7 @@ def test_a_resumed_run_keeps_its_deadline_and_can_be_repeated_too(
     (saved,) = [info for info in RunDirectory(broken).checkpoints() if info.step == 25]
     state = json.loads((saved.path / "state.json").read_text())
     assert 0 < state["spent_seconds"] < 14 and made(broken)["max_seconds"] == 14
-    # `began` is a minute early, which Ticking takes off: what remains is what was spent before the stop.
+    # `began` is a minute early, which TickingClock takes off: what remains is what was spent before the stop.
     train(TrainRequest(out=broken, resume=True, began=time.monotonic() - 60))
     assert made(broken)["max_steps"] > 25
     assert made(broken)["pace"].startswith(" ".join(f"{step}:{end}" for step, end in state["knots"]))

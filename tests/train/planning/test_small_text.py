@@ -15,9 +15,8 @@ import pytest
 
 from gptcli.config import RawConfig, merge, parse_assignment, validate
 from gptcli.tokenizer.config import BpeTokenizerConfig
-from gptcli.train.clock import Clock
 from gptcli.train.config import RunConfig
-from gptcli.train.planning import plan, probe
+from gptcli.train.planning import plan
 from gptcli.train.planning.small_text import (
     MOST_EPOCHS,
     MOST_SHRINKING,
@@ -29,6 +28,7 @@ from gptcli.train.planning.small_text import (
 )
 from gptcli.train.planning.zero_config import CorpusFacts, zero_config
 from gptcli.train.run import TrainRequest, train
+from train.planning.ticking import set_step_seconds, set_ticking
 
 SIZES = (200, 4_000, 10_000, 20_000, 50_000, 99_999)
 WORDS = (
@@ -132,7 +132,7 @@ def planned(corpus: Path, *assignments: str) -> plan.Plan:
 def test_a_deadline_changes_nothing_of_a_small_text_but_when_it_ends_at_the_latest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plan, "step_seconds", lambda *arguments: 0.1)
+    set_step_seconds(monkeypatch, 0.1)
     corpus = tmp_path / "poem.txt"
     corpus.write_text(prose(5_000))
     plain, timed = planned(corpus), planned(corpus, "train.max_seconds=600")
@@ -149,18 +149,7 @@ def test_a_machine_that_is_faster_than_its_trial_does_not_train_beyond_the_steps
     corpus = tmp_path / "poem.txt"
     corpus.write_text(prose(2_000))
 
-    class Ticking(Clock):
-        def __init__(self, seconds: float, began: float) -> None:
-            self.used = 0.0
-            super().__init__(seconds, 0.0, self.tick)
-
-        def tick(self) -> float:
-            self.used += 0.05
-            return self.used
-
-    monkeypatch.setattr(plan, "Clock", Ticking)
-    for module in (probe, plan):
-        monkeypatch.setattr(module, "step_seconds", lambda *arguments: 3.0)
+    set_ticking(monkeypatch, 3.0)
     small = ("model.n_layer=1", "model.n_embd=32", "train.sample_every_steps=0", "device=cpu")
     plain = train(TrainRequest((str(corpus),), assignments=small, out=tmp_path / "plain", dry_run=True))
     request = TrainRequest((str(corpus),), assignments=small, out=tmp_path / "run", max_seconds=100.0)
@@ -172,8 +161,7 @@ def test_a_machine_that_is_faster_than_its_trial_does_not_train_beyond_the_steps
 def test_the_rule_for_a_deadline_names_the_most_steps_even_where_it_expects_fewer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (probe, plan):
-        monkeypatch.setattr(module, "step_seconds", lambda *arguments: 0.1)
+    set_step_seconds(monkeypatch, 0.1)
     corpus = tmp_path / "corpus.txt"
     corpus.write_text(prose(150_000))
     shape = ("model.n_layer=1", "model.n_embd=32", "model.context_length=64", "data.tokenizer.name=byte")
