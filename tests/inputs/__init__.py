@@ -1,4 +1,4 @@
-"""What people bring and type: every input of docs/reliability.md ("Inputs of people"), made and tried."""
+"""Files and commands of people: every input of docs/reliability.md ("Inputs of people"), made and tried."""
 
 from __future__ import annotations
 

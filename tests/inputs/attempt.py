@@ -1,4 +1,4 @@
-"""One input of a person: the files, the command as typed, and what must come of it."""
+"""One input of a person: the files, the command as typed, and the required result."""
 
 from __future__ import annotations
 
@@ -33,7 +33,6 @@ class Attempt:
     at the folder afterwards and raises AssertionError.
     """
 
-    point: int
     input: str
     command: str
     happens: str
@@ -76,7 +75,7 @@ class Attempt:
 
 
 def typed(command: str, folder: Path, stdin: bytes = b"") -> tuple[int, str]:
-    """Type a command into a shell that stands in `folder`: its exit code, and all that it printed."""
+    """Type a command into a shell in `folder`: its exit code, and all that it printed."""
     from gptcli.cli.app import main
 
     words = shlex.split(command.format(tiny=TINY, run=shlex.quote(RUN)))

@@ -1,4 +1,4 @@
-"""Points 4, 5 and 9: encodings and kinds of files, folders, separators of documents."""
+"""Encodings and kinds of files, folders, separators of documents."""
 
 from __future__ import annotations
 
@@ -41,7 +41,6 @@ def prepared(byte_count: int, documents: int = 1, left_out: int = 0) -> Callable
 def refused(input: str, name: str, content: bytes, happens: str, says: str, remedy: str = "", size: int = 0) -> Attempt:
     """A file that is refused with what makes text of it; `remedy` is an option that the message names."""
     return Attempt(
-        4,
         input,
         f"gptcli data prepare '{name}' {PREPARE}",
         happens,
@@ -57,7 +56,6 @@ def refused(input: str, name: str, content: bytes, happens: str, says: str, reme
 def read(input: str, name: str, content: bytes, happens: str, says: str = "", options: str = "") -> Attempt:
     """A file that is read as TEXT."""
     return Attempt(
-        4,
         input,
         f"gptcli data prepare {name} {PREPARE} {options}",
         happens,
@@ -72,7 +70,6 @@ def separated(
 ) -> Attempt:
     """A text with separators."""
     return Attempt(
-        9,
         input,
         f"gptcli data prepare a.txt {PREPARE} {options}",
         happens,
@@ -166,7 +163,9 @@ ATTEMPTS = [
         "refused: `pandoc`",
         "pandoc -t plain a.docx",
     ),
-    refused("a JPEG image called .txt", "a.txt", b"\xff\xd8\xff\xe0", "refused as what it is", "a.txt is a JPEG image"),
+    refused(
+        "a JPEG image called .txt", "a.txt", b"\xff\xd8\xff\xe0", "refused as a JPEG image", "a.txt is a JPEG image"
+    ),
     refused("a 7z archive", "a.7z", b"7z\xbc\xaf\x27\x1c\0\4", "refused: `7z x`", r"7z x a\.7z"),
     refused(
         "a text with many NUL bytes",
@@ -188,7 +187,6 @@ ATTEMPTS = [
         "`.xz` that was cut off", "a.txt.xz", lzma.compress(TEXT.encode())[:-40], "refused as damaged", "is damaged"
     ),
     Attempt(
-        4,
         "CP1252 read with `encoding_errors=replace`",
         f"gptcli data prepare a.txt {PREPARE} --set data.encoding_errors=replace",
         "a warning with the number of characters that were replaced",
@@ -199,10 +197,9 @@ ATTEMPTS = [
     read("a text as `.bz2`", "a.txt.bz2", bz2.compress(TEXT.encode()), "read"),
     read("a gzip file called `.txt`", "a.txt", gzip.compress(TEXT.encode()), "read"),
     Attempt(
-        4,
         "a `.zip` of texts, rows and a picture",
         f"gptcli data prepare a.zip {PREPARE}",
-        "its files are read as those of a folder; one line says what is left out",
+        "its files are read like those of a folder; one line lists what is left out",
         says=(r"left out of the corpus: 1 of other kinds \(1 \.jpg\)",),
         files={
             "a.zip": archive(
@@ -216,17 +213,15 @@ ATTEMPTS = [
         left=prepared(len(STORIES[0]) + len(STORIES[1]), 2, 1),
     ),
     Attempt(
-        5,
         "a folder with `package.json`, a broken CSV, a CP1252 text, a picture, `.git`, links in circles",
         f"gptcli data prepare c {PREPARE}",
-        "all that can be read is read, also linked folders and files without an ending; one line says what is left out",
+        "all readable files are read, also in linked folders and without an ending; one line lists what is left out",
         says=("left out of the corpus: 5 that cannot be read as text .*, 1 of other kinds .*, 1 hidden",),
         files=FOLDER,
         links=LINKS,
         left=prepared(READ_OF_FOLDER, 4, 7),
     ),
     Attempt(
-        5,
         "one of its files named on the command line",
         f"gptcli data prepare c c/old.txt {PREPARE}",
         "refused, since it was named",
@@ -236,7 +231,6 @@ ATTEMPTS = [
         links=LINKS,
     ),
     Attempt(
-        5,
         "`--set data.include='*.txt' --set data.exclude=old.txt`",
         f"gptcli data prepare c {PREPARE} --set data.include='*.txt' --set data.exclude='[\"old.txt\", \"linked\"]'",
         "the files that the patterns choose",
@@ -246,7 +240,6 @@ ATTEMPTS = [
         left=prepared(len(STORIES[0]) + len(STORIES[3]), 2, 10),
     ),
     Attempt(
-        5,
         "`--set data.exclude='*.log,*.csv'`, two patterns in one",
         f"gptcli data prepare c {PREPARE} --set data.exclude='*.log,*.csv'",
         "a warning that nothing is left out, with the list that was meant",
@@ -256,7 +249,6 @@ ATTEMPTS = [
         left=prepared(len(STORIES[0]) + len("good"), 2),
     ),
     Attempt(
-        5,
         "a link to itself (`ln -s s.txt s.txt`)",
         "gptcli data prepare s.txt",
         "refused as a link to nothing, or to itself",
@@ -287,7 +279,7 @@ ATTEMPTS = [
         "warning: data.document_separator=@@@ never occurs",
     ),
     separated(
-        r"a text full of `<\|endoftext\|>` that nobody declared",
+        "a text full of `<|endoftext|>` that nobody declared",
         "<|endoftext|>".join(STORIES),
         "",
         "a warning with the option that declares it",

@@ -1,4 +1,4 @@
-"""Points 7 and 10 to 12: what is measured on which text, small texts, and what transformers opens."""
+"""Measurements of texts, small texts, and runs that transformers opens."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ PREPARE = "gptcli data prepare versions.jsonl --set data.tokenizer=byte"
 
 ATTEMPTS = [
     Attempt(
-        7,
         "a run of Qwen2's shape",
         f"gptcli train book.txt {TINY} --set model.qk_norm=false --set model.qkv_bias=true --out made",
         "is written so that transformers opens it with the run's own tokenizer",
@@ -34,56 +33,49 @@ ATTEMPTS = [
         then="gptcli export made --to hf --out exported",
     ),
     Attempt(
-        10,
         "`eval` of the text that the run was trained on",
         "gptcli eval {run} corpus.txt",
-        "warns: this run has read about 90 % of this text",
+        "warns that the run has read about 90 % of this text",
         says=(r"this run has read about [89]\d % of this text",),
     ),
     Attempt(
-        10,
         "`eval` of a text that it was not trained on",
         "gptcli eval {run} other.txt",
-        "warns of nothing",
+        "prints no warning",
         says=(r"about 0 %",),
         says_not=("this run has read",),
         files={"other.txt": "".join(f"Chapter {n}: the fox and its {n * n} cousins went home.\n" for n in range(200))},
     ),
     Attempt(
-        11,
         "twenty texts in four versions each",
         PREPARE,
-        "warns: most of the validation split stands in the training split; names `data.deduplicate=near`",
+        "warns that most of the validation split occurs in the training split, and names `data.deduplicate=near`",
         says=(r"warning: [5-9]\d %|warning: .*[5-9]\d % of", r"data\.deduplicate=near"),
         files={"versions.jsonl": versions(20, 4)},
         then=f"{PREPARE} --set data.deduplicate=near",
     ),
     Attempt(
-        11,
         "the same with `data.deduplicate=near`",
         f"{PREPARE} --set data.deduplicate=near",
-        "keeps the versions of a text on one side, and warns of nothing",
+        "keeps the versions of a text on one side of the split, without a warning",
         says_not=("warning",),
         files={"versions.jsonl": versions(20, 4)},
     ),
     Attempt(
-        12,
-        "a text of 10 kB, with nothing but its name",
+        "a text of 10 kB, without options",
         "gptcli train small.txt --dry-run",
-        "is trained on as bytes, no character of it unknown, for as many epochs as help",
+        "is read as bytes, so that no character is unknown, and trained on for as many epochs as help",
         says=("tokenizer +byte", r"\d+ epochs"),
         files={"small.txt": TEXT[:10_000]},
     ),
     Attempt(
-        12,
         "`--set train.epochs=2`",
         f"gptcli train book.txt {TINY.replace('--set train.max_steps=2', '--set train.epochs=2')} --dry-run",
-        "two epochs, whatever steps these are",
+        "two epochs, whatever their number of steps",
         says=(r"\b2 epochs",),
         files={"book.txt": TEXT},
     ),
     Attempt(
-        18,
         "`train book.txt --epochs 3`",
         "gptcli train book.txt --epochs 3",
         "names the key: `--set train.epochs=3`",

@@ -1,4 +1,4 @@
-"""Point 1: rows of CSV, TSV and JSON."""
+"""Rows of CSV, TSV and JSON."""
 
 from __future__ import annotations
 
@@ -36,7 +36,6 @@ def keeps(texts: list[str]) -> Callable[[Path], None]:
 def refused(input: str, content: str, happens: str, says: str, remedy: str, texts: list[str] = TEXTS) -> Attempt:
     """A file of CSV that is refused, and read with the option that the message names."""
     return Attempt(
-        1,
         input,
         f"gptcli data prepare a.csv {PREPARE}",
         happens,
@@ -51,7 +50,6 @@ def refused(input: str, content: str, happens: str, says: str, remedy: str, text
 def read(input: str, name: str, content: str, happens: str, options: str = "", says: tuple[str, ...] = ()) -> Attempt:
     """Rows in a file, or for the name `-` on stdin, that are read as they are."""
     return Attempt(
-        1,
         input,
         f"gptcli data prepare {name} {PREPARE} {options}",
         happens,
@@ -143,7 +141,6 @@ ATTEMPTS = [
         [LINES],
     ),
     Attempt(
-        1,
         "CSV with a column name twice",
         f"gptcli data prepare a.csv {PREPARE}",
         "names the columns and the line",
@@ -152,7 +149,6 @@ ATTEMPTS = [
         files={"a.csv": "text,id,text\na,1,b\n"},
     ),
     Attempt(
-        1,
         "CSV with a row that is too short",
         f"gptcli data prepare a.csv {PREPARE}",
         "names the row, the line and the numbers of values",
@@ -175,7 +171,6 @@ ATTEMPTS = [
         "--set data.format=jsonl",
     ),
     Attempt(
-        1,
         "conversations with a `system` prompt, and instructions with a `history`",
         f"gptcli data prepare a.jsonl {PREPARE}",
         "all of it is in the texts",
@@ -183,7 +178,6 @@ ATTEMPTS = [
         left=keeps([chatml(*turns) for turns in WITH_MORE_TURNS]),
     ),
     Attempt(
-        1,
         "conversations with `reasoning_content` or `tool_calls`",
         f"gptcli data prepare a.jsonl {PREPARE}",
         "names the line and the key: ChatML would lose it",
@@ -194,7 +188,7 @@ ATTEMPTS = [
         },
     ),
     read("CSV with a blank first line", "a.csv", "\n" + rows_of_csv(), "is read"),
-    read("CSV with `sep=;` on its first line", "a.csv", "sep=;\n" + rows_of_csv(";"), "is read as it says"),
+    read("CSV with `sep=;` on its first line", "a.csv", "sep=;\n" + rows_of_csv(";"), "is read with that delimiter"),
     read("CSV with a byte order mark", "a.csv", "\ufeff" + rows_of_csv(), "is read"),
     read("CSV with lone carriage returns", "a.csv", rows_of_csv().replace("\n", "\r"), "is read"),
     read("`.tsv`", "a.tsv", rows_of_csv("\t"), "is read as rows"),
@@ -206,7 +200,7 @@ ATTEMPTS = [
         "JSON lines on stdin, with `data.text_field`",
         "-",
         JSON_LINES,
-        "are read as rows, and that is said",
+        "are read as rows, which is reported",
         "--set data.text_field=body",
         ("standard input is read as JSON lines",),
     ),
@@ -218,7 +212,6 @@ ATTEMPTS = [
         "--set data.format=csv",
     ),
     Attempt(
-        1,
         "JSON with a key twice, or a number for the text",
         f"gptcli data prepare a.jsonl {PREPARE}",
         "names the line and the key",
@@ -227,20 +220,18 @@ ATTEMPTS = [
         files={"a.jsonl": '{"text": "a", "text": "b"}\n'},
     ),
     Attempt(
-        1,
         "`eval RUN export.csv` of CSV with semicolons",
         "gptcli eval {run} a.csv",
-        "is answered as in `train`: `eval` takes `--set data.*`",
+        "gives the same error as `train`: `eval` accepts `--set data.*`",
         code=3,
         says=(r"add --set data\.csv_delimiter=';'",),
         files={"a.csv": rows_of_csv(";")},
         then="gptcli eval {run} a.csv --set data.csv_delimiter=';'",
     ),
     Attempt(
-        1,
         "`tokenizer train export.csv` of CSV with semicolons",
         "gptcli tokenizer train a.csv --out tokenizer",
-        "is answered as in `train`: `tokenizer train` takes `--set data.*`",
+        "gives the same error as `train`: `tokenizer train` accepts `--set data.*`",
         code=3,
         says=(r"add --set data\.csv_delimiter=';'",),
         files={"a.csv": rows_of_csv(";")},

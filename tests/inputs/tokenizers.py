@@ -1,4 +1,4 @@
-"""Points 2, 3, 6 and 8: tokenizers of others, and texts without spaces."""
+"""Tokenizers of other programs, and texts without spaces."""
 
 from __future__ import annotations
 
@@ -39,7 +39,6 @@ def folder(config: dict[str, object], tokenizer: str) -> dict[str, bytes | str]:
 def framed(input: str, config: dict[str, object], happens: str, prefix: str) -> Attempt:
     """A tokenizer folder whose run is evaluated with `prefix` before each document."""
     return Attempt(
-        2,
         input,
         f"gptcli train book.txt {TINY} --set data.tokenizer=file:tok --out made",
         happens,
@@ -72,37 +71,34 @@ ATTEMPTS = [
     framed(
         "a tokenizer with a bos only",
         {"bos_token": "<s>", "eos_token": None},
-        "bos stands before every document",
+        "every document begins with bos",
         "each prefixed with <s>",
     ),
     framed(
         "a tokenizer with neither",
         {"bos_token": None, "eos_token": None},
-        "no token stands between documents, and the first one is not scored",
+        "no token separates the documents, and the first token is not scored",
         "no prefix",
     ),
     Attempt(
-        3,
         "a WordPiece tokenizer, which loses line ends and capitals",
         f"gptcli train words.txt {TINY} --set data.tokenizer=file:wp.json --out made",
-        "says how much of the text is lost, and withholds bits per byte",
+        "the lost part of the text is reported, and bits per byte are withheld",
         says=(r"the tokenizer loses \d+ % of the validation text", "bits per byte are not shown"),
         files={"wp.json": word_piece(), "words.txt": WORDS},
         then="gptcli eval made",
     ),
     Attempt(
-        3,
         "`data.tokenizer=char` and a validation text with new characters",
         f"gptcli train book.txt {TINY} --set data.tokenizer=char --set data.split=tail --out made",
-        "says how much is lost",
+        "the lost part is reported",
         says=(r"the tokenizer loses \d+ % of the validation text",),
         files={"book.txt": TEXT + "☃ xyz żółć\n" * 60},
     ),
     Attempt(
-        6,
-        "a folder with vocab.json and merges.txt of a class whose rules are not known",
+        "a folder with vocab.json and merges.txt of an unknown class",
         "gptcli tokenizer inspect tok",
-        "is refused by the name of the class",
+        "is refused, and the class is named",
         code=3,
         says=("MysteryTokenizer",),
         files={
@@ -114,7 +110,6 @@ ATTEMPTS = [
         },
     ),
     Attempt(
-        8,
         "a text without spaces: 300 kB of `ACGT`",
         "gptcli tokenizer train dna.txt --out dna --vocab-size 1000",
         "BPE learns in time linear in the text",

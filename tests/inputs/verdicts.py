@@ -1,4 +1,4 @@
-"""Points 13, 14 and 20: what a curve shows, how many digits are known, and what a first screen says."""
+"""Verdicts on a curve, digits of figures, and the first screen."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ CHINESE = "夜里下雨，猫头鹰在睡觉。河水慢慢地流，山上有雪
 
 ATTEMPTS = [
     Attempt(
-        13,
         "a text that is read until it is memorised",
         f"{TRAIN_TURNED} --out turned",
-        "says since which step the model is overfitted, and that the best checkpoint is the one that is used",
+        "reports the step from which on the model is overfitted, and that the best checkpoint is used",
         says=(
             r"overfitted since step \d+: the validation loss was",
             r"the best, is kept, and generate and eval use it",
@@ -30,58 +29,51 @@ ATTEMPTS = [
         then="gptcli generate turned abc --max-new-tokens 3",
     ),
     Attempt(
-        13,
         "the same with `--set train.patience=2`",
         f"{TRAIN_TURNED} --set train.patience=2 --out stopped",
-        "ends after two evaluations in a row without a lower validation loss, and says so",
+        "ends after two evaluations in a row without a lower validation loss, and reports that",
         says=(r"The run ended at step \d+ of 80: 2 evaluations in a row brought no lower",),
         files=TURNED,
     ),
     Attempt(
-        13,
         "a training that is too short",
         "gptcli train book.txt {tiny} --set train.max_steps=20 --set train.eval_every_steps=4 --set optim.name=adamw "
         "--set optim.lr=0.01 --out short",
-        "says that the loss was still falling, with the command that trains longer",
+        "reports that the loss was still falling, with the command that trains longer",
         says=(r"still falling at the end", r"gptcli train --resume --out short --set train\.max_steps=40"),
         files={"book.txt": TEXT},
         then="gptcli train --resume --out short --set train.max_steps=40",
     ),
     Attempt(
-        13,
         "`--set data.val=FILE` with two bytes in it",
         "gptcli train book.txt {tiny} --set data.val=two.txt --set data.tokenizer=byte --out two",
-        "says that the validation part is too small to tell which checkpoint is the best",
+        "reports that the validation part is too small to tell which checkpoint is the best",
         says=(r"validation part is too small to tell",),
         files={"book.txt": TEXT, "two.txt": "It"},
     ),
     Attempt(
-        14,
         "`eval RUN --choices FILE` of two rows",
         "gptcli eval {run} --choices rows.jsonl",
-        "an interval as wide as two rows leave it, and no calibration error",
+        "the wide interval of two rows, and no calibration error",
         says=(r"accuracy           0\.\d+ \(0\.\d+ to 0\.\d+\)", r"not measured: it takes 50 rows or more"),
         files={"rows.jsonl": CHOICES},
     ),
     Attempt(
-        14,
         "`eval RUN FILE` of a Chinese text",
         "gptcli eval {run} chinese.txt",
-        "no perplexity of words, which no spaces separate; every figure has the digits that its interval supports",
+        "no perplexity of words, since no spaces separate them; every figure has the digits that its interval supports",
         says=(r"word perplexity  not given",),
         says_not=(r"e\+\d\d",),
         files={"chinese.txt": CHINESE},
     ),
     Attempt(
-        20,
         "`eval RUN FILE`",
         "gptcli eval {run} book.txt",
-        "beside the bits per byte what `xz -9` needs for the same text",
+        "bits per byte, and beside them those of `xz -9` for the same text",
         says=(r"bits per byte    \S+; xz -9 needs \d\.\d\d for the same text",),
         files={"book.txt": TEXT},
     ),
     Attempt(
-        20,
         "`train book.txt --dry-run`",
         "gptcli train book.txt --dry-run --set device=cpu",
         "the values that were chosen, and the memory of the whole process",

@@ -1,4 +1,4 @@
-"""Points 18 and 19: advice that works, and words that a person expects."""
+"""Advice that works, and expected words."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ LONG_PROMPT = "first line\n\nsecond line\n"
 
 ATTEMPTS = [
     Attempt(
-        18,
         "`train book.txt --lr 3e-4`",
         "gptcli train book.txt --lr 3e-4",
         "names the key: `--set optim.lr=3e-4`",
@@ -19,7 +18,6 @@ ATTEMPTS = [
         then="gptcli train book.txt {tiny} --set optim.lr=3e-4",
     ),
     Attempt(
-        18,
         "`train book.txt --batch-size 8`",
         "gptcli train book.txt --batch-size 8",
         "names the key: `--set train.batch_size=8`",
@@ -29,15 +27,13 @@ ATTEMPTS = [
         then="gptcli train book.txt {tiny} --set train.tokens_per_step=128 --set train.batch_size=8",
     ),
     Attempt(
-        18,
         "`gptcli chat RUN`, `serve`, `plot`, `finetune`",
         "gptcli chat {run}",
-        'names what there is: `gptcli generate RUN "PROMPT"`',
+        'names the replacement: `gptcli generate RUN "PROMPT"`',
         code=2,
         says=("gptcli generate RUN",),
     ),
     Attempt(
-        18,
         "`--set learning_rate=3e-4`",
         "gptcli train book.txt --set learning_rate=3e-4",
         "names the key `optim.lr`",
@@ -46,14 +42,12 @@ ATTEMPTS = [
         files={"book.txt": TEXT},
     ),
     Attempt(
-        19,
         "`generate RUN --temperature 1e-38`",
         "gptcli generate {run} bottles --temperature 1e-38 --max-new-tokens 5",
         "the greedy text",
         says=(r"[1-5] tokens",),
     ),
     Attempt(
-        19,
         "`train book.txt --time 5min` (or `1d`)",
         "gptcli train book.txt --time 5min --dry-run",
         "five minutes",
@@ -61,7 +55,6 @@ ATTEMPTS = [
         files={"book.txt": TEXT * 20},
     ),
     Attempt(
-        19,
         "`generate RUN -` with the prompt on stdin",
         "gptcli generate {run} - --json --max-new-tokens 2",
         "one prompt, of many lines",
@@ -69,7 +62,6 @@ ATTEMPTS = [
         stdin=LONG_PROMPT.encode(),
     ),
     Attempt(
-        19,
         "`generate RUN --prompt-file FILE --whole-file`",
         "gptcli generate {run} --prompt-file prompt.txt --whole-file --json --max-new-tokens 2",
         "one prompt, of many lines",
@@ -77,14 +69,12 @@ ATTEMPTS = [
         files={"prompt.txt": LONG_PROMPT},
     ),
     Attempt(
-        19,
         "`generate RUN --num-samples 2` into a pipe",
         "gptcli generate {run} bottles --num-samples 2 --max-new-tokens 3",
         "a line `---` between the samples",
         says=(r"\n---\n",),
     ),
     Attempt(
-        19,
         "`eval RUN FOLDER` of 30 files",
         "gptcli eval {run} many",
         "the ten worst of them",
@@ -92,7 +82,6 @@ ATTEMPTS = [
         files={f"many/{n:02}.txt": TEXT[n * 20 : n * 20 + 300] for n in range(30)},
     ),
     Attempt(
-        19,
         "`eval RUN cafés.txt --worst 1`",
         "gptcli eval {run} cafés.txt --worst 1",
         "`é`, not `\\xac`",
@@ -101,14 +90,12 @@ ATTEMPTS = [
         files={"cafés.txt": "café " * 60},
     ),
     Attempt(
-        19,
         "`checkpoint list RUN`",
         "gptcli checkpoint list {run}",
         "marks the best checkpoint",
         says=(r"whole, best",),
     ),
     Attempt(
-        19,
         "one layer, one duplicate",
         "gptcli train twice {tiny} --dry-run",
         "singular words: `1 layer`, `1 exact duplicate`",
@@ -116,7 +103,6 @@ ATTEMPTS = [
         files={"twice/a.txt": TEXT, "twice/b.txt": TEXT, "twice/c.txt": TEXT[::-1]},
     ),
     Attempt(
-        19,
         "`export --to gguf --out` onto a file",
         "gptcli export {run} --to gguf --out model.gguf",
         "is refused; `--force` replaces it",
@@ -126,7 +112,6 @@ ATTEMPTS = [
         then="gptcli export {run} --to gguf --out model.gguf --force",
     ),
     Attempt(
-        19,
         "`--out` that is a file",
         "gptcli train missing.txt --out file",
         "is refused before the corpus is read",
@@ -135,7 +120,6 @@ ATTEMPTS = [
         files={"file": "x"},
     ),
     Attempt(
-        19,
         "`train 'texts/*.txt'`",
         "gptcli train 'texts/*.txt' {tiny}",
         "the run is called `runs/texts`",
