@@ -16,7 +16,11 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return reference(tmp_path_factory.mktemp("curves"))
 
 
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: f"{way.name.partition(':')[0]}-{way.ranks}")
+TESTED = [way for way in WAYS if (way.name, way.ranks) not in (("ddp", 4), ("tensor", 2))]
+"""The ways that cut up a model differently; `scripts/curves` runs the others too."""
+
+
+@pytest.mark.parametrize("way", TESTED, ids=lambda way: f"{way.name.partition(':')[0]}-{way.ranks}")
 def test_ranks_follow_the_curve_of_one_process(way: Way, one: Path) -> None:
     found = curve(way, one)
     assert found.is_same_tokens
