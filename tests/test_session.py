@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,23 @@ def test_stop_tokens_and_chat_template_are_those_of_the_tokenizer(directory: Pat
     settings = directory / "tokenizer_config.json"
     settings.write_text(settings.read_text().replace("{", '{"chat_template": "{{ messages }}", ', 1))
     assert open_session(ModelRequest(str(directory), device="cpu")).chat_template == "{{ messages }}"
+
+
+def test_every_listed_stop_token_ends_a_text(directory: Path, tokenizer: Tokenizer) -> None:
+    """As in Llama 3's directories, generation_config.json lists more tokens than the tokenizer names."""
+    session = open_session(ModelRequest(str(directory), device="cpu"))
+    config = GREEDY.model_copy(update={"max_new_tokens": 25})
+    free = session.generate(["Once", "Then we"], config)
+    for prompt in free.prompts:
+        tokens = prompt.completions[0].tokens
+        listed = [tokenizer.eos_id, tokens[5], tokens[9]]
+        (directory / "generation_config.json").write_text(json.dumps({"eos_token_id": listed}))
+        session = open_session(ModelRequest(str(directory), device="cpu"))
+        assert session.stop_ids == set(listed)
+        stopped = session.generate([prompt.prompt.content], config).prompts[0].completions[0]
+        place = min(tokens.index(token) for token in listed[1:])
+        assert (stopped.tokens, stopped.finish_reason) == (tokens[: place + 1], "eot")
+        assert stopped.text == tokenizer.decode(tokens[:place])
 
 
 def test_an_unknown_device_is_refused_before_the_model_is_read() -> None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 
 from gptcli.console import say
 from gptcli.generate.config import GenerationConfig
+from gptcli.generate.engine import Engine
 from gptcli.generate.listener import SILENT, Listener
 from gptcli.generate.step import decoding_step
-from gptcli.generate.text import Generation, generate
+from gptcli.generate.text import Generation, Prompt, complete, encode_prompts
 from gptcli.interop.load import LoadedModel, load_model
 from gptcli.models.inference import Quantization, for_generation, quantized
 from gptcli.nn.device import AUTOCAST_DTYPES, resolve_device
@@ -44,13 +45,7 @@ class ModelRequest:
 class Session(LoadedModel):
     """A model that is ready to run, its tokenizer, and what it is."""
 
-    request: ModelRequest
-
-    @property
-    def stop_ids(self) -> frozenset[int]:
-        """The tokens that end a text."""
-        stop_id = self.tokenizer.framing.stop_id
-        return frozenset() if stop_id is None else frozenset((stop_id,))
+    request: ModelRequest = field(kw_only=True)
 
     @property
     def chat_template(self) -> str | None:
@@ -62,12 +57,28 @@ class Session(LoadedModel):
 
         Raises:
             UsageError: a part that torch.compile needs is missing.
-            DataError, CheckpointError, OutOfMemoryError: as `gptcli.generate.text.generate`.
+            DataError, CheckpointError, OutOfMemoryError: as `encode_prompts` and `complete`.
+        """
+        encoded = encode_prompts(self.tokenizer, prompts, config)
+        return self.complete(encoded, config, self.stop_ids, listener)
+
+    def complete(
+        self,
+        prompts: Sequence[Prompt],
+        config: GenerationConfig,
+        stop_ids: Collection[int],
+        listener: Listener = SILENT,
+    ) -> Generation:
+        """Generate `config.num_samples` texts for each encoded prompt, each up to one of `stop_ids`.
+
+        Raises:
+            UsageError: a part that torch.compile needs is missing.
+            DataError, CheckpointError, OutOfMemoryError: as `gptcli.generate.text.complete`.
         """
         rows = min(config.batch_size, len(prompts) * config.num_samples)
         model = self.model if self.request.quantize else for_generation(self.model, rows)
         step = decoding_step(model, default_cache_dir() if self.request.compile else None)
-        return generate(model, self.tokenizer, prompts, config, listener, step)
+        return complete(Engine(model, config, stop_ids, step), self.tokenizer, prompts, listener)
 
 
 def open_session(request: ModelRequest) -> Session:
@@ -84,4 +95,4 @@ def open_session(request: ModelRequest) -> Session:
     model, source = loaded.model, loaded.source
     if request.quantize:
         model, source = quantized(model, request.quantize), f"{source}, quantized to {request.quantize}"
-    return Session(model, loaded.tokenizer, loaded.run, source, request)
+    return Session(model, loaded.tokenizer, loaded.run, source, loaded.listed_stop_ids, request=request)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import pytest
 import torch
@@ -27,8 +27,10 @@ def requests_for(prompts: list[list[int]], seed: int = 0) -> list[Request]:
     return [Request(list(prompt), seed + i, len(prompt)) for i, prompt in enumerate(prompts)]
 
 
-def finished(model: GPT, config: GenerationConfig, requests: list[Request], eos_id: int | None = None) -> list[Request]:
-    for _ in Engine(model, config, eos_id).run(requests):
+def finished(
+    model: GPT, config: GenerationConfig, requests: list[Request], stop_ids: Collection[int] = ()
+) -> list[Request]:
+    for _ in Engine(model, config, stop_ids).run(requests):
         pass
     return requests
 
@@ -82,11 +84,11 @@ def test_each_row_of_a_batch_is_what_it_is_alone(make_model: MakeModel, settings
     """Some requests end early (at id 3), so that the others go on in a smaller batch."""
     model = make_model(torch.float32)
     config = GenerationConfig(temperature=1.0, max_new_tokens=50, batch_size=batch_size, **settings)
-    together = finished(model, config, requests_for(PROMPTS, seed=40), eos_id=3)
+    together = finished(model, config, requests_for(PROMPTS, seed=40), stop_ids=[3])
     assert {request.finish_reason for request in together} == {"eot", "length"}
     for request in together:
         alone = Request(request.ids[: request.prompt_length], request.seed, request.prompt_length)
-        finished(model, config, [alone], eos_id=3)
+        finished(model, config, [alone], stop_ids=[3])
         assert (request.ids, request.finish_reason) == (alone.ids, alone.finish_reason)
 
 
@@ -200,13 +202,16 @@ def test_a_prompt_longer_than_the_context_is_read_from_its_end(make_model: MakeM
     assert request.ids[50:] == defined(model, config, prompt, 0)[0]
 
 
-def test_end_of_text_is_the_last_token(make_model: MakeModel) -> None:
-    model = make_model()
-    reference = finished(model, GenerationConfig(temperature=0.0, max_new_tokens=12), requests_for([[1, 2]]))[0].ids[2:]
-    eos = reference[4]
-    request = finished(model, GenerationConfig(temperature=0.0, max_new_tokens=12), requests_for([[1, 2]]), eos)[0]
-    assert request.finish_reason == "eot"
-    assert request.ids[2:] == reference[: reference.index(eos) + 1]
+@pytest.mark.parametrize("count", [1, 3])
+def test_each_stop_token_is_the_last_of_its_request(make_model: MakeModel, count: int) -> None:
+    model, config = make_model(), GenerationConfig(temperature=0.0, max_new_tokens=12)
+    references = [request.ids[request.prompt_length :] for request in finished(model, config, requests_for(PROMPTS))]
+    stop_ids = {references[number][4] for number in range(count)}
+    requests = finished(model, config, requests_for(PROMPTS), stop_ids)
+    for request, reference in zip(requests, references, strict=True):
+        place = next((place for place, token in enumerate(reference) if token in stop_ids), None)
+        assert request.ids[request.prompt_length :] == (reference if place is None else reference[: place + 1])
+        assert request.finish_reason == ("length" if place is None else "eot")
 
 
 def test_running_out_of_memory_halves_the_batch_and_changes_no_token(make_model: MakeModel) -> None:

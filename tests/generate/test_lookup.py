@@ -73,7 +73,7 @@ def test_drafts_change_no_id(make_model: MakeModel, scheme: dict, settings: dict
     def generated(speculate: int) -> list[Request]:
         config = GenerationConfig(max_new_tokens=270, speculate=speculate, **settings)
         requests = [Request([id % 17 for id in prompt], seed, len(prompt)) for seed, prompt in enumerate(PROMPTS)]
-        for request in Engine(model, config, eos_id=16).run(requests):
+        for request in Engine(model, config, stop_ids=[16]).run(requests):
             if request is requests[0] and request.count == 40:
                 request.finish_reason = "stop"
         return requests

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -27,10 +27,14 @@ PROMPTS = [[5], [1, 2, 3, 4, 5, 6, 7], [9, 8, 4, 9, 8, 4, 9, 8]]
 
 
 def texts(
-    model: GPT, made: DecodingStep | None, config: GenerationConfig, eos_id: int | None = 3, looks_ahead: bool = False
+    model: GPT,
+    made: DecodingStep | None,
+    config: GenerationConfig,
+    stop_ids: Collection[int] = (3,),
+    looks_ahead: bool = False,
 ) -> list[list[int]]:
     requests = [Request(list(prompt), i, len(prompt)) for i, prompt in enumerate(PROMPTS)]
-    engine = Engine(model, config, eos_id, step=made)
+    engine = Engine(model, config, stop_ids, step=made)
     engine.looks_ahead = engine.looks_ahead or looks_ahead
     for _ in engine.run(requests):
         pass
@@ -72,9 +76,9 @@ class FakeGraph:
         return self.logits
 
 
-@pytest.mark.parametrize(("temperature", "eos_id"), [(0.0, 3), (1.0, 3), (1.0, None)])
+@pytest.mark.parametrize(("temperature", "stop_ids"), [(0.0, (3,)), (1.0, (3,)), (1.0, ()), (1.0, (3, 5, 8, 13))])
 def test_cuda_graphs_and_looking_ahead_change_no_id(
-    make_model: Callable[..., GPT], monkeypatch: pytest.MonkeyPatch, temperature: float, eos_id: int | None
+    make_model: Callable[..., GPT], monkeypatch: pytest.MonkeyPatch, temperature: float, stop_ids: Collection[int]
 ) -> None:
     """Rows end while the next step is under way, or outgrow their cache and slide."""
     monkeypatch.setattr(step, "GraphedForward", FakeGraph)
@@ -83,7 +87,7 @@ def test_cuda_graphs_and_looking_ahead_change_no_id(
     model = make_model(context_length=320, window_pattern=(0, 50), smear=True)
     config = GenerationConfig(temperature=temperature, max_new_tokens=340)
     graphed = CudaGraphStep(model, partial(step.forward, model))
-    assert texts(model, graphed, config, eos_id, looks_ahead=True) == texts(model, None, config, eos_id)
+    assert texts(model, graphed, config, stop_ids, looks_ahead=True) == texts(model, None, config, stop_ids)
     assert len(FakeGraph.made) > 1 and any(one.replays > 5 for one in FakeGraph.made)
 
 

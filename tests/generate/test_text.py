@@ -23,10 +23,10 @@ def model(make_model: Callable[..., GPT], tokenizer: Tokenizer) -> GPT:
     return make_model(vocab_size=tokenizer.vocab_size, context_length=64)
 
 
-def drawn(model: GPT, ids: list[int], config: GenerationConfig, eos_id: int | None) -> list[int]:
+def drawn(model: GPT, ids: list[int], config: GenerationConfig, stop_id: int | None) -> list[int]:
     """What the engine draws after exactly these ids."""
     request = Request(list(ids), config.seed, len(ids))
-    for _ in Engine(model, config, eos_id).run([request]):
+    for _ in Engine(model, config, [] if stop_id is None else [stop_id]).run([request]):
         pass
     return request.ids[len(ids) :]
 
@@ -62,7 +62,7 @@ def test_each_sample_can_be_had_again_from_its_seed_alone(model: GPT, tokenizer:
         for i, completion in enumerate(prompt.completions):
             assert completion.seed == 7 + i
             alone = config.model_copy(update={"seed": completion.seed, "num_samples": 1})
-            again = generate(model, tokenizer, [prompt.prompt], alone).prompts[0].completions[0]
+            again = generate(model, tokenizer, [prompt.prompt.content], alone).prompts[0].completions[0]
             assert (again.tokens, again.text, again.finish_reason) == (
                 completion.tokens,
                 completion.text,
@@ -203,7 +203,7 @@ def test_greedy_text_is_that_of_transformers(
         config = GenerationConfig(max_new_tokens=64, temperature=0.0, repetition_penalty=penalty)
         ours = generate(model, tokenizer, prompts, config)
         for prompt in ours.prompts:
-            inputs = their_tokenizer(prompt.prompt, return_tensors="pt")
+            inputs = their_tokenizer(prompt.prompt.content, return_tensors="pt")
             theirs = their_model.generate(
                 inputs.input_ids,
                 attention_mask=torch.ones_like(inputs.input_ids),

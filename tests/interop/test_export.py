@@ -262,11 +262,11 @@ def test_weights_that_would_become_infinite_are_not_exported(our_model, tokenize
 
 
 def test_a_writer_that_swaps_two_matrices_is_caught(run, tmp_path, monkeypatch):
-    def swapped(model, tokenizer, directory):
+    def swapped(model, tokenizer, directory, **options):
         again = load_model(run).model
         first, second = again.blocks[0].attention.output.weight, again.blocks[1].attention.output.weight
         first.data, second.data = second.data, first.data
-        return write_huggingface(again, tokenizer, directory)
+        return write_huggingface(again, tokenizer, directory, **options)
 
     monkeypatch.setattr(exporting, "write_huggingface", swapped)
     with pytest.raises(CheckpointError, match="does not compute what the model does"):

@@ -186,7 +186,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm_eval has no type ann
             request = Request(ids[-room:], config.seed + place, len(ids[-room:]))
             stream = TextStream(self.text, tuple(filter(None, until)), request.ids)
             samples[request] = (place, Sample(request, stream))
-        engine = Engine(self.model, config, self.text.framing.stop_id, decoding_step(self.model))
+        engine = Engine(self.model, config, self.text.framing.stop_ids, decoding_step(self.model))
         for request in engine.run(list(samples)):
             place, sample = samples[request]
             sample.advance()

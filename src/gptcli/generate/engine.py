@@ -7,7 +7,7 @@ Shapes: B requests, T tokens read at a time (a request's last id and its draft),
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -46,15 +46,15 @@ class Drawn(NamedTuple):
 
 
 class Engine:
-    """Generation of tokens from `model` by the settings of `config`; the token `eos_id` is the last of a request.
+    """Generation of tokens from `model` by the settings of `config`; each token of `stop_ids` is the last of a request.
 
     `step` decodes in place of the model itself.
     """
 
     def __init__(
-        self, model: GPT, config: GenerationConfig, eos_id: int | None = None, step: DecodingStep | None = None
+        self, model: GPT, config: GenerationConfig, stop_ids: Collection[int] = (), step: DecodingStep | None = None
     ) -> None:
-        self.model, self.config, self.eos_id = model, config, eos_id
+        self.model, self.config, self.stop_ids = model, config, frozenset(stop_ids)
         self.decoding_step = step or model
         self.context_length = model.config.context_length
         self.device = model.embedding.weight.device
@@ -306,7 +306,7 @@ class Engine:
 
     def finish_reason(self, request: Request) -> FinishReason | None:
         """Return why the request ends with its last id, or None if it goes on."""
-        if request.ids[-1] == self.eos_id:
+        if request.ids[-1] in self.stop_ids:
             return "eot"
         is_full = self.config.overflow == "stop" and request.window_length > self.context_length
         return "length" if is_full or request.count >= self.config.max_new_tokens else None

@@ -13,7 +13,6 @@ from gptcli.generate.config import GenerationConfig
 from gptcli.generate.engine import Engine
 from gptcli.generate.listener import SILENT, Listener
 from gptcli.generate.requests import FinishReason, Request
-from gptcli.generate.step import DecodingStep
 from gptcli.generate.streamer import TextStream
 from gptcli.models.gpt import GPT
 
@@ -36,15 +35,27 @@ class Completion(NamedTuple):
     """The seed that reproduces this sample alone."""
 
 
+class Prompt(NamedTuple):
+    """The ids that the model reads before it generates, at least one, and what they are of."""
+
+    ids: list[int]
+    content: str | list[dict[str, Any]]
+    """A text, or the messages of a conversation."""
+
+    def report(self) -> dict[str, Any]:
+        """Return {"prompt"} or {"messages"} for JSON."""
+        return {"prompt" if isinstance(self.content, str) else "messages": self.content}
+
+
 class GeneratedPrompt(NamedTuple):
     """A prompt with its samples."""
 
-    prompt: str
+    prompt: Prompt
     completions: list[Completion]
 
     def report(self) -> dict[str, Any]:
-        """Return {"prompt", "completions": [{"text", "tokens", "logprobs", "finish_reason", "seed"}]} for JSON."""
-        return {"prompt": self.prompt, "completions": [completion._asdict() for completion in self.completions]}
+        """Return the prompt, and "completions": [{"text", "tokens", "logprobs", "finish_reason", "seed"}] for JSON."""
+        return {**self.prompt.report(), "completions": [completion._asdict() for completion in self.completions]}
 
 
 class Generation(NamedTuple):
@@ -97,30 +108,41 @@ def generate(
     prompts: Sequence[str],
     config: GenerationConfig,
     listener: Listener = SILENT,
-    step: DecodingStep | None = None,
 ) -> Generation:
-    """Generate `config.num_samples` texts for every prompt.
-
-    Sample i of prompt p has the number p * num_samples + i. Samples advance side by side, and `listener` receives
-    their characters as they become certain. `step` is the engine's decoding step.
+    """Generate `config.num_samples` texts after every text, each up to the token that ended texts in training.
 
     Raises:
-        DataError: a prompt cannot be used with this tokenizer, or is too long with overflow "stop".
+        DataError, CheckpointError, OutOfMemoryError: as `encode_prompts` and `complete`.
+    """
+    engine = Engine(model, config, tokenizer.framing.stop_ids)
+    return complete(engine, tokenizer, encode_prompts(tokenizer, prompts, config), listener)
+
+
+def complete(
+    engine: Engine, tokenizer: Tokenizer, prompts: Sequence[Prompt], listener: Listener = SILENT
+) -> Generation:
+    """Generate as many texts as the engine's settings say for every prompt.
+
+    Sample i of prompt p has the number p * num_samples + i. Samples advance side by side, and `listener` receives
+    their characters as they become certain.
+
+    Raises:
+        DataError: a prompt is too long with overflow "stop".
         CheckpointError: the model and the tokenizer do not belong together, or the weights are damaged.
         OutOfMemoryError: not even one sample fits on the device.
     """
-    encoded = [encode_prompt(tokenizer, prompt, config, place(i, prompts)) for i, prompt in enumerate(prompts)]
-    for i, ids in enumerate(encoded):
-        check_prompt(ids, model, config, place(i, prompts))
+    config = engine.config
+    for i, prompt in enumerate(prompts):
+        check_prompt(prompt.ids, engine.model, config, place(i, prompts))
     samples = [
         Sample(Request(list(ids), config.seed + i, len(ids)), TextStream(tokenizer, config.stop, ids))
-        for ids in encoded
+        for ids, _ in prompts
         for i in range(config.num_samples)
     ]
     numbers = {sample.request: number for number, sample in enumerate(samples)}
     completions: dict[int, Completion] = {}
     began = time.perf_counter()
-    for request in Engine(model, config, tokenizer.framing.stop_id, step).run([sample.request for sample in samples]):
+    for request in engine.run([sample.request for sample in samples]):
         number = numbers[request]
         piece = samples[number].advance()
         if piece:
@@ -140,9 +162,18 @@ def generate(
     )
 
 
-def place(index: int, prompts: Sequence[str]) -> str:
+def place(index: int, prompts: Sequence[Any]) -> str:
     """Return the name of the prompt at `index` in messages."""
     return "the prompt" if len(prompts) == 1 else f"prompt {index + 1}"
+
+
+def encode_prompts(tokenizer: Tokenizer, texts: Sequence[str], config: GenerationConfig) -> list[Prompt]:
+    """Return the prompts of texts.
+
+    Raises:
+        DataError, TokenizerError: a text cannot be used with this tokenizer.
+    """
+    return [Prompt(encode_prompt(tokenizer, text, config, place(i, texts)), text) for i, text in enumerate(texts)]
 
 
 def encode_prompt(tokenizer: Tokenizer, prompt: str, config: GenerationConfig, name: str) -> list[int]:

@@ -16,7 +16,8 @@ import torch
 from gptcli.errors import UsageError, missing_extra
 from gptcli.interop.card import model_card
 from gptcli.interop.families import family_of
-from gptcli.interop.huggingface import CONFIG, read_huggingface, write_huggingface
+from gptcli.interop.generation_config import CONFIG
+from gptcli.interop.huggingface import read_huggingface, write_huggingface
 from gptcli.interop.load import LoadedModel, load_model
 from gptcli.interop.nanogpt import CHECKPOINT, read_nanogpt, write_nanogpt
 from gptcli.interop.native import NATIVE
@@ -169,7 +170,8 @@ def write(request: ExportRequest, loaded: LoadedModel, place: Path) -> Exported:
 
 def export_huggingface(loaded: LoadedModel, out: Path, dtype: str, license: str | None, name: str) -> Exported:
     """Write a model directory with a card for `name`; read it back by transformers or, without it, by gptcli."""
-    opened = write_huggingface(converted(loaded.model, dtype), loaded.tokenizer.for_export(), out)
+    model, tokenizer = converted(loaded.model, dtype), loaded.tokenizer.for_export()
+    opened = write_huggingface(model, tokenizer, out, stop_ids=loaded.stop_ids)
     write_atomic(out / CARD, model_card(loaded, name=name, license=license, dtype=dtype, opened=opened))
     family, _ = family_of(loaded.model.config)
     if family is not NATIVE and is_installed("transformers"):

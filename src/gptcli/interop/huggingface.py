@@ -6,7 +6,7 @@ handles no runs and no checkpoints, and never imports transformers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +21,7 @@ from gptcli.errors import CheckpointError, ConfigError
 from gptcli.interop.auto_tokenizer import keeps_tokenizer, require_opened_alike
 from gptcli.interop.families import family_named, family_of
 from gptcli.interop.family import Family, ForeignConfig, Json, Shape
+from gptcli.interop.generation_config import CONFIG, GENERATION_CONFIG, generation_config
 from gptcli.interop.native import NATIVE
 from gptcli.interop.weights import SINGLE, WeightFiles, Weights, read_json, read_weights, write_weights
 from gptcli.manifest import require_unchanged
@@ -31,16 +32,20 @@ from gptcli.storage import storage_errors, write_atomic
 from gptcli.tokenizer.files import SETTINGS_FILE, TOKENIZER_FILE
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
-CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
 MODEL_FILES = (CONFIG, GENERATION_CONFIG, SINGLE, TOKENIZER_FILE, SETTINGS_FILE)
 """Files that `write_huggingface` writes."""
 
 
-def write_huggingface(model: GPT, tokenizer: Tokenizer, directory: Path, *, native: bool = False) -> str:
+def write_huggingface(
+    model: GPT, tokenizer: Tokenizer, directory: Path, *, native: bool = False, stop_ids: Collection[int] = ()
+) -> str:
     """Write `model` and `tokenizer` to `directory`, which may exist; each file is replaced whole, config.json last.
 
     A model that no class of transformers computes is written in gptcli's own form, which `read_huggingface` reads too;
     so is every model if `native`, with its whole config.
+
+    Args:
+        stop_ids: tokens that end a text besides the one that the tokenizer names.
 
     Returns:
         Which transformers class opens it, or why none does, in words.
@@ -61,7 +66,7 @@ def write_huggingface(model: GPT, tokenizer: Tokenizer, directory: Path, *, nati
 
     tokenizer.save(directory)
     write_weights(directory / SINGLE, state, family.map_tensors(config, shapes))
-    write_json(directory / GENERATION_CONFIG, generation_config(tokenizer))
+    write_json(directory / GENERATION_CONFIG, generation_config(tokenizer, stop_ids))
     write_json(directory / CONFIG, foreign_config(family, config, tokenizer, dtype, reason))
     if reason:
         return reason
@@ -160,12 +165,6 @@ def foreign_config(family: Family, config: ModelConfig, tokenizer: Tokenizer, dt
         "use_cache": True,
         **family.write_config(config),
     }
-
-
-def generation_config(tokenizer: Tokenizer) -> Json:
-    """Return the tokens that begin, end and pad a text in transformers' `generate`."""
-    framing = tokenizer.framing
-    return {"bos_token_id": framing.begin_id, "eos_token_id": framing.stop_id, "pad_token_id": framing.stop_id}
 
 
 def read_foreign_config(directory: Path) -> ForeignConfig:

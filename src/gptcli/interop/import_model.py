@@ -10,7 +10,8 @@ import torch
 
 from gptcli.checkpoint.run_directory import RunDirectory
 from gptcli.errors import CheckpointError, UsageError
-from gptcli.interop.huggingface import CONFIG, MODEL_FILES, read_huggingface, require_embedded, write_huggingface
+from gptcli.interop.generation_config import CONFIG, read_stop_ids
+from gptcli.interop.huggingface import MODEL_FILES, read_huggingface, require_embedded, write_huggingface
 from gptcli.interop.llama2c import read_llama2c
 from gptcli.interop.load import HUB_PREFIX, fetch_from_hub
 from gptcli.interop.nanogpt import read_nanogpt
@@ -65,25 +66,24 @@ def import_model(source: str, out: Path, tokenizer: str | None = None, dtype: We
     if out.is_dir() and (name := foreign_name(out)):
         raise UsageError(f"{out} is not empty (it holds {name!r})", "choose another --out")
     vocabulary = None if tokenizer is None else open_tokenizer(tokenizer)
-    model, vocabulary = read_foreign(source, vocabulary)
+    model, vocabulary, stop_ids = read_foreign(source, vocabulary)
     weights_type = DTYPES[dtype]
     require_range(model.state_dict(), weights_type, "choose --dtype fp32")
     with staged_directory(out, CONFIG) as folder:
-        opened = write_huggingface(model.to(weights_type), vocabulary, folder)
+        opened = write_huggingface(model.to(weights_type), vocabulary, folder, stop_ids=stop_ids)
         record(folder, MODEL_FILES)
     return ImportedModel(out, model.parameter_count(), opened)
 
 
-def read_foreign(source: str, tokenizer: Tokenizer | None) -> tuple[GPT, Tokenizer]:
-    """Return the model in fp32, and its tokenizer or the given one."""
+def read_foreign(source: str, tokenizer: Tokenizer | None) -> tuple[GPT, Tokenizer, frozenset[int]]:
+    """Return the model in fp32, its tokenizer or the given one, and the tokens that end a text by its files."""
     if source.startswith(HUB_PREFIX):
-        directory = fetch_from_hub(source.removeprefix(HUB_PREFIX), pickles=True)
-        return read_huggingface(directory, tokenizer=tokenizer, open_weights=weights_or_pickles)
+        return read_foreign_directory(fetch_from_hub(source.removeprefix(HUB_PREFIX), pickles=True), tokenizer)
     path = Path(source)
     if RunDirectory.is_run(path):
         raise UsageError(f"{path} is a run of gptcli", "every command reads it as it is")
     if (path / CONFIG).is_file():
-        return read_huggingface(path, tokenizer=tokenizer, open_weights=weights_or_pickles)
+        return read_foreign_directory(path, tokenizer)
     if path.is_dir():
         raise CheckpointError(f"{path} is not a model directory: it has no {CONFIG}", SOURCES)
     if not path.exists():
@@ -92,7 +92,13 @@ def read_foreign(source: str, tokenizer: Tokenizer | None) -> tuple[GPT, Tokeniz
         raise UsageError(f"{path} holds no tokenizer", "name it: --tokenizer PATH or hf:NAME")
     model = read_file(path)
     require_embedded(tokenizer, model.config, path)
-    return model, tokenizer
+    return model, tokenizer, frozenset()
+
+
+def read_foreign_directory(directory: Path, tokenizer: Tokenizer | None) -> tuple[GPT, Tokenizer, frozenset[int]]:
+    """Return what `read_foreign` does of a Hugging Face directory. The listed ids are those of its own tokenizer."""
+    model, vocabulary = read_huggingface(directory, tokenizer=tokenizer, open_weights=weights_or_pickles)
+    return model, vocabulary, read_stop_ids(directory) if tokenizer is None else frozenset()
 
 
 def read_file(path: Path) -> GPT:

@@ -16,7 +16,8 @@ from gptcli.config import RawConfig, read_toml, validate
 from gptcli.config.names import with_present_keys
 from gptcli.console import say, shell_word
 from gptcli.errors import CheckpointError, UsageError, first_line
-from gptcli.interop.huggingface import CONFIG, read_huggingface
+from gptcli.interop.generation_config import CONFIG, read_stop_ids
+from gptcli.interop.huggingface import read_huggingface
 from gptcli.interop.weights import LoadedWeights
 from gptcli.manifest import read_manifest, require_unchanged
 from gptcli.models.config import ModelConfig
@@ -27,7 +28,7 @@ from gptcli.tokenizer.framing import DocumentFraming
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
 HUB_PREFIX = "hf:"
-HUB_FILES = ["*.json", "*.safetensors", "*.txt"]
+HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
 PICKLES = "pytorch_model*.bin"
 
 
@@ -38,12 +39,19 @@ class LoadedModel:
     Attributes:
         run: the run that it was loaded from, or None.
         source: what the model is, for people.
+        listed_stop_ids: the tokens that end a text by its generation_config.json.
     """
 
     model: GPT
     tokenizer: Tokenizer
     run: RunDirectory | None
     source: str
+    listed_stop_ids: frozenset[int] = frozenset()
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """The tokens that end a text: those that are listed, and the one by which texts ended in training."""
+        return self.listed_stop_ids | self.tokenizer.framing.stop_ids
 
 
 def load_model(
@@ -82,14 +90,15 @@ def load_model(
 def load_directory(directory: Path, source: str, device: torch.device | str, dtype: torch.dtype) -> LoadedModel:
     """Load a Hugging Face directory."""
     model, tokenizer = read_huggingface(directory, device, dtype)
-    return LoadedModel(model, tokenizer, None, source)
+    return LoadedModel(model, tokenizer, None, source, read_stop_ids(directory))
 
 
 def load_run(run: RunDirectory, checkpoint: str, device: torch.device, dtype: torch.dtype) -> LoadedModel:
     """Load a checkpoint of a run, as its run.toml describes the model."""
     if not run.checkpoints() and (run.path / CONFIG).is_file():  # copied without its checkpoints
         model, tokenizer = read_huggingface(run.path, device, dtype, tokenizer=run_tokenizer(run))
-        return LoadedModel(model, tokenizer, run, f"run {run.path}, its final weights")
+        source = f"run {run.path}, its final weights"
+        return LoadedModel(model, tokenizer, run, source, read_stop_ids(run.path))
     info = choose_checkpoint(run, checkpoint)
     if checkpoint == "best":
         warn_of_lost_best(run, info)
@@ -107,7 +116,8 @@ def load_run(run: RunDirectory, checkpoint: str, device: torch.device, dtype: to
             f"{info.path} does not hold the model that {run.config_path} describes: {error}"
         ) from error
     loss = "" if info.val_loss is None else f", val loss {info.val_loss:.4f}"
-    return LoadedModel(model.eval(), tokenizer, run, f"run {run.path}, step {info.step}{loss}")
+    source = f"run {run.path}, step {info.step}{loss}"
+    return LoadedModel(model.eval(), tokenizer, run, source, read_stop_ids(run.path))
 
 
 def run_tokenizer(run: RunDirectory) -> Tokenizer:

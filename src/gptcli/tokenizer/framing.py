@@ -38,6 +38,11 @@ class DocumentFraming:
         return self.begin_id if self.end_id is None else self.end_id
 
     @property
+    def stop_ids(self) -> frozenset[int]:
+        """The tokens by which a model ends a text: `stop_id`, or none."""
+        return frozenset() if self.stop_id is None else frozenset((self.stop_id,))
+
+    @property
     def before(self) -> list[int]:
         """The ids before the text of a document: one or none."""
         return [] if self.begin_id is None else [self.begin_id]

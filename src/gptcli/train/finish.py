@@ -92,7 +92,8 @@ def finish(trainer: Trainer, baseline: CompressionBaseline) -> dict[str, Any]:
             "verdict_text": ending.sentence,
         }
         with replacing(run.path, (*MODEL_FILES, "summary.json")):
-            say(write_huggingface(model, plan.data.tokenizer, run.path))
+            stop_ids = plan.start.stop_ids if plan.start else frozenset()
+            say(write_huggingface(model, plan.data.tokenizer, run.path, stop_ids=stop_ids))
             write_atomic(run.path / "summary.json", strict_json.dumps(summary, indent=2) + "\n")
         show_summary(summary, plan, ending, baseline)
     return summary

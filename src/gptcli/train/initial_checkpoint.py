@@ -39,6 +39,8 @@ class InitialCheckpoint:
     weights: Mapping[str, torch.Tensor]
     sketch: TextSketch = NOTHING_KNOWN
     """The sketch of the text that the weights were trained on, if they come from a run that has one."""
+    stop_ids: frozenset[int] = frozenset()
+    """The tokens that end a text of this model."""
 
     def build(self, config: ModelConfig, device: torch.device) -> GPT:
         """Return the model that `config` describes, with these weights."""
@@ -75,7 +77,8 @@ def open_initial_checkpoint(settings: RawConfig, run: RunDirectory | None) -> In
         )
     trained = copy if copy is not None and copy.is_dir() else loaded.run and loaded.run.path
     sketch = TextSketch.open(trained / SKETCH) if trained else NOTHING_KNOWN
-    return InitialCheckpoint(reference, source, config, loaded.tokenizer, loaded.model.state_dict(), sketch)
+    weights, stop_ids = loaded.model.state_dict(), loaded.stop_ids
+    return InitialCheckpoint(reference, source, config, loaded.tokenizer, weights, sketch, stop_ids)
 
 
 def settings_from(start: InitialCheckpoint, user: RawConfig) -> RawConfig:
@@ -141,7 +144,8 @@ def keep_initial_copy(start: InitialCheckpoint, config: ModelConfig, tokenizer: 
     """Write the model before its first step, and the sketch of its text, into the run unless they are there already."""
     if not (run.path / COPY).exists():
         with atomic_directory(run.path / COPY) as folder:
-            write_huggingface(start.build(config, torch.device("cpu")), tokenizer, folder, native=True)
+            model = start.build(config, torch.device("cpu"))
+            write_huggingface(model, tokenizer, folder, native=True, stop_ids=start.stop_ids)
             if start.sketch.limit:
                 start.sketch.save(folder / SKETCH)
             record(folder, (*MODEL_FILES, SKETCH))
