@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from gptcli.data.batches import Batch, Batches
+from gptcli.data.batch import Batch
+from gptcli.data.batches import Batches
 from gptcli.data.shards import TokenShards
 from gptcli.data.token_mix import TokenMix
 from gptcli.errors import DataError

@@ -161,3 +161,61 @@ def test_an_index_that_points_out_of_its_directory_is_refused(write_shards, tmp_
 def test_a_directory_without_shards_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no token shards"):
         TokenShards.open(tmp_path)
+
+
+def random_examples(count: int, seed: int = 0, longest: int = 20) -> list[tuple[list[int], list[bool]]]:
+    """Examples of 2 to `longest` ids with a random mask, which the first token is never in."""
+    generator = np.random.default_rng(seed)
+    lengths = generator.integers(2, longest + 1, count)
+    return [
+        (generator.integers(0, 300, n).tolist(), [False, *(generator.random(n - 1) < 0.5).tolist()]) for n in lengths
+    ]
+
+
+def test_the_loss_mask_comes_back_for_every_stretch(write_examples) -> None:
+    examples = random_examples(30)
+    shards = write_examples(examples)
+    stream = [id for ids, _ in examples for id in ids]
+    mask = [bit for _, bits in examples for bit in bits]
+    assert shards.index["format"] == 3 and shards.is_masked and shards.targets == sum(mask)
+    assert shards.read(0, len(shards)).tolist() == stream and shards.documents == len(examples)
+    for start in range(0, len(shards), 3):
+        for stop in (start, start + 1, min(start + 29, len(shards))):
+            assert shards.read_mask(start, stop).tolist() == mask[start:stop]
+    with pytest.raises(IndexError):
+        shards.read_mask(0, len(shards) + 1)
+    shards.verify()
+
+
+def test_the_first_token_of_an_example_is_in_no_loss(write_examples) -> None:
+    shards = write_examples([([5, 6], [True, True]), ([7, 8, 9], [True, False, True])])
+    assert shards.read_mask(0, 5).tolist() == [False, True, False, False, True]
+
+
+def test_a_split_without_a_mask_has_its_loss_everywhere(write_shards) -> None:
+    shards = write_shards(DOCUMENTS)
+    assert not shards.is_masked and shards.index["format"] == 1 and shards.read_mask(3, 9).all()
+
+
+def test_masked_splits_joined_are_the_split_of_all_examples(tmp_path: Path, write_examples) -> None:
+    examples, none = random_examples(20), DocumentFraming(None)
+    parts = [write_examples(examples[:7], name="a"), write_examples(examples[7:], name="b")]
+    with ShardWriter(tmp_path / "joined", 300, none, "tokenizer", 64, masked=True) as writer:
+        for part in parts:
+            writer.append_split(part, continues=False)
+    assert TokenShards.open(tmp_path / "joined").fingerprint == write_examples(examples, name="whole").fingerprint
+    with pytest.raises(ValueError, match="mask"), ShardWriter(tmp_path / "other", 300, none, "tokenizer") as writer:
+        writer.append_split(parts[0], continues=False)
+
+
+def test_the_mask_is_part_of_the_fingerprint_and_verified(write_examples) -> None:
+    one = write_examples([([5, 6, 7], [False, True, True])], name="one")
+    other = write_examples([([5, 6, 7], [False, False, True])], name="other")
+    assert one.fingerprint != other.fingerprint
+    path = one.directory / "loss-mask.bin"
+    path.write_bytes(b"\x02")
+    with pytest.raises(DataError, match=r"loss-mask\.bin is damaged"):
+        TokenShards.open(one.directory).verify()
+    path.write_bytes(b"\x02\x00")
+    with pytest.raises(DataError, match=r"loss-mask\.bin has 2 bytes instead of 1"):
+        TokenShards.open(one.directory)

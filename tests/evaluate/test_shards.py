@@ -15,7 +15,8 @@ import torch
 
 from gptcli.data.shards import ShardWriter, TokenShards
 from gptcli.errors import DataError
-from gptcli.evaluate.shards import ShardLoss, ShardScorer, window_starts
+from gptcli.evaluate.shard_windows import window_starts
+from gptcli.evaluate.shards import ShardLoss, ShardScorer
 from gptcli.models.config import ModelConfig
 from gptcli.models.gpt import GPT, build_model
 from gptcli.nn.loss import IGNORE_INDEX, token_losses
@@ -201,3 +202,26 @@ def test_autocast_comes_close_to_fp32(shards_of: Shards) -> None:
 def test_a_split_of_one_token_is_bad_data(model: GPT, shards_of: Shards) -> None:
     with pytest.raises(DataError, match="fewer than two"):
         measure(model, shards_of(1))
+
+
+def test_the_loss_of_examples_is_that_of_each_alone_over_its_mask(tmp_path: Path, model: GPT) -> None:
+    generator = np.random.default_rng(0)
+    examples = [generator.integers(1, CONFIG.vocab_size, size=length) for length in generator.integers(3, 18, 40)]
+    masks = [np.append(generator.random(len(ids) - 1) < 0.4, True) for ids in examples]
+    none = DocumentFraming(None)
+    with ShardWriter(tmp_path / "examples", CONFIG.vocab_size, none, "tokenizer", masked=True) as writer:
+        for ids, mask in zip(examples, masks, strict=True):
+            writer.add_example(ids, mask, size=5)
+    shards = TokenShards.open(tmp_path / "examples")
+    nats = []
+    model.eval()
+    for ids, mask in zip(examples, masks, strict=True):
+        logprobs = model(torch.from_numpy(ids[None, :-1]))[0].detach().log_softmax(-1)
+        nats += [-logprobs[place, ids[place + 1]].item() for place in range(len(ids) - 1) if mask[place + 1]]
+    model.train()
+    whole = measure(model, shards, pack="example")
+    assert whole.loss == pytest.approx(np.mean(nats), rel=1e-5) and whole.tokens == len(nats) == shards.targets
+    assert whole.is_whole and whole.bits_per_byte is None and len(whole.parts) > 1
+    assert measure(model, shards, len(shards), pack="example") == whole
+    part = measure(model, shards, 64, pack="example")
+    assert not part.is_whole and 0 < part.tokens < whole.tokens

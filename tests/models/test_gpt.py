@@ -177,8 +177,7 @@ def test_segments_are_read_as_if_they_were_alone(shape: dict) -> None:
     segment_ids = torch.tensor([[0] * 5 + [1] * 7])
     together = model(ids, segment_ids=segment_ids)
     torch.testing.assert_close(together[:, :5], model(ids[:, :5]), rtol=0, atol=1e-11)
-    if shape.get("position") != "learned":  # learned positions run on through a sequence
-        torch.testing.assert_close(together[:, 5:], model(ids[:, 5:]), rtol=0, atol=1e-6)  # RoPE's tables are fp32
+    torch.testing.assert_close(together[:, 5:], model(ids[:, 5:]), rtol=0, atol=1e-6)  # RoPE's tables are fp32
 
 
 def test_window_blocks_far_tokens_exactly() -> None:

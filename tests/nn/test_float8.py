@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from gptcli.data.batches import Batch
+from gptcli.data.batch import Batch
 from gptcli.errors import UsageError
 from gptcli.models.config import ModelConfig
 from gptcli.models.gpt import GPT, build_model

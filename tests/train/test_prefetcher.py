@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from gptcli.data.batches import Batch
+from gptcli.data.batch import Batch
 from gptcli.train.fingerprints import hash_tokens
 from gptcli.train.prefetcher import Prefetcher
 from gptcli.train.step import DataShare

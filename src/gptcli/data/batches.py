@@ -7,14 +7,15 @@ Shapes: B batch, T time (seq_len).
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Literal, assert_never
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from gptcli.data.batch import Batch
+from gptcli.data.config import Pack
+from gptcli.data.examples.sequences import ExampleSequences
 from gptcli.data.permutation import derive, permute
 from gptcli.data.proportions import Proportions
 from gptcli.data.shards import TokenShards
@@ -25,33 +26,6 @@ from gptcli.tokenizer.framing import DocumentFraming
 
 PHASE = 1 << 32
 """The number of the key for the phase of an epoch; those for its order are small."""
-
-
-class Batch(NamedTuple):
-    """Sequences to train on: input_ids, targets and segment_ids are (B, T) int64; targets[t] is the token after t."""
-
-    input_ids: Tensor
-    targets: Tensor
-    segment_ids: Tensor | None
-    """The documents, with pack="document": attention is allowed within one number only; else None."""
-
-    def to(self, device: torch.device) -> Batch:
-        """Return a copy on `device`; the host does not wait for a copy from pinned memory."""
-        return self.each(lambda tensor: tensor.to(device, non_blocking=tensor.is_pinned()))
-
-    def pin_memory(self) -> Batch:
-        """Return a copy in memory from which a GPU can fetch by itself, without the host waiting."""
-        return self.each(Tensor.pin_memory)
-
-    def each(self, function: Callable[[Tensor], Tensor]) -> Batch:
-        """Return the batch with `function` applied to each of its tensors."""
-        segment_ids = None if self.segment_ids is None else function(self.segment_ids)
-        return Batch(function(self.input_ids), function(self.targets), segment_ids)
-
-    def split(self, size: int) -> list[Batch]:
-        """Return the batch in parts of at most `size` sequences."""
-        parts = [slice(start, start + size) for start in range(0, len(self.input_ids), size)]
-        return [self.each(operator.itemgetter(part)) for part in parts]
 
 
 class ShardSequences:
@@ -114,17 +88,15 @@ class Batches:
     own.
     """
 
-    def __init__(self, mix: TokenMix, seq_len: int, seed: int, pack: Literal["cross", "document"] = "cross") -> None:
+    def __init__(self, mix: TokenMix, seq_len: int, seed: int, pack: Pack = "cross") -> None:
         """
         Raises:
             DataError: A corpus holds less than one sequence and its last target; the message names it.
         """
-        for name, shards in zip(mix.names, mix.parts, strict=True):
-            require_sequence(name, len(shards), seq_len)
         self.names, self.seq_len, self.proportions = mix.names, seq_len, Proportions(mix.weights)
         self.parts = [
-            ShardSequences(shards, seq_len, own_seed, pack)
-            for shards, own_seed in zip(mix.parts, seeds_of(mix, seed), strict=True)
+            sequences_of(name, shards, seq_len, own_seed, pack)
+            for name, shards, own_seed in zip(mix.names, mix.parts, seeds_of(mix, seed), strict=True)
         ]
         self.sequences_per_epoch = sum(part.sequences_per_epoch for part in self.parts)
         """The number of windows of all corpora; each corpus has epochs of its own (`epochs`)."""
@@ -148,6 +120,24 @@ class Batches:
         """Return the number of epochs of each corpus in the first `count` sequences."""
         turns = zip(self.names, self.proportions.before(count), self.parts, strict=True)
         return {name: number / part.sequences_per_epoch for name, number, part in turns}
+
+
+def sequences_of(
+    name: str, shards: TokenShards, seq_len: int, seed: int, pack: Pack
+) -> ShardSequences | ExampleSequences:
+    """Return the sequences of one corpus.
+
+    Raises:
+        DataError: It holds less than one sequence and its last target.
+    """
+    match pack:
+        case "example":
+            return ExampleSequences(shards, seq_len, seed)
+        case "cross" | "document":
+            require_sequence(name, len(shards), seq_len)
+            return ShardSequences(shards, seq_len, seed, pack)
+        case other:
+            assert_never(other)
 
 
 def seeds_of(mix: TokenMix, seed: int) -> list[int]:

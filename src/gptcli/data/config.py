@@ -13,6 +13,8 @@ from gptcli.data.encodings import text_encoding
 from gptcli.data.file_formats import Format
 from gptcli.tokenizer.config import BpeTokenizerConfig, TokenizerConfig
 
+Pack = Literal["cross", "document", "example"]
+"""The reach of attention in a sequence, as `data.pack`."""
 READING_KEYS = (
     "format",
     "text_field",
@@ -144,8 +146,30 @@ class DataConfig(Config):
     val: Annotated[str, StringConstraints(min_length=1)] | None = None
     """A separate corpus to validate on (file, directory, glob, hf:NAME); none: a part of the corpus is split off."""
 
-    pack: Literal["cross", "document"] = "cross"
-    """The reach of attention: cross lets it cross the boundaries between documents, document stops it there."""
+    pack: Pack = "cross"
+    """The reach of attention: cross lets it cross the boundaries between documents, document stops it there. example,
+    for data.kind=examples and the default there, fits whole examples into sequences, each with attention and positions
+    of its own."""
+
+    kind: Literal["text", "examples"] = "text"
+    """The content of the corpus: text, to continue; or examples, conversations or prompts with completions in rows, of
+    which a chat template makes tokens, and data.loss_on says which of them are learnt."""
+
+    loss_on: Literal["assistant", "completion", "all"] = "assistant"
+    """The tokens of an example that the loss is of: assistant (all the assistant's messages, each with the token that
+    ends it), completion (the last one only) or all."""
+
+    too_long: Literal["cut", "drop"] = "cut"
+    """The handling of an example that is longer than the context: cut keeps its beginning, if that holds anything to
+    learn, and drop leaves it out. Either is counted."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def pack_of_kind(cls, values: Any) -> Any:
+        """Return the values with the only way of packing that examples have, unless another one is named."""
+        if isinstance(values, dict) and values.get("kind", "text") != "text":
+            return {"pack": "example", **values}
+        return values
 
     @property
     def names_and_weights(self) -> tuple[tuple[str, ...], tuple[float, ...]]:
@@ -195,6 +219,17 @@ class DataConfig(Config):
         used = [one for one in (delimiter, self.csv_quote, self.csv_escape) if one]
         if len(set(used)) < len(used) or set(used) & set("\r\n"):
             raise ValueError("csv_delimiter, csv_quote and csv_escape are to be three different characters in a line")
+        return self
+
+    @model_validator(mode="after")
+    def kind_fits(self) -> DataConfig:
+        """Check that the keys that only one kind of corpus knows fit the kind."""
+        if (self.kind == "text") == (self.pack == "example"):
+            wanted = "cross or document" if self.kind == "text" else "example"
+            raise ValueError(f"pack is {self.pack} and kind is {self.kind}, whose pack is {wanted}; leave pack out")
+        if self.kind != "text" and (self.deduplicate == "near" or self.split == "tail"):
+            key = "deduplicate=near" if self.deduplicate == "near" else "split=tail"
+            raise ValueError(f"{key} is for kind text, and kind is {self.kind}; leave it out")
         return self
 
     @model_validator(mode="after")

@@ -14,7 +14,8 @@ from gptcli.data.lost_text import lost_text_warnings
 from gptcli.data.mix import prepare_mix, scan_mix
 from gptcli.data.overlap import OVERLAP, overlap_warning, overlap_words, read_overlap, recorded_overlap
 from gptcli.data.prepare import sample_words
-from gptcli.data.shards import INDEX, TokenShards
+from gptcli.data.shard_index import INDEX
+from gptcli.data.shards import TokenShards
 from gptcli.data.worker_pool import WorkerConfig, stop_by_signal
 from gptcli.data.workspace import Workspace
 from gptcli.manifest import MANIFEST_NAME, require_unchanged

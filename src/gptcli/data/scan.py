@@ -47,6 +47,8 @@ from gptcli.storage import HUGE, read_regular, write_atomic, write_file
 
 SCAN, SECTIONS, CHARACTERS = "scan.json", "sections.json", "train-characters.txt"
 LOOKED = "looked.json"
+NOT_OF_TEXTS = {"corpus", "mix", "tokenizer", "pack", "kind", "loss_on", "too_long"}
+"""The keys of `data` that do not change the scan of texts."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +200,7 @@ def scan_texts(sources: Sequence[str], workspace: Workspace) -> CorpusScan:
     if not corpus.files:
         raise DataError("no corpus is named", "name a text file, a directory, hf:NAME or python:stdlib")
     files = look_at([*val.files, *corpus.files])
-    settings = config.model_dump(mode="json", exclude={"corpus", "mix", "tokenizer", "pack"})
+    settings = config.model_dump(mode="json", exclude=NOT_OF_TEXTS)
     settings["chat_template"] = read_template(config.chat_template)  # a file's content may change
     entry = cache_dir / "scans" / cache_key(files, len(val.files), settings, workspace.seed)
     with only_writer(entry):

@@ -4,9 +4,11 @@
     tokens-00000.bin ...  the tokens, uint16 if the vocabulary fits, else uint32; all files but the last are full
     document-starts.bin   for each document a uint64: its start in the stream
     document-bytes.bin    for each document a uint64: the UTF-8 bytes of its text
+    loss-mask.bin         in a split of examples for each token a bit: whether the loss is of it
 
 Each document is framed as the tokenizer says (`DocumentFraming`): [BOS] doc1 [EOS] [BOS] doc2 [EOS], or with one token
-that is both, [EOS] doc1 [EOS] doc2. The directory is self-contained and can be copied.
+that is both, [EOS] doc1 [EOS] doc2. The documents of a masked split are examples, whose special tokens are their own:
+it has no framing. The directory is self-contained and can be copied.
 """
 
 from __future__ import annotations
@@ -23,18 +25,15 @@ import numpy as np
 from gptcli import strict_json
 from gptcli.console import shell_word
 from gptcli.data.cache import WHOLE, VerifiedShare
+from gptcli.data.loss_mask import BYTE, MASK, MaskPacker, read_bits
+from gptcli.data.shard_index import BYTES, COUNT, FORMATS, INDEX, STARTS, token_file_name, write_index
 from gptcli.data.stored_files import REMEDY, MappedFile, StoredBytes, different
 from gptcli.errors import DataError
-from gptcli.storage import LARGE, create_file, read_regular, storage_errors, write_file
+from gptcli.storage import LARGE, create_file, read_regular, storage_errors
 from gptcli.tokenizer.framing import DocumentFraming
 
-FORMATS = (1, 2)
-"""1: `eot_id` is the token before each document, or null. 2: there is also `end_id`, the token after each document.
-A split without a token after its documents is written in format 1."""
 SHARD_BYTES = 1 << 28
 READ_TOKENS = 1 << 22
-INDEX, STARTS, BYTES = "index.json", "document-starts.bin", "document-bytes.bin"
-COUNT = np.dtype("<u8")
 
 
 class ShardWriter:
@@ -47,7 +46,11 @@ class ShardWriter:
         framing: DocumentFraming,
         fingerprint: str,
         shard_bytes: int = SHARD_BYTES,
+        *,
+        masked: bool = False,
     ) -> None:
+        if masked and framing.overhead:
+            raise ValueError("the documents of a masked split have no framing")
         self.directory, self.vocab_size, self.framing, self.fingerprint = directory, vocab_size, framing, fingerprint
         self.dtype = np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
         self.tokens_per_file = shard_bytes // self.dtype.itemsize
@@ -58,6 +61,22 @@ class ShardWriter:
         directory.mkdir(parents=True, exist_ok=True)
         self.create(STARTS)
         self.create(BYTES)
+        self.mask = MaskPacker(lambda packed: self.append(MASK, packed)) if masked else None
+        if masked:
+            self.create(MASK)
+
+    def add_example(self, ids: np.ndarray, in_loss: np.ndarray, size: int) -> None:
+        """Append a document to a masked split: ids (N,) of `size` bytes of text, and whether the loss is of each, (N,).
+
+        The loss is never of the first token, which nothing comes before.
+
+        Raises:
+            DataError: As `add`.
+        """
+        if self.mask is None or len(ids) != len(in_loss):
+            raise ValueError("an example has a mask of its length, and is written to a masked split")
+        self.add(ids, size, starts=True)
+        self.mask.add(np.concatenate((np.zeros(min(1, len(ids)), dtype=bool), in_loss[1:])))
 
     def add(self, ids: np.ndarray, size: int, starts: bool) -> None:
         """Append ids (N,) of `size` bytes of text; they begin a document if `starts`.
@@ -103,6 +122,8 @@ class ShardWriter:
         """Append a whole split of the same tokenizer; if it `continues`, its first document is the rest of the last."""
         if not shards.documents:
             return
+        if shards.is_masked != (self.mask is not None):
+            raise ValueError("only splits that have a mask can be joined to one that has")
         if self.documents and not continues:
             self.write(self.framing.after)
         skipped = len(self.framing.before) if continues else 0
@@ -113,6 +134,8 @@ class ShardWriter:
         self.begin_documents(starts[int(continues) :], sizes[int(continues) :], rest)
         for start in range(skipped, kept, READ_TOKENS):
             self.write(shards.read(start, min(start + READ_TOKENS, kept)))
+            if self.mask is not None:
+                self.mask.add(shards.read_mask(start, min(start + READ_TOKENS, kept)))
 
     def begin_documents(self, starts: np.ndarray, sizes: np.ndarray, rest: int) -> None:
         """Add `rest` bytes to the document that is being written, and then documents with these starts and sizes."""
@@ -162,6 +185,8 @@ class ShardWriter:
         if kind is None and self.documents:
             self.write(self.framing.after)
             self.end_document()
+        if kind is None and self.mask is not None:
+            self.mask.end()
         for file in self.open_files.values():
             file.close()
         if kind is None:
@@ -180,23 +205,8 @@ class ShardWriter:
             vocab_size=self.vocab_size,
             framing=self.framing,
             tokenizer_fingerprint=self.fingerprint,
+            **({} if self.mask is None else {"masked": True, "targets": self.mask.targets}),
         )
-
-
-def write_index(directory: Path, hashes: dict[str, str], *, framing: DocumentFraming, **values: Any) -> None:
-    """Write the index of a split whose files, with these SHA-256 hashes, are whole in `directory`.
-
-    Args:
-        values: The other fields of the index.
-    """
-    files = {
-        name: {"size": (directory / name).stat().st_size, "sha256": digest} for name, digest in sorted(hashes.items())
-    }
-    values["eot_id"] = framing.begin_id
-    number = 1 if framing.end_id is None else 2
-    ended = {} if number == 1 else {"end_id": framing.end_id}
-    index = {"format": number, **values, **ended, "files": files}
-    write_file(directory / INDEX, strict_json.dumps(index, indent=2) + "\n")
 
 
 class TokenShards:
@@ -223,7 +233,7 @@ class TokenShards:
             StoredBytes(Path(part["path"]), part["offset"], part["tokens"] * self.dtype.itemsize, part["sha256"])
             for part in self.elsewhere
         ]
-        names = [name for name in sorted(index["files"]) if name not in (STARTS, BYTES)]
+        names = [name for name in sorted(index["files"]) if name not in (STARTS, BYTES, MASK)]
         self.files = [self.map(name, self.dtype) for name in names] + [
             MappedFile(Path(part["path"]), self.dtype, part["size"], part["offset"], part["tokens"])
             for part in self.elsewhere
@@ -231,6 +241,11 @@ class TokenShards:
         self.edges = [0, *accumulate(len(file.array) for file in self.files)]
         """The place in the stream at which each file begins, and the end of the stream."""
         self.starts, self.sizes = self.map(STARTS, COUNT), self.map(BYTES, COUNT)
+        self.is_masked: bool = index.get("masked", False)
+        """Whether the loss is of some tokens only, as `read_mask` says."""
+        self.mask = self.map(MASK, BYTE) if self.is_masked else None
+        if self.mask is not None and len(self.mask.array) != (len(self) + 7) // 8:
+            raise ValueError(f"{MASK} has {len(self.mask.array):,} bytes for {len(self):,} tokens")
 
     @classmethod
     def open(cls, directory: Path, *, elsewhere: bool = False) -> TokenShards:
@@ -246,8 +261,8 @@ class TokenShards:
             with storage_errors(path, "read"):
                 index = strict_json.parse(read_regular(path, LARGE))
             if index["format"] not in FORMATS:
-                known = " or ".join(map(str, FORMATS))
-                raise DataError(f"{directory} is of format {index['format']}, and {known} can be read", REMEDY)
+                known = ", ".join(map(str, FORMATS))
+                raise DataError(f"{directory} is of format {index['format']}, and only {known} can be read", REMEDY)
             if index.get("elsewhere") and not elsewhere:
                 raise DataError(f"{directory} names files outside of it, which are not opened", REMEDY)
             return cls(directory, index)
@@ -288,6 +303,20 @@ class TokenShards:
             )
         return tokens
 
+    def read_mask(self, start: int, stop: int) -> np.ndarray:
+        """Return whether the loss is of tokens start..stop-1, (stop - start,) bool; without a mask it is of all.
+
+        Raises:
+            IndexError: They are not within the stream.
+            DataError: The file was cut short.
+        """
+        if not 0 <= start <= stop <= len(self):
+            raise IndexError(f"tokens {start}..{stop} of {len(self)}")
+        if self.mask is None:
+            return np.ones(stop - start, dtype=bool)
+        self.mask.check()
+        return read_bits(self.mask.array, start, stop)
+
     @property
     def document_starts(self) -> np.ndarray:
         """The start of each document in the stream, with the token before it: (documents,) uint64, ascending."""
@@ -314,7 +343,11 @@ class TokenShards:
 
     @property
     def targets(self) -> int:
-        """The number of targets: all tokens but the first of the stream and those that `mask_begin_tokens` masks."""
+        """The number of targets: those of the mask, or else all tokens but the first of the stream and those that
+        `mask_begin_tokens` masks.
+        """
+        if self.is_masked:
+            return int(self.index["targets"])
         return len(self) - 1 - (0 if self.framing.end_id is None else max(0, self.documents - 1))
 
     def document_bytes(self, number: int) -> int:
@@ -347,8 +380,3 @@ class TokenShards:
                 f"{file.path} is damaged: its SHA-256 is not the one that was recorded when it was first read",
                 f"restore it from a copy or, if it is right as it is, read it again: touch {shell_word(file.path)}",
             )
-
-
-def token_file_name(number: int) -> str:
-    """Return the name of a file of tokens."""
-    return f"tokens-{number:05d}.bin"

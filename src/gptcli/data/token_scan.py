@@ -26,7 +26,8 @@ from gptcli.data.file_formats import SourceFile
 from gptcli.data.lost_text import write_lost_text
 from gptcli.data.overlap import write_overlap
 from gptcli.data.scan import SCAN, Scan, ScanSummary, is_current
-from gptcli.data.shards import BYTES, COUNT, STARTS, TokenShards, token_file_name, write_index
+from gptcli.data.shard_index import BYTES, COUNT, STARTS, token_file_name, write_index
+from gptcli.data.shards import TokenShards
 from gptcli.data.sources import find_files
 from gptcli.data.split import default_val_bytes
 from gptcli.data.stages import SplitStatistics

@@ -1,7 +1,7 @@
 """The validation loss of a training loop: quick, the same tokens at every call, no randomness used or disturbed.
 
-It reads the token stream as training does, documents end to end, in windows that do not overlap; the careful
-measurement, each document by itself and with overlapping windows, is in perplexity.py.
+It reads the tokens as training does: documents end to end, in windows that do not overlap, or whole examples in rows.
+The careful measurement, each document by itself and with overlapping windows, is in perplexity.py.
 """
 
 from __future__ import annotations
@@ -9,16 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gptcli.data.batches import Batch, mask_begin_tokens
+from gptcli.data.batch import Batch
+from gptcli.data.config import Pack
 from gptcli.data.shards import TokenShards
 from gptcli.errors import DataError
 from gptcli.evaluate.scoring import evaluation_mode
+from gptcli.evaluate.shard_windows import ShardWindows, windows_of
 from gptcli.models.gpt import GPT
 from gptcli.nn.device import Precision, autocast
 from gptcli.nn.loss import IGNORE_INDEX
@@ -33,8 +35,10 @@ class Interrupted(Exception):
 
 
 class ShardLoss(NamedTuple):
-    """The mean loss in nats over `tokens` target tokens; bits per byte of text only where the whole split was read.
+    """The mean loss in nats over `tokens` target tokens; bits per byte of text only where the whole split was read, and
+    the loss is of all of it.
 
+    is_whole: whether the whole split was read.
     parts: the mean losses of up to MOST_PARTS consecutive parts of what was read, of about equal numbers of tokens.
         Every call with the same arguments has the same parts, whatever the model.
     """
@@ -42,6 +46,7 @@ class ShardLoss(NamedTuple):
     loss: float
     tokens: int
     bits_per_byte: float | None
+    is_whole: bool
     parts: tuple[float, ...] = ()
 
 
@@ -54,7 +59,7 @@ class ShardScorer:
     batch_size: int
     device: torch.device
     precision: Precision
-    pack: Literal["cross", "document"] = "cross"
+    pack: Pack = "cross"
     """The reach of attention, as `data.pack`: with `document` no token sees the document before its own."""
 
     def measure(
@@ -63,7 +68,8 @@ class ShardScorer:
         """Return the loss on all of `shards`, or on about `max_tokens` of them in windows spread evenly.
 
         The targets of all of `shards` are the tokens of the stream but the first, each exactly once, including those
-        that end documents; `mask_begin_tokens` leaves some out, as in training. The ranks of the strategy share the
+        that end documents; `mask_begin_tokens` leaves some out, as in training. Of examples they are the tokens of the
+        loss mask. The ranks of the strategy share the
         batches; all call this and get the same result. The model's mode is restored.
 
         Args:
@@ -75,11 +81,11 @@ class ShardScorer:
         """
         if len(shards) < 2:
             raise DataError("the validation split holds fewer than two tokens", "give it more text (data.val_fraction)")
-        starts = window_starts(len(shards), self.seq_len, max_tokens)
-        sums = PartSums(min(len(starts) * self.seq_len, len(shards) - 1))
+        windows = windows_of(shards, self.seq_len, max_tokens, self.pack)
+        sums = PartSums(windows.positions)
         layout = self.strategy.layout
         with evaluation_mode(model):
-            for number, batch in enumerate(self.batches(shards, starts)):
+            for number, batch in enumerate(self.batches(windows)):
                 if should_stop():
                     raise Interrupted
                 input_ids, targets, segment_ids = batch.to(self.device)
@@ -89,21 +95,22 @@ class ShardScorer:
         summed = self.strategy.sum_over_data(sums.numbers.ravel().tolist())
         sums.numbers = np.array(summed).reshape(2, -1)
         nats, tokens = sums.numbers.sum(axis=1).tolist()
-        is_whole = max_tokens is None or len(shards) - 1 <= max_tokens
-        bits_per_byte = nats / shards.bytes / math.log(2) if is_whole and shards.bytes else None
-        return ShardLoss(nats / tokens, round(tokens), bits_per_byte, sums.means())
+        is_of_text = windows.is_whole and shards.bytes and not shards.is_masked
+        bits_per_byte = nats / shards.bytes / math.log(2) if is_of_text else None
+        return ShardLoss(nats / tokens, round(tokens), bits_per_byte, windows.is_whole, sums.means())
 
-    def batches(self, shards: TokenShards, starts: list[int]) -> Iterator[Batch]:
-        """Yield this data rank's batches of the windows that begin at `starts`.
+    def batches(self, windows: ShardWindows) -> Iterator[Batch]:
+        """Yield this data rank's batches of the windows.
 
         Each rank has as many, since the ranks may compute together: one that has no batch left in the last round gets
         one whose targets are all ignored.
         """
         layout = self.strategy.layout
-        groups = [starts[first : first + self.batch_size] for first in range(0, len(starts), self.batch_size)]
+        numbers = range(len(windows))
+        groups = [numbers[first : first + self.batch_size] for first in range(0, len(windows), self.batch_size)]
         for first in range(0, len(groups), layout.data_ranks):
             number = first + layout.data_rank
-            batch = window_batch(shards, groups[min(number, len(groups) - 1)], self.seq_len, self.pack)
+            batch = windows.batch(groups[min(number, len(groups) - 1)])
             is_left = number < len(groups)
             yield batch if is_left else batch._replace(targets=torch.full_like(batch.targets, IGNORE_INDEX))
 
@@ -127,39 +134,3 @@ class PartSums:
         """Return the mean nats per token of each part that has tokens."""
         nats, tokens = self.numbers[:, self.numbers[1] > 0]
         return tuple((nats / tokens).tolist())
-
-
-def window_starts(length: int, seq_len: int, max_tokens: int | None) -> list[int]:
-    """Return the starts of the windows in a stream of `length` tokens.
-
-    The whole stream is cut into windows of seq_len targets, the last one possibly shorter; when that is more than
-    max_tokens, so many whole windows as fit (at least one), the i-th of k at the i/k-th part of the stream.
-    """
-    targets = length - 1
-    if max_tokens is None or targets <= max_tokens:
-        return list(range(0, targets, seq_len))
-    whole = targets // seq_len
-    count = min(whole, max(1, max_tokens // seq_len))
-    return [index * whole // count * seq_len for index in range(count)] or [0]
-
-
-def window_batch(shards: TokenShards, starts: list[int], seq_len: int, pack: Literal["cross", "document"]) -> Batch:
-    """Return the windows that begin at `starts`; one that the stream's end cuts short is padded, the padding ignored.
-
-    T is always seq_len, and all batches but the last have the same B: a compiled model is compiled at most twice.
-    """
-    input_ids = np.zeros((len(starts), seq_len), dtype=np.int64)
-    targets = np.full((len(starts), seq_len), IGNORE_INDEX, dtype=np.int64)
-    for row, start in enumerate(starts):
-        ids = shards.read(start, min(start + seq_len + 1, len(shards)))
-        input_ids[row, : len(ids) - 1] = ids[:-1]
-        targets[row, : len(ids) - 1] = ids[1:]
-    mask_begin_tokens(targets, shards.framing)
-    segment_ids = None
-    if pack == "document":
-        positions = np.asarray(starts)[:, None] + np.arange(seq_len + 1)
-        numbers = np.searchsorted(shards.document_starts, positions.astype(np.uint64), side="right")  # (B, T + 1)
-        segment_ids = torch.from_numpy(numbers[:, :-1].copy())
-        if shards.framing.begin_id is None:  # As in training: nothing foretells the next document's text.
-            targets[numbers[:, 1:] != numbers[:, :-1]] = IGNORE_INDEX
-    return Batch(torch.from_numpy(input_ids), torch.from_numpy(targets), segment_ids)

@@ -113,7 +113,7 @@ class GPT(nn.Module):
                 f"this model has learned positions for {self.config.context_length} tokens and was given {state.end}",
                 "use a shorter context",
             )
-        return x + self.position_embedding.weight[state.places]
+        return x + self.position_embedding.weight[state.positions()]
 
     def add_previous(self, x: Tensor, state: ForwardState) -> Tensor:
         """Add to the vectors x (B, T, C) what depends on the token before each."""

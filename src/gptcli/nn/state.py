@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from gptcli.nn.cache import KVCacheView, LayerCache, Places
@@ -55,6 +56,16 @@ class ForwardState:
             ids.shape[1], self.end, window=window, positions=positions, segment_ids=self.segment_ids, device=ids.device
         )
 
+    def positions(self) -> Places:
+        """Return the positions of the T tokens, which begin again in each segment, for learnt position vectors.
+
+        RoPE needs no such restart: its attention depends on differences of positions only.
+        """
+        if self.segment_ids is None:
+            return self.places
+        place = torch.arange(self.input_ids.shape[1], device=self.input_ids.device)
+        return place - first_places(self.segment_ids)  # (B, T)
+
     def previous_ids(self) -> Tensor:
         """Return the id before each token, (B, T), and write the tokens' own to the cache if there is one."""
         before = None if self.view is None else self.view.write_ids(self.input_ids)
@@ -66,3 +77,11 @@ class ForwardState:
         if window not in self.masks:
             self.masks[window] = self.new_mask(window)
         return BlockState(rotary, self.masks[window], None if self.view is None else self.view.layer(layer))
+
+
+def first_places(segment_ids: Tensor) -> Tensor:
+    """Return the place in its row at which each token's run of the same number begins: (B, T) -> (B, T)."""
+    place = torch.arange(segment_ids.shape[1], device=segment_ids.device)
+    goes_on = torch.zeros_like(segment_ids, dtype=torch.bool)
+    goes_on[:, 1:] = segment_ids[:, 1:] == segment_ids[:, :-1]
+    return place.masked_fill(goes_on, 0).cummax(dim=1).values

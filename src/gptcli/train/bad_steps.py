@@ -11,7 +11,7 @@ from typing import Any
 
 from gptcli import strict_json
 from gptcli.console import say
-from gptcli.data.batches import Batch
+from gptcli.data.batch import Batch
 from gptcli.errors import StorageError
 from gptcli.storage import make_directory, write_atomic
 from gptcli.tokenizer.tokenizer import Tokenizer

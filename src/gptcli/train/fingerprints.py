@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gptcli.checkpoint.local_shards import local_tensors
-from gptcli.data.batches import Batch
+from gptcli.data.batch import Batch
 
 FINGERPRINTS_NAME = "fingerprints.jsonl"
 

@@ -26,8 +26,13 @@ Find = Callable[[list[CheckpointError], Any], CheckpointInfo | None]
 """A function that finds a whole checkpoint, together with the ranks of a group, and adds errors of others to a list."""
 
 
+MASKED = "the loss is of some tokens of the examples, and not of all their text"
+
+
 def validation_baseline(plan: Plan) -> CompressionBaseline:
     """Return the baseline of the validation text: the size that a compressor needs for it."""
+    if plan.data.val.is_masked:
+        return CompressionBaseline(None, reason=MASKED)
     if len(plan.data.corpora) > 1:
         return CompressionBaseline(None, reason="a mix of corpora has several validation texts")
     return baseline_of_shards(plan.data.tokenizer, plan.data.val)
@@ -63,6 +68,7 @@ def finish(trainer: Trainer, baseline: CompressionBaseline) -> dict[str, Any]:
     require_finite_loss(whole.loss, best.step if best else state.step, plan.config)
     model = trainer.strategy.whole_model()
     lost = lost_text_of(plan.data.report, "val")
+    withheld = MASKED if plan.data.val.is_masked else lost.words("the validation text") if lost.is_withheld else None
     summary = {
         "run": str(run.path),
         "steps": state.step,
@@ -73,8 +79,8 @@ def finish(trainer: Trainer, baseline: CompressionBaseline) -> dict[str, Any]:
         "train_loss": trainer.logger.last_train_loss(),
         "val_loss": whole.loss,
         "val_loss_interval": loss_interval(whole.loss, whole.parts),
-        "val_bits_per_byte": None if lost.is_withheld else whole.bits_per_byte,
-        "val_bits_per_byte_withheld": lost.words("the validation text") if lost.is_withheld else None,
+        "val_bits_per_byte": None if withheld else whole.bits_per_byte,
+        "val_bits_per_byte_withheld": withheld,
         "val_lost_text": lost.as_json(),
         "val_part": whole.part,
         "peak_memory_bytes": peak_memory_bytes(plan.device),

@@ -9,7 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 
-from gptcli.data.batches import Batch, Batches
+from gptcli.data.batch import Batch
+from gptcli.data.batches import Batches
 from gptcli.train.fingerprints import hash_tokens
 from gptcli.train.step import WHOLE, DataShare, micro_batches
 

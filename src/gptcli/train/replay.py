@@ -15,7 +15,7 @@ from gptcli.checkpoint.load import load_checkpoint
 from gptcli.checkpoint.run_directory import CheckpointInfo, RunDirectory
 from gptcli.config import read_toml
 from gptcli.console import Progress, say
-from gptcli.data.batches import Batch
+from gptcli.data.batch import Batch
 from gptcli.errors import UsageError
 from gptcli.evaluate.scoring import evaluation_mode
 from gptcli.manifest import require_unchanged

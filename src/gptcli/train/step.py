@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from gptcli.console import say
-from gptcli.data.batches import Batch, Batches
+from gptcli.data.batch import Batch
+from gptcli.data.batches import Batches
 from gptcli.nn.device import HostCopy, Precision, autocast
 from gptcli.nn.float8 import to_float8
 from gptcli.nn.loss import IGNORE_INDEX

@@ -17,8 +17,9 @@ class Validation(NamedTuple):
     """`loss` in nats a token; `part`: how much of the validation tokens were read, 1 if all."""
 
     loss: float
-    bits_per_byte: float
-    """Bits per byte of all validation text, assuming the same loss per token where it was not read."""
+    bits_per_byte: float | None
+    """Bits per byte of all validation text, assuming the same loss per token where it was not read; None where the loss
+    is of some tokens only."""
     part: float
     by_corpus: dict[str, float]
     """The loss of each corpus of a mix; `loss` is their mean by weight."""
@@ -48,8 +49,9 @@ class Validator:
         size = sum(share * val.bytes / max(1, val.targets) for share, val in zip(data.shares, data.vals, strict=True))
         read, whole = sum(one.tokens for one in losses), sum(val.targets for val in data.vals)
         named = {name: one.loss for name, one in zip(data.names, losses, strict=True) if name}
-        bits = loss / math.log(2) / max(size, 1e-9)
-        part = 1.0 if all(one.bits_per_byte is not None for one in losses) else read / whole
+        is_masked = any(val.is_masked for val in data.vals)
+        bits = None if is_masked else loss / math.log(2) / max(size, 1e-9)
+        part = 1.0 if all(one.is_whole for one in losses) else read / whole
         return Validation(loss, bits, part, named, mixed_parts(losses, data.shares))
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from gptcli.data.batches import Batch, Batches
+from gptcli.data.batch import Batch
+from gptcli.data.batches import Batches
 from gptcli.data.shards import ShardWriter, TokenShards
 from gptcli.data.token_mix import TokenMix
 from gptcli.generate.config import GenerationConfig

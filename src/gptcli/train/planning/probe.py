@@ -13,7 +13,7 @@ from typing import Literal
 
 import torch
 
-from gptcli.data.batches import Batch
+from gptcli.data.batch import Batch
 from gptcli.models.config import ModelConfig
 from gptcli.models.gpt import build_model
 from gptcli.nn.device import ResolvedPrecision, autocast, seconds_of_call

@@ -1,0 +1,83 @@
+"""Sequences of whole examples, for training and for the validation loss.
+
+Each sequence is a row of one or several examples and, at its end, padding. No token sees another example, and none is
+predicted across a boundary. The last token of an example is only a target, so that one of N tokens takes N - 1 places.
+Shapes: B batch, T time (seq_len).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from gptcli.data.batch import Batch
+from gptcli.data.examples.packing import pack
+from gptcli.data.permutation import derive, permute
+from gptcli.data.shards import TokenShards
+from gptcli.errors import DataError
+from gptcli.nn.loss import IGNORE_INDEX
+
+
+class ExampleSequences:
+    """Rows of examples by their number 0, 1, 2, ... over all epochs; each epoch has another order of the same rows.
+
+    A unit of `unit_documents` consecutive documents of the shards, such as the two answers of a preference, is in one
+    row.
+    """
+
+    def __init__(self, shards: TokenShards, seq_len: int, seed: int, unit_documents: int = 1) -> None:
+        """
+        Raises:
+            DataError: The split holds no example, or one that is longer than a sequence.
+        """
+        self.shards, self.seq_len, self.seed, self.unit_documents = shards, seq_len, seed, unit_documents
+        self.edges = np.append(shards.document_starts.astype(np.int64), len(shards))  # (documents + 1,)
+        places = (np.diff(self.edges) - 1).reshape(-1, unit_documents).sum(axis=1)  # (units,)
+        if not len(places):
+            raise DataError("the training split holds no example", "give more examples")
+        if places.max() > seq_len:
+            raise DataError(
+                f"an example has {places.max() + 1:,} tokens, more than a sequence of {seq_len:,} and its last target",
+                "raise train.seq_len",
+            )
+        self.rows = pack(places, seq_len)
+        self.sequences_per_epoch = len(self.rows)
+        """The number of rows, which hold every example once."""
+        self.filled = float(places.sum()) / (seq_len * len(self.rows))
+        """The part of all places that is not padding."""
+
+    def sequences(self, indices: Sequence[int] | np.ndarray) -> Batch:
+        """Return the sequences of these numbers, in this order; they depend on nothing else."""
+        indices = np.asarray(indices, dtype=np.uint64)
+        count = np.uint64(len(self.rows))
+        keys = derive(derive(np.full(len(indices), self.seed, dtype=np.uint64), 0), indices // count)
+        return self.batch(permute(indices % count, len(self.rows), keys))
+
+    def batch(self, rows: Sequence[int] | np.ndarray) -> Batch:
+        """Return these rows, numbered in the order in which they were packed.
+
+        `targets` is the next token of the example where the loss is of it, else IGNORE_INDEX. `segment_ids` counts the
+        examples of a row from 0; the padding has the number after the last one.
+        """
+        shape = (len(rows), self.seq_len)
+        input_ids, targets = np.zeros(shape, dtype=np.int64), np.full(shape, IGNORE_INDEX, dtype=np.int64)
+        segment_ids = np.empty(shape, dtype=np.int64)
+        for place, row in enumerate(rows):
+            start = 0
+            for number, document in enumerate(self.documents(int(row))):
+                first, last = int(self.edges[document]), int(self.edges[document + 1])
+                ids, in_loss = self.shards.read(first, last).astype(np.int64), self.shards.read_mask(first, last)
+                stop = start + len(ids) - 1
+                input_ids[place, start:stop] = ids[:-1]
+                targets[place, start:stop] = np.where(in_loss[1:], ids[1:], IGNORE_INDEX)
+                segment_ids[place, start:stop] = number
+                start = stop
+            segment_ids[place, start:] = number + 1
+        return Batch(*map(torch.from_numpy, (input_ids, targets, segment_ids)))
+
+    def documents(self, row: int) -> np.ndarray:
+        """Return the documents of a row, (N,), in their order in the row."""
+        units = self.rows.row(row)
+        return (units[:, None] * self.unit_documents + np.arange(self.unit_documents)).ravel()
