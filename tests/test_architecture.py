@@ -19,7 +19,7 @@ FLOORS = {
     "config": 1, "manifest": 1,
     "nn": 2, "tokenizer": 2,
     "models": 3, "data": 3, "optim": 3,
-    "checkpoint": 4,
+    "checkpoint": 4, "objective": 4,
     "generate": 5, "interop": 5, "parallel": 5,
     "session": 6,
     "evaluate": 7,

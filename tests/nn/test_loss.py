@@ -75,6 +75,23 @@ def test_finite_differences_agree_with_head_and_loss_in_one(monkeypatch: pytest.
         assert torch.autograd.gradcheck(lambda x, weight: head_loss_sum(x, weight, targets, 2.0), (x, weight))
 
 
+@pytest.mark.parametrize("rows_at_once", [100, 10])
+def test_token_losses_have_the_gradients_of_the_formula(rows_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each token with a factor of its own, as preferences give it."""
+    monkeypatch.setattr(losses, "MAX_LOGITS", rows_at_once * V)
+    x, weight, targets = inputs()
+    factors = torch.randn(targets.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+    def by_chunks(*arguments: Any) -> Tensor:
+        return (factors * head_token_losses(*arguments)).sum()
+
+    def at_once(x: Tensor, weight: Tensor, targets: Tensor, softcap: float | None) -> Tensor:
+        return (factors * token_losses(head_logits(x, weight, softcap), targets)).sum()
+
+    found, expected = (with_gradients(function, x, weight, targets, 1.5) for function in (by_chunks, at_once))
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+
+
 def test_fp32_is_as_close_to_float64_as_the_plain_formula_is() -> None:
     exact = with_gradients(plain, *inputs())
     errors = [

@@ -113,7 +113,7 @@ def test_a_step_with_a_bad_number_changes_no_byte(name: str, on_device: bool, go
     def poisoned(*arguments: torch.Tensor) -> torch.Tensor:
         return model.loss_sum(*arguments) * poison
 
-    steps.strategy.loss_sum = poisoned
+    steps.strategy.loss_function = poisoned
     result = steps.run([ragged_batch()])
     assert not result.is_finite and steps.is_bad(result)
     assert all(same_bytes(weights[name], tensor) for name, tensor in model.state_dict().items())
@@ -121,7 +121,7 @@ def test_a_step_with_a_bad_number_changes_no_byte(name: str, on_device: bool, go
     for index, state in moments["state"].items():
         for key, value in state.items():
             assert same_bytes(value, after["state"][index][key]), key
-    steps.strategy.loss_sum = model.loss_sum
+    steps.strategy.loss_function = model.loss_sum
     assert steps.run([ragged_batch()]).is_finite
     assert not all(same_bytes(weights[name], tensor) for name, tensor in model.state_dict().items())
     assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
@@ -147,7 +147,7 @@ def test_a_clipped_step_is_that_of_a_gradient_scaled_to_the_limit(name: str) -> 
     for _ in range(2):
         norm = clipping.run([ragged_batch()]).grad_norm
         assert norm > 0.5
-        free.strategy.loss_sum = lambda *arguments, norm=norm: scaled.loss_sum(*arguments) * (0.5 / norm)
+        free.strategy.loss_function = lambda *arguments, norm=norm: scaled.loss_sum(*arguments) * (0.5 / norm)
         free.run([ragged_batch()])
     for a, b in zip(clipped.parameters(), scaled.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)  # the divisor is an fp32 number
@@ -214,7 +214,7 @@ def test_a_compiled_step_is_one_graph_follows_the_eager_one_and_never_waits(tmp_
         model = build_model(config, seed=1, device="cuda").train()
         steps = stepper(model, AdamWConfig(lr=1e-2), torch.device("cuda"))
         if name == "compiled":
-            steps.strategy.loss_sum = compiled(model.loss_sum, tmp_path)  # as one graph, or it raises
+            steps.strategy.loss_function = compiled(model.loss_sum, tmp_path)  # as one graph, or it raises
         steps.run(batches)
         steps.run(batches)
         with no_waiting():
@@ -263,7 +263,7 @@ def test_out_of_memory_repeats_the_same_step_in_smaller_micro_batches(name: str,
     whole, cut = tiny_model(torch.float64), tiny_model(torch.float64)
     expected = stepper(whole, OPTIMIZERS[name]).run([ragged_batch()])
     steps = stepper(cut, OPTIMIZERS[name])
-    steps.strategy.loss_sum = small_device(cut, largest)
+    steps.strategy.loss_function = small_device(cut, largest)
     found = steps.run([ragged_batch()])
     assert steps.batch_size is not None and steps.batch_size <= largest
     assert found.tokens == expected.tokens and found.loss == pytest.approx(expected.loss, rel=1e-6)
@@ -277,7 +277,7 @@ def test_a_step_repeated_for_want_of_memory_draws_the_same_dropout_as_one_that_f
     for largest, size in ((2, 8), (99, 2)):
         model = build_model(config, seed=1).train()
         steps = stepper(model)
-        steps.strategy.loss_sum = small_device(model, largest)
+        steps.strategy.loss_function = small_device(model, largest)
         steps.run(split(ragged_batch(), size), seed=5)
         results.append(model.state_dict())
     assert all(torch.equal(results[0][name], tensor) for name, tensor in results[1].items())
@@ -286,7 +286,7 @@ def test_a_step_repeated_for_want_of_memory_draws_the_same_dropout_as_one_that_f
 def test_where_not_one_sequence_fits_nothing_changes() -> None:
     model = tiny_model()
     steps = stepper(model)
-    steps.strategy.loss_sum = small_device(model, 0)
+    steps.strategy.loss_function = small_device(model, 0)
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(torch.OutOfMemoryError):
         steps.run([ragged_batch()])
@@ -301,7 +301,7 @@ def test_a_spike_is_skipped_where_that_is_wished(on_device: bool) -> None:
         steps.spikes = SpikeGuard(max_spike, CPU) if max_spike else None
         assert not any(steps.run([ragged_batch()]).is_skipped for _ in range(40))
         before = copy.deepcopy(model.state_dict())
-        steps.strategy.loss_sum = lambda *arguments, model=model: 10 * model.loss_sum(*arguments)
+        steps.strategy.loss_function = lambda *arguments, model=model: 10 * model.loss_sum(*arguments)
         result = steps.run([ragged_batch()])
         unchanged = all(same_bytes(before[name], tensor) for name, tensor in model.state_dict().items())
         assert result.is_finite and result.is_skipped == unchanged == bool(max_spike)

@@ -11,13 +11,20 @@ from torch import Tensor
 
 
 class Batch(NamedTuple):
-    """Sequences to train on: input_ids, targets and segment_ids are (B, T) int64; targets[t] is the token after t."""
+    """Sequences to train on, each tensor (B, T): all int64 but `reference`; targets[t] is the token after t."""
 
     input_ids: Tensor
     targets: Tensor
     segment_ids: Tensor | None
     """The documents, with pack="document", or the examples, with pack="example": attention is allowed within one number
     only; else None."""
+    reference: Tensor | None = None
+    """The nats of each target under the model that preferences are measured from, fp32; None for other data."""
+
+    @property
+    def model_inputs(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The arguments of the model's losses."""
+        return self.input_ids, self.targets, self.segment_ids
 
     def to(self, device: torch.device) -> Batch:
         """Return a copy on `device`; the host does not wait for a copy from pinned memory."""
@@ -29,8 +36,8 @@ class Batch(NamedTuple):
 
     def each(self, function: Callable[[Tensor], Tensor]) -> Batch:
         """Return the batch with `function` applied to each of its tensors."""
-        segment_ids = None if self.segment_ids is None else function(self.segment_ids)
-        return Batch(function(self.input_ids), function(self.targets), segment_ids)
+        segment_ids, reference = (None if one is None else function(one) for one in (self.segment_ids, self.reference))
+        return Batch(function(self.input_ids), function(self.targets), segment_ids, reference)
 
     def split(self, size: int) -> list[Batch]:
         """Return the batch in parts of at most `size` sequences."""

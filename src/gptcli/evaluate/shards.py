@@ -88,7 +88,7 @@ class ShardScorer:
             for number, batch in enumerate(self.batches(windows)):
                 if should_stop():
                     raise Interrupted
-                input_ids, targets, segment_ids = batch.to(self.device)
+                input_ids, targets, segment_ids = batch.to(self.device).model_inputs
                 with autocast(self.device, self.precision):
                     losses = model.token_losses(input_ids, targets, segment_ids)
                 sums.add((number * layout.data_ranks + layout.data_rank) * self.batch_size, losses, batch.targets)

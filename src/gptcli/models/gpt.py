@@ -78,10 +78,7 @@ class GPT(nn.Module):
         return head_loss_sum(x, head, targets, self.config.logit_softcap)
 
     def token_losses(self, input_ids: Tensor, targets: Tensor, segment_ids: Tensor | None = None) -> Tensor:
-        """Return the nats of each target, 0 where it is IGNORE_INDEX: input_ids and targets (B, T) -> (B, T).
-
-        For use without gradients.
-        """
+        """Return the nats of each target, 0 where it is IGNORE_INDEX: input_ids and targets (B, T) -> (B, T)."""
         x, head = self.hidden_states_and_head(input_ids, segment_ids)
         return head_token_losses(x, head, targets, self.config.logit_softcap)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from gptcli.nn.matmul import linear, matmul
+from gptcli.nn.recompute import Recompute, recomputed
 from gptcli.nn.thresholds import LARGE_VOCABULARY, MAX_LOGITS
 
 IGNORE_INDEX = -100
@@ -78,10 +79,16 @@ def head_loss_sum(x: Tensor, weight: Tensor, targets: Tensor, softcap: float | N
 def head_token_losses(x: Tensor, weight: Tensor, targets: Tensor, softcap: float | None = None) -> Tensor:
     """Compute `token_losses(head_logits(x, weight, softcap), targets)`, holding at most MAX_LOGITS logits at once.
 
-    x (B, T, C), weight (V, C), targets (B, T) -> (B, T). For use without gradients.
+    x (B, T, C), weight (V, C), targets (B, T) -> (B, T). Where there are more logits, the backward pass computes them
+    again, chunk by chunk.
     """
-    chunks = in_chunks(x.flatten(0, -2), targets.flatten(), len(weight))
-    losses = [token_losses(head_logits(chunk, weight, softcap), wanted) for chunk, wanted in chunks]
+    chunks = list(in_chunks(x.flatten(0, -2), targets.flatten(), len(weight)))
+    mode: Recompute = "full" if len(chunks) > 1 and torch.is_grad_enabled() else "none"
+
+    def losses_of(x: Tensor, targets: Tensor) -> Tensor:
+        return token_losses(head_logits(x, weight, softcap), targets)
+
+    losses = [recomputed(losses_of, mode, *chunk) for chunk in chunks]
     return torch.cat(losses).view(targets.shape)
 
 

@@ -25,9 +25,10 @@ from gptcli.checkpoint.load import Checkpoint, load_checkpoint
 from gptcli.checkpoint.local_shards import LocalShard, LocalShards, local_tensors
 from gptcli.models.gpt import GPT, build_model, model_with
 from gptcli.nn.parameters import declared_roles
+from gptcli.objective.objective import CROSS_ENTROPY, LossFunction, Objective
 from gptcli.parallel import sharded
 from gptcli.parallel.layout import Layout
-from gptcli.parallel.strategy import LossSum, State, Strategy
+from gptcli.parallel.strategy import State, Strategy
 from gptcli.parallel.unfused import join_parts, parts_of
 from gptcli.parallel.world import World
 
@@ -38,27 +39,29 @@ CHECKPOINT_SECONDS = 3600.0
 class LossOf(nn.Module):
     """A loss as a module, so that DDP can wrap its forward pass."""
 
-    def __init__(self, model: GPT, loss_sum: LossSum) -> None:
+    def __init__(self, model: GPT, loss_function: LossFunction) -> None:
         super().__init__()
-        self.model, self.loss_sum = model, loss_sum
+        self.model, self.loss_function = model, loss_function
 
     def forward(self, input_ids: Tensor, targets: Tensor, segment_ids: Tensor | None) -> Tensor:
-        """Return the summed loss."""
-        return self.loss_sum(input_ids, targets, segment_ids)
+        """Return the loss."""
+        return self.loss_function(input_ids, targets, segment_ids)
 
 
 class Replicated(Strategy):
     """DDP: every rank has the whole model. DDP averages gradients, so each rank's loss is scaled up before."""
 
-    def __init__(self, model: GPT, world: World, layout: Layout, loss_sum: LossSum) -> None:
-        super().__init__(model, world, layout)
+    def __init__(
+        self, model: GPT, world: World, layout: Layout, loss_function: LossFunction, objective: Objective
+    ) -> None:
+        super().__init__(model, world, layout, objective)
         self.infos = model.parameter_infos()
         self.loss_factor = float(layout.data_ranks)
         # The only buffers are tables that every rank computes. Newer versions of torch rename the option.
         has_new_name = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
         buffers: dict[str, Any] = {"forward_sync_buffers" if has_new_name else "broadcast_buffers": False}
-        self.module = DistributedDataParallel(LossOf(model, loss_sum), gradient_as_bucket_view=True, **buffers)
-        self.loss_sum = self.module
+        self.module = DistributedDataParallel(LossOf(model, loss_function), gradient_as_bucket_view=True, **buffers)
+        self.loss_function = self.module
 
     def accumulating(self, is_last: bool) -> contextlib.AbstractContextManager[None]:
         """Return a context that synchronises gradients only in the last micro-batch."""
@@ -68,12 +71,12 @@ class Replicated(Strategy):
 class Sharded(Strategy):
     """FSDP2 and tensor parallelism. The optimizer's tensors share the memory of the model's shards."""
 
-    def __init__(self, model: GPT, world: World, layout: Layout) -> None:
-        super().__init__(model, world, layout)
+    def __init__(self, model: GPT, world: World, layout: Layout, objective: Objective = CROSS_ENTROPY) -> None:
+        super().__init__(model, world, layout, objective)
         self.fused_parts = parts_of(build_model(model.config, device="meta"))
         self.names = list(self.fused_parts)
         """The names of the weights in the fused form."""
-        self.infos, self.loss_sum = sharded.local_infos(model), model.loss_sum
+        self.infos, self.loss_function = sharded.local_infos(model), objective.loss_function(model)
         self.owners = [parameter for _, parameter in model.named_parameters()]
         self.shardings = {name: sharded.sharding_of(parameter) for name, parameter in model.named_parameters()}
         # Every rank of a group has its own heads, and so only a part of the gradient of a weight that all heads share.

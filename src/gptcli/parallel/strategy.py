@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from gptcli.checkpoint.flatten import flatten_state, restore_state
 from gptcli.checkpoint.load import Checkpoint, load_checkpoint
 from gptcli.models.gpt import GPT
 from gptcli.nn.parameters import ParameterInfo
+from gptcli.objective.objective import CROSS_ENTROPY, LossFunction, Objective
 from gptcli.optim.clip import gradient_norm
 from gptcli.parallel.layout import Layout
 from gptcli.parallel.world import World
@@ -25,8 +26,6 @@ from gptcli.parallel.world import World
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-LossSum = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""(input_ids (B, T), targets (B, T), segment_ids (B, T) or None) -> summed nats, a scalar."""
 State = dict[str, Tensor]
 
 
@@ -37,16 +36,17 @@ class Strategy(ABC):
 
     Attributes:
         infos: the parameters that the optimizer updates.
-        loss_sum: the loss that is backpropagated, with the signature of `GPT.loss_sum`.
+        objective: what the training minimises.
+        loss_function: that of the objective, compiled and wrapped as the ranks need it.
         loss_factor: the factor of a rank's loss that makes gradients their sum over the ranks.
     """
 
     infos: list[ParameterInfo]
-    loss_sum: LossSum
+    loss_function: LossFunction
     loss_factor = 1.0
 
-    def __init__(self, model: GPT, world: World, layout: Layout) -> None:
-        self.model, self.world, self.layout = model, world, layout
+    def __init__(self, model: GPT, world: World, layout: Layout, objective: Objective) -> None:
+        self.model, self.world, self.layout, self.objective = model, world, layout, objective
 
     @property
     def group(self) -> ProcessGroup | None:
@@ -58,9 +58,9 @@ class Strategy(ABC):
         """The tensors whose gradients a step uses."""
         return [info.tensor for info in self.infos if info.tensor.requires_grad]
 
-    def count(self, tokens: int) -> int:
-        """Return the tokens of the whole step, given those of this rank's share."""
-        return self.world.sum([tokens])[0] // self.layout.tensor
+    def counts(self, numbers: Sequence[int]) -> list[int]:
+        """Return each count for the whole step, given those of this rank's share."""
+        return [total // self.layout.tensor for total in self.world.sum(numbers)]
 
     def sum_over_data(self, numbers: Sequence[float]) -> list[float]:
         """Return the sum of each number over the shares of the data."""
@@ -73,16 +73,16 @@ class Strategy(ABC):
         After that of the last one, the `infos` hold the gradients, summed over the ranks.
         """
 
-    def loss_and_norm(self, loss: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mean loss of the step and its gradient norm, the same numbers on every rank.
+    def means_and_norm(self, means: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the means of the step and its gradient norm, the same numbers on every rank.
 
         Args:
-            loss: this rank's share of the mean loss, a scalar.
+            means: this rank's share of the mean loss and of the means of the objective's figures, (1 + K,).
         """
-        norms = self.squared_norms().to(loss.device)
-        both = torch.stack((loss.double() / self.layout.tensor, norms))
-        loss_sum, norm_sum = self.world.sum_tensor(both)
-        return loss_sum.to(loss.dtype), norm_sum.sqrt().float()
+        norms = self.squared_norms().to(means.device)
+        both = torch.cat((means.double() / self.layout.tensor, norms[None]))
+        summed = self.world.sum_tensor(both)
+        return summed[:-1].to(means.dtype), summed[-1].sqrt().float()
 
     def squared_norms(self) -> Tensor:
         """Return this rank's part of the squared gradient norm (fp64); the ranks together count each number once."""
@@ -127,18 +127,20 @@ class Strategy(ABC):
 class Alone(Strategy):
     """One process that trains the whole model on all of the data."""
 
-    def __init__(self, model: GPT, loss_sum: LossSum | None = None) -> None:
+    def __init__(
+        self, model: GPT, loss_function: LossFunction | None = None, objective: Objective = CROSS_ENTROPY
+    ) -> None:
         """
         Args:
-            loss_sum: the model's loss where it is compiled; None: `model.loss_sum`.
+            loss_function: that of the objective where it is compiled; None: the plain one.
         """
-        super().__init__(model, World(), Layout())
-        self.infos, self.loss_sum = model.parameter_infos(), loss_sum or model.loss_sum
+        super().__init__(model, World(), Layout(), objective)
+        self.infos, self.loss_function = model.parameter_infos(), loss_function or objective.loss_function(model)
 
     def accumulating(self, is_last: bool) -> contextlib.AbstractContextManager[None]:
         """Return a context that changes nothing."""
         return contextlib.nullcontext()
 
-    def loss_and_norm(self, loss: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the loss and the norm of the gradient."""
-        return loss, gradient_norm(self.parameters)
+    def means_and_norm(self, means: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the means and the norm of the gradient."""
+        return means, gradient_norm(self.parameters)

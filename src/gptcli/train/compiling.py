@@ -15,7 +15,7 @@ import torch
 from gptcli.errors import UsageError
 from gptcli.models.config import ModelConfig
 from gptcli.nn.compiling import compile_whole, missing_compiler
-from gptcli.parallel.strategy import LossSum
+from gptcli.objective.objective import LossFunction
 
 
 class Compilation(NamedTuple):
@@ -74,10 +74,10 @@ def possible_compilation(
     return compilation._replace(least_run=0.0) if wanted is True else compilation
 
 
-def compiled(loss_sum: LossSum, cache_dir: Path) -> LossSum:
+def compiled(loss_function: LossFunction, cache_dir: Path) -> LossFunction:
     """Return the same loss, compiled at its first call and again for each new shape.
 
     Raises:
         UsageError, when called: torch cannot compile it here.
     """
-    return compile_whole(loss_sum, "the loss", "set train.compile=false", cache_dir, dynamic=False)
+    return compile_whole(loss_function, "the loss", "set train.compile=false", cache_dir, dynamic=False)

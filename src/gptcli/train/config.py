@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from gptcli.config import Config
 from gptcli.data.config import DataConfig
 from gptcli.models.config import ModelConfig
+from gptcli.objective.config import CrossEntropyConfig, ObjectiveConfig
 from gptcli.optim.config import AdamWConfig, CosineSchedule, OptimConfig, ScheduleConfig
 from gptcli.parallel.config import ParallelConfig
 
@@ -170,6 +171,7 @@ class RunConfig(Config):
 
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
+    objective: ObjectiveConfig = CrossEntropyConfig()
     optim: OptimConfig = AdamWConfig()
     schedule: ScheduleConfig = CosineSchedule()
     train: TrainerConfig = TrainerConfig()
@@ -184,6 +186,13 @@ class RunConfig(Config):
     def sequences_per_step(self) -> int:
         """Sequences of one optimizer step, over all its micro-batches."""
         return self.train.tokens_per_step // self.seq_len
+
+    @model_validator(mode="after")
+    def check_objective(self) -> RunConfig:
+        """Refuse preferences to be learnt from data that has none."""
+        if self.objective.name == "dpo":
+            raise ValueError("objective.name dpo needs pairs of answers, which this corpus does not have; leave it out")
+        return self
 
     @model_validator(mode="after")
     def check_rates(self) -> RunConfig:

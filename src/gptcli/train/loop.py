@@ -237,7 +237,7 @@ class Trainer:
 
     def tokens_hash(self) -> str:
         """Return the hash of all tokens that the last step read and predicted, on all ranks together."""
-        total = self.strategy.count(self.prefetcher.hash_of(self.state.step - 1))
+        [total] = self.strategy.counts([self.prefetcher.hash_of(self.state.step - 1)])
         return f"{total % 2**48:012x}"
 
     def save(self) -> None:

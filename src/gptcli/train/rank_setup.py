@@ -18,6 +18,7 @@ from gptcli.data.mix import open_mix
 from gptcli.errors import DataError
 from gptcli.models.gpt import GPT, build_model, initial_weights
 from gptcli.nn.device import ResolvedPrecision, resolve_device
+from gptcli.objective.build import build_objective
 from gptcli.parallel.config import ParallelConfig
 from gptcli.parallel.layout import Layout, lay_out, require_divisible, require_fitting
 from gptcli.parallel.strategy import Alone, Strategy
@@ -126,6 +127,7 @@ def require_shareable(plan: Plan, layout: Layout) -> None:
 def build_strategy(plan: Plan, world: World, layout: Layout, new_model: Callable[[], GPT]) -> Strategy:
     """Return this rank's strategy, with its model before the first step. Whole models are those of `new_model`."""
     config, cache_dir = plan.config, plan.cache_dir
+    objective = build_objective(config.objective)
     if layout.is_sharded:
         from gptcli.parallel.distributed import Sharded
         from gptcli.parallel.sharded import build_sharded, compile_blocks
@@ -135,14 +137,16 @@ def build_strategy(plan: Plan, world: World, layout: Layout, new_model: Callable
         model.recompute(config.train.activation_checkpointing)
         if config.train.compile:
             compile_blocks(model, cache_dir)
-        return Sharded(model, world, layout)
+        return Sharded(model, world, layout, objective)
     model = new_model()
-    loss_sum = compiled(model.loss_sum, cache_dir) if config.train.compile else model.loss_sum
+    loss_function = objective.loss_function(model)
+    if config.train.compile:
+        loss_function = compiled(loss_function, cache_dir)
     if world.size == 1:
-        return Alone(model, loss_sum)
+        return Alone(model, loss_function, objective)
     from gptcli.parallel.distributed import Replicated
 
-    return Replicated(model, world, layout, loss_sum)
+    return Replicated(model, world, layout, loss_function, objective)
 
 
 def starting_weights(plan: Plan) -> Iterator[tuple[str, Tensor]]:

@@ -93,14 +93,14 @@ def newest_before(run: RunDirectory, step: int) -> CheckpointInfo | None:
 def examine(model: GPT, stepper: Stepper, batches: list[Batch], seed: int, top: int) -> dict[str, Any]:
     """Examine a step without its update; `rows` of the result are the batches of the reported sequences, in order."""
     bad_weights = [bad.name for bad in bad_values(dict(model.named_parameters()))]
-    loss, _ = stepper.backpropagate(batches, seed)
+    means, _ = stepper.backpropagate(batches, seed)
     gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
     norms = {name: float(torch.linalg.vector_norm(gradient.float())) for name, gradient in gradients.items()}
     rows = [row for batch in batches for row in batch.split(1)]
     losses = [sequence_loss(model, stepper, row) for row in rows]
     worst = sorted(range(len(rows)), key=lambda row: nan_first(losses[row]), reverse=True)[:top]
     return {
-        "loss": float(loss),
+        "loss": float(means[0]),
         "grad_norm": float(gradient_norm(stepper.parameters)),
         "bad_weights": bad_weights,
         "bad_gradients": [bad.name for bad in bad_values(gradients)],
@@ -117,7 +117,7 @@ def nan_first(number: float) -> float:
 
 def sequence_loss(model: GPT, stepper: Stepper, row: Batch) -> float:
     """Return the mean loss of one sequence in nats per target token, without dropout."""
-    input_ids, targets, segment_ids = row.to(stepper.device)
+    input_ids, targets, segment_ids = row.to(stepper.device).model_inputs
     with evaluation_mode(model), autocast(stepper.device, stepper.precision):
         return float(model.loss_sum(input_ids, targets, segment_ids)) / max(1, int((targets != IGNORE_INDEX).sum()))
 

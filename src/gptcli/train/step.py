@@ -15,7 +15,7 @@ from gptcli.data.batch import Batch
 from gptcli.data.batches import Batches
 from gptcli.nn.device import HostCopy, Precision, autocast
 from gptcli.nn.float8 import to_float8
-from gptcli.nn.loss import IGNORE_INDEX
+from gptcli.objective.objective import target_count
 from gptcli.optim.clip import clip_divisor
 from gptcli.parallel.strategy import Strategy
 from gptcli.train.spikes import SpikeGuard
@@ -32,15 +32,17 @@ WHOLE = DataShare(0, 1)
 
 
 class StepResult(NamedTuple):
-    """The mean loss of a step in nats per target token, its gradient norm before clipping, and its target tokens.
+    """The mean loss of a step (in nats per target token), its gradient norm before clipping, and its target tokens.
 
     is_skipped: whether the step changed nothing, because a number was not finite or the loss was a spike.
+    figures: the means of the objective's figures.
     """
 
     loss: float
     grad_norm: float
     tokens: int
     is_skipped: bool = False
+    figures: tuple[float, ...] = ()
 
     @property
     def is_finite(self) -> bool:
@@ -76,25 +78,29 @@ def micro_batches(
 def accumulate_gradients(
     strategy: Strategy, batches: list[Batch], device: torch.device, precision: Precision, scaler: torch.amp.GradScaler
 ) -> tuple[Tensor, int]:
-    """Backpropagate the mean loss over **all** target tokens of a step; `batches` are this rank's share of it.
+    """Backpropagate the mean loss over **all** units of a step, such as tokens; `batches` are this rank's share of it.
 
-    Each micro-batch contributes its summed loss divided by the step's token count, so that how a step is cut into
+    Each micro-batch contributes its summed loss divided by the step's units, so that how a step is cut into
     micro-batches changes neither loss nor gradient (averaging means of micro-batches would, with ragged targets).
     Gradients are summed over the ranks along with the last micro-batch.
 
     Returns:
-        This rank's share of the mean loss, and the target tokens of the step.
+        This rank's share of the mean loss and of the means of the objective's figures, (1 + K,), and the target tokens
+        of the step.
     """
-    tokens = strategy.count(sum(int((batch.targets != IGNORE_INDEX).sum()) for batch in batches))
-    total = torch.zeros((), device=device)
+    objective = strategy.objective
+    own = [target_count(batch) for batch in batches]
+    tokens, units = strategy.counts([sum(own), sum(map(objective.count, batches, own))])
+    units = max(units, 1)
+    means = torch.zeros(1 + len(objective.figure_names), device=device)
     for number, batch in enumerate(batches, start=1):
-        input_ids, targets, segment_ids = batch.to(device)
         with strategy.accumulating(is_last=number == len(batches)):
             with autocast(device, precision):
-                loss = strategy.loss_sum(input_ids, targets, segment_ids) / max(tokens, 1)
+                sums = objective.sums(strategy.loss_function, batch, device)
+                loss = sums.loss / units
             torch.autograd.backward(scaler.scale(loss * strategy.loss_factor))
-        total += loss.detach()
-    return total, tokens
+        means += torch.cat((loss.detach()[None], sums.figures / units))
+    return means, tokens
 
 
 def is_overflow(result: StepResult) -> bool:
@@ -105,14 +111,15 @@ def is_overflow(result: StepResult) -> bool:
 class PendingStep:
     """A step that was launched on the device, which may not have finished it."""
 
-    def __init__(self, loss: Tensor, grad_norm: Tensor, is_bad: Tensor, tokens: int) -> None:
+    def __init__(self, means: Tensor, grad_norm: Tensor, is_bad: Tensor, tokens: int) -> None:
         self.tokens = tokens
-        self.numbers = HostCopy(torch.stack((loss, grad_norm.to(loss.dtype), is_bad.to(loss.dtype))))
+        others = torch.stack((grad_norm.to(means.dtype), is_bad.to(means.dtype)))
+        self.numbers = HostCopy(torch.cat((others, means)))
 
     def result(self) -> StepResult:
         """Return the result of the step; wait until the device has it."""
-        loss, grad_norm, is_bad = self.numbers.result()[0].tolist()
-        return StepResult(loss, grad_norm, self.tokens, bool(is_bad))
+        grad_norm, is_bad, loss, *figures = self.numbers.result()[0].tolist()
+        return StepResult(loss, grad_norm, self.tokens, bool(is_bad), tuple(figures))
 
 
 class Stepper:
@@ -173,14 +180,15 @@ class Stepper:
         Raises:
             torch.OutOfMemoryError: not even one sequence fits the device.
         """
-        loss, tokens = self.backpropagate(batches, seed)
+        means, tokens = self.backpropagate(batches, seed)
         self.scaler.unscale_(self.optimizer)
-        loss, norm = self.strategy.loss_and_norm(loss)
+        means, norm = self.strategy.means_and_norm(means)
+        loss = means[0]
         is_bad = ~(loss.isfinite() & norm.isfinite())
         if self.spikes is not None:
             is_bad |= self.spikes.is_spike(loss)
             self.spikes.add(loss, is_bad)
-        step = PendingStep(loss, norm, is_bad, tokens)
+        step = PendingStep(means, norm, is_bad, tokens)
         if self.decides_on_device:
             self.update(clip_divisor(norm, self.max_norm), is_bad.float())
         elif not step.result().is_skipped:
@@ -189,7 +197,7 @@ class Stepper:
         return step
 
     def backpropagate(self, batches: list[Batch], seed: int) -> tuple[Tensor, int]:
-        """Compute the gradients of a step; return its mean loss and its target tokens.
+        """Compute the gradients of a step; return what `accumulate_gradients` does.
 
         Where the device runs out of memory, the same sequences are split into micro-batches half as large.
         """

@@ -46,7 +46,7 @@ def peak_bytes(strategy: Strategy, optim: OptimConfig, batch: BatchShape, micro_
 
     def backpropagate(number: int) -> None:
         with strategy.accumulating(is_last=number == micro_batches - 1):
-            strategy.loss_sum(ids, ids, None).backward()
+            strategy.loss_function(ids, ids, None).backward()
 
     return tracked_peak(model, optimizer, ids, micro_batches, backpropagate)
 

@@ -39,9 +39,9 @@ def train(job: TrainingJob) -> Contender:
     config, device = run_config(job), torch.device(job.device)
     allow_tf32(config.train.tf32)
     model = build_model(config.model, seed=config.seed, device=device).train()
-    loss_sum = compiled(model.loss_sum, default_cache_dir()) if config.train.compile else model.loss_sum
+    loss_function = compiled(model.loss_sum, default_cache_dir()) if config.train.compile else model.loss_sum
     stepper = Stepper(
-        Alone(model, loss_sum),
+        Alone(model, loss_function),
         build_optimizer(model.parameter_infos(), config.optim),
         device=device,
         precision=job.precision,
