@@ -17,6 +17,7 @@ UNNAMED = {
     "embedding_norm": (False, True),
     "smear": (False, True),
     "bigram_buckets": (0, 8),
+    "bigram_vocab_size": (None, 8),
     "parallel_residual": (False, True),
     "logit_softcap": (None, 5.0),
 }

@@ -61,6 +61,9 @@ class ModelConfig(Config):
     bigram_buckets: int = Field(default=0, ge=0, le=LARGEST)
     """Rows of a table of vectors for pairs of neighbouring tokens, shared by hashing where there are more pairs than
     rows; 0 turns it off."""
+    bigram_vocab_size: int | None = Field(default=None, ge=1, le=LARGEST)
+    """Number of token ids by which pairs are numbered; by default vocab_size. A model to which tokens were added keeps
+    the number from before, and so the rows of its pairs."""
     mlp: Literal["swiglu", "geglu", "gelu", "gelu_tanh", "relu2"] = "swiglu"
     """Feed-forward network: gated (swiglu, geglu) or plain (gelu, gelu_tanh as in GPT-2, relu2)."""
     qk_norm: bool = True

@@ -37,7 +37,8 @@ class GPT(nn.Module):
         if config.smear:
             self.smear = Smear(config.n_embd)
         if config.bigram_buckets:
-            self.bigram = BigramEmbedding(config.bigram_buckets, config.vocab_size, config.n_embd)
+            numbered = config.bigram_vocab_size or config.vocab_size
+            self.bigram = BigramEmbedding(config.bigram_buckets, numbered, config.n_embd)
         if config.position == "learned":
             self.position_embedding = Embedding(config.context_length, config.n_embd)
         if config.position == "rope":

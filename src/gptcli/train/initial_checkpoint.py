@@ -7,7 +7,7 @@ needs the source again.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from gptcli.checkpoint.run_directory import COPY, RunDirectory
 from gptcli.config import RawConfig, merge, validate
 from gptcli.config.load import merge_tables, with_origin
+from gptcli.console import quantity, say
 from gptcli.data.config import DataConfig
 from gptcli.data.sketch import NOTHING_KNOWN, SKETCH, TextSketch
 from gptcli.errors import CheckpointError, ConfigError, UsageError
@@ -24,6 +25,7 @@ from gptcli.interop.load import HUB_PREFIX, load_model
 from gptcli.manifest import record
 from gptcli.models.config import WITHOUT_EFFECT, ModelConfig
 from gptcli.models.gpt import GPT, model_with
+from gptcli.models.vocabulary import add_tokens
 from gptcli.storage import atomic_directory
 from gptcli.tokenizer.tokenizer import Tokenizer
 
@@ -41,6 +43,20 @@ class InitialCheckpoint:
     """The sketch of the text that the weights were trained on, if they come from a run that has one."""
     stop_ids: frozenset[int] = frozenset()
     """The tokens that end a text of this model."""
+    new_ids: range = range(0)
+    """The tokens that the model had no row for; their rows are the mean of the others."""
+
+    def with_tokenizer(self, tokenizer: Tokenizer) -> InitialCheckpoint:
+        """Return the model for a tokenizer that adds tokens to its own, and say which they are."""
+        known, wanted = self.tokenizer.vocab_size, tokenizer.vocab_size
+        if wanted == known:
+            return replace(self, tokenizer=tokenizer)
+        grown = add_tokens(self.config, self.weights, known, wanted)
+        names = ", ".join(tokenizer.token_text(id) for id in range(known, wanted))
+        where = f", {grown.spare} of them in rows that no token had" if grown.spare else ""
+        say(f"{quantity(wanted - known, 'new token')}: {names}; each starts at the mean of the embeddings{where}")
+        new = {"config": grown.config, "weights": grown.weights, "new_ids": range(known, wanted)}
+        return replace(self, tokenizer=tokenizer, **new)
 
     def build(self, config: ModelConfig, device: torch.device) -> GPT:
         """Return the model that `config` describes, with these weights."""

@@ -1,4 +1,4 @@
-"""The request of `gptcli train`: the run that it names, and all settings that follow from it."""
+"""The request of a training: the run that it names, and all settings that follow from it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RUNS = Path("runs")
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """The arguments and options of `gptcli train` as typed."""
+    """The arguments and options of `gptcli train` as typed, and the settings of a command that builds on it."""
 
     corpus: tuple[str, ...] = ()
     config_files: tuple[str, ...] = ()
@@ -39,6 +39,10 @@ class TrainRequest:
     cache_dir: Path | None = None
     init_from: str | None = None
     """The model to start from, by `--init-from`; None: the one of the settings, if any."""
+    defaults: RawConfig = field(default_factory=RawConfig)
+    """Settings of the command itself, which a run that is resumed, -c files and --set values replace."""
+    overrides: RawConfig = field(default_factory=RawConfig)
+    """Settings of the command's options, which replace those of -c files and --set values."""
     force: bool = False
     """Whether to train even if the estimate says that the memory does not suffice."""
     max_seconds: float | None = None
@@ -96,7 +100,7 @@ def fresh_directory(corpus: tuple[str, ...]) -> Path:
 
 
 def settings_of(request: TrainRequest, history: History) -> RawConfig:
-    """Return the user's settings: those of the resumed run, then -c files, --set values, CORPUS and options.
+    """Return the user's settings: the command's, those of the resumed run, -c files, --set values, CORPUS and options.
 
     Raises:
         ConfigError: a file or value cannot be read, or a key may not change when a run is resumed.
@@ -104,10 +108,10 @@ def settings_of(request: TrainRequest, history: History) -> RawConfig:
         DataError: the text of a resumed run is not where its settings say.
     """
     base = read_toml(history.run.config_path) if history.run else RawConfig()
-    settings = read_settings(request.config_files, request.assignments, base)
+    settings = read_settings(request.config_files, request.assignments, merge(request.defaults, base))
     corpus = {"data": {"corpus": list(request.corpus)}} if request.corpus else {}
     start = {"train": {"init_from": request.init_from}} if request.init_from else {}
-    merged = merge(settings, with_origin(corpus, "CORPUS"), with_origin(start, "--init-from"))
+    merged = merge(settings, request.overrides, with_origin(corpus, "CORPUS"), with_origin(start, "--init-from"))
     if history.run is None:
         return with_budget(merged, request.max_seconds)
     merged = with_new_end(merged, base, request.max_seconds, history.spent_seconds)
