@@ -244,3 +244,22 @@ def test_a_tokenizer_that_fails_on_a_text_is_a_clear_error(tmp_path: Path) -> No
     tokenizer = load_tokenizer(write(tmp_path / "tokenizer.json", {"version": "1.0", "added_tokens": [], **spec}))
     with pytest.raises(TokenizerError, match="cannot encode the text"):
         tokenizer.encode("b")
+
+
+def test_a_chat_template_is_also_a_file_of_its_own_which_counts_more(bpe: Tokenizer, tmp_path: Path) -> None:
+    """transformers 5 writes only the file, and reads it in place of the key of tokenizer_config.json."""
+    transformers = pytest.importorskip("transformers")
+    Tokenizer(bpe.backend, {"eos_token": "<|endoftext|>", "chat_template": "{{ 1 }}\n"}).save(tmp_path)
+    assert (tmp_path / "chat_template.jinja").read_text() == "{{ 1 }}\n"
+    (tmp_path / "chat_template.jinja").write_text("{{ 2 }}")
+    assert load_tokenizer(tmp_path).chat_template == "{{ 2 }}"
+    theirs = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    assert theirs.chat_template == "{{ 2 }}"
+    theirs.save_pretrained(tmp_path / "theirs")
+    assert "chat_template" not in json.loads((tmp_path / "theirs" / "tokenizer_config.json").read_text())
+    assert load_tokenizer(tmp_path / "theirs").chat_template == "{{ 2 }}"
+    bpe.save(tmp_path)
+    assert load_tokenizer(tmp_path).chat_template is None
+    (tmp_path / "chat_template.jinja").write_bytes(b"\xff")
+    with pytest.raises(TokenizerError, match=r"chat_template.jinja is not UTF-8 at byte 0"):
+        load_tokenizer(tmp_path)

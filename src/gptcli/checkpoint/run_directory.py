@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 RUN_FILES = (
     *("run.toml", "data.json", "summary.json", "trackers.json", "train-sketch", "val", "bad-steps"),
     *("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
+    "chat_template.jinja",
 )
 """Files and folders of a run that its manifest lists. Checkpoints and the copy of the initial model have their own."""
 LOGS = ("metrics.jsonl", "samples.jsonl", "fingerprints.jsonl")

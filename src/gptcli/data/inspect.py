@@ -19,7 +19,7 @@ from gptcli.data.shards import TokenShards
 from gptcli.data.worker_pool import WorkerConfig, stop_by_signal
 from gptcli.data.workspace import Workspace
 from gptcli.manifest import MANIFEST_NAME, require_unchanged
-from gptcli.tokenizer.files import SETTINGS_FILE, TOKENIZER_FILE
+from gptcli.tokenizer.files import WRITTEN_FILES
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
 WINDOW_TOKENS = 48
@@ -100,7 +100,7 @@ def verify_beside(directory: Path) -> None:
     """
     parent = directory.parent
     if (parent / RUN_FILE).is_file():
-        require_unchanged(parent, directory.name, TOKENIZER_FILE, SETTINGS_FILE, "data.json")
+        require_unchanged(parent, directory.name, *WRITTEN_FILES, "data.json")
     elif (parent / MANIFEST_NAME).is_file():
         require_undamaged(parent)
 

@@ -29,10 +29,10 @@ from gptcli.models.config import ModelConfig
 from gptcli.models.gpt import GPT, build_model
 from gptcli.nn.finite import require_finite
 from gptcli.storage import storage_errors, write_atomic
-from gptcli.tokenizer.files import SETTINGS_FILE, TOKENIZER_FILE
+from gptcli.tokenizer.files import WRITTEN_FILES
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
-MODEL_FILES = (CONFIG, GENERATION_CONFIG, SINGLE, TOKENIZER_FILE, SETTINGS_FILE)
+MODEL_FILES = (CONFIG, GENERATION_CONFIG, SINGLE, *WRITTEN_FILES)
 """Files that `write_huggingface` writes."""
 
 

@@ -19,6 +19,11 @@ from gptcli.tokenizer.untrusted import require_usable
 
 TOKENIZER_FILE = "tokenizer.json"
 SETTINGS_FILE = "tokenizer_config.json"
+CHAT_TEMPLATE_FILE = "chat_template.jinja"
+"""The chat template as transformers 5 writes it. It counts more than the one in tokenizer_config.json, which older
+programs read; both are written."""
+WRITTEN_FILES = (TOKENIZER_FILE, SETTINGS_FILE, CHAT_TEMPLATE_FILE)
+"""Files that `write_files` writes, the last one only for a tokenizer with a chat template."""
 VOCAB_FILE, MERGES_FILE = "vocab.json", "merges.txt"
 
 Built = TypeVar("Built")
@@ -27,14 +32,37 @@ WHAT_TO_GIVE = f"give a {TOKENIZER_FILE}, or a folder with one or with {VOCAB_FI
 
 
 def write_files(folder: Path, backend: tokenizers.Tokenizer, settings: Mapping[str, Any]) -> None:
-    """Write tokenizer_config.json and then tokenizer.json, which makes the folder a tokenizer; each is whole or
-    absent.
+    """Write tokenizer_config.json, the chat template and then tokenizer.json, which makes the folder a tokenizer; each
+    is whole or absent.
     """
     content = strict_json.dumps(settings, indent=2, ensure_ascii=False)
-    if any("\ud800" <= character <= "\udfff" for character in content):  # only an escape can represent it
+    if has_surrogates(content):  # only an escape can represent them
         content = strict_json.dumps(settings, indent=2)
     write_atomic(folder / SETTINGS_FILE, content + "\n")
+    template = settings.get("chat_template")
+    if isinstance(template, str) and not has_surrogates(template):
+        write_atomic(folder / CHAT_TEMPLATE_FILE, template)
+    else:
+        (folder / CHAT_TEMPLATE_FILE).unlink(missing_ok=True)
     write_atomic(folder / TOKENIZER_FILE, backend.to_str(pretty=True))
+
+
+def has_surrogates(text: str) -> bool:
+    """Return whether a text has half surrogate pairs, which no UTF-8 holds."""
+    return any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def read_chat_template(folder: Path) -> str | None:
+    """Return the content of the folder's chat_template.jinja, or None."""
+    path = folder / CHAT_TEMPLATE_FILE
+    if not path.exists():
+        return None
+    with storage_errors(path, "read"):
+        content = read_regular(path)
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise TokenizerError(f"{path} is not UTF-8 at byte {error.start}", "save it as UTF-8") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

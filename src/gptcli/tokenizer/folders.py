@@ -21,12 +21,14 @@ from gptcli.errors import TokenizerError
 from gptcli.storage import LARGE, read_regular, storage_errors
 from gptcli.tokenizer.byte_level import BYTE_OF_CHARACTER
 from gptcli.tokenizer.files import (
+    CHAT_TEMPLATE_FILE,
     MERGES_FILE,
     SETTINGS_FILE,
     TOKENIZER_FILE,
     VOCAB_FILE,
     WHAT_TO_GIVE,
     build,
+    read_chat_template,
     read_json,
     read_tokenizer_json,
 )
@@ -40,7 +42,7 @@ SPECIAL_TOKENS_FILE, ADDED_TOKENS_FILE = "special_tokens_map.json", "added_token
 CONFIG_FILE = "config.json"
 TOKENIZER_FILES = (
     *(TOKENIZER_FILE, SETTINGS_FILE, VOCAB_FILE, MERGES_FILE),
-    *(SPECIAL_TOKENS_FILE, ADDED_TOKENS_FILE, CONFIG_FILE),
+    *(SPECIAL_TOKENS_FILE, ADDED_TOKENS_FILE, CONFIG_FILE, CHAT_TEMPLATE_FILE),
 )
 """All files of a folder that a tokenizer may be read from."""
 
@@ -127,12 +129,15 @@ def read_tokenizer(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """Return the settings in tokenizer_config.json and, in older folders, special_tokens_map.json, or {}."""
+    """Return the settings in tokenizer_config.json and, in older folders, special_tokens_map.json, or {}; the chat
+    template is that of chat_template.jinja, if there is one.
+    """
     path, older = folder / SETTINGS_FILE, folder / SPECIAL_TOKENS_FILE
     settings = read_json(path) if path.exists() else {}
     if "added_tokens_decoder" not in settings and older.exists():
         settings |= read_json(older)
-    return settings
+    template = read_chat_template(folder)
+    return settings if template is None else {**settings, "chat_template": template}
 
 
 def read_vocabulary(folder: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:

@@ -22,7 +22,7 @@ from gptcli.errors import TokenizerError
 from gptcli.manifest import require_unchanged
 from gptcli.tokenizer.byte_level import token_bytes
 from gptcli.tokenizer.encode import encode_pieces, encoder_for
-from gptcli.tokenizer.files import SETTINGS_FILE, TOKENIZER_FILE, write_files
+from gptcli.tokenizer.files import CHAT_TEMPLATE_FILE, SETTINGS_FILE, TOKENIZER_FILE, write_files
 from gptcli.tokenizer.folders import read_tokenizer
 from gptcli.tokenizer.framing import DocumentFraming
 from gptcli.tokenizer.library import call_within, library_errors
@@ -225,7 +225,8 @@ class Tokenizer:
         )
 
     def save(self, directory: Path) -> None:
-        """Write tokenizer.json and tokenizer_config.json, which transformers' AutoTokenizer opens with the same ids.
+        """Write tokenizer.json, tokenizer_config.json and chat_template.jinja (for a tokenizer that has a template),
+        which transformers' AutoTokenizer opens with the same ids.
 
         The tokenizer class is the one that uses tokenizer.json unchanged, whatever model is beside it.
         """
@@ -242,7 +243,8 @@ class Tokenizer:
 def load_tokenizer(path: Path) -> Tokenizer:
     """Read a tokenizer.json, or a folder with one or with vocab.json and merges.txt.
 
-    The tokenizer_config.json in the same folder, if there is one, names the special tokens.
+    The tokenizer_config.json in the same folder, if there is one, names the special tokens, and chat_template.jinja is
+    its chat template.
 
     Raises:
         TokenizerError: it is missing, damaged, no tokenizer, or of a class whose rules are not known.
@@ -250,5 +252,6 @@ def load_tokenizer(path: Path) -> Tokenizer:
         StorageError: a file cannot be read.
     """
     directory = path if path.is_dir() else path.parent
-    require_unchanged(directory, *({TOKENIZER_FILE, SETTINGS_FILE} if path.is_dir() else {path.name, SETTINGS_FILE}))
+    vocabulary = TOKENIZER_FILE if path.is_dir() else path.name
+    require_unchanged(directory, vocabulary, *{SETTINGS_FILE, CHAT_TEMPLATE_FILE} - {vocabulary})
     return Tokenizer(*read_tokenizer(path))

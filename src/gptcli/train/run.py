@@ -24,7 +24,7 @@ from gptcli.parallel.layout import Layout
 from gptcli.parallel.strategy import Strategy
 from gptcli.parallel.world import World
 from gptcli.storage import atomic_directory, copy_tree, default_cache_dir, remove_tree, write_atomic
-from gptcli.tokenizer.files import SETTINGS_FILE, TOKENIZER_FILE
+from gptcli.tokenizer.files import WRITTEN_FILES
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 from gptcli.train.checkpoint_identity import kept_fingerprint
 from gptcli.train.config import RunConfig
@@ -203,7 +203,7 @@ def as_made(trainer: Trainer) -> RunConfig:
 
 def describe_run(run: RunDirectory, plan: Plan) -> None:
     """Write what makes the directory self-contained: config, tokenizer, data report, text sketch, validation split."""
-    with replacing(run.path, ("run.toml", "data.json", TOKENIZER_FILE, SETTINGS_FILE, SKETCH, "val")):
+    with replacing(run.path, ("run.toml", "data.json", *WRITTEN_FILES, SKETCH, "val")):
         write_atomic(run.config_path, dump_toml(plan.config))
         plan.data.tokenizer.save(run.path)
         require_read_back(plan.data.tokenizer, run)
