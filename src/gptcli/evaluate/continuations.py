@@ -29,10 +29,11 @@ class Continuation(NamedTuple):
 
 
 class Score(NamedTuple):
-    """The summed log-probability in nats, and whether each id is the model's most likely one."""
+    """The summed log-probability in nats, whether each id is the model's most likely one, and how many are."""
 
     logprob: float
     is_greedy: bool
+    hits: int
 
 
 class Group(NamedTuple):
@@ -183,7 +184,7 @@ def read_at_once(model: GPT, batch: list[Group], targets: list[list[Ids]]) -> li
     scores, start = [], 0
     for ids in (ids for wanted in targets for ids in wanted):
         part = slice(start, start + len(ids))
-        scores.append(Score(float(logprobs[part].sum()), all(greedy[part])))
+        scores.append(Score(float(logprobs[part].sum()), all(greedy[part]), sum(greedy[part])))
         start += len(ids)
     return scores
 
