@@ -6,12 +6,13 @@ Only the requested columns are read, a few rows at a time. Every error names the
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from gptcli.data.compression import CHUNK_BYTES, damage_error, is_compressed, read_bytes
 from gptcli.data.decoding import Decoding
+from gptcli.data.fields import FieldSelection
 from gptcli.data.file_formats import SourceFile
 from gptcli.errors import DataError
 from gptcli.storage import open_regular, storage_errors
@@ -20,9 +21,9 @@ ROWS_AT_ONCE = 256
 
 
 def column_rows(
-    file: SourceFile, choose: Callable[[Sequence[str]], Sequence[str]], decoding: Decoding, start: int, stop: int | None
+    file: SourceFile, selection: FieldSelection, decoding: Decoding, start: int, stop: int | None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Iterate over (place, row) pairs; `choose` gets the fields of the file and returns those to read.
+    """Iterate over (place, row) pairs, with only the fields of `selection`.
 
     With `stop` only row groups start..stop-1 of a .parquet file are read.
 
@@ -31,12 +32,14 @@ def column_rows(
     """
     import pyarrow as pa
 
-    path, name, kind = file.path, file.name, file.format
+    path, name = file.path, file.name
+    holds_numbers = selection.content != "text"
     with storage_errors(path, "read"), seekable(path, name) as content:
         try:
             groups, number = (None, 0) if stop is None else row_groups(content, start, stop)
-            for batch in batches(content, kind, choose, groups):
-                columns = [values(batch.column(i), field, name) for i, field in enumerate(batch.schema.names)]
+            for batch in batches(content, file, selection, groups):
+                fields = enumerate(batch.schema.names)
+                columns = [values(batch.column(i), field, name, holds_numbers) for i, field in fields]
                 for row in zip(*columns, strict=True):
                     number += 1
                     place = f"row {number} of {name}"
@@ -54,36 +57,36 @@ def row_groups(file: IO[bytes], start: int, stop: int) -> tuple[list[int], int]:
 
 
 def batches(
-    file: IO[bytes], kind: str, choose: Callable[[Sequence[str]], Sequence[str]], groups: list[int] | None = None
+    content: IO[bytes], file: SourceFile, selection: FieldSelection, groups: list[int] | None = None
 ) -> Iterable[Any]:
-    """Iterate over pyarrow record batches of the chosen columns, in the row groups `groups` of a .parquet file (None
+    """Iterate over pyarrow record batches of the selected columns, in the row groups `groups` of a .parquet file (None
     for all).
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if kind == "parquet":
-        table = pq.ParquetFile(file, pre_buffer=False, buffer_size=CHUNK_BYTES)
-        fields = choose(table.schema_arrow.names)
+    if file.format == "parquet":
+        table = pq.ParquetFile(content, pre_buffer=False, buffer_size=CHUNK_BYTES)
+        columns = list(selection.choose(table.schema_arrow.names, file.name))
         chosen = {} if groups is None else {"row_groups": groups}
-        yield from table.iter_batches(batch_size=ROWS_AT_ONCE, columns=list(fields), use_threads=False, **chosen)
+        yield from table.iter_batches(batch_size=ROWS_AT_ONCE, columns=columns, use_threads=False, **chosen)
         return
-    begins = file.read(6)
-    file.seek(0)
+    begins = content.read(6)
+    content.seek(0)
     if begins == b"ARROW1":  # a file of random access; `datasets` writes streams
-        reader = pa.ipc.open_file(file)
+        reader = pa.ipc.open_file(content)
         found: Iterable[Any] = (reader.get_batch(i) for i in range(reader.num_record_batches))
     else:
-        reader = found = pa.ipc.open_stream(file)
-    fields = list(choose(reader.schema.names))
+        reader = found = pa.ipc.open_stream(content)
+    fields = list(selection.choose(reader.schema.names, file.name))
     for batch in found:
         for start in range(0, batch.num_rows, ROWS_AT_ONCE):
             yield batch.select(fields).slice(start, ROWS_AT_ONCE)
 
 
-def values(column: Any, field: str, name: str) -> list[Any]:
+def values(column: Any, field: str, name: str, holds_numbers: bool = False) -> list[Any]:
     """Return a pyarrow column as Python values, with texts as bytes, so that bad UTF-8 is found here and not within
-    pyarrow.
+    pyarrow; with `holds_numbers` also numbers.
 
     The column is validated first, since pyarrow follows offsets that lead out of a damaged file's memory.
     """
@@ -98,6 +101,9 @@ def values(column: Any, field: str, name: str) -> list[Any]:
             return list(column.to_pylist())
         except UnicodeDecodeError as error:
             raise DataError(f"column {field!r} of {name} is not UTF-8: {error}", "repair the file") from error
+    if holds_numbers and (pa.types.is_primitive(column.type) or pa.types.is_null(column.type)):
+        column.validate(full=True)
+        return list(column.to_pylist())
     try:
         if pa.types.is_fixed_size_binary(column.type) or pa.types.is_primitive(column.type):
             raise pa.ArrowNotImplementedError

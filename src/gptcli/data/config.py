@@ -10,6 +10,7 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from gptcli.config import Config
 from gptcli.data.encodings import text_encoding
+from gptcli.data.field_names import FieldNames
 from gptcli.data.file_formats import Format
 from gptcli.tokenizer.config import BpeTokenizerConfig, TokenizerConfig
 
@@ -18,6 +19,7 @@ Pack = Literal["cross", "document", "example"]
 READING_KEYS = (
     "format",
     "text_field",
+    "fields",
     "csv_delimiter",
     "csv_quote",
     "csv_escape",
@@ -82,7 +84,11 @@ class DataConfig(Config):
     text_field: Annotated[str, StringConstraints(min_length=1)] = "text"
     """The field that holds the text in .jsonl, .csv, .parquet and .arrow files and in hf: data sets; it may also hold a
     conversation, a list of {"role", "content"} tables. Rows without a field "text" may be conversations or
-    instructions: messages, conversations, instruction/input/output, prompt/completion or prompt/response."""
+    instructions: messages, conversations, instruction/input/output, prompt/completion, prompt/response or
+    question/answer."""
+
+    fields: FieldNames = FieldNames()
+    """The fields that hold the parts of a conversation, where they have other names."""
 
     csv_delimiter: str | None = None
     """The delimiter between the values of a CSV row: one character, which a space may follow (", " where spaces after

@@ -1,12 +1,14 @@
-"""Rows of conversations and instructions in their usual forms, as lists of messages.
+"""Rows of conversations, instructions and preferences in their usual forms, as lists of messages.
 
     {"messages": [{"role": ..., "content": ...}, ...]}
     {"conversations": [{"from": "human", "value": ...}, ...]}          of ShareGPT
     {"instruction": ..., "input": ..., "output": ...}                  of Alpaca; "input" may be missing
     {"instruction": ..., "context": ..., "response": ...}              of Dolly; "context" may be missing
     {"prompt": ..., "completion": ...} or {"prompt": ..., "response": ...}    texts, or lists of messages
+    {"question": ..., "answer": ...} or {"query": ..., "response": ...}
 
-Each may have a field "system" or "system_prompt", and an instruction a "history" of [question, answer] pairs.
+Each may have a field "system" or "system_prompt", and an instruction a "history" of [question, answer] pairs. A
+preference has "chosen" and "rejected" in place of the answer, or beside "messages" that end where they begin.
 """
 
 from __future__ import annotations
@@ -14,15 +16,18 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-QUESTIONS, ADDITIONS, ANSWERS = ("instruction", "prompt"), ("input", "context"), ("output", "completion", "response")
-SYSTEM, HISTORY = ("system", "system_prompt"), ("history",)
+CONVERSATIONS = ("messages", "conversations")
+QUESTIONS, ADDITIONS = ("instruction", "prompt", "question", "query"), ("input", "context")
+ANSWERS = ("output", "completion", "response", "answer")
+SYSTEM, HISTORY, TOOLS = ("system", "system_prompt"), ("history",), ("tools", "functions")
+CHOSEN, REJECTED = "chosen", "rejected"
 MESSAGE_FIELDS = ("role", "content", "from", "value")
 ROLES = {"human": "user", "gpt": "assistant"}
 
 
 def conversation_fields(names: Collection[str]) -> tuple[str, ...]:
     """Return the fields of a row that are a conversation; an empty tuple if it is in no known form."""
-    alone = first(("messages", "conversations"), names)
+    alone = first(CONVERSATIONS, names)
     question, addition, answer = (first(known, names) for known in (QUESTIONS, ADDITIONS, ANSWERS))
     found: tuple[str | None, ...] = ()
     if alone is not None:
@@ -32,29 +37,51 @@ def conversation_fields(names: Collection[str]) -> tuple[str, ...]:
     return tuple(name for name in found if name is not None)
 
 
+def preference_fields(names: Collection[str]) -> tuple[str, ...]:
+    """Return the fields of a row that are a preference; an empty tuple if it is none."""
+    if CHOSEN not in names or REJECTED not in names:
+        return ()
+    alone = first(CONVERSATIONS, names)
+    known = (SYSTEM,) if alone is not None else (QUESTIONS, ADDITIONS, SYSTEM, HISTORY)
+    found = (alone, *(first(names_of_part, names) for names_of_part in known), CHOSEN, REJECTED)
+    return tuple(name for name in found if name is not None)
+
+
 def conversation_of(row: Mapping[str, Any]) -> Any:
     """Return the messages of a row that has `conversation_fields`; a value that is not a list is returned
     unchanged.
     """
-    alone = first(("messages", "conversations"), row)
+    alone = first(CONVERSATIONS, row)
     messages = exchange(row) if alone is None else row[alone]
-    system = row.get(first(SYSTEM, row) or "")
     if not isinstance(messages, list):
         return messages
+    system = value_of(SYSTEM, row)
     before = [{"role": "system", "content": system}] if system else []
     return [*before, *map(as_message, messages)]
 
 
 def exchange(row: Mapping[str, Any]) -> list[Any]:
     """Return the messages of a question and its answer, and of those before it."""
-    question, addition, answer = (row.get(first(known, row) or "") for known in (QUESTIONS, ADDITIONS, ANSWERS))
-    history = row.get(first(HISTORY, row) or "") or []
+    answer = value_of(ANSWERS, row)
+    answered = [{"role": "assistant", "content": answer}]
+    return [*question_of(row), *(answer if isinstance(answer, list) else answered)]
+
+
+def question_of(row: Mapping[str, Any]) -> list[Any]:
+    """Return the messages of a question, and of those before it."""
+    question, addition = (value_of(known, row) for known in (QUESTIONS, ADDITIONS))
+    history = value_of(HISTORY, row) or []
     before = [message for turn in history for message in earlier(turn)] if isinstance(history, list) else [{}]
     asked = [{"role": "user", "content": as_text((question, addition))}]
-    answered = [{"role": "assistant", "content": answer}]
     if isinstance(question, list):
         asked = [*question, {"role": "user", "content": as_text([addition])}] if addition else question
-    return [*before, *asked, *(answer if isinstance(answer, list) else answered)]
+    return [*before, *asked]
+
+
+def value_of(known: tuple[str, ...], row: Mapping[str, Any]) -> Any:
+    """Return the value of the first of the known fields that a row has; an empty text for none, null and NaN."""
+    value = row.get(first(known, row) or "")
+    return "" if value is None or value == [] or value != value else value
 
 
 def as_text(values: Sequence[Any]) -> Any:
@@ -63,7 +90,7 @@ def as_text(values: Sequence[Any]) -> Any:
     """
     if any(isinstance(value, list | Mapping) and value for value in values):
         return None
-    return "\n\n".join(str(value) for value in values if value)
+    return "\n\n".join(str(value) for value in values if value or type(value) in (int, float))
 
 
 def earlier(turn: Any) -> list[Any]:
@@ -82,7 +109,8 @@ def as_message(turn: Any) -> Any:
     if not isinstance(turn, Mapping) or "from" not in turn:
         return turn
     others = {key: value for key, value in turn.items() if key not in ("from", "value")}
-    return {**others, "role": ROLES.get(turn["from"], turn["from"]), "content": turn.get("value")}
+    role = turn["from"]
+    return {**others, "role": ROLES.get(role, role) if isinstance(role, str) else role, "content": turn.get("value")}
 
 
 def first(known: tuple[str, ...], names: Collection[str]) -> str | None:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from gptcli.console import quantity
 from gptcli.data.csv_dialect import MAX_VALUE_CHARACTERS, Dialect, first_record
-from gptcli.data.fields import missing_field_error
+from gptcli.data.fields import FieldSelection
 from gptcli.data.json_rows import AS_TEXT, raw_decode
 from gptcli.errors import DataError
 
@@ -160,12 +160,12 @@ def quotes_after_space(lines: Sequence[str], dialect: Dialect, values: Sequence[
     )
 
 
-def unnamed_column_error(record: Record, values: Sequence[str]) -> DataError:
+def unnamed_column_error(record: Record, values: Sequence[str], selection: FieldSelection) -> DataError:
     """Return the error for a file without a header of which no column was chosen."""
     column = max(range(len(values)), key=lambda number: len(values[number])) + 1
     return DataError(
         f"{record.name} has {len(values)} columns without names ({shown(values)})",
-        f"name the one that holds the text by its number: --set data.text_field={column}",
+        f"name what is to be read by its number: {selection.option(str(column))}",
     )
 
 
@@ -177,21 +177,21 @@ def repeated_column_error(record: Record, names: Sequence[str], field: str) -> D
     )
 
 
-def header_error(record: Record, names: Sequence[str], text_field: str, dialect: Dialect) -> DataError:
-    """Return the error for a first row without the column `text_field`; `record` has the first lines, not only the
+def header_error(record: Record, names: Sequence[str], selection: FieldSelection, dialect: Dialect) -> DataError:
+    """Return the error for a first row without the columns of `selection`; `record` has the first lines, not only the
     header.
     """
     spaced = dialect._replace(delimiter=f"{dialect.separator} ")
     may_be_spaced = dialect.separator and not dialect.skips_spaces
-    if may_be_spaced and text_field in (first_record(record.lines, spaced) or ()):
+    if may_be_spaced and (found := selection.of(first_record(record.lines, spaced) or ())):
         return DataError(
-            f"{record.name} has a space before {text_field!r} in its header",
+            f"{record.name} has a space before {found[-1]!r} in its header",
             f"remove it, or add --set 'data.csv_delimiter=\"{spaced.delimiter}\"'",
         )
     if is_json_object(record.lines[0]):
         return DataError(f"{record.name} has JSON on its first line, not CSV", "add --set data.format=jsonl")
     single = dialect._replace(quote="'")
-    if dialect.quote and text_field in (first_record(record.lines, single) or ()):
+    if dialect.quote and selection.of(first_record(record.lines, single) or ()):
         return single_quoted_error(record)
     rows = complete_rows(record.lines, dialect)
     for delimiter in DELIMITERS:
@@ -200,9 +200,9 @@ def header_error(record: Record, names: Sequence[str], text_field: str, dialect:
         other = complete_rows(record.lines, dialect._replace(delimiter=delimiter))
         if not other or len(other[0]) == 1:
             continue
-        is_named = text_field in other[0]
+        is_named = bool(selection.of(other[0]))
         if is_named or (is_regular(other) and not (is_regular(rows) and len(rows[0]) > 1) and looks_named(other[0])):
-            field = "" if is_named else f" --set data.text_field={shlex.quote(longest_column(other))}"
+            field = "" if is_named else f" {selection.option(shlex.quote(longest_column(other)))}"
             return DataError(
                 f"{record.name} separates its columns ({shown(other[0])}) by {DELIMITER_NAMES[delimiter]}",
                 f"add --set data.csv_delimiter={typed(delimiter)}{field}",
@@ -210,16 +210,18 @@ def header_error(record: Record, names: Sequence[str], text_field: str, dialect:
     if not is_regular(rows):
         counts = ", ".join(str(len(row)) for row in rows[:SHOWN_VALUES])
         return DataError(
-            f"{record.name} has no column {text_field!r} and is probably not CSV: its first rows have {counts} values",
+            f"{record.name} has no {selection.lacking('column')} and is probably not CSV: its first rows have {counts} "
+            "values",
             AS_TEXT,
         )
     if not looks_named(names):
-        column = "" if len(names) == 1 else f" --set data.text_field={longest_column(rows, numbered=True)}"
+        column = "" if len(names) == 1 else f" {selection.option(longest_column(rows, numbered=True))}"
         return DataError(
-            f"{record.name} has no column {text_field!r}, and its first row is probably not a header: {shown(names)}",
+            f"{record.name} has no {selection.lacking('column')}, and its first row is probably not a header: "
+            f"{shown(names)}",
             f"if it has none, add --set data.csv_header=false{column}; {AS_TEXT}",
         )
-    return missing_field_error(record.name, text_field, names, shlex.quote(longest_column(rows)))
+    return selection.missing_error(record.name, names, shlex.quote(longest_column(rows)))
 
 
 def is_json_object(line: str) -> bool:

@@ -21,7 +21,7 @@ from gptcli.data.csv_errors import (
     spaced_quote_error,
     unnamed_column_error,
 )
-from gptcli.data.fields import RowPlace, text_fields
+from gptcli.data.fields import FieldSelection, RowPlace
 from gptcli.data.json_rows import split_lines
 
 SEPARATOR_LINE = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
@@ -33,15 +33,15 @@ HEAD_CHARACTERS = 1 << 20
 
 
 def csv_rows(
-    chunks: Iterator[str], name: str, config: DataConfig, delimiter: str = ","
+    chunks: Iterator[str], name: str, config: DataConfig, selection: FieldSelection, delimiter: str = ","
 ) -> Iterator[tuple[object, dict[str, str]]]:
-    """Iterate over (place, row) pairs of a text that comes in chunks; a row has only the fields that hold its text.
+    """Iterate over (place, row) pairs of a text that comes in chunks; a row has only the fields of `selection`.
 
     Blank lines are skipped, before the header too. `delimiter` is used if neither `data.csv_delimiter` nor a line sep=
     gives another.
 
     Raises:
-        DataError: the header lacks the field or has it twice, or a row is not of the header's width or cannot be read.
+        DataError: the header lacks a field or has it twice, or a row is not of the header's width or cannot be read.
     """
     dialect = Dialect(delimiter, config.csv_quote, config.csv_escape)
     lines, line, declared = open_lines(chunks, name, dialect, config.csv_header)
@@ -54,11 +54,13 @@ def csv_rows(
         for values in dialect.records(recorded(lines, kept)):
             if width < 0 and values:
                 width = len(values)
-                columns = text_columns(values, Record(0, kept, line, name), lines, config, dialect)
+                head = Record(0, kept, line, name)
                 if config.csv_header:
+                    columns = header_columns(values, head, lines, selection, dialect)
                     line += len(kept)
                     kept.clear()
                     continue
+                columns = numbered_columns(values, head, selection)
             if len(values) == width:
                 number += 1
                 row = {field: values[column] for field, column in columns}
@@ -118,25 +120,33 @@ def recorded(lines: Iterable[str], kept: list[str]) -> Iterator[str]:
         yield line
 
 
-def text_columns(
-    header: Sequence[str], record: Record, lines: Iterator[str], config: DataConfig, dialect: Dialect
+def header_columns(
+    header: Sequence[str], record: Record, lines: Iterator[str], selection: FieldSelection, dialect: Dialect
 ) -> list[tuple[str, int]]:
-    """Return the fields that hold the text, with the numbers of their columns from 0.
+    """Return the fields of `selection`, with the numbers of their columns from 0.
 
     Raises:
         DataError: the header has no such field, or two; the message considers the lines that follow in `lines`.
     """
-    if not config.csv_header:
-        names = [str(number) for number in range(1, len(header) + 1)] if len(header) > 1 else [config.text_field]
-    else:
-        names = list(header)
-    fields = text_fields(config.text_field, names)
-    if not fields and not config.csv_header:
-        raise unnamed_column_error(record, header)
+    fields = selection.of(header)
     if not fields:
         head = record._replace(lines=[*record.lines, *itertools.islice(lines, HEAD_LINES)])
-        raise header_error(head, names, config.text_field, dialect)
+        raise header_error(head, header, selection, dialect)
     for field in fields:
-        if names.count(field) > 1:
-            raise repeated_column_error(record, names, field)
+        if header.count(field) > 1:
+            raise repeated_column_error(record, header, field)
+    return [(field, header.index(field)) for field in fields]
+
+
+def numbered_columns(values: Sequence[str], record: Record, selection: FieldSelection) -> list[tuple[str, int]]:
+    """Return the fields of `selection` in a file without a header, whose first row is `values`, with the numbers of
+    their columns from 0.
+
+    Raises:
+        DataError: there is no such column.
+    """
+    names = [str(number) for number in range(1, len(values) + 1)] if len(values) > 1 else [selection.text_field]
+    fields = selection.of(names)
+    if not fields:
+        raise unnamed_column_error(record, values, selection)
     return [(field, names.index(field)) for field in fields]

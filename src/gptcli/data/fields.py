@@ -1,14 +1,27 @@
-"""The fields of a row that hold its text, whatever the file format."""
+"""The fields of a row that are read, whatever the file format."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, Literal, NamedTuple, assert_never
 
-from gptcli.data.conversations import conversation_fields
+from gptcli.data.config import DataConfig
+from gptcli.data.conversations import (
+    ANSWERS,
+    CHOSEN,
+    CONVERSATIONS,
+    QUESTIONS,
+    REJECTED,
+    TOOLS,
+    conversation_fields,
+    first,
+    preference_fields,
+)
 from gptcli.errors import DataError
 
 DEFAULT_FIELD = "text"
+Content = Literal["text", "examples", "preferences"]
+"""What rows are read as: a text each, an example to learn from, or a preference between two answers."""
 
 
 class RowPlace(NamedTuple):
@@ -20,6 +33,95 @@ class RowPlace(NamedTuple):
 
     def __str__(self) -> str:
         return f"row {self.number} of {self.name} (line {self.line})"
+
+
+class FieldSelection(NamedTuple):
+    """The fields that are read of a row.
+
+    `named` are the names of the user's own (`data.fields`) by the names that they stand for; without any, the known
+    forms are recognised.
+    """
+
+    content: Content = "text"
+    text_field: str = DEFAULT_FIELD
+    named: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def in_rows_of(cls, config: DataConfig, content: Content | None = None) -> FieldSelection:
+        """Return the selection that a configuration makes, or would make for another kind of content."""
+        return cls(content or config.kind, config.text_field, tuple(config.fields.named.items()))
+
+    def of(self, names: Collection[str]) -> tuple[str, ...]:
+        """Return the fields of a row that are read; an empty tuple if it lacks them."""
+        if self.named:
+            wanted = tuple(name for _, name in self.named)
+            return wanted if set(wanted) <= set(names) else ()
+        is_alone = first(CONVERSATIONS, names) is not None
+        match self.content:
+            case "text":
+                return text_fields(self.text_field, names)
+            case "examples":
+                beside = (*TOOLS, CHOSEN, REJECTED, *(() if is_alone else (*QUESTIONS, *ANSWERS, "label")))
+                found = conversation_fields(names) or preference_fields(names)
+            case "preferences":
+                beside = (*TOOLS, *(() if is_alone else QUESTIONS))
+                found = preference_fields(names)
+            case other:
+                assert_never(other)
+        more = tuple(name for name in beside if name in names and name not in found)
+        return (*found, *more) if found else ()
+
+    def choose(self, names: Collection[str], place: object) -> tuple[str, ...]:
+        """Return the fields of a row that are read. Raises DataError if it lacks them."""
+        fields = self.of(names)
+        if not fields:
+            raise self.missing_error(place, names)
+        return fields
+
+    def renamed(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return a row whose fields have the names that they are known by; only those that are read, if the user named
+        them.
+        """
+        return {key: row[name] for key, name in self.named} if self.named else row
+
+    def lacking(self, unit: str = "field") -> str:
+        """Return the words for the fields of a row that does not have them."""
+        if self.named:
+            return f"{unit}s {', '.join(repr(name) for _, name in self.named)}"
+        return {
+            "text": f"{unit} {self.text_field!r}",
+            "examples": f"{unit}s of an example in a known form",
+            "preferences": f"{unit}s {CHOSEN!r} and {REJECTED!r}",
+        }[self.content]
+
+    def option(self, likely: str = "...") -> str:
+        """Return the options that name the fields; `likely` is the one that may hold a text, quoted for a shell."""
+        if self.named:
+            return " ".join(f"--set data.fields.{key}=..." for key, _ in self.named)
+        return {
+            "text": f"--set data.text_field={likely}",
+            "examples": f"--set data.fields.prompt=... --set data.fields.completion={likely}",
+            "preferences": "--set data.fields.prompt=... --set data.fields.chosen=... --set data.fields.rejected=...",
+        }[self.content]
+
+    def missing_error(self, place: object, names: Iterable[str], likely: str = "...") -> DataError:
+        """Return the error for a row without the fields."""
+        names = [str(name) for name in names]
+        if self.content == "text" and not self.named:
+            return missing_field_error(place, self.text_field, names, likely)
+        if self.content == "preferences" and not self.named:
+            lacking = next((name for name in (CHOSEN, REJECTED) if name not in names), "")
+            if CHOSEN in names or REJECTED in names:
+                return DataError(f"{place} has no field {lacking!r}", "write two answers in each row, or remove it")
+            if conversation_fields(names):
+                return DataError(
+                    f"{place} has one answer, and a preference has two",
+                    "add --set data.kind=examples, or write the answers into 'chosen' and 'rejected'",
+                )
+        return DataError(
+            f"{place} has no {self.lacking()}; its fields are {', '.join(names)}",
+            f"name those that hold them: {self.option(likely)}",
+        )
 
 
 def text_fields(text_field: str, names: Collection[str]) -> tuple[str, ...]:
@@ -69,4 +171,4 @@ def described(value: Any) -> str:
         return f"an object with the fields {', '.join(map(str, value))}"
     if isinstance(value, list):
         return "a list of texts" if all(isinstance(item, str) for item in value) else "a list"
-    return f"a value of type {type(value).__name__}"
+    return "a text" if isinstance(value, str) else f"a value of type {type(value).__name__}"

@@ -13,7 +13,7 @@ from gptcli.data.config import DataConfig
 from gptcli.data.csv_dialect import Dialect, first_record
 from gptcli.data.csv_errors import DELIMITERS
 from gptcli.data.decoding import Decoding, read_text
-from gptcli.data.fields import DEFAULT_FIELD, text_fields
+from gptcli.data.fields import DEFAULT_FIELD, FieldSelection
 from gptcli.data.file_formats import AUTO, Format, format_by_ending
 from gptcli.data.json_rows import BLANKS, raw_decode
 from gptcli.errors import GptcliError
@@ -118,7 +118,7 @@ def looks_like(path: Path, config: DataConfig) -> Format:
     head, is_whole = read_prefix(path, config)
     layout = json_layout(head, is_whole)
     if layout is not None:
-        return layout if has_text(head, config.text_field) else "text"
+        return layout if has_text(head, FieldSelection.in_rows_of(config)) else "text"
     lines = head.lstrip(BLANKS).splitlines(keepends=True)[:1]
     for delimiter in DELIMITERS:
         names = first_record(lines, Dialect(delimiter)) or []
@@ -127,10 +127,10 @@ def looks_like(path: Path, config: DataConfig) -> Format:
     return "text"
 
 
-def has_text(head: str, text_field: str) -> bool:
+def has_text(head: str, selection: FieldSelection) -> bool:
     """Return whether the first object of JSON that begins with `head` has a text, or may have one after `head`."""
     try:
         row, _ = raw_decode(head.lstrip(f"{BLANKS}["))
     except (ValueError, RecursionError):
-        return f'"{text_field}"' in head
-    return isinstance(row, dict) and bool(text_fields(text_field, row))
+        return f'"{selection.text_field}"' in head
+    return isinstance(row, dict) and bool(selection.of(row))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -18,7 +18,7 @@ from gptcli.data.config import DataConfig
 from gptcli.data.conversations import MESSAGE_FIELDS, conversation_of
 from gptcli.data.csv_rows import csv_rows
 from gptcli.data.decoding import Decoding, read_text
-from gptcli.data.fields import missing_field_error, no_text_error, refuse_repeated, text_fields
+from gptcli.data.fields import FieldSelection, no_text_error, refuse_repeated
 from gptcli.data.file_formats import SourceFile
 from gptcli.data.json_rows import json_lines, json_values, split_lines
 from gptcli.data.recognize import json_layout, read_prefix
@@ -39,14 +39,15 @@ def read_rows(
         DataError: a row cannot be read, lacks the field (the message lists those it has), or has no text in it.
     """
     renderer: ChatRenderer | None = None
-    text_field = config.text_field
+    selection = FieldSelection.in_rows_of(config)
     with contextlib.ExitStack() as stack:
-        for place, row in rows_of(file, config, decoding, start, stop):
-            fields = text_fields(text_field, row)
+        for place, row in rows_of(file, config, selection, decoding, (start, stop)):
+            fields = selection.of(row)
             if not fields:
-                raise missing_text_error(place, text_field, row, file.name)
+                raise missing_fields_error(place, selection, row, file.name)
             refuse_repeated(place, row, fields)
-            value = row[text_field] if fields == (text_field,) else conversation_of(row)
+            is_text = fields == (config.text_field,) and not selection.named
+            value = row[config.text_field] if is_text else conversation_of(selection.renamed(row))
             if isinstance(value, list) and any(isinstance(item, dict) for item in value):
                 for message in value:
                     refuse_repeated(place, message, MESSAGE_FIELDS)
@@ -59,47 +60,46 @@ def read_rows(
             yield without_surrogates(value, place, decoding)
 
 
-def missing_text_error(place: object, text_field: str, row: dict[str, Any], name: str) -> DataError:
-    """Return the error for a row that lacks the field; if it holds a list of rows, the remedy extracts them."""
-    rows = next((key for key, value in row.items() if is_list_of_rows(value, text_field)), None)
+def missing_fields_error(place: object, selection: FieldSelection, row: dict[str, Any], name: str) -> DataError:
+    """Return the error for a row that lacks the fields; if it holds a list of rows, the remedy extracts them."""
+    rows = next((key for key, value in row.items() if is_list_of_rows(value, selection)), None)
     if rows is None:
         lengths = {key: len(value) for key, value in row.items() if isinstance(value, str)}
         likely = shlex.quote(max(lengths, key=lengths.__getitem__)) if lengths else "..."
-        return missing_field_error(place, text_field, row, likely)
+        return selection.missing_error(place, row, likely)
     return DataError(
-        f"{place} has no field {text_field!r}, and its field {rows!r} is a list of rows",
+        f"{place} has no {selection.lacking()}, and its field {rows!r} is a list of rows",
         f"write them into a file of their own: jq -c {shlex.quote(f'.[{strict_json.dumps(rows)}][]')} "
         f"{shlex.quote(name)} > rows.jsonl",
     )
 
 
-def is_list_of_rows(value: Any, text_field: str) -> bool:
-    """Return whether a value is a list of objects that have the field."""
-    return isinstance(value, list) and bool(value) and isinstance(value[0], dict) and text_field in value[0]
+def is_list_of_rows(value: Any, selection: FieldSelection) -> bool:
+    """Return whether a value is a list of objects that have the fields."""
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict) and bool(selection.of(value[0]))
 
 
 def rows_of(
-    file: SourceFile, config: DataConfig, decoding: Decoding, start: int, stop: int | None
+    file: SourceFile,
+    config: DataConfig,
+    selection: FieldSelection,
+    decoding: Decoding,
+    section: tuple[int, int | None] = (0, None),
 ) -> Iterator[tuple[object, dict[str, Any]]]:
-    """Iterate over (place, row) pairs; rows of CSV and of files of columns have only the fields that `text_fields`
-    names.
+    """Iterate over (place, row) pairs; rows of CSV and of files of columns have only the fields of `selection`.
+
+    `section` has the first byte, and the one after the last one, or those of row groups of a .parquet file.
     """
     path, name = file.path, file.name
-
-    def choose(names: Sequence[str]) -> tuple[str, ...]:
-        fields = text_fields(config.text_field, names)
-        if not fields:
-            raise missing_field_error(name, config.text_field, names)
-        return fields
-
+    start, stop = section
     text = read_text(path, name, decoding, start, stop)
     match file.format:
         case "parquet" | "arrow":
-            return column_rows(file, choose, decoding, start, stop)
+            return column_rows(file, selection, decoding, start, stop)
         case "csv":
-            return csv_rows(text, name, config, ",")
+            return csv_rows(text, name, config, selection, ",")
         case "tsv":
-            return csv_rows(text, name, config, "\t")
+            return csv_rows(text, name, config, selection, "\t")
         case "json":
             return json_values(text, name)
         case "jsonl" | "text":  # corpus.py reads plain text itself

@@ -20,6 +20,7 @@ from typing import BinaryIO, NamedTuple
 from gptcli.console import say
 from gptcli.data.archives import is_archive
 from gptcli.data.config import DataConfig
+from gptcli.data.fields import FieldSelection
 from gptcli.data.file_formats import AUTO, SourceFile
 from gptcli.data.folders import FileFilter, Walk, walk_archive, walk_folder, walk_glob
 from gptcli.data.layouts import laid_out_files, split_off
@@ -84,7 +85,7 @@ def files_of(source: str, config: DataConfig, cache_dir: Path) -> FoundFiles:
     if source == "-":
         return named(spool(source, config, cache_dir), source, config)
     if source.startswith("hf:"):
-        paths = spool_hugging_face(source, config.text_field, spool_directory(cache_dir))
+        paths = spool_hugging_face(source, FieldSelection.in_rows_of(config), spool_directory(cache_dir))
         several = len(paths) > 1
         names = [f"{source} part {n}" if several else source for n in range(1, len(paths) + 1)]
         return FoundFiles([SourceFile(path, name, "jsonl") for path, name in zip(paths, names, strict=True)], [])

@@ -16,7 +16,7 @@ from typing import Any
 from gptcli import strict_json
 from gptcli.console import Progress, say
 from gptcli.data.cache import is_whole, only_writer, seal, unfinished
-from gptcli.data.fields import missing_field_error, text_fields
+from gptcli.data.fields import FieldSelection
 from gptcli.errors import DataError
 from gptcli.manifest import MANIFEST_NAME, dump_with_checksum, load_with_checksum
 from gptcli.storage import HUGE, atomic_file, publish, read_regular, sha256_file, storage_errors, write_atomic
@@ -26,14 +26,16 @@ PART_BYTES = 1 << 26
 INDEX = "parts.json"
 
 
-def spool_hugging_face(source: str, text_field: str, spool: Path) -> list[Path]:
-    """Copy the texts of a data set into compressed .jsonl files, or use an existing copy.
+def spool_hugging_face(source: str, selection: FieldSelection, spool: Path) -> list[Path]:
+    """Copy the fields of `selection` of a data set into compressed .jsonl files, or use an existing copy.
 
     Raises:
         DataError: there is no such data set, config, split or field, or it cannot be reached.
         StorageError: the copy cannot be written.
     """
-    key = blake2b(strict_json.dumps([source, text_field]).encode(), digest_size=16).hexdigest()
+    is_plain = selection == FieldSelection(text_field=selection.text_field)
+    wanted = [source, selection.text_field] if is_plain else [source, *selection]
+    key = blake2b(strict_json.dumps(wanted).encode(), digest_size=16).hexdigest()
     entry = spool / f"hf-{key}"
     with only_writer(entry):
         if is_whole(entry):
@@ -42,7 +44,7 @@ def spool_hugging_face(source: str, text_field: str, spool: Path) -> list[Path]:
         else:
             reopen(entry)
             with unfinished(entry) as work, storage_errors(work):
-                copy_rows(HubStream(source, text_field), work)
+                copy_rows(HubStream(source, selection), work)
                 seal(work, entry)
                 publish(work, entry)
     return sorted(entry.glob("part-*.jsonl.zst"))
@@ -58,10 +60,10 @@ def reopen(entry: Path) -> None:
 
 
 class HubStream:
-    """The rows of `hf:NAME[:config][@split]` with the fields of their text; the split is `train` unless named."""
+    """The rows of `hf:NAME[:config][@split]` with the fields of `selection`; the split is `train` unless named."""
 
-    def __init__(self, source: str, text_field: str) -> None:
-        self.source, self.text_field, self.number = source, text_field, 0
+    def __init__(self, source: str, selection: FieldSelection) -> None:
+        self.source, self.selection, self.number = source, selection, 0
         self.rows: Any = None
 
     def open(self, state: dict[str, Any] | None, number: int) -> None:
@@ -84,7 +86,7 @@ class HubStream:
         return state
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Iterate over the rows, with only the fields of their text."""
+        """Iterate over the rows, with only the fields of the selection."""
         rows = iter(self.rows)
         while True:
             try:
@@ -94,9 +96,7 @@ class HubStream:
             if row is None:
                 return
             self.number += 1
-            fields = text_fields(self.text_field, row)
-            if not fields:
-                raise missing_field_error(f"row {self.number} of {self.source}", self.text_field, row)
+            fields = self.selection.choose(row, f"row {self.number} of {self.source}")
             yield {field: row[field] for field in fields}
 
     def read_error(self, error: Exception) -> DataError:

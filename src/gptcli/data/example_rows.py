@@ -1,0 +1,72 @@
+"""The examples and the preferences in the rows of a file.
+
+Rows are read one at a time; every error names the file and the row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from gptcli.console import shell_word
+from gptcli.data.config import DataConfig
+from gptcli.data.decoding import Decoding
+from gptcli.data.example_forms import ChatExample, Preference, example_of, preference_of
+from gptcli.data.fields import Content, FieldSelection, refuse_repeated
+from gptcli.data.file_formats import SourceFile
+from gptcli.data.rows import missing_fields_error, rows_of, without_surrogates
+from gptcli.errors import DataError
+
+
+def read_examples(
+    file: SourceFile, config: DataConfig, decoding: Decoding, start: int = 0, stop: int | None = None
+) -> Iterator[tuple[object, ChatExample]]:
+    """Iterate over (place, example) of every row of a file; str(place) names the row in errors.
+
+    With `stop` only the rows in bytes start..stop-1 are read, or of a .parquet file those in these row groups.
+
+    Raises:
+        DataError: a row cannot be read, or is not an example.
+    """
+    for place, row in chosen_rows(file, config, "examples", decoding, (start, stop)):
+        yield place, example_of(row, place)
+
+
+def read_preferences(
+    file: SourceFile, config: DataConfig, decoding: Decoding, start: int = 0, stop: int | None = None
+) -> Iterator[tuple[object, Preference]]:
+    """Iterate over (place, preference) of every row of a file, as `read_examples` does."""
+    for place, row in chosen_rows(file, config, "preferences", decoding, (start, stop)):
+        yield place, preference_of(row, place)
+
+
+def chosen_rows(
+    file: SourceFile, config: DataConfig, content: Content, decoding: Decoding, section: tuple[int, int | None]
+) -> Iterator[tuple[object, dict[str, Any]]]:
+    """Iterate over (place, row) with the fields of an example or a preference alone, by the names that are known."""
+    if file.format == "text":
+        raise DataError(
+            f"{file.name} is plain text, and {content} are rows of JSON, CSV or columns",
+            "if it holds rows, name their format: --set data.format=jsonl; a text is trained on by "
+            f"gptcli train {shell_word(file.name)} --init-from BASE",
+        )
+    selection = FieldSelection.in_rows_of(config, content)
+    for place, row in rows_of(file, config, selection, decoding, section):
+        fields = selection.of(row)
+        if not fields:
+            raise missing_fields_error(place, selection, row, file.name)
+        refuse_repeated(place, row, fields)
+        read = selection.renamed({name: row[name] for name in fields})
+        yield place, {name: whole(value, place, decoding) for name, value in read.items()}
+
+
+def whole(value: Any, place: object, decoding: Decoding) -> Any:
+    """Return a value with its texts without half surrogate pairs."""
+    if isinstance(value, str):
+        return without_surrogates(value, place, decoding)
+    if isinstance(value, list):
+        return [whole(item, place, decoding) for item in value]
+    if isinstance(value, dict):
+        for key, item in value.items():  # in place, since an object may know that its keys are repeated
+            value[key] = whole(item, place, decoding)
+    return value
