@@ -97,7 +97,7 @@ def text_of(value: Any, place: object) -> str:
         kinds = {str(part.get("type", "?")) for part in value if isinstance(part, Mapping) and not part.get("text")}
         raise DataError(
             f"{place} has parts that are not text ({', '.join(sorted(kinds)) or 'not objects'})",
-            "gptcli trains on text alone; remove these parts, or the row",
+            "remove these parts, or the row; only text is trained on",
         )
     raise DataError(f"{place} holds {described(value)}, not a text", "write it as a text, in quotes")
 

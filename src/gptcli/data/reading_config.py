@@ -18,8 +18,9 @@ def reading_settings(assignments: Sequence[str]) -> RawConfig:
     """
     given = merge(*map(parse_assignment, assignments))
     for name in given.origins:
-        section, _, key = name.partition(".")
-        if section != "data" or (key not in READING_KEYS and key.split(".")[0] in DataConfig.model_fields):
+        section, _, path = name.partition(".")
+        key = path.split(".")[0]
+        if section != "data" or (key not in READING_KEYS and key in DataConfig.model_fields):
             raise ConfigError(
                 f"--set {name} does not apply to a command that only reads texts",
                 f"use one of {', '.join(f'data.{key}' for key in READING_KEYS)}",

@@ -200,7 +200,7 @@ def scan_texts(sources: Sequence[str], workspace: Workspace) -> CorpusScan:
     if not corpus.files:
         raise DataError("no corpus is named", "name a text file, a directory, hf:NAME or python:stdlib")
     files = look_at([*val.files, *corpus.files])
-    settings = config.model_dump(mode="json", exclude=NOT_OF_TEXTS)
+    settings = config.model_dump(mode="json", exclude=NOT_OF_TEXTS | (set() if config.fields.named else {"fields"}))
     settings["chat_template"] = read_template(config.chat_template)  # a file's content may change
     entry = cache_dir / "scans" / cache_key(files, len(val.files), settings, workspace.seed)
     with only_writer(entry):

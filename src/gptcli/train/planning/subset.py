@@ -20,6 +20,7 @@ from gptcli.data.chat import read_template
 from gptcli.data.config import READING_KEYS, DataConfig
 from gptcli.data.corpus import nothing_readable_error, read_pieces, refusal
 from gptcli.data.decoding import Decoding
+from gptcli.data.field_names import FieldNames
 from gptcli.data.file_formats import SourceFile
 from gptcli.data.left_out import LeftOut
 from gptcli.data.mix import MixScan, scan_mix
@@ -56,7 +57,10 @@ def scan_subset(workspace: Workspace, corpus_bytes: int | None) -> MixScan:
                 require_same(looked)
         notices = notices_of(entry)
     rows = config.model_copy(
-        update={"format": "auto", "text_field": "text", "document_separator": None, "encoding": "utf-8"}
+        update={
+            **{"format": "auto", "text_field": "text", "fields": FieldNames()},
+            **{"document_separator": None, "encoding": "utf-8"},
+        }
     )
     scan = replace(
         scan_texts([str(entry / EXCERPT)], replace(workspace, config=rows)),
