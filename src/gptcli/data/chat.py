@@ -1,7 +1,7 @@
-"""Rendering of rows that hold a conversation instead of a text, by a chat template.
+"""Rendering of conversations by chat templates: a text for each row that holds a conversation instead of a text.
 
 A template is a program, and often someone else's. It is rendered by a limited process, in jinja2's immutable sandbox,
-with limits on memory, on time and on what it writes; it gets the messages and nothing else.
+with limits on memory, on time and on what it writes; it gets the messages and nothing else of the machine.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ CPU_SECONDS = 8
 """Processor time for one of these. The process ends after it even if this process no longer exists to end it."""
 MEMORY_BYTES = 2**28
 """Memory that compiling and rendering may take beyond that of the process when it is ready."""
+DEFAULT, OF_MODEL = "auto", "model"
+"""Values of data.chat_template: the usual template of a kind of data, and the template of the tokenizer."""
 REMEDY = "correct the template (data.chat_template)"
 NO_DATE = "'strftime_now' is undefined"
 """The error of jinja2 for a template that uses today's date if no date is configured."""
@@ -45,11 +47,16 @@ def read_template(name: str) -> str:
     """Return the source of a template: a built-in one, or a file.
 
     Raises:
-        DataError: it is larger than any template.
+        DataError: it is larger than any template, or it is the model's own, which texts are not rendered by.
         StorageError: it cannot be read.
     """
-    if name == CHATML:
+    if name in (CHATML, DEFAULT):
         return CHATML_SOURCE
+    if name == OF_MODEL:
+        raise DataError(
+            "data.chat_template is the model's own template, but data.kind is text, which no model has begun",
+            "name a template by --set data.chat_template=FILE, or leave data.chat_template out",
+        )
     with storage_errors(name, "read the chat template"):
         try:
             return read_named(Path(name), MAX_TEMPLATE_BYTES).decode(errors="replace")
@@ -59,20 +66,19 @@ def read_template(name: str) -> str:
             ) from error
 
 
-class ChatRenderer:
-    """A renderer that turns conversations into texts, always the same ones. It is a context manager, whose end ends its
-    process.
+class TemplateProcess:
+    """A limited process with one template. It is a context manager, whose end ends the process.
 
     Args:
-        template: chatml, or the path of a template.
+        source: the template.
         date: the date that the template gets as today's, YYYY-MM-DD; None for no date.
 
     Raises:
-        DataError: the template cannot be read or compiled.
+        DataError: the template cannot be compiled.
     """
 
-    def __init__(self, template: str, date: str | None = None) -> None:
-        self.source = read_template(template)
+    def __init__(self, source: str, date: str | None = None) -> None:
+        self.source = source
         self.process = start("gptcli.data.render", [], ProcessLimits(MEMORY_BYTES))
         self.requests = cast("io.BufferedWriter", self.process.stdin)  # both are pipes, which `start` opens
         self.answers = LineReader(cast("io.BufferedReader", self.process.stdout))
@@ -97,52 +103,74 @@ class ChatRenderer:
         self.requests.close()
         self.answers.pipe.close()
 
-    def render(self, messages: Any, place: object) -> str:
-        """Return the text of a list of {"role", "content"} tables; `place` names the row in errors.
-
-        Raises:
-            DataError: it is not such a list, or the template fails on it, or takes too long or too much memory.
-        """
-        if not is_conversation(messages):
-            raise DataError(
-                f"{place} is not a conversation", 'write a list of {"role": "user", "content": "..."} tables'
-            )
-        if self.source == CHATML_SOURCE:
-            messages = [plain_message(message, place) for message in messages]
-        return self.request({"messages": messages}, place, "rendered", ROW_SECONDS)
-
-    def request(self, content: dict[str, Any], place: object, done: str, seconds: float) -> str:
-        """Send a request to the process, and return the text of its answer."""
+    def request(self, content: dict[str, Any], place: object, done: str, seconds: float) -> dict[str, Any]:
+        """Send a request to the process, and return its answer."""
         with contextlib.suppress(BrokenPipeError):  # the process has ended, which `receive` reports
             self.requests.write(strict_json.dumps(content).encode() + b"\n")
             self.requests.flush()
         return self.receive(place, done, seconds)
 
-    def receive(self, place: object, done: str, seconds: float) -> str:
-        """Return the text of the next answer. Raises DataError if it is an error, is late, or does not come."""
+    def receive(self, place: object, done: str, seconds: float) -> dict[str, Any]:
+        """Return the next answer. Raises DataError if it is an error, is late, or does not come."""
         answer = self.answers.next_line(seconds)
         if answer is None:
             raise DataError(f"{place} takes more than {seconds:g} s to be {done}", REMEDY)
         failed = f"{place} cannot be {done}"
         if not answer:
             raise DataError(f"{failed}: {self.end()}", REMEDY)
-        reply = strict_json.parse(answer)
-        if NO_DATE in reply.get("error", ""):
-            today = datetime.date.today().isoformat()
-            raise DataError(
-                f"{failed}: the chat template writes today's date, which would give another text every day",
-                f"give a date: --set data.chat_date={today}",
-            )
+        reply: dict[str, Any] = strict_json.parse(answer)
         if "error" in reply:
-            raise DataError(f"{failed}: {reply['error']}", REMEDY)
-        text: str = reply["text"]
-        return text
+            raise template_error(failed, reply["error"])
+        return reply
 
     def end(self) -> str:
         """Return a clause that says how the process ended."""
         code = self.process.wait()
         how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
         return f"its process ended {how}"
+
+
+class ChatRenderer(TemplateProcess):
+    """A renderer that turns conversations into texts, always the same ones.
+
+    Args:
+        template: chatml, or the path of a template.
+        date: the date that the template gets as today's, YYYY-MM-DD; None for no date.
+
+    Raises:
+        DataError: the template cannot be read or compiled.
+    """
+
+    def __init__(self, template: str, date: str | None = None) -> None:
+        super().__init__(read_template(template), date)
+
+    def render(self, messages: Any, place: object) -> str:
+        """Return the text of a list of {"role", "content"} tables; `place` names the row in errors.
+
+        Raises:
+            DataError: it is not such a list, or the template fails on it, or takes too long or too much memory.
+        """
+        require_conversation(messages, place)
+        if self.source == CHATML_SOURCE:
+            messages = [plain_message(message, place) for message in messages]
+        text: str = self.request({"messages": messages}, place, "rendered", ROW_SECONDS)["text"]
+        return text
+
+
+def template_error(failed: str, reason: str) -> DataError:
+    """Return the error for a template that fails for a reason that jinja2 gives."""
+    if NO_DATE in reason:
+        return DataError(
+            f"{failed}: the chat template writes today's date, which would give another text every day",
+            f"give a date: --set data.chat_date={datetime.date.today().isoformat()}",
+        )
+    return DataError(f"{failed}: {reason}", REMEDY)
+
+
+def require_conversation(messages: Any, place: object) -> None:
+    """Raise a DataError if a value is not a list of messages."""
+    if not is_conversation(messages):
+        raise DataError(f"{place} is not a conversation", 'write a list of {"role": "user", "content": "..."} tables')
 
 
 def is_conversation(messages: Any) -> bool:

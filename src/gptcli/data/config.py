@@ -107,8 +107,14 @@ class DataConfig(Config):
     """The first row of CSV names the columns; if not, data.text_field is the number of a column, from 1, and need not
     be set if there is only one column."""
 
-    chat_template: Annotated[str, StringConstraints(min_length=1)] = "chatml"
-    """The template that makes a text of a conversation: chatml, or a file with a Jinja template, as models have one."""
+    chat_template: Annotated[str, StringConstraints(min_length=1)] = "auto"
+    """The template that makes a text of a conversation: chatml, a file with a Jinja template, or model for the one that
+    the tokenizer of the base model has. auto is the model's own if it has one, and chatml otherwise and for kind
+    text."""
+
+    special_tokens: tuple[Annotated[str, StringConstraints(min_length=1)], ...] = ()
+    """Further special tokens that the chat template writes, such as <|user|>: the tokenizer gets those that it lacks.
+    Those of chatml need not be named. Kind text has none."""
 
     chat_date: str | None = None
     """The date, as 2026-11-30, that a chat template gets from strftime_now. Without it that function is not defined,
@@ -181,6 +187,12 @@ class DataConfig(Config):
     def names_and_weights(self) -> tuple[tuple[str, ...], tuple[float, ...]]:
         """The titles of the corpora of the mix, and their weights."""
         return tuple(entry.title for entry in self.mix), tuple(entry.weight for entry in self.mix)
+
+    @field_validator("special_tokens", mode="before")
+    @classmethod
+    def separate_tokens(cls, value: Any) -> Any:
+        """Accept tokens in one text, with commas between them."""
+        return tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
 
     @field_validator("include", "exclude", mode="before")
     @classmethod

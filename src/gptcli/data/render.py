@@ -1,9 +1,15 @@
 """Rendering of chat templates in a limited process, which chat.py starts.
 
 It writes one JSON line, {"text": ""}, when it is ready. Then it reads JSON lines: first {"template", "longest", "date",
-"seconds"}, then {"messages"} for each conversation; it answers each with one line, {"text"} or {"error"}. A
-conversation gives the same text whenever it is rendered: the date is fixed, and random numbers follow from the
-messages.
+"seconds"}, then a request for each conversation; it answers each with one line. A conversation gives the same text
+whenever it is rendered: the date is fixed, and random numbers follow from the messages.
+
+A request {"messages"} is answered by {"text"} or {"error"}. A request that also has "renders" asks for several
+renderings of the messages with "variables"; each of these is {"stop": n} for the first n messages, {"stop": n, "asks":
+true} with add_generation_prompt, or {"stop": n, "answer": text} with a message of the assistant after them, whose
+rendering is cut before the text. The answer is {"renders"}, a list with {"text"} of the first one, and of each other
+one {"text"}, {"length"} if it is the beginning of the first text, or {"error"}. In the first text "marks" are put
+around what `{% generation %}` encloses.
 """
 
 from __future__ import annotations
@@ -30,35 +36,95 @@ OBJECT = re.compile(r"<[^<>]* at 0x[0-9a-f]+>")
 processes."""
 
 
+ESCAPE = re.compile(r"\\(?:u(fdd[0-9a-f])|.)")
+"""Matches an escape of JSON; its group is the number of a noncharacter, U+FDD0 to U+FDDF."""
+
+
 def main(arguments: list[str]) -> None:
     """Answer requests until stdin ends."""
     answer({"text": ""})
     first = strict_json.parse(sys.stdin.readline())
     allow_cpu_seconds(first["seconds"])
     try:
-        template = environment(first["date"]).from_string(first["template"])
+        renderer = Renderer(environment(first["date"]), first)
         answer({"text": ""})
     except Exception as error:  # a template is compiled to Python, whose compiler has errors of its own
         answer({"error": reason(error)})
         return
     for line in sys.stdin:
-        allow_cpu_seconds(first["seconds"])
+        request = strict_json.parse(line)
+        answer(
+            {"renders": renderer.renders(request, line)} if "renders" in request else renderer.attempt(request, line)
+        )
+
+
+class Renderer:
+    """Renders conversations by one template."""
+
+    def __init__(self, environment: MarkingEnvironment, first: dict[str, Any]) -> None:
+        """Compile the template of the first request."""
+        self.environment, self.longest, self.seconds = environment, first["longest"], first["seconds"]
+        self.template = environment.from_string(first["template"])
+
+    def renders(self, request: dict[str, Any], line: str) -> list[dict[str, Any]]:
+        """Return the renderings that a request asks for; those after the first are compared with it."""
+        first, *others = request["renders"]
+        begin, end = request["marks"]
+        self.environment.generation_begin, self.environment.generation_end = begin, end
+        answers = [self.one(request, first, line)]
+        self.environment.generation_begin = self.environment.generation_end = ""
+        if "error" in answers[0]:
+            return answers
+        whole = answers[0]["text"].replace(begin, "").replace(end, "")
+        for wanted in others:
+            found = self.one(request, wanted, line)
+            is_beginning = "text" in found and whole.startswith(found["text"])
+            answers.append({"length": len(found["text"])} if is_beginning else found)
+        return answers
+
+    def one(self, request: dict[str, Any], wanted: dict[str, Any], line: str) -> dict[str, Any]:
+        """Return one rendering, or the reason why there is none."""
+        messages, text = request["messages"][: wanted["stop"]], wanted.get("answer")
+        if text is not None:
+            messages = [*messages, {"role": "assistant", "content": text}]
+        asks = bool(wanted.get("asks"))
+        found = self.attempt({**request["variables"], "messages": messages, "add_generation_prompt": asks}, line)
+        if text is None or "error" in found:
+            return found
+        before, mark, _ = found["text"].partition(text)
+        return {"text": before} if mark else {"error": "it does not write the content of an answer"}
+
+    def attempt(self, variables: dict[str, Any], line: str) -> dict[str, Any]:
+        """Return the text that the template writes, or the reason why it fails. Its random numbers follow from the
+        request's `line`.
+        """
+        allow_cpu_seconds(self.seconds)
         random.seed(line)
         try:
-            text = limited(template.generate(**strict_json.parse(line)), first["longest"])
+            text = limited(self.template.generate(**variables), self.longest)
             refuse_objects(text, line)
-            answer({"text": text})
+            return {"text": text}
         except Exception as error:  # a template can raise whatever Python does
-            answer({"error": reason(error)})
+            return {"error": reason(error)}
 
 
-def environment(date: str | None) -> ImmutableSandboxedEnvironment:
+class MarkingEnvironment(ImmutableSandboxedEnvironment):
+    """An environment that marks what `{% generation %}` encloses.
+
+    Attributes:
+        generation_begin, generation_end: the marks; empty for none.
+    """
+
+    generation_begin = generation_end = ""
+
+
+def environment(date: str | None) -> MarkingEnvironment:
     """Return the environment that transformers offers to the templates of models.
 
     Args:
         date: today's date, for `strftime_now`, as YYYY-MM-DD; without it that function is not defined.
     """
-    made = ImmutableSandboxedEnvironment(
+    made = MarkingEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", GenerationTag]
     )
     made.filters["tojson"] = to_json
@@ -88,8 +154,8 @@ def require_public(name: object) -> None:
 
 
 class GenerationTag(Extension):
-    """The tag `{% generation %}...{% endgeneration %}`, which marks an answer of the assistant; its content is rendered
-    as usual.
+    """The tag `{% generation %}...{% endgeneration %}`, which encloses an answer of the assistant; its content is
+    rendered as usual, between the marks that the environment has as `generation_begin` and `generation_end`.
     """
 
     tags = {"generation"}  # noqa: RUF012  # as jinja2 declares it
@@ -97,7 +163,9 @@ class GenerationTag(Extension):
     def parse(self, parser: Parser) -> nodes.Node:
         """Parse the tag and its content."""
         line = next(parser.stream).lineno
-        return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True)).set_lineno(line)
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        begin, end = (nodes.Output([nodes.EnvironmentAttribute(f"generation_{side}")]) for side in ("begin", "end"))
+        return nodes.Scope([begin, *body, end]).set_lineno(line)
 
 
 def refuse_objects(text: str, messages: str) -> None:
@@ -107,8 +175,16 @@ def refuse_objects(text: str, messages: str) -> None:
 
 
 def to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
-    """Return a value as JSON, as the filter of transformers does."""
-    return strict_json.dumps(value, ensure_ascii=ensure_ascii, **options)
+    """Return a value as JSON, as the filter of transformers does. Noncharacters stay characters, since those in the
+    messages are marks.
+    """
+    text = strict_json.dumps(value, ensure_ascii=ensure_ascii, **options)
+    return ESCAPE.sub(unescaped_mark, text) if ensure_ascii and "\\ufdd" in text else text
+
+
+def unescaped_mark(escape: re.Match[str]) -> str:
+    """Return the noncharacter that an escape of JSON stands for, and any other escape as it is."""
+    return chr(int(escape[1], 16)) if escape[1] else escape[0]
 
 
 def raise_exception(message: object) -> NoReturn:
@@ -143,6 +219,6 @@ def reason(error: BaseException) -> str:
     return " ".join(said.split())[:300]
 
 
-def answer(reply: dict[str, str]) -> None:
+def answer(reply: dict[str, Any]) -> None:
     """Write one answer."""
     print(strict_json.dumps(reply), flush=True)

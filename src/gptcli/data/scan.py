@@ -47,7 +47,7 @@ from gptcli.storage import HUGE, read_regular, write_atomic, write_file
 
 SCAN, SECTIONS, CHARACTERS = "scan.json", "sections.json", "train-characters.txt"
 LOOKED = "looked.json"
-NOT_OF_TEXTS = {"corpus", "mix", "tokenizer", "pack", "kind", "loss_on", "too_long"}
+NOT_OF_TEXTS = {"corpus", "mix", "tokenizer", "pack", "kind", "loss_on", "too_long", "special_tokens"}
 """The keys of `data` that do not change the scan of texts."""
 
 

@@ -126,6 +126,22 @@ def writes_bytes(splitter: Mapping[str, Any]) -> bool:
     return splitter.get("type") == "ByteLevel" and not splitter["add_prefix_space"]
 
 
+def joins_plainly(spec: Mapping[str, Any]) -> bool:
+    """Return whether nothing is put before a text: the ids of two texts, joined, are then those of the whole text
+    wherever no token of it crosses the cut.
+    """
+    splitter = spec.get("pre_tokenizer") or {}
+    *splits, last = splitter.get("pretokenizers") or [splitter]
+    are_splits = all(type_of(split) in ("Split", "Digits", "Punctuation") for split in splits)
+    is_plain = writes_bytes(last) if last else True
+    return (
+        model_type(spec["model"]) == "BPE"
+        and type_of(spec.get("normalizer")) in (None, "NFC")
+        and are_splits
+        and is_plain
+    )
+
+
 def splits_lines(splitter: Mapping[str, Any]) -> bool:
     """Return whether this pre-tokenizer splits by one of LINE_SPLITS and then writes the words as bytes."""
     if splitter.get("type") != "Sequence" or len(splitter["pretokenizers"]) != 2:

@@ -26,6 +26,7 @@ from gptcli.tokenizer.files import CHAT_TEMPLATE_FILE, SETTINGS_FILE, TOKENIZER_
 from gptcli.tokenizer.folders import read_tokenizer
 from gptcli.tokenizer.framing import DocumentFraming
 from gptcli.tokenizer.library import call_within, library_errors
+from gptcli.tokenizer.segments import Segment, SegmentEncoder
 from gptcli.tokenizer.special import added_before, find_bos_id, find_eos_id, find_unk_id, named_id
 from gptcli.tokenizer.stream import BackendStream, ByteStream
 from gptcli.tokenizer.structure import is_byte_level, is_known, is_lossless, kind_name
@@ -108,6 +109,39 @@ class Tokenizer:
         named = {key: None if id is None else self.backend.id_to_token(id) for key, id in ids.items()}
         return Tokenizer(self.backend, {**self.settings, FRAMING: named})
 
+    def with_special_tokens(self, names: Sequence[str]) -> Tokenizer:
+        """Return this tokenizer with special tokens of these names; those that it lacks get ids after the largest.
+
+        A name that is a token already keeps its id.
+
+        Raises:
+            TokenizerError: a name is empty, or the library gives a new token another id.
+        """
+        missing = [name for name in dict.fromkeys(names) if name not in self.segment_encoder.special_ids]
+        if not missing:
+            return self
+        if not all(name.strip() for name in missing):
+            raise TokenizerError("a special token has no name", "give every special token a text")
+        backend = tokenizers.Tokenizer.from_str(self.backend.to_str())
+        new = [name for name in missing if backend.token_to_id(name) is None]
+        with library_errors("the special tokens cannot be added"):
+            backend.add_special_tokens(
+                [tokenizers.AddedToken(name, special=True, normalized=False) for name in missing]
+            )
+        for place, name in enumerate(new):
+            if backend.token_to_id(name) != self.vocab_size + place:
+                raise TokenizerError(
+                    f"the special token {name!r} cannot be added after the id {self.vocab_size + place - 1:,}",
+                    "use a tokenizer whose ids have no gaps",
+                )
+        return Tokenizer(backend, self.settings)
+
+    def with_chat_template(self, source: str) -> Tokenizer:
+        """Return this tokenizer with another chat template."""
+        if source == self.chat_template:
+            return self
+        return Tokenizer(self.backend, {**self.settings, "chat_template": source})
+
     def for_export(self) -> Tokenizer:
         """Return this tokenizer for programs that use special tokens only: its bos and eos are those of the framing.
 
@@ -161,6 +195,26 @@ class Tokenizer:
     def encode_batch(self, texts: Iterable[str]) -> list[np.ndarray]:
         """Return the ids of every text, uint32. Memory grows with the ids only, beside some megabytes."""
         return self.encoder.encode_batch(texts)
+
+    def encode_segments(self, segments: Sequence[Segment]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the ids (T,) uint32 of a text in segments, and for each whether it is in the loss, (T,) bool.
+
+        Raises:
+            TokenizerError: a segment is not the special token that it says to be, or a text cannot be encoded.
+        """
+        parts = self.segment_encoder.encode(segments)
+        flags = np.array([segment.in_loss for segment in segments], dtype=bool)
+        ids = np.concatenate(parts) if parts else np.empty(0, dtype=np.uint32)
+        return ids, np.repeat(flags, [len(part) for part in parts])
+
+    @cached_property
+    def segment_encoder(self) -> SegmentEncoder:
+        """The encoder of texts that are given in segments, in which the special tokens are those of tokenizer.json and
+        those that tokenizer_config.json names.
+        """
+        named = (self.bos_id, self.eos_id, self.unk_id, self.framing.begin_id, self.framing.end_id)
+        ids = {self.backend.id_to_token(id) or "": id for id in named if id is not None}
+        return SegmentEncoder(self.backend, self.spec(), ids, self.encode_batch)
 
     def clear_cache(self) -> None:
         """Free the memory that makes encoding faster and grows with the text."""

@@ -1,0 +1,260 @@
+"""The ids of conversations, the same in training, in evaluation and at inference."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Sequence
+from typing import Any, Literal, NamedTuple, Self
+
+import numpy as np
+
+from gptcli.console import say
+from gptcli.data.chat import REMEDY
+from gptcli.data.chat_rendering import ASSISTANT, TurnRenderer
+from gptcli.data.chat_spans import AnswerSpan, Beginning, Rendering, difference, ended
+from gptcli.data.chat_template import ChatTemplate
+from gptcli.data.content_marks import unmarked
+from gptcli.errors import DataError
+from gptcli.tokenizer.segments import Segment
+from gptcli.tokenizer.tokenizer import Tokenizer
+
+LossOn = Literal["all", "assistant", "completion"]
+
+
+class TurnSpan(NamedTuple):
+    """The tokens of one message, with what the template writes around it.
+
+    Attributes:
+        role: the role of the message.
+        start: its first token.
+        stop: the token after its last one.
+    """
+
+    role: str
+    start: int
+    stop: int
+
+
+class EncodedConversation(NamedTuple):
+    """A conversation as tokens.
+
+    Attributes:
+        ids: the tokens, (T,) uint32.
+        in_loss: whether a model learns to write each, (T,) bool.
+        turns: the tokens of each message. A message that the template writes into the next one has none.
+    """
+
+    ids: np.ndarray
+    in_loss: np.ndarray
+    turns: tuple[TurnSpan, ...]
+
+
+class Piece(NamedTuple):
+    """A segment, and the place in the rendered text where it starts."""
+
+    start: int
+    segment: Segment
+
+
+class ChatEncoder:
+    """Encodes conversations by a chat template. It is a context manager, which owns the process of the template.
+
+    What a message holds never becomes a special token. An answer is in the loss up to and including the special token
+    that ends it. Where the template ends answers by text alone, a conversation ends with its last answer and the
+    tokenizer's end-of-text token, so that a model learns to stop in any case.
+
+    Attributes:
+        stop_ids: the tokens that end an answer: that of the template, and the tokenizer's end of a text.
+    """
+
+    def __init__(
+        self, template: ChatTemplate, tokenizer: Tokenizer, *, loss_on: LossOn = "assistant", date: str | None = None
+    ) -> None:
+        """Start the process of the template.
+
+        Args:
+            template: the template.
+            tokenizer: the tokenizer, with the special tokens of the template; what it lacks is read as letters, which a
+                line on stderr says.
+            loss_on: what is in the loss: every token, the answers of the assistant, or the last of these.
+            date: today's date for the template, YYYY-MM-DD; None for no date.
+
+        Raises:
+            DataError: the template cannot be compiled.
+        """
+        self.tokenizer, self.loss_on = tokenizer, loss_on
+        say_unknown(template, tokenizer)
+        self.renderer = TurnRenderer(template, tokenizer, date)
+        special_ids = tokenizer.segment_encoder.special_ids
+        ends = {special_ids[name] for name in self.renderer.stop_names}
+        self.stop_ids = frozenset(ends | {id for id in (tokenizer.eos_id, tokenizer.framing.stop_id) if id is not None})
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process."""
+        self.renderer.close()
+
+    def conversation(self, messages: Any, place: object, tools: Any = None) -> EncodedConversation:
+        """Return the tokens of a conversation for training and evaluation.
+
+        Args:
+            messages: a list of {"role", "content"} tables.
+            place: what to call the conversation in errors.
+            tools: the tools that the assistant may call, as JSON schemas.
+
+        Raises:
+            DataError: it is no conversation, the template fails on it, or it cannot be told what the assistant writes.
+        """
+        messages = self.renderer.prepared(messages, place)
+        rendering = self.renderer.conversation(messages, place, tools)
+        numbers = [number for number, message in enumerate(messages) if message["role"] == ASSISTANT]
+        required = {"all": [], "assistant": numbers, "completion": numbers[-1:]}[self.loss_on]
+        answers = self.answers(rendering, numbers, required, place)
+        learnt = [answer for number, answer in answers if number in required]
+        text, ending = rendering.text, list[Segment]()
+        last = answers[-1][1] if answers and answers[-1][0] == numbers[-1] else None
+        if last is not None and not last.is_ended:
+            text = text if self.loss_on == "all" else text[: last.stop]
+            ending = [Segment(self.end_token(place), True, True)]
+        if self.loss_on == "all":
+            learnt = [AnswerSpan(0, len(text), True)]
+        pieces = self.pieces(text, [answer for _, answer in answers], learnt, place)
+        segments = [*(segment for _, segment in pieces), *ending]
+        parts = self.tokenizer.segment_encoder.encode(segments)
+        lengths = [len(part) for part in parts]
+        flags = np.array([segment.in_loss for segment in segments], dtype=bool)
+        edges = [self.edge(bound, pieces, parts) for bound in rendering.turns(len(messages))[:-1]] + [sum(lengths)]
+        turns = zip(messages, edges, edges[1:], strict=False)
+        spans = tuple(TurnSpan(message["role"], start, stop) for message, start, stop in turns)
+        return EncodedConversation(np.concatenate(parts), np.repeat(flags, lengths), spans)
+
+    def prompt(self, messages: Any, place: object, tools: Any = None) -> list[int]:
+        """Return the tokens of a conversation up to where the assistant is to write; the arguments are those of
+        `conversation`, whose tokens begin with these.
+
+        Raises:
+            DataError: it is no conversation, or the template fails on it.
+        """
+        messages = self.renderer.prepared(messages, place)
+        rendering = self.renderer.prompt(messages, place, tools)
+        numbers = [number for number, message in enumerate(messages) if message["role"] == ASSISTANT]
+        answers = [answer for _, answer in self.answers(rendering, numbers, (), place)]
+        ids, _ = self.tokenizer.encode_segments(
+            [piece.segment for piece in self.pieces(rendering.text, answers, (), place)]
+        )
+        found: list[int] = ids.tolist()
+        return found
+
+    def answers(
+        self, rendering: Rendering, numbers: Sequence[int], required: Collection[int], place: object
+    ) -> list[tuple[int, AnswerSpan]]:
+        """Return the places of the answers, with the numbers of their messages. Those that are not required are left
+        out if they cannot be found.
+
+        Raises:
+            DataError: a required one cannot be found.
+        """
+        text, starts, found = rendering.text, dict[int, int](), list[tuple[int, AnswerSpan]]()
+        parts = self.renderer.marks.parts(text)
+        for number in numbers:
+            start = rendering.start(number)
+            stop = Beginning(len(text)) if rendering.generated else rendering.ends[number + 1]
+            wrong = next((beginning for beginning in (start, stop) if beginning.length is None), None)
+            if start.length is not None and stop.length is not None and start.length <= stop.length:
+                starts[number] = start.length
+                if not rendering.generated:
+                    found.append((number, ended(text, start.length, stop.length, parts, self.renderer.stop_names)))
+            elif number in required:
+                can_complete = number != numbers[-1]
+                raise prefix_error(place, number, wrong or stop, text, can_complete)
+        for start_place, stop_place in rendering.generated:
+            owners = [number for number, start_of in starts.items() if start_of < stop_place]
+            if owners:
+                found.append((owners[-1], ended(text, start_place, stop_place, parts, self.renderer.stop_names)))
+        return found
+
+    def pieces(
+        self, text: str, answers: Sequence[AnswerSpan], learnt: Sequence[AnswerSpan], place: object
+    ) -> list[Piece]:
+        """Return the segments of a rendered text: its special tokens, and the texts between them, cut where an answer
+        starts and stops, so that the tokens of a prompt are those with which a conversation begins.
+        """
+        cuts = sorted({place for answer in answers for place in (answer.start, answer.stop)})
+        pieces = []
+        for start, stop, is_special in self.renderer.marks.parts(text):
+            inner = [] if is_special else [cut for cut in cuts if start < cut < stop]
+            for begin, end in itertools.pairwise([start, *inner, stop]):
+                in_loss = any(answer.start <= begin and end <= answer.stop for answer in learnt)
+                pieces.append(Piece(begin, Segment(unmarked(text[begin:end]), is_special, in_loss)))
+        require_characters(pieces, place)
+        return pieces
+
+    def edge(self, bound: int, pieces: Sequence[Piece], parts: Sequence[np.ndarray]) -> int:
+        """Return the number of tokens before a place in the rendered text."""
+        count = 0
+        for number, (piece, part) in enumerate(zip(pieces, parts, strict=False)):
+            stop = pieces[number + 1].start if number + 1 < len(pieces) else None
+            if stop is None or bound < stop:
+                text = piece.segment.text[: max(0, bound - piece.start)]
+                if bound <= piece.start or piece.segment.is_special:
+                    return count
+                return count + min(len(part), len(self.tokenizer.encode_batch([text])[0]))
+            count += len(part)
+        return count
+
+    def end_token(self, place: object) -> str:
+        """Return the name of the token that ends an answer where the template has none.
+
+        Raises:
+            DataError: the tokenizer has no token that ends a text.
+        """
+        stop_id = self.tokenizer.framing.stop_id
+        if stop_id is None:
+            raise DataError(
+                f"{place}: neither the chat template nor the tokenizer has a token that ends an answer",
+                "use a template that has one: --set data.chat_template=chatml",
+            )
+        return str(self.tokenizer.backend.id_to_token(stop_id))
+
+
+def say_unknown(template: ChatTemplate, tokenizer: Tokenizer) -> None:
+    """Say on stderr what the template writes in the form of special tokens and the tokenizer reads as letters."""
+    unknown = template.unknown_tokens(tokenizer)
+    if unknown:
+        names = ",".join(unknown)
+        say(
+            f"The chat template writes {', '.join(unknown)}, for which the tokenizer has no token: read as letters. "
+            f"If they are to be special tokens: --set 'data.special_tokens={names}'"
+        )
+
+
+def require_characters(pieces: Sequence[Piece], place: object) -> None:
+    """Raise a DataError if a text has half a surrogate pair, which no tokenizer can read."""
+    for _, segment in pieces:
+        if not segment.text.isascii():
+            try:
+                segment.text.encode()
+            except UnicodeEncodeError as error:
+                raise DataError(
+                    f"{place} has half a surrogate pair, which is no character",
+                    "repair the row, or put U+FFFD there with --set data.encoding_errors=replace",
+                ) from error
+
+
+def prefix_error(place: object, number: int, beginning: Beginning, text: str, can_complete: bool) -> DataError:
+    """Return the error for an answer whose place cannot be told."""
+    if beginning.error:
+        what = f"fails on the conversation up to there ({beginning.error})"
+    else:
+        alone, whole = (unmarked(shown) for shown in difference(beginning.text, text))
+        what = f"writes the conversation up to there as {alone!r} if it ends there, and as {whole!r} if more follows"
+    completion = "train on last answers only: --set data.loss_on=completion, or " if can_complete else ""
+    return DataError(
+        f"{place}: what the assistant writes in message {number + 1} cannot be told, since the chat template {what}",
+        f"{completion}{REMEDY}: put the answers between {{% generation %}} and {{% endgeneration %}}",
+    )

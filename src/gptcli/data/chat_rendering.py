@@ -1,0 +1,186 @@
+"""Renderings of a conversation and of its beginnings by one chat template."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gptcli.data.chat import CHATML, ROW_SECONDS, UNWRITTEN, TemplateProcess, plain_message, template_error
+from gptcli.data.chat_spans import Beginning, Rendering
+from gptcli.data.chat_template import ChatTemplate
+from gptcli.data.content_marks import ANSWER, BEGIN, END, ContentMarks, generated_spans
+from gptcli.errors import DataError
+from gptcli.tokenizer.tokenizer import Tokenizer
+
+ASSISTANT = "assistant"
+NAMED_TOKENS = ("sep_token", "pad_token", "cls_token", "mask_token")
+"""Special tokens that a template gets by name, beside those that a tokenizer knows by id."""
+REASONING = ("reasoning_content", "thinking", "reasoning")
+"""Names of a message's reasoning, of which templates read the first or the second."""
+QUESTION = [{"role": "user", "content": "?"}]
+PROBES = (QUESTION, [{"role": "system", "content": "!"}, *QUESTION])
+"""Conversations that show how a template asks for an answer, and by what token it ends one."""
+
+
+class TurnRenderer:
+    """Renders conversations turn by turn. It is ended by `close`.
+
+    Attributes:
+        marks: the marks in the content of messages.
+        asks: whether the template writes a prompt for an answer when it is asked to (add_generation_prompt).
+        stop_names: the special tokens by which the template ends an answer: one or none.
+    """
+
+    def __init__(self, template: ChatTemplate, tokenizer: Tokenizer, date: str | None) -> None:
+        """Start the process of the template.
+
+        Raises:
+            DataError: the template cannot be compiled.
+        """
+        self.is_chatml = template.name == CHATML
+        self.marks = ContentMarks(tokenizer.segment_encoder.special_ids)
+        self.variables = template_variables(tokenizer)
+        self.process = TemplateProcess(template.source, date)
+        try:
+            self.asks, self.stop_names = self.probe()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.close()
+
+    def probe(self) -> tuple[bool, frozenset[str]]:
+        """Return whether the template asks for an answer, and the special tokens by which it ends one."""
+        for messages in PROBES:
+            count = len(messages)
+            answered = [*messages, {"role": ASSISTANT, "content": ANSWER}]
+            whole, asked, bare = self.answers(
+                answered, "a conversation", None, [{"stop": count + 1}, {"stop": count, "asks": True}, {"stop": count}]
+            )
+            if "error" not in {**whole, **asked, **bare}:
+                _, _, after = whole["text"].replace(BEGIN, "").replace(END, "").partition(ANSWER)
+                specials = [
+                    (after[:start], after[start:stop])
+                    for start, stop, is_special in self.marks.parts(after)
+                    if is_special
+                ]
+                return asked != bare, frozenset(name for before, name in specials[:1] if not before.strip())
+        return True, frozenset()
+
+    def conversation(self, messages: list[dict[str, Any]], place: object, tools: Any) -> Rendering:
+        """Return a whole conversation.
+
+        Raises:
+            DataError: the template fails on it.
+        """
+        return self.rendering(messages, place, tools, [{"stop": len(messages)}])
+
+    def prompt(self, messages: list[dict[str, Any]], place: object, tools: Any) -> Rendering:
+        """Return a conversation up to where the assistant is to write.
+
+        Raises:
+            DataError: the template fails on it.
+        """
+        count = len(messages)
+        whole = {"stop": count, "asks": True} if self.asks else {"stop": count, "answer": ANSWER}
+        rendering = self.rendering(messages, place, tools, [whole, {"stop": count}])
+        return rendering if self.asks else rendering.until_answer()
+
+    def rendering(
+        self, messages: list[dict[str, Any]], place: object, tools: Any, wanted: list[dict[str, Any]]
+    ) -> Rendering:
+        """Return a rendered conversation.
+
+        Args:
+            messages: the messages, from `prepared`.
+            place: what to call the conversation in errors.
+            tools: the tools that the assistant may call.
+            wanted: what to render as the whole text; and, if it is not this, all messages without a prompt.
+
+        Raises:
+            DataError: the template fails on the whole conversation.
+        """
+        count = len(messages)
+        numbers = [number for number, message in enumerate(messages) if message["role"] == ASSISTANT]
+        asked = next((number for number, message in enumerate(messages) if message["role"] == "user"), count)
+        headers = [number for number in numbers if not self.asks or number < asked]
+        prompts = numbers if self.asks else []
+        renders = [
+            wanted[0],
+            *({"stop": stop} for stop in range(1, count)),
+            *(wanted[1:] or wanted),
+            *({"stop": number, "asks": True} for number in prompts),
+            *({"stop": number, "answer": ANSWER} for number in headers),
+        ]
+        whole, *others = self.answers(messages, place, tools, renders)
+        if "error" in whole:
+            raise template_error(f"{place} cannot be rendered", whole["error"])
+        text, generated = generated_spans(whole["text"])
+        found = [Beginning(0), *map(Beginning.of, others)]
+        ends, others_found = found[: count + 1], found[count + 1 :]
+        return Rendering(
+            text,
+            generated,
+            ends,
+            dict(zip(prompts, others_found, strict=False)),
+            dict(zip(headers, others_found[len(prompts) :], strict=True)),
+        )
+
+    def answers(
+        self, messages: list[dict[str, Any]], place: object, tools: Any, renders: list[dict[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """Return the answers of the process to a request for several renderings."""
+        request = {
+            "messages": messages,
+            "variables": {**self.variables, "tools": self.marks.marked(tools) or None, "documents": None},
+            "renders": renders,
+            "marks": (BEGIN, END),
+        }
+        reply: list[dict[str, Any]] = self.process.request(request, place, "rendered", ROW_SECONDS)["renders"]
+        return reply
+
+    def prepared(self, messages: Any, place: object) -> list[dict[str, Any]]:
+        """Return messages as the template gets them: with marks, and as in transformers without fields that are None.
+
+        Raises:
+            DataError: they are no conversation.
+        """
+        if not isinstance(messages, list) or not messages or not all(map(is_message, messages)):
+            raise DataError(
+                f"{place} is not a conversation", 'write a list of {"role": "user", "content": "..."} tables'
+            )
+        given = [{key: value for key, value in message.items() if value is not None} for message in messages]
+        if self.is_chatml:
+            given = [plain_message({"content": None, **message}, place) for message in given]
+            empty = next((n for n, message in enumerate(given, 1) if message["content"] is None), None)
+            if empty is not None:
+                raise DataError(f"{place}: message {empty} has no content", "write one, or remove the message")
+        return [self.marks.marked(with_reasoning(message)) for message in given]
+
+
+def is_message(message: Any) -> bool:
+    """Return whether a value is a message with a role, and with a content or something in its place."""
+    return (
+        isinstance(message, dict)
+        and isinstance(message.get("role"), str)
+        and ("content" in message or any(message.get(key) for key in UNWRITTEN))
+    )
+
+
+def with_reasoning(message: dict[str, Any]) -> dict[str, Any]:
+    """Return a message whose reasoning, if it has one, has the names that templates read."""
+    reasoning = next((message[key] for key in REASONING if key in message), None)
+    return message if reasoning is None else {"thinking": reasoning, **message, "reasoning_content": reasoning}
+
+
+def template_variables(tokenizer: Tokenizer) -> dict[str, str]:
+    """Return the special tokens that a template gets by name."""
+    ids = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id, "unk_token": tokenizer.unk_id}
+    found = {key: tokenizer.backend.id_to_token(id) or "" for key, id in ids.items() if id is not None}
+    for key in NAMED_TOKENS:
+        value = tokenizer.settings.get(key)
+        name = value.get("content") if isinstance(value, dict) else value
+        if isinstance(name, str):
+            found[key] = name
+    return found
