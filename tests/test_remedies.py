@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from command_tree import COMMANDS
-from gptcli.cli.hints import INSTEAD_OF_OPTIONS
+from gptcli.cli.hints import INSTEAD_OF_OPTIONS, INSTEAD_OF_WORDS
 from gptcli.config.names import key_paths
 from gptcli.train.config import RunConfig
 
@@ -35,7 +35,9 @@ def texts(path: Path) -> list[tuple[str, str]]:
     return found
 
 
-OPTIONS = set().union(*COMMANDS.values(), *INSTEAD_OF_OPTIONS.values(), OF_TORCHRUN, OF_CONVERTERS) | {"--help"}
+OPTIONS = set().union(
+    *COMMANDS.values(), *INSTEAD_OF_OPTIONS.values(), *INSTEAD_OF_WORDS.values(), OF_TORCHRUN, OF_CONVERTERS
+) | {"--help"}
 KEYS = set(key_paths(RunConfig)) | {"a.b", "section.key", "SECTION.KEY", "KEY", "key"}
 FILES = sorted((ROOT / "src" / "gptcli").rglob("*.py"))
 TEXTS = [found for path in FILES for found in texts(path)]

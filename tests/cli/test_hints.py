@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from command_tree import COMMANDS
 from gptcli.cli.app import app, main
-from gptcli.cli.hints import INSTEAD_OF_COMMANDS, INSTEAD_OF_OPTIONS
+from gptcli.cli.hints import INSTEAD_OF_COMMANDS, INSTEAD_OF_OPTIONS, INSTEAD_OF_WORDS
 from gptcli.config.names import OTHER_NAMES, key_named, key_paths
 from gptcli.errors import UsageError
 from gptcli.train.config import RunConfig
@@ -38,6 +38,9 @@ def test_every_option_and_key_that_is_advised_exists() -> None:
     for verb, table in INSTEAD_OF_OPTIONS.items():
         assert set(table.values()) <= COMMANDS[(verb,)]
         assert not set(table) & COMMANDS[(verb,)]
+    for verb, table in INSTEAD_OF_WORDS.items():
+        assert {word for words in table.values() for word in words.split() if word[:2] == "--"} <= COMMANDS[(verb,)]
+        assert not set(table) & COMMANDS[(verb,)]
     keys = set(key_paths(RunConfig))
     assert set(OTHER_NAMES) <= keys
     names = [name for names in OTHER_NAMES.values() for name in names.split()]
@@ -60,6 +63,11 @@ def test_a_key_is_found_by_its_last_part_and_by_other_names() -> None:
         (["train", "x", "--tokenizer", "hf:a b"], "write --set data.tokenizer='hf:a b'"),
         (["data", "prepare", "x", "--val-split", "0.1"], "gptcli data prepare has no option --val-split"),
         (["generate", "run", "--max-tokens", "5"], "write --max-new-tokens 5"),
+        (["finetune", "base", "x", "--lora"], "gptcli finetune has no option --lora; write --method lora"),
+        (["finetune", "x", "--model", "base"], "write gptcli finetune BASE DATA"),
+        (["finetune", "base", "x", "--learning-rate", "1e-4"], "write --set optim.lr=1e-4"),
+        (["finetune", "base", "x", "--num-train-epochs=2"], "write --set train.epochs=2"),
+        (["sft", "base", "x"], "there is no command 'sft'; gptcli finetune BASE DATA"),
         (["chat", "run"], "there is no command 'chat'; continue a text with a model"),
         (["train", "x", "--set", "lr=1"], "unknown key 'lr'; did you mean 'optim.lr'?"),
         (["train", "x", "--set", "train.num_layers=1"], "did you mean 'model.n_layer'?"),

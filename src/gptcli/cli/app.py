@@ -18,6 +18,7 @@ from gptcli.cli.config import config_app
 from gptcli.cli.data import data_app
 from gptcli.cli.eval import evaluate
 from gptcli.cli.export import export
+from gptcli.cli.finetune import finetune
 from gptcli.cli.generate import generate
 from gptcli.cli.hints import Verb, Verbs
 from gptcli.cli.import_model import import_model
@@ -59,6 +60,7 @@ def options(
 
 
 app.command("train", cls=Verb)(train)
+app.command("finetune", cls=Verb)(finetune)
 app.command("generate", cls=Verb)(generate)
 app.command("eval", cls=Verb)(evaluate)
 app.command("plan", cls=Verb)(plan)

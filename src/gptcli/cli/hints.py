@@ -11,7 +11,10 @@ from gptcli.cli.help_page import Command, CommandGroup
 INSTEAD_OF_COMMANDS = {
     "chat": 'continue a text with a model: gptcli generate RUN "PROMPT"',
     "serve": "export the model for llama.cpp, which serves it: gptcli export RUN --to gguf --out model.gguf",
-    "finetune": "start from the weights of a model: gptcli train CORPUS --init-from MODEL",
+    "fine-tune": "gptcli finetune BASE DATA",
+    "sft": "gptcli finetune BASE DATA",
+    "lora": "gptcli finetune BASE DATA --method lora",
+    "dpo": "gptcli finetune BASE PREFERENCES --method dpo",
     "plot": "draw the curves with TensorBoard: gptcli train CORPUS --set train.trackers=tensorboard",
     "sample": 'gptcli generate RUN "PROMPT"',
     "complete": 'gptcli generate RUN "PROMPT"',
@@ -45,8 +48,28 @@ INSTEAD_OF_OPTIONS = {
     },
     "eval": {"--block-size": "--context", "--few-shot": "--num-fewshot", "--benchmark": "--tasks"},
     "train": {"--output-dir": "--out", "--out-dir": "--out", "--max-time": "--time", "--num-processes": "--nproc"},
+    "finetune": {
+        "--output-dir": "--out",
+        "--out-dir": "--out",
+        "--max-time": "--time",
+        "--num-processes": "--nproc",
+        "--finetuning-type": "--method",
+    },
 }
 """Replacements for options that do not exist, by command."""
+BASE_FIRST = "gptcli finetune BASE DATA"
+INSTEAD_OF_WORDS = {
+    "finetune": {
+        **dict.fromkeys(("--lora", "--peft", "--use-peft", "--qlora", "--adapter"), "--method lora"),
+        **dict.fromkeys(("--full", "--sft"), "--method full"),
+        "--dpo": "--method dpo",
+        **dict.fromkeys(
+            ("--base", "--base-model", "--model", "--model-name-or-path", "--pretrained", "--init-from"), BASE_FIRST
+        ),
+        **dict.fromkeys(("--data", "--dataset", "--train-file", "--dataset-name"), BASE_FIRST),
+    }
+}
+"""Replacements for options that do not exist, by command, which take no value."""
 
 
 class Verbs(CommandGroup):
@@ -109,6 +132,8 @@ class Verb(Command):
         from gptcli.console import shell_word
 
         value = shell_word(value) if value else "..."
+        if words := INSTEAD_OF_WORDS.get(self.name or "", {}).get(name):
+            return words
         option = INSTEAD_OF_OPTIONS.get(self.name or "", {}).get(name)
         if option is not None:
             return f"{option} {value}"

@@ -39,6 +39,7 @@ OTHER_NAMES = {
     "data.val": "validation_file val_file eval_data",
     "data.document_separator": "separator delimiter",
     "data.encoding_errors": "errors",
+    "data.loss_on": "train_on_inputs mask_prompt assistant_only_loss completion_only_loss",
     "parallel.strategy": "strategy",
     "seed": "random_seed",
 }

@@ -55,8 +55,8 @@ class InitialCheckpoint:
         names = ", ".join(tokenizer.token_text(id) for id in range(known, wanted))
         where = f", {grown.spare} of them in rows that no token had" if grown.spare else ""
         say(f"{quantity(wanted - known, 'new token')}: {names}; each starts at the mean of the embeddings{where}")
-        new = {"config": grown.config, "weights": grown.weights, "new_ids": range(known, wanted)}
-        return replace(self, tokenizer=tokenizer, **new)
+        new_ids = range(known, wanted)
+        return replace(self, tokenizer=tokenizer, config=grown.config, weights=grown.weights, new_ids=new_ids)
 
     def build(self, config: ModelConfig, device: torch.device) -> GPT:
         """Return the model that `config` describes, with these weights."""

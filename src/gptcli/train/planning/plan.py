@@ -30,6 +30,7 @@ from gptcli.train.compiling import choose_compile
 from gptcli.train.config import RunConfig
 from gptcli.train.initial_checkpoint import InitialCheckpoint, settings_from
 from gptcli.train.planning.choice import TIME_RULE, Choice, TimedRequest, choose_for_time
+from gptcli.train.planning.fine_tuning import FINE_TUNING, choose_settings, fine_tuning, is_of_examples
 from gptcli.train.planning.memory_check import require_memory
 from gptcli.train.planning.memory_estimate import rank_memory
 from gptcli.train.planning.probe import ProbeSetup, step_seconds
@@ -42,6 +43,8 @@ from gptcli.train.step import accumulate_gradients, micro_batches
 from gptcli.train.time_budget import FORWARD_PART, RunLength, TimeBudget
 
 EPOCHS = "train.epochs"
+RULES = (ZERO_CONFIG, TIME_RULE, FINE_TUNING)
+"""The origins of settings that a rule chose."""
 PROBE_SECONDS = 2.0
 FEWEST_PROBES, MOST_PROBES = 2, 8
 DEADLINE_PROBE_SECONDS = 0.5
@@ -199,7 +202,7 @@ def make_plan(
     """
     user = settings_from(start, user) if start else user
     is_new = not history.is_resumed and start is None
-    provisional = RawConfig() if history.is_resumed else zero_config(DRAFT_FACTS, user)
+    provisional = RawConfig() if history.is_resumed else choose_settings(DRAFT_FACTS, user)
     draft = validate(RunConfig, merge(provisional, user))
     require_source(draft, chooses_for_time=is_timed(user) and is_new)
     device = resolve_device(draft.device)
@@ -209,7 +212,8 @@ def make_plan(
     clock = None if seconds is None else Clock(seconds, began)
     if clock is None or not is_new:  # the rule for a deadline chooses the shape, which is only open in a new run
         scan = scan_subset(Workspace(draft.data, cache_dir, draft.seed), draft.train.corpus_bytes)
-        chosen = RawConfig() if history.is_resumed else zero_config(CorpusFacts(scan.train.bytes, device.type), user)
+        facts = CorpusFacts(scan.train.bytes, device.type)
+        chosen = RawConfig() if history.is_resumed else choose_settings(facts, user)
     else:
         request = TimedRequest(user, draft, clock, device, precision, machine_memory_bytes(device), cache_dir)
         scan, chosen, choice = choose_for_time(request)
@@ -220,7 +224,8 @@ def make_plan(
     batches = Batches(data.train, config.seq_len, config.seed, config.data.pack)
     user = with_steps_of_epochs(user, config, batches.sequences_per_epoch, history.step)
     if choice is None and not history.is_resumed:
-        chosen = choose_exactly(chosen, exact_facts(scan.train.bytes, device.type, data), user)
+        facts = exact_facts(scan.train.bytes, device.type, data)._replace(sequences=batches.sequences_per_epoch)
+        chosen = choose_exactly(chosen, facts, user)
     resolved = merge(chosen, user)
     config = validate(RunConfig, merge(resolved, vocabulary))
     memory_bytes = rank_memory(config, precision, device.type).total
@@ -228,7 +233,7 @@ def make_plan(
         require_memory(config, memory_bytes, device)
     return Plan(
         config=config,
-        chosen=tuple(key for key, origin in resolved.origins.items() if origin in (ZERO_CONFIG, TIME_RULE)),
+        chosen=tuple(key for key, origin in resolved.origins.items() if origin in RULES),
         scan=scan,
         data=data,
         batches=batches,
@@ -294,11 +299,13 @@ def with_steps_of_epochs(user: RawConfig, config: RunConfig, sequences_per_epoch
 
 
 def choose_exactly(chosen: RawConfig, facts: CorpusFacts, user: RawConfig) -> RawConfig:
-    """Return the choices of the zero-config rule after the text is tokenized.
+    """Return the choices of the rules after the corpus is tokenized.
 
-    Tokens decide only the steps of small texts and of runs whose epochs are set. A run that a clock ends gets its most
-    steps here.
+    Of text, tokens decide only the steps of small ones and of runs whose epochs are set. A run that a clock ends gets
+    its most steps here.
     """
+    if is_of_examples(user):
+        return fine_tuning(facts, user)
     if facts.is_small or user.origins.get("train.max_steps") == EPOCHS:
         chosen = zero_config(facts, user)
     train, shape = chosen.values["train"], choose_shape(facts, user.values)

@@ -115,6 +115,8 @@ class CorpusFacts(NamedTuple):
     """Bytes per token of the tokenizer on this text; None: as many as such a tokenizer has on prose, about."""
     packed_bits: float | None = None
     """The repetition of a small text, as small_text.packed_bits measures it; None: that of prose."""
+    sequences: int | None = None
+    """Sequences of an epoch; None: not known yet."""
     shape_is_chosen: bool = False
     """Whether the rule for a deadline chose the shape; it may read only a part of a large corpus."""
 

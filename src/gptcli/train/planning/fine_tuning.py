@@ -1,0 +1,131 @@
+"""The rule for fine-tuning: what `gptcli finetune` chooses from the base model, the method and the examples.
+
+docs/benchmarks.md says how the numbers were found. The rule works on plain numbers, and what the user set stands.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+from gptcli.config import RawConfig, merge
+from gptcli.config.load import with_origin
+from gptcli.train.planning.zero_config import (
+    CorpusFacts,
+    micro_batch_sequences,
+    significant,
+    within,
+    without_set,
+    zero_config,
+)
+
+FINE_TUNING = "the rule for fine-tuning"
+Method = Literal["full", "lora", "dpo", "dpo over lora"]
+
+
+class Recipe(NamedTuple):
+    """The settings of a method that do not depend on the examples."""
+
+    lr: float
+    """AdamW's learning rate at TUNED_WIDTH and below."""
+    width_power: float
+    """The power with which the rate falls as the base is wider than that."""
+    epochs: tuple[float, float]
+    """Most and fewest epochs: of FEW_TOKENS and fewer, and of many tokens."""
+
+
+RECIPES: Mapping[Method, Recipe] = {
+    "full": Recipe(5e-3, 0.5, (10, 3)),
+    "lora": Recipe(1e-2, 0.0, (10, 3)),
+    "dpo": Recipe(1e-4, 0.5, (3, 1)),
+    "dpo over lora": Recipe(1e-3, 0.0, (3, 1)),
+}
+TUNED_WIDTH = 128
+"""Width at which the rates were found."""
+FEW_TOKENS, EPOCHS_POWER = 100_000, 0.5
+"""Tokens of a training split up to which it is read most often, and the power with which epochs fall beyond them."""
+STEPS = 250
+"""Steps that a run is to have, about, as long as its steps are between the smallest and the largest."""
+LARGEST_STEP = {"cpu": 8192, "gpu": 65536}
+"""Most tokens of a step."""
+LONGEST_SEQUENCE = 1024
+"""Most tokens of a sequence, as a base may have a longer context than there is memory for."""
+WARMUP_PART, MOST_WARMUP = 10, 20
+"""Part of the steps that warm up, as a divisor, and the most steps of it."""
+EVALUATIONS, LOG_LINES = 10, 200
+"""Evaluations, which each come with a checkpoint, and lines of metrics.jsonl in a run."""
+PATIENCE = 3
+"""Evaluations without a lower validation loss after which the run ends."""
+
+
+def choose_settings(facts: CorpusFacts, user: RawConfig) -> RawConfig:
+    """Return a value for every key that the user did not set, by the rule for text or that for examples."""
+    return fine_tuning(facts, user) if is_of_examples(user) else zero_config(facts, user)
+
+
+def is_of_examples(user: RawConfig) -> bool:
+    """Return whether the settings are of a training on examples."""
+    return bool(user.values.get("data", {}).get("kind", "text") != "text")
+
+
+def method_of(values: Mapping[str, Any]) -> Method:
+    """Return the method that nested settings describe."""
+    is_adapter = values.get("adapter", {}).get("name", "none") != "none"
+    if values.get("objective", {}).get("name") == "dpo":
+        return "dpo over lora" if is_adapter else "dpo"
+    return "lora" if is_adapter else "full"
+
+
+def fine_tuning(facts: CorpusFacts, user: RawConfig) -> RawConfig:
+    """Return a value for every key that the rule decides and the user did not set.
+
+    Args:
+        facts: the examples and the device.
+        user: the merged files and --set values with the shape of the base, their keys and types checked.
+    """
+    recipe = RECIPES[method_of(user.values)]
+    train, model = user.values.get("train", {}), user.values.get("model", {})
+    seq_len = train.get("seq_len") or min(model.get("context_length", LONGEST_SEQUENCE), LONGEST_SEQUENCE)
+    chosen: dict[str, Any] = {"train": choose_training(facts, recipe, seq_len, train)}
+    steps = merge(RawConfig(chosen), user).values["train"]["max_steps"]
+    warmup = min(MOST_WARMUP, max(1, steps // WARMUP_PART))
+    chosen["schedule"] = {"name": "linear", "warmup_steps": warmup, "min_lr": 0.0}
+    chosen["optim"] = choose_optimizer(recipe, model.get("n_embd", TUNED_WIDTH))
+    return with_origin(without_set(chosen, user), FINE_TUNING)
+
+
+def choose_training(facts: CorpusFacts, recipe: Recipe, seq_len: int, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of the steps and batches for sequences of this length."""
+    sequences = facts.sequences or max(1, math.ceil(facts.tokens(None) / seq_len))
+    epochs = given.get("epochs") or choose_epochs(recipe, sequences * seq_len)
+    largest = LARGEST_STEP["cpu" if facts.device_type == "cpu" else "gpu"] // seq_len
+    per_step = int(within(round(epochs * sequences / STEPS), 1, max(1, largest)))
+    per_step = max(1, given.get("tokens_per_step", per_step * seq_len) // seq_len)
+    max_steps = given.get("max_steps") or max(1, math.ceil(epochs * sequences / per_step))
+    every = max(1, max_steps // EVALUATIONS)
+    batch_size = given.get("batch_size") or micro_batch_sequences(facts.device_type, seq_len)
+    return {
+        "seq_len": seq_len,
+        "max_steps": max_steps,
+        "tokens_per_step": per_step * seq_len,
+        "batch_size": min(batch_size, per_step),
+        "eval_every_steps": every,
+        "checkpoint_every_steps": every,
+        "sample_every_steps": 0,
+        "log_every_steps": max(1, max_steps // LOG_LINES),
+        "patience": PATIENCE,
+    }
+
+
+def choose_epochs(recipe: Recipe, tokens: float) -> float:
+    """Return the passes over a training split of so many tokens."""
+    most, fewest = recipe.epochs
+    wanted: float = most * (FEW_TOKENS / tokens) ** EPOCHS_POWER
+    return within(wanted, fewest, most)
+
+
+def choose_optimizer(recipe: Recipe, width: int) -> dict[str, Any]:
+    """Return the settings of AdamW for a base of this width."""
+    wider = max(1.0, width / TUNED_WIDTH)
+    return {"name": "adamw", "lr": significant(recipe.lr / wider**recipe.width_power), "weight_decay": 0.0}
