@@ -43,13 +43,18 @@ def write_shards(tmp_path: Path) -> WriteShards:
 
 @pytest.fixture
 def write_examples(tmp_path: Path) -> WriteShards:
-    """write_examples(examples, vocab_size=, shard_bytes=, name=): examples are pairs of ids and of the loss mask."""
+    """write_examples(examples, vocab_size=, shard_bytes=, name=, unit_documents=): pairs of ids and their loss mask."""
 
     def write(
-        examples: list[tuple[list[int], list[bool]]], vocab_size: int = 300, shard_bytes: int = 64, name: str = "split"
+        examples: list[tuple[list[int], list[bool]]],
+        vocab_size: int = 300,
+        shard_bytes: int = 64,
+        name: str = "split",
+        unit_documents: int = 1,
     ) -> TokenShards:
         none = DocumentFraming(None)
         with ShardWriter(tmp_path / name, vocab_size, none, "tokenizer", shard_bytes, masked=True) as writer:
+            writer.unit_documents = unit_documents
             for ids, in_loss in examples:
                 writer.add_example(np.array(ids, dtype=np.uint32), np.array(in_loss, dtype=bool), size=len(ids))
         return TokenShards.open(tmp_path / name)

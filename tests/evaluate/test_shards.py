@@ -20,6 +20,7 @@ from gptcli.evaluate.shards import ShardLoss, ShardScorer
 from gptcli.models.config import ModelConfig
 from gptcli.models.gpt import GPT, build_model
 from gptcli.nn.loss import IGNORE_INDEX, token_losses
+from gptcli.objective.objective import CROSS_ENTROPY
 from gptcli.parallel.layout import Layout
 from gptcli.parallel.strategy import Alone
 from gptcli.tokenizer.framing import DocumentFraming
@@ -86,6 +87,7 @@ class Dealt:
 
     def __init__(self, rank: int, ranks: int) -> None:
         self.layout = Layout(rank, replicas=ranks)
+        self.objective = CROSS_ENTROPY
         self.asked = 0
 
     def sum_over_data(self, numbers: list[float]) -> list[float]:
@@ -108,8 +110,9 @@ def test_ranks_score_every_token_once_in_as_many_batches_each(
     for strategy in strategies:
         with contextlib.suppress(ZeroDivisionError):  # a rank that has nothing to score: here nobody adds up
             ShardScorer(strategy, 16, 2, CPU, "fp32").measure(model, shards, None, strategy.never)
-    nats, tokens = np.sum([strategy.own for strategy in strategies], axis=0).reshape(2, -1)
-    assert tokens.sum() == whole.tokens
+    *sums, counted = np.sum([strategy.own for strategy in strategies], axis=0)
+    tokens, nats = np.reshape(sums, (2, -1))
+    assert tokens.sum() == counted == whole.tokens
     assert nats.sum() / tokens.sum() == pytest.approx(whole.loss, abs=1e-12)
     assert nats / tokens == pytest.approx(np.array(whole.parts), abs=1e-12)
     assert len({strategy.asked for strategy in strategies}) == 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -25,6 +25,18 @@ class Batch(NamedTuple):
     def model_inputs(self) -> tuple[Tensor, Tensor, Tensor | None]:
         """The arguments of the model's losses."""
         return self.input_ids, self.targets, self.segment_ids
+
+    @classmethod
+    def joined(cls, batches: Sequence[Batch]) -> Batch:
+        """Return the sequences of several batches, which have the same kinds of tensors."""
+        segment_ids = [batch.segment_ids for batch in batches if batch.segment_ids is not None]
+        reference = [batch.reference for batch in batches if batch.reference is not None]
+        return cls(
+            torch.cat([batch.input_ids for batch in batches]),
+            torch.cat([batch.targets for batch in batches]),
+            torch.cat(segment_ids) if segment_ids else None,
+            torch.cat(reference) if reference else None,
+        )
 
     def to(self, device: torch.device) -> Batch:
         """Return a copy on `device`; the host does not wait for a copy from pinned memory."""

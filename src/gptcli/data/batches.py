@@ -7,6 +7,7 @@ Shapes: B batch, T time (seq_len).
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Literal, assert_never
 
@@ -109,12 +110,7 @@ class Batches:
         if len(made) == 1:
             return made[0]
         order = torch.from_numpy(np.argsort(np.concatenate(rows)))
-        segment_ids = [batch.segment_ids for batch in made if batch.segment_ids is not None]
-        return Batch(
-            torch.cat([batch.input_ids for batch in made])[order],
-            torch.cat([batch.targets for batch in made])[order],
-            torch.cat(segment_ids)[order] if segment_ids else None,
-        )
+        return Batch.joined(made).each(operator.itemgetter(order))
 
     def epochs(self, count: int) -> dict[str, float]:
         """Return the number of epochs of each corpus in the first `count` sequences."""

@@ -13,6 +13,7 @@ it has no framing. The directory is self-contained and can be copied.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -56,6 +57,8 @@ class ShardWriter:
         self.tokens_per_file = shard_bytes // self.dtype.itemsize
         self.tokens = self.bytes = self.documents = 0
         self.document_bytes = 0
+        self.unit_documents = 1
+        """The consecutive documents that are used together only: 2 where they are the two answers of preferences."""
         self.hashes: dict[str, Any] = {}
         self.open_files: dict[str, IO[bytes]] = {}
         directory.mkdir(parents=True, exist_ok=True)
@@ -206,6 +209,7 @@ class ShardWriter:
             framing=self.framing,
             tokenizer_fingerprint=self.fingerprint,
             **({} if self.mask is None else {"masked": True, "targets": self.mask.targets}),
+            **({} if self.unit_documents == 1 else {"unit_documents": self.unit_documents}),
         )
 
 
@@ -243,6 +247,10 @@ class TokenShards:
         self.starts, self.sizes = self.map(STARTS, COUNT), self.map(BYTES, COUNT)
         self.is_masked: bool = index.get("masked", False)
         """Whether the loss is of some tokens only, as `read_mask` says."""
+        self.unit_documents: int = index.get("unit_documents", 1)
+        """The consecutive documents that are used together only: 2 where they are the two answers of preferences."""
+        self.reference: np.ndarray | None = None
+        """The nats of each token under the model that preferences are measured from, (tokens,) fp32, once known."""
         self.mask = self.map(MASK, BYTE) if self.is_masked else None
         if self.mask is not None and len(self.mask.array) != (len(self) + 7) // 8:
             raise ValueError(f"{MASK} has {len(self.mask.array):,} bytes for {len(self):,} tokens")
@@ -316,6 +324,12 @@ class TokenShards:
             return np.ones(stop - start, dtype=bool)
         self.mask.check()
         return read_bits(self.mask.array, start, stop)
+
+    def with_reference(self, nats: np.ndarray) -> Self:
+        """Return the same split with the nats of each token under a reference model, (tokens,) fp32."""
+        shards = copy.copy(self)
+        shards.reference = nats
+        return shards
 
     @property
     def document_starts(self) -> np.ndarray:

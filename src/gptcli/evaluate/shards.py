@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from gptcli.data.batch import Batch
 from gptcli.data.config import Pack
@@ -24,6 +23,7 @@ from gptcli.evaluate.shard_windows import ShardWindows, windows_of
 from gptcli.models.gpt import GPT
 from gptcli.nn.device import Precision, autocast
 from gptcli.nn.loss import IGNORE_INDEX
+from gptcli.objective.objective import Scores, target_count
 from gptcli.parallel.strategy import Strategy
 
 MOST_PARTS = 32
@@ -35,12 +35,13 @@ class Interrupted(Exception):
 
 
 class ShardLoss(NamedTuple):
-    """The mean loss in nats over `tokens` target tokens; bits per byte of text only where the whole split was read, and
-    the loss is of all of it.
+    """The mean loss in nats over the units of `tokens` target tokens; bits per byte of text only where the whole split
+    was read, and the loss is of all of it.
 
     is_whole: whether the whole split was read.
     parts: the mean losses of up to MOST_PARTS consecutive parts of what was read, of about equal numbers of tokens.
         Every call with the same arguments has the same parts, whatever the model.
+    figures: the means of the objective's figures.
     """
 
     loss: float
@@ -48,6 +49,7 @@ class ShardLoss(NamedTuple):
     bits_per_byte: float | None
     is_whole: bool
     parts: tuple[float, ...] = ()
+    figures: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,8 @@ class ShardScorer:
 
         The targets of all of `shards` are the tokens of the stream but the first, each exactly once, including those
         that end documents; `mask_begin_tokens` leaves some out, as in training. Of examples they are the tokens of the
-        loss mask. The ranks of the strategy share the
-        batches; all call this and get the same result. The model's mode is restored.
+        loss mask. The loss is that of the strategy's objective. The ranks of the strategy share the batches; all call
+        this and get the same result. The model's mode is restored.
 
         Args:
             should_stop: is called before each batch.
@@ -82,22 +84,29 @@ class ShardScorer:
         if len(shards) < 2:
             raise DataError("the validation split holds fewer than two tokens", "give it more text (data.val_fraction)")
         windows = windows_of(shards, self.seq_len, max_tokens, self.pack)
-        sums = PartSums(windows.positions)
-        layout = self.strategy.layout
+        objective, layout, tokens = self.strategy.objective, self.strategy.layout, 0
+        sums = PartSums(windows.positions, len(objective.figure_names))
         with evaluation_mode(model):
             for number, batch in enumerate(self.batches(windows)):
                 if should_stop():
                     raise Interrupted
-                input_ids, targets, segment_ids = batch.to(self.device).model_inputs
                 with autocast(self.device, self.precision):
-                    losses = model.token_losses(input_ids, targets, segment_ids)
-                sums.add((number * layout.data_ranks + layout.data_rank) * self.batch_size, losses, batch.targets)
-        summed = self.strategy.sum_over_data(sums.numbers.ravel().tolist())
-        sums.numbers = np.array(summed).reshape(2, -1)
-        nats, tokens = sums.numbers.sum(axis=1).tolist()
+                    nats = model.token_losses(*batch.to(self.device).model_inputs)
+                first = (number * layout.data_ranks + layout.data_rank) * self.batch_size * self.seq_len
+                sums.add(first, objective.scores(nats, batch))
+                tokens += target_count(batch)
+        *summed, all_tokens = self.strategy.sum_over_data([*sums.numbers.ravel().tolist(), tokens])
+        sums.numbers = np.array(summed).reshape(sums.numbers.shape)
+        units, loss, *figures = sums.numbers.sum(axis=1).tolist()
         is_of_text = windows.is_whole and shards.bytes and not shards.is_masked
-        bits_per_byte = nats / shards.bytes / math.log(2) if is_of_text else None
-        return ShardLoss(nats / tokens, round(tokens), bits_per_byte, windows.is_whole, sums.means())
+        return ShardLoss(
+            loss / units,
+            round(all_tokens),
+            loss / shards.bytes / math.log(2) if is_of_text else None,
+            windows.is_whole,
+            sums.means(),
+            tuple(total / units for total in figures),
+        )
 
     def batches(self, windows: ShardWindows) -> Iterator[Batch]:
         """Yield this data rank's batches of the windows.
@@ -116,21 +125,22 @@ class ShardScorer:
 
 
 class PartSums:
-    """Sums of nats and of tokens in each of up to MOST_PARTS consecutive parts of `positions` targets."""
+    """Sums over the units in each of up to MOST_PARTS consecutive parts of `positions` targets.
 
-    def __init__(self, positions: int) -> None:
+    `numbers` is (2 + K, parts): the number of units, and the sums of their losses and of each of `figures` figures.
+    """
+
+    def __init__(self, positions: int, figures: int = 0) -> None:
         self.positions, self.count = positions, min(positions, MOST_PARTS)
-        self.numbers = np.zeros((2, self.count))
+        self.numbers = np.zeros((2 + figures, self.count))
 
-    def add(self, window: int, losses: Tensor, targets: Tensor) -> None:
-        """Add losses and targets (B, T) of consecutive windows, the first of which is number `window`."""
-        first, counted = window * targets.shape[1], (targets != IGNORE_INDEX).numpy().ravel()  # (B * T,)
-        places = np.minimum((first + np.flatnonzero(counted)) * self.count // self.positions, self.count - 1)
-        nats = losses.double().cpu().numpy().ravel()[counted]
-        for row, weights in enumerate((nats, None)):
+    def add(self, first: int, scores: Scores) -> None:
+        """Add the units of consecutive windows, whose targets are numbered from `first` on."""
+        places = np.minimum((first + scores.places) * self.count // self.positions, self.count - 1)
+        for row, weights in enumerate((None, *scores.values)):
             self.numbers[row] += np.bincount(places, weights=weights, minlength=self.count)
 
     def means(self) -> tuple[float, ...]:
-        """Return the mean nats per token of each part that has tokens."""
-        nats, tokens = self.numbers[:, self.numbers[1] > 0]
-        return tuple((nats / tokens).tolist())
+        """Return the mean loss of each part that has units."""
+        units, losses = self.numbers[:2, self.numbers[0] > 0]
+        return tuple((losses / units).tolist())

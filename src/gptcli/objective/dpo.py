@@ -18,7 +18,7 @@ from gptcli.data.batch import Batch
 from gptcli.models.gpt import GPT
 from gptcli.nn.loss import IGNORE_INDEX
 from gptcli.objective.config import DPOConfig
-from gptcli.objective.objective import LossFunction, LossSums, Objective
+from gptcli.objective.objective import LossFunction, LossSums, Objective, Scores
 
 
 class PairLosses(NamedTuple):
@@ -37,7 +37,10 @@ class DPO(Objective):
     To second order that is the divergence from either model to the other.
     """
 
+    unit = "pair"
+    compares = True
     figure_names = ("reward_chosen", "reward_rejected", "reward_margin", "reward_accuracy", "kl")
+    shown = ("reward_accuracy", "reward_margin")
 
     def __init__(self, config: DPOConfig) -> None:
         self.beta, self.label_smoothing = config.beta, config.label_smoothing
@@ -55,6 +58,17 @@ class DPO(Objective):
         most, batch = most_pairs(batch), batch.to(device)
         pairs = self.pairs(loss_function(*batch.model_inputs), batch, most)
         return LossSums(pairs.loss.sum(), pairs.figures.sum((1, 2)))
+
+    def scores(self, nats: Tensor, batch: Batch) -> Scores:
+        """Return loss and figures of each pair, whose place is that of its last target."""
+        most = most_pairs(batch)
+        pairs = self.pairs(nats.cpu(), batch, most)
+        numbers = torch.arange(batch.targets.numel()).view(batch.targets.shape)
+        is_last = targeted(batch).bool() & (segments_of(batch) % 2 == 1)
+        pair_of = torch.where(is_last, segments_of(batch) // 2, most)  # (B, T)
+        last = torch.zeros(len(numbers), most + 1, dtype=torch.long).scatter_reduce(1, pair_of, numbers, "amax")
+        values = torch.cat((pairs.loss[None], pairs.figures))[:, pairs.is_pair]
+        return Scores(last[:, :most][pairs.is_pair].numpy(), values.double().numpy())
 
     def pairs(self, nats: Tensor, batch: Batch, most: int) -> PairLosses:
         """Return what each pair contributes, given the nats (B, T) of each target under the model.

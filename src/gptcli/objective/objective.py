@@ -6,9 +6,10 @@ Shapes: B batch, T time.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,14 +28,32 @@ class LossSums(NamedTuple):
     figures: Tensor
 
 
+class Scores(NamedTuple):
+    """The units of a batch one by one: their places among its B * T targets, (N,), and loss and figures, (1 + K, N)."""
+
+    places: np.ndarray
+    values: np.ndarray
+
+
 class Objective(ABC):
     """What a training minimises: the mean of a loss over all units of a step, such as target tokens.
 
     Attributes:
+        unit: the name of a unit.
         figure_names: the names, in metrics.jsonl, of further means over the units of a step.
+        shown: those of them that are shown during the training.
+        compares: whether a batch has the nats of a reference model.
     """
 
+    unit: str
     figure_names: tuple[str, ...] = ()
+    shown: tuple[str, ...] = ()
+    compares = False
+
+    def shown_figures(self, values: Mapping[str, float], prefix: str = "") -> dict[str, str]:
+        """Return the figures to show, in words, of those that `values` has under their names with a prefix."""
+        names = [name for name in self.shown if prefix + name in values]
+        return {name.replace("_", " "): f"{values[prefix + name]:.3f}" for name in names}
 
     @abstractmethod
     def loss_function(self, model: GPT) -> LossFunction:
@@ -54,9 +73,20 @@ class Objective(ABC):
             device: the device of the model.
         """
 
+    @abstractmethod
+    def scores(self, nats: Tensor, batch: Batch) -> Scores:
+        """Return loss and figures of each unit.
+
+        Args:
+            nats: those of each target, (B, T).
+            batch: in the host's memory.
+        """
+
 
 class CrossEntropy(Objective):
     """The negative log-likelihood of the target tokens."""
+
+    unit = "token"
 
     def loss_function(self, model: GPT) -> LossFunction:
         """Return the sum of the nats of the targets."""
@@ -71,6 +101,11 @@ class CrossEntropy(Objective):
         batch = batch.to(device)
         loss = loss_function(*batch.model_inputs)
         return LossSums(loss, loss.new_zeros(0))
+
+    def scores(self, nats: Tensor, batch: Batch) -> Scores:
+        """Return the nats of each target."""
+        places = np.flatnonzero((batch.targets != IGNORE_INDEX).numpy().ravel())
+        return Scores(places, nats.double().cpu().numpy().ravel()[places][None])
 
 
 CROSS_ENTROPY = CrossEntropy()

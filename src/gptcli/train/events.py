@@ -52,6 +52,7 @@ class Evaluate(TrainerEvent):
             found = trainer.validator.measure(trainer.model, self.config.eval_tokens, trainer.consensus.is_stop_wanted)
         self.state.evaluated(found.loss)
         trainer.logger.add({f"val_loss/{name}": loss for name, loss in found.by_corpus.items()})
+        trainer.logger.add({f"val_{name}": value for name, value in found.figures.items()})
         trainer.logger.add({"val_loss_parts": [round(loss, 5) for loss in found.parts]})
 
 
@@ -72,7 +73,7 @@ class LogMetrics(TrainerEvent):
         trainer, state = self.trainer, self.state
         before, tokens_before = self.logged
         self.logged = now, tokens = time.perf_counter(), state.tokens
-        train_loss = state.close_interval()
+        train_loss, *figures = state.close_interval() or (None,)
         line = {
             "step": state.step,
             "tokens": tokens,
@@ -86,13 +87,17 @@ class LogMetrics(TrainerEvent):
             "tokens_per_second": round((tokens - tokens_before) / max(now - before, 1e-9), 1),
             "memory_bytes": peak_memory_bytes(trainer.plan.device),
             "tokens_hash": trainer.tokens_hash(),
+            **dict(zip(trainer.strategy.objective.figure_names, figures, strict=False)),
         }
+        val_figures = trainer.strategy.objective.shown_figures(trainer.logger.added, "val_")
         trainer.logger.log_metrics(line)
         if state.val_loss is not None:
             shown = math.nan if train_loss is None else train_loss
             say(
                 f"step {state.step:,}/{self.length.end:,}: train loss {shown:.4f}, "
-                f"val loss {state.val_loss:.4f}, {duration(state.elapsed_seconds)}"
+                f"val loss {state.val_loss:.4f}, "
+                + "".join(f"{name} {value}, " for name, value in val_figures.items())
+                + duration(state.elapsed_seconds)
             )
 
 

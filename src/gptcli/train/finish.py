@@ -26,13 +26,17 @@ Find = Callable[[list[CheckpointError], Any], CheckpointInfo | None]
 """A function that finds a whole checkpoint, together with the ranks of a group, and adds errors of others to a list."""
 
 
-MASKED = "the loss is of some tokens of the examples, and not of all their text"
+def reason_without_text(plan: Plan) -> str:
+    """Return why the validation loss is not that of a text, whose bytes it could be related to; empty if it is."""
+    if plan.config.objective.name == "dpo":
+        return "the loss is of pairs of answers, and not of a text"
+    return "the loss is of some tokens of the examples, and not of all their text" if plan.data.val.is_masked else ""
 
 
 def validation_baseline(plan: Plan) -> CompressionBaseline:
     """Return the baseline of the validation text: the size that a compressor needs for it."""
-    if plan.data.val.is_masked:
-        return CompressionBaseline(None, reason=MASKED)
+    if reason := reason_without_text(plan):
+        return CompressionBaseline(None, reason=reason)
     if len(plan.data.corpora) > 1:
         return CompressionBaseline(None, reason="a mix of corpora has several validation texts")
     return baseline_of_shards(plan.data.tokenizer, plan.data.val)
@@ -68,7 +72,7 @@ def finish(trainer: Trainer, baseline: CompressionBaseline) -> dict[str, Any]:
     require_finite_loss(whole.loss, best.step if best else state.step, plan.config)
     model = trainer.strategy.whole_model()
     lost = lost_text_of(plan.data.report, "val")
-    withheld = MASKED if plan.data.val.is_masked else lost.words("the validation text") if lost.is_withheld else None
+    withheld = reason_without_text(plan) or (lost.words("the validation text") if lost.is_withheld else None)
     summary = {
         "run": str(run.path),
         "steps": state.step,
@@ -86,6 +90,7 @@ def finish(trainer: Trainer, baseline: CompressionBaseline) -> dict[str, Any]:
         "peak_memory_bytes": peak_memory_bytes(plan.device),
         "xz_bits_per_byte": baseline.bits_per_byte,
     }
+    summary |= {f"val_{name}": value for name, value in whole.figures.items()}
     if whole.by_corpus:
         epochs = plan.batches.epochs(state.step * plan.config.sequences_per_step)
         summary["mix"] = {name: {"val_loss": loss, "epochs": epochs[name]} for name, loss in whole.by_corpus.items()}

@@ -155,7 +155,9 @@ class Trainer:
         if any(event.due(state.step, is_last) for event in events):
             self.read_results()
         progress.retarget(self.length.end)
-        progress.update(steps, loss=f"{state.latest.loss:.3f}", **state.figures())
+        latest = dict(zip(self.strategy.objective.figure_names, state.latest.figures, strict=False))
+        shown = self.strategy.objective.shown_figures(latest)
+        progress.update(steps, loss=f"{state.latest.loss:.3f}", **shown, **state.figures())
         try:
             for event in events:
                 if event.due(state.step, is_last):

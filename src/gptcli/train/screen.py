@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from functools import reduce
-from typing import Any
+from typing import Any, assert_never
 
 from gptcli.console import duration, quantity, rounded, say, shell_word, size
 from gptcli.data.lost_text import lost_text_of, lost_text_warnings
@@ -16,7 +16,9 @@ from gptcli.evaluate.baseline import CompressionBaseline
 from gptcli.evaluate.statistics import exponential
 from gptcli.figures import figure, figure_with_interval
 from gptcli.models.config import ModelConfig
+from gptcli.objective.config import CrossEntropyConfig, DPOConfig
 from gptcli.parallel.layout import Layout
+from gptcli.train.config import RunConfig
 from gptcli.train.ending import Ending
 from gptcli.train.planning.choice import Choice
 from gptcli.train.planning.plan import Plan
@@ -182,15 +184,31 @@ def measured_on(summary: dict[str, Any]) -> str:
     )
 
 
+def loss_words(summary: dict[str, Any], config: RunConfig) -> str:
+    """Return the loss of the summary, and what it means for the objective, in words."""
+    loss, interval = summary["val_loss"], summary["val_loss_interval"]
+    match config.objective:
+        case CrossEntropyConfig():
+            perplexity = interval and tuple(map(exponential, interval))
+            return (
+                f"{figure_with_interval(loss, interval)} nats/token, perplexity "
+                f"{figure_with_interval(exponential(loss), perplexity)}"
+            )
+        case DPOConfig():
+            return (
+                f"{figure_with_interval(loss, interval)} nats/pair, {100 * summary['val_reward_accuracy']:.1f} % of "
+                f"the pairs ranked as in the data, reward margin {summary['val_reward_margin']:.3f}, divergence from "
+                f"the reference {summary['val_kl']:.3f} nats/answer"
+            )
+        case _ as unreachable:
+            assert_never(unreachable)
+
+
 def show_summary(summary: dict[str, Any], plan: Plan, ending: Ending, baseline: CompressionBaseline) -> None:
     """Print the quality of the model, what its curve shows, the time and memory of the run, and the next commands."""
     loss, interval, bits = summary["val_loss"], summary["val_loss_interval"], summary["val_bits_per_byte"]
-    perplexity = interval and tuple(map(exponential, interval))
     say("")
-    say(
-        f"validation loss {figure_with_interval(loss, interval)} nats/token, perplexity "
-        f"{figure_with_interval(exponential(loss), perplexity)}: step {ending.used_step:,}, {measured_on(summary)}"
-    )
+    say(f"validation loss {loss_words(summary, plan.config)}: step {ending.used_step:,}, {measured_on(summary)}")
     beside = f"; xz -9 needs {baseline.bits_per_byte:.2f} for {baseline.text}" if baseline.bits_per_byte else ""
     if bits is None:
         say(f"bits per byte are not shown: {summary['val_bits_per_byte_withheld']}")

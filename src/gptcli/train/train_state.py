@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -37,6 +38,8 @@ class TrainState:
     bad_steps: int = 0
     interval_loss: float = 0.0
     interval_steps: int = 0
+    interval_figures: tuple[float, ...] = ()
+    """The sums of the objective's figures over the same steps as `interval_loss`."""
     spent_seconds: float = 0.0
     """The seconds of the time budget that all processes so far have spent, preparation included; 0 without a budget."""
     knots: Breakpoints = ()
@@ -48,6 +51,7 @@ class TrainState:
             setattr(self, field.name, saved.get(field.name, field.default))
         self.knots = tuple((start, end) for start, end in self.knots)
         self.latest = StepResult(*self.latest) if self.latest else NO_RESULT
+        self.interval_figures = tuple(self.interval_figures)
 
     @property
     def has_results(self) -> bool:
@@ -73,12 +77,14 @@ class TrainState:
         self.bad_steps = 0
         self.interval_loss += result.loss
         self.interval_steps += 1
+        before = self.interval_figures or (0.0,) * len(result.figures)
+        self.interval_figures = tuple(map(operator.add, before, result.figures))
 
-    def close_interval(self) -> float | None:
-        """Return the mean training loss since the last call; None where there was no good step."""
-        mean = self.interval_loss / self.interval_steps if self.interval_steps else None
-        self.interval_loss, self.interval_steps = 0.0, 0
-        return mean
+    def close_interval(self) -> tuple[float, ...] | None:
+        """Return the means of loss and figures since the last call; None where there was no good step."""
+        sums, steps = (self.interval_loss, *self.interval_figures), self.interval_steps
+        self.interval_loss, self.interval_steps, self.interval_figures = 0.0, 0, ()
+        return tuple(total / steps for total in sums) if steps else None
 
     def evaluated(self, loss: float) -> None:
         """Record the validation loss after `step`."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +26,8 @@ class Validation(NamedTuple):
     """The loss of each corpus of a mix; `loss` is their mean by weight."""
     parts: tuple[float, ...] = ()
     """The loss in each of a few consecutive parts of what was read, of a mix their mean by weight; see `ShardLoss`."""
+    figures: Mapping[str, float] = MappingProxyType({})
+    """The means of the objective's figures, of a mix their mean by weight."""
 
 
 class Validator:
@@ -52,7 +55,9 @@ class Validator:
         is_masked = any(val.is_masked for val in data.vals)
         bits = None if is_masked else loss / math.log(2) / max(size, 1e-9)
         part = 1.0 if all(one.is_whole for one in losses) else read / whole
-        return Validation(loss, bits, part, named, mixed_parts(losses, data.shares))
+        means = np.average([one.figures for one in losses], axis=0, weights=data.shares).tolist()
+        figures = dict(zip(self.scorer.strategy.objective.figure_names, means, strict=True))
+        return Validation(loss, bits, part, named, mixed_parts(losses, data.shares), figures)
 
 
 def mixed_parts(losses: Sequence[ShardLoss], shares: Sequence[float]) -> tuple[float, ...]:

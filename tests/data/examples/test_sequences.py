@@ -28,7 +28,7 @@ def examples_of(count: int, seed: int = 0, longest: int = SEQ_LEN + 1) -> list[t
 def runs(batch) -> list[tuple[list[int], list[int]]]:
     """Return (input ids, targets) of each run of one segment, without the padding."""
     found = []
-    for ids, targets, segments in zip(*(tensor.tolist() for tensor in batch), strict=True):
+    for ids, targets, segments in zip(*(tensor.tolist() for tensor in batch.model_inputs), strict=True):
         for number in range(segments[-1] + 1):
             places = [place for place, one in enumerate(segments) if one == number]
             assert places == list(range(places[0], places[-1] + 1))
@@ -65,10 +65,10 @@ def test_sequences_do_not_depend_on_how_they_are_grouped(write_examples) -> None
 
 def test_a_pair_of_documents_stays_in_one_row(write_examples) -> None:
     examples = examples_of(40, longest=SEQ_LEN // 2 + 1)
-    sequences = ExampleSequences(write_examples(examples), SEQ_LEN, seed=0, unit_documents=2)
+    sequences = ExampleSequences(write_examples(examples, unit_documents=2), SEQ_LEN, seed=0)
     seen = []
     for row in range(sequences.sequences_per_epoch):
-        documents = sequences.documents(row)
+        documents = np.array([document.number for document in sequences.documents(row)])
         assert np.array_equal(documents[::2] + 1, documents[1::2]) and not (documents[::2] % 2).any()
         assert len(runs(sequences.batch([row]))) == len(documents)
         seen += documents.tolist()
@@ -108,10 +108,10 @@ def test_a_packed_example_has_the_logits_and_the_loss_that_it_has_alone(write_ex
     for row in range(len(sequences.rows)):
         start = 0
         for document in sequences.documents(row):
-            ids, mask = (torch.tensor(part) for part in examples[document])
+            ids, mask = (torch.tensor(part) for part in examples[document.number])
             alone = model(ids[None, :-1])[0]
             torch.testing.assert_close(logits[row, start : start + len(alone)], alone, rtol=0, atol=1e-5)
             nats = torch.nn.functional.cross_entropy(alone, ids[1:], reduction="none")
             total += nats[mask[1:]].sum().item()
             start += len(alone)
-    assert model.loss_sum(*batch).item() == pytest.approx(total, rel=1e-5)
+    assert model.loss_sum(*batch.model_inputs).item() == pytest.approx(total, rel=1e-5)

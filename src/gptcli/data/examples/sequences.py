@@ -7,7 +7,8 @@ Shapes: B batch, T time (seq_len).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,21 +21,29 @@ from gptcli.errors import DataError
 from gptcli.nn.loss import IGNORE_INDEX
 
 
+class PlacedDocument(NamedTuple):
+    """Document `number`, tokens first..last-1 of the stream, in a row from `start` on."""
+
+    number: int
+    first: int
+    last: int
+    start: int
+
+
 class ExampleSequences:
     """Rows of examples by their number 0, 1, 2, ... over all epochs; each epoch has another order of the same rows.
 
-    A unit of `unit_documents` consecutive documents of the shards, such as the two answers of a preference, is in one
-    row.
+    The documents of a unit of the shards, such as the two answers of a preference, are in one row.
     """
 
-    def __init__(self, shards: TokenShards, seq_len: int, seed: int, unit_documents: int = 1) -> None:
+    def __init__(self, shards: TokenShards, seq_len: int, seed: int) -> None:
         """
         Raises:
             DataError: The split holds no example, or one that is longer than a sequence.
         """
-        self.shards, self.seq_len, self.seed, self.unit_documents = shards, seq_len, seed, unit_documents
+        self.shards, self.seq_len, self.seed = shards, seq_len, seed
         self.edges = np.append(shards.document_starts.astype(np.int64), len(shards))  # (documents + 1,)
-        places = (np.diff(self.edges) - 1).reshape(-1, unit_documents).sum(axis=1)  # (units,)
+        places = (np.diff(self.edges) - 1).reshape(-1, shards.unit_documents).sum(axis=1)  # (units,)
         if not len(places):
             raise DataError("the training split holds no example", "give more examples")
         if places.max() > seq_len:
@@ -61,23 +70,33 @@ class ExampleSequences:
         `targets` is the next token of the example where the loss is of it, else IGNORE_INDEX. `segment_ids` counts the
         examples of a row from 0; the padding has the number after the last one.
         """
-        shape = (len(rows), self.seq_len)
+        shape, reference = (len(rows), self.seq_len), self.shards.reference
         input_ids, targets = np.zeros(shape, dtype=np.int64), np.full(shape, IGNORE_INDEX, dtype=np.int64)
-        segment_ids = np.empty(shape, dtype=np.int64)
+        segment_ids, nats = np.empty(shape, dtype=np.int64), np.zeros(shape, dtype=np.float32)
         for place, row in enumerate(rows):
-            start = 0
-            for number, document in enumerate(self.documents(int(row))):
-                first, last = int(self.edges[document]), int(self.edges[document + 1])
-                ids, in_loss = self.shards.read(first, last).astype(np.int64), self.shards.read_mask(first, last)
-                stop = start + len(ids) - 1
-                input_ids[place, start:stop] = ids[:-1]
-                targets[place, start:stop] = np.where(in_loss[1:], ids[1:], IGNORE_INDEX)
-                segment_ids[place, start:stop] = number
-                start = stop
-            segment_ids[place, start:] = number + 1
-        return Batch(*map(torch.from_numpy, (input_ids, targets, segment_ids)))
+            for segment, document in enumerate(self.documents(int(row))):
+                ids = self.shards.read(document.first, document.last).astype(np.int64)
+                in_loss = self.shards.read_mask(document.first, document.last)
+                within = slice(document.start, document.start + len(ids) - 1)
+                input_ids[place, within] = ids[:-1]
+                targets[place, within] = np.where(in_loss[1:], ids[1:], IGNORE_INDEX)
+                segment_ids[place, within] = segment
+                if reference is not None:
+                    nats[place, within] = reference[document.first + 1 : document.last]
+            segment_ids[place, within.stop :] = segment + 1
+        batch = Batch(*map(torch.from_numpy, (input_ids, targets, segment_ids)))
+        return batch if reference is None else batch._replace(reference=torch.from_numpy(nats))
 
-    def documents(self, row: int) -> np.ndarray:
-        """Return the documents of a row, (N,), in their order in the row."""
-        units = self.rows.row(row)
-        return (units[:, None] * self.unit_documents + np.arange(self.unit_documents)).ravel()
+    def put_back(self, rows: Sequence[int] | np.ndarray, values: np.ndarray, stream: np.ndarray) -> None:
+        """Write the values of the targets of these rows, (B, T), to their tokens' places in `stream`, (tokens,)."""
+        for place, row in enumerate(rows):
+            for _, first, last, start in self.documents(int(row)):
+                stream[first + 1 : last] = values[place, start : start + last - first - 1]
+
+    def documents(self, row: int) -> Iterator[PlacedDocument]:
+        """Yield the documents of a row in their order."""
+        units, start = self.rows.row(row), 0
+        for number in (units[:, None] * self.shards.unit_documents + np.arange(self.shards.unit_documents)).ravel():
+            first, last = int(self.edges[number]), int(self.edges[number + 1])
+            yield PlacedDocument(int(number), first, last, start)
+            start += last - first - 1
