@@ -17,6 +17,7 @@ from gptcli.checkpoint.run_directory import COPY, RunDirectory
 from gptcli.config import RawConfig, merge, validate
 from gptcli.config.load import merge_tables, with_origin
 from gptcli.console import quantity, say
+from gptcli.data.chat_template import ChatTemplate
 from gptcli.data.config import DataConfig
 from gptcli.data.sketch import NOTHING_KNOWN, SKETCH, TextSketch
 from gptcli.errors import CheckpointError, ConfigError, UsageError
@@ -58,6 +59,17 @@ class InitialCheckpoint:
         new_ids = range(known, wanted)
         return replace(self, tokenizer=tokenizer, config=grown.config, weights=grown.weights, new_ids=new_ids)
 
+    def for_examples(self, data: DataConfig) -> InitialCheckpoint:
+        """Return the model with the chat template that renders its examples, and the special tokens that it writes.
+
+        Raises:
+            DataError, StorageError: the template cannot be read.
+            TokenizerError: the tokenizer cannot have more tokens.
+        """
+        template = ChatTemplate.of_model(self.tokenizer, data.chat_template, data.special_tokens)
+        tokenizer = self.tokenizer.with_special_tokens(template.special_tokens)
+        return self.with_tokenizer(tokenizer.with_chat_template(template.source))
+
     def build(self, config: ModelConfig, device: torch.device) -> GPT:
         """Return the model that `config` describes, with these weights."""
         return model_with(config, {name: tensor.to(device) for name, tensor in self.weights.items()})
@@ -94,7 +106,10 @@ def open_initial_checkpoint(settings: RawConfig, run: RunDirectory | None) -> In
     trained = copy if copy is not None and copy.is_dir() else loaded.run and loaded.run.path
     sketch = TextSketch.open(trained / SKETCH) if trained else NOTHING_KNOWN
     weights, stop_ids = loaded.model.state_dict(), loaded.stop_ids
-    return InitialCheckpoint(reference, source, config, loaded.tokenizer, weights, sketch, stop_ids)
+    start = InitialCheckpoint(reference, source, config, loaded.tokenizer, weights, sketch, stop_ids)
+    data = validate(DataConfig, with_origin(settings.values.get("data", {}), "[data]"))
+    has_template = data.kind == "text" or (copy is not None and copy.is_dir())
+    return start if has_template else start.for_examples(data)
 
 
 def settings_from(start: InitialCheckpoint, user: RawConfig) -> RawConfig:
