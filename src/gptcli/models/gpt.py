@@ -17,6 +17,7 @@ from gptcli.models.config import ModelConfig
 from gptcli.nn.cache import KVCache
 from gptcli.nn.dropout import drop
 from gptcli.nn.layers import Embedding, Linear
+from gptcli.nn.lora import initial_a
 from gptcli.nn.loss import head_loss_sum, head_token_losses, softcapped
 from gptcli.nn.matmul import linear
 from gptcli.nn.parameters import HEAD, ParameterInfo, declared_roles
@@ -89,7 +90,7 @@ class GPT(nn.Module):
         if self.config.tie_embeddings:
             vectors, head = self.embedding.look_up_and_share(input_ids)
             return self.hidden_states(state, vectors), head
-        return self.hidden_states(state), self.head.weight
+        return self.hidden_states(state), self.head.whole_weight()
 
     def hidden_states(self, state: ForwardState, vectors: Tensor | None = None) -> Tensor:
         """Return the head's input (B, T, C) for the state's tokens; `vectors` (B, T, C) are their embeddings."""
@@ -122,7 +123,7 @@ class GPT(nn.Module):
 
     def logits(self, x: Tensor) -> Tensor:
         """Map the head's input (..., C) to logits (..., V)."""
-        logits = linear(x, self.embedding.weight) if self.config.tie_embeddings else self.head(x)
+        logits = linear(x, self.embedding.whole_weight()) if self.config.tie_embeddings else self.head(x)
         return softcapped(logits, self.config.logit_softcap)
 
     def reserve_positions(self, length: int) -> GPT:
@@ -205,6 +206,8 @@ def initial_weights(model: GPT, seed: int) -> Iterator[tuple[str, Tensor]]:
                 weight.normal_(0.0, std, generator=generator)
             case "residual":
                 weight.normal_(0.0, std / (2 * model.config.n_layer) ** 0.5, generator=generator)
+            case "lora":
+                weight = initial_a(tensor.shape, seed, name)
             case "ones":
                 weight.fill_(1.0)
             case "zeros":

@@ -47,8 +47,8 @@ def with_linears(model: GPT, make: MakeLinear) -> GPT:
     for module in list(copied.blocks.modules()):
         for name, child in module.named_children():
             if isinstance(child, Linear):
-                setattr(module, name, make(child.weight, child.bias))
-    head = copied.embedding.weight if model.config.tie_embeddings else copied.head.weight
+                setattr(module, name, make(child.whole_weight(), child.bias))
+    head = (copied.embedding if model.config.tie_embeddings else copied.head).whole_weight()
     copied.config = model.config.model_copy(update={"tie_embeddings": False})
     copied.add_module("head", make(head, None))
     return copied.eval()

@@ -32,6 +32,10 @@ class Linear(nn.Linear):
         """Map x (..., I) to (..., O)."""
         return linear(x, self.weight, self.bias)
 
+    def whole_weight(self) -> Tensor:
+        """Return the matrix (O, I) that computes what this map does, beside its bias."""
+        return self.weight
+
 
 class Embedding(nn.Embedding):
     """A table of vectors, one for each id, which has this role."""
@@ -43,14 +47,18 @@ class Embedding(nn.Embedding):
     def reset_parameters(self) -> None:
         """Draw nothing."""
 
+    def whole_weight(self) -> Tensor:
+        """Return the table (V, C) in which the ids are looked up."""
+        return self.weight
+
     def look_up_and_share(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Map ids (B, T) to their vectors (B, T, C), and return the table (V, C) too, for a head that is tied to it.
 
-        The gradient is that of `self(ids)` and `self.weight`, without a table of zeros that is filled and added up.
+        The gradient is that of `self(ids)` and the table, without a table of zeros that is filled and added up.
         """
         if torch.compiler.is_compiling():  # it does not cache graphs with functions such as the one below
-            return self(ids), self.weight
-        return LookUpAndShare.apply(ids, self.weight)  # type: ignore[no-any-return, no-untyped-call]  # torch does not annotate apply
+            return self(ids), self.whole_weight()
+        return LookUpAndShare.apply(ids, self.whole_weight())  # type: ignore[no-any-return, no-untyped-call]  # torch does not annotate apply
 
 
 class LookUpAndShare(torch.autograd.Function):

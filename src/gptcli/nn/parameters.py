@@ -13,17 +13,18 @@ from torch import nn
 
 from gptcli.nn.sharding import Sharding
 
-ParameterKind = Literal["matrix", "embedding", "head", "vector"]
-Initialization = Literal["normal", "residual", "ones", "zeros"]
+ParameterKind = Literal["matrix", "embedding", "head", "vector", "adapter"]
+Initialization = Literal["normal", "residual", "ones", "zeros", "lora"]
 
 
 class Role(NamedTuple):
     """The role of one parameter in the model.
 
     kind: "matrix" a hidden weight matrix, "embedding" a table of token or position vectors (also when the head
-        shares it), "head" the output projection to the vocabulary when it is its own, "vector" norms and biases.
+        shares it), "head" the output projection to the vocabulary when it is its own, "vector" norms and biases,
+        "adapter" a matrix of low rank beside a frozen one.
     init: "normal" with the model's standard deviation, "residual" the same divided by sqrt(2 n_layer), for projections
-        that write to the residual stream, or constant "ones" or "zeros".
+        that write to the residual stream, "lora" as in `lora.initial_a`, or constant "ones" or "zeros".
     parts: (name, rows) of the matrices fused in it, such as q, k and v, or gate and up; empty when it is one.
     per_head: each attention head contributes a summand of its gradient.
     """

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from gptcli.config import Config
 from gptcli.data.config import DataConfig
+from gptcli.models.adapter_config import AdapterConfig, NoAdapter
 from gptcli.models.config import ModelConfig
 from gptcli.objective.config import CrossEntropyConfig, ObjectiveConfig
 from gptcli.optim.config import AdamWConfig, CosineSchedule, OptimConfig, ScheduleConfig
@@ -171,6 +172,7 @@ class RunConfig(Config):
 
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
+    adapter: AdapterConfig = NoAdapter()
     objective: ObjectiveConfig = CrossEntropyConfig()
     optim: OptimConfig = AdamWConfig()
     schedule: ScheduleConfig = CosineSchedule()
@@ -192,6 +194,15 @@ class RunConfig(Config):
         """Refuse preferences to be learnt from data that has none."""
         if self.objective.name == "dpo":
             raise ValueError("objective.name dpo needs pairs of answers, which this corpus does not have; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def check_adapter(self) -> RunConfig:
+        """Refuse an adapter beside random weights, or of matrices in 8 bits."""
+        if self.adapter.name != "none" and not self.train.init_from:
+            raise ValueError("an adapter needs a trained model; name one with train.init_from (--init-from)")
+        if self.adapter.name != "none" and self.train.precision == "fp8":
+            raise ValueError("train.precision fp8 does not support adapters; use bf16")
         return self
 
     @model_validator(mode="after")
