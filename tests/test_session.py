@@ -58,12 +58,11 @@ def test_a_session_has_the_precision_that_was_asked_for(directory: Path) -> None
     assert session.model.embedding.weight.dtype == torch.bfloat16
 
 
-def test_stop_tokens_and_chat_template_are_those_of_the_tokenizer(directory: Path, tokenizer: Tokenizer) -> None:
+def test_a_model_without_a_chat_template_reads_no_conversations(directory: Path, tokenizer: Tokenizer) -> None:
     session = open_session(ModelRequest(str(directory), device="cpu"))
-    assert session.stop_ids == {tokenizer.eos_id} and session.chat_template is None
-    settings = directory / "tokenizer_config.json"
-    settings.write_text(settings.read_text().replace("{", '{"chat_template": "{{ messages }}", ', 1))
-    assert open_session(ModelRequest(str(directory), device="cpu")).chat_template == "{{ messages }}"
+    assert session.stop_ids == {tokenizer.eos_id}
+    with pytest.raises(UsageError, match=r"has no chat template, so it reads no conversations; fine-tune it on some"):
+        session.chat_encoder()
 
 
 def test_every_listed_stop_token_ends_a_text(directory: Path, tokenizer: Tokenizer) -> None:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 
-from gptcli.console import say
+from gptcli.checkpoint.run_directory import RunDirectory
+from gptcli.config import read_toml
+from gptcli.console import say, shell_word
+from gptcli.data.chat import OF_MODEL
+from gptcli.data.chat_encoder import ChatEncoder, LossOn
+from gptcli.data.chat_template import ChatTemplate
+from gptcli.errors import UsageError
 from gptcli.generate.config import GenerationConfig
 from gptcli.generate.engine import Engine
 from gptcli.generate.listener import SILENT, Listener
 from gptcli.generate.step import decoding_step
 from gptcli.generate.text import Generation, Prompt, complete, encode_prompts
 from gptcli.interop.load import LoadedModel, load_model
+from gptcli.manifest import require_unchanged
 from gptcli.models.inference import Quantization, for_generation, quantized
 from gptcli.nn.device import AUTOCAST_DTYPES, resolve_device
 from gptcli.storage import default_cache_dir
@@ -47,10 +55,22 @@ class Session(LoadedModel):
 
     request: ModelRequest = field(kw_only=True)
 
-    @property
-    def chat_template(self) -> str | None:
-        """The Jinja template by which the model reads conversations; None if it has none."""
-        return self.tokenizer.chat_template
+    def chat_encoder(self, loss_on: LossOn = "assistant") -> ChatEncoder:
+        """Return an encoder of conversations by the model's own chat template; it is a context manager.
+
+        Answers end at its `stop_ids`, and at those of the session.
+
+        Raises:
+            UsageError: the model has no chat template.
+            DataError: the template cannot be compiled or rendered.
+        """
+        if self.tokenizer.chat_template is None:
+            raise UsageError(
+                f"{self.source} has no chat template, so it reads no conversations",
+                f"fine-tune it on some: gptcli finetune {shell_word(self.request.path)} DATA",
+            )
+        template = ChatTemplate.of_model(self.tokenizer, OF_MODEL)
+        return ChatEncoder(template, self.tokenizer, loss_on=loss_on, date=chat_date(self.run))
 
     def generate(self, prompts: Sequence[str], config: GenerationConfig, listener: Listener = SILENT) -> Generation:
         """Generate `config.num_samples` texts for each prompt; `listener` receives them as they grow.
@@ -79,6 +99,15 @@ class Session(LoadedModel):
         model = self.model if self.request.quantize else for_generation(self.model, rows)
         step = decoding_step(model, default_cache_dir() if self.request.compile else None)
         return complete(Engine(model, config, stop_ids, step), self.tokenizer, prompts, listener)
+
+
+def chat_date(run: RunDirectory | None) -> str | None:
+    """Return the date that chat templates get as today's: that of a run's training, or today for another model."""
+    if run is None:
+        return datetime.date.today().isoformat()
+    require_unchanged(run.path, run.config_path.name)
+    date = read_toml(run.config_path).values.get("data", {}).get("chat_date")
+    return date if isinstance(date, str) else None
 
 
 def open_session(request: ModelRequest) -> Session:

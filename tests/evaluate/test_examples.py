@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from gptcli.data.chat_encoder import EncodedConversation, TurnSpan
 from gptcli.errors import DataError
 from gptcli.evaluate.example_report import ExampleReport
-from gptcli.evaluate.examples import Example, ExampleOptions, ExampleScorer, Turn, answers_of
+from gptcli.evaluate.examples import ExampleOptions, ExampleScorer, answers_of
 from gptcli.generate.config import GenerationConfig
 from gptcli.generate.engine import Engine
 from gptcli.generate.text import Generation, Prompt, complete
@@ -44,12 +45,14 @@ def scorer(model: GPT, tokenizer: Tokenizer, stop_ids: set[int], **options: obje
     return ExampleScorer(model, tokenizer, stop_ids, generated, ExampleOptions(**options))
 
 
-def example(question: str, answer: Sequence[int], end: int) -> Example:
+def example(question: str, answer: Sequence[int], end: int) -> EncodedConversation:
     asked = list(question.encode())
     ids = np.array([*asked, *answer, end, 10], dtype=np.uint32)
     in_loss = np.zeros(len(ids), dtype=bool)
     in_loss[len(asked) : -1] = True
-    return Example(ids, in_loss, (Turn("user", 0, len(asked)), Turn("assistant", len(asked), len(ids))))
+    return EncodedConversation(
+        ids, in_loss, (TurnSpan("user", 0, len(asked)), TurnSpan("assistant", len(asked), len(ids)))
+    )
 
 
 def test_losses_are_those_of_one_forward_for_each_example(model: GPT, byte_tokenizer: Tokenizer) -> None:
@@ -82,7 +85,7 @@ def test_answers_are_right_if_the_model_writes_and_ends_them(model: GPT, byte_to
     wrong = example(question, [*written[: end - 1], ord("y" if written[end - 1] == ord("x") else "x")], written[end])
     too_short = example(question, written[: end - 1], STOP)
     long = example("Tell me more.", [120] * 70, STOP)
-    cut = Example(right.ids[:-3], right.in_loss[:-3], ())
+    cut = EncodedConversation(right.ids[:-3], right.in_loss[:-3], ())
     found = scorer(model, byte_tokenizer, stop_ids).evaluate([right, wrong, too_short, long, cut])
     answers = found.answers
     assert answers is not None and (answers.found, answers.short, len(answers.generated)) == (4, 3, 3)
@@ -114,7 +117,7 @@ def test_each_stretch_of_the_mask_that_ends_is_an_answer() -> None:
     ids = np.arange(20, dtype=np.uint32)
     in_loss = np.zeros(20, dtype=bool)
     in_loss[[0, 1, 4, 5, 6, 9, 10, 15, 16, 19]] = True
-    found = list(answers_of(3, Example(ids, in_loss), {1, 5, 10, 16}))
+    found = list(answers_of(3, EncodedConversation(ids, in_loss, ()), {1, 5, 10, 16}))
     assert [answer.ids for answer in found] == [(4, 5), (9, 10), (15, 16)]
     assert [answer.context for answer in found] == [tuple(range(4)), tuple(range(9)), tuple(range(15))]
 
@@ -123,11 +126,11 @@ def test_intervals_of_several_answers_an_example_resample_examples(model: GPT, b
     ids = np.array([*b"One?", *b"yes", STOP, *b"Two?", *b"no", STOP], dtype=np.uint32)
     in_loss = np.zeros(len(ids), dtype=bool)
     in_loss[4:8], in_loss[12:] = True, True
-    found = scorer(model, byte_tokenizer, {STOP}).evaluate([Example(ids, in_loss)] * 3).answers
+    found = scorer(model, byte_tokenizer, {STOP}).evaluate([EncodedConversation(ids, in_loss, ())] * 3).answers
     assert found.exact_match.trials == 6 and found.exact_match.uncertainty.unit == "3 examples"
 
 
 def test_examples_without_answers_are_an_error(model: GPT, byte_tokenizer: Tokenizer) -> None:
     ids = np.array([1, 2, 3], dtype=np.uint32)
     with pytest.raises(DataError, match="no token of these examples is of an answer"):
-        scorer(model, byte_tokenizer, {STOP}).evaluate([Example(ids, np.zeros(3, dtype=bool))])
+        scorer(model, byte_tokenizer, {STOP}).evaluate([EncodedConversation(ids, np.zeros(3, dtype=bool), ())])

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gptcli.errors import CheckpointError, UsageError
-from gptcli.interop.gguf import QUANTIZATIONS, read_gguf, require_quantization, write_gguf
+from gptcli.interop.gguf import QUANTIZATIONS, GgufMetadata, read_gguf, require_quantization, write_gguf
 from gptcli.interop.gguf_families import gguf_family
 from gptcli.interop.huggingface import tensor_shapes
 from gptcli.interop.load import LoadedModel
@@ -53,7 +53,7 @@ def test_a_model_rebuilt_from_the_file_alone_computes_the_same(
     our_model, tokenizer, some_ids, path, architecture, slots
 ):
     model = our_model(**slots)
-    write_gguf(model, tokenizer, path, "f32", name="tiny")
+    write_gguf(model, tokenizer, path, "f32", GgufMetadata("tiny"))
     again = read_gguf(path)
     assert gguf.GGUFReader(path).fields["general.architecture"].contents() == architecture
     torch.testing.assert_close(again(some_ids), model(some_ids), atol=1e-6, rtol=0)
@@ -66,7 +66,7 @@ def test_tensors_have_the_names_that_llama_cpps_converter_gives_them(our_model, 
     from gptcli.interop.families import family_of
 
     model = our_model(**slots)
-    write_gguf(model, tokenizer, path, "f32", name="tiny")
+    write_gguf(model, tokenizer, path, "f32", GgufMetadata("tiny"))
     family, _ = family_of(model.config)
     config = family.written_as(model.config)
     table = gguf.get_tensor_name_map(gguf.MODEL_ARCH[architecture.upper()], config.n_layer)
@@ -81,7 +81,7 @@ def test_tensors_have_the_names_that_llama_cpps_converter_gives_them(our_model, 
 def test_llamas_rows_are_ordered_for_a_rotation_of_neighbours(our_model, tokenizer, path):
     """Scores of llama.cpp's rotation, of pairs (2i, 2i + 1), on the written rows are those of ours on our rows."""
     model = our_model(**LLAMA, n_kv_head=2)
-    write_gguf(model, tokenizer, path, "f32", name="tiny")
+    write_gguf(model, tokenizer, path, "f32", GgufMetadata("tiny"))
     tensors = {t.name: torch.from_numpy(np.array(t.data)) for t in gguf.GGUFReader(path).tensors}
     x = torch.randn(5, 48, generator=torch.Generator().manual_seed(3))
     D = model.config.head_width
@@ -105,7 +105,7 @@ def test_llamas_rows_are_ordered_for_a_rotation_of_neighbours(our_model, tokeniz
 @torch.no_grad()
 def test_matrices_are_rounded_as_asked_and_vectors_not_at_all(our_model, tokenizer, path, numbers):
     model = our_model(n_embd=64, tie_embeddings=False)
-    write_gguf(model, tokenizer, path, numbers, name="tiny")
+    write_gguf(model, tokenizer, path, numbers, GgufMetadata("tiny"))
     kinds = {tensor.name: tensor.tensor_type.name.lower() for tensor in gguf.GGUFReader(path).tensors}
     assert kinds["blk.0.attn_norm.weight"] == kinds["blk.2.attn_q_norm.weight"] == "f32"
     assert kinds["blk.0.attn_q.weight"] == kinds["token_embd.weight"] == numbers
@@ -118,7 +118,7 @@ def test_matrices_are_rounded_as_asked_and_vectors_not_at_all(our_model, tokeniz
 
 
 def test_rows_that_do_not_fit_in_blocks_stay_in_f16_and_it_is_said(our_model, tokenizer, path):
-    notes = write_gguf(our_model(n_embd=48), tokenizer, path, "q4_0", name="tiny")
+    notes = write_gguf(our_model(n_embd=48), tokenizer, path, "q4_0", GgufMetadata("tiny"))
     assert any("not a multiple of 32" in note for note in notes)
     kinds = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(path).tensors}
     assert kinds["blk.0.attn_q.weight"] == "F16"
@@ -126,14 +126,14 @@ def test_rows_that_do_not_fit_in_blocks_stay_in_f16_and_it_is_said(our_model, to
 
 
 def test_learned_positions_stay_in_fp32_as_llama_cpp_adds_them(our_model, tokenizer, path):
-    write_gguf(our_model(**GPT2, n_embd=64), tokenizer, path, "q8_0", name="tiny")
+    write_gguf(our_model(**GPT2, n_embd=64), tokenizer, path, "q8_0", GgufMetadata("tiny"))
     kinds = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(path).tensors}
     assert kinds["position_embd.weight"] == "F32"
     assert kinds["token_embd.weight"] == "Q8_0"
 
 
 def test_embeddings_beyond_the_vocabulary_get_tokens(our_model, tokenizer, path):
-    write_gguf(our_model(vocab_size=tokenizer.vocab_size + 3), tokenizer, path, "f32", name="tiny")
+    write_gguf(our_model(vocab_size=tokenizer.vocab_size + 3), tokenizer, path, "f32", GgufMetadata("tiny"))
     fields = gguf.GGUFReader(path).fields
     tokens = fields["tokenizer.ggml.tokens"].contents()
     assert len(tokens) == len(set(tokens)) == tokenizer.vocab_size + 3
@@ -160,7 +160,7 @@ def test_embeddings_beyond_the_vocabulary_get_tokens(our_model, tokenizer, path)
 )
 def test_a_model_that_llama_cpp_does_not_know_is_refused_in_words(our_model, tokenizer, path, slots, words):
     with pytest.raises(UsageError, match=words) as caught:
-        write_gguf(our_model(**slots), tokenizer, path, "f32", name="tiny")
+        write_gguf(our_model(**slots), tokenizer, path, "f32", GgufMetadata("tiny"))
     assert "\n" not in str(caught.value)
     assert not list(path.parent.iterdir())
 
@@ -183,7 +183,7 @@ def test_quantizations_that_cannot_be_written_say_how_to_have_them():
 
 
 def test_a_file_that_is_cut_short_or_none_is_refused(our_model, tokenizer, path):
-    write_gguf(our_model(), tokenizer, path, "f32", name="tiny")
+    write_gguf(our_model(), tokenizer, path, "f32", GgufMetadata("tiny"))
     content = path.read_bytes()
     for damaged in (content[: len(content) // 2], content[:100], b"no GGUF at all, but some text" * 10):
         path.write_bytes(damaged)
@@ -200,7 +200,7 @@ def test_llama_cpp_itself_gives_the_same_ids_and_logits(our_model, path, setting
     llama_cpp = pytest.importorskip("llama_cpp")
     tokenizer = build_tokenizer(settings, lambda: iter([TEXT * 5]))
     model = our_model(vocab_size=tokenizer.vocab_size, n_embd=64, tie_embeddings=settings.name != "bpe", **slots)
-    write_gguf(model, tokenizer, path, "f32", name="tiny")
+    write_gguf(model, tokenizer, path, "f32", GgufMetadata("tiny"))
     check = llama_cpp_parity(LoadedModel(model, tokenizer, None, "a test"), path)
     # It looks GELU up in a table of fp16.
     assert check.max_difference < (1e-2 if slots == GPT2 else 1e-4) and check.tokens == 256

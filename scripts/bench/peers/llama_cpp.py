@@ -9,7 +9,7 @@ from __future__ import annotations
 from itertools import islice
 from pathlib import Path
 
-from gptcli.interop.gguf import write_gguf
+from gptcli.interop.gguf import GgufMetadata, write_gguf
 from gptcli.interop.huggingface import read_huggingface
 from gptcli.report.bench.decoding_rounds import decoding_contender
 from gptcli.report.bench.jobs import DecodingJob
@@ -25,7 +25,7 @@ def generate(job: DecodingJob) -> Contender:
     model, _ = read_huggingface(Path(job.directory))
     path = Path(job.scratch) / "model.gguf"
     # Prompts are ids, so any tokenizer does; not every one of a Hugging Face directory has a form in GGUF.
-    write_gguf(model, byte_tokenizer(), path, QUANTIZATIONS[job.numbers], name="bench")
+    write_gguf(model, byte_tokenizer(), path, QUANTIZATIONS[job.numbers], GgufMetadata("bench"))
     length = len(job.prompts[0])
     del model
     llama = llama_cpp.Llama(

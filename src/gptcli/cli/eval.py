@@ -49,6 +49,18 @@ def evaluate(
     worst: Annotated[
         int, data_option(min=0, max=MOST, metavar="K", help="Show the K passages that the model predicts worst.")
     ] = 0,
+    chat: Annotated[
+        bool, data_option("--chat", help="Score the answers in conversations, as of a model that was trained on them.")
+    ] = False,
+    answers: Annotated[
+        int | None,
+        data_option(
+            min=0,
+            max=MOST,
+            metavar="N",
+            help="Generate at most N short answers of conversations and compare them (default: 1,000).",
+        ),
+    ] = None,
     assignments: ReadingAssignments = None,
     checkpoint: Checkpoint = "best",
     quantize: Quantize = None,
@@ -92,11 +104,14 @@ def evaluate(
 ) -> None:
     """Measure a model's perplexity, or its scores on tasks.
 
-    On a text, the result is perplexity and bits per byte, with each token scored exactly once.
+    On a text, the result is perplexity and bits per byte, with each token scored exactly once. On conversations, with
+    --chat or for a model that was trained on some, it is perplexity on the assistant's tokens, and the share of short
+    answers that the model writes exactly.
 
     Examples:
         gptcli eval runs/book
         gptcli eval runs/book another-book.txt --worst 3
+        gptcli eval runs/answers held-out.jsonl --chat
         gptcli eval runs/book --choices reviews.jsonl --num-fewshot 4
         gptcli eval runs/book --tasks hellaswag,piqa --limit 100
     """
@@ -105,6 +120,7 @@ def evaluate(
 
     model = ModelRequest(run, checkpoint, device, quantize=quantize)
     of_texts = {"TEXT": text, "--context": context, "--stride": stride, "--worst": worst, "--set": assignments}
+    of_texts |= {"--chat": chat, "--answers": answers}
     of_tasks = {"--limit": limit, "--include-path": include_path}
     report: CommandResult
     if tasks is not None:
@@ -124,7 +140,9 @@ def evaluate(
         refuse("a text", of_tasks | {"--shots": shots, "--num-fewshot": num_fewshot})
         options = PerplexityOptions(context, stride, batch_size, worst)
         reading = reading_settings(assignments or [])
-        report = requests.evaluate_texts(requests.TextsRequest(model, tuple(text or ()), options, reading))
+        report = requests.evaluate_texts(
+            requests.TextsRequest(model, tuple(text or ()), options, reading, chat, answers)
+        )
     show_report(report, as_json)
 
 

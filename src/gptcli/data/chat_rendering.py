@@ -55,9 +55,8 @@ class TurnRenderer:
         for messages in PROBES:
             count = len(messages)
             answered = [*messages, {"role": ASSISTANT, "content": ANSWER}]
-            whole, asked, bare = self.answers(
-                answered, "a conversation", None, [{"stop": count + 1}, {"stop": count, "asks": True}, {"stop": count}]
-            )
+            wanted = [{"stop": count + 1}, {"stop": count, "asks": True}, {"stop": count}]
+            whole, asked, bare = (*self.answers(answered, "a conversation", None, wanted), {}, {})[:3]
             if "error" not in {**whole, **asked, **bare}:
                 _, _, after = whole["text"].replace(BEGIN, "").replace(END, "").partition(ANSWER)
                 specials = [

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gptcli.data.chat_encoder import EncodedConversation
 from gptcli.errors import DataError
 from gptcli.evaluate.continuations import Continuation, score_continuations
 from gptcli.evaluate.scoring import Scorer, evaluation_mode, usable_batch_size
@@ -31,22 +32,6 @@ MOST_ANSWERS = 1000
 """The default of the answers that are generated; a share of a thousand is known to three hundredths."""
 SLACK_TOKENS = 8
 """Tokens that a generated answer may have beyond the longest example's, since the same text can have other tokens."""
-
-
-class Turn(NamedTuple):
-    """The tokens start..stop-1 of one message, template markup included."""
-
-    role: str
-    start: int
-    stop: int
-
-
-class Example(NamedTuple):
-    """An example as a model reads it: ids (N,) and whether the loss is of each, (N,); `turns` if they are known."""
-
-    ids: np.ndarray
-    in_loss: np.ndarray
-    turns: tuple[Turn, ...] = ()
 
 
 class Answer(NamedTuple):
@@ -158,6 +143,8 @@ class ExampleOptions:
     seed: int = 0
 
 
+Scored = tuple[EncodedConversation, np.ndarray]
+"""An example, and the losses (N - 1,) of all its tokens but the first."""
 Complete = Callable[[Sequence[Prompt], GenerationConfig], Generation]
 """Generates texts after prompts, each up to a token that ends an answer."""
 
@@ -179,7 +166,7 @@ class ExampleScorer:
     options: ExampleOptions = ExampleOptions()
     on_tokens: Callable[[int, float], None] = lambda count, nats: None
 
-    def evaluate(self, examples: Iterable[Example]) -> ExampleEvaluation:
+    def evaluate(self, examples: Iterable[EncodedConversation]) -> ExampleEvaluation:
         """Score examples.
 
         Raises:
@@ -211,7 +198,7 @@ class ExampleScorer:
             seconds=time.monotonic() - began,
         )
 
-    def scored(self, examples: Iterable[Example]) -> tuple[int, Iterator[tuple[Example, np.ndarray]]]:
+    def scored(self, examples: Iterable[EncodedConversation]) -> tuple[int, Iterator[Scored]]:
         """Return the context, and an iterator over examples with the losses (N - 1,) of all tokens but the first."""
         options, model = self.options, self.model
         context, stride = resolve_windows(options.context, options.stride, model.config.context_length)
@@ -219,7 +206,7 @@ class ExampleScorer:
         batch_size = usable_batch_size(options.batch_size, context, vocab_size, device)
         scorer = Scorer(model, context=context, stride=stride, batch_size=batch_size, on_tokens=self.on_tokens)
 
-        def run() -> Iterator[tuple[Example, np.ndarray]]:
+        def run() -> Iterator[Scored]:
             with evaluation_mode(model):
                 for sequence in scorer.score((example, example.ids) for example in examples):
                     yield sequence.key, sequence.losses
@@ -268,7 +255,7 @@ class ShortAnswers:
         self.found = self.short = 0
         self.kept: list[Answer] = []
 
-    def consider(self, number: int, example: Example) -> None:
+    def consider(self, number: int, example: EncodedConversation) -> None:
         """Count the answers of an example, and keep the short ones."""
         for answer in answers_of(number, example, self.stop_ids):
             self.found += 1
@@ -279,7 +266,7 @@ class ShortAnswers:
                 self.kept.append(answer)
 
 
-def answers_of(number: int, example: Example, stop_ids: Collection[int]) -> Iterator[Answer]:
+def answers_of(number: int, example: EncodedConversation, stop_ids: Collection[int]) -> Iterator[Answer]:
     """Yield the stretches of the mask up to the first token of `stop_ids`; one that no such token ends is no answer.
 
     What was cut at the context has no end, nor has a stretch that begins the example a context.
@@ -292,7 +279,7 @@ def answers_of(number: int, example: Example, stop_ids: Collection[int]) -> Iter
             yield Answer(number, tuple(example.ids[:start].tolist()), tuple(ids[: end + 1]))
 
 
-def by_role(example: Example, losses: np.ndarray) -> dict[str, np.ndarray]:
+def by_role(example: EncodedConversation, losses: np.ndarray) -> dict[str, np.ndarray]:
     """Return the losses of all tokens of each role; the first token of an example, which nothing precedes, has none."""
     parts: dict[str, list[np.ndarray]] = {}
     for role, start, stop in example.turns:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,15 @@ from gptcli.errors import CheckpointError, DataError, UsageError, missing_extra
 from gptcli.evaluate.choice_report import ChoiceReport
 from gptcli.evaluate.choices import ChoiceRow, evaluate_choices, parse_row
 from gptcli.evaluate.contamination import Contamination, ContaminationCounter, validation_contamination
+from gptcli.evaluate.conversations import (
+    encoded_conversations,
+    is_of_preferences,
+    learns_conversations,
+    loss_on_of,
+    stored_examples,
+)
+from gptcli.evaluate.example_report import ExampleReport
+from gptcli.evaluate.examples import MOST_ANSWERS, ExampleOptions, ExampleScorer
 from gptcli.evaluate.perplexity import (
     PerplexityOptions,
     encoded_texts,
@@ -45,12 +55,16 @@ class TextsRequest:
 
     Attributes:
         reading: the user's settings for reading the texts; the other settings are those of the run.
+        as_conversations: whether the texts are conversations, as those of a run that was trained on such always are.
+        answers: the number of short answers of conversations that are generated and compared, at most.
     """
 
     model: ModelRequest
     texts: tuple[str, ...] = ()
     options: PerplexityOptions = field(default_factory=PerplexityOptions)
     reading: RawConfig = field(default_factory=RawConfig)
+    as_conversations: bool = False
+    answers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -104,13 +118,17 @@ class ValidationSplit:
         return validation_contamination(self.run)
 
 
-def evaluate_texts(request: TextsRequest) -> PerplexityReport:
-    """Measure the perplexity of texts, in fp32 or quantized.
+def evaluate_texts(request: TextsRequest) -> PerplexityReport | ExampleReport:
+    """Measure the perplexity of texts, or the answers in conversations, in fp32 or quantized.
 
     Raises:
         UsageError, DataError, CheckpointError, StorageError, OutOfMemoryError.
     """
     session = open_session(request.model)
+    if request.as_conversations or learns_conversations(session.run):
+        return evaluate_conversations(session, request)
+    if request.answers is not None:
+        raise UsageError("--answers has no effect on a text", "leave it out, or add --chat")
     longest = session.model.config.context_length
     if request.options.context is None and longest > LONGEST_DEFAULT:
         say(f"windows have {LONGEST_DEFAULT:,} tokens; the model's context is {longest:,}: --context {longest} uses it")
@@ -127,6 +145,39 @@ def evaluate_texts(request: TextsRequest) -> PerplexityReport:
     for warning in report.warnings():
         say(f"warning: {warning}")
     return report
+
+
+def evaluate_conversations(session: Session, request: TextsRequest) -> ExampleReport:
+    """Score the conversations that the user names, or else the validation examples of the run."""
+    options, loss_on = request.options, loss_on_of(session.run)
+    if options.worst:
+        raise UsageError("--worst has no effect on conversations", "leave it out")
+    if request.texts and loss_on == "all":
+        loss_on = "assistant"
+    answers = MOST_ANSWERS if request.answers is None else request.answers
+    with session.chat_encoder(loss_on) as encoder, Progress("eval", None, unit="tokens", scale=True) as progress:
+        stop_ids = session.stop_ids | encoder.stop_ids
+        scorer = ExampleScorer(
+            session.model,
+            session.tokenizer,
+            stop_ids,
+            partial(session.complete, stop_ids=stop_ids),
+            ExampleOptions(options.context, options.stride, options.batch_size, answers, options.seed),
+            on_tokens=lambda count, nats: progress.update(count, loss=f"{nats / count:.3f}"),
+        )
+        if request.texts:
+            source = ", ".join(request.texts)
+            config = corpus_config(session.run, request.reading)
+            evaluation = scorer.evaluate(encoded_conversations(encoder, request.texts, config))
+        else:
+            run = require_run(session)
+            source, shards = f"validation split of {run.path}", validation_shards(session, run)
+            if not shards.is_masked:
+                raise UsageError(
+                    f"the validation split of {run.path} is text", "leave out --chat, or name conversations"
+                )
+            evaluation = scorer.evaluate(stored_examples(shards, only_chosen=is_of_preferences(run)))
+    return ExampleReport(evaluation, session.source, source, loss_on)
 
 
 def recorded_loss(run: RunDirectory) -> LostText | None:

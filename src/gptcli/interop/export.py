@@ -16,7 +16,7 @@ import torch
 from gptcli.errors import UsageError, missing_extra
 from gptcli.interop.card import model_card
 from gptcli.interop.families import family_of
-from gptcli.interop.generation_config import CONFIG
+from gptcli.interop.generation_config import CONFIG, with_chat_ends
 from gptcli.interop.huggingface import read_huggingface, write_huggingface
 from gptcli.interop.load import LoadedModel, load_model
 from gptcli.interop.nanogpt import CHECKPOINT, read_nanogpt, write_nanogpt
@@ -183,11 +183,12 @@ def export_huggingface(loaded: LoadedModel, out: Path, dtype: str, license: str 
 
 def export_gguf(loaded: LoadedModel, out: Path, numbers: str, license: str | None) -> Exported:
     """Write a GGUF file; read it back from its own content, and by llama.cpp if llama-cpp-python is installed."""
-    from gptcli.interop.gguf import read_gguf, write_gguf
+    from gptcli.interop.gguf import GgufMetadata, read_gguf, write_gguf
 
     # The scales of quantized weights have 16 bits.
     require_range(loaded.model.state_dict(), DTYPES.get(numbers, torch.float16), "choose --dtype f32")
-    notes = write_gguf(loaded.model, loaded.tokenizer, out, numbers, name=out.stem, license=license)
+    metadata = GgufMetadata(out.stem, license, with_chat_ends(loaded.tokenizer, loaded.stop_ids))
+    notes = write_gguf(loaded.model, loaded.tokenizer, out, numbers, metadata)
     checks = [compare(loaded.model, f"gguf {version('gguf')}", read_gguf(out), parity_ids(loaded))]
     if is_installed("llama_cpp"):
         checks.append(llama_cpp_parity(loaded, out))

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Collection
 from pathlib import Path
 
-from gptcli.errors import CheckpointError
+from gptcli.console import say
+from gptcli.data.chat import OF_MODEL
+from gptcli.data.chat_encoder import ChatEncoder
+from gptcli.data.chat_template import ChatTemplate
+from gptcli.errors import CheckpointError, DataError
 from gptcli.interop.family import Json
 from gptcli.interop.weights import read_json
 from gptcli.manifest import require_unchanged
@@ -28,6 +33,22 @@ def generation_config(tokenizer: Tokenizer, stop_ids: Collection[int] = ()) -> J
         STOP_KEY: ends if len(ends) > 1 else next(iter(ends), None),
         "pad_token_id": framing.stop_id,
     }
+
+
+def with_chat_ends(tokenizer: Tokenizer, stop_ids: Collection[int]) -> frozenset[int]:
+    """Return the tokens that end a text, with those that end an answer in the tokenizer's chat template, if it has one.
+
+    A template that cannot be rendered adds none, which a line on stderr says.
+    """
+    if tokenizer.chat_template is None:
+        return frozenset(stop_ids)
+    today = datetime.date.today().isoformat()
+    try:
+        with ChatEncoder(ChatTemplate.of_model(tokenizer, OF_MODEL), tokenizer, date=today) as encoder:
+            return encoder.stop_ids | frozenset(stop_ids)
+    except DataError as error:
+        say(f"warning: the tokens at which answers end are not known, since {error.message}")
+        return frozenset(stop_ids)
 
 
 def read_stop_ids(directory: Path) -> frozenset[int]:

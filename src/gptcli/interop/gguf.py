@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 from gptcli.errors import CheckpointError, UsageError
 from gptcli.interop.family import Family, ForeignConfig, Json
 from gptcli.interop.gguf_families import BIASED, TIED, gguf_family, gguf_family_named
-from gptcli.interop.gguf_tokenizer import GgufTokenizer, gguf_tokenizer
+from gptcli.interop.gguf_tokenizer import GgufTokenizer, ending_tokens, gguf_tokenizer
 from gptcli.interop.huggingface import tensor_shapes
 from gptcli.interop.weights import reordered, require_described, split_tensor
 from gptcli.models.config import ModelConfig
@@ -52,9 +52,21 @@ def require_quantization(name: str) -> None:
     )
 
 
-def write_gguf(
-    model: GPT, tokenizer: Tokenizer, path: Path, numbers: str, *, name: str, license: str | None = None
-) -> tuple[str, ...]:
+class GgufMetadata(NamedTuple):
+    """What a file says besides the model and its tokenizer.
+
+    Attributes:
+        name: the name of the model.
+        license: the hub's identifier of its licence.
+        stop_ids: the tokens that end a text or an answer, besides the one that the tokenizer names.
+    """
+
+    name: str
+    license: str | None = None
+    stop_ids: frozenset[int] = frozenset()
+
+
+def write_gguf(model: GPT, tokenizer: Tokenizer, path: Path, numbers: str, metadata: GgufMetadata) -> tuple[str, ...]:
     """Write the model's weights in `numbers` (f32, f16, bf16 or one of QUANTIZATIONS) with its tokenizer to `path`.
 
     Returns:
@@ -73,9 +85,9 @@ def write_gguf(
     with atomic_file(path) as temporary:
         writer = gguf.GGUFWriter(temporary, family.name, use_temp_file=True)
         writer.add_type("model")
-        writer.add_name(name)
-        if license:
-            writer.add_license(license)
+        writer.add_name(metadata.name)
+        if metadata.license:
+            writer.add_license(metadata.license)
         writer.add_file_type(file_type(numbers))
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
         for key, value in family.write_config(config).items():
@@ -83,6 +95,7 @@ def write_gguf(
             add(f"{family.name}.{key}", value)
         writer.add_vocab_size(config.vocab_size)
         add_tokenizer(writer, tokenizer, vocabulary)
+        endings = add_endings(writer, tokenizer, metadata.stop_ids)
         for tensor_name, tensor in their_tensors(model, family, config):
             kind = tensor_numbers(tensor_name, tensor, numbers, config.tie_embeddings)
             if kind == "f16" and numbers in QUANTIZATIONS:
@@ -93,10 +106,11 @@ def write_gguf(
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
+    notes = (*vocabulary.notes, *endings)
     if not kept:
-        return vocabulary.notes
+        return notes
     rows = f"{len(kept)} matrices, {kept[0]} first, have rows whose length is not a multiple of 32 and stay in f16"
-    return (*vocabulary.notes, rows)
+    return (*notes, rows)
 
 
 def their_tensors(model: GPT, family: Family, config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
@@ -140,7 +154,6 @@ def add_tokenizer(writer: Any, tokenizer: Tokenizer, vocabulary: GgufTokenizer) 
     writer.add_token_merges(vocabulary.merges)
     special = {
         writer.add_bos_token_id: tokenizer.framing.begin_id,
-        writer.add_eos_token_id: tokenizer.framing.stop_id,
         writer.add_unk_token_id: tokenizer.unk_id,
     }
     for add, id in special.items():
@@ -150,6 +163,19 @@ def add_tokenizer(writer: Any, tokenizer: Tokenizer, vocabulary: GgufTokenizer) 
     writer.add_add_eos_token(False)
     if tokenizer.chat_template is not None:
         writer.add_chat_template(tokenizer.chat_template)
+
+
+def add_endings(writer: Any, tokenizer: Tokenizer, stop_ids: frozenset[int]) -> tuple[str, ...]:
+    """Add the keys of the tokens at which llama.cpp stops; return a note if there are more than it has keys for."""
+    endings = ending_tokens(tokenizer, stop_ids)
+    keys = (writer.add_eos_token_id, writer.add_eot_token_id, writer.add_eom_token_id)
+    for add, id in zip(keys, endings[:3], strict=True):
+        if id is not None:
+            add(id)
+    if not endings.left_out:
+        return ()
+    names = ", ".join(tokenizer.token_text(id) for id in endings.left_out)
+    return (f"llama.cpp has no key for more than three tokens that end a text: give it also the stop text {names}",)
 
 
 def read_gguf(path: Path) -> GPT:

@@ -17,7 +17,7 @@ A tokenizer that this form cannot hold exactly is refused.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from gptcli import strict_json
@@ -31,6 +31,14 @@ NORMAL, TOKEN_UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 1, 2, 3, 4, 5
 
 NEVER = "<|never|> <|applies|>"
 """The only merge of tokenizers without merges."""
+
+ENDING_NAMES = frozenset(
+    (
+        *("<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>"),
+        *("<end_of_turn>", "<|endoftext|>", "<|eom_id|>", "<EOT>"),
+    )
+)
+"""Tokens at which llama.cpp stops because of their names."""
 
 LLAMA3_SPLIT, QWEN2_SPLIT = LINE_SPLITS
 
@@ -116,6 +124,32 @@ def merges_within(word: str) -> Iterator[str]:
     """Yield the merges that build a token from its characters, from the left."""
     for end in range(1, len(word)):
         yield f"{word[:end]} {word[end]}"
+
+
+class EndingTokens(NamedTuple):
+    """The tokens at which llama.cpp stops a text: those of three keys, and those whose names it knows.
+
+    Attributes:
+        eos: ends a text.
+        eot: ends a turn of a conversation.
+        eom: ends one of several messages in a turn.
+        left_out: tokens for which no key is left.
+    """
+
+    eos: int | None
+    eot: int | None
+    eom: int | None
+    left_out: tuple[int, ...]
+
+
+def ending_tokens(tokenizer: Tokenizer, stop_ids: Collection[int]) -> EndingTokens:
+    """Return the keys for the tokens that end a text or an answer."""
+    eos, name = tokenizer.framing.stop_id, tokenizer.backend.id_to_token
+    others = sorted(set(stop_ids) - {eos}, key=lambda id: (name(id) in ENDING_NAMES, id))
+    found = others if eos is None else [eos, *others]
+    keys: list[int | None] = [*found[:3], None, None, None]
+    left_out = tuple(id for id in found[3:] if name(id) not in ENDING_NAMES)
+    return EndingTokens(keys[0], keys[1], keys[2], left_out)
 
 
 def special_text(tokenizer: Tokenizer, id: int) -> str:
