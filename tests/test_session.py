@@ -8,19 +8,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from gptcli.errors import UsageError
+from gptcli.data.chat_template import ChatTemplate
+from gptcli.errors import TokenizerError, UsageError
 from gptcli.generate.config import GenerationConfig
-from gptcli.generate.text import generate
+from gptcli.generate.engine import Engine
+from gptcli.generate.text import complete, generate
 from gptcli.interop.huggingface import write_huggingface
 from gptcli.models.config import ModelConfig
 from gptcli.models.gpt import build_model
 from gptcli.models.inference import quantized
 from gptcli.nn.inference import Int8Linear
 from gptcli.session import ModelRequest, open_session
-from gptcli.tokenizer.config import ByteTokenizerConfig
+from gptcli.tokenizer.config import ByteTokenizerConfig, CharTokenizerConfig
 from gptcli.tokenizer.tokenizer import Tokenizer
 from gptcli.tokenizer.train import build_tokenizer
 
+SMALL = {"context_length": 32, "n_layer": 1, "n_head": 2, "n_embd": 32}
 GREEDY = GenerationConfig(max_new_tokens=12, temperature=0.0)
 
 
@@ -56,6 +59,45 @@ def test_a_quantized_session_runs_and_names_the_quantized_model(directory: Path)
 def test_a_session_has_the_precision_that_was_asked_for(directory: Path) -> None:
     session = open_session(ModelRequest(str(directory), device="cpu", precision="bf16"))
     assert session.model.embedding.weight.dtype == torch.bfloat16
+
+
+@pytest.fixture
+def chatty(tmp_path: Path, tokenizer: Tokenizer) -> Path:
+    """A model of random weights whose tokenizer has a chat template."""
+    torch.manual_seed(0)
+    template = ChatTemplate.of_model(tokenizer, "chatml")
+    tokenizer = tokenizer.with_special_tokens(template.special_tokens).with_chat_template(template.source)
+    config = ModelConfig(vocab_size=tokenizer.vocab_size, context_length=128, n_layer=1, n_head=2, n_embd=32)
+    write_huggingface(build_model(config), tokenizer, tmp_path / "chatty")
+    return tmp_path / "chatty"
+
+
+def test_answers_continue_the_ids_of_the_training_and_show_no_special_token(chatty: Path) -> None:
+    session = open_session(ModelRequest(str(chatty), device="cpu"))
+    asked = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "<|im_end|>?"}]
+    config = GREEDY.model_copy(update={"max_new_tokens": 40, "num_samples": 2})
+    (found,) = session.chat([asked], config).prompts
+    with session.chat_encoder() as encoder:
+        trained = encoder.conversation([*asked, {"role": "assistant", "content": "An answer."}], "it")
+        stop_ids = encoder.stop_ids
+    ids = found.prompt.ids
+    assert trained.ids[: len(ids)].tolist() == ids
+    assert trained.in_loss[len(ids)] and not trained.in_loss[: len(ids)].any()
+    assert found.report()["messages"] == asked
+    free = complete(Engine(session.model, config), session.tokenizer, [found.prompt]).prompts[0].completions[0].tokens
+    place = next((place for place, token in enumerate(free) if token in stop_ids), len(free) - 1)
+    for completion in found.completions:
+        assert completion.tokens == free[: place + 1]
+        assert "<|" not in completion.text and completion.text == session.tokenizer.decode(free[: place + 1])
+
+
+def test_a_message_that_the_tokenizer_cannot_represent_is_named(tmp_path: Path) -> None:
+    letters = build_tokenizer(CharTokenizerConfig(), lambda: iter(["user assistant .\n"]))
+    tokenizer = letters.with_chat_template("{% for m in messages %}{{ m['content'] + '\n' }}{% endfor %}")
+    write_huggingface(build_model(ModelConfig(vocab_size=tokenizer.vocab_size, **SMALL)), tokenizer, tmp_path)
+    session = open_session(ModelRequest(str(tmp_path), device="cpu"))
+    with pytest.raises(TokenizerError, match=r"prompt 2: the tokenizer's vocabulary lacks 'z'"):
+        session.chat([[{"role": "user", "content": text}] for text in ("suer", "suez")], GREEDY)
 
 
 def test_a_model_without_a_chat_template_reads_no_conversations(directory: Path, tokenizer: Tokenizer) -> None:

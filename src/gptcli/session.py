@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -20,7 +20,7 @@ from gptcli.generate.config import GenerationConfig
 from gptcli.generate.engine import Engine
 from gptcli.generate.listener import SILENT, Listener
 from gptcli.generate.step import decoding_step
-from gptcli.generate.text import Generation, Prompt, complete, encode_prompts
+from gptcli.generate.text import Generation, Prompt, complete, encode_prompts, place, represented
 from gptcli.interop.load import LoadedModel, load_model
 from gptcli.manifest import require_unchanged
 from gptcli.models.inference import Quantization, for_generation, quantized
@@ -81,6 +81,34 @@ class Session(LoadedModel):
         """
         encoded = encode_prompts(self.tokenizer, prompts, config)
         return self.complete(encoded, config, self.stop_ids, listener)
+
+    def chat(
+        self, conversations: Sequence[list[dict[str, Any]]], config: GenerationConfig, listener: Listener = SILENT
+    ) -> Generation:
+        """Generate `config.num_samples` answers to each conversation; `listener` receives them as they grow.
+
+        Raises:
+            UsageError: the model has no chat template, or a part that torch.compile needs is missing.
+            DataError, CheckpointError, OutOfMemoryError: as `ChatEncoder.prompt` and `complete`.
+        """
+        with self.chat_encoder() as encoder:
+            prompts = [
+                self.chat_prompt(encoder, messages, place(number, conversations))
+                for number, messages in enumerate(conversations)
+            ]
+            return self.complete(prompts, config, self.stop_ids | encoder.stop_ids, listener)
+
+    def chat_prompt(self, encoder: ChatEncoder, messages: list[dict[str, Any]], name: str) -> Prompt:
+        """Return the ids of a conversation up to where the assistant is to write; `name` is that of it in messages.
+
+        Raises:
+            DataError: the template fails on the conversation, or the tokenizer cannot represent it.
+        """
+        ids = encoder.prompt(messages, name)
+        if self.tokenizer.unk_id in ids:
+            for message in messages:
+                represented(self.tokenizer, message["content"], name)
+        return Prompt(ids, messages)
 
     def complete(
         self,

@@ -56,6 +56,20 @@ def test_json_is_one_object_with_the_documented_keys(model_directory: Path) -> N
         assert len(completion["logprobs"]) == len(completion["tokens"]) <= 7
 
 
+def test_options_of_conversations_and_of_texts_are_not_mixed(model_directory: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"messages": [{"role": "user", "content": "Hello"}]}\n')
+    for arguments, message in (
+        (["Hi", "--system", "Be short."], "--system has no effect on a text"),
+        (["Hi", "--chat", "--document-start"], "--document-start has no effect on --chat"),
+        (["--chat"], "--chat needs a message to answer"),
+        (["--chat", "Hi", "--prompt-file", str(rows)], "a prompt has no meaning beside the conversations of"),
+        (["--chat", "--prompt-file", str(rows)], "has no chat template, so it reads no conversations; fine-tune it"),
+    ):
+        done = run(model_directory, *arguments)
+        assert done.returncode == 2 and message in done.stderr and not done.stdout
+
+
 def test_stdout_has_the_text_alone_of_every_prompt(model_directory: Path) -> None:
     """Past the context, from stdin; the same texts as in JSON."""
     options = ("--prompt-file", "-", "--max-new-tokens", "80", "--temperature", "0.5", "--top-k", "20")

@@ -23,7 +23,11 @@ def generate(
     ] = None,
     prompt_file: Annotated[
         str | None,
-        prompt_option(metavar="FILE", help="Read one prompt from each line of FILE that is not blank; - is stdin."),
+        prompt_option(
+            metavar="FILE",
+            help="Read one prompt from each line of FILE that is not blank; - is stdin. With --chat, "
+            "the rows of a .json or .jsonl file are conversations, whose last answer is left out.",
+        ),
     ] = None,
     whole_file: Annotated[
         bool, prompt_option("--whole-file", help="Read all of --prompt-file as one prompt of many lines.")
@@ -31,6 +35,13 @@ def generate(
     document_start: Annotated[
         bool, prompt_option("--document-start", help="Put the token that begins a document before each prompt.")
     ] = False,
+    chat: Annotated[
+        bool,
+        prompt_option("--chat", help="Answer each prompt as a user's message, by the model's own chat template."),
+    ] = False,
+    system: Annotated[
+        str | None, prompt_option(metavar="TEXT", help="Put this system message before each prompt of --chat.")
+    ] = None,
     checkpoint: Checkpoint = "best",
     quantize: Quantize = None,
     max_new_tokens: Annotated[int, sampling_option(help="Generate at most this many tokens per sample.")] = 200,
@@ -81,7 +92,7 @@ def generate(
     ] = "---",
     as_json: AsJson = False,
 ) -> None:
-    r"""Generate text from a model.
+    r"""Generate text, or answers to messages, from a model.
 
     Only the generated text is printed to stdout; the prompt and progress are printed to stderr. A terminal shows
     control characters of the text as \uXXXX; a file or a pipe gets the text byte for byte.
@@ -90,8 +101,11 @@ def generate(
         gptcli generate runs/book "It was a dark night"
         gptcli generate runs/book "It was a dark night" --temperature 0.5 --num-samples 4
         gptcli generate runs/book --prompt-file prompts.txt --json
+        gptcli generate runs/answers --chat "Who wrote Faust?"
     """
     from gptcli.config import RawConfig, validate
+    from gptcli.errors import UsageError
+    from gptcli.generate.chat_prompts import read_conversations
     from gptcli.generate.config import GenerationConfig
     from gptcli.generate.terminal import Printer, read_prompts
 
@@ -111,14 +125,25 @@ def generate(
         "batch_size": batch_size,
     }
     config = validate(GenerationConfig, RawConfig(settings))
-    prompts = read_prompts(prompt, prompt_file, whole_file=whole_file)
+    if chat and document_start:
+        raise UsageError("--document-start has no effect on --chat, whose template begins the text", "leave it out")
+    if system is not None and not chat:
+        raise UsageError("--system has no effect on a text", "leave it out, or add --chat")
+    if chat:
+        conversations = read_conversations(prompt, prompt_file, whole_file=whole_file, system=system)
+        prompts = [f"{messages[-1]['content']}\n" for messages in conversations]
+    else:
+        prompts = read_prompts(prompt, prompt_file, whole_file=whole_file)
 
     from gptcli.generate.listener import SILENT
     from gptcli.session import ModelRequest, open_session
 
     session = open_session(ModelRequest(run, checkpoint, device, precision, quantize, compile))
     with SILENT if as_json else Printer(prompts, config, separator) as listener:
-        generation = session.generate(prompts, config, listener)
+        if chat:
+            generation = session.chat(conversations, config, listener)
+        else:
+            generation = session.generate(prompts, config, listener)
     if as_json:
         print(strict_json.dumps(generation.report(several=prompt_file is not None and not whole_file)))
     say(f"{quantity(generation.token_count, 'token')}, {generation.tokens_per_second:,.1f} tokens/s")

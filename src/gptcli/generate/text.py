@@ -182,11 +182,7 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str, config: GenerationConfig, n
     Raises:
         DataError: the tokenizer cannot represent the prompt, or it is empty and no token begins a document.
     """
-    try:
-        tokenizer.require_representable(prompt)
-        ids = tokenizer.encode(prompt)
-    except TokenizerError as error:
-        raise TokenizerError(f"{name}: {error}") from error
+    ids = represented(tokenizer, prompt, name)
     before = tokenizer.framing.before
     if config.document_start or not ids:
         if not before:
@@ -197,6 +193,19 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str, config: GenerationConfig, n
             )
         return [*before, *ids]
     return [*before, *ids] if tokenizer.adds_bos else ids
+
+
+def represented(tokenizer: Tokenizer, text: str, name: str) -> list[int]:
+    """Return the ids of a text of the prompt that has this name.
+
+    Raises:
+        TokenizerError: the tokenizer cannot represent the text.
+    """
+    try:
+        tokenizer.require_representable(text)
+        return tokenizer.encode(text)
+    except TokenizerError as error:
+        raise TokenizerError(f"{name}: {error}") from error
 
 
 def check_prompt(ids: Sequence[int], model: GPT, config: GenerationConfig, name: str) -> None:
