@@ -56,7 +56,8 @@ def write_examples(tmp_path: Path) -> WriteShards:
         with ShardWriter(tmp_path / name, vocab_size, none, "tokenizer", shard_bytes, masked=True) as writer:
             writer.unit_documents = unit_documents
             for ids, in_loss in examples:
-                writer.add_example(np.array(ids, dtype=np.uint32), np.array(in_loss, dtype=bool), size=len(ids))
+                size = np.array([len(ids)])
+                writer.add_examples(np.array(ids, dtype=np.uint32), np.array(in_loss, dtype=bool), size, size)
         return TokenShards.open(tmp_path / name)
 
     return write

@@ -214,7 +214,7 @@ def test_the_loss_of_examples_is_that_of_each_alone_over_its_mask(tmp_path: Path
     none = DocumentFraming(None)
     with ShardWriter(tmp_path / "examples", CONFIG.vocab_size, none, "tokenizer", masked=True) as writer:
         for ids, mask in zip(examples, masks, strict=True):
-            writer.add_example(ids, mask, size=5)
+            writer.add_examples(ids, mask, np.array([len(ids)]), np.array([5]))
     shards = TokenShards.open(tmp_path / "examples")
     nats = []
     model.eval()

@@ -20,12 +20,13 @@ from gptcli import strict_json
 from gptcli.data.arrays import stretches
 from gptcli.data.cache import WHOLE, VerifiedShare, cache_key, is_whole, new_entry, only_writer, require_whole
 from gptcli.data.config import DataConfig
+from gptcli.data.examples.apart import scan_apart
 from gptcli.data.left_out import left_out_report
 from gptcli.data.lost_text import read_lost_text
 from gptcli.data.overlap import read_overlap, write_overlap
 from gptcli.data.prepare import PreparedCorpus, learn_tokenizer, open_corpus, prepare_corpus, scan_corpus
 from gptcli.data.sample import SAMPLE_BYTES
-from gptcli.data.scan import SCAN, CorpusScan, ScanSummary, open_scan, scan_texts, text_fingerprint
+from gptcli.data.scan import SCAN, CorpusScan, EncodedScan, ScanSummary, open_scan, scan_texts, text_fingerprint
 from gptcli.data.shards import ShardWriter, TokenShards
 from gptcli.data.sketch import SKETCH, TextSketch
 from gptcli.data.split import OVERLAP, TRAIN, VAL, Split
@@ -33,7 +34,6 @@ from gptcli.data.split_reader import ASSIGNMENT
 from gptcli.data.stages import SplitStatistics
 from gptcli.data.token_files import is_token_file
 from gptcli.data.token_mix import UNNAMED, Mix, TokenMix
-from gptcli.data.token_scan import TokenScan
 from gptcli.data.workspace import Workspace
 from gptcli.errors import ConfigError
 from gptcli.manifest import MANIFEST_NAME
@@ -48,10 +48,10 @@ DIGEST = np.dtype([(half, "<u8") for half in HALVES])
 class MixScan(Mix):
     """The corpora of a run as they were read and split."""
 
-    scans: tuple[CorpusScan | TokenScan, ...]
+    scans: tuple[CorpusScan | EncodedScan, ...]
 
     @classmethod
-    def of_one(cls, scan: CorpusScan | TokenScan) -> MixScan:
+    def of_one(cls, scan: CorpusScan | EncodedScan) -> MixScan:
         """Return the mix of a single corpus."""
         return cls(UNNAMED, (1.0,), (scan,))
 
@@ -146,6 +146,9 @@ def scan_mix(workspace: Workspace) -> MixScan:
     config = workspace.config
     if not config.mix:
         return MixScan.of_one(scan_corpus(config.corpus, workspace))
+    if config.kind != "text":
+        examples = scan_apart([entry.corpus for entry in config.mix], workspace)
+        return MixScan(*config.names_and_weights, tuple(examples))
     for entry in config.mix:
         if any(is_token_file(source) for source in entry.corpus):
             raise ConfigError(f"data.mix: {entry.title} is a file of tokens", "name texts, or train on it alone")
@@ -223,7 +226,9 @@ def prepare_mix(scan: MixScan, workspace: Workspace, tokenizer: Tokenizer | None
     """
     if scan.is_single:
         return prepared_alone(prepare_corpus(scan.scans[0], workspace, tokenizer))
-    report = scan.report()
+    report, first = scan.report(), scan.scans[0]
+    if isinstance(first, EncodedScan):
+        tokenizer = first.tokenizer
     if tokenizer is None:
         tokenizer, sample = mixed_tokenizer(scan, workspace)
         report |= {"tokenizer_sample": sample} if sample else {}
@@ -234,7 +239,7 @@ def prepare_mix(scan: MixScan, workspace: Workspace, tokenizer: Tokenizer | None
         if not is_there:
             with new_entry(directory) as folder:
                 tokenizer.save(folder / "tokenizer")
-                join([corpus.val for corpus in corpora], folder / "val", tokenizer)
+                join([corpus.val for corpus in corpora], folder / "val")
                 sketches = [TextSketch.open(corpus.directory / SKETCH) for corpus in corpora]
                 TextSketch.joined(sketches).save(folder / SKETCH)
                 write_overlap(folder, [corpus.val for corpus in corpora], [corpus.train for corpus in corpora])
@@ -299,9 +304,11 @@ def open_together(
     return PreparedMix(*config.names_and_weights, tuple(corpora), val, report, from_cache, directory)
 
 
-def join(splits: Sequence[TokenShards], folder: Path, tokenizer: Tokenizer) -> None:
-    """Write several splits as one, one after another."""
-    with ShardWriter(folder, tokenizer.vocab_size, tokenizer.framing, tokenizer.fingerprint) as writer:
+def join(splits: Sequence[TokenShards], folder: Path) -> None:
+    """Write several splits of one tokenizer as one, one after another."""
+    first = splits[0]
+    described = (first.vocab_size, first.framing, first.tokenizer_fingerprint)
+    with ShardWriter(folder, *described, masked=first.is_masked) as writer:
         for split in splits:
             writer.append_split(split, continues=False)
 

@@ -24,15 +24,16 @@ from gptcli.data.cache import (
     require_whole,
     unfinished,
 )
+from gptcli.data.examples.scan import scan_examples
 from gptcli.data.lost_text import read_lost_text, write_lost_text
 from gptcli.data.overlap import read_overlap, write_overlap
 from gptcli.data.sample import SAMPLE_BYTES, drawn_buckets
-from gptcli.data.scan import CorpusScan, discarded_if_changed, scan_texts
+from gptcli.data.scan import CorpusScan, EncodedScan, discarded_if_changed, scan_texts
 from gptcli.data.shards import ShardWriter, TokenShards
 from gptcli.data.sketch import SKETCH, SketchBuilder, TextSketch
 from gptcli.data.stages import EncodeTask, ShardEncoder, draw, drawn_texts, encode
 from gptcli.data.token_files import is_token_file
-from gptcli.data.token_scan import TokenScan, scan_tokens
+from gptcli.data.token_scan import scan_tokens
 from gptcli.data.worker_pool import WorkerConfig, in_order
 from gptcli.data.workspace import Workspace
 from gptcli.storage import read_regular, write_file
@@ -62,22 +63,24 @@ class PreparedCorpus:
     """The directory in the cache, which `open_corpus` opens."""
 
 
-def scan_corpus(sources: Sequence[str], workspace: Workspace) -> CorpusScan | TokenScan:
-    """Read and split a corpus of texts, or of tokens that another program wrote (.bin).
+def scan_corpus(sources: Sequence[str], workspace: Workspace) -> CorpusScan | EncodedScan:
+    """Read and split a corpus of texts, of examples, or of tokens that another program wrote (.bin).
 
     Raises:
-        DataError, StorageError, OutOfMemoryError: As `scan_texts` or `scan_tokens`.
+        DataError, StorageError, OutOfMemoryError: As `scan_texts`, `scan_examples` or `scan_tokens`.
     """
+    if workspace.config.kind != "text":
+        return scan_examples(sources, workspace)
     is_tokens = any(is_token_file(source) for source in sources)
     return scan_tokens(sources, workspace) if is_tokens else scan_texts(sources, workspace)
 
 
 def prepare_corpus(
-    scan: CorpusScan | TokenScan, workspace: Workspace, tokenizer: Tokenizer | None = None
+    scan: CorpusScan | EncodedScan, workspace: Workspace, tokenizer: Tokenizer | None = None
 ) -> PreparedCorpus:
     """Encode both splits of a corpus, or take the result from the cache.
 
-    The tokenizer is learnt or loaded as `data.tokenizer` says if it is not given. Token files have their own.
+    The tokenizer is learnt or loaded as `data.tokenizer` says if it is not given. Tokens and examples have their own.
 
     Raises:
         DataError: The corpus has changed since it was scanned.
@@ -86,7 +89,7 @@ def prepare_corpus(
         OutOfMemoryError: A process was killed.
     """
     report = scan.report()
-    if isinstance(scan, TokenScan):
+    if isinstance(scan, EncodedScan):
         return open_corpus(scan.directory, scan.tokenizer, report, scan.from_cache)
     if tokenizer is None:
         tokenizer, sample = prepare_tokenizer(scan, workspace)
@@ -117,7 +120,7 @@ def open_corpus(
     train.verify_elsewhere(share)
     tokens = {
         "tokenizer": {"name": tokenizer.name, "vocab_size": tokenizer.vocab_size, "fingerprint": tokenizer.fingerprint},
-        "framing": framing_report(tokenizer),
+        "framing": framing_report(tokenizer, train.framing),
         "train_tokens": len(train),
         "val_tokens": len(val),
         "ngram_overlap": read_overlap(directory)[0],
@@ -132,9 +135,9 @@ def framing_key(tokenizer: Tokenizer) -> list[Any]:
     return [] if framing == DocumentFraming(tokenizer.eos_id) else ["framing", framing.begin_id, framing.end_id]
 
 
-def framing_report(tokenizer: Tokenizer) -> dict[str, str | None]:
+def framing_report(tokenizer: Tokenizer, framing: DocumentFraming) -> dict[str, str | None]:
     """Return the tokens around each document, as text."""
-    ids = {"begin": tokenizer.framing.begin_id, "end": tokenizer.framing.end_id}
+    ids = {"begin": framing.begin_id, "end": framing.end_id}
     return {name: None if id is None else tokenizer.token_text(id) for name, id in ids.items()}
 
 

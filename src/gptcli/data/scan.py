@@ -44,6 +44,7 @@ from gptcli.data.workspace import Workspace
 from gptcli.errors import DataError
 from gptcli.manifest import dump_with_checksum, load_with_checksum
 from gptcli.storage import HUGE, read_regular, write_atomic, write_file
+from gptcli.tokenizer.tokenizer import Tokenizer
 
 SCAN, SECTIONS, CHARACTERS = "scan.json", "sections.json", "train-characters.txt"
 LOOKED = "looked.json"
@@ -121,6 +122,16 @@ class Scan(ScanSummary):
             "val_fraction": self.val.bytes / (self.train.bytes + self.val.bytes),
             "fingerprint": self.fingerprint,
         }
+
+
+@dataclass(frozen=True)
+class EncodedScan(Scan):
+    """A scan of a corpus that comes as tokens, or becomes tokens as it is read."""
+
+    tokenizer: Tokenizer
+    directory: Path
+    """The directory in the cache that holds both splits as token shards."""
+    from_cache: bool
 
 
 @dataclass(frozen=True)

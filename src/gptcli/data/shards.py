@@ -68,18 +68,28 @@ class ShardWriter:
         if masked:
             self.create(MASK)
 
-    def add_example(self, ids: np.ndarray, in_loss: np.ndarray, size: int) -> None:
-        """Append a document to a masked split: ids (N,) of `size` bytes of text, and whether the loss is of each, (N,).
+    def add_examples(self, ids: np.ndarray, in_loss: np.ndarray, lengths: np.ndarray, sizes: np.ndarray) -> None:
+        """Append documents, each of at least one token, to a masked split.
 
-        The loss is never of the first token, which nothing comes before.
+        The loss is never of the first token of a document, which nothing comes before.
+
+        Args:
+            ids: (N,) the ids of all documents.
+            in_loss: (N,) bool, whether the loss is of each.
+            lengths: (documents,) the tokens of each document.
+            sizes: (documents,) the bytes of the text of each.
 
         Raises:
             DataError: As `add`.
         """
-        if self.mask is None or len(ids) != len(in_loss):
-            raise ValueError("an example has a mask of its length, and is written to a masked split")
-        self.add(ids, size, starts=True)
-        self.mask.add(np.concatenate((np.zeros(min(1, len(ids)), dtype=bool), in_loss[1:])))
+        if self.mask is None or not len(ids) == len(in_loss) == lengths.sum():
+            raise ValueError("examples have masks of their lengths, and are written to a masked split")
+        self.require_known(ids)
+        starts, mask = np.cumsum(lengths) - lengths, np.array(in_loss)
+        mask[starts] = False
+        self.begin_documents(self.tokens + starts, sizes, 0)
+        self.write(ids)
+        self.mask.add(mask)
 
     def add(self, ids: np.ndarray, size: int, starts: bool) -> None:
         """Append ids (N,) of `size` bytes of text; they begin a document if `starts`.
@@ -93,11 +103,7 @@ class ShardWriter:
         """Append several arrays of ids at once, as `add` does one after another."""
         lengths, begins = np.array([len(some) for some in ids]), np.asarray(starts, dtype=bool)
         joined = ids[0] if len(ids) == 1 else np.concatenate(ids)
-        if len(joined) and int(joined.max()) >= self.vocab_size:
-            raise DataError(
-                f"the tokenizer gave token {int(joined.max())}, but its vocabulary has {self.vocab_size}",
-                "it is damaged: use another",
-            )
+        self.require_known(joined)
         places = np.cumsum(lengths) - lengths  # the place in `joined` at which each array of ids begins
         firsts = np.flatnonzero(begins)
         joined, document_starts = self.framed(joined, places[firsts])
@@ -105,6 +111,14 @@ class ShardWriter:
         edges = sums[np.append(firsts, len(sizes))]  # bytes before each document that begins, and in all
         self.begin_documents(self.tokens + document_starts, np.diff(edges), int(edges[0]))
         self.write(joined)
+
+    def require_known(self, ids: np.ndarray) -> None:
+        """Raise a DataError if one of the ids is not below the vocabulary size."""
+        if len(ids) and int(ids.max()) >= self.vocab_size:
+            raise DataError(
+                f"the tokenizer gave token {int(ids.max())}, but its vocabulary has {self.vocab_size}",
+                "it is damaged: use another",
+            )
 
     def framed(self, ids: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return `ids` with the framing of the documents that begin at `places`, ascending, and their new places.

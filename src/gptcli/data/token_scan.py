@@ -25,19 +25,18 @@ from gptcli.data.config import DataConfig
 from gptcli.data.file_formats import SourceFile
 from gptcli.data.lost_text import write_lost_text
 from gptcli.data.overlap import write_overlap
-from gptcli.data.scan import SCAN, Scan, ScanSummary, is_current
+from gptcli.data.scan import SCAN, EncodedScan, ScanSummary, is_current
 from gptcli.data.shard_index import BYTES, COUNT, STARTS, token_file_name, write_index
 from gptcli.data.shards import TokenShards
 from gptcli.data.sources import find_files
 from gptcli.data.split import default_val_bytes
-from gptcli.data.stages import SplitStatistics
 from gptcli.data.token_files import Stretch, TokenFile, cut, is_token_file, open_token_file, validation_beside
+from gptcli.data.token_sizes import TokenSizes
 from gptcli.data.versions import look_at, require_same
 from gptcli.data.workspace import Workspace
 from gptcli.errors import DataError
 from gptcli.storage import HUGE, create_file, read_regular, sha256_file, write_file
 from gptcli.tokenizer.framing import DocumentFraming
-from gptcli.tokenizer.lost_text import LostText
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 from gptcli.tokenizer.train import build_tokenizer
 
@@ -45,14 +44,8 @@ SAMPLE_TOKENS = 1 << 20
 
 
 @dataclass(frozen=True)
-class TokenScan(Scan):
-    """A scan of tokens, whose documents are not compared."""
-
-    tokenizer: Tokenizer
-    """The tokenizer, with the framing that the files show."""
-    directory: Path
-    """The directory in the cache that holds both splits as token shards."""
-    from_cache: bool
+class TokenScan(EncodedScan):
+    """A scan of tokens, whose documents are not compared; the framing of the tokenizer is the one that they show."""
 
     def report(self) -> dict[str, Any]:
         """Return the figures for data.json."""
@@ -159,11 +152,11 @@ def write_splits(
             write_split(folder / name, stretches, sizes, progress, is_copy=name == "val")
             for name, stretches in (("train", cut(train, 0, place)), ("val", validated))
         ]
-    write_lost_text(folder, [split.lost_text() for split in splits])
+    write_lost_text(folder, [sizes.lost_text(split.counts) for split in splits])
     return {
-        "train": splits[0].statistics(),
-        "val": splits[1].statistics(),
-        "unseen_characters": len(splits[1].characters() - splits[0].characters()),
+        "train": sizes.statistics(splits[0].documents, splits[0].counts),
+        "val": sizes.statistics(splits[1].documents, splits[1].counts),
+        "unseen_characters": len(sizes.characters_of(splits[1].counts) - sizes.characters_of(splits[0].counts)),
         **dict.fromkeys(("duplicates", "duplicate_bytes", "blank", "overlap", "overlap_bytes", "grouped", "cut_at"), 0),
         **{"refused": (), "replaced": 0, "separator_warning": ""},
         "split_rule": rule,
@@ -181,29 +174,6 @@ def place_of_cut(files: list[TokenFile], sizes: TokenSizes, total: int, fraction
         text_bytes = max(1.0, float(sizes.bytes[sample].mean()) * total)
         fraction = default_val_bytes(int(text_bytes) or 1) / text_bytes
     return min(max(int(total * (1 - fraction)), 2), total - 2)
-
-
-class TokenSizes:
-    """The UTF-8 bytes and the characters of each token of a vocabulary, (V,) each."""
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self.tokenizer, self.vocab_size = tokenizer, tokenizer.vocab_size
-        known = tokenizer.bytes_of_id if tokenizer.is_byte_level else {}
-        texts = [known.get(id, b"") if known else tokenizer.decode([id]).encode() for id in range(self.vocab_size)]
-        self.texts = texts
-        self.bytes = np.array([len(text) for text in texts], dtype=np.int64)
-        # Bytes that begin a character: all but those of the form 10xxxxxx.
-        self.characters = np.array([sum(byte & 0xC0 != 0x80 for byte in text) for text in texts], dtype=np.int64)
-
-    def check(self, ids: np.ndarray, name: str, position: int) -> None:
-        """Raise a DataError that names the first token of `ids`, which begin at `position`, beyond the vocabulary."""
-        if len(ids) and int(ids.max()) >= self.vocab_size:
-            place = int((ids >= self.vocab_size).argmax())
-            raise DataError(
-                f"{name} holds token {int(ids[place])} at position {position + place:,}, and the tokenizer has "
-                f"{self.vocab_size:,} tokens",
-                "name the tokenizer that made them (data.tokenizer), and check that the file is one of tokens",
-            )
 
 
 class TokenSplit:
@@ -238,27 +208,6 @@ class TokenSplit:
         """Write the size of the last document."""
         if self.documents:
             self.lengths.write(np.array([self.carried], dtype=COUNT).data)
-
-    def statistics(self) -> SplitStatistics:
-        """Return the sizes of the split."""
-        return SplitStatistics(
-            documents=self.documents,
-            bytes=int(self.counts @ self.sizes.bytes),
-            characters=int(self.counts @ self.sizes.characters),
-            distinct_characters=len(self.characters()),
-        )
-
-    def lost_text(self) -> LostText:
-        """Return a lower bound of the text that was lost when the tokens were made: a byte per unknown token."""
-        unknown = self.sizes.tokenizer.unk_id
-        lost = 0 if unknown is None else int(self.counts[unknown])
-        size = lost + int(self.counts @ self.sizes.bytes)
-        return LostText(lost, size, size)
-
-    def characters(self) -> set[str]:
-        """Return the distinct characters, without those that are always divided between two tokens."""
-        used = (self.sizes.texts[id] for id in np.flatnonzero(self.counts))
-        return {character for text in used for character in text.decode(errors="ignore")}
 
 
 def write_split(
@@ -301,7 +250,7 @@ def write_split(
         dtype=stretches[0].file.dtype.name,
         tokens=split.tokens,
         tokens_per_file=max(1, split.tokens),
-        bytes=split.statistics().bytes,
+        bytes=int(split.counts @ sizes.bytes),
         documents=split.documents,
         vocab_size=sizes.vocab_size,
         framing=sizes.tokenizer.framing,

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from gptcli.data.config import DataConfig
 from gptcli.data.worker_pool import ALL_CORES, WorkerConfig
+from gptcli.tokenizer.tokenizer import Tokenizer
+
+
+class ExampleModel(NamedTuple):
+    """What examples must know of the model that learns them."""
+
+    tokenizer: Tokenizer
+    seq_len: int
+    """The tokens of a sequence that the model is trained on."""
 
 
 @dataclass(frozen=True)
@@ -18,3 +28,5 @@ class Workspace:
     seed: int = 0
     """The seed of the split into training and validation documents."""
     workers: WorkerConfig = ALL_CORES
+    model: ExampleModel | None = None
+    """The model that learns the corpus, if it is one of examples and the model is known."""

@@ -7,11 +7,11 @@ from functools import reduce
 from typing import Any, assert_never
 
 from gptcli.console import duration, quantity, rounded, say, shell_word, size
+from gptcli.data.examples.statistics import example_lines
 from gptcli.data.lost_text import lost_text_of, lost_text_warnings
 from gptcli.data.overlap import overlap_warning, overlap_words
 from gptcli.data.prompts import suggested_prompt
-from gptcli.data.scan import CorpusScan
-from gptcli.data.token_scan import TokenScan
+from gptcli.data.scan import CorpusScan, EncodedScan
 from gptcli.evaluate.baseline import CompressionBaseline
 from gptcli.evaluate.statistics import exponential
 from gptcli.figures import figure, figure_with_interval
@@ -51,6 +51,8 @@ def plan_lines(plan: Plan, step_seconds: float | None) -> list[tuple[str, str]]:
     tokens = plan.steps * train.tokens_per_step
     cut = f"(micro-batches of {train.batch_size} x {config.seq_len}) = {size(tokens, '')}, {epochs_words(plan.epochs)}"
     lines = [("corpus", line) for line in corpus_lines(plan)]
+    for report in data.report.get("mix", [data.report]):
+        lines += [("examples", line) for line in example_lines(report["examples"])] if "examples" in report else []
     lines += [
         ("tokenizer", f"{data.tokenizer.name}, {data.tokenizer.vocab_size:,} entries"),
         ("tokens", f"{len(data.train):,} train, {len(data.val):,} validation" + (", from the cache" * data.from_cache)),
@@ -154,10 +156,11 @@ def corpus_lines(plan: Plan) -> list[str]:
     return lines
 
 
-def kept_words(scan: CorpusScan | TokenScan) -> str:
+def kept_words(scan: CorpusScan | EncodedScan) -> str:
     """Return what was kept and dropped of a corpus, in words."""
     documents = scan.train.documents + scan.val.documents - (scan.cut_at > 0)
-    kept = f"{quantity(documents, 'document')}, {size(scan.train.bytes + scan.val.bytes)}"
+    thing = "document" if scan.config.kind == "text" else "example"
+    kept = f"{quantity(documents, thing)}, {size(scan.train.bytes + scan.val.bytes)}"
     if scan.duplicates:
         kept += f", {quantity(scan.duplicates, 'exact duplicate')} ({size(scan.duplicate_bytes)}) dropped"
     if scan.replaced:
@@ -165,7 +168,7 @@ def kept_words(scan: CorpusScan | TokenScan) -> str:
     if scan.left_out:
         kept += f", {quantity(len(scan.left_out), 'file')} left out"
     if scan.grouped:
-        kept += f", {quantity(scan.grouped, 'document')} kept on the side of the split where others like them are"
+        kept += f", {quantity(scan.grouped, thing)} kept on the side of the split where others like them are"
     return kept
 
 

@@ -100,7 +100,7 @@ def test_a_packed_example_has_the_logits_and_the_loss_that_it_has_alone(write_ex
         for info in model.parameter_infos():  # those that start at zero would hide their part
             if not info.tensor.any():
                 info.tensor.normal_(0, 0.2, generator=torch.Generator().manual_seed(1))
-    examples = examples_of(12)
+    examples = examples_of(8)
     sequences = ExampleSequences(write_examples(examples), SEQ_LEN, seed=0)
     batch = sequences.batch(range(len(sequences.rows)))
     logits = model(batch.input_ids, segment_ids=batch.segment_ids)

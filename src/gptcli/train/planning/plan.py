@@ -13,7 +13,7 @@ from gptcli.config.load import with_origin, without_leaf
 from gptcli.data.batches import Batches
 from gptcli.data.mix import MixScan, PreparedMix, prepare_mix
 from gptcli.data.workspace import Workspace
-from gptcli.errors import ConfigError, UsageError
+from gptcli.errors import ConfigError
 from gptcli.models.estimate import parameter_count
 from gptcli.models.gpt import GPT, build_model
 from gptcli.nn.device import (
@@ -30,6 +30,7 @@ from gptcli.train.compiling import choose_compile
 from gptcli.train.config import RunConfig
 from gptcli.train.initial_checkpoint import InitialCheckpoint, settings_from
 from gptcli.train.planning.choice import TIME_RULE, Choice, TimedRequest, choose_for_time
+from gptcli.train.planning.corpus import DRAFT_FACTS, example_model, require_source
 from gptcli.train.planning.fine_tuning import FINE_TUNING, choose_settings, fine_tuning, is_of_examples
 from gptcli.train.planning.memory_check import require_memory
 from gptcli.train.planning.memory_estimate import rank_memory
@@ -51,8 +52,6 @@ DEADLINE_PROBE_SECONDS = 0.5
 """Seconds of timed steps, about, from which the steps of a run that has a deadline, but no choice, are estimated."""
 FINAL_PART = 0.05
 """Part of the time budget for the last evaluation; it measures the whole validation split if that takes no more."""
-DRAFT_FACTS = CorpusFacts(train_bytes=1_000_000, device_type="cpu")
-"""Facts of an ordinary corpus, for checking the user's settings before theirs is read."""
 
 
 @dataclass(frozen=True)
@@ -204,6 +203,7 @@ def make_plan(
     is_new = not history.is_resumed and start is None
     provisional = RawConfig() if history.is_resumed else choose_settings(DRAFT_FACTS, user)
     draft = validate(RunConfig, merge(provisional, user))
+    tokenizer = history.tokenizer or (start.tokenizer if start else None)
     require_source(draft, chooses_for_time=is_timed(user) and is_new)
     device = resolve_device(draft.device)
     precision = resolve_precision(device, draft.train.precision)
@@ -211,14 +211,14 @@ def make_plan(
     seconds, choice = draft.train.max_seconds, None
     clock = None if seconds is None else Clock(seconds, began)
     if clock is None or not is_new:  # the rule for a deadline chooses the shape, which is only open in a new run
-        scan = scan_subset(Workspace(draft.data, cache_dir, draft.seed), draft.train.corpus_bytes)
+        model = example_model(user, draft, device.type, tokenizer)
+        scan = scan_subset(Workspace(draft.data, cache_dir, draft.seed, model=model), draft.train.corpus_bytes)
         facts = CorpusFacts(scan.train.bytes, device.type)
         chosen = RawConfig() if history.is_resumed else choose_settings(facts, user)
     else:
         request = TimedRequest(user, draft, clock, device, precision, machine_memory_bytes(device), cache_dir)
         scan, chosen, choice = choose_for_time(request)
     config = validate(RunConfig, merge(chosen, user))
-    tokenizer = history.tokenizer or (start.tokenizer if start else None)
     data = prepare_mix(scan, Workspace(config.data, cache_dir, config.seed), tokenizer)
     vocabulary = with_origin({"model": {"vocab_size": padded_vocabulary(config, data)}}, "the tokenizer")
     batches = Batches(data.train, config.seq_len, config.seed, config.data.pack)
@@ -252,21 +252,6 @@ def make_plan(
         first_step=history.step,
         is_extended=history.is_extended(config),
     )
-
-
-def require_source(draft: RunConfig, *, chooses_for_time: bool) -> None:
-    """Require a corpus, or a mix of which no part and for which no shape would have to be chosen.
-
-    Raises:
-        UsageError: there is none.
-    """
-    if not draft.data.corpus and not draft.data.mix:
-        raise UsageError("no corpus to train on", "name one: gptcli train book.txt")
-    if draft.data.mix and (draft.train.corpus_bytes is not None or chooses_for_time):
-        raise UsageError(
-            "there is no rule for a mix of corpora (data.mix) within a time or a number of bytes",
-            "set train.max_steps instead",
-        )
 
 
 def exact_facts(train_bytes: int, device_type: str, data: PreparedMix) -> CorpusFacts:

@@ -1,0 +1,95 @@
+"""Several corpora of examples: what one of them is validated on, no other is trained on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gptcli import strict_json
+from gptcli.data.cache import cache_key, is_whole, new_entry, only_writer, require_whole
+from gptcli.data.examples.identity import DIGEST
+from gptcli.data.examples.scan import REPORT, ExampleScan, open_example_scan, scan_examples
+from gptcli.data.examples.splits import PROMPTS, kept_documents, read_prompts
+from gptcli.data.examples.statistics import SplitCounts
+from gptcli.data.examples.units import masked_writer
+from gptcli.data.lost_text import LOST_TEXT
+from gptcli.data.overlap import write_overlap
+from gptcli.data.scan import SCAN, ScanSummary
+from gptcli.data.shards import TokenShards
+from gptcli.data.sketch import SKETCH
+from gptcli.data.token_sizes import TokenSizes
+from gptcli.data.workspace import Workspace
+from gptcli.errors import ConfigError
+from gptcli.storage import copy_file, copy_tree, create_file, write_file
+
+
+def scan_apart(corpora: Sequence[Sequence[str]], workspace: Workspace) -> list[ExampleScan]:
+    """Scan several corpora, and leave out of the training part of each what another one is validated on.
+
+    Raises:
+        ConfigError: Nothing is left to train on of one of them.
+        UsageError, DataError, StorageError: As `scan_examples`.
+    """
+    scans = [scan_examples(sources, workspace) for sources in corpora]
+    held_out = [read_prompts(scan.directory, "val") for scan in scans]
+    none = np.empty(0, DIGEST)
+    return [
+        without(scan, np.concatenate([none, *held_out[:number], *held_out[number + 1 :]]), workspace)
+        for number, scan in enumerate(scans)
+    ]
+
+
+def without(scan: ExampleScan, held_out: np.ndarray, workspace: Workspace) -> ExampleScan:
+    """Return the scan without training units whose prompts are in `held_out`; the same scan if there are none."""
+    prompts = read_prompts(scan.directory, "train")
+    is_kept = ~np.isin(prompts, held_out)
+    if is_kept.all():
+        return scan
+    if not is_kept.any():
+        raise ConfigError(f"nothing is left to train on of {scan.files[0].name}", "all of it is validated on elsewhere")
+    digest = hashlib.sha256(np.packbits(is_kept).tobytes()).hexdigest()
+    entry = workspace.cache_dir / "tokens" / cache_key("examples apart", scan.directory.name, digest)
+    with only_writer(entry):
+        if not is_whole(entry):
+            with new_entry(entry) as folder:
+                for name in ("val", "tokenizer", SKETCH):
+                    (folder / name).mkdir()
+                    copy_tree(scan.directory / name, folder / name)
+                for name in (LOST_TEXT, PROMPTS.format("val")):
+                    copy_file(scan.directory / name, folder / name)
+                write_kept(folder, scan, is_kept, prompts)
+    require_whole(entry)
+    return open_example_scan(entry, scan.config, scan.passed_over, from_cache=scan.from_cache)
+
+
+def write_kept(folder: Path, scan: ExampleScan, is_kept: np.ndarray, prompts: np.ndarray) -> None:
+    """Write the training part of a scan again, of the kept units alone, and what is counted of it."""
+    before = TokenShards.open(scan.directory / "train")
+    token_counts, sizes = np.zeros(scan.tokenizer.vocab_size, dtype=np.int64), TokenSizes(scan.tokenizer)
+    with masked_writer(folder / "train", scan.tokenizer) as writer:
+        writer.unit_documents = before.unit_documents
+        for ids, in_loss, lengths, text_bytes in kept_documents(before, np.repeat(is_kept, before.unit_documents)):
+            writer.add_examples(ids, in_loss, lengths, text_bytes)
+            token_counts += np.bincount(ids, minlength=len(token_counts))
+    train, val = TokenShards.open(folder / "train"), TokenShards.open(folder / "val")
+    write_overlap(folder, [val], [train])
+    with create_file(folder / PROMPTS.format("train")) as out:
+        out.write(np.ascontiguousarray(prompts[is_kept]).data)
+    gone = int((~is_kept).sum())
+    values: dict[str, Any] = {name: getattr(scan, name) for name in ScanSummary.__dataclass_fields__} | {
+        "train": sizes.statistics(int(is_kept.sum()), token_counts),
+        "overlap": scan.overlap + gone,
+        "overlap_bytes": scan.overlap_bytes + before.bytes - train.bytes,
+        "fingerprint": hashlib.sha256((train.fingerprint + val.fingerprint).encode()).hexdigest(),
+    }
+    write_file(folder / SCAN, strict_json.dumps(asdict(ScanSummary(**values))))
+    counts = SplitCounts.of(train, scan.examples["context"])
+    examples = scan.examples | {"train": counts._asdict(), "validated_on": scan.examples["validated_on"] + gone}
+    write_file(folder / REPORT, strict_json.dumps(examples))
+    report = replace(scan, **values, examples=examples).report()
+    write_file(folder / "report.json", strict_json.dumps(report, indent=2) + "\n")

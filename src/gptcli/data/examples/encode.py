@@ -1,0 +1,65 @@
+"""Rows as token sequences with a loss mask: what is left out, what is cut, and how rows are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gptcli.data.chat_encoder import ChatEncoder
+from gptcli.data.config import DataConfig
+from gptcli.data.example_forms import ChatExample
+from gptcli.data.examples.identity import ASSISTANT, Identity, identity_of
+from gptcli.data.examples.statistics import ExampleCounts
+from gptcli.data.messages import empty_answers
+
+
+class MaskedTokens(NamedTuple):
+    """A document of the shards: ids (T,) uint32, and whether the loss is of each, (T,) bool."""
+
+    ids: np.ndarray
+    in_loss: np.ndarray
+
+
+class EncodedUnit(NamedTuple):
+    """The documents that one row becomes, which stay together: one for an example."""
+
+    documents: tuple[MaskedTokens, ...]
+    identity: Identity
+
+
+UnitEncoder = Callable[[Any, object, ExampleCounts], EncodedUnit | None]
+"""A function of a row as example_rows.py reads it, its place for errors, and the counts that it adds to; the result is
+None where the row is left out."""
+
+
+def example_encoder(encoder: ChatEncoder, config: DataConfig, seq_len: int) -> UnitEncoder:
+    """Return the function that encodes conversations for sequences of `seq_len` tokens and a last target."""
+
+    def encode(example: ChatExample, place: object, counts: ExampleCounts) -> EncodedUnit | None:
+        """Encode one row.
+
+        Raises:
+            DataError: the template fails on it, or it cannot be told what the assistant writes.
+        """
+        counts.rows += 1
+        messages, tools = example
+        if not any(message["role"] == ASSISTANT for message in messages):
+            counts.no_answer += 1
+            return None
+        if empty_answers(messages):
+            counts.empty_answers += 1
+            return None
+        ids, in_loss, _ = encoder.conversation(messages, place, tools)
+        counts.lengths[len(ids)] += 1
+        if len(ids) > seq_len + 1:
+            if config.too_long == "drop" or not in_loss[1 : seq_len + 1].any():
+                counts.too_long += 1
+                return None
+            counts.cut += 1
+        tokens = MaskedTokens(ids[: seq_len + 1], in_loss[: seq_len + 1])
+        identity = identity_of(messages, tools, learns_all=config.loss_on == "all")
+        return EncodedUnit((tokens,), identity)
+
+    return encode

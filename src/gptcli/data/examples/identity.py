@@ -1,0 +1,51 @@
+"""Digests of a conversation, by which examples are compared: independent of template, tokenizer and file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gptcli import strict_json
+
+DIGEST_BYTES = 16
+DIGEST = np.dtype([("high", "<u8"), ("low", "<u8")])
+"""A digest as two numbers, as `later_occurrences` compares them."""
+ASSISTANT = "assistant"
+
+
+class Identity(NamedTuple):
+    """The digests of an example, 16 bytes each."""
+
+    whole: bytes
+    """Of all that is learnt and of what comes before it: equal examples are duplicates."""
+    prompt: bytes
+    """Of the messages before the last answer: examples with one prompt are on one side of the split."""
+    answer: bytes
+    """Of the last answer."""
+    beginnings: tuple[bytes, ...]
+    """Of the messages up to each answer before the last: an example that another one begins with is on its side."""
+
+
+def identity_of(messages: Sequence[Mapping[str, Any]], tools: Any, *, learns_all: bool) -> Identity:
+    """Return the digests of a conversation, which has an answer; with `learns_all` what follows the last counts too."""
+    last = max(number for number, message in enumerate(messages) if message["role"] == ASSISTANT)
+    digest = hashlib.blake2b(canonical(tools), digest_size=DIGEST_BYTES)
+    beginnings, prompt, whole = [], b"", b""
+    for number, message in enumerate(messages):
+        if number == last:
+            prompt = digest.digest()
+        digest.update(canonical(message))
+        if message["role"] == ASSISTANT and number < last:
+            beginnings.append(digest.digest())
+        if number == last or (learns_all and number > last):
+            whole = digest.digest()
+    answer = hashlib.blake2b(canonical(messages[last]), digest_size=DIGEST_BYTES).digest()
+    return Identity(whole, prompt, answer, tuple(beginnings))
+
+
+def canonical(value: Any) -> bytes:
+    """Return a value as JSON that is the same for equal values, with a byte at its end that JSON never has."""
+    return strict_json.dumps(value, sort_keys=True).encode() + b"\0"

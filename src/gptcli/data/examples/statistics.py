@@ -1,0 +1,137 @@
+"""The counts of examples: what was read, left out, cut and learnt, for data.json, the first screen and inspections."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gptcli.console import quantity
+from gptcli.data.examples.sequences import ExampleSequences
+from gptcli.data.shards import TokenShards
+
+PERCENTILES = (50, 90, 99)
+LEFT_OUT = {
+    "duplicates": "equal to an earlier one",
+    "empty_answers": "with an empty answer",
+    "no_answer": "without an answer",
+    "too_long": "too long",
+    "validated_on": "with a prompt that is validated on",
+}
+"""The reasons for which examples are left out, in words."""
+
+
+class SplitCounts(NamedTuple):
+    """The counts of one split."""
+
+    examples: int
+    tokens: int
+    tokens_in_loss: int
+    sequences: int
+    """The rows into which the examples are packed."""
+    filled: float
+    """The part of all places in these rows that is not padding."""
+
+    @classmethod
+    def of(cls, shards: TokenShards, seq_len: int) -> SplitCounts:
+        """Return the counts of a split that is packed into rows of `seq_len`."""
+        packed = ExampleSequences(shards, seq_len, seed=0)
+        units = shards.documents // shards.unit_documents
+        return cls(units, len(shards), shards.targets, packed.sequences_per_epoch, packed.filled)
+
+
+@dataclass
+class ExampleCounts:
+    """The counts of the rows of a corpus of examples."""
+
+    rows: int = 0
+    empty_answers: int = 0
+    """Rows left out since an answer of the assistant says nothing."""
+    no_answer: int = 0
+    """Rows left out since the assistant says nothing at all."""
+    cut: int = 0
+    """Examples that are longer than the context, of which the end is not learnt."""
+    too_long: int = 0
+    """Examples left out since they are longer than the context."""
+    lengths: Counter[int] = field(default_factory=Counter)
+    """The examples by their number of tokens before they are cut."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the counts as JSON can write them."""
+        return asdict(self) | {"lengths": sorted(self.lengths.items())}
+
+    @classmethod
+    def of_json(cls, values: Mapping[str, Any]) -> ExampleCounts:
+        """Return the counts that `as_json` returned."""
+        return cls(**{**values, "lengths": Counter(dict(values["lengths"]))})
+
+    def add(self, other: ExampleCounts) -> None:
+        """Add the counts of other rows."""
+        for name in ("rows", "empty_answers", "no_answer", "cut", "too_long"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.lengths += other.lengths
+
+    def length_report(self) -> dict[str, int]:
+        """Return percentiles of the tokens of an example, and the most, before any is cut."""
+        if not self.lengths:
+            return {}
+        lengths, numbers = (np.array(values) for values in zip(*sorted(self.lengths.items()), strict=True))
+        ends = np.cumsum(numbers)
+        places = [int(np.searchsorted(ends, part / 100 * ends[-1])) for part in PERCENTILES]
+        found = {f"p{part}": int(lengths[place]) for part, place in zip(PERCENTILES, places, strict=True)}
+        return found | {"longest": int(lengths[-1])}
+
+
+def example_report(
+    counts: ExampleCounts, splits: Mapping[str, SplitCounts], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the report of the examples of a corpus, as `data.json` has it under "examples".
+
+    Args:
+        counts: the counts of the rows.
+        splits: the counts of the splits "train" and "val".
+        settings: further entries: the context in tokens, the loss, duplicates, and the overlap of answers.
+    """
+    return {
+        "rows": counts.rows,
+        "empty_answers": counts.empty_answers,
+        "no_answer": counts.no_answer,
+        "cut": counts.cut,
+        "too_long": counts.too_long,
+        "tokens": counts.length_report(),
+        **{name: split._asdict() for name, split in splits.items()},
+        **settings,
+    }
+
+
+def example_lines(report: Mapping[str, Any]) -> list[str]:
+    """Return the report of examples in words, a line each: what is learnt, what is left out, how it is packed."""
+    train, val, tokens = report["train"], report["val"], report["tokens"]
+    lines = [
+        f"{train['tokens_in_loss']:,} of {quantity(train['tokens'], 'token')} are in the loss "
+        f"({loss_words(report['loss_on'])}), {val['tokens_in_loss']:,} of {val['tokens']:,} in validation",
+        f"{tokens['p50']:,} tokens at the median, {tokens['p90']:,} at 90 %, {tokens['p99']:,} at 99 %, "
+        f"{tokens['longest']:,} at most; packed into {quantity(train['sequences'], 'sequence')} of "
+        f"{report['context']:,}, {100 * train['filled']:.0f} % filled",
+    ]
+    left_out = ", ".join(f"{report[name]:,} {words}" for name, words in LEFT_OUT.items() if report[name])
+    if left_out:
+        lines.append(f"left out: {left_out}")
+    if report["cut"]:
+        lines.append(f"{quantity(report['cut'], 'example')} cut to the context of {report['context']:,} tokens")
+    if report["known_answers"]:
+        known, share = report["known_answers"], 100 * report["known_answers"] / max(1, val["examples"])
+        lines.append(f"{known:,} ({share:.2g} %) of the answers that are validated on occur in training too")
+    return lines
+
+
+def loss_words(loss_on: str) -> str:
+    """Return the tokens that the loss is of, in words."""
+    return {
+        "assistant": "of the assistant's messages",
+        "completion": "of the last answer of each",
+        "all": "all but the first of each",
+    }[loss_on]

@@ -1,0 +1,52 @@
+"""What a plan must know of the corpus before it is read."""
+
+from __future__ import annotations
+
+from gptcli.config import RawConfig, merge, validate
+from gptcli.data.workspace import ExampleModel
+from gptcli.errors import UsageError
+from gptcli.tokenizer.tokenizer import Tokenizer
+from gptcli.train.config import RunConfig
+from gptcli.train.planning.fine_tuning import choose_settings
+from gptcli.train.planning.zero_config import CorpusFacts
+
+DRAFT_FACTS = CorpusFacts(train_bytes=1_000_000, device_type="cpu")
+"""Facts of an ordinary corpus, for checking the user's settings before theirs is read."""
+
+
+def require_source(draft: RunConfig, *, chooses_for_time: bool) -> None:
+    """Require a corpus, or a mix of which no part and for which no shape would have to be chosen.
+
+    Raises:
+        UsageError: there is none.
+    """
+    data = draft.data
+    if not data.corpus and not data.mix:
+        raise UsageError("no corpus to train on", "name one: gptcli train book.txt")
+    if data.kind != "text" and chooses_for_time:
+        raise UsageError(
+            f"data.kind is {data.kind}, and there is no model that learns the examples",
+            "name the one to start from: --init-from RUN",
+        )
+    if data.kind != "text" and draft.train.corpus_bytes is not None:
+        raise UsageError(f"train.corpus_bytes is for texts, and data.kind is {data.kind}", "leave it out")
+    if data.mix and (draft.train.corpus_bytes is not None or chooses_for_time):
+        raise UsageError(
+            "there is no rule for a mix of corpora (data.mix) within a time or a number of bytes",
+            "set train.max_steps instead",
+        )
+
+
+def example_model(
+    user: RawConfig, draft: RunConfig, device_type: str, tokenizer: Tokenizer | None
+) -> ExampleModel | None:
+    """Return what examples must know of the model that learns them; None if no model is given.
+
+    The length of its sequences depends on the device, but not on the corpus.
+    """
+    if tokenizer is None:
+        return None
+    if draft.train.init_from is None:  # a run that began with other weights, and is resumed: all is set
+        return ExampleModel(tokenizer, draft.seq_len)
+    facts = DRAFT_FACTS._replace(device_type=device_type)
+    return ExampleModel(tokenizer, validate(RunConfig, merge(choose_settings(facts, user), user)).seq_len)
