@@ -91,7 +91,7 @@ def test_the_stream_and_its_documents_are_those_of_the_text(corpus: Corpus, tmp_
         Batches(TokenMix.of_one(shards), 16, 1, "document").sequences(range(5))
         for shards in (found.train, corpus.prepared.train)
     )
-    for ours, expected in zip(*several, strict=True):
+    for ours, expected in zip(*(batch[:3] for batch in several), strict=True):
         assert ours.tolist() == expected.tolist()
 
 
