@@ -26,6 +26,7 @@ import numpy as np
 from gptcli import strict_json
 from gptcli.console import shell_word
 from gptcli.data.cache import WHOLE, VerifiedShare
+from gptcli.data.framed import framed
 from gptcli.data.loss_mask import BYTE, MASK, MaskPacker, read_bits
 from gptcli.data.shard_index import BYTES, COUNT, FORMATS, INDEX, STARTS, token_file_name, write_index
 from gptcli.data.stored_files import REMEDY, MappedFile, StoredBytes, different
@@ -106,7 +107,7 @@ class ShardWriter:
         self.require_known(joined)
         places = np.cumsum(lengths) - lengths  # the place in `joined` at which each array of ids begins
         firsts = np.flatnonzero(begins)
-        joined, document_starts = self.framed(joined, places[firsts])
+        joined, document_starts = framed(joined.astype(self.dtype), places[firsts], self.framing, not self.documents)
         sums = np.concatenate(([0], np.cumsum(sizes)))
         edges = sums[np.append(firsts, len(sizes))]  # bytes before each document that begins, and in all
         self.begin_documents(self.tokens + document_starts, np.diff(edges), int(edges[0]))
@@ -119,21 +120,6 @@ class ShardWriter:
                 f"the tokenizer gave token {int(ids.max())}, but its vocabulary has {self.vocab_size}",
                 "it is damaged: use another",
             )
-
-    def framed(self, ids: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return `ids` with the framing of the documents that begin at `places`, ascending, and their new places.
-
-        The token after a document's text is written when the next document begins, since the text may come in parts.
-        """
-        between = np.array([*self.framing.after, *self.framing.before], dtype=self.dtype)
-        if not len(between) or not len(places):
-            return ids, places
-        inserted = np.repeat(places, len(between)), np.tile(between, len(places))
-        framed = np.insert(ids.astype(self.dtype), *inserted)
-        starts = places + len(between) * np.arange(len(places)) + len(self.framing.after)
-        if self.framing.after and not self.documents:  # there is no text to end
-            framed, starts = np.delete(framed, places[0]), starts - 1
-        return framed, starts
 
     def append_split(self, shards: TokenShards, continues: bool) -> None:
         """Append a whole split of the same tokenizer; if it `continues`, its first document is the rest of the last."""
