@@ -26,7 +26,7 @@ def require_source(draft: RunConfig, *, chooses_for_time: bool) -> None:
     if data.kind != "text" and chooses_for_time:
         raise UsageError(
             f"data.kind is {data.kind}, and there is no model that learns the examples",
-            "name the one to start from: --init-from RUN",
+            "name the one to start from: gptcli finetune RUN DATA",
         )
     if data.kind != "text" and draft.train.corpus_bytes is not None:
         raise UsageError(f"train.corpus_bytes is for texts, and data.kind is {data.kind}", "leave it out")
