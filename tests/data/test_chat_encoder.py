@@ -1,43 +1,381 @@
-"""Conversations become ids with special tokens as tokens, and a mask of what the assistant writes."""
+"""Conversations become the ids that transformers gives them, with a mask of what the assistant writes."""
 
 from __future__ import annotations
 
-import pytest
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
+from pathlib import Path
+from typing import Any
 
-from gptcli.data.chat_encoder import ChatEncoder
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from chat_templates import GENERATION, PLAIN, SPECIAL_TOKENS, STYLES, byte_level, sentence_piece
+from gptcli.data.chat import CHATML, OF_MODEL
+from gptcli.data.chat_encoder import ChatEncoder, EncodedConversation
 from gptcli.data.chat_template import ChatTemplate
+from gptcli.errors import DataError
 from gptcli.tokenizer.tokenizer import Tokenizer
 from gptcli.tokenizer.train import byte_tokenizer
 
+SYSTEM = {"role": "system", "content": "You are the miller."}
 MESSAGES = [
-    {"role": "system", "content": "Be kind."},
-    {"role": "user", "content": "Who is <|im_end|>?"},
-    {"role": "assistant", "content": "Nobody."},
-    {"role": "user", "content": "And <"},
-    {"role": "assistant", "content": "Me."},
+    {"role": "user", "content": "Who is the miller?"},
+    {"role": "assistant", "content": "The miller is old."},
+    {"role": "user", "content": "What does it bring?"},
+    {"role": "assistant", "content": "It brings the winter; 300 apples."},
 ]
+TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
+CALLS = [
+    {"role": "user", "content": "Is there frost?"},
+    {"role": "assistant", "tool_calls": [{"function": {"name": "weather", "arguments": {"place": "mill"}}}]},
+    {"role": "tool", "content": '{"frost": true}'},
+    {"role": "assistant", "content": "There is."},
+]
+END = {"chatml": "<|im_end|>", "llama3": "<|eot_id|>", "gemma": "<end_of_turn>", "qwen3": "<|im_end|>"}
+"""The tokens that end an answer where it is not </s>."""
+UNENDED = ("alpaca", "plain")
+"""Styles that end answers by text."""
+WITHOUT_SYSTEM = ("gemma", "mistral")
+
+Encoders = Callable[..., ChatEncoder]
+
+
+def messages_of(style: str) -> list[dict[str, Any]]:
+    return MESSAGES if style in WITHOUT_SYSTEM else [SYSTEM, *MESSAGES]
+
+
+def loss_of(style: str) -> str:
+    return "completion" if style == "qwen3" else "assistant"
+
+
+@cache
+def tokenizer_of(kind: str) -> Tokenizer:
+    if kind == "byte":
+        return Tokenizer(
+            byte_tokenizer().with_special_tokens(SPECIAL_TOKENS).backend, {"bos_token": "<s>", "eos_token": "</s>"}
+        )
+    return byte_level() if kind == "byte level" else sentence_piece(kind)
 
 
 @pytest.fixture(scope="module")
-def chatml() -> tuple[ChatTemplate, Tokenizer]:
-    tokenizer = byte_tokenizer()
-    template = ChatTemplate.of_model(tokenizer)
-    return template, tokenizer.with_special_tokens(template.special_tokens).with_chat_template(template.source)
+def encoders() -> Iterator[Encoders]:
+    """A function that gives the encoder of a template, of which one is made."""
+    with ExitStack() as stack:
+
+        @cache
+        def encoder(source: str, kind: str = "byte level", loss_on: Any = "assistant") -> ChatEncoder:
+            tokenizer = tokenizer_of(kind).with_chat_template(source)
+            return stack.enter_context(
+                ChatEncoder(ChatTemplate.of_model(tokenizer, OF_MODEL), tokenizer, loss_on=loss_on)
+            )
+
+        yield encoder
 
 
-def test_only_the_template_writes_special_tokens_and_only_answers_are_learnt(
-    chatml: tuple[ChatTemplate, Tokenizer],
+def theirs(encoder: ChatEncoder, folder: Path) -> Any:
+    """transformers' tokenizer of the files that ours saves."""
+    from transformers import PreTrainedTokenizerFast
+
+    encoder.tokenizer.save(folder)
+    return PreTrainedTokenizerFast.from_pretrained(folder)
+
+
+def text_of(encoder: ChatEncoder, ids: Any) -> str:
+    return encoder.tokenizer.backend.decode(np.asarray(ids).tolist(), skip_special_tokens=False)
+
+
+def learnt(encoder: ChatEncoder, encoded: EncodedConversation) -> list[str]:
+    """The stretches of tokens in the loss, as text."""
+    edges = np.flatnonzero(np.diff(encoded.in_loss.astype(int), prepend=0, append=0)).reshape(-1, 2)
+    return [text_of(encoder, encoded.ids[start:stop]) for start, stop in edges]
+
+
+def require_same_ids(encoder: ChatEncoder, style: str, folder: Path) -> None:
+    """Compare a conversation and its prompts with transformers, and the prompts with the conversation."""
+    messages, reference = messages_of(style), theirs(encoder, folder)
+    encoded = encoder.conversation(messages, "row 1")
+    ids, expected = encoded.ids.tolist(), reference.apply_chat_template(messages, return_dict=False)
+    assert ids.count(encoder.tokenizer.bos_id) == expected.count(encoder.tokenizer.bos_id)
+    if style not in UNENDED:
+        assert ids == expected
+    else:  # the end of the last answer is a token instead of a line end
+        assert text_of(encoder, ids) == text_of(encoder, expected).rstrip("\n") + "</s>"
+    for number in (len(messages) - 3, len(messages) - 1):
+        prompt = encoder.prompt(messages[:number], "row 1")
+        asked = reference.apply_chat_template(messages[:number], return_dict=False, add_generation_prompt=True)
+        if style == "plain":  # transformers gives no header
+            assert text_of(encoder, prompt) == text_of(encoder, asked) + "assistant:"
+        elif style == "alpaca":  # a token may cross the end of the earlier answer there
+            assert text_of(encoder, prompt) == text_of(encoder, asked)
+        else:
+            assert prompt == asked
+        assert ids[: len(prompt)] == prompt and encoded.in_loss[len(prompt)] == (number + 1 in answers_in_loss(style))
+        assert not encoded.in_loss[len(prompt) - 1]
+
+
+def answers_in_loss(style: str) -> tuple[int, ...]:
+    """The numbers of the messages that are learnt, from 1."""
+    count = len(messages_of(style))
+    return (count,) if style == "qwen3" else (count - 2, count)
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_ids_of_byte_level_bpe_are_those_of_transformers_and_begin_with_those_of_each_prompt(
+    style: str, encoders: Encoders, tmp_path: Path
 ) -> None:
-    template, tokenizer = chatml
+    require_same_ids(encoders(STYLES[style], loss_on=loss_of(style)), style, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["llama2", "first", "always", "byte"])
+@pytest.mark.parametrize("style", ["chatml", "llama2", "mistral", "qwen3", "vicuna", "alpaca"])
+def test_ids_of_other_tokenizers_are_those_of_transformers(
+    style: str, kind: str, encoders: Encoders, tmp_path: Path
+) -> None:
+    require_same_ids(encoders(STYLES[style], kind, loss_of(style)), style, tmp_path)
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_answers_are_learnt_with_the_token_that_ends_them_and_nothing_else_is(style: str, encoders: Encoders) -> None:
+    encoder = encoders(STYLES[style], loss_on=loss_of(style))
+    encoded = encoder.conversation(messages_of(style), "row 1")
+    end = END.get(style, "</s>")
+    answers = [MESSAGES[1]["content"], MESSAGES[3]["content"]]
+    blank = " " if style in ("llama2", "mistral", "vicuna", "plain") else ""
+    tail = " " if style == "llama2" else ""
+    expected = [f"{blank}{answer}{tail}{end}" for answer in answers]
+    if style in UNENDED:  # the last answer's end is learnt as the end of the text
+        expected[0] = expected[0].removesuffix(end)
+    if style == "qwen3":
+        expected = ["<think>\n\n</think>\n\n" + expected[1]]
+    assert learnt(encoder, encoded) == expected
+    assert encoder.tokenizer.segment_encoder.special_ids[end] in encoder.stop_ids
+
+
+@pytest.mark.parametrize("style", GENERATION)
+def test_the_mask_is_that_of_transformers_where_the_template_marks_its_answers(
+    style: str, encoders: Encoders, tmp_path: Path
+) -> None:
+    encoder = encoders(GENERATION[style])
+    encoded = encoder.conversation([SYSTEM, *MESSAGES], "row 1")
+    expected = theirs(encoder, tmp_path).apply_chat_template(
+        [SYSTEM, *MESSAGES], return_dict=True, return_assistant_tokens_mask=True
+    )
+    assert encoded.ids.tolist() == expected["input_ids"]
+    assert encoded.in_loss.tolist() == [bool(flag) for flag in expected["assistant_masks"]]
+
+
+def test_marks_of_answers_need_not_enclose_the_end_token(encoders: Encoders) -> None:
+    source = GENERATION["chatml"].replace("m.content + '<|im_end|>' }}{% endgen", "m.content }}{% endgen")
+    source = source.replace("{{- '\n' }}", "{{- ('<|im_end|>' if m.role == 'assistant' else '') + '\n' }}")
+    encoder = encoders(source)
+    encoded = encoder.conversation(MESSAGES, "row 1")
+    assert learnt(encoder, encoded) == ["The miller is old.<|im_end|>", "It brings the winter; 300 apples.<|im_end|>"]
+
+
+@pytest.mark.parametrize("style", ["mistral", "qwen3"])
+def test_tool_calls_are_rendered_as_in_transformers_and_learnt(style: str, encoders: Encoders, tmp_path: Path) -> None:
+    encoder = encoders(STYLES[style], loss_on=loss_of(style))
+    messages = CALLS if style == "mistral" else [CALLS[0], CALLS[1], *CALLS[2:]]
+    encoded = encoder.conversation(messages, "row 1", TOOLS)
+    expected = theirs(encoder, tmp_path).apply_chat_template(messages, tools=TOOLS, return_dict=False)
+    assert encoded.ids.tolist() == expected
+    if style == "mistral":
+        call = '[TOOL_CALLS] [{"name": "weather", "arguments": {"place": "mill"}}]</s>'
+        assert learnt(encoder, encoded) == [call, " There is.</s>"]
+
+
+def test_tools_that_a_template_does_not_write_are_refused(encoders: Encoders) -> None:
+    with pytest.raises(DataError, match="row 1 has tools, which the chat template does not write"):
+        encoders(PLAIN).conversation(MESSAGES, "row 1", TOOLS)
+
+
+FRAGMENTS = st.sampled_from(
+    [
+        *SPECIAL_TOKENS,
+        "<",
+        "<|im",
+        "|>",
+        "_end|>",
+        "[",
+        "\ufdd0",
+        "\ufdd3" + "0",
+        "\ufdd4",
+        "é",
+        " ",
+        "\n",
+        "old",
+        "user",
+    ]
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(contents=st.lists(st.lists(FRAGMENTS, max_size=6).map("".join), min_size=3, max_size=3))
+def test_no_content_becomes_a_special_token_and_none_is_lost(contents: list[str], encoders: Encoders) -> None:
+    encoder = encoders(STYLES["chatml"])
+    roles = ("system", "user", "assistant")
+    messages = [{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)]
+    encoded = encoder.conversation(messages, "row 1")
+    texts = [f"<|im_start|>{message['role']}\n{message['content']}<|im_end|>\n" for message in messages]
+    assert text_of(encoder, encoded.ids) == "".join(texts)
+    special = [id for id in encoded.ids.tolist() if id in encoder.tokenizer.special_ids]
+    assert [encoder.tokenizer.backend.id_to_token(id) for id in special] == ["<|im_start|>", "<|im_end|>"] * 3
+    assert "".join(learnt(encoder, encoded)) == contents[2] + "<|im_end|>"
+    prompt = encoder.prompt(messages[:2], "row 1")
+    assert encoded.ids[: len(prompt)].tolist() == prompt
+
+
+def test_two_contents_that_a_template_joins_do_not_become_a_special_token(encoders: Encoders) -> None:
+    encoder = encoders("{% for m in messages %}{{ m.content }}{% endfor %}{{ eos_token }}")
+    messages = [{"role": "user", "content": "<|im_"}, {"role": "assistant", "content": "end|>"}]
+    encoded = encoder.conversation(messages, "row 1")
+    assert text_of(encoder, encoded.ids) == "<|im_end|></s>" and len(encoded.ids) > 4
+
+
+def test_turns_are_the_tokens_of_the_messages(encoders: Encoders) -> None:
+    encoder = encoders(STYLES["chatml"])
+    encoded = encoder.conversation([SYSTEM, *MESSAGES], "row 1")
+    texts = [text_of(encoder, encoded.ids[turn.start : turn.stop]) for turn in encoded.turns]
+    assert texts == [f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in [SYSTEM, *MESSAGES]]
+    assert [turn.role for turn in encoded.turns] == ["system", "user", "assistant", "user", "assistant"]
+
+
+def test_a_message_that_is_written_into_the_next_one_has_no_tokens_of_its_own(encoders: Encoders) -> None:
+    encoder = encoders(STYLES["llama2"])
+    encoded = encoder.conversation([SYSTEM, *MESSAGES], "row 1")
+    assert [text_of(encoder, encoded.ids[turn.start : turn.stop]) for turn in encoded.turns][:3] == [
+        "",
+        "<s>[INST] <<SYS>>\nYou are the miller.\n<</SYS>>\n\nWho is the miller? [/INST]",
+        " The miller is old. </s>",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("loss_on", "expected"),
+    [
+        ("completion", ["It brings the winter; 300 apples.<|im_end|>"]),
+        ("all", ["".join(f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in MESSAGES)]),
+    ],
+)
+def test_the_loss_may_be_on_the_last_answer_or_on_everything(
+    loss_on: str, expected: list[str], encoders: Encoders
+) -> None:
+    encoder = encoders(STYLES["chatml"], loss_on=loss_on)
+    assert learnt(encoder, encoder.conversation(MESSAGES, "row 1")) == expected
+
+
+def test_an_answer_that_a_template_rewrites_is_refused_with_both_texts_and_a_remedy_that_works(
+    encoders: Encoders,
+) -> None:
+    with pytest.raises(DataError) as failure:
+        encoders(STYLES["qwen3"]).conversation(MESSAGES, "chats.jsonl, line 3")
+    message = str(failure.value)
+    assert message.startswith("chats.jsonl, line 3: what the assistant writes in message 2 cannot be told")
+    assert "<think>" in message.split("' if it ends there")[0] and "The miller is o" in message.split("and as")[1]
+    assert "--set data.loss_on=completion" in message
+    assert encoders(STYLES["qwen3"], loss_on="completion").conversation(MESSAGES, "row").in_loss.any()
+
+
+def test_a_prompt_that_no_conversation_goes_on_from_is_refused(encoders: Encoders) -> None:
+    other = STYLES["chatml"].replace("{{ '<|im_start|>assistant", "{{ '<|im_start|>bot")
+    for loss_on in ("assistant", "completion"):
+        with pytest.raises(DataError, match=r"'.*bot.*' if it ends there, and as '.*assistant.*' if more") as failure:
+            encoders(other, loss_on=loss_on).conversation(MESSAGES[:2], "row 1")
+        assert "data.loss_on" not in str(failure.value) and "correct the template" in str(failure.value)
+
+
+def test_an_empty_answer_is_learnt_as_its_end_token(encoders: Encoders) -> None:
+    encoder = encoders(STYLES["llama3"])
+    encoded = encoder.conversation([MESSAGES[0], {"role": "assistant", "content": ""}], "row 1")
+    assert learnt(encoder, encoded) == ["<|eot_id|>"]
+
+
+def test_a_conversation_without_an_answer_has_nothing_to_learn(encoders: Encoders) -> None:
+    assert not encoders(STYLES["chatml"]).conversation(MESSAGES[:1], "row 1").in_loss.any()
+
+
+def test_what_follows_the_last_answer_is_left_out_where_only_text_ends_it(encoders: Encoders) -> None:
+    encoder = encoders(PLAIN)
+    encoded = encoder.conversation([*MESSAGES, {"role": "user", "content": "Thanks!"}], "row 1")
+    assert encoded.ids.tolist() == encoder.conversation(MESSAGES, "row 1").ids.tolist()
+    assert encoded.ids[-1] == encoder.tokenizer.eos_id and encoded.in_loss[-1]
+    assert encoded.turns[-1] == ("user", len(encoded.ids), len(encoded.ids))
+
+
+def test_a_conversation_may_begin_with_the_assistant(encoders: Encoders) -> None:
+    encoder = encoders(STYLES["chatml"])
+    encoded = encoder.conversation([{"role": "assistant", "content": "Hello."}, *MESSAGES], "row 1")
+    assert learnt(encoder, encoded)[0] == "Hello.<|im_end|>"
+    refusing = "{% if not messages %}{{ raise_exception('empty') }}{% endif %}" + STYLES["chatml"]
+    again = encoders(refusing).conversation([{"role": "assistant", "content": "Hello."}, *MESSAGES], "row 1")
+    assert again.in_loss.tolist() == encoded.in_loss.tolist()
+
+
+@pytest.mark.parametrize(
+    ("messages", "reason"),
+    [
+        ([], "row 1 is not a conversation"),
+        ([{"role": "user"}], "row 1 is not a conversation"),
+        ([{"role": 5, "content": "x"}], "row 1 is not a conversation"),
+        ([{"role": "user", "content": "\ud83d"}], "row 1 has half a surrogate pair"),
+        ([{"role": "user", "content": "x"}, {"role": "user", "content": "y"}], "roles must alternate"),
+    ],
+)
+def test_what_is_no_conversation_is_one_line(messages: Any, reason: str, encoders: Encoders) -> None:
+    with pytest.raises(DataError, match=reason):
+        encoders(STYLES["gemma"]).conversation(messages, "row 1")
+
+
+def test_chatml_is_given_its_tokens_and_the_token_that_begins_the_models_texts(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    base = byte_tokenizer()
+    template = ChatTemplate.of_model(base, CHATML)
+    tokenizer = base.with_special_tokens(template.special_tokens)
     with ChatEncoder(template, tokenizer) as encoder:
         encoded = encoder.conversation(MESSAGES, "row 1")
-        ids = encoded.ids.tolist()
-        assert ids.count(tokenizer.bos_id) == 1 and ids[0] == tokenizer.bos_id
-        assert [ids.count(id) for id in (257, 258)] == [5, 5]
-        learnt = tokenizer.backend.decode(encoded.ids[encoded.in_loss].tolist(), skip_special_tokens=False)
-        assert learnt == "Nobody.<|im_end|>Me.<|im_end|>"
-        for number in (2, 4):
-            prompt = encoder.prompt(MESSAGES[:number], "row 1")
-            assert (
-                ids[: len(prompt)] == prompt and not encoded.in_loss[len(prompt) - 1] and encoded.in_loss[len(prompt)]
-            )
+        assert encoder.stop_ids == {base.eos_id, 258} and not capsys.readouterr().err
+    text = "<|endoftext|>" + "".join(f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in MESSAGES)
+    assert text_of(encoder, encoded.ids) == text
+    assert encoded.ids.tolist().count(257) == len(MESSAGES) and encoded.ids.tolist().count(256) == 1
+    with ChatEncoder(template, base) as encoder:
+        assert "writes <|im_start|>, <|im_end|>" in capsys.readouterr().err
+        assert 257 not in encoder.conversation(MESSAGES, "row 1").ids
+
+
+def test_the_template_is_the_models_own_if_it_has_one(tmp_path: Path) -> None:
+    base = byte_tokenizer()
+    own = base.with_chat_template("{{ messages }}")
+    assert [ChatTemplate.of_model(tokenizer).name for tokenizer in (base, own)] == ["chatml", "model"]
+    assert ChatTemplate.of_model(own).source == "{{ messages }}"
+    with pytest.raises(DataError, match=r"no chat template of its own.*data\.chat_template=chatml"):
+        ChatTemplate.of_model(base, "model")
+    file = tmp_path / "t.jinja"
+    file.write_text("{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}")
+    found = ChatTemplate.of_model(own, str(file), ["<|user|>"])
+    assert found.source == "{{ bos_token }}" + file.read_text() and found.special_tokens == ("<|user|>",)
+    file.write_text("{{ bos_token }}" + file.read_text())
+    assert ChatTemplate.of_model(own, str(file)).source == file.read_text()
+
+
+def test_tokens_named_by_the_configuration_are_single_ids(tmp_path: Path) -> None:
+    file = tmp_path / "t.jinja"
+    file.write_text("{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}{{ eos_token }}")
+    template = ChatTemplate.of_model(byte_tokenizer(), str(file), ["<|user|>", "<|assistant|>"])
+    tokenizer = byte_tokenizer().with_special_tokens(template.special_tokens)
+    with ChatEncoder(template, tokenizer) as encoder:
+        assert encoder.conversation(MESSAGES[:2], "row 1").ids.tolist().count(257) == 1
+
+
+def test_an_answer_that_nothing_ends_is_refused() -> None:
+    tokenizer = Tokenizer(byte_tokenizer().backend, {"bos_token": None, "eos_token": None})
+    with (
+        ChatEncoder(ChatTemplate("plain", PLAIN), tokenizer) as encoder,
+        pytest.raises(DataError, match="ends an answer"),
+    ):
+        encoder.conversation(MESSAGES, "row 1")

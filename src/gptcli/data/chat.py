@@ -34,6 +34,8 @@ START_SECONDS, TEMPLATE_SECONDS, ROW_SECONDS = 60.0, 5.0, 5.0
 """Longest times that the process may take to start, to compile the template, and to render one conversation."""
 CPU_SECONDS = 8
 """Processor time for one of these. The process ends after it even if this process no longer exists to end it."""
+RENDERS_AT_ONCE = 16
+"""Renderings of one conversation that share these times."""
 MEMORY_BYTES = 2**28
 """Memory that compiling and rendering may take beyond that of the process when it is ready."""
 DEFAULT, OF_MODEL = "auto", "model"

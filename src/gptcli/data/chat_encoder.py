@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
@@ -15,7 +14,7 @@ from gptcli.data.chat_spans import AnswerSpan, Beginning, Rendering, difference,
 from gptcli.data.chat_template import ChatTemplate
 from gptcli.data.content_marks import unmarked
 from gptcli.errors import DataError
-from gptcli.tokenizer.segments import Segment
+from gptcli.tokenizer.segments import NO_IDS, Segment
 from gptcli.tokenizer.tokenizer import Tokenizer
 
 LossOn = Literal["all", "assistant", "completion"]
@@ -50,10 +49,11 @@ class EncodedConversation(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """A segment, and the place in the rendered text where it starts."""
+    """A segment, and its place in the rendered text, which may have marks in it."""
 
-    start: int
     segment: Segment
+    start: int
+    stop: int
 
 
 class ChatEncoder:
@@ -114,7 +114,7 @@ class ChatEncoder:
         rendering = self.renderer.conversation(messages, place, tools)
         numbers = [number for number, message in enumerate(messages) if message["role"] == ASSISTANT]
         required = {"all": [], "assistant": numbers, "completion": numbers[-1:]}[self.loss_on]
-        answers = self.answers(rendering, numbers, required, place)
+        starts, answers = self.places(rendering, numbers, required, place)
         learnt = [answer for number, answer in answers if number in required]
         text, ending = rendering.text, list[Segment]()
         last = answers[-1][1] if answers and answers[-1][0] == numbers[-1] else None
@@ -123,15 +123,15 @@ class ChatEncoder:
             ending = [Segment(self.end_token(place), True, True)]
         if self.loss_on == "all":
             learnt = [AnswerSpan(0, len(text), True)]
-        pieces = self.pieces(text, [answer for _, answer in answers], learnt, place)
-        segments = [*(segment for _, segment in pieces), *ending]
+        pieces = self.pieces(text, cuts(starts, answers), learnt, place)
+        segments = [*(piece.segment for piece in pieces), *ending]
         parts = self.tokenizer.segment_encoder.encode(segments)
         lengths = [len(part) for part in parts]
         flags = np.array([segment.in_loss for segment in segments], dtype=bool)
-        edges = [self.edge(bound, pieces, parts) for bound in rendering.turns(len(messages))[:-1]] + [sum(lengths)]
+        edges = [*self.edges(rendering.turns(len(messages))[:-1], pieces, parts), sum(lengths)]
         turns = zip(messages, edges, edges[1:], strict=False)
         spans = tuple(TurnSpan(message["role"], start, stop) for message, start, stop in turns)
-        return EncodedConversation(np.concatenate(parts), np.repeat(flags, lengths), spans)
+        return EncodedConversation(np.concatenate([NO_IDS, *parts]), np.repeat(flags, lengths), spans)
 
     def prompt(self, messages: Any, place: object, tools: Any = None) -> list[int]:
         """Return the tokens of a conversation up to where the assistant is to write; the arguments are those of
@@ -143,69 +143,70 @@ class ChatEncoder:
         messages = self.renderer.prepared(messages, place)
         rendering = self.renderer.prompt(messages, place, tools)
         numbers = [number for number, message in enumerate(messages) if message["role"] == ASSISTANT]
-        answers = [answer for _, answer in self.answers(rendering, numbers, (), place)]
-        ids, _ = self.tokenizer.encode_segments(
-            [piece.segment for piece in self.pieces(rendering.text, answers, (), place)]
-        )
+        pieces = self.pieces(rendering.text, cuts(*self.places(rendering, numbers, (), place)), (), place)
+        ids, _ = self.tokenizer.encode_segments([piece.segment for piece in pieces])
         found: list[int] = ids.tolist()
         return found
 
-    def answers(
+    def places(
         self, rendering: Rendering, numbers: Sequence[int], required: Collection[int], place: object
-    ) -> list[tuple[int, AnswerSpan]]:
-        """Return the places of the answers, with the numbers of their messages. Those that are not required are left
-        out if they cannot be found.
+    ) -> tuple[dict[int, int], list[tuple[int, AnswerSpan]]]:
+        """Return where a prompt for each answer ends, and the places of the answers, with the numbers of their
+        messages. Those that are not required are left out if they cannot be told.
 
         Raises:
-            DataError: a required one cannot be found.
+            DataError: a required one cannot be told.
         """
-        text, starts, found = rendering.text, dict[int, int](), list[tuple[int, AnswerSpan]]()
-        parts = self.renderer.marks.parts(text)
+        text, starts, found = rendering.text, dict[int, int](), list[tuple[int, int, int]]()
         for number in numbers:
             start = rendering.start(number)
             stop = Beginning(len(text)) if rendering.generated else rendering.ends[number + 1]
-            wrong = next((beginning for beginning in (start, stop) if beginning.length is None), None)
-            if start.length is not None and stop.length is not None and start.length <= stop.length:
+            if start.length is not None:
                 starts[number] = start.length
-                if not rendering.generated:
-                    found.append((number, ended(text, start.length, stop.length, parts, self.renderer.stop_names)))
+            if start.length is not None and stop.length is not None and start.length <= stop.length:
+                found.append((number, start.length, stop.length))
             elif number in required:
-                can_complete = number != numbers[-1]
-                raise prefix_error(place, number, wrong or stop, text, can_complete)
-        for start_place, stop_place in rendering.generated:
-            owners = [number for number, start_of in starts.items() if start_of < stop_place]
-            if owners:
-                found.append((owners[-1], ended(text, start_place, stop_place, parts, self.renderer.stop_names)))
-        return found
+                raise prefix_error(
+                    place, number, stop if start.length is not None else start, text, number != numbers[-1]
+                )
+        if rendering.generated:
+            owners = [[number for number in starts if starts[number] < stop] for _, stop in rendering.generated]
+            found = [(owner[-1], *span) for owner, span in zip(owners, rendering.generated, strict=True) if owner]
+        parts = self.renderer.marks.parts(text)
+        stop_names = self.renderer.stop_names
+        return starts, [(number, ended(text, start, stop, parts, stop_names)) for number, start, stop in found]
 
-    def pieces(
-        self, text: str, answers: Sequence[AnswerSpan], learnt: Sequence[AnswerSpan], place: object
-    ) -> list[Piece]:
-        """Return the segments of a rendered text: its special tokens, and the texts between them, cut where an answer
-        starts and stops, so that the tokens of a prompt are those with which a conversation begins.
+    def pieces(self, text: str, cuts: Sequence[int], learnt: Sequence[AnswerSpan], place: object) -> list[Piece]:
+        """Return the segments of a rendered text: its special tokens, and the texts between them, which are cut at some
+        places.
         """
-        cuts = sorted({place for answer in answers for place in (answer.start, answer.stop)})
-        pieces = []
+        pieces, waiting = [], list(reversed(cuts))
+        answers = iter(learnt)
+        answer = next(answers, None)
         for start, stop, is_special in self.renderer.marks.parts(text):
-            inner = [] if is_special else [cut for cut in cuts if start < cut < stop]
-            for begin, end in itertools.pairwise([start, *inner, stop]):
-                in_loss = any(answer.start <= begin and end <= answer.stop for answer in learnt)
-                pieces.append(Piece(begin, Segment(unmarked(text[begin:end]), is_special, in_loss)))
+            begin = start
+            while begin < stop:
+                while waiting and waiting[-1] <= begin:
+                    waiting.pop()
+                end = min(waiting[-1], stop) if waiting and not is_special else stop
+                while answer is not None and answer.stop <= begin:
+                    answer = next(answers, None)
+                in_loss = answer is not None and answer.start <= begin and end <= answer.stop
+                pieces.append(Piece(Segment(unmarked(text[begin:end]), is_special, in_loss), begin, end))
+                begin = end
         require_characters(pieces, place)
         return pieces
 
-    def edge(self, bound: int, pieces: Sequence[Piece], parts: Sequence[np.ndarray]) -> int:
-        """Return the number of tokens before a place in the rendered text."""
-        count = 0
-        for number, (piece, part) in enumerate(zip(pieces, parts, strict=False)):
-            stop = pieces[number + 1].start if number + 1 < len(pieces) else None
-            if stop is None or bound < stop:
-                text = piece.segment.text[: max(0, bound - piece.start)]
-                if bound <= piece.start or piece.segment.is_special:
-                    return count
-                return count + min(len(part), len(self.tokenizer.encode_batch([text])[0]))
+    def edges(self, bounds: Sequence[int], pieces: Sequence[Piece], parts: Sequence[np.ndarray]) -> list[int]:
+        """Return the numbers of tokens before some places in the rendered text, in rising order."""
+        found, count, waiting = [], 0, list(reversed(bounds))
+        for piece, part in zip(pieces, parts, strict=False):
+            while waiting and waiting[-1] < piece.stop:
+                text = piece.segment.text[: max(0, waiting.pop() - piece.start)]
+                inner = len(self.tokenizer.encode_batch([text])[0]) if text and not piece.segment.is_special else 0
+                found.append(count + min(inner, len(part)))
             count += len(part)
-        return count
+        return found + [sum(map(len, parts))] * len(waiting)
 
     def end_token(self, place: object) -> str:
         """Return the name of the token that ends an answer where the template has none.
@@ -222,6 +223,13 @@ class ChatEncoder:
         return str(self.tokenizer.backend.id_to_token(stop_id))
 
 
+def cuts(starts: Mapping[int, int], answers: Sequence[tuple[int, AnswerSpan]]) -> list[int]:
+    """Return the places that no token crosses: where a prompt ends, and where an answer starts and stops. The tokens of
+    a prompt are then those with which the conversation begins.
+    """
+    return sorted({*starts.values(), *(place for _, answer in answers for place in (answer.start, answer.stop))})
+
+
 def say_unknown(template: ChatTemplate, tokenizer: Tokenizer) -> None:
     """Say on stderr what the template writes in the form of special tokens and the tokenizer reads as letters."""
     unknown = template.unknown_tokens(tokenizer)
@@ -235,7 +243,7 @@ def say_unknown(template: ChatTemplate, tokenizer: Tokenizer) -> None:
 
 def require_characters(pieces: Sequence[Piece], place: object) -> None:
     """Raise a DataError if a text has half a surrogate pair, which no tokenizer can read."""
-    for _, segment in pieces:
+    for segment, *_ in pieces:
         if not segment.text.isascii():
             try:
                 segment.text.encode()

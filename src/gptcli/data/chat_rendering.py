@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from gptcli.data.chat import CHATML, ROW_SECONDS, UNWRITTEN, TemplateProcess, plain_message, template_error
+from gptcli.data.chat import (
+    CHATML,
+    RENDERS_AT_ONCE,
+    ROW_SECONDS,
+    UNWRITTEN,
+    TemplateProcess,
+    plain_message,
+    template_error,
+)
 from gptcli.data.chat_spans import Beginning, Rendering
 from gptcli.data.chat_template import ChatTemplate
 from gptcli.data.content_marks import ANSWER, BEGIN, END, ContentMarks, generated_spans
@@ -36,7 +44,7 @@ class TurnRenderer:
         Raises:
             DataError: the template cannot be compiled.
         """
-        self.is_chatml = template.name == CHATML
+        self.is_chatml, self.writes_tools = template.name == CHATML, "tools" in template.source
         self.marks = ContentMarks(tokenizer.segment_encoder.special_ids)
         self.variables = template_variables(tokenizer)
         self.process = TemplateProcess(template.source, date)
@@ -56,15 +64,13 @@ class TurnRenderer:
             count = len(messages)
             answered = [*messages, {"role": ASSISTANT, "content": ANSWER}]
             wanted = [{"stop": count + 1}, {"stop": count, "asks": True}, {"stop": count}]
-            whole, asked, bare = (*self.answers(answered, "a conversation", None, wanted), {}, {})[:3]
-            if "error" not in {**whole, **asked, **bare}:
-                _, _, after = whole["text"].replace(BEGIN, "").replace(END, "").partition(ANSWER)
-                specials = [
-                    (after[:start], after[start:stop])
-                    for start, stop, is_special in self.marks.parts(after)
-                    if is_special
-                ]
-                return asked != bare, frozenset(name for before, name in specials[:1] if not before.strip())
+            found = self.answers(answered, "a conversation", None, wanted)
+            if any("error" in answer for answer in found):
+                continue
+            whole, asked, bare = found
+            _, _, after = whole["text"].replace(BEGIN, "").replace(END, "").partition(ANSWER)
+            start, stop, is_special = next(iter(self.marks.parts(after.lstrip())), (0, 0, False))
+            return asked != bare, frozenset([after.lstrip()[start:stop]] if is_special else ())
         return True, frozenset()
 
     def conversation(self, messages: list[dict[str, Any]], place: object, tools: Any) -> Rendering:
@@ -98,17 +104,22 @@ class TurnRenderer:
             wanted: what to render as the whole text; and, if it is not this, all messages without a prompt.
 
         Raises:
-            DataError: the template fails on the whole conversation.
+            DataError: the template fails on the whole conversation, or does not write its tools.
         """
+        if tools and not self.writes_tools:
+            raise DataError(
+                f"{place} has tools, which the chat template does not write",
+                "name a template that does with --set data.chat_template=FILE, or leave the tools out of the rows",
+            )
         count = len(messages)
         numbers = [number for number, message in enumerate(messages) if message["role"] == ASSISTANT]
-        asked = next((number for number, message in enumerate(messages) if message["role"] == "user"), count)
-        headers = [number for number in numbers if not self.asks or number < asked]
+        first_user = next((number for number, message in enumerate(messages) if message["role"] == "user"), count)
+        headers = [number for number in numbers if not self.asks or number < first_user]
         prompts = numbers if self.asks else []
         renders = [
             wanted[0],
             *({"stop": stop} for stop in range(1, count)),
-            *(wanted[1:] or wanted),
+            *wanted[1:],
             *({"stop": number, "asks": True} for number in prompts),
             *({"stop": number, "answer": ANSWER} for number in headers),
         ]
@@ -116,14 +127,16 @@ class TurnRenderer:
         if "error" in whole:
             raise template_error(f"{place} cannot be rendered", whole["error"])
         text, generated = generated_spans(whole["text"])
-        found = [Beginning(0), *map(Beginning.of, others)]
-        ends, others_found = found[: count + 1], found[count + 1 :]
+        found = list(map(Beginning.of, others))
+        if not wanted[1:]:
+            found.insert(count - 1, Beginning(len(text)))
+        asked, headed = found[count : count + len(prompts)], found[count + len(prompts) :]
         return Rendering(
             text,
             generated,
-            ends,
-            dict(zip(prompts, others_found, strict=False)),
-            dict(zip(headers, others_found[len(prompts) :], strict=True)),
+            [Beginning(0), *found[:count]],
+            dict(zip(prompts, asked, strict=True)),
+            dict(zip(headers, headed, strict=True)),
         )
 
     def answers(
@@ -136,7 +149,8 @@ class TurnRenderer:
             "renders": renders,
             "marks": (BEGIN, END),
         }
-        reply: list[dict[str, Any]] = self.process.request(request, place, "rendered", ROW_SECONDS)["renders"]
+        seconds = ROW_SECONDS * (1 + len(renders) // RENDERS_AT_ONCE)
+        reply: list[dict[str, Any]] = self.process.request(request, place, "rendered", seconds)["renders"]
         return reply
 
     def prepared(self, messages: Any, place: object) -> list[dict[str, Any]]:

@@ -28,7 +28,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 from gptcli import strict_json
-from gptcli.data.chat import MEMORY_BYTES
+from gptcli.data.chat import MEMORY_BYTES, RENDERS_AT_ONCE
 from gptcli.limits import allow_cpu_seconds
 
 OBJECT = re.compile(r"<[^<>]* at 0x[0-9a-f]+>")
@@ -36,6 +36,8 @@ OBJECT = re.compile(r"<[^<>]* at 0x[0-9a-f]+>")
 processes."""
 
 
+RANDOM = ("random", "lipsum")
+"""What jinja2 has with random numbers."""
 ESCAPE = re.compile(r"\\(?:u(fdd[0-9a-f])|.)")
 """Matches an escape of JSON; its group is the number of a noncharacter, U+FDD0 to U+FDDF."""
 
@@ -52,10 +54,7 @@ def main(arguments: list[str]) -> None:
         answer({"error": reason(error)})
         return
     for line in sys.stdin:
-        request = strict_json.parse(line)
-        answer(
-            {"renders": renderer.renders(request, line)} if "renders" in request else renderer.attempt(request, line)
-        )
+        answer(renderer.answer(line))
 
 
 class Renderer:
@@ -65,18 +64,29 @@ class Renderer:
         """Compile the template of the first request."""
         self.environment, self.longest, self.seconds = environment, first["longest"], first["seconds"]
         self.template = environment.from_string(first["template"])
+        self.is_random = any(name in first["template"] for name in RANDOM)
+
+    def answer(self, line: str) -> dict[str, Any]:
+        """Return the answer to a request, from which the random numbers of the template follow."""
+        allow_cpu_seconds(self.seconds)
+        random.seed(line)
+        request = strict_json.parse(line)
+        return {"renders": self.renders(request, line)} if "renders" in request else self.attempt(request, line)
 
     def renders(self, request: dict[str, Any], line: str) -> list[dict[str, Any]]:
         """Return the renderings that a request asks for; those after the first are compared with it."""
-        first, *others = request["renders"]
         begin, end = request["marks"]
         self.environment.generation_begin, self.environment.generation_end = begin, end
-        answers = [self.one(request, first, line)]
+        answers = [self.one(request, request["renders"][0], line)]
         self.environment.generation_begin = self.environment.generation_end = ""
         if "error" in answers[0]:
             return answers
         whole = answers[0]["text"].replace(begin, "").replace(end, "")
-        for wanted in others:
+        for number, wanted in enumerate(request["renders"][1:], 1):
+            if self.is_random:
+                random.seed(line)
+            if number % RENDERS_AT_ONCE == 0:
+                allow_cpu_seconds(self.seconds)
             found = self.one(request, wanted, line)
             is_beginning = "text" in found and whole.startswith(found["text"])
             answers.append({"length": len(found["text"])} if is_beginning else found)
@@ -95,11 +105,7 @@ class Renderer:
         return {"text": before} if mark else {"error": "it does not write the content of an answer"}
 
     def attempt(self, variables: dict[str, Any], line: str) -> dict[str, Any]:
-        """Return the text that the template writes, or the reason why it fails. Its random numbers follow from the
-        request's `line`.
-        """
-        allow_cpu_seconds(self.seconds)
-        random.seed(line)
+        """Return the text that the template writes, or the reason why it fails."""
         try:
             text = limited(self.template.generate(**variables), self.longest)
             refuse_objects(text, line)

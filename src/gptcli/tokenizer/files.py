@@ -22,6 +22,8 @@ SETTINGS_FILE = "tokenizer_config.json"
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
 """The chat template as transformers 5 writes it. It counts more than the one in tokenizer_config.json, which older
 programs read; both are written."""
+MORE_TEMPLATES, DEFAULT_TEMPLATE = "additional_chat_templates", "default"
+"""The folder of further templates, and the name of the usual one."""
 WRITTEN_FILES = (TOKENIZER_FILE, SETTINGS_FILE, CHAT_TEMPLATE_FILE)
 """Files that `write_files` writes, the last one only for a tokenizer with a chat template."""
 VOCAB_FILE, MERGES_FILE = "vocab.json", "merges.txt"
@@ -52,17 +54,39 @@ def has_surrogates(text: str) -> bool:
     return any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def read_chat_template(folder: Path) -> str | None:
-    """Return the content of the folder's chat_template.jinja, or None."""
-    path = folder / CHAT_TEMPLATE_FILE
-    if not path.exists():
-        return None
+def read_chat_templates(folder: Path) -> dict[str, str]:
+    """Return the chat templates of a folder by name: chat_template.jinja is the default one, and those of
+    additional_chat_templates are for special uses.
+    """
+    files = {DEFAULT_TEMPLATE: folder / CHAT_TEMPLATE_FILE}
+    files |= {path.stem: path for path in sorted((folder / MORE_TEMPLATES).glob("*.jinja"))}
+    return {name: read_chat_template(path) for name, path in files.items() if path.exists()}
+
+
+def read_chat_template(path: Path) -> str:
+    """Return the content of a file with a chat template."""
     with storage_errors(path, "read"):
         content = read_regular(path)
     try:
         return content.decode()
     except UnicodeDecodeError as error:
         raise TokenizerError(f"{path} is not UTF-8 at byte {error.start}", "save it as UTF-8") from error
+
+
+def templates_by_name(value: Any) -> dict[str, str]:
+    """Return the chat templates that tokenizer_config.json has: one template, or a list of {"name", "template"}
+    tables.
+    """
+    entries = value if isinstance(value, list) else [{"name": DEFAULT_TEMPLATE, "template": value}]
+    pairs = [(entry.get("name"), entry.get("template")) for entry in entries if isinstance(entry, Mapping)]
+    return {name: template for name, template in pairs if isinstance(name, str) and isinstance(template, str)}
+
+
+def templates_as_setting(templates: Mapping[str, str]) -> str | list[dict[str, str]]:
+    """Return chat templates as tokenizer_config.json has them."""
+    if set(templates) == {DEFAULT_TEMPLATE}:
+        return templates[DEFAULT_TEMPLATE]
+    return [{"name": name, "template": template} for name, template in templates.items()]
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -28,9 +28,10 @@ from gptcli.tokenizer.files import (
     VOCAB_FILE,
     WHAT_TO_GIVE,
     build,
-    read_chat_template,
+    read_chat_templates,
     read_json,
     read_tokenizer_json,
+    templates_as_setting,
 )
 from gptcli.tokenizer.library import library_errors
 from gptcli.tokenizer.special import END_OF_TEXT
@@ -130,14 +131,14 @@ def read_tokenizer(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
 
 def read_settings(folder: Path) -> dict[str, Any]:
     """Return the settings in tokenizer_config.json and, in older folders, special_tokens_map.json, or {}; the chat
-    template is that of chat_template.jinja, if there is one.
+    templates are those of chat_template.jinja and additional_chat_templates, if there are any.
     """
     path, older = folder / SETTINGS_FILE, folder / SPECIAL_TOKENS_FILE
     settings = read_json(path) if path.exists() else {}
     if "added_tokens_decoder" not in settings and older.exists():
         settings |= read_json(older)
-    template = read_chat_template(folder)
-    return settings if template is None else {**settings, "chat_template": template}
+    templates = read_chat_templates(folder)
+    return {**settings, "chat_template": templates_as_setting(templates)} if templates else settings
 
 
 def read_vocabulary(folder: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:

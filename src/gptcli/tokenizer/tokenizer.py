@@ -22,7 +22,14 @@ from gptcli.errors import TokenizerError
 from gptcli.manifest import require_unchanged
 from gptcli.tokenizer.byte_level import token_bytes
 from gptcli.tokenizer.encode import encode_pieces, encoder_for
-from gptcli.tokenizer.files import CHAT_TEMPLATE_FILE, SETTINGS_FILE, TOKENIZER_FILE, write_files
+from gptcli.tokenizer.files import (
+    CHAT_TEMPLATE_FILE,
+    DEFAULT_TEMPLATE,
+    SETTINGS_FILE,
+    TOKENIZER_FILE,
+    templates_by_name,
+    write_files,
+)
 from gptcli.tokenizer.folders import read_tokenizer
 from gptcli.tokenizer.framing import DocumentFraming
 from gptcli.tokenizer.library import call_within, library_errors
@@ -169,8 +176,7 @@ class Tokenizer:
     @property
     def chat_template(self) -> str | None:
         """The Jinja template by which a model of this tokenizer reads conversations; None if there is none."""
-        template = self.settings.get("chat_template")
-        return template if isinstance(template, str) else None
+        return templates_by_name(self.settings.get("chat_template")).get(DEFAULT_TEMPLATE)
 
     def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
         """Return the ids of `text`; with `allow_special`, the names of special tokens in it become those tokens.
