@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from gptcli.checkpoint.run_directory import COPY, RunDirectory
 from gptcli.config import RawConfig, merge, validate
 from gptcli.config.load import merge_tables, with_origin
-from gptcli.console import quantity, say
-from gptcli.data.chat_template import ChatTemplate
 from gptcli.data.config import DataConfig
+from gptcli.data.examples.template import tokenizer_for_examples
 from gptcli.data.sketch import NOTHING_KNOWN, SKETCH, TextSketch
 from gptcli.errors import CheckpointError, ConfigError, UsageError
 from gptcli.interop.huggingface import MODEL_FILES, write_huggingface
@@ -29,6 +28,19 @@ from gptcli.models.gpt import GPT, model_with
 from gptcli.models.vocabulary import add_tokens
 from gptcli.storage import atomic_directory
 from gptcli.tokenizer.tokenizer import Tokenizer
+
+
+class AddedTokens(NamedTuple):
+    """The tokens that a base model is given.
+
+    spare: the number of them that have rows which were in the embedding already, and which no token had.
+    """
+
+    ids: range
+    spare: int
+
+
+NO_TOKENS = AddedTokens(range(0), 0)
 
 
 @dataclass(frozen=True)
@@ -44,20 +56,22 @@ class InitialCheckpoint:
     """The sketch of the text that the weights were trained on, if they come from a run that has one."""
     stop_ids: frozenset[int] = frozenset()
     """The tokens that end a text of this model."""
-    new_ids: range = range(0)
+    added: AddedTokens = NO_TOKENS
     """The tokens that the model had no row for; their rows are the mean of the others."""
 
+    @property
+    def new_ids(self) -> range:
+        """The ids of these tokens."""
+        return self.added.ids
+
     def with_tokenizer(self, tokenizer: Tokenizer) -> InitialCheckpoint:
-        """Return the model for a tokenizer that adds tokens to its own, and say which they are."""
+        """Return the model for a tokenizer that adds tokens to its own."""
         known, wanted = self.tokenizer.vocab_size, tokenizer.vocab_size
         if wanted == known:
             return replace(self, tokenizer=tokenizer)
         grown = add_tokens(self.config, self.weights, known, wanted)
-        names = ", ".join(tokenizer.token_text(id) for id in range(known, wanted))
-        where = f", {grown.spare} of them in rows that no token had" if grown.spare else ""
-        say(f"{quantity(wanted - known, 'new token')}: {names}; each starts at the mean of the embeddings{where}")
-        new_ids = range(known, wanted)
-        return replace(self, tokenizer=tokenizer, config=grown.config, weights=grown.weights, new_ids=new_ids)
+        added = AddedTokens(range(known, wanted), grown.spare)
+        return replace(self, tokenizer=tokenizer, config=grown.config, weights=grown.weights, added=added)
 
     def for_examples(self, data: DataConfig) -> InitialCheckpoint:
         """Return the model with the chat template that renders its examples, and the special tokens that it writes.
@@ -66,9 +80,7 @@ class InitialCheckpoint:
             DataError, StorageError: the template cannot be read.
             TokenizerError: the tokenizer cannot have more tokens.
         """
-        template = ChatTemplate.of_model(self.tokenizer, data.chat_template, data.special_tokens)
-        tokenizer = self.tokenizer.with_special_tokens(template.special_tokens)
-        return self.with_tokenizer(tokenizer.with_chat_template(template.source))
+        return self.with_tokenizer(tokenizer_for_examples(self.tokenizer, data))
 
     def build(self, config: ModelConfig, device: torch.device) -> GPT:
         """Return the model that `config` describes, with these weights."""

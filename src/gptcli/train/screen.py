@@ -20,6 +20,7 @@ from gptcli.objective.config import CrossEntropyConfig, DPOConfig
 from gptcli.parallel.layout import Layout
 from gptcli.train.config import RunConfig
 from gptcli.train.ending import Ending
+from gptcli.train.initial_checkpoint import InitialCheckpoint
 from gptcli.train.planning.choice import Choice
 from gptcli.train.planning.plan import Plan
 
@@ -58,7 +59,7 @@ def plan_lines(plan: Plan, step_seconds: float | None) -> list[tuple[str, str]]:
         ("tokens", f"{len(data.train):,} train, {len(data.val):,} validation" + (", from the cache" * data.from_cache)),
         ("overlap", overlap_words(data.report["ngram_overlap"])),
         ("model", f"{size(plan.parameters, '')} parameters: {describe_model(config.model)}"),
-        *([("start", f"the weights of {plan.start.source}; a new optimizer")] if plan.start else []),
+        *(start_lines(plan.start) if plan.start else []),
         ("device", f"{plan.device}, {plan.precision}, {compiling(plan)}"),
         ("optimizer", f"{config.optim.name}, lr {config.optim.lr:g}, {config.schedule.name} schedule"),
         ("steps", f"{'about ' * bool(plan.deadline)}{plan.steps:,} of {train.tokens_per_step:,} tokens {cut}"),
@@ -77,6 +78,16 @@ def plan_lines(plan: Plan, step_seconds: float | None) -> list[tuple[str, str]]:
     if plan.choice:
         lines += choice_lines(plan.choice)
     return lines + chosen_lines(plan)
+
+
+def start_lines(start: InitialCheckpoint) -> list[tuple[str, str]]:
+    """Return what training starts from, and the tokens that are new to it."""
+    lines = [("start", f"the weights of {start.source}; a new optimizer")]
+    if start.new_ids:
+        names = ", ".join(map(start.tokenizer.token_text, start.new_ids))
+        spare = f"; {start.added.spare:,} in rows that no token had" if start.added.spare else ""
+        lines.append(("new tokens", f"{names}: each starts at the mean of the embeddings{spare}"))
+    return lines
 
 
 def describe_model(config: ModelConfig) -> str:

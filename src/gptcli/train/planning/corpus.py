@@ -21,6 +21,8 @@ def require_source(draft: RunConfig, *, chooses_for_time: bool) -> None:
         UsageError: there is none.
     """
     data = draft.data
+    if not data.corpus and not data.mix and data.kind != "text":
+        raise UsageError("no examples to train on", "name them: gptcli finetune BASE chats.jsonl")
     if not data.corpus and not data.mix:
         raise UsageError("no corpus to train on", "name one: gptcli train book.txt")
     if data.kind != "text" and chooses_for_time:
