@@ -163,17 +163,18 @@ class DataConfig(Config):
     for data.kind=examples and the default there, fits whole examples into sequences, each with attention and positions
     of its own."""
 
-    kind: Literal["text", "examples"] = "text"
-    """The content of the corpus: text, to continue; or examples, conversations or prompts with completions in rows, of
-    which a chat template makes tokens, and data.loss_on says which of them are learnt."""
+    kind: Literal["text", "examples", "preferences"] = "text"
+    """The content of the corpus: text, to continue; examples, conversations or prompts with completions in rows, of
+    which a chat template makes tokens, and data.loss_on says which of them are learnt; or preferences, a chosen and a
+    rejected answer in each row, for objective.name=dpo."""
 
     loss_on: Literal["assistant", "completion", "all"] = "assistant"
     """The tokens of an example that the loss is of: assistant (all the assistant's messages, each with the token that
-    ends it), completion (the last one only) or all."""
+    ends it), completion (the last one only) or all. Of preferences it is of the two answers only."""
 
     too_long: Literal["cut", "drop"] = "cut"
     """The handling of an example that is longer than the context: cut keeps its beginning, if that holds anything to
-    learn, and drop leaves it out. Either is counted."""
+    learn, and drop leaves it out. Either is counted. Preferences are left out, unless a sequence holds both answers."""
 
     @model_validator(mode="before")
     @classmethod

@@ -191,9 +191,17 @@ class RunConfig(Config):
 
     @model_validator(mode="after")
     def check_objective(self) -> RunConfig:
-        """Refuse preferences to be learnt from data that has none."""
-        if self.objective.name == "dpo":
-            raise ValueError("objective.name dpo needs pairs of answers, which this corpus does not have; leave it out")
+        """Check that preferences are learnt from, and by the objective that compares answers."""
+        name, kind = self.objective.name, self.data.kind
+        if name == "dpo" and kind != "preferences":
+            raise ValueError(f"objective.name is dpo and data.kind is {kind}; add --set data.kind=preferences")
+        if kind == "preferences" and name != "dpo":
+            raise ValueError(f"data.kind is preferences and objective.name is {name}; add --set objective.name=dpo")
+        if name == "dpo" and not self.train.init_from:
+            raise ValueError(
+                "objective.name is dpo, which compares answers with those of the model that training starts from, and "
+                "there is none; name it with --init-from"
+            )
         return self
 
     @model_validator(mode="after")

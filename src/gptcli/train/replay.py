@@ -31,6 +31,7 @@ from gptcli.train.initial_checkpoint import open_initial_checkpoint
 from gptcli.train.loop import Trainer
 from gptcli.train.planning.plan import make_plan
 from gptcli.train.rank_setup import build_strategy
+from gptcli.train.reference import with_reference
 from gptcli.train.resume import History
 from gptcli.train.signals import StopRequest
 from gptcli.train.step import Stepper, step_seed
@@ -64,7 +65,8 @@ def replay(path: Path, step: int, cache_dir: Path, top: int = 5) -> dict[str, An
     train = plan.config.train.model_copy(update={"trackers": ()})
     plan = replace(plan, config=plan.config.model_copy(update={"train": train}))
     allow_tf32(train.tf32)
-    trainer = Trainer(plan, build_strategy(plan, World(), Layout(), plan.new_model), run, StopRequest())
+    strategy = build_strategy(plan, World(), Layout(), plan.new_model)
+    trainer = Trainer(with_reference(plan, strategy), strategy, run, StopRequest())
     model = trainer.model.train()
     begin = newest_before(run, step)
     if begin is not None:

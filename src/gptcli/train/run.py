@@ -37,6 +37,7 @@ from gptcli.train.planning.memory_estimate import rank_memory
 from gptcli.train.planning.plan import Plan, make_plan, probe_step_seconds, settle_compile
 from gptcli.train.planning.zero_config import DEFAULT_NAMES
 from gptcli.train.rank_setup import Decision, PlanMessage, build_strategy, layout_of, require_shareable
+from gptcli.train.reference import with_reference
 from gptcli.train.request import TrainRequest, fresh_directory, named_run, resumable_run, settings_of
 from gptcli.train.resume import NEW, History
 from gptcli.train.screen import show_layout, show_plan
@@ -165,6 +166,7 @@ def train_in(run: RunDirectory, plan: Plan, strategy: Strategy, stop: StopReques
     world = strategy.world
     for leftover in run.clean() if world.is_first else ():
         say(f"removed {leftover}, left behind by a process that was killed")
+    plan = with_reference(plan, strategy)
     trainer = Trainer(plan, strategy, run, stop)
     if resumed:
         restore_newest(trainer, run)  # rejects another corpus before anything of the run is replaced

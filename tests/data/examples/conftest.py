@@ -43,7 +43,7 @@ def tokenizer() -> Tokenizer:
 def workspace(tmp_path: Path, tokenizer: Tokenizer) -> Callable[..., Workspace]:
     """workspace(**data): the settings of a corpus of examples for a model of SEQ_LEN tokens."""
     model = ExampleModel(tokenizer, SEQ_LEN)
-    return lambda **data: Workspace(DataConfig(kind="examples", **data), tmp_path / "cache", 0, model=model)
+    return lambda **data: Workspace(DataConfig(**{"kind": "examples", **data}), tmp_path / "cache", 0, model=model)
 
 
 @pytest.fixture

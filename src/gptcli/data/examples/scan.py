@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,13 +22,15 @@ from gptcli.data.chat_encoder import ChatEncoder
 from gptcli.data.config import DataConfig
 from gptcli.data.corpus import may_be_left_out, nothing_readable_error
 from gptcli.data.decoding import Decoding
-from gptcli.data.example_rows import read_examples
+from gptcli.data.example_rows import read_examples, read_preferences
 from gptcli.data.examples.encode import UnitEncoder, example_encoder
+from gptcli.data.examples.preferences import preference_encoder
 from gptcli.data.examples.split import drop_equal, split_units
 from gptcli.data.examples.splits import SplitWriter, known_answers, write_prompts
 from gptcli.data.examples.statistics import ExampleCounts, SplitCounts, example_report
 from gptcli.data.examples.template import template_for_examples, tokenizer_for_examples
 from gptcli.data.examples.units import Units, UnitWriter
+from gptcli.data.file_formats import SourceFile
 from gptcli.data.left_out import LeftOut, say_left_out, warn_of_replaced, warn_of_unused
 from gptcli.data.lost_text import write_lost_text
 from gptcli.data.overlap import write_overlap
@@ -53,7 +55,7 @@ from gptcli.errors import DataError, GptcliError, UsageError
 from gptcli.storage import HUGE, read_regular, remove_tree, write_file
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
-RENDERING = 1
+RENDERING = 2
 """A part of the cache's keys: raise it when the same rows become other tokens or another mask."""
 REPORT = "examples.json"
 NOT_OF_EXAMPLES = {"corpus", "mix", "tokenizer", "pack", "chat_template"}
@@ -108,8 +110,8 @@ def scan_examples(sources: Sequence[str], workspace: Workspace) -> ExampleScan:
                 tokenizer.save(folder / "tokenizer")
                 found = FilesToScan(files, len(val.files), looked_ns)
                 with ChatEncoder(template, tokenizer, loss_on=config.loss_on, date=config.chat_date) as encoder:
-                    encode = example_encoder(encoder, config, model.seq_len)
-                    write_examples(folder, found, workspace, tokenizer, encode)
+                    rows = rows_of_kind(config, encoder, model.seq_len)
+                    write_examples(folder, found, workspace, tokenizer, rows)
                 require_same(files)
         require_whole(entry)
         scan = open_example_scan(entry, config, (*val.left_out, *corpus.left_out), from_cache)
@@ -135,12 +137,12 @@ def open_example_scan(
 
 
 def write_examples(
-    folder: Path, corpus: FilesToScan, workspace: Workspace, tokenizer: Tokenizer, encode: UnitEncoder
+    folder: Path, corpus: FilesToScan, workspace: Workspace, tokenizer: Tokenizer, rows: UnitRows
 ) -> None:
     """Read the corpus, and write both splits and the scan to `folder`."""
     config, work = workspace.config, folder / "units"
     sizes = TokenSizes(tokenizer)
-    reading = Reading(corpus, config, encode)
+    reading = Reading(corpus, config, rows)
     with UnitWriter(work, tokenizer, sizes) as writer:
         reading.read_into(writer)
     units = reading.units_in(work)
@@ -165,7 +167,7 @@ def write_examples(
         **described_texts(sizes, *splits),
         duplicates=left_out["duplicates"],
         duplicate_bytes=left_out["duplicate_bytes"],
-        blank=counts.no_answer + counts.empty_answers,
+        blank=counts.no_answer + counts.empty_answers + counts.undecided,
         overlap=left_out["overlap"],
         overlap_bytes=left_out["overlap_bytes"],
         grouped=count_grouped(assignment, groups),
@@ -178,7 +180,7 @@ def write_examples(
     )
     seq_len = require_model(workspace).seq_len
     settings = {
-        "loss_on": config.loss_on,
+        "loss_on": "answers" if config.kind == "preferences" else config.loss_on,
         "context": seq_len,
         "duplicates": left_out["duplicates"],
         "validated_on": left_out["overlap"],
@@ -202,11 +204,25 @@ def described_texts(sizes: TokenSizes, train: SplitWriter, val: SplitWriter) -> 
     }
 
 
+class UnitRows(NamedTuple):
+    """The reading of the rows of a kind of corpus, and their encoding."""
+
+    read: Callable[[SourceFile, DataConfig, Decoding], Iterator[tuple[object, Any]]]
+    encode: UnitEncoder
+
+
+def rows_of_kind(config: DataConfig, encoder: ChatEncoder, seq_len: int) -> UnitRows:
+    """Return how the rows of the kind that is configured become units."""
+    if config.kind == "preferences":
+        return UnitRows(read_preferences, preference_encoder(encoder, seq_len))
+    return UnitRows(read_examples, example_encoder(encoder, config, seq_len))
+
+
 class Reading:
     """One reading of the files of a corpus, and what it has shown."""
 
-    def __init__(self, corpus: FilesToScan, config: DataConfig, encode: UnitEncoder) -> None:
-        self.corpus, self.config, self.encode = corpus, config, encode
+    def __init__(self, corpus: FilesToScan, config: DataConfig, rows: UnitRows) -> None:
+        self.corpus, self.config, self.rows = corpus, config, rows
         self.decoding = Decoding.of(config)
         self.counts = ExampleCounts()
         self.files: list[ScannedFile] = []
@@ -241,8 +257,8 @@ class Reading:
     def read_file(self, file: ScannedFile, writer: UnitWriter, progress: Progress) -> ExampleCounts:
         """Read one file, and return the counts of its rows."""
         counts = ExampleCounts()
-        for place, example in read_examples(file.source, self.config, self.decoding):
-            unit = self.encode(example, place, counts)
+        for place, example in self.rows.read(file.source, self.config, self.decoding):
+            unit = self.rows.encode(example, place, counts)
             if unit is not None:
                 writer.add(unit)
             progress.update()
@@ -257,12 +273,12 @@ class Reading:
         if not self.files:
             raise nothing_readable_error(self.refused)
         counts = self.counts
-        if counts.rows == counts.no_answer + counts.empty_answers + counts.too_long:
+        if counts.rows == counts.no_answer + counts.empty_answers + counts.too_long + counts.undecided:
             name = self.files[0].name if len(self.files) == 1 else "the corpus"
             if not counts.rows:
                 raise DataError(f"{name} holds no row", "name a file that does")
             reasons = {"without an answer": counts.no_answer, "with an empty one": counts.empty_answers}
-            reasons["too long to learn from"] = counts.too_long
+            reasons |= {"too long to learn from": counts.too_long, "with two equal answers": counts.undecided}
             words = ", ".join(f"{number:,} {reason}" for reason, number in reasons.items() if number)
             raise DataError(
                 f"nothing in {name} can be learnt: of {quantity(counts.rows, 'row')} {words}",

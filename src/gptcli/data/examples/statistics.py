@@ -19,6 +19,7 @@ LEFT_OUT = {
     "empty_answers": "with an empty answer",
     "no_answer": "without an answer",
     "too_long": "too long",
+    "undecided": "with equal answers",
     "validated_on": "with a prompt that is validated on",
 }
 """The reasons for which examples are left out, in words."""
@@ -56,6 +57,8 @@ class ExampleCounts:
     """Examples that are longer than the context, of which the end is not learnt."""
     too_long: int = 0
     """Examples left out since they are longer than the context."""
+    undecided: int = 0
+    """Preferences left out since both answers are the same."""
     lengths: Counter[int] = field(default_factory=Counter)
     """The examples by their number of tokens before they are cut."""
 
@@ -70,7 +73,7 @@ class ExampleCounts:
 
     def add(self, other: ExampleCounts) -> None:
         """Add the counts of other rows."""
-        for name in ("rows", "empty_answers", "no_answer", "cut", "too_long"):
+        for name in ("rows", "empty_answers", "no_answer", "cut", "too_long", "undecided"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.lengths += other.lengths
 
@@ -101,6 +104,7 @@ def example_report(
         "no_answer": counts.no_answer,
         "cut": counts.cut,
         "too_long": counts.too_long,
+        "undecided": counts.undecided,
         "tokens": counts.length_report(),
         **{name: split._asdict() for name, split in splits.items()},
         **settings,
@@ -133,5 +137,6 @@ def loss_words(loss_on: str) -> str:
     return {
         "assistant": "of the assistant's messages",
         "completion": "of the last answer of each",
+        "answers": "of the answers",
         "all": "all but the first of each",
     }[loss_on]

@@ -1,1 +1,0 @@
-"""Chats that other programs export, as conversations for training."""

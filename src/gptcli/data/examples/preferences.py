@@ -1,0 +1,65 @@
+"""Preferences as pairs of documents, the chosen answer and the rejected one, each with the messages before it."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from gptcli.data.chat_encoder import ChatEncoder
+from gptcli.data.example_forms import Preference
+from gptcli.data.examples.encode import EncodedUnit, MaskedTokens, UnitEncoder
+from gptcli.data.examples.identity import DIGEST_BYTES, Identity, identity_of
+from gptcli.data.examples.statistics import ExampleCounts
+from gptcli.data.messages import Message, empty_answers
+
+
+def preference_encoder(encoder: ChatEncoder, seq_len: int) -> UnitEncoder:
+    """Return the function that encodes preferences, both answers of which fit a sequence of `seq_len` tokens.
+
+    The loss is of the tokens of the answers alone, also where the messages before them have answers of the assistant. A
+    longer pair is left out, and never cut: the ends of two answers cannot be compared if one of them is missing.
+    """
+
+    def encode(preference: Preference, place: object, counts: ExampleCounts) -> EncodedUnit | None:
+        """Encode one row.
+
+        Raises:
+            DataError: the template fails on it, or it cannot be told what the assistant writes.
+        """
+        counts.rows += 1
+        if preference.is_undecided:
+            counts.undecided += 1
+            return None
+        if empty_answers([*preference.chosen, *preference.rejected]):
+            counts.empty_answers += 1
+            return None
+        pair = tuple(encoded(preference, answer, place) for answer in (preference.chosen, preference.rejected))
+        length = sum(len(ids) - 1 for ids, _ in pair)
+        counts.lengths[length + 1] += 1
+        if length > seq_len:
+            counts.too_long += 1
+            return None
+        if np.array_equal(pair[0].ids, pair[1].ids):  # such as two answers that differ in spaces the template strips
+            counts.undecided += 1
+            return None
+        if not all(in_loss[1:].any() for _, in_loss in pair):
+            counts.no_answer += 1
+            return None
+        return EncodedUnit(pair, identity_of_preference(preference))
+
+    def encoded(preference: Preference, answer: list[Message], place: object) -> MaskedTokens:
+        ids, in_loss, turns = encoder.conversation([*preference.prompt, *answer], place, preference.tools)
+        return MaskedTokens(ids, in_loss & (np.arange(len(ids)) >= turns[len(preference.prompt)].start))
+
+    return encode
+
+
+def identity_of_preference(preference: Preference) -> Identity:
+    """Return the digests of a preference; its answer is the chosen one."""
+    chosen, rejected = (
+        identity_of([*preference.prompt, *answer], preference.tools, learns_all=False)
+        for answer in (preference.chosen, preference.rejected)
+    )
+    whole = hashlib.blake2b(chosen.whole + rejected.whole, digest_size=DIGEST_BYTES).digest()
+    return chosen._replace(whole=whole)
