@@ -12,17 +12,17 @@ from gptcli.cli.output import show_report
 def export(
     run: Model,
     to: Annotated[
-        Literal["hf", "gguf", "onnx", "nanogpt"],
-        output_option(help="Write for transformers and vLLM, llama.cpp, onnxruntime or nanoGPT."),
+        Literal["hf", "gguf", "ollama", "onnx", "nanogpt"],
+        output_option(help="Write for transformers and vLLM, llama.cpp, ollama, onnxruntime or nanoGPT."),
     ],
-    out: Annotated[Path, output_option(help="Write to this directory (hf, nanogpt) or file (gguf, onnx).")],
+    out: Annotated[Path, output_option(help="Write to this directory (hf, ollama, nanogpt) or file (gguf, onnx).")],
     dtype: Annotated[
         Literal["f32", "bf16", "f16"] | None,
         output_option(help="Store the weights in this number format (default: f32)."),
     ] = None,
     quantize: Annotated[
         str | None,
-        output_option(help="Quantize the weights of a gguf file: q8_0, q5_1, q5_0, q4_1 or q4_0, in place of --dtype."),
+        output_option(help="Quantize the weights (gguf, ollama): q8_0, q5_1, q5_0, q4_1 or q4_0, in place of --dtype."),
     ] = None,
     checkpoint: Checkpoint = "best",
     license: License = None,
@@ -35,6 +35,7 @@ def export(
 
     Examples:
         gptcli export runs/book --to gguf --out book.gguf --quantize q8_0
+        gptcli export runs/answers --to ollama --out answers
         gptcli export runs/book --to hf --out book-hf --dtype bf16
         gptcli export runs/book --to onnx --out book.onnx
     """

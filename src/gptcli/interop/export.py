@@ -21,6 +21,7 @@ from gptcli.interop.huggingface import read_huggingface, write_huggingface
 from gptcli.interop.load import LoadedModel, load_model
 from gptcli.interop.nanogpt import CHECKPOINT, read_nanogpt, write_nanogpt
 from gptcli.interop.native import NATIVE
+from gptcli.interop.ollama import GGUF_FILE, MODELFILE, write_modelfile
 from gptcli.interop.parity import ParityCheck, compare, parity_ids, require_exact
 from gptcli.interop.pickles import read_pickle
 from gptcli.interop.readers import is_installed, llama_cpp_parity, onnxruntime_parity, transformers_parity
@@ -29,10 +30,10 @@ from gptcli.models.gpt import GPT, build_model
 from gptcli.nn.finite import require_range
 from gptcli.storage import write_atomic
 
-Format = Literal["hf", "gguf", "onnx", "nanogpt"]
+Format = Literal["hf", "gguf", "ollama", "onnx", "nanogpt"]
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 CARD = "README.md"
-LAST: dict[str, str] = {"hf": CONFIG, "nanogpt": CHECKPOINT}
+LAST: dict[str, str] = {"hf": CONFIG, "ollama": MODELFILE, "nanogpt": CHECKPOINT}
 """The file without which no program opens the directory, by format."""
 
 
@@ -48,6 +49,7 @@ class Ability(NamedTuple):
 ABILITIES: dict[str, Ability] = {
     "hf": Ability(("f32", "bf16", "f16"), is_directory=True),
     "gguf": Ability(("f32", "bf16", "f16"), quantizes=True, needs=(("gguf", "gguf"),)),
+    "ollama": Ability(("f32", "bf16", "f16"), is_directory=True, quantizes=True, needs=(("gguf", "gguf"),)),
     "onnx": Ability(("f32", "f16"), needs=(("onnx", "onnx"), ("onnxscript", "onnx"))),
     "nanogpt": Ability(("f32", "bf16", "f16"), is_directory=True),
 }
@@ -161,7 +163,9 @@ def write(request: ExportRequest, loaded: LoadedModel, place: Path) -> Exported:
         case "hf":
             return export_huggingface(loaded, place, dtype, request.license, name)
         case "gguf":
-            return export_gguf(loaded, place, request.quantize or dtype, request.license)
+            return export_gguf(loaded, place, request.quantize or dtype, request.license, place.stem)
+        case "ollama":
+            return export_ollama(loaded, place, request.quantize or dtype, request.license, name)
         case "onnx":
             return export_onnx(loaded, place, dtype)
         case "nanogpt":
@@ -181,13 +185,13 @@ def export_huggingface(loaded: LoadedModel, out: Path, dtype: str, license: str 
     return Exported(out, "hf", dtype, tuple(notes), (compare(loaded.model, "gptcli", model, parity_ids(loaded)),))
 
 
-def export_gguf(loaded: LoadedModel, out: Path, numbers: str, license: str | None) -> Exported:
+def export_gguf(loaded: LoadedModel, out: Path, numbers: str, license: str | None, name: str) -> Exported:
     """Write a GGUF file; read it back from its own content, and by llama.cpp if llama-cpp-python is installed."""
     from gptcli.interop.gguf import GgufMetadata, read_gguf, write_gguf
 
     # The scales of quantized weights have 16 bits.
     require_range(loaded.model.state_dict(), DTYPES.get(numbers, torch.float16), "choose --dtype f32")
-    metadata = GgufMetadata(out.stem, license, with_chat_ends(loaded.tokenizer, loaded.stop_ids))
+    metadata = GgufMetadata(name, license, with_chat_ends(loaded.tokenizer, loaded.stop_ids))
     notes = write_gguf(loaded.model, loaded.tokenizer, out, numbers, metadata)
     checks = [compare(loaded.model, f"gguf {version('gguf')}", read_gguf(out), parity_ids(loaded))]
     if is_installed("llama_cpp"):
@@ -195,6 +199,14 @@ def export_gguf(loaded: LoadedModel, out: Path, numbers: str, license: str | Non
     else:
         notes = (*notes, "llama-cpp-python is not installed, so llama.cpp did not check the export")
     return Exported(out, "gguf", numbers, notes, tuple(checks))
+
+
+def export_ollama(loaded: LoadedModel, out: Path, numbers: str, license: str | None, name: str) -> Exported:
+    """Write a directory with a GGUF file, checked as such, and the Modelfile for `ollama create`."""
+    exported = export_gguf(loaded, out / GGUF_FILE, numbers, license, name)
+    stop_ids = with_chat_ends(loaded.tokenizer, loaded.stop_ids)
+    notes = write_modelfile(out / MODELFILE, loaded.tokenizer, stop_ids, loaded.model.config.context_length)
+    return replace(exported, path=out, format="ollama", notes=(*exported.notes, *notes))
 
 
 def export_onnx(loaded: LoadedModel, out: Path, dtype: str) -> Exported:
