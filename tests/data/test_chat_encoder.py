@@ -189,6 +189,43 @@ def test_tool_calls_are_rendered_as_in_transformers_and_learnt(style: str, encod
         assert learnt(encoder, encoded) == [call, " There is.</s>"]
 
 
+ENDINGS = {
+    "a second token if nothing follows": (
+        "{% for m in messages %}[INST]{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{{ '[INST]assistant\n' if add_generation_prompt else eos_token }}",
+        ("<|im_end|>", "<|im_end|>"),
+    ),
+    "another token if nothing follows": (
+        "{% for m in messages %}[INST]{{ m.role }}\n{{ m.content }}"
+        "{{ eos_token if loop.last and m.role == 'assistant' else '<|im_end|>' }}"
+        "{% endfor %}{{ '[INST]assistant\n' if add_generation_prompt }}",
+        ("<|im_end|>", "</s>"),
+    ),
+    "no token if nothing follows": (
+        "{% for m in messages %}[INST]{{ m.role }}\n{{ m.content }}"
+        "{{ eos_token if not loop.last and m.role == 'assistant' }}"
+        "{% endfor %}{{ '[INST]assistant\n' if add_generation_prompt }}",
+        ("</s>", "</s>"),
+    ),
+    "a token of the message before the end token": (
+        "{% for m in messages %}[INST]{{ m.role }}\n{{ m.content }}[/INST]<|im_end|>\n{% endfor %}"
+        "{{ '[INST]assistant\n' if add_generation_prompt }}",
+        ("[/INST]<|im_end|>", "[/INST]<|im_end|>"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ENDINGS)
+def test_the_end_of_each_answer_is_learnt_however_a_template_writes_it(name: str, encoders: Encoders) -> None:
+    source, ends = ENDINGS[name]
+    encoder = encoders(source)
+    encoded = encoder.conversation(MESSAGES, "row 1")
+    assert learnt(encoder, encoded) == [MESSAGES[1]["content"] + ends[0], MESSAGES[3]["content"] + ends[1]]
+    for number in (1, 3):
+        prompt = encoder.prompt(MESSAGES[:number], "row 1")
+        assert encoded.ids[: len(prompt)].tolist() == prompt and text_of(encoder, prompt).endswith("assistant\n")
+
+
 def test_tools_that_a_template_does_not_write_are_refused(encoders: Encoders) -> None:
     with pytest.raises(DataError, match="row 1 has tools, which the chat template does not write"):
         encoders(PLAIN).conversation(MESSAGES, "row 1", TOOLS)

@@ -263,3 +263,34 @@ def test_a_chat_template_is_also_a_file_of_its_own_which_counts_more(bpe: Tokeni
     (tmp_path / "chat_template.jinja").write_bytes(b"\xff")
     with pytest.raises(TokenizerError, match=r"chat_template.jinja is not UTF-8 at byte 0"):
         load_tokenizer(tmp_path)
+
+
+TOOL_TEMPLATE = {"name": "tool_use", "template": "{{ tools }}"}
+NAMED_TEMPLATES = [{"name": "default", "template": "{{ messages }}"}, TOOL_TEMPLATE]
+
+
+@pytest.mark.parametrize("form", ["text", "list", "file", "files", "file over text"])
+def test_chat_templates_are_read_in_every_form_of_transformers_and_kept(
+    bpe: Tokenizer, tmp_path: Path, form: str
+) -> None:
+    from transformers import AutoTokenizer
+
+    bpe.save(tmp_path)
+    written = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    values = {"text": "{{ messages }}", "list": NAMED_TEMPLATES, "file over text": "{{ other }}"}
+    write(tmp_path / "tokenizer_config.json", written | ({"chat_template": values[form]} if form in values else {}))
+    if form.startswith("file"):
+        (tmp_path / "chat_template.jinja").write_text("{{ messages }}")
+    if form == "files":
+        (tmp_path / "additional_chat_templates").mkdir()
+        (tmp_path / "additional_chat_templates" / "tool_use.jinja").write_text("{{ tools }}")
+    tokenizer = load_tokenizer(tmp_path)
+    tokenizer.save(tmp_path / "again")
+    expected = (
+        {"default": "{{ messages }}", "tool_use": "{{ tools }}"} if form in ("list", "files") else "{{ messages }}"
+    )
+    for folder in (tmp_path, tmp_path / "again"):
+        assert load_tokenizer(folder).chat_template == "{{ messages }}"
+        assert AutoTokenizer.from_pretrained(folder).chat_template == expected
+    replaced = tokenizer.with_chat_template("{{ new }}")
+    assert replaced.chat_template == "{{ new }}" and tokenizer.with_chat_template("{{ messages }}") is tokenizer

@@ -86,8 +86,9 @@ class ChatEncoder:
         say_unknown(template, tokenizer)
         self.renderer = TurnRenderer(template, tokenizer, date)
         special_ids = tokenizer.segment_encoder.special_ids
-        ends = {special_ids[name] for name in self.renderer.stop_names}
-        self.stop_ids = frozenset(ends | {id for id in (tokenizer.eos_id, tokenizer.framing.stop_id) if id is not None})
+        of_text = {tokenizer.eos_id, tokenizer.framing.stop_id}
+        self.end_names = self.renderer.stop_names | {name for name, id in special_ids.items() if id in of_text}
+        self.stop_ids = frozenset(special_ids[name] for name in self.end_names)
 
     def __enter__(self) -> Self:
         return self
@@ -157,24 +158,23 @@ class ChatEncoder:
         Raises:
             DataError: a required one cannot be told.
         """
-        text, starts, found = rendering.text, dict[int, int](), list[tuple[int, int, int]]()
+        text, starts, found = rendering.text, dict[int, int](), list[tuple[int, int, Beginning]]()
         for number in numbers:
             start = rendering.start(number)
             stop = Beginning(len(text)) if rendering.generated else rendering.ends[number + 1]
             if start.length is not None:
                 starts[number] = start.length
             if start.length is not None and stop.length is not None and start.length <= stop.length:
-                found.append((number, start.length, stop.length))
+                found.append((number, start.length, stop))
             elif number in required:
-                raise prefix_error(
-                    place, number, stop if start.length is not None else start, text, number != numbers[-1]
-                )
+                wrong = stop if start.length is not None else start
+                raise prefix_error(place, number, wrong, text, number != numbers[-1])
         if rendering.generated:
             owners = [[number for number in starts if starts[number] < stop] for _, stop in rendering.generated]
-            found = [(owner[-1], *span) for owner, span in zip(owners, rendering.generated, strict=True) if owner]
-        parts = self.renderer.marks.parts(text)
-        stop_names = self.renderer.stop_names
-        return starts, [(number, ended(text, start, stop, parts, stop_names)) for number, start, stop in found]
+            spans = zip(owners, rendering.generated, strict=True)
+            found = [(owner[-1], start, Beginning(stop)) for owner, (start, stop) in spans if owner]
+        parts, names = self.renderer.marks.parts(text), self.end_names
+        return starts, [(number, ended(text, start, stop, parts, names)) for number, start, stop in found]
 
     def pieces(self, text: str, cuts: Sequence[int], learnt: Sequence[AnswerSpan], place: object) -> list[Piece]:
         """Return the segments of a rendered text: its special tokens, and the texts between them, which are cut at some

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from gptcli.data.chat import (
@@ -13,7 +14,7 @@ from gptcli.data.chat import (
     plain_message,
     template_error,
 )
-from gptcli.data.chat_spans import Beginning, Rendering
+from gptcli.data.chat_spans import Beginning, Rendering, ended
 from gptcli.data.chat_template import ChatTemplate
 from gptcli.data.content_marks import ANSWER, BEGIN, END, ContentMarks, generated_spans
 from gptcli.errors import DataError
@@ -35,7 +36,8 @@ class TurnRenderer:
     Attributes:
         marks: the marks in the content of messages.
         asks: whether the template writes a prompt for an answer when it is asked to (add_generation_prompt).
-        stop_names: the special tokens by which the template ends an answer: one or none.
+        stop_names: the special tokens by which the template ends an answer; the last of a conversation may have another
+            than those before.
     """
 
     def __init__(self, template: ChatTemplate, tokenizer: Tokenizer, date: str | None) -> None:
@@ -48,6 +50,7 @@ class TurnRenderer:
         self.marks = ContentMarks(tokenizer.segment_encoder.special_ids)
         self.variables = template_variables(tokenizer)
         self.process = TemplateProcess(template.source, date)
+        self.asks = True
         try:
             self.asks, self.stop_names = self.probe()
         except BaseException:
@@ -61,17 +64,27 @@ class TurnRenderer:
     def probe(self) -> tuple[bool, frozenset[str]]:
         """Return whether the template asks for an answer, and the special tokens by which it ends one."""
         for messages in PROBES:
-            count = len(messages)
+            number = len(messages)
             answered = [*messages, {"role": ASSISTANT, "content": ANSWER}]
-            wanted = [{"stop": count + 1}, {"stop": count, "asks": True}, {"stop": count}]
-            found = self.answers(answered, "a conversation", None, wanted)
-            if any("error" in answer for answer in found):
-                continue
-            whole, asked, bare = found
-            _, _, after = whole["text"].replace(BEGIN, "").replace(END, "").partition(ANSWER)
-            start, stop, is_special = next(iter(self.marks.parts(after.lstrip())), (0, 0, False))
-            return asked != bare, frozenset([after.lstrip()[start:stop]] if is_special else ())
+            wanted = [{"stop": number}, {"stop": number, "asks": True}]
+            bare, *asked = self.answers(answered, "a conversation", None, wanted)
+            names = set[str]()
+            for conversation in ([*answered, *QUESTION], answered):
+                with contextlib.suppress(DataError):
+                    rendering = self.conversation(conversation, "a conversation", None)
+                    names |= self.end_names(rendering, rendering.ends[number + 1], names)
+            if names or "text" in bare:
+                return asked != [{"length": len(bare.get("text", ""))}], frozenset(names)
         return True, frozenset()
+
+    def end_names(self, rendering: Rendering, stop: Beginning, known: set[str]) -> set[str]:
+        """Return the special token that ends the answer of a probe: one or none."""
+        text = rendering.text
+        if stop.length is None or ANSWER not in text:
+            return set()
+        parts = self.marks.parts(text)
+        answer = ended(text, text.index(ANSWER), stop, parts, known)
+        return {text[start:end] for start, end, _ in parts if answer.is_ended and end == answer.stop}
 
     def conversation(self, messages: list[dict[str, Any]], place: object, tools: Any) -> Rendering:
         """Return a whole conversation.
@@ -127,7 +140,7 @@ class TurnRenderer:
         if "error" in whole:
             raise template_error(f"{place} cannot be rendered", whole["error"])
         text, generated = generated_spans(whole["text"])
-        found = list(map(Beginning.of, others))
+        found = [self.beginning(answer, text) for answer in others]
         if not wanted[1:]:
             found.insert(count - 1, Beginning(len(text)))
         asked, headed = found[count : count + len(prompts)], found[count + len(prompts) :]
@@ -138,6 +151,16 @@ class TurnRenderer:
             dict(zip(prompts, asked, strict=True)),
             dict(zip(headers, headed, strict=True)),
         )
+
+    def beginning(self, answer: dict[str, Any], whole: str) -> Beginning:
+        """Return a rendering of the beginning of a text. If the text begins with it but for a special token at its end,
+        which the template writes only if nothing follows, it is returned without that token.
+        """
+        found = Beginning.of(answer)
+        last = self.marks.parts(found.text.rstrip())[-1:]
+        if last and last[0][2] and whole.startswith(found.text[: last[0][0]]):
+            return Beginning(last[0][0], is_cut=True)
+        return found
 
     def answers(
         self, messages: list[dict[str, Any]], place: object, tools: Any, renders: list[dict[str, Any]]

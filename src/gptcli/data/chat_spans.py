@@ -7,6 +7,7 @@ must both be beginnings of the whole text.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -25,11 +26,13 @@ class Beginning(NamedTuple):
         length: its characters, if the whole text begins with it.
         text: the text, if the whole text does not.
         error: the reason, if the template fails on it.
+        is_cut: whether the special token at its end was left out, which the template writes only if nothing follows.
     """
 
     length: int | None = None
     text: str = ""
     error: str = ""
+    is_cut: bool = False
 
     @classmethod
     def of(cls, answer: Mapping[str, Any]) -> Beginning:
@@ -109,17 +112,33 @@ class AnswerSpan(NamedTuple):
     is_ended: bool
 
 
-def ended(text: str, start: int, stop: int, parts: Sequence[Part], stop_names: Collection[str]) -> AnswerSpan:
-    """Return the answer in text[start:stop], up to and including the special token that ends it, without the white
-    space after that. The token may also follow directly.
+def ended(text: str, start: int, stop: Beginning, parts: Sequence[Part], end_names: Collection[str]) -> AnswerSpan:
+    """Return the answer between two places, up to and including the special token that ends it.
+
+    That is the first of `end_names` among the special tokens at the end, or else the last of these; there may be white
+    space between and after them. It may also follow directly.
+
+    Args:
+        text: the rendered text.
+        start: where the answer starts.
+        stop: where what the template writes for its message stops.
+        parts: the special tokens of the text and the texts between them.
+        end_names: the special tokens that are known to end an answer.
     """
-    last = next((end for _, end, is_special in reversed(parts) if is_special and start < end <= stop), None)
-    if last is not None and not text[last:stop].strip():
-        return AnswerSpan(start, last, True)
-    after = next((end for begin, end, is_special in parts if is_special and begin == stop), None)
-    if after is not None and text[stop:after] in stop_names:
-        return AnswerSpan(start, after, True)
-    return AnswerSpan(start, start + len(text[start:stop].rstrip()), False)
+    limit = len(text) if stop.length is None else stop.length
+    ends: list[tuple[int, int]] = []
+    for begin, end, is_special in reversed(parts[: bisect_left(parts, (limit,))]):
+        if begin < start or not (is_special or not text[begin : min(end, limit)].strip()):
+            break
+        if is_special:
+            ends.insert(0, (begin, end))
+    known = [end for begin, end in ends if text[begin:end] in end_names]
+    if ends:
+        return AnswerSpan(start, known[0] if known else ends[-1][1], True)
+    after = next((part for part in parts[bisect_left(parts, (limit,)) :][:1] if part[0] == limit and part[2]), None)
+    if after is not None and (stop.is_cut or text[limit : after[1]] in end_names):
+        return AnswerSpan(start, after[1], True)
+    return AnswerSpan(start, start + len(text[start:limit].rstrip()), False)
 
 
 def difference(one: str, other: str) -> tuple[str, str]:
