@@ -1,7 +1,8 @@
-"""`gptcli data prepare|inspect`."""
+"""`gptcli data prepare|inspect|conversations`."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -91,3 +92,34 @@ def inspect(
     splits = inspect(settings, cache_dir or default_cache_dir(), windows)
     lines = [line for split in splits for line in split_lines(split)]
     show(strict_json.dumps({"splits": splits}) if as_json else "\n".join(lines))
+
+
+@data_app.command(cls=Verb)
+def conversations(
+    exports: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="EXPORT", help="Chats of WhatsApp (.txt, .zip), Telegram (result.json), or mail (mbox)."
+        ),
+    ],
+    out: Annotated[Path, output_option(help="Write the conversations to this file of JSON lines.")],
+    me: Annotated[
+        str, data_option(metavar="NAME", help="Make this person the assistant, and all others the user.")
+    ] = "",
+    gap: Annotated[str, data_option(metavar="DURATION", help="Begin a new conversation after a pause, as 6h.")] = "6h",
+    min_turns: Annotated[int, data_option(min=2, max=1000, help="Leave out conversations of fewer turns.")] = 2,
+    as_json: AsJson = False,
+) -> None:
+    """Make conversations of exported chats, to fine-tune a model on.
+
+    What is left out is counted: lines of the program itself, attachments, quoted text, messages without an answer.
+
+    Examples:
+        gptcli data conversations chat.txt --me Ada --out chats.jsonl
+        gptcli data conversations result.json Sent.mbox --me ada@example.org --gap 12h --out chats.jsonl
+    """
+    from gptcli.data.chat_exports.recipe import ExportRecipe, write_conversations
+    from gptcli.train.clock import parse_duration
+
+    report = write_conversations(exports, ExportRecipe(me, parse_duration(gap, "--gap"), min_turns), out)
+    show(strict_json.dumps(report.as_dict()) if as_json else "\n".join(report.lines()))

@@ -24,7 +24,7 @@ DURATION = re.compile("".join(rf"(?:(?P<{unit}>\d+(?:\.\d+)?){words})?" for unit
 LONGEST_SECONDS = 366 * 86400.0
 
 
-def parse_duration(text: str) -> float:
+def parse_duration(text: str, option: str = "--time") -> float:
     """Return the seconds of a duration such as `90s`, `10m`, `5min`, `1h30m`, `1.5 hours` or `1d`.
 
     Raises:
@@ -34,7 +34,7 @@ def parse_duration(text: str) -> float:
     found = match.groupdict() if match else {}
     seconds = sum(float(count) * UNITS[unit][0] for unit, count in found.items() if count)
     if not 0 < seconds <= LONGEST_SECONDS:
-        raise UsageError(f"--time {text!r} is not a duration", "write one as 90s, 10m, 1h30m or 1d")
+        raise UsageError(f"{option} {text!r} is not a duration", "write one as 90s, 10m, 1h30m or 1d")
     return seconds
 
 

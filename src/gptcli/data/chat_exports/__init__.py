@@ -1,0 +1,1 @@
+"""Chats that other programs export, as conversations for training."""
