@@ -9,6 +9,7 @@ import re
 import shlex
 import sys
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
@@ -104,6 +105,19 @@ def say_error(message: object) -> None:
 def show(text: str) -> None:
     """Print a result for people to stdout: lines and tables that may hold names chosen by others."""
     print(visible(text))
+
+
+def has_colours() -> bool:
+    """Return whether stdout is a terminal that shows colours, and the user has not asked for none (no-color.org)."""
+    is_plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return not is_plain and sys.stdout is not None and sys.stdout.isatty()
+
+
+def show_coloured(parts: Iterable[tuple[str, int | None]]) -> None:
+    """Print a result for people to stdout in colours: texts, each with a number of ANSI's SGR or None."""
+    stream = sys.stdout.stream if isinstance(sys.stdout, VisibleStream) else sys.stdout
+    codes = ((visible(text), code) for text, code in parts)
+    print("".join(text if code is None else f"\x1b[{code}m{text}\x1b[0m" for text, code in codes), file=stream)
 
 
 BAR_FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}, {remaining} left"

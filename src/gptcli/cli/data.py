@@ -10,10 +10,15 @@ import typer
 from gptcli import strict_json
 from gptcli.cli.hints import Verb
 from gptcli.cli.options import AsJson, Assignments, CacheDir, ConfigFiles, Corpus, data_option, output_option
-from gptcli.console import show
+from gptcli.console import has_colours, show, show_coloured
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from gptcli.data.config import DataSettings
+
+IN_LOSS, DIM = 32, 2
+"""Green and faint, as numbers of ANSI's SGR."""
 
 data_app = typer.Typer(name="data", help="Prepare a corpus for training, and inspect its tokens.", no_args_is_help=True)
 
@@ -76,15 +81,28 @@ def inspect(
     config: ConfigFiles = None,
     assignments: Assignments = None,
     cache_dir: CacheDir = None,
-    windows: Annotated[int, output_option(min=0, max=10_000, help="Show this many windows of tokens as text.")] = 3,
+    windows: Annotated[
+        int, output_option("--windows", "-n", min=0, max=10_000, help="Show this many windows, or examples, as text.")
+    ] = 3,
+    model: Annotated[
+        str | None,
+        data_option(metavar="BASE", help="Show examples as BASE would learn them: what is in the loss, and counts."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the tokens of a corpus as text, and verify them.
 
+    With --model the corpus is one of examples, such as conversations. What the loss is of is coloured, or between
+    \u27e6 and \u27e7 where there are no colours.
+
     Examples:
         gptcli data inspect book.txt
         gptcli data inspect runs/book/val --windows 10
+        gptcli data inspect chats.jsonl --model runs/book
     """
+    if model is not None:
+        show_examples(model, corpus, config or [], assignments or [], cache_dir, windows, as_json=as_json)
+        return
     settings = data_settings(corpus, config or [], assignments or [])
     from gptcli.data.inspect import inspect, split_lines
     from gptcli.storage import default_cache_dir
@@ -123,3 +141,38 @@ def conversations(
 
     report = write_conversations(exports, ExportRecipe(me, parse_duration(gap, "--gap"), min_turns), out)
     show(strict_json.dumps(report.as_dict()) if as_json else "\n".join(report.lines()))
+
+
+def show_examples(
+    model: str,
+    corpus: list[str],
+    configs: list[str],
+    assignments: list[str],
+    cache_dir: Path | None,
+    count: int,
+    *,
+    as_json: bool,
+) -> None:
+    """Print what a model would learn of examples."""
+    from gptcli.config import merge
+    from gptcli.config.load import with_origin
+    from gptcli.config.shipped import read_settings
+    from gptcli.data.examples.display import marked
+    from gptcli.storage import default_cache_dir
+    from gptcli.train.example_inspection import inspect_examples, inspection_lines, shown_examples
+
+    user = merge(read_settings(configs, assignments), with_origin({"data": {"corpus": corpus}}, "CORPUS"))
+    reports = inspect_examples(user, model, cache_dir or default_cache_dir(), count)
+    if as_json:
+        show(strict_json.dumps({"corpora": reports}))
+        return
+    for report in reports:
+        show("\n".join(inspection_lines(report)))
+        for heading, parts in shown_examples(report):
+            show(heading)
+            if has_colours():
+                show_coloured(
+                    (part.text, IN_LOSS if part.in_loss else DIM if part.is_special else None) for part in parts
+                )
+            else:
+                show(marked(parts))

@@ -79,7 +79,7 @@ def require_model(workspace: Workspace) -> ExampleModel:
     if workspace.model is None:
         raise UsageError(
             f"data.kind is {workspace.config.kind}, and there is no model that learns the examples",
-            "name the one to start from: gptcli finetune RUN DATA",
+            "name it: gptcli finetune RUN DATA, or gptcli data inspect DATA --model RUN",
         )
     return workspace.model
 
