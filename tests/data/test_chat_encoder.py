@@ -416,3 +416,40 @@ def test_an_answer_that_nothing_ends_is_refused() -> None:
         pytest.raises(DataError, match="ends an answer"),
     ):
         encoder.conversation(MESSAGES, "row 1")
+
+
+WITHOUT_CALLS = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "messages", "lost"),
+    [
+        (WITHOUT_CALLS, [{"content": "", **message} for message in CALLS], r"has calls of tools \(tool_calls\)"),
+        (
+            "{% for m in messages if m.role != 'tool' %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
+            "{% endfor %}",
+            [MESSAGES[0], {"role": "tool", "content": "an owl"}, MESSAGES[1]],
+            "message 2 has a content of the role tool",
+        ),
+        (
+            "{% for m in messages[1:] %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}",
+            [SYSTEM, *MESSAGES],
+            "message 1 has a content of the role system",
+        ),
+    ],
+)
+def test_what_a_template_does_not_write_is_refused(
+    encoders: Encoders, template: str, messages: list[dict[str, Any]], lost: str
+) -> None:
+    with pytest.raises(DataError, match=f"row 1.* {lost}, which the chat template does not write"):
+        encoders(template).conversation(messages, "row 1")
+
+
+def test_an_answer_of_weight_zero_is_read_and_not_learnt(encoders: Encoders) -> None:
+    encoder = encoders(WITHOUT_CALLS)
+    weighted = [MESSAGES[0], {**MESSAGES[1], "weight": 0}, MESSAGES[2], {**MESSAGES[3], "weight": 1}]
+    ids, in_loss, _ = encoder.conversation(weighted, "row 1")
+    whole, all_in_loss, _ = encoder.conversation(MESSAGES, "row 1")
+    assert ids.tolist() == whole.tolist()
+    assert text_of(encoder, ids[in_loss]) == "It brings the winter; 300 apples.<|im_end|>"
+    assert text_of(encoder, ids[all_in_loss & ~in_loss]) == "The miller is old.<|im_end|>"

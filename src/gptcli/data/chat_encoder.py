@@ -115,6 +115,7 @@ class ChatEncoder:
         rendering = self.renderer.conversation(messages, place, tools)
         numbers = [number for number, message in enumerate(messages) if message["role"] == ASSISTANT]
         required = {"all": [], "assistant": numbers, "completion": numbers[-1:]}[self.loss_on]
+        required = [number for number in required if messages[number].get("weight") != 0]
         starts, answers = self.places(rendering, numbers, required, place)
         learnt = [answer for number, answer in answers if number in required]
         text, ending = rendering.text, list[Segment]()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from typing import Any
 
 from gptcli.data.chat import (
@@ -25,6 +26,8 @@ NAMED_TOKENS = ("sep_token", "pad_token", "cls_token", "mask_token")
 """Special tokens that a template gets by name, beside those that a tokenizer knows by id."""
 REASONING = ("reasoning_content", "thinking", "reasoning")
 """Names of a message's reasoning, of which templates read the first or the second."""
+WORD = re.compile("[A-Za-z0-9]+")
+WORDS_LOOKED_FOR = 16
 QUESTION = [{"role": "user", "content": "?"}]
 PROBES = (QUESTION, [{"role": "system", "content": "!"}, *QUESTION])
 """Conversations that show how a template asks for an answer, and by what token it ends one."""
@@ -46,7 +49,8 @@ class TurnRenderer:
         Raises:
             DataError: the template cannot be compiled.
         """
-        self.is_chatml, self.writes_tools = template.name == CHATML, "tools" in template.source
+        self.is_chatml = template.name == CHATML
+        self.writes_tools, self.writes_calls = ("tools" in template.source), ("tool_calls" in template.source)
         self.marks = ContentMarks(tokenizer.segment_encoder.special_ids)
         self.variables = template_variables(tokenizer)
         self.process = TemplateProcess(template.source, date)
@@ -117,13 +121,15 @@ class TurnRenderer:
             wanted: what to render as the whole text; and, if it is not this, all messages without a prompt.
 
         Raises:
-            DataError: the template fails on the whole conversation, or does not write its tools.
+            DataError: the template fails on the whole conversation, or does not write all of it.
         """
-        if tools and not self.writes_tools:
-            raise DataError(
-                f"{place} has tools, which the chat template does not write",
-                "name a template that does with --set data.chat_template=FILE, or leave the tools out of the rows",
-            )
+        has_calls = any(message.get("tool_calls") for message in messages)
+        for what, is_lost in (
+            ("tools", bool(tools) and not self.writes_tools),
+            ("calls of tools (tool_calls)", has_calls and not self.writes_calls),
+        ):
+            if is_lost:
+                raise unwritten_error(f"{place} has {what}", "leave them out of the rows")
         count = len(messages)
         numbers = [number for number, message in enumerate(messages) if message["role"] == ASSISTANT]
         first_user = next((number for number, message in enumerate(messages) if message["role"] == "user"), count)
@@ -140,6 +146,10 @@ class TurnRenderer:
         if "error" in whole:
             raise template_error(f"{place} cannot be rendered", whole["error"])
         text, generated = generated_spans(whole["text"])
+        lost = next((number for number, message in enumerate(messages, 1) if is_lost_in(text, message)), None)
+        if lost is not None:
+            role = messages[lost - 1]["role"]
+            raise unwritten_error(f"{place}: message {lost} has a content of the role {role}", "remove the message")
         found = [self.beginning(answer, text) for answer in others]
         if not wanted[1:]:
             found.insert(count - 1, Beginning(len(text)))
@@ -193,6 +203,27 @@ class TurnRenderer:
             if empty is not None:
                 raise DataError(f"{place}: message {empty} has no content", "write one, or remove the message")
         return [self.marks.marked(with_reasoning(message)) for message in given]
+
+
+def unwritten_error(what: str, remedy: str) -> DataError:
+    """Return the error for a part of a conversation that the template leaves out."""
+    return DataError(
+        f"{what}, which the chat template does not write",
+        f"name a template that does with --set data.chat_template=FILE, or {remedy}",
+    )
+
+
+def is_lost_in(text: str, message: dict[str, Any]) -> bool:
+    """Return whether a rendered text lacks the content of a message.
+
+    Templates strip and escape contents, so only words are looked for, the longest; and only those of messages that the
+    assistant did not write, since templates leave out its earlier thoughts.
+    """
+    content = message.get("content")
+    if message["role"] == ASSISTANT or not isinstance(content, str):
+        return False
+    words = sorted(set(WORD.findall(content)), key=len)[-WORDS_LOOKED_FOR:]
+    return any(word not in text for word in words)
 
 
 def is_message(message: Any) -> bool:

@@ -12,7 +12,7 @@ from gptcli.data.config import DataConfig
 from gptcli.data.example_forms import ChatExample
 from gptcli.data.examples.identity import ASSISTANT, Identity, identity_of
 from gptcli.data.examples.statistics import ExampleCounts
-from gptcli.data.messages import empty_answers
+from gptcli.data.messages import empty_answers, is_out_of_order
 
 
 class MaskedTokens(NamedTuple):
@@ -52,6 +52,10 @@ def example_encoder(encoder: ChatEncoder, config: DataConfig, seq_len: int) -> U
             counts.empty_answers += 1
             return None
         ids, in_loss, _ = encoder.conversation(messages, place, tools)
+        if not in_loss[1:].any():
+            counts.no_answer += 1
+            return None
+        counts.out_of_order += is_out_of_order(messages)
         counts.lengths[len(ids)] += 1
         if len(ids) > seq_len + 1:
             if config.too_long == "drop" or not in_loss[1 : seq_len + 1].any():

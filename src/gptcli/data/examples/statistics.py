@@ -52,7 +52,9 @@ class ExampleCounts:
     empty_answers: int = 0
     """Rows left out since an answer of the assistant says nothing."""
     no_answer: int = 0
-    """Rows left out since the assistant says nothing at all."""
+    """Rows left out since the assistant says nothing that is learnt."""
+    out_of_order: int = 0
+    """Examples in which the roles are out of the usual order, which are learnt as they are."""
     cut: int = 0
     """Examples that are longer than the context, of which the end is not learnt."""
     too_long: int = 0
@@ -73,7 +75,7 @@ class ExampleCounts:
 
     def add(self, other: ExampleCounts) -> None:
         """Add the counts of other rows."""
-        for name in ("rows", "empty_answers", "no_answer", "cut", "too_long", "undecided"):
+        for name in ("rows", "empty_answers", "no_answer", "out_of_order", "cut", "too_long", "undecided"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.lengths += other.lengths
 
@@ -102,6 +104,7 @@ def example_report(
         "rows": counts.rows,
         "empty_answers": counts.empty_answers,
         "no_answer": counts.no_answer,
+        "out_of_order": counts.out_of_order,
         "cut": counts.cut,
         "too_long": counts.too_long,
         "undecided": counts.undecided,
@@ -124,6 +127,11 @@ def example_lines(report: Mapping[str, Any]) -> list[str]:
     left_out = ", ".join(f"{report[name]:,} {words}" for name, words in LEFT_OUT.items() if report[name])
     if left_out:
         lines.append(f"left out: {left_out}")
+    if report["out_of_order"]:
+        lines.append(
+            f"{quantity(report['out_of_order'], 'example')} with roles out of order (such as two turns of the user in "
+            "a row), learnt as they are"
+        )
     if report["cut"]:
         lines.append(f"{quantity(report['cut'], 'example')} cut to the context of {report['context']:,} tokens")
     if report["known_answers"]:
