@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 
+from gptcli.data.chat_encoder import ChatEncoder
+from gptcli.data.chat_template import ChatTemplate
 from gptcli.errors import DataError, UsageError
 from gptcli.evaluate.requests import ChoicesRequest, TasksRequest, evaluate_choice_file, evaluate_tasks
 from gptcli.evaluate.task_report import TaskReport
@@ -314,3 +316,71 @@ def test_without_lm_eval_the_extra_is_named(exported: Path, monkeypatch: pytest.
     monkeypatch.delattr("gptcli.evaluate.harness", raising=False)
     with pytest.raises(UsageError, match=r"pip install 'gptcli\[eval\]'"):
         evaluate_tasks(TasksRequest(ModelRequest(str(exported)), ("letters",)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "options"), [("letters", {"num_fewshot": 2}), ("sentences", {})])
+def test_questions_as_messages_have_the_numbers_of_lm_eval(
+    tasks: Path, bpe_tokenizer: Tokenizer, tmp_path: Path, name: str, options: dict
+) -> None:
+    """The answers of a model of random weights to conversations of its template, some longer than its context."""
+    pytest.importorskip("accelerate")
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    template = ChatTemplate.of_model(bpe_tokenizer, "chatml")
+    tokenizer = bpe_tokenizer.with_special_tokens(template.special_tokens).with_chat_template(template.source)
+    torch.manual_seed(1)
+    shape = {"context_length": 256, "n_layer": 1, "n_head": 2, "n_embd": 32, "init_std": 0.3}
+    write_huggingface(build_model(ModelConfig(vocab_size=tokenizer.vocab_size, **shape)), tokenizer, tmp_path / "chat")
+    request = TasksRequest(
+        ModelRequest(str(tmp_path / "chat"), device="cpu"), (name,), include_path=str(tasks), apply_chat_template=True,
+        **options,
+    )  # fmt: skip
+    found = evaluate_tasks(request).evaluation.scores
+    expected = lm_eval.simple_evaluate(
+        HFLM(pretrained=str(tmp_path / "chat"), device="cpu", batch_size=1), tasks=[name], log_samples=False,
+        task_manager=TaskManager(include_path=str(tasks), include_defaults=False), apply_chat_template=True, **options,
+    )["results"][name]  # fmt: skip
+    assert found
+    for score in found:
+        assert score.value == pytest.approx(expected[f"{score.metric},{score.filter}"], abs=5e-5), score.metric
+
+
+def test_the_ids_of_a_question_are_those_of_training(bpe_tokenizer: Tokenizer, model: GPT) -> None:
+    from gptcli.evaluate.chat_harness import ChatHarnessModel
+
+    template = ChatTemplate.of_model(bpe_tokenizer, "chatml")
+    tokenizer = bpe_tokenizer.with_special_tokens(template.special_tokens).with_chat_template(template.source)
+    asked = [{"role": "user", "content": "What is <|im_end|>?"}]
+    with ChatEncoder(ChatTemplate.of_model(tokenizer, "model"), tokenizer) as encoder:
+        chat = ChatHarnessModel(model, encoder)
+        text = chat.apply_chat_template(asked)
+        assert text.endswith("<|im_start|>assistant\n") and chat.tok_encode(text) == encoder.prompt(asked, "it")
+        trained = encoder.conversation([*asked, {"role": "assistant", "content": "The end."}], "it").ids.tolist()
+        context, continuation = chat._encode_pair(text, "The end.")
+        assert context + continuation == trained[: len(context + continuation)]
+        begun = chat.apply_chat_template([*asked, {"role": "assistant", "content": "The"}], add_generation_prompt=False)
+        assert begun == f"{text}The" and chat.tok_encode(begun) == [
+            *encoder.prompt(asked, "it"),
+            *tokenizer.encode("The"),
+        ]
+
+
+def test_a_template_without_system_messages_leaves_them_out(
+    bpe_tokenizer: Tokenizer, model: GPT, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from gptcli.evaluate.chat_harness import ChatHarnessModel
+
+    source = (
+        "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('none') }}{% endif %}"
+        "{{ m['content'] + '\n' }}{% endfor %}"
+    )
+    tokenizer = bpe_tokenizer.with_chat_template(source)
+    messages = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Who?"}]
+    with ChatEncoder(ChatTemplate.of_model(tokenizer, "model"), tokenizer) as encoder:
+        chat = ChatHarnessModel(model, encoder)
+        assert [chat.apply_chat_template(messages) for _ in range(2)] == ["Who?\n"] * 2
+        assert capsys.readouterr().err.count("the chat template refuses system messages") == 1
+        with pytest.raises(DataError):
+            chat.apply_chat_template([{"role": "user"}])

@@ -100,6 +100,9 @@ def evaluate(
     include_path: Annotated[
         str | None, tasks_option(metavar="DIR", help="Add the task files (.yaml) of this directory to --tasks.")
     ] = None,
+    apply_chat_template: Annotated[
+        bool, tasks_option("--apply-chat-template", help="Ask the questions of --tasks as messages of a conversation.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure a model's perplexity, or its scores on tasks.
@@ -121,12 +124,12 @@ def evaluate(
     model = ModelRequest(run, checkpoint, device, quantize=quantize)
     of_texts = {"TEXT": text, "--context": context, "--stride": stride, "--worst": worst, "--set": assignments}
     of_texts |= {"--chat": chat, "--answers": answers}
-    of_tasks = {"--limit": limit, "--include-path": include_path}
+    of_tasks = {"--limit": limit, "--include-path": include_path, "--apply-chat-template": apply_chat_template}
     report: CommandResult
     if tasks is not None:
         refuse("--tasks", of_texts | {"--choices": choices, "--shots": shots})
         names = tuple(name.strip() for name in tasks.split(",") if name.strip())
-        request = requests.TasksRequest(model, names, limit, num_fewshot, include_path, batch_size)
+        request = requests.TasksRequest(model, names, limit, num_fewshot, include_path, batch_size, apply_chat_template)
         report = requests.evaluate_tasks(request)
     elif choices is not None:
         refuse("--choices", of_texts | of_tasks)

@@ -12,7 +12,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,11 +76,19 @@ class HarnessEvaluation:
 
 
 class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm_eval has no type annotations
-    """Answers lm-eval's three kinds of request; `batch_size` is that of `score_continuations` and of the engine."""
+    """Answers lm-eval's three kinds of request; `batch_size` is that of `score_continuations` and of the engine.
 
-    def __init__(self, model: GPT, tokenizer: Tokenizer, batch_size: int | None = None) -> None:
+    A text ends at `stop_ids`, and at the token by which texts ended in training.
+    """
+
+    applies_chat_template = False
+
+    def __init__(
+        self, model: GPT, tokenizer: Tokenizer, batch_size: int | None = None, stop_ids: Collection[int] = ()
+    ) -> None:
         super().__init__()
         self.model, self.text, self.batch_size = model, tokenizer, batch_size
+        self.stop_ids = tokenizer.framing.stop_ids | frozenset(stop_ids)
         self.max_length = model.config.context_length
         self._device = model.embedding.weight.device
 
@@ -186,7 +194,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm_eval has no type ann
             request = Request(ids[-room:], config.seed + place, len(ids[-room:]))
             stream = TextStream(self.text, tuple(filter(None, until)), request.ids)
             samples[request] = (place, Sample(request, stream))
-        engine = Engine(self.model, config, self.text.framing.stop_ids, decoding_step(self.model))
+        engine = Engine(self.model, config, self.stop_ids, decoding_step(self.model))
         for request in engine.run(list(samples)):
             place, sample = samples[request]
             sample.advance()
@@ -245,7 +253,10 @@ def run_tasks(
     for task in loaded["tasks"].values():
         choose_shots(task, num_fewshot)
     seed_everything()
-    found = evaluate(model, loaded, limit=limit, log_samples=False)
+    is_chat = model.applies_chat_template
+    found = evaluate(
+        model, loaded, limit=limit, log_samples=False, apply_chat_template=is_chat, fewshot_as_multiturn=is_chat
+    )
     assert found is not None  # it is None in processes other than the first
     return HarnessEvaluation(task_scores(found), time.monotonic() - began)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -88,6 +89,7 @@ class TasksRequest:
     num_fewshot: int | None = None
     include_path: str | None = None
     batch_size: int | None = None
+    apply_chat_template: bool = False
 
 
 class NamedTexts:
@@ -242,19 +244,25 @@ def evaluate_tasks(request: TasksRequest) -> TaskReport:
         DataError, CheckpointError, StorageError, OutOfMemoryError.
     """
     try:
-        from gptcli.evaluate import harness, task_report
+        from gptcli.evaluate import chat_harness, harness, task_report
     except ImportError as error:
         raise missing_extra("lm_eval", "eval", "gptcli eval --tasks") from error
     if (request.limit is not None and request.limit < 1) or (request.num_fewshot or 0) < 0:
         raise UsageError("--limit is 1 or more, and --num-fewshot 0 or more")
     session = open_session(request.model)
-    evaluation = harness.run_tasks(
-        harness.HarnessModel(session.model, session.tokenizer, request.batch_size),
-        request.tasks,
-        limit=request.limit,
-        num_fewshot=request.num_fewshot,
-        include_path=request.include_path,
-    )
+    with ExitStack() as stack:
+        batch_size, stop_ids = request.batch_size, session.stop_ids
+        model = harness.HarnessModel(session.model, session.tokenizer, batch_size, stop_ids)
+        if request.apply_chat_template:
+            encoder = stack.enter_context(session.chat_encoder())
+            model = chat_harness.ChatHarnessModel(session.model, encoder, batch_size, stop_ids)
+        evaluation = harness.run_tasks(
+            model,
+            request.tasks,
+            limit=request.limit,
+            num_fewshot=request.num_fewshot,
+            include_path=request.include_path,
+        )
     return task_report.TaskReport(evaluation, session.source)
 
 
