@@ -19,7 +19,7 @@ from faults.full_disks import full_disk_campaign
 from faults.hostile import hostile_campaign
 from faults.in_place import baseline_campaign
 from faults.interrupted import COMMANDS, MOST_SECONDS, interruption_campaign
-from faults.kills import MOST_STEPS_LOST, kill_campaign
+from faults.kills import MOST_STEPS_LOST, Kills, adapter_kill_campaign, kill_campaign
 from faults.leases import lease_campaign
 from faults.links import link_campaign
 from faults.lost_ranks import lost_rank_campaign
@@ -58,6 +58,10 @@ def part_of(trials: int, part: float) -> int:
 def kills(folder: Path, part: float, seed: int) -> list[Row]:
     with nursery_in(folder) as (nursery, work):
         found = kill_campaign(nursery, work, part_of(200, part), part_of(120, part), seed)
+    return [kill_row("SIGKILL at any moment, and aimed at a save", found)]
+
+
+def kill_row(fault: str, found: Kills) -> Row:
     failures = [*found.differences, *found.damaged_files, *["a checkpoint was lost"] * found.lost_checkpoints]
     if found.most_steps_lost > MOST_STEPS_LOST:
         failures.append(f"{found.most_steps_lost} steps were lost")
@@ -66,7 +70,13 @@ def kills(folder: Path, part: float, seed: int) -> list[Row]:
         f"{found.most_steps_lost} steps (an interval is {INTERVAL}); of {found.runs} trainings that ran to the end "
         f"{len(found.differences)} differ from an undisturbed one in batches, random state, weights or moments"
     )
-    return [Row("SIGKILL at any moment, and aimed at a save", found.trials, said, failures)]
+    return Row(fault, found.trials, said, failures)
+
+
+def adapter_kills(folder: Path, part: float, seed: int) -> list[Row]:
+    with nursery_in(folder) as (nursery, work):
+        found = adapter_kill_campaign(nursery, work, part_of(30, part), part_of(20, part), seed)
+    return [kill_row("SIGKILL of the training of an adapter (LoRA)", found)]
 
 
 def signals(folder: Path, part: float, seed: int) -> list[Row]:
@@ -304,6 +314,7 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_ENDPOINT": "ht
 
 CAMPAIGNS: dict[str, Callable[[Path, float, int], list[Row]]] = {
     "kills": kills,
+    "adapter-kills": adapter_kills,
     "ranks": ranks,
     "signals": signals,
     "disk": disk,

@@ -12,6 +12,7 @@ from faults.victim import INTERVAL, being_saved, make_corpus, newest_good, train
 from gptcli.checkpoint.report import verify_files
 from gptcli.checkpoint.run_directory import RunDirectory
 from gptcli.train.verify_resume import first_difference, last_step
+from tiny_base import write_tiny_base
 
 MOST_STEPS_LOST = 2 * INTERVAL
 """An interval, and the steps that are made while one checkpoint is written: the next waits for it."""
@@ -34,18 +35,21 @@ class Kills:
     """In what a run that was done differs from the one that was never killed."""
 
 
-def kill_campaign(nursery: Nursery, folder: Path, trials: int, within_a_save: int, seed: int = 0) -> Kills:
-    """Kill `trials` times, at least `within_a_save` of them in the midst of a save."""
+def kill_campaign(
+    nursery: Nursery, folder: Path, trials: int, within_a_save: int, seed: int = 0, **settings: object
+) -> Kills:
+    """Kill `trials` times, at least `within_a_save` of them in the midst of a save; `settings` as `train_command`."""
     chance, counts = random.Random(seed), Kills()
     corpus = make_corpus(folder)
     began = time.monotonic()
-    assert nursery.run(train_command(corpus, folder / "whole"), folder).code == 0
+    whole = nursery.run(train_command(corpus, folder / "whole", **settings), folder)
+    assert whole.code == 0, whole.said
     whole_seconds = time.monotonic() - began
     while counts.trials < trials or counts.within_a_save < within_a_save:
         run = folder / f"killed-{counts.runs}"
         is_done = False
         while not is_done:
-            command = nursery.start(train_command(corpus, run), folder)
+            command = nursery.start(train_command(corpus, run, **settings), folder)
             aims = counts.within_a_save < within_a_save and chance.random() < 0.8
             before = newest_good(run)
             if aims:
@@ -68,6 +72,18 @@ def kill_campaign(nursery: Nursery, folder: Path, trials: int, within_a_save: in
         difference = first_difference(folder / "whole", run)
         counts.differences += [difference] if difference else []
     return counts
+
+
+def adapter_kill_campaign(nursery: Nursery, folder: Path, trials: int, within_a_save: int, seed: int = 0) -> Kills:
+    """Kill the training of an adapter, as `kill_campaign`."""
+    base = write_tiny_base(folder / "base", n_layer=1)  # the shape in faults.victim
+    settings = {
+        "train__init_from": base,
+        "data__tokenizer__name": None,
+        "adapter__name": "lora",
+        "adapter__dropout": 0.1,
+    }
+    return kill_campaign(nursery, folder, trials, within_a_save, seed, **settings)
 
 
 def wait_for_a_save(command: Command, run: Path, delay: float) -> None:

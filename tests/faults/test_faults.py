@@ -21,7 +21,7 @@ from faults.full_disks import full_disk_campaign
 from faults.hostile import hostile_campaign
 from faults.in_place import baseline_campaign
 from faults.interrupted import COMMANDS, interruption_campaign
-from faults.kills import MOST_STEPS_LOST, kill_campaign
+from faults.kills import MOST_STEPS_LOST, adapter_kill_campaign, kill_campaign
 from faults.leases import lease_campaign
 from faults.links import link_campaign
 from faults.modes import mode_campaign
@@ -52,6 +52,15 @@ def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
 def test_a_kill_at_any_moment_loses_no_checkpoint_and_changes_nothing(nursery: Nursery, tmp_path: Path) -> None:
     found = kill_campaign(nursery, tmp_path, trials=12, within_a_save=6)
     assert found.trials >= 12 and found.within_a_save >= 6
+    assert found.lost_checkpoints == 0 and found.differences == [] and found.damaged_files == []
+    assert found.most_steps_lost <= MOST_STEPS_LOST
+
+
+@pytest.mark.slow
+def test_a_kill_of_the_training_of_an_adapter_loses_no_checkpoint_and_changes_nothing(
+    nursery: Nursery, tmp_path: Path
+) -> None:
+    found = adapter_kill_campaign(nursery, tmp_path, trials=3, within_a_save=2)
     assert found.lost_checkpoints == 0 and found.differences == [] and found.damaged_files == []
     assert found.most_steps_lost <= MOST_STEPS_LOST
 

@@ -38,7 +38,7 @@ def make_corpus(folder: Path) -> Path:
 
 
 def train_command(corpus: Path, run: Path, **settings: object) -> list[str]:
-    """Train or go on; `settings` with __ for the dots of a key."""
+    """Train or go on; `settings` with __ for the dots of a key, None takes one away."""
     given = SETTINGS | {key.replace("__", "."): value for key, value in settings.items()}
     return [
         "train",
@@ -46,7 +46,7 @@ def train_command(corpus: Path, run: Path, **settings: object) -> list[str]:
         "--resume",
         "--out",
         str(run),
-        *(f"--set={key}={value}" for key, value in given.items()),
+        *(f"--set={key}={value}" for key, value in given.items() if value is not None),
     ]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from parallel.curves import FSDP, LIMIT, WAYS, Way, curve, reference
+from tiny_base import write_tiny_base
 
 pytestmark = pytest.mark.slow
 
@@ -54,3 +55,12 @@ def test_blocks_that_are_compiled_by_themselves_follow_the_curve(tmp_path: Path)
     one = reference(tmp_path, train__max_steps=6)
     found = curve(Way("fsdp", 2, {**FSDP, "train.compile": "true"}), one, train__max_steps=6)
     assert found.loss < LIMIT and found.val_loss < LIMIT
+
+
+def test_two_ranks_that_train_an_adapter_follow_the_curve_of_one_process(tmp_path: Path) -> None:
+    base = write_tiny_base(tmp_path / "base", n_head=8, n_kv_head=4)  # the shape in parallel.ranks
+    adapter = {"train__init_from": base, "data__tokenizer__name": None, "adapter__name": "lora"}
+    one = reference(tmp_path, **adapter, train__max_steps=8)
+    found = curve(Way("ddp", 2), one, **adapter, train__max_steps=8)
+    assert found.is_same_tokens
+    assert found.loss < LIMIT and found.val_loss < LIMIT and found.grad_norm < 1e-3

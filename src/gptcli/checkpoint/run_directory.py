@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 RUN_FILES = (
     *("run.toml", "data.json", "summary.json", "trackers.json", "train-sketch", "val", "bad-steps"),
     *("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
-    "chat_template.jinja",
+    *("chat_template.jinja", "base.json", "adapter_config.json", "adapter_model.safetensors"),
 )
 """Files and folders of a run that its manifest lists. Checkpoints and the copy of the initial model have their own."""
 LOGS = ("metrics.jsonl", "samples.jsonl", "fingerprints.jsonl")

@@ -11,7 +11,9 @@ from gptcli.cli.help_page import Command
 from gptcli.cli.options import AsJson
 from gptcli.cli.output import show_report
 
-checkpoint_app = typer.Typer(help="List and verify the checkpoints of a run.", no_args_is_help=True)
+checkpoint_app = typer.Typer(
+    help="List and verify the checkpoints of a run, or name the base of its adapter.", no_args_is_help=True
+)
 
 
 @checkpoint_app.command("list", cls=Command)
@@ -57,3 +59,24 @@ def verify_checkpoints(
     report = verify_files(run)
     show_report(report, as_json)
     report.raise_if_damaged()
+
+
+@checkpoint_app.command("rebase", cls=Command)
+def rebase_adapter(
+    run: Annotated[Path, typer.Argument(help="The run of an adapter, or a directory of PEFT.")],
+    base: Annotated[
+        str, typer.Argument(help="The base model: a run, a Hugging Face directory, an adapter or hf:NAME.")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Name the place of an adapter's base model after it has moved.
+
+    The model there must have the weights that the adapter was trained on.
+
+    Examples:
+        gptcli checkpoint rebase runs/chats archive/base
+        gptcli checkpoint rebase runs/chats hf:Qwen/Qwen3-0.6B
+    """
+    from gptcli.interop.rebase import rebase
+
+    show_report(rebase(run, base), as_json)

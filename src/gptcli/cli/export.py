@@ -26,12 +26,19 @@ def export(
     ] = None,
     checkpoint: Checkpoint = "best",
     license: License = None,
+    merge: Annotated[
+        bool,
+        output_option(
+            "--merge/--no-merge", help="Add an adapter to its base model; otherwise write it alone (hf), for PEFT."
+        ),
+    ] = True,
     force: Annotated[bool, output_option("--force", help="Replace the file at --out if it exists.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Convert a model for another program and check the result.
 
-    The written model is read back, and the difference between its logits and the model's is printed.
+    The written model is read back, and the difference between its logits and the model's is printed. An adapter is
+    merged into its base model in fp32, and the difference that this makes is printed too.
 
     Examples:
         gptcli export runs/book --to gguf --out book.gguf --quantize q8_0
@@ -42,5 +49,5 @@ def export(
     from gptcli.interop.export import ExportRequest
     from gptcli.interop.export import export as export_request
 
-    exported = export_request(ExportRequest(run, to, out, checkpoint, dtype, quantize, license, force))
+    exported = export_request(ExportRequest(run, to, out, checkpoint, dtype, quantize, license, force, merge))
     show_report(exported, as_json)

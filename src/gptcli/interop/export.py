@@ -14,18 +14,22 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from gptcli.errors import UsageError, missing_extra
+from gptcli.interop.adapted import write_adapter
 from gptcli.interop.card import model_card
 from gptcli.interop.families import family_of
 from gptcli.interop.generation_config import CONFIG, with_chat_ends
 from gptcli.interop.huggingface import read_huggingface, write_huggingface
 from gptcli.interop.load import LoadedModel, load_model
+from gptcli.interop.merging import merge_checks
 from gptcli.interop.nanogpt import CHECKPOINT, read_nanogpt, write_nanogpt
 from gptcli.interop.native import NATIVE
 from gptcli.interop.ollama import GGUF_FILE, MODELFILE, write_modelfile
 from gptcli.interop.parity import ParityCheck, compare, parity_ids, require_exact
+from gptcli.interop.peft_config import ADAPTER_CONFIG
 from gptcli.interop.pickles import read_pickle
 from gptcli.interop.readers import is_installed, llama_cpp_parity, onnxruntime_parity, transformers_parity
 from gptcli.interop.staging import foreign_name, staged_directory, staged_file
+from gptcli.models.adapter_config import NoAdapter
 from gptcli.models.gpt import GPT, build_model
 from gptcli.nn.finite import require_range
 from gptcli.storage import write_atomic
@@ -68,6 +72,8 @@ class ExportRequest:
     license: str | None = None
     force: bool = False
     """True to replace a file at `out`."""
+    merge: bool = True
+    """False to write the adapter of a model alone, in the form of PEFT."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +121,10 @@ def export(request: ExportRequest) -> Exported:
         StorageError: the disk is full or the place cannot be written.
     """
     require_able(request)
-    loaded = load_model(request.model, checkpoint=request.checkpoint)
-    last = LAST.get(request.to)
+    loaded = load_model(request.model, checkpoint=request.checkpoint, merge=request.merge)
+    merging = merge_checks(loaded, request.model, request.checkpoint) if request.merge else ()
+    require_exact(merging, request.out)
+    last = LAST.get(request.to) if request.merge else ADAPTER_CONFIG
     with staged_file(request.out) if last is None else staged_directory(request.out, last) as place:
         exported = write(request, loaded, place)
         require_exact(exported.checks, request.out, only_finite=exported.numbers != "f32")
@@ -124,7 +132,7 @@ def export(request: ExportRequest) -> Exported:
         from gptcli.interop.onnx import remove_unused_weights
 
         remove_unused_weights(request.out)
-    return replace(exported, path=request.out)
+    return replace(exported, path=request.out, checks=(*merging, *exported.checks))
 
 
 def require_able(request: ExportRequest) -> None:
@@ -138,6 +146,10 @@ def require_able(request: ExportRequest) -> None:
         raise UsageError(f"{request.out} is not empty (it holds {name!r})", "choose another --out")
     if request.out.is_file() and not request.force:
         raise UsageError(f"{request.out} exists already", "add --force to replace it, or choose another --out")
+    if not request.merge and request.to != "hf":
+        raise UsageError(f"--to {request.to} holds no adapter beside its base model", "leave out --no-merge")
+    if not request.merge and request.dtype:
+        raise UsageError("an adapter is stored in f32", "leave out --dtype")
     if request.dtype and request.quantize:
         raise UsageError("--dtype and --quantize both set how weights are stored", "give one of them")
     if request.quantize and not ability.quantizes:
@@ -159,6 +171,8 @@ def require_able(request: ExportRequest) -> None:
 def write(request: ExportRequest, loaded: LoadedModel, place: Path) -> Exported:
     """Write to `place`, a temporary file or directory that becomes the requested one."""
     dtype, name = request.dtype or "f32", os.path.basename(os.path.realpath(request.out))
+    if not request.merge:
+        return export_adapter(loaded, place, request.model)
     match request.to:
         case "hf":
             return export_huggingface(loaded, place, dtype, request.license, name)
@@ -183,6 +197,20 @@ def export_huggingface(loaded: LoadedModel, out: Path, dtype: str, license: str 
     notes = [opened] if family is NATIVE else [opened, "transformers is not installed, so it did not check the export"]
     model, _ = read_huggingface(out)
     return Exported(out, "hf", dtype, tuple(notes), (compare(loaded.model, "gptcli", model, parity_ids(loaded)),))
+
+
+def export_adapter(loaded: LoadedModel, out: Path, model: str) -> Exported:
+    """Write the adapter of a model in the form of PEFT, and read it back.
+
+    Raises:
+        UsageError: the model has no adapter.
+    """
+    config, base, _ = loaded.adapter
+    if isinstance(config, NoAdapter):
+        raise UsageError(f"{model} has no adapter", "leave out --no-merge")
+    opened = write_adapter(loaded.model, config, base, loaded.tokenizer.for_export(), out, stop_ids=loaded.stop_ids)
+    again = load_model(out, merge=False)
+    return Exported(out, "hf", "f32", (opened,), (compare(loaded.model, "gptcli", again.model, parity_ids(loaded)),))
 
 
 def export_gguf(loaded: LoadedModel, out: Path, numbers: str, license: str | None, name: str) -> Exported:

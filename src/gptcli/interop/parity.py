@@ -39,6 +39,8 @@ class ParityCheck:
         largest_logit: largest |logit| of the original, to compare the difference with.
         greedy_agreement: fraction of the positions at which both give the highest logit to the same token.
         tokens: number of positions compared.
+        how: how the compared model was made, in words.
+        tolerance: the largest fraction of the largest logit that rounding explains.
     """
 
     reader: str
@@ -46,15 +48,17 @@ class ParityCheck:
     largest_logit: float
     greedy_agreement: float
     tokens: int
+    how: str = "read back by"
+    tolerance: float = EXACT
 
     @property
     def is_exact(self) -> bool:
         """True if rounding explains the difference."""
-        return self.max_difference <= EXACT * max(1.0, self.largest_logit)
+        return self.max_difference <= self.tolerance * max(1.0, self.largest_logit)
 
     def __str__(self) -> str:
         return (
-            f"read back by {self.reader}: max |Δlogit| {self.max_difference:.2e} (largest logit "
+            f"{self.how} {self.reader}: max |Δlogit| {self.max_difference:.2e} (largest logit "
             f"{self.largest_logit:.1f}), the same greedy token at {self.greedy_agreement:.1%} of {self.tokens} places"
         )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from gptcli.data.prompts import example_prompt
 from gptcli.errors import StorageError, UsageError, first_line
 from gptcli.interop.export import Exported, export_huggingface
 from gptcli.interop.load import HUB_PREFIX, load_model
+from gptcli.interop.merging import merge_checks
 
 REMEDIES = {
     401: "the token is not valid: make one that may write, and set HF_TOKEN",
@@ -100,7 +101,9 @@ def push(request: PushRequest) -> Pushed:
             name = f"{api.whoami()['name']}/{name}"
     loaded = load_model(request.model, checkpoint=request.checkpoint)
     with tempfile.TemporaryDirectory(prefix="gptcli-") as folder:
+        merging = merge_checks(loaded, request.model, request.checkpoint)
         exported = export_huggingface(loaded, Path(folder), request.dtype, request.license, name)
+        exported = replace(exported, checks=(*merging, *exported.checks))
         files = tuple(sorted(path.name for path in Path(folder).iterdir()))
         with hub_errors(name):
             disable_progress_bars()

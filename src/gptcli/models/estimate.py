@@ -6,6 +6,9 @@ C n_embd, H n_head, K n_kv_head, D head_dim, F MLP width, V vocab_size, T seq_le
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+from gptcli.models.adapter_config import AdapterConfig, LoraConfig
 from gptcli.models.config import ModelConfig
 
 BYTES_FP32 = 4
@@ -105,6 +108,37 @@ def block_norm_parameters(config: ModelConfig) -> int:
     """Return the weights of the two norms of one block, and of those of its queries and keys."""
     qk_norms = sum(config.qk_norm_widths or ()) if config.norm_weight else 0
     return qk_norms + 2 * norm_parameters(config)
+
+
+class AdapterShape(NamedTuple):
+    """The numbers of an adapter in all blocks, without the rows of new tokens.
+
+    weights: the trained numbers.
+    inner, inputs, outputs: the numbers of one token between A and B, and those that enter and leave the matrices.
+    """
+
+    weights: int = 0
+    inner: int = 0
+    inputs: int = 0
+    outputs: int = 0
+
+
+def adapter_shape(config: ModelConfig, adapter: AdapterConfig) -> AdapterShape:
+    """Return the numbers of an adapter on a model; all 0 for none."""
+    if not isinstance(adapter, LoraConfig):
+        return AdapterShape()
+    width, gated = config.n_head * config.head_width, 2 if config.gated else 1
+    attention = [(attention_rows(config), config.n_embd, 3), (config.n_embd, width, 1)]
+    mlp = [(up_rows(config), config.n_embd, gated), (config.n_embd, config.mlp_width, 1)]
+    rank, layers, targets = adapter.rank, config.n_layer, []
+    targets += attention if adapter.targets != "mlp" else []
+    targets += mlp if adapter.targets != "attention" else []
+    return AdapterShape(
+        weights=layers * sum(rank * (parts * columns + rows) + rows * adapter.dora for rows, columns, parts in targets),
+        inner=layers * sum(rank * parts for *_, parts in targets),
+        inputs=layers * sum(columns for _, columns, _ in targets),
+        outputs=layers * sum(rows for rows, *_ in targets),
+    )
 
 
 def flops_per_token(config: ModelConfig, seq_len: int) -> int:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+from gptcli.models.adapter_config import AdapterConfig, LoraConfig
 from gptcli.models.config import ModelConfig
-from gptcli.models.estimate import BYTES_FP32, block_matrices, parameter_count, up_rows, windows
+from gptcli.models.estimate import BYTES_FP32, adapter_shape, block_matrices, parameter_count, up_rows, windows
 from gptcli.nn.thresholds import FIRST_TABLE, LARGE_VOCABULARY, MAX_LOGITS, MAX_MATMUL_SCORES
 
 BYTES_ID = 8
@@ -109,6 +110,21 @@ def activations(
         weight_copies=config.n_layer * copies + head_copy_bytes(config, numbers),
         loss_peak=loss_peak_bytes(config, batch, numbers),
     )
+
+
+def adapter_bytes(config: ModelConfig, adapter: AdapterConfig, batch: BatchShape, numbers: ComputeFormat = FP32) -> int:
+    """Return the further bytes that an adapter keeps for its backward pass; 0 for none.
+
+    They are the results of A, the masks of the inputs' dropout, and with DoRA the outputs before they are scaled. The
+    matrices without an adapter keep no input any more, which is not subtracted.
+    """
+    if not isinstance(adapter, LoraConfig):
+        return 0
+    shape, c = adapter_shape(config, adapter), numbers.compute_bytes
+    token = shape.inner * c + shape.outputs * c * adapter.dora
+    if adapter.dropout:
+        token += shape.inputs * dropout_mask_bytes(numbers)
+    return batch.tokens * token
 
 
 def product_results(config: ModelConfig, batch: BatchShape, numbers: ComputeFormat) -> tuple[int, int]:

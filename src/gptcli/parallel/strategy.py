@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from gptcli.checkpoint.flatten import flatten_state, restore_state
 from gptcli.checkpoint.load import Checkpoint, load_checkpoint
+from gptcli.models.adapters import adapter_state, load_adapter_state
 from gptcli.models.gpt import GPT
 from gptcli.nn.parameters import ParameterInfo
 from gptcli.objective.objective import CROSS_ENTROPY, LossFunction, Objective
@@ -102,12 +103,12 @@ class Strategy(ABC):
         return load_checkpoint(path, parts)
 
     def weights(self) -> State:
-        """Return the weights for a checkpoint: whole tensors, or this rank's `LocalShards` of each."""
-        return self.model.state_dict()
+        """Return the trained weights for a checkpoint: whole tensors, or this rank's `LocalShards` of each."""
+        return adapter_state(self.model)
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Load weights as `load_checkpoint` reads them."""
-        self.model.load_state_dict(weights)
+        load_adapter_state(self.model, weights)
 
     def whole_model(self) -> GPT:
         """Return the model with whole weights. Every rank calls this, and only the first may use the result."""

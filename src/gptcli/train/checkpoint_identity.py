@@ -11,9 +11,10 @@ import torch
 from gptcli.checkpoint.run_directory import RunDirectory
 from gptcli.config import RawConfig
 from gptcli.config.differences import differences
-from gptcli.console import say
+from gptcli.console import say, shell_word
 from gptcli.data.shards import TokenShards
 from gptcli.errors import CheckpointError, DataError
+from gptcli.interop.base_reference import NO_BASE
 from gptcli.train.resume import ROUNDING, compared, init_command, refuse_changes
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def identity(plan: Plan, ranks: int) -> dict[str, Any]:
         "config_fingerprint": plan.config_fingerprint,
         "config": plan.config.model_dump(mode="json"),
         "machine": machine(plan.device, ranks),
+        **({"base": plan.start.base._asdict()} if plan.start and plan.start.base != NO_BASE else {}),
     }
 
 
@@ -64,6 +66,12 @@ def require_same_training(state: Mapping[str, Any], plan: Plan, run: RunDirector
     corpus = ", ".join(plan.config.data.corpus) or "data.mix"
     if state["data_fingerprint"] != plan.data.train.fingerprint:
         raise CheckpointError(f"the text of {corpus} is not the one that {run.path} was trained on", remedy)
+    base = plan.start.base if plan.start else NO_BASE
+    if state.get("base", NO_BASE._asdict())["sha256"] != base.sha256:
+        raise CheckpointError(
+            f"{base.reference} is not the base model that the adapter in {run.path} was trained on",
+            f"name the place that has it: gptcli checkpoint rebase {shell_word(run.path)} BASE",
+        )
     measured = state.get("val_fingerprint") or kept_fingerprint(run.path / "val")
     if measured not in (None, plan.data.val.fingerprint):
         named = plan.config.data.val or corpus

@@ -48,7 +48,7 @@ class TrainerConfig(Config):
     init_from: str = ""
     """The model whose shape, tokenizer and weights training starts from, with a new optimizer: a run, a Hugging Face
     directory or hf:NAME. If empty, the initial weights are random. `--init-from` sets it. The run keeps a copy of the
-    model."""
+    model; that of an adapter keeps its place and the hash of its weights only."""
 
     corpus_bytes: int | None = Field(None, ge=1)
     """Bytes of the corpus to read, about, from files drawn by their hash. If not set, all of it is read, or as much as

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from gptcli import strict_json
@@ -11,8 +12,11 @@ from gptcli.console import say
 from gptcli.data.lost_text import lost_text_of
 from gptcli.errors import CheckpointError
 from gptcli.evaluate.baseline import CompressionBaseline, baseline_of_shards
+from gptcli.interop.adapted import ADAPTER_FILES, write_adapter
 from gptcli.interop.huggingface import MODEL_FILES, write_huggingface
 from gptcli.manifest import replacing
+from gptcli.models.adapter_config import NoAdapter
+from gptcli.models.gpt import GPT
 from gptcli.nn.device import peak_memory_bytes
 from gptcli.storage import write_atomic
 from gptcli.train.divergence import require_finite_loss
@@ -78,6 +82,7 @@ def finish(trainer: Trainer, baseline: CompressionBaseline) -> dict[str, Any]:
         "steps": state.step,
         "tokens": state.tokens,
         "parameters": plan.parameters,
+        "trained_parameters": plan.trained,
         "train_seconds": round(state.elapsed_seconds, 3),
         "tokens_per_second": round(state.tokens / max(state.elapsed_seconds, 1e-9), 1),
         "train_loss": trainer.logger.last_train_loss(),
@@ -102,12 +107,20 @@ def finish(trainer: Trainer, baseline: CompressionBaseline) -> dict[str, Any]:
             "verdict": ending.finding.verdict,
             "verdict_text": ending.sentence,
         }
-        with replacing(run.path, (*MODEL_FILES, "summary.json")):
-            stop_ids = plan.start.stop_ids if plan.start else frozenset()
-            say(write_huggingface(model, plan.data.tokenizer, run.path, stop_ids=stop_ids))
+        with replacing(run.path, (*MODEL_FILES, *ADAPTER_FILES, "summary.json")):
+            say(write_final(model, plan, run.path))
             write_atomic(run.path / "summary.json", strict_json.dumps(summary, indent=2) + "\n")
         show_summary(summary, plan, ending, baseline)
     return summary
+
+
+def write_final(model: GPT, plan: Plan, folder: Path) -> str:
+    """Write the model as a Hugging Face directory, or its adapter for PEFT; return what opens it, in words."""
+    tokenizer, adapter, start = plan.data.tokenizer, plan.config.adapter, plan.start
+    stop_ids = start.stop_ids if start else frozenset()
+    if start is None or isinstance(adapter, NoAdapter):
+        return write_huggingface(model, tokenizer, folder, stop_ids=stop_ids)
+    return write_adapter(model, adapter, start.base, tokenizer, folder, stop_ids=stop_ids)
 
 
 def ending_of(trainer: Trainer, used_step: int) -> Ending:

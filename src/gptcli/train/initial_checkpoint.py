@@ -1,7 +1,7 @@
 """The model that a training starts from, if not from random weights: its shape, tokenizer and weights.
 
 A run keeps a copy of it (`RUN/init`, a model directory in our own form), so that resuming or replaying the run never
-needs the source again.
+needs the source again. The run of an adapter keeps only its name and the hash of its weights (`RUN/base.json`).
 """
 
 from __future__ import annotations
@@ -20,13 +20,16 @@ from gptcli.data.config import DataConfig
 from gptcli.data.examples.template import tokenizer_for_examples
 from gptcli.data.sketch import NOTHING_KNOWN, SKETCH, TextSketch
 from gptcli.errors import CheckpointError, ConfigError, UsageError
+from gptcli.interop.base_reference import BASE_FILE, NO_BASE, BaseReference
 from gptcli.interop.huggingface import MODEL_FILES, write_huggingface
-from gptcli.interop.load import HUB_PREFIX, load_model
+from gptcli.interop.load import HUB_PREFIX, load_model, open_base
+from gptcli.interop.run_model import run_tokenizer
 from gptcli.manifest import record
 from gptcli.models.config import WITHOUT_EFFECT, ModelConfig
 from gptcli.models.gpt import GPT, model_with
 from gptcli.models.vocabulary import add_tokens
 from gptcli.storage import atomic_directory
+from gptcli.tokenizer.files import TOKENIZER_FILE
 from gptcli.tokenizer.tokenizer import Tokenizer
 
 
@@ -58,6 +61,8 @@ class InitialCheckpoint:
     """The tokens that end a text of this model."""
     added: AddedTokens = NO_TOKENS
     """The tokens that the model had no row for; their rows are the mean of the others."""
+    base: BaseReference = NO_BASE
+    """The name of the model as the base of an adapter; `NO_BASE` if its own weights are trained."""
 
     @property
     def new_ids(self) -> range:
@@ -93,8 +98,14 @@ def reference_of(settings: RawConfig) -> str:
     return (train.get("init_from") or "") if isinstance(train, Mapping) else ""
 
 
+def has_adapter(settings: RawConfig) -> bool:
+    """Return whether an adapter is trained instead of the model's own weights."""
+    adapter = settings.values.get("adapter")
+    return isinstance(adapter, Mapping) and adapter.get("name", "none") != "none"
+
+
 def open_initial_checkpoint(settings: RawConfig, run: RunDirectory | None) -> InitialCheckpoint | None:
-    """Return the model that the settings name, from the copy in `run` if there is one; None if they name no model.
+    """Return the model that the settings name, or None; that of a `run` from its copy, or from the base that it names.
 
     Raises:
         CheckpointError, TokenizerError: there is no such model, or it cannot be trained further.
@@ -103,10 +114,15 @@ def open_initial_checkpoint(settings: RawConfig, run: RunDirectory | None) -> In
     if not reference:
         return None
     copy = None if run is None else run.path / COPY
+    base = NO_BASE
     if copy is not None and copy.is_dir():
         loaded, source = load_model(copy), f"{reference}, of which {copy} is a copy"
+    elif run is not None and (run.path / BASE_FILE).is_file():
+        loaded, base = open_base(BaseReference.open(run.path), run.path)
+        source = loaded.source
     else:
         loaded = load_model(reference)
+        base = loaded.as_base() if has_adapter(settings) else NO_BASE
         source = loaded.source
     config = loaded.model.config
     if loaded.tokenizer.vocab_size > config.vocab_size:
@@ -118,7 +134,9 @@ def open_initial_checkpoint(settings: RawConfig, run: RunDirectory | None) -> In
     trained = copy if copy is not None and copy.is_dir() else loaded.run and loaded.run.path
     sketch = TextSketch.open(trained / SKETCH) if trained else NOTHING_KNOWN
     weights, stop_ids = loaded.model.state_dict(), loaded.stop_ids
-    start = InitialCheckpoint(reference, source, config, loaded.tokenizer, weights, sketch, stop_ids)
+    start = InitialCheckpoint(reference, source, config, loaded.tokenizer, weights, sketch, stop_ids, base=base)
+    if run is not None and base != NO_BASE and (run.path / TOKENIZER_FILE).is_file():
+        return start.with_tokenizer(run_tokenizer(run))
     data = validate(DataConfig, with_origin(settings.values.get("data", {}), "[data]"))
     has_template = data.kind == "text" or (copy is not None and copy.is_dir())
     return start if has_template else start.for_examples(data)
@@ -183,9 +201,15 @@ def keep_sketch(prepared: Path, start: InitialCheckpoint | None, run: RunDirecto
         TextSketch.joined(sketch for sketch in sketches if sketch.limit).save(run.path / SKETCH)
 
 
-def keep_initial_copy(start: InitialCheckpoint, config: ModelConfig, tokenizer: Tokenizer, run: RunDirectory) -> None:
-    """Write the model before its first step, and the sketch of its text, into the run unless they are there already."""
-    if not (run.path / COPY).exists():
+def keep_initial(start: InitialCheckpoint, config: ModelConfig, tokenizer: Tokenizer, run: RunDirectory) -> None:
+    """Write the model before its first step, and the sketch of its text, into the run unless they are there already.
+
+    Of the base of an adapter, only the name is written.
+    """
+    if start.base != NO_BASE:
+        if not (run.path / BASE_FILE).exists():
+            start.base.save(run.path)
+    elif not (run.path / COPY).exists():
         with atomic_directory(run.path / COPY) as folder:
             model = start.build(config, torch.device("cpu"))
             write_huggingface(model, tokenizer, folder, native=True, stop_ids=start.stop_ids)

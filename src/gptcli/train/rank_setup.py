@@ -15,7 +15,7 @@ from gptcli.config.load import with_origin
 from gptcli.data.batches import Batches
 from gptcli.data.cache import VerifiedShare
 from gptcli.data.mix import open_mix
-from gptcli.errors import DataError
+from gptcli.errors import DataError, UsageError
 from gptcli.models.gpt import GPT, build_model, initial_weights
 from gptcli.nn.device import ResolvedPrecision, resolve_device
 from gptcli.objective.build import build_objective
@@ -26,7 +26,7 @@ from gptcli.parallel.world import World
 from gptcli.tokenizer.tokenizer import Tokenizer
 from gptcli.train.compiling import compiled
 from gptcli.train.config import RunConfig
-from gptcli.train.initial_checkpoint import InitialCheckpoint
+from gptcli.train.initial_checkpoint import InitialCheckpoint, has_adapter
 from gptcli.train.planning.plan import Deadline, Plan
 
 
@@ -113,7 +113,14 @@ def layout_of(user: RawConfig, world: World) -> Layout:
     if world.size == 1:
         return Layout()
     settings = validate(ParallelConfig, with_origin(user.values.get("parallel", {}), "[parallel]"))
-    return lay_out(settings, world.rank, world.size)
+    layout = lay_out(settings, world.rank, world.size)
+    if layout.is_sharded and has_adapter(user):
+        raise UsageError(
+            "an adapter (adapter.name) needs whole weights on every rank, and parallel.strategy=fsdp and "
+            "parallel.tensor shard them",
+            "set parallel.strategy=ddp and parallel.tensor=1",
+        )
+    return layout
 
 
 def require_shareable(plan: Plan, layout: Layout) -> None:

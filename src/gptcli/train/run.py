@@ -30,7 +30,7 @@ from gptcli.train.checkpoint_identity import kept_fingerprint
 from gptcli.train.config import RunConfig
 from gptcli.train.events import training_events
 from gptcli.train.finish import finish, good_checkpoint, validation_baseline
-from gptcli.train.initial_checkpoint import InitialCheckpoint, keep_initial_copy, keep_sketch, open_initial_checkpoint
+from gptcli.train.initial_checkpoint import InitialCheckpoint, keep_initial, keep_sketch, open_initial_checkpoint
 from gptcli.train.loop import Trainer
 from gptcli.train.planning.memory_check import fits, require_memory
 from gptcli.train.planning.memory_estimate import rank_memory
@@ -156,6 +156,7 @@ def estimates(plan: Plan, step_seconds: float | None) -> dict[str, Any]:
         "steps": steps,
         "tokens": steps * plan.config.train.tokens_per_step,
         "parameters": plan.parameters,
+        "trained_parameters": plan.trained,
         "estimated_train_seconds": None if step_seconds is None else round(step_seconds * steps, 1),
         "estimated_memory_bytes": plan.memory_bytes,
     }
@@ -177,7 +178,7 @@ def train_in(run: RunDirectory, plan: Plan, strategy: Strategy, stop: StopReques
         describe_run(run, plan)
         world.remember(RUN_KEY, str(run.path))
         if plan.start and trainer.state.step == 0:
-            keep_initial_copy(plan.start, plan.config.model, plan.data.tokenizer, run)
+            keep_initial(plan.start, plan.config.model, plan.data.tokenizer, run)
         record_new(run.path, RUN_FILES)
     # Before the training, so that a time budget includes it, and the peak of the memory is that of the training.
     baseline = validation_baseline(plan) if world.is_first else CompressionBaseline(None, reason="another rank has it")

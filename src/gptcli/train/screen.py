@@ -15,6 +15,7 @@ from gptcli.data.scan import CorpusScan, EncodedScan
 from gptcli.evaluate.baseline import CompressionBaseline
 from gptcli.evaluate.statistics import exponential
 from gptcli.figures import figure, figure_with_interval
+from gptcli.models.adapter_config import LoraConfig
 from gptcli.models.config import ModelConfig
 from gptcli.objective.config import CrossEntropyConfig, DPOConfig
 from gptcli.parallel.layout import Layout
@@ -24,6 +25,7 @@ from gptcli.train.initial_checkpoint import InitialCheckpoint
 from gptcli.train.planning.choice import Choice
 from gptcli.train.planning.plan import Plan
 
+TARGETS = {"all": "all matrices of the blocks", "attention": "those of attention", "mlp": "those of the MLPs"}
 LABEL_WIDTH, SCREEN_WIDTH = 12, 80
 """Columns of the labels of the first screen, and of a usual terminal."""
 
@@ -59,6 +61,7 @@ def plan_lines(plan: Plan, step_seconds: float | None) -> list[tuple[str, str]]:
         ("tokens", f"{len(data.train):,} train, {len(data.val):,} validation" + (", from the cache" * data.from_cache)),
         ("overlap", overlap_words(data.report["ngram_overlap"])),
         ("model", f"{size(plan.parameters, '')} parameters: {describe_model(config.model)}"),
+        *adapter_lines(plan),
         *(start_lines(plan.start) if plan.start else []),
         ("device", f"{plan.device}, {plan.precision}, {compiling(plan)}"),
         ("optimizer", f"{config.optim.name}, lr {config.optim.lr:g}, {config.schedule.name} schedule"),
@@ -88,6 +91,17 @@ def start_lines(start: InitialCheckpoint) -> list[tuple[str, str]]:
         spare = f"; {start.added.spare:,} in rows that no token had" if start.added.spare else ""
         lines.append(("new tokens", f"{names}: each starts at the mean of the embeddings{spare}"))
     return lines
+
+
+def adapter_lines(plan: Plan) -> list[tuple[str, str]]:
+    """Return the adapter and its part of all weights; nothing if there is none."""
+    adapter = plan.config.adapter
+    if not isinstance(adapter, LoraConfig):
+        return []
+    kinds = "".join(f", {name}" for name in ("rslora", "dora") if getattr(adapter, name))
+    form = f"rank {adapter.rank}, alpha {adapter.alpha:g}{kinds}, on {TARGETS[adapter.targets]}"
+    part = f"trains {size(plan.trained, '')} of {size(plan.parameters + plan.trained, '')} weights"
+    return [("adapter", f"{adapter.name}, {part}: {form}")]
 
 
 def describe_model(config: ModelConfig) -> str:

@@ -164,7 +164,7 @@ def make_plan(request: PlanRequest) -> TrainingPlan:
     device_type = "cpu" if machine.device.is_cpu else "cuda"
     # All hosts write their parts of a sharded model; the first rank alone writes a whole one.
     writers = machine.hosts(request.gpus) if layout.is_sharded else 1
-    written = checkpoint_bytes(config.model, config.optim)
+    written = checkpoint_bytes(config)
     tokens, why = training_tokens(request, config)
     return TrainingPlan(
         request=request,

@@ -8,7 +8,7 @@ from gptcli.console import duration, size
 from gptcli.models import estimate
 from gptcli.report.planning.failures import RESTART_SECONDS
 from gptcli.report.planning.run import BYTES_PER_TOKEN, TOKENS_PER_PARAMETER, TrainingPlan
-from gptcli.train.planning.memory_estimate import checkpoint_bytes
+from gptcli.train.planning.memory_estimate import checkpoint_bytes, trained_parameters
 
 Lines = list[tuple[str, str]]
 DAY = 86_400.0
@@ -43,8 +43,10 @@ def model_lines(plan: TrainingPlan) -> Lines:
     parts = estimate.parameters_by_part(model)
     named = ", ".join(f"{name} {size(count, '')}" for name, count in parts.items() if count)
     exact = estimate.training_product_flops(model, seq_len, only_seen=True)
+    trained = trained_parameters(model, plan.config.adapter)
     return [
         ("parameters", f"{sum(parts.values()):,}: {named}"),
+        *([("", f"{trained:,} of an adapter, which alone are trained")] if trained < sum(parts.values()) else []),
         ("", f"{estimate.non_embedding_parameters(model):,} without embeddings and head"),
         ("operations", f"{size(plan.flops_per_token, 'FLOP')} a token: 6N + 12 L H D T, forward and backward"),
         ("", f"{size(exact, 'FLOP')} of them in products that the causal mask and windows leave"),
@@ -133,7 +135,7 @@ def traffic_lines(plan: TrainingPlan) -> Lines:
 def saving_lines(plan: TrainingPlan) -> Lines:
     """Return the lines on checkpoints and failures."""
     saving, request = plan.saving, plan.request
-    written = checkpoint_bytes(plan.model, plan.config.optim)
+    written = checkpoint_bytes(plan.config)
     rate = size(written / saving.write_seconds, "B/s")
     steps = max(1, round(saving.interval / plan.step_seconds))
     return [
@@ -185,9 +187,13 @@ def period(seconds: float) -> str:
 def as_json(plan: TrainingPlan) -> dict[str, Any]:
     """The object that `gptcli plan --json` prints: bytes, seconds, operations."""
     model, seq_len, saving = plan.model, plan.config.seq_len, plan.saving
+    counts = {
+        "total": estimate.parameter_count(model),
+        "without_embeddings": estimate.non_embedding_parameters(model),
+        "trained": trained_parameters(model, plan.config.adapter),
+    }
     return {
-        "parameters": estimate.parameters_by_part(model)
-        | {"total": estimate.parameter_count(model), "without_embeddings": estimate.non_embedding_parameters(model)},
+        "parameters": estimate.parameters_by_part(model) | counts,
         "flops_per_token": plan.flops_per_token,
         "product_flops_per_token": estimate.training_product_flops(model, seq_len, only_seen=True),
         "product_flops_forward": estimate.product_flops(model, seq_len),
@@ -219,7 +225,7 @@ def as_json(plan: TrainingPlan) -> dict[str, Any]:
         "wall_seconds": plan.wall_seconds,
         "device_hours": plan.wall_seconds / 3600 * plan.request.gpus,
         "cost": plan.cost,
-        "checkpoint_bytes": checkpoint_bytes(model, plan.config.optim),
+        "checkpoint_bytes": checkpoint_bytes(plan.config),
         "checkpoint_seconds": saving.write_seconds,
         "checkpoint_interval_seconds": saving.interval,
         "failures_per_day": DAY / saving.failure_every_seconds,

@@ -13,7 +13,7 @@ from gptcli.models.memory import ComputeFormat
 from gptcli.parallel.layout import Layout
 from gptcli.report.planning.hardware import Machine
 from gptcli.train.config import RunConfig
-from gptcli.train.planning.memory_estimate import around_parameters, micro_batch, part_of_model
+from gptcli.train.planning.memory_estimate import around_parameters, micro_batch, part_of_model, trained_parameters
 
 REDUCTIONS_PER_BLOCK = 2
 """Sums of activations in a block's forward pass under tensor parallelism; a backward pass has as many."""
@@ -70,6 +70,7 @@ def transfers(config: RunConfig, numbers: ComputeFormat, layout: Layout, machine
         add("shards: weights gathered", all_gather(gathered, layout.shards), layout.shards, layout.tensor)
         add("shards: gradients scattered", all_gather(weights, layout.shards), layout.shards, layout.tensor)
     if layout.replicas > 1:
-        summed = all_reduce(weights / layout.shards, layout.replicas)
+        gradients = trained_parameters(local, config.adapter) * BYTES_FP32
+        summed = all_reduce(gradients / layout.shards, layout.replicas)
         add("replicas: gradients summed", summed, layout.replicas, layout.tensor * layout.shards)
     return found

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from gptcli.models.adapter_config import AdapterConfig, LoraConfig
 from gptcli.models.config import ModelConfig
 from gptcli.models.estimate import (
     BYTES_FP32,
+    adapter_shape,
     block_matrices,
     block_matrix_shapes,
     block_parameters,
     parameter_count,
     token_embedding_parameters,
 )
-from gptcli.models.memory import BatchShape, ComputeFormat, activations, head_copy_bytes, table_bytes
+from gptcli.models.memory import BatchShape, ComputeFormat, activations, adapter_bytes, head_copy_bytes, table_bytes
 from gptcli.nn.thresholds import MAX_MUON_BATCH
 from gptcli.optim.config import AdamWConfig, MuonConfig, OptimConfig, SgdConfig
 from gptcli.parallel.layout import Layout
@@ -47,14 +49,18 @@ def rank_memory(config: RunConfig, precision: str, device_type: str, layout: Lay
     batch, count = micro_batch(config, layout)
     numbers = compute_format(precision, device_type)
     local, offloaded = part_of_model(config.model, layout.tensor), config.parallel.cpu_offload and layout.shards > 1
-    whole = parameter_count(local) * BYTES_FP32
+    adapter = adapter_shape(local, config.adapter)
+    whole = (parameter_count(local) + adapter.weights) * BYTES_FP32
     weights = 0 if offloaded else whole // layout.shards
-    moments = 0 if offloaded else optimizer_numbers(local, config.optim) * BYTES_FP32 // layout.shards
+    moments = 0 if offloaded else optimizer_numbers(local, config.optim, config.adapter) * BYTES_FP32 // layout.shards
     # Shards hold whole gradients until the last micro-batch of a step, since only then are they summed.
     gradients = whole if layout.shards > 1 and count > 1 else weights
     kept = activations(
         local, batch, numbers._replace(is_unfused=layout.is_sharded), config.train.activation_checkpointing
     )
+    if adapter.weights:
+        gradients = adapter.weights * BYTES_FP32
+        kept = kept._replace(blocks=kept.blocks + adapter_bytes(local, config.adapter, batch, numbers))
     if layout.shards > 1:  # the blocks' weights are gathered in the compute precision, so autocast copies none
         kept = kept._replace(weight_copies=head_copy_bytes(local, numbers))
     whole_for_a_moment = gathered_bytes(config, local, numbers, layout)
@@ -64,7 +70,7 @@ def rank_memory(config: RunConfig, precision: str, device_type: str, layout: Lay
     on_the_way = max(kept.in_loss + in_loss, kept.in_backward + in_backward) + gradients * is_gradient_there
     at_the_end = gradients + (in_sum or kept.recomputed)
     tables = table_bytes(config.model, batch.seq_len)
-    step = 0 if offloaded else step_bytes(local, config.optim, layout.shards, numbers)
+    step = 0 if offloaded or adapter.weights else step_bytes(local, config.optim, layout.shards, numbers)
     return RankMemory(
         weights=weights,
         gradients=gradients,
@@ -124,15 +130,26 @@ def around_parameters(local: ModelConfig) -> int:
     return parameter_count(local) - local.n_layer * block_parameters(local)
 
 
-def optimizer_numbers(model: ModelConfig, optim: OptimConfig) -> int:
-    """Return the fp32 numbers that the optimizer keeps: AdamW two a weight, Muon one a weight of a hidden matrix."""
+def trained_parameters(model: ModelConfig, adapter: AdapterConfig) -> int:
+    """Return the weights that are trained: those of the adapter, or else all."""
+    return adapter_shape(model, adapter).weights or parameter_count(model)
+
+
+def optimizer_numbers(model: ModelConfig, optim: OptimConfig, adapter: AdapterConfig) -> int:
+    """Return the fp32 numbers that the optimizer keeps: AdamW two a weight, Muon one a weight of a hidden matrix.
+
+    The matrices of an adapter are not hidden matrices, unless `adapter.muon` is set.
+    """
+    trained = trained_parameters(model, adapter)
     match optim:
         case SgdConfig():
-            return parameter_count(model) if optim.momentum else 0
+            return trained if optim.momentum else 0
         case AdamWConfig():
-            return 2 * parameter_count(model)
+            return 2 * trained
         case MuonConfig():
-            return 2 * parameter_count(model) - model.n_layer * block_matrices(model)
+            if isinstance(adapter, LoraConfig):
+                return trained if adapter.muon else 2 * trained
+            return 2 * trained - model.n_layer * block_matrices(model)
 
 
 def compute_format(precision: str, device_type: str) -> ComputeFormat:
@@ -159,6 +176,7 @@ def step_bytes(model: ModelConfig, optim: OptimConfig, shards: int, numbers: Com
     return updates + max(batches)
 
 
-def checkpoint_bytes(model: ModelConfig, optim: OptimConfig) -> int:
+def checkpoint_bytes(config: RunConfig) -> int:
     """Return the bytes of a checkpoint's weights and optimizer state in fp32. Headers and JSON add some kilobytes."""
-    return (parameter_count(model) + optimizer_numbers(model, optim)) * BYTES_FP32
+    model, adapter = config.model, config.adapter
+    return (trained_parameters(model, adapter) + optimizer_numbers(model, config.optim, adapter)) * BYTES_FP32

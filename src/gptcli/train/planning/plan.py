@@ -14,6 +14,7 @@ from gptcli.data.batches import Batches
 from gptcli.data.mix import MixScan, PreparedMix, prepare_mix
 from gptcli.data.workspace import Workspace
 from gptcli.errors import ConfigError
+from gptcli.models.adapters import add_adapter
 from gptcli.models.estimate import parameter_count
 from gptcli.models.gpt import GPT, build_model
 from gptcli.nn.device import (
@@ -33,7 +34,7 @@ from gptcli.train.planning.choice import TIME_RULE, Choice, TimedRequest, choose
 from gptcli.train.planning.corpus import DRAFT_FACTS, example_model, require_source
 from gptcli.train.planning.fine_tuning import FINE_TUNING, choose_settings, fine_tuning, is_of_examples
 from gptcli.train.planning.memory_check import require_memory
-from gptcli.train.planning.memory_estimate import rank_memory
+from gptcli.train.planning.memory_estimate import rank_memory, trained_parameters
 from gptcli.train.planning.probe import ProbeSetup, step_seconds
 from gptcli.train.planning.small_text import packed_bits
 from gptcli.train.planning.subset import scan_subset
@@ -114,6 +115,15 @@ class Plan:
         return self.deadline.steps if self.deadline else fixed_steps(self.config)
 
     @property
+    def trained(self) -> int:
+        """The number of weights that are trained: all, or those of the adapter and the rows of new tokens."""
+        trained = trained_parameters(self.config.model, self.config.adapter)
+        if trained == self.parameters or self.start is None:
+            return trained
+        tables = 1 if self.config.model.tie_embeddings else 2
+        return trained + tables * len(self.start.new_ids) * self.config.model.n_embd
+
+    @property
     def epochs(self) -> float:
         """The passes of the run over its training split."""
         return self.steps * self.config.sequences_per_step / self.batches.sequences_per_epoch
@@ -127,6 +137,7 @@ class Plan:
         """Return the model before its first step."""
         if self.start:
             model = self.start.build(self.config.model, self.device)
+            add_adapter(model, self.config.adapter, self.config.seed, self.start.new_ids)
         else:
             model = build_model(self.config.model, seed=self.config.seed, device=self.device)
         return model.recompute(self.config.train.activation_checkpointing)
