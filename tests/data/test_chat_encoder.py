@@ -231,6 +231,28 @@ def test_tools_that_a_template_does_not_write_are_refused(encoders: Encoders) ->
         encoders(PLAIN).conversation(MESSAGES, "row 1", TOOLS)
 
 
+LOST = {
+    "tool calls": {"content": "", "tool_calls": [{"function": {}}]},
+    "reasoning": {"content": "x", "thinking": "y"},
+    "parts that are not text": {"content": [{"type": "image"}]},
+}
+
+
+@pytest.mark.parametrize("name", LOST)
+def test_keys_of_messages_that_a_template_does_not_write_are_refused(name: str, encoders: Encoders) -> None:
+    with pytest.raises(DataError, match=r"row 1 has a message with content in .*data\.chat_template=FILE"):
+        encoders(STYLES["chatml"]).conversation([MESSAGES[0], {"role": "assistant", **LOST[name]}], "row 1")
+
+
+def test_parts_of_text_are_joined_and_a_message_without_content_is_refused(encoders: Encoders) -> None:
+    encoder = encoders(STYLES["chatml"])
+    parts = [{"type": "text", "text": "The miller"}, {"type": "text", "text": " is old."}]
+    joined = encoder.conversation([MESSAGES[0], {"role": "assistant", "content": parts}], "row 1")
+    assert joined.ids.tolist() == encoder.conversation(MESSAGES[:2], "row 1").ids.tolist()
+    with pytest.raises(DataError, match="row 1: message 2 has no content"):
+        encoder.conversation([MESSAGES[0], {"role": "assistant", "content": None}], "row 1")
+
+
 FRAGMENTS = st.sampled_from(
     [
         *SPECIAL_TOKENS,
@@ -424,7 +446,11 @@ WITHOUT_CALLS = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }
 @pytest.mark.parametrize(
     ("template", "messages", "lost"),
     [
-        (WITHOUT_CALLS, [{"content": "", **message} for message in CALLS], r"has calls of tools \(tool_calls\)"),
+        (
+            WITHOUT_CALLS,
+            [{"content": "", **message} for message in CALLS],
+            "has a message with content in 'tool_calls'",
+        ),
         (
             "{% for m in messages if m.role != 'tool' %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
             "{% endfor %}",

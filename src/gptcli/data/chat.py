@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import io
+import re
 import selectors
 import signal
 from pathlib import Path
@@ -25,8 +26,12 @@ CHATML_SOURCE = (
     "{% endfor %}"
 )
 """OpenAI's ChatML, which many models use."""
-UNWRITTEN = ("reasoning_content", "reasoning", "thinking", "tool_calls", "function_call")
-"""Keys of messages that hold text too, and that ChatML does not write."""
+REASONING = ("reasoning_content", "thinking", "reasoning")
+"""Names of a message's reasoning, of which templates read the first or the second."""
+UNWRITTEN = (*REASONING, "tool_calls", "function_call")
+"""Keys of messages that hold text too, and that not every template writes."""
+PART = re.compile(r"\btext\b")
+"""Matches in a template that reads contents in parts, each with its text."""
 MAX_TEMPLATE_BYTES = 100_000
 MAX_TEXT_CHARACTERS = 16 * 2**20
 """Longest text of one conversation."""
@@ -172,7 +177,12 @@ def template_error(failed: str, reason: str) -> DataError:
 def require_conversation(messages: Any, place: object) -> None:
     """Raise a DataError if a value is not a list of messages."""
     if not is_conversation(messages):
-        raise DataError(f"{place} is not a conversation", 'write a list of {"role": "user", "content": "..."} tables')
+        raise not_a_conversation(place)
+
+
+def not_a_conversation(place: object) -> DataError:
+    """Return the error for a value that is not a list of messages."""
+    return DataError(f"{place} is not a conversation", 'write a list of {"role": "user", "content": "..."} tables')
 
 
 def is_conversation(messages: Any) -> bool:
@@ -183,24 +193,34 @@ def is_conversation(messages: Any) -> bool:
     )
 
 
-def plain_message(message: dict[str, Any], place: object) -> dict[str, Any]:
-    """Return a message whose content is one text, as ChatML writes it; parts of text are joined.
+def plain_message(message: dict[str, Any], place: object, source: str = CHATML_SOURCE) -> dict[str, Any]:
+    """Return a message as a template writes it: parts of text are joined for a template that knows no parts.
+
+    Args:
+        message: the message.
+        place: what to call the row in errors.
+        source: the template.
 
     Raises:
-        DataError: it holds more than ChatML writes, which would be lost.
+        DataError: it holds more than the template writes, which would be lost.
     """
     content = message["content"]
-    lost = next((f"in {key!r}" for key in UNWRITTEN if message.get(key)), "")
-    if not lost and isinstance(content, list):
+    lost = next((f"in {key!r}" for key in UNWRITTEN if message.get(key) and not is_read(key, source)), "")
+    if not lost and isinstance(content, list) and not PART.search(source):
         texts = [part.get("text") if isinstance(part, dict) else part for part in content]
         lost = "" if all(isinstance(text, str) for text in texts) else "in parts that are not text"
         content = "" if lost else "".join(map(str, texts))
     if lost:
         raise DataError(
-            f"{place} has a message with content {lost}, which the template chatml does not write",
+            f"{place} has a message with content {lost}, which the chat template does not write",
             "name a template that does with --set data.chat_template=FILE, or remove it from the rows",
         )
     return {**message, "content": content}
+
+
+def is_read(key: str, source: str) -> bool:
+    """Return whether a template reads a key of messages; the reasoning has several names, of which it reads one."""
+    return any(name in source for name in (REASONING if key in REASONING else (key,)))
 
 
 class LineReader:

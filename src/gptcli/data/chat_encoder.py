@@ -118,14 +118,14 @@ class ChatEncoder:
         required = [number for number in required if messages[number].get("weight") != 0]
         starts, answers = self.places(rendering, numbers, required, place)
         learnt = [answer for number, answer in answers if number in required]
-        text, ending = rendering.text, list[Segment]()
+        ending = list[Segment]()
         last = answers[-1][1] if answers and answers[-1][0] == numbers[-1] else None
         if last is not None and not last.is_ended:
-            text = text if self.loss_on == "all" else text[: last.stop]
+            rendering = rendering if self.loss_on == "all" else rendering.until(last.stop)
             ending = [Segment(self.end_token(place), True, True)]
         if self.loss_on == "all":
-            learnt = [AnswerSpan(0, len(text), True)]
-        pieces = self.pieces(text, cuts(starts, answers), learnt, place)
+            learnt = [AnswerSpan(0, len(rendering.text), True)]
+        pieces = pieces_of(rendering, cuts(starts, answers), learnt, place)
         segments = [*(piece.segment for piece in pieces), *ending]
         parts = self.tokenizer.segment_encoder.encode(segments)
         lengths = [len(part) for part in parts]
@@ -145,7 +145,7 @@ class ChatEncoder:
         messages = self.renderer.prepared(messages, place)
         rendering = self.renderer.prompt(messages, place, tools)
         numbers = [number for number, message in enumerate(messages) if message["role"] == ASSISTANT]
-        pieces = self.pieces(rendering.text, cuts(*self.places(rendering, numbers, (), place)), (), place)
+        pieces = pieces_of(rendering, cuts(*self.places(rendering, numbers, (), place)), (), place)
         ids, _ = self.tokenizer.encode_segments([piece.segment for piece in pieces])
         found: list[int] = ids.tolist()
         return found
@@ -174,29 +174,8 @@ class ChatEncoder:
             owners = [[number for number in starts if starts[number] < stop] for _, stop in rendering.generated]
             spans = zip(owners, rendering.generated, strict=True)
             found = [(owner[-1], start, Beginning(stop)) for owner, (start, stop) in spans if owner]
-        parts, names = self.renderer.marks.parts(text), self.end_names
-        return starts, [(number, ended(text, start, stop, parts, names)) for number, start, stop in found]
-
-    def pieces(self, text: str, cuts: Sequence[int], learnt: Sequence[AnswerSpan], place: object) -> list[Piece]:
-        """Return the segments of a rendered text: its special tokens, and the texts between them, which are cut at some
-        places.
-        """
-        pieces, waiting = [], list(reversed(cuts))
-        answers = iter(learnt)
-        answer = next(answers, None)
-        for start, stop, is_special in self.renderer.marks.parts(text):
-            begin = start
-            while begin < stop:
-                while waiting and waiting[-1] <= begin:
-                    waiting.pop()
-                end = min(waiting[-1], stop) if waiting and not is_special else stop
-                while answer is not None and answer.stop <= begin:
-                    answer = next(answers, None)
-                in_loss = answer is not None and answer.start <= begin and end <= answer.stop
-                pieces.append(Piece(Segment(unmarked(text[begin:end]), is_special, in_loss), begin, end))
-                begin = end
-        require_characters(pieces, place)
-        return pieces
+        names = self.end_names
+        return starts, [(number, ended(text, start, stop, rendering.parts, names)) for number, start, stop in found]
 
     def edges(self, bounds: Sequence[int], pieces: Sequence[Piece], parts: Sequence[np.ndarray]) -> list[int]:
         """Return the numbers of tokens before some places in the rendered text, in rising order."""
@@ -242,17 +221,41 @@ def say_unknown(template: ChatTemplate, tokenizer: Tokenizer) -> None:
         )
 
 
-def require_characters(pieces: Sequence[Piece], place: object) -> None:
-    """Raise a DataError if a text has half a surrogate pair, which no tokenizer can read."""
-    for segment, *_ in pieces:
-        if not segment.text.isascii():
-            try:
-                segment.text.encode()
-            except UnicodeEncodeError as error:
-                raise DataError(
-                    f"{place} has half a surrogate pair, which is no character",
-                    "repair the row, or put U+FFFD there with --set data.encoding_errors=replace",
-                ) from error
+def pieces_of(rendering: Rendering, cuts: Sequence[int], learnt: Sequence[AnswerSpan], place: object) -> list[Piece]:
+    """Return the segments of a rendered text: its special tokens, and the texts between them, which are cut at some
+    places.
+
+    Raises:
+        DataError: the text has half a surrogate pair, which no tokenizer can read.
+    """
+    text, pieces, waiting, answers = rendering.text, list[Piece](), list(reversed(cuts)), list(reversed(learnt))
+    is_plain = text.isascii()
+    if not is_plain:
+        require_characters(text, place)
+    for start, stop, is_special in rendering.parts:
+        begin = start
+        while begin < stop:
+            while waiting and waiting[-1] <= begin:
+                waiting.pop()
+            while answers and answers[-1].stop <= begin:
+                answers.pop()
+            end = stop if is_special or not waiting else min(waiting[-1], stop)
+            in_loss = bool(answers) and answers[-1].start <= begin and end <= answers[-1].stop
+            content = text[begin:end] if is_plain else unmarked(text[begin:end])
+            pieces.append(Piece(Segment(content, is_special, in_loss), begin, end))
+            begin = end
+    return pieces
+
+
+def require_characters(text: str, place: object) -> None:
+    """Raise a DataError if a text has half a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{place} has half a surrogate pair, which is no character",
+            "repair the row, or put U+FFFD there with --set data.encoding_errors=replace",
+        ) from error
 
 
 def prefix_error(place: object, number: int, beginning: Beginning, text: str, can_complete: bool) -> DataError:

@@ -7,11 +7,12 @@ import re
 from typing import Any
 
 from gptcli.data.chat import (
-    CHATML,
+    REASONING,
     RENDERS_AT_ONCE,
     ROW_SECONDS,
     UNWRITTEN,
     TemplateProcess,
+    not_a_conversation,
     plain_message,
     template_error,
 )
@@ -24,8 +25,6 @@ from gptcli.tokenizer.tokenizer import Tokenizer
 ASSISTANT = "assistant"
 NAMED_TOKENS = ("sep_token", "pad_token", "cls_token", "mask_token")
 """Special tokens that a template gets by name, beside those that a tokenizer knows by id."""
-REASONING = ("reasoning_content", "thinking", "reasoning")
-"""Names of a message's reasoning, of which templates read the first or the second."""
 WORD = re.compile("[A-Za-z0-9]+")
 WORDS_LOOKED_FOR = 16
 QUESTION = [{"role": "user", "content": "?"}]
@@ -49,8 +48,7 @@ class TurnRenderer:
         Raises:
             DataError: the template cannot be compiled.
         """
-        self.is_chatml = template.name == CHATML
-        self.writes_tools, self.writes_calls = ("tools" in template.source), ("tool_calls" in template.source)
+        self.source = template.source
         self.marks = ContentMarks(tokenizer.segment_encoder.special_ids)
         self.variables = template_variables(tokenizer)
         self.process = TemplateProcess(template.source, date)
@@ -86,9 +84,8 @@ class TurnRenderer:
         text = rendering.text
         if stop.length is None or ANSWER not in text:
             return set()
-        parts = self.marks.parts(text)
-        answer = ended(text, text.index(ANSWER), stop, parts, known)
-        return {text[start:end] for start, end, _ in parts if answer.is_ended and end == answer.stop}
+        answer = ended(text, text.index(ANSWER), stop, rendering.parts, known)
+        return {text[start:end] for start, end, _ in rendering.parts if answer.is_ended and end == answer.stop}
 
     def conversation(self, messages: list[dict[str, Any]], place: object, tools: Any) -> Rendering:
         """Return a whole conversation.
@@ -123,13 +120,8 @@ class TurnRenderer:
         Raises:
             DataError: the template fails on the whole conversation, or does not write all of it.
         """
-        has_calls = any(message.get("tool_calls") for message in messages)
-        for what, is_lost in (
-            ("tools", bool(tools) and not self.writes_tools),
-            ("calls of tools (tool_calls)", has_calls and not self.writes_calls),
-        ):
-            if is_lost:
-                raise unwritten_error(f"{place} has {what}", "leave them out of the rows")
+        if tools and "tools" not in self.source:
+            raise unwritten_error(f"{place} has tools", "leave the tools out of the rows")
         count = len(messages)
         numbers = [number for number, message in enumerate(messages) if message["role"] == ASSISTANT]
         first_user = next((number for number, message in enumerate(messages) if message["role"] == "user"), count)
@@ -156,6 +148,7 @@ class TurnRenderer:
         asked, headed = found[count : count + len(prompts)], found[count + len(prompts) :]
         return Rendering(
             text,
+            self.marks.parts(text),
             generated,
             [Beginning(0), *found[:count]],
             dict(zip(prompts, asked, strict=True)),
@@ -193,16 +186,19 @@ class TurnRenderer:
             DataError: they are no conversation.
         """
         if not isinstance(messages, list) or not messages or not all(map(is_message, messages)):
-            raise DataError(
-                f"{place} is not a conversation", 'write a list of {"role": "user", "content": "..."} tables'
-            )
+            raise not_a_conversation(place)
         given = [{key: value for key, value in message.items() if value is not None} for message in messages]
-        if self.is_chatml:
-            given = [plain_message({"content": None, **message}, place) for message in given]
-            empty = next((n for n, message in enumerate(given, 1) if message["content"] is None), None)
-            if empty is not None:
-                raise DataError(f"{place}: message {empty} has no content", "write one, or remove the message")
-        return [self.marks.marked(with_reasoning(message)) for message in given]
+        for number, message in enumerate(given, 1):
+            if "content" not in message and not any(message.get(key) for key in UNWRITTEN):
+                raise DataError(f"{place}: message {number} has no content", "write one, or remove the message")
+        return [self.marks.marked(with_reasoning(self.plain(message, place))) for message in given]
+
+    def plain(self, message: dict[str, Any], place: object) -> dict[str, Any]:
+        """Return a message as the template writes it. Raises DataError if it holds more."""
+        if "content" in message:
+            return plain_message(message, place, self.source)
+        without = plain_message({"content": "", **message}, place, self.source)
+        return {key: value for key, value in without.items() if key != "content"}
 
 
 def unwritten_error(what: str, remedy: str) -> DataError:
@@ -220,7 +216,7 @@ def is_lost_in(text: str, message: dict[str, Any]) -> bool:
     assistant did not write, since templates leave out its earlier thoughts.
     """
     content = message.get("content")
-    if message["role"] == ASSISTANT or not isinstance(content, str):
+    if message["role"] == ASSISTANT or not isinstance(content, str) or content.strip() in text:
         return False
     words = sorted(set(WORD.findall(content)), key=len)[-WORDS_LOOKED_FOR:]
     return any(word not in text for word in words)

@@ -46,6 +46,7 @@ class Rendering:
 
     Attributes:
         text: the whole text, with marks in the content of messages.
+        parts: the special tokens of the text, and the texts between them.
         generated: the places that `{% generation %}` encloses.
         ends: the renderings of the first 0, 1, 2, ... messages without a prompt for an answer.
         prompts: by the number of an answer's message, the rendering before it with a prompt for an answer.
@@ -53,6 +54,7 @@ class Rendering:
     """
 
     text: str
+    parts: Sequence[Part]
     generated: Sequence[tuple[int, int]]
     ends: Sequence[Beginning]
     prompts: Mapping[int, Beginning]
@@ -75,7 +77,12 @@ class Rendering:
 
     def until_answer(self) -> Rendering:
         """Return a rendering that ends with the header of an answer, without what belongs to the answer."""
-        return replace(self, text=self.text[: header_stop(self.text, self.ends[-1])])
+        return self.until(header_stop(self.text, self.ends[-1]))
+
+    def until(self, stop: int) -> Rendering:
+        """Return the rendering of the text up to a place."""
+        parts = [(start, min(end, stop), is_special) for start, end, is_special in self.parts if start < stop]
+        return replace(self, text=self.text[:stop], parts=parts)
 
     def turns(self, count: int) -> list[int]:
         """Return the places where `count` messages begin and the last ends. A message that is not rendered alone, as
