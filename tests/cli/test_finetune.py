@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -34,6 +35,7 @@ def test_a_run_is_named_after_its_examples_and_has_template_and_special_tokens(f
     assert (summary["run"], summary["steps"]) == ("runs/chats", 4)
     screen = (folder / "screen.txt").read_text()
     assert "new tokens  <|im_start|>, <|im_end|>: each starts at the mean of the embeddings\n" in screen
+    assert re.search(r"gptcli generate runs/chats --chat 'Who is \d+\?'", screen)
     base, tuned = load_model(folder / "base"), load_model(folder / "runs" / "chats")
     new = range(base.tokenizer.vocab_size, base.tokenizer.vocab_size + 2)
     assert [tuned.tokenizer.token_text(id) for id in new] == ["<|im_start|>", "<|im_end|>"]

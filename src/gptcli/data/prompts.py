@@ -12,6 +12,9 @@ EXAMPLE = "Once upon a time"
 TOKENS = 256
 """The tokens of a document that are looked at."""
 DOCUMENTS = 20
+LONGEST_QUESTION = 80
+MARKUP = frozenset("[]<>{}|#")
+"""Characters of the markup of chat templates."""
 MOST_WORDS, MOST_CHARACTERS, LEAST_CHARACTERS = 4, 30, 3
 
 
@@ -22,6 +25,23 @@ def suggested_prompt(shards: TokenShards, tokenizer: Tokenizer) -> str | None:
     """
     candidates = filter(None, map(shortened, first_lines(shards, tokenizer)))
     return next((prompt for prompt in candidates if is_usable(prompt, tokenizer)), None)
+
+
+def suggested_question(shards: TokenShards, tokenizer: Tokenizer) -> str | None:
+    """Return what is asked in an example of the split, in one line; None if there is no usable example.
+
+    It is the longest line before the first answer, and no part of the chat template as far as can be told.
+    """
+    for number in range(min(shards.documents, DOCUMENTS)):
+        start, stop = shards.document_bounds(number)
+        stop = min(stop, start + TOKENS)
+        answered = shards.read_mask(start, stop).argmax()
+        lines = tokenizer.decode(shards.read(start, start + int(answered))).splitlines()
+        question = max((line.strip() for line in lines), key=len, default="")
+        is_plain = " " in question and not set(question) & MARKUP and len(question) <= LONGEST_QUESTION
+        if is_plain and is_usable(question, tokenizer):
+            return question
+    return None
 
 
 def example_prompt(tokenizer: Tokenizer) -> str:

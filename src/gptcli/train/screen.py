@@ -10,7 +10,7 @@ from gptcli.console import duration, quantity, rounded, say, shell_word, size
 from gptcli.data.examples.statistics import example_lines
 from gptcli.data.lost_text import lost_text_of, lost_text_warnings
 from gptcli.data.overlap import overlap_warning, overlap_words
-from gptcli.data.prompts import suggested_prompt
+from gptcli.data.prompts import suggested_prompt, suggested_question
 from gptcli.data.scan import CorpusScan, EncodedScan
 from gptcli.evaluate.baseline import CompressionBaseline
 from gptcli.evaluate.statistics import exponential
@@ -258,6 +258,8 @@ def show_summary(summary: dict[str, Any], plan: Plan, ending: Ending, baseline: 
     say(f"run directory {ending.run}")
     say("")
     say("next:")
-    prompt = suggested_prompt(plan.data.val, plan.data.tokenizer)
-    say(f"  gptcli generate {shell_word(ending.run)}{f' {shell_word(prompt)}' if prompt else ''}")
+    is_chat = plan.config.data.kind != "text"
+    prompt = (suggested_question if is_chat else suggested_prompt)(plan.data.val, plan.data.tokenizer)
+    words = " --chat" * is_chat + (f" {shell_word(prompt)}" if prompt else "")
+    say(f"  gptcli generate {shell_word(ending.run)}{words}")
     say(f"  gptcli eval {shell_word(ending.run)}")
