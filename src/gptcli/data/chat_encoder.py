@@ -122,7 +122,8 @@ class ChatEncoder:
         last = answers[-1][1] if answers and answers[-1][0] == numbers[-1] else None
         if last is not None and not last.is_ended:
             rendering = rendering if self.loss_on == "all" else rendering.until(last.stop)
-            ending = [Segment(self.end_token(place), True, True)]
+            is_learnt = self.loss_on == "all" or numbers[-1] in required
+            ending = [Segment(self.end_token(place), True, is_learnt)]
         if self.loss_on == "all":
             learnt = [AnswerSpan(0, len(rendering.text), True)]
         pieces = pieces_of(rendering, cuts(starts, answers), learnt, place)

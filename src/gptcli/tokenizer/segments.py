@@ -116,25 +116,37 @@ class SegmentEncoder:
         """Return the ids of every segment of text that is not empty, for a tokenizer whose ids depend on what is before
         a text.
         """
-        found: list[np.ndarray] = []
+        texts: list[tuple[tuple[str, ...], str]] = []
         before, begins = "", True
         for text, is_special, _ in segments:
             if is_special:
                 before, begins = "", self.begins_after(text)
             elif text:
-                is_first = begins and not before
-                found.append(self.encode_batch([text])[0] if is_first else self.continuation(before, text))
+                nearest = (before[-LONGEST_CONTEXT:],) if before else ()
+                texts.append(((), text) if begins and not before else ((*nearest, *CONTEXTS), text))
                 before += text
-        return found
+        firsts = [contexts[0] if contexts else "" for contexts, _ in texts]
+        wholes = [first + text for first, (_, text) in zip(firsts, texts, strict=True)]
+        encoded = self.encode_batch([*firsts, *wholes])
+        return [
+            self.continuation(contexts, text, alone, whole)
+            for (contexts, text), alone, whole in zip(texts, encoded, encoded[len(texts) :], strict=False)
+        ]
 
-    def continuation(self, before: str, text: str) -> np.ndarray:
-        """Return the ids of a text that comes after another; after a special token if `before` is empty."""
-        contexts = (before[-LONGEST_CONTEXT:], *CONTEXTS) if before else CONTEXTS
-        for context in contexts:
-            alone, whole = self.encode_batch([context, context + text])
-            if len(alone) and np.array_equal(whole[: len(alone)], alone):
-                return whole[len(alone) :]
-        return self.encode_batch([text])[0]
+    def continuation(self, contexts: Sequence[str], text: str, alone: np.ndarray, whole: np.ndarray) -> np.ndarray:
+        """Return the ids of a text that comes after another one.
+
+        Args:
+            contexts: texts that may stand for the other one; none if the text is the beginning of a text.
+            text: the text.
+            alone: the ids of the first context.
+            whole: the ids of the first context and the text, joined.
+        """
+        if not contexts or (len(alone) and np.array_equal(whole[: len(alone)], alone)):
+            return whole[len(alone) :] if contexts else whole
+        others = contexts[1:]
+        first = others[0] if others else ""
+        return self.continuation(others, text, *self.encode_batch([first, first + text]))
 
     def begins_after(self, name: str) -> bool:
         """Return whether a text after this special token is encoded as the beginning of a text is."""
