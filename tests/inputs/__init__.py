@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from inputs import files, measures, rows, runs, tokenizers, verdicts, words
+from inputs import examples, files, measures, rows, runs, tokenizers, verdicts, words
 from inputs.attempt import RUN, TINY, typed
 
 ATTEMPTS = [
@@ -15,6 +15,7 @@ ATTEMPTS = [
     *runs.ATTEMPTS,
     *words.ATTEMPTS,
     *verdicts.ATTEMPTS,
+    *examples.ATTEMPTS,
 ]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from inputs import ATTEMPTS, train_run
+from inputs import ATTEMPTS, examples, train_run
 from inputs.attempt import Attempt
 from inputs.table import PAGE, page_with_table
 
@@ -17,7 +17,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train_run(tmp_path_factory.mktemp("inputs") / "made")
 
 
-@pytest.mark.parametrize("attempt", ATTEMPTS, ids=[attempt.input[:70] for attempt in ATTEMPTS])
+SLOW = {id(attempt) for attempt in examples.ATTEMPTS}
+PARAMETERS = [
+    pytest.param(attempt, id=attempt.input[:70], marks=[pytest.mark.slow] if id(attempt) in SLOW else [])
+    for attempt in ATTEMPTS
+]
+
+
+@pytest.mark.parametrize("attempt", PARAMETERS)
 def test_an_input_has_the_result_in_the_table(attempt: Attempt, run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     shutil.copytree(run.parent, folder)

@@ -58,7 +58,8 @@ def example_of(row: Mapping[str, Any], place: object) -> ChatExample:
     """
     if CHOSEN in row and REJECTED in row:
         raise DataError(
-            f"{place} is a preference (it has {CHOSEN!r} and {REJECTED!r})", "add --set data.kind=preferences"
+            f"{place} is a preference (it has {CHOSEN!r} and {REJECTED!r})",
+            "fine-tune on it with --method dpo",
         )
     if is_judged(row):
         raise DataError(

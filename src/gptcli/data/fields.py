@@ -116,7 +116,7 @@ class FieldSelection(NamedTuple):
             if conversation_fields(names):
                 return DataError(
                     f"{place} has one answer, and a preference has two",
-                    "add --set data.kind=examples, or write the answers into 'chosen' and 'rejected'",
+                    "leave out --method dpo, or write the answers into 'chosen' and 'rejected'",
                 )
         return DataError(
             f"{place} has no {self.lacking()}; its fields are {', '.join(names)}",
