@@ -13,8 +13,6 @@ from gptcli.cli.options import AsJson, Assignments, CacheDir, ConfigFiles, Corpu
 from gptcli.console import has_colours, show, show_coloured
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from gptcli.data.config import DataSettings
 
 IN_LOSS, DIM = 32, 2

@@ -36,6 +36,7 @@ None where the row is left out."""
 
 def example_encoder(encoder: ChatEncoder, config: DataConfig, seq_len: int) -> UnitEncoder:
     """Return the function that encodes conversations for sequences of `seq_len` tokens and a last target."""
+    special_ids = np.array(sorted(encoder.tokenizer.special_ids), dtype=np.uint32)
 
     def encode(example: ChatExample, place: object, counts: ExampleCounts) -> EncodedUnit | None:
         """Encode one row.
@@ -52,6 +53,9 @@ def example_encoder(encoder: ChatEncoder, config: DataConfig, seq_len: int) -> U
             counts.empty_answers += 1
             return None
         ids, in_loss, _ = encoder.conversation(messages, place, tools)
+        if np.isin(ids[in_loss], special_ids).all():
+            counts.empty_answers += 1
+            return None
         if not in_loss[1:].any():
             counts.no_answer += 1
             return None

@@ -11,6 +11,7 @@ import numpy as np
 
 from gptcli.console import quantity
 from gptcli.data.examples.sequences import ExampleSequences
+from gptcli.data.overlap import percent
 from gptcli.data.shards import TokenShards
 
 PERCENTILES = (50, 90, 99)
@@ -50,7 +51,7 @@ class ExampleCounts:
 
     rows: int = 0
     empty_answers: int = 0
-    """Rows left out since an answer of the assistant says nothing."""
+    """Rows left out since an answer of the assistant says nothing, or nothing that the template writes."""
     no_answer: int = 0
     """Rows left out since the assistant says nothing that is learnt."""
     out_of_order: int = 0
@@ -135,8 +136,8 @@ def example_lines(report: Mapping[str, Any]) -> list[str]:
     if report["cut"]:
         lines.append(f"{quantity(report['cut'], 'example')} cut to the context of {report['context']:,} tokens")
     if report["known_answers"]:
-        known, share = report["known_answers"], 100 * report["known_answers"] / max(1, val["examples"])
-        lines.append(f"{known:,} ({share:.2g} %) of the answers that are validated on occur in training too")
+        share = percent(report["known_answers"] / max(1, val["examples"]))
+        lines.append(f"{share} of the answers that are validated on occur in training too")
     return lines
 
 
