@@ -18,6 +18,12 @@ from gptcli.tokenizer.segments import NO_IDS, Segment
 from gptcli.tokenizer.tokenizer import Tokenizer
 
 LossOn = Literal["all", "assistant", "completion"]
+LEARNT: dict[str, str] = {
+    "assistant": "the assistant's messages, each with the token that ends it",
+    "completion": "the last message of the assistant, with the token that ends it",
+    "all": "all messages",
+}
+"""The tokens that the loss is of, in words."""
 
 
 class TurnSpan(NamedTuple):

@@ -6,17 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from gptcli.console import quantity
+from gptcli.data.chat_encoder import LEARNT
 from gptcli.evaluate.examples import SHORT_ANSWER_TOKENS, AnswerScores, ExampleEvaluation, MeanLoss, Rate
 from gptcli.evaluate.report import finite, interval_of, one_line
 from gptcli.evaluate.statistics import exponential
 from gptcli.figures import figure_with_interval
 
-LEARNT = {
-    "assistant": "the assistant's messages, each with the token that ends it",
-    "completion": "the last message of the assistant, with the token that ends it",
-    "all": "all messages",
-}
-"""The tokens of the mask, by data.loss_on."""
 SHOWN = 3
 """Wrong answers that are shown to people."""
 

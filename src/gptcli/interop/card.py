@@ -15,14 +15,15 @@ from huggingface_hub import ModelCardData
 
 from gptcli import __version__, strict_json
 from gptcli.console import shell_word
+from gptcli.data.chat_encoder import LEARNT
 from gptcli.data.prompts import example_prompt
 from gptcli.figures import figure, figure_with_interval
 from gptcli.interop.auto_tokenizer import tokenizer_class_for
 from gptcli.interop.families import family_of
+from gptcli.interop.generation_config import with_chat_ends
 from gptcli.interop.load import HUB_PREFIX, LoadedModel
 from gptcli.interop.native import NATIVE
 from gptcli.manifest import require_unchanged
-from gptcli.models.config import ModelConfig
 from gptcli.storage import read_regular
 
 Json = dict[str, Any]
@@ -49,18 +50,31 @@ def model_card(loaded: LoadedModel, *, name: str, license: str | None, dtype: st
         tags=["gptcli", "pytorch", "causal-lm"],
     )
     record, prompt = read_record(loaded), example_prompt(loaded.tokenizer)
+    is_chat = loaded.tokenizer.chat_template is not None
     parts = [
         f"---\n{data.to_yaml()}\n---",
         f"# {name}",
-        summary_line(loaded.model.config, loaded.model.parameter_count(), loaded.tokenizer.name),
-        section("Data", data_lines(record)),
-        section("Training", training_lines(record, loaded)),
+        summary_line(loaded),
+        section("Data", [*data_lines(record), *example_lines(record["data"].get("examples", {}))]),
+        section("Training", [*method_lines(record["config"]), *training_lines(record, loaded)]),
+        section("Conversations", conversation_lines(loaded)),
         section("Size", size_lines(loaded, dtype)),
-        section("Use", [usage(name, prompt, tokenizer_class), f"{opened[0].upper()}{opened[1:]}".rstrip(".") + "."]),
+        section(
+            "Use",
+            [
+                usage(name, prompt, tokenizer_class, is_chat=is_chat),
+                f"{opened[0].upper()}{opened[1:]}".rstrip(".") + ".",
+            ],
+        ),
         section("Licence", [licence_line(license)]),
         f"Written by gptcli {__version__}.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def sentence(words: str) -> str:
+    """Return words as a sentence."""
+    return f"{words[0].upper()}{words[1:]}".rstrip(".") + "."
 
 
 def read_record(loaded: LoadedModel) -> dict[str, Json]:
@@ -82,11 +96,14 @@ def read_table(path: Path) -> Json:
     return value if isinstance(value, dict) else {}
 
 
-def summary_line(config: ModelConfig, parameters: int, tokenizer: str) -> str:
+def summary_line(loaded: LoadedModel) -> str:
     """Return the sentence that says what the model is."""
+    config, tokenizer = loaded.model.config, loaded.tokenizer
+    does = "continues text" if tokenizer.chat_template is None else "answers messages"
     return (
-        f"A decoder-only Transformer with {parameters:,} parameters that continues text, {config.context_length:,} "
-        f"tokens of context, and a tokenizer of kind `{tokenizer}` with {config.vocab_size:,} tokens."
+        f"A decoder-only Transformer with {loaded.model.parameter_count():,} parameters that {does}, "
+        f"{config.context_length:,} tokens of context, and a tokenizer of kind `{tokenizer.name}` with "
+        f"{config.vocab_size:,} tokens."
     )
 
 
@@ -111,6 +128,50 @@ def data_lines(record: dict[str, Json]) -> Iterator[str]:
             )
     if rule := data.get("split_rule"):
         yield f"- Validation is {rule}."
+
+
+def example_lines(examples: Json) -> Iterator[str]:
+    """Yield lines about the examples of a fine-tuning, and the tokens of them that the loss is of."""
+    if not examples:
+        return
+    for split, title in (("train", "Trained on"), ("val", "Validated on")):
+        if counts := examples.get(split):
+            yield (
+                f"- {title} {counts['examples']:,} examples with {counts['tokens']:,} tokens, of which "
+                f"{counts['tokens_in_loss']:,} are in the loss"
+            )
+    if learnt := LEARNT.get(str(examples.get("loss_on"))):
+        yield f'- Loss mask: `data.loss_on = "{examples["loss_on"]}"`, {learnt}'
+    left_out = {"cut": "cut at the context", "too_long": "too long", "duplicates": "duplicates"}
+    if found := [f"{examples[key]:,} {words}" for key, words in left_out.items() if examples.get(key)]:
+        yield f"- Examples that were left out or cut: {', '.join(found)}"
+
+
+def method_lines(config: Json) -> Iterator[str]:
+    """Yield lines about the base model and the method of a fine-tuning. Only the last part of a path is named."""
+    base = config.get("train", {}).get("init_from")
+    if not base:
+        return
+    yield f"- Base model: `{base if base.startswith(HUB_PREFIX) else Path(base).name}`"
+    adapter, objective = config.get("adapter", {}), config.get("objective", {})
+    method = "all weights are trained"
+    if adapter.get("name") == "lora":
+        form = "DoRA" if adapter.get("dora") else "LoRA"
+        targets = {"all": "all matrices of the blocks"}.get(adapter["targets"], f"the matrices of {adapter['targets']}")
+        method = f"{form} of rank {adapter['rank']}, alpha {adapter['alpha']:g}, at {targets}"
+    if objective.get("name") == "dpo":
+        method += f"; preferences by DPO, beta {objective['beta']:g}"
+    yield f"- Method: {method}"
+
+
+def conversation_lines(loaded: LoadedModel) -> Iterator[str]:
+    """Yield lines about the chat template, if there is one."""
+    if loaded.tokenizer.chat_template is None:
+        return
+    ends = sorted(with_chat_ends(loaded.tokenizer, loaded.stop_ids))
+    names = ", ".join(f"`{loaded.tokenizer.token_text(id)}`" for id in ends)
+    yield "- Chat template: `chat_template.jinja`, which `tokenizer.apply_chat_template` renders"
+    yield f"- An answer ends at one of {names} (`generation_config.json`)"
 
 
 def training_lines(record: dict[str, Json], loaded: LoadedModel) -> Iterator[str]:
@@ -154,23 +215,33 @@ def size_lines(loaded: LoadedModel, dtype: str) -> Iterator[str]:
     yield f"- Heads: {config.n_head} of width {config.head_width}, {config.kv_heads} for keys and values"
 
 
-def usage(name: str, prompt: str, tokenizer_class: str | None) -> str:
+def usage(name: str, prompt: str, tokenizer_class: str | None, *, is_chat: bool = False) -> str:
     """Return commands that run unchanged if the model is in the current directory, or on the hub, under `name`.
 
     Args:
         prompt: a prompt that the tokenizer represents.
         tokenizer_class: the class of transformers that opens the tokenizer; None if there is none for the model.
+        is_chat: whether the prompt is a message to be answered.
     """
     place = f"{HUB_PREFIX}{name}" if "/" in name else name
-    command = f"```sh\ngptcli generate {place} {shell_word(prompt)}\n```"
+    command = f"```sh\ngptcli generate {place} {'--chat ' if is_chat else ''}{shell_word(prompt)}\n```"
     if tokenizer_class is None:
         return command + "\n"
+    read = f'inputs = tokenizer({strict_json.dumps(prompt)}, return_tensors="pt", return_token_type_ids=False)\n'
+    show = "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=100)[0]))"
+    if is_chat:
+        read = (
+            f'messages = [{{"role": "user", "content": {strict_json.dumps(prompt)}}}]\n'
+            "inputs = tokenizer.apply_chat_template(\n"
+            '    messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"\n)\n'
+            'answer = model.generate(**inputs, max_new_tokens=100)[0, inputs["input_ids"].shape[1] :]\n'
+        )
+        show = "print(tokenizer.decode(answer, skip_special_tokens=True))"
     code = (
         f"```python\nfrom transformers import AutoModelForCausalLM, {tokenizer_class}\n\n"
         f'tokenizer = {tokenizer_class}.from_pretrained("{name}")\n'
         f'model = AutoModelForCausalLM.from_pretrained("{name}")\n'
-        f'inputs = tokenizer({strict_json.dumps(prompt)}, return_tensors="pt", return_token_type_ids=False)\n'
-        "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=100)[0]))\n```"
+        f"{read}{show}\n```"
     )
     return f"{code}\n\n{command}\n"
 
