@@ -38,6 +38,7 @@ from gptcli.cli.bench import (
     show_report,
 )
 from gptcli.cli.options import MOST, AsJson, Assignments, Corpus, Device
+from gptcli.models.adapter_config import LoraConfig
 from gptcli.report.bench import decoding, encoding, training
 from gptcli.report.bench.options import BenchOptions, parse_list, positive_int, positive_number
 from gptcli.report.bench.report import Outcome, Report, run_benches
@@ -58,8 +59,8 @@ Peers = Annotated[
     typer.Option(
         "--peer",
         metavar="NAME[=PATH]",
-        help="transformers, litgpt, nanogpt=CHECKOUT, ctranslate2, llama-cpp, tokenizers or tiktoken; may be given "
-        "several times (default: those installed).",
+        help="transformers, peft, litgpt, nanogpt=CHECKOUT, ctranslate2, llama-cpp, tokenizers or tiktoken; may be "
+        "given several times (default: those installed).",
         show_default=False,
     ),
 ]
@@ -86,6 +87,29 @@ def train(
     request = training.TrainingRequest(model, tuple(assignments or ()), batch_size, seq_len, compile, precision)
     options = bench_options(rounds, seconds, threads, device)
     show_report(race("train", partial(training.measure, request), options, peer), as_markdown, as_json)
+
+
+@app.command()
+def finetune(
+    model: Shape = "llama-42m",
+    assignments: Assignments = None,
+    rank: Annotated[int, typer.Option(min=1, max=4096, help="The rank of the adapters of all matrices.")] = 16,
+    batch_size: BatchSize = 4,
+    seq_len: SeqLen = 512,
+    precision: Precision = "auto",
+    peer: Peers = None,
+    rounds: Rounds = 5,
+    seconds: Seconds = 5.0,
+    threads: Threads = None,
+    device: Device = "auto",
+    as_markdown: AsMarkdown = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare training steps of LoRA on a base with random weights, in tokens a second."""
+    shape, adapter = tuple(assignments or ()), LoraConfig(rank=rank, alpha=2.0 * rank)
+    request = training.TrainingRequest(model, shape, batch_size, seq_len, precision=precision, adapter=adapter)
+    options = bench_options(rounds, seconds, threads, device)
+    show_report(race("finetune", partial(training.measure, request), options, peer), as_markdown, as_json)
 
 
 @app.command()

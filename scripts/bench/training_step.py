@@ -18,7 +18,7 @@ def plain_step(
 ) -> Callable[[], Tensor]:
     """Return the step of every tutorial: forward, backward, clip by the global norm, update."""
     device, max_norm = torch.device(job.device), run_config(job).train.grad_clip or math.inf
-    parameters = list(model.parameters())
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def step() -> Tensor:
         optimizer.zero_grad(set_to_none=True)

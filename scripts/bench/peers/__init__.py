@@ -49,6 +49,7 @@ class Peer:
 
 PEERS = (
     Peer("transformers", ("train", "generate"), EXTRA, package="transformers"),
+    Peer("peft", ("finetune",), "pip install peft", package="peft"),
     Peer("litgpt", ("train", "generate"), LITGPT, package="litgpt"),
     Peer(
         "nanogpt", ("train", "learn", "deadline", "generate"), "--peer nanogpt=PATH, a checkout of it", file="model.py"

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from bench.peers import choose_peers, llama_cpp
+from bench.peers import choose_peers, llama_cpp, peft
+from gptcli.models.adapter_config import LoraConfig
 from gptcli.models.estimate import flops_per_token
 from gptcli.report.bench import decoding, encoding, ours, training
 from gptcli.report.bench.comparison import ratios
 from gptcli.report.bench.decoding import DecodingRequest, random_prompts, tasks
 from gptcli.report.bench.encoding import EncodingRequest
-from gptcli.report.bench.jobs import DecodingJob
+from gptcli.report.bench.jobs import DecodingJob, TrainingJob
 from gptcli.report.bench.models import named_shape, write_random_model
 from gptcli.report.bench.options import BenchOptions
 from gptcli.report.bench.training import TrainingRequest, resolve
@@ -54,6 +55,20 @@ def test_a_comparison_of_three_gives_consistent_figures(shape: Path, checkout: P
     assert slowest * 0.99 <= fraction["low"] <= fraction["median"] <= fraction["high"] <= fastest * 1.01
     [table] = outcome.tables
     assert [row[0].split(" ")[0] for row in table.rows] == ["gptcli", "transformers", "nanogpt"]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+def test_peft_trains_adapters_of_the_same_size_as_ours() -> None:
+    pytest.importorskip("peft")
+    shape = ("model.n_layer=1", "model.n_embd=64", "model.vocab_size=61")
+    config = resolve(TrainingRequest("qwen3-5m", shape, batch_size=2, seq_len=16, adapter=LoraConfig(rank=3)))
+    job = TrainingJob(config.model_dump(mode="json"), "cpu", "fp32", seconds=0.01)
+    contenders = [program.train(job) for program in (ours, peft)]
+    assert contenders[0].facts["parameters"] == contenders[1].facts["parameters"]
+    for contender in contenders:
+        assert contender.facts["first_loss"] == pytest.approx(math.log(61), rel=0.1), "untrained"
+        assert contender.run_round(5)["loss"] < contender.facts["first_loss"], "it learns the batch"
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from gptcli.generate.engine import Engine
 from gptcli.generate.requests import Request
 from gptcli.generate.step import DecodingStep, decoding_step
 from gptcli.interop.huggingface import read_huggingface
+from gptcli.models.adapters import add_adapter
 from gptcli.models.gpt import GPT, build_model
 from gptcli.models.inference import for_generation, quantized
 from gptcli.nn.device import allow_tf32
@@ -38,7 +39,7 @@ def train(job: TrainingJob) -> Contender:
     """Return a contender whose round trains."""
     config, device = run_config(job), torch.device(job.device)
     allow_tf32(config.train.tf32)
-    model = build_model(config.model, seed=config.seed, device=device).train()
+    model = add_adapter(build_model(config.model, seed=config.seed, device=device), config.adapter, config.seed).train()
     loss_function = compiled(model.loss_sum, default_cache_dir()) if config.train.compile else model.loss_sum
     stepper = Stepper(
         Alone(model, loss_function),

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from gptcli.console import Progress, size
-from gptcli.models.estimate import flops_per_token
+from gptcli.models.adapter_config import AdapterConfig, NoAdapter
+from gptcli.models.estimate import flops_per_token, non_embedding_parameters, token_embedding_parameters
 from gptcli.nn.device import resolve_precision
 from gptcli.report.bench.comparison import alternate, ratios, spread
 from gptcli.report.bench.jobs import GPTCLI, LIMIT, Program, Task, TrainingJob
@@ -19,6 +20,8 @@ from gptcli.report.bench.report import Outcome
 from gptcli.report.bench.tables import Table, figure, percent, shown, times
 from gptcli.report.bench.workers import rounds, started
 from gptcli.train.config import RunConfig
+
+NO_ADAPTER = NoAdapter()
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class TrainingRequest:
     seq_len: int = 256
     compile: bool = False
     precision: str = "auto"
+    adapter: AdapterConfig = NO_ADAPTER
+    """The adapter that is trained beside random weights; its base, for the configuration, is the shape itself."""
 
 
 def measure(request: TrainingRequest, options: BenchOptions, others: Sequence[Program] = ()) -> Outcome:
@@ -53,7 +58,7 @@ def measure(request: TrainingRequest, options: BenchOptions, others: Sequence[Pr
         contenders = {name: rounds(worker) for name, worker in workers.items()}
         measured = alternate(contenders, options.rounds, lambda _: progress.update())
         facts = {name: worker.facts for name, worker in workers.items()}
-    flops = flops_per_token(config.model, config.seq_len)
+    flops = training_flops(config)
     limit = [one["flops_per_second"] for one in measured.pop(LIMIT.name)]
     ours = [one["tokens_per_second"] for one in measured[GPTCLI.name]]
     results = {
@@ -62,11 +67,20 @@ def measure(request: TrainingRequest, options: BenchOptions, others: Sequence[Pr
         "seq_len": config.seq_len,
         "precision": precision,
         "compile": config.train.compile,
+        "adapter": config.adapter.model_dump(mode="json"),
         "flops_per_token": flops,
         "limit": {"what": facts[LIMIT.name]["what"], "flops_per_second": spread(limit).report()},
         "contenders": {name: summary(facts[name], values, ours, limit, flops) for name, values in measured.items()},
     }
     return Outcome("train", results, tables(results))
+
+
+def training_flops(config: RunConfig) -> int:
+    """Return the floating-point operations of a token; frozen matrices have no gradient, and an adapter's count not."""
+    whole = flops_per_token(config.model, config.seq_len)
+    if isinstance(config.adapter, NoAdapter):
+        return whole
+    return whole - 2 * (non_embedding_parameters(config.model) + token_embedding_parameters(config.model))
 
 
 def resolve(request: TrainingRequest) -> RunConfig:
@@ -78,7 +92,10 @@ def resolve(request: TrainingRequest) -> RunConfig:
         "compile": request.compile,
         "precision": request.precision,
     }
-    return named_shape(request.model, request.assignments, {"train": train})
+    if isinstance(request.adapter, NoAdapter):
+        return named_shape(request.model, request.assignments, {"train": train})
+    options = {"train": train | {"init_from": request.model}, "adapter": request.adapter.model_dump(mode="json")}
+    return named_shape(request.model, request.assignments, options)
 
 
 def summary(
@@ -98,11 +115,14 @@ def summary(
 def tables(results: dict[str, Any]) -> list[Table]:
     """Return the table of the results."""
     limit, is_race = results["limit"], len(results["contenders"]) > 1
-    compiled = ", compiled" if results["compile"] else ""
+    compiled, adapter = ", compiled" if results["compile"] else "", results["adapter"]
+    is_adapted = adapter["name"] != "none"
+    trained = f"LoRA of rank {adapter['rank']} on {adapter['targets']} matrices, " if is_adapted else ""
     heading = (
-        f"Training step: {results['model']}, {results['batch_size']} x {results['seq_len']} tokens, "
+        f"Training step: {results['model']}, {trained}{results['batch_size']} x {results['seq_len']} tokens, "
         f"{results['precision']}{compiled}"
     )
+    formula = "4N + 12LHDT, without the adapter's own" if is_adapted else "6N + 12LHDT"
     rows = [
         (
             f"{name} ({contender['note']})" if contender["note"] else name,
@@ -119,7 +139,7 @@ def tables(results: dict[str, Any]) -> list[Table]:
     columns = ("", "tokens/s", "of the limit", *compared, "peak memory", "first step", "parameters")
     notes = [
         f"Limit: {figure(limit['flops_per_second']['median'] / 1e9)} GFLOP/s in {limit['what']}, in the same rounds; "
-        f"a token takes {figure(results['flops_per_token'] / 1e9)} GFLOP (6N + 12LHDT).",
+        f"a token takes {figure(results['flops_per_token'] / 1e9)} GFLOP ({formula}).",
         "A step is forward, backward, clipping and update on a batch in memory; medians over the rounds, ratios round "
         "by round.",
     ]
