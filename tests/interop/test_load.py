@@ -190,6 +190,8 @@ def test_a_cached_hub_model_is_loaded_offline(hub, our_model, tokenizer, some_id
     cache(hub, model, tokenizer, revision)
     loaded = load_model(name)
     assert loaded.source == name
+    assert loaded.as_base().reference == f"hf:someone/tiny@{'0' * 40}"  # by which an adapter finds it again
+    assert load_model(loaded.as_base().reference).as_base() == loaded.as_base()
     torch.testing.assert_close(loaded.model(some_ids), model(some_ids), atol=0, rtol=0)
 
 

@@ -15,6 +15,7 @@ from gptcli import strict_json
 from gptcli.errors import CheckpointError
 from gptcli.interop.base_reference import BaseReference
 from gptcli.interop.huggingface import write_huggingface
+from gptcli.interop.load import load_model
 from gptcli.interop.peft import read_new_ids, read_peft, write_peft
 from gptcli.interop.peft_config import ADAPTER_CONFIG, ADAPTER_WEIGHTS, name_base, read_base
 from gptcli.models.adapter_config import LoraConfig
@@ -123,6 +124,7 @@ def test_we_open_an_adapter_of_peft(pair, peft, tmp_path, variant) -> None:
     load_adapter_state(ours, tensors)
     with torch.no_grad():
         assert_same_logits(ours(ids), theirs(ids).logits, base(ids))
+        assert_same_logits(load_model(tmp_path).model(ids), theirs(ids).logits, base(ids))
     assert config.dropout == 0.25 and config.rank == (4 if variant == "all" else 6)
 
 

@@ -11,10 +11,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from gptcli.models.adapter_config import AdapterTargets, LoraConfig
+from gptcli.models.adapters import add_adapter
 from gptcli.models.config import ModelConfig
-from gptcli.models.estimate import parameter_count
+from gptcli.models.estimate import adapter_shape, parameter_count
 from gptcli.models.gpt import GPT, build_model
-from gptcli.models.memory import BatchShape, ComputeFormat, Recompute, activations, training_memory_bytes
+from gptcli.models.memory import BatchShape, ComputeFormat, Recompute, activations, adapter_bytes, training_memory_bytes
 from gptcli.nn.norm import FewPassesRMSNorm, RMSNorm
 from gptcli.nn.recompute import recomputed
 from gptcli.optim.build import build_optimizer
@@ -243,3 +245,25 @@ def test_the_peak_on_cuda_is_what_its_allocator_reports(values: dict, precision:
     numbers = ComputeFormat(2 if precision == "bf16" else 4, on_cuda=True)
     reckoned = training_memory_bytes(config, 2 * parameter_count(config), batch, numbers, mode, accumulates=False)
     assert reckoned == pytest.approx(torch.cuda.max_memory_allocated() - before, rel=0.05)
+
+
+@pytest.mark.parametrize("numbers", [ComputeFormat(), BF16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("adapter", [LoraConfig(rank=8), LoraConfig(rank=8, dropout=0.1)], ids=["plain", "dropout"])
+@pytest.mark.parametrize("values", [{}, {"mlp": "gelu", "tie_embeddings": False}, {"n_kv_head": 2}], ids=str)
+def test_what_a_model_with_an_adapter_keeps_is_what_autograd_saves(
+    values: dict[str, Any], adapter: LoraConfig, numbers: ComputeFormat
+) -> None:
+    config = shape(**values)
+    model = add_adapter(build_model(config), adapter, seed=0).train()
+    expected = activations(config, BATCH, numbers).kept + adapter_bytes(config, adapter, BATCH, numbers)
+    assert saved_bytes(model, BATCH, numbers) == pytest.approx(expected, rel=0.03)
+
+
+@pytest.mark.parametrize("targets", ["all", "attention", "mlp"])
+def test_an_adapter_on_fewer_matrices_keeps_no_more_than_is_said(targets: AdapterTargets) -> None:
+    config, adapter = shape(), LoraConfig(rank=8, targets=targets, dora=True)
+    model = add_adapter(build_model(config), adapter, seed=0).train()
+    trained = sum(tensor.numel() for tensor in model.parameters() if tensor.requires_grad)
+    assert adapter_shape(config, adapter).weights == trained
+    kept = activations(config, BATCH).kept + adapter_bytes(config, adapter, BATCH)
+    assert saved_bytes(model, BATCH, ComputeFormat()) < 1.07 * kept

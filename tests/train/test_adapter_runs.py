@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from finetuning import write_conversations
 from gptcli.checkpoint.report import verify_files
 from gptcli.checkpoint.run_directory import COPY, RunDirectory
 from gptcli.errors import CheckpointError, DivergedError, UsageError
@@ -34,6 +35,7 @@ SETTINGS = (
     "train.sample_every_steps=0", "device=cpu", "train.precision=fp32", "optim.name=adamw", "optim.lr=0.01",
     "adapter.name=lora", "adapter.rank=4",
 )  # fmt: skip
+UNSTEADY = ("adapter.dropout=0.1", "adapter.dora=true")
 IDS = torch.arange(32).view(2, 16)
 
 
@@ -47,6 +49,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("XDG_CACHE_HOME", str(home / "cache"))
         train(request(home, home / "run"))
     return home
+
+
+@pytest.fixture(scope="module")
+def unbroken(home: Path) -> Path:
+    """A run with dropout and DoRA that was never stopped."""
+    train(request(home, home / "unbroken", *UNSTEADY))
+    return home / "unbroken"
 
 
 @pytest.fixture
@@ -114,22 +123,23 @@ def test_a_run_without_its_checkpoints_and_the_directory_for_peft_are_the_same_m
     assert torch.equal(logits(tmp_path / "alone"), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_after", [0, 2, 4])
-def test_a_killed_run_goes_on_to_the_same_bits(home: Path, tmp_path: Path, monkeypatch, stop_after: int) -> None:
+def test_a_killed_run_goes_on_to_the_same_bits(
+    home: Path, unbroken: Path, tmp_path: Path, monkeypatch, stop_after: int
+) -> None:
     def die(trainer: Trainer, *arguments: Any) -> bool:
         if trainer.state.step == stop_after:
             raise KeyboardInterrupt  # without a save
         return advance(trainer, *arguments)
 
     advance = Trainer.advance
-    more = ("adapter.dropout=0.1", "adapter.dora=true")
-    train(request(home, tmp_path / "unbroken", *more))
     monkeypatch.setattr(Trainer, "advance", die)
     with pytest.raises(KeyboardInterrupt):
-        train(request(home, tmp_path / "run", *more))
+        train(request(home, tmp_path / "run", *UNSTEADY))
     monkeypatch.undo()
     train(TrainRequest(out=tmp_path / "run", resume=True))
-    assert are_equal(saved(tmp_path / "unbroken", 6), saved(tmp_path / "run", 6))
+    assert are_equal(saved(unbroken, 6), saved(tmp_path / "run", 6))
     assert replay(tmp_path / "run", 5, tmp_path / "cache")["checkpoint"] == 3
 
 
@@ -181,6 +191,7 @@ def test_an_adapter_that_is_its_own_base_is_refused(copy: Path) -> None:
         load_model(copy / "run")
 
 
+@pytest.mark.slow
 def test_an_adapter_run_is_the_base_of_further_trainings(copy: Path) -> None:
     expected = logits(copy / "run")
     train(request(copy, copy / "full", "adapter.name=none", "train.max_steps=1", base="run"))
@@ -193,6 +204,7 @@ def test_an_adapter_run_is_the_base_of_further_trainings(copy: Path) -> None:
     assert (logits(copy / "second") - expected).abs().max() > 0
 
 
+@pytest.mark.slow
 def test_exports_merge_the_adapter_and_show_the_difference(home: Path, tmp_path: Path) -> None:
     written = export(ExportRequest(str(home / "run"), "hf", tmp_path / "merged"))
     assert written.text().count("max |Δlogit|") == 2 and written.checks[0].how.startswith("merged in fp32")
@@ -224,3 +236,29 @@ def test_the_plan_counts_trained_weights_and_sharded_adapters_are_refused(home: 
     user = settings_of(request(home, tmp_path / "run", "parallel.strategy=fsdp"), NEW)
     with pytest.raises(UsageError, match=r"needs whole weights on every rank.*set parallel.strategy=ddp"):
         layout_of(user, world)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("slots", [{}, {"tie_embeddings": False, "vocab_size": 264}], ids=["tied", "untied, padded"])
+def test_new_tokens_are_trained_beside_the_adapter(tmp_path: Path, slots: dict[str, Any]) -> None:
+    base = write_tiny_base(tmp_path / "base", context_length=64, **slots)
+    write_conversations(tmp_path / "text.txt")
+    run = tmp_path / "run"
+    examples = ("data.kind=examples", "data.format=jsonl")
+    train(request(tmp_path, run, *examples, "train.max_steps=4", "train.checkpoint_every_steps=2"))
+    rows = {name: tensor for name, tensor in saved(run, 4).items() if name.endswith("new_rows")}
+    assert len(rows) == 1 + ("tie_embeddings" in slots) and all(len(tensor) == 2 for tensor in rows.values())
+    old, loaded, expected = load_model(base), load_model(run), logits(run)
+    new = range(old.tokenizer.vocab_size, loaded.tokenizer.vocab_size)
+    assert loaded.tokenizer.token_text(new[-1]) == "<|im_end|>" and new[-1] in loaded.stop_ids
+    before, after = (one.model.state_dict()["embedding.weight"] for one in (old, loaded))
+    assert torch.equal(after[: new.start], before[: new.start]) and loaded.model.config.vocab_size == slots.get(
+        "vocab_size", 259
+    )
+    assert (after[new] - before[: new.start].mean(dim=0)).abs().min() > 0
+    torch.testing.assert_close(expected, logits(run, merge=False), rtol=0, atol=1e-5)
+    shutil.rmtree(RunDirectory(run).checkpoint_path(4))
+    train(TrainRequest(out=run, resume=True))
+    assert torch.equal(logits(run), expected)
+    shutil.rmtree(run / "checkpoints")
+    assert torch.equal(logits(run), expected)

@@ -12,7 +12,7 @@ from torch import Tensor
 from gptcli.config import Config, validate
 from gptcli.config.load import with_origin
 from gptcli.interop.base_reference import NO_BASE, BaseReference, tensors_sha256
-from gptcli.interop.generation_config import GENERATION_CONFIG, generation_config
+from gptcli.interop.generation_config import GENERATION_CONFIG, generation_config, with_chat_ends
 from gptcli.interop.huggingface import write_json
 from gptcli.interop.peft import write_peft
 from gptcli.interop.peft_config import ADAPTER_CONFIG, ADAPTER_WEIGHTS
@@ -104,7 +104,7 @@ def write_adapter(
         stop_ids: tokens that end a text besides the one that the tokenizer names.
     """
     tokenizer.save(directory)
-    write_json(directory / GENERATION_CONFIG, generation_config(tokenizer, stop_ids))
+    write_json(directory / GENERATION_CONFIG, generation_config(tokenizer, with_chat_ends(tokenizer, stop_ids)))
     write_peft(model, config, base, directory)
     return f"peft opens it as an adapter of {base.reference}"
 

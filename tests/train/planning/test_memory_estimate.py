@@ -9,11 +9,13 @@ import pytest
 import torch
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
+from gptcli.models.adapter_config import LoraConfig
+from gptcli.models.adapters import add_adapter
 from gptcli.models.config import ModelConfig
 from gptcli.models.gpt import build_model, initial_weights
 from gptcli.models.memory import BatchShape, Recompute
 from gptcli.optim.build import build_optimizer
-from gptcli.optim.config import AdamWConfig, MuonConfig, OptimConfig
+from gptcli.optim.config import AdamWConfig, MuonConfig, OptimConfig, SgdConfig
 from gptcli.parallel.config import ParallelConfig
 from gptcli.parallel.distributed import Sharded
 from gptcli.parallel.layout import Layout
@@ -21,7 +23,7 @@ from gptcli.parallel.sharded import build_sharded
 from gptcli.parallel.strategy import Alone, Strategy
 from gptcli.parallel.world import World
 from gptcli.train.config import RunConfig, TrainerConfig
-from gptcli.train.planning.memory_estimate import rank_memory
+from gptcli.train.planning.memory_estimate import checkpoint_bytes, rank_memory
 from peaks import tracked_peak
 
 RANKS = 8
@@ -92,3 +94,25 @@ def test_where_weights_outweigh_activations_the_optimizers_step_is_the_peak(valu
     train = TrainerConfig(batch_size=1, tokens_per_step=16, seq_len=16)
     run = RunConfig(model=config, optim=optim, train=train)
     assert rank_memory(run, "fp32", "cpu").total == pytest.approx(peak_bytes(alone, optim, batch), rel=0.05)
+
+
+@pytest.mark.parametrize("optim", [*OPTIMIZERS, SgdConfig(momentum=0.9)], ids=repr)
+@pytest.mark.parametrize(
+    "adapter", [LoraConfig(rank=4), LoraConfig(rank=4, muon=True, targets="mlp")], ids=["", "muon"]
+)
+def test_gradients_and_moments_of_an_adapter_are_those_of_its_own_weights(
+    adapter: LoraConfig, optim: OptimConfig
+) -> None:
+    config = shape(n_layer=2)
+    alone = Alone(add_adapter(build_model(config), adapter, seed=0))
+    optimizer = build_optimizer(alone.infos, optim)
+    ids = torch.randint(config.vocab_size, (2, 16))
+    alone.loss_function(ids, ids, None).backward()
+    optimizer.step()
+    states = [tensor for of in optimizer.state.values() for tensor in of.values() if isinstance(tensor, torch.Tensor)]
+    run = RunConfig(model=config, optim=optim, adapter=adapter, train=TrainerConfig(init_from="base"))
+    memory = rank_memory(run, "fp32", "cpu")
+    assert memory.gradients == sum(tensor.grad.nbytes for tensor in alone.parameters)
+    assert memory.weights == sum(tensor.nbytes for tensor in alone.model.parameters())
+    assert memory.moments == sum(tensor.nbytes for tensor in states if tensor.dim())
+    assert checkpoint_bytes(run) == memory.gradients + memory.moments
