@@ -12,11 +12,15 @@ from gptcli.train.config import RunConfig
 from gptcli.train.planning.fine_tuning import RECIPES, choose_epochs, fine_tuning
 from gptcli.train.planning.zero_config import CorpusFacts
 
-EXAMPLES = {"data": {"kind": "examples"}, "model": {"n_embd": 128, "context_length": 256}}
+EXAMPLES = {
+    "data": {"kind": "examples"},
+    "train": {"init_from": "base"},
+    "model": {"n_embd": 128, "context_length": 256},
+}
 
 
 def chosen(sequences: int, device: str = "cpu", **sections: Any) -> RunConfig:
-    user = with_origin({**EXAMPLES, **sections}, "test")
+    user = merge(with_origin(EXAMPLES, "test"), with_origin(sections, "test"))
     return validate(RunConfig, merge(fine_tuning(CorpusFacts(0, device, sequences=sequences), user), user))
 
 
@@ -48,3 +52,18 @@ def test_what_the_user_sets_stands_and_decides_what_follows() -> None:
 def test_a_longer_context_than_there_is_memory_for_is_not_trained_on() -> None:
     assert chosen(10, model={"context_length": 8192, "n_embd": 64}).seq_len == 1024
     assert chosen(10, model={"context_length": 64, "n_embd": 64}).seq_len == 64
+
+
+def test_the_rate_depends_on_the_method_and_falls_with_the_width() -> None:
+    def optim(width: int, **sections: Any) -> Any:
+        return chosen(100, model={"n_embd": width, "context_length": 256}, **sections).optim
+
+    lora = {"adapter": {"name": "lora"}}
+    assert (optim(128).name, optim(128, **lora).name, optim(128, optim={"name": "adamw"}).name) == (
+        "muon",
+        "adamw",
+        "adamw",
+    )
+    assert optim(128).lr == optim(64).lr == 4 * optim(512).lr
+    assert optim(512, **lora).lr == pytest.approx(optim(128, **lora).lr / 4)
+    assert optim(128, optim={"name": "muon", "lr": 1e-3}).lr == 1e-3

@@ -25,22 +25,28 @@ Method = Literal["full", "lora", "dpo", "dpo over lora"]
 
 
 class Recipe(NamedTuple):
-    """The settings of a method that do not depend on the examples."""
+    """The settings of a method that do not depend on the examples.
 
+    optimizer: muon or adamw.
+    lr: its learning rate, of all weights, at TUNED_WIDTH and below; it falls with the width of wider bases.
+    epochs: the most and the fewest passes: over FEW_TOKENS and less, and over many.
+    """
+
+    optimizer: str
     lr: float
-    """AdamW's learning rate at TUNED_WIDTH and below."""
-    width_power: float
-    """The power with which the rate falls as the base is wider than that."""
     epochs: tuple[float, float]
-    """Most and fewest epochs: of FEW_TOKENS and fewer, and of many tokens."""
 
 
 RECIPES: Mapping[Method, Recipe] = {
-    "full": Recipe(5e-3, 0.5, (10, 3)),
-    "lora": Recipe(1e-2, 0.0, (10, 3)),
-    "dpo": Recipe(1e-4, 0.5, (3, 1)),
-    "dpo over lora": Recipe(1e-3, 0.0, (3, 1)),
+    "full": Recipe("muon", 3e-3, (10, 3)),
+    "lora": Recipe("adamw", 8e-3, (10, 3)),
+    "dpo": Recipe("adamw", 1e-4, (3, 1)),
+    "dpo over lora": Recipe("adamw", 1e-3, (3, 1)),
 }
+ONLY_ADAMW = 8e-3
+"""The rate of full fine-tuning by AdamW, if the user names it, at TUNED_WIDTH."""
+MOMENTUM = 0.9
+"""Muon's momentum, as for all short runs."""
 TUNED_WIDTH = 128
 """Width at which the rates were found."""
 FEW_TOKENS, EPOCHS_POWER = 100_000, 0.5
@@ -91,7 +97,8 @@ def fine_tuning(facts: CorpusFacts, user: RawConfig) -> RawConfig:
     steps = merge(RawConfig(chosen), user).values["train"]["max_steps"]
     warmup = min(MOST_WARMUP, max(1, steps // WARMUP_PART))
     chosen["schedule"] = {"name": "linear", "warmup_steps": warmup, "min_lr": 0.0}
-    chosen["optim"] = choose_optimizer(recipe, model.get("n_embd", TUNED_WIDTH))
+    named = user.values.get("optim", {}).get("name", recipe.optimizer)
+    chosen["optim"] = choose_optimizer(recipe, named, model.get("n_embd", TUNED_WIDTH))
     return with_origin(without_set(chosen, user), FINE_TUNING)
 
 
@@ -125,7 +132,14 @@ def choose_epochs(recipe: Recipe, tokens: float) -> float:
     return within(wanted, fewest, most)
 
 
-def choose_optimizer(recipe: Recipe, width: int) -> dict[str, Any]:
-    """Return the settings of AdamW for a base of this width."""
-    wider = max(1.0, width / TUNED_WIDTH)
-    return {"name": "adamw", "lr": significant(recipe.lr / wider**recipe.width_power), "weight_decay": 0.0}
+def choose_optimizer(recipe: Recipe, name: str, width: int) -> dict[str, Any]:
+    """Return the settings of the optimizer of this name for a base of this width, without weight decay.
+
+    The decay of a short run would only pull the base's own weights towards zero.
+    """
+    narrower = min(1.0, TUNED_WIDTH / width)
+    if name == "muon":
+        rate = significant(recipe.lr * narrower)
+        return {"name": name, "lr": rate, "adamw_lr": rate, "weight_decay": 0.0, "momentum": MOMENTUM}
+    rate = ONLY_ADAMW if recipe.optimizer == "muon" else recipe.lr
+    return {"name": "adamw", "lr": significant(rate * narrower), "weight_decay": 0.0}
