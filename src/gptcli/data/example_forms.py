@@ -18,8 +18,8 @@ from gptcli.data.conversations import (
     first,
     question_of,
 )
-from gptcli.data.fields import refuse_repeated
-from gptcli.data.messages import Message, checked_messages, parsed, says_something, text_of
+from gptcli.data.fields import FieldSelection, refuse_repeated
+from gptcli.data.messages import Message, checked_messages, parsed, text_of
 from gptcli.errors import DataError
 
 
@@ -29,11 +29,6 @@ class ChatExample(NamedTuple):
     messages: list[Message]
     tools: list[Any] | None = None
     """The tools that the template is to write."""
-
-    @property
-    def has_answer(self) -> bool:
-        """Whether the assistant says anything."""
-        return any(message["role"] == "assistant" and says_something(message) for message in self.messages)
 
 
 class Preference(NamedTuple):
@@ -54,7 +49,7 @@ def example_of(row: Mapping[str, Any], place: object) -> ChatExample:
     """Return the conversation of a row in one of the forms of conversations.py.
 
     Raises:
-        DataError: the row is a preference or a judgement, could be read in two ways, or is not a conversation.
+        DataError: the row is a preference or a judgement, could be read in two ways, or holds no conversation.
     """
     if CHOSEN in row and REJECTED in row:
         raise DataError(
@@ -66,6 +61,8 @@ def example_of(row: Mapping[str, Any], place: object) -> ChatExample:
             f"{place} has 'label' beside a prompt and a completion: a judgement of one answer, as KTO learns from",
             "keep the good ones, without 'label': jq -c 'select(.label) | del(.label)' FILE > good.jsonl",
         )
+    if first((*CONVERSATIONS, *QUESTIONS), row) is None:
+        raise FieldSelection("examples").missing_error(place, row)
     values = plain_values(row, place)
     values = with_one_of(QUESTIONS, with_one_of(ANSWERS, values, place), place)
     messages = checked_messages(conversation_of(without(values, SYSTEM)), place)

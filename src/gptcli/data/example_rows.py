@@ -17,31 +17,28 @@ from gptcli.data.file_formats import SourceFile
 from gptcli.data.rows import missing_fields_error, rows_of, without_surrogates
 from gptcli.errors import DataError
 
+MOST_LEVELS = 64
+"""Levels of lists and objects in a row; those of a message, a call and a schema are about ten."""
 
-def read_examples(
-    file: SourceFile, config: DataConfig, decoding: Decoding, start: int = 0, stop: int | None = None
-) -> Iterator[tuple[object, ChatExample]]:
+
+def read_examples(file: SourceFile, config: DataConfig, decoding: Decoding) -> Iterator[tuple[object, ChatExample]]:
     """Iterate over (place, example) of every row of a file; str(place) names the row in errors.
-
-    With `stop` only the rows in bytes start..stop-1 are read, or of a .parquet file those in these row groups.
 
     Raises:
         DataError: a row cannot be read, or is not an example.
     """
-    for place, row in chosen_rows(file, config, "examples", decoding, (start, stop)):
+    for place, row in chosen_rows(file, config, "examples", decoding):
         yield place, example_of(row, place)
 
 
-def read_preferences(
-    file: SourceFile, config: DataConfig, decoding: Decoding, start: int = 0, stop: int | None = None
-) -> Iterator[tuple[object, Preference]]:
+def read_preferences(file: SourceFile, config: DataConfig, decoding: Decoding) -> Iterator[tuple[object, Preference]]:
     """Iterate over (place, preference) of every row of a file, as `read_examples` does."""
-    for place, row in chosen_rows(file, config, "preferences", decoding, (start, stop)):
+    for place, row in chosen_rows(file, config, "preferences", decoding):
         yield place, preference_of(row, place)
 
 
 def chosen_rows(
-    file: SourceFile, config: DataConfig, content: Content, decoding: Decoding, section: tuple[int, int | None]
+    file: SourceFile, config: DataConfig, content: Content, decoding: Decoding
 ) -> Iterator[tuple[object, dict[str, Any]]]:
     """Iterate over (place, row) with the fields of an example or a preference alone, by the names that are known."""
     if file.format == "text":
@@ -51,7 +48,7 @@ def chosen_rows(
             f"gptcli train {shell_word(file.name)} --init-from BASE",
         )
     selection = FieldSelection.in_rows_of(config, content)
-    for place, row in rows_of(file, config, selection, decoding, section):
+    for place, row in rows_of(file, config, selection, decoding):
         fields = selection.of(row)
         if not fields:
             raise missing_fields_error(place, selection, row, file.name)
@@ -60,13 +57,15 @@ def chosen_rows(
         yield place, {name: whole(value, place, decoding) for name, value in read.items()}
 
 
-def whole(value: Any, place: object, decoding: Decoding) -> Any:
-    """Return a value with its texts without half surrogate pairs."""
+def whole(value: Any, place: object, decoding: Decoding, level: int = 0) -> Any:
+    """Return a value with its texts without half surrogate pairs. Raises DataError if it is nested too deeply."""
+    if level > MOST_LEVELS:
+        raise DataError(f"{place} is nested more than {MOST_LEVELS} levels deep", "correct it, or remove it")
     if isinstance(value, str):
         return without_surrogates(value, place, decoding)
     if isinstance(value, list):
-        return [whole(item, place, decoding) for item in value]
+        return [whole(item, place, decoding, level + 1) for item in value]
     if isinstance(value, dict):
         for key, item in value.items():  # in place, since an object may know that its keys are repeated
-            value[key] = whole(item, place, decoding)
+            value[key] = whole(item, place, decoding, level + 1)
     return value

@@ -112,17 +112,18 @@ def hint_of_rows(path: Path, config: DataConfig) -> None:
 def looks_like(path: Path, config: DataConfig) -> Format:
     """Return the format of a file of unknown content.
 
-    It is one of rows if the file begins with a row that has the field `data.text_field` or a conversation, else plain
-    text.
+    It is one of rows if the file begins with a row that has the field `data.text_field` or a conversation, or what
+    `data.kind` needs, else plain text.
     """
+    selection = FieldSelection.in_rows_of(config)
     head, is_whole = read_prefix(path, config)
     layout = json_layout(head, is_whole)
     if layout is not None:
-        return layout if has_text(head, FieldSelection.in_rows_of(config)) else "text"
+        return layout if has_text(head, selection) else "text"
     lines = head.lstrip(BLANKS).splitlines(keepends=True)[:1]
     for delimiter in DELIMITERS:
         names = first_record(lines, Dialect(delimiter)) or []
-        if len(names) > 1 and config.text_field in names:
+        if len(names) > 1 and (config.text_field in names or (selection.content != "text" and selection.of(names))):
             return "tsv" if delimiter == "\t" else "csv"
     return "text"
 
