@@ -152,3 +152,10 @@ def test_examples_are_shown_as_the_base_learns_them(chats, base, tmp_path) -> No
     for arguments, words in (((text,), "plain text"), ((chats, "--set", "data.kind=text"), "data.kind is text")):
         refused = gptcli("data", "inspect", *arguments, "--model", base)
         assert refused.returncode and words in refused.stderr
+
+
+@pytest.mark.parametrize("more", [(), ("--time", "1m")], ids=["steps", "time"])
+def test_examples_without_a_base_are_refused_in_one_line(chats, more) -> None:
+    refused = gptcli("train", chats, "--set", "data.kind=examples", *more)
+    assert refused.returncode == 2 and "no model that learns the examples" in refused.stderr
+    assert refused.stderr.count("\n") == 1

@@ -7,7 +7,7 @@ from gptcli.data.workspace import ExampleModel
 from gptcli.errors import UsageError
 from gptcli.tokenizer.tokenizer import Tokenizer
 from gptcli.train.config import RunConfig
-from gptcli.train.planning.fine_tuning import choose_settings
+from gptcli.train.planning.fine_tuning import choose_settings, is_of_examples
 from gptcli.train.planning.zero_config import CorpusFacts
 
 DRAFT_FACTS = CorpusFacts(train_bytes=1_000_000, device_type="cpu")
@@ -36,6 +36,15 @@ def require_source(draft: RunConfig, *, chooses_for_time: bool) -> None:
         raise UsageError(
             "there is no rule for a mix of corpora (data.mix) within a time or a number of bytes",
             "set train.max_steps instead",
+        )
+
+
+def require_base(user: RawConfig, *, has_model: bool) -> None:
+    """Raise UsageError where the settings are of a training on examples, and there is no model that learns them."""
+    if is_of_examples(user) and not has_model:
+        raise UsageError(
+            f"data.kind is {user.values['data']['kind']}, and there is no model that learns the examples",
+            "name the one to start from: gptcli finetune RUN DATA",
         )
 
 

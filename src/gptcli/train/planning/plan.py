@@ -31,7 +31,7 @@ from gptcli.train.compiling import choose_compile
 from gptcli.train.config import RunConfig
 from gptcli.train.initial_checkpoint import InitialCheckpoint, settings_from
 from gptcli.train.planning.choice import TIME_RULE, Choice, TimedRequest, choose_for_time
-from gptcli.train.planning.corpus import DRAFT_FACTS, example_model, require_source
+from gptcli.train.planning.corpus import DRAFT_FACTS, example_model, require_base, require_source
 from gptcli.train.planning.fine_tuning import FINE_TUNING, choose_settings, fine_tuning, is_of_examples
 from gptcli.train.planning.memory_check import require_memory
 from gptcli.train.planning.memory_estimate import rank_memory, trained_parameters
@@ -210,6 +210,7 @@ def make_plan(
         UsageError: the time budget is too small to train anything.
         DataError: the corpus cannot be read or is too small.
     """
+    require_base(user, has_model=start is not None or history.is_resumed)
     user = settings_from(start, user) if start else user
     is_new = not history.is_resumed and start is None
     provisional = RawConfig() if history.is_resumed else choose_settings(DRAFT_FACTS, user)
