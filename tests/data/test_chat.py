@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from gptcli.data import chat
-from gptcli.data.chat import ChatRenderer
+from gptcli.data.chat import CHATML_SOURCE, ChatRenderer, read_template
 from gptcli.data.config import DataConfig
 from gptcli.data.corpus import corpus_documents
 from gptcli.errors import DataError
@@ -29,6 +29,15 @@ def test_chatml_is_the_form_that_models_know() -> None:
         assert renderer.render(MESSAGES, "row 1") == (
             "<|im_start|>user\nHow many?<|im_end|>\n<|im_start|>assistant\nSeven.<|im_end|>\n"
         )
+
+
+def test_texts_are_rendered_by_chatml_unless_a_template_is_named_and_by_no_models() -> None:
+    assert DataConfig().chat_template == "auto"
+    assert read_template("auto") == read_template("chatml") == CHATML_SOURCE
+    with pytest.raises(
+        DataError, match=r"texts .* are read without; use another one: --set data\.chat_template=chatml"
+    ):
+        read_template("model")
 
 
 def test_a_models_own_template_gives_the_text_that_transformers_gives(tmp_path: Path) -> None:

@@ -226,6 +226,14 @@ def test_the_end_of_each_answer_is_learnt_however_a_template_writes_it(name: str
         assert encoded.ids[: len(prompt)].tolist() == prompt and text_of(encoder, prompt).endswith("assistant\n")
 
 
+def test_what_the_prompt_has_is_not_learnt_even_if_the_template_marks_it(encoders: Encoders) -> None:
+    source = GENERATION["chatml"].replace("{{- '<|im_start|>' + m.role + '\n' }}", "{{- '<|im_start|>' + m.role }}")
+    source = source.replace("{{ m.content + '<|im_end|>' }}", "{{ '\n' + m.content + '<|im_end|>' }}")
+    encoder = encoders(source)
+    encoded = encoder.conversation(MESSAGES[:2], "row 1")
+    assert learnt(encoder, encoded) == ["The miller is old.<|im_end|>"]
+
+
 def test_tools_that_a_template_does_not_write_are_refused(encoders: Encoders) -> None:
     with pytest.raises(DataError, match="row 1 has tools, which the chat template does not write"):
         encoders(PLAIN).conversation(MESSAGES, "row 1", TOOLS)
@@ -345,7 +353,7 @@ def test_a_prompt_that_no_conversation_goes_on_from_is_refused(encoders: Encoder
     for loss_on in ("assistant", "completion"):
         with pytest.raises(DataError, match=r"'.*bot.*' if it ends there, and as '.*assistant.*' if more") as failure:
             encoders(other, loss_on=loss_on).conversation(MESSAGES[:2], "row 1")
-        assert "data.loss_on" not in str(failure.value) and "correct the template" in str(failure.value)
+        assert "data.loss_on" not in str(failure.value) and "data.chat_template=chatml" in str(failure.value)
 
 
 def test_an_empty_answer_is_learnt_as_its_end_token(encoders: Encoders) -> None:

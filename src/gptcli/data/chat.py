@@ -61,8 +61,8 @@ def read_template(name: str) -> str:
         return CHATML_SOURCE
     if name == OF_MODEL:
         raise DataError(
-            "data.chat_template is the model's own template, but data.kind is text, which no model has begun",
-            "name a template by --set data.chat_template=FILE, or leave data.chat_template out",
+            "data.chat_template=model is the template of the base model, which texts (data.kind=text) are read without",
+            "use another one: --set data.chat_template=chatml",
         )
     with storage_errors(name, "read the chat template"):
         try:

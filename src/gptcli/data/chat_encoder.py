@@ -180,7 +180,9 @@ class ChatEncoder:
         if rendering.generated:
             owners = [[number for number in starts if starts[number] < stop] for _, stop in rendering.generated]
             spans = zip(owners, rendering.generated, strict=True)
-            found = [(owner[-1], start, Beginning(stop)) for owner, (start, stop) in spans if owner]
+            found = [
+                (owner[-1], max(start, starts[owner[-1]]), Beginning(stop)) for owner, (start, stop) in spans if owner
+            ]
         names = self.end_names
         return starts, [(number, ended(text, start, stop, rendering.parts, names)) for number, start, stop in found]
 
@@ -266,7 +268,15 @@ def require_characters(text: str, place: object) -> None:
 
 
 def prefix_error(place: object, number: int, beginning: Beginning, text: str, can_complete: bool) -> DataError:
-    """Return the error for an answer whose place cannot be told."""
+    """Return the error for an answer whose place cannot be told.
+
+    Args:
+        place: what to call the conversation.
+        number: the number of the answer's message, from 0.
+        beginning: the rendering that should be a beginning of the whole text.
+        text: the whole text.
+        can_complete: whether training on the last answer alone may work.
+    """
     if beginning.error:
         what = f"fails on the conversation up to there ({beginning.error})"
     else:
@@ -275,5 +285,6 @@ def prefix_error(place: object, number: int, beginning: Beginning, text: str, ca
     completion = "train on last answers only: --set data.loss_on=completion, or " if can_complete else ""
     return DataError(
         f"{place}: what the assistant writes in message {number + 1} cannot be told, since the chat template {what}",
-        f"{completion}{REMEDY}: put the answers between {{% generation %}} and {{% endgeneration %}}",
+        f"{completion}use another template (--set data.chat_template=chatml), or {REMEDY} so that conversations go on "
+        "from its prompts, with {% generation %} and {% endgeneration %} around the answers",
     )
