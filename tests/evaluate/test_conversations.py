@@ -88,7 +88,7 @@ def test_the_examples_of_a_split_are_scored_by_its_mask(tmp_path: Path, byte_tok
         for text, answer in (("a: b.", "b."), ("c: d!", "d!"), ("e: f?", "f?")):
             ids = np.frombuffer(text.encode(), dtype=np.uint8).astype(np.uint32)
             in_loss = np.arange(len(ids)) >= len(text) - len(answer)
-            writer.add_example(ids, in_loss, len(ids))
+            writer.add_examples(ids, in_loss, np.array([len(ids)]), np.array([len(ids)]))
     shards = TokenShards.open(tmp_path / "val")
     found = [bytes(ids[in_loss].astype(np.uint8)) for ids, in_loss, _ in stored_examples(shards)]
     assert found == [b"b.", b"d!", b"f?"]

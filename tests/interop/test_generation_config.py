@@ -9,11 +9,16 @@ from pathlib import Path
 import pytest
 from transformers import GenerationConfig
 
+from gptcli.data.chat_template import ChatTemplate
 from gptcli.errors import CheckpointError
+from gptcli.interop.adapted import write_adapter
+from gptcli.interop.base_reference import BaseReference
 from gptcli.interop.generation_config import generation_config, read_stop_ids
 from gptcli.interop.huggingface import write_huggingface
 from gptcli.interop.import_model import import_model
 from gptcli.interop.load import load_model
+from gptcli.models.adapter_config import LoraConfig
+from gptcli.models.adapters import add_adapter
 from gptcli.models.gpt import GPT
 from gptcli.tokenizer.tokenizer import Tokenizer
 
@@ -22,6 +27,16 @@ def test_one_stop_token_is_a_number_and_several_are_a_list(tokenizer: Tokenizer)
     eos = tokenizer.eos_id
     assert generation_config(tokenizer, [eos]) == {"bos_token_id": eos, "eos_token_id": eos, "pad_token_id": eos}
     assert generation_config(tokenizer, [9, 3, 9])["eos_token_id"] == [eos, 3, 9]
+
+
+def test_the_end_of_an_answer_is_listed_beside_an_adapter_too(
+    tmp_path: Path, tokenizer: Tokenizer, our_model: Callable[..., GPT]
+) -> None:
+    template = ChatTemplate.of_model(tokenizer, "chatml")
+    chatty = tokenizer.with_special_tokens(template.special_tokens).with_chat_template(template.source)
+    model = add_adapter(our_model(vocab_size=chatty.vocab_size), LoraConfig(rank=2), seed=0)
+    write_adapter(model, LoraConfig(rank=2), BaseReference("base", "0" * 64), chatty, tmp_path, stop_ids=())
+    assert read_stop_ids(tmp_path) == {chatty.eos_id, chatty.backend.token_to_id("<|im_end|>")}
 
 
 @pytest.mark.parametrize("given", [[5, 7], 6, None], ids=str)

@@ -24,10 +24,10 @@ def generation_config(tokenizer: Tokenizer, stop_ids: Collection[int] = ()) -> J
     """Return the tokens that begin, end and pad a text in transformers' `generate`.
 
     Args:
-        stop_ids: further tokens that end a text, such as those that end an answer in a conversation.
+        stop_ids: tokens that end a text besides the one that the tokenizer names and those of its chat template.
     """
     framing = tokenizer.framing
-    ends = [*framing.stop_ids, *sorted(set(stop_ids) - framing.stop_ids)]
+    ends = [*framing.stop_ids, *sorted(with_chat_ends(tokenizer, stop_ids) - framing.stop_ids)]
     return {
         "bos_token_id": framing.begin_id,
         STOP_KEY: ends if len(ends) > 1 else next(iter(ends), None),

@@ -21,7 +21,7 @@ from gptcli.errors import CheckpointError, ConfigError
 from gptcli.interop.auto_tokenizer import keeps_tokenizer, require_opened_alike
 from gptcli.interop.families import family_named, family_of
 from gptcli.interop.family import Family, ForeignConfig, Json, Shape
-from gptcli.interop.generation_config import CONFIG, GENERATION_CONFIG, generation_config, with_chat_ends
+from gptcli.interop.generation_config import CONFIG, GENERATION_CONFIG, generation_config
 from gptcli.interop.native import NATIVE
 from gptcli.interop.weights import SINGLE, WeightFiles, Weights, read_json, read_weights, write_weights
 from gptcli.manifest import require_unchanged
@@ -66,7 +66,7 @@ def write_huggingface(
 
     tokenizer.save(directory)
     write_weights(directory / SINGLE, state, family.map_tensors(config, shapes))
-    write_json(directory / GENERATION_CONFIG, generation_config(tokenizer, with_chat_ends(tokenizer, stop_ids)))
+    write_json(directory / GENERATION_CONFIG, generation_config(tokenizer, stop_ids))
     write_json(directory / CONFIG, foreign_config(family, config, tokenizer, dtype, reason))
     if reason:
         return reason
