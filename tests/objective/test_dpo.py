@@ -14,8 +14,11 @@ from gptcli.models.gpt import GPT, build_model
 from gptcli.nn.loss import IGNORE_INDEX
 from gptcli.objective.config import DPOConfig
 from gptcli.objective.dpo import DPO
+from gptcli.optim.build import build_optimizer
+from gptcli.optim.config import AdamWConfig
 from gptcli.parallel.strategy import Alone
-from gptcli.train.step import accumulate_gradients
+from gptcli.train.step import Stepper, accumulate_gradients
+from waiting import no_waiting
 
 CPU, NO_SCALER = torch.device("cpu"), torch.amp.GradScaler("cpu", enabled=False)
 T = 24
@@ -113,3 +116,19 @@ def test_at_its_reference_the_loss_is_that_of_a_coin() -> None:
     loss, *rewards, accuracy, divergence = means.tolist()
     assert loss == pytest.approx(math.log(2), rel=1e-7)
     assert [*rewards, divergence] == pytest.approx([0] * 4, abs=1e-12) and accuracy <= 1
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_step_of_preferences_never_waits_for_the_gpu(precision: str) -> None:
+    model, objective = tiny_model().float().cuda(), DPO(DPOConfig())
+    strategy = Alone(model, objective=objective)
+    optimizer = build_optimizer(strategy.infos, AdamWConfig(lr=1e-3))
+    steps = Stepper(strategy, optimizer, device=torch.device("cuda"), precision=precision, grad_clip=1.0)
+    batch = batch_of_pairs(tiny_model().float())
+    batches = [part.pin_memory() for part in batch.split(1)]
+    steps.run(batches)
+    with no_waiting():
+        pending = [steps.launch(batches) for _ in range(3)]
+    results = [step.result() for step in pending]
+    assert all(result.is_finite for result in results) and results[-1].loss < results[0].loss
