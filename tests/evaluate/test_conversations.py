@@ -92,10 +92,6 @@ def test_the_examples_of_a_split_are_scored_by_its_mask(tmp_path: Path, byte_tok
     shards = TokenShards.open(tmp_path / "val")
     found = [bytes(ids[in_loss].astype(np.uint8)) for ids, in_loss, _ in stored_examples(shards)]
     assert found == [b"b.", b"d!", b"f?"]
-    assert [bytes(one.ids.astype(np.uint8)) for one in stored_examples(shards, only_chosen=True)] == [
-        b"a: b.",
-        b"e: f?",
-    ]
 
 
 def test_what_does_not_fit_conversations_is_refused(directory: Path, tmp_path: Path) -> None:

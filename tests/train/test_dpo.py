@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import torch
 from safetensors.torch import load_file
 
 from gptcli.errors import CheckpointError, ConfigError, GptcliError, Stopped
+from gptcli.evaluate.requests import TextsRequest, evaluate_texts
 from gptcli.nn import loss
+from gptcli.session import ModelRequest
 from gptcli.train import reference
 from gptcli.train.replay import replay
 from gptcli.train.request import TrainRequest
@@ -84,6 +87,26 @@ def test_the_reference_is_computed_once_and_again_if_the_cache_is_lost(
     assert nats in {path.read_bytes() for path in base.parent.glob("cache/references/*/nats.bin")}
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize("adapter", [(), ("adapter.name=lora", "train.max_steps=4")], ids=["full", "lora"])
+def test_eval_measures_what_the_training_did(base: Path, tmp_path: Path, adapter: tuple[str, ...]) -> None:
+    """On the validation pairs, against the copy of the initial model or the base of the adapter."""
+    run = base.parent / "dpo"
+    if adapter:
+        run = tmp_path / "lora"
+        train(request(base, run, *adapter))
+    summary = json.loads((run / "summary.json").read_text())
+    request_of = partial(TextsRequest, ModelRequest(str(run), device="cpu"), answers=0)
+    found = evaluate_texts(request_of()).as_dict()["preferences"]
+    assert found["loss"] == pytest.approx(summary["val_loss"], abs=1e-5)
+    for name in FIGURES:
+        assert found[name] == pytest.approx(summary[f"val_{name}"], abs=1e-4)
+    low, high = found["reward_accuracy_interval"]
+    assert low <= found["reward_accuracy"] <= high
+    whole = evaluate_texts(request_of((str(base.parent / "preferences.jsonl"),)))
+    assert whole.as_dict()["preferences"]["pairs"] == 30 and whole.as_dict()["examples"] == 30
+    assert "against" in whole.text() and "chosen answers" in whole.text()
 
 
 @pytest.mark.slow

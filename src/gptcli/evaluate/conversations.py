@@ -39,7 +39,7 @@ def learns_conversations(run: RunDirectory | None) -> bool:
     return kind_of(run) != "text"
 
 
-def is_of_preferences(run: RunDirectory) -> bool:
+def is_of_preferences(run: RunDirectory | None) -> bool:
     """Return whether a run was trained on preferences."""
     return kind_of(run) == "preferences"
 
@@ -67,8 +67,8 @@ def encoded_conversations(
     warn_of_replaced(decoding.replaced, characters)
 
 
-def stored_examples(shards: TokenShards, *, only_chosen: bool = False) -> Iterator[EncodedConversation]:
-    """Yield the examples of a split one at a time, whose turns are not known; of preferences only the better answer."""
+def stored_examples(shards: TokenShards) -> Iterator[EncodedConversation]:
+    """Yield the examples of a split one at a time, whose turns are not known."""
     edges = [*map(int, shards.document_starts), len(shards)]
-    for start, stop in list(pairwise(edges))[:: 2 if only_chosen else 1]:
+    for start, stop in pairwise(edges):
         yield EncodedConversation(shards.read(start, stop), shards.read_mask(start, stop), ())

@@ -8,6 +8,7 @@ from typing import Any
 from gptcli.console import quantity
 from gptcli.data.chat_encoder import LEARNT
 from gptcli.evaluate.examples import SHORT_ANSWER_TOKENS, AnswerScores, ExampleEvaluation, MeanLoss, Rate
+from gptcli.evaluate.preferences import PreferenceScores
 from gptcli.evaluate.report import finite, interval_of, one_line
 from gptcli.evaluate.statistics import exponential
 from gptcli.figures import figure_with_interval
@@ -23,12 +24,14 @@ class ExampleReport:
     Attributes:
         source: what the examples are, in words.
         loss_on: the tokens that the loss is of, as `data.loss_on`.
+        preferences: the scores of the pairs whose chosen answers are the examples, if they are such.
     """
 
     evaluation: ExampleEvaluation
     model: str
     source: str
     loss_on: str
+    preferences: PreferenceScores | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the object that `gptcli eval --json` prints."""
@@ -43,8 +46,16 @@ class ExampleReport:
             "context": found.context,
             "roles": {role: losses(mean) for role, mean in found.roles.items()},
             "answers": found.answers and answers_as_dict(found.answers),
+            "preferences": self.preferences and self.preferences.as_dict(),
             "seconds": round(found.seconds, 3),
         }
+
+    @property
+    def learnt(self) -> str:
+        """The scored tokens in words."""
+        return (
+            LEARNT[self.loss_on] if self.preferences is None else "the chosen answers, each with the token that ends it"
+        )
 
     def text(self) -> str:
         """Return what `gptcli eval` prints."""
@@ -53,7 +64,7 @@ class ExampleReport:
         lines = [
             f"model            {self.model}",
             f"examples         {found.examples:,} of {one_line(self.source)}",
-            f"scored           {quantity(mean.tokens, 'token')} of {found.tokens:,}: {LEARNT[self.loss_on]}",
+            f"scored           {quantity(mean.tokens, 'token')} of {found.tokens:,}: {self.learnt}",
             "",
             f"loss             {loss_words(mean)} nats per token",
             f"perplexity       {perplexity_words(mean)}",
@@ -69,6 +80,8 @@ class ExampleReport:
             )
         else:
             lines += answer_lines(found.answers)
+        if self.preferences is not None:
+            lines += ["", *self.preferences.lines()]
         return "\n".join(lines)
 
 

@@ -200,18 +200,22 @@ class ExampleScorer:
 
     def scored(self, examples: Iterable[EncodedConversation]) -> tuple[int, Iterator[Scored]]:
         """Return the context, and an iterator over examples with the losses (N - 1,) of all tokens but the first."""
-        options, model = self.options, self.model
-        context, stride = resolve_windows(options.context, options.stride, model.config.context_length)
-        device, vocab_size = model.embedding.weight.device, model.config.vocab_size
-        batch_size = usable_batch_size(options.batch_size, context, vocab_size, device)
-        scorer = Scorer(model, context=context, stride=stride, batch_size=batch_size, on_tokens=self.on_tokens)
+        scorer = self.window_scorer(self.model)
 
         def run() -> Iterator[Scored]:
-            with evaluation_mode(model):
+            with evaluation_mode(self.model):
                 for sequence in scorer.score((example, example.ids) for example in examples):
                     yield sequence.key, sequence.losses
 
-        return context, run()
+        return scorer.context, run()
+
+    def window_scorer(self, model: GPT) -> Scorer:
+        """Return a scorer of sequences by a model, with the windows of the options."""
+        options = self.options
+        context, stride = resolve_windows(options.context, options.stride, model.config.context_length)
+        device, vocab_size = model.embedding.weight.device, model.config.vocab_size
+        batch_size = usable_batch_size(options.batch_size, context, vocab_size, device)
+        return Scorer(model, context=context, stride=stride, batch_size=batch_size, on_tokens=self.on_tokens)
 
     def score_answers(self, answers: ShortAnswers) -> AnswerScores | None:
         """Generate the short answers and compare them; None if there are none."""

@@ -37,6 +37,14 @@ from gptcli.evaluate.perplexity import (
     evaluate_documents,
     stored_documents,
 )
+from gptcli.evaluate.preferences import (
+    Pair,
+    chosen_answers,
+    encoded_pairs,
+    holds_preferences,
+    score_preferences,
+    stored_pairs,
+)
 from gptcli.evaluate.report import PerplexityReport
 from gptcli.evaluate.windows import LONGEST_DEFAULT
 from gptcli.manifest import require_unchanged
@@ -167,10 +175,13 @@ def evaluate_conversations(session: Session, request: TextsRequest) -> ExampleRe
             ExampleOptions(options.context, options.stride, options.batch_size, answers, options.seed),
             on_tokens=lambda count, nats: progress.update(count, loss=f"{nats / count:.3f}"),
         )
+        pairs, preferences = list[Pair](), None
         if request.texts:
             source = ", ".join(request.texts)
             config = corpus_config(session.run, request.reading)
-            evaluation = scorer.evaluate(encoded_conversations(encoder, request.texts, config))
+            if is_of_preferences(session.run) and holds_preferences(request.texts, config):
+                pairs = encoded_pairs(encoder, request.texts, config, 2 * session.model.config.context_length)
+            examples = chosen_answers(pairs) if pairs else encoded_conversations(encoder, request.texts, config)
         else:
             run = require_run(session)
             source, shards = f"validation split of {run.path}", validation_shards(session, run)
@@ -178,8 +189,12 @@ def evaluate_conversations(session: Session, request: TextsRequest) -> ExampleRe
                 raise UsageError(
                     f"the validation split of {run.path} is text", "leave out --chat, or name conversations"
                 )
-            evaluation = scorer.evaluate(stored_examples(shards, only_chosen=is_of_preferences(run)))
-    return ExampleReport(evaluation, session.source, source, loss_on)
+            pairs = stored_pairs(shards) if shards.unit_documents == 2 else pairs
+            examples = chosen_answers(pairs) if pairs else stored_examples(shards)
+        evaluation = scorer.evaluate(examples)
+        if session.run and pairs:
+            preferences = score_preferences(pairs, session.model, session.run, scorer.window_scorer)
+    return ExampleReport(evaluation, session.source, source, loss_on, preferences)
 
 
 def recorded_loss(run: RunDirectory) -> LostText | None:
