@@ -43,8 +43,8 @@ def written(folder: Path, pairs: list[tuple[list[int], list[int], list[int]]]) -
         writer.unit_documents = 2
         for prompt, *answers in pairs:
             for answer in answers:
-                mask = [False] * len(prompt) + [True] * len(answer)
-                writer.add_example(np.array(prompt + answer, dtype=np.uint32), np.array(mask), size=1)
+                ids, size = np.array(prompt + answer, dtype=np.uint32), np.array([len(prompt + answer)])
+                writer.add_examples(ids, np.arange(len(ids)) >= len(prompt), size, size)
     return TokenShards.open(folder)
 
 
