@@ -207,6 +207,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     ),
     "a preference": ({"prompt": "x", "chosen": "y", "rejected": "z"}, "line 1 of a is a preference"),
     "a judgement": ({"prompt": "x", "completion": "y", "label": False}, "line 1 of a has 'label' .* as KTO learns"),
+    "a judgement in numbers": ({"prompt": "x", "completion": "y", "label": 0}, "line 1 of a has 'label' .* as KTO"),
     "tools that are none": ({"messages": ASKED, "tools": "count"}, "field 'tools' of line 1 of a holds a text that is"),
     "a role twice": ('{"messages": [{"role": "user", "role": "x", "content": "y"}]}', "has the key 'role' more than"),
     "half a surrogate pair": ('{"question": "a\\ud83d", "answer": "b"}', "line 1 of a has half a surrogate pair"),

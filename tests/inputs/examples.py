@@ -233,7 +233,7 @@ ATTEMPTS = [
         "judgements of single answers (`label`, as for KTO)",
         lines(*({"prompt": f"{n}?", "completion": "Yes.", "label": n % 2 == 0} for n in range(20))),
         "is refused, since bad answers would be learnt; the remedy keeps the good ones",
-        r"line 1 of a\.jsonl has 'label' beside a prompt and a completion.*jq -c 'select\(\.label\)",
+        r"line 1 of a\.jsonl has 'label' beside a prompt and a completion.*jq -c 'select\(\.label ==",
     ),
     refused(
         "CSV of which the columns have other names",

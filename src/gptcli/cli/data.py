@@ -124,6 +124,7 @@ def conversations(
     ] = "",
     gap: Annotated[str, data_option(metavar="DURATION", help="Begin a new conversation after a pause, as 6h.")] = "6h",
     min_turns: Annotated[int, data_option(min=2, max=1000, help="Leave out conversations of fewer turns.")] = 2,
+    force: Annotated[bool, output_option("--force", help="Replace the file at --out if it exists.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make conversations of exported chats, to fine-tune a model on.
@@ -137,7 +138,8 @@ def conversations(
     from gptcli.data.chat_exports.recipe import ExportRecipe, write_conversations
     from gptcli.train.clock import parse_duration
 
-    report = write_conversations(exports, ExportRecipe(me, parse_duration(gap, "--gap"), min_turns), out)
+    recipe = ExportRecipe(me, parse_duration(gap, "--gap"), min_turns)
+    report = write_conversations(exports, recipe, out, force=force)
     show(strict_json.dumps(report.as_dict()) if as_json else "\n".join(report.lines()))
 
 

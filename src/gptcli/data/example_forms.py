@@ -59,7 +59,8 @@ def example_of(row: Mapping[str, Any], place: object) -> ChatExample:
     if is_judged(row):
         raise DataError(
             f"{place} has 'label' beside a prompt and a completion: a judgement of one answer, as KTO learns from",
-            "keep the good ones, without 'label': jq -c 'select(.label) | del(.label)' FILE > good.jsonl",
+            "keep the good ones, without 'label': "
+            "jq -c 'select(.label == true or .label == 1) | del(.label)' FILE > good.jsonl",
         )
     if first((*CONVERSATIONS, *QUESTIONS), row) is None:
         raise FieldSelection("examples").missing_error(place, row)
@@ -110,9 +111,8 @@ def prompt_of(values: Mapping[str, Any], place: object) -> list[Message]:
 
 def is_judged(row: Mapping[str, Any]) -> bool:
     """Return whether a row says of one answer whether it is good."""
-    label = row.get("label")
-    judged = isinstance(label, bool) or (isinstance(label, str) and label.strip().lower() in ("true", "false"))
-    return judged and "prompt" in row and "completion" in row
+    judgement = str(row.get("label")).strip().lower() in ("true", "false", "0", "1", "0.0", "1.0")
+    return judgement and "prompt" in row and "completion" in row
 
 
 def plain_values(row: Mapping[str, Any], place: object) -> dict[str, Any]:

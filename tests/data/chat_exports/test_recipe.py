@@ -41,7 +41,7 @@ def made(tmp_path: Path, name: str, content: str | bytes, me: str = "Ada", **cha
     """The conversations of an export as (role, content) pairs, and what is said of them."""
     path, out = tmp_path / name, tmp_path / "out" / "chats.jsonl"
     path.write_bytes(content.encode() if isinstance(content, str) else content)
-    report = write_conversations([str(path)], ExportRecipe(me, 6 * 3600.0, 2)._replace(**changes), out)
+    report = write_conversations([str(path)], ExportRecipe(me, 6 * 3600.0, 2)._replace(**changes), out, force=True)
     rows = [json.loads(line)["messages"] for line in out.read_text(encoding="utf-8").splitlines()]
     return [[(message["role"], message["content"]) for message in messages] for messages in rows], report
 
@@ -280,7 +280,11 @@ def test_the_command_prints_what_it_made_and_left_out(tmp_path: Path) -> None:
     command = ["conversations", str(tmp_path / "chat.txt"), "--me", "Ada", "--out", str(tmp_path / "chats.jsonl")]
     shown = CliRunner().invoke(data_app, command, catch_exceptions=False).output
     assert "7 messages of 1 chat: 1 conversation of 4 turns" in shown and "1 x deleted message" in shown
-    report = json.loads(CliRunner().invoke(data_app, [*command, "--gap", "1d", "--json"]).output)
+    report = json.loads(CliRunner().invoke(data_app, [*command, "--gap", "1d", "--json", "--force"]).output)
     assert report["conversations"] == 1 and report["turns"] == 4 and report["messages"] == 7
+    again = CliRunner().invoke(data_app, command)
+    assert isinstance(again.exception, UsageError) and "chats.jsonl exists already" in str(again.exception)
+    of_folder = CliRunner().invoke(data_app, [*command[:-1], str(tmp_path), "--force"])
+    assert "is a directory" in str(of_folder.exception)
     refused = CliRunner().invoke(data_app, [*command, "--gap", "soon"])
     assert "--gap 'soon' is not a duration" in str(refused.exception)

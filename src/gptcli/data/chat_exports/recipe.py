@@ -70,14 +70,20 @@ class ExportReport:
         return [f"{about}: {made}", *(["left out:"] if left else []), *left]
 
 
-def write_conversations(exports: Sequence[str], recipe: ExportRecipe, out: Path) -> ExportReport:
-    """Write the conversations in exported chats as JSON lines.
+def write_conversations(
+    exports: Sequence[str], recipe: ExportRecipe, out: Path, *, force: bool = False
+) -> ExportReport:
+    """Write the conversations in exported chats as JSON lines; an existing file is replaced only with `force`.
 
     Raises:
         DataError: an export cannot be read, or no conversation is left.
-        UsageError: nobody in the chats has the name of the assistant; the message lists the names.
+        UsageError: `out` exists, or nobody in the chats has the name of the assistant; the message lists the names.
         StorageError: the file cannot be written.
     """
+    if out.exists() and not out.is_file():
+        raise UsageError(f"{out} is a directory, a device or a pipe", "name a file with --out")
+    if out.exists() and not force:
+        raise UsageError(f"{out} exists already", "add --force to replace it, or choose another --out")
     chats = [chat for export in exports for chat in read_export(Path(export), export)]
     require_sender(chats, recipe.me)
     report = ExportReport()
