@@ -13,7 +13,7 @@ from torch import Tensor
 from gptcli import strict_json
 from gptcli.errors import CheckpointError
 from gptcli.interop.weights import read_json
-from gptcli.manifest import require_unchanged
+from gptcli.manifest import in_threads, require_unchanged
 from gptcli.storage import write_atomic
 
 BASE_FILE = "base.json"
@@ -66,13 +66,19 @@ NO_BASE = BaseReference("", "")
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor], prefix: str = "") -> str:
-    """Return the hex SHA-256 of `prefix` and of each tensor's name, dtype, shape and bytes, in the order of the names.
+    """Return the hex SHA-256 of `prefix` and of each tensor's name, dtype, shape and own hash, in the order of names.
 
-    It does not depend on the file, its format or the device that holds the tensors.
+    It does not depend on the file, its format or the device that holds the tensors. Several threads hash tensors.
     """
-    digest = hashlib.sha256(prefix.encode())
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    named = sorted(tensors.items())
+    digests = in_threads(lambda tensor, _: sha256_of(tensor), [tensor for _, tensor in named])
+    lines = [
+        f"{name} {tensor.dtype} {tuple(tensor.shape)} {digest}\n"
+        for (name, tensor), digest in zip(named, digests, strict=True)
+    ]
+    return hashlib.sha256("".join([prefix, *lines]).encode()).hexdigest()
+
+
+def sha256_of(tensor: Tensor) -> str:
+    """Return the hex SHA-256 of a tensor's bytes."""
+    return hashlib.sha256(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data).hexdigest()

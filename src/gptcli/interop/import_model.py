@@ -15,6 +15,7 @@ from gptcli.interop.huggingface import MODEL_FILES, read_huggingface, require_em
 from gptcli.interop.llama2c import read_llama2c
 from gptcli.interop.load import HUB_PREFIX, fetch_from_hub
 from gptcli.interop.nanogpt import read_nanogpt
+from gptcli.interop.peft_config import ADAPTER_CONFIG
 from gptcli.interop.pickles import read_pickle, weights_or_pickles
 from gptcli.interop.staging import foreign_name, staged_directory
 from gptcli.manifest import record
@@ -84,6 +85,8 @@ def read_foreign(source: str, tokenizer: Tokenizer | None) -> tuple[GPT, Tokeniz
         raise UsageError(f"{path} is a run of gptcli", "every command reads it as it is")
     if (path / CONFIG).is_file():
         return read_foreign_directory(path, tokenizer)
+    if (path / ADAPTER_CONFIG).is_file():
+        raise UsageError(f"{path} is an adapter", "every command reads it as it is, with its base model")
     if path.is_dir():
         raise CheckpointError(f"{path} is not a model directory: it has no {CONFIG}", SOURCES)
     if not path.exists():
