@@ -25,11 +25,6 @@ def require_source(draft: RunConfig, *, chooses_for_time: bool) -> None:
         raise UsageError("no examples to train on", "name them: gptcli finetune BASE chats.jsonl")
     if not data.corpus and not data.mix:
         raise UsageError("no corpus to train on", "name one: gptcli train book.txt")
-    if data.kind != "text" and chooses_for_time:
-        raise UsageError(
-            f"data.kind is {data.kind}, and there is no model that learns the examples",
-            "name the one to start from: gptcli finetune RUN DATA",
-        )
     if data.kind != "text" and draft.train.corpus_bytes is not None:
         raise UsageError(f"train.corpus_bytes is for texts, and data.kind is {data.kind}", "leave it out")
     if data.mix and (draft.train.corpus_bytes is not None or chooses_for_time):
