@@ -92,6 +92,8 @@ def test_a_run_on_examples_is_resumed_bit_for_bit_and_keeps_their_mask(chats, ba
     assert report["examples"]["train"]["examples"] + report["examples"]["val"]["examples"] == 60
     kept = TokenShards.open(tmp_path / "run" / "val")
     assert kept.is_masked and kept.targets == report["examples"]["val"]["tokens_in_loss"]
+    shown = gptcli("data", "inspect", tmp_path / "run" / "val", "-n", "1").stdout
+    assert "assistant\\n⟦It is " in shown and ".<|im_end|>⟧" in shown
 
 
 def test_the_first_loss_is_that_of_the_base_on_the_answers_alone(chats, base, tmp_path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from gptcli.console import quantity, say, size
 from gptcli.data.cache import require_undamaged
 from gptcli.data.config import DataSettings
+from gptcli.data.examples.display import ShownPart, marked, sampled_examples
 from gptcli.data.lost_text import lost_text_warnings
 from gptcli.data.mix import prepare_mix, scan_mix
 from gptcli.data.overlap import OVERLAP, overlap_warning, overlap_words, read_overlap, recorded_overlap
@@ -121,7 +122,10 @@ def find_overlap(directory: Path) -> dict[str, Any] | None:
 
 
 def sample_windows(shards: TokenShards, tokenizer: Tokenizer, count: int) -> list[dict[str, Any]]:
-    """Return `count` windows spread evenly over the split, as text."""
+    """Return `count` windows spread evenly over the split, as text; of a masked split whole examples, with marks."""
+    if shards.is_masked:
+        shown = sampled_examples(shards, tokenizer, count)
+        return [{"token": one["token"], "text": marked(ShownPart(**part) for part in one["parts"])} for one in shown]
     starts = [max(0, len(shards) * (2 * number + 1) // (2 * count) - WINDOW_TOKENS // 2) for number in range(count)]
     windows = (shards.read(start, min(start + WINDOW_TOKENS, len(shards))) for start in starts)
     return [{"token": start, "text": tokenizer.decode(ids)} for start, ids in zip(starts, windows, strict=True)]

@@ -47,7 +47,7 @@ def marked(parts: Iterable[ShownPart]) -> str:
 
 
 def sampled_examples(shards: TokenShards, tokenizer: Tokenizer, count: int) -> list[dict[str, Any]]:
-    """Return `count` documents spread evenly over a split, as JSON can write them: its parts and its tokens."""
+    """Return `count` documents spread evenly over a split, as JSON can write them: the parts and the tokens of each."""
     count = min(count, shards.documents)
     numbers = [shards.documents * (2 * number + 1) // (2 * count) for number in range(count)]
     found = []
@@ -58,6 +58,7 @@ def sampled_examples(shards: TokenShards, tokenizer: Tokenizer, count: int) -> l
         found.append(
             {
                 "example": number,
+                "token": first,
                 "tokens": last - first,
                 "tokens_in_loss": int(in_loss.sum()),
                 "parts": [part._asdict() for part in parts],

@@ -36,7 +36,8 @@ None where the row is left out."""
 
 def example_encoder(encoder: ChatEncoder, config: DataConfig, seq_len: int) -> UnitEncoder:
     """Return the function that encodes conversations for sequences of `seq_len` tokens and a last target."""
-    special_ids = np.array(sorted(encoder.tokenizer.special_ids), dtype=np.uint32)
+    is_special = np.zeros(encoder.tokenizer.vocab_size, dtype=bool)
+    is_special[list(encoder.tokenizer.special_ids)] = True
 
     def encode(example: ChatExample, place: object, counts: ExampleCounts) -> EncodedUnit | None:
         """Encode one row.
@@ -53,7 +54,7 @@ def example_encoder(encoder: ChatEncoder, config: DataConfig, seq_len: int) -> U
             counts.empty_answers += 1
             return None
         ids, in_loss, _ = encoder.conversation(messages, place, tools)
-        if np.isin(ids[in_loss], special_ids).all():
+        if is_special[ids[in_loss]].all():
             counts.empty_answers += 1
             return None
         if not in_loss[1:].any():

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import itertools
 import shutil
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -33,8 +32,8 @@ from gptcli.tokenizer.tokenizer import Tokenizer
 
 ALL, ENDS = "all", "ends.bin"
 NAMES = ("records", "wholes", "answers", "beginnings", "owners")
-SIZES = struct.Struct("<2Q")
-PLACE = struct.Struct("<q")
+UNITS_AT_ONCE = 512
+"""The units that are written at once."""
 
 
 def masked_writer(directory: Path, tokenizer: Tokenizer) -> ShardWriter:
@@ -48,24 +47,44 @@ class UnitWriter:
     def __init__(self, folder: Path, tokenizer: Tokenizer, sizes: TokenSizes) -> None:
         folder.mkdir()
         self.folder, self.sizes, self.count = folder, sizes, 0
+        self.waiting: list[EncodedUnit] = []
         self.shards = masked_writer(folder / ALL, tokenizer)
         self.files: dict[str, IO[bytes]] = {name: create_file(folder / f"{name}.bin") for name in NAMES}
 
     def add(self, unit: EncodedUnit) -> None:
-        """Append a unit."""
-        text_bytes = tokens = 0
-        self.shards.unit_documents = len(unit.documents)
-        for ids, in_loss in unit.documents:
-            size = int(self.sizes.bytes[ids].sum())
-            self.shards.add_examples(ids, in_loss, np.array([len(ids)]), np.array([size]))
-            text_bytes, tokens = text_bytes + size, tokens + len(ids)
-        identity, files = unit.identity, self.files
-        files["records"].write(identity.prompt + SIZES.pack(text_bytes, tokens))
-        files["wholes"].write(identity.whole)
-        files["answers"].write(identity.answer)
-        files["beginnings"].write(b"".join(identity.beginnings))
-        files["owners"].write(PLACE.pack(self.count) * len(identity.beginnings))
+        """Append a unit; all have as many documents."""
+        self.waiting.append(unit)
         self.count += 1
+        if len(self.waiting) == UNITS_AT_ONCE:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the units that were added since the last call."""
+        units, files = self.waiting, self.files
+        if not units:
+            return
+        first, of_unit = self.count - len(units), len(units[0].documents)
+        documents = [document for unit in units for document in unit.documents]
+        ids = np.concatenate([document.ids for document in documents])
+        in_loss = np.concatenate([document.in_loss for document in documents])
+        lengths = np.array([len(document.ids) for document in documents])
+        sizes = np.add.reduceat(self.sizes.bytes[ids], np.cumsum(lengths) - lengths)
+        self.shards.unit_documents = of_unit
+        self.shards.add_examples(ids, in_loss, lengths, sizes)
+        records = np.empty(len(units), RECORD)
+        prompts = np.frombuffer(b"".join(unit.identity.prompt for unit in units), DIGEST)
+        records["high"], records["low"] = prompts["high"], prompts["low"]
+        records["bytes"], records["characters"] = (
+            each.reshape(-1, of_unit).sum(axis=1)
+            for each in (sizes, lengths)  # tokens, of which a unit has some
+        )
+        files["records"].write(records.data)
+        files["wholes"].write(b"".join(unit.identity.whole for unit in units))
+        files["answers"].write(b"".join(unit.identity.answer for unit in units))
+        files["beginnings"].write(b"".join(one for unit in units for one in unit.identity.beginnings))
+        owners = np.repeat(np.arange(first, self.count), [len(unit.identity.beginnings) for unit in units])
+        files["owners"].write(owners.astype("<i8").data)
+        self.waiting = []
 
     def __enter__(self) -> Self:
         return self
@@ -73,6 +92,8 @@ class UnitWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if kind is None:
+            self.flush()
         for file in self.files.values():
             file.close()
         self.shards.__exit__(kind, error, traceback)
