@@ -244,6 +244,23 @@ def test_e_mails_become_threads_without_quotes_and_signatures(tmp_path: Path) ->
     }
 
 
+def test_damaged_e_mails_are_counted(tmp_path: Path) -> None:
+    nested = "".join(f'Content-Type: multipart/mixed; boundary="{n}"\n\n--{n}\n' for n in range(2000))
+    date = "From: c@example.org\nDate: Mon, 5 Feb 2024 20:00:00 +0000\n"
+    damaged = [
+        f"{date}Content-Type: multipart/mixed\n\nno boundary\n",
+        f"{date}{nested}",
+        f"{date}Content-Type: text/plain; charset=none-such\n\nHallo\n",
+        f"{date}Content-Type: text/html\n\n{'<b>' * 100_000}\n",
+    ]
+    box = MBOX + "".join(f"\nFrom c@example.org Mon Feb  5 20:00:00 2024\n{mail}" for mail in damaged)
+    found, report = made(tmp_path, "box", box, me="ada@example.org")
+    assert len(found) == 1
+    whole = made(tmp_path, "box", MBOX, me="ada@example.org")[1]
+    more = report.left_out - whole.left_out
+    assert sum(more.values()) == len(damaged), more
+
+
 def test_short_conversations_are_left_out_on_demand(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no conversation is left of 7 messages \(.*5 x message in a short one"):
         made(tmp_path, "chat.txt", ANDROID, min_turns=6)

@@ -19,12 +19,13 @@ from typing import Any
 from gptcli.data.chat_exports.chat import Chat, ChatMessage
 from gptcli.storage import storage_errors
 
-QUOTED, SIGNATURE, EMPTY, UNDATED, AUTOMATIC = (
+QUOTED, SIGNATURE, EMPTY, UNDATED, AUTOMATIC, DAMAGED = (
     "quoted line",
     "line of a signature",
     "e-mail without text of its own",
     "e-mail without a sender or a date",
     "e-mail that a program sent",
+    "e-mail that cannot be read",
 )
 ATTRIBUTION = re.compile(
     r"(?:On\b.{4,200}\bwrote|Am\b.{4,200}\bschrieb.{0,100}|Le\b.{4,200}\ba écrit|El\b.{4,200}\bescribió"
@@ -41,6 +42,8 @@ ORIGINAL = re.compile(
 PREFIX = re.compile(r"^(?:(?:re|aw|fwd?|wg|sv|antw|tr|rv)(?:\[\d+\])?\s*:\s*)+", re.IGNORECASE)
 ESCAPED = re.compile(rb"^>(>*From )", re.MULTILINE)
 """A line of an e-mail that would begin another one in an mbox file."""
+MAX_HTML_CHARACTERS = 1 << 18
+"""Longest HTML that is read, since Python's parser of it may take time that grows with the square of its length."""
 HIDDEN = frozenset(("style", "script", "head", "blockquote"))
 BREAKS = frozenset(("br", "p", "div", "tr", "li", "h1", "h2", "h3", "blockquote"))
 
@@ -70,7 +73,10 @@ def mails(path: Path, name: str) -> Iterator[EmailMessage]:
     parser = BytesParser(policy=default)
     with storage_errors(name, "read"), contextlib.closing(mailbox.mbox(path, create=False)) as box:
         for key in box.keys():  # noqa: SIM118  # a mailbox is no dict
-            yield parser.parsebytes(ESCAPED.sub(rb"\1", box.get_bytes(key)))
+            try:
+                yield parser.parsebytes(ESCAPED.sub(rb"\1", box.get_bytes(key)))
+            except RecursionError:  # of parts within parts
+                yield EmailMessage()
 
 
 def by_time(message: ChatMessage) -> datetime.datetime:
@@ -83,8 +89,8 @@ def thread_of(mail: EmailMessage, known: dict[str, str]) -> str:
 
     It is the thread of one that this answers; without such ids, that of the subject.
     """
-    own = str(mail.get("Message-ID", "")).strip()
-    before = re.findall(r"<[^<>\s]+>", f"{mail.get('References', '')} {mail.get('In-Reply-To', '')}")
+    own = header(mail, "Message-ID")
+    before = re.findall(r"<[^<>\s]+>", f"{header(mail, 'References')} {header(mail, 'In-Reply-To')}")
     thread = next((known[one] for one in before if one in known), None)
     if thread is None:
         thread = before[0] if before else own or f"subject {subject(mail)}"
@@ -117,7 +123,12 @@ def written(mail: EmailMessage, left_out: Counter[str]) -> ChatMessage | None:
     if header(mail, "Auto-Submitted").lower() not in ("", "no") or header(mail, "List-Unsubscribe"):
         left_out[AUTOMATIC] += 1
         return None
-    text = own_text(body(mail, left_out), left_out)
+    try:
+        content = body(mail, left_out)
+    except Exception:  # email raises whatever a damaged e-mail makes its parsers raise
+        left_out[DAMAGED] += 1
+        return None
+    text = own_text(content, left_out)
     if not text:
         left_out[EMPTY] += 1
         return None
@@ -142,6 +153,8 @@ def body(mail: EmailMessage, left_out: Counter[str]) -> str:
     content = decoded(part)
     if part.get_content_subtype() != "html":
         return content
+    if len(content) > MAX_HTML_CHARACTERS:
+        return ""
     reader = HtmlText()
     reader.feed(content)
     reader.close()
