@@ -51,7 +51,7 @@ TUNED_WIDTH = 128
 """Width at which the rates were found."""
 FEW_TOKENS, EPOCHS_POWER = 100_000, 0.5
 """Tokens of a training split up to which it is read most often, and the power with which epochs fall beyond them."""
-STEPS = 250
+STEPS = 500
 """Steps that a run is to have, about, as long as its steps are between the smallest and the largest."""
 LARGEST_STEP = {"cpu": 8192, "gpu": 65536}
 """Most tokens of a step."""
