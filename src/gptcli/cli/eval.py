@@ -109,7 +109,8 @@ def evaluate(
 
     On a text, the result is perplexity and bits per byte, with each token scored exactly once. On conversations, with
     --chat or for a model that was trained on some, it is perplexity on the assistant's tokens, and the share of short
-    answers that the model writes exactly.
+    answers that the model writes exactly. Of a model that was trained on preferences, the chosen answers are scored so,
+    and the pairs against the model that it started from.
 
     Examples:
         gptcli eval runs/book
