@@ -383,12 +383,21 @@ def test_a_conversation_may_begin_with_the_assistant(encoders: Encoders) -> None
     assert again.in_loss.tolist() == encoded.in_loss.tolist()
 
 
+def nested(depth: int) -> list[Any]:
+    """A list in a list in a list."""
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
 @pytest.mark.parametrize(
     ("messages", "reason"),
     [
         ([], "row 1 is not a conversation"),
         ([{"role": "user"}], "row 1 is not a conversation"),
         ([{"role": 5, "content": "x"}], "row 1 is not a conversation"),
+        ([{"role": "user", "content": "x", "extra": nested(2000)}], "row 1 is nested too deeply"),
         ([{"role": "user", "content": "\ud83d"}], "row 1 has half a surrogate pair"),
         ([{"role": "user", "content": "x"}, {"role": "user", "content": "y"}], "roles must alternate"),
     ],

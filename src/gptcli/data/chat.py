@@ -12,6 +12,7 @@ import io
 import re
 import selectors
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -112,8 +113,10 @@ class TemplateProcess:
 
     def request(self, content: dict[str, Any], place: object, done: str, seconds: float) -> dict[str, Any]:
         """Send a request to the process, and return its answer."""
+        with refusing_depth(place):
+            line = strict_json.dumps(content).encode() + b"\n"
         with contextlib.suppress(BrokenPipeError):  # the process has ended, which `receive` reports
-            self.requests.write(strict_json.dumps(content).encode() + b"\n")
+            self.requests.write(line)
             self.requests.flush()
         return self.receive(place, done, seconds)
 
@@ -135,6 +138,15 @@ class TemplateProcess:
         code = self.process.wait()
         how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
         return f"its process ended {how}"
+
+
+@contextlib.contextmanager
+def refusing_depth(place: object) -> Iterator[None]:
+    """Turn the error of Python for values within values, too deep to be handled, into a DataError."""
+    try:
+        yield
+    except RecursionError as error:
+        raise DataError(f"{place} is nested too deeply", "write what is within its messages as text") from error
 
 
 class ChatRenderer(TemplateProcess):

@@ -14,6 +14,7 @@ from gptcli.data.chat import (
     TemplateProcess,
     not_a_conversation,
     plain_message,
+    refusing_depth,
     template_error,
 )
 from gptcli.data.chat_spans import Beginning, Rendering, ended
@@ -169,9 +170,11 @@ class TurnRenderer:
         self, messages: list[dict[str, Any]], place: object, tools: Any, renders: list[dict[str, Any]]
     ) -> list[dict[str, Any]]:
         """Return the answers of the process to a request for several renderings."""
+        with refusing_depth(place):
+            marked_tools = self.marks.marked(tools) or None
         request = {
             "messages": messages,
-            "variables": {**self.variables, "tools": self.marks.marked(tools) or None, "documents": None},
+            "variables": {**self.variables, "tools": marked_tools, "documents": None},
             "renders": renders,
             "marks": (BEGIN, END),
         }
@@ -191,7 +194,8 @@ class TurnRenderer:
         for number, message in enumerate(given, 1):
             if "content" not in message and not any(message.get(key) for key in UNWRITTEN):
                 raise DataError(f"{place}: message {number} has no content", "write one, or remove the message")
-        return [self.marks.marked(with_reasoning(self.plain(message, place))) for message in given]
+        with refusing_depth(place):
+            return [self.marks.marked(with_reasoning(self.plain(message, place))) for message in given]
 
     def plain(self, message: dict[str, Any], place: object) -> dict[str, Any]:
         """Return a message as the template writes it. Raises DataError if it holds more."""
