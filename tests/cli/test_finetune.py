@@ -102,3 +102,28 @@ def test_a_padded_base_gives_its_spare_rows_to_new_tokens(folder: Path, tmp_path
     before, after = load_model(base), load_model(tmp_path / "run")
     assert after.model.config.vocab_size == before.model.config.vocab_size
     assert after.tokenizer.vocab_size == before.tokenizer.vocab_size + 2
+
+
+def test_the_run_is_scored_on_what_it_learnt_and_answers_by_its_template(folder: Path) -> None:
+    """The loss on the kept examples, each read alone, is that of the training on whole rows of them."""
+    run = folder / "runs" / "chats"
+    scored = json.loads(gptcli("eval", "runs/chats", "--json", "--device=cpu", cwd=folder).stdout)
+    learnt, summary = (
+        json.loads((run / "data.json").read_text())["examples"]["val"],
+        json.loads((folder / "summary.json").read_text()),
+    )
+    assert (scored["loss_on"], scored["examples"]) == ("assistant", learnt["examples"])
+    assert scored["tokens"] == learnt["tokens_in_loss"] < scored["all_tokens"] == learnt["tokens"]
+    assert scored["loss"] == pytest.approx(summary["val_loss"], rel=1e-3)  # on some CPUs training computes in bf16
+    assert scored["answers"]["generated"] == scored["answers"]["found"] >= learnt["examples"]
+
+    given = json.loads(gptcli("eval", "runs/chats", "chats.jsonl", "--json", "--device=cpu", cwd=folder).stdout)
+    assert given["examples"] > scored["examples"] and set(given["roles"]) >= {"user", "assistant"}
+
+    stop_ids = json.loads((run / "generation_config.json").read_text())["eos_token_id"]
+    tokenizer = load_model(run).tokenizer
+    assert stop_ids == [tokenizer.eos_id, tokenizer.backend.token_to_id("<|im_end|>")]
+    arguments = ("generate", "runs/chats", "--chat", "Who is 1?", "--json", "--max-new-tokens=8", "--device=cpu")
+    answered = json.loads(gptcli(*arguments, cwd=folder).stdout)
+    assert answered["messages"] == [{"role": "user", "content": "Who is 1?"}]
+    assert len(answered["completions"][0]["tokens"]) <= 8

@@ -11,11 +11,13 @@ import torch
 from gptcli.data.chat_encoder import ChatEncoder
 from gptcli.data.chat_template import ChatTemplate
 from gptcli.generate.config import GenerationConfig
-from gptcli.generate.text import Prompt
+from gptcli.generate.engine import Engine
+from gptcli.generate.text import Prompt, complete
 from gptcli.interop.generation_config import read_stop_ids, with_chat_ends
 from gptcli.interop.gguf import GgufMetadata, write_gguf
 from gptcli.interop.gguf_tokenizer import ending_tokens
 from gptcli.interop.huggingface import write_huggingface
+from gptcli.models.gpt import GPT
 from gptcli.session import ModelRequest, open_session
 from gptcli.tokenizer.tokenizer import Tokenizer
 
@@ -51,8 +53,22 @@ def chatty(request: pytest.FixtureRequest, tokenizer: Tokenizer, tmp_path_factor
     return tokenizer.with_special_tokens(template.special_tokens).with_chat_template(template.source)
 
 
+def stopping(model: GPT, tokenizer: Tokenizer, prompt: list[int], end: int) -> list[int]:
+    """Let a model of random weights, which stops nowhere, write the token `end` in place of one of its own; return what
+    it then writes after the prompt.
+    """
+    config = GenerationConfig(max_new_tokens=24, temperature=0.0)
+    prompts = [Prompt(prompt, MESSAGES)]
+    free = complete(Engine(model, config), tokenizer, prompts).prompts[0].completions[0].tokens
+    written = next(token for place, token in enumerate(free) if place > 2 and token not in free[:place])
+    with torch.no_grad():  # the logits of the two tokens change places
+        model.head.weight[[end, written]] = model.head.weight[[written, end]]
+    (completion,) = complete(Engine(model, config, {end}), tokenizer, prompts).prompts[0].completions
+    assert completion.tokens[-1] == end and completion.finish_reason == "eot"
+    return completion.tokens
+
+
 def test_transformers_gives_our_ids_and_stops_where_we_do(chatty: Tokenizer, our_model, tmp_path: Path) -> None:
-    """A model of random weights stops nowhere: the token that it writes is made the one that ends an answer."""
     transformers = pytest.importorskip("transformers")
     model = our_model(vocab_size=chatty.vocab_size, context_length=128, tie_embeddings=False)
     write_huggingface(model, chatty, tmp_path)
@@ -65,18 +81,11 @@ def test_transformers_gives_our_ids_and_stops_where_we_do(chatty: Tokenizer, our
         assert theirs.apply_chat_template(MESSAGES, add_generation_prompt=True, return_dict=False) == prompt
         whole = [*MESSAGES, {"role": "assistant", "content": "The Oder."}]
         assert theirs.apply_chat_template(whole, return_dict=False)[: len(prompt)] == prompt
-    end = max(encoder.stop_ids)
-    greedy = GenerationConfig(max_new_tokens=24, temperature=0.0)
-    free = session.complete([Prompt(prompt, MESSAGES)], greedy, ()).prompts[0].completions[0].tokens
-    written = next(token for place, token in enumerate(free) if place > 2 and token not in free[:place])
-    with torch.no_grad():  # the logits of the two tokens change places
-        model.head.weight[[end, written]] = model.head.weight[[written, end]]
+    ours = stopping(model, chatty, prompt, max(encoder.stop_ids))
     write_huggingface(model, chatty, tmp_path)
-    session = open_session(ModelRequest(str(tmp_path), device="cpu"))
-    ours = session.complete([Prompt(prompt, MESSAGES)], greedy, session.stop_ids).prompts[0].completions[0]
     peer = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
     text = peer.generate(torch.tensor([prompt]), max_new_tokens=24, do_sample=False)[0, len(prompt) :].tolist()
-    assert text == ours.tokens and ours.tokens[-1] == end and ours.finish_reason == "eot" and len(text) < 24
+    assert text == ours and len(text) < 24
 
 
 def test_a_gguf_file_has_the_template_and_every_stop_token(chatty: Tokenizer, our_model, tmp_path: Path) -> None:
@@ -91,6 +100,21 @@ def test_a_gguf_file_has_the_template_and_every_stop_token(chatty: Tokenizer, ou
     assert fields["tokenizer.ggml.add_bos_token"] is chatty.adds_bos is False
     types = fields["tokenizer.ggml.token_type"]
     assert all(types[id] == gguf.TokenType.CONTROL for id in stop_ids)
+
+
+def test_a_chat_completion_of_llama_cpp_reads_our_ids_and_stops_where_we_do(
+    chatty: Tokenizer, our_model, tmp_path: Path
+) -> None:
+    llama_cpp = pytest.importorskip("llama_cpp")
+    model = our_model(vocab_size=chatty.vocab_size, context_length=128, tie_embeddings=False)
+    with ChatEncoder(ChatTemplate.of_model(chatty, "model"), chatty) as encoder:
+        prompt, stop_ids = encoder.prompt(MESSAGES, "it"), encoder.stop_ids
+    ours = stopping(model, chatty, prompt, max(stop_ids))
+    write_gguf(model, chatty, tmp_path / "m.gguf", "f32", GgufMetadata("tiny", stop_ids=stop_ids))
+    llama = llama_cpp.Llama(str(tmp_path / "m.gguf"), n_ctx=128, verbose=False)
+    done = llama.create_chat_completion(MESSAGES, temperature=0.0, max_tokens=24)
+    assert done["choices"][0]["finish_reason"] == "stop"
+    assert done["usage"]["prompt_tokens"] == len(prompt) and done["usage"]["completion_tokens"] == len(ours) - 1
 
 
 def test_llama_cpp_stops_by_name_at_what_has_no_key(tokenizer: Tokenizer) -> None:

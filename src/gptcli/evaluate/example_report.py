@@ -69,10 +69,11 @@ class ExampleReport:
             f"loss             {loss_words(mean)} nats per token",
             f"perplexity       {perplexity_words(mean)}",
         ]
-        for title, (role, of_role) in zip(["by role", *[""] * len(found.roles)], found.roles.items(), strict=False):
+        for number, (role, of_role) in enumerate(found.roles.items()):
+            title = "" if number else "by role"
             lines.append(
-                f"{title:16} {role}: {loss_words(of_role)} nats per token over {quantity(of_role.tokens, 'token')}, "
-                "markup of the template included"
+                f"{title:16} {role}: {loss_words(of_role)} over {quantity(of_role.tokens, 'token')} with "
+                "the template's own"
             )
         if found.answers is None:
             lines.append(

@@ -55,6 +55,7 @@ from gptcli.tokenizer.lost_text import LostText
 if TYPE_CHECKING:
     from gptcli.evaluate.task_report import TaskReport
 
+OF_ROWS = (".jsonl", ".json", ".csv", ".parquet")
 CHOICE_ROW = 'write one {"prompt", "choices", "answer"} object a line'
 
 
@@ -139,6 +140,8 @@ def evaluate_texts(request: TextsRequest) -> PerplexityReport | ExampleReport:
         return evaluate_conversations(session, request)
     if request.answers is not None:
         raise UsageError("--answers has no effect on a text", "leave it out, or add --chat")
+    if session.tokenizer.chat_template is not None and any(name.endswith(OF_ROWS) for name in request.texts):
+        say("rows are scored as texts; --chat scores the answers of the assistant in conversations")
     longest = session.model.config.context_length
     if request.options.context is None and longest > LONGEST_DEFAULT:
         say(f"windows have {LONGEST_DEFAULT:,} tokens; the model's context is {longest:,}: --context {longest} uses it")
