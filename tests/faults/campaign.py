@@ -19,7 +19,7 @@ from faults.full_disks import full_disk_campaign
 from faults.hostile import hostile_campaign
 from faults.in_place import baseline_campaign
 from faults.interrupted import COMMANDS, MOST_SECONDS, interruption_campaign
-from faults.kills import MOST_STEPS_LOST, Kills, adapter_kill_campaign, kill_campaign
+from faults.kills import MOST_STEPS_LOST, Kills, adapter_kill_campaign, kill_campaign, preference_kill_campaign
 from faults.leases import lease_campaign
 from faults.links import link_campaign
 from faults.lost_ranks import lost_rank_campaign
@@ -32,7 +32,7 @@ from faults.signals import signal_campaign
 from faults.sizes import size_campaign
 from faults.templates import template_campaign
 from faults.tokenizers import tokenizer_campaign
-from faults.victim import INTERVAL
+from faults.victim import INTERVAL, make_corpus
 
 
 class Row(NamedTuple):
@@ -57,7 +57,7 @@ def part_of(trials: int, part: float) -> int:
 
 def kills(folder: Path, part: float, seed: int) -> list[Row]:
     with nursery_in(folder) as (nursery, work):
-        found = kill_campaign(nursery, work, part_of(200, part), part_of(120, part), seed)
+        found = kill_campaign(nursery, make_corpus(work), part_of(200, part), part_of(120, part), seed)
     return [kill_row("SIGKILL at any moment, and aimed at a save", found)]
 
 
@@ -75,8 +75,13 @@ def kill_row(fault: str, found: Kills) -> Row:
 
 def adapter_kills(folder: Path, part: float, seed: int) -> list[Row]:
     with nursery_in(folder) as (nursery, work):
-        found = adapter_kill_campaign(nursery, work, part_of(30, part), part_of(20, part), seed)
-    return [kill_row("SIGKILL of the training of an adapter (LoRA)", found)]
+        on_text = adapter_kill_campaign(nursery, work, part_of(30, part), part_of(20, part), seed)
+    with nursery_in(folder / "preferences") as (nursery, work):
+        on_pairs = preference_kill_campaign(nursery, work, part_of(30, part), part_of(20, part), seed)
+    return [
+        kill_row("SIGKILL of the training of an adapter (LoRA), at any moment and aimed at a save", on_text),
+        kill_row("SIGKILL of the training of an adapter on preferences (DPO)", on_pairs),
+    ]
 
 
 def signals(folder: Path, part: float, seed: int) -> list[Row]:

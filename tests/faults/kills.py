@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from dataclasses import dataclass, field
@@ -36,11 +37,13 @@ class Kills:
 
 
 def kill_campaign(
-    nursery: Nursery, folder: Path, trials: int, within_a_save: int, seed: int = 0, **settings: object
+    nursery: Nursery, corpus: Path, trials: int, within_a_save: int, seed: int = 0, **settings: object
 ) -> Kills:
-    """Kill `trials` times, at least `within_a_save` of them in the midst of a save; `settings` as `train_command`."""
-    chance, counts = random.Random(seed), Kills()
-    corpus = make_corpus(folder)
+    """Kill `trials` times, at least `within_a_save` of them in the midst of a save; `settings` as `train_command`.
+
+    The runs are in the folder of the corpus.
+    """
+    chance, counts, folder = random.Random(seed), Kills(), corpus.parent
     began = time.monotonic()
     whole = nursery.run(train_command(corpus, folder / "whole", **settings), folder)
     assert whole.code == 0, whole.said
@@ -82,8 +85,26 @@ def adapter_kill_campaign(nursery: Nursery, folder: Path, trials: int, within_a_
         "data__tokenizer__name": None,
         "adapter__name": "lora",
         "adapter__dropout": 0.1,
+        "train__max_steps": 60,
     }
-    return kill_campaign(nursery, folder, trials, within_a_save, seed, **settings)
+    return kill_campaign(nursery, make_corpus(folder), trials, within_a_save, seed, **settings)
+
+
+def preference_kill_campaign(nursery: Nursery, folder: Path, trials: int, within_a_save: int, seed: int = 0) -> Kills:
+    """Kill the training of an adapter on preferences (DPO), as `kill_campaign`."""
+    base = write_tiny_base(folder / "base", n_layer=1, context_length=64)
+    rows = ({"prompt": f"{n}?", "chosen": f"{n + 1}.", "rejected": f"{n}!"} for n in range(99))
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {
+        "train__init_from": base,
+        "data__tokenizer__name": None,
+        "model__context_length": 64,
+        "data__kind": "preferences",
+        "objective__name": "dpo",
+        "adapter__name": "lora",
+        "train__max_steps": 60,
+    }
+    return kill_campaign(nursery, folder / "pairs.jsonl", trials, within_a_save, seed, **settings)
 
 
 def wait_for_a_save(command: Command, run: Path, delay: float) -> None:

@@ -50,7 +50,7 @@ def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
 
 @pytest.mark.slow
 def test_a_kill_at_any_moment_loses_no_checkpoint_and_changes_nothing(nursery: Nursery, tmp_path: Path) -> None:
-    found = kill_campaign(nursery, tmp_path, trials=12, within_a_save=6)
+    found = kill_campaign(nursery, make_corpus(tmp_path), trials=12, within_a_save=6)
     assert found.trials >= 12 and found.within_a_save >= 6
     assert found.lost_checkpoints == 0 and found.differences == [] and found.damaged_files == []
     assert found.most_steps_lost <= MOST_STEPS_LOST
