@@ -16,6 +16,7 @@ from gptcli.checkpoint.run_directory import COPY, RunDirectory
 from gptcli.errors import CheckpointError, DivergedError, UsageError
 from gptcli.interop.base_reference import BASE_FILE, BaseReference
 from gptcli.interop.export import ExportRequest, export
+from gptcli.interop.import_model import import_model
 from gptcli.interop.load import load_model
 from gptcli.interop.rebase import rebase
 from gptcli.parallel.world import World
@@ -179,6 +180,8 @@ def test_a_directory_for_peft_takes_only_a_base_of_its_shape(copy: Path, tmp_pat
     rebase(tmp_path / "alone", str(copy / "elsewhere"))
     assert torch.equal(logits(tmp_path / "alone"), expected)
     rebase(copy / "run", str(copy / "elsewhere"))
+    with pytest.raises(UsageError, match="alone is an adapter; every command reads it as it is"):
+        import_model(str(tmp_path / "alone"), tmp_path / "imported")
     with pytest.raises(UsageError, match="has no adapter, and so no base model"):
         rebase(copy / "elsewhere", str(copy / "run"))
 

@@ -53,6 +53,16 @@ def test_time_and_cost_follow_the_devices() -> None:
     assert one["cost"] == pytest.approx(2 * one["device_hours"]) == pytest.approx(eight["cost"], rel=0.01)
 
 
+def test_an_adapter_has_gradients_moments_and_checkpoints_of_its_own_weights() -> None:
+    full = plan("gpt2-124m")
+    said = plan("gpt2-124m", "--set", "adapter.name=lora", "--set", "train.init_from=base")
+    trained = said["parameters"]["trained"]
+    assert full["parameters"]["trained"] == said["parameters"]["total"] > 40 * trained
+    assert said["memory_bytes"]["gradients"] == 4 * trained and said["memory_bytes"]["moments"] == 8 * trained
+    assert said["checkpoint_bytes"] == 12 * trained
+    assert said["memory_bytes"]["total"] < 0.9 * full["memory_bytes"]["total"]
+
+
 @pytest.mark.parametrize("name", ["gpt3-175b", "gpt2-1.5b", "qwen3-0.6b"])
 def test_what_does_not_fit_names_options_with_which_it_does(name: str) -> None:
     arguments = [name, "--gpu", "rtx4090", "--batch-size", "4"]
