@@ -16,7 +16,7 @@ from gptcli.models.adapters import add_adapter
 from gptcli.models.config import ModelConfig
 from gptcli.models.estimate import adapter_shape, parameter_count
 from gptcli.models.gpt import GPT, build_model
-from gptcli.models.memory import BatchShape, ComputeFormat, Recompute, activations, adapter_bytes, training_memory_bytes
+from gptcli.models.memory import BatchShape, ComputeFormat, Recompute, activations, training_memory_bytes
 from gptcli.nn.norm import FewPassesRMSNorm, RMSNorm
 from gptcli.nn.recompute import recomputed
 from gptcli.optim.build import build_optimizer
@@ -255,7 +255,7 @@ def test_what_a_model_with_an_adapter_keeps_is_what_autograd_saves(
 ) -> None:
     config = shape(**values)
     model = add_adapter(build_model(config), adapter, seed=0).train()
-    expected = activations(config, BATCH, numbers).kept + adapter_bytes(config, adapter, BATCH, numbers)
+    expected = activations(config, BATCH, numbers, adapter=adapter).kept
     assert saved_bytes(model, BATCH, numbers) == pytest.approx(expected, rel=0.03)
 
 
@@ -265,5 +265,5 @@ def test_an_adapter_on_fewer_matrices_keeps_no_more_than_is_said(targets: Adapte
     model = add_adapter(build_model(config), adapter, seed=0).train()
     trained = sum(tensor.numel() for tensor in model.parameters() if tensor.requires_grad)
     assert adapter_shape(config, adapter).weights == trained
-    kept = activations(config, BATCH).kept + adapter_bytes(config, adapter, BATCH)
+    kept = activations(config, BATCH, adapter=adapter).kept
     assert saved_bytes(model, BATCH, ComputeFormat()) < 1.07 * kept

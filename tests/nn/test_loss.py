@@ -67,6 +67,34 @@ def test_head_and_loss_in_one_are_the_formula(
         assert each.sum().item() == pytest.approx(18 * found[0].item(), rel=1e-12)
 
 
+@pytest.mark.parametrize("vocabulary", [50, V])
+@pytest.mark.parametrize("rows_at_once", [100, 4])
+def test_a_frozen_head_gives_the_same_gradient_of_its_input_and_keeps_no_logits(
+    vocabulary: int, rows_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(losses, "MAX_LOGITS", rows_at_once * V)
+    x, weight, targets = inputs(vocabulary=vocabulary)
+    expected = with_gradients(plain, x, weight, targets)
+    kept: list[int] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda one: kept.append(one.numel()) or one, lambda one: one):
+        loss = head_loss_sum(x, weight.detach(), targets) / 18
+    torch.testing.assert_close((loss, *torch.autograd.grad(loss, x)), expected[:2], rtol=1e-12, atol=1e-14)
+    assert max(kept) < 21 * V or vocabulary < V
+
+
+@pytest.mark.parametrize("vocabulary", [50, V])
+def test_the_head_is_computed_for_the_targets_that_count_alone_where_they_are_few(vocabulary: int) -> None:
+    x, weight, targets = inputs(vocabulary=vocabulary)
+    targets[:2, 1:] = IGNORE_INDEX  # 7 of 21 are left
+    expected = with_gradients(plain, x, weight, targets)
+    with Sizes() as sizes:
+        loss = head_loss_sum(x, weight, targets) / 18
+    torch.testing.assert_close((loss, *torch.autograd.grad(loss, (x, weight))), expected, rtol=1e-12, atol=1e-14)
+    assert max(sizes.seen) <= 7 * vocabulary
+    targets[:] = IGNORE_INDEX
+    assert head_loss_sum(x, weight, targets).item() == 0
+
+
 def test_finite_differences_agree_with_head_and_loss_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(losses, "LARGE_VOCABULARY", 5)
     x, weight, targets = inputs(vocabulary=5)

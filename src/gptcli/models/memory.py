@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from gptcli.models.adapter_config import AdapterConfig, LoraConfig
+from gptcli.models.adapter_config import AdapterConfig, LoraConfig, NoAdapter
 from gptcli.models.config import ModelConfig
 from gptcli.models.estimate import BYTES_FP32, adapter_shape, block_matrices, parameter_count, up_rows, windows
 from gptcli.nn.thresholds import FIRST_TABLE, LARGE_VOCABULARY, MAX_LOGITS, MAX_MATMUL_SCORES
@@ -56,6 +56,7 @@ class BatchShape(NamedTuple):
 
 
 FP32 = ComputeFormat()
+NO_ADAPTER = NoAdapter()
 
 
 class Activations(NamedTuple):
@@ -91,24 +92,30 @@ class Activations(NamedTuple):
 
 
 def activations(
-    config: ModelConfig, batch: BatchShape, numbers: ComputeFormat = FP32, recompute: Recompute = "none"
+    config: ModelConfig,
+    batch: BatchShape,
+    numbers: ComputeFormat = FP32,
+    recompute: Recompute = "none",
+    adapter: AdapterConfig = NO_ADAPTER,
 ) -> Activations:
-    """Return the bytes that a micro-batch keeps, and its peaks."""
+    """Return the bytes that a micro-batch keeps, and its peaks; with an adapter everything else is frozen."""
     of_layers = windows(config)
     whole = {window: block_kept_bytes(config, batch, numbers, window) for window in set(of_layers)}
     copies = numbers.compute_bytes * block_matrices(config) if numbers.is_mixed else 0
     stream = batch.tokens * config.n_embd * BYTES_FP32
     gradient = batch.tokens * up_rows(config) * numbers.compute_bytes  # the widest there is
     results, shared = product_results(config, batch, numbers) if recompute == "selective" else (0, 0)
+    frozen = frozen_loss_bytes(config, batch, numbers) if adapter.name != "none" else None
+    kept, peak = frozen or (loss_kept_bytes(config, batch, numbers), loss_peak_bytes(config, batch, numbers))
     return Activations(
-        blocks=sum(whole[window] for window in of_layers)
+        blocks=sum(whole[window] for window in of_layers) + adapter_bytes(config, adapter, batch, numbers)
         if recompute == "none"
         else config.n_layer * (stream + results),
         recomputed=0 if recompute == "none" else max(whole.values()) - stream - shared + gradient + copies,
         around=around_bytes(config, batch, numbers),
-        loss=loss_kept_bytes(config, batch, numbers),
-        weight_copies=config.n_layer * copies + head_copy_bytes(config, numbers),
-        loss_peak=loss_peak_bytes(config, batch, numbers),
+        loss=kept,
+        weight_copies=config.n_layer * copies + (0 if frozen else head_copy_bytes(config, numbers)),
+        loss_peak=peak,
     )
 
 
@@ -286,6 +293,19 @@ def loss_kept_bytes(config: ModelConfig, batch: BatchShape, numbers: ComputeForm
     if batch.tokens * config.vocab_size > MAX_LOGITS:
         return hidden + config.vocab_size * config.n_embd * numbers.compute_bytes
     return hidden + batch.tokens * (config.vocab_size * numbers.compute_bytes + BYTES_ID)
+
+
+def frozen_loss_bytes(config: ModelConfig, batch: BatchShape, numbers: ComputeFormat) -> tuple[int, int] | None:
+    """Return the bytes that the loss of a large frozen head keeps, its input's gradient, and its peak beyond them.
+
+    None for a small head, with which autograd keeps what it keeps of a trained one.
+    """
+    if config.vocab_size < LARGE_VOCABULARY:
+        return None
+    raised = 2 * BYTES_FP32 if numbers.is_mixed else BYTES_FP32
+    of_logit = raised + numbers.compute_bytes + (2 * BYTES_FP32 if config.logit_softcap else 0)
+    logits = min(batch.tokens * config.vocab_size, MAX_LOGITS)
+    return batch.tokens * config.n_embd * numbers.compute_bytes, logits * of_logit + head_copy_bytes(config, numbers)
 
 
 def loss_peak_bytes(config: ModelConfig, batch: BatchShape, numbers: ComputeFormat) -> int:

@@ -73,7 +73,9 @@ class LoraLinear(Linear):
         if lengths is None:
             y: Tensor = multiply(x, dropped, weight, bias, a, b, *form)
             return y
-        scale = lengths / row_lengths(self.weight + self.update()).detach()  # (O,)
+        with torch.no_grad():
+            before = row_lengths(self.weight + self.update())
+        scale = lengths / before  # (O,)
         y = multiply(x, dropped, weight, None, a, b, *form) * scale.to(dtype)
         return y if bias is None else y + bias
 

@@ -23,6 +23,9 @@ IGNORE_INDEX = -100
 ROWS = 128
 """The rows of a chunk are a multiple of this where there are as many: the tile height of a GPU's matmul."""
 
+LARGEST_SCORED_PART = 0.75
+"""The part of the targets that count, up to which the head is computed for those alone."""
+
 
 def at_least_fp32(logits: Tensor) -> Tensor:
     """Return bf16 and fp16 as fp32; return fp32 and fp64 as they are, not copied."""
@@ -61,6 +64,7 @@ def head_loss_sum(x: Tensor, weight: Tensor, targets: Tensor, softcap: float | N
     """
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    x, targets = scored_rows(x, targets)
     few_logits = targets.numel() * len(weight) <= MAX_LOGITS
     # The compiler saves the passes itself, and does not cache graphs that hold a function such as the ones below.
     # fp16 needs the loss scale in the logit gradients before they are rounded: small probabilities would underflow.
@@ -68,11 +72,12 @@ def head_loss_sum(x: Tensor, weight: Tensor, targets: Tensor, softcap: float | N
     if len(weight) < LARGE_VOCABULARY or plain or dtype == torch.float16:
         return cross_entropy_sum(head_logits(x, weight, softcap), targets)
     x, weight, targets = x.flatten(0, -2).to(dtype), weight.to(dtype), targets.flatten()  # (N, C), (V, C), (N,)
-    if not torch.is_grad_enabled():
+    if not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)):
         chunks = in_chunks(x, targets, len(weight))
         losses = (cross_entropy_sum(head_logits(chunk, weight, softcap), wanted) for chunk, wanted in chunks)
         return reduce(torch.add, losses)
-    function = HeadLoss if few_logits else ChunkedHeadLoss
+    # With a frozen head the gradient of x is all that is needed, and smaller than that of the logits.
+    function = HeadLoss if few_logits and weight.requires_grad else ChunkedHeadLoss
     return function.apply(x, weight, targets, softcap)  # type: ignore[no-any-return, no-untyped-call]  # torch does not annotate apply
 
 
@@ -116,25 +121,40 @@ class ChunkedHeadLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, softcap: float | None) -> Tensor:
-        """Compute the loss and both gradients."""
-        dtype = at_least_fp32(x[:0]).dtype
-        losses, by_x, by_weight = [], [], torch.zeros(weight.shape, dtype=dtype, device=x.device)
+        """Compute the loss and both gradients; that of a frozen weight is None."""
+        dtype, losses, by_x = at_least_fp32(x[:0]).dtype, [], []
+        by_weight = torch.zeros(weight.shape, dtype=dtype, device=x.device) if ctx.needs_input_grad[1] else None
         for chunk, wanted in in_chunks(x, targets, len(weight)):
             loss, by_logits = loss_and_logit_gradients(chunk, weight, wanted, softcap)
             scale = row_scale(wanted, x.dtype)
             losses.append(loss)
             by_x.append(matmul(by_logits, weight) * scale)
-            by_weight += matmul(by_logits.mT, chunk * scale)
-        ctx.save_for_backward(torch.cat(by_x), by_weight.to(weight.dtype))
+            if by_weight is not None:
+                by_weight += matmul(by_logits.mT, chunk * scale)
+        ctx.save_for_backward(torch.cat(by_x), None if by_weight is None else by_weight.to(weight.dtype))
         # Not summed in place: the compiler of torch 2.11 gives no gradient for a result that was changed.
         return torch.stack(losses).sum()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         """Return the gradients of x and weight."""
         by_x, by_weight = ctx.saved_tensors
-        return by_x * gradient, by_weight * gradient, None, None
+        return by_x * gradient, None if by_weight is None else by_weight * gradient, None, None
+
+
+def scored_rows(x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return x (..., C) and targets (...) without the ignored targets, flattened, if they are many and it is cheap.
+
+    A GPU would have to wait until the host knows how many are left, and a compiled graph has one shape.
+    """
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
+        return x, targets
+    is_scored = targets != IGNORE_INDEX
+    count = int(is_scored.sum())
+    if count == 0 or count > LARGEST_SCORED_PART * targets.numel():
+        return x, targets
+    return x[is_scored], targets[is_scored]
 
 
 def loss_and_logit_gradients(

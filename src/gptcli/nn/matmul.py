@@ -82,7 +82,7 @@ class OneDNNLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Map x (..., I) to (..., O)."""
-        ctx.save_for_backward(x, weight)
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
         return onednn_linear(x, weight, bias)
 
     @staticmethod

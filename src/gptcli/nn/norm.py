@@ -59,11 +59,11 @@ class FewPassesRMSNorm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
         """Return the gradients of x and weight."""
         x, weight, scale = ctx.saved_tensors
         products = (gradient * x).reshape(-1, x.shape[-1])  # (N, D)
-        by_weight = products.mT @ scale.flatten()  # (D,)
+        by_weight = products.mT @ scale.flatten() if ctx.needs_input_grad[1] else None  # (D,)
         # y = s w x with s = (mean(x^2) + eps)^(-1/2), so dy_j / dx_i = s w_j [i = j] - s^3 w_j x_j x_i / D
         inward = (products @ weight).view_as(scale).mul_(scale.square().mul_(scale)).div_(-x.shape[-1])  # (..., 1)
         return (gradient * weight).mul_(scale).addcmul_(x, inward), by_weight, None

@@ -19,7 +19,7 @@ from gptcli.models.estimate import (
     parameter_count,
     token_embedding_parameters,
 )
-from gptcli.models.memory import BatchShape, ComputeFormat, activations, adapter_bytes, head_copy_bytes, table_bytes
+from gptcli.models.memory import BatchShape, ComputeFormat, activations, head_copy_bytes, table_bytes
 from gptcli.nn.thresholds import MAX_MUON_BATCH
 from gptcli.optim.config import AdamWConfig, MuonConfig, OptimConfig, SgdConfig
 from gptcli.parallel.layout import Layout
@@ -55,12 +55,10 @@ def rank_memory(config: RunConfig, precision: str, device_type: str, layout: Lay
     moments = 0 if offloaded else optimizer_numbers(local, config.optim, config.adapter) * BYTES_FP32 // layout.shards
     # Shards hold whole gradients until the last micro-batch of a step, since only then are they summed.
     gradients = whole if layout.shards > 1 and count > 1 else weights
-    kept = activations(
-        local, batch, numbers._replace(is_unfused=layout.is_sharded), config.train.activation_checkpointing
-    )
+    unfused, recompute = numbers._replace(is_unfused=layout.is_sharded), config.train.activation_checkpointing
+    kept = activations(local, batch, unfused, recompute, config.adapter)
     if adapter.weights:
         gradients = adapter.weights * BYTES_FP32
-        kept = kept._replace(blocks=kept.blocks + adapter_bytes(local, config.adapter, batch, numbers))
     if layout.shards > 1:  # the blocks' weights are gathered in the compute precision, so autocast copies none
         kept = kept._replace(weight_copies=head_copy_bytes(local, numbers))
     whole_for_a_moment = gathered_bytes(config, local, numbers, layout)
