@@ -87,7 +87,10 @@ def test_a_word_of_another_program_is_one_line_with_what_serves_here(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["data", "inspect", "x", "--windows", "10" * 12], "'--windows': it should be less than or equal to 10000"),
+        (
+            ["data", "inspect", "x", "--windows", "10" * 12],
+            "'--windows' / '-n': it should be less than or equal to 10000",
+        ),
         (["plan", "gpt2-124m", "--mfu", "nan"], "invalid value for '--mfu': it should be"),
         (["bench", "limits", "--seconds", "inf"], "see gptcli bench limits --help"),
         (["generate", "x", "--overflow", "y"], "invalid value for '--overflow': 'y' is not one of"),

@@ -15,12 +15,9 @@ from gptcli.data.decoding import Decoding
 from gptcli.data.example_forms import ChatExample, Preference, example_of
 from gptcli.data.example_rows import read_examples, read_preferences
 from gptcli.data.field_names import FieldNames
-from gptcli.data.fields import FieldSelection
 from gptcli.data.file_formats import SourceFile, format_by_ending
 from gptcli.data.messages import empty_answers, is_out_of_order
 from gptcli.data.recognize import looks_like
-from gptcli.data.rows import rows_of
-from gptcli.data.sources import find_files
 from gptcli.errors import DataError
 
 SYSTEM = {"role": "system", "content": "Be brief."}
@@ -333,19 +330,3 @@ def test_rows_without_an_ending_are_recognised_by_what_is_read_of_them(tmp_path:
 def test_a_row_from_elsewhere_is_in_a_known_form_too() -> None:
     with pytest.raises(DataError, match=r"row 1 has no fields of an example in a known form; its fields are title"):
         example_of({"title": "x"}, "row 1")
-
-
-@pytest.mark.slow
-def test_a_copy_of_a_data_set_of_the_hub_has_the_fields_of_the_kind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    folder = tmp_path / "set"
-    folder.mkdir()
-    row = {"messages": ASKED, "tools": json.dumps([TOOL]), "prompt": "x", "id": 1}
-    (folder / "train.jsonl").write_text(json.dumps(row) + "\n")
-    for kind, fields in (("text", ["messages"]), ("examples", ["messages", "tools"])):
-        config = DataConfig(kind=kind)
-        (file,) = find_files([f"hf:{folder}"], config, tmp_path / "cache").files
-        ((_, copied),) = rows_of(file, config, FieldSelection.in_rows_of(config), Decoding())
-        assert sorted(copied) == fields

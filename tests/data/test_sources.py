@@ -15,6 +15,9 @@ import pytest
 from gptcli.data import streams
 from gptcli.data.config import DataConfig
 from gptcli.data.corpus import Document, corpus_documents
+from gptcli.data.decoding import Decoding
+from gptcli.data.fields import FieldSelection
+from gptcli.data.rows import rows_of
 from gptcli.data.sources import find_files
 from gptcli.errors import DataError, StorageError
 
@@ -149,6 +152,16 @@ def test_a_data_set_of_instructions_is_kept_as_what_its_template_reads(data_set:
     (data_set / "train.jsonl").write_text(json.dumps(row))
     (document,) = corpus_documents([f"hf:{data_set}"], DataConfig(), tmp_path / "cache")
     assert document.text == "<|im_start|>user\nCount.\n\nabc<|im_end|>\n<|im_start|>assistant\nThree.<|im_end|>\n"
+
+
+def test_a_copy_of_a_data_set_has_the_fields_that_its_kind_reads(data_set: Path, tmp_path: Path) -> None:
+    row = {"messages": [{"role": "user", "content": "x"}], "tools": "[]", "prompt": "x", "id": 1}
+    (data_set / "train.jsonl").write_text(json.dumps(row) + "\n")
+    for kind, fields in (("text", ["messages"]), ("examples", ["messages", "tools"])):
+        config = DataConfig(kind=kind)
+        (file,) = find_files([f"hf:{data_set}"], config, tmp_path / "cache").files
+        ((_, copied),) = rows_of(file, config, FieldSelection.in_rows_of(config), Decoding())
+        assert sorted(copied) == fields
 
 
 @pytest.mark.parametrize(
