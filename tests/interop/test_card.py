@@ -8,8 +8,9 @@ import pytest
 
 from gptcli.data.chat_template import ChatTemplate
 from gptcli.interop.card import example_lines, method_lines
-from gptcli.interop.export import ExportRequest, export
+from gptcli.interop.export import Exported, ExportRequest, export
 from gptcli.interop.huggingface import write_huggingface
+from gptcli.interop.push import Pushed
 
 EXAMPLES = {
     "train": {"examples": 576, "tokens": 21081, "tokens_in_loss": 3553},
@@ -57,3 +58,10 @@ def test_the_code_on_the_card_asks_and_answers(our_model, tokenizer, tmp_path: P
     monkeypatch.chdir(tmp_path)
     exec(card.split("```python\n")[1].split("```")[0], {})
     assert "<|im" not in capsys.readouterr().out
+
+
+def test_the_command_after_a_push_asks_a_model_that_reads_conversations() -> None:
+    exported = Exported(Path("out"), "hf", "f32", (), ())
+    for is_chat, command in ((False, "gptcli generate hf:me/tiny Hi"), (True, "gptcli generate hf:me/tiny --chat Hi")):
+        pushed = Pushed("me/tiny", "main", "0" * 40, "https://hub/me/tiny", ("a",), exported, "Hi", is_chat=is_chat)
+        assert pushed.text().splitlines()[-1] == command

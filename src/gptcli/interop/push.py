@@ -58,6 +58,8 @@ class Pushed:
     exported: Exported
     prompt: str
     """A prompt that the model's tokenizer represents."""
+    is_chat: bool = False
+    """Whether the prompt is a message to be answered."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result for JSON."""
@@ -78,7 +80,7 @@ class Pushed:
             f"{self.url}: {len(self.files)} files, commit {self.commit[:10]}",
             *self.exported.notes,
             *map(str, self.exported.checks),
-            f"gptcli generate {HUB_PREFIX}{self.name}{at} {shell_word(self.prompt)}",
+            f"gptcli generate {HUB_PREFIX}{self.name}{at} {'--chat ' * self.is_chat}{shell_word(self.prompt)}",
         ]
         return "\n".join(lines)
 
@@ -117,8 +119,9 @@ def push(request: PushRequest) -> Pushed:
                 allow_patterns=list(files),
                 commit_message="Model and card, by gptcli",
             )
+    prompt, is_chat = example_prompt(loaded.tokenizer), loaded.tokenizer.chat_template is not None
     return Pushed(
-        repo.repo_id, request.revision or "main", info.oid, str(repo), files, exported, example_prompt(loaded.tokenizer)
+        repo.repo_id, request.revision or "main", info.oid, str(repo), files, exported, prompt, is_chat=is_chat
     )
 
 
