@@ -156,6 +156,15 @@ def test_examples_are_shown_as_the_base_learns_them(chats, base, tmp_path) -> No
         assert refused.returncode and words in refused.stderr
 
 
+@pytest.mark.slow
+def test_a_resume_on_other_examples_names_the_command_that_fine_tunes_on_them(chats, base, tmp_path) -> None:
+    train(request(chats, tmp_path / "run", base))
+    chats.write_text(chats.read_text().replace("It is", "It was"))
+    refused = gptcli("train", chats, "--resume", "--out", tmp_path / "run", "--set", "train.max_steps=9")
+    command = f"gptcli finetune {tmp_path / 'run'} {chats}"
+    assert refused.returncode and refused.stderr.rstrip().endswith(command)
+
+
 @pytest.mark.parametrize("more", [(), ("--time", "1m")], ids=["steps", "time"])
 def test_examples_without_a_base_are_refused_in_one_line(chats, more) -> None:
     refused = gptcli("train", chats, "--set", "data.kind=examples", *more)

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from gptcli.nn.loss import IGNORE_INDEX
+
 
 class Batch(NamedTuple):
     """Sequences to train on, each tensor (B, T): all int64 but `reference`; targets[t] is the token after t."""
@@ -50,6 +52,15 @@ class Batch(NamedTuple):
         """Return the batch with `function` applied to each of its tensors."""
         segment_ids, reference = (None if one is None else function(one) for one in (self.segment_ids, self.reference))
         return Batch(function(self.input_ids), function(self.targets), segment_ids, reference)
+
+    def ids_read(self) -> Tensor:
+        """Return the ids (N,) of a batch of one sequence, without a last segment in which nothing is learnt: padding."""
+        ids, targets = self.input_ids[0], self.targets[0]
+        if self.segment_ids is None:
+            return ids
+        is_last = self.segment_ids[0] == self.segment_ids[0, -1]
+        is_padding = bool((targets[is_last] == IGNORE_INDEX).all())
+        return ids[~is_last] if is_padding else ids
 
     def split(self, size: int) -> list[Batch]:
         """Return the batch in parts of at most `size` sequences."""

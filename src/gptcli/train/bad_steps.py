@@ -29,7 +29,7 @@ def reason_of(result: StepResult) -> str:
 
 def texts_of(batches: list[Batch], tokenizer: Tokenizer) -> list[str]:
     """Return the text of every sequence of a step, in order."""
-    return [tokenizer.decode(row.tolist()) for batch in batches for row in batch.input_ids]
+    return [tokenizer.decode(row.ids_read().tolist()) for batch in batches for row in batch.split(1)]
 
 
 def keep_bad_step(run: Path, step: int, result: StepResult, batches: list[Batch], tokenizer: Tokenizer) -> None:

@@ -255,10 +255,13 @@ def settable(change: Difference) -> bool:
 
 
 def init_command(run: Path, data: Mapping[str, Any]) -> str:
-    """Return the command that trains the weights of `run` in a new run, on the text that `data` names."""
+    """Return the command that trains the weights of `run` in a new run, on the text or examples that `data` names."""
     corpus, mix = data.get("corpus") or (), data.get("mix") or ()
     source = f"--set {shell_word(f'data.mix={shown(mix)}')}" if mix else " ".join(map(shell_word, corpus)) or "CORPUS"
-    return f"gptcli train {source} --init-from {shell_word(run)}"
+    if data.get("kind", "text") == "text":
+        return f"gptcli train {source} --init-from {shell_word(run)}"
+    method = " --method dpo" if data["kind"] == "preferences" else ""
+    return f"gptcli finetune {shell_word(run)} {source}{method}"
 
 
 def assignment(key: str, value: Any) -> str:

@@ -87,6 +87,8 @@ def test_what_nothing_can_be_learnt_from_is_left_out_and_counted(scan) -> None:
     lines = "\n".join(example_lines(counts))
     left_out = "1 equal to an earlier one, 1 with an empty answer, 1 without an answer, 1 too long"
     assert left_out in lines and f"1 example cut to the context of {SEQ_LEN}" in lines
+    kept = scan(rows, deduplicate="none").examples
+    assert kept["duplicates"] == 0 and kept["train"]["examples"] + kept["val"]["examples"] == 42
     dropped = scan(rows, too_long="drop").examples
     assert (dropped["cut"], dropped["too_long"]) == (0, 2)
 

@@ -63,6 +63,11 @@ def test_sequences_do_not_depend_on_how_they_are_grouped(write_examples) -> None
         assert torch.equal(torch.cat([getattr(part, name) for part in single]), getattr(whole, name))
 
 
+def test_padding_is_not_read(write_examples) -> None:
+    sequences = ExampleSequences(write_examples([([5, 6, 7], [False, False, True])]), SEQ_LEN, seed=0)
+    assert sequences.batch([0]).ids_read().tolist() == [5, 6]
+
+
 def test_a_pair_of_documents_stays_in_one_row(write_examples) -> None:
     examples = examples_of(40, longest=SEQ_LEN // 2 + 1)
     sequences = ExampleSequences(write_examples(examples, unit_documents=2), SEQ_LEN, seed=0)
