@@ -54,7 +54,7 @@ class Batch(NamedTuple):
         return Batch(function(self.input_ids), function(self.targets), segment_ids, reference)
 
     def ids_read(self) -> Tensor:
-        """Return the ids (N,) of a batch of one sequence, without padding: a last segment in which nothing is learnt."""
+        """Return the ids (N,) of a batch of one sequence, without padding: a last segment without targets."""
         ids, targets = self.input_ids[0], self.targets[0]
         if self.segment_ids is None:
             return ids
