@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gptcli.errors import CheckpointError, ConfigError, GptcliError, Stopped
+from gptcli.errors import CheckpointError, ConfigError, GptcliError, Stopped, UsageError
 from gptcli.evaluate.requests import TextsRequest, evaluate_texts
 from gptcli.nn import loss
 from gptcli.session import ModelRequest
@@ -160,5 +160,5 @@ def test_settings_that_do_not_fit_preferences_are_one_line(
 
 
 def test_preferences_need_a_model_to_start_from(base: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="name it with --init-from"):
+    with pytest.raises(UsageError, match="name the one to start from"):
         train(replace(request(base, tmp_path / "run"), init_from=None))

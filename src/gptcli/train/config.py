@@ -197,11 +197,6 @@ class RunConfig(Config):
             raise ValueError(f"objective.name is dpo and data.kind is {kind}; add --set data.kind=preferences")
         if kind == "preferences" and name != "dpo":
             raise ValueError(f"data.kind is preferences and objective.name is {name}; add --set objective.name=dpo")
-        if name == "dpo" and not self.train.init_from:
-            raise ValueError(
-                "objective.name is dpo, which compares answers with those of the model that training starts from, and "
-                "there is none; name it with --init-from"
-            )
         return self
 
     @model_validator(mode="after")
