@@ -127,3 +127,14 @@ def test_the_run_is_scored_on_what_it_learnt_and_answers_by_its_template(folder:
     answered = json.loads(gptcli(*arguments, cwd=folder).stdout)
     assert answered["messages"] == [{"role": "user", "content": "Who is 1?"}]
     assert len(answered["completions"][0]["tokens"]) <= 8
+
+
+def test_questions_that_are_learnt_too_are_not_taken_for_answers(folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(folder / "runs" / "chats", run)
+    (run / "gptcli-manifest.json").unlink()
+    settings = (run / "run.toml").read_text()
+    assert 'loss_on = "assistant"' in settings
+    (run / "run.toml").write_text(settings.replace('loss_on = "assistant"', 'loss_on = "all"'))
+    scored = json.loads(gptcli("eval", run, "--json", "--device=cpu").stdout)
+    assert (scored["loss_on"], scored["answers"]) == ("all", None)

@@ -168,6 +168,8 @@ def evaluate_conversations(session: Session, request: TextsRequest) -> ExampleRe
     if request.texts and loss_on == "all":
         loss_on = "assistant"
     answers = MOST_ANSWERS if request.answers is None else request.answers
+    if loss_on == "all":  # the mask of kept examples does not tell answers from questions
+        answers = 0
     with session.chat_encoder(loss_on) as encoder, Progress("eval", None, unit="tokens", scale=True) as progress:
         stop_ids = session.stop_ids | encoder.stop_ids
         scorer = ExampleScorer(
