@@ -128,6 +128,7 @@ def test_we_open_an_adapter_of_peft(pair, peft, tmp_path, variant) -> None:
     assert config.dropout == 0.25 and config.rank == (4 if variant == "all" else 6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [LoraConfig(rank=4), LoraConfig(rank=4, dora=True)], ids=["lora", "dora"])
 @pytest.mark.parametrize("pair", ["llama"], indirect=True)
 def test_ten_steps_of_training_are_those_of_peft_and_adamw(pair, peft, tmp_path, config) -> None:
@@ -224,6 +225,9 @@ def test_a_matrix_without_an_adapter_is_left_alone_in_training(llama, tmp_path) 
     config = LoraConfig(rank=4)
     write_peft(add_adapter(copy_of(llama), config, 4), config, BASE, tmp_path)
     changed(tmp_path, {}, {Q_A: None, Q_B: None})
+    with pytest.raises(CheckpointError, match=r"has no tensors for model\.layers\.0\.self_attn\.q_proj"):
+        read_peft(tmp_path, llama)
+    changed(tmp_path, {"layers_to_transform": [0, 1]}, {})
     found, tensors = read_peft(tmp_path, llama)
     model = add_adapter(copy_of(llama), found, 0)
     load_adapter_state(model, tensors)

@@ -176,6 +176,8 @@ def read_peft(folder: Path, base: GPT) -> tuple[LoraConfig, dict[str, Tensor]]:
     low_ranks: dict[str, list[LowRank | None]] = {}
     tensors: dict[str, Tensor] = {}
     for place in places(base, family):
+        if missing := [name for name in place.theirs if found.names(name) and name not in entries]:
+            raise CheckpointError(f"{folder} has no tensors for {missing[0]}", "write the adapter again")
         own = [entries.pop(name, {}) for name in place.theirs]
         low_ranks[place.name] = join_adapters(place, own, found)
         if found.dora:

@@ -45,6 +45,7 @@ class PeftConfig(NamedTuple):
 
     alphas: alpha by a module's name or the end of it, where it differs.
     token_ids: the ids whose vectors are trained, by the last part of a module's name; "" is the embedding's.
+    targets: the modules with an adapter, by name or the end of it; empty where only the tensors say which.
     """
 
     path: Path
@@ -55,12 +56,17 @@ class PeftConfig(NamedTuple):
     dora: bool
     alphas: Mapping[str, float]
     token_ids: Mapping[str, list[int]]
+    targets: tuple[str, ...]
 
     def scaling(self, module: str, rank: int) -> float:
         """Return the factor of B A of a module, whose A has `rank` rows."""
         ends = (name for name in self.alphas if module == name or module.endswith(f".{name}"))
         alpha = self.alphas.get(next(ends, ""), self.alpha)
         return alpha / (rank**0.5 if self.rslora else rank)
+
+    def names(self, module: str) -> bool:
+        """Return whether a module is named as one with an adapter."""
+        return any(module == name or module.endswith(f".{name}") for name in self.targets)
 
     def new_ids(self) -> list[int]:
         """Return all ids whose vectors are trained, in order."""
@@ -90,6 +96,7 @@ def read_peft_config(folder: Path) -> PeftConfig:
         dora=bool(values.get("use_dora")),
         alphas=alpha_pattern(values, path),
         token_ids=token_ids(values.get("trainable_token_indices"), path),
+        targets=target_names(values),
     )
 
 
@@ -124,6 +131,15 @@ def alpha_pattern(values: Json, path: Path) -> dict[str, float]:
     if not isinstance(pattern, dict) or not all(re.fullmatch(r"\^?[\w.]+", name) for name in pattern):
         raise unsupported(path, "alpha_pattern", pattern)
     return {name.removeprefix("^"): number(pattern, name, 0, path) for name in pattern}
+
+
+def target_names(values: Json) -> tuple[str, ...]:
+    """Return `target_modules` if it is a list that holds in every layer; patterns are not evaluated."""
+    targets = values.get("target_modules")
+    is_restricted = any(values.get(key) for key in ("exclude_modules", "layers_to_transform", "layers_pattern"))
+    if is_restricted or not isinstance(targets, list) or not all(isinstance(one, str) for one in targets):
+        return ()
+    return tuple(targets)
 
 
 def token_ids(given: Any, path: Path) -> dict[str, list[int]]:
