@@ -116,7 +116,6 @@ def evaluate(
         gptcli eval runs/book
         gptcli eval runs/book another-book.txt --worst 3
         gptcli eval runs/answers held-out.jsonl --chat
-        gptcli eval runs/book --choices reviews.jsonl --num-fewshot 4
         gptcli eval runs/book --tasks hellaswag,piqa --limit 100
     """
     from gptcli.evaluate import requests

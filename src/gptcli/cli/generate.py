@@ -100,8 +100,8 @@ def generate(
     Examples:
         gptcli generate runs/book "It was a dark night"
         gptcli generate runs/book "It was a dark night" --temperature 0.5 --num-samples 4
-        gptcli generate runs/book --prompt-file prompts.txt --json
         gptcli generate runs/answers --chat "Who wrote Faust?"
+        gptcli generate runs/book --prompt-file prompts.txt --json
     """
     from gptcli.config import RawConfig, validate
     from gptcli.errors import UsageError
