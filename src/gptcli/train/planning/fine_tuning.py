@@ -30,18 +30,20 @@ class Recipe(NamedTuple):
     optimizer: muon or adamw.
     lr: its learning rate, of all weights, at TUNED_WIDTH and below; it falls with the width of wider bases.
     epochs: the most and the fewest passes: over FEW_TOKENS and less, and over many.
+    steps: the steps of a run, about, as long as each has between one sequence and LARGEST_STEP tokens.
     """
 
     optimizer: str
     lr: float
     epochs: tuple[float, float]
+    steps: int
 
 
 RECIPES: Mapping[Method, Recipe] = {
-    "full": Recipe("muon", 3e-3, (10, 3)),
-    "lora": Recipe("adamw", 8e-3, (10, 3)),
-    "dpo": Recipe("adamw", 1e-4, (3, 1)),
-    "dpo over lora": Recipe("adamw", 1e-3, (3, 1)),
+    "full": Recipe("muon", 3e-3, (10, 3), 500),
+    "lora": Recipe("adamw", 1e-2, (20, 5), 1000),
+    "dpo": Recipe("adamw", 1e-4, (3, 1), 500),
+    "dpo over lora": Recipe("adamw", 1e-3, (3, 1), 500),
 }
 ONLY_ADAMW = 8e-3
 """The rate of full fine-tuning by AdamW, if the user names it, at TUNED_WIDTH."""
@@ -51,8 +53,6 @@ TUNED_WIDTH = 128
 """Width at which the rates were found."""
 FEW_TOKENS, EPOCHS_POWER = 100_000, 0.5
 """Tokens of a training split up to which it is read most often, and the power with which epochs fall beyond them."""
-STEPS = 500
-"""Steps that a run is to have, about, as long as its steps are between the smallest and the largest."""
 LARGEST_STEP = {"cpu": 8192, "gpu": 65536}
 """Most tokens of a step."""
 LONGEST_SEQUENCE = 1024
@@ -107,7 +107,7 @@ def choose_training(facts: CorpusFacts, recipe: Recipe, seq_len: int, given: Map
     sequences = facts.sequences or max(1, math.ceil(facts.tokens(None) / seq_len))
     epochs = given.get("epochs") or choose_epochs(recipe, sequences * seq_len)
     largest = LARGEST_STEP["cpu" if facts.device_type == "cpu" else "gpu"] // seq_len
-    per_step = int(within(round(epochs * sequences / STEPS), 1, max(1, largest)))
+    per_step = int(within(round(epochs * sequences / recipe.steps), 1, max(1, largest)))
     per_step = max(1, given.get("tokens_per_step", per_step * seq_len) // seq_len)
     max_steps = given.get("max_steps") or max(1, math.ceil(epochs * sequences / per_step))
     every = max(1, max_steps // EVALUATIONS)
