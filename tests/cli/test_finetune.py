@@ -65,6 +65,13 @@ def test_a_dry_run_shows_the_choices_of_the_rule_and_writes_nothing(folder: Path
     assert "patience=3" in done.stderr and not (folder / "dry").exists()
 
 
+def test_the_method_decides_the_settings(folder: Path) -> None:
+    arguments = ("finetune", "base", "chats.jsonl", "--method=lora", "--dry-run", "--cache-dir=cache", "--out=dry")
+    done = gptcli(*arguments, "--set=adapter.rank=2", "--set=device=cpu", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"adapter +lora, trains .*: rank 2,", done.stderr) and "optim: name=adamw" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
