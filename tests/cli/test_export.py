@@ -37,7 +37,8 @@ def test_json_is_one_object(model, tmp_path):
     done = gptcli("export", model, "--to", "gguf", "--quantize", "q8_0", "--out", out, "--json")
     report = json.loads(done.stdout)
     assert (report["path"], report["format"], report["numbers"]) == (str(out), "gguf", "q8_0")
-    assert set(report["proofs"][0]) == {"reader", "max_difference", "largest_logit", "greedy_agreement", "tokens"}
+    proof = {"reader", "max_difference", "largest_logit", "greedy_agreement", "tokens", "how", "tolerance"}
+    assert set(report["proofs"][0]) == proof
 
 
 @pytest.mark.parametrize(

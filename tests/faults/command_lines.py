@@ -73,6 +73,11 @@ def make_sandbox(folder: Path, nursery: Nursery) -> Path:
     assert nursery.run(["export", folder / "run", "--to", "hf", "--out", folder / "model"], folder).code == 0
     rows = [{"messages": [{"role": "user", "content": f"How many {n}?"}]} for n in range(50)]
     (folder / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pairs = [{"prompt": f"line {n}", "completion": f"is {n}"} for n in range(50)]
+    (folder / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    (folder / "plain.jinja").write_text("{% for message in messages %}{{ message.content }} {% endfor %}")
+    chat = [f"01.02.24, 10:{n:02} - {('Ada', 'Ben')[n % 2]}: line {n}" for n in range(20)]
+    (folder / "whatsapp.txt").write_text("\n".join(chat) + "\n")
     (folder / "book.txt").write_text("The cat sat on the mat.\n" * 200)
     torch.save({"model": {"w": torch.ones(2)}}, folder / "ckpt.pt")
     (folder / "small.toml").write_text("[model]\nn_layer = 1\nn_embd = 32\n")

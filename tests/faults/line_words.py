@@ -25,6 +25,8 @@ NAMES = (
     "corpus.txt",
     "book.txt",
     "chat.jsonl",
+    "answers.jsonl",
+    "whatsapp.txt",
     "run",
     "run/run.toml",
     "run/checkpoints",
@@ -163,10 +165,13 @@ SERVING = {
 """Values that a parameter of that name accepts, as a rule."""
 LARGE = ("9" * 30, "1e308", "inf", "1e3")
 """Numbers that ask for so much work that it takes long, where they are accepted."""
+PLAIN = ["--set", "data.chat_template=plain.jinja", "--set", "train.max_steps=2"]
+"""Settings with which the run of the sandbox, whose context is short, reads an example."""
 WORKING = {
     "--version": [],
     "--help": [],
     "train": ["chat.jsonl", "--set", "data.text_field=messages", "--json", "--out", "new", *SMALL],
+    "finetune": ["run", "answers.jsonl", "--json", "--out", "new", *PLAIN],
     "generate": ["run", "e", "--max-new-tokens", "4"],
     "eval": ["run"],
     "plan": ["gpt2-124m"],
@@ -175,6 +180,7 @@ WORKING = {
     "replay": ["run", "3"],
     "data prepare": ["book.txt"],
     "data inspect": ["book.txt"],
+    "data conversations": ["whatsapp.txt", "--me", "Ada", "--out", "new", "--json"],
     "tokenizer train": ["book.txt", "--out", "new", "--name", "byte"],
     "tokenizer encode": ["run", "line"],
     "tokenizer decode": ["run", "1"],

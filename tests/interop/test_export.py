@@ -276,7 +276,7 @@ def test_a_writer_that_swaps_two_matrices_is_caught(run, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"to": "hf", "quantize": "q8_0"}, "--to hf holds no quantized weights; only --to gguf does"),
+        ({"to": "hf", "quantize": "q8_0"}, "--to hf holds no quantized weights; choose --to gguf or ollama"),
         ({"to": "gguf", "quantize": "q8_0", "dtype": "f16"}, "give one of them"),
         ({"to": "onnx", "dtype": "bf16"}, "--to onnx cannot be written in bf16; choose from f32, f16"),
         ({"to": "gguf", "quantize": "q4_k_m"}, "does not write it"),

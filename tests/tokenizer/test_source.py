@@ -65,7 +65,7 @@ def test_only_tokenizer_files_of_the_asked_revision_are_downloaded(
     config = HubTokenizerConfig(repo="acme/words", revision="v2")
     assert build_tokenizer(config, lambda: iter(())).fingerprint == bpe.fingerprint
     assert asked == [("acme/words", "v2", sorted(TOKENIZER_FILES))]
-    assert all(name.endswith((".json", ".txt")) for name in TOKENIZER_FILES)
+    assert all(name.endswith((".json", ".txt", ".jinja")) for name in TOKENIZER_FILES)
 
 
 def test_a_download_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,7 @@ from gptcli.cli.help_page import Command
 from gptcli.cli.options import AsJson
 from gptcli.cli.output import show_report
 
-checkpoint_app = typer.Typer(
-    help="List and verify the checkpoints of a run, or name the base of its adapter.", no_args_is_help=True
-)
+checkpoint_app = typer.Typer(help="List and verify checkpoints, or rebase an adapter.", no_args_is_help=True)
 
 
 @checkpoint_app.command("list", cls=Command)
@@ -69,7 +67,7 @@ def rebase_adapter(
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Name the place of an adapter's base model after it has moved.
+    """Record the new place of an adapter's base model.
 
     The model there must have the weights that the adapter was trained on.
 

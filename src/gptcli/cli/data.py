@@ -127,7 +127,7 @@ def conversations(
     force: Annotated[bool, output_option("--force", help="Replace the file at --out if it exists.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make conversations of exported chats, to fine-tune a model on.
+    """Convert exported chats to examples for fine-tuning.
 
     What is left out is counted: lines of the program itself, attachments, quoted text, messages without an answer.
 

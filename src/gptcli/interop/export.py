@@ -153,8 +153,8 @@ def require_able(request: ExportRequest) -> None:
     if request.dtype and request.quantize:
         raise UsageError("--dtype and --quantize both set how weights are stored", "give one of them")
     if request.quantize and not ability.quantizes:
-        able = ", ".join(name for name, other in ABILITIES.items() if other.quantizes)
-        raise UsageError(f"--to {request.to} holds no quantized weights", f"only --to {able} does")
+        able = " or ".join(name for name, other in ABILITIES.items() if other.quantizes)
+        raise UsageError(f"--to {request.to} holds no quantized weights", f"choose --to {able}")
     if request.dtype and request.dtype not in ability.dtypes:
         raise UsageError(
             f"--to {request.to} cannot be written in {request.dtype}", f"choose from {', '.join(ability.dtypes)}"

@@ -18,7 +18,8 @@ from gptcli.report.bench.machine import conditions
 @pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.name)
 def test_a_peer_has_a_function_for_every_bench_that_it_takes_part_in(peer: peers.Peer) -> None:
     module = importlib.import_module(peer.program().module)
-    assert {bench for bench in JOBS if hasattr(module, bench)} == set(peer.benches) & set(JOBS)
+    jobs = {"train" if bench == "finetune" else bench for bench in peer.benches}  # an adapter has a job of training
+    assert {bench for bench in JOBS if hasattr(module, bench)} == jobs & set(JOBS)
 
 
 def test_without_names_all_that_are_installed_take_part(
@@ -38,7 +39,7 @@ def test_a_peer_that_is_named_must_be_there(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_an_unknown_peer_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(UsageError, match="'tensorflow' is unknown; choose from transformers, litgpt"):
+    with pytest.raises(UsageError, match="'tensorflow' is unknown; choose from transformers, peft, litgpt"):
         choose_peers(["tensorflow"], "train")
 
 

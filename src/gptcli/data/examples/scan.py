@@ -282,7 +282,7 @@ class Reading:
             words = ", ".join(f"{number:,} {reason}" for reason, number in reasons.items() if number)
             raise DataError(
                 f"nothing in {name} can be learnt: of {quantity(counts.rows, 'row')} {words}",
-                "give examples with messages of the assistant, or raise train.seq_len",
+                "give shorter examples with messages of the assistant, or raise train.seq_len up to the base's context",
             )
         return Units(folder)
 
