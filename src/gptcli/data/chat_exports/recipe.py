@@ -8,6 +8,7 @@ begins with the first turn of the others and ends with the last one of the assis
 from __future__ import annotations
 
 import itertools
+import shlex
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -162,7 +163,7 @@ def require_sender(chats: Sequence[Chat], me: str) -> None:
     more = f" and {len(names) - SHOWN_NAMES:,} others" * (len(names) > SHOWN_NAMES)
     raise UsageError(
         f"nobody in the chats is called {me!r}; they are written by {shown}{more}",
-        f"name the person who is to be the assistant: --me {strict_json.dumps(names.most_common(1)[0][0])}",
+        f"name the person who is to be the assistant: --me {shlex.quote(names.most_common(1)[0][0])}",
     )
 
 
