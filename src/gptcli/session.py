@@ -66,8 +66,8 @@ class Session(LoadedModel):
         """
         if self.tokenizer.chat_template is None:
             raise UsageError(
-                f"{self.source} has no chat template, so it reads no conversations",
-                f"fine-tune it on some: gptcli finetune {shell_word(self.request.path)} DATA",
+                f"{self.request.path} has no chat template, so it reads no conversations",
+                f"fine-tune it on some: gptcli finetune {shell_word(self.request.path)} chats.jsonl",
             )
         template = ChatTemplate.of_model(self.tokenizer, OF_MODEL)
         return ChatEncoder(template, self.tokenizer, loss_on=loss_on, date=chat_date(self.run))
