@@ -265,3 +265,7 @@ def test_new_tokens_are_trained_beside_the_adapter(tmp_path: Path, slots: dict[s
     assert torch.equal(logits(run), expected)
     shutil.rmtree(run / "checkpoints")
     assert torch.equal(logits(run), expected)
+    export(ExportRequest(str(run), "hf", tmp_path / "alone", merge=False))
+    base.rename(tmp_path / "elsewhere")
+    rebase(tmp_path / "alone", str(tmp_path / "elsewhere"))
+    assert torch.equal(logits(tmp_path / "alone"), expected)

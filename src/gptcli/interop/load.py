@@ -131,21 +131,16 @@ def is_model(directory: Path) -> bool:
 def load_directory(directory: Path, source: str, place: str, opening: Opening) -> LoadedModel:
     """Load a Hugging Face directory, or an adapter in the form of PEFT."""
     if (directory / ADAPTER_CONFIG).is_file():
-        own = load_tokenizer(directory) if (directory / TOKENIZER_FILE).is_file() else None
-        return replace(load_peft(directory, read_base(directory), own, opening), source=source, place=place)
+        return replace(load_peft(directory, read_base(directory), opening), source=source, place=place)
     model, tokenizer = read_huggingface(directory, opening.device, opening.dtype)
     return LoadedModel(model, tokenizer, None, source, read_stop_ids(directory), place=place)
 
 
-def load_peft(directory: Path, reference: BaseReference, tokenizer: Tokenizer | None, opening: Opening) -> LoadedModel:
-    """Load an adapter in the form of PEFT with its base.
-
-    Args:
-        tokenizer: the adapter's own; None: the base's.
-    """
+def load_peft(directory: Path, reference: BaseReference, opening: Opening) -> LoadedModel:
+    """Load an adapter in the form of PEFT with its base, and with the tokenizer beside it, or else the base's."""
     require_unchanged(directory, ADAPTER_CONFIG, ADAPTER_WEIGHTS)
     base, reference = open_base(reference, directory, opening)
-    tokenizer = tokenizer or base.tokenizer
+    tokenizer = load_tokenizer(directory) if (directory / TOKENIZER_FILE).is_file() else base.tokenizer
     model, _ = with_rows(base, tokenizer)
     model, adapter = with_adapter(model, reference, read_new_ids(directory), partial(read_peft, directory))
     stop_ids = base.listed_stop_ids | read_stop_ids(directory)
@@ -251,7 +246,7 @@ def load_final(run: RunDirectory, opening: Opening) -> LoadedModel:
     if (run.path / CONFIG).is_file():
         model, _ = read_huggingface(run.path, opening.device, opening.dtype, tokenizer=tokenizer)
         return LoadedModel(model, tokenizer, run, source, read_stop_ids(run.path), place=place)
-    loaded = load_peft(run.path, BaseReference.open(run.path), tokenizer, opening)
+    loaded = load_peft(run.path, BaseReference.open(run.path), opening)
     return replace(loaded, run=run, source=source, place=place)
 
 

@@ -51,7 +51,7 @@ def rebase(path: Path, base: str) -> Rebased:
     wanted = recorded._replace(reference=place)
     with RunDirectory(path).lock() if is_run else nullcontext():
         # An adapter of another program has no hash, but a base of another shape is noticed.
-        found = open_base(wanted, path)[1] if is_run else load_peft(path, wanted, None, IN_FP32).adapter.base
+        found = open_base(wanted, path)[1] if is_run else load_peft(path, wanted, IN_FP32).adapter.base
         is_listed = is_run or bool(read_manifest(path).below([ADAPTER_CONFIG]))
         with replacing(path, (BASE_FILE, ADAPTER_CONFIG)) if is_listed else nullcontext():
             if is_run:
