@@ -46,10 +46,11 @@ def test_what_cannot_be_laid_out_is_refused_in_one_line(settings: dict, size: in
     assert "\n" not in str(refused.value)
 
 
-def test_a_step_that_cannot_be_dealt_out_is_refused() -> None:
-    require_divisible(Layout(replicas=4), 8, "batch")
-    with pytest.raises(UsageError, match=r"8 sequences .* 3 data ranks"):
-        require_divisible(Layout(replicas=3), 8, "batch")
+def test_a_step_that_cannot_be_shared_evenly_is_refused_with_the_option_that_makes_it_so() -> None:
+    require_divisible(Layout(replicas=4), 8, 16, "--tokens-per-step ")
+    with pytest.raises(UsageError, match=r"8 sequences .* 3 data ranks; make steps of 9 .*: --tokens-per-step 144"):
+        require_divisible(Layout(replicas=3), 8, 16, "--tokens-per-step ")
+    require_divisible(Layout(replicas=3), 144 // 16, 16, "--tokens-per-step ")
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,10 @@ The tensor ranks are neighbours, then the shards, then the replicas: the closest
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+from gptcli.console import quantity
 from gptcli.errors import UsageError
 from gptcli.models.config import ModelConfig
 from gptcli.parallel.config import ParallelConfig
@@ -74,12 +76,14 @@ def lay_out(config: ParallelConfig, rank: int, size: int) -> Layout:
     return Layout(rank, config.replicas, data_ranks // config.replicas, config.tensor)
 
 
-def require_divisible(layout: Layout, sequences: int, batch: str) -> None:
-    """Raise UsageError where the sequences of a step cannot be shared evenly."""
+def require_divisible(layout: Layout, sequences: int, seq_len: int, option: str) -> None:
+    """Raise UsageError where the sequences of a step cannot be shared evenly; `option` sets the tokens of a step."""
     if sequences % layout.data_ranks:
+        even = math.ceil(sequences / layout.data_ranks) * layout.data_ranks
         raise UsageError(
-            f"a step of {sequences} sequences ({batch}) cannot be dealt out to {layout.data_ranks} data ranks",
-            f"let the sequences be a multiple of {layout.data_ranks}",
+            f"a step of {quantity(sequences, 'sequence')} ({sequences * seq_len:,} tokens by a length of {seq_len:,}) "
+            f"cannot be shared evenly by {layout.data_ranks} data ranks",
+            f"make steps of {even} sequences: {option}{even * seq_len}",
         )
 
 

@@ -125,9 +125,8 @@ def layout_of(user: RawConfig, world: World) -> Layout:
 
 def require_shareable(plan: Plan, layout: Layout) -> None:
     """Raise UsageError where the steps of this plan, or its model, cannot be shared so."""
-    train = plan.config.train
-    batch = f"train.tokens_per_step {train.tokens_per_step} by a length of {plan.config.seq_len}"
-    require_divisible(layout, plan.config.sequences_per_step, batch)
+    config = plan.config
+    require_divisible(layout, config.sequences_per_step, config.seq_len, "--set train.tokens_per_step=")
     require_fitting(layout, plan.config.model, plan.precision)
 
 

@@ -109,7 +109,7 @@ def test_the_layout_is_the_configs_unless_options_say_otherwise(parallel: dict, 
         ({"config_files": ()}, "nothing to plan"),
         (
             {"gpus": 3, "tokens_per_step": 1024},
-            "a step of 1 sequences .* cannot be dealt out to 3 data ranks",
+            "a step of 1 sequence .* cannot be shared evenly by 3 data ranks; .*--tokens-per-step 3072",
         ),
         ({"gpus": 5, "tensor": 5, "strategy": "fsdp"}, "n_head 12 cannot be divided among parallel.tensor 5"),
     ],

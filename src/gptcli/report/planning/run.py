@@ -159,7 +159,7 @@ def make_plan(request: PlanRequest) -> TrainingPlan:
     config, chosen = complete(given, layout)
     precision = resolved_precision(config, machine.device)
     require_fitting(layout, config.model, precision)
-    require_divisible(layout, config.sequences_per_step, f"{config.train.tokens_per_step:,} tokens")
+    require_divisible(layout, config.sequences_per_step, config.seq_len, "--tokens-per-step ")
     batch, micro_batches = micro_batch(config, layout)
     device_type = "cpu" if machine.device.is_cpu else "cuda"
     # All hosts write their parts of a sharded model; the first rank alone writes a whole one.
