@@ -270,7 +270,7 @@ def test_short_conversations_are_left_out_on_demand(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "me", "error", "message"),
     [
-        ("a.txt", ANDROID, "ada", UsageError, r"called 'ada'; they are written by .*'Ada' \(3 messages\).*--me "),
+        ("a.txt", ANDROID, "ada", UsageError, r"called 'ada'; they are written by .*'Ada' \(3 messages\).*--me Ada$"),
         ("a.txt", "31.12.23, 21:14 - Ben Müller: x\n", "Ada", UsageError, r"assistant: --me 'Ben Müller'$"),
         ("a.txt", "It rains.\n", "Ada", DataError, "a.txt is no export of a chat"),
         ("a.txt", "", "Ada", DataError, "a.txt is no export of a chat"),

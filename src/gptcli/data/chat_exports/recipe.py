@@ -7,6 +7,7 @@ begins with the first turn of the others and ends with the last one of the assis
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import shlex
 import zipfile
@@ -160,10 +161,12 @@ def require_sender(chats: Sequence[Chat], me: str) -> None:
     if not names:
         raise DataError("the exports hold no message that a person wrote", NO_EXPORT)
     shown = ", ".join(f"{name!r} ({quantity(count, 'message')})" for name, count in names.most_common(SHOWN_NAMES))
+    typed = difflib.get_close_matches(me.casefold(), {name.casefold() for name in names}, 1)
+    likely = next((name for name in names if [name.casefold()] == typed), names.most_common(1)[0][0])
     more = f" and {len(names) - SHOWN_NAMES:,} others" * (len(names) > SHOWN_NAMES)
     raise UsageError(
         f"nobody in the chats is called {me!r}; they are written by {shown}{more}",
-        f"name the person who is to be the assistant: --me {shlex.quote(names.most_common(1)[0][0])}",
+        f"name the person who is to be the assistant: --me {shlex.quote(likely)}",
     )
 
 
