@@ -223,6 +223,12 @@ def test_plain_text_is_no_file_of_examples(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("It rains.")
     with pytest.raises(DataError, match="a is plain text, and examples are rows"):
         examples(tmp_path / "a.txt")
+    (tmp_path / "a.txt").write_text("31.12.23, 21:15 - Ben: Hello\n")
+    with pytest.raises(DataError, match=r"a is a chat that WhatsApp exported, .*gptcli data conversations a --me NAME"):
+        examples(tmp_path / "a.txt")
+    (tmp_path / "a.txt").write_bytes(b"%PDF-1.7\n")
+    with pytest.raises(DataError, match=r"a is a PDF document; .*pdftotext"):
+        examples(tmp_path / "a.txt")
 
 
 WORSE = {"role": "assistant", "content": "Who knows?"}

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from gptcli.console import shell_word
+from gptcli.data.chat_exports.whatsapp import is_whatsapp
 from gptcli.data.config import DataConfig
-from gptcli.data.decoding import Decoding
+from gptcli.data.decoding import Decoding, read_text
 from gptcli.data.example_forms import ChatExample, Preference, example_of, preference_of
 from gptcli.data.fields import Content, FieldSelection, refuse_repeated
 from gptcli.data.file_formats import SourceFile
@@ -42,11 +43,7 @@ def chosen_rows(
 ) -> Iterator[tuple[object, dict[str, Any]]]:
     """Iterate over (place, row) with the fields of an example or a preference alone, by the names that are known."""
     if file.format == "text":
-        raise DataError(
-            f"{file.name} is plain text, and {content} are rows of JSON, CSV or columns",
-            "if it holds rows, name their format: --set data.format=jsonl; a text is trained on by "
-            f"gptcli train {shell_word(file.name)} --init-from BASE",
-        )
+        raise plain_text_error(file, content, decoding)
     selection = FieldSelection.in_rows_of(config, content)
     for place, row in rows_of(file, config, selection, decoding):
         fields = selection.of(row)
@@ -55,6 +52,21 @@ def chosen_rows(
         refuse_repeated(place, row, fields)
         read = selection.renamed({name: row[name] for name in fields})
         yield place, {name: whole(value, place, decoding) for name, value in read.items()}
+
+
+def plain_text_error(file: SourceFile, content: Content, decoding: Decoding) -> DataError:
+    """Return the error for a file of plain text. Raises DataError if it is not even text."""
+    if is_whatsapp(next(read_text(file.path, file.name, decoding), "")):
+        return DataError(
+            f"{file.name} is a chat that WhatsApp exported, and {content} are rows",
+            "make rows of it, NAME being yours in the chat: "
+            f"gptcli data conversations {shell_word(file.name)} --me NAME --out chats.jsonl",
+        )
+    return DataError(
+        f"{file.name} is plain text, and {content} are rows of JSON, CSV or columns",
+        "if it holds rows, name their format: --set data.format=jsonl; a text is trained on by "
+        f"gptcli train {shell_word(file.name)} --init-from BASE",
+    )
 
 
 def whole(value: Any, place: object, decoding: Decoding, level: int = 0) -> Any:
