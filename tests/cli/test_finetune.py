@@ -77,7 +77,12 @@ def test_the_method_decides_the_settings(folder: Path) -> None:
     [
         ([], 2, "no base model to fine-tune; name it: gptcli finetune BASE chats.jsonl"),
         (["base"], 2, "no examples to fine-tune base on; name them: gptcli finetune base chats.jsonl"),
-        (["chats.jsonl"], 2, "chats.jsonl is a file, not a base model; name the model first"),
+        (
+            ["chats.jsonl"],
+            2,
+            "chats.jsonl is a file, not a base model; name the model first: gptcli finetune BASE chats.jsonl",
+        ),
+        (["chats.jsonl", "base"], 2, "name the model first: gptcli finetune base chats.jsonl"),
         (["nowhere", "chats.jsonl"], 4, "nowhere"),
         (["base", "nowhere.jsonl"], 3, "nowhere.jsonl"),
         (["base", "chats.jsonl", "--method", "magic"], 2, "'magic' is not one of"),

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from gptcli.config.load import leaves_of, parse_assignment, with_origin
 from gptcli.console import shell_word
 from gptcli.errors import UsageError
-from gptcli.interop.load import HUB_PREFIX
+from gptcli.interop.load import HUB_PREFIX, is_model
 from gptcli.storage import expanded
 from gptcli.train.request import TrainRequest
 
@@ -58,11 +58,13 @@ def require_named(request: TrainRequest, base: str | None) -> None:
     """
     if base is None and not request.config_files:
         raise UsageError("no base model to fine-tune", "name it: gptcli finetune BASE chats.jsonl")
-    if request.corpus or request.config_files or any(text.startswith("data.") for text in request.assignments):
-        return
     word = shell_word(base or "BASE")
     if base and not base.startswith(HUB_PREFIX) and expanded(base).is_file():
-        raise UsageError(f"{base} is a file, not a base model", f"name the model first: gptcli finetune BASE {word}")
+        model = next((name for name in request.corpus if is_model(expanded(name))), "BASE")
+        words = " ".join(map(shell_word, [model, base, *(name for name in request.corpus if name != model)]))
+        raise UsageError(f"{base} is a file, not a base model", f"name the model first: gptcli finetune {words}")
+    if request.corpus or request.config_files or any(text.startswith("data.") for text in request.assignments):
+        return
     raise UsageError(f"no examples to fine-tune {base} on", f"name them: gptcli finetune {word} chats.jsonl")
 
 
