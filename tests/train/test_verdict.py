@@ -136,6 +136,7 @@ def test_why_a_run_ended_is_said() -> None:
     assert ending(found).reason == ""
     early = ending(found, end="patience", train=TrainerConfig(max_steps=5000, patience=3), planned=5000)
     assert early.reason.startswith("The run ended at step 1,000 of 5,000: 3 evaluations in a row brought no lower")
+    assert ending(found, end="patience", planned=1000).reason == ""
     assert "patience=3 such a run" not in early.sentence
     falling = judge(curve(FALLING), TOKENS)
     assert ending(falling, end="patience").sentence.endswith("--resume --out 'runs/a b' --set train.patience=0")

@@ -41,7 +41,7 @@ class Ending:
     @property
     def reason(self) -> str:
         """The reason why the run ended before its last step; empty if it did not."""
-        if self.end != "patience":
+        if self.end != "patience" or self.steps == self.planned:
             return ""
         count = quantity(self.train.patience, "evaluation")
         return (
