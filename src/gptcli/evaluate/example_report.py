@@ -72,8 +72,8 @@ class ExampleReport:
         for number, (role, of_role) in enumerate(found.roles.items()):
             title = "" if number else "by role"
             lines.append(
-                f"{title:16} {role}: {loss_words(of_role)} over {quantity(of_role.tokens, 'token')} with "
-                "the template's own"
+                f"{title:16} {role}: {loss_words(of_role)} over {quantity(of_role.tokens, 'token')}, "
+                "including the template's"
             )
         if found.answers is None:
             lines.append(
@@ -158,8 +158,8 @@ def answer_lines(answers: AnswerScores) -> list[str]:
     for answer in wrong[:SHOWN]:
         ended = "" if answer.is_ended else ", not ended"
         lines.append(
-            f"                 wrong: {one_line(answer.generated)!r}{ended}, where example {answer.example + 1:,} has "
-            f"{one_line(answer.expected)!r}"
+            f"                 wrong: {answer.generated!r}{ended}, where example {answer.example + 1:,} has "
+            f"{answer.expected!r}"
         )
     return lines
 
