@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from gptcli.data.chat_template import ChatTemplate
+from gptcli.data.example_forms import ChatExample
 from gptcli.errors import TokenizerError, UsageError
 from gptcli.generate.config import GenerationConfig
 from gptcli.generate.engine import Engine
@@ -76,7 +77,7 @@ def test_answers_continue_the_ids_of_the_training_and_show_no_special_token(chat
     session = open_session(ModelRequest(str(chatty), device="cpu"))
     asked = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "<|im_end|>?"}]
     config = GREEDY.model_copy(update={"max_new_tokens": 40, "num_samples": 2})
-    (found,) = session.chat([asked], config).prompts
+    (found,) = session.chat([ChatExample(asked)], config).prompts
     with session.chat_encoder() as encoder:
         trained = encoder.conversation([*asked, {"role": "assistant", "content": "An answer."}], "it")
         stop_ids = encoder.stop_ids
@@ -91,13 +92,24 @@ def test_answers_continue_the_ids_of_the_training_and_show_no_special_token(chat
         assert "<|" not in completion.text and completion.text == session.tokenizer.decode(free[: place + 1])
 
 
+def test_the_tools_of_a_conversation_are_in_its_prompt(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    source = "{{ tools[0]['name'] }} for {{ messages[0]['content'] }}: {% generation %}{% endgeneration %}"
+    model = build_model(ModelConfig(vocab_size=tokenizer.vocab_size, **SMALL))
+    write_huggingface(model, tokenizer.with_chat_template(source), tmp_path)
+    session = open_session(ModelRequest(str(tmp_path), device="cpu"))
+    asked = ChatExample([{"role": "user", "content": "5"}], [{"name": "add"}])
+    with session.chat_encoder() as encoder:
+        ids = session.chat_prompt(encoder, asked, "it").ids
+    assert tokenizer.decode(ids) == "add for 5: "
+
+
 def test_a_message_that_the_tokenizer_cannot_represent_is_named(tmp_path: Path) -> None:
     letters = build_tokenizer(CharTokenizerConfig(), lambda: iter(["user assistant .\n"]))
     tokenizer = letters.with_chat_template("{% for m in messages %}{{ m['content'] + '\n' }}{% endfor %}")
     write_huggingface(build_model(ModelConfig(vocab_size=tokenizer.vocab_size, **SMALL)), tokenizer, tmp_path)
     session = open_session(ModelRequest(str(tmp_path), device="cpu"))
     with pytest.raises(TokenizerError, match=r"prompt 2: the tokenizer's vocabulary lacks 'z'"):
-        session.chat([[{"role": "user", "content": text}] for text in ("suer", "suez")], GREEDY)
+        session.chat([ChatExample([{"role": "user", "content": text}]) for text in ("suer", "suez")], GREEDY)
 
 
 def test_a_model_without_a_chat_template_reads_no_conversations(directory: Path, tokenizer: Tokenizer) -> None:

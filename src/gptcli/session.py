@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -15,6 +15,7 @@ from gptcli.console import say, shell_word
 from gptcli.data.chat import OF_MODEL
 from gptcli.data.chat_encoder import ChatEncoder, LossOn
 from gptcli.data.chat_template import ChatTemplate
+from gptcli.data.example_forms import ChatExample
 from gptcli.errors import UsageError
 from gptcli.generate.config import GenerationConfig
 from gptcli.generate.engine import Engine
@@ -83,7 +84,7 @@ class Session(LoadedModel):
         return self.complete(encoded, config, self.stop_ids, listener)
 
     def chat(
-        self, conversations: Sequence[list[dict[str, Any]]], config: GenerationConfig, listener: Listener = SILENT
+        self, conversations: Sequence[ChatExample], config: GenerationConfig, listener: Listener = SILENT
     ) -> Generation:
         """Generate `config.num_samples` answers to each conversation; `listener` receives them as they grow.
 
@@ -93,18 +94,19 @@ class Session(LoadedModel):
         """
         with self.chat_encoder() as encoder:
             prompts = [
-                self.chat_prompt(encoder, messages, place(number, conversations))
-                for number, messages in enumerate(conversations)
+                self.chat_prompt(encoder, conversation, place(number, conversations))
+                for number, conversation in enumerate(conversations)
             ]
             return self.complete(prompts, config, self.stop_ids | encoder.stop_ids, listener)
 
-    def chat_prompt(self, encoder: ChatEncoder, messages: list[dict[str, Any]], name: str) -> Prompt:
-        """Return the ids of a conversation up to where the assistant is to write; `name` is that of it in messages.
+    def chat_prompt(self, encoder: ChatEncoder, conversation: ChatExample, name: str) -> Prompt:
+        """Return the ids of a conversation up to where the assistant is to write; `name` stands for it in errors.
 
         Raises:
             DataError: the template fails on the conversation, or the tokenizer cannot represent it.
         """
-        ids = encoder.prompt(messages, name)
+        messages, tools = conversation
+        ids = encoder.prompt(messages, name, tools)
         if self.tokenizer.unk_id in ids:
             for message in messages:
                 represented(self.tokenizer, message["content"], name)

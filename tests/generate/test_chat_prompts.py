@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from gptcli.data.example_forms import ChatExample
 from gptcli.errors import DataError, UsageError
 from gptcli.generate.chat_prompts import read_conversations
 
@@ -15,13 +16,13 @@ def user(text: str) -> dict[str, str]:
 
 
 def test_prompts_are_messages_of_the_user(tmp_path: Path) -> None:
-    assert read_conversations("Hello", None) == [[user("Hello")]]
+    assert read_conversations("Hello", None) == [ChatExample([user("Hello")])]
     system = {"role": "system", "content": "Be short."}
-    assert read_conversations("Hello", None, system="Be short.") == [[system, user("Hello")]]
+    assert read_conversations("Hello", None, system="Be short.") == [ChatExample([system, user("Hello")])]
     lines = tmp_path / "lines.txt"
     lines.write_text("One\n\nTwo\n")
-    assert read_conversations(None, str(lines)) == [[user("One")], [user("Two")]]
-    assert read_conversations(None, str(lines), whole_file=True) == [[user("One\n\nTwo")]]
+    assert read_conversations(None, str(lines)) == [ChatExample([user("One")]), ChatExample([user("Two")])]
+    assert read_conversations(None, str(lines), whole_file=True) == [ChatExample([user("One\n\nTwo")])]
 
 
 def test_conversations_are_asked_again_for_their_last_answer(tmp_path: Path) -> None:
@@ -29,13 +30,13 @@ def test_conversations_are_asked_again_for_their_last_answer(tmp_path: Path) -> 
     rows.write_text(
         '{"messages": [{"role": "user", "content": "One"}, {"role": "assistant", "content": "1"}, '
         '{"role": "user", "content": "Two"}]}\n'
-        '{"prompt": "Three", "completion": "3"}\n'
+        '{"prompt": "Three", "completion": "3", "tools": [{"name": "add"}]}\n'
         '{"conversations": [{"from": "human", "value": "Four"}, {"from": "gpt", "value": "4"}]}\n'
     )
     answered = {"role": "assistant", "content": "1"}
-    found = [[user("One"), answered, user("Two")], [user("Three")], [user("Four")]]
+    found = [([user("One"), answered, user("Two")], None), ([user("Three")], [{"name": "add"}]), ([user("Four")], None)]
     assert read_conversations(None, str(rows)) == found
-    assert read_conversations(None, str(rows), system="Hi")[1][0] == {"role": "system", "content": "Hi"}
+    assert read_conversations(None, str(rows), system="Hi")[1].messages[0] == {"role": "system", "content": "Hi"}
 
 
 @pytest.mark.parametrize(

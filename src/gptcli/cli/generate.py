@@ -131,7 +131,7 @@ def generate(
         raise UsageError("--system has no effect on a text", "leave it out, or add --chat")
     if chat:
         conversations = read_conversations(prompt, prompt_file, whole_file=whole_file, system=system)
-        prompts = [f"{messages[-1]['content']}\n" for messages in conversations]
+        prompts = [f"{messages[-1]['content']}\n" for messages, _ in conversations]
     else:
         prompts = read_prompts(prompt, prompt_file, whole_file=whole_file)
 
