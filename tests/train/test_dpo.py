@@ -107,6 +107,10 @@ def test_eval_measures_what_the_training_did(base: Path, tmp_path: Path, adapter
     whole = evaluate_texts(request_of((str(base.parent / "preferences.jsonl"),)))
     assert whole.as_dict()["preferences"]["pairs"] == 30 and whole.as_dict()["examples"] == 30
     assert "against" in whole.text() and "chosen answers" in whole.text()
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "A colour?", "completion": "Red."}\n')
+    answered = evaluate_texts(request_of((str(rows),))).as_dict()
+    assert answered["examples"] == 1 and answered["preferences"] is None
 
 
 @pytest.mark.slow

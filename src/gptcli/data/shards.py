@@ -127,6 +127,7 @@ class ShardWriter:
             return
         if shards.is_masked != (self.mask is not None):
             raise ValueError("only splits that have a mask can be joined to one that has")
+        self.unit_documents = shards.unit_documents
         if self.documents and not continues:
             self.write(self.framing.after)
         skipped = len(self.framing.before) if continues else 0

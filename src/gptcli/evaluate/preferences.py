@@ -161,7 +161,7 @@ def reference_of(run: RunDirectory, model: GPT) -> LoadedModel:
 def holds_preferences(sources: Sequence[str], config: DataConfig) -> bool:
     """Return whether the first row of the files is a preference."""
     for file in find_files(sources, config, default_cache_dir()).files:
-        for _, row in chosen_rows(file, config, "preferences", Decoding.of(config)):
+        for _, row in chosen_rows(file, config, "examples", Decoding.of(config)):
             return CHOSEN in row and REJECTED in row
     return False
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gptcli.data.chat_encoder import ChatEncoder
-from gptcli.data.config import DataConfig
+from gptcli.data.config import DataConfig, MixedCorpus
 from gptcli.data.example_forms import preference_of
 from gptcli.data.examples.preferences import preference_encoder
 from gptcli.data.examples.scan import ExampleScan
 from gptcli.data.examples.statistics import ExampleCounts
 from gptcli.data.examples.template import template_for_examples
+from gptcli.data.mix import prepare_mix, scan_mix
 from gptcli.data.shards import TokenShards
 from gptcli.tokenizer.tokenizer import Tokenizer
+
+from .conftest import write_rows
 
 SEQ_LEN = 300
 FIRST = [{"role": "user", "content": "A colour?"}, {"role": "assistant", "content": "Red."}]
@@ -72,3 +76,14 @@ def test_a_scan_keeps_pairs_together_and_says_so(scan: Callable[..., ExampleScan
     report = found.report()["examples"]
     assert report["undecided"] == 1 and report["duplicates"] == 1 and report["loss_on"] == "answers"
     assert report["train"]["examples"] == train.documents // 2
+
+
+def test_pairs_stay_together_where_the_splits_of_a_mix_are_joined(workspace, tmp_path: Path) -> None:
+    paths = [tmp_path / f"{name}.jsonl" for name in ("first", "second")]
+    for path in paths:
+        rows = [row("Blue.", "No.", f"{path.stem} {number}?") for number in range(6)]
+        write_rows(path, rows)
+    mix = tuple(MixedCorpus(corpus=(str(path),), weight=1.0) for path in paths)
+    space = workspace(mix=mix, kind="preferences")
+    data = prepare_mix(scan_mix(space), space)
+    assert data.val.unit_documents == 2 and data.val.documents == sum(val.documents for val in data.vals)
