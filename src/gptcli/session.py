@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -131,12 +131,20 @@ class Session(LoadedModel):
         return complete(Engine(model, config, stop_ids, step), self.tokenizer, prompts, listener)
 
 
+def data_settings(run: RunDirectory | None) -> dict[str, Any]:
+    """Return the section `data` of a run's configuration; empty without a run."""
+    if run is None:
+        return {}
+    require_unchanged(run.path, run.config_path.name)
+    values = read_toml(run.config_path).values.get("data", {})
+    return values if isinstance(values, dict) else {}
+
+
 def chat_date(run: RunDirectory | None) -> str | None:
     """Return the date that chat templates get as today's: that of a run's training, or today for another model."""
     if run is None:
         return datetime.date.today().isoformat()
-    require_unchanged(run.path, run.config_path.name)
-    date = read_toml(run.config_path).values.get("data", {}).get("chat_date")
+    date = data_settings(run).get("chat_date")
     return date if isinstance(date, str) else None
 
 

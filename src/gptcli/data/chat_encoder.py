@@ -46,12 +46,13 @@ class EncodedConversation(NamedTuple):
     Attributes:
         ids: the tokens, (T,) uint32.
         in_loss: whether a model learns to write each, (T,) bool.
-        turns: the tokens of each message. A message that the template writes into the next one has none.
+        turns: the tokens of each message. A message that the template writes into the next one has none. Empty where
+            the messages are not known.
     """
 
     ids: np.ndarray
     in_loss: np.ndarray
-    turns: tuple[TurnSpan, ...]
+    turns: tuple[TurnSpan, ...] = ()
 
 
 class Piece(NamedTuple):

@@ -40,6 +40,11 @@ class Preference(NamedTuple):
     tools: list[Any] | None = None
 
     @property
+    def messages(self) -> list[Message]:
+        """The messages of the prompt and of both answers."""
+        return [*self.prompt, *self.chosen, *self.rejected]
+
+    @property
     def is_undecided(self) -> bool:
         """Whether both answers are the same, so that nothing can be learnt from them."""
         return self.chosen == self.rejected

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,12 +17,12 @@ from gptcli.data.config import DataConfig
 from gptcli.data.conversations import CHOSEN, REJECTED
 from gptcli.data.decoding import Decoding
 from gptcli.data.example_rows import chosen_rows, read_preferences
-from gptcli.data.examples.encode import EncodedUnit, MaskedTokens
 from gptcli.data.examples.preferences import preference_encoder
-from gptcli.data.examples.statistics import ExampleCounts
+from gptcli.data.examples.statistics import ExampleCounts, left_out_words
 from gptcli.data.shards import TokenShards
 from gptcli.data.sources import find_files
 from gptcli.errors import DataError
+from gptcli.evaluate.conversations import rows_in, stored_examples
 from gptcli.evaluate.scoring import Scorer, evaluation_mode
 from gptcli.evaluate.statistics import Uncertainty, bootstrap_ratio, proportion
 from gptcli.figures import figure_with_interval
@@ -34,7 +33,7 @@ from gptcli.models.gpt import GPT, model_with
 from gptcli.objective.config import DPOConfig
 from gptcli.storage import default_cache_dir
 
-Pair = tuple[MaskedTokens, ...]
+Pair = tuple[EncodedConversation, ...]
 """The chosen and the rejected answer, each with the messages before it."""
 ScorerOf = Callable[[GPT], Scorer]
 
@@ -101,10 +100,7 @@ def score_preferences(pairs: Sequence[Pair], model: GPT, run: RunDirectory, scor
 
     Raises:
         CheckpointError: the model that the run started from is missing, or another one.
-        DataError: there are no pairs.
     """
-    if not pairs:
-        raise DataError("there is no pair of answers to score", "give preferences with two different answers")
     settings = objective_of(run)
     reference = reference_of(run, model)
     before = answer_nats(pairs, scorer_of(reference.model))
@@ -170,30 +166,19 @@ def encoded_pairs(encoder: ChatEncoder, sources: Sequence[str], config: DataConf
     """Return the preferences of files whose two answers have at most `longest` tokens; say how many are left out.
 
     Raises:
-        DataError: a source is missing, a row is no preference, or the template fails on it.
+        DataError, StorageError: as `rows_in`; or the template fails on a preference, or none can be scored.
     """
-    encode, counts, units = preference_encoder(encoder, longest), ExampleCounts(), list[EncodedUnit | None]()
-    for file in find_files(sources, config, default_cache_dir()).files:
-        for place, preference in read_preferences(file, config, Decoding.of(config)):
-            units.append(encode(preference, place, counts))
+    encode, counts = preference_encoder(encoder, longest), ExampleCounts()
+    units = [encode(preference, place, counts) for place, preference in rows_in(sources, config, read_preferences)]
     pairs = [unit.documents for unit in units if unit is not None]
     if len(pairs) < len(units):
-        say(
-            f"{quantity(len(units) - len(pairs), 'preference')} left out: {counts.undecided:,} with equal answers, "
-            f"{counts.empty_answers + counts.no_answer:,} with an empty one, {counts.too_long:,} too long"
-        )
+        say(f"{quantity(len(units) - len(pairs), 'preference')} left out: {left_out_words(vars(counts))}")
+    if not pairs:
+        raise DataError("there is no pair of answers to score", "give preferences with two different answers")
     return pairs
 
 
 def stored_pairs(shards: TokenShards) -> list[Pair]:
     """Return the preferences of a split."""
-    edges = [*map(int, shards.document_starts), len(shards)]
-    documents = [
-        MaskedTokens(shards.read(start, stop), shards.read_mask(start, stop)) for start, stop in pairwise(edges)
-    ]
+    documents = list(stored_examples(shards))
     return list(zip(documents[::2], documents[1::2], strict=True))
-
-
-def chosen_answers(pairs: Sequence[Pair]) -> Iterator[EncodedConversation]:
-    """Yield the chosen answers as examples, whose turns are not known."""
-    return (EncodedConversation(chosen.ids, chosen.in_loss, ()) for chosen, _ in pairs)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from gptcli import strict_json
 from gptcli.checkpoint.run_directory import RunDirectory
-from gptcli.config import RawConfig, read_toml
+from gptcli.config import RawConfig
 from gptcli.console import Progress, quantity, say
 from gptcli.data.config import DataConfig
 from gptcli.data.corpus import corpus_documents
@@ -24,8 +24,7 @@ from gptcli.evaluate.choices import ChoiceRow, evaluate_choices, parse_row
 from gptcli.evaluate.contamination import Contamination, ContaminationCounter, validation_contamination
 from gptcli.evaluate.conversations import (
     encoded_conversations,
-    is_of_preferences,
-    learns_conversations,
+    kind_of,
     loss_on_of,
     stored_examples,
 )
@@ -39,7 +38,6 @@ from gptcli.evaluate.perplexity import (
 )
 from gptcli.evaluate.preferences import (
     Pair,
-    chosen_answers,
     encoded_pairs,
     holds_preferences,
     score_preferences,
@@ -48,7 +46,7 @@ from gptcli.evaluate.preferences import (
 from gptcli.evaluate.report import PerplexityReport
 from gptcli.evaluate.windows import LONGEST_DEFAULT
 from gptcli.manifest import require_unchanged
-from gptcli.session import ModelRequest, Session, open_session
+from gptcli.session import ModelRequest, Session, data_settings, open_session
 from gptcli.storage import read_regular
 from gptcli.tokenizer.lost_text import LostText
 
@@ -136,7 +134,7 @@ def evaluate_texts(request: TextsRequest) -> PerplexityReport | ExampleReport:
         UsageError, DataError, CheckpointError, StorageError, OutOfMemoryError.
     """
     session = open_session(request.model)
-    if request.as_conversations or learns_conversations(session.run):
+    if request.as_conversations or kind_of(session.run) != "text":
         return evaluate_conversations(session, request)
     if request.answers is not None:
         raise UsageError("--answers has no effect on a text", "leave it out, or add --chat")
@@ -184,9 +182,9 @@ def evaluate_conversations(session: Session, request: TextsRequest) -> ExampleRe
         if request.texts:
             source = ", ".join(request.texts)
             config = corpus_config(session.run, request.reading)
-            if is_of_preferences(session.run) and holds_preferences(request.texts, config):
+            if kind_of(session.run) == "preferences" and holds_preferences(request.texts, config):
                 pairs = encoded_pairs(encoder, request.texts, config, 2 * session.model.config.context_length)
-            examples = chosen_answers(pairs) if pairs else encoded_conversations(encoder, request.texts, config)
+            examples = encoded_conversations(encoder, request.texts, config)
         else:
             run = require_run(session)
             source, shards = f"validation split of {run.path}", validation_shards(session, run)
@@ -195,8 +193,8 @@ def evaluate_conversations(session: Session, request: TextsRequest) -> ExampleRe
                     f"the validation split of {run.path} is text", "leave out --chat, or name conversations"
                 )
             pairs = stored_pairs(shards) if shards.unit_documents == 2 else pairs
-            examples = chosen_answers(pairs) if pairs else stored_examples(shards)
-        evaluation = scorer.evaluate(examples)
+            examples = stored_examples(shards)
+        evaluation = scorer.evaluate([chosen for chosen, _ in pairs] if pairs else examples)
         if session.run and pairs:
             preferences = score_preferences(pairs, session.model, session.run, scorer.window_scorer)
     return ExampleReport(evaluation, session.source, source, loss_on, preferences)
@@ -288,10 +286,7 @@ def evaluate_tasks(request: TasksRequest) -> TaskReport:
 
 def corpus_config(run: RunDirectory | None, reading: RawConfig) -> DataConfig:
     """Return how texts are read: as the run's corpus was, unless the user's settings say otherwise."""
-    if run is None:
-        return reading_config(reading, {})
-    require_unchanged(run.path, run.config_path.name)
-    return reading_config(reading, read_toml(run.config_path).values.get("data", {}), str(run.config_path))
+    return reading_config(reading, data_settings(run), "" if run is None else str(run.config_path))
 
 
 def require_run(session: Session) -> RunDirectory:

@@ -40,11 +40,11 @@ def encoded(tokenizer: Tokenizer, *rows: dict[str, Any]) -> tuple[list[Any], Exa
 
 def test_only_the_two_answers_and_their_ends_are_in_the_loss(tokenizer: Tokenizer) -> None:
     [unit], _ = encoded(tokenizer, row("Blue.", "Red again."))
-    for (ids, in_loss), answer in zip(unit.documents, ("Blue.", "Red again."), strict=True):
+    for (ids, in_loss, _), answer in zip(unit.documents, ("Blue.", "Red again."), strict=True):
         assert tokenizer.decode(ids[in_loss].tolist()).startswith(answer)
         assert np.flatnonzero(in_loss).tolist() == list(range(np.argmax(in_loss), np.argmax(in_loss) + in_loss.sum()))
         assert in_loss.sum() == len(answer) + 1, "one token for each byte, and the one that ends the answer"
-    chosen, rejected = (ids[: np.argmax(in_loss)] for ids, in_loss in unit.documents)
+    chosen, rejected = (ids[: np.argmax(in_loss)] for ids, in_loss, _ in unit.documents)
     assert np.array_equal(chosen, rejected)
 
 

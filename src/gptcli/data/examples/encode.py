@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gptcli.data.chat_encoder import ChatEncoder
+from gptcli.data.chat_encoder import ChatEncoder, EncodedConversation
 from gptcli.data.config import DataConfig
 from gptcli.data.example_forms import ChatExample
 from gptcli.data.examples.identity import ASSISTANT, Identity, identity_of
@@ -15,17 +15,10 @@ from gptcli.data.examples.statistics import ExampleCounts
 from gptcli.data.messages import empty_answers, is_out_of_order
 
 
-class MaskedTokens(NamedTuple):
-    """A document of the shards: ids (T,) uint32, and whether the loss is of each, (T,) bool."""
-
-    ids: np.ndarray
-    in_loss: np.ndarray
-
-
 class EncodedUnit(NamedTuple):
     """The documents that one row becomes, which stay together: one for an example."""
 
-    documents: tuple[MaskedTokens, ...]
+    documents: tuple[EncodedConversation, ...]
     identity: Identity
 
 
@@ -60,15 +53,14 @@ def example_encoder(encoder: ChatEncoder, config: DataConfig, seq_len: int) -> U
         if not in_loss[1:].any():
             counts.no_answer += 1
             return None
-        counts.out_of_order += is_out_of_order(messages)
         counts.lengths[len(ids)] += 1
         if len(ids) > seq_len + 1:
             if config.too_long == "drop" or not in_loss[1 : seq_len + 1].any():
                 counts.too_long += 1
                 return None
             counts.cut += 1
-        tokens = MaskedTokens(ids[: seq_len + 1], in_loss[: seq_len + 1])
-        identity = identity_of(messages, tools, learns_all=config.loss_on == "all")
-        return EncodedUnit((tokens,), identity)
+        counts.out_of_order += is_out_of_order(messages)
+        tokens = EncodedConversation(ids[: seq_len + 1], in_loss[: seq_len + 1])
+        return EncodedUnit((tokens,), identity_of(messages, tools, learns_all=config.loss_on == "all"))
 
     return encode

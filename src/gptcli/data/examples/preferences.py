@@ -6,9 +6,9 @@ import hashlib
 
 import numpy as np
 
-from gptcli.data.chat_encoder import ChatEncoder
+from gptcli.data.chat_encoder import ChatEncoder, EncodedConversation
 from gptcli.data.example_forms import Preference
-from gptcli.data.examples.encode import EncodedUnit, MaskedTokens, UnitEncoder
+from gptcli.data.examples.encode import EncodedUnit, UnitEncoder
 from gptcli.data.examples.identity import DIGEST_BYTES, Identity, identity_of
 from gptcli.data.examples.statistics import ExampleCounts
 from gptcli.data.messages import Message, empty_answers
@@ -35,7 +35,7 @@ def preference_encoder(encoder: ChatEncoder, seq_len: int) -> UnitEncoder:
             counts.empty_answers += 1
             return None
         pair = tuple(encoded(preference, answer, place) for answer in (preference.chosen, preference.rejected))
-        length = sum(len(ids) - 1 for ids, _ in pair)
+        length = sum(len(one.ids) - 1 for one in pair)
         counts.lengths[length + 1] += 1
         if length > seq_len:
             counts.too_long += 1
@@ -43,14 +43,15 @@ def preference_encoder(encoder: ChatEncoder, seq_len: int) -> UnitEncoder:
         if np.array_equal(pair[0].ids, pair[1].ids):  # such as two answers that differ in spaces the template strips
             counts.undecided += 1
             return None
-        if not all(in_loss[1:].any() for _, in_loss in pair):
+        if not all(one.in_loss[1:].any() for one in pair):
             counts.no_answer += 1
             return None
         return EncodedUnit(pair, identity_of_preference(preference))
 
-    def encoded(preference: Preference, answer: list[Message], place: object) -> MaskedTokens:
+    def encoded(preference: Preference, answer: list[Message], place: object) -> EncodedConversation:
+        """Return the tokens of one answer and of the messages before it, with the answer alone in the loss."""
         ids, in_loss, turns = encoder.conversation([*preference.prompt, *answer], place, preference.tools)
-        return MaskedTokens(ids, in_loss & (np.arange(len(ids)) >= turns[len(preference.prompt)].start))
+        return EncodedConversation(ids, in_loss & (np.arange(len(ids)) >= turns[len(preference.prompt)].start))
 
     return encode
 

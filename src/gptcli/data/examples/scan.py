@@ -27,7 +27,14 @@ from gptcli.data.examples.encode import UnitEncoder, example_encoder
 from gptcli.data.examples.preferences import preference_encoder
 from gptcli.data.examples.split import drop_equal, split_units
 from gptcli.data.examples.splits import SplitWriter, known_answers, write_prompts
-from gptcli.data.examples.statistics import ExampleCounts, SplitCounts, example_report
+from gptcli.data.examples.statistics import (
+    REPORT_FIELDS,
+    CorpusFigures,
+    ExampleCounts,
+    SplitCounts,
+    example_report,
+    left_out_words,
+)
 from gptcli.data.examples.template import template_for_examples, tokenizer_for_examples
 from gptcli.data.examples.units import Units, UnitWriter
 from gptcli.data.file_formats import SourceFile
@@ -59,7 +66,7 @@ RENDERING = 2
 """A part of the cache's keys: raise it when the same rows become other tokens or another mask."""
 REPORT = "examples.json"
 NOT_OF_EXAMPLES = {"corpus", "mix", "tokenizer", "pack", "chat_template"}
-"""The keys of `data` that do not change the scan; of the template its source counts."""
+"""The keys of `data` that do not change the scan; the template is among the settings of the tokenizer."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +108,8 @@ def scan_examples(sources: Sequence[str], workspace: Workspace) -> ExampleScan:
     corpus = find_files(sources, config, cache_dir)
     files = look_at([*val.files, *corpus.files])
     settings = config.model_dump(mode="json", exclude=NOT_OF_EXAMPLES)
-    described = [template.source, tokenizer.fingerprint, settings, model.seq_len, workspace.seed]
-    entry = cache_dir / "tokens" / cache_key("examples", RENDERING, files, len(val.files), *described)
+    described = [tokenizer.fingerprint, tokenizer.settings, settings, model.seq_len, workspace.seed]
+    entry = cache_dir / "tokens" / cache_key("examples", RENDERING, REPORT_FIELDS, files, len(val.files), *described)
     with only_writer(entry):
         from_cache = is_current(entry, files)
         if not from_cache:
@@ -179,15 +186,15 @@ def write_examples(
         separator_warning="",
     )
     seq_len = require_model(workspace).seq_len
-    settings = {
-        "loss_on": "answers" if config.kind == "preferences" else config.loss_on,
-        "context": seq_len,
-        "duplicates": left_out["duplicates"],
-        "validated_on": left_out["overlap"],
-        "known_answers": known_answers(units, assignment),
-    }
-    counted = {name: SplitCounts.of(one, seq_len) for name, one in (("train", train), ("val", val))}
-    write_file(folder / REPORT, strict_json.dumps(example_report(counts, counted, settings)))
+    figures = CorpusFigures(
+        loss_on="answers" if config.kind == "preferences" else config.loss_on,
+        context=seq_len,
+        duplicates=left_out["duplicates"],
+        validated_on=left_out["overlap"],
+        known_answers=known_answers(units, assignment),
+    )
+    examples = example_report(counts, SplitCounts.of(train, seq_len), SplitCounts.of(val, seq_len), figures)
+    write_file(folder / REPORT, strict_json.dumps(examples))
     write_file(folder / SCAN, strict_json.dumps(asdict(summary)))
     groups.remove_files()
     remove_tree(work)
@@ -273,15 +280,12 @@ class Reading:
         if not self.files:
             raise nothing_readable_error(self.refused)
         counts = self.counts
-        if counts.rows == counts.no_answer + counts.empty_answers + counts.too_long + counts.undecided:
+        if counts.rows == counts.unusable:
             name = self.files[0].name if len(self.files) == 1 else "the corpus"
             if not counts.rows:
                 raise DataError(f"{name} holds no row", "name a file that does")
-            reasons = {"without an answer": counts.no_answer, "with an empty one": counts.empty_answers}
-            reasons |= {"too long to learn from": counts.too_long, "with two equal answers": counts.undecided}
-            words = ", ".join(f"{number:,} {reason}" for reason, number in reasons.items() if number)
             raise DataError(
-                f"nothing in {name} can be learnt: of {quantity(counts.rows, 'row')} {words}",
+                f"nothing in {name} can be learnt: of {quantity(counts.rows, 'row')} {left_out_words(vars(counts))}",
                 "give shorter examples with messages of the assistant, or raise train.seq_len up to the base's context",
             )
         return Units(folder)

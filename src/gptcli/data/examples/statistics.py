@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,20 +65,15 @@ class ExampleCounts:
     lengths: Counter[int] = field(default_factory=Counter)
     """The examples by their number of tokens before they are cut."""
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the counts as JSON can write them."""
-        return asdict(self) | {"lengths": sorted(self.lengths.items())}
-
-    @classmethod
-    def of_json(cls, values: Mapping[str, Any]) -> ExampleCounts:
-        """Return the counts that `as_json` returned."""
-        return cls(**{**values, "lengths": Counter(dict(values["lengths"]))})
+    @property
+    def unusable(self) -> int:
+        """The number of rows that are left out."""
+        return self.empty_answers + self.no_answer + self.too_long + self.undecided
 
     def add(self, other: ExampleCounts) -> None:
         """Add the counts of other rows."""
-        for name in ("rows", "empty_answers", "no_answer", "out_of_order", "cut", "too_long", "undecided"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.lengths += other.lengths
+        for name, count in vars(other).items():
+            setattr(self, name, getattr(self, name) + count)
 
     def length_report(self) -> dict[str, int]:
         """Return percentiles of the tokens of an example, and the most, before any is cut."""
@@ -91,28 +86,31 @@ class ExampleCounts:
         return found | {"longest": int(lengths[-1])}
 
 
-def example_report(
-    counts: ExampleCounts, splits: Mapping[str, SplitCounts], settings: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return the report of the examples of a corpus, as `data.json` has it under "examples".
+class CorpusFigures(NamedTuple):
+    """The figures of a whole corpus of examples."""
 
-    Args:
-        counts: the counts of the rows.
-        splits: the counts of the splits "train" and "val".
-        settings: further entries: the context in tokens, the loss, duplicates, and the overlap of answers.
-    """
-    return {
-        "rows": counts.rows,
-        "empty_answers": counts.empty_answers,
-        "no_answer": counts.no_answer,
-        "out_of_order": counts.out_of_order,
-        "cut": counts.cut,
-        "too_long": counts.too_long,
-        "undecided": counts.undecided,
-        "tokens": counts.length_report(),
-        **{name: split._asdict() for name, split in splits.items()},
-        **settings,
-    }
+    loss_on: str
+    """The tokens that the loss is of, as `data.loss_on`, or answers for preferences."""
+    context: int
+    """The tokens of a sequence."""
+    duplicates: int
+    validated_on: int
+    """Examples left out of training since their prompt is validated on."""
+    known_answers: int
+    """Validation examples whose last answer occurs in training too."""
+
+
+REPORT_FIELDS = (*ExampleCounts.__dataclass_fields__, *SplitCounts._fields, *CorpusFigures._fields, *PERCENTILES)
+"""All that decides which fields an `example_report` has."""
+
+
+def example_report(
+    counts: ExampleCounts, train: SplitCounts, val: SplitCounts, corpus: CorpusFigures
+) -> dict[str, Any]:
+    """Return the report of the examples of a corpus, as `data.json` has it under "examples"."""
+    counted = {name: count for name, count in vars(counts).items() if name != "lengths"}
+    splits = {"train": train._asdict(), "val": val._asdict()}
+    return {**counted, "tokens": counts.length_report(), **splits, **corpus._asdict()}
 
 
 def example_lines(report: Mapping[str, Any]) -> list[str]:
@@ -125,8 +123,7 @@ def example_lines(report: Mapping[str, Any]) -> list[str]:
         f"{tokens['longest']:,} at most; packed into {quantity(train['sequences'], 'sequence')} of "
         f"{report['context']:,}, {100 * train['filled']:.0f} % filled",
     ]
-    left_out = ", ".join(f"{report[name]:,} {words}" for name, words in LEFT_OUT.items() if report[name])
-    if left_out:
+    if left_out := left_out_words(report):
         lines.append(f"left out: {left_out}")
     if report["out_of_order"]:
         lines.append(
@@ -139,6 +136,11 @@ def example_lines(report: Mapping[str, Any]) -> list[str]:
         share = percent(report["known_answers"] / max(1, val["examples"]))
         lines.append(f"{share} of the answers that are validated on occur in training too")
     return lines
+
+
+def left_out_words(counts: Mapping[str, Any]) -> str:
+    """Return how many examples are left out for each reason; `counts` has those that are not zero by their names."""
+    return ", ".join(f"{counts[name]:,} {words}" for name, words in LEFT_OUT.items() if counts.get(name))
 
 
 def loss_words(loss_on: str) -> str:
