@@ -14,11 +14,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from gptcli.config.load import with_origin
 from gptcli.errors import CheckpointError, ConfigError, GptcliError, Stopped, UsageError
 from gptcli.evaluate.requests import TextsRequest, evaluate_texts
 from gptcli.nn import loss
 from gptcli.session import ModelRequest
 from gptcli.train import reference
+from gptcli.train.example_inspection import inspect_examples
 from gptcli.train.replay import replay
 from gptcli.train.request import TrainRequest
 from gptcli.train.run import train
@@ -126,6 +128,13 @@ def test_a_stopped_run_resumes_with_the_same_bytes_also_without_its_cache(
     whole, found = (load_file(run / "model.safetensors") for run in (base.parent / "dpo", tmp_path / "run"))
     assert all(torch.equal(whole[name], found[name]) for name in whole)
     assert timeless(base.parent / "dpo") == timeless(tmp_path / "run")
+
+
+def test_pairs_are_shown_as_the_base_learns_them_without_naming_the_objective(base: Path) -> None:
+    data = {"kind": "preferences", "corpus": [str(base.parent / "preferences.jsonl")]}
+    (report,) = inspect_examples(with_origin({"data": data}, "test"), str(base), base.parent / "cache", 2)
+    assert report["loss_on"] == "answers" and report["train"]["examples"] + report["val"]["examples"] == 30
+    assert all(one["tokens_in_loss"] for one in report["shown"])
 
 
 def test_replay_repeats_a_step_of_preferences(base: Path) -> None:

@@ -209,7 +209,9 @@ def explain(kind: type[Config], raw: RawConfig, error: pydantic.ValidationError)
     first = min(details, key=lambda detail: severity.get(detail["type"], 1))
     path = key_path(first["loc"], raw.values)
     key = ".".join(path)
-    place = raw.origins.get(key) or next((o for k, o in raw.origins.items() if k.startswith(f"{key}.") or not key), "")
+    place = raw.origins.get(key) or next((o for k, o in raw.origins.items() if k.startswith(f"{key}.")), "")
+    if not key and len(origins := set(raw.origins.values())) == 1:
+        (place,) = origins
     where = f"{place}: " if place else ""
     if first["type"] == "extra_forbidden":
         elsewhere = key_named(kind, path[-1])

@@ -20,11 +20,10 @@ from gptcli.data.workspace import Workspace
 from gptcli.errors import UsageError
 from gptcli.nn.device import resolve_device
 from gptcli.train.config import RunConfig
+from gptcli.train.finetune import EXAMPLES, METHODS
 from gptcli.train.initial_checkpoint import open_initial_checkpoint, settings_from
 from gptcli.train.planning.corpus import DRAFT_FACTS, example_model
 from gptcli.train.planning.fine_tuning import choose_settings
-
-EXAMPLES: dict[str, Any] = {"data": {"kind": "examples"}}
 
 
 def inspect_examples(user: RawConfig, base: str, cache_dir: Path, count: int) -> list[dict[str, Any]]:
@@ -40,7 +39,9 @@ def inspect_examples(user: RawConfig, base: str, cache_dir: Path, count: int) ->
         UsageError: the corpus is one of texts.
         DataError, CheckpointError, TokenizerError: as a training on the examples.
     """
-    user = merge(with_origin(EXAMPLES, "--model"), user, with_origin({"train": {"init_from": base}}, "--model"))
+    kind = user.values.get("data", {}).get("kind")
+    defaults = METHODS["dpo"] if kind == "preferences" else EXAMPLES
+    user = merge(with_origin(defaults, "--model"), user, with_origin({"train": {"init_from": base}}, "--model"))
     start = open_initial_checkpoint(user, None)
     if start is not None:
         user = settings_from(start, user)
