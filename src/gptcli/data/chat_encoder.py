@@ -9,10 +9,11 @@ import numpy as np
 
 from gptcli.console import say
 from gptcli.data.chat import REMEDY
-from gptcli.data.chat_rendering import ASSISTANT, TurnRenderer
+from gptcli.data.chat_rendering import TurnRenderer
 from gptcli.data.chat_spans import AnswerSpan, Beginning, Rendering, difference, ended
 from gptcli.data.chat_template import ChatTemplate
 from gptcli.data.content_marks import unmarked
+from gptcli.data.messages import ASSISTANT
 from gptcli.errors import DataError
 from gptcli.tokenizer.segments import NO_IDS, Segment
 from gptcli.tokenizer.tokenizer import Tokenizer

@@ -14,7 +14,8 @@ from gptcli.data.conversations import MESSAGE_FIELDS, as_message
 from gptcli.data.fields import described, refuse_repeated
 from gptcli.errors import DataError
 
-ROLES = ("system", "developer", "user", "assistant", "tool")
+ASSISTANT = "assistant"
+ROLES = ("system", "developer", "user", ASSISTANT, "tool")
 SYNONYMS = {
     **dict.fromkeys(("human",), "user"),
     **dict.fromkeys(("gpt", "bot", "model", "ai", "chatgpt"), "assistant"),
@@ -119,7 +120,7 @@ def has_value(value: Any) -> bool:
 
 def empty_answers(messages: Sequence[Message]) -> int:
     """Return the number of messages of the assistant that say nothing and call no tool."""
-    return sum(message["role"] == "assistant" and not says_something(message) for message in messages)
+    return sum(message["role"] == ASSISTANT and not says_something(message) for message in messages)
 
 
 def says_something(message: Message) -> bool:

@@ -14,9 +14,8 @@ from gptcli import strict_json
 from gptcli.data.cache import cache_key, is_whole, new_entry, only_writer, require_whole
 from gptcli.data.examples.identity import DIGEST
 from gptcli.data.examples.scan import REPORT, ExampleScan, open_example_scan, scan_examples
-from gptcli.data.examples.splits import PROMPTS, kept_documents, read_prompts
+from gptcli.data.examples.splits import PROMPTS, read_prompts, sketch_of, write_split
 from gptcli.data.examples.statistics import SplitCounts
-from gptcli.data.examples.units import masked_writer
 from gptcli.data.lost_text import LOST_TEXT
 from gptcli.data.overlap import write_overlap
 from gptcli.data.scan import SCAN, ScanSummary
@@ -57,7 +56,7 @@ def without(scan: ExampleScan, held_out: np.ndarray, workspace: Workspace) -> Ex
     with only_writer(entry):
         if not is_whole(entry):
             with new_entry(entry) as folder:
-                for name in ("val", "tokenizer", SKETCH):
+                for name in ("val", "tokenizer"):
                     (folder / name).mkdir()
                     copy_tree(scan.directory / name, folder / name)
                 for name in (LOST_TEXT, PROMPTS.format("val")):
@@ -70,19 +69,15 @@ def without(scan: ExampleScan, held_out: np.ndarray, workspace: Workspace) -> Ex
 def write_kept(folder: Path, scan: ExampleScan, is_kept: np.ndarray, prompts: np.ndarray) -> None:
     """Write the training part of a scan again, of the kept units alone, and what is counted of it."""
     before = TokenShards.open(scan.directory / "train")
-    token_counts, sizes = np.zeros(scan.tokenizer.vocab_size, dtype=np.int64), TokenSizes(scan.tokenizer)
-    with masked_writer(folder / "train", scan.tokenizer) as writer:
-        writer.unit_documents = before.unit_documents
-        for ids, in_loss, lengths, text_bytes in kept_documents(before, np.repeat(is_kept, before.unit_documents)):
-            writer.add_examples(ids, in_loss, lengths, text_bytes)
-            token_counts += np.bincount(ids, minlength=len(token_counts))
+    written = write_split(folder / "train", before, is_kept, scan.tokenizer)
     train, val = TokenShards.open(folder / "train"), TokenShards.open(folder / "val")
+    sketch_of(train, scan.tokenizer).save(folder / SKETCH)
     write_overlap(folder, [val], [train])
     with create_file(folder / PROMPTS.format("train")) as out:
         out.write(np.ascontiguousarray(prompts[is_kept]).data)
     gone = int((~is_kept).sum())
     values: dict[str, Any] = {name: getattr(scan, name) for name in ScanSummary.__dataclass_fields__} | {
-        "train": sizes.statistics(int(is_kept.sum()), token_counts),
+        "train": TokenSizes(scan.tokenizer).statistics(*written),
         "overlap": scan.overlap + gone,
         "overlap_bytes": scan.overlap_bytes + before.bytes - train.bytes,
         "fingerprint": hashlib.sha256((train.fingerprint + val.fingerprint).encode()).hexdigest(),

@@ -10,9 +10,9 @@ import numpy as np
 from gptcli.data.chat_encoder import ChatEncoder, EncodedConversation
 from gptcli.data.config import DataConfig
 from gptcli.data.example_forms import ChatExample
-from gptcli.data.examples.identity import ASSISTANT, Identity, identity_of
+from gptcli.data.examples.identity import Identity, identity_of
 from gptcli.data.examples.statistics import ExampleCounts
-from gptcli.data.messages import empty_answers, is_out_of_order
+from gptcli.data.messages import ASSISTANT, empty_answers, is_out_of_order
 
 
 class EncodedUnit(NamedTuple):

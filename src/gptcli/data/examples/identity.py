@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gptcli import strict_json
+from gptcli.data.messages import ASSISTANT
 
 DIGEST_BYTES = 16
 DIGEST = np.dtype([("high", "<u8"), ("low", "<u8")])
 """A digest as two numbers, as `later_occurrences` compares them."""
-ASSISTANT = "assistant"
 
 
 class Identity(NamedTuple):

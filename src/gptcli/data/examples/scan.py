@@ -26,7 +26,7 @@ from gptcli.data.example_rows import read_examples, read_preferences
 from gptcli.data.examples.encode import UnitEncoder, example_encoder
 from gptcli.data.examples.preferences import preference_encoder
 from gptcli.data.examples.split import drop_equal, split_units
-from gptcli.data.examples.splits import SplitWriter, known_answers, write_prompts
+from gptcli.data.examples.splits import WrittenSplit, known_answers, sketch_of, write_prompts, write_split
 from gptcli.data.examples.statistics import (
     REPORT_FIELDS,
     CorpusFigures,
@@ -158,12 +158,13 @@ def write_examples(
         drop_equal(units, reading.own_val, assignment)
     groups = units.groups()
     rule = split_units(units, reading.own_val, config, workspace.seed, assignment, groups)
-    splits = [SplitWriter(folder / name, kind, tokenizer, sizes) for name, kind in (("train", TRAIN), ("val", VAL))]
-    for split in splits:
-        split.write(units, assignment)
-    splits[0].sketch.merge().save(folder / SKETCH)
+    splits = [
+        write_split(folder / name, units.shards, assignment == kind, tokenizer)
+        for name, kind in (("train", TRAIN), ("val", VAL))
+    ]
     write_lost_text(folder, [sizes.lost_text(split.token_counts) for split in splits])
-    train, val = (TokenShards.open(split.directory) for split in splits)
+    train, val = (TokenShards.open(folder / name) for name in ("train", "val"))
+    sketch_of(train, tokenizer).save(folder / SKETCH)
     write_overlap(folder, [val], [train])
     write_prompts(folder, units, assignment)
     left_out = dropped(units.records, assignment)
@@ -202,7 +203,7 @@ def write_examples(
     write_file(folder / "report.json", strict_json.dumps(report, indent=2) + "\n")
 
 
-def described_texts(sizes: TokenSizes, train: SplitWriter, val: SplitWriter) -> dict[str, Any]:
+def described_texts(sizes: TokenSizes, train: WrittenSplit, val: WrittenSplit) -> dict[str, Any]:
     """Return the fields of `ScanSummary` about the texts of both splits, without special tokens."""
     return {
         "train": sizes.statistics(train.units, train.token_counts),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,9 +12,8 @@ from gptcli.data.arrays import stretches
 from gptcli.data.examples.identity import DIGEST
 from gptcli.data.examples.units import Units, masked_writer
 from gptcli.data.shards import TokenShards
-from gptcli.data.sketch import SketchBuilder
+from gptcli.data.sketch import SketchBuilder, TextSketch
 from gptcli.data.split import TRAIN, VAL
-from gptcli.data.token_sizes import TokenSizes
 from gptcli.storage import create_file
 from gptcli.tokenizer.tokenizer import Tokenizer
 
@@ -22,29 +22,30 @@ PROMPTS = "{}-prompts.bin"
 """The digests of the prompts of a split, by which other corpora of a mix leave out what is validated on."""
 
 
-class SplitWriter:
-    """Writes one split of the units, and counts its tokens."""
+class WrittenSplit(NamedTuple):
+    """The counts of a split: its units, and each token of the vocabulary, (V,)."""
 
-    def __init__(self, directory: Path, kind: int, tokenizer: Tokenizer, sizes: TokenSizes) -> None:
-        self.directory, self.kind, self.tokenizer, self.sizes = directory, kind, tokenizer, sizes
-        self.token_counts = np.zeros(sizes.vocab_size, dtype=np.int64)
-        self.units = 0
-        self.sketch = SketchBuilder(0)
+    units: int
+    token_counts: np.ndarray
 
-    def write(self, units: Units, assignment: np.ndarray) -> None:
-        """Write the units of this kind, in their order."""
-        of_kind = int(units.records["bytes"][assignment == self.kind].sum())
-        self.sketch = SketchBuilder(of_kind)
-        self.units = int((assignment == self.kind).sum())
-        is_kept = np.repeat(assignment == self.kind, units.shards.unit_documents)
-        with masked_writer(self.directory, self.tokenizer) as writer:
-            writer.unit_documents = units.shards.unit_documents
-            for ids, in_loss, lengths, sizes in kept_documents(units.shards, is_kept):
-                writer.add_examples(ids, in_loss, lengths, sizes)
-                self.token_counts += np.bincount(ids, minlength=len(self.token_counts))
-                if self.kind == TRAIN:
-                    edges = np.cumsum(lengths)[:-1]
-                    self.sketch.add([self.tokenizer.decode(document) for document in np.split(ids, edges)])
+
+def write_split(directory: Path, shards: TokenShards, is_kept: np.ndarray, tokenizer: Tokenizer) -> WrittenSplit:
+    """Write the units that are kept, is_kept (units,) bool, in their order to a new split."""
+    token_counts = np.zeros(tokenizer.vocab_size, dtype=np.int64)
+    with masked_writer(directory, tokenizer) as writer:
+        writer.unit_documents = shards.unit_documents
+        for ids, in_loss, lengths, sizes in kept_documents(shards, np.repeat(is_kept, shards.unit_documents)):
+            writer.add_examples(ids, in_loss, lengths, sizes)
+            token_counts += np.bincount(ids, minlength=len(token_counts))
+    return WrittenSplit(int(is_kept.sum()), token_counts)
+
+
+def sketch_of(train: TokenShards, tokenizer: Tokenizer) -> TextSketch:
+    """Return the sketch of the text of a training split."""
+    sketch = SketchBuilder(train.bytes)
+    for ids, _, lengths, _ in kept_documents(train, np.ones(train.documents, dtype=bool)):
+        sketch.add([tokenizer.decode(document) for document in np.split(ids, np.cumsum(lengths)[:-1])])
+    return sketch.merge()
 
 
 def kept_documents(
