@@ -84,13 +84,13 @@ def inspect(
     ] = 3,
     model: Annotated[
         str | None,
-        data_option(metavar="BASE", help="Show examples as BASE would learn them: what is in the loss, and counts."),
+        data_option(metavar="BASE", help="Show examples as BASE would learn them: the tokens in the loss, and counts."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the tokens of a corpus as text, and verify them.
 
-    With --model the corpus is one of examples, such as conversations. What the loss is of is coloured, or between
+    With --model the corpus is one of examples, such as conversations. The tokens in the loss are coloured, or between
     \u27e6 and \u27e7 where there are no colours.
 
     Examples:

@@ -24,7 +24,7 @@ LEARNT: dict[str, str] = {
     "completion": "the last message of the assistant, with the token that ends it",
     "all": "all messages",
 }
-"""The tokens that the loss is of, in words."""
+"""The tokens in the loss, in words."""
 
 
 class TurnSpan(NamedTuple):
@@ -84,7 +84,7 @@ class ChatEncoder:
             template: the template.
             tokenizer: the tokenizer, with the special tokens of the template; what it lacks is read as letters, which a
                 line on stderr says.
-            loss_on: what is in the loss: every token, the answers of the assistant, or the last of these.
+            loss_on: the tokens in the loss: every token, the answers of the assistant, or the last of these.
             date: today's date for the template, YYYY-MM-DD; None for no date.
 
         Raises:

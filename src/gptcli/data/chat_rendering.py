@@ -34,7 +34,7 @@ PROBES = (QUESTION, [{"role": "system", "content": "!"}, *QUESTION])
 
 
 class TurnRenderer:
-    """Renders conversations turn by turn. It is ended by `close`.
+    """Renders conversations turn by turn by a process, which `close` ends.
 
     Attributes:
         marks: the marks in the content of messages.

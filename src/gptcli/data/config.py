@@ -169,8 +169,8 @@ class DataConfig(Config):
     rejected answer in each row, for objective.name=dpo."""
 
     loss_on: Literal["assistant", "completion", "all"] = "assistant"
-    """The tokens of an example that the loss is of: assistant (all the assistant's messages, each with the token that
-    ends it), completion (the last one only) or all. Of preferences it is of the two answers only."""
+    """The tokens of an example that are in the loss: assistant (all the assistant's messages, each with the token that
+    ends it), completion (the last one only) or all. Of preferences, only the two answers are."""
 
     too_long: Literal["cut", "drop"] = "cut"
     """The handling of an example that is longer than the context: cut keeps its beginning, if that holds anything to

@@ -21,7 +21,7 @@ from gptcli.errors import DataError
 
 DEFAULT_FIELD = "text"
 Content = Literal["text", "examples", "preferences"]
-"""What rows are read as: a text each, an example to learn from, or a preference between two answers."""
+"""The content of a row: a text, an example to learn from, or a preference between two answers."""
 
 
 class RowPlace(NamedTuple):

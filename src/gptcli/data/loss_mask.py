@@ -1,4 +1,4 @@
-"""The loss mask of a split in a file: one bit for each token of the stream, 1 where the loss is of it.
+"""The loss mask of a split in a file: one bit for each token of the stream, 1 if it is in the loss.
 
 The bits of a byte go from the lowest to the highest, and the last byte is filled up with zeros.
 """

@@ -34,10 +34,8 @@ from gptcli.limits import allow_cpu_seconds
 OBJECT = re.compile(r"<[^<>]* at 0x[0-9a-f]+>")
 """Matches the text of an object that is not a value, such as a method: it holds an address, which differs between
 processes."""
-
-
 RANDOM = ("random", "lipsum")
-"""What jinja2 has with random numbers."""
+"""Names of jinja2's functions that use random numbers."""
 ESCAPE = re.compile(r"\\(?:u(fdd[0-9a-f])|.)")
 """Matches an escape of JSON; its group is the number of a noncharacter, U+FDD0 to U+FDDF."""
 

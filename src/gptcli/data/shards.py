@@ -4,7 +4,7 @@
     tokens-00000.bin ...  the tokens, uint16 if the vocabulary fits, else uint32; all files but the last are full
     document-starts.bin   for each document a uint64: its start in the stream
     document-bytes.bin    for each document a uint64: the UTF-8 bytes of its text
-    loss-mask.bin         in a split of examples for each token a bit: whether the loss is of it
+    loss-mask.bin         in a split of examples for each token a bit: whether it is in the loss
 
 Each document is framed as the tokenizer says (`DocumentFraming`): [BOS] doc1 [EOS] [BOS] doc2 [EOS], or with one token
 that is both, [EOS] doc1 [EOS] doc2. The documents of a masked split are examples, whose special tokens are their own:
@@ -72,11 +72,11 @@ class ShardWriter:
     def add_examples(self, ids: np.ndarray, in_loss: np.ndarray, lengths: np.ndarray, sizes: np.ndarray) -> None:
         """Append documents, each of at least one token, to a masked split.
 
-        The loss is never of the first token of a document, which nothing comes before.
+        The first token of a document, which nothing precedes, is never in the loss.
 
         Args:
             ids: (N,) the ids of all documents.
-            in_loss: (N,) bool, whether the loss is of each.
+            in_loss: (N,) bool, whether each is in the loss.
             lengths: (documents,) the tokens of each document.
             sizes: (documents,) the bytes of the text of each.
 
@@ -247,7 +247,7 @@ class TokenShards:
         """The place in the stream at which each file begins, and the end of the stream."""
         self.starts, self.sizes = self.map(STARTS, COUNT), self.map(BYTES, COUNT)
         self.is_masked: bool = index.get("masked", False)
-        """Whether the loss is of some tokens only, as `read_mask` says."""
+        """Whether only some tokens are in the loss, as `read_mask` says."""
         self.unit_documents: int = index.get("unit_documents", 1)
         """The consecutive documents that are used together only: 2 where they are the two answers of preferences."""
         self.reference: np.ndarray | None = None
@@ -313,7 +313,7 @@ class TokenShards:
         return tokens
 
     def read_mask(self, start: int, stop: int) -> np.ndarray:
-        """Return whether the loss is of tokens start..stop-1, (stop - start,) bool; without a mask it is of all.
+        """Return whether each of tokens start..stop-1 is in the loss, (stop - start,) bool; without a mask all are.
 
         Raises:
             IndexError: They are not within the stream.

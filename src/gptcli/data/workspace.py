@@ -12,7 +12,7 @@ from gptcli.tokenizer.tokenizer import Tokenizer
 
 
 class ExampleModel(NamedTuple):
-    """What examples must know of the model that learns them."""
+    """The properties of a model on which the tokens of its examples depend."""
 
     tokenizer: Tokenizer
     seq_len: int

@@ -23,7 +23,7 @@ class ExampleReport:
 
     Attributes:
         source: what the examples are, in words.
-        loss_on: the tokens that the loss is of, as `data.loss_on`.
+        loss_on: the tokens in the loss, as `data.loss_on`.
         preferences: the scores of the pairs whose chosen answers are the examples, if they are such.
     """
 

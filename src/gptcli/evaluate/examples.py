@@ -1,8 +1,8 @@
 """Scores of examples, such as conversations, on the tokens that a model is to write: loss, and the answers themselves.
 
-Each example is scored by itself, as it is trained. The loss is of the tokens of its mask. An answer is a stretch of
-these up to the token that ends it. Short answers are also generated, greedily, and compared with the example's. This
-module reads no files.
+Each example is scored by itself, as it is trained. The loss is the mean over the tokens of its mask. An answer is a
+stretch of these up to the token that ends it. Short answers are also generated, greedily, and compared with the
+example's. This module reads no files.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class ChatMessage(NamedTuple):
-    """What a person wrote."""
+    """A message that a person wrote."""
 
     time: datetime.datetime
     sender: str

@@ -32,13 +32,13 @@ ATTRIBUTION = re.compile(
     r"|Il\b.{4,200}\bha scritto|Op\b.{4,200}\bschreef.{0,100}|Em\b.{4,200}\bescreveu)\s?:",
     re.DOTALL,
 )
-"""What programs write before the text that an e-mail answers; it may be broken into two lines."""
+"""The line before quoted text that says who wrote it; it may be broken into two lines."""
 ORIGINAL = re.compile(
     r"-{2,}\s*(?:Original Message|Ursprüngliche Nachricht|Message d'origine|Mensaje original|Messaggio originale"
     r"|Forwarded message|Weitergeleitete Nachricht)\s*-{2,}|_{20,}",
     re.IGNORECASE,
 )
-"""What programs write before a whole e-mail that is quoted without marks, below the answer."""
+"""The line before a whole e-mail that is quoted without marks below the answer."""
 PREFIX = re.compile(r"^(?:(?:re|aw|fwd?|wg|sv|antw|tr|rv)(?:\[\d+\])?\s*:\s*)+", re.IGNORECASE)
 ESCAPED = re.compile(rb"^>(>*From )", re.MULTILINE)
 """A line of an e-mail that would begin another one in an mbox file."""

@@ -1,6 +1,6 @@
 """The way from exported chats to conversations for training, in which one person is the assistant.
 
-What the others write is the user's, and in a chat of several others each message begins with its sender's name.
+The messages of all others are the user's; if there are several others, each begins with its sender's name.
 Consecutive messages of one side are one turn, joined by line ends. A pause begins a new conversation. A conversation
 begins with the first turn of the others and ends with the last one of the assistant.
 """
@@ -52,7 +52,7 @@ class ExportRecipe(NamedTuple):
 
 @dataclass
 class ExportReport:
-    """What was read and what became of it, for people and as JSON."""
+    """The counts of what was read, written and left out, for people and as JSON."""
 
     chats: int = 0
     messages: int = 0

@@ -1,4 +1,4 @@
-"""Examples as text: the special tokens by their names, and what the loss is of marked."""
+"""Examples as text, with special tokens by their names and marks around the tokens in the loss."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from gptcli.data.shards import TokenShards
 from gptcli.tokenizer.tokenizer import Tokenizer
 
 BEGIN, END = "⟦", "⟧"
-"""The marks around what is in the loss, where there are no colours."""
+"""The marks around the tokens in the loss, where there are no colours."""
 
 
 class ShownPart(NamedTuple):
-    """A stretch of a document; `is_special`: the text is the names of special tokens."""
+    """A stretch of a document. If it `is_special`, its text consists of the names of special tokens."""
 
     text: str
     is_special: bool
@@ -24,7 +24,9 @@ class ShownPart(NamedTuple):
 
 
 def shown_parts(tokenizer: Tokenizer, ids: np.ndarray, in_loss: np.ndarray) -> list[ShownPart]:
-    """Return the stretches of a document, ids (T,) and mask (T,) bool, that are special or in the loss alike."""
+    """Return the longest stretches of a document, ids (T,) and mask (T,) bool, of one kind: special or not, in the loss
+    or not.
+    """
     kinds = ((int(id), int(id) in tokenizer.special_ids, bool(bit)) for id, bit in zip(ids, in_loss, strict=True))
     return [
         ShownPart(text_of(tokenizer, [id for id, _, _ in run], is_special), is_special, is_in)
@@ -38,7 +40,7 @@ def text_of(tokenizer: Tokenizer, ids: list[int], is_special: bool) -> str:
 
 
 def marked(parts: Iterable[ShownPart]) -> str:
-    """Return the text of a document with marks around what is in the loss."""
+    """Return the text of a document with marks around the tokens in the loss."""
     return "".join(
         f"{BEGIN}{text}{END}" if is_in else text
         for is_in, run in groupby(parts, key=lambda part: part.in_loss)

@@ -1,4 +1,4 @@
-"""Rows as token sequences with a loss mask: what is left out, what is cut, and how rows are compared."""
+"""Encoding of rows to tokens with a loss mask; some rows are left out or cut, which is counted."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class EncodedUnit(NamedTuple):
 
 
 UnitEncoder = Callable[[Any, object, ExampleCounts], EncodedUnit | None]
-"""A function of a row as example_rows.py reads it, its place for errors, and the counts that it adds to; the result is
-None where the row is left out."""
+"""A function that encodes a row: (the row as read by example_rows.py, its place for errors, the counts to add to) ->
+the unit, or None if the row is left out."""
 
 
 def example_encoder(encoder: ChatEncoder, config: DataConfig, seq_len: int) -> UnitEncoder:

@@ -20,17 +20,17 @@ class Identity(NamedTuple):
     """The digests of an example, 16 bytes each."""
 
     whole: bytes
-    """Of all that is learnt and of what comes before it: equal examples are duplicates."""
+    """The digest of all messages up to the last one in the loss: examples with the same one are duplicates."""
     prompt: bytes
-    """Of the messages before the last answer: examples with one prompt are on one side of the split."""
+    """The digest of the messages before the last answer: examples with the same one are in the same split."""
     answer: bytes
-    """Of the last answer."""
+    """The digest of the last answer."""
     beginnings: tuple[bytes, ...]
-    """Of the messages up to each answer before the last: an example that another one begins with is on its side."""
+    """The digests of the messages up to each earlier answer: an example that begins another one is in its split."""
 
 
 def identity_of(messages: Sequence[Mapping[str, Any]], tools: Any, *, learns_all: bool) -> Identity:
-    """Return the digests of a conversation, which has an answer; with `learns_all` what follows the last counts too."""
+    """Return the digests of a conversation that has an answer; `learns_all`: with the messages after the last one."""
     last = max(number for number, message in enumerate(messages) if message["role"] == ASSISTANT)
     digest = hashlib.blake2b(canonical(tools), digest_size=DIGEST_BYTES)
     beginnings, prompt, whole = [], b"", b""

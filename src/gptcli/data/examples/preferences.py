@@ -17,8 +17,8 @@ from gptcli.data.messages import Message, empty_answers
 def preference_encoder(encoder: ChatEncoder, seq_len: int) -> UnitEncoder:
     """Return the function that encodes preferences, both answers of which fit a sequence of `seq_len` tokens.
 
-    The loss is of the tokens of the answers alone, also where the messages before them have answers of the assistant. A
-    longer pair is left out, and never cut: the ends of two answers cannot be compared if one of them is missing.
+    Only the tokens of the two answers are in the loss, not those of earlier answers of the assistant. A longer pair is
+    left out, and never cut: the ends of two answers cannot be compared if one of them is missing.
     """
 
     def encode(preference: Preference, place: object, counts: ExampleCounts) -> EncodedUnit | None:

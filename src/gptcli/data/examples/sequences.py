@@ -67,7 +67,7 @@ class ExampleSequences:
     def batch(self, rows: Sequence[int] | np.ndarray) -> Batch:
         """Return these rows, numbered in the order in which they were packed.
 
-        `targets` is the next token of the example where the loss is of it, else IGNORE_INDEX. `segment_ids` counts the
+        `targets` is the next token of the example if it is in the loss, else IGNORE_INDEX. `segment_ids` counts the
         examples of a row from 0; the padding has the number after the last one.
         """
         shape, reference = (len(rows), self.seq_len), self.shards.reference

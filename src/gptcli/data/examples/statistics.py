@@ -90,7 +90,7 @@ class CorpusFigures(NamedTuple):
     """The figures of a whole corpus of examples."""
 
     loss_on: str
-    """The tokens that the loss is of, as `data.loss_on`, or answers for preferences."""
+    """The tokens in the loss, as `data.loss_on`, or answers for preferences."""
     context: int
     """The tokens of a sequence."""
     duplicates: int
@@ -144,7 +144,7 @@ def left_out_words(counts: Mapping[str, Any]) -> str:
 
 
 def loss_words(loss_on: str) -> str:
-    """Return the tokens that the loss is of, in words."""
+    """Return the name of the tokens in the loss."""
     return {
         "assistant": "of the assistant's messages",
         "completion": "of the last answer of each",
