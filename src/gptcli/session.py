@@ -59,7 +59,7 @@ class Session(LoadedModel):
     def chat_encoder(self, loss_on: LossOn = "assistant") -> ChatEncoder:
         """Return an encoder of conversations by the model's own chat template; it is a context manager.
 
-        Answers end at its `stop_ids`, and at those of the session.
+        Its `stop_ids` are those of the template and of the session.
 
         Raises:
             UsageError: the model has no chat template.
@@ -71,7 +71,9 @@ class Session(LoadedModel):
                 f"fine-tune it on some: gptcli finetune {shell_word(self.request.path)} chats.jsonl",
             )
         template = ChatTemplate.of_model(self.tokenizer, OF_MODEL)
-        return ChatEncoder(template, self.tokenizer, loss_on=loss_on, date=chat_date(self.run))
+        encoder = ChatEncoder(template, self.tokenizer, loss_on=loss_on, date=chat_date(self.run))
+        encoder.stop_ids |= self.stop_ids
+        return encoder
 
     def generate(self, prompts: Sequence[str], config: GenerationConfig, listener: Listener = SILENT) -> Generation:
         """Generate `config.num_samples` texts for each prompt; `listener` receives them as they grow.
@@ -97,7 +99,7 @@ class Session(LoadedModel):
                 self.chat_prompt(encoder, conversation, place(number, conversations))
                 for number, conversation in enumerate(conversations)
             ]
-            return self.complete(prompts, config, self.stop_ids | encoder.stop_ids, listener)
+            return self.complete(prompts, config, encoder.stop_ids, listener)
 
     def chat_prompt(self, encoder: ChatEncoder, conversation: ChatExample, name: str) -> Prompt:
         """Return the ids of a conversation up to where the assistant is to write; `name` stands for it in errors.

@@ -6,7 +6,6 @@ only to run tasks: it needs lm_eval (the extra `eval`).
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 from gptcli.console import say
@@ -24,10 +23,8 @@ class ChatHarnessModel(HarnessModel):
 
     applies_chat_template = True
 
-    def __init__(
-        self, model: GPT, encoder: ChatEncoder, batch_size: int | None = None, stop_ids: Collection[int] = ()
-    ) -> None:
-        super().__init__(model, encoder.tokenizer, batch_size, encoder.stop_ids | frozenset(stop_ids))
+    def __init__(self, model: GPT, encoder: ChatEncoder, batch_size: int | None = None) -> None:
+        super().__init__(model, encoder.tokenizer, batch_size, encoder.stop_ids)
         self.encoder = encoder
         self.rendered: dict[str, list[int]] = {}
         """The ids of every text that was rendered."""

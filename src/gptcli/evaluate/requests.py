@@ -169,12 +169,11 @@ def evaluate_conversations(session: Session, request: TextsRequest) -> ExampleRe
     if loss_on == "all":  # the mask of kept examples does not tell answers from questions
         answers = 0
     with session.chat_encoder(loss_on) as encoder, Progress("eval", None, unit="tokens", scale=True) as progress:
-        stop_ids = session.stop_ids | encoder.stop_ids
         scorer = ExampleScorer(
             session.model,
             session.tokenizer,
-            stop_ids,
-            partial(session.complete, stop_ids=stop_ids),
+            encoder.stop_ids,
+            partial(session.complete, stop_ids=encoder.stop_ids),
             ExampleOptions(options.context, options.stride, options.batch_size, answers, options.seed),
             on_tokens=lambda count, nats: progress.update(count, loss=f"{nats / count:.3f}"),
         )
@@ -269,11 +268,11 @@ def evaluate_tasks(request: TasksRequest) -> TaskReport:
         raise UsageError("--limit is 1 or more, and --num-fewshot 0 or more")
     session = open_session(request.model)
     with ExitStack() as stack:
-        batch_size, stop_ids = request.batch_size, session.stop_ids
-        model = harness.HarnessModel(session.model, session.tokenizer, batch_size, stop_ids)
         if request.apply_chat_template:
             encoder = stack.enter_context(session.chat_encoder())
-            model = chat_harness.ChatHarnessModel(session.model, encoder, batch_size, stop_ids)
+            model = chat_harness.ChatHarnessModel(session.model, encoder, request.batch_size)
+        else:
+            model = harness.HarnessModel(session.model, session.tokenizer, request.batch_size, session.stop_ids)
         evaluation = harness.run_tasks(
             model,
             request.tasks,
