@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -98,14 +98,23 @@ def inspect(
         gptcli data inspect runs/book/val --windows 10
         gptcli data inspect chats.jsonl --model runs/book
     """
+    from gptcli.storage import default_cache_dir
+
+    cache_dir = cache_dir or default_cache_dir()
     if model is not None:
-        show_examples(model, corpus, config or [], assignments or [], cache_dir, windows, as_json=as_json)
+        from gptcli.config import merge
+        from gptcli.config.load import with_origin
+        from gptcli.config.shipped import read_settings
+        from gptcli.train.example_inspection import inspect_examples
+
+        user = read_settings(config or [], assignments or [])
+        user = merge(user, with_origin({"data": {"corpus": corpus}}, "CORPUS"))
+        show_examples(inspect_examples(user, model, cache_dir, windows), as_json)
         return
     settings = data_settings(corpus, config or [], assignments or [])
     from gptcli.data.inspect import inspect, split_lines
-    from gptcli.storage import default_cache_dir
 
-    splits = inspect(settings, cache_dir or default_cache_dir(), windows)
+    splits = inspect(settings, cache_dir, windows)
     lines = [line for split in splits for line in split_lines(split)]
     show(strict_json.dumps({"splits": splits}) if as_json else "\n".join(lines))
 
@@ -143,26 +152,11 @@ def conversations(
     show(strict_json.dumps(report.as_dict()) if as_json else "\n".join(report.lines()))
 
 
-def show_examples(
-    model: str,
-    corpus: list[str],
-    configs: list[str],
-    assignments: list[str],
-    cache_dir: Path | None,
-    count: int,
-    *,
-    as_json: bool,
-) -> None:
-    """Print what a model would learn of examples."""
-    from gptcli.config import merge
-    from gptcli.config.load import with_origin
-    from gptcli.config.shipped import read_settings
+def show_examples(reports: list[dict[str, Any]], as_json: bool) -> None:
+    """Print reports of examples as a model would learn them."""
     from gptcli.data.examples.display import marked
-    from gptcli.storage import default_cache_dir
-    from gptcli.train.example_inspection import inspect_examples, inspection_lines, shown_examples
+    from gptcli.train.example_inspection import inspection_lines, shown_examples
 
-    user = merge(read_settings(configs, assignments), with_origin({"data": {"corpus": corpus}}, "CORPUS"))
-    reports = inspect_examples(user, model, cache_dir or default_cache_dir(), count)
     if as_json:
         show(strict_json.dumps({"corpora": reports}))
         return
