@@ -13,8 +13,9 @@ from gptcli.checkpoint.run_directory import RunDirectory
 from gptcli.config import read_toml
 from gptcli.console import say, shell_word
 from gptcli.data.chat import OF_MODEL
-from gptcli.data.chat_encoder import ChatEncoder, LossOn
+from gptcli.data.chat_encoder import ChatEncoder
 from gptcli.data.chat_template import ChatTemplate
+from gptcli.data.config import LossOn
 from gptcli.data.example_forms import ChatExample
 from gptcli.errors import UsageError
 from gptcli.generate.config import GenerationConfig

@@ -33,6 +33,12 @@ INSTEAD_OF_COMMANDS = {
     "estimate": "gptcli plan CONFIG",
 }
 """Replacements for commands that do not exist."""
+INSTEAD_OF_TRAINING_OPTIONS = {
+    "--output-dir": "--out",
+    "--out-dir": "--out",
+    "--max-time": "--time",
+    "--num-processes": "--nproc",
+}
 INSTEAD_OF_OPTIONS = {
     "generate": {
         "--max-tokens": "--max-new-tokens",
@@ -47,14 +53,8 @@ INSTEAD_OF_OPTIONS = {
         "--stop-sequence": "--stop",
     },
     "eval": {"--block-size": "--context", "--few-shot": "--num-fewshot", "--benchmark": "--tasks"},
-    "train": {"--output-dir": "--out", "--out-dir": "--out", "--max-time": "--time", "--num-processes": "--nproc"},
-    "finetune": {
-        "--output-dir": "--out",
-        "--out-dir": "--out",
-        "--max-time": "--time",
-        "--num-processes": "--nproc",
-        "--finetuning-type": "--method",
-    },
+    "train": INSTEAD_OF_TRAINING_OPTIONS,
+    "finetune": {**INSTEAD_OF_TRAINING_OPTIONS, "--finetuning-type": "--method"},
 }
 """Replacements for options that do not exist, by command."""
 BASE_FIRST = "gptcli finetune BASE DATA"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -12,13 +12,13 @@ from gptcli.data.chat import REMEDY
 from gptcli.data.chat_rendering import TurnRenderer
 from gptcli.data.chat_spans import AnswerSpan, Beginning, Rendering, difference, ended
 from gptcli.data.chat_template import ChatTemplate
+from gptcli.data.config import LossOn
 from gptcli.data.content_marks import unmarked
 from gptcli.data.messages import ASSISTANT
 from gptcli.errors import DataError
 from gptcli.tokenizer.segments import NO_IDS, Segment
 from gptcli.tokenizer.tokenizer import Tokenizer
 
-LossOn = Literal["all", "assistant", "completion"]
 LEARNT: dict[str, str] = {
     "assistant": "the assistant's messages, each with the token that ends it",
     "completion": "the last message of the assistant, with the token that ends it",

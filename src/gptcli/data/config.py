@@ -16,6 +16,10 @@ from gptcli.tokenizer.config import BpeTokenizerConfig, TokenizerConfig
 
 Pack = Literal["cross", "document", "example"]
 """The reach of attention in a sequence, as `data.pack`."""
+Content = Literal["text", "examples", "preferences"]
+"""The content of a row, as `data.kind`: a text, an example to learn from, or a preference between two answers."""
+LossOn = Literal["assistant", "completion", "all"]
+"""The tokens of an example that are in the loss, as `data.loss_on`."""
 READING_KEYS = (
     "format",
     "text_field",
@@ -163,12 +167,12 @@ class DataConfig(Config):
     for data.kind=examples and the default there, fits whole examples into sequences, each with attention and positions
     of its own."""
 
-    kind: Literal["text", "examples", "preferences"] = "text"
+    kind: Content = "text"
     """The content of the corpus: text, to continue; examples, conversations or prompts with completions in rows, of
     which a chat template makes tokens, and data.loss_on says which of them are learnt; or preferences, a chosen and a
     rejected answer in each row, for objective.name=dpo."""
 
-    loss_on: Literal["assistant", "completion", "all"] = "assistant"
+    loss_on: LossOn = "assistant"
     """The tokens of an example that are in the loss: assistant (all the assistant's messages, each with the token that
     ends it), completion (the last one only) or all. Of preferences, only the two answers are."""
 

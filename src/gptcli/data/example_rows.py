@@ -10,10 +10,10 @@ from typing import Any
 
 from gptcli.console import shell_word
 from gptcli.data.chat_exports.whatsapp import is_whatsapp
-from gptcli.data.config import DataConfig
+from gptcli.data.config import Content, DataConfig
 from gptcli.data.decoding import Decoding, read_text
 from gptcli.data.example_forms import ChatExample, Preference, example_of, preference_of
-from gptcli.data.fields import Content, FieldSelection, refuse_repeated
+from gptcli.data.fields import FieldSelection, refuse_repeated
 from gptcli.data.file_formats import SourceFile
 from gptcli.data.rows import missing_fields_error, rows_of, without_surrogates
 from gptcli.errors import DataError

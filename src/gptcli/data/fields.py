@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any, Literal, NamedTuple, assert_never
+from typing import Any, NamedTuple, assert_never
 
-from gptcli.data.config import DataConfig
+from gptcli.data.config import Content, DataConfig
 from gptcli.data.conversations import (
     ANSWERS,
     CHOSEN,
@@ -20,8 +20,6 @@ from gptcli.data.conversations import (
 from gptcli.errors import DataError
 
 DEFAULT_FIELD = "text"
-Content = Literal["text", "examples", "preferences"]
-"""The content of a row: a text, an example to learn from, or a preference between two answers."""
 
 
 class RowPlace(NamedTuple):

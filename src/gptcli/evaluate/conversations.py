@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar, get_args
 
 from gptcli.checkpoint.run_directory import RunDirectory
-from gptcli.data.chat_encoder import ChatEncoder, EncodedConversation, LossOn
-from gptcli.data.config import DataConfig
+from gptcli.data.chat_encoder import ChatEncoder, EncodedConversation
+from gptcli.data.config import DataConfig, LossOn
 from gptcli.data.decoding import Decoding
 from gptcli.data.example_forms import ChatExample, Preference
 from gptcli.data.example_rows import read_examples

@@ -17,7 +17,7 @@ from gptcli.data.split import TRAIN, VAL
 from gptcli.storage import create_file
 from gptcli.tokenizer.tokenizer import Tokenizer
 
-UNITS_AT_ONCE = 4096
+DOCUMENTS_AT_ONCE = 4096
 PROMPTS = "{}-prompts.bin"
 """The digests of the prompts of a split, by which other corpora of a mix leave out what is validated on."""
 
@@ -53,7 +53,8 @@ def kept_documents(
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
     """Yield (ids, loss mask, tokens of each document, bytes of each) of the documents that are kept, some at a time."""
     edges = np.append(shards.document_starts.astype(np.int64), len(shards))
-    for first, kept in stretches_of(is_kept):
+    for first in range(0, len(is_kept), DOCUMENTS_AT_ONCE):
+        kept = is_kept[first : first + DOCUMENTS_AT_ONCE]
         if not kept.any():
             continue
         start, stop = int(edges[first]), int(edges[first + len(kept)])
@@ -61,12 +62,6 @@ def kept_documents(
         tokens = np.repeat(kept, lengths)
         sizes = shards.sizes.array[first : first + len(kept)].astype(np.int64)
         yield shards.read(start, stop)[tokens], shards.read_mask(start, stop)[tokens], lengths[kept], sizes[kept]
-
-
-def stretches_of(values: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (place of the first, values) of stretches of UNITS_AT_ONCE values."""
-    for first in range(0, len(values), UNITS_AT_ONCE):
-        yield first, values[first : first + UNITS_AT_ONCE]
 
 
 def known_answers(units: Units, assignment: np.ndarray) -> int:
