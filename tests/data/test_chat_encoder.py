@@ -427,7 +427,8 @@ def test_chatml_is_given_its_tokens_and_the_token_that_begins_the_models_texts(
 def test_the_template_is_the_models_own_if_it_has_one(tmp_path: Path) -> None:
     base = byte_tokenizer()
     own = base.with_chat_template("{{ messages }}")
-    assert [ChatTemplate.of_model(tokenizer).name for tokenizer in (base, own)] == ["chatml", "model"]
+    for tokenizer, name in ((base, CHATML), (own, OF_MODEL)):
+        assert ChatTemplate.of_model(tokenizer) == ChatTemplate.of_model(tokenizer, name)
     assert ChatTemplate.of_model(own).source == "{{ messages }}"
     with pytest.raises(DataError, match=r"no chat template of its own.*data\.chat_template=chatml"):
         ChatTemplate.of_model(base, "model")
@@ -451,7 +452,7 @@ def test_tokens_named_by_the_configuration_are_single_ids(tmp_path: Path) -> Non
 def test_an_answer_that_nothing_ends_is_refused() -> None:
     tokenizer = Tokenizer(byte_tokenizer().backend, {"bos_token": None, "eos_token": None})
     with (
-        ChatEncoder(ChatTemplate("plain", PLAIN), tokenizer) as encoder,
+        ChatEncoder(ChatTemplate(PLAIN), tokenizer) as encoder,
         pytest.raises(DataError, match="ends an answer"),
     ):
         encoder.conversation(MESSAGES, "row 1")

@@ -22,13 +22,11 @@ class ChatTemplate:
     """A chat template.
 
     Attributes:
-        name: its name in messages: chatml, model, or a file.
         source: the Jinja template, which is also what programs that read an exported model are given.
         special_tokens: special tokens that it writes and that a tokenizer may lack. A model that is trained with the
             template gets them (`Tokenizer.with_special_tokens`).
     """
 
-    name: str
     source: str
     special_tokens: tuple[str, ...] = ()
 
@@ -53,12 +51,12 @@ class ChatTemplate:
                 raise DataError(
                     "the base model has no chat template of its own", "use another: --set data.chat_template=chatml"
                 )
-            return cls(name, with_bos(source, tokenizer) if tokenizer.adds_bos else source, tuple(special_tokens))
+            return cls(with_bos(source, tokenizer) if tokenizer.adds_bos else source, tuple(special_tokens))
         if name == CHATML:
             source, special_tokens = CHATML_SOURCE + CHATML_PROMPT, (*CHATML_TOKENS, *special_tokens)
         else:
             source = read_template(name)
-        return cls(name, with_bos(source, tokenizer), tuple(dict.fromkeys(special_tokens)))
+        return cls(with_bos(source, tokenizer), tuple(dict.fromkeys(special_tokens)))
 
     def unknown_tokens(self, tokenizer: Tokenizer) -> list[str]:
         """Return what the template writes in the form of special tokens, and the tokenizer has no token for."""
