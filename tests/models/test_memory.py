@@ -16,7 +16,14 @@ from gptcli.models.adapters import add_adapter
 from gptcli.models.config import ModelConfig
 from gptcli.models.estimate import adapter_shape, parameter_count
 from gptcli.models.gpt import GPT, build_model
-from gptcli.models.memory import BatchShape, ComputeFormat, Recompute, activations, training_memory_bytes
+from gptcli.models.memory import (
+    BatchShape,
+    ComputeFormat,
+    Recompute,
+    activations,
+    token_loss_bytes,
+    training_memory_bytes,
+)
 from gptcli.nn.norm import FewPassesRMSNorm, RMSNorm
 from gptcli.nn.recompute import recomputed
 from gptcli.optim.build import build_optimizer
@@ -176,15 +183,17 @@ PEAKS = [
 ]
 
 
-def peak_bytes(model: GPT, batch: BatchShape, numbers: ComputeFormat, micro_batches: int) -> int:
+def peak_bytes(
+    model: GPT, batch: BatchShape, numbers: ComputeFormat, micro_batches: int, loss: str = "loss_sum"
+) -> int:
     """The most bytes of all tensors at one moment of the second step of a training, by torch's tracker."""
     optimizer = build_optimizer(model.parameter_infos(), AdamWConfig())
     ids = torch.randint(model.config.vocab_size, batch)
 
     def backpropagate(number: int) -> None:
         with computing(numbers):
-            loss = model.loss_sum(ids, ids)
-        loss.backward()
+            total = getattr(model, loss)(ids, ids).sum()
+        total.backward()
 
     return tracked_peak(model, optimizer, ids, micro_batches, backpropagate)
 
@@ -201,6 +210,16 @@ def test_the_peak_of_a_training_is_the_one_that_torch_tracks(
     moments = 2 * parameter_count(config)
     reckoned = training_memory_bytes(config, moments, batch, numbers, mode, accumulates=micro_batches > 1)
     assert reckoned == pytest.approx(measured, rel=0.05)
+
+
+@pytest.mark.parametrize("numbers", [ComputeFormat(), BF16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("vocab_size", [65, 2000])
+def test_the_losses_of_each_token_need_more_memory_than_their_sum_as_torch_tracks(
+    vocab_size: int, numbers: ComputeFormat
+) -> None:
+    config = shape(vocab_size=vocab_size, n_layer=1)
+    whole, each = (peak_bytes(build_model(config), BATCH, numbers, 1, loss) for loss in ("loss_sum", "token_losses"))
+    assert each == pytest.approx(whole + token_loss_bytes(config, BATCH, numbers), rel=0.02)
 
 
 def test_memory_falls_with_checkpointing_and_half_precision() -> None:

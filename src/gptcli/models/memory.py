@@ -308,6 +308,15 @@ def frozen_loss_bytes(config: ModelConfig, batch: BatchShape, numbers: ComputeFo
     return batch.tokens * config.n_embd * numbers.compute_bytes, logits * of_logit + head_copy_bytes(config, numbers)
 
 
+def token_loss_bytes(config: ModelConfig, batch: BatchShape, numbers: ComputeFormat) -> int:
+    """Return the bytes that `GPT.token_losses` with gradients, as in DPO, needs beyond `GPT.loss_sum` at its peak.
+
+    Where `loss_sum` computes the gradient of the logits itself, autograd keeps their log-softmax beside it.
+    """
+    logits = batch.tokens * config.vocab_size
+    return logits * numbers.compute_bytes if config.vocab_size >= LARGE_VOCABULARY and logits <= MAX_LOGITS else 0
+
+
 def loss_peak_bytes(config: ModelConfig, batch: BatchShape, numbers: ComputeFormat) -> int:
     """Return the peak of the loss beyond what it keeps: logits and log-softmax in fp32 beside their gradient."""
     logits, head = batch.tokens * config.vocab_size, config.vocab_size * config.n_embd

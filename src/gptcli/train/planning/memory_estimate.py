@@ -19,7 +19,14 @@ from gptcli.models.estimate import (
     parameter_count,
     token_embedding_parameters,
 )
-from gptcli.models.memory import BatchShape, ComputeFormat, activations, head_copy_bytes, table_bytes
+from gptcli.models.memory import (
+    BatchShape,
+    ComputeFormat,
+    activations,
+    head_copy_bytes,
+    table_bytes,
+    token_loss_bytes,
+)
 from gptcli.nn.thresholds import MAX_MUON_BATCH
 from gptcli.optim.config import AdamWConfig, MuonConfig, OptimConfig, SgdConfig
 from gptcli.parallel.layout import Layout
@@ -57,6 +64,8 @@ def rank_memory(config: RunConfig, precision: str, device_type: str, layout: Lay
     gradients = whole if layout.shards > 1 and count > 1 else weights
     unfused, recompute = numbers._replace(is_unfused=layout.is_sharded), config.train.activation_checkpointing
     kept = activations(local, batch, unfused, recompute, config.adapter)
+    if config.objective.name == "dpo":
+        kept = kept._replace(loss_peak=kept.loss_peak + token_loss_bytes(local, batch, numbers))
     if adapter.weights:
         gradients = adapter.weights * BYTES_FP32
     if layout.shards > 1:  # the blocks' weights are gathered in the compute precision, so autocast copies none
