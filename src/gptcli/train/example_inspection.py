@@ -16,13 +16,12 @@ from gptcli.data.examples.display import ShownPart, sampled_examples
 from gptcli.data.examples.statistics import example_lines
 from gptcli.data.mix import prepare_mix, scan_mix
 from gptcli.data.overlap import overlap_words
-from gptcli.data.workspace import Workspace
+from gptcli.data.workspace import ExampleModel, Workspace
 from gptcli.errors import UsageError
-from gptcli.nn.device import resolve_device
 from gptcli.train.config import RunConfig
 from gptcli.train.finetune import EXAMPLES, METHODS
 from gptcli.train.initial_checkpoint import open_initial_checkpoint, settings_from
-from gptcli.train.planning.corpus import DRAFT_FACTS, example_model
+from gptcli.train.planning.corpus import DRAFT_FACTS
 from gptcli.train.planning.fine_tuning import choose_settings
 
 
@@ -48,8 +47,7 @@ def inspect_examples(user: RawConfig, base: str, cache_dir: Path, count: int) ->
     draft = validate(RunConfig, merge(choose_settings(DRAFT_FACTS, user), user))
     if draft.data.kind == "text":
         raise UsageError("data.kind is text, which every model learns in the same way", "leave --model out")
-    device = resolve_device(draft.device)
-    model = example_model(user, draft, device.type, start.tokenizer if start else None)
+    model = ExampleModel(start.tokenizer, draft.seq_len) if start else None
     workspace = Workspace(draft.data, cache_dir, draft.seed, model=model)
     data = prepare_mix(scan_mix(workspace), workspace)
     reports = data.report.get("mix", [data.report])

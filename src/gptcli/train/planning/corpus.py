@@ -1,13 +1,11 @@
-"""What a plan must know of the corpus before it is read."""
+"""Checks of the settings of a corpus before it is read."""
 
 from __future__ import annotations
 
-from gptcli.config import RawConfig, merge, validate
-from gptcli.data.workspace import ExampleModel
+from gptcli.config import RawConfig
 from gptcli.errors import UsageError
-from gptcli.tokenizer.tokenizer import Tokenizer
 from gptcli.train.config import RunConfig
-from gptcli.train.planning.fine_tuning import choose_settings, is_of_examples
+from gptcli.train.planning.fine_tuning import is_of_examples
 from gptcli.train.planning.zero_config import CorpusFacts
 
 DRAFT_FACTS = CorpusFacts(train_bytes=1_000_000, device_type="cpu")
@@ -41,18 +39,3 @@ def require_base(user: RawConfig, *, has_model: bool) -> None:
             f"data.kind is {user.values['data']['kind']}, and there is no model that learns the examples",
             "name the one to start from: gptcli finetune RUN DATA",
         )
-
-
-def example_model(
-    user: RawConfig, draft: RunConfig, device_type: str, tokenizer: Tokenizer | None
-) -> ExampleModel | None:
-    """Return what examples must know of the model that learns them; None if no model is given.
-
-    The length of its sequences depends on the device, but not on the corpus.
-    """
-    if tokenizer is None:
-        return None
-    if draft.train.init_from is None:  # a run that began with other weights, and is resumed: all is set
-        return ExampleModel(tokenizer, draft.seq_len)
-    facts = DRAFT_FACTS._replace(device_type=device_type)
-    return ExampleModel(tokenizer, validate(RunConfig, merge(choose_settings(facts, user), user)).seq_len)

@@ -12,7 +12,7 @@ from gptcli.config import RawConfig, merge, validate
 from gptcli.config.load import with_origin, without_leaf
 from gptcli.data.batches import Batches
 from gptcli.data.mix import MixScan, PreparedMix, prepare_mix
-from gptcli.data.workspace import Workspace
+from gptcli.data.workspace import ExampleModel, Workspace
 from gptcli.errors import ConfigError
 from gptcli.models.adapters import add_adapter
 from gptcli.models.estimate import parameter_count
@@ -31,7 +31,7 @@ from gptcli.train.compiling import choose_compile
 from gptcli.train.config import RunConfig
 from gptcli.train.initial_checkpoint import InitialCheckpoint, settings_from
 from gptcli.train.planning.choice import TIME_RULE, Choice, TimedRequest, choose_for_time
-from gptcli.train.planning.corpus import DRAFT_FACTS, example_model, require_base, require_source
+from gptcli.train.planning.corpus import DRAFT_FACTS, require_base, require_source
 from gptcli.train.planning.fine_tuning import FINE_TUNING, choose_settings, fine_tuning, is_of_examples
 from gptcli.train.planning.memory_check import require_memory
 from gptcli.train.planning.memory_estimate import rank_memory, trained_parameters
@@ -117,11 +117,11 @@ class Plan:
     @property
     def trained(self) -> int:
         """The number of weights that are trained: all, or those of the adapter and the rows of new tokens."""
-        trained = trained_parameters(self.config.model, self.config.adapter)
-        if trained == self.parameters or self.start is None:
-            return trained
-        tables = 1 if self.config.model.tie_embeddings else 2
-        return trained + tables * len(self.start.new_ids) * self.config.model.n_embd
+        model, adapter = self.config.model, self.config.adapter
+        if adapter.name == "none" or self.start is None:
+            return self.parameters
+        tables = 1 if model.tie_embeddings else 2
+        return trained_parameters(model, adapter) + tables * len(self.start.new_ids) * model.n_embd
 
     @property
     def epochs(self) -> float:
@@ -223,7 +223,7 @@ def make_plan(
     seconds, choice = draft.train.max_seconds, None
     clock = None if seconds is None else Clock(seconds, began)
     if clock is None or not is_new:  # the rule for a deadline chooses the shape, which is only open in a new run
-        model = example_model(user, draft, device.type, tokenizer)
+        model = ExampleModel(tokenizer, draft.seq_len) if tokenizer else None
         scan = scan_subset(Workspace(draft.data, cache_dir, draft.seed, model=model), draft.train.corpus_bytes)
         facts = CorpusFacts(scan.train.bytes, device.type)
         chosen = RawConfig() if history.is_resumed else choose_settings(facts, user)
@@ -298,8 +298,8 @@ def with_steps_of_epochs(user: RawConfig, config: RunConfig, sequences_per_epoch
 def choose_exactly(chosen: RawConfig, facts: CorpusFacts, user: RawConfig) -> RawConfig:
     """Return the choices of the rules after the corpus is tokenized.
 
-    Of text, tokens decide only the steps of small ones and of runs whose epochs are set. A run that a clock ends gets
-    its most steps here.
+    For texts, the number of tokens decides only the steps of small ones and of runs whose epochs are set. A run that a
+    clock ends gets its most steps here.
     """
     if is_of_examples(user):
         return fine_tuning(facts, user)
