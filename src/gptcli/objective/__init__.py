@@ -1,1 +1,1 @@
-"""What a training minimises: the loss of a batch, and the count by which it is normalised."""
+"""The objectives of training: the loss of a batch, and the count by which it is normalised."""

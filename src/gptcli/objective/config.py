@@ -18,7 +18,7 @@ class CrossEntropyConfig(Config):
 class DPOConfig(Config):
     """Direct preference optimization (Rafailov et al. 2023, https://arxiv.org/abs/2305.18290).
 
-    Of each pair of answers the model is to prefer the chosen one more than the model that training starts from does.
+    The loss falls as the model prefers the chosen answer of a pair more than the model that training starts from does.
     """
 
     name: Literal["dpo"] = "dpo"

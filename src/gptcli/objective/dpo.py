@@ -22,7 +22,7 @@ from gptcli.objective.objective import LossFunction, LossSums, Objective, Scores
 
 
 class PairLosses(NamedTuple):
-    """What each pair contributes, (B, P): its loss, the figures (K, B, P), and whether there is such a pair."""
+    """The loss of each pair, (B, P), its figures, (K, B, P), and whether there is such a pair."""
 
     loss: Tensor
     figures: Tensor
@@ -37,7 +37,6 @@ class DPO(Objective):
     To second order that is the divergence from either model to the other.
     """
 
-    unit = "pair"
     compares = True
     figure_names = ("reward_chosen", "reward_rejected", "reward_margin", "reward_accuracy", "kl")
     shown = ("reward_accuracy", "reward_margin")

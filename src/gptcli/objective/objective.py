@@ -36,16 +36,14 @@ class Scores(NamedTuple):
 
 
 class Objective(ABC):
-    """What a training minimises: the mean of a loss over all units of a step, such as target tokens.
+    """The function that a training minimises: the mean of a loss over all units of a step, such as target tokens.
 
     Attributes:
-        unit: the name of a unit.
         figure_names: the names, in metrics.jsonl, of further means over the units of a step.
         shown: those of them that are shown during the training.
         compares: whether a batch has the nats of a reference model.
     """
 
-    unit: str
     figure_names: tuple[str, ...] = ()
     shown: tuple[str, ...] = ()
     compares = False
@@ -85,8 +83,6 @@ class Objective(ABC):
 
 class CrossEntropy(Objective):
     """The negative log-likelihood of the target tokens."""
-
-    unit = "token"
 
     def loss_function(self, model: GPT) -> LossFunction:
         """Return the sum of the nats of the targets."""
