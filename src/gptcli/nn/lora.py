@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from gptcli.nn.dropout import drop
 from gptcli.nn.layers import Embedding, Linear
+from gptcli.nn.loss import at_least_fp32
 from gptcli.nn.matmul import linear, matmul
 from gptcli.nn.parameters import Role
 
@@ -98,11 +99,6 @@ class LoraLinear(Linear):
         if self.lora_lengths is not None:
             whole *= (at_least_fp32(self.lora_lengths) / row_lengths(whole))[:, None]
         return whole.to(self.weight.dtype)
-
-
-def at_least_fp32(tensor: Tensor) -> Tensor:
-    """Return the tensor in fp32, or as it is if it is in fp64."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def row_lengths(weight: Tensor) -> Tensor:

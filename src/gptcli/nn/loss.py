@@ -27,9 +27,9 @@ LARGEST_SCORED_PART = 0.75
 """The part of the targets that count, up to which the head is computed for those alone."""
 
 
-def at_least_fp32(logits: Tensor) -> Tensor:
+def at_least_fp32(tensor: Tensor) -> Tensor:
     """Return bf16 and fp16 as fp32; return fp32 and fp64 as they are, not copied."""
-    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
 
 
 def softcapped(logits: Tensor, softcap: float | None) -> Tensor:
