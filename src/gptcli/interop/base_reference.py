@@ -16,6 +16,8 @@ from gptcli.interop.weights import read_json
 from gptcli.manifest import in_threads, require_unchanged
 from gptcli.storage import write_atomic
 
+HUB_PREFIX = "hf:"
+"""The beginning of the name of a model on the hub."""
 BASE_FILE = "base.json"
 """The file of an adapter's run that names its base model."""
 

@@ -19,9 +19,10 @@ from gptcli.data.chat_encoder import LEARNT
 from gptcli.data.prompts import example_prompt
 from gptcli.figures import figure, figure_with_interval
 from gptcli.interop.auto_tokenizer import tokenizer_class_for
+from gptcli.interop.base_reference import HUB_PREFIX
 from gptcli.interop.families import family_of
 from gptcli.interop.generation_config import with_chat_ends
-from gptcli.interop.load import HUB_PREFIX, LoadedModel
+from gptcli.interop.load import LoadedModel
 from gptcli.interop.native import NATIVE
 from gptcli.manifest import require_unchanged
 from gptcli.storage import read_regular
@@ -59,13 +60,7 @@ def model_card(loaded: LoadedModel, *, name: str, license: str | None, dtype: st
         section("Training", [*method_lines(record["config"]), *training_lines(record, loaded)]),
         section("Conversations", conversation_lines(loaded)),
         section("Size", size_lines(loaded, dtype)),
-        section(
-            "Use",
-            [
-                usage(name, prompt, tokenizer_class, is_chat=is_chat),
-                f"{opened[0].upper()}{opened[1:]}".rstrip(".") + ".",
-            ],
-        ),
+        section("Use", [usage(name, prompt, tokenizer_class, is_chat=is_chat), sentence(opened)]),
         section("Licence", [licence_line(license)]),
         f"Written by gptcli {__version__}.",
     ]

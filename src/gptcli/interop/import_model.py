@@ -10,10 +10,11 @@ import torch
 
 from gptcli.checkpoint.run_directory import RunDirectory
 from gptcli.errors import CheckpointError, UsageError
+from gptcli.interop.base_reference import HUB_PREFIX
 from gptcli.interop.generation_config import CONFIG, read_stop_ids
 from gptcli.interop.huggingface import MODEL_FILES, read_huggingface, require_embedded, write_huggingface
 from gptcli.interop.llama2c import read_llama2c
-from gptcli.interop.load import HUB_PREFIX, fetch_from_hub
+from gptcli.interop.load import fetch_from_hub
 from gptcli.interop.nanogpt import read_nanogpt
 from gptcli.interop.peft_config import ADAPTER_CONFIG
 from gptcli.interop.pickles import read_pickle, weights_or_pickles

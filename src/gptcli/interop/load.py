@@ -18,7 +18,7 @@ from gptcli.checkpoint.run_directory import CheckpointInfo, RunDirectory
 from gptcli.console import shell_word
 from gptcli.errors import CheckpointError, UsageError, first_line
 from gptcli.interop.adapted import NO_ADAPTER, LoadedAdapter, Opening, adapter_of, with_adapter
-from gptcli.interop.base_reference import BaseReference, tensors_sha256
+from gptcli.interop.base_reference import HUB_PREFIX, BaseReference, tensors_sha256
 from gptcli.interop.generation_config import CONFIG, read_stop_ids
 from gptcli.interop.huggingface import read_huggingface
 from gptcli.interop.peft import read_new_ids, read_peft
@@ -26,6 +26,7 @@ from gptcli.interop.peft_config import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_bas
 from gptcli.interop.run_model import choose_checkpoint, config_of, run_tokenizer, warn_of_lost_best
 from gptcli.interop.weights import LoadedWeights
 from gptcli.manifest import require_unchanged
+from gptcli.models.adapter_config import NoAdapter
 from gptcli.models.config import ModelConfig
 from gptcli.models.gpt import GPT, build_model, model_with
 from gptcli.models.vocabulary import add_tokens
@@ -33,7 +34,6 @@ from gptcli.nn.finite import require_finite
 from gptcli.tokenizer.files import TOKENIZER_FILE
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
-HUB_PREFIX = "hf:"
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
 PICKLES = "pytorch_model*.bin"
 MOST_BASES = 8
@@ -86,7 +86,8 @@ def load_model(
 
     Args:
         checkpoint: which checkpoint of a run: `best` (lowest validation loss), `last` or a step.
-        merge: whether an adapter is added to the matrices of its base; otherwise it stands beside them.
+        merge: whether an adapter is added to the matrices of its base; otherwise it stands beside them, and `device`
+            and `dtype` have no effect.
 
     Raises:
         CheckpointError: there is no such model, or it is damaged or not supported; or the base of an adapter is missing
@@ -196,7 +197,7 @@ def load_run(run: RunDirectory, opening: Opening) -> LoadedModel:
     require_finite(tensors, info.path, remedy)
     own, adapter = adapter_of(saved.state.get("config", {}), str(info.path)), NO_ADAPTER
     stop_ids = read_stop_ids(run.path)
-    if own.name == "none":
+    if isinstance(own, NoAdapter):
         model = with_tensors(run, info, config, tensors, opening)
     else:
         base, reference = open_base(BaseReference.open(run.path), run.path, opening)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from gptcli import strict_json
 from gptcli.errors import CheckpointError
-from gptcli.interop.base_reference import BaseReference
+from gptcli.interop.base_reference import HUB_PREFIX, BaseReference
 from gptcli.interop.family import Json
 from gptcli.interop.weights import open_safetensors, read_json
 from gptcli.models.adapter_config import LoraConfig
@@ -18,7 +18,6 @@ from gptcli.storage import write_atomic
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 BASE_SHA256 = "base_sha256"
 """The key of the hash of the base's weights in the metadata of ADAPTER_WEIGHTS; peft does not read the metadata."""
-HUB = "hf:"
 LARGEST_RANK = 4096
 PLAIN_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
 """Values of init_lora_weights with which the base's own weights stay as they are."""
@@ -169,13 +168,11 @@ def peft_json(
         ids: the ids whose vectors are trained, by module.
         transposed: whether their matrices are (in, out).
     """
-    name, _, revision = base.reference.removeprefix(HUB).partition("@") if is_hub(base) else (base.reference, "", "")
     growth = {module: count**0.5 if config.rslora else count for module, count in parts.items()}
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": name or None,
-        "revision": revision or None,
+        **named(base),
         "inference_mode": True,
         "r": config.rank,
         "lora_alpha": whole(config.alpha),
@@ -198,9 +195,12 @@ def whole(value: float) -> float:
     return int(value) if value == int(value) else value
 
 
-def is_hub(base: BaseReference) -> bool:
-    """Return whether a base is named by its place on the hub."""
-    return base.reference.startswith(HUB)
+def named(base: BaseReference) -> Json:
+    """Return the keys that name a base."""
+    name, revision = base.reference, ""
+    if name.startswith(HUB_PREFIX):
+        name, _, revision = name.removeprefix(HUB_PREFIX).partition("@")
+    return {"base_model_name_or_path": name or None, "revision": revision or None}
 
 
 def read_base(folder: Path) -> BaseReference:
@@ -218,14 +218,12 @@ def read_base(folder: Path) -> BaseReference:
     is_bare = re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name) and not Path(name).exists()
     if not is_bare:
         return BaseReference(str(Path(name).absolute()), sha256)
-    return BaseReference(f"{HUB}{name}@{revision}" if isinstance(revision, str) else HUB + name, sha256)
+    return BaseReference(f"{HUB_PREFIX}{name}@{revision}" if isinstance(revision, str) else HUB_PREFIX + name, sha256)
 
 
 def name_base(folder: Path, base: BaseReference) -> None:
-    """Let an adapter name its base by another place."""
-    name, _, revision = base.reference.removeprefix(HUB).partition("@") if is_hub(base) else (base.reference, "", "")
-    values = read_json(folder / ADAPTER_CONFIG) | {"base_model_name_or_path": name, "revision": revision or None}
-    write_peft_json(folder, values)
+    """Write another place of the base into adapter_config.json."""
+    write_peft_json(folder, read_json(folder / ADAPTER_CONFIG) | named(base))
 
 
 def write_peft_json(folder: Path, values: Json) -> None:

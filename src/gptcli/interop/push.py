@@ -20,8 +20,9 @@ from huggingface_hub.utils.tqdm import disable_progress_bars
 from gptcli.console import shell_word
 from gptcli.data.prompts import example_prompt
 from gptcli.errors import StorageError, UsageError, first_line
+from gptcli.interop.base_reference import HUB_PREFIX
 from gptcli.interop.export import Exported, export_huggingface
-from gptcli.interop.load import HUB_PREFIX, load_model
+from gptcli.interop.load import load_model
 from gptcli.interop.merging import merge_checks
 
 REMEDIES = {

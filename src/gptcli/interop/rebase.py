@@ -9,8 +9,8 @@ from typing import Any
 
 from gptcli.checkpoint.run_directory import RunDirectory
 from gptcli.errors import CheckpointError, UsageError
-from gptcli.interop.base_reference import BASE_FILE, NO_BASE, BaseReference
-from gptcli.interop.load import HUB_PREFIX, IN_FP32, load_peft, open_base
+from gptcli.interop.base_reference import BASE_FILE, HUB_PREFIX, NO_BASE, BaseReference
+from gptcli.interop.load import IN_FP32, load_peft, open_base
 from gptcli.interop.peft_config import ADAPTER_CONFIG, name_base, read_base
 from gptcli.manifest import read_manifest, replacing
 
@@ -32,7 +32,7 @@ class Rebased:
 
 
 def rebase(path: Path, base: str) -> Rebased:
-    """Let the adapter at `path`, a run or a directory of PEFT, find its base model at `base`; return both.
+    """Write `base` as the place of the base model of the adapter at `path`, a run or a directory of PEFT; return both.
 
     Raises:
         UsageError: there is no adapter at `path`, or another process trains it.

@@ -1,4 +1,4 @@
-"""What a run says of its model, beside the weights: its tokenizer, its shape, and which checkpoint is wanted."""
+"""A run's description of its model, apart from the weights: tokenizer, shape, and the wanted checkpoint."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ from gptcli.models.config import ModelConfig
 from gptcli.storage import read_regular
 from gptcli.tokenizer.framing import DocumentFraming
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
+
+FINAL_WEIGHTS = (ADAPTER_WEIGHTS, SINGLE)
+"""The files of the weights of a finished run, of which it has one."""
 
 
 def run_tokenizer(run: RunDirectory) -> Tokenizer:
@@ -102,7 +105,7 @@ def warn_of_lost_best(run: RunDirectory, chosen: CheckpointInfo) -> None:
     is_kept = any(info.step == step for info in run.checkpoints())
     if is_kept or chosen.val_loss is None or chosen.val_loss <= loss:
         return
-    final = next((name for name in (ADAPTER_WEIGHTS, SINGLE) if (run.path / name).is_file()), SINGLE)
+    final = next((name for name in FINAL_WEIGHTS if (run.path / name).is_file()), SINGLE)
     checkpoints, elsewhere = shell_word(str(run.checkpoints_dir)), shell_word(f"{run.path}-checkpoints")
     say(
         f"warning: the best checkpoint of {run.path}, of step {step} with validation loss {loss:.4f}, is gone, and "

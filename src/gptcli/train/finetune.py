@@ -9,7 +9,8 @@ from typing import Any, Literal
 from gptcli.config.load import leaves_of, parse_assignment, with_origin
 from gptcli.console import shell_word
 from gptcli.errors import UsageError
-from gptcli.interop.load import HUB_PREFIX, is_model
+from gptcli.interop.base_reference import HUB_PREFIX
+from gptcli.interop.load import is_model
 from gptcli.storage import expanded
 from gptcli.train.request import TrainRequest
 
@@ -18,8 +19,8 @@ Method = Literal["full", "lora", "dpo"]
 EXAMPLES: Mapping[str, Any] = {"data": {"kind": "examples"}}
 """The settings of a training on examples."""
 METHODS: Mapping[str, Mapping[str, Any]] = {
-    "full": {"data": {"kind": "examples"}, "adapter": {"name": "none"}, "objective": {"name": "cross_entropy"}},
-    "lora": {"data": {"kind": "examples"}, "adapter": {"name": "lora"}, "objective": {"name": "cross_entropy"}},
+    "full": {**EXAMPLES, "adapter": {"name": "none"}, "objective": {"name": "cross_entropy"}},
+    "lora": {**EXAMPLES, "adapter": {"name": "lora"}, "objective": {"name": "cross_entropy"}},
     "dpo": {"data": {"kind": "preferences"}, "objective": {"name": "dpo"}},
 }
 """The settings that each method decides."""

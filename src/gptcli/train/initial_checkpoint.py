@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -20,9 +20,9 @@ from gptcli.data.config import DataConfig
 from gptcli.data.examples.template import tokenizer_for_examples
 from gptcli.data.sketch import NOTHING_KNOWN, SKETCH, TextSketch
 from gptcli.errors import CheckpointError, ConfigError, UsageError
-from gptcli.interop.base_reference import BASE_FILE, NO_BASE, BaseReference
+from gptcli.interop.base_reference import BASE_FILE, HUB_PREFIX, NO_BASE, BaseReference
 from gptcli.interop.huggingface import MODEL_FILES, write_huggingface
-from gptcli.interop.load import HUB_PREFIX, load_model, open_base
+from gptcli.interop.load import load_model, open_base
 from gptcli.interop.run_model import run_tokenizer
 from gptcli.manifest import record
 from gptcli.models.config import WITHOUT_EFFECT, ModelConfig
@@ -31,19 +31,6 @@ from gptcli.models.vocabulary import add_tokens
 from gptcli.storage import atomic_directory
 from gptcli.tokenizer.files import TOKENIZER_FILE
 from gptcli.tokenizer.tokenizer import Tokenizer
-
-
-class AddedTokens(NamedTuple):
-    """The tokens that a base model is given.
-
-    spare: the number of them that have rows which were in the embedding already, and which no token had.
-    """
-
-    ids: range
-    spare: int
-
-
-NO_TOKENS = AddedTokens(range(0), 0)
 
 
 @dataclass(frozen=True)
@@ -59,15 +46,12 @@ class InitialCheckpoint:
     """The sketch of the text that the weights were trained on, if they come from a run that has one."""
     stop_ids: frozenset[int] = frozenset()
     """The tokens that end a text of this model."""
-    added: AddedTokens = NO_TOKENS
-    """The tokens that the model had no row for; their rows are the mean of the others."""
+    new_ids: range = range(0)
+    """The tokens that the model was given; their rows are the mean of the others."""
+    spare: int = 0
+    """How many of them have rows that were in the embedding already, and which no token had."""
     base: BaseReference = NO_BASE
     """The name of the model as the base of an adapter; `NO_BASE` if its own weights are trained."""
-
-    @property
-    def new_ids(self) -> range:
-        """The ids of these tokens."""
-        return self.added.ids
 
     def with_tokenizer(self, tokenizer: Tokenizer) -> InitialCheckpoint:
         """Return the model for a tokenizer that adds tokens to its own."""
@@ -75,8 +59,8 @@ class InitialCheckpoint:
         if wanted == known:
             return replace(self, tokenizer=tokenizer)
         grown = add_tokens(self.config, self.weights, known, wanted)
-        added = AddedTokens(range(known, wanted), grown.spare)
-        return replace(self, tokenizer=tokenizer, config=grown.config, weights=grown.weights, added=added)
+        as_grown = replace(self, config=grown.config, weights=grown.weights, spare=grown.spare)
+        return replace(as_grown, tokenizer=tokenizer, new_ids=range(known, wanted))
 
     def for_examples(self, data: DataConfig) -> InitialCheckpoint:
         """Return the model with the chat template that renders its examples, and the special tokens that it writes.
@@ -204,7 +188,7 @@ def keep_sketch(prepared: Path, start: InitialCheckpoint | None, run: RunDirecto
 def keep_initial(start: InitialCheckpoint, config: ModelConfig, tokenizer: Tokenizer, run: RunDirectory) -> None:
     """Write the model before its first step, and the sketch of its text, into the run unless they are there already.
 
-    Of the base of an adapter, only the name is written.
+    The base of an adapter is not copied: only its name is written.
     """
     if start.base != NO_BASE:
         if not (run.path / BASE_FILE).exists():

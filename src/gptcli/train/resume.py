@@ -21,7 +21,7 @@ from gptcli.config.differences import Difference, differences
 from gptcli.config.load import leaves_of
 from gptcli.console import say, shell_word
 from gptcli.errors import CheckpointError, ConfigError, TokenizerError
-from gptcli.interop.run_model import run_tokenizer
+from gptcli.interop.run_model import FINAL_WEIGHTS, run_tokenizer
 from gptcli.manifest import read_manifest, require_unchanged
 from gptcli.models.config import WITHOUT_EFFECT
 from gptcli.tokenizer.files import SETTINGS_FILE
@@ -94,8 +94,7 @@ class History:
             CheckpointError: the run holds final weights but no checkpoint, so it cannot be resumed.
         """
         state = newest_state(run)
-        finals = ("model.safetensors", "adapter_model.safetensors")
-        if not state and not run.checkpoints() and any((run.path / name).is_file() for name in finals):
+        if not state and not run.checkpoints() and any((run.path / name).is_file() for name in FINAL_WEIGHTS):
             raise CheckpointError(
                 f"{run.path} holds the final weights but no checkpoint, so it cannot be resumed",
                 f"train its weights in a new run: gptcli train CORPUS --init-from {shell_word(run.path)}",

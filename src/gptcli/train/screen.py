@@ -88,7 +88,7 @@ def start_lines(start: InitialCheckpoint) -> list[tuple[str, str]]:
     lines = [("start", f"the weights of {start.source}; a new optimizer")]
     if start.new_ids:
         names = ", ".join(map(start.tokenizer.token_text, start.new_ids))
-        spare = f"; {start.added.spare:,} in rows that no token had" if start.added.spare else ""
+        spare = f"; {start.spare:,} in rows that no token had" if start.spare else ""
         lines.append(("new tokens", f"{names}: each starts at the mean of the embeddings{spare}"))
     return lines
 
