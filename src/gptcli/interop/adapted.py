@@ -1,4 +1,4 @@
-"""Adapters on their base models, as they are loaded. Opens no base."""
+"""Adapters of loaded models: adding one to its base model, and writing it."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from torch import Tensor
 from gptcli.config import Config, validate
 from gptcli.config.load import with_origin
 from gptcli.interop.base_reference import NO_BASE, BaseReference, tensors_sha256
-from gptcli.interop.generation_config import GENERATION_CONFIG, generation_config, with_chat_ends
+from gptcli.interop.generation_config import GENERATION_CONFIG, generation_config
 from gptcli.interop.huggingface import write_json
 from gptcli.interop.peft import write_peft
 from gptcli.interop.peft_config import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from gptcli.models.adapter_config import AdapterConfig, LoraConfig, NoAdapter
-from gptcli.models.adapters import add_adapter, load_adapter_state, merged
+from gptcli.models.adapters import attach_adapter, load_adapter_state, merged
 from gptcli.models.gpt import GPT, build_model
 from gptcli.tokenizer.tokenizer import Tokenizer
 
 ADAPTER_FILES = (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
 """The files of an adapter in the form of PEFT."""
-ReadAdapter = Callable[[GPT], tuple[AdapterConfig, Mapping[str, Tensor]]]
+ReadAdapter = Callable[[GPT], tuple[LoraConfig, Mapping[str, Tensor]]]
 """A function from the base to the adapter's configuration and its tensors."""
 
 
 class LoadedAdapter(NamedTuple):
     """The adapter of a loaded model.
 
-    sha256: the hex SHA-256 of its tensors and of its base's.
+    sha256: the hex SHA-256 of its tensors, the factor of B A, the ids of new tokens, and its base's SHA-256.
     """
 
     config: AdapterConfig
@@ -82,9 +82,10 @@ def with_adapter(
         CheckpointError: the adapter has other tensors, or they are not finite.
     """
     config, tensors = read(model)
-    add_adapter(model, config, 0, new_ids)
+    attach_adapter(model, config, new_ids)
     load_adapter_state(model, tensors)
-    return model, LoadedAdapter(config, reference, tensors_sha256(tensors, reference.sha256))
+    others = f"{reference.sha256} {config.scaling:.6g} {list(new_ids)}\n"
+    return model, LoadedAdapter(config, reference, tensors_sha256(tensors, others))
 
 
 def write_adapter(
@@ -104,7 +105,7 @@ def write_adapter(
         stop_ids: tokens that end a text besides the one that the tokenizer names.
     """
     tokenizer.save(directory)
-    write_json(directory / GENERATION_CONFIG, generation_config(tokenizer, with_chat_ends(tokenizer, stop_ids)))
+    write_json(directory / GENERATION_CONFIG, generation_config(tokenizer, stop_ids))
     write_peft(model, config, base, directory)
     return f"peft opens it as an adapter of {base.reference}"
 
