@@ -53,7 +53,7 @@ def require_quantization(name: str) -> None:
 
 
 class GgufMetadata(NamedTuple):
-    """What a file says besides the model and its tokenizer.
+    """The metadata of a file besides the model and its tokenizer.
 
     Attributes:
         name: the name of the model.

@@ -42,7 +42,7 @@ without them."""
 
 @dataclass
 class TurnMarkup:
-    """What a template writes around the contents of messages.
+    """The markup of a template around the contents of messages.
 
     Attributes:
         begin: before all messages.

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gptcli.checkpoint.tensor_files import write_tensors
 from gptcli.config import validate
@@ -173,9 +173,10 @@ def read_peft(folder: Path, base: GPT) -> tuple[LoraConfig, dict[str, Tensor]]:
     found = read_peft_config(folder)
     entries = read_entries(folder, found)
     family, _ = family_of(base.config)
+    all_places = list(places(base, family))
     low_ranks: dict[str, list[LowRank | None]] = {}
     tensors: dict[str, Tensor] = {}
-    for place in places(base, family):
+    for place in all_places:
         if missing := [name for name in place.theirs if found.names(name) and name not in entries]:
             raise CheckpointError(f"{folder} has no tensors for {missing[0]}", "write the adapter again")
         own = [entries.pop(name, {}) for name in place.theirs]
@@ -189,11 +190,11 @@ def read_peft(folder: Path, base: GPT) -> tuple[LoraConfig, dict[str, Tensor]]:
             "use the base model that it was trained on",
         )
     config = joint_config(found, low_ranks)
-    for name, parts in low_ranks.items():
-        if name.split(".")[2] in SUB_LAYERS[config.targets]:
-            tensors |= padded(name, base.get_submodule(name), parts, config)
+    for place in all_places:
+        if place.name.split(".")[2] in SUB_LAYERS[config.targets]:
+            tensors |= padded(place, low_ranks[place.name], config)
         else:
-            tensors.pop(f"{name}.lora_lengths", None)
+            tensors.pop(f"{place.name}.lora_lengths", None)
     return config, tensors
 
 
@@ -300,19 +301,17 @@ def joint_config(found: PeftConfig, low_ranks: Mapping[str, Sequence[LowRank | N
     )
 
 
-def padded(name: str, module: nn.Module, parts: Sequence[LowRank | None], config: LoraConfig) -> dict[str, Tensor]:
+def padded(place: Place, parts: Sequence[LowRank | None], config: LoraConfig) -> dict[str, Tensor]:
     """Return the tensors of a map of ours, with zeros up to the rank of all."""
-    assert isinstance(module, Linear)
-    widths = [rows for _, rows in module.roles["weight"].parts] or [module.out_features]
-    a = torch.zeros(len(parts), config.rank, module.in_features)
-    b = torch.zeros(module.out_features, config.rank)
-    for of_a, of_b, pair in zip(a, b.split(widths), parts, strict=True):
+    a = torch.zeros(len(parts), config.rank, place.module.in_features)
+    b = torch.zeros(place.module.out_features, config.rank)
+    for of_a, of_b, pair in zip(a, b.split(place.parts), parts, strict=True):
         if pair:
             of_a[: len(pair.a)] = pair.a
             of_b[:, : len(pair.a)] = (
                 pair.b if pair.scaling == config.scaling else pair.b * (pair.scaling / config.scaling)
             )
-    return {f"{name}.lora_a": a.flatten(0, 1), f"{name}.lora_b": b}
+    return {f"{place.name}.lora_a": a.flatten(0, 1), f"{place.name}.lora_b": b}
 
 
 def new_rows(entries: Entries, family: Family, base: GPT, found: PeftConfig) -> dict[str, Tensor]:

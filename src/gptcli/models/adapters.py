@@ -19,7 +19,7 @@ SUB_LAYERS: dict[AdapterTargets, tuple[str, ...]] = {
     "attention": ("attention",),
     "mlp": ("mlp",),
 }
-DAMAGED = "the file is damaged or its training diverged: train the adapter again"
+DAMAGED = "the file is damaged or its training diverged: train again"
 
 
 def add_adapter(model: GPT, config: AdapterConfig, seed: int, new_ids: Iterable[int] = ()) -> GPT:
@@ -77,22 +77,22 @@ def adapter_state(model: GPT) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in model.named_parameters() if tensor.requires_grad}
 
 
-def load_adapter_state(model: GPT, tensors: Mapping[str, Tensor], source: object = "the adapter") -> None:
+def load_adapter_state(model: GPT, tensors: Mapping[str, Tensor]) -> None:
     """Copy tensors as `adapter_state` returns them into a model of the same form.
 
     Raises:
-        CheckpointError: they have other names or shapes, or are not finite; the message names `source`.
+        CheckpointError: they have other names or shapes, or are not finite.
     """
-    own = adapter_state(model)
+    own, source = adapter_state(model), "the adapter" if has_adapter(model) else "the checkpoint"
     if names := own.keys() ^ tensors.keys():
         name = min(names)
         what = f"has no {name}" if name in own else f"has {name}, for which this model has no place"
-        raise CheckpointError(f"{source} {what}", "use the adapter's own configuration and base model")
+        raise CheckpointError(f"{source} {what}", "use its own configuration and base model")
     for name, tensor in tensors.items():
         if tensor.shape != own[name].shape:
             raise CheckpointError(
                 f"{source}: {name} has shape {tuple(tensor.shape)}, should be {tuple(own[name].shape)}",
-                "use the adapter's own configuration and base model",
+                "use its own configuration and base model",
             )
     require_finite(tensors, source, DAMAGED)
     with torch.no_grad():
