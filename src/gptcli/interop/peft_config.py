@@ -164,7 +164,7 @@ def peft_json(
 
     Args:
         targets: the ends of the names of the modules with an adapter.
-        parts: of how many adapters the one of a module consists, by the end of its name, where it is not one.
+        parts: the number of our adapters in the one of a module, by the end of its name, where it is more than one.
         ids: the ids whose vectors are trained, by module.
         transposed: whether their matrices are (in, out).
     """

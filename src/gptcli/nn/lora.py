@@ -83,9 +83,9 @@ class LoraLinear(Linear):
     def multiply(self) -> Callable[..., Any]:
         """Return `lora_linear` in the form that suits how the pass is run."""
         # A compiler cannot cache a graph with an autograd.Function. Selective recomputation, which lists operators,
-        # must not see results that change in place. Shards need operators that know them.
+        # must not see results that change in place.
         is_listed = torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack()
-        return lora_linear if is_listed or type(self.lora_a) is not nn.Parameter else LoraFunction.apply
+        return lora_linear if is_listed else LoraFunction.apply
 
     def update(self) -> Tensor:
         """Return s B A (O, I), in fp32 or fp64."""

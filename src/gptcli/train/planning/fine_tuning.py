@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from gptcli.config import RawConfig, merge
 from gptcli.config.load import with_origin
@@ -21,7 +21,6 @@ from gptcli.train.planning.zero_config import (
 )
 
 FINE_TUNING = "the rule for fine-tuning"
-Method = Literal["full", "lora", "dpo", "dpo over lora"]
 
 
 class Recipe(NamedTuple):
@@ -29,7 +28,7 @@ class Recipe(NamedTuple):
 
     optimizer: muon or adamw.
     lr: its learning rate, of all weights, at TUNED_WIDTH and below; it falls with the width of wider bases.
-    epochs: the most and the fewest passes: over FEW_TOKENS and less, and over many.
+    epochs: the passes over a training split of FEW_TOKENS and less, and the fewest over larger ones.
     steps: the steps of a run, about, as long as each has between one sequence and LARGEST_STEP tokens.
     """
 
@@ -39,7 +38,7 @@ class Recipe(NamedTuple):
     steps: int
 
 
-RECIPES: Mapping[Method, Recipe] = {
+RECIPES: Mapping[str, Recipe] = {
     "full": Recipe("muon", 3e-3, (10, 3), 500),
     "lora": Recipe("adamw", 1e-2, (20, 5), 1000),
     "dpo": Recipe("adamw", 1e-4, (3, 1), 500),
@@ -75,12 +74,12 @@ def is_of_examples(user: RawConfig) -> bool:
     return bool(user.values.get("data", {}).get("kind", "text") != "text")
 
 
-def method_of(values: Mapping[str, Any]) -> Method:
-    """Return the method that nested settings describe."""
+def recipe_of(values: Mapping[str, Any]) -> Recipe:
+    """Return the recipe of the method that nested settings describe."""
     is_adapter = values.get("adapter", {}).get("name", "none") != "none"
     if values.get("objective", {}).get("name") == "dpo":
-        return "dpo over lora" if is_adapter else "dpo"
-    return "lora" if is_adapter else "full"
+        return RECIPES["dpo over lora" if is_adapter else "dpo"]
+    return RECIPES["lora" if is_adapter else "full"]
 
 
 def fine_tuning(facts: CorpusFacts, user: RawConfig) -> RawConfig:
@@ -90,7 +89,7 @@ def fine_tuning(facts: CorpusFacts, user: RawConfig) -> RawConfig:
         facts: the examples and the device.
         user: the merged files and --set values with the shape of the base, their keys and types checked.
     """
-    recipe = RECIPES[method_of(user.values)]
+    recipe = recipe_of(user.values)
     train, model = user.values.get("train", {}), user.values.get("model", {})
     seq_len = train.get("seq_len") or min(model.get("context_length", LONGEST_SEQUENCE), LONGEST_SEQUENCE)
     chosen: dict[str, Any] = {"train": choose_training(facts, recipe, seq_len, train)}
