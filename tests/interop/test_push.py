@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ import torch
 from huggingface_hub import constants
 
 from gptcli.config import Config
-from gptcli.errors import StorageError, UsageError
+from gptcli.errors import CheckpointError, StorageError, UsageError
+from gptcli.interop.export import Exported, export_huggingface
 from gptcli.interop.huggingface import read_huggingface, write_huggingface
 from gptcli.interop.push import PushRequest, push
 from gptcli.models.config import ModelConfig
@@ -68,6 +70,17 @@ def test_the_model_and_its_card_arrive_and_nothing_else(hub, run, our_model, tmp
     assert "license: mit" in card and "gptcli generate hf:someone/tiny" in card
     assert pushed.exported.checks[0].is_exact
     assert len(pushed.commit) == 40 and pushed.url == f"{hub.address}/someone/tiny"
+
+
+def test_files_that_do_not_compute_what_the_model_does_are_not_sent(hub, run, monkeypatch):
+    def wrong(*arguments: object) -> Exported:
+        exported = export_huggingface(*arguments)
+        return replace(exported, checks=tuple(replace(check, max_difference=1.0) for check in exported.checks))
+
+    monkeypatch.setattr("gptcli.interop.push.export_huggingface", wrong)
+    with pytest.raises(CheckpointError, match=r"the export of .* does not compute what the model does"):
+        push(PushRequest(str(run), "someone/tiny"))
+    assert not hub.repos
 
 
 def test_the_weights_go_through_git_lfs_and_the_rest_in_the_commit(hub, run):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -73,10 +72,11 @@ def compare(model: GPT, reader: str, logits: Logits, ids: Tensor) -> ParityCheck
     return ParityCheck(reader, difference, ours.abs().max().item(), agreement, ids.numel())
 
 
-def require_exact(checks: Iterable[ParityCheck], path: Path, *, only_finite: bool = False) -> None:
-    """Refuse a file that computes something else than the model.
+def require_exact(checks: Iterable[ParityCheck], place: object, *, only_finite: bool = False) -> None:
+    """Refuse files that compute something else than the model.
 
     Args:
+        place: the name of the files, for the message.
         only_finite: whether logits may differ, since the weights were rounded, as long as they are finite.
 
     Raises:
@@ -84,7 +84,9 @@ def require_exact(checks: Iterable[ParityCheck], path: Path, *, only_finite: boo
     """
     for check in checks:
         if not (math.isfinite(check.max_difference) if only_finite else check.is_exact):
-            raise CheckpointError(f"{path} does not compute what the model does: {check}", "do not use it; report this")
+            raise CheckpointError(
+                f"{place} does not compute what the model does: {check}", "do not use it; report this"
+            )
 
 
 def parity_ids(loaded: LoadedModel) -> Tensor:

@@ -24,6 +24,7 @@ from gptcli.interop.base_reference import HUB_PREFIX
 from gptcli.interop.export import Exported, export_huggingface
 from gptcli.interop.load import load_model
 from gptcli.interop.merging import merge_checks
+from gptcli.interop.parity import require_exact
 
 REMEDIES = {
     401: "the token is not valid: make one that may write, and set HF_TOKEN",
@@ -104,8 +105,11 @@ def push(request: PushRequest) -> Pushed:
             name = f"{api.whoami()['name']}/{name}"
     loaded = load_model(request.model, checkpoint=request.checkpoint)
     with tempfile.TemporaryDirectory(prefix="gptcli-") as folder:
+        place = f"the export of {request.model}"
         merging = merge_checks(loaded, request.model, request.checkpoint)
+        require_exact(merging, place)
         exported = export_huggingface(loaded, Path(folder), request.dtype, request.license, name)
+        require_exact(exported.checks, place, only_finite=request.dtype != "f32")
         exported = replace(exported, checks=(*merging, *exported.checks))
         files = tuple(sorted(path.name for path in Path(folder).iterdir()))
         with hub_errors(name):
