@@ -180,7 +180,7 @@ WORKING = {
     "replay": ["run", "3"],
     "data prepare": ["book.txt"],
     "data inspect": ["book.txt"],
-    "data conversations": ["whatsapp.txt", "--me", "Ada", "--out", "new", "--json"],
+    "data conversations": ["whatsapp.txt", "--me", "Ada", "--out", "chats.jsonl", "--force", "--json"],
     "tokenizer train": ["book.txt", "--out", "new", "--name", "byte"],
     "tokenizer encode": ["run", "line"],
     "tokenizer decode": ["run", "1"],
