@@ -263,6 +263,7 @@ def verbs(corpus: Path, run: Path) -> dict[str, list[str]]:
     stopped = {f"bench {name}": ["bench", name, "--peer", "none"] for name in COMPARING}
     return stopped | {
         "train": [*training(out), "--dry-run", "--json"],
+        "finetune": ["finetune", str(run), "absent.jsonl", "--dry-run", "--json"],
         "generate": ["generate", str(run), "line", "--max-new-tokens", "2", "--json"],
         "eval": ["eval", str(run), "--json"],
         "plan": ["plan", "gpt2-124m", "--json"],
@@ -274,6 +275,7 @@ def verbs(corpus: Path, run: Path) -> dict[str, list[str]]:
         "bench startup": ["bench", "startup"],
         "data prepare": ["data", "prepare", str(corpus), "--json"],
         "data inspect": ["data", "inspect", str(corpus), "--json"],
+        "data conversations": ["data", "conversations", "absent.txt", "--out", str(out)],
         "tokenizer train": ["tokenizer", "train", str(corpus), "--out", str(out)],
     }
 
