@@ -47,6 +47,18 @@ def lines(tmp_path: Path, *rows: Any) -> Path:
 
 
 FORMS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
+    "two additions, of which the first is empty": (
+        {"instruction": "How", "input": "", "context": "many?", "output": "Seven."},
+        [{**USER, "content": "How\n\nmany?"}, ANSWER],
+    ),
+    "two additions": (
+        {"instruction": "How", "input": "many", "context": "geese?", "output": "Seven."},
+        [{**USER, "content": "How\n\nmany\n\ngeese?"}, ANSWER],
+    ),
+    "two names of a system message": (
+        {"messages": ASKED, "system": "", "system_prompt": "Be brief."},
+        [SYSTEM, *ASKED],
+    ),
     "messages": ({"messages": ASKED, "id": 1}, ASKED),
     "ShareGPT": (
         {"conversations": [{"from": "human", "value": "How many?"}, {"from": "gpt", "value": "Seven."}]},
@@ -201,6 +213,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "two system messages": (
         {"system": "Be long.", "messages": [SYSTEM, *ASKED]},
         "line 1 of a has another system message in 'system' than in its messages",
+    ),
+    "two fields of system messages": (
+        {"system": "Be long.", "system_prompt": "Be brief.", "prompt": "x", "completion": "y"},
+        "line 1 of a has two system messages, in 'system' and 'system_prompt'",
     ),
     "a preference": ({"prompt": "x", "chosen": "y", "rejected": "z"}, "line 1 of a is a preference"),
     "a judgement": ({"prompt": "x", "completion": "y", "label": False}, "line 1 of a has 'label' .* as KTO learns"),

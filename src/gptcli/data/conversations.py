@@ -28,13 +28,13 @@ ROLES = {"human": "user", "gpt": "assistant"}
 def conversation_fields(names: Collection[str]) -> tuple[str, ...]:
     """Return the fields of a row that are a conversation; an empty tuple if it is in no known form."""
     alone = first(CONVERSATIONS, names)
-    question, addition, answer = (first(known, names) for known in (QUESTIONS, ADDITIONS, ANSWERS))
-    found: tuple[str | None, ...] = ()
+    question, answer = first(QUESTIONS, names), first(ANSWERS, names)
+    found: tuple[str, ...] = ()
     if alone is not None:
-        found = (alone, first(SYSTEM, names))
+        found = (alone, *SYSTEM)
     elif question is not None and answer is not None:
-        found = (question, addition, answer, first(SYSTEM, names), first(HISTORY, names))
-    return tuple(name for name in found if name is not None)
+        found = (question, *ADDITIONS, answer, *SYSTEM, *HISTORY)
+    return tuple(name for name in found if name in names)
 
 
 def preference_fields(names: Collection[str]) -> tuple[str, ...]:
@@ -42,9 +42,9 @@ def preference_fields(names: Collection[str]) -> tuple[str, ...]:
     if CHOSEN not in names or REJECTED not in names:
         return ()
     alone = first(CONVERSATIONS, names)
-    known = (SYSTEM,) if alone is not None else (QUESTIONS, ADDITIONS, SYSTEM, HISTORY)
-    found = (alone, *(first(names_of_part, names) for names_of_part in known), CHOSEN, REJECTED)
-    return tuple(name for name in found if name is not None)
+    before = (alone,) if alone is not None else (first(QUESTIONS, names), *ADDITIONS)
+    found = (*before, *SYSTEM, *(HISTORY if alone is None else ()), CHOSEN, REJECTED)
+    return tuple(name for name in found if name is not None and name in names)
 
 
 def conversation_of(row: Mapping[str, Any]) -> Any:
@@ -69,19 +69,25 @@ def exchange(row: Mapping[str, Any]) -> list[Any]:
 
 def question_of(row: Mapping[str, Any]) -> list[Any]:
     """Return the messages of a question, and of those before it."""
-    question, addition = (value_of(known, row) for known in (QUESTIONS, ADDITIONS))
+    question = value_of(QUESTIONS, row)
+    additions = [row[name] for name in ADDITIONS if is_given(row.get(name))]
+    additions = [value for number, value in enumerate(additions) if value not in additions[:number]]
     history = value_of(HISTORY, row) or []
     before = [message for turn in history for message in earlier(turn)] if isinstance(history, list) else [{}]
-    asked = [{"role": "user", "content": as_text((question, addition))}]
+    asked = [{"role": "user", "content": as_text((question, *additions))}]
     if isinstance(question, list):
-        asked = [*question, {"role": "user", "content": as_text([addition])}] if addition else question
+        asked = [*question, {"role": "user", "content": as_text(additions)}] if additions else question
     return [*before, *asked]
 
 
 def value_of(known: tuple[str, ...], row: Mapping[str, Any]) -> Any:
-    """Return the value of the first of the known fields that a row has; an empty text for none, null and NaN."""
-    value = row.get(first(known, row) or "")
-    return "" if value is None or value == [] or value != value else value
+    """Return the value of the first of the known fields that has one in a row; an empty text if none has."""
+    return next((row[name] for name in known if is_given(row.get(name))), "")
+
+
+def is_given(value: Any) -> bool:
+    """Return whether a field has a value: it is not null, NaN, an empty text or an empty list."""
+    return value is not None and value not in ("", []) and value == value
 
 
 def as_text(values: Sequence[Any]) -> Any:

@@ -156,11 +156,14 @@ def with_system(messages: list[Message], values: Mapping[str, Any], place: objec
     """Return messages with the system message that a field of the row holds before them, unless it is there.
 
     Raises:
-        DataError: they begin with another one.
+        DataError: they begin with another one, or two fields hold different ones.
     """
-    name = first(SYSTEM, values)
-    if name is None or not values[name]:
+    names = [name for name in SYSTEM if values.get(name)]
+    if not names:
         return messages
+    name = names[0]
+    if any(values[other] != values[name] for other in names):
+        raise DataError(f"{place} has two system messages, in {' and '.join(map(repr, names))}", "remove one of them")
     system = {"role": "system", "content": text_of(values[name], f"field {name!r} of {place}")}
     if messages and messages[0]["role"] == "system":
         if messages[0]["content"] != system["content"]:
