@@ -90,7 +90,7 @@ class ChatEncoder:
         Raises:
             DataError: the template cannot be compiled.
         """
-        self.tokenizer, self.loss_on = tokenizer, loss_on
+        self.template, self.tokenizer, self.loss_on = template, tokenizer, loss_on
         say_unknown(template, tokenizer)
         self.renderer = TurnRenderer(template, tokenizer, date)
         special_ids = tokenizer.segment_encoder.special_ids

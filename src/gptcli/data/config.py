@@ -250,6 +250,8 @@ class DataConfig(Config):
         if (self.kind == "text") == (self.pack == "example"):
             wanted = "cross or document" if self.kind == "text" else "example"
             raise ValueError(f"pack is {self.pack} and kind is {self.kind}, whose pack is {wanted}; leave pack out")
+        if self.kind == "preferences" and self.loss_on != "assistant":
+            raise ValueError(f"loss_on={self.loss_on} is for kind examples, and kind is preferences; leave it out")
         if self.kind != "text" and (self.deduplicate == "near" or self.split == "tail"):
             key = "deduplicate=near" if self.deduplicate == "near" else "split=tail"
             raise ValueError(f"{key} is for kind text, and kind is {self.kind}; leave it out")

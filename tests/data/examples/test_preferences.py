@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from gptcli.data.chat_encoder import ChatEncoder
 from gptcli.data.config import DataConfig, MixedCorpus
@@ -87,3 +88,15 @@ def test_pairs_stay_together_where_the_splits_of_a_mix_are_joined(workspace, tmp
     space = workspace(mix=mix, kind="preferences")
     data = prepare_mix(scan_mix(space), space)
     assert data.val.unit_documents == 2 and data.val.documents == sum(val.documents for val in data.vals)
+
+
+@pytest.mark.parametrize("loss_on", ["all", "completion"])
+def test_the_loss_of_preferences_is_of_the_answers_only(loss_on: str) -> None:
+    with pytest.raises(ValueError, match=f"loss_on={loss_on} is for kind examples, and kind is preferences"):
+        DataConfig(kind="preferences", loss_on=loss_on)
+
+
+def test_preferences_of_one_prompt_are_on_one_side_however_long_their_answers_are(tokenizer: Tokenizer) -> None:
+    longer = [{"role": "assistant", "content": "Blue."}, *FIRST]
+    units, _ = encoded(tokenizer, {**row("", "No."), "chosen": longer}, row("Red.", "No."))
+    assert units[0].identity.prompt == units[1].identity.prompt

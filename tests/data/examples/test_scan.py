@@ -19,7 +19,7 @@ from gptcli.data.mix import prepare_mix, scan_mix
 from gptcli.data.shards import TokenShards
 from gptcli.errors import DataError, UsageError
 
-from .conftest import SEQ_LEN, conversation, write_rows
+from .conftest import SEQ_LEN, Scan, conversation, write_rows
 
 ROWS = [conversation(f"Where is {n}?", f"{n} is at {n % 7}.") for n in range(40)]
 
@@ -201,3 +201,34 @@ def test_identity_depends_on_what_is_learnt_and_on_what_is_before_it() -> None:
     tools = [{"type": "function", "function": {"name": "f"}}]
     assert identity_of([question, answer], tools, learns_all=False).prompt != one.prompt
     assert identity_of([more, answer], None, learns_all=False).answer == one.answer
+
+
+def test_what_no_template_reads_makes_no_example_another_one(scan: Scan) -> None:
+    same = [
+        {"messages": [{**message, "id": f"{n}", "time": n} for message in conversation("Same?", "Yes.")["messages"]]}
+        for n in range(6)
+    ]
+    found = scan([*ROWS, *same])
+    assert found.examples["duplicates"] == 5
+    assert sum("Same?" in text for part in ("train", "val") for text in texts_of(found, part)) == 1
+
+
+def test_messages_are_compared_by_what_a_template_reads() -> None:
+    def whole(template: str, **more: object) -> bytes:
+        messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", **more}]
+        return identity_of(messages, None, learns_all=False, template=template).whole
+
+    for template in ("{{ m.name }}", "{{ m['name'] }}", "{{ m.get('name') }}"):
+        assert whole(template, name="x") != whole(template, name="y")
+        assert whole(template, other="x") == whole(template, other="y")
+    assert whole("{{ m.names }}", name="x") == whole("{{ m.names }}")
+    assert whole("", thinking="x") == whole("", reasoning_content="x") != whole("")
+    calls = [{"id": "1", "function": {"name": "f"}}]
+    assert whole("", tool_calls=calls) == whole("", tool_calls=[{**calls[0], "id": "2"}]) != whole("")
+    assert whole("", weight=0) != whole("") == whole("", weight=1)
+
+
+def test_an_answer_of_weight_zero_is_counted_as_none(scan: Scan) -> None:
+    silent = {"messages": [{**message, "weight": 0} for message in conversation("Learnt?", "No.")["messages"]]}
+    counts = scan([*ROWS, silent]).examples
+    assert (counts["no_answer"], counts["empty_answers"]) == (1, 0)

@@ -46,21 +46,21 @@ def preference_encoder(encoder: ChatEncoder, seq_len: int) -> UnitEncoder:
         if not all(one.in_loss[1:].any() for one in pair):
             counts.no_answer += 1
             return None
-        return EncodedUnit(pair, identity_of_preference(preference))
+        return EncodedUnit(pair, identity_of_preference(preference, encoder.template.source))
 
     def encoded(preference: Preference, answer: list[Message], place: object) -> EncodedConversation:
         """Return the tokens of one answer and of the messages before it, with the answer alone in the loss."""
-        ids, in_loss, turns = encoder.conversation([*preference.prompt, *answer], place, preference.tools)
-        return EncodedConversation(ids, in_loss & (np.arange(len(ids)) >= turns[len(preference.prompt)].start))
+        before = [{**message, "weight": 0} for message in preference.prompt]
+        return encoder.conversation([*before, *answer], place, preference.tools)
 
     return encode
 
 
-def identity_of_preference(preference: Preference) -> Identity:
+def identity_of_preference(preference: Preference, template: str) -> Identity:
     """Return the digests of a preference; its answer is the chosen one."""
-    chosen, rejected = (
-        identity_of([*preference.prompt, *answer], preference.tools, learns_all=False)
-        for answer in (preference.chosen, preference.rejected)
+    chosen, rejected, first = (
+        identity_of([*preference.prompt, *answer], preference.tools, learns_all=False, template=template)
+        for answer in (preference.chosen, preference.rejected, preference.chosen[:1])
     )
     whole = hashlib.blake2b(chosen.whole + rejected.whole, digest_size=DIGEST_BYTES).digest()
-    return chosen._replace(whole=whole)
+    return chosen._replace(whole=whole, prompt=first.prompt)

@@ -62,7 +62,7 @@ from gptcli.errors import DataError, GptcliError, UsageError
 from gptcli.storage import HUGE, read_regular, remove_tree, write_file
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
-RENDERING = 2
+RENDERING = 3
 """A part of the cache's keys: raise it when the same rows become other tokens or another mask."""
 REPORT = "examples.json"
 NOT_OF_EXAMPLES = {"corpus", "mix", "tokenizer", "pack", "chat_template"}
