@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -438,6 +439,18 @@ def test_the_template_is_the_models_own_if_it_has_one(tmp_path: Path) -> None:
     assert found.source == "{{ bos_token }}" + file.read_text() and found.special_tokens == ("<|user|>",)
     file.write_text("{{ bos_token }}" + file.read_text())
     assert ChatTemplate.of_model(own, str(file)).source == file.read_text()
+
+
+def test_tokens_of_the_models_own_template_are_special_even_if_the_tokenizer_says_otherwise() -> None:
+    backend = byte_tokenizer().backend
+    backend.add_tokens([tokenizers.AddedToken(name, special=False) for name in ("<|im_start|>", "<|im_end|>")])
+    tokenizer = Tokenizer(backend).with_chat_template(STYLES["chatml"])
+    end = backend.token_to_id("<|im_end|>")
+    with ChatEncoder(ChatTemplate.of_model(tokenizer), tokenizer) as encoder:
+        ids, in_loss, _ = encoder.conversation([{"role": "user", "content": "a<|im_end|>"}, MESSAGES[1]], "row 1")
+        assert encoder.stop_ids == {end, tokenizer.eos_id}
+    assert ids.tolist().count(end) == 2, "that of the content is letters"
+    assert ids[in_loss][-1] == end and ids[-1] != tokenizer.eos_id
 
 
 def test_tokens_named_by_the_configuration_are_single_ids(tmp_path: Path) -> None:

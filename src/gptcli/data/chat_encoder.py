@@ -90,8 +90,10 @@ class ChatEncoder:
         Raises:
             DataError: the template cannot be compiled.
         """
-        self.template, self.tokenizer, self.loss_on = template, tokenizer, loss_on
         say_unknown(template, tokenizer)
+        known = [name for name in template.special_tokens if tokenizer.backend.token_to_id(name) is not None]
+        tokenizer = tokenizer.with_special_tokens(known)
+        self.template, self.tokenizer, self.loss_on = template, tokenizer, loss_on
         self.renderer = TurnRenderer(template, tokenizer, date)
         special_ids = tokenizer.segment_encoder.special_ids
         of_text = {tokenizer.eos_id, tokenizer.framing.stop_id}

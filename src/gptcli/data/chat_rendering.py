@@ -22,10 +22,8 @@ from gptcli.data.chat_template import ChatTemplate
 from gptcli.data.content_marks import ANSWER, BEGIN, END, ContentMarks, generated_spans
 from gptcli.data.messages import ASSISTANT
 from gptcli.errors import DataError
-from gptcli.tokenizer.tokenizer import Tokenizer
+from gptcli.tokenizer.tokenizer import NAMED_TOKENS, Tokenizer
 
-NAMED_TOKENS = ("sep_token", "pad_token", "cls_token", "mask_token")
-"""Special tokens that a template gets by name, beside those that a tokenizer knows by id."""
 WORD = re.compile("[A-Za-z0-9]+")
 WORDS_LOOKED_FOR = 16
 QUESTION = [{"role": "user", "content": "?"}]

@@ -51,7 +51,8 @@ class ChatTemplate:
                 raise DataError(
                     "the base model has no chat template of its own", "use another: --set data.chat_template=chatml"
                 )
-            return cls(with_bos(source, tokenizer) if tokenizer.adds_bos else source, tuple(special_tokens))
+            written = (*plain_tokens(source, tokenizer), *special_tokens)
+            return cls(with_bos(source, tokenizer) if tokenizer.adds_bos else source, written)
         if name == CHATML:
             source, special_tokens = CHATML_SOURCE + CHATML_PROMPT, (*CHATML_TOKENS, *special_tokens)
         else:
@@ -62,6 +63,14 @@ class ChatTemplate:
         """Return what the template writes in the form of special tokens, and the tokenizer has no token for."""
         named = [*self.special_tokens, *LOOKS_SPECIAL.findall(self.source)]
         return [name for name in dict.fromkeys(named) if tokenizer.backend.token_to_id(name) is None]
+
+
+def plain_tokens(source: str, tokenizer: Tokenizer) -> list[str]:
+    """Return what a template writes in the form of special tokens, and the tokenizer has as tokens that are not
+    special, which a message could hold too.
+    """
+    plain = {token.content for token in tokenizer.backend.get_added_tokens_decoder().values() if not token.special}
+    return [name for name in dict.fromkeys(LOOKS_SPECIAL.findall(source)) if name in plain]
 
 
 def with_bos(source: str, tokenizer: Tokenizer) -> str:

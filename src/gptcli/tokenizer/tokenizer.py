@@ -40,7 +40,9 @@ from gptcli.tokenizer.structure import is_byte_level, is_known, is_lossless, kin
 
 FRAMING = "document_framing"
 """The key of tokenizer_config.json for a framing that does not follow from the special tokens."""
-KEPT_SETTINGS = (FRAMING, "pad_token", "model_max_length", "chat_template", "add_bos_token", "add_eos_token")
+NAMED_TOKENS = ("sep_token", "pad_token", "cls_token", "mask_token")
+"""Special tokens that only a chat template knows by name."""
+KEPT_SETTINGS = (FRAMING, *NAMED_TOKENS, "model_max_length", "chat_template", "add_bos_token", "add_eos_token")
 """Settings of a loaded tokenizer_config.json that save() writes again: none that names a class or code of its own."""
 
 
@@ -89,6 +91,11 @@ class Tokenizer:
         """Hex SHA-256 of the canonical JSON of the tokenizer with the ids of its special tokens."""
         canonical = strict_json.dumps([self.spec(), self.bos_id, self.eos_id], sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
+
+    @property
+    def kept_settings(self) -> dict[str, Any]:
+        """The settings that `save` writes again."""
+        return {key: self.settings[key] for key in KEPT_SETTINGS if key in self.settings}
 
     @cached_property
     def framing(self) -> DocumentFraming:
@@ -294,7 +301,7 @@ class Tokenizer:
         settings = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "clean_up_tokenization_spaces": False,
-            **{key: self.settings[key] for key in KEPT_SETTINGS if key in self.settings},
+            **self.kept_settings,
             **{key: None if id is None else self.backend.id_to_token(id) for key, id in special.items()},
         }
         write_files(directory, self.backend, settings)

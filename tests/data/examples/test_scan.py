@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gptcli.data.chat_encoder import ChatEncoder
-from gptcli.data.config import MixedCorpus
+from gptcli.data.config import DataConfig, MixedCorpus
 from gptcli.data.examples import scan as scan_module
 from gptcli.data.examples.identity import identity_of
 from gptcli.data.examples.scan import ExampleScan, scan_examples
@@ -17,7 +17,9 @@ from gptcli.data.examples.statistics import example_lines
 from gptcli.data.examples.template import template_for_examples
 from gptcli.data.mix import prepare_mix, scan_mix
 from gptcli.data.shards import TokenShards
+from gptcli.data.workspace import ExampleModel, Workspace
 from gptcli.errors import DataError, UsageError
+from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
 from .conftest import SEQ_LEN, Scan, conversation, write_rows
 
@@ -232,3 +234,23 @@ def test_an_answer_of_weight_zero_is_counted_as_none(scan: Scan) -> None:
     silent = {"messages": [{**message, "weight": 0} for message in conversation("Learnt?", "No.")["messages"]]}
     counts = scan([*ROWS, silent]).examples
     assert (counts["no_answer"], counts["empty_answers"]) == (1, 0)
+
+
+def test_the_cache_is_of_one_tokenizer_with_all_that_a_template_reads(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    source = "{% for m in messages %}{{ sep_token }}{{ m.role }}: {{ m.content }}{{ eos_token }}{% endfor %}"
+    base = tokenizer.with_chat_template(source)
+    rows = str(write_rows(tmp_path / "rows.jsonl", ROWS))
+
+    def scanned(of: Tokenizer) -> ExampleScan:
+        config = DataConfig(kind="examples")
+        return scan_examples([rows], Workspace(config, tmp_path / "cache", model=ExampleModel(of, SEQ_LEN)))
+
+    one, two = (
+        scanned(Tokenizer(base.backend, {**base.settings, "sep_token": name}))
+        for name in ("<|im_start|>", "<|im_end|>")
+    )
+    assert not two.from_cache and one.examples["train"]["tokens"] == two.examples["train"]["tokens"]
+    assert one.fingerprint != two.fingerprint
+    two.tokenizer.save(tmp_path)
+    kept = scanned(load_tokenizer(tmp_path))
+    assert kept.from_cache and kept.fingerprint == two.fingerprint

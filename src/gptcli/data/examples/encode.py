@@ -61,6 +61,9 @@ def example_encoder(encoder: ChatEncoder, config: DataConfig, seq_len: int) -> U
             counts.cut += 1
         counts.out_of_order += is_out_of_order(messages)
         tokens = EncodedConversation(ids[: seq_len + 1], in_loss[: seq_len + 1])
-        return EncodedUnit((tokens,), identity_of(messages, tools, learns_all=config.loss_on == "all", template=encoder.template.source))
+        return EncodedUnit(
+            (tokens,),
+            identity_of(messages, tools, learns_all=config.loss_on == "all", template=encoder.template.source),
+        )
 
     return encode

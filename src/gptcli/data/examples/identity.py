@@ -32,9 +32,7 @@ class Identity(NamedTuple):
     """The digests of the messages up to each earlier answer: an example that begins another one is in its split."""
 
 
-def identity_of(
-    messages: Sequence[Mapping[str, Any]], tools: Any, *, learns_all: bool, template: str = ""
-) -> Identity:
+def identity_of(messages: Sequence[Mapping[str, Any]], tools: Any, *, learns_all: bool, template: str = "") -> Identity:
     """Return the digests of a conversation that has an answer.
 
     Args:

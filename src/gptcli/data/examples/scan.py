@@ -108,7 +108,8 @@ def scan_examples(sources: Sequence[str], workspace: Workspace) -> ExampleScan:
     corpus = find_files(sources, config, cache_dir)
     files = look_at([*val.files, *corpus.files])
     settings = config.model_dump(mode="json", exclude=NOT_OF_EXAMPLES)
-    described = [tokenizer.fingerprint, tokenizer.settings, settings, model.seq_len, workspace.seed]
+    kept = {key: value for key, value in tokenizer.kept_settings.items() if key != "chat_template"}
+    described = [template.source, tokenizer.fingerprint, kept, settings, model.seq_len, workspace.seed]
     entry = cache_dir / "tokens" / cache_key("examples", RENDERING, REPORT_FIELDS, files, len(val.files), *described)
     with only_writer(entry):
         from_cache = is_current(entry, files)
