@@ -250,6 +250,8 @@ class DataConfig(Config):
         if (self.kind == "text") == (self.pack == "example"):
             wanted = "cross or document" if self.kind == "text" else "example"
             raise ValueError(f"pack is {self.pack} and kind is {self.kind}, whose pack is {wanted}; leave pack out")
+        if self.kind == "text" and self.special_tokens:
+            raise ValueError("special_tokens is for kinds examples and preferences, and kind is text; leave it out")
         if self.kind == "preferences" and self.loss_on != "assistant":
             raise ValueError(f"loss_on={self.loss_on} is for kind examples, and kind is preferences; leave it out")
         if self.kind != "text" and (self.deduplicate == "near" or self.split == "tail"):

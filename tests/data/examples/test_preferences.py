@@ -100,3 +100,8 @@ def test_preferences_of_one_prompt_are_on_one_side_however_long_their_answers_ar
     longer = [{"role": "assistant", "content": "Blue."}, *FIRST]
     units, _ = encoded(tokenizer, {**row("", "No."), "chosen": longer}, row("Red.", "No."))
     assert units[0].identity.prompt == units[1].identity.prompt
+
+
+def test_texts_have_no_special_tokens_of_a_template() -> None:
+    with pytest.raises(ValueError, match="special_tokens is for kinds examples and preferences, and kind is text"):
+        DataConfig(special_tokens="<|user|>")
