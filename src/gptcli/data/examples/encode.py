@@ -47,11 +47,11 @@ def example_encoder(encoder: ChatEncoder, config: DataConfig, seq_len: int) -> U
             counts.empty_answers += 1
             return None
         ids, in_loss, _ = encoder.conversation(messages, place, tools)
-        if is_special[ids[in_loss]].all():
-            counts.empty_answers += 1
-            return None
         if not in_loss[1:].any():
             counts.no_answer += 1
+            return None
+        if is_special[ids[in_loss]].all():
+            counts.empty_answers += 1
             return None
         counts.lengths[len(ids)] += 1
         if len(ids) > seq_len + 1:
