@@ -248,8 +248,9 @@ def show_summary(summary: dict[str, Any], plan: Plan, ending: Ending, baseline: 
         if sentence:
             say(sentence)
     peak_of = "tensors on the GPU" if plan.device.type == "cuda" else "the whole process"
+    counted = " in the loss" * plan.data.val.is_masked
     say(
-        f"{quantity(summary['steps'], 'step')}, {size(summary['tokens'], '')} tokens "
+        f"{quantity(summary['steps'], 'step')}, {size(summary['tokens'], '')} tokens{counted} "
         f"in {duration(summary['train_seconds'])}, {summary['tokens_per_second']:,.0f} tokens/s, "
         f"peak memory {size(summary['peak_memory_bytes'])} ({peak_of})"
     )
