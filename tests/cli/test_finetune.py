@@ -36,6 +36,7 @@ def test_a_run_is_named_after_its_examples_and_has_template_and_special_tokens(f
     screen = (folder / "screen.txt").read_text()
     assert "new tokens  <|im_start|>, <|im_end|>: each starts at the mean of the embeddings\n" in screen
     assert re.search(r"gptcli generate runs/chats --chat 'Who is \d+\?'", screen)
+    assert f" {summary['tokens']:,} tokens in the loss in " in screen
     base, tuned = load_model(folder / "base"), load_model(folder / "runs" / "chats")
     new = range(base.tokenizer.vocab_size, base.tokenizer.vocab_size + 2)
     assert [tuned.tokenizer.token_text(id) for id in new] == ["<|im_start|>", "<|im_end|>"]
@@ -139,6 +140,10 @@ def test_the_run_is_scored_on_what_it_learnt_and_answers_by_its_template(folder:
     answered = json.loads(gptcli(*arguments, cwd=folder).stdout)
     assert answered["messages"] == [{"role": "user", "content": "Who is 1?"}]
     assert len(answered["completions"][0]["tokens"]) <= 8
+    for model, is_noted in (("runs/chats", True), ("base", False)):
+        continued = gptcli("generate", model, "Who", "--max-new-tokens=2", "--device=cpu", cwd=folder)
+        assert continued.returncode == 0
+        assert ("a text is continued; --chat answers it as a message" in continued.stderr) == is_noted
 
 
 def test_questions_that_are_learnt_too_are_not_taken_for_answers(folder: Path, tmp_path: Path) -> None:

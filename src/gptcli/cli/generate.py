@@ -143,6 +143,8 @@ def generate(
         if chat:
             generation = session.chat(conversations, config, listener)
         else:
+            if session.tokenizer.chat_template is not None:
+                say("a text is continued; --chat answers it as a message")
             generation = session.generate(prompts, config, listener)
     if as_json:
         print(strict_json.dumps(generation.report(several=prompt_file is not None and not whole_file)))
