@@ -239,7 +239,7 @@ ATTEMPTS = [
         "CSV of which the columns have other names",
         "Frage,Antwort\n" + "".join(f"Wer ist {n}?,Nummer {n}.\n" for n in range(20)),
         "is refused with the names of the columns; `data.fields` names those that are meant",
-        r"a\.csv has no fields of an example in a known form; its fields are Frage, Antwort; .*data\.fields\.prompt=",
+        r"a\.csv has no fields of an example in a known form; its fields are Frage, Antwort; .*=Frage .*=Antwort\b",
         name="a.csv",
         then=f"{INSPECT.format('a.csv')} --set data.fields.prompt=Frage --set data.fields.completion=Antwort",
     ),

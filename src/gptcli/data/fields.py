@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import shlex
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, assert_never
 
 from gptcli.data.config import Content, DataConfig
@@ -98,9 +99,16 @@ class FieldSelection(NamedTuple):
             return " ".join(f"--set data.fields.{key}=..." for key, _ in self.named)
         return {
             "text": f"--set data.text_field={likely}",
-            "examples": f"--set data.fields.prompt=... --set data.fields.completion={likely}",
+            "examples": "--set data.fields.prompt=... --set data.fields.completion=...",
             "preferences": "--set data.fields.prompt=... --set data.fields.chosen=... --set data.fields.rejected=...",
         }[self.content]
+
+    def option_of_two(self, names: Sequence[str]) -> str:
+        """Return the options that read a row of two fields as a prompt and its answer; empty for any other row."""
+        if self.content != "examples" or self.named or len(names) != 2:
+            return ""
+        prompt, completion = map(shlex.quote, names)
+        return f"--set data.fields.prompt={prompt} --set data.fields.completion={completion}"
 
     def missing_error(self, place: object, names: Iterable[str], likely: str = "...") -> DataError:
         """Return the error for a row without the fields."""
@@ -118,7 +126,7 @@ class FieldSelection(NamedTuple):
                 )
         return DataError(
             f"{place} has no {self.lacking()}; its fields are {', '.join(names)}",
-            f"name those that hold them: {self.option(likely)}",
+            f"name those that hold them: {self.option_of_two(names) or self.option(likely)}",
         )
 
 
