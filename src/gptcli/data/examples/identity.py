@@ -17,6 +17,13 @@ DIGEST_BYTES = 16
 DIGEST = np.dtype([("high", "<u8"), ("low", "<u8")])
 """A digest as two numbers, as `later_occurrences` compares them."""
 
+ALL_KEYS = re.compile(
+    r"\b(tojson|items|values|dictsort|xmlattr|attribute|selectattr|pprint|string)\b|\[\s*[A-Za-z_]\w*\s*\]"
+)
+"""Matches the parts of a template that may read keys without their names: filters, methods, and a variable in brackets.
+
+More examples count as different where it matches too much, and none is lost."""
+
 
 class Identity(NamedTuple):
     """The digests of an example, 16 bytes each."""
@@ -77,8 +84,8 @@ def read_by(template: str, message: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_read(template: str, key: str) -> bool:
-    """Return whether a template may read a key of an object, as in m.key, m["key"] or m.get("key")."""
-    return re.search(rf"(?:\.\s*|\[\s*['\"]|get\(\s*['\"]){re.escape(key)}\b", template) is not None
+    """Return whether a template may read a key of an object: by its name, or with all keys of the object."""
+    return ALL_KEYS.search(template) is not None or re.search(rf"\b{re.escape(key)}\b", template) is not None
 
 
 def canonical(value: Any) -> bytes:
