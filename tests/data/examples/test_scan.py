@@ -254,3 +254,16 @@ def test_the_cache_is_of_one_tokenizer_with_all_that_a_template_reads(tmp_path: 
     two.tokenizer.save(tmp_path)
     kept = scanned(load_tokenizer(tmp_path))
     assert kept.from_cache and kept.fingerprint == two.fingerprint
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_no_corpus_of_a_mix_is_trained_on_what_goes_on_from_another_ones_validation(
+    order: tuple[int, int], tmp_path: Path, workspace
+) -> None:
+    short = [conversation(f"Q{n}?", f"A{n}.") for n in range(30)]
+    long = [conversation(f"Q{n}?", f"A{n}.", "More?", f"B{n}.") for n in range(30)]
+    files = [str(write_rows(tmp_path / f"{name}.jsonl", rows)) for name, rows in (("short", short), ("long", long))]
+    mix = tuple(MixedCorpus(corpus=(files[place],), weight=1.0) for place in order)
+    one, two = scan_mix(workspace(mix=mix)).scans
+    assert not prompts_of(one, "val") & prompts_of(two, "train")
+    assert not prompts_of(two, "val") & prompts_of(one, "train")

@@ -12,9 +12,8 @@ import numpy as np
 
 from gptcli import strict_json
 from gptcli.data.cache import cache_key, is_whole, new_entry, only_writer, require_whole
-from gptcli.data.examples.identity import DIGEST
 from gptcli.data.examples.scan import REPORT, ExampleScan, open_example_scan, scan_examples
-from gptcli.data.examples.splits import PROMPTS, read_prompts, sketch_of, write_split
+from gptcli.data.examples.splits import PROMPTS, UnitEnds, read_prompts, sketch_of, write_split
 from gptcli.data.examples.statistics import SplitCounts
 from gptcli.data.lost_text import LOST_TEXT
 from gptcli.data.overlap import write_overlap
@@ -35,18 +34,19 @@ def scan_apart(corpora: Sequence[Sequence[str]], workspace: Workspace) -> list[E
         UsageError, DataError, StorageError: As `scan_examples`.
     """
     scans = [scan_examples(sources, workspace) for sources in corpora]
-    held_out = [read_prompts(scan.directory, "val") for scan in scans]
-    none = np.empty(0, DIGEST)
-    return [
-        without(scan, np.concatenate([none, *held_out[:number], *held_out[number + 1 :]]), workspace)
-        for number, scan in enumerate(scans)
-    ]
+    folders = [scan.directory for scan in scans]
+    return [without(scan, [folder for folder in folders if folder != scan.directory], workspace) for scan in scans]
 
 
-def without(scan: ExampleScan, held_out: np.ndarray, workspace: Workspace) -> ExampleScan:
-    """Return the scan without training units whose prompts are in `held_out`; the same scan if there are none."""
-    prompts = read_prompts(scan.directory, "train")
-    is_kept = ~np.isin(prompts, held_out)
+def without(scan: ExampleScan, others: Sequence[Path], workspace: Workspace) -> ExampleScan:
+    """Return the scan without training units that have the prompt of a validation unit of other scans, in the folders
+    `others`, or begin with one, or are the beginning of one; the same scan if there are none.
+    """
+    prompts, ends = read_prompts(scan.directory, "train"), UnitEnds.read(scan.directory, "train")
+    is_kept = np.ones(len(prompts), dtype=bool)
+    for folder in others:
+        is_kept &= ~np.isin(prompts, read_prompts(folder, "val"))
+        is_kept &= ~ends.continuing(UnitEnds.read(folder, "val"))
     if is_kept.all():
         return scan
     if not is_kept.any():

@@ -26,7 +26,7 @@ from gptcli.data.example_rows import read_examples, read_preferences
 from gptcli.data.examples.encode import UnitEncoder, example_encoder
 from gptcli.data.examples.preferences import preference_encoder
 from gptcli.data.examples.split import drop_equal, split_units
-from gptcli.data.examples.splits import WrittenSplit, known_answers, sketch_of, write_prompts, write_split
+from gptcli.data.examples.splits import WrittenSplit, known_answers, sketch_of, write_ends, write_prompts, write_split
 from gptcli.data.examples.statistics import (
     REPORT_FIELDS,
     CorpusFigures,
@@ -62,7 +62,7 @@ from gptcli.errors import DataError, GptcliError, UsageError
 from gptcli.storage import HUGE, read_regular, remove_tree, write_file
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
-RENDERING = 3
+RENDERING = 4
 """A part of the cache's keys: raise it when the same rows become other tokens or another mask."""
 REPORT = "examples.json"
 NOT_OF_EXAMPLES = {"corpus", "mix", "tokenizer", "pack", "chat_template"}
@@ -168,6 +168,7 @@ def write_examples(
     sketch_of(train, tokenizer).save(folder / SKETCH)
     write_overlap(folder, [val], [train])
     write_prompts(folder, units, assignment)
+    write_ends(folder, units, assignment)
     left_out = dropped(units.records, assignment)
     counts = reading.counts
     summary = ScanSummary(

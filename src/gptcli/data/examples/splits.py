@@ -19,7 +19,9 @@ from gptcli.tokenizer.tokenizer import Tokenizer
 
 DOCUMENTS_AT_ONCE = 4096
 PROMPTS = "{}-prompts.bin"
-"""The digests of the prompts of a split, by which other corpora of a mix leave out what is validated on."""
+ENDS = "{}-{}.bin"
+"""The digests of the prompts of a split, and those of UnitEnds, by which other corpora of a mix leave out what is
+validated on."""
 
 
 class WrittenSplit(NamedTuple):
@@ -78,7 +80,45 @@ def write_prompts(folder: Path, units: Units, assignment: np.ndarray) -> None:
                 out.write(np.ascontiguousarray(some[["high", "low"]][kinds == kind].astype(DIGEST)).data)
 
 
+def write_ends(folder: Path, units: Units, assignment: np.ndarray) -> None:
+    """Write the digests of the whole units of both splits, and of what they begin with, to `folder`."""
+    owners, beginnings = units.beginnings()
+    for name, kind in (("train", TRAIN), ("val", VAL)):
+        is_kept = assignment == kind
+        number = np.cumsum(is_kept) - 1
+        chosen = is_kept[owners]
+        for kind_of_end, values in (
+            ("wholes", units.wholes[is_kept]),
+            ("beginnings", beginnings[chosen]),
+            ("owners", number[owners[chosen]].astype("<i8")),
+        ):
+            with create_file(folder / ENDS.format(name, kind_of_end)) as out:
+                out.write(np.ascontiguousarray(values).data)
+
+
 def read_prompts(folder: Path, name: str) -> np.ndarray:
     """Return the digests (units,) of DIGEST of the prompts of the split called `name`."""
     path = folder / PROMPTS.format(name)
     return np.fromfile(path, DIGEST)
+
+
+class UnitEnds(NamedTuple):
+    """The digests of the whole units of a split, (units,), and of what they begin with, (N,), with the unit of each."""
+
+    wholes: np.ndarray
+    beginnings: np.ndarray
+    owners: np.ndarray
+
+    @classmethod
+    def read(cls, folder: Path, name: str) -> UnitEnds:
+        """Return those of the split called `name`."""
+        wholes, beginnings = (np.fromfile(folder / ENDS.format(name, kind), DIGEST) for kind in cls._fields[:2])
+        return cls(wholes, beginnings, np.fromfile(folder / ENDS.format(name, "owners"), "<i8"))
+
+    def continuing(self, other: UnitEnds) -> np.ndarray:
+        """Return whether each unit begins with a whole unit of another split, or one of that begins with it, (units,)
+        bool.
+        """
+        found = np.isin(self.wholes, other.beginnings)
+        found[self.owners[np.isin(self.beginnings, other.wholes)]] = True
+        return found

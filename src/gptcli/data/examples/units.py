@@ -117,6 +117,11 @@ class Units:
         pairs = itertools.chain(later_occurrences(self.records, self.folder), self.continued())
         return LinkedGroups(self.folder, len(self), pairs, keeps_duplicates=True)
 
+    def beginnings(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the units that begin with an earlier answer, (N,), and the digests of what they begin with, (N,)."""
+        owners = np.fromfile(self.folder / "owners.bin", "<i8")
+        return owners, np.fromfile(self.folder / "beginnings.bin", DIGEST)
+
     def continued(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield the units that begin with all of another unit, and these others."""
         with create_file(self.folder / ENDS) as out:
