@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from gptcli.checkpoint.run_directory import RunDirectory
-from gptcli.config import merge, read_toml, validate
+from gptcli.config import RawConfig, merge, read_toml, validate
 from gptcli.config.load import with_origin
 from gptcli.errors import CheckpointError, ConfigError, GptcliError, Stopped, UsageError
 from gptcli.interop.huggingface import write_huggingface
@@ -21,7 +21,7 @@ from gptcli.models.gpt import GPT, build_model
 from gptcli.tokenizer.config import ByteTokenizerConfig
 from gptcli.tokenizer.train import build_tokenizer
 from gptcli.train.config import RunConfig
-from gptcli.train.initial_checkpoint import tokenizer_settings
+from gptcli.train.initial_checkpoint import require_same_initial, tokenizer_settings
 from gptcli.train.loop import Trainer
 from gptcli.train.planning.zero_config import CorpusFacts, zero_config
 from gptcli.train.replay import replay
@@ -145,6 +145,9 @@ def test_what_is_no_model_or_another_one_is_refused_in_one_line(corpus, base, tm
     train(request(corpus, tmp_path / "run", directory))
     with pytest.raises(UsageError, match=r"began from .*base, not from .*other"):
         train(request(corpus, tmp_path / "run", base("other")[0], resume=True))
+    one, two = (RawConfig({"train": {"init_from": name}, "data": {"kind": "examples"}}) for name in "ab")
+    with pytest.raises(UsageError, match="from b; continue it by gptcli finetune --resume --out run"):
+        require_same_initial(two, one, RunDirectory(Path("run")))
     train(request(corpus, tmp_path / "drawn", None, "model.n_layer=1", "model.n_embd=32", "model.context_length=16"))
     with pytest.raises(UsageError, match="began from random weights"):
         train(request(corpus, tmp_path / "drawn", directory, resume=True))

@@ -16,6 +16,7 @@ import torch
 from gptcli.checkpoint.run_directory import COPY, RunDirectory
 from gptcli.config import RawConfig, merge, validate
 from gptcli.config.load import merge_tables, with_origin
+from gptcli.console import shell_word
 from gptcli.data.config import DataConfig
 from gptcli.data.examples.template import tokenizer_for_examples
 from gptcli.data.sketch import NOTHING_KNOWN, SKETCH, TextSketch
@@ -206,7 +207,9 @@ def require_same_initial(settings: RawConfig, recorded: RawConfig, run: RunDirec
     """Raise UsageError where a resumed run would start from another model than before."""
     if reference_of(settings) != reference_of(recorded):
         began = reference_of(recorded) or "random weights"
+        without_base = f"continue it by gptcli finetune --resume --out {shell_word(run.path)}"
+        is_of_text = settings.values.get("data", {}).get("kind", "text") == "text"
         raise UsageError(
             f"{run.path} began from {began}, not from {reference_of(settings) or 'random weights'}",
-            "leave --init-from out, or choose another --out",
+            f"{'leave --init-from out' if is_of_text else without_base}, or choose another --out",
         )
