@@ -81,7 +81,7 @@ def ranks_of(launcher: int) -> list[int]:
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"train.tokens_per_step": 48}, "cannot be shared evenly by 2 data ranks; .*train.tokens_per_step=64"),
+        ({"train.tokens_per_step": 48}, "by 2 data ranks; make steps of 4 sequences: --set train.tokens_per_step=64"),
         ({"parallel.tensr": 2}, "did you mean 'parallel.tensor'"),
         ({"parallel.replicas": 2}, "parallel.strategy=fsdp"),
     ],
