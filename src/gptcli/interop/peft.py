@@ -39,7 +39,7 @@ from gptcli.models.adapters import DAMAGED, SUB_LAYERS, adapter_state, lora_modu
 from gptcli.models.gpt import GPT
 from gptcli.nn.finite import require_finite
 from gptcli.nn.layers import Linear
-from gptcli.nn.lora import LoraLinear, TrainedRowsEmbedding, TrainedRowsLinear, row_lengths
+from gptcli.nn.lora import LoraLinear, TrainedRows, row_lengths
 from gptcli.storage import atomic_file
 
 PREFIX = "base_model.model."
@@ -113,7 +113,7 @@ def write_peft(model: GPT, config: LoraConfig, base: BaseReference, folder: Path
     ids = {}
     for ours, their_name in zip(("head", "embedding"), tied_names(family), strict=True):
         module, theirs = getattr(model, ours, None), their_name.removesuffix(".weight")
-        if isinstance(module, TrainedRowsEmbedding | TrainedRowsLinear):
+        if isinstance(module, TrainedRows):
             tensors[f"{theirs}.{ROWS}"] = module.new_rows
             ids[theirs.rpartition(".")[2]] = module.new_ids.tolist()
     values = peft_json(

@@ -184,50 +184,48 @@ class LoraFunction(torch.autograd.Function):
         return by_x, by_dropped, None, None, by_inner.mT @ rows, by_b.mul_(ctx.s), None, None
 
 
-class TrainedRowsEmbedding(Embedding):
-    """A frozen table (V, C) of which the rows of some ids, `new_ids` (n,), are trained: `new_rows` (n, C)."""
+class TrainedRows(nn.Module):
+    """A frozen table or matrix (V, C) of which the rows of some ids, `new_ids` (n,), are trained: `new_rows` (n, C)."""
 
+    weight: Tensor
     new_ids: Tensor
     new_rows: nn.Parameter
+
+    def take_over(self, base: Embedding | Linear, ids: Tensor) -> None:
+        """Take the weight of `base`, frozen, and its rows of these ids (n,) as a parameter of their own."""
+        role = base.roles["weight"]
+        self.weight = base.weight.requires_grad_(False)
+        self.new_rows = nn.Parameter(base.weight.detach()[ids])
+        self.roles = {"weight": role, "new_rows": role}
+        self.register_buffer("new_ids", ids, persistent=False)
+
+    def whole_weight(self) -> Tensor:
+        """Return the table or matrix (V, C), of which the new rows have gradients."""
+        return self.weight.index_copy(0, self.new_ids, self.new_rows)
+
+
+class TrainedRowsEmbedding(TrainedRows, Embedding):
+    """An embedding with trained rows."""
 
     def __init__(self, base: Embedding, ids: Tensor) -> None:
         nn.Module.__init__(self)
         self.num_embeddings, self.embedding_dim = base.num_embeddings, base.embedding_dim
-        freeze_all_but(self, base, ids)
+        self.take_over(base, ids)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Map ids (B, T) to their vectors (B, T, C)."""
         return F.embedding(ids, self.whole_weight())
 
-    def whole_weight(self) -> Tensor:
-        """Return the table (V, C), of which the new rows have gradients."""
-        return self.weight.index_copy(0, self.new_ids, self.new_rows)
 
-
-class TrainedRowsLinear(Linear):
-    """A head without bias whose matrix (V, C) is frozen but for the rows of some ids, as in `TrainedRowsEmbedding`."""
-
-    new_ids: Tensor
-    new_rows: nn.Parameter
+class TrainedRowsLinear(TrainedRows, Linear):
+    """A head without bias with trained rows."""
 
     def __init__(self, base: Linear, ids: Tensor) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features = base.in_features, base.out_features
         self.register_parameter("bias", None)
-        freeze_all_but(self, base, ids)
+        self.take_over(base, ids)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (..., C) to (..., V)."""
         return linear(x, self.whole_weight())
-
-    def whole_weight(self) -> Tensor:
-        """Return the matrix (V, C), of which the new rows have gradients."""
-        return self.weight.index_copy(0, self.new_ids, self.new_rows)
-
-
-def freeze_all_but(module: TrainedRowsEmbedding | TrainedRowsLinear, base: Embedding | Linear, ids: Tensor) -> None:
-    """Give `module` the frozen weight of `base`, and its rows of these ids (n,) as a parameter of its own."""
-    module.weight = base.weight.requires_grad_(False)
-    module.new_rows = nn.Parameter(base.weight.detach()[ids])
-    module.roles = {"weight": base.roles["weight"], "new_rows": base.roles["weight"]}
-    module.register_buffer("new_ids", ids, persistent=False)
