@@ -21,12 +21,12 @@ from gptcli.interop.load import load_model
 from gptcli.interop.rebase import rebase
 from gptcli.parallel.world import World
 from gptcli.session import ModelRequest, open_session
-from gptcli.train.loop import Trainer
 from gptcli.train.rank_setup import layout_of
 from gptcli.train.replay import replay
 from gptcli.train.request import TrainRequest, settings_of
 from gptcli.train.resume import NEW
 from gptcli.train.run import train
+from killed_training import train_until_killed
 from numbered_lines import numbered_lines
 from tiny_base import write_tiny_base
 
@@ -126,19 +126,8 @@ def test_a_run_without_its_checkpoints_and_the_directory_for_peft_are_the_same_m
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stop_after", [0, 2, 4])
-def test_a_killed_run_goes_on_to_the_same_bits(
-    home: Path, unbroken: Path, tmp_path: Path, monkeypatch, stop_after: int
-) -> None:
-    def die(trainer: Trainer, *arguments: Any) -> bool:
-        if trainer.state.step == stop_after:
-            raise KeyboardInterrupt  # without a save
-        return advance(trainer, *arguments)
-
-    advance = Trainer.advance
-    monkeypatch.setattr(Trainer, "advance", die)
-    with pytest.raises(KeyboardInterrupt):
-        train(request(home, tmp_path / "run", *UNSTEADY))
-    monkeypatch.undo()
+def test_a_killed_run_goes_on_to_the_same_bits(home: Path, unbroken: Path, tmp_path: Path, stop_after: int) -> None:
+    train_until_killed(request(home, tmp_path / "run", *UNSTEADY), stop_after)
     train(TrainRequest(out=tmp_path / "run", resume=True))
     assert are_equal(saved(unbroken, 6), saved(tmp_path / "run", 6))
     assert replay(tmp_path / "run", 5, tmp_path / "cache")["checkpoint"] == 3

@@ -23,9 +23,9 @@ from gptcli.models.gpt import build_model
 from gptcli.nn.loss import IGNORE_INDEX
 from gptcli.tokenizer.config import ByteTokenizerConfig
 from gptcli.tokenizer.train import build_tokenizer
-from gptcli.train.loop import Trainer
 from gptcli.train.request import TrainRequest
 from gptcli.train.run import train
+from killed_training import train_until_killed
 
 SETTINGS = (
     "data.kind=examples", "train.max_steps=6", "train.tokens_per_step=256", "train.batch_size=2", "train.patience=0",
@@ -65,20 +65,9 @@ def metrics(run: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-def test_a_run_on_examples_is_resumed_bit_for_bit_and_keeps_their_mask(chats, base, tmp_path, monkeypatch) -> None:
+def test_a_run_on_examples_is_resumed_bit_for_bit_and_keeps_their_mask(chats, base, tmp_path) -> None:
     summary = train(request(chats, tmp_path / "unbroken", base))
-
-    def die(trainer: Trainer, *arguments: Any) -> bool:
-        if trainer.state.step == 4:
-            trainer.saver.wait()
-            raise KeyboardInterrupt
-        return advance(trainer, *arguments)
-
-    advance = Trainer.advance
-    monkeypatch.setattr(Trainer, "advance", die)
-    with pytest.raises(KeyboardInterrupt):
-        train(request(chats, tmp_path / "run", base))
-    monkeypatch.undo()
+    train_until_killed(request(chats, tmp_path / "run", base), 4, waits_for_saver=True)
     train(TrainRequest(out=tmp_path / "run", resume=True))
     one, two = (
         load_file(RunDirectory(tmp_path / name).checkpoint_path(6) / "model.safetensors")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -22,10 +21,10 @@ from gptcli.tokenizer.config import ByteTokenizerConfig
 from gptcli.tokenizer.train import build_tokenizer
 from gptcli.train.config import RunConfig
 from gptcli.train.initial_checkpoint import require_same_initial, tokenizer_settings
-from gptcli.train.loop import Trainer
 from gptcli.train.planning.zero_config import CorpusFacts, zero_config
 from gptcli.train.replay import replay
 from gptcli.train.run import TrainRequest, train
+from killed_training import train_until_killed
 
 SETTINGS = (
     "train.max_steps=6", "train.tokens_per_step=128", "train.batch_size=4", "train.eval_every_steps=3",
@@ -87,22 +86,12 @@ def test_a_run_of_ours_is_gone_on_with_on_another_text(corpus, base, tmp_path) -
 
 
 @pytest.mark.parametrize("stop_after", [0, 2, 4])
-def test_resuming_without_the_source_gives_the_same_bits(corpus, base, tmp_path, monkeypatch, stop_after) -> None:
+def test_resuming_without_the_source_gives_the_same_bits(corpus, base, tmp_path, stop_after) -> None:
     """Stopped before its first checkpoint, before its second, or after it, and the source gone meanwhile."""
     directory, _ = base(tie_embeddings=False)
     more = ("model.dropout=0.1",)
     train(request(corpus, tmp_path / "unbroken", directory, *more))
-
-    def die(trainer: Trainer, *arguments: Any) -> bool:
-        if trainer.state.step == stop_after:
-            raise KeyboardInterrupt  # without a save
-        return advance(trainer, *arguments)
-
-    advance = Trainer.advance
-    monkeypatch.setattr(Trainer, "advance", die)
-    with pytest.raises(KeyboardInterrupt):
-        train(request(corpus, tmp_path / "run", directory, *more))
-    monkeypatch.undo()
+    train_until_killed(request(corpus, tmp_path / "run", directory, *more), stop_after)
     shutil.rmtree(directory)
     before = read_toml(tmp_path / "run/run.toml").values
     train(TrainRequest(out=tmp_path / "run", resume=True))
