@@ -18,6 +18,7 @@ from chat_templates import GENERATION, PLAIN, SPECIAL_TOKENS, STYLES, byte_level
 from gptcli.data.chat import CHATML, OF_MODEL
 from gptcli.data.chat_encoder import ChatEncoder, EncodedConversation
 from gptcli.data.chat_template import ChatTemplate
+from gptcli.data.known_renderings import KnownRenderings
 from gptcli.errors import DataError
 from gptcli.tokenizer.tokenizer import Tokenizer
 from gptcli.tokenizer.train import byte_tokenizer
@@ -129,6 +130,27 @@ def test_ids_of_byte_level_bpe_are_those_of_transformers_and_begin_with_those_of
     style: str, encoders: Encoders, tmp_path: Path
 ) -> None:
     require_same_ids(encoders(STYLES[style], loss_on=loss_of(style)), style, tmp_path)
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_a_conversation_that_goes_on_has_the_same_ids_with_few_new_renderings(
+    style: str, encoders: Encoders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Turn by turn, with an answer that is written anew and thoughts that a later turn leaves out."""
+    encoder, counts = encoders(STYLES[style], loss_on=loss_of(style)), list[int]()
+    ask = encoder.renderer.process.request
+    monkeypatch.setattr(encoder.renderer.process, "request", lambda *a: counts.append(len(a[0]["renders"])) or ask(*a))
+    messages = messages_of(style)
+    thinking = {"role": "assistant", "content": "<think>\nOld?\n</think>\n\nThe miller  is old. "}
+    for answer in (MESSAGES[1], thinking):
+        turns = [*messages[:-4], *MESSAGES[:1], answer, *MESSAGES[2:], *MESSAGES[:2], *MESSAGES[2:3]]
+        first = len(turns) - 7 + 1
+        for stop in range(first, len(turns) + 1, 2):
+            counts.clear()
+            found = encoder.prompt(turns[:stop], "row 1")
+            encoder.renderer.known = KnownRenderings()
+            assert found == encoder.prompt(turns[:stop], "row 1")
+            assert stop == first or (counts[0] <= 6 and counts[0] < counts[1])
 
 
 @pytest.mark.slow

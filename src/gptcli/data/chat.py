@@ -31,6 +31,8 @@ REASONING = ("reasoning_content", "thinking", "reasoning")
 """Names of a message's reasoning, of which templates read the first or the second."""
 UNWRITTEN = (*REASONING, "tool_calls", "function_call")
 """Keys of messages that hold text too, and that not every template writes."""
+RANDOM = ("random", "lipsum")
+"""Names of jinja2's functions that use random numbers."""
 PART = re.compile(r"\btext\b")
 """Matches in a template that reads contents in parts, each with its text."""
 MAX_TEMPLATE_BYTES = 100_000

@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from gptcli.data.chat import (
+    RANDOM,
     REASONING,
     RENDERS_AT_ONCE,
     ROW_SECONDS,
@@ -20,6 +21,7 @@ from gptcli.data.chat import (
 from gptcli.data.chat_spans import Beginning, Rendering, ended
 from gptcli.data.chat_template import ChatTemplate
 from gptcli.data.content_marks import ANSWER, BEGIN, END, ContentMarks, generated_spans
+from gptcli.data.known_renderings import KnownRenderings, key_of
 from gptcli.data.messages import ASSISTANT
 from gptcli.errors import DataError
 from gptcli.tokenizer.tokenizer import NAMED_TOKENS, Tokenizer
@@ -36,6 +38,7 @@ class TurnRenderer:
 
     Attributes:
         marks: the marks in the content of messages.
+        known: the renderings of the last conversation, for one that goes on from it.
         asks: whether the template writes a prompt for an answer when it is asked to (add_generation_prompt).
         stop_names: the special tokens by which the template ends an answer; the last of a conversation may have another
             than those before.
@@ -50,6 +53,8 @@ class TurnRenderer:
         self.source = template.source
         self.marks = ContentMarks(tokenizer.segment_encoder.special_ids)
         self.variables = template_variables(tokenizer)
+        self.is_random = any(name in template.source for name in RANDOM)
+        self.known = KnownRenderings()
         self.process = TemplateProcess(template.source, date)
         self.asks = True
         try:
@@ -133,23 +138,29 @@ class TurnRenderer:
             *({"stop": number, "asks": True} for number in prompts),
             *({"stop": number, "answer": ANSWER} for number in headers),
         ]
-        whole, *others = self.answers(messages, place, tools, renders)
+        known = self.known.select(messages, tools, renders[1:])
+        missing = [one for one, found in zip(renders[1:], known, strict=True) if found is None]
+        whole, *new = self.answers(messages, place, tools, [renders[0], *missing])
         if "error" in whole:
             raise template_error(f"{place} cannot be rendered", whole["error"])
         text, generated = generated_spans(whole["text"])
+        others = self.known.merge(known, new, text)
+        if not self.is_random:
+            found = zip(map(key_of, renders), [{"length": len(text)}, *others], strict=True)
+            self.known.keep(messages, tools, dict(found), text)
         lost = next((number for number, message in enumerate(messages, 1) if is_lost_in(text, message)), None)
         if lost is not None:
             role = messages[lost - 1]["role"]
             raise unwritten_error(f"{place}: message {lost} has a content of the role {role}", "remove the message")
-        found = [self.beginning(answer, text) for answer in others]
+        beginnings = [self.beginning(answer, text) for answer in others]
         if not wanted[1:]:
-            found.insert(count - 1, Beginning(len(text)))
-        asked, headed = found[count : count + len(prompts)], found[count + len(prompts) :]
+            beginnings.insert(count - 1, Beginning(len(text)))
+        asked, headed = beginnings[count : count + len(prompts)], beginnings[count + len(prompts) :]
         return Rendering(
             text,
             self.marks.parts(text),
             generated,
-            [Beginning(0), *found[:count]],
+            [Beginning(0), *beginnings[:count]],
             dict(zip(prompts, asked, strict=True)),
             dict(zip(headers, headed, strict=True)),
         )

@@ -17,6 +17,7 @@ from __future__ import annotations
 import datetime
 import random
 import re
+import signal
 import sys
 from typing import Any, NoReturn
 
@@ -28,20 +29,19 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 from gptcli import strict_json
-from gptcli.data.chat import MEMORY_BYTES, RENDERS_AT_ONCE
+from gptcli.data.chat import MEMORY_BYTES, RANDOM, RENDERS_AT_ONCE
 from gptcli.limits import allow_cpu_seconds
 
 OBJECT = re.compile(r"<[^<>]* at 0x[0-9a-f]+>")
 """Matches the text of an object that is not a value, such as a method: it holds an address, which differs between
 processes."""
-RANDOM = ("random", "lipsum")
-"""Names of jinja2's functions that use random numbers."""
 ESCAPE = re.compile(r"\\(?:u(fdd[0-9a-f])|.)")
 """Matches an escape of JSON; its group is the number of a noncharacter, U+FDD0 to U+FDDF."""
 
 
 def main(arguments: list[str]) -> None:
     """Answer requests until stdin ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C at a terminal reaches it too: the process that asks decides
     answer({"text": ""})
     first = strict_json.parse(sys.stdin.readline())
     allow_cpu_seconds(first["seconds"])
