@@ -19,6 +19,7 @@ from gptcli.serve.guard import Guard, on_api_error, on_http_exception
 from gptcli.serve.metrics import CONTENT_TYPE, HttpMetrics, Metric, line, render
 from gptcli.serve.models import ModelTable
 from gptcli.serve.openai.errors import ApiError
+from gptcli.serve.page import page_paths, page_routes
 from gptcli.serve.settings import ServeSettings
 
 HEALTH, METRICS = "/health", "/metrics"
@@ -64,16 +65,6 @@ def operating_routes() -> Sequence[BaseRoute]:
 def api_routes() -> Sequence[BaseRoute]:
     """Return the routes of OpenAI's API."""
     return []
-
-
-def page_routes() -> Sequence[BaseRoute]:
-    """Return the routes of the page."""
-    return []
-
-
-def page_paths() -> frozenset[str]:
-    """Return the paths of the page."""
-    return frozenset()
 
 
 async def health(request: Request) -> Response:

@@ -13,6 +13,7 @@ from gptcli.errors import GptcliError
 from gptcli.nn.device import resident_memory_bytes
 from gptcli.serve.chat_prompts import ChatPrompts
 from gptcli.serve.metrics import Histogram, Metric, line
+from gptcli.serve.model_facts import facts_of
 from gptcli.serve.openai.errors import ApiError, model_not_found
 from gptcli.serve.pool import TextPool
 from gptcli.serve.worker import EngineWorker, Unavailable
@@ -47,6 +48,7 @@ class ServedModel:
         worker: its engine.
         chat: its chat template; None if it has none, and so answers no messages.
         pool: threads for work on texts.
+        facts: what the model is, for the page.
         created: seconds since 1970 at which it was loaded.
     """
 
@@ -54,6 +56,7 @@ class ServedModel:
         self, name: str, session: Session, worker: EngineWorker, chat: ChatPrompts | None, pool: TextPool
     ) -> None:
         self.name, self.session, self.worker, self.chat, self.pool = name, session, worker, chat, pool
+        self.facts = facts_of(session, self.stop_ids)
         self.created = int(time.time())
         weakref.finalize(self, release, worker, chat)
 
