@@ -13,6 +13,7 @@ from gptcli.data.example_forms import ChatExample
 from gptcli.errors import TokenizerError, UsageError
 from gptcli.generate.config import GenerationConfig
 from gptcli.generate.engine import Engine
+from gptcli.generate.sample import SampleMaker
 from gptcli.generate.text import complete, generate
 from gptcli.interop.huggingface import write_huggingface
 from gptcli.models.config import ModelConfig
@@ -85,7 +86,8 @@ def test_answers_continue_the_ids_of_the_training_and_show_no_special_token(chat
     assert trained.ids[: len(ids)].tolist() == ids
     assert trained.in_loss[len(ids)] and not trained.in_loss[: len(ids)].any()
     assert found.report()["messages"] == asked
-    free = complete(Engine(session.model, config), session.tokenizer, [found.prompt]).prompts[0].completions[0].tokens
+    maker = SampleMaker(session.tokenizer, config)
+    free = complete(Engine(session.model), maker, [found.prompt]).prompts[0].completions[0].tokens
     place = next((place for place, token in enumerate(free) if token in stop_ids), len(free) - 1)
     for completion in found.completions:
         assert completion.tokens == free[: place + 1]

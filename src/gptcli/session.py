@@ -21,6 +21,7 @@ from gptcli.errors import UsageError
 from gptcli.generate.config import GenerationConfig
 from gptcli.generate.engine import Engine
 from gptcli.generate.listener import SILENT, Listener
+from gptcli.generate.sample import SampleMaker
 from gptcli.generate.step import decoding_step
 from gptcli.generate.text import Generation, Prompt, complete, encode_prompts, place, represented
 from gptcli.interop.load import LoadedModel, load_model
@@ -131,7 +132,8 @@ class Session(LoadedModel):
         rows = min(config.batch_size, len(prompts) * config.num_samples)
         model = self.model if self.request.quantize else for_generation(self.model, rows)
         step = decoding_step(model, default_cache_dir() if self.request.compile else None)
-        return complete(Engine(model, config, stop_ids, step), self.tokenizer, prompts, listener)
+        maker = SampleMaker(self.tokenizer, config, stop_ids)
+        return complete(Engine(model, config.engine_config(), step), maker, prompts, listener)
 
 
 def data_settings(run: RunDirectory | None) -> dict[str, Any]:

@@ -42,7 +42,8 @@ def test_every_setting_is_an_option_with_the_same_default() -> None:
     options = inspect.signature(generate).parameters
     for name, value in GenerationConfig().model_dump().items():
         assert name in options, f"--{name} is missing"
-        assert (options[name].default or ()) == value if name == "stop" else options[name].default == value
+        default = options[name].default
+        assert (default or type(value)()) == value if name in ("stop", "logit_bias") else default == value
 
 
 def test_json_is_one_object_with_the_documented_keys(model_directory: Path) -> None:

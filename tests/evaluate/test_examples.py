@@ -14,6 +14,7 @@ from gptcli.evaluate.example_report import ExampleReport
 from gptcli.evaluate.examples import ExampleOptions, ExampleScorer, answers_of
 from gptcli.generate.config import GenerationConfig
 from gptcli.generate.engine import Engine
+from gptcli.generate.sample import SampleMaker
 from gptcli.generate.text import Generation, Prompt, complete
 from gptcli.models.config import ModelConfig
 from gptcli.models.gpt import GPT, build_model
@@ -40,7 +41,7 @@ def greedy(model: GPT, context: Sequence[int], count: int) -> list[int]:
 
 def scorer(model: GPT, tokenizer: Tokenizer, stop_ids: set[int], **options: object) -> ExampleScorer:
     def generated(prompts: Sequence[Prompt], config: GenerationConfig) -> Generation:
-        return complete(Engine(model, config, stop_ids), tokenizer, prompts)
+        return complete(Engine(model), SampleMaker(tokenizer, config, stop_ids), prompts)
 
     return ExampleScorer(model, tokenizer, stop_ids, generated, ExampleOptions(**options))
 

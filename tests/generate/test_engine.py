@@ -10,8 +10,9 @@ import torch
 from gptcli.errors import CheckpointError, OutOfMemoryError
 from gptcli.generate import engine, sampling
 from gptcli.generate.config import GenerationConfig
-from gptcli.generate.engine import Engine, Request
+from gptcli.generate.engine import Engine
 from gptcli.generate.merge import merge_caches
+from gptcli.generate.requests import Request
 from gptcli.models.gpt import GPT
 from gptcli.nn.cache import KVCache
 from gptcli.nn.state import ForwardState
@@ -23,14 +24,20 @@ SCHEMES = [{"position": "rope"}, {"position": "learned"}, {"position": "none"}, 
 SCHEMES += [{"smear": True, "bigram_buckets": 101}]
 
 
-def requests_for(prompts: list[list[int]], seed: int = 0) -> list[Request]:
-    return [Request(list(prompt), seed + i, len(prompt)) for i, prompt in enumerate(prompts)]
+def requests_for(
+    config: GenerationConfig, prompts: list[list[int]] = PROMPTS, stop_ids: Collection[int] = ()
+) -> list[Request]:
+    return [Request(prompt, config.params(i), stop_ids=stop_ids) for i, prompt in enumerate(prompts)]
 
 
 def finished(
-    model: GPT, config: GenerationConfig, requests: list[Request], stop_ids: Collection[int] = ()
+    model: GPT,
+    config: GenerationConfig,
+    prompts: list[list[int]] = PROMPTS,
+    stop_ids: Collection[int] = (),
 ) -> list[Request]:
-    for _ in Engine(model, config, stop_ids).run(requests):
+    requests = requests_for(config, prompts, stop_ids)
+    for _ in Engine(model, config.engine_config()).run(requests):
         pass
     return requests
 
@@ -61,8 +68,8 @@ def test_mixed_batch_gives_what_full_forwards_give_also_when_it_slides(
 ) -> None:
     model = make_model(**scheme)
     config = GenerationConfig(temperature=temperature, max_new_tokens=60)
-    for request in finished(model, config, requests_for(PROMPTS)):
-        tokens, logprobs = defined(model, config, request.ids[: request.prompt_length], request.seed)
+    for request in finished(model, config):
+        tokens, logprobs = defined(model, config, request.ids[: request.prompt_length], request.params.seed)
         assert request.ids[request.prompt_length :] == tokens
         torch.testing.assert_close(request.logprobs, logprobs, rtol=1e-9, atol=1e-9)
         assert request.finish_reason == "length"
@@ -71,11 +78,9 @@ def test_mixed_batch_gives_what_full_forwards_give_also_when_it_slides(
 @pytest.mark.parametrize("temperature", [1e-6, 1e-20, 1e-38, 1e-320])
 def test_a_temperature_near_zero_gives_the_greedy_text(make_model: MakeModel, temperature: float) -> None:
     model = make_model(torch.float32)
-    greedy = finished(model, GenerationConfig(temperature=0, max_new_tokens=20), requests_for(PROMPTS))
+    greedy = finished(model, GenerationConfig(temperature=0, max_new_tokens=20))
     cold = GenerationConfig(temperature=temperature, top_p=0.9, min_p=0.1, max_new_tokens=20)
-    assert [request.ids for request in finished(model, cold, requests_for(PROMPTS))] == [
-        request.ids for request in greedy
-    ]
+    assert [request.ids for request in finished(model, cold)] == [request.ids for request in greedy]
 
 
 @pytest.mark.parametrize("settings", [{"repetition_penalty": 1.4}, {"top_k": 5, "top_p": 0.8}, {"min_p": 0.1}])
@@ -83,19 +88,20 @@ def test_a_temperature_near_zero_gives_the_greedy_text(make_model: MakeModel, te
 def test_each_row_of_a_batch_is_what_it_is_alone(make_model: MakeModel, settings: dict, batch_size: int) -> None:
     """Some requests end early (at id 3), so that the others go on in a smaller batch."""
     model = make_model(torch.float32)
-    config = GenerationConfig(temperature=1.0, max_new_tokens=50, batch_size=batch_size, **settings)
-    together = finished(model, config, requests_for(PROMPTS, seed=40), stop_ids=[3])
+    config = GenerationConfig(temperature=1.0, max_new_tokens=50, batch_size=batch_size, seed=40, **settings)
+    together = finished(model, config, stop_ids=[3])
     assert {request.finish_reason for request in together} == {"eot", "length"}
     for request in together:
-        alone = Request(request.ids[: request.prompt_length], request.seed, request.prompt_length)
-        finished(model, config, [alone], stop_ids=[3])
+        alone = Request(request.ids[: request.prompt_length], request.params, stop_ids=[3])
+        for _ in Engine(model).run([alone]):
+            pass
         assert (request.ids, request.finish_reason) == (alone.ids, alone.finish_reason)
 
 
 def test_what_unused_memory_holds_does_not_matter(make_model: MakeModel) -> None:
     """Memory is used again, so it may hold any number."""
     config = GenerationConfig(temperature=1.0, max_new_tokens=60, speculate=3)
-    expected = [request.ids for request in finished(make_model(), config, requests_for(PROMPTS))]
+    expected = [request.ids for request in finished(make_model(), config)]
     model = make_model()
     original = model.new_cache
 
@@ -106,15 +112,15 @@ def test_what_unused_memory_holds_does_not_matter(make_model: MakeModel) -> None
         return cache
 
     model.new_cache = filled
-    assert [request.ids for request in finished(model, config, requests_for(PROMPTS))] == expected
+    assert [request.ids for request in finished(model, config)] == expected
 
 
 def test_cache_grows_without_changing_a_token(make_model: MakeModel) -> None:
     model = make_model(context_length=600, n_layer=1)
     config = GenerationConfig(temperature=0.9, max_new_tokens=300)
-    requests = requests_for([[1, 2], [3] * 20])
+    requests = requests_for(config, [[1, 2], [3] * 20])
     capacities = set()
-    engine = Engine(model, config)
+    engine = Engine(model)
     original = engine.decode
     engine.decode = lambda requests, cache, drafts: (capacities.add(cache.capacity), original(requests, cache, drafts))[
         1
@@ -125,7 +131,7 @@ def test_cache_grows_without_changing_a_token(make_model: MakeModel) -> None:
     for request in requests:
         assert (
             request.ids[request.prompt_length :]
-            == defined(model, config, request.ids[: request.prompt_length], request.seed)[0]
+            == defined(model, config, request.ids[: request.prompt_length], request.params.seed)[0]
         )
 
 
@@ -134,8 +140,7 @@ def test_samples_of_one_prompt_read_it_once(make_model: MakeModel) -> None:
     shapes = []
     original = model.hidden_states
     model.hidden_states = lambda state: (shapes.append(tuple(state.input_ids.shape)), original(state))[1]
-    requests = [Request([1, 2, 3], seed, 3) for seed in range(5)]
-    finished(model, GenerationConfig(max_new_tokens=4), requests)
+    requests = finished(model, GenerationConfig(max_new_tokens=4), [[1, 2, 3]] * 5)
     assert shapes == [(1, 3), (5, 1), (5, 1), (5, 1)]
     assert len({tuple(request.ids) for request in requests}) > 1, "different seeds give different samples"
 
@@ -147,15 +152,14 @@ def test_a_prefix_that_prompts_share_is_read_once(make_model: MakeModel, scheme:
     original = model.hidden_states
     model.hidden_states = lambda state: (shapes.append(tuple(state.input_ids.shape)), original(state))[1]
     shared = [(5 * i) % 29 for i in range(20)]
-    requests = requests_for([[*shared, 1, 2, 3], shared, [*shared, 7], [*shared, 1, 2, 3]])
     config = GenerationConfig(temperature=0.9, max_new_tokens=30)
-    finished(model, config, requests)
+    requests = finished(model, config, [[*shared, 1, 2, 3], shared, [*shared, 7], [*shared, 1, 2, 3]])
     del model.hidden_states  # the class's own again
     assert shapes[:3] == [(1, 19), (3, 4), (4, 1)]
     for request in requests:
         assert (
             request.ids[request.prompt_length :]
-            == defined(model, config, request.ids[: request.prompt_length], request.seed)[0]
+            == defined(model, config, request.ids[: request.prompt_length], request.params.seed)[0]
         )
 
 
@@ -164,8 +168,8 @@ def test_ended_rows_leave_the_batch(make_model: MakeModel) -> None:
     sizes = []
     original = model.hidden_states
     model.hidden_states = lambda state: (sizes.append(len(state.input_ids)), original(state))[1]
-    requests = requests_for(PROMPTS[:3])
-    for request in Engine(model, GenerationConfig(max_new_tokens=6)).run(requests):
+    requests = requests_for(GenerationConfig(max_new_tokens=6), PROMPTS[:3])
+    for request in Engine(model).run(requests):
         if request is requests[1] and request.count == 2:
             request.finish_reason = "stop"
     assert sizes == [3, 3, 2, 2, 2, 2]
@@ -176,7 +180,7 @@ def test_ended_rows_leave_the_batch(make_model: MakeModel) -> None:
 def test_overflow_stop_ends_when_the_context_is_full(make_model: MakeModel) -> None:
     """The token that the full context predicts is the last."""
     model = make_model()
-    requests = finished(model, GenerationConfig(max_new_tokens=10**9, overflow="stop"), requests_for(PROMPTS))
+    requests = finished(model, GenerationConfig(max_new_tokens=10**9, overflow="stop"))
     assert {len(request.ids) for request in requests} == {17}
     assert {request.finish_reason for request in requests} == {"length"}
 
@@ -184,7 +188,7 @@ def test_overflow_stop_ends_when_the_context_is_full(make_model: MakeModel) -> N
 def test_a_context_of_one_token_slides(make_model: MakeModel) -> None:
     model = make_model(context_length=1)
     config = GenerationConfig(temperature=1.0, max_new_tokens=9)
-    request = finished(model, config, requests_for([[4, 5]]))[0]
+    request = finished(model, config, [[4, 5]])[0]
     expected, last = [], 5
     with torch.no_grad():
         for position in range(9):
@@ -198,16 +202,16 @@ def test_a_prompt_longer_than_the_context_is_read_from_its_end(make_model: MakeM
     model = make_model()
     config = GenerationConfig(temperature=0.0, max_new_tokens=5)
     prompt = [(7 * i) % 29 for i in range(50)]
-    request = finished(model, config, requests_for([prompt]))[0]
+    request = finished(model, config, [prompt])[0]
     assert request.ids[50:] == defined(model, config, prompt, 0)[0]
 
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_each_stop_token_is_the_last_of_its_request(make_model: MakeModel, count: int) -> None:
     model, config = make_model(), GenerationConfig(temperature=0.0, max_new_tokens=12)
-    references = [request.ids[request.prompt_length :] for request in finished(model, config, requests_for(PROMPTS))]
+    references = [request.ids[request.prompt_length :] for request in finished(model, config)]
     stop_ids = {references[number][4] for number in range(count)}
-    requests = finished(model, config, requests_for(PROMPTS), stop_ids)
+    requests = finished(model, config, stop_ids=stop_ids)
     for request, reference in zip(requests, references, strict=True):
         place = next((place for place, token in enumerate(reference) if token in stop_ids), None)
         assert request.ids[request.prompt_length :] == (reference if place is None else reference[: place + 1])
@@ -216,7 +220,7 @@ def test_each_stop_token_is_the_last_of_its_request(make_model: MakeModel, count
 
 def test_running_out_of_memory_halves_the_batch_and_changes_no_token(make_model: MakeModel) -> None:
     config = GenerationConfig(temperature=1.0, max_new_tokens=40, repetition_penalty=1.1)
-    expected = [request.ids for request in finished(make_model(), config, requests_for(PROMPTS))]
+    expected = [request.ids for request in finished(make_model(), config)]
     model = make_model()
     original, calls = model.hidden_states, []
 
@@ -227,7 +231,7 @@ def test_running_out_of_memory_halves_the_batch_and_changes_no_token(make_model:
         return original(state)
 
     model.hidden_states = limited
-    assert [request.ids for request in finished(model, config, requests_for(PROMPTS))] == expected
+    assert [request.ids for request in finished(model, config)] == expected
     assert max(calls[22:]) <= 3
 
 
@@ -236,20 +240,20 @@ def test_a_batch_that_would_take_all_memory_is_made_smaller(
 ) -> None:
     model, prompts = make_model(), [[1, 2], [3], [4, 5, 6], [7], [8, 9]]
     config = GenerationConfig(temperature=1.0, max_new_tokens=5, batch_size=10**9)
-    expected = [request.ids for request in finished(model, config, requests_for(prompts))]
+    expected = [request.ids for request in finished(model, config, prompts)]
     read: list[int] = []
     prefill = Engine.prefill
     monkeypatch.setattr(engine, "machine_memory_bytes", lambda device: 2 * 3 * row_bytes(model))
     monkeypatch.setattr(
         Engine, "prefill", lambda self, requests: (read.append(len(requests)), prefill(self, requests))[1]
     )
-    assert [request.ids for request in finished(model, config, requests_for(prompts))] == expected
+    assert [request.ids for request in finished(model, config, prompts)] == expected
     assert read == [3, 2]
 
 
 def row_bytes(model: GPT) -> int:
     config = model.config
-    capacity = Engine(model, GenerationConfig(max_new_tokens=5)).capacity(requests_for([[1, 2, 3]]))
+    capacity = Engine(model).capacity(requests_for(GenerationConfig(max_new_tokens=5), [[1, 2, 3]]))
     numbers = 2 * config.n_layer * config.kv_heads * config.head_width * capacity
     return numbers * model.embedding.weight.element_size() + 4 * 4 * config.vocab_size
 
@@ -262,7 +266,7 @@ def test_a_row_that_does_not_fit_alone_is_one_clear_error(make_model: MakeModel)
 
     model.hidden_states = never
     with pytest.raises(OutOfMemoryError, match="does not fit"):
-        finished(model, GenerationConfig(), requests_for(PROMPTS))
+        finished(model, GenerationConfig())
 
 
 def test_logits_that_are_not_numbers_are_one_clear_error(make_model: MakeModel) -> None:
@@ -270,14 +274,14 @@ def test_logits_that_are_not_numbers_are_one_clear_error(make_model: MakeModel) 
     model.head.weight.data.fill_(torch.nan)
     for temperature in (0.0, 1.0):
         with pytest.raises(CheckpointError, match="not finite"):
-            finished(model, GenerationConfig(temperature=temperature), requests_for(PROMPTS))
+            finished(model, GenerationConfig(temperature=temperature))
 
 
 def test_training_goes_on_undisturbed(make_model: MakeModel) -> None:
     """Training mode, the global random state and the ability to take gradients are as before."""
     model = make_model(dropout=0.3).train()
     before = torch.get_rng_state()
-    finished(model, GenerationConfig(max_new_tokens=20), requests_for(PROMPTS))
+    finished(model, GenerationConfig(max_new_tokens=20))
     assert model.training
     assert torch.equal(torch.get_rng_state(), before)
     model.loss_sum(torch.tensor([[1, 2, 3]]), torch.tensor([[2, 3, 4]])).backward()

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from gptcli.generate.config import GenerationConfig
-from gptcli.generate.engine import Engine, Request
+from gptcli.generate.engine import Engine
 from gptcli.generate.lookup import PromptLookup
+from gptcli.generate.requests import Request
 from gptcli.models.gpt import GPT
 from gptcli.nn.state import ForwardState
 
@@ -72,8 +73,11 @@ def test_drafts_change_no_id(make_model: MakeModel, scheme: dict, settings: dict
 
     def generated(speculate: int) -> list[Request]:
         config = GenerationConfig(max_new_tokens=270, speculate=speculate, **settings)
-        requests = [Request([id % 17 for id in prompt], seed, len(prompt)) for seed, prompt in enumerate(PROMPTS)]
-        for request in Engine(model, config, stop_ids=[16]).run(requests):
+        requests = [
+            Request([id % 17 for id in prompt], config.params(seed), stop_ids=[16])
+            for seed, prompt in enumerate(PROMPTS)
+        ]
+        for request in Engine(model, config.engine_config()).run(requests):
             if request is requests[0] and request.count == 40:
                 request.finish_reason = "stop"
         return requests
@@ -102,8 +106,8 @@ def test_a_text_that_repeats_itself_needs_few_passes(make_model: MakeModel) -> N
 
     model.hidden_states = counted
     config = GenerationConfig(max_new_tokens=29 * 6, temperature=0.0, speculate=8)
-    requests = [Request([3, 4], 0, 2), Request([20], 1, 1)]
-    for _ in Engine(model, config).run(requests):
+    requests = [Request([3, 4], config.params()), Request([20], config.params())]
+    for _ in Engine(model, config.engine_config()).run(requests):
         pass
     for request in requests:
         assert request.ids == [(request.ids[0] + i) % 29 for i in range(len(request.ids))]

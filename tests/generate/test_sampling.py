@@ -41,7 +41,7 @@ def test_top_p_equals_transformers(p: float) -> None:
     from transformers.generation.logits_process import TopPLogitsWarper
 
     for logits in logit_batches():
-        assert torch.equal(sampling.top_p(logits, p), processed(TopPLogitsWarper(p), logits))
+        assert torch.equal(sampling.top_p(logits, 1 - p), processed(TopPLogitsWarper(p), logits))
 
 
 @pytest.mark.parametrize("p", [0.0, 0.05, 0.3, 0.9, 1.0])

@@ -14,8 +14,8 @@ import torch
 from gptcli.errors import UsageError
 from gptcli.generate import step
 from gptcli.generate.config import GenerationConfig
-from gptcli.generate.engine import Engine, Request
-from gptcli.generate.requests import RequestBatch
+from gptcli.generate.engine import Engine
+from gptcli.generate.requests import Request, RequestBatch
 from gptcli.generate.step import CudaGraphStep, DecodingStep, Forward, decoding_step
 from gptcli.models.gpt import GPT
 from gptcli.models.inference import quantized
@@ -33,8 +33,8 @@ def texts(
     stop_ids: Collection[int] = (3,),
     looks_ahead: bool = False,
 ) -> list[list[int]]:
-    requests = [Request(list(prompt), i, len(prompt)) for i, prompt in enumerate(PROMPTS)]
-    engine = Engine(model, config, stop_ids, step=made)
+    requests = [Request(prompt, config.params(i), stop_ids=stop_ids) for i, prompt in enumerate(PROMPTS)]
+    engine = Engine(model, config.engine_config(), made)
     engine.looks_ahead = engine.looks_ahead or looks_ahead
     for _ in engine.run(requests):
         pass
@@ -117,14 +117,15 @@ def test_the_host_never_waits_before_a_gpu_has_the_next_step(
 ) -> None:
     model = make_model(torch.float32, context_length=320).cuda()
     config = GenerationConfig(temperature=temperature, top_k=5, max_new_tokens=40)
-    engine = Engine(model, config, step=decoding_step(model))
-    requests = [Request(list(prompt), i, len(prompt)) for i, prompt in enumerate(PROMPTS)]
+    engine = Engine(model, step=decoding_step(model))
+    requests = [Request(prompt, config.params(i)) for i, prompt in enumerate(PROMPTS)]
     with torch.no_grad():
         cache, logits = engine.prefill(requests)
-        batch, drafts = RequestBatch(requests, cache, None), [[]] * len(requests)
+        batch, drafts = RequestBatch(requests, cache), [[]] * len(requests)
         for place in range(20):
             with no_waiting() if place > 2 else contextlib.nullcontext():
-                drawn = engine.draw(batch, logits, drafts)
+                engine.sampler.assign(requests)
+                drawn = engine.sampler.draw(logits, drafts)
                 logits = engine.look_ahead(batch, drawn)
             assert logits is not None
             assert list(engine.append(batch, drawn, drafts)) == requests

@@ -9,8 +9,9 @@ import pytest
 
 from gptcli.errors import CheckpointError, DataError, TokenizerError
 from gptcli.generate.config import GenerationConfig
-from gptcli.generate.engine import Engine, Request
+from gptcli.generate.engine import Engine
 from gptcli.generate.listener import Listener
+from gptcli.generate.requests import Request
 from gptcli.generate.text import generate
 from gptcli.models.gpt import GPT
 from gptcli.tokenizer.config import CharTokenizerConfig
@@ -25,8 +26,8 @@ def model(make_model: Callable[..., GPT], tokenizer: Tokenizer) -> GPT:
 
 def drawn(model: GPT, ids: list[int], config: GenerationConfig, stop_id: int | None) -> list[int]:
     """What the engine draws after exactly these ids."""
-    request = Request(list(ids), config.seed, len(ids))
-    for _ in Engine(model, config, [] if stop_id is None else [stop_id]).run([request]):
+    request = Request(ids, config.params(), stop_ids=[] if stop_id is None else [stop_id])
+    for _ in Engine(model).run([request]):
         pass
     return request.ids[len(ids) :]
 

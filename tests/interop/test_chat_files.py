@@ -12,6 +12,7 @@ from gptcli.data.chat_encoder import ChatEncoder
 from gptcli.data.chat_template import ChatTemplate
 from gptcli.generate.config import GenerationConfig
 from gptcli.generate.engine import Engine
+from gptcli.generate.sample import SampleMaker
 from gptcli.generate.text import Prompt, complete
 from gptcli.interop.generation_config import read_stop_ids, with_chat_ends
 from gptcli.interop.gguf import GgufMetadata, write_gguf
@@ -59,11 +60,11 @@ def stopping(model: GPT, tokenizer: Tokenizer, prompt: list[int], end: int) -> l
     """
     config = GenerationConfig(max_new_tokens=24, temperature=0.0)
     prompts = [Prompt(prompt, MESSAGES)]
-    free = complete(Engine(model, config), tokenizer, prompts).prompts[0].completions[0].tokens
+    free = complete(Engine(model), SampleMaker(tokenizer, config), prompts).prompts[0].completions[0].tokens
     written = next(token for place, token in enumerate(free) if place > 2 and token not in free[:place])
     with torch.no_grad():  # the logits of the two tokens change places
         model.head.weight[[end, written]] = model.head.weight[[written, end]]
-    (completion,) = complete(Engine(model, config, {end}), tokenizer, prompts).prompts[0].completions
+    (completion,) = complete(Engine(model), SampleMaker(tokenizer, config, {end}), prompts).prompts[0].completions
     assert completion.tokens[-1] == end and completion.finish_reason == "eot"
     return completion.tokens
 

@@ -59,6 +59,16 @@ def generate(
     repetition_penalty: Annotated[
         float, sampling_option(help="Make tokens of the text so far less likely, if above 1.")
     ] = 1.0,
+    presence_penalty: Annotated[
+        float, sampling_option(help="Make tokens that occur in the new text less likely, by this once.")
+    ] = 0.0,
+    frequency_penalty: Annotated[
+        float, sampling_option(help="Make tokens that occur in the new text less likely, by this for each time.")
+    ] = 0.0,
+    logit_bias: Annotated[
+        list[str] | None,
+        sampling_option(metavar="ID=VALUE", help="Add VALUE to the logit of token ID; may be given several times."),
+    ] = None,
     num_samples: Annotated[int, sampling_option(help="Generate this many samples per prompt.")] = 1,
     stop: Annotated[
         list[str] | None,
@@ -84,6 +94,10 @@ def generate(
     compile: Annotated[
         bool, compute_option("--compile", help="Compile the model first, which takes about a minute.")
     ] = False,
+    logprobs: Annotated[
+        int | None,
+        output_option(metavar="N", help="With --json, list the N most likely tokens in place of each token."),
+    ] = None,
     separator: Annotated[
         str,
         output_option(
@@ -105,6 +119,7 @@ def generate(
     """
     from gptcli.config import RawConfig, validate
     from gptcli.errors import UsageError
+    from gptcli.generate.biases import read_biases
     from gptcli.generate.chat_prompts import read_conversations
     from gptcli.generate.config import GenerationConfig
     from gptcli.generate.terminal import Printer, read_prompts
@@ -116,6 +131,10 @@ def generate(
         "top_p": top_p,
         "min_p": min_p,
         "repetition_penalty": repetition_penalty,
+        "presence_penalty": presence_penalty,
+        "frequency_penalty": frequency_penalty,
+        "logit_bias": read_biases(logit_bias or []),
+        "logprobs": logprobs,
         "stop": stop or [],
         "seed": seed,
         "num_samples": num_samples,
@@ -125,6 +144,8 @@ def generate(
         "batch_size": batch_size,
     }
     config = validate(GenerationConfig, RawConfig(settings))
+    if logprobs is not None and not as_json:
+        raise UsageError("--logprobs has no effect on plain text", "add --json")
     if chat and document_start:
         raise UsageError("--document-start has no effect on --chat, whose template begins the text", "leave it out")
     if system is not None and not chat:

@@ -22,7 +22,8 @@ from gptcli.evaluate.scoring import Scorer, evaluation_mode, usable_batch_size
 from gptcli.evaluate.statistics import Uncertainty, bootstrap_ratio, exponential, proportion
 from gptcli.evaluate.windows import resolve_windows
 from gptcli.generate.config import GenerationConfig
-from gptcli.generate.text import Completion, Generation, Prompt
+from gptcli.generate.sample import Completion
+from gptcli.generate.text import Generation, Prompt
 from gptcli.models.gpt import GPT
 from gptcli.tokenizer.tokenizer import Tokenizer
 

@@ -34,9 +34,8 @@ from gptcli.evaluate.continuations import Continuation, Score, score_continuatio
 from gptcli.generate.config import GenerationConfig
 from gptcli.generate.engine import Engine
 from gptcli.generate.requests import Request
+from gptcli.generate.sample import Sample
 from gptcli.generate.step import decoding_step
-from gptcli.generate.streamer import TextStream
-from gptcli.generate.text import Sample
 from gptcli.models.gpt import GPT
 from gptcli.tokenizer.tokenizer import Tokenizer
 
@@ -189,18 +188,15 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm_eval has no type ann
         room = self.max_length - config.max_new_tokens
         encoded = [self.tok_encode(context) or [self.prefix_token_id] for context in contexts]
         self.say_cut(sum(len(ids) > room for ids in encoded), len(encoded))
-        samples: dict[Request, tuple[int, Sample]] = {}
+        places: dict[Request, int] = {}
         for place, ids in enumerate(encoded):
-            request = Request(ids[-room:], config.seed + place, len(ids[-room:]))
-            stream = TextStream(self.text, tuple(filter(None, until)), request.ids)
-            samples[request] = (place, Sample(request, stream))
-        engine = Engine(self.model, config, self.stop_ids, decoding_step(self.model))
-        for request in engine.run(list(samples)):
-            place, sample = samples[request]
-            sample.advance()
+            sample = Sample(self.text, ids[-room:], config.params(place), stop_ids=self.stop_ids)
+            places[sample.request] = place
+        engine = Engine(self.model, config.engine_config(), decoding_step(self.model))
+        for request in engine.run(list(places)):
             if request.finish_reason is not None:
                 text = self.text.decode(request.ids[request.prompt_length :])
-                yield place, postprocess_generated_text(text, until, None)
+                yield places[request], postprocess_generated_text(text, until, None)
 
     def generation(self, arguments: dict[str, Any]) -> tuple[GenerationConfig, list[str]]:
         """Return the engine's config and the stop strings for a task's generation arguments."""
@@ -219,7 +215,9 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm_eval has no type ann
         if not is_drawn:
             wanted = {"temperature": 0.0} | {k: v for k, v in wanted.items() if k == "repetition_penalty"}
         try:
-            return GenerationConfig(max_new_tokens=count, batch_size=self.batch_size or 32, **wanted), until
+            stop = tuple(filter(None, until))
+            config = GenerationConfig(max_new_tokens=count, batch_size=self.batch_size or 32, stop=stop, **wanted)
+            return config, until
         except ValueError as error:
             raise UsageError(f"the task's generation arguments {wanted} are not possible: {error}") from error
 

@@ -7,24 +7,23 @@ Shapes: B requests, T tokens read at a time (a request's last id and its draft),
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from gptcli.errors import OutOfMemoryError
-from gptcli.generate import sampling
-from gptcli.generate.config import GenerationConfig
+from gptcli.generate.config import ENGINE_DEFAULTS, EngineConfig
 from gptcli.generate.lookup import PromptLookup
 from gptcli.generate.merge import merge_caches
 from gptcli.generate.prefix import accepted_length, read_shared_prefix
-from gptcli.generate.requests import FinishReason, Request, RequestBatch
+from gptcli.generate.requests import Request, RequestBatch
+from gptcli.generate.sampler import Drafts, Drawn, Sampler
 from gptcli.generate.step import DecodingStep
 from gptcli.models.estimate import BYTES_FP32
 from gptcli.models.gpt import GPT
 from gptcli.nn.cache import KVCache
-from gptcli.nn.device import HostCopy, machine_memory_bytes
+from gptcli.nn.device import machine_memory_bytes
 from gptcli.nn.finite import overflow_error
 
 SMALLEST_CAPACITY = 256
@@ -32,40 +31,28 @@ SMALLEST_CAPACITY = 256
 LOGIT_COPIES = 4
 """Most copies of a request's logits in fp32 that the filters hold at once."""
 
-Drafts = list[list[int]]
-"""The draft tokens of each request of a batch."""
-
-
-class Drawn(NamedTuple):
-    """Ids that were drawn, one for each place."""
-
-    ids: Tensor
-    """(B, T)"""
-    on_host: HostCopy
-    """The same and their log-probabilities (B, T), as soon as they have been copied."""
-
 
 class Engine:
-    """Generation of tokens from `model` by the settings of `config`; each token of `stop_ids` is the last of a request.
-
-    `step` decodes in place of the model itself.
-    """
+    """Generation of tokens from `model`; `step` decodes in place of the model itself."""
 
     def __init__(
-        self, model: GPT, config: GenerationConfig, stop_ids: Collection[int] = (), step: DecodingStep | None = None
+        self,
+        model: GPT,
+        config: EngineConfig = ENGINE_DEFAULTS,
+        step: DecodingStep | None = None,
     ) -> None:
-        self.model, self.config, self.stop_ids = model, config, frozenset(stop_ids)
+        self.model, self.config = model, config
         self.decoding_step = step or model
         self.context_length = model.config.context_length
         self.device = model.embedding.weight.device
-        # Draft tokens and the repetition penalty depend on the ids before.
-        self.looks_ahead = self.device.type == "cuda" and not config.speculate and config.repetition_penalty == 1
+        self.sampler = Sampler(model.config.vocab_size, self.device)
+        self.looks_ahead = self.device.type == "cuda" and not config.speculate  # a draft depends on the ids before
 
     @torch.no_grad()
     def run(self, requests: Sequence[Request]) -> Iterator[Request]:
         """Generate every request to its end; yield a request each time one id has been appended to it.
 
-        Requests of similar length are read together, at most `batch_size` of them, and of a prompt longer than the
+        Requests of similar length are read together, at most `config.rows` of them, and of a prompt longer than the
         context only the end. The caller may end a request by setting its `finish_reason`. The ids drawn depend on the
         request's own ids and seed only (up to the rounding of a batched matmul). Training mode is restored at the end.
 
@@ -78,7 +65,7 @@ class Engine:
         waiting = sorted(requests, key=lambda request: len(request.ids))
         for request in waiting:
             request.window_start = max(request.window_start, len(request.ids) - self.context_length)
-        size = min(self.config.batch_size, self.fitting_requests(waiting))
+        size = min(self.config.rows, self.fitting_requests(waiting))
         try:
             while waiting:
                 fits = True
@@ -100,7 +87,7 @@ class Engine:
         On a CPU, where running out of memory raises no error, their keys, values and logits must fit into half of it.
         """
         if self.device.type != "cpu" or not requests:
-            return self.config.batch_size
+            return self.config.rows
         config, weight = self.model.config, self.model.embedding.weight
         numbers = 2 * config.n_layer * config.kv_heads * config.head_width * self.capacity(requests)
         row_bytes = numbers * weight.element_size() + LOGIT_COPIES * BYTES_FP32 * config.vocab_size
@@ -118,13 +105,14 @@ class Engine:
     def run_batch(self, requests: list[Request]) -> Iterator[Request]:
         """Generate requests side by side; those that have ended leave the batch, so that they cost no further work."""
         if self.config.speculate:
-            for request in requests:
+            for request in filter(lambda request: request.may_draft, requests):
                 request.lookup = request.lookup or PromptLookup(self.config.speculate)
         cache, logits = self.prefill(requests)
-        batch = RequestBatch(list(requests), cache, self.seen_ids(requests))
+        batch = RequestBatch(list(requests), cache)
         drafts: Drafts = [[]] * len(requests)
         while True:
-            drawn = self.draw(batch, logits, drafts)
+            self.sampler.assign(batch.requests)
+            drawn = self.sampler.draw(logits, drafts)
             ahead = self.look_ahead(batch, drawn)
             yield from self.append(batch, drawn, drafts)
             alive = [i for i, request in enumerate(batch.requests) if request.finish_reason is None]
@@ -167,7 +155,7 @@ class Engine:
         """Return the draft tokens of each request, which are checked while its last id is read."""
         room = batch.cache.capacity - batch.cache.length - 1
         return [
-            request.lookup.draft(request.ids, min(room, self.config.max_new_tokens - request.count - 1))
+            request.lookup.draft(request.ids, min(room, request.params.max_new_tokens - request.count - 1))
             if request.lookup
             else []
             for request in batch.requests
@@ -191,8 +179,6 @@ class Engine:
         full = [i for i, request in enumerate(batch.requests) if request.window_length > self.context_length]
         others = [i for i, request in enumerate(batch.requests) if request.window_length <= self.context_length]
         full_requests = [batch.requests[i] for i in full]
-        if batch.seen is not None:
-            batch.seen = batch.seen[torch.tensor(others + full, device=self.device)]
         caches, logits = [], []
         if others:
             requests = [batch.requests[i] for i in others]
@@ -211,33 +197,17 @@ class Engine:
     def capacity(self, requests: Sequence[Request]) -> int:
         """Return the slots for the windows and their growth: as many as are needed, up to twice the longest window."""
         longest = max(request.window_length for request in requests)
-        still_to_come = self.config.max_new_tokens - min(request.count for request in requests)
+        still_to_come = max(request.params.max_new_tokens - request.count for request in requests)
         return min(self.context_length, longest + still_to_come, max(2 * longest, SMALLEST_CAPACITY))
-
-    def draw(self, batch: RequestBatch, logits: Tensor, drafts: Drafts) -> Drawn:
-        """Draw an id for each place of the logits (B, T, V), with its log-probability under the model's distribution.
-
-        The draw at a place depends on the request's seed and that place only, so drafts change no id.
-        """
-        B, T, _ = logits.shape
-        logits = logits.flatten(0, 1).to(torch.promote_types(logits.dtype, torch.float32))  # (B*T, V)
-        scores = self.filtered(logits, self.seen_at_positions(batch, drafts, T))
-        if self.config.is_greedy:
-            ids = sampling.greedy(scores)
-        else:
-            seeds = [request.seed for request in batch.requests for _ in range(T)]
-            places = [request.count + place for request in batch.requests for place in range(T)]
-            ids = sampling.sample(scores, sampling.uniform_draws(seeds, places)).to(logits.device)
-        logprobs = sampling.log_probabilities(logits, ids)
-        ids = ids.view(B, T)
-        return Drawn(ids, HostCopy(ids, logprobs.view(B, T)))
 
     def look_ahead(self, batch: RequestBatch, drawn: Drawn) -> Tensor | None:
         """Start the next step on a GPU while the host still waits for the ids; return its logits (B, 1, V).
 
         They are unused if a request now ends. Returns None where they are certainly not needed.
         """
-        if not self.looks_ahead or all(request.count + 1 >= self.config.max_new_tokens for request in batch.requests):
+        if not self.looks_ahead or all(
+            request.count + 1 >= request.params.max_new_tokens for request in batch.requests
+        ):
             return None
         if batch.cache.length == batch.cache.capacity:
             return None
@@ -246,67 +216,24 @@ class Engine:
     def append(self, batch: RequestBatch, drawn: Drawn, drafts: Drafts) -> Iterator[Request]:
         """Append to every request the id drawn at its first place, and the next ones as long as its draft was right."""
         # No request changes before every number is on the host, so that running out of memory loses no draw.
-        drawn_ids, logprobs = (numbers.tolist() for numbers in drawn.on_host.result())
-        kept = [ids[: 1 + accepted_length(ids, draft)] for ids, draft in zip(drawn_ids, drafts, strict=True)]
-        if batch.seen is not None:
-            rows = [i for i, ids in enumerate(kept) for _ in ids]
-            batch.seen[rows, [token for ids in kept for token in ids]] = True
-        for i, request in enumerate(batch.requests):
+        for request, choices, draft in zip(batch.requests, drawn.result(), drafts, strict=True):
+            if request.error is not None:  # its grammar could not go on
+                raise request.error
+            right = accepted_length([choice.token for choice in choices], draft)
             if request.lookup:
-                request.lookup.learn(len(drafts[i]), len(kept[i]) - 1)
-            for token, logprob in zip(kept[i], logprobs[i], strict=False):
+                request.lookup.learn(len(draft), right)
+            for token, logprob, top in choices[: 1 + right]:
                 if logprob != logprob:
                     raise overflow_error()
-                request.ids.append(token)
-                request.logprobs.append(logprob)
-                request.finish_reason = self.finish_reason(request)
+                request.append(token, logprob, top)
+                if request.finish_reason is None and self.is_full(request):
+                    request.finish_reason = "length"
                 yield request
                 if request.finish_reason is not None:
                     break
+            if request.error is not None:
+                raise request.error
 
-    def filtered(self, logits: Tensor, seen: Tensor | None) -> Tensor:
-        """Apply the config's filters to logits (B, V), in transformers' order."""
-        config = self.config
-        if seen is not None:
-            logits = sampling.repetition_penalty(logits, seen, config.repetition_penalty)
-        if config.is_greedy:
-            return logits
-        if config.temperature != 1:
-            logits = logits / config.temperature
-        if config.top_k:
-            logits = sampling.top_k(logits, config.top_k)
-        if config.top_p is not None and config.top_p < 1:
-            logits = sampling.top_p(logits, config.top_p)
-        if config.min_p:
-            logits = sampling.min_p(logits, config.min_p)
-        return logits
-
-    def seen_ids(self, requests: Sequence[Request]) -> Tensor | None:
-        """Return the ids that occur in each request, (B, V) bool; None without a repetition penalty."""
-        if self.config.repetition_penalty == 1:
-            return None
-        seen = torch.zeros(len(requests), self.model.config.vocab_size, dtype=torch.bool)
-        for i, request in enumerate(requests):
-            seen[i, request.ids] = True
-        return seen.to(self.device)
-
-    def seen_at_positions(self, batch: RequestBatch, drafts: Drafts, places: int) -> Tensor | None:
-        """Return the ids that occur before each place, (B*T, V) bool: the request's and its draft's up to there."""
-        if batch.seen is None:
-            return None
-        seen = batch.seen[:, None].repeat(1, places, 1)  # (B, T, V)
-        drafted = [
-            [*draft, *[request.ids[-1]] * (places - 1 - len(draft))]
-            for request, draft in zip(batch.requests, drafts, strict=True)
-        ]
-        index = torch.tensor(drafted, dtype=torch.long, device=self.device)[..., None]  # (B, T-1, 1)
-        for place in range(1, places):
-            seen[:, place:].scatter_(2, index[:, place - 1 : place].expand(-1, places - place, -1), True)
-        return seen.flatten(0, 1)
-
-    def finish_reason(self, request: Request) -> FinishReason | None:
-        """Return why the request ends with its last id, or None if it goes on."""
-        if request.ids[-1] in self.stop_ids:
-            return "eot"
-        is_full = self.config.overflow == "stop" and request.window_length > self.context_length
-        return "length" if is_full or request.count >= self.config.max_new_tokens else None
+    def is_full(self, request: Request) -> bool:
+        """Return whether the model's context is full and the request is to end there."""
+        return request.params.overflow == "stop" and request.window_length > self.context_length

@@ -2,7 +2,8 @@
 
 The filters return new logits in which a token that may not be drawn has -inf. They equal `transformers`' logits
 processors on the same logits, ties included, and are applied in its order: repetition penalty, temperature, top-k,
-top-p, min-p. Shapes: B rows, V vocab.
+top-p, min-p. A setting is one number, or a tensor (..., 1) with a number for each row.
+Shapes: B rows, V vocab; leading dimensions may be more than one.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ GOLDEN_GAMMA = np.uint64(0x9E3779B97F4A7C15)
 """SplitMix64's increment: 2^64 over the golden ratio, odd."""
 
 
-def repetition_penalty(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
+def repetition_penalty(logits: Tensor, seen: Tensor, penalty: float | Tensor) -> Tensor:
     """Divide seen tokens' logits by `penalty` if positive, else multiply: logits (B, V), seen (B, V) bool -> (B, V).
 
     Source: Keskar et al. 2019 (CTRL), section 4.1.
@@ -30,28 +31,43 @@ def repetition_penalty(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
     return torch.where(seen, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
 
 
-def top_k(logits: Tensor, k: int) -> Tensor:
+def occurrence_penalties(logits: Tensor, counts: Tensor, presence: float | Tensor, frequency: float | Tensor) -> Tensor:
+    """Subtract `presence` from tokens that occur and `frequency` for each time: logits (B, V), counts (B, V) -> (B, V).
+
+    Source: OpenAI's API reference, "frequency and presence penalties".
+    """
+    return logits - counts * frequency - (counts > 0).to(logits.dtype) * presence
+
+
+def top_k(logits: Tensor, k: int, of_rows: Tensor | None = None) -> Tensor:
     """Remove all logits (B, V) below the k-th largest; tokens that tie with the k-th stay.
 
+    `of_rows` (B, 1) int64 holds the number of each row, from 1 to `k`; otherwise `k` is that of all.
     Source: Fan et al. 2018, section 5.
     """
-    smallest_kept = logits.topk(min(k, logits.size(-1))).values[:, -1:]  # (B, 1)
+    k = min(k, logits.size(-1))
+    largest = logits.topk(k).values
+    if of_rows is None:
+        smallest_kept = largest[..., -1:]
+    else:
+        places = (of_rows - 1).clamp_max(k - 1).expand(*logits.shape[:-1], 1)
+        smallest_kept = largest.gather(-1, places)  # (B, 1)
     return logits.masked_fill(logits < smallest_kept, -torch.inf)
 
 
-def top_p(logits: Tensor, p: float) -> Tensor:
-    """Keep only the logits (B, V) of the smallest set of most likely tokens whose probability reaches p.
+def top_p(logits: Tensor, tail: float | Tensor) -> Tensor:
+    """Keep only the logits (B, V) of the smallest set of most likely tokens whose probability reaches 1 - `tail`.
 
     The most likely token always stays. Source: Holtzman et al. 2020 (nucleus sampling).
     """
-    # Summed from the least likely up: a token is removed while the tail that ends with it weighs at most 1 - p.
+    # Summed from the least likely up: a token is removed while the tail that ends with it weighs at most `tail`.
     ascending, order = logits.sort()
-    outside = ascending.softmax(-1).cumsum(-1) <= 1 - p
-    outside[:, -1] = False
+    outside = ascending.softmax(-1).cumsum(-1) <= tail
+    outside[..., -1] = False
     return logits.masked_fill(torch.empty_like(outside).scatter_(-1, order, outside), -torch.inf)
 
 
-def min_p(logits: Tensor, p: float) -> Tensor:
+def min_p(logits: Tensor, p: float | Tensor) -> Tensor:
     """Remove from logits (B, V) the tokens less likely than p times the most likely one.
 
     Source: Nguyen et al. 2024 (min-p sampling).
@@ -81,7 +97,13 @@ def sample(logits: Tensor, draws: Tensor) -> Tensor:
 
 def log_probabilities(logits: Tensor, ids: Tensor) -> Tensor:
     """Return the log-probability in nats of each row's id: logits (B, V), ids (B,) -> (B,)."""
-    return logits.gather(-1, ids[:, None])[:, 0] - logits.logsumexp(-1)
+    return logits.gather(-1, ids[..., None])[..., 0] - logits.logsumexp(-1)
+
+
+def most_likely(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the `count` most likely ids of each row and their log-probabilities: logits (B, V) -> (B, count) each."""
+    values, ids = logits.topk(min(count, logits.size(-1)))
+    return ids, values - logits.logsumexp(-1, keepdim=True)
 
 
 def uniform_draws(seeds: Sequence[int], positions: Sequence[int]) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gptcli.console import say
@@ -12,27 +11,12 @@ from gptcli.errors import CheckpointError, DataError, TokenizerError
 from gptcli.generate.config import GenerationConfig
 from gptcli.generate.engine import Engine
 from gptcli.generate.listener import SILENT, Listener
-from gptcli.generate.requests import FinishReason, Request
-from gptcli.generate.streamer import TextStream
+from gptcli.generate.requests import require_known_ids
+from gptcli.generate.sample import Completion, SampleMaker
 from gptcli.models.gpt import GPT
 
 if TYPE_CHECKING:
     from gptcli.tokenizer.tokenizer import Tokenizer
-
-
-class Completion(NamedTuple):
-    """One sample of a prompt."""
-
-    text: str
-    """The text after the prompt, without end-of-text token and stop string."""
-    tokens: list[int]
-    """Every id drawn, including the end-of-text token or a stop string that ended the sample."""
-    logprobs: list[float]
-    """Each token's log-probability in nats under the model itself, before temperature, penalty and filters."""
-    finish_reason: FinishReason
-    """`stop`: a stop string; `eot`: the token that ends a text; `length`: max_new_tokens, or the context is full."""
-    seed: int
-    """The seed that reproduces this sample alone."""
 
 
 class Prompt(NamedTuple):
@@ -54,8 +38,8 @@ class GeneratedPrompt(NamedTuple):
     completions: list[Completion]
 
     def report(self) -> dict[str, Any]:
-        """Return the prompt, and "completions": [{"text", "tokens", "logprobs", "finish_reason", "seed"}] for JSON."""
-        return {**self.prompt.report(), "completions": [completion._asdict() for completion in self.completions]}
+        """Return the prompt, and "completions", a list of their reports, for JSON."""
+        return {**self.prompt.report(), "completions": [completion.report() for completion in self.completions]}
 
 
 class Generation(NamedTuple):
@@ -76,32 +60,6 @@ class Generation(NamedTuple):
         return ({"results": reports} if several else reports[0]) | {"tokens_per_second": self.tokens_per_second}
 
 
-@dataclass
-class Sample:
-    """A request of the engine with its text so far."""
-
-    request: Request
-    stream: TextStream
-    pieces: list[str] = field(default_factory=list)
-
-    def advance(self) -> str:
-        """Return the text that the request's newest id adds; end the request if a stop string is complete."""
-        request = self.request
-        piece = "" if request.finish_reason == "eot" else self.stream.step(request.ids[-1])
-        if request.finish_reason is not None:
-            piece += self.stream.finish()
-        if self.stream.stopped:
-            request.finish_reason = "stop"
-        self.pieces.append(piece)
-        return piece
-
-    def completion(self, reason: FinishReason) -> Completion:
-        """Return the sample, which ended for this reason."""
-        request = self.request
-        text, ids = "".join(self.pieces), request.ids[request.prompt_length :]
-        return Completion(text, ids, request.logprobs, reason, request.seed)
-
-
 def generate(
     model: GPT,
     tokenizer: Tokenizer,
@@ -114,50 +72,43 @@ def generate(
     Raises:
         DataError, CheckpointError, OutOfMemoryError: as `encode_prompts` and `complete`.
     """
-    engine = Engine(model, config, tokenizer.framing.stop_ids)
-    return complete(engine, tokenizer, encode_prompts(tokenizer, prompts, config), listener)
+    engine = Engine(model, config.engine_config())
+    encoded = encode_prompts(tokenizer, prompts, config)
+    return complete(engine, SampleMaker(tokenizer, config, tokenizer.framing.stop_ids), encoded, listener)
 
 
-def complete(
-    engine: Engine, tokenizer: Tokenizer, prompts: Sequence[Prompt], listener: Listener = SILENT
-) -> Generation:
-    """Generate as many texts as the engine's settings say for every prompt.
+def complete(engine: Engine, maker: SampleMaker, prompts: Sequence[Prompt], listener: Listener = SILENT) -> Generation:
+    """Generate as many texts as the settings of `maker` say for every prompt.
 
     Sample i of prompt p has the number p * num_samples + i. Samples advance side by side, and `listener` receives
     their characters as they become certain.
 
     Raises:
-        DataError: a prompt is too long with overflow "stop".
+        UsageError: a setting names an id that the model lacks.
+        DataError: a prompt is too long with overflow "stop", or a grammar cannot go on.
         CheckpointError: the model and the tokenizer do not belong together, or the weights are damaged.
         OutOfMemoryError: not even one sample fits on the device.
     """
-    config = engine.config
+    config = maker.config
+    require_known_ids(config, engine.model.config.vocab_size)
     for i, prompt in enumerate(prompts):
         check_prompt(prompt.ids, engine.model, config, place(i, prompts))
-    samples = [
-        Sample(Request(list(ids), config.seed + i, len(ids)), TextStream(tokenizer, config.stop, ids))
-        for ids, _ in prompts
-        for i in range(config.num_samples)
-    ]
+    samples = [maker.sample(prompt.ids, i) for prompt in prompts for i in range(config.num_samples)]
     numbers = {sample.request: number for number, sample in enumerate(samples)}
-    completions: dict[int, Completion] = {}
     began = time.perf_counter()
     for request in engine.run([sample.request for sample in samples]):
         number = numbers[request]
-        piece = samples[number].advance()
-        if piece:
-            listener.on_text(number, piece)
+        for grown in samples[number].take():
+            if grown.text:
+                listener.on_text(number, grown.text)
         if request.finish_reason is not None:
-            completions[number] = samples[number].completion(request.finish_reason)
             listener.on_end(number)
     elapsed = time.perf_counter() - began
     count = sum(sample.request.count for sample in samples)
     each = config.num_samples
+    completions = [sample.completion() for sample in samples]
     return Generation(
-        [
-            GeneratedPrompt(prompt, [completions[number] for number in range(i * each, (i + 1) * each)])
-            for i, prompt in enumerate(prompts)
-        ],
+        [GeneratedPrompt(prompt, completions[i * each : (i + 1) * each]) for i, prompt in enumerate(prompts)],
         count / elapsed,
     )
 
