@@ -150,7 +150,7 @@ export class Chat {
       model: this.model.id, messages, ...others, max_completion_tokens: most, stream_options: { include_usage: true },
     };
     const message = this.add({ role: "assistant", content: "" });
-    this.list.setAttribute("aria-busy", "true");
+    byId("chat-scroll").setAttribute("aria-busy", "true");
     message.node.item.classList.add("is-growing");
     this.refresh();
     try {
@@ -186,7 +186,7 @@ export class Chat {
     message.node.meta.textContent = run.summary(seed);
     if (this.run !== run) return;
     this.run = null;
-    this.list.removeAttribute("aria-busy");
+    byId("chat-scroll").removeAttribute("aria-busy");
     if (this.messages.includes(message)) {
       if (!message.content) message.node.body.classList.add("is-empty");
       announce(run.end === "stopped" ? "Stopped." : `The answer is complete: ${counted(run.usage?.completion_tokens ?? 0, "token")}.`);

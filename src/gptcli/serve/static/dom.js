@@ -1,5 +1,6 @@
 // Small helpers for elements. Text always becomes text nodes, so that no name and no model text is ever markup.
 
+const NEAR_END = 48;
 const SVG = "http://www.w3.org/2000/svg";
 
 export const byId = (id) => document.getElementById(id);
@@ -94,20 +95,18 @@ export function notify(notice, sentence, word = "", action = null) {
   }
 }
 
-/** Keep the end of a box in view while it grows, unless the reader has scrolled up. */
+/** Keeps the end of a box in view while it grows, unless the reader has scrolled up. */
 export class Follower {
   constructor(box) {
     this.box = box;
-    this.follows = true;
-    box.addEventListener("scroll", () => {
-      this.follows = box.scrollHeight - box.scrollTop - box.clientHeight < 48;
-    }, { passive: true });
+    this.height = 0;
   }
 
-  /** Scroll to the end if it was in view; `always` scrolls in any case. */
+  /** Scroll to the end if it was in view before the box grew; `always` scrolls in any case. */
   grow(always = false) {
-    if (always) this.follows = true;
-    if (this.follows) this.box.scrollTop = this.box.scrollHeight;
+    const { scrollHeight, scrollTop, clientHeight } = this.box;
+    if (always || this.height - scrollTop - clientHeight < NEAR_END) this.box.scrollTop = scrollHeight;
+    this.height = scrollHeight;
   }
 }
 

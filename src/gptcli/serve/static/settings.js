@@ -89,7 +89,7 @@ function row(field, value) {
   inputs.set(field.name, input);
   const label = element("label", { for: id, text: field.label });
   const help = element("p", { id: `${id}-help`, class: "help", text: field.help });
-  const made = element("div", { class: `field ${field.kind}` });
+  const made = element("div", { class: "field" });
   if (field.kind === "range") {
     const shown = element("output", { for: id, id: `${id}-value` });
     input.addEventListener("input", () => { shown.value = decimals(input.valueAsNumber); });
