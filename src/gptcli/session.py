@@ -133,7 +133,9 @@ class Session(LoadedModel):
         model = self.model if self.request.quantize else for_generation(self.model, rows)
         step = decoding_step(model, default_cache_dir() if self.request.compile else None)
         maker = SampleMaker(self.tokenizer, config, stop_ids)
-        return complete(Engine(model, config.engine_config(), step), maker, prompts, listener)
+        return complete(
+            Engine(model, config.engine_config([ids for ids, _ in prompts]), step), maker, prompts, listener
+        )
 
 
 def data_settings(run: RunDirectory | None) -> dict[str, Any]:

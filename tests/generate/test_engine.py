@@ -9,9 +9,8 @@ import torch
 
 from gptcli.errors import CheckpointError, OutOfMemoryError
 from gptcli.generate import engine, sampling
-from gptcli.generate.config import GenerationConfig
+from gptcli.generate.config import EngineConfig, GenerationConfig
 from gptcli.generate.engine import Engine
-from gptcli.generate.merge import merge_caches
 from gptcli.generate.requests import Request
 from gptcli.models.gpt import GPT
 from gptcli.nn.cache import KVCache
@@ -37,7 +36,7 @@ def finished(
     stop_ids: Collection[int] = (),
 ) -> list[Request]:
     requests = requests_for(config, prompts, stop_ids)
-    for _ in Engine(model, config.engine_config()).run(requests):
+    for _ in Engine(model, config.engine_config(prompts)).run(requests):
         pass
     return requests
 
@@ -115,26 +114,6 @@ def test_what_unused_memory_holds_does_not_matter(make_model: MakeModel) -> None
     assert [request.ids for request in finished(model, config)] == expected
 
 
-def test_cache_grows_without_changing_a_token(make_model: MakeModel) -> None:
-    model = make_model(context_length=600, n_layer=1)
-    config = GenerationConfig(temperature=0.9, max_new_tokens=300)
-    requests = requests_for(config, [[1, 2], [3] * 20])
-    capacities = set()
-    engine = Engine(model)
-    original = engine.decode
-    engine.decode = lambda requests, cache, drafts: (capacities.add(cache.capacity), original(requests, cache, drafts))[
-        1
-    ]
-    for _ in engine.run(requests):
-        pass
-    assert len(capacities) > 1, "the cache was meant to grow"
-    for request in requests:
-        assert (
-            request.ids[request.prompt_length :]
-            == defined(model, config, request.ids[: request.prompt_length], request.params.seed)[0]
-        )
-
-
 def test_samples_of_one_prompt_read_it_once(make_model: MakeModel) -> None:
     model = make_model()
     shapes = []
@@ -155,7 +134,8 @@ def test_a_prefix_that_prompts_share_is_read_once(make_model: MakeModel, scheme:
     config = GenerationConfig(temperature=0.9, max_new_tokens=30)
     requests = finished(model, config, [[*shared, 1, 2, 3], shared, [*shared, 7], [*shared, 1, 2, 3]])
     del model.hidden_states  # the class's own again
-    assert shapes[:3] == [(1, 19), (3, 4), (4, 1)]
+    # The shortest is read first. Of the next only one token is left, which is decoded; of the equal ones, three tokens.
+    assert shapes[:4] == [(1, 20), (2, 1), (1, 3), (4, 1)]
     for request in requests:
         assert (
             request.ids[request.prompt_length :]
@@ -241,21 +221,13 @@ def test_a_batch_that_would_take_all_memory_is_made_smaller(
     model, prompts = make_model(), [[1, 2], [3], [4, 5, 6], [7], [8, 9]]
     config = GenerationConfig(temperature=1.0, max_new_tokens=5, batch_size=10**9)
     expected = [request.ids for request in finished(model, config, prompts)]
-    read: list[int] = []
-    prefill = Engine.prefill
-    monkeypatch.setattr(engine, "machine_memory_bytes", lambda device: 2 * 3 * row_bytes(model))
-    monkeypatch.setattr(
-        Engine, "prefill", lambda self, requests: (read.append(len(requests)), prefill(self, requests))[1]
-    )
+    model_config = model.config
+    numbers = 2 * model_config.n_layer * model_config.kv_heads * model_config.head_width * (3 + 5)
+    row_bytes = numbers * model.embedding.weight.element_size() + 4 * 4 * model_config.vocab_size
+    monkeypatch.setattr(engine, "machine_memory_bytes", lambda device: 2 * 3 * row_bytes)
+    assert Engine(model, config.engine_config(prompts)).statistics.slots == 3
+    assert Engine(model, EngineConfig(cache_bytes=2 * row_bytes, context=8)).statistics.slots == 2
     assert [request.ids for request in finished(model, config, prompts)] == expected
-    assert read == [3, 2]
-
-
-def row_bytes(model: GPT) -> int:
-    config = model.config
-    capacity = Engine(model).capacity(requests_for(GenerationConfig(max_new_tokens=5), [[1, 2, 3]]))
-    numbers = 2 * config.n_layer * config.kv_heads * config.head_width * capacity
-    return numbers * model.embedding.weight.element_size() + 4 * 4 * config.vocab_size
 
 
 def test_a_row_that_does_not_fit_alone_is_one_clear_error(make_model: MakeModel) -> None:
@@ -285,25 +257,3 @@ def test_training_goes_on_undisturbed(make_model: MakeModel) -> None:
     assert model.training
     assert torch.equal(torch.get_rng_state(), before)
     model.loss_sum(torch.tensor([[1, 2, 3]]), torch.tensor([[2, 3, 4]])).backward()
-
-
-@pytest.mark.parametrize("shape", [{}, {"smear": True, "bigram_buckets": 1000}], ids=str)
-def test_merged_caches_decode_as_each_did(make_model: MakeModel, shape: dict) -> None:
-    model = make_model(**shape)
-    generator = torch.Generator().manual_seed(0)
-    caches, expected = [], []
-    for counts in ([3, 5], [3], [1]):
-        cache = model.new_cache(len(counts), 12)
-        ids = torch.randint(29, (len(counts), max(counts)), generator=generator)
-        with torch.no_grad():
-            model.last_logits(ids, cache, counts)
-        caches.append(cache)
-    merged = merge_caches(model, caches, 6)
-    assert merged.length == 5 and merged.lengths == [3, 5, 3, 1]
-    token = torch.tensor([[17]])
-    with torch.no_grad():
-        for cache in caches:
-            expected.append(model.last_logits(token.expand(cache.batch_size, 1), cache))
-        torch.testing.assert_close(model.last_logits(token.expand(4, 1), merged), torch.cat(expected))
-    with pytest.raises(ValueError, match="cannot hold a row of 6"):
-        merge_caches(model, [merged], 5)

@@ -77,7 +77,7 @@ def test_drafts_change_no_id(make_model: MakeModel, scheme: dict, settings: dict
             Request([id % 17 for id in prompt], config.params(seed), stop_ids=[16])
             for seed, prompt in enumerate(PROMPTS)
         ]
-        for request in Engine(model, config.engine_config()).run(requests):
+        for request in Engine(model, config.engine_config([request.ids for request in requests])).run(requests):
             if request is requests[0] and request.count == 40:
                 request.finish_reason = "stop"
         return requests
@@ -107,7 +107,7 @@ def test_a_text_that_repeats_itself_needs_few_passes(make_model: MakeModel) -> N
     model.hidden_states = counted
     config = GenerationConfig(max_new_tokens=29 * 6, temperature=0.0, speculate=8)
     requests = [Request([3, 4], config.params()), Request([20], config.params())]
-    for _ in Engine(model, config.engine_config()).run(requests):
+    for _ in Engine(model, config.engine_config([request.ids for request in requests])).run(requests):
         pass
     for request in requests:
         assert request.ids == [(request.ids[0] + i) % 29 for i in range(len(request.ids))]

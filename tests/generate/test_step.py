@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ from gptcli.errors import UsageError
 from gptcli.generate import step
 from gptcli.generate.config import GenerationConfig
 from gptcli.generate.engine import Engine
-from gptcli.generate.requests import Request, RequestBatch
+from gptcli.generate.requests import Request
 from gptcli.generate.step import CudaGraphStep, DecodingStep, Forward, decoding_step
 from gptcli.models.gpt import GPT
 from gptcli.models.inference import quantized
@@ -34,7 +33,7 @@ def texts(
     looks_ahead: bool = False,
 ) -> list[list[int]]:
     requests = [Request(prompt, config.params(i), stop_ids=stop_ids) for i, prompt in enumerate(PROMPTS)]
-    engine = Engine(model, config.engine_config(), made)
+    engine = Engine(model, config.engine_config(PROMPTS), made)
     engine.looks_ahead = engine.looks_ahead or looks_ahead
     for _ in engine.run(requests):
         pass
@@ -63,15 +62,15 @@ class FakeGraph:
 
     made: ClassVar[list[FakeGraph]] = []
 
-    def __init__(self, forward: Forward, ids: torch.Tensor, view: KVCacheView) -> None:
-        self.forward, self.view = forward, view
+    def __init__(self, forward: Forward, ids: torch.Tensor, view: KVCacheView, pool: object = None) -> None:
+        self.forward, self.view, self.pool = forward, view, pool
         self.ids, self.logits = ids.clone(), forward(ids, view).clone()
         self.replays = 0
         self.made.append(self)
 
     def replay(self, ids: torch.Tensor, view: KVCacheView) -> torch.Tensor:
         self.ids.copy_(ids)
-        self.logits.copy_(self.forward(self.ids, self.view._replace(places=view.places)))
+        self.logits.copy_(self.forward(self.ids, self.view.with_places(view.places)))
         self.replays += 1
         return self.logits
 
@@ -82,7 +81,6 @@ def test_cuda_graphs_and_looking_ahead_change_no_id(
 ) -> None:
     """Rows end while the next step is under way, or outgrow their cache and slide."""
     monkeypatch.setattr(step, "GraphedForward", FakeGraph)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
     monkeypatch.setattr(FakeGraph, "made", [])
     model = make_model(context_length=320, window_pattern=(0, 50), smear=True)
     config = GenerationConfig(temperature=temperature, max_new_tokens=340)
@@ -119,16 +117,21 @@ def test_the_host_never_waits_before_a_gpu_has_the_next_step(
     config = GenerationConfig(temperature=temperature, top_k=5, max_new_tokens=40)
     engine = Engine(model, step=decoding_step(model))
     requests = [Request(prompt, config.params(i)) for i, prompt in enumerate(PROMPTS)]
-    with torch.no_grad():
-        cache, logits = engine.prefill(requests)
-        batch, drafts = RequestBatch(requests, cache), [[]] * len(requests)
-        for place in range(20):
-            with no_waiting() if place > 2 else contextlib.nullcontext():
-                engine.sampler.assign(requests)
-                drawn = engine.sampler.draw(logits, drafts)
-                logits = engine.look_ahead(batch, drawn)
-            assert logits is not None
-            assert list(engine.append(batch, drawn, drafts)) == requests
+    for request in requests:
+        engine.add(request)
+    for place in range(20):
+        if place < 4:
+            assert set(engine.step()) == set(requests)
+            continue
+        with torch.no_grad(), no_waiting():
+            drafts = [[]] * len(requests)
+            logits = engine.decode(requests, drafts)
+            engine.sampler.assign(requests)
+            drawn = engine.sampler.draw(logits, drafts)
+            engine.ahead = engine.look_ahead(requests, drawn)
+        assert engine.ahead is not None
+        engine.append(requests, drawn, drafts)
+    assert [request.count for request in requests] == [20] * len(requests)
 
 
 def test_without_a_compiler_the_remedy_is_named(

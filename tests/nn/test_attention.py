@@ -174,8 +174,9 @@ def test_module_paths_agree_with_and_without_cache(
         for chunk in x.split([4, 1, 3, 1], dim=1):
             count = chunk.shape[1]
             view = cache.extend(count)
-            mask = attention_mask(count, view.slots, window=window)
-            pieces.append(module(chunk, BlockState(rope(view.places, view.slots, x.device), mask, view.layer(0))))
+            mask = attention_mask(count, view.end, window=window)
+            layer = view.layer(0, [mask])
+            pieces.append(module(chunk, BlockState(rope(view.places, view.end, x.device), None, layer)))
         torch.testing.assert_close(torch.cat(pieces, dim=1), whole, rtol=0, atol=1e-12)
 
 

@@ -192,7 +192,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm_eval has no type ann
         for place, ids in enumerate(encoded):
             sample = Sample(self.text, ids[-room:], config.params(place), stop_ids=self.stop_ids)
             places[sample.request] = place
-        engine = Engine(self.model, config.engine_config(), decoding_step(self.model))
+        engine = Engine(self.model, config.engine_config(encoded), decoding_step(self.model))
         for request in engine.run(list(places)):
             if request.finish_reason is not None:
                 text = self.text.decode(request.ids[request.prompt_length :])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, field_validator
@@ -12,6 +13,10 @@ SMALLEST_TEMPERATURE = 1e-30
 """Logits divided by less overflow in fp32; the most likely token would be drawn in any case."""
 
 
+WHOLE_PROMPTS = 2**15
+"""Tokens of prompts that are read at once where nobody waits for the next token."""
+
+
 class EngineConfig(NamedTuple):
     """How an engine runs its requests, whatever these ask for."""
 
@@ -19,6 +24,12 @@ class EngineConfig(NamedTuple):
     """Most requests decoded side by side; halved when the GPU's memory does not suffice."""
     speculate: int = 0
     """Most draft tokens of a request; 0 turns drafts off."""
+    chunk: int = 32
+    """Tokens of prompts that are read between two steps of the requests that decode."""
+    cache_bytes: int | None = None
+    """Memory for the keys and values of all requests; None takes half of the memory."""
+    context: int | None = None
+    """A shorter context than the model's."""
 
 
 ENGINE_DEFAULTS = EngineConfig()
@@ -114,6 +125,10 @@ class GenerationConfig(SamplingParams):
         values = {name: getattr(self, name) for name in SamplingParams.model_fields}
         return SamplingParams.model_construct(**values | {"seed": self.seed + sample})
 
-    def engine_config(self) -> EngineConfig:
-        """Return how an engine is to run the samples."""
-        return EngineConfig(rows=self.batch_size, speculate=self.speculate)
+    def engine_config(self, prompts: Sequence[Sequence[int]]) -> EngineConfig:
+        """Return how an engine is to run all samples of the prompts, given as ids: with slots that just hold them, and
+        each prompt read at once.
+        """
+        rows = min(self.batch_size, len(prompts) * self.num_samples)
+        context = max(map(len, prompts), default=0) + self.max_new_tokens
+        return EngineConfig(max(1, rows), self.speculate, chunk=WHOLE_PROMPTS, context=context)

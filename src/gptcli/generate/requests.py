@@ -1,21 +1,27 @@
-"""Requests, each of which is one sample that is being generated, and batches of them."""
+"""Requests, each of which is one sample that is being generated."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from gptcli.errors import GptcliError, UsageError
 from gptcli.generate.config import SamplingParams
 from gptcli.generate.constraint import FREE, Constraint
 from gptcli.generate.lookup import PromptLookup
-from gptcli.nn.cache import KVCache
 
 FinishReason = Literal["stop", "eot", "length", "cancelled", "error"]
 
 Alternatives = list[tuple[int, float]]
 """Ids and their log-probabilities, the most likely first."""
+
+
+class PromptScores(NamedTuple):
+    """The log-probabilities of a prompt's tokens from the second on, and the most likely tokens in their places."""
+
+    logprobs: list[float]
+    top_logprobs: list[Alternatives]
+    """As many as the request asks for."""
 
 
 class Observer:
@@ -47,6 +53,7 @@ class Request:
         "params",
         "prompt_length",
         "prompt_logprobs",
+        "prompt_scores",
         "stop_ids",
         "top_logprobs",
         "window_start",
@@ -71,6 +78,8 @@ class Request:
         self.constraint, self.observer = constraint, observer
         self.prompt_logprobs = prompt_logprobs
         """Most likely tokens to keep with each token of the prompt; None scores no prompt."""
+        self.prompt_scores = PromptScores([], [])
+        """What was asked for by `prompt_logprobs`, as far as the prompt has been read."""
         self.window_start = 0
         self.logprobs: list[float] = []
         """The log-probability in nats of each id drawn, under the model itself."""
@@ -88,6 +97,11 @@ class Request:
     def count(self) -> int:
         """Tokens drawn so far."""
         return len(self.ids) - self.prompt_length
+
+    @property
+    def window(self) -> list[int]:
+        """The ids that the model reads, the last one drawn included."""
+        return self.ids[self.window_start :]
 
     @property
     def window_length(self) -> int:
@@ -139,20 +153,3 @@ def require_known_ids(params: SamplingParams, vocab_size: int) -> None:
         raise UsageError(
             f"logit_bias has the id {largest}, and the model has {vocab_size} tokens", f"use ids below {vocab_size}"
         )
-
-
-@dataclass(slots=True)
-class RequestBatch:
-    """Requests that are decoded together. The cache holds each request's window but for the last id, which is read
-    next.
-    """
-
-    requests: list[Request]
-    cache: KVCache
-
-    def select(self, indices: list[int]) -> None:
-        """Keep the requests at `indices`, in that order."""
-        if indices == list(range(len(self.requests))):
-            return
-        self.requests = [self.requests[i] for i in indices]
-        self.cache.select(indices)

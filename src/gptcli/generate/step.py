@@ -8,8 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gptcli.errors import UsageError
@@ -18,8 +21,11 @@ from gptcli.nn.cache import KVCache, KVCacheView
 from gptcli.nn.compiling import compile_whole, missing_compiler
 from gptcli.nn.state import ForwardState
 
+SMALLEST_END = 256
+"""Least places of each slot that attention sees in a static-shape step, unless the cache has fewer."""
+
 DecodingStep = Callable[[Tensor, KVCache], Tensor]
-"""(ids (B, T), cache) -> logits (B, T, V), the ids being appended to the cache; a GPT itself is one."""
+"""(ids (B, T), cache) -> logits (B, T, V), the ids being appended to the first B slots; a GPT itself is one."""
 Forward = Callable[[Tensor, KVCacheView], Tensor]
 """The same over a view of the cache: a function of tensors alone."""
 
@@ -41,18 +47,30 @@ def forward(model: GPT, ids: Tensor, view: KVCacheView) -> Tensor:
 
 
 class StaticShapeStep:
-    """A forward pass of `model` in which attention sees every slot of the cache, so that shapes stay the same."""
+    """A forward pass of `model` whose shapes stay the same from step to step: attention sees as many places of each
+    slot as the power of two above the longest.
+    """
 
     def __init__(self, model: GPT, forward: Forward) -> None:
         self.model, self.forward = model, forward
 
     def __call__(self, ids: Tensor, cache: KVCache) -> Tensor:
-        """Append ids (B, T) to the cache and return the logits (B, T, V)."""
+        """Append ids (B, T) to the first B slots of the cache and return the logits (B, T, V)."""
+        B, T = ids.shape
+        rows = self.rows(B, cache)
+        end = min(cache.capacity, max(SMALLEST_END, power_of_two(max(cache.lengths[:rows]) + T)))
+        if rows > B:
+            ids = F.pad(ids, (0, 0, 0, rows - B))
         self.model.reserve_positions(cache.capacity)
-        return self.run(ids, cache.extend(ids.shape[1], static=True))
+        view = cache.extend(T, [T] * B + [0] * (rows - B), slots=range(rows), static_end=end)
+        return self.run(ids, view, cache)[:B]
 
-    def run(self, ids: Tensor, view: KVCacheView) -> Tensor:
-        """Run the forward pass over a view of the whole cache."""
+    def rows(self, count: int, cache: KVCache) -> int:
+        """Return the number of rows to compute for `count` requests."""
+        return count
+
+    def run(self, ids: Tensor, view: KVCacheView, cache: KVCache) -> Tensor:
+        """Run the forward pass over a view of the cache."""
         return self.forward(ids, view)
 
 
@@ -60,40 +78,42 @@ class CudaGraphStep(StaticShapeStep):
     """A static-shape step recorded as a CUDA graph. The CPU launches it at once; launching its kernels one by one would
     leave the GPU idle between them.
 
-    A graph works on the memory that it was recorded with, so there is one for each cache and number of tokens. The
-    logits are the graph's own and last until the next step.
+    A graph works on the memory that it was recorded with. There is one for each number of rows, tokens and places, the
+    first and the last in powers of two; they share the memory of their intermediate results. So the logits last until
+    the next step. Rows beyond those that decode are computed as well: what they write is never read.
     """
 
     def __init__(self, model: GPT, forward: Forward) -> None:
         super().__init__(model, forward)
-        self.cached_ids: Tensor | None = None
-        """The ids of the cache that the graphs belong to: another tensor as soon as rows have left the cache."""
-        self.graphs: dict[int, GraphedForward | None] = {}
-        """The graphs by number of tokens; None where only one step has been run."""
+        self.graphs: WeakKeyDictionary[KVCache, dict[tuple[int, int, int], GraphedForward | None]] = WeakKeyDictionary()
+        """The graphs of each cache by rows, tokens and places; None where only one step has been run."""
 
-    def run(self, ids: Tensor, view: KVCacheView) -> Tensor:
-        """Replay the graph for this cache and number of tokens; record it at the second step."""
-        count = ids.shape[1]
-        if view.ids is not self.cached_ids:
-            if self.graphs:
-                torch.cuda.synchronize(ids.device)  # a step whose logits are unused may still be running
-            self.cached_ids, self.graphs = view.ids, {}
-        if count not in self.graphs:  # work that is done once (workspaces, compilation) must not be recorded
-            self.graphs[count] = None
+    def rows(self, count: int, cache: KVCache) -> int:
+        """Return the number of rows to compute for `count` requests: a power of two, or all slots."""
+        return min(cache.slots, power_of_two(count))
+
+    def run(self, ids: Tensor, view: KVCacheView, cache: KVCache) -> Tensor:
+        """Replay the graph for this cache and these shapes; record it at the second step."""
+        graphs, shape = self.graphs.setdefault(cache, {}), (*ids.shape, view.end)
+        if shape not in graphs:  # work that is done once (workspaces, compilation) must not be recorded
+            graphs[shape] = None
             return self.forward(ids, view)
-        graph = self.graphs[count] or GraphedForward(self.forward, ids, view)
-        self.graphs[count] = graph
+        graph = graphs[shape]
+        if graph is None:
+            pool = next((other.pool for other in graphs.values() if other is not None), None)
+            graph = graphs[shape] = GraphedForward(self.forward, ids, view, pool)
         return graph.replay(ids, view)
 
 
 class GraphedForward:
-    """One forward pass as a CUDA graph."""
+    """One forward pass as a CUDA graph; `pool` is the memory of another one that it may use."""
 
-    def __init__(self, forward: Forward, ids: Tensor, view: KVCacheView) -> None:
+    def __init__(self, forward: Forward, ids: Tensor, view: KVCacheView, pool: Any = None) -> None:
         self.ids, self.places = ids.clone(), torch.as_tensor(view.places).clone()  # never a slice in a static shape
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.logits = forward(self.ids, view._replace(places=self.places))
+        with torch.cuda.graph(self.graph, pool=pool):
+            self.logits = forward(self.ids, view.with_places(self.places))
+        self.pool = self.graph.pool()
 
     def replay(self, ids: Tensor, view: KVCacheView) -> Tensor:
         """Run it for other ids (B, T) at the places of `view`, and return the logits (B, T, V)."""
@@ -103,12 +123,17 @@ class GraphedForward:
         return self.logits
 
 
+def power_of_two(count: int) -> int:
+    """Return the smallest power of two that is not below `count`, which is positive."""
+    return 1 << (count - 1).bit_length()
+
+
 def compiled_step(model: GPT, cache_dir: Path) -> StaticShapeStep:
     """Compile the model as one piece, at the first call: about a minute for GPT-2's twelve layers.
 
     On a CPU the weights become part of the code, which the library's 8-bit matmuls need; every process compiles such
-    code again. On CUDA the compiled step is recorded as well. Attention sees every slot of the cache, which the engine
-    enlarges as it fills: each size is a new shape, and the second shape is compiled for all that follow.
+    code again. On CUDA the compiled step is recorded as well. Rows and places change now and then: each number is a new
+    shape, and the second shape is compiled for all that follow.
 
     Raises:
         UsageError: a part that torch.compile needs is missing.

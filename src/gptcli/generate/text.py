@@ -72,8 +72,8 @@ def generate(
     Raises:
         DataError, CheckpointError, OutOfMemoryError: as `encode_prompts` and `complete`.
     """
-    engine = Engine(model, config.engine_config())
     encoded = encode_prompts(tokenizer, prompts, config)
+    engine = Engine(model, config.engine_config([ids for ids, _ in encoded]))
     return complete(engine, SampleMaker(tokenizer, config, tokenizer.framing.stop_ids), encoded, listener)
 
 

@@ -54,23 +54,24 @@ class GPT(nn.Module):
     def forward(self, input_ids: Tensor, cache: KVCache | None = None, *, segment_ids: Tensor | None = None) -> Tensor:
         """Map input_ids (B, T) to logits (B, T, V).
 
-        With a `cache` the tokens follow those it holds and are added to it. `segment_ids` (B, T) keep attention
-        within runs of the same number, such as one document.
+        With a `cache` the tokens follow those that its first B slots hold and are added to them. `segment_ids` (B, T)
+        keep attention within runs of the same number, such as one document.
 
         Raises:
             UsageError: learned positions end before the sequence does.
         """
-        view = None if cache is None else cache.extend(input_ids.shape[1])
+        B, T = input_ids.shape
+        view = None if cache is None else cache.extend(T, slots=range(B))
         return self.logits(self.hidden_states(ForwardState(input_ids, view, segment_ids)))
 
     def last_logits(self, input_ids: Tensor, cache: KVCache, counts: Sequence[int] | None = None) -> Tensor:
-        """Append input_ids (B, T) to the cache and return the logits (B, V) after the last of them.
+        """Append input_ids (B, T) to the cache's first B slots and return the logits (B, V) after the last of them.
 
         Where rows differ in length, only the first `counts[i]` ids of row i are its own, and the rest is padding.
         """
         B, T = input_ids.shape
         counts = counts or [T] * B
-        x = self.hidden_states(ForwardState(input_ids, cache.extend(T, counts)))
+        x = self.hidden_states(ForwardState(input_ids, cache.extend(T, counts, slots=range(B))))
         last = torch.tensor(counts, device=x.device) - 1
         return self.logits(x[torch.arange(B, device=x.device), last])
 
@@ -135,10 +136,10 @@ class GPT(nn.Module):
             self.rope.reserve(length, self.embedding.weight.device)
         return self
 
-    def new_cache(self, batch_size: int, capacity: int) -> KVCache:
-        """Return an empty KV cache for `capacity` tokens a row, on the model's device and in its dtype."""
+    def new_cache(self, slots: int, capacity: int) -> KVCache:
+        """Return an empty KV cache for `capacity` tokens a slot, on the model's device and in its dtype."""
         config, weight, heads = self.config, self.embedding.weight, self.blocks[0].attention.n_kv_head
-        return KVCache(config.n_layer, batch_size, capacity, heads, config.head_width, weight.device, weight.dtype)
+        return KVCache(config.n_layer, slots, capacity, heads, config.head_width, weight.device, weight.dtype)
 
     def parameter_infos(self) -> list[ParameterInfo]:
         """Return every parameter once, with the role that its module declares."""

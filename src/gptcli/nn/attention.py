@@ -131,9 +131,10 @@ class Attention(nn.Module):
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, T, D), (B, K, T, D) twice
         if state.rotary is not None:
             q, k = apply_rotary(q, state.rotary), apply_rotary(k, state.rotary)
-        if state.cache is not None:
-            k, v = state.cache.update(k, v)  # (B, K, S, D)
-        heads = self.function(q, k, v, state.mask, self.weight_dropout if self.training else 0.0)  # (B, H, T, D)
+        if state.cache is None:
+            heads = self.function(q, k, v, state.mask, self.weight_dropout if self.training else 0.0)  # (B, H, T, D)
+        else:
+            heads = state.cache.attend(q, k, v, self.function)  # (B, H, T, D)
         y: Tensor = self.output(heads.transpose(1, 2).reshape(B, T, -1))  # (B, T, C)
         return drop(y, self.dropout) if self.training else y
 

@@ -1,11 +1,13 @@
 """The KV cache: keys and values of the tokens read so far, so that each new token costs one step of attention.
 
-Shapes: B batch, T new tokens, S slots that attention sees, K n_kv_head, D head_dim.
+A cache has slots, each of which is memory for one sequence. A sequence's token p is in place p of its slot.
+Shapes: R slots, B rows of a batch, T new tokens of a row, S places that attention sees, K n_kv_head, D head_dim.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import mmap
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,17 +16,29 @@ from torch import Tensor
 from gptcli.nn.device import send
 
 Places = Tensor | slice
-"""Slots of T new tokens: (B, T), or a slice where all rows have the same slots."""
+"""Places of T new tokens: (B, T), or a slice where all rows have the same."""
+AttentionOf = Callable[[Tensor, Tensor, Tensor, Tensor | None, float], Tensor]
+"""A function from q (B, H, T, D), k and v (B, K, S, D), a mask (1 or B, 1, T, S) and dropout to (B, H, T, D)."""
+
+PART_BYTES = 2**19
+"""Bytes of keys and values that a layer reads in the time that a further call of attention takes (measured on a CPU):
+rows are read together where that reads fewer bytes in vain."""
+LARGEST_PART = 64
+"""Most rows of a part, so that finding the parts of many rows takes no time to speak of."""
+LEAST_MAPPED = 2**24
+"""Bytes from which on a cache on the CPU takes memory as it fills, not at once."""
 
 
-class LayerCache(NamedTuple):
-    """The part of a `KVCacheView` that belongs to one layer."""
+class LayerPart(NamedTuple):
+    """The part of a `CachePart` that belongs to one layer, with the mask of this layer's window."""
 
+    rows: slice
     keys: Tensor
-    """(B, K, S, D)"""
+    """(B, K, S, D); with `end`, the places that attention does not see as well."""
     values: Tensor
-    """(B, K, S, D)"""
     places: Places
+    mask: Tensor | None
+    end: int | None
 
     def update(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Write the new tokens' k, v (B, K, T, D); return all that attention sees, (B, K, S, D) each."""
@@ -34,113 +48,276 @@ class LayerCache(NamedTuple):
             rows = torch.arange(k.shape[0], device=k.device)[:, None]  # (B, 1)
             self.keys[rows, :, self.places] = k.transpose(1, 2)  # (B, T, K, D)
             self.values[rows, :, self.places] = v.transpose(1, 2)
-        return self.keys, self.values
+        if self.end is None:
+            return self.keys, self.values
+        return self.keys[:, :, : self.end], self.values[:, :, : self.end]
 
 
-class KVCacheView(NamedTuple):
-    """The slots of a cache for one forward pass, up to the last new token or all, and the places of the new tokens.
+class LayerCache(NamedTuple):
+    """What one layer's attention extends and reads."""
 
-    It holds only tensors (and a slice), so a forward pass over it can be compiled or recorded.
-    """
+    parts: tuple[LayerPart, ...]
 
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, attention: AttentionOf) -> Tensor:
+        """Write the new tokens' k, v (B, K, T, D); return the attention (B, H, T, D) of their q (B, H, T, D)."""
+        if len(self.parts) == 1:
+            part = self.parts[0]
+            return attention(q, *part.update(k, v), part.mask, 0.0)
+        heads = [
+            attention(q[part.rows], *part.update(k[part.rows], v[part.rows]), part.mask, 0.0) for part in self.parts
+        ]
+        return torch.cat(heads)
+
+
+class CachePart(NamedTuple):
+    """Consecutive slots that attention reads together, up to the last new token of the longest."""
+
+    rows: slice
+    """The rows of the batch that these slots belong to."""
     keys: list[Tensor]
     """One (B, K, S, D) a layer."""
     values: list[Tensor]
     ids: Tensor
     """(B, S)"""
     places: Places
+    seen: int
+    """Number of places that attention sees, S."""
+    end: int | None = None
+    """S, where keys and values have further places, which may be written."""
 
-    @property
-    def slots(self) -> int:
-        """Number of slots that attention sees, S."""
-        return self.ids.shape[1]
-
-    def layer(self, number: int) -> LayerCache:
+    def layer(self, number: int, mask: Tensor | None) -> LayerPart:
         """Return the part of one layer."""
-        return LayerCache(self.keys[number], self.values[number], self.places)
+        return LayerPart(self.rows, self.keys[number], self.values[number], self.places, mask, self.end)
 
-    def write_ids(self, input_ids: Tensor) -> Tensor | None:
-        """Write the new tokens' ids (B, T), for models in which a token's vector depends on the token before it.
-
-        Returns the ids (B, 1) in the slot before them (without meaning in an empty row), None at the beginning.
-        """
+    def write_ids(self, input_ids: Tensor) -> Tensor:
+        """Write the new tokens' ids (B, T); return those in the place before them, (B, 1)."""
         if isinstance(self.places, slice):
             self.ids[:, self.places] = input_ids
-            first = self.places.start
-            return self.ids[:, first - 1 : first] if first else None
+            first = max(self.places.start, 1)
+            return self.ids[:, first - 1 : first]
         self.ids.scatter_(1, self.places, input_ids)
         return self.ids.gather(1, (self.places[:, :1] - 1).clamp_min(0))
 
 
-class KVCache:
-    """Memory for `capacity` tokens a row, allocated once. A row's token p is in its slot p.
+class KVCacheView(NamedTuple):
+    """The slots of a cache for one forward pass, up to the last new token or all, and the places of the new tokens.
 
-    Rows may have different lengths. Slots beyond a row's length are never attended to, and the row's later tokens
-    overwrite them. So tokens are removed by lowering the length, and rows of different length are read together with
-    padding on the right.
+    It holds only tensors (and slices), so a forward pass over it can be compiled or recorded.
+    """
+
+    parts: tuple[CachePart, ...]
+    places: Places
+    """Of all rows."""
+
+    @property
+    def end(self) -> int:
+        """A number above all places that attention sees."""
+        return max(part.seen for part in self.parts)
+
+    def layer(self, number: int, masks: Sequence[Tensor | None]) -> LayerCache:
+        """Return the part of one layer, whose attention has these masks, one for each of `parts`."""
+        return LayerCache(tuple([part.layer(number, mask) for part, mask in zip(self.parts, masks, strict=True)]))
+
+    def with_places(self, places: Tensor) -> KVCacheView:
+        """Return the view with the new tokens in other places; it has one part."""
+        return KVCacheView((self.parts[0]._replace(places=places),), places)
+
+    def write_ids(self, input_ids: Tensor) -> Tensor | None:
+        """Write the new tokens' ids (B, T), for models in which a token's vector depends on the token before it.
+
+        Returns the ids (B, 1) in the place before them (without meaning in an empty row), None if all rows are empty.
+        """
+        before = [part.write_ids(input_ids[part.rows]) for part in self.parts]
+        if isinstance(self.places, slice) and not self.places.start:
+            return None
+        return before[0] if len(before) == 1 else torch.cat(before)
+
+
+class KVCache:
+    """Memory for `capacity` tokens in each of `slots` slots, allocated once.
+
+    Slots may hold different numbers of tokens. Places beyond a slot's length are never attended to, and the slot's
+    later tokens overwrite them. So tokens are removed by lowering the length, and rows of different length are read
+    together with padding on the right.
     """
 
     def __init__(
         self,
         n_layer: int,
-        batch_size: int,
+        slots: int,
         capacity: int,
         n_kv_head: int,
         head_dim: int,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        shape = (batch_size, n_kv_head, capacity, head_dim)
-        # Zeros, since a slot that is masked must still hold a finite number: 0 times NaN would spoil the row.
-        self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(n_layer)]
-        self.values = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(n_layer)]
-        self.ids = torch.zeros(batch_size, capacity, dtype=torch.long, device=device)
+        shape = (slots, n_kv_head, capacity, head_dim)
+        # Zeros, since a place that is masked must still hold a finite number: 0 times NaN would spoil the row.
+        self.keys = [zeros(shape, device, dtype) for _ in range(n_layer)]
+        self.values = [zeros(shape, device, dtype) for _ in range(n_layer)]
+        self.ids = torch.zeros(slots, capacity, dtype=torch.long, device=device)
         self.capacity = capacity
-        self.lengths = [0] * batch_size
-        """Tokens that each row holds."""
+        self.lengths = [0] * slots
+        """Tokens that each slot holds."""
+        token_bytes = 2 * n_kv_head * head_dim * self.keys[0].element_size() if n_layer else 1
+        self.part_places = PART_BYTES // token_bytes + 1
+        """Places of one layer that are read in the time of a further call of attention."""
+        self.last_parts: tuple[tuple[list[int], list[int]], list[slice]] = (([], []), [])
+        """The last slots with their lengths beyond the first one's, and their parts."""
 
     @property
-    def batch_size(self) -> int:
-        """Number of rows, B."""
+    def slots(self) -> int:
+        """Number of slots, R."""
         return len(self.lengths)
 
     @property
     def length(self) -> int:
-        """Tokens of the longest row."""
+        """Tokens of the longest slot."""
         return max(self.lengths)
 
-    def extend(self, count: int, counts: Sequence[int] | None = None, *, static: bool = False) -> KVCacheView:
-        """Append `count` tokens to every row, and return the view through which a forward pass writes them.
+    def extend(
+        self,
+        count: int,
+        counts: Sequence[int] | None = None,
+        *,
+        slots: Sequence[int] | None = None,
+        static_end: int | None = None,
+    ) -> KVCacheView:
+        """Append `count` tokens to the given slots, or to all, each of which is a row of the batch; return the view
+        through which a forward pass writes them.
 
         Where rows differ, only the first `counts[i]` new tokens of row i are its own; the rest is padding. With
-        `static` the shapes stay the same from step to step, as compiled code needs: attention sees every slot, and
-        rows are treated as if their lengths differed.
+        `static_end` the shapes stay the same from step to step, as compiled code needs: the slots are the first ones,
+        attention sees so many places of each, and rows are treated as if their lengths differed.
 
         Raises:
-            ValueError: the cache has no room for so many.
+            ValueError: a slot has no place for so many.
         """
-        starts, end = self.lengths, self.length + count
-        if end > self.capacity:
-            raise ValueError(f"the KV cache holds {self.capacity} tokens and was given {end}; make it larger")
-        self.lengths = [start + own for start, own in zip(starts, counts or [count] * len(starts), strict=True)]
-        places: Places = slice(starts[0], end)
-        if static or min(starts) < max(starts):
-            device = self.ids.device
-            places = send(torch.tensor(starts), device)[:, None] + torch.arange(count, device=device)  # (B, T)
-        if static:
-            return KVCacheView(self.keys, self.values, self.ids, places)
-        keys = [keys[:, :, :end] for keys in self.keys]
-        values = [values[:, :, :end] for values in self.values]
-        return KVCacheView(keys, values, self.ids[:, :end], places)
+        slots = range(len(self.lengths)) if slots is None else slots
+        starts = [self.lengths[slot] for slot in slots]
+        if max(starts) + count > self.capacity:
+            raise ValueError(
+                f"the KV cache holds {self.capacity} tokens and was given {max(starts) + count}; make it larger"
+            )
+        self.lengths = list(self.lengths)
+        for slot, start, own in zip(slots, starts, counts or [count] * len(starts), strict=True):
+            self.lengths[slot] = start + own
+        if static_end is not None:
+            rows, places = slice(0, len(starts)), self.places_from(starts, count)
+            return KVCacheView((self.part(rows, 0, places, static_end, is_static=True),), places)
+        parts = self.parts(slots, starts)
+        if len(parts) == 1 and min(starts) == max(starts):
+            same = slice(starts[0], starts[0] + count)
+            return KVCacheView((self.part(parts[0], slots[0], same, same.stop),), same)
+        places = self.places_from(starts, count)
+        found = []
+        for rows in parts:
+            longest, shortest = max(starts[rows]), min(starts[rows])
+            here = slice(longest, longest + count) if shortest == longest else places[rows]
+            found.append(self.part(rows, slots[rows.start], here, longest + count))
+        return KVCacheView(tuple(found), places)
+
+    def places_from(self, starts: Sequence[int], count: int) -> Tensor:
+        """Return the places (B, T) of `count` tokens from `starts` on."""
+        device = self.ids.device
+        return send(torch.tensor(starts), device)[:, None] + torch.arange(count, device=device)
+
+    def part(self, rows: slice, first: int, places: Places, end: int, *, is_static: bool = False) -> CachePart:
+        """Return the slots from `first` on that belong to the rows, up to the place `end`."""
+        slots = slice(first, first + rows.stop - rows.start)
+        if is_static:
+            keys, values = [keys[slots] for keys in self.keys], [values[slots] for values in self.values]
+            return CachePart(rows, keys, values, self.ids[slots], places, end, end)
+        keys = [keys[slots, :, :end] for keys in self.keys]
+        values = [values[slots, :, :end] for values in self.values]
+        return CachePart(rows, keys, values, self.ids[slots, :end], places, end)
+
+    def parts(self, slots: Sequence[int], starts: list[int]) -> list[slice]:
+        """Return the rows in groups of consecutive slots, those that attention reads together in the least time."""
+        key = (list(slots), [start - starts[0] for start in starts])
+        if key != self.last_parts[0]:
+            self.last_parts = (key, best_parts(*key, self.part_places))
+        return self.last_parts[1]
 
     def truncate(self, lengths: Sequence[int]) -> None:
-        """Remove the tokens of each row beyond these lengths."""
-        self.lengths = [min(pair) for pair in zip(self.lengths, lengths, strict=True)]
+        """Remove the tokens of each slot, from the first on, beyond these lengths."""
+        for slot, length in enumerate(lengths):
+            self.lengths[slot] = min(self.lengths[slot], length)
 
-    def select(self, rows: Sequence[int]) -> None:
-        """Keep only the rows of these numbers, in that order; a number may occur several times."""
-        index = torch.tensor(rows, device=self.ids.device)
+    def select(self, slots: Sequence[int]) -> None:
+        """Keep only the slots of these numbers, in that order; a number may occur several times."""
+        index = torch.tensor(slots, device=self.ids.device)
         self.keys = [keys[index] for keys in self.keys]
         self.values = [values[index] for values in self.values]
         self.ids = self.ids[index]
-        self.lengths = [self.lengths[row] for row in rows]
+        self.lengths = [self.lengths[slot] for slot in slots]
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Make the first `length` tokens of slot `source` the content of slot `target`."""
+        self.lengths[target] = length
+        if not length:
+            return
+        for memory in (*self.keys, *self.values):
+            memory[target, :, :length] = memory[source, :, :length]
+        self.ids[target, :length] = self.ids[source, :length]
+
+    def swap(self, one: int, other: int) -> None:
+        """Exchange the contents of two slots."""
+        lengths = self.lengths[one], self.lengths[other]
+        if not lengths[0] or not lengths[1]:
+            source, target = (one, other) if lengths[0] else (other, one)
+            self.copy(source, target, max(lengths))
+            self.lengths[source] = 0
+            return
+        for memory in (*self.keys, *self.values):
+            kept = memory[one, :, : lengths[0]].clone()
+            memory[one, :, : lengths[1]] = memory[other, :, : lengths[1]]
+            memory[other, :, : lengths[0]] = kept
+        ids = self.ids[one].clone()
+        self.ids[one] = self.ids[other]
+        self.ids[other] = ids
+        self.lengths[other], self.lengths[one] = lengths
+
+    def clear(self, slot: int) -> None:
+        """Empty a slot whose numbers may not be finite, and write zeros over them."""
+        for memory in (*self.keys, *self.values):
+            memory[slot].zero_()
+        self.lengths[slot] = 0
+
+
+def best_parts(slots: Sequence[int], lengths: Sequence[int], part_places: int) -> list[slice]:
+    """Return the rows in groups of consecutive slots for which it takes least time to read all: every group is read as
+    far as its longest row, and costs as much as `part_places` places.
+    """
+    count = len(slots)
+    if max(lengths) == min(lengths) and list(slots) == list(range(slots[0], slots[0] + count)):
+        return [slice(0, count)]
+    base = min(lengths)
+    best: list[tuple[int, int]] = [(0, 0)]  # for each number of rows: their cost, and where the last group begins
+    for stop in range(1, count + 1):
+        longest, found = 0, (0, -1)
+        for first in range(stop - 1, max(-1, stop - 1 - LARGEST_PART), -1):
+            if first < stop - 1 and slots[first] + 1 != slots[first + 1]:
+                break
+            longest = max(longest, lengths[first] - base)
+            cost = best[first][0] + part_places + longest * (stop - first)
+            if found[1] < 0 or cost < found[0]:
+                found = (cost, first)
+        best.append(found)
+    parts = []
+    while count:
+        parts.append(slice(best[count][1], count))
+        count = best[count][1]
+    return parts[::-1]
+
+
+def zeros(shape: tuple[int, ...], device: torch.device | str | None, dtype: torch.dtype | None) -> Tensor:
+    """Return zeros; on a CPU, large ones take memory only where they are written."""
+    dtype = dtype or torch.get_default_dtype()
+    numbers = 1
+    for size in shape:
+        numbers *= size
+    if torch.device(device or "cpu").type != "cpu" or numbers * dtype.itemsize < LEAST_MAPPED:
+        return torch.zeros(shape, device=device, dtype=dtype)
+    memory = mmap.mmap(-1, numbers * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(memory, dtype=dtype).view(shape)

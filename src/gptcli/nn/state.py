@@ -22,9 +22,9 @@ class BlockState(NamedTuple):
     rotary: Rotary | None = None
     """The angles of the T tokens; None where attention does not rotate."""
     mask: Tensor | None = None
-    """(1 or B, 1, T, S) bool; None where plain causal attention is enough."""
+    """(1 or B, 1, T, T) bool; None where plain causal attention is enough, or with a cache."""
     cache: LayerCache | None = None
-    """The keys and values to extend and read; if None, attention sees the T tokens alone."""
+    """The keys and values to extend and read, with their masks; if None, attention sees the T tokens alone."""
 
 
 PLAIN = BlockState()
@@ -45,16 +45,25 @@ class ForwardState:
         count = input_ids.shape[1]
         self.places: Places = slice(0, count) if view is None else view.places
         """Positions of the T tokens."""
-        self.end = count if view is None else view.slots
+        self.end = count if view is None else view.end
         """All positions are below it."""
-        self.masks: dict[int, Tensor | None] = {}
+        self.masks: dict[int, list[Tensor | None]] = {}
 
-    def new_mask(self, window: int) -> Tensor | None:
-        """Return the mask (1 or B, 1, T, S) of this attention window (0: no window)."""
-        ids, positions = self.input_ids, None if isinstance(self.places, slice) else self.places
-        return attention_mask(
-            ids.shape[1], self.end, window=window, positions=positions, segment_ids=self.segment_ids, device=ids.device
-        )
+    def new_masks(self, window: int) -> list[Tensor | None]:
+        """Return the mask (1 or B, 1, T, S) of this attention window (0: no window), or that of each part of a view."""
+        count, device = self.input_ids.shape[1], self.input_ids.device
+        if self.view is None:
+            return [attention_mask(count, count, window=window, segment_ids=self.segment_ids, device=device)]
+        return [
+            attention_mask(
+                count,
+                part.seen,
+                window=window,
+                positions=None if isinstance(part.places, slice) else part.places,
+                device=device,
+            )
+            for part in self.view.parts
+        ]
 
     def positions(self) -> Places:
         """Return the positions of the T tokens, which begin again in each segment, for learnt position vectors.
@@ -74,9 +83,12 @@ class ForwardState:
 
     def block(self, layer: int, window: int, rotary: Rotary | None) -> BlockState:
         """Return the state of block number `layer`, whose attention has this window."""
-        if window not in self.masks:
-            self.masks[window] = self.new_mask(window)
-        return BlockState(rotary, self.masks[window], None if self.view is None else self.view.layer(layer))
+        masks = self.masks.get(window)
+        if masks is None:
+            masks = self.masks[window] = self.new_masks(window)
+        if self.view is None:
+            return BlockState(rotary, masks[0])
+        return BlockState(rotary, None, self.view.layer(layer, masks))
 
 
 def first_places(segment_ids: Tensor) -> Tensor:
