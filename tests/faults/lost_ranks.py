@@ -32,6 +32,8 @@ class LostRanks:
     lost_checkpoints: int = 0
     """Kills after which no checkpoint verified, or only an older one than before."""
     most_steps_lost: int = 0
+    said_restarts: int = 0
+    tracebacks: int = 0
     longest_restart: float = 0.0
     """Seconds from a kill until training goes on."""
     runs: int = 0
@@ -66,6 +68,8 @@ def lost_rank_campaign(
                 killer.wait_until_it_goes_on()
                 code = job.wait()
             difference = first_difference(whole, run) if code == 0 else f"exit {code}: {job.said[-2000:]}"
+            counts.said_restarts += job.said.count("2 ranks are restarted")
+            counts.tracebacks += job.said.count("Traceback")
             counts.failures += [f"{strategy}, {run.name}: {difference}"] if difference else []
             counts.runs += 1
     return counts

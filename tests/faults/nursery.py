@@ -3,7 +3,7 @@
 Each child is the real command in a process of its own, with its own signals, limits and files; only what Python has
 loaded is shared. Run as a script, it takes one JSON object a line and answers each with one:
 
-    {"start": {"arguments", "directory", "stdout", "stderr", "file_size", "hook", ...}}  ->  {"pid"}
+    {"start": {"arguments", "directory", "environment", "stdout", "stderr", "hook", ...}}  ->  {"pid"}
     {"wait": pid, "now": bool}                                      ->  {"code", "peak_bytes", "cpu_seconds"}
 """
 
@@ -14,6 +14,7 @@ import importlib
 import json
 import os
 import resource
+import select
 import signal
 import subprocess
 import sys
@@ -37,12 +38,13 @@ IMPORTED = (
 class Nursery:
     """Starts commands; use it in a `with` block."""
 
-    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, environment: Mapping[str, str] | None = None, also_imported: Sequence[str] = ()) -> None:
         self.environment = {**os.environ, **(environment or {})}
+        self.also_imported = also_imported
 
     def __enter__(self) -> Self:
         self.process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).resolve())],
+            [sys.executable, str(Path(__file__).resolve()), *self.also_imported],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -65,6 +67,7 @@ class Nursery:
         arguments: Sequence[object],
         directory: Path,
         *,
+        environment: Mapping[str, str] | None = None,
         file_size: int | None = None,
         memory: int | None = None,
         hook: str | None = None,
@@ -74,6 +77,7 @@ class Nursery:
         """Start `gptcli ARGUMENTS` in `directory`.
 
         Args:
+            environment: variables beside those that the nursery was started with.
             file_size: no file may grow beyond so many bytes (RLIMIT_FSIZE).
             memory: bytes that the address space may grow by (RLIMIT_AS).
             hook: `module:function argument`, called before the command: how a fault gets in.
@@ -84,6 +88,7 @@ class Nursery:
         request = {
             "arguments": [str(argument) for argument in arguments],
             "directory": str(directory),
+            "environment": dict(environment or {}),
             "stdout": terminal or f"{talk}.out",
             "stderr": f"{talk}.err",
             "file_size": file_size,
@@ -125,12 +130,13 @@ class Command:
 
     def wait(self, seconds: float = 120.0) -> int:
         """Raises TimeoutError, having killed it."""
-        end = time.monotonic() + seconds
         while self.is_running():
-            if time.monotonic() > end:
+            ended = os.pidfd_open(self.pid)
+            is_over = bool(select.select([ended], [], [], seconds)[0])
+            os.close(ended)
+            if not is_over:
                 self.kill()
                 raise TimeoutError(self.said)
-            time.sleep(0.002)
         return self.code
 
     def send(self, signum: int) -> None:
@@ -158,7 +164,7 @@ def serve() -> None:
     from gptcli.runtime import prepare
 
     prepare()
-    for name in IMPORTED:
+    for name in (*IMPORTED, *sys.argv[1:]):
         importlib.import_module(name)
     sys.path.insert(0, str(HERE.parent))
     gc.collect()
@@ -184,6 +190,7 @@ def become(request: Mapping[str, Any]) -> None:
     os.dup2(os.open(request["stderr"], os.O_WRONLY), 2)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.chdir(request["directory"])
+    os.environ.update(request["environment"])
     if request["file_size"] is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_size"], request["file_size"]))
     if request["memory"] is not None:

@@ -25,6 +25,8 @@ from gptcli.checkpoint.metrics import MetricsLog
 from gptcli.train.verify_resume import first_difference, last_step
 
 INJECT = Path(__file__).parent / "inject"
+SEEDS = {"ddp": 0, "fsdp": 5}
+"""With which one is killed in a step and the other in a save."""
 SECONDS_TO_END = 10
 """Within which all ranks have ended after one has failed."""
 
@@ -37,8 +39,9 @@ def environment(tmp_path: Path) -> dict[str, str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_killed_rank_costs_a_restart_and_not_a_bit(tmp_path: Path, strategy: str) -> None:
-    found = lost_rank_campaign(tmp_path, trials=2, strategies=[strategy])
-    assert found.trials == {strategy: 2} and found.failures == []
+    found = lost_rank_campaign(tmp_path, trials=1, strategies=[strategy], seed=SEEDS[strategy])
+    assert found.trials == {strategy: 1} and found.failures == []
+    assert found.said_restarts == 1 and found.tracebacks == 0
     assert found.lost_checkpoints == 0 and found.most_steps_lost <= MOST_STEPS_LOST
 
 
@@ -63,12 +66,14 @@ def test_a_rank_that_hangs_ends_all_when_the_time_is_over_and_the_step_is_named(
     command = train_command(make_corpus(tmp_path), run, parallel__timeout_seconds=4, train__max_steps=5000)
     with Job([*command, "--max-restarts=0"], tmp_path, environment=environment) as job:
         assert job.wait_for(lambda: last_step(run) > INTERVAL)
-        os.kill(job.ranks()[1], signal.SIGSTOP)
+        stuck = job.ranks()[1]
+        os.kill(stuck, signal.SIGSTOP)
         stopped = time.monotonic()
         reached = last_step(run)
         assert job.wait_for(lambda: "no answer within 4 s" in job.said)
         assert time.monotonic() - stopped < 4 + 2 * SECONDS_TO_END
-        assert job.wait() != 0  # the launcher gives the stopped process half a minute before it kills it
+        os.kill(stuck, signal.SIGKILL)  # as torch's launcher does after half a minute
+        assert job.wait() != 0
     line = next(line for line in job.said.splitlines() if "no answer" in line)
     assert line.startswith("gptcli: rank 0 lost another rank in step ")
     assert reached <= int(re.search(r"in step (\d+)", line)[1]) <= reached + 3

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from parallel.ranks import largest_difference, make_corpus, metrics, settings_of, train
+from faults.nursery import Nursery
+from parallel.forked_ranks import run_training
+from parallel.ranks import largest_difference, make_corpus, metrics, settings_of
 
 LIMIT = 1e-4
 """Largest relative difference of a step's loss that counts as the same curve, in fp32."""
@@ -58,20 +60,18 @@ HEAD = (
 )
 
 
-def reference(folder: Path, **settings: object) -> Path:
+def reference(nursery: Nursery, folder: Path, **settings: object) -> Path:
     """The run of one process."""
     run = folder / "one"
-    done = train(make_corpus(folder), run, **settings)
-    assert done.returncode == 0, done.stderr
+    run_training(nursery, make_corpus(folder), run, **settings)
     return run
 
 
-def curve(way: Way, one: Path, **settings: object) -> Curve:
+def curve(nursery: Nursery, way: Way, one: Path, **settings: object) -> Curve:
     """Train in this way beside the run `one`, and compare all that was logged."""
     run = one.parent / f"{way.name.split()[0].rstrip(':')}-{way.ranks}-{way.settings.get('parallel.tensor', 1)}"
     own = {**settings_of(way.settings), **settings}
-    done = train(one.parent / "corpus.txt", run, "--nproc", str(way.ranks), "--max-restarts", "0", **own)
-    assert done.returncode == 0, done.stderr
+    run_training(nursery, one.parent / "corpus.txt", run, way.ranks, **own)
     expected, found = metrics(one), metrics(run)
     differences = (largest_difference(expected, found, key) for key in ("train_loss", "val_loss", "grad_norm"))
     return Curve(

@@ -44,13 +44,15 @@ def make_corpus(folder: Path) -> Path:
     return path
 
 
-def train_command(corpus: Path | None, run: Path, *options: str, **settings: object) -> list[str]:
-    """`gptcli train` as a command; settings override SETTINGS, with `__` for a dot; none takes one away."""
+GPTCLI = (sys.executable, "-m", "gptcli")
+
+
+def train_arguments(corpus: Path | None, run: Path, *options: str, **settings: object) -> list[str]:
+    """What follows `gptcli`; settings override SETTINGS, with `__` for a dot; none takes one away."""
     assignments = SETTINGS if corpus else {}
     assignments = {**assignments, **{key.replace("__", "."): value for key, value in settings.items()}}
-    command = [sys.executable, "-m", "gptcli", "train", *([str(corpus)] if corpus else []), "--out", str(run), *options]
-    texts = [f"{key}={value}" for key, value in assignments.items() if value is not None]
-    return command + [part for text in texts for part in ("--set", text)]
+    texts = [f"--set={key}={value}" for key, value in assignments.items() if value is not None]
+    return ["train", *([str(corpus)] if corpus else []), "--out", str(run), *options, *texts]
 
 
 def environment(cache: Path) -> dict[str, str]:
@@ -59,7 +61,7 @@ def environment(cache: Path) -> dict[str, str]:
 
 def train(corpus: Path | None, run: Path, *options: str, **settings: object) -> subprocess.CompletedProcess[str]:
     """Run it to its end, whatever that is."""
-    command = train_command(corpus, run, *options, **settings)
+    command = [*GPTCLI, *train_arguments(corpus, run, *options, **settings)]
     return subprocess.run(command, capture_output=True, text=True, env=environment(run.parent / "cache"), timeout=300)
 
 

@@ -14,18 +14,20 @@ from pathlib import Path
 import pytest
 import torch
 
+from command import gptcli
 from gptcli.checkpoint.load import load_checkpoint
 from gptcli.checkpoint.run_directory import RunDirectory
 from gptcli.interop.huggingface import read_huggingface
 from parallel.curves import FSDP, LIMIT
 from parallel.ranks import (
+    GPTCLI,
     environment,
     largest_difference,
     make_corpus,
     metrics,
     settings_of,
     train,
-    train_command,
+    train_arguments,
 )
 
 pytestmark = pytest.mark.slow
@@ -39,7 +41,7 @@ def messages(stderr: str) -> list[str]:
 @contextlib.contextmanager
 def started(corpus: Path, run: Path, *options: str, **settings: object) -> Iterator[subprocess.Popen[str]]:
     """The command, running; whatever becomes of the test, nothing of it is left."""
-    command = train_command(corpus, run, *options, **settings)
+    command = [*GPTCLI, *train_arguments(corpus, run, *options, **settings)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment(run.parent / "cache"))
     try:
         yield process
@@ -83,7 +85,6 @@ def ranks_of(launcher: int) -> list[int]:
     [
         ({"train.tokens_per_step": 48}, "by 2 data ranks; make steps of 4 sequences: --set train.tokens_per_step=64"),
         ({"parallel.tensr": 2}, "did you mean 'parallel.tensor'"),
-        ({"parallel.replicas": 2}, "parallel.strategy=fsdp"),
     ],
 )
 def test_a_mistake_is_said_once_with_its_exit_code(settings: dict, named: str, tmp_path: Path) -> None:
@@ -96,24 +97,9 @@ def test_a_mistake_is_said_once_with_its_exit_code(settings: dict, named: str, t
 
 def test_a_run_that_is_there_already_is_refused(tmp_path: Path) -> None:
     corpus, run = make_corpus(tmp_path), tmp_path / "run"
-    assert train(corpus, run, train__max_steps=2).returncode == 0
+    assert gptcli(*train_arguments(corpus, run, train__max_steps=2)).returncode == 0
     done = train(corpus, run, "--nproc", "2", train__max_steps=2)
     assert done.returncode == 2 and "already holds a run" in messages(done.stderr)[0]
-
-
-def test_a_lost_rank_is_replaced_and_the_curve_is_that_of_one_process(tmp_path: Path) -> None:
-    corpus, one, run = make_corpus(tmp_path), tmp_path / "one", tmp_path / "run"
-    saved_often = {"train__checkpoint_every_steps": 5, "train__max_steps": 80}
-    assert train(corpus, one, **saved_often).returncode == 0
-    with started(corpus, run, "--nproc", "2", **saved_often) as process:
-        wait_for_step(run, 12)
-        os.kill(ranks_of(process.pid)[-1], signal.SIGKILL)
-        _, stderr = process.communicate(timeout=120)
-    assert process.returncode == 0, stderr
-    assert "2 ranks are restarted" in stderr and "resumed at step" in stderr
-    assert messages(stderr) == [] and "Traceback" not in stderr
-    assert [line["step"] for line in metrics(run)] == list(range(1, 81))
-    assert largest_difference(metrics(one), metrics(run), "train_loss") < LIMIT
 
 
 def test_a_lost_rank_is_named_where_none_may_be_replaced(tmp_path: Path) -> None:
@@ -132,7 +118,7 @@ def test_a_lost_rank_is_named_where_none_may_be_replaced(tmp_path: Path) -> None
 
 def test_a_signal_saves_and_any_other_number_of_ranks_goes_on(tmp_path: Path) -> None:
     corpus, one, run = make_corpus(tmp_path), tmp_path / "one", tmp_path / "run"
-    assert train(corpus, one, train__max_steps=60).returncode == 0
+    assert gptcli(*train_arguments(corpus, one, train__max_steps=60)).returncode == 0
     with started(corpus, run, "--nproc", "2", train__max_steps=60, **settings_of(FSDP)) as process:
         wait_for_step(run, 10)
         process.send_signal(signal.SIGTERM)
@@ -153,22 +139,8 @@ def test_a_signal_saves_and_any_other_number_of_ranks_goes_on(tmp_path: Path) ->
 def test_torchrun_starts_the_ranks_as_well(tmp_path: Path) -> None:
     corpus, run = make_corpus(tmp_path), tmp_path / "run"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = torchrun + train_command(corpus, run, train__max_steps=6)[1:]
+    command = [*torchrun, "-m", "gptcli", *train_arguments(corpus, run, train__max_steps=6)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment(tmp_path / "cache"), timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("ranks       2 (ddp") == 1, "one rank talks"
     assert len(metrics(run)) == 6 and (run / "summary.json").exists()
-
-
-def test_a_rank_that_does_not_answer_ends_all_and_the_step_is_named(tmp_path: Path) -> None:
-    corpus, run = make_corpus(tmp_path), tmp_path / "run"
-    settings = {"train__max_steps": 5000, "parallel__timeout_seconds": 3}
-    with started(corpus, run, "--nproc", "2", "--max-restarts", "0", **settings) as process:
-        wait_for_step(run, 3)
-        os.kill(ranks_of(process.pid)[-1], signal.SIGSTOP)
-        began, line = time.monotonic(), ""
-        while "parallel.timeout_seconds" not in line:
-            line = process.stderr.readline()
-            assert line, "it ended without a word"
-    assert time.monotonic() - began < 30
-    assert "rank 0 lost another rank in step" in line

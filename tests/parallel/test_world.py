@@ -12,7 +12,7 @@ import torch
 from gptcli.errors import UsageError
 from gptcli.parallel.launch import Launch, arguments_of_ranks
 from gptcli.parallel.world import World
-from parallel.ranks import environment, make_corpus, train_command
+from parallel.ranks import environment, make_corpus, train_arguments
 
 
 def test_alone_every_question_is_answered_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,7 +29,7 @@ def test_alone_every_question_is_answered_at_once(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_process_that_trains_alone_loads_nothing_of_what_ranks_need(tmp_path: Path) -> None:
-    arguments = train_command(make_corpus(tmp_path), tmp_path / "run", train__max_steps=2)[3:]
+    arguments = train_arguments(make_corpus(tmp_path), tmp_path / "run", train__max_steps=2)
     code = (
         f"import sys; sys.argv = ['gptcli', *{arguments!r}]\n"
         "from gptcli.cli.app import main\n"
