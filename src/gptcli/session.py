@@ -18,7 +18,7 @@ from gptcli.data.chat_template import ChatTemplate
 from gptcli.data.config import LossOn
 from gptcli.data.example_forms import ChatExample
 from gptcli.errors import UsageError
-from gptcli.generate.config import GenerationConfig
+from gptcli.generate.config import ENGINE_DEFAULTS, EngineConfig, GenerationConfig
 from gptcli.generate.engine import Engine
 from gptcli.generate.listener import SILENT, Listener
 from gptcli.generate.sample import SampleMaker
@@ -129,13 +129,18 @@ class Session(LoadedModel):
             UsageError: a part that torch.compile needs is missing.
             DataError, CheckpointError, OutOfMemoryError: as `gptcli.generate.text.complete`.
         """
-        rows = min(config.batch_size, len(prompts) * config.num_samples)
-        model = self.model if self.request.quantize else for_generation(self.model, rows)
-        step = decoding_step(model, default_cache_dir() if self.request.compile else None)
-        maker = SampleMaker(self.tokenizer, config, stop_ids)
-        return complete(
-            Engine(model, config.engine_config([ids for ids, _ in prompts]), step), maker, prompts, listener
-        )
+        engine = self.engine(config.engine_config([ids for ids, _ in prompts]))
+        return complete(engine, SampleMaker(self.tokenizer, config, stop_ids), prompts, listener)
+
+    def engine(self, config: EngineConfig = ENGINE_DEFAULTS) -> Engine:
+        """Return an engine for requests to the model, with the matrices and the step that are fastest for its rows.
+
+        Raises:
+            UsageError: a part that torch.compile needs is missing.
+            OutOfMemoryError: not even one sample fits on the device.
+        """
+        model = self.model if self.request.quantize else for_generation(self.model, config.rows)
+        return Engine(model, config, decoding_step(model, default_cache_dir() if self.request.compile else None))
 
 
 def data_settings(run: RunDirectory | None) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from faults.escapes import escape_campaign
 from faults.exports import export_campaign
 from faults.full_disks import full_disk_campaign
 from faults.hostile import hostile_campaign
+from faults.hostile_requests import hostile_request_campaign
 from faults.in_place import baseline_campaign
 from faults.interrupted import COMMANDS, MOST_SECONDS, interruption_campaign
 from faults.kills import MOST_STEPS_LOST, Kills, adapter_kill_campaign, kill_campaign, preference_kill_campaign
@@ -162,6 +163,16 @@ def hostile(folder: Path, part: float, seed: int) -> list[Row]:
         found = hostile_campaign(nursery, work, part)
     said = f"{found.canaries} ran something; at most {found.most_growth / 2**20:.0f} MiB of memory were used"
     return [Row("a hostile file", found.cases, said, found.failures)]
+
+
+def requests(folder: Path, part: float, seed: int) -> list[Row]:
+    found = hostile_request_campaign(folder, max(1, round(1 / part)))
+    said = (
+        f"{len(found.failures)} failures: refused or ended within {found.most_seconds:.1f} s, the server went on "
+        f"answering, and its memory grew by {max(0, found.growth) / 2**20:.0f} MiB over all of them"
+    )
+    return [Row("a hostile request to a server: bodies, JSON, heads, paths, schemas, connections", found.trials, said,
+                found.failures)]  # fmt: skip
 
 
 def tokenizers(folder: Path, part: float, seed: int) -> list[Row]:
@@ -328,6 +339,7 @@ CAMPAIGNS: dict[str, Callable[[Path, float, int], list[Row]]] = {
     "numbers": numbers,
     "nonsense": nonsense,
     "hostile": hostile,
+    "requests": requests,
     "sizes": sizes,
     "tokenizers": tokenizers,
     "templates": templates,

@@ -48,7 +48,11 @@ LEFT_OUT = {
     "--show-completion": "it asks which shell calls",
 }
 """Options that random lines do not have, and why."""
-ENDS_AT_ONCE = {"bench": ["--no-such-option"], "verify-resume": ["--steps", "0"]}
+ENDS_AT_ONCE = {
+    "bench": ["--no-such-option"],
+    "verify-resume": ["--steps", "0"],
+    "serve": ["--unix-socket", "/dev/null"],
+}
 """What keeps commands that would work for minutes from beginning: they are tried up to there."""
 
 

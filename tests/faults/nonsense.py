@@ -268,6 +268,7 @@ def verbs(corpus: Path, run: Path) -> dict[str, list[str]]:
         "eval": ["eval", str(run), "--json"],
         "plan": ["plan", "gpt2-124m", "--json"],
         "replay": ["replay", str(run), "1", "--json"],
+        "serve": ["serve", str(run), "--unix-socket", "/dev/null"],
         "verify-resume": ["verify-resume", "--json"],
         "bench": ["bench", "--peer", "none"],
         "bench limits": ["bench", "limits", "--device", "none"],

@@ -19,6 +19,7 @@ from faults.escapes import escape_campaign
 from faults.exports import export_campaign
 from faults.full_disks import full_disk_campaign
 from faults.hostile import hostile_campaign
+from faults.hostile_requests import hostile_request_campaign
 from faults.in_place import baseline_campaign
 from faults.interrupted import COMMANDS, interruption_campaign
 from faults.kills import MOST_STEPS_LOST, adapter_kill_campaign, kill_campaign
@@ -138,6 +139,12 @@ def test_hostile_files_run_nothing_and_take_no_memory(nursery: Nursery, tmp_path
     found = hostile_campaign(nursery, tmp_path, part=1 / 3)
     assert found.cases >= 20 and found.canaries == 0
     assert found.failures == []
+
+
+@pytest.mark.slow
+def test_hostile_requests_to_a_server_are_refused_in_time_and_take_no_memory(tmp_path: Path) -> None:
+    found = hostile_request_campaign(tmp_path, every=3)
+    assert found.trials >= 30 and found.failures == []
 
 
 @pytest.mark.slow

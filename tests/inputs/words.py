@@ -27,7 +27,7 @@ ATTEMPTS = [
         then="gptcli train book.txt {tiny} --set train.tokens_per_step=128 --set train.batch_size=8",
     ),
     Attempt(
-        "`gptcli chat RUN`, `serve`, `plot`, `sft`",
+        "`gptcli chat RUN`, `plot`, `sft`",
         "gptcli chat {run}",
         'names the replacement: `gptcli generate RUN "PROMPT"`',
         code=2,

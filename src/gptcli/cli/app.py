@@ -25,6 +25,7 @@ from gptcli.cli.import_model import import_model
 from gptcli.cli.plan import plan
 from gptcli.cli.push import push
 from gptcli.cli.replay import replay
+from gptcli.cli.serve import serve
 from gptcli.cli.tokenizer import tokenizer_app
 from gptcli.cli.train import train
 from gptcli.cli.verify_resume import verify_resume
@@ -63,6 +64,7 @@ app.command("train", cls=Verb)(train)
 app.command("finetune", cls=Verb)(finetune)
 app.command("generate", cls=Verb)(generate)
 app.command("eval", cls=Verb)(evaluate)
+app.command("serve", cls=Verb)(serve)
 app.command("plan", cls=Verb)(plan)
 app.command("import", cls=Verb)(import_model)
 app.command("export", cls=Verb)(export)

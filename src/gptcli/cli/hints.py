@@ -10,7 +10,8 @@ from gptcli.cli.help_page import Command, CommandGroup
 
 INSTEAD_OF_COMMANDS = {
     "chat": 'continue a text with a model: gptcli generate RUN "PROMPT"',
-    "serve": "export the model for llama.cpp, which serves it: gptcli export RUN --to gguf --out model.gguf",
+    "server": "gptcli serve RUN",
+    "api": "gptcli serve RUN",
     "fine-tune": "gptcli finetune BASE DATA",
     "sft": "gptcli finetune BASE DATA",
     "lora": "gptcli finetune BASE DATA --method lora",
@@ -52,6 +53,7 @@ INSTEAD_OF_OPTIONS = {
         "--file": "--prompt-file",
         "--stop-sequence": "--stop",
     },
+    "serve": {"--bind": "--host", "--uds": "--unix-socket", "--api-key": "--api-key-file"},
     "eval": {"--block-size": "--context", "--few-shot": "--num-fewshot", "--benchmark": "--tasks"},
     "train": INSTEAD_OF_TRAINING_OPTIONS,
     "finetune": {**INSTEAD_OF_TRAINING_OPTIONS, "--finetuning-type": "--method"},

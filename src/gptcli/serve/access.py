@@ -117,8 +117,8 @@ class AccessPolicy:
         if "host" in headers and not self.is_known(host):
             raise ApiError(
                 403,
-                f"this server does not know itself by the name {host[:100]!r}; if the name is right, allow it "
-                "when the server is started, or give it an API key",
+                f"this server does not know itself by the name {host[:100]!r}; if the name is right, start it with "
+                "--allow-host NAME, or with an API key",
                 code="unknown_host",
             )
         origin = headers.get("origin")
@@ -127,7 +127,7 @@ class AccessPolicy:
         if host_name(urlsplit_netloc(origin)) != host:
             raise ApiError(
                 403,
-                "this server takes no requests from pages of other sites; allow one when it is started",
+                "this server takes no requests from pages of other sites; start it with --cors ORIGIN to allow one",
                 code="foreign_origin",
             )
 

@@ -9,21 +9,40 @@ from typing import Any
 
 import torch
 
-from gptcli.errors import GptcliError
 from gptcli.nn.device import resident_memory_bytes
 from gptcli.serve.chat_prompts import ChatPrompts
-from gptcli.serve.metrics import Histogram, Metric, line
+from gptcli.serve.metrics import Histogram, Metric, MetricKind, line
 from gptcli.serve.model_facts import facts_of
 from gptcli.serve.openai.errors import ApiError, model_not_found
 from gptcli.serve.pool import TextPool
 from gptcli.serve.worker import EngineWorker, Unavailable
 from gptcli.session import Session
 
-GAUGES: tuple[tuple[str, str, Callable[[EngineWorker], int]], ...] = (
-    ("gptcli_model_up", "Whether the engine of the model works.", lambda worker: int(worker.is_alive)),
-    ("gptcli_samples_under_way", "Samples that are generated or wait.", lambda worker: worker.under_way),
-    ("gptcli_samples_waiting", "Samples that wait for a slot.", lambda worker: worker.waiting),
-    ("gptcli_slots", "Samples that can be generated side by side.", lambda worker: worker.limits.slots),
+VALUES: tuple[tuple[MetricKind, str, str, Callable[[EngineWorker], int]], ...] = (
+    (
+        "counter",
+        "gptcli_tokens_drawn_total",
+        "Tokens that were generated.",
+        lambda worker: worker.statistics.tokens_drawn,
+    ),
+    (
+        "counter",
+        "gptcli_tokens_read_total",
+        "Tokens of prompts that were read.",
+        lambda worker: worker.statistics.tokens_read,
+    ),
+    (
+        "counter",
+        "gptcli_tokens_cached_total",
+        "Tokens of prompts that were not read, since the cache held them.",
+        lambda worker: worker.statistics.tokens_cached,
+    ),
+    ("gauge", "gptcli_model_up", "Whether the engine of the model works.", lambda worker: int(worker.is_alive)),
+    ("gauge", "gptcli_samples_under_way", "Samples that are generated or wait.", lambda worker: worker.under_way),
+    ("gauge", "gptcli_samples_waiting", "Samples that wait for a slot.", lambda worker: worker.waiting),
+    ("gauge", "gptcli_slots", "Samples that can be generated side by side.", lambda worker: worker.statistics.slots),
+    ("gauge", "gptcli_slots_used", "Slots of samples that are generated.", lambda worker: worker.statistics.slots_used),
+    ("gauge", "gptcli_cache_bytes", "Memory of all slots.", lambda worker: worker.statistics.cache_bytes),
 )
 HISTOGRAMS: tuple[tuple[str, str, Callable[[EngineWorker], Histogram]], ...] = (
     (
@@ -95,7 +114,6 @@ class ModelTable:
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
         self.ready: dict[str, ServedModel] = {}
-        self.failed: dict[str, GptcliError] = {}
 
     def get(self, name: str) -> ServedModel:
         """Return the model of this name.
@@ -107,16 +125,12 @@ class ModelTable:
             raise model_not_found(name, self.names)
         served = self.ready.get(name)
         if served is None:
-            raise Unavailable(f"the model {name} {'could not be loaded' if name in self.failed else 'is loading'}")
+            raise Unavailable(f"the model {name} is loading")
         return served
 
     def put(self, served: ServedModel) -> None:
         """Serve a model from the next request on, in place of the one that had its name."""
         self.ready[served.name] = served
-
-    def fail(self, name: str, error: GptcliError) -> None:
-        """Record that a model cannot be loaded."""
-        self.failed[name] = error
 
     def served(self) -> list[ServedModel]:
         """Return the models that are ready."""
@@ -130,7 +144,7 @@ class ModelTable:
         """Return the state of a model."""
         if name in self.ready:
             return "ready" if self.ready[name].worker.is_alive else "failed"
-        return "failed" if name in self.failed else "loading"
+        return "loading"
 
     def metrics(self) -> Iterator[Metric]:
         """Yield the metrics of the engines and of the process."""
@@ -138,8 +152,8 @@ class ModelTable:
         resident = resident_memory_bytes(torch.device("cpu"))
         yield Metric(name, "gauge", "Memory of the process.", [line(name, {}, resident)])
         labelled = [({"model": served.name}, served.worker) for served in self.served()]
-        for name, text, value in GAUGES:
-            yield Metric(name, "gauge", text, [line(name, labels, value(worker)) for labels, worker in labelled])
+        for kind, name, text, value in VALUES:
+            yield Metric(name, kind, text, [line(name, labels, value(worker)) for labels, worker in labelled])
         for name, text, histogram in HISTOGRAMS:
             found = [shown for labels, worker in labelled for shown in histogram(worker).lines(name, labels)]
             yield Metric(name, "histogram", text, found)

@@ -7,20 +7,11 @@ import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol, Self
+from typing import NamedTuple, Self
 
-from gptcli.generate.requests import FinishReason, Request
+from gptcli.generate.requests import FinishReason
+from gptcli.generate.sample import Sample, TokenText
 from gptcli.serve.openai.errors import ApiError
-
-
-class StreamedSample(Protocol):
-    """A sample that collects what its request generates."""
-
-    request: Request
-
-    def take(self) -> list[Any]:
-        """Return what has become certain since the last call."""
-        ...
 
 
 class Advance(NamedTuple):
@@ -32,7 +23,7 @@ class Advance(NamedTuple):
     """
 
     number: int
-    texts: list[Any]
+    texts: list[TokenText]
     finish_reason: FinishReason | None
 
 
@@ -43,7 +34,7 @@ class Stream:
     what waits for it is never more than what its samples generate, and nobody waits for it.
     """
 
-    def __init__(self, samples: Sequence[StreamedSample], seconds: float, cancel: Callable[[Stream], None]) -> None:
+    def __init__(self, samples: Sequence[Sample], seconds: float, cancel: Callable[[Stream], None]) -> None:
         self.samples, self.seconds, self.on_cancel = samples, seconds, cancel
         self.loop = asyncio.get_running_loop()
         self.deadline = self.loop.time() + seconds
@@ -88,7 +79,7 @@ class Stream:
         self.running -= {advance.number for advance in advances.values() if advance.finish_reason is not None}
         return list(advances.values())
 
-    def put(self, number: int, texts: list[Any], reason: FinishReason | None) -> None:
+    def put(self, number: int, texts: list[TokenText], reason: FinishReason | None) -> None:
         """Add what a sample has generated; called on the engine's thread, before `wake`."""
         with self.lock:
             before = self.advances.get(number)

@@ -10,15 +10,17 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from gptcli.console import say_error
 from gptcli.errors import GptcliError, first_line
+from gptcli.generate.engine import Engine, EngineStatistics
 from gptcli.generate.requests import Request
+from gptcli.generate.sample import Sample
 from gptcli.interruptible import CallThread
 from gptcli.serve.metrics import Histogram
 from gptcli.serve.openai.errors import ApiError
-from gptcli.serve.stream import Stream, StreamedSample
+from gptcli.serve.stream import Stream
 
 Result = TypeVar("Result")
 
@@ -60,35 +62,10 @@ class Unavailable(ApiError):
         super().__init__(503, message, code="model_unavailable", headers={"Retry-After": str(seconds)})
 
 
-class SteppedEngine(Protocol):
-    """An engine that takes requests between its steps."""
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether no request runs or waits."""
-        ...
-
-    def add(self, request: Request) -> None:
-        """Put a request at the end of those that wait."""
-        ...
-
-    def cancel(self, request: Request) -> None:
-        """End a request, whether it runs or waits."""
-        ...
-
-    def step(self) -> Sequence[Request]:
-        """Advance; return the requests that advanced or ended."""
-        ...
-
-    def close(self) -> None:
-        """Free the memory of the cache."""
-        ...
-
-
 class SubmittedSample:
     """A request of the engine, with its sample's place in a stream and the times of its tokens."""
 
-    def __init__(self, sample: StreamedSample, number: int, stream: Stream) -> None:
+    def __init__(self, sample: Sample, number: int, stream: Stream) -> None:
         self.sample, self.number, self.stream = sample, number, stream
         self.began = self.last = time.monotonic()
         self.count = 0
@@ -102,7 +79,7 @@ class EngineWorker:
         token_seconds: times between two tokens of a request.
     """
 
-    def __init__(self, engine: SteppedEngine, limits: WorkerLimits) -> None:
+    def __init__(self, engine: Engine, limits: WorkerLimits) -> None:
         self.engine, self.limits = engine, limits
         self.first_token_seconds, self.token_seconds = Histogram(), Histogram()
         self.error: BaseException | None = None
@@ -125,7 +102,12 @@ class EngineWorker:
         """Samples that wait for a slot."""
         return max(0, self.under_way - self.limits.slots)
 
-    async def submit(self, samples: Sequence[StreamedSample]) -> Stream:
+    @property
+    def statistics(self) -> EngineStatistics:
+        """What the engine has done, and what it holds."""
+        return self.engine.statistics
+
+    async def submit(self, samples: Sequence[Sample]) -> Stream:
         """Start to generate samples; the stream that is returned must be entered (`async with`), and ends them.
 
         Raises:
@@ -224,7 +206,7 @@ class EngineWorker:
             answer(*call)
         return not self.is_closed
 
-    def add(self, samples: Sequence[StreamedSample]) -> None:
+    def add(self, samples: Sequence[Sample]) -> None:
         """Give the engine the samples of a stream that has not ended meanwhile."""
         for sample in samples:
             if sample.request in self.entries:

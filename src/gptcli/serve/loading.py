@@ -1,0 +1,141 @@
+"""Loading of models in the background, while the server already answers."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from gptcli.console import say, shell_word
+from gptcli.errors import GptcliError, UsageError
+from gptcli.generate.config import EngineConfig
+from gptcli.interop.base_reference import HUB_PREFIX
+from gptcli.interop.load import is_model
+from gptcli.interruptible import CallThread
+from gptcli.nn.device import machine_memory_bytes
+from gptcli.serve.chat_prompts import ChatPrompts
+from gptcli.serve.models import ModelTable, ServedModel
+from gptcli.serve.pool import TextPool
+from gptcli.serve.settings import ServeSettings
+from gptcli.serve.watching import WatchedRun
+from gptcli.serve.worker import EngineWorker, WorkerLimits
+from gptcli.session import ModelRequest, Session, open_session
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@+-]{0,199}")
+NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9._/:@+-]+")
+
+
+class ModelSource(NamedTuple):
+    """A model to serve: its name in the API, and where it is."""
+
+    name: str
+    request: ModelRequest
+
+
+def read_source(argument: str, request: ModelRequest) -> ModelSource:
+    """Return the source of an argument, NAME=RUN or RUN; it is opened as `request` says.
+
+    Raises:
+        UsageError: the name cannot be one.
+    """
+    name, equals, path = argument.partition("=")
+    if not equals or is_model(Path(argument)):
+        path = argument
+        name = NOT_IN_A_NAME.sub("-", default_name(argument)).strip("-./") or "model"
+    if not NAME.fullmatch(name) or not path:
+        raise UsageError(
+            f"{argument!r} does not name a model", "write RUN or NAME=RUN, with letters, digits and ._/:@+- in the name"
+        )
+    return ModelSource(name, replace(request, path=path))
+
+
+def default_name(path: str) -> str:
+    """Return the name of a model that was given none: that of its directory or on the hub."""
+    return path.removeprefix(HUB_PREFIX) if path.startswith(HUB_PREFIX) else Path(path).absolute().resolve().name
+
+
+def read_sources(arguments: Sequence[str], request: ModelRequest) -> list[ModelSource]:
+    """Return the sources of the arguments.
+
+    Raises:
+        UsageError: a name cannot be one, or two models have the same.
+    """
+    sources = [read_source(argument, request) for argument in arguments]
+    names = [source.name for source in sources]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        path = shell_word(sources[names.index(twice)].request.path)
+        raise UsageError(f"two models have the name {twice}", f"give one another name: OTHER={path}")
+    return sources
+
+
+class ModelLoader:
+    """Opens models one after the other on a thread of its own, and puts them into the table.
+
+    Args:
+        is_watching: whether newer checkpoints of the runs are looked for from then on.
+        on_failure: what to do when a model cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        table: ModelTable,
+        sources: Sequence[ModelSource],
+        settings: ServeSettings,
+        is_watching: bool,
+        on_failure: Callable[[], None],
+    ) -> None:
+        self.table, self.sources, self.settings, self.on_failure = table, sources, settings, on_failure
+        self.watched = [(source.name, WatchedRun(source.request)) for source in sources] if is_watching else []
+        self.pool = TextPool()
+        self.error: BaseException | None = None
+        self.is_stopped = threading.Event()
+
+    def start(self) -> None:
+        """Begin to load."""
+        CallThread(self.run)
+
+    def stop(self) -> None:
+        """Load no further model."""
+        self.is_stopped.set()
+        self.pool.close()
+
+    def run(self) -> None:
+        """Load every model, and then newer ones; what the thread does."""
+        try:
+            if self.watched:
+                self.watch()
+            else:
+                for source in self.sources:
+                    if not self.is_stopped.is_set():
+                        self.put(source.name, open_session(source.request))
+        except BaseException as error:
+            self.error = error
+            self.on_failure()
+
+    def watch(self) -> None:
+        """Look for newer checkpoints until the server stops."""
+        while True:
+            for name, run in self.watched:
+                try:
+                    session = run.newer()
+                    if session is not None:
+                        self.put(name, session)
+                except GptcliError as error:
+                    if name not in self.table.ready:
+                        raise
+                    say(f"warning: {error}; {name} stays at the checkpoint before")
+            if self.is_stopped.wait(self.settings.watch_seconds):
+                return
+
+    def put(self, name: str, session: Session) -> None:
+        """Serve a model with an engine and its chat template from now on."""
+        settings = self.settings
+        memory = machine_memory_bytes(session.model.embedding.weight.device) // 2 // len(self.sources)
+        engine = session.engine(EngineConfig(rows=settings.slots, cache_bytes=memory))
+        chat = None if session.tokenizer.chat_template is None else ChatPrompts(session)
+        limits = WorkerLimits(engine.statistics.slots, settings.queue, settings.request_seconds)
+        self.table.put(ServedModel(name, session, EngineWorker(engine, limits), chat, self.pool))
+        say(f"ready: {name}")
