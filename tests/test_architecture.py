@@ -6,6 +6,7 @@ import ast
 import re
 from collections import defaultdict
 from collections.abc import Collection, Sequence
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -31,10 +32,16 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "gptcli"
 FILES = sorted(path for path in SOURCE.rglob("*.py") if path.parent != SOURCE or not path.stem.startswith("__"))
 
 
+@cache
+def nodes(path: Path) -> list[ast.AST]:
+    """All of a file's syntax tree, which most rules look at."""
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
 def imports(path: Path) -> set[str]:
     """Every module that a file imports, those inside functions included."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -75,7 +82,7 @@ def module_name(path: Path) -> str:
 def imported_modules(path: Path, modules: Collection[str]) -> set[str]:
     """The modules of gptcli that a file imports; `from package import module` imports that module alone."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -87,7 +94,7 @@ def imported_modules(path: Path, modules: Collection[str]) -> set[str]:
 def test_no_two_classes_have_one_name() -> None:
     places = defaultdict(list)
     for path in SOURCE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes(path):
             if isinstance(node, ast.ClassDef):
                 places[node.name].append(str(path.relative_to(SOURCE)))
     assert {name: found for name, found in places.items() if len(found) > 1} == {}
@@ -104,7 +111,7 @@ def test_json_is_written_by_one_module_which_writes_no_nan(path: Path) -> None:
     if path.name == "strict_json.py":
         assert "allow_nan" in path.read_text()
         return
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, ast.ImportFrom):
             assert node.module != "json", f"{path}:{node.lineno}"
         if isinstance(node, ast.Attribute) and node.attr in ("dump", "dumps", "JSONEncoder", "load"):
@@ -126,7 +133,7 @@ def test_only_regular_files_are_read_and_only_up_to_a_bound(path: Path) -> None:
     name = str(path.relative_to(SOURCE))
     if READERS.search(name):
         return
-    opened = [node for node in ast.walk(ast.parse(path.read_text())) if opens_a_file(node)]
+    opened = [node for node in nodes(path) if opens_a_file(node)]
     assert len(opened) <= 2 * (name == "data/sources.py"), [f"{path}:{node.lineno}" for node in opened]
 
 
@@ -217,7 +224,7 @@ def test_only_storage_writes_files(path: Path) -> None:
     name = str(path.relative_to(SOURCE))
     if name.startswith("storage/"):
         return
-    found = [node for node in ast.walk(ast.parse(path.read_text())) if writes_a_file(node)]
+    found = [node for node in nodes(path) if writes_a_file(node)]
     assert len(found) <= MAY_WRITE.get(name, 0), [f"{path}:{node.lineno}" for node in found]
 
 
