@@ -12,7 +12,16 @@ from torch.utils._pytree import tree_leaves
 
 from gptcli.nn import loss as losses
 from gptcli.nn.layers import Embedding
-from gptcli.nn.loss import IGNORE_INDEX, cross_entropy_sum, head_logits, head_loss_sum, head_token_losses, token_losses
+from gptcli.nn.loss import (
+    IGNORE_INDEX,
+    TrainedHeadRows,
+    cross_entropy_sum,
+    head_logits,
+    head_loss_sum,
+    head_token_losses,
+    softcapped,
+    token_losses,
+)
 
 V, C = 1100, 16
 """Above LARGE_VOCABULARY, so that the path of large vocabularies is taken."""
@@ -195,6 +204,26 @@ def test_compiled_for_a_gpu_head_and_loss_have_the_formulas_gradients(
 def with_gradients_in_bf16(function: Any, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     with torch.autocast("cuda", dtype=torch.bfloat16):
         return with_gradients(function, *arguments)
+
+
+@pytest.mark.parametrize("softcap", [None, 3.0])
+@pytest.mark.parametrize("vocabulary", [losses.LARGE_VOCABULARY - 1, losses.LARGE_VOCABULARY])
+def test_trained_rows_of_a_frozen_head_have_the_gradients_of_a_whole_one(
+    monkeypatch: pytest.MonkeyPatch, vocabulary: int, softcap: float | None
+) -> None:
+    monkeypatch.setattr(losses, "MAX_LOGITS", 5 * vocabulary)  # chunks of five rows
+    generator = torch.Generator().manual_seed(3)
+    x, weight, rows = (
+        torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((2, 9, 4), (vocabulary, 4), (2, 4))
+    )
+    ids, targets = torch.tensor([3, vocabulary - 1]), torch.randint(vocabulary, (2, 9), generator=generator)
+    targets[0, :2], targets[1, 1:8] = ids, IGNORE_INDEX
+    x.requires_grad_(), rows.requires_grad_()
+    found = 0.5 * head_loss_sum(x, weight, targets, softcap, TrainedHeadRows(ids, rows))
+    logits = softcapped(x @ weight.index_copy(0, ids, rows).T, softcap)
+    expected = 0.5 * cross_entropy_sum(logits, targets)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(torch.autograd.grad(found, (x, rows)), torch.autograd.grad(expected, (x, rows)))
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from gptcli.models.config import ModelConfig
 from gptcli.nn.cache import KVCache
 from gptcli.nn.dropout import drop
 from gptcli.nn.layers import Embedding, Linear
-from gptcli.nn.lora import initial_a
-from gptcli.nn.loss import head_loss_sum, head_token_losses, softcapped
+from gptcli.nn.lora import initial_a, trained_rows_of
+from gptcli.nn.loss import TrainedHeadRows, head_loss_sum, head_token_losses, softcapped, with_rows
 from gptcli.nn.matmul import linear
 from gptcli.nn.parameters import HEAD, ParameterInfo, declared_roles
 from gptcli.nn.recompute import Recompute
@@ -77,21 +77,23 @@ class GPT(nn.Module):
 
     def loss_sum(self, input_ids: Tensor, targets: Tensor, segment_ids: Tensor | None = None) -> Tensor:
         """Sum the nats of the targets that are not IGNORE_INDEX: input_ids and targets (B, T) -> scalar."""
-        x, head = self.hidden_states_and_head(input_ids, segment_ids)
-        return head_loss_sum(x, head, targets, self.config.logit_softcap)
+        x, head, trained = self.hidden_states_and_head(input_ids, segment_ids)
+        return head_loss_sum(x, head, targets, self.config.logit_softcap, trained)
 
     def token_losses(self, input_ids: Tensor, targets: Tensor, segment_ids: Tensor | None = None) -> Tensor:
         """Return the nats of each target, 0 where it is IGNORE_INDEX: input_ids and targets (B, T) -> (B, T)."""
-        x, head = self.hidden_states_and_head(input_ids, segment_ids)
-        return head_token_losses(x, head, targets, self.config.logit_softcap)
+        x, head, trained = self.hidden_states_and_head(input_ids, segment_ids)
+        return head_token_losses(x, with_rows(head, trained), targets, self.config.logit_softcap)
 
-    def hidden_states_and_head(self, input_ids: Tensor, segment_ids: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the head's input (B, T, C) for input_ids (B, T), and the head's weights (V, C)."""
+    def hidden_states_and_head(
+        self, input_ids: Tensor, segment_ids: Tensor | None
+    ) -> tuple[Tensor, Tensor, TrainedHeadRows | None]:
+        """Return the head's input (B, T, C) for input_ids (B, T), its weight (V, C), and the trained rows of that."""
         state = ForwardState(input_ids, segment_ids=segment_ids)
         if self.config.tie_embeddings:
-            vectors, head = self.embedding.look_up_and_share(input_ids)
-            return self.hidden_states(state, vectors), head
-        return self.hidden_states(state), self.head.whole_weight()
+            vectors, weight = self.embedding.look_up_and_share(input_ids)
+            return self.hidden_states(state, vectors), weight, trained_rows_of(self.embedding)
+        return self.hidden_states(state), self.head.weight, trained_rows_of(self.head)
 
     def hidden_states(self, state: ForwardState, vectors: Tensor | None = None) -> Tensor:
         """Return the head's input (B, T, C) for the state's tokens; `vectors` (B, T, C) are their embeddings."""

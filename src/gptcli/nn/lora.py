@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from gptcli.nn.dropout import drop
 from gptcli.nn.layers import Embedding, Linear
-from gptcli.nn.loss import at_least_fp32
+from gptcli.nn.loss import TrainedHeadRows, at_least_fp32, with_rows
 from gptcli.nn.matmul import linear, matmul
 from gptcli.nn.parameters import Role
 
@@ -199,9 +199,19 @@ class TrainedRows(nn.Module):
         self.roles = {"weight": role, "new_rows": role}
         self.register_buffer("new_ids", ids, persistent=False)
 
+    @property
+    def trained_rows(self) -> TrainedHeadRows:
+        """The ids and the trained rows."""
+        return TrainedHeadRows(self.new_ids, self.new_rows)
+
     def whole_weight(self) -> Tensor:
         """Return the table or matrix (V, C), of which the new rows have gradients."""
-        return self.weight.index_copy(0, self.new_ids, self.new_rows)
+        return with_rows(self.weight, self.trained_rows)
+
+
+def trained_rows_of(module: nn.Module) -> TrainedHeadRows | None:
+    """Return the trained rows of a frozen table or matrix; None if all of its rows are alike."""
+    return module.trained_rows if isinstance(module, TrainedRows) else None
 
 
 class TrainedRowsEmbedding(TrainedRows, Embedding):
@@ -213,8 +223,14 @@ class TrainedRowsEmbedding(TrainedRows, Embedding):
         self.take_over(base, ids)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Map ids (B, T) to their vectors (B, T, C)."""
-        return F.embedding(ids, self.whole_weight())
+        """Map ids (B, T) to their vectors (B, T, C), without a copy of the table."""
+        is_row = ids[..., None] == self.new_ids  # (B, T, n)
+        is_new, places = is_row.any(-1, keepdim=True), is_row.int().argmax(-1)  # (B, T, 1), (B, T)
+        return torch.where(is_new, F.embedding(places, self.new_rows), F.embedding(ids, self.weight))
+
+    def look_up_and_share(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Map ids (B, T) to their vectors (B, T, C), and return the frozen table (V, C)."""
+        return self(ids), self.weight
 
 
 class TrainedRowsLinear(TrainedRows, Linear):

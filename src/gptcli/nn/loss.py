@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import reduce
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,13 @@ ROWS = 128
 
 LARGEST_SCORED_PART = 0.75
 """The part of the targets that count, up to which the head is computed for those alone."""
+
+
+class TrainedHeadRows(NamedTuple):
+    """The rows of these ids (n,) of a head whose other rows are frozen: rows (n, C) replace those of its matrix."""
+
+    ids: Tensor
+    rows: Tensor
 
 
 def at_least_fp32(tensor: Tensor) -> Tensor:
@@ -55,10 +62,17 @@ def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
     return losses.view(targets.shape)
 
 
-def head_loss_sum(x: Tensor, weight: Tensor, targets: Tensor, softcap: float | None = None) -> Tensor:
+def head_loss_sum(
+    x: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    softcap: float | None = None,
+    trained: TrainedHeadRows | None = None,
+) -> Tensor:
     """Compute `cross_entropy_sum(head_logits(x, weight, softcap), targets)` with less memory and fewer passes over it.
 
-    x (B, T, C), weight (V, C), targets (B, T) -> scalar. With a large vocabulary the gradient of the logits replaces
+    x (B, T, C), weight (V, C), targets (B, T) -> scalar. `trained` rows replace those of a frozen weight, and have
+    gradients without one of the whole matrix. With a large vocabulary the gradient of the logits replaces
     them in place, and a matrix of more than MAX_LOGITS is never held as a whole. F.linear_cross_entropy (torch 2.13)
     does the same, but has no softcap and breaks the compiler's graph.
     """
@@ -70,9 +84,13 @@ def head_loss_sum(x: Tensor, weight: Tensor, targets: Tensor, softcap: float | N
     # fp16 needs the loss scale in the logit gradients before they are rounded: small probabilities would underflow.
     plain = torch.compiler.is_compiling() and few_logits
     if len(weight) < LARGE_VOCABULARY or plain or dtype == torch.float16:
-        return cross_entropy_sum(head_logits(x, weight, softcap), targets)
+        return cross_entropy_sum(head_logits(x, with_rows(weight, trained), softcap), targets)
+    needs_gradient = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad or trained is not None)
+    weight = weight if trained and needs_gradient else with_rows(weight, trained)
     x, weight, targets = x.flatten(0, -2).to(dtype), weight.to(dtype), targets.flatten()  # (N, C), (V, C), (N,)
-    if not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)):
+    if trained and needs_gradient:
+        return RowsHeadLoss.apply(x, trained.rows.to(dtype), weight, trained.ids, targets, softcap)  # type: ignore[no-any-return, no-untyped-call]  # torch does not annotate apply
+    if not needs_gradient:
         chunks = in_chunks(x, targets, len(weight))
         losses = (cross_entropy_sum(head_logits(chunk, weight, softcap), wanted) for chunk, wanted in chunks)
         return reduce(torch.add, losses)
@@ -87,14 +105,24 @@ def head_token_losses(x: Tensor, weight: Tensor, targets: Tensor, softcap: float
     x (B, T, C), weight (V, C), targets (B, T) -> (B, T). Where there are more logits, the backward pass computes them
     again, chunk by chunk.
     """
-    chunks = list(in_chunks(x.flatten(0, -2), targets.flatten(), len(weight)))
+    all_x, all_targets = x.flatten(0, -2), targets.flatten()
+    x, scored = scored_rows(all_x, all_targets)
+    chunks = list(in_chunks(x, scored, len(weight)))
     mode: Recompute = "full" if len(chunks) > 1 and torch.is_grad_enabled() else "none"
 
     def losses_of(x: Tensor, targets: Tensor) -> Tensor:
         return token_losses(head_logits(x, weight, softcap), targets)
 
     losses = [recomputed(losses_of, mode, *chunk) for chunk in chunks]
-    return torch.cat(losses).view(targets.shape)
+    found = torch.cat(losses)
+    if len(found) < len(all_targets):
+        found = found.new_zeros(all_targets.shape).masked_scatter(all_targets != IGNORE_INDEX, found)
+    return found.view(targets.shape)
+
+
+def with_rows(weight: Tensor, trained: TrainedHeadRows | None) -> Tensor:
+    """Return weight (V, C) with the trained rows in their places."""
+    return weight if trained is None else weight.index_copy(0, *trained)
 
 
 class HeadLoss(torch.autograd.Function):
@@ -103,7 +131,7 @@ class HeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, softcap: float | None) -> Tensor:
         """Compute the loss and the gradient of the logits."""
-        loss, by_logits = loss_and_logit_gradients(x, weight, targets, softcap)
+        loss, by_logits = loss_and_logit_gradients(head_logits(x, weight, softcap), targets, softcap, x.dtype)
         ctx.save_for_backward(x, weight, targets, by_logits)
         return loss
 
@@ -125,7 +153,7 @@ class ChunkedHeadLoss(torch.autograd.Function):
         dtype, losses, by_x = at_least_fp32(x[:0]).dtype, [], []
         by_weight = torch.zeros(weight.shape, dtype=dtype, device=x.device) if ctx.needs_input_grad[1] else None
         for chunk, wanted in in_chunks(x, targets, len(weight)):
-            loss, by_logits = loss_and_logit_gradients(chunk, weight, wanted, softcap)
+            loss, by_logits = loss_and_logit_gradients(head_logits(chunk, weight, softcap), wanted, softcap, x.dtype)
             scale = row_scale(wanted, x.dtype)
             losses.append(loss)
             by_x.append(matmul(by_logits, weight) * scale)
@@ -143,6 +171,35 @@ class ChunkedHeadLoss(torch.autograd.Function):
         return by_x * gradient, None if by_weight is None else by_weight * gradient, None, None
 
 
+class RowsHeadLoss(torch.autograd.Function):
+    """The same for a frozen weight of which the rows of some ids (n,) are replaced by trained ones, rows (n, C)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, rows: Tensor, weight: Tensor, ids: Tensor, targets: Tensor, softcap: float | None
+    ) -> Tensor:
+        """Compute the loss and both gradients, chunk by chunk."""
+        losses, by_x = [], []
+        by_rows = torch.zeros(rows.shape, dtype=at_least_fp32(x[:0]).dtype, device=x.device)
+        for chunk, wanted in in_chunks(x, targets, len(weight)):
+            logits = linear(chunk, weight).index_copy_(1, ids, linear(chunk, rows))
+            loss, by_logits = loss_and_logit_gradients(softcapped(logits, softcap), wanted, softcap, x.dtype)
+            scale, of_rows = row_scale(wanted, x.dtype), by_logits[:, ids]  # (N, 1), (N, n)
+            by_logits.index_fill_(1, ids, 0.0)
+            losses.append(loss)
+            by_x.append((matmul(by_logits, weight) + matmul(of_rows, rows)) * scale)
+            by_rows += matmul(of_rows.mT, chunk * scale)
+        ctx.save_for_backward(torch.cat(by_x), by_rows.to(rows.dtype))
+        return torch.stack(losses).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
+        """Return the gradients of x and of the rows."""
+        by_x, by_rows = ctx.saved_tensors
+        return by_x * gradient, by_rows * gradient, None, None, None, None
+
+
 def scored_rows(x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Return x (..., C) and targets (...) without the ignored targets, flattened, if they are many and it is cheap.
 
@@ -158,25 +215,24 @@ def scored_rows(x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def loss_and_logit_gradients(
-    x: Tensor, weight: Tensor, targets: Tensor, softcap: float | None
+    logits: Tensor, targets: Tensor, softcap: float | None, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Return the loss and its gradient by the logits x @ weight.T, (N, V) in x's dtype.
+    """Return the loss of logits (N, V) with their softcap, and its gradient by those without, (N, V) in `dtype`.
 
-    x (N, C), weight (V, C), targets (N,). The gradient's rows of ignored targets have no meaning: multiply by
-    `row_scale`.
+    targets (N,). The gradient's rows of ignored targets have no meaning: multiply by `row_scale`.
     """
-    logits = at_least_fp32(head_logits(x, weight, softcap))  # (N, V)
+    logits = at_least_fp32(logits)
     gradient = F.log_softmax(logits, dim=-1)  # becomes softmax(logits) - onehot(target) below
     loss = F.nll_loss(gradient, targets, ignore_index=IGNORE_INDEX, reduction="sum")
     places = targets.clamp_min(0)[:, None]  # (N, 1)
     if torch.compiler.is_compiling():
         # A comparison, not a scatter: the compiler fuses it, without a matrix in fp32.
-        gradient = gradient.exp() - (torch.arange(len(weight), device=x.device) == places).to(gradient.dtype)
+        gradient = gradient.exp() - (torch.arange(logits.shape[1], device=logits.device) == places).to(gradient.dtype)
     else:
         gradient.exp_().scatter_add_(-1, places, gradient.new_full((), -1.0).expand_as(places))
     if softcap is not None:
         gradient = gradient.mul_(1 - (logits / softcap).square())
-    return loss, gradient.to(x.dtype)
+    return loss, gradient.to(dtype)
 
 
 def row_scale(targets: Tensor, dtype: torch.dtype) -> Tensor:
