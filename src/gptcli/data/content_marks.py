@@ -1,9 +1,9 @@
 """Marks in the strings of a conversation, by which a rendered text tells what a template wrote from what was in a
 message.
 
-A mark is one of four noncharacters of Unicode, which no text has a use for. One is put into what looks like a special
+A mark is one of five noncharacters of Unicode, which no text has a use for. One is put into what looks like a special
 token in a message, so that only the special tokens of the template are found; two enclose what `{% generation %}`
-encloses; the fourth escapes these characters where a message holds them nevertheless.
+encloses; the fourth escapes these characters where a message holds them nevertheless; the fifth stands for an answer.
 """
 
 from __future__ import annotations
@@ -33,9 +33,7 @@ class ContentMarks:
         self.special = re.compile(f"(?:{either})(?!{BREAK})")
 
     def marked(self, value: Any) -> Any:
-        """Return a value of JSON with marks in all its strings but the names of fields; fields that are None are left
-        out, as transformers does.
-        """
+        """Return a value of JSON with marks in all its strings but the names of fields."""
         if isinstance(value, str):
             return self.marked_text(value)
         if isinstance(value, dict):

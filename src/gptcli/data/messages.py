@@ -14,8 +14,8 @@ from gptcli.data.conversations import MESSAGE_FIELDS, as_message
 from gptcli.data.fields import described, refuse_repeated
 from gptcli.errors import DataError
 
-ASSISTANT = "assistant"
-ROLES = ("system", "developer", "user", ASSISTANT, "tool")
+ASSISTANT, USER = "assistant", "user"
+ROLES = ("system", "developer", USER, ASSISTANT, "tool")
 SYNONYMS = {
     **dict.fromkeys(("human",), "user"),
     **dict.fromkeys(("gpt", "bot", "model", "ai", "chatgpt"), "assistant"),
@@ -126,6 +126,12 @@ def empty_answers(messages: Sequence[Message]) -> int:
 def says_something(message: Message) -> bool:
     """Return whether a message has a text or calls a tool."""
     return bool(message["content"].strip() or message.get("tool_calls"))
+
+
+def has_empty_prompt(messages: Sequence[Message]) -> bool:
+    """Return whether a message of the user says nothing, or there is none."""
+    asked = [message for message in messages if message["role"] == USER]
+    return not all(map(says_something, asked)) or not asked
 
 
 def is_out_of_order(messages: Sequence[Message]) -> bool:

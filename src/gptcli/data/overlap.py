@@ -156,12 +156,17 @@ def recorded_overlap(report: Path) -> dict[str, Any] | None:
         return None
 
 
-def overlap_words(overlap: Mapping[str, Any]) -> str:
-    """Return the overlap of a report in words."""
+def overlap_words(overlap: Mapping[str, Any], thing: str = "document") -> str:
+    """Return the overlap of a report in words; `thing` is what the splits consist of."""
     length, share = overlap["ngram_tokens"], overlap["share"]
     if share is None:
-        return f"not known: no validation document has {length} tokens"
+        return f"not known: no validation {thing} has {length} tokens"
     return f"{percent(share)} of the validation split's sequences of {length} tokens occur in the training split too"
+
+
+def is_of_examples(report: Mapping[str, Any]) -> bool:
+    """Return whether a report of prepared data is of examples."""
+    return "examples" in report or any("examples" in part for part in report.get("mix", ()))
 
 
 def percent(share: float) -> str:
@@ -174,6 +179,10 @@ def overlap_warning(report: Mapping[str, Any]) -> str | None:
     overlap = report["ngram_overlap"]
     if (overlap["share"] or 0) < WARN_SHARE:
         return None
+    if is_of_examples(report):  # which have no near-duplicates, and often common phrases
+        remedies = [] if "mix" in report else ["validate on other examples: --set data.val=PATH"]
+        remedy = ", or ".join([*remedies, "compare exact match on examples of your own: gptcli eval RUN FILE"])
+        return f"{overlap_words(overlap)}, so the validation loss is lower than it would be on new examples ({remedy})"
     can_group = report["deduplicate"] in ("exact", "none")
     remedies = ["keep near-duplicates together: --set data.deduplicate=near"] if can_group else []
     remedies += [] if "mix" in report else ["validate on another text: --set data.val=PATH"]

@@ -40,7 +40,7 @@ class ExampleReport:
             "model": self.model,
             "examples": found.examples,
             "of": self.source,
-            "loss_on": self.loss_on,
+            "loss_on": self.loss_on if self.preferences is None else "answers",
             **losses(found.in_loss),
             "all_tokens": found.tokens,
             "context": found.context,
@@ -80,7 +80,7 @@ class ExampleReport:
                 f"exact match      not measured: no answer of at most {SHORT_ANSWER_TOKENS} tokens was generated"
             )
         else:
-            lines += answer_lines(found.answers)
+            lines += answer_lines(found.answers, "example" if self.preferences is None else "scored pair")
         if self.preferences is not None:
             lines += ["", *self.preferences.lines()]
         return "\n".join(lines)
@@ -141,8 +141,8 @@ def perplexity_words(mean: MeanLoss) -> str:
     return figure_with_interval(mean.perplexity, interval_of(mean.uncertainty, exponential))
 
 
-def answer_lines(answers: AnswerScores) -> list[str]:
-    """Return the lines about answers, with the first wrong ones."""
+def answer_lines(answers: AnswerScores, of: str) -> list[str]:
+    """Return the lines about answers, with the first wrong ones by the number of what they are `of`."""
     exact, tokens = answers.exact_match, answers.token_accuracy
     wrong = [answer for answer in answers.generated if not answer.is_match]
     lines = [
@@ -158,7 +158,7 @@ def answer_lines(answers: AnswerScores) -> list[str]:
     for answer in wrong[:SHOWN]:
         ended = "" if answer.is_ended else ", not ended"
         lines.append(
-            f"                 wrong: {answer.generated!r}{ended}, where example {answer.example + 1:,} has "
+            f"                 wrong: {answer.generated!r}{ended}, where {of} {answer.example + 1:,} has "
             f"{answer.expected!r}"
         )
     return lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -12,8 +13,9 @@ from gptcli import strict_json
 from gptcli.checkpoint.run_directory import RunDirectory
 from gptcli.config import RawConfig
 from gptcli.console import Progress, quantity, say
+from gptcli.data.chat_encoder import EncodedConversation
 from gptcli.data.config import DataConfig
-from gptcli.data.corpus import corpus_documents
+from gptcli.data.corpus import Document, corpus_documents
 from gptcli.data.lost_text import lost_text_of
 from gptcli.data.reading_config import reading_config
 from gptcli.data.rows import json_rows
@@ -168,6 +170,7 @@ def evaluate_conversations(session: Session, request: TextsRequest) -> ExampleRe
     answers = MOST_ANSWERS if request.answers is None else request.answers
     if loss_on == "all":  # the mask of kept examples does not tell answers from questions
         answers = 0
+    counter = ContaminationCounter(session.run)
     with session.chat_encoder(loss_on) as encoder, Progress("eval", None, unit="tokens", scale=True) as progress:
         scorer = ExampleScorer(
             session.model,
@@ -183,7 +186,8 @@ def evaluate_conversations(session: Session, request: TextsRequest) -> ExampleRe
             config = corpus_config(session.run, request.reading)
             if kind_of(session.run) == "preferences" and holds_preferences(request.texts, config):
                 pairs = encoded_pairs(encoder, request.texts, config, 2 * session.model.config.context_length)
-            examples = encoded_conversations(encoder, request.texts, config)
+            encoded = [chosen for chosen, _ in pairs] or encoded_conversations(encoder, request.texts, config)
+            examples = watched(encoded, session, source, counter)
         else:
             run = require_run(session)
             source, shards = f"validation split of {run.path}", validation_shards(session, run)
@@ -192,11 +196,23 @@ def evaluate_conversations(session: Session, request: TextsRequest) -> ExampleRe
                     f"the validation split of {run.path} is text", "leave out --chat, or name conversations"
                 )
             pairs = stored_pairs(shards) if shards.unit_documents == 2 else pairs
-            examples = stored_examples(shards)
-        evaluation = scorer.evaluate([chosen for chosen, _ in pairs] if pairs else examples)
+            examples = iter([chosen for chosen, _ in pairs]) if pairs else stored_examples(shards)
+        evaluation = scorer.evaluate(examples)
         if session.run and pairs:
             preferences = score_preferences(pairs, session.model, session.run, scorer.window_scorer)
+    found = counter.contamination()
+    if request.texts and found.is_much:
+        say(f"warning: {found.warning()}")
     return ExampleReport(evaluation, session.source, source, loss_on, preferences)
+
+
+def watched(
+    examples: Iterable[EncodedConversation], session: Session, source: str, counter: ContaminationCounter
+) -> Iterator[EncodedConversation]:
+    """Yield examples, and look up their text, as the run's sketch has it, in what the run was trained on."""
+    for example in examples:
+        list(counter.watch(iter([Document(session.tokenizer.decode(example.ids), source)])))
+        yield example
 
 
 def recorded_loss(run: RunDirectory) -> LostText | None:

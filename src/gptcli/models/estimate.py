@@ -153,6 +153,16 @@ def flops_per_token(config: ModelConfig, seq_len: int) -> int:
     return 6 * multiplied + 12 * config.n_head * config.head_width * keys
 
 
+def adapted_flops_per_token(config: ModelConfig, seq_len: int, adapter_weights: int) -> int:
+    """Return the same where an adapter with so many weights is trained alone: 4N + 6A + 12 L H D T.
+
+    Frozen matrices have no gradient. Without an adapter, which has no weights, it is `flops_per_token`.
+    """
+    whole = flops_per_token(config, seq_len)
+    frozen = non_embedding_parameters(config) + token_embedding_parameters(config)
+    return whole - 2 * frozen + 6 * adapter_weights if adapter_weights else whole
+
+
 def product_flops(config: ModelConfig, seq_len: int, *, only_seen: bool = False) -> dict[str, float]:
     """Return the exact floating-point operations of the matrix products of one token's forward pass, by part.
 
@@ -170,9 +180,14 @@ def product_flops(config: ModelConfig, seq_len: int, *, only_seen: bool = False)
     }
 
 
-def training_product_flops(config: ModelConfig, seq_len: int, *, only_seen: bool = False) -> float:
-    """Return the same for one token's forward and backward pass together."""
-    return (1 + BACKWARD_PASSES) * sum(product_flops(config, seq_len, only_seen=only_seen).values())
+def training_product_flops(
+    config: ModelConfig, seq_len: int, *, only_seen: bool = False, adapter_weights: int = 0
+) -> float:
+    """Return the same for one token's forward and backward pass together; see `adapted_flops_per_token`."""
+    parts = product_flops(config, seq_len, only_seen=only_seen)
+    whole = (1 + BACKWARD_PASSES) * sum(parts.values())
+    frozen = sum(flops for name, flops in parts.items() if name != "attention weights")
+    return whole - frozen + 6 * adapter_weights if adapter_weights else whole
 
 
 def windows(config: ModelConfig) -> list[int]:

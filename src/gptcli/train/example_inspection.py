@@ -71,7 +71,7 @@ def inspection_lines(report: dict[str, Any]) -> list[str]:
         report["name"],
         f"  examples     {train['examples']:,} to train on, {val['examples']:,} to validate: {report['split_rule']}",
         *(f"  {'loss' if number == 0 else '':<12} {line}" for number, line in enumerate(example_lines(report))),
-        f"  overlap      {overlap_words(report['ngram_overlap'])}",
+        f"  overlap      {overlap_words(report['ngram_overlap'], 'example')}",
         f"  cache        {report['directory']}",
     ]
 

@@ -18,7 +18,7 @@ from gptcli.config import RawConfig, merge, validate
 from gptcli.config.load import merge_tables, with_origin
 from gptcli.console import shell_word
 from gptcli.data.config import DataConfig
-from gptcli.data.examples.template import tokenizer_for_examples
+from gptcli.data.examples.template import template_for_examples, with_template
 from gptcli.data.sketch import NOTHING_KNOWN, SKETCH, TextSketch
 from gptcli.errors import CheckpointError, ConfigError, UsageError
 from gptcli.interop.base_reference import BASE_FILE, HUB_PREFIX, NO_BASE, BaseReference
@@ -70,7 +70,7 @@ class InitialCheckpoint:
             DataError, StorageError: the template cannot be read.
             TokenizerError: the tokenizer cannot have more tokens.
         """
-        return self.with_tokenizer(tokenizer_for_examples(self.tokenizer, data))
+        return self.with_tokenizer(with_template(self.tokenizer, template_for_examples(self.tokenizer, data)))
 
     def build(self, config: ModelConfig, device: torch.device) -> GPT:
         """Return the model that `config` describes, with these weights."""

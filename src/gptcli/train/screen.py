@@ -53,13 +53,14 @@ def plan_lines(plan: Plan, step_seconds: float | None) -> list[tuple[str, str]]:
     config, data, train = plan.config, plan.data, plan.config.train
     tokens = plan.steps * train.tokens_per_step
     cut = f"(micro-batches of {train.batch_size} x {config.seq_len}) = {size(tokens, '')}, {epochs_words(plan.epochs)}"
+    unit = "document" if config.data.kind == "text" else "example"
     lines = [("corpus", line) for line in corpus_lines(plan)]
     for report in data.report.get("mix", [data.report]):
         lines += [("examples", line) for line in example_lines(report["examples"])] if "examples" in report else []
     lines += [
         ("tokenizer", f"{data.tokenizer.name}, {data.tokenizer.vocab_size:,} entries"),
         ("tokens", f"{len(data.train):,} train, {len(data.val):,} validation" + (", from the cache" * data.from_cache)),
-        ("overlap", overlap_words(data.report["ngram_overlap"])),
+        ("overlap", overlap_words(data.report["ngram_overlap"], unit)),
         ("model", f"{size(plan.parameters, '')} parameters: {describe_model(config.model)}"),
         *adapter_lines(plan),
         *(start_lines(plan.start) if plan.start else []),

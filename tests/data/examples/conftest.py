@@ -11,7 +11,7 @@ import pytest
 from gptcli import strict_json
 from gptcli.data.config import DataConfig
 from gptcli.data.examples.scan import ExampleScan, scan_examples
-from gptcli.data.examples.template import tokenizer_for_examples
+from gptcli.data.examples.template import template_for_examples, with_template
 from gptcli.data.workspace import ExampleModel, Workspace
 from gptcli.tokenizer.tokenizer import Tokenizer
 from special_tokens import with_specials
@@ -36,7 +36,8 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
 @pytest.fixture(scope="session")
 def tokenizer() -> Tokenizer:
     """A tokenizer of bytes with the special tokens of ChatML."""
-    return tokenizer_for_examples(Tokenizer(with_specials("<|endoftext|>")), DataConfig(kind="examples"))
+    base = Tokenizer(with_specials("<|endoftext|>"))
+    return with_template(base, template_for_examples(base, DataConfig(kind="examples")))
 
 
 @pytest.fixture

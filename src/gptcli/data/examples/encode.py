@@ -12,7 +12,7 @@ from gptcli.data.config import DataConfig
 from gptcli.data.example_forms import ChatExample
 from gptcli.data.examples.identity import Identity, identity_of
 from gptcli.data.examples.statistics import ExampleCounts
-from gptcli.data.messages import ASSISTANT, empty_answers, is_out_of_order
+from gptcli.data.messages import ASSISTANT, empty_answers, has_empty_prompt, is_out_of_order
 
 
 class EncodedUnit(NamedTuple):
@@ -60,6 +60,7 @@ def example_encoder(encoder: ChatEncoder, config: DataConfig, seq_len: int) -> U
                 return None
             counts.cut += 1
         counts.out_of_order += is_out_of_order(messages)
+        counts.empty_prompts += has_empty_prompt(messages)
         tokens = EncodedConversation(ids[: seq_len + 1], in_loss[: seq_len + 1])
         return EncodedUnit(
             (tokens,),

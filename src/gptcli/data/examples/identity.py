@@ -33,6 +33,8 @@ class Identity(NamedTuple):
     their weights too, if one is 0."""
     prompt: bytes
     """The digest of the messages before the last answer: examples with the same one are in the same split."""
+    spaced: bytes
+    """The same with each run of white space as one space: prompts that differ in nothing else are in one split too."""
     answer: bytes
     """The digest of the last answer."""
     beginnings: tuple[bytes, ...]
@@ -52,8 +54,10 @@ def identity_of(messages: Sequence[Mapping[str, Any]], tools: Any, *, learns_all
     weights = [message.get("weight") != 0 for message in messages]
     messages = [read_by(template, message) for message in messages]
     last = max(number for number, message in enumerate(messages) if message["role"] == ASSISTANT)
-    digest = hashlib.blake2b(canonical(tools), digest_size=DIGEST_BYTES)
+    digest, spaced = (hashlib.blake2b(canonical(tools), digest_size=DIGEST_BYTES) for _ in range(2))
     beginnings, prompt, whole = [], b"", b""
+    for message in messages[:last]:
+        spaced.update(canonical({**message, "content": " ".join(message["content"].split())}))
     for number, message in enumerate(messages):
         if number == last:
             prompt = digest.digest()
@@ -65,7 +69,7 @@ def identity_of(messages: Sequence[Mapping[str, Any]], tools: Any, *, learns_all
     if not all(weights):
         whole = hashlib.blake2b(whole + canonical(weights), digest_size=DIGEST_BYTES).digest()
     answer = hashlib.blake2b(canonical(messages[last]), digest_size=DIGEST_BYTES).digest()
-    return Identity(whole, prompt, answer, tuple(beginnings))
+    return Identity(whole, prompt, spaced.digest(), answer, tuple(beginnings))
 
 
 def read_by(template: str, message: Mapping[str, Any]) -> dict[str, Any]:

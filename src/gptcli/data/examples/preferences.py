@@ -11,7 +11,7 @@ from gptcli.data.example_forms import Preference
 from gptcli.data.examples.encode import EncodedUnit, UnitEncoder
 from gptcli.data.examples.identity import DIGEST_BYTES, Identity, identity_of
 from gptcli.data.examples.statistics import ExampleCounts
-from gptcli.data.messages import Message, empty_answers
+from gptcli.data.messages import Message, empty_answers, has_empty_prompt
 
 
 def preference_encoder(encoder: ChatEncoder, seq_len: int) -> UnitEncoder:
@@ -40,6 +40,7 @@ def preference_encoder(encoder: ChatEncoder, seq_len: int) -> UnitEncoder:
         if length > seq_len:
             counts.too_long += 1
             return None
+        counts.empty_prompts += has_empty_prompt(preference.prompt)
         if np.array_equal(pair[0].ids, pair[1].ids):  # such as two answers that differ in spaces the template strips
             counts.undecided += 1
             return None
@@ -63,4 +64,4 @@ def identity_of_preference(preference: Preference, template: str) -> Identity:
         for answer in (preference.chosen, preference.rejected, preference.chosen[:1])
     )
     whole = hashlib.blake2b(chosen.whole + rejected.whole, digest_size=DIGEST_BYTES).digest()
-    return chosen._replace(whole=whole, prompt=first.prompt)
+    return chosen._replace(whole=whole, prompt=first.prompt, spaced=first.spaced)

@@ -35,7 +35,7 @@ from gptcli.data.examples.statistics import (
     example_report,
     left_out_words,
 )
-from gptcli.data.examples.template import template_for_examples, tokenizer_for_examples
+from gptcli.data.examples.template import template_for_examples, with_template
 from gptcli.data.examples.units import Units, UnitWriter
 from gptcli.data.file_formats import SourceFile
 from gptcli.data.left_out import LeftOut, say_left_out, warn_of_replaced, warn_of_unused
@@ -62,7 +62,7 @@ from gptcli.errors import DataError, GptcliError, UsageError
 from gptcli.storage import HUGE, read_regular, remove_tree, write_file
 from gptcli.tokenizer.tokenizer import Tokenizer, load_tokenizer
 
-RENDERING = 4
+RENDERING = 5
 """A part of the cache's keys: raise it when the same rows become other tokens or another mask."""
 REPORT = "examples.json"
 NOT_OF_EXAMPLES = {"corpus", "mix", "tokenizer", "pack", "chat_template"}
@@ -102,7 +102,7 @@ def scan_examples(sources: Sequence[str], workspace: Workspace) -> ExampleScan:
     config, cache_dir = workspace.config, workspace.cache_dir
     model = require_model(workspace)
     template = template_for_examples(model.tokenizer, config)
-    tokenizer = tokenizer_for_examples(model.tokenizer, config)
+    tokenizer = with_template(model.tokenizer, template)
     looked_ns = time.time_ns()
     val = find_files([config.val] if config.val is not None else [], config, cache_dir)
     corpus = find_files(sources, config, cache_dir)
@@ -287,9 +287,13 @@ class Reading:
             name = self.files[0].name if len(self.files) == 1 else "the corpus"
             if not counts.rows:
                 raise DataError(f"{name} holds no row", "name a file that does")
+            wanted = "examples with messages of the assistant"
+            if self.config.kind == "preferences":
+                wanted = "pairs of different answers, which fit one sequence together, each with its prompt"
+            longer = ", or raise train.seq_len up to the base's context" * (counts.too_long > 0)
             raise DataError(
                 f"nothing in {name} can be learnt: of {quantity(counts.rows, 'row')} {left_out_words(vars(counts))}",
-                "give shorter examples with messages of the assistant, or raise train.seq_len up to the base's context",
+                f"give {'shorter ' * (counts.too_long > 0)}{wanted}{longer}",
             )
         return Units(folder)
 

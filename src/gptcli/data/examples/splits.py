@@ -73,11 +73,11 @@ def known_answers(units: Units, assignment: np.ndarray) -> int:
 
 
 def write_prompts(folder: Path, units: Units, assignment: np.ndarray) -> None:
-    """Write the digests of the prompts of both splits to `folder`."""
+    """Write the digests of the prompts of both splits, but for white space, to `folder`."""
     for name, kind in (("train", TRAIN), ("val", VAL)):
         with create_file(folder / PROMPTS.format(name)) as out:
-            for _, some, kinds in stretches(units.records, assignment):
-                out.write(np.ascontiguousarray(some[["high", "low"]][kinds == kind].astype(DIGEST)).data)
+            for _, some, kinds in stretches(units.spaced, assignment):
+                out.write(np.ascontiguousarray(some[kinds == kind]).data)
 
 
 def write_ends(folder: Path, units: Units, assignment: np.ndarray) -> None:

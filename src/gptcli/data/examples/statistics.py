@@ -56,6 +56,8 @@ class ExampleCounts:
     """Rows left out since the assistant says nothing that is learnt."""
     out_of_order: int = 0
     """Examples in which the roles are out of the usual order, which are learnt as they are."""
+    empty_prompts: int = 0
+    """Examples in which the user says nothing, which are learnt as they are."""
     cut: int = 0
     """Examples that are longer than the context, of which the end is not learnt."""
     too_long: int = 0
@@ -129,6 +131,11 @@ def example_lines(report: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"{quantity(report['out_of_order'], 'example')} with roles out of order (such as two turns of the user in "
             "a row), learnt as they are"
+        )
+    if report.get("empty_prompts"):  # of data prepared before, it is not known
+        lines.append(
+            f"{quantity(report['empty_prompts'], 'example')} in which a message of the user is empty or none is there, "
+            "learnt as they are"
         )
     if report["cut"]:
         lines.append(f"{quantity(report['cut'], 'example')} cut to the context of {report['context']:,} tokens")

@@ -17,11 +17,6 @@ def template_for_examples(tokenizer: Tokenizer, config: DataConfig) -> ChatTempl
     return ChatTemplate.of_model(tokenizer, config.chat_template, config.special_tokens)
 
 
-def tokenizer_for_examples(tokenizer: Tokenizer, config: DataConfig) -> Tokenizer:
-    """Return a model's tokenizer with the chat template of the examples, and with the special tokens that it writes.
-
-    Raises:
-        DataError, StorageError: as `template_for_examples`.
-    """
-    template = template_for_examples(tokenizer, config)
+def with_template(tokenizer: Tokenizer, template: ChatTemplate) -> Tokenizer:
+    """Return a model's tokenizer with this chat template, and with the special tokens that it writes."""
     return tokenizer.with_special_tokens(template.special_tokens).with_chat_template(template.source)

@@ -2,6 +2,7 @@
 
 all/                token shards of the documents of all units
 records.bin         a RECORD of each unit: the digest of its prompt, the bytes of its text, its tokens
+spaced.bin          the digest of the prompt of each unit, whose runs of white space are one space
 wholes.bin          the digest of each unit
 answers.bin         the digest of the last answer of each unit
 beginnings.bin      digests of what units begin with, and
@@ -31,7 +32,7 @@ from gptcli.tokenizer.framing import DocumentFraming
 from gptcli.tokenizer.tokenizer import Tokenizer
 
 ALL, ENDS = "all", "ends.bin"
-NAMES = ("records", "wholes", "answers", "beginnings", "owners")
+NAMES = ("records", "spaced", "wholes", "answers", "beginnings", "owners")
 UNITS_AT_ONCE = 512
 """The units that are written at once."""
 
@@ -79,6 +80,7 @@ class UnitWriter:
             for each in (sizes, lengths)  # tokens, of which a unit has some
         )
         files["records"].write(records.data)
+        files["spaced"].write(b"".join(unit.identity.spaced for unit in units))
         files["wholes"].write(b"".join(unit.identity.whole for unit in units))
         files["answers"].write(b"".join(unit.identity.answer for unit in units))
         files["beginnings"].write(b"".join(one for unit in units for one in unit.identity.beginnings))
@@ -106,6 +108,7 @@ class Units:
         self.folder = folder
         self.shards = TokenShards.open(folder / ALL)
         self.records = np.memmap(folder / "records.bin", RECORD, mode="r")
+        self.spaced = np.memmap(folder / "spaced.bin", DIGEST, mode="r")
         self.wholes = np.memmap(folder / "wholes.bin", DIGEST, mode="r")
         self.answers = np.memmap(folder / "answers.bin", DIGEST, mode="r")
 
@@ -113,8 +116,11 @@ class Units:
         return len(self.records)
 
     def groups(self) -> LinkedGroups:
-        """Return the groups of units that have one prompt, or of which one is what another begins with."""
-        pairs = itertools.chain(later_occurrences(self.records, self.folder), self.continued())
+        """Return the groups of units that have one prompt, but for white space, or of which one is what another begins
+        with.
+        """
+        prompts = (later_occurrences(digests, self.folder) for digests in (self.records, self.spaced))
+        pairs = itertools.chain(*prompts, self.continued())
         return LinkedGroups(self.folder, len(self), pairs, keeps_duplicates=True)
 
     def beginnings(self) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ import torch
 
 from gptcli.console import Progress, size
 from gptcli.models.adapter_config import AdapterConfig, NoAdapter
-from gptcli.models.estimate import flops_per_token, non_embedding_parameters, token_embedding_parameters
+from gptcli.models.estimate import adapted_flops_per_token, adapter_shape
 from gptcli.nn.device import resolve_precision
 from gptcli.report.bench.comparison import alternate, ratios, spread
 from gptcli.report.bench.jobs import GPTCLI, LIMIT, Program, Task, TrainingJob
@@ -76,11 +76,9 @@ def measure(request: TrainingRequest, options: BenchOptions, others: Sequence[Pr
 
 
 def training_flops(config: RunConfig) -> int:
-    """Return the floating-point operations of a token; frozen matrices have no gradient, and an adapter's count not."""
-    whole = flops_per_token(config.model, config.seq_len)
-    if isinstance(config.adapter, NoAdapter):
-        return whole
-    return whole - 2 * (non_embedding_parameters(config.model) + token_embedding_parameters(config.model))
+    """Return the floating-point operations of a token; frozen matrices have no gradient."""
+    trained = adapter_shape(config.model, config.adapter).weights
+    return adapted_flops_per_token(config.model, config.seq_len, trained)
 
 
 def resolve(request: TrainingRequest) -> RunConfig:
@@ -122,7 +120,7 @@ def tables(results: dict[str, Any]) -> list[Table]:
         f"Training step: {results['model']}, {trained}{results['batch_size']} x {results['seq_len']} tokens, "
         f"{results['precision']}{compiled}"
     )
-    formula = "4N + 12LHDT, without the adapter's own" if is_adapted else "6N + 12LHDT"
+    formula = "4N + 6A + 12LHDT, A of the adapter" if is_adapted else "6N + 12LHDT"
     rows = [
         (
             f"{name} ({contender['note']})" if contender["note"] else name,

@@ -102,7 +102,18 @@ class TrainingPlan:
     @property
     def flops_per_token(self) -> int:
         """The operations per token, forward and backward."""
-        return estimate.flops_per_token(self.model, self.config.seq_len)
+        return estimate.adapted_flops_per_token(self.model, self.config.seq_len, self.adapter_weights)
+
+    @property
+    def product_flops_per_token(self) -> float:
+        """The operations of them in products that the causal mask and windows leave."""
+        model, seq_len, weights = self.model, self.config.seq_len, self.adapter_weights
+        return estimate.training_product_flops(model, seq_len, only_seen=True, adapter_weights=weights)
+
+    @property
+    def adapter_weights(self) -> int:
+        """The weights of the adapter that is trained alone; 0 without one."""
+        return estimate.adapter_shape(self.model, self.config.adapter).weights
 
     @property
     def step_seconds(self) -> float:

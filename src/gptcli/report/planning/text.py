@@ -39,16 +39,16 @@ def as_text(plan: TrainingPlan) -> str:
 
 def model_lines(plan: TrainingPlan) -> Lines:
     """Return the lines on parameters and operations."""
-    model, seq_len = plan.model, plan.config.seq_len
+    model, exact = plan.model, plan.product_flops_per_token
     parts = estimate.parameters_by_part(model)
     named = ", ".join(f"{name} {size(count, '')}" for name, count in parts.items() if count)
-    exact = estimate.training_product_flops(model, seq_len, only_seen=True)
     trained = trained_parameters(model, plan.config.adapter)
+    formula = "4N + 6 A of the adapter + 12 L H D T" if plan.adapter_weights else "6N + 12 L H D T"
     return [
         ("parameters", f"{sum(parts.values()):,}: {named}"),
         *([("", f"{trained:,} of an adapter, which alone are trained")] if trained < sum(parts.values()) else []),
         ("", f"{estimate.non_embedding_parameters(model):,} without embeddings and head"),
-        ("operations", f"{size(plan.flops_per_token, 'FLOP')} a token: 6N + 12 L H D T, forward and backward"),
+        ("operations", f"{size(plan.flops_per_token, 'FLOP')} a token: {formula}, forward and backward"),
         ("", f"{size(exact, 'FLOP')} of them in products that the causal mask and windows leave"),
         ("", f"{plan.flops_per_token * plan.tokens:.3g} FLOP for {size(plan.tokens, '')} tokens"),
     ]
@@ -195,7 +195,7 @@ def as_json(plan: TrainingPlan) -> dict[str, Any]:
     return {
         "parameters": estimate.parameters_by_part(model) | counts,
         "flops_per_token": plan.flops_per_token,
-        "product_flops_per_token": estimate.training_product_flops(model, seq_len, only_seen=True),
+        "product_flops_per_token": plan.product_flops_per_token,
         "product_flops_forward": estimate.product_flops(model, seq_len),
         "flops": plan.flops_per_token * plan.tokens,
         "tokens": plan.tokens,
