@@ -25,7 +25,7 @@ FLOORS = {
     "session": 6,
     "evaluate": 7,
     "train": 8,
-    "report": 9, "serve": 9,
+    "report": 9, "serve": 9, "chat": 9,
     "cli": 10,
 }  # fmt: skip
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "gptcli"

@@ -265,6 +265,7 @@ def verbs(corpus: Path, run: Path) -> dict[str, list[str]]:
         "train": [*training(out), "--dry-run", "--json"],
         "finetune": ["finetune", str(run), "absent.jsonl", "--dry-run", "--json"],
         "generate": ["generate", str(run), "line", "--max-new-tokens", "2", "--json"],
+        "chat": ["chat", str(run)],
         "eval": ["eval", str(run), "--json"],
         "plan": ["plan", "gpt2-124m", "--json"],
         "replay": ["replay", str(run), "1", "--json"],

@@ -13,6 +13,7 @@ import typer
 
 from gptcli import __version__
 from gptcli.cli.bench import bench_app
+from gptcli.cli.chat import chat
 from gptcli.cli.checkpoint import checkpoint_app
 from gptcli.cli.config import config_app
 from gptcli.cli.data import data_app
@@ -63,6 +64,7 @@ def options(
 app.command("train", cls=Verb)(train)
 app.command("finetune", cls=Verb)(finetune)
 app.command("generate", cls=Verb)(generate)
+app.command("chat", cls=Verb)(chat)
 app.command("eval", cls=Verb)(evaluate)
 app.command("serve", cls=Verb)(serve)
 app.command("plan", cls=Verb)(plan)

@@ -9,7 +9,6 @@ from typer import BadParameter
 from gptcli.cli.help_page import Command, CommandGroup
 
 INSTEAD_OF_COMMANDS = {
-    "chat": 'continue a text with a model: gptcli generate RUN "PROMPT"',
     "server": "gptcli serve RUN",
     "api": "gptcli serve RUN",
     "fine-tune": "gptcli finetune BASE DATA",
@@ -17,6 +16,7 @@ INSTEAD_OF_COMMANDS = {
     "lora": "gptcli finetune BASE DATA --method lora",
     "dpo": "gptcli finetune BASE PREFERENCES --method dpo",
     "plot": "draw the curves with TensorBoard: gptcli train CORPUS --set train.trackers=tensorboard",
+    "talk": "gptcli chat RUN",
     "sample": 'gptcli generate RUN "PROMPT"',
     "complete": 'gptcli generate RUN "PROMPT"',
     "inference": 'gptcli generate RUN "PROMPT"',
@@ -40,18 +40,22 @@ INSTEAD_OF_TRAINING_OPTIONS = {
     "--max-time": "--time",
     "--num-processes": "--nproc",
 }
+INSTEAD_OF_SAMPLING_OPTIONS = {
+    "--max-tokens": "--max-new-tokens",
+    "--max-length": "--max-new-tokens",
+    "--length": "--max-new-tokens",
+    "--tokens": "--max-new-tokens",
+    "--temp": "--temperature",
+    "--stop-sequence": "--stop",
+}
 INSTEAD_OF_OPTIONS = {
+    "chat": INSTEAD_OF_SAMPLING_OPTIONS | {"--system-prompt": "--system", "--history": "--load"},
     "generate": {
-        "--max-tokens": "--max-new-tokens",
-        "--max-length": "--max-new-tokens",
-        "--length": "--max-new-tokens",
-        "--tokens": "--max-new-tokens",
-        "--temp": "--temperature",
+        **INSTEAD_OF_SAMPLING_OPTIONS,
         "--num-return-sequences": "--num-samples",
         "--samples": "--num-samples",
         "--prompts": "--prompt-file",
         "--file": "--prompt-file",
-        "--stop-sequence": "--stop",
     },
     "serve": {"--bind": "--host", "--uds": "--unix-socket", "--api-key": "--api-key-file"},
     "eval": {"--block-size": "--context", "--few-shot": "--num-fewshot", "--benchmark": "--tasks"},
