@@ -166,6 +166,11 @@ def test_tokens_are_marked_by_their_probability_and_change_the_text(browser, api
         page.locator("#written-tokens .token").nth(3).click()
         page.get_by_role("button", name="<|endoftext|>").click()
         assert page.inner_text("#written") == "There was a fox" and len(api.bodies) == 2
+        assert page.locator("#written-tokens .token").last.get_attribute("aria-label") == "<|endoftext|>, 4.1 %"
+        page.click("#completion-run")
+        page.get_by_text("came.").wait_for()
+        assert api.bodies[2]["prompt"] == [ids[b"There"], ids[b" was"], ids[b" a"], ids[b" fox"]], "the end is left out"
+        page.locator("#completion-meta:not([hidden])").wait_for()
         page.locator("#written-tokens .token").first.click()
         page.keyboard.press("Escape")
         assert not page.is_visible("#alternatives")

@@ -88,7 +88,7 @@ def facts_of(session: Session, stop_ids: Collection[int]) -> ModelFacts:
         training_tokens=count(data, "train_tokens"),
         examples=count(data.get("examples", {}).get("train", {}), "examples"),
         base=base,
-        step=session.step,
+        step=count(summary, "best_step") if session.step is None else session.step,
         bits_per_byte=bits,
         validation_loss=loss,
         example=example_prompt(tokenizer),

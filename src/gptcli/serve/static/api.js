@@ -54,13 +54,15 @@ export async function getJson(path) {
 export async function* stream(path, body, signal) {
   const headers = { "Content-Type": "application/json" };
   const response = await send(path, { method: "POST", headers, body: JSON.stringify({ ...body, stream: true }), signal });
+  let isDone = false; // the stream is read to its end, since leaving it earlier would cut the connection
   for await (const data of events(response, signal)) {
-    if (data === "[DONE]") return;
+    if (data === "[DONE]") isDone = true;
+    if (isDone) continue;
     const value = parsed(data);
     if (value.error) throw new ServerError(sentence(value.error.message), { code: value.error.code });
     yield value;
   }
-  throw new ServerError(`${LOST} What has come so far is kept.`);
+  if (!isDone) throw new ServerError(`${LOST} What has come so far is kept.`);
 }
 
 /** Send a request, ask for a key where one is needed, and return a response whose status is 200. */

@@ -79,7 +79,17 @@ export class Completion {
     } else if (!this.state.isExact) {
       this.state = { ...EMPTY, prompt: this.text };
     }
-    this.generate(this.state.pieces);
+    this.generate(this.withoutEnd());
+  }
+
+  /** Return the pieces but for the token that ended the text, after which the model would begin another one. */
+  withoutEnd() {
+    const { pieces } = this.state;
+    return pieces.length && this.isEnd(pieces.at(-1).tokens[0]) ? pieces.slice(0, -1) : pieces;
+  }
+
+  isEnd(token) {
+    return this.model.gptcli?.stop_ids?.includes(token.id) ?? false;
   }
 
   /** Draw the last continuation again. */
@@ -102,16 +112,17 @@ export class Completion {
     this.remember();
     this.attempt = 0;
     const kept = this.state.pieces.slice(0, place);
-    if (this.model.gptcli?.stop_ids?.includes(token.id)) {
-      this.state = { ...this.state, pieces: kept, isExact: true };
+    const likely = this.state.pieces[place].tokens[0].top_logprobs;
+    const picked = { ...token, top_logprobs: likely };
+    if (this.isEnd(token)) {
+      this.state = { ...this.state, pieces: [...kept, new Piece([picked], "")], isExact: true };
       this.draw();
       announce("The text ends here.");
       this.refresh();
       return;
     }
     byId("completion-run").focus();
-    const likely = this.state.pieces[place].tokens[0].top_logprobs;
-    this.generate(kept, { ...token, top_logprobs: likely });
+    this.generate(kept, picked);
   }
 
   /** Ask the server to continue `kept`, and `picked` after it if a token was chosen. */

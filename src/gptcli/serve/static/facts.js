@@ -28,6 +28,7 @@ function lines(facts) {
   add(facts.context, "Context", `${facts.context?.toLocaleString("en")} tokens`,
     "The most tokens that it reads at once", true);
   add(facts.vocabulary, "Vocabulary", `${facts.vocabulary?.toLocaleString("en")} tokens`, facts.tokenizer, true);
+  add(facts.step, "Step", facts.step?.toLocaleString("en"), "Of its training", true);
   add(facts.stop_tokens, "Ends at", facts.stop_tokens?.join(" "), undefined, true);
   return found;
 }

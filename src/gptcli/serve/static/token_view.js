@@ -22,7 +22,7 @@ export class TokenView {
 
   append(piece) {
     const space = piece.text.match(/^ +(?=\S)/)?.[0] ?? ""; // not marked, so that marks have the width of words
-    const owner = element("span", {}, space, element("span", { text: piece.text.slice(space.length) }));
+    const owner = element("span", {}, space, element("span", { text: piece.text.slice(space.length), "data-name": piece.name || null }));
     this.pieces.push(piece);
     this.box.append(owner);
     this.dress(owner, this.pieces.length - 1);
@@ -49,7 +49,7 @@ export class TokenView {
     owner.setAttribute("role", "button");
     owner.setAttribute("aria-haspopup", "dialog");
     owner.setAttribute("aria-expanded", "false");
-    owner.setAttribute("aria-label", `${piece.text.trim() || "space"}, ${share}`);
+    owner.setAttribute("aria-label", `${piece.name || piece.text.trim() || "space"}, ${share}`);
   }
 
   choose(owner) {

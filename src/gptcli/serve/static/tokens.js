@@ -3,11 +3,16 @@
 export const MOST_ALTERNATIVES = 10;
 const BOUNDS = [0.8, 0.5, 0.2, 0.05];
 
-/** A piece of text: one token, or several that share a character. */
+/** A piece of text: one token, or several that share a character. A special token is a piece without text. */
 export class Piece {
   constructor(tokens, text) {
     this.tokens = tokens;
     this.text = text;
+  }
+
+  /** What stands for the piece where it has no text of its own. */
+  get name() {
+    return this.text ? "" : this.tokens[0].token;
   }
 
   get probability() {
@@ -30,6 +35,7 @@ export class PieceReader {
 
   /** Return the piece that a token completes, or null if a character is still incomplete. */
   read(token) {
+    if (!token.bytes?.length && this.pending.length === 0) return new Piece([token], "");
     this.pending.push(token);
     const text = this.decoder.decode(Uint8Array.from(token.bytes ?? []), { stream: true });
     if (!text) return null;
