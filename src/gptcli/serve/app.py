@@ -19,6 +19,7 @@ from gptcli.serve.guard import Guard, on_api_error, on_http_exception
 from gptcli.serve.metrics import CONTENT_TYPE, HttpMetrics, Metric, line, render
 from gptcli.serve.models import ModelTable
 from gptcli.serve.openai.errors import ApiError
+from gptcli.serve.openai.routes import openai_routes
 from gptcli.serve.page import page_paths, page_routes
 from gptcli.serve.settings import ServeSettings
 
@@ -30,7 +31,7 @@ def create_app(models: ModelTable, settings: ServeSettings, keys: ApiKeys = NO_K
 
     `app.state` holds the models and the settings for the routes.
     """
-    http, routes = HttpMetrics(), [*operating_routes(), *api_routes(), *page_routes()]
+    http, routes = HttpMetrics(), [*operating_routes(), *openai_routes(), *page_routes()]
     policy = AccessPolicy(keys, settings.allowed_hosts, settings.cors_origins, {HEALTH, *page_paths()})
     middleware = [Middleware(Guard, settings=settings, policy=policy, metrics=http)]
     if settings.cors_origins:
@@ -60,11 +61,6 @@ def cors(settings: ServeSettings) -> Middleware:
 def operating_routes() -> Sequence[BaseRoute]:
     """Return the routes for whoever operates the server."""
     return [Route(HEALTH, health), Route(METRICS, metrics)]
-
-
-def api_routes() -> Sequence[BaseRoute]:
-    """Return the routes of OpenAI's API."""
-    return []
 
 
 async def health(request: Request) -> Response:

@@ -89,14 +89,15 @@ def validation_error(error: ValidationError) -> ApiError:
     if first["type"] == JSON_ERROR:
         reason = first["msg"].removeprefix("Invalid JSON: ")
         return ApiError(400, f"the body is not JSON: {reason}", code="invalid_json")
-    places = [".".join(map(str, mistake["loc"])) for mistake in found]
-    shown = [
-        f"{place}: {mistake['msg']}" if place else mistake["msg"]
-        for place, mistake in zip(places[:LONGEST_LIST], found, strict=False)
-    ]
-    if len(found) > LONGEST_LIST:
-        shown.append(f"and {len(found) - LONGEST_LIST} more")
-    return ApiError(400, "; ".join(shown), param=str(first["loc"][0]) if first["loc"] else None, code="invalid_value")
+    mistakes = dict[object, Any]()
+    for mistake in found:  # of a field that may have several forms, what was wrong with the one that fitted best
+        field = mistake["loc"][0] if mistake["loc"] else None
+        if field not in mistakes or len(mistake["loc"]) > len(mistakes[field]["loc"]):
+            mistakes[field] = mistake
+    shown = [f"{'.'.join(map(str, mistake['loc'])) or 'the body'}: {mistake['msg']}" for mistake in mistakes.values()]
+    rest = len(shown) - LONGEST_LIST
+    message = "; ".join([*shown[:LONGEST_LIST], *([f"and {rest} more"] if rest > 0 else [])])
+    return ApiError(400, message, param=str(first["loc"][0]) if first["loc"] else None, code="invalid_value")
 
 
 def request_error(error: GptcliError, param: str | None = None) -> ApiError:

@@ -15,6 +15,7 @@ from gptcli.serve.openai.schema import (
     Schema,
     StopString,
     TokenId,
+    Whole,
 )
 
 Ids = Annotated[list[TokenId], Field(min_length=1)]
@@ -40,11 +41,11 @@ class CompletionRequest(GenerationFields):
     echo: bool | None = None
     """Put the prompt before the completion; with `logprobs`, also the log-probabilities of its tokens."""
 
-    logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
+    logprobs: Annotated[Whole, Field(ge=0, le=MOST_LOGPROBS)] | None = None
     """Return the log-probability of each token, and those of this many most likely tokens at its place. They are the
     model's own, before temperature, penalties and filters."""
 
-    best_of: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
+    best_of: Annotated[Whole, Field(ge=1, le=MOST_CHOICES)] | None = None
     """Generate this many completions of each prompt, and return the `n` with the highest mean log-probability per
     token; not with `stream`."""
 
@@ -120,14 +121,17 @@ class ChatRequest(GenerationFields):
     messages: Annotated[list[RequestMessage], Field(min_length=1, max_length=MOST_PROMPTS)]
     """The conversation so far."""
 
-    max_completion_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    max_tokens: Annotated[Whole, Field(ge=1, lt=2**31)] | None = None
+    """Most tokens of an answer. It also ends where the model's context is full, unless `overflow` is "slide"."""
+
+    max_completion_tokens: Annotated[Whole, Field(ge=1, lt=2**31)] | None = None
     """The newer name of `max_tokens`, which it overrides."""
 
     logprobs: bool | None = None
     """Return the log-probability of each token of the answer. They are the model's own, before temperature, penalties
     and filters."""
 
-    top_logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
+    top_logprobs: Annotated[Whole, Field(ge=0, le=MOST_LOGPROBS)] | None = None
     """Return this many most likely tokens at each place; only with `logprobs`."""
 
     stop: StopString | Annotated[list[StopString], Field(max_length=4)] | None = None
@@ -167,7 +171,7 @@ class EmbeddingRequest(ModelChoice):
     encoding_format: Literal["float", "base64"] | None = None
     """Numbers (the default), or the base64 of little-endian 32-bit floats."""
 
-    dimensions: Annotated[int, Field(ge=1)] | None = None
+    dimensions: Annotated[Whole, Field(ge=1)] | None = None
     """Only the model's own width is supported."""
 
     normalize: bool | None = None

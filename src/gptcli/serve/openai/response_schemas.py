@@ -45,6 +45,28 @@ class Usage(Schema):
     prompt_tokens_details: PromptTokensDetails
 
 
+class TopLogprob(Schema):
+    """A likely token at a place."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+    id: int | None = None
+    """Only with `return_token_ids`."""
+
+
+class TokenLogprob(Schema):
+    """A token of an answer."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+    """The token's bytes, which joined are the UTF-8 of the answer."""
+    top_logprobs: list[TopLogprob]
+    id: int | None = None
+    """Only with `return_token_ids`."""
+
+
 class TextLogprobs(Schema):
     """The tokens of a completion. All lists have one entry for each token."""
 
@@ -56,6 +78,8 @@ class TextLogprobs(Schema):
     """The most likely tokens at each place, and the token itself."""
     text_offset: list[int]
     """The place of each token in the text, in characters."""
+    content: list[TokenLogprob] | None = None
+    """The tokens of the text in the form of answers; only with `return_token_ids`."""
 
 
 class TextChoice(Schema):
@@ -65,51 +89,38 @@ class TextChoice(Schema):
     text: str
     logprobs: TextLogprobs | None = None
     finish_reason: FinishWord | None = None
+    prompt_token_ids: list[int] | None = None
+    """The ids of the prompt; only with `return_token_ids`, and in a stream only in the first piece."""
+    token_ids: list[int] | None = None
+    """The ids of the text, and that of the token that ended it; only with `return_token_ids`."""
 
 
 class CompletionResponse(Schema):
     """Completions, or a piece of one in a stream."""
 
     id: str
-    object: Literal["text_completion"] = "text_completion"
+    object: Literal["text_completion"]
     created: int
     model: str
     choices: list[TextChoice]
     usage: Usage | None = None
-    system_fingerprint: str | None = None
-
-
-class TopLogprob(Schema):
-    """A likely token at a place."""
-
-    token: str
-    logprob: float
-    bytes: list[int]
-
-
-class TokenLogprob(Schema):
-    """A token of an answer."""
-
-    token: str
-    logprob: float
-    bytes: list[int]
-    """The token's bytes, which joined are the UTF-8 of the answer."""
-    top_logprobs: list[TopLogprob]
+    system_fingerprint: str
+    """Changes with the weights that are served."""
 
 
 class ChoiceLogprobs(Schema):
     """The tokens of an answer."""
 
     content: list[TokenLogprob]
-    refusal: None = None
+    refusal: None
 
 
 class AnswerMessage(Schema):
     """An answer."""
 
-    role: Literal["assistant"] = "assistant"
+    role: Literal["assistant"]
     content: str
-    refusal: None = None
+    refusal: None
 
 
 class ChatChoice(Schema):
@@ -119,18 +130,23 @@ class ChatChoice(Schema):
     message: AnswerMessage
     logprobs: ChoiceLogprobs | None = None
     finish_reason: FinishWord
+    prompt_token_ids: list[int] | None = None
+    """The ids of the prompt; only with `return_token_ids`, and in a stream only in the first piece."""
+    token_ids: list[int] | None = None
+    """The ids of the text, and that of the token that ended it; only with `return_token_ids`."""
 
 
 class ChatResponse(Schema):
     """Answers to a conversation."""
 
     id: str
-    object: Literal["chat.completion"] = "chat.completion"
+    object: Literal["chat.completion"]
     created: int
     model: str
     choices: list[ChatChoice]
     usage: Usage
-    system_fingerprint: str | None = None
+    system_fingerprint: str
+    """Changes with the weights that are served."""
 
 
 class AnswerDelta(Schema):
@@ -147,24 +163,29 @@ class ChunkChoice(Schema):
     delta: AnswerDelta
     logprobs: ChoiceLogprobs | None = None
     finish_reason: FinishWord | None = None
+    prompt_token_ids: list[int] | None = None
+    """The ids of the prompt; only with `return_token_ids`, and in a stream only in the first piece."""
+    token_ids: list[int] | None = None
+    """The ids of the text, and that of the token that ended it; only with `return_token_ids`."""
 
 
 class ChatChunk(Schema):
     """The data of one event of a stream of answers."""
 
     id: str
-    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    object: Literal["chat.completion.chunk"]
     created: int
     model: str
     choices: list[ChunkChoice]
     usage: Usage | None = None
-    system_fingerprint: str | None = None
+    system_fingerprint: str
+    """Changes with the weights that are served."""
 
 
 class EmbeddingItem(Schema):
     """The vector of one text."""
 
-    object: Literal["embedding"] = "embedding"
+    object: Literal["embedding"]
     index: int
     embedding: list[float] | str
 
@@ -179,7 +200,7 @@ class EmbeddingUsage(Schema):
 class EmbeddingResponse(Schema):
     """The vectors of texts."""
 
-    object: Literal["list"] = "list"
+    object: Literal["list"]
     data: list[EmbeddingItem]
     model: str
     usage: EmbeddingUsage
@@ -205,7 +226,7 @@ class ModelCard(Schema):
     """A model that is served."""
 
     id: str
-    object: Literal["model"] = "model"
+    object: Literal["model"]
     created: int
     owned_by: str
     gptcli: dict[str, Any] | None = None
@@ -215,5 +236,5 @@ class ModelCard(Schema):
 class ModelList(Schema):
     """The models that are served."""
 
-    object: Literal["list"] = "list"
+    object: Literal["list"]
     data: list[ModelCard]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 MOST_CHOICES = 128
 """Most answers to one prompt."""
@@ -18,6 +18,13 @@ LONGEST_STOP = 512
 """Most characters of a stop string."""
 INT64 = 2**63
 
+
+def whole(value: Any) -> Any:
+    """Return a number without its decimal point if nothing follows it: to JSON, 1.0 is an integer."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(whole)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 BIAS_KEYS = {"propertyNames": {"pattern": "^(0|[1-9][0-9]{0,8})$"}}
 StopString = Annotated[str, Field(max_length=LONGEST_STOP)]
@@ -29,6 +36,10 @@ class Schema(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="ignore", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+    def json_bytes(self) -> bytes:
+        """Return the object as JSON, with the keys that were given to it."""
+        return self.model_dump_json(exclude_unset=True).encode()
 
 
 class StreamOptions(Schema):
@@ -48,13 +59,14 @@ class ModelChoice(Schema):
 class GenerationFields(ModelChoice):
     """What requests for completions and for answers have in common.
 
-    A field that is null has its default. `top_k`, `min_p`, `repetition_penalty` and `overflow` are not OpenAI's.
+    A field that is null has its default. `top_k`, `min_p`, `repetition_penalty`, `overflow` and `return_token_ids` are
+    not OpenAI's.
     """
 
-    n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
+    n: Annotated[Whole, Field(ge=1, le=MOST_CHOICES)] | None = None
     """Answers to each prompt; 1 by default. Each is drawn with a seed of its own."""
 
-    max_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    max_tokens: Annotated[Whole, Field(ge=0, lt=2**31)] | None = None
     """Most tokens of an answer. An answer also ends where the model's context is full, unless `overflow` is "slide"."""
 
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
@@ -63,7 +75,7 @@ class GenerationFields(ModelChoice):
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     """Draw only from the most likely tokens that together have this probability."""
 
-    top_k: Annotated[int, Field(ge=-1, lt=2**31)] | None = None
+    top_k: Annotated[Whole, Field(ge=-1, lt=2**31)] | None = None
     """Draw only from the k most likely tokens; 0 or -1 draws from all."""
 
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -87,7 +99,7 @@ class GenerationFields(ModelChoice):
     ) = None
     """Numbers that are added to the logits of tokens, by the tokens' ids."""
 
-    seed: Annotated[int, Field(ge=-INT64, lt=INT64)] | None = None
+    seed: Annotated[Whole, Field(ge=-INT64, lt=INT64)] | None = None
     """Seed of the first answer; answer i is drawn with seed + i. The same request with the same seed gets the same
     answers. Without one, a random seed is chosen."""
 
@@ -100,3 +112,6 @@ class GenerationFields(ModelChoice):
     overflow: Literal["slide", "stop"] | None = None
     """What happens when the model's context is full: "stop" (the default) ends the answer with finish_reason "length";
     "slide" keeps the last half of the context and goes on, as `gptcli generate` does."""
+
+    return_token_ids: bool | None = None
+    """Return the ids of the prompt and of the text too. Not OpenAI's."""
