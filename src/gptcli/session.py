@@ -19,7 +19,9 @@ from gptcli.data.config import LossOn
 from gptcli.data.example_forms import ChatExample
 from gptcli.errors import UsageError
 from gptcli.generate.config import ENGINE_DEFAULTS, EngineConfig, GenerationConfig
+from gptcli.generate.constraint import NO_GRAMMAR, GrammarText
 from gptcli.generate.engine import Engine
+from gptcli.generate.grammar import language
 from gptcli.generate.listener import SILENT, Listener
 from gptcli.generate.sample import SampleMaker
 from gptcli.generate.step import decoding_step
@@ -77,20 +79,34 @@ class Session(LoadedModel):
         encoder.stop_ids |= self.stop_ids
         return encoder
 
-    def generate(self, prompts: Sequence[str], config: GenerationConfig, listener: Listener = SILENT) -> Generation:
+    def generate(
+        self,
+        prompts: Sequence[str],
+        config: GenerationConfig,
+        listener: Listener = SILENT,
+        grammar: GrammarText = NO_GRAMMAR,
+    ) -> Generation:
         """Generate `config.num_samples` texts for each prompt; `listener` receives them as they grow.
+
+        Each text matches `grammar`.
 
         Raises:
             UsageError: a part that torch.compile needs is missing.
             DataError, CheckpointError, OutOfMemoryError: as `encode_prompts` and `complete`.
         """
         encoded = encode_prompts(self.tokenizer, prompts, config)
-        return self.complete(encoded, config, self.stop_ids, listener)
+        return self.complete(encoded, config, self.stop_ids, listener, grammar)
 
     def chat(
-        self, conversations: Sequence[ChatExample], config: GenerationConfig, listener: Listener = SILENT
+        self,
+        conversations: Sequence[ChatExample],
+        config: GenerationConfig,
+        listener: Listener = SILENT,
+        grammar: GrammarText = NO_GRAMMAR,
     ) -> Generation:
         """Generate `config.num_samples` answers to each conversation; `listener` receives them as they grow.
+
+        Each answer matches `grammar`.
 
         Raises:
             UsageError: the model has no chat template, or a part that torch.compile needs is missing.
@@ -101,7 +117,7 @@ class Session(LoadedModel):
                 self.chat_prompt(encoder, conversation, place(number, conversations))
                 for number, conversation in enumerate(conversations)
             ]
-            return self.complete(prompts, config, encoder.stop_ids, listener)
+            return self.complete(prompts, config, encoder.stop_ids, listener, grammar)
 
     def chat_prompt(self, encoder: ChatEncoder, conversation: ChatExample, name: str) -> Prompt:
         """Return the ids of a conversation up to where the assistant is to write; `name` stands for it in errors.
@@ -122,15 +138,18 @@ class Session(LoadedModel):
         config: GenerationConfig,
         stop_ids: Collection[int],
         listener: Listener = SILENT,
+        grammar: GrammarText = NO_GRAMMAR,
     ) -> Generation:
         """Generate `config.num_samples` texts for each encoded prompt, each up to one of `stop_ids`.
 
         Raises:
-            UsageError: a part that torch.compile needs is missing.
-            DataError, CheckpointError, OutOfMemoryError: as `gptcli.generate.text.complete`.
+            UsageError: a part that torch.compile or a grammar needs is missing.
+            DataError, CheckpointError, OutOfMemoryError: as `gptcli.generate.grammar.language` and
+                `gptcli.generate.text.complete`.
         """
         engine = self.engine(config.engine_config([ids for ids, _ in prompts]))
-        return complete(engine, SampleMaker(self.tokenizer, config, stop_ids), prompts, listener)
+        maker = SampleMaker(self.tokenizer, config, stop_ids, language(grammar, self.tokenizer))
+        return complete(engine, maker, prompts, listener)
 
     def engine(self, config: EngineConfig = ENGINE_DEFAULTS) -> Engine:
         """Return an engine for requests to the model, with the matrices and the step that are fastest for its rows.

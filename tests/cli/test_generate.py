@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -93,6 +94,11 @@ def test_stdout_has_the_text_alone_of_every_prompt(model_directory: Path) -> Non
         (("--num-samples", "0"), "num_samples"),
         (("--max-new-tokens", "0"), "max_new_tokens"),
         (("--stop", ""), "stop"),
+        (("--presence-penalty", "3"), "presence_penalty"),
+        (("--frequency-penalty", "nan"), "frequency_penalty"),
+        (("--logit-bias", "5"), "'5' is not an id and a number; write ID=VALUE"),
+        (("--logit-bias", "5=101"), "logit_bias"),
+        (("--logprobs", "3"), "--logprobs has no effect on plain text; add --json"),
         (("--seed", "-1"), "seed"),
         (("--prompt-file", "missing.txt"), "both"),
         (("--repetition-penalty", "1e-38"), "repetition_penalty"),
@@ -103,6 +109,17 @@ def test_wrong_values_are_one_line_before_the_model_is_looked_for(options: tuple
     done = run("no-such-model", "prompt", *options)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert done.stderr.startswith("gptcli: ") and message in done.stderr
+
+
+def test_a_form_is_enforced_and_a_text_that_was_cut_is_called_so(model_directory: Path) -> None:
+    options = ("--regex", "[0-9]{3}-[a-c]{2}", "--temperature", "1.5", "--json", "--logprobs", "2")
+    whole, cut = (run(model_directory, "Call ", *options, "--max-new-tokens", count) for count in ("20", "4"))
+    (completion,) = json.loads(whole.stdout)["completions"]
+    assert re.fullmatch("[0-9]{3}-[a-c]{2}", completion["text"]) and completion["finish_reason"] == "stop"
+    assert [len(top) for top in completion["top_logprobs"]] == [2] * 6 and "cut" not in whole.stderr
+    (completion,) = json.loads(cut.stdout)["completions"]
+    assert len(completion["text"]) == 4 and completion["finish_reason"] == "length"
+    assert "1 text cut before the end, so not valid by --regex; raise --max-new-tokens" in cut.stderr
 
 
 def test_what_is_no_model_is_one_line(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from gptcli.console import quantity, say
 
 prompt_option = partial(typer.Option, rich_help_panel="Prompt")
 sampling_option = partial(typer.Option, rich_help_panel="Sampling")
+grammar_option = partial(typer.Option, rich_help_panel="Form of the text")
 
 
 def generate(
@@ -69,6 +70,18 @@ def generate(
         list[str] | None,
         sampling_option(metavar="ID=VALUE", help="Add VALUE to the logit of token ID; may be given several times."),
     ] = None,
+    json_schema: Annotated[
+        str | None,
+        grammar_option(metavar="FILE", help="Generate JSON only that is valid by the JSON schema in FILE."),
+    ] = None,
+    regex: Annotated[
+        str | None,
+        grammar_option(metavar="PATTERN", help="Generate texts only that match PATTERN as a whole."),
+    ] = None,
+    grammar: Annotated[
+        str | None,
+        grammar_option(metavar="FILE", help="Generate texts only that match the grammar in FILE, written as for Lark."),
+    ] = None,
     num_samples: Annotated[int, sampling_option(help="Generate this many samples per prompt.")] = 1,
     stop: Annotated[
         list[str] | None,
@@ -122,6 +135,7 @@ def generate(
     from gptcli.generate.biases import read_biases
     from gptcli.generate.chat_prompts import read_conversations
     from gptcli.generate.config import GenerationConfig
+    from gptcli.generate.grammar_files import read_grammar
     from gptcli.generate.terminal import Printer, read_prompts
 
     settings = {
@@ -146,6 +160,9 @@ def generate(
     config = validate(GenerationConfig, RawConfig(settings))
     if logprobs is not None and not as_json:
         raise UsageError("--logprobs has no effect on plain text", "add --json")
+    source = read_grammar(json_schema, regex, grammar)
+    if stop and source.kind != "any":
+        raise UsageError(f"--stop would cut a text that must match {source.name}", "leave it out")
     if chat and document_start:
         raise UsageError("--document-start has no effect on --chat, whose template begins the text", "leave it out")
     if system is not None and not chat:
@@ -162,11 +179,14 @@ def generate(
     session = open_session(ModelRequest(run, checkpoint, device, precision, quantize, compile))
     with SILENT if as_json else Printer(prompts, config, separator) as listener:
         if chat:
-            generation = session.chat(conversations, config, listener)
+            generation = session.chat(conversations, config, listener, source)
         else:
             if session.tokenizer.chat_template is not None:
                 say("a text is continued; --chat answers it as a message")
-            generation = session.generate(prompts, config, listener)
+            generation = session.generate(prompts, config, listener, source)
     if as_json:
         print(strict_json.dumps(generation.report(several=prompt_file is not None and not whole_file)))
+    cut = sum(not completion.is_whole for prompt in generation.prompts for completion in prompt.completions)
+    if cut:
+        say(f"{quantity(cut, 'text')} cut before the end, so not valid by {source.name}; raise --max-new-tokens")
     say(f"{quantity(generation.token_count, 'token')}, {generation.tokens_per_second:,.1f} tokens/s")

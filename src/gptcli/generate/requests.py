@@ -76,6 +76,7 @@ class Request:
         self.stop_ids = frozenset(stop_ids)
         """Each of these ids is the last of the request."""
         self.constraint, self.observer = constraint, observer
+        constraint.end_with(self.stop_ids)
         self.prompt_logprobs = prompt_logprobs
         """Most likely tokens to keep with each token of the prompt; None scores no prompt."""
         self.prompt_scores = PromptScores([], [])

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gptcli.generate.config import GenerationConfig, SamplingParams
-from gptcli.generate.constraint import FREE, Constraint
+from gptcli.generate.constraint import ANY_TEXT, FREE, Constraint, Language
 from gptcli.generate.requests import Alternatives, FinishReason, Observer, Request
 from gptcli.generate.streamer import TextStream
 
@@ -35,15 +35,19 @@ class Completion(NamedTuple):
     logprobs: list[float]
     """Each token's log-probability in nats under the model itself, before temperature, penalty and filters."""
     finish_reason: FinishReason
-    """`stop`: a stop string; `eot`: the token that ends a text; `length`: max_new_tokens, or the context is full."""
+    """`stop`: a stop string, or a grammar allows no more; `eot`: the token that ends a text; `length`: max_new_tokens,
+    or the context is full."""
     seed: int
     """The seed that reproduces this sample alone."""
     top_logprobs: list[Alternatives]
     """The most likely tokens in place of each token, with their log-probabilities; empty unless asked for."""
+    is_whole: bool
+    """Whether the text matches its grammar to the end; true without a grammar."""
 
     def report(self) -> dict[str, Any]:
         """Return {"text", "tokens", "logprobs", "finish_reason", "seed"} and, if asked for, "top_logprobs" for JSON."""
         report = self._asdict()
+        del report["is_whole"]
         if not self.top_logprobs:
             del report["top_logprobs"]
         return report
@@ -70,7 +74,7 @@ class Sample(Observer):
             observer=self,
             prompt_logprobs=prompt_logprobs,
         )
-        self.stream = TextStream(tokenizer, params.stop, self.request.ids)
+        self.stream = TextStream(tokenizer, params.stop, self.request.ids, constraint.context)
         self.pieces: list[str] = []
         """The text that is certain."""
         self.length = 0
@@ -151,6 +155,7 @@ class Sample(Observer):
             request.finish_reason,
             request.params.seed,
             request.top_logprobs,
+            request.constraint.is_satisfied,
         )
 
 
@@ -160,7 +165,9 @@ class SampleMaker(NamedTuple):
     tokenizer: Tokenizer
     config: GenerationConfig
     stop_ids: Collection[int] = ()
+    language: Language = ANY_TEXT
 
     def sample(self, ids: Sequence[int], number: int) -> Sample:
         """Return sample `number` of a prompt."""
-        return Sample(self.tokenizer, ids, self.config.params(number), stop_ids=self.stop_ids)
+        params, constraint = self.config.params(number), self.language.constraint()
+        return Sample(self.tokenizer, ids, params, stop_ids=self.stop_ids, constraint=constraint)

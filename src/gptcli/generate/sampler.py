@@ -201,15 +201,19 @@ class Sampler:
         bits_on_device = send(torch.from_numpy(words), self.device)[..., None] >> shifts & 1
         return bits_on_device.flatten(1)[:, : self.vocab_size].bool()
 
-    def draw_at_random(self, logits: Tensor) -> Tensor:
-        """Filter the logits (R, T, V) of the rows that are drawn at random, and draw an id for each place (R, T)."""
-        places, dtype = logits.shape[1], logits.dtype
+    def filtered(self, logits: Tensor) -> Tensor:
+        """Apply the filters to the logits (R, T, V) of the rows that are drawn at random."""
+        dtype = logits.dtype
         logits = self.temperature.apply(logits, lambda scores: scores / self.temperature.value(dtype))
         logits = self.top_k.apply(
             logits, lambda scores: sampling.top_k(scores, int(self.top_k.largest), self.top_k.each)
         )
         logits = self.top_p_tail.apply(logits, lambda scores: sampling.top_p(scores, self.top_p_tail.value(dtype)))
-        logits = self.min_p.apply(logits, lambda scores: sampling.min_p(scores, self.min_p.value(dtype)))
+        return self.min_p.apply(logits, lambda scores: sampling.min_p(scores, self.min_p.value(dtype)))
+
+    def draw_at_random(self, logits: Tensor) -> Tensor:
+        """Draw an id for each place (R, T) from the logits (R, T, V) of the rows that are drawn at random."""
+        logits, places = self.filtered(logits), logits.shape[1]
         requests = [self.requests[i] for i in self.random]
         seeds = [request.params.seed for request in requests for _ in range(places)]
         positions = [request.count + place for request in requests for place in range(places)]

@@ -18,12 +18,18 @@ class TextStream:
     `stopped` becomes true when a stop string is complete; the text then ends before it, whatever tokens it spans.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = (), prompt_ids: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        stop: Sequence[str] = (),
+        prompt_ids: Sequence[int] = (),
+        context: Sequence[int] = (),
+    ) -> None:
         self.stop = tuple(stop)
         self.held = ""
         self.stopped = False
         self.decoder = tokenizer.decode_stream()
-        for token in prompt_ids[-CONTEXT_TOKENS:]:
+        for token in (*context, *prompt_ids[-CONTEXT_TOKENS:]):
             self.decoder.step(token)
 
     def step(self, token: int) -> str:
