@@ -66,4 +66,6 @@ def test_the_rate_depends_on_the_method_and_falls_with_the_width() -> None:
     )
     assert optim(128).lr == optim(64).lr == 4 * optim(512).lr
     assert optim(512, **lora).lr == pytest.approx(optim(128, **lora).lr / 4)
+    normalised = chosen(100, model={"n_embd": 128, "context_length": 256, "qk_norm": True}, **lora)
+    assert normalised.optim.lr == 1e-2 and optim(128, **lora).lr == pytest.approx(3e-3)
     assert optim(128, optim={"name": "muon", "lr": 1e-3}).lr == 1e-3

@@ -30,17 +30,19 @@ class Recipe(NamedTuple):
     lr: its learning rate, of all weights, at TUNED_WIDTH and below; it falls with the width of wider bases.
     epochs: the passes over a training split of FEW_TOKENS and less, and the fewest over larger ones.
     steps: the steps of a run, about, as long as each has between one sequence and LARGEST_STEP tokens.
+    without_qk_norm: the factor of the rate for a base that does not normalise its queries and keys.
     """
 
     optimizer: str
     lr: float
     epochs: tuple[float, float]
     steps: int
+    without_qk_norm: float = 1.0
 
 
 RECIPES: Mapping[str, Recipe] = {
     "full": Recipe("muon", 3e-3, (10, 3), 500),
-    "lora": Recipe("adamw", 1e-2, (20, 5), 1000),
+    "lora": Recipe("adamw", 1e-2, (20, 5), 1000, without_qk_norm=0.3),
     "dpo": Recipe("adamw", 1e-4, (3, 1), 500),
     "dpo over lora": Recipe("adamw", 1e-3, (3, 1), 500),
 }
@@ -97,7 +99,7 @@ def fine_tuning(facts: CorpusFacts, user: RawConfig) -> RawConfig:
     warmup = min(MOST_WARMUP, max(1, steps // WARMUP_PART))
     chosen["schedule"] = {"name": "linear", "warmup_steps": warmup, "min_lr": 0.0}
     named = user.values.get("optim", {}).get("name", recipe.optimizer)
-    chosen["optim"] = choose_optimizer(recipe, named, model.get("n_embd", TUNED_WIDTH))
+    chosen["optim"] = choose_optimizer(recipe, named, model)
     return with_origin(without_set(chosen, user), FINE_TUNING)
 
 
@@ -131,14 +133,16 @@ def choose_epochs(recipe: Recipe, tokens: float) -> float:
     return within(wanted, fewest, most)
 
 
-def choose_optimizer(recipe: Recipe, name: str, width: int) -> dict[str, Any]:
-    """Return the settings of the optimizer of this name for a base of this width, without weight decay.
+def choose_optimizer(recipe: Recipe, name: str, model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of the optimizer of this name for a base of this shape, without weight decay.
 
-    The decay of a short run would only pull the base's own weights towards zero.
+    The decay of a short run would only pull the base's own weights towards zero. Where queries and keys are not
+    normalised, attention takes the rates of adapters less well.
     """
-    narrower = min(1.0, TUNED_WIDTH / width)
+    factor = min(1.0, TUNED_WIDTH / model.get("n_embd", TUNED_WIDTH))
+    factor *= 1.0 if model.get("qk_norm") else recipe.without_qk_norm
     if name == "muon":
-        rate = significant(recipe.lr * narrower)
+        rate = significant(recipe.lr * factor)
         return {"name": name, "lr": rate, "adamw_lr": rate, "weight_decay": 0.0, "momentum": MOMENTUM}
     rate = ONLY_ADAMW if recipe.optimizer == "muon" else recipe.lr
-    return {"name": "adamw", "lr": significant(rate * narrower), "weight_decay": 0.0}
+    return {"name": "adamw", "lr": significant(rate * factor), "weight_decay": 0.0}
