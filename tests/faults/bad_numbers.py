@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ from faults.victim import make_corpus, newest_good, train_command
 from gptcli.checkpoint.metrics import MetricsLog
 from gptcli.train.fingerprints import FINGERPRINTS_NAME
 
-STEPS = 110
 KINDS = tuple(itertools.product(("loss", "gradient"), (math.nan, math.inf)))
 
 
@@ -49,13 +49,19 @@ def poison(argument: str) -> None:
     Trainer.step, Stepper.backpropagate = step, backpropagate
 
 
-def number_campaign(nursery: Nursery, folder: Path, steps: tuple[int, ...] = (1, 10, 100)) -> BadNumbers:
-    """Each kind of bad number at each of `steps`, for one step and for three in a row, from the start and resumed."""
+def number_campaign(
+    nursery: Nursery,
+    folder: Path,
+    steps: Sequence[int] = (1, 10, 100),
+    kinds: Sequence[tuple[str, float]] = KINDS,
+    most_steps: int = 110,
+) -> BadNumbers:
+    """Each of `kinds` at each of `steps`, for one step and for three in a row, from the start and resumed."""
     counts = BadNumbers()
     corpus = make_corpus(folder)
-    for (where, value), first, bad, resumed in itertools.product(KINDS, steps, (1, 3), (False, True)):
+    for (where, value), first, bad, resumed in itertools.product(kinds, steps, (1, 3), (False, True)):
         run = folder / f"run-{counts.trials}"
-        settings = {"train__max_steps": STEPS, "train__max_bad_steps": 3}
+        settings = {"train__max_steps": most_steps, "train__max_bad_steps": 3}
         if resumed and first == 1:
             continue
         if resumed:  # stopped by the same fault, where it was

@@ -18,8 +18,8 @@ from gptcli import strict_json
 from gptcli.train.verify_resume import last_step
 
 FILE = "ckpt.pt"
-LARGER = {"model__n_embd": 192, "model__n_layer": 2}
-"""A model whose file takes long enough to write that a kill can be aimed at it."""
+LARGER = {"model__n_embd": 192, "model__n_layer": 2, "train__max_steps": 60}
+"""A model whose file takes long enough to write that a kill can be aimed at it, and more steps than are waited for."""
 LONGEST_WRITE = 0.01
 """Seconds, about, that it takes."""
 

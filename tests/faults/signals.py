@@ -31,7 +31,12 @@ class Signals:
 
 
 def signal_campaign(
-    nursery: Nursery, folder: Path, trials: int, seed: int = 0, phases: Sequence[str] = PHASES
+    nursery: Nursery,
+    folder: Path,
+    trials: int,
+    seed: int = 0,
+    phases: Sequence[str] = PHASES,
+    signals: Sequence[signal.Signals] = SIGNALS,
 ) -> Signals:
     """`trials` of each signal in each phase; every stopped training goes on and is compared with an unbroken one."""
     chance, counts = random.Random(seed), Signals()
@@ -43,7 +48,7 @@ def signal_campaign(
         settings["train__max_steps"] = STEPS
         whole = folder / f"whole-{phase.replace(' ', '-')}"
         assert nursery.run(train_command(corpus, whole, **settings), folder).code == 0
-        for signum in SIGNALS:
+        for signum in signals:
             for _ in range(trials):
                 run = folder / f"run-{sum(counts.trials.values())}"
                 command = nursery.start(train_command(corpus, run, **settings), folder)

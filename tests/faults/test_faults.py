@@ -6,7 +6,9 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from math import inf, nan
 from pathlib import Path
+from signal import SIGINT, SIGTERM, SIGUSR1
 
 import pytest
 
@@ -30,7 +32,7 @@ from faults.nonsense import nonsense_campaign
 from faults.nursery import Nursery
 from faults.other_trainings import other_training_campaign
 from faults.races import race_campaign
-from faults.signals import PHASES, signal_campaign
+from faults.signals import PHASES, SIGNALS, signal_campaign
 from faults.sizes import size_campaign
 from faults.system_calls import Call, calls_of, traced, wrong_order
 from faults.templates import template_campaign
@@ -51,8 +53,8 @@ def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
 
 @pytest.mark.slow
 def test_a_kill_at_any_moment_loses_no_checkpoint_and_changes_nothing(nursery: Nursery, tmp_path: Path) -> None:
-    found = kill_campaign(nursery, make_corpus(tmp_path), trials=12, within_a_save=6)
-    assert found.trials >= 12 and found.within_a_save >= 6
+    found = kill_campaign(nursery, make_corpus(tmp_path), trials=6, within_a_save=3, train__max_steps=60)
+    assert found.trials >= 6 and found.within_a_save >= 3
     assert found.lost_checkpoints == 0 and found.differences == [] and found.damaged_files == []
     assert found.most_steps_lost <= MOST_STEPS_LOST
 
@@ -61,7 +63,7 @@ def test_a_kill_at_any_moment_loses_no_checkpoint_and_changes_nothing(nursery: N
 def test_a_kill_of_the_training_of_an_adapter_loses_no_checkpoint_and_changes_nothing(
     nursery: Nursery, tmp_path: Path
 ) -> None:
-    found = adapter_kill_campaign(nursery, tmp_path, trials=3, within_a_save=2)
+    found = adapter_kill_campaign(nursery, tmp_path, trials=2, within_a_save=1)
     assert found.lost_checkpoints == 0 and found.differences == [] and found.damaged_files == []
     assert found.most_steps_lost <= MOST_STEPS_LOST
 
@@ -69,22 +71,25 @@ def test_a_kill_of_the_training_of_an_adapter_loses_no_checkpoint_and_changes_no
 @pytest.mark.slow
 def test_a_signal_in_any_phase_saves_and_leaves(nursery: Nursery, tmp_path: Path) -> None:
     phases = [phase for phase in PHASES if phase != "compilation"]
-    found = signal_campaign(nursery, tmp_path, trials=1, phases=phases)
-    assert found.trials == dict.fromkeys(phases, 3)
-    assert found.failures == []
+    for phase, signals in zip(phases, ((SIGTERM,), SIGNALS, (SIGUSR1,), (SIGTERM,), (SIGINT,)), strict=True):
+        folder = tmp_path / phase
+        folder.mkdir()
+        found = signal_campaign(nursery, folder, trials=1, phases=[phase], signals=signals)
+        assert found.trials == {phase: len(signals)}
+        assert found.failures == []
 
 
 @pytest.mark.slow
 def test_a_signal_ends_other_commands_and_leaves_nothing_half_written(nursery: Nursery, tmp_path: Path) -> None:
     commands = {"export --to hf": COMMANDS["export --to hf"]}
-    found = interruption_campaign(nursery, tmp_path, trials=2, commands=commands)
-    assert found.trials == 2 and found.failures == []
+    found = interruption_campaign(nursery, tmp_path, trials=1, commands=commands)
+    assert found.trials == 1 and found.failures == []
 
 
 @pytest.mark.slow
 def test_a_signal_while_the_compiler_works_leaves_at_once(nursery: Nursery, tmp_path: Path) -> None:
-    found = signal_campaign(nursery, tmp_path, trials=1, phases=["compilation"])
-    assert found.trials == {"compilation": 3}
+    found = signal_campaign(nursery, tmp_path, trials=1, phases=["compilation"], signals=[SIGINT])
+    assert found.trials == {"compilation": 1}
     assert found.failures == []
 
 
@@ -97,7 +102,7 @@ def test_every_damage_is_found_before_anything_is_used(nursery: Nursery, tmp_pat
 
 @pytest.mark.slow
 def test_a_bit_flipped_in_any_file_of_a_run_is_found_and_changes_no_output(nursery: Nursery, tmp_path: Path) -> None:
-    found = run_damage_campaign(nursery, tmp_path, flips=60, by_command=4)
+    found = run_damage_campaign(nursery, tmp_path, flips=60, by_command=2)
     assert found.failures == []
     assert found.flips == found.found == 60 and len(found.files) > 12
 
@@ -111,14 +116,14 @@ def test_a_damaged_file_of_the_data_cache_is_named_and_changes_no_token(nursery:
 
 @pytest.mark.slow
 def test_a_full_disk_costs_no_checkpoint(nursery: Nursery, tmp_path: Path) -> None:
-    found = disk_campaign(nursery, tmp_path, offsets=2, sizes=2 if can_mount(tmp_path / "tmpfs") else 0)
-    assert found.failed_writes == 2 and found.failures == []
+    found = disk_campaign(nursery, tmp_path, offsets=1, sizes=1 if can_mount(tmp_path / "tmpfs") else 0, seed=1)
+    assert found.failed_writes == 1 and found.failures == []
 
 
 @pytest.mark.slow
 def test_a_number_that_is_not_finite_changes_no_byte(nursery: Nursery, tmp_path: Path) -> None:
-    found = number_campaign(nursery, tmp_path, steps=(10,))
-    assert found.trials == 16 and found.failures == []
+    found = number_campaign(nursery, tmp_path, steps=(10,), kinds=(("loss", nan), ("gradient", inf)), most_steps=25)
+    assert found.trials == 8 and found.failures == []
 
 
 @pytest.mark.slow
@@ -136,8 +141,8 @@ def test_nonsense_is_refused_by_its_name_or_does_what_it_says(nursery: Nursery, 
 
 @pytest.mark.slow
 def test_hostile_files_run_nothing_and_take_no_memory(nursery: Nursery, tmp_path: Path) -> None:
-    found = hostile_campaign(nursery, tmp_path, part=1 / 3)
-    assert found.cases >= 20 and found.canaries == 0
+    found = hostile_campaign(nursery, tmp_path, part=1 / 6)
+    assert found.cases >= 10 and found.canaries == 0
     assert found.failures == []
 
 
@@ -183,8 +188,8 @@ def test_no_control_character_of_others_is_printed(nursery: Nursery, tmp_path: P
 
 @pytest.mark.slow
 def test_of_two_trainings_in_one_directory_one_runs(nursery: Nursery, tmp_path: Path) -> None:
-    found = race_campaign(nursery, tmp_path, trials=5)
-    assert found.trials == 5 and found.failures == []
+    found = race_campaign(nursery, tmp_path, trials=3)
+    assert found.trials == 3 and found.failures == []
 
 
 @pytest.mark.slow
@@ -265,5 +270,5 @@ def test_an_export_that_is_killed_leaves_the_old_target_or_the_new_one(nursery: 
 
 @pytest.mark.slow
 def test_everything_has_the_permissions_that_the_umask_leaves(nursery: Nursery, tmp_path: Path) -> None:
-    found = mode_campaign(nursery, tmp_path, umasks=(0o022, 0o077))
-    assert found.files > 100 and found.failures == []
+    found = mode_campaign(nursery, tmp_path, umasks=(0o027,))  # which neither 0o600 nor 0o644 obeys
+    assert found.files > 50 and found.failures == []
