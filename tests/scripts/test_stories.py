@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from command import gptcli
 from stories import corpus
 from stories.engine import Grammar, GrammarError, NotFromGrammarError
 from stories.notation import parse_option, parse_parts
@@ -61,9 +62,8 @@ def run_script(*arguments: object, stdin: str = "") -> subprocess.CompletedProce
 
 
 def test_shipped_corpus_begins_as_the_seed_makes_it(shipped: list[str]) -> None:
-    assert [story.text for story in corpus.draw_stories(100_000)] == shipped[
-        : sum(1 for _ in corpus.draw_stories(100_000))
-    ]
+    begun = [story.text for story in corpus.draw_stories(50_000)]
+    assert begun == shipped[: len(begun)] and len(begun) > 20
 
 
 @pytest.mark.slow
@@ -103,7 +103,7 @@ def test_no_general_compressor_gets_below_the_floor(compress) -> None:
 
 def test_every_sampled_story_has_one_derivation_with_the_generators_probability() -> None:
     grammar = corpus.load_grammar()
-    for story in corpus.draw_stories(60_000, seed=77):
+    for story in corpus.draw_stories(30_000, seed=77):
         parsed = grammar.parse(story.text)
         assert parsed.derivations == 1, story.text
         assert parsed.longer == 0, f"another story begins with: {story.text}"
@@ -113,7 +113,7 @@ def test_every_sampled_story_has_one_derivation_with_the_generators_probability(
 @pytest.mark.slow
 def test_a_shipped_story_has_one_derivation_with_the_recorded_bits(shipped, known_bits) -> None:
     grammar = corpus.load_grammar()
-    for text in shipped[::8]:
+    for text in shipped[::16]:
         parsed = grammar.parse(text)
         assert (parsed.derivations, parsed.longer) == (1, 0), text
         assert parsed.bits == pytest.approx(known_bits[corpus.digest(text)][1], abs=1e-5)
@@ -271,11 +271,20 @@ def test_training_approaches_the_floor_from_above(tmp_path: Path) -> None:
     from gptcli.data.shards import TokenShards
     from gptcli.tokenizer.tokenizer import load_tokenizer
 
-    run, keys = tmp_path / "run", ("data.tokenizer.name=byte", "train.max_steps=36", "train.eval_every_steps=12")
-    separator = "data.document_separator=" + json.dumps(corpus.SEPARATOR)
-    settings = [argument for key in (*keys, separator) for argument in ("--set", key)]
-    command = [sys.executable, "-m", "gptcli", "train", DATA / "stories.txt", "-c", "tiny-1m", "--out", run, "--json"]
-    done = subprocess.run([*map(str, command), *settings], capture_output=True, text=True, check=False)
+    run = tmp_path / "run"
+    keys = (
+        "data.tokenizer.name=byte",
+        "data.document_separator=" + json.dumps(corpus.SEPARATOR),
+        "model.n_layer=2",
+        "model.n_embd=64",
+        "model.n_head=2",
+        "model.context_length=128",
+        "train.tokens_per_step=2048",
+        "train.max_steps=60",
+        "train.eval_every_steps=20",
+    )
+    settings = [f"--set={key}" for key in keys]
+    done = gptcli("train", DATA / "stories.txt", "-c", "tiny-1m", "--out", run, "--json", *settings)
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
     tokenizer = load_tokenizer(run)

@@ -174,7 +174,7 @@ def test_the_rule_for_a_deadline_names_the_most_steps_even_where_it_expects_fewe
 def test_the_plain_command_and_a_deadline_that_it_meets_come_to_the_same(tmp_path: Path) -> None:
     """Three times the seconds of the plain command, so that a busy machine meets the deadline too."""
     corpus = tmp_path / "poem.txt"
-    corpus.write_text(prose(4_000))
+    corpus.write_text(prose(1_500))
     bits = {}
     seconds = 0.0
     for name in ("plain", "timed"):
