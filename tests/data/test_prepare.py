@@ -165,12 +165,12 @@ def prepare_in_process(source: str, cache: Path, results: multiprocessing.Simple
 def test_processes_that_prepare_the_same_corpus_do_not_disturb_one_another(source: str, cache: Path) -> None:
     context = multiprocessing.get_context("spawn")
     results = context.SimpleQueue()
-    processes = [context.Process(target=prepare_in_process, args=(source, cache, results)) for _ in range(3)]
+    processes = [context.Process(target=prepare_in_process, args=(source, cache, results)) for _ in range(2)]
     for process in processes:
         process.start()
     for process in processes:
         process.join()
-    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert [process.exitcode for process in processes] == [0, 0]
     assert len({results.get() for _ in processes}) == 1
     prepared(source, cache).train.verify()
     assert not [path for path in cache.rglob("*") if ".tmp-" in path.name]

@@ -139,11 +139,11 @@ def test_a_missing_tensor_leaves_nothing_behind(source, theirs, tmp_path) -> Non
     assert "\n" not in str(caught.value) and not (tmp_path / "model").exists()
 
 
-@pytest.mark.parametrize("dtype", [torch.int8, torch.complex64])
-def test_pickled_tensors_that_are_no_floats_are_named(source, theirs, tmp_path, dtype: torch.dtype) -> None:
+def test_pickled_tensors_that_are_no_floats_are_named(source, theirs, tmp_path) -> None:
     as_pickles(source, theirs, 1)
-    torch.save(theirs.state_dict() | {"model.norm.weight": torch.ones(32, dtype=dtype)}, source / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match=r"model\.norm\.weight is (int8|complex64), should be one of"):
+    complex_norm = {"model.norm.weight": torch.ones(32, dtype=torch.complex64)}
+    torch.save(theirs.state_dict() | complex_norm, source / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=r"model\.norm\.weight is complex64, should be one of"):
         import_model(str(source), tmp_path / "model")
 
 
