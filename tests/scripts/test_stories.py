@@ -280,8 +280,9 @@ def test_training_approaches_the_floor_from_above(tmp_path: Path) -> None:
         "model.n_head=2",
         "model.context_length=128",
         "train.tokens_per_step=2048",
-        "train.max_steps=60",
-        "train.eval_every_steps=20",
+        "train.max_steps=30",
+        "train.eval_every_steps=10",
+        "train.sample_every_steps=0",
     )
     settings = [f"--set={key}" for key in keys]
     done = gptcli("train", DATA / "stories.txt", "-c", "tiny-1m", "--out", run, "--json", *settings)
