@@ -13,7 +13,7 @@ from gptcli.data.batch import Batch
 from gptcli.data.batches import Batches
 from gptcli.data.shards import ShardWriter, TokenShards
 from gptcli.data.token_mix import TokenMix
-from gptcli.generate.config import EngineConfig, SamplingParams
+from gptcli.generate.config import GenerationConfig
 from gptcli.generate.engine import Engine
 from gptcli.generate.requests import Request
 from gptcli.generate.step import DecodingStep, decoding_step
@@ -72,10 +72,10 @@ def generate(job: DecodingJob) -> Contender:
         return model, decoding_step(model, default_cache_dir() if job.compile else None)
 
     def continue_prompts(prompts: list[list[int]], count: int) -> list[list[int]]:
-        params = SamplingParams(max_new_tokens=count, temperature=0.0)
-        requests = [Request(prompt, params) for prompt in prompts]
+        config = GenerationConfig(max_new_tokens=count, temperature=0.0, batch_size=len(prompts))
+        requests = [Request(prompt, config.params()) for prompt in prompts]
         model, step = made_ready(len(prompts))
-        for _ in Engine(model, EngineConfig(rows=len(prompts)), step).run(requests):
+        for _ in Engine(model, config.engine_config(prompts), step).run(requests):
             pass
         return [request.ids[request.prompt_length :] for request in requests]
 
