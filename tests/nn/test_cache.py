@@ -17,8 +17,7 @@ from gptcli.nn.state import ForwardState
 
 def written(view: KVCacheView, k: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Write k and values of -k through a view of one part; return what attention sees."""
-    (part,) = view.layer(0, [None]).parts
-    return part.update(k, -k)
+    return view.layer(0, [None]).update(k, -k)
 
 
 def test_only_filled_slots_come_back() -> None:
@@ -93,8 +92,7 @@ def test_slots_are_copied_exchanged_and_emptied() -> None:
     view = cache.extend(5, [5, 3, 0])
     view.write_ids(torch.arange(15).view(3, 5))
     for layer in range(2):
-        (part,) = view.layer(layer, [None]).parts
-        part.update(k, -k)
+        view.layer(layer, [None]).update(k, -k)
     cache.swap(0, 1)
     cache.copy(1, 2, 2)
     assert cache.lengths == [3, 5, 2]
@@ -169,7 +167,6 @@ def test_memory_of_a_large_cache_is_taken_as_it_fills() -> None:
     assert sum(memory.nbytes for memory in (*cache.keys, *cache.values)) == 2**32
     k = torch.ones(1, 1, 1000, 32)
     view = cache.extend(1000, slots=[63])
-    (part,) = view.layer(1, [None]).parts
-    keys, _ = part.update(k, k)
+    keys, _ = view.layer(1, [None]).update(k, k)
     assert float(keys.sum()) == 32000 and not cache.keys[1][0, 0, :1000].any()
     assert resident_memory_bytes(torch.device("cpu")) - before < 2**28

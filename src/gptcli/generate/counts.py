@@ -25,9 +25,9 @@ class TokenCounts:
         self.table = torch.zeros(0, vocab_size, device=device)
         """(B, V) fp32"""
 
-    def assign(self, requests: Sequence[Request]) -> None:
+    def assign(self, requests: list[Request]) -> None:
         """Make `requests` the rows, in this order. Rows of requests that were there before move along."""
-        if len(requests) == len(self.requests) and all(map(lambda a, b: a is b, requests, self.requests)):
+        if requests == self.requests:
             return
         old = {request: row for row, request in enumerate(self.requests)}
         kept = [old[request] if request in old else len(old) for request in requests]

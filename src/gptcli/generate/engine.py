@@ -145,7 +145,7 @@ class Engine:
 
     def close(self) -> None:
         """Cancel all requests, and give the memory back."""
-        for request in (*self.queue, *self.slots.requests(0, self.slots.used)):
+        for request in (*self.queue, *self.slots.requests):
             self.cancel(request)
         self.ahead, self.slots = None, Slots(self.model.new_cache(0, 0))
 
@@ -185,12 +185,14 @@ class Engine:
         self.is_stepping = True
         try:
             self.release()
-            return self.advance()
+            grown = self.advance()
+            self.release()
+            self.prepare()
+            return grown
         except torch.OutOfMemoryError:
             pass
         finally:
             self.is_stepping = False
-            self.release()
         # The tensors of the step are free only now that the exception is gone.
         return self.shrink()
 
@@ -317,12 +319,15 @@ class Engine:
         return request.params.overflow == "stop" and request.window_length > self.context_length
 
     def release(self) -> None:
-        """Take requests that have ended out of the queue and the slots, and prepare the others for the next step."""
-        self.queue = [request for request in self.queue if request.finish_reason is None]
-        for request in reversed(self.slots.requests(0, self.slots.used)):
-            if request.finish_reason is not None:
-                self.forget_ahead()
-                self.slots.leave(request, is_finite=request.error is None)
+        """Take the requests that have ended out of the queue and the slots."""
+        if any(request.finish_reason is not None for request in self.queue):
+            self.queue = [request for request in self.queue if request.finish_reason is None]
+        for request in [request for request in reversed(self.slots.requests) if request.finish_reason is not None]:
+            self.forget_ahead()
+            self.slots.leave(request, is_finite=request.error is None)
+
+    def prepare(self) -> None:
+        """Let every slot hold what its request reads next, where it has grown or has outgrown the context."""
         if self.ahead is None:
             self.slots.truncate()
         for request in reversed(self.slots.decoding_requests()):
@@ -344,6 +349,7 @@ class Engine:
 
     def shrink(self) -> list[Request]:
         """Let all requests wait for half as many slots; return those that have ended, since not even one fits."""
+        self.release()
         running = self.slots.in_order()
         if len(running) == 1:
             running[0].fail(self.no_memory())

@@ -56,12 +56,16 @@ class WindowReader:
             yield from self.read_chunk(slots, chunk)
 
     def next_chunk(self, slots: Slots, budget: int) -> Chunk:
-        """Return the next tokens of as many requests as fit into the budget, padding included; of one at least."""
-        chunk, longest = Chunk([], []), 0
+        """Return the next tokens of as many requests as fit into the budget and into their slots, padding included; of
+        one at least.
+        """
+        chunk, longest, start = Chunk([], []), 0, 0
         for request in slots.reading_requests():
-            count = min(slots.unread(request), budget)
-            longest = max(longest, count)
-            if chunk.requests and longest * (1 + len(chunk.requests)) > budget:
+            unread = slots.unread(request)
+            count = min(unread, budget)
+            longest, start = max(longest, count), max(start, request.window_length - unread)
+            is_too_long = longest * (1 + len(chunk.requests)) > budget or start + longest > slots.cache.capacity
+            if chunk.requests and is_too_long:
                 break
             chunk.requests.append(request)
             chunk.counts.append(count)

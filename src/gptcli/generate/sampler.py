@@ -97,9 +97,9 @@ class Sampler:
         self.drawn = TokenCounts(vocab_size, device, with_prompt=False)
         self.prepare_rows()
 
-    def assign(self, requests: Sequence[Request]) -> None:
+    def assign(self, requests: list[Request]) -> None:
         """Make `requests` the rows, in this order; to be called whenever rows have joined, left or moved."""
-        if len(requests) == len(self.requests) and all(map(lambda a, b: a is b, requests, self.requests)):
+        if requests == self.requests:
             return
         self.requests = list(requests)
         self.prepare_rows()

@@ -55,6 +55,8 @@ class Slots:
         """Number of slots whose requests decode, which are the first."""
         self.reading = 0
         """Number of slots whose requests are being read, which follow."""
+        self.requests: list[Request] = []
+        """The requests that hold slots, in the order of these."""
         self.clock = 0
 
     @property
@@ -72,13 +74,9 @@ class Slots:
         """Tokens of the longest slot that a request holds."""
         return max(self.cache.lengths[: self.used])
 
-    def requests(self, first: int, stop: int) -> list[Request]:
-        """Return the requests in a range of slots, all of which are held."""
-        return [slot.request for slot in self.table[first:stop] if slot.request is not None]
-
     def decoding_requests(self) -> list[Request]:
         """Return the requests that decode, in the order of their slots."""
-        return self.requests(0, self.decoding)
+        return self.requests[: self.decoding]
 
     def reading_requests(self) -> list[Request]:
         """Return the requests that are being read, in the order in which they came."""
@@ -91,7 +89,12 @@ class Slots:
 
     def number(self, request: Request) -> int:
         """Return the number of the request's slot."""
-        return next(number for number, slot in enumerate(self.table) if slot.request is request)
+        return self.requests.index(request)
+
+    def regroup(self, decoding: int, reading: int) -> None:
+        """Set how many slots belong to each group, after their contents have been moved."""
+        self.decoding, self.reading = decoding, reading
+        self.requests = [slot.request for slot in self.table[: self.used] if slot.request is not None]
 
     def unread(self, request: Request) -> int:
         """Return the number of tokens at the end of the request's window that its slot does not hold yet."""
@@ -149,12 +152,12 @@ class Slots:
         self.clock += 1
         slot = self.table[place] = Slot()
         slot.request, slot.entered = request, self.clock
-        self.reading += 1
+        self.regroup(self.decoding, self.reading + 1)
 
     def join(self, request: Request) -> None:
         """Let the request decode after those that do."""
         self.swap(self.number(request), self.decoding)
-        self.decoding, self.reading = self.decoding + 1, self.reading - 1
+        self.regroup(self.decoding + 1, self.reading - 1)
 
     def begin_again(self, request: Request) -> None:
         """Forget what the slot of a request that decodes holds, so that its window is read."""
@@ -163,18 +166,21 @@ class Slots:
         self.clock += 1
         self.table[number].entered = self.clock
         self.swap(number, self.decoding - 1)
-        self.decoding, self.reading = self.decoding - 1, self.reading + 1
+        self.regroup(self.decoding - 1, self.reading + 1)
 
     def truncate(self) -> None:
         """Let every slot that decodes hold its window but for the last id, which is read next."""
-        for number, request in enumerate(self.decoding_requests()):
-            self.cache.lengths[number] = min(self.cache.lengths[number], request.window_length - 1)
+        lengths = self.cache.lengths
+        for number, request in enumerate(self.requests[: self.decoding]):
+            lengths[number] = min(lengths[number], request.window_length - 1)
 
     def leave(self, request: Request, is_finite: bool = True) -> None:
         """Free the request's slot. It keeps its tokens, unless their keys and values may not be finite."""
         number = self.number(request)
         if is_finite:
-            kept = self.held(number)[: max(0, self.cache.capacity - self.spare)]
+            # In the place of the last id there may be a wrong draft of it.
+            most = min(request.window_length - 1, self.cache.capacity - self.spare)
+            kept = self.held(number)[: max(0, most)]
         else:
             kept = []
             self.cache.clear(number)
@@ -183,12 +189,12 @@ class Slots:
         slot = self.table[number] = Slot()
         slot.ids, slot.used = kept, self.clock
         if number < self.decoding:
-            self.decoding -= 1
-            self.swap(number, self.decoding)
-            self.swap(self.decoding, self.used)
+            self.swap(number, self.decoding - 1)
+            self.swap(self.decoding - 1, self.used - 1)
+            self.regroup(self.decoding - 1, self.reading)
         else:
-            self.reading -= 1
-            self.swap(number, self.used)
+            self.swap(number, self.used - 1)
+            self.regroup(self.decoding, self.reading - 1)
 
     def swap(self, one: int, other: int) -> None:
         """Exchange two slots."""

@@ -40,6 +40,10 @@ class LayerPart(NamedTuple):
     mask: Tensor | None
     end: int | None
 
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, attention: AttentionOf) -> Tensor:
+        """Write the new tokens' k, v (B, K, T, D); return the attention (B, H, T, D) of their q (B, H, T, D)."""
+        return attention(q, *self.update(k, v), self.mask, 0.0)
+
     def update(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Write the new tokens' k, v (B, K, T, D); return all that attention sees, (B, K, S, D) each."""
         if isinstance(self.places, slice):
@@ -53,20 +57,18 @@ class LayerPart(NamedTuple):
         return self.keys[:, :, : self.end], self.values[:, :, : self.end]
 
 
-class LayerCache(NamedTuple):
-    """What one layer's attention extends and reads."""
+class LayerParts(NamedTuple):
+    """Several parts of one layer, which attention reads one after another."""
 
     parts: tuple[LayerPart, ...]
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, attention: AttentionOf) -> Tensor:
         """Write the new tokens' k, v (B, K, T, D); return the attention (B, H, T, D) of their q (B, H, T, D)."""
-        if len(self.parts) == 1:
-            part = self.parts[0]
-            return attention(q, *part.update(k, v), part.mask, 0.0)
-        heads = [
-            attention(q[part.rows], *part.update(k[part.rows], v[part.rows]), part.mask, 0.0) for part in self.parts
-        ]
-        return torch.cat(heads)
+        return torch.cat([part.attend(q[part.rows], k[part.rows], v[part.rows], attention) for part in self.parts])
+
+
+LayerCache = LayerPart | LayerParts
+"""What one layer's attention extends and reads."""
 
 
 class CachePart(NamedTuple):
@@ -116,7 +118,9 @@ class KVCacheView(NamedTuple):
 
     def layer(self, number: int, masks: Sequence[Tensor | None]) -> LayerCache:
         """Return the part of one layer, whose attention has these masks, one for each of `parts`."""
-        return LayerCache(tuple([part.layer(number, mask) for part, mask in zip(self.parts, masks, strict=True)]))
+        if len(self.parts) == 1:
+            return self.parts[0].layer(number, masks[0])
+        return LayerParts(tuple([part.layer(number, mask) for part, mask in zip(self.parts, masks, strict=True)]))
 
     def with_places(self, places: Tensor) -> KVCacheView:
         """Return the view with the new tokens in other places; it has one part."""
