@@ -25,6 +25,8 @@ PART_BYTES = 2**19
 rows are read together where that reads fewer bytes in vain."""
 LARGEST_PART = 64
 """Most rows of a part, so that finding the parts of many rows takes no time to speak of."""
+ALL_ROWS = slice(None)
+"""The rows of a view's only part."""
 LEAST_MAPPED = 2**24
 """Bytes from which on a cache on the CPU takes memory as it fills, not at once."""
 
@@ -34,11 +36,10 @@ class LayerPart(NamedTuple):
 
     rows: slice
     keys: Tensor
-    """(B, K, S, D); with `end`, the places that attention does not see as well."""
+    """(B, K, S, D)"""
     values: Tensor
     places: Places
     mask: Tensor | None
-    end: int | None
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, attention: AttentionOf) -> Tensor:
         """Write the new tokens' k, v (B, K, T, D); return the attention (B, H, T, D) of their q (B, H, T, D)."""
@@ -52,9 +53,7 @@ class LayerPart(NamedTuple):
             rows = torch.arange(k.shape[0], device=k.device)[:, None]  # (B, 1)
             self.keys[rows, :, self.places] = k.transpose(1, 2)  # (B, T, K, D)
             self.values[rows, :, self.places] = v.transpose(1, 2)
-        if self.end is None:
-            return self.keys, self.values
-        return self.keys[:, :, : self.end], self.values[:, :, : self.end]
+        return self.keys, self.values
 
 
 class LayerParts(NamedTuple):
@@ -82,14 +81,15 @@ class CachePart(NamedTuple):
     ids: Tensor
     """(B, S)"""
     places: Places
-    seen: int
-    """Number of places that attention sees, S."""
-    end: int | None = None
-    """S, where keys and values have further places, which may be written."""
+
+    @property
+    def seen(self) -> int:
+        """Number of places that attention sees, S."""
+        return self.ids.shape[1]
 
     def layer(self, number: int, mask: Tensor | None) -> LayerPart:
         """Return the part of one layer."""
-        return LayerPart(self.rows, self.keys[number], self.values[number], self.places, mask, self.end)
+        return LayerPart(self.rows, self.keys[number], self.values[number], self.places, mask)
 
     def write_ids(self, input_ids: Tensor) -> Tensor:
         """Write the new tokens' ids (B, T); return those in the place before them, (B, 1)."""
@@ -207,18 +207,18 @@ class KVCache:
         for slot, start, own in zip(slots, starts, counts or [count] * len(starts), strict=True):
             self.lengths[slot] = start + own
         if static_end is not None:
-            rows, places = slice(0, len(starts)), self.places_from(starts, count)
-            return KVCacheView((self.part(rows, 0, places, static_end, is_static=True),), places)
+            places = self.places_from(starts, count)
+            return KVCacheView((self.part(ALL_ROWS, range(len(starts)), places, static_end),), places)
         parts = self.parts(slots, starts)
         if len(parts) == 1 and min(starts) == max(starts):
             same = slice(starts[0], starts[0] + count)
-            return KVCacheView((self.part(parts[0], slots[0], same, same.stop),), same)
+            return KVCacheView((self.part(ALL_ROWS, slots, same, same.stop),), same)
         places = self.places_from(starts, count)
         found = []
         for rows in parts:
             longest, shortest = max(starts[rows]), min(starts[rows])
             here = slice(longest, longest + count) if shortest == longest else places[rows]
-            found.append(self.part(rows, slots[rows.start], here, longest + count))
+            found.append(self.part(rows, slots[rows], here, longest + count))
         return KVCacheView(tuple(found), places)
 
     def places_from(self, starts: Sequence[int], count: int) -> Tensor:
@@ -226,15 +226,12 @@ class KVCache:
         device = self.ids.device
         return send(torch.tensor(starts), device)[:, None] + torch.arange(count, device=device)
 
-    def part(self, rows: slice, first: int, places: Places, end: int, *, is_static: bool = False) -> CachePart:
-        """Return the slots from `first` on that belong to the rows, up to the place `end`."""
-        slots = slice(first, first + rows.stop - rows.start)
-        if is_static:
-            keys, values = [keys[slots] for keys in self.keys], [values[slots] for values in self.values]
-            return CachePart(rows, keys, values, self.ids[slots], places, end, end)
-        keys = [keys[slots, :, :end] for keys in self.keys]
-        values = [values[slots, :, :end] for values in self.values]
-        return CachePart(rows, keys, values, self.ids[slots, :end], places, end)
+    def part(self, rows: slice, slots: Sequence[int], places: Places, end: int) -> CachePart:
+        """Return the consecutive slots that belong to the rows, up to the place `end`."""
+        part = slice(slots[0], slots[-1] + 1)
+        keys = [keys[part, :, :end] for keys in self.keys]
+        values = [values[part, :, :end] for values in self.values]
+        return CachePart(rows, keys, values, self.ids[part, :end], places)
 
     def parts(self, slots: Sequence[int], starts: list[int]) -> list[slice]:
         """Return the rows in groups of consecutive slots, those that attention reads together in the least time."""
