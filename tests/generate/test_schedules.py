@@ -244,7 +244,7 @@ def test_numbers_that_are_not_finite_end_their_own_request_only(make_model: Make
             for row in range(*part.rows.indices(len(is_poisoned))):
                 if is_poisoned[row]:
                     for memory in (*part.keys, *part.values):
-                        memory[row - part.rows.start] = torch.nan
+                        memory[row - (part.rows.start or 0)] = torch.nan
         return hidden.masked_fill(is_poisoned[:, None, None], torch.nan)
 
     model.hidden_states = spoilt
