@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from gptcli import strict_json
 from gptcli.errors import GptcliError
-from gptcli.generate.constraint import FREE, Constraint
+from gptcli.generate.constraint import FREE, Constraint, GrammarText
+from gptcli.generate.grammar import Grammar
 from gptcli.serve.models import ServedModel
 from gptcli.serve.openai.errors import ApiError, invalid
 from gptcli.serve.openai.request_schemas import ResponseFormat
 from gptcli.tokenizer.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from gptcli.generate.grammar import Grammar
 
 ANY_OBJECT: dict[str, Any] = {"type": "object"}
 FIELD = "response_format"
@@ -38,9 +36,6 @@ class GrammarCache:
         Raises:
             DataError, UsageError: as `Grammar`.
         """
-        from gptcli.generate.constraint import GrammarText
-        from gptcli.generate.grammar import Grammar
-
         with self.lock:
             found = self.kept.setdefault(tokenizer, OrderedDict())
             if schema in found:

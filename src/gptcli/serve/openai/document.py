@@ -47,9 +47,10 @@ class Operation(NamedTuple):
 def document(operations: Sequence[Operation]) -> bytes:
     """Return the document of some operations as JSON."""
     requests = [operation.request for operation in operations if operation.request]
-    responses = [schema for one in operations for schema in (one.response, one.chunk) if schema]
+    responses: list[type[Schema]] = [schema for one in operations for schema in (one.response, one.chunk) if schema]
+    responses.append(ErrorResponse)
     read: list[DescribedSchema] = [(schema, VALIDATED) for schema in dict.fromkeys(requests)]
-    written: list[DescribedSchema] = [(schema, WRITTEN) for schema in dict.fromkeys([*responses, ErrorResponse])]
+    written: list[DescribedSchema] = [(schema, WRITTEN) for schema in dict.fromkeys(responses)]
     _, schemas = models_json_schema([*read, *written], ref_template=REFERENCE + "{model}")
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
