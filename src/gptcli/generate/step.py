@@ -48,7 +48,8 @@ def forward(model: GPT, ids: Tensor, view: KVCacheView) -> Tensor:
 
 class StaticShapeStep:
     """A forward pass of `model` whose shapes stay the same from step to step: attention sees as many places of each
-    slot as the power of two above the longest.
+    slot as the power of two above the longest. Rows beyond those that decode may be computed too: what they write is
+    never read.
     """
 
     def __init__(self, model: GPT, forward: Forward) -> None:
@@ -66,8 +67,10 @@ class StaticShapeStep:
         return self.run(ids, view, cache)[:B]
 
     def rows(self, count: int, cache: KVCache) -> int:
-        """Return the number of rows to compute for `count` requests."""
-        return count
+        """Return the number of rows to compute for `count` requests: never one of several, which compiled code would
+        treat as a case of its own.
+        """
+        return min(cache.slots, max(count, 2))
 
     def run(self, ids: Tensor, view: KVCacheView, cache: KVCache) -> Tensor:
         """Run the forward pass over a view of the cache."""
@@ -80,7 +83,7 @@ class CudaGraphStep(StaticShapeStep):
 
     A graph works on the memory that it was recorded with. There is one for each number of rows, tokens and places, the
     first and the last in powers of two; they share the memory of their intermediate results. So the logits last until
-    the next step. Rows beyond those that decode are computed as well: what they write is never read.
+    the next step.
     """
 
     def __init__(self, model: GPT, forward: Forward) -> None:
