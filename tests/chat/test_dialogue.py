@@ -184,7 +184,7 @@ def test_a_message_longer_than_the_context_is_refused_and_leaves_the_chat_as_it_
     dialogue = dialogue_of(session, encoder)
     say(dialogue, "Who?")
     before = messages(dialogue)
-    with pytest.raises(DataError, match=r"the message has \d+ tokens .* more than .* context of 96; shorten it"):
+    with pytest.raises(DataError, match=r"the message takes \d+ tokens .* more than its context of 96; shorten it"):
         dialogue.say("Why? " * 40)
     assert messages(dialogue) == before and say(dialogue, "Why?") is not None
 

@@ -75,7 +75,7 @@ def test_a_base_model_says_that_it_continues_a_text(base: Path, tmp_path: Path) 
 def test_an_error_ends_a_pipe_with_its_line_and_exit_code(model: Path, base: Path) -> None:
     for path, options, text, code, message in (
         (model, (), "/set temperature=-1\nWho?\n", 2, "temperature: input should be"),
-        (model, (), "Who? " * 60, 3, "more than the model's context of 96"),
+        (model, (), "Who? " * 60, 3, "more than its context of 96"),
         (base, ("--system", "x"), "", 2, "a base model reads no system message"),
         (model, ("--temperature", "-1"), "", 2, "temperature"),
         (model, ("--load", "nowhere.jsonl"), "", 5, "cannot read nowhere.jsonl"),

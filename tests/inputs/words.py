@@ -27,8 +27,8 @@ ATTEMPTS = [
         then="gptcli train book.txt {tiny} --set train.tokens_per_step=128 --set train.batch_size=8",
     ),
     Attempt(
-        "`gptcli chat RUN`, `plot`, `sft`",
-        "gptcli chat {run}",
+        "`gptcli sample RUN`, `plot`, `sft`",
+        "gptcli sample {run}",
         'names the replacement: `gptcli generate RUN "PROMPT"`',
         code=2,
         says=("gptcli generate RUN",),

@@ -150,8 +150,8 @@ class Dialogue:
             ids = self.fitted(reply)
             if len(ids) > self.context:
                 raise DataError(
-                    f"the message has {len(ids):,} tokens with what belongs to it, more than the model's context of "
-                    f"{self.context:,}",
+                    f"the message takes {len(ids):,} tokens with all that the model must read beside it, more than its "
+                    f"context of {self.context:,}",
                     "shorten it",
                 )
         except GptcliError:

@@ -264,4 +264,5 @@ def show_summary(summary: dict[str, Any], plan: Plan, ending: Ending, baseline: 
     prompt = (suggested_question if is_chat else suggested_prompt)(plan.data.val, plan.data.tokenizer)
     words = " --chat" * is_chat + (f" {shell_word(prompt)}" if prompt else "")
     say(f"  gptcli generate {shell_word(ending.run)}{words}")
+    say(f"  gptcli chat {shell_word(ending.run)}")
     say(f"  gptcli eval {shell_word(ending.run)}")
