@@ -87,7 +87,7 @@ def test_a_command_that_cannot_be_obeyed_is_one_line_and_changes_nothing(talk: T
     with pytest.raises(GptcliError) as raised:
         talk.type(text)
     assert message in str(raised.value)
-    assert talk.dialogue.params == SAMPLED and talk.dialogue.usage().used == 0
+    assert talk.dialogue.params == SAMPLED and talk.dialogue.last is None
 
 
 def test_commands_go_through_a_conversation(talk: Talk, tmp_path: Path) -> None:

@@ -114,6 +114,8 @@ def test_a_reply_is_drawn_again_with_another_seed_and_takes_the_place_of_the_fir
     assert [say(again, "Who?"), "".join(again.retry())] == [first, second]
     dialogue.set_params(SAMPLED.model_copy(update={"seed": 6}))
     assert "".join(dialogue.retry()) == second
+    used = dialogue.usage()
+    assert used.used > used.prompt + used.written and used.cached == used.prompt - 1
 
 
 def test_a_reply_that_was_stopped_stays_and_goes_on_as_if_it_had_not_been(

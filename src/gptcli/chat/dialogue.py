@@ -18,15 +18,15 @@ from gptcli.tokenizer.tokenizer import Tokenizer
 
 Pieces = Generator[str, None, None]
 """The text of a reply as it grows; closing it stops the reply."""
-SEEDS = 2**63
-"""The number of seeds."""
+SEEDS, APART = 2**63, 2**32
+"""The number of seeds, and the distance between those of the requests of one reply."""
 
 
 class TokenUsage(NamedTuple):
     """Numbers of tokens of a chat.
 
     Attributes:
-        used: tokens that the model would read now.
+        used: tokens that the model would read with the shortest message.
         context: tokens that it can read.
         prompt: tokens before the last reply.
         cached: those of them that were not read again, since the engine had their keys and values.
@@ -70,7 +70,7 @@ class Dialogue:
         self.params, self.on_drop = params, on_drop
         self.context = engine.context_length
         self.drawn = 0
-        """Requests so far: each is drawn with a seed of its own, so that /retry gives another reply."""
+        """Replies so far: each is drawn with the next seed, so that /retry gives another one."""
         self.last: Reply | None = None
 
     def set_params(self, params: SamplingParams) -> None:
@@ -157,7 +157,9 @@ class Dialogue:
         except GptcliError:
             self.transcript.restore(before)
             raise
-        self.last = reply
+        if reply is not self.last:
+            self.last, reply.seed = reply, self.params.seed + self.drawn
+            self.drawn += 1
         return self.pieces(reply, ids)
 
     def fitted(self, reply: Reply) -> list[int]:
@@ -197,11 +199,11 @@ class Dialogue:
     def request(self, reply: Reply, ids: list[int], limit: int) -> Request:
         """Return the request that continues a reply up to `limit` ids."""
         values = {
-            "seed": (self.params.seed + self.drawn) % SEEDS,
+            "seed": (reply.seed + APART * reply.requests) % SEEDS,
             "max_new_tokens": limit - len(reply.ids),
             "overflow": "stop",  # whole turns are left out instead, by `fitted`
         }
-        self.drawn += 1
+        reply.requests += 1
         params = self.params.model_copy(update=values)
         return Request(ids, params, stop_ids=self.transcript.stop_ids, observer=reply)
 

@@ -158,7 +158,9 @@ class MessageTranscript(Transcript):
     def ids(self, written: Sequence[int] = ()) -> list[int]:
         """Return the ids that the model reads, and `written` after them."""
         messages = self.window(self.first)
-        return [*(self.encode(messages) if messages else ()), *written]
+        if not self.is_waiting:  # nor do all templates write a prompt for an answer after an answer
+            messages.append({"role": "user", "content": "?"})
+        return [*self.encode(messages), *written]
 
     def drop(self, limit: int, written: Sequence[int] = ()) -> str:
         """Leave out as few whole turns as possible, and at least one, but never the last one."""

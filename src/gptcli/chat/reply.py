@@ -22,6 +22,8 @@ class Reply(Observer):
         end: why it ended; None while it is being written.
         cached: tokens of its first prompt that were not read again.
         prompt_length: tokens of its first prompt.
+        seed: the seed of its first request.
+        requests: the number of its requests.
     """
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
@@ -29,7 +31,7 @@ class Reply(Observer):
         self.ids: list[int] = []
         self.text = ""
         self.end: ReplyEnd | None = None
-        self.cached = self.prompt_length = 0
+        self.cached = self.prompt_length = self.seed = self.requests = 0
         self.stream: TextStream | None = None
         self.taken = 0
 
