@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import torch
@@ -193,4 +193,5 @@ def open_session(request: ModelRequest) -> Session:
     model, source = loaded.model, loaded.source
     if request.quantize:
         model, source = quantized(model, request.quantize), f"{source}, quantized to {request.quantize}"
-    return Session(model, loaded.tokenizer, loaded.run, source, loaded.listed_stop_ids, request=request)
+    found = {one.name: getattr(loaded, one.name) for one in fields(loaded)} | {"model": model, "source": source}
+    return Session(**found, request=request)

@@ -42,7 +42,7 @@ def read_source(argument: str, request: ModelRequest) -> ModelSource:
         UsageError: the name cannot be one.
     """
     name, equals, path = argument.partition("=")
-    if not equals or is_model(Path(argument)):
+    if not equals or is_directory(argument):
         path = argument
         name = NOT_IN_A_NAME.sub("-", default_name(argument)).strip("-./") or "model"
     if not NAME.fullmatch(name) or not path:
@@ -50,6 +50,14 @@ def read_source(argument: str, request: ModelRequest) -> ModelSource:
             f"{argument!r} does not name a model", "write RUN or NAME=RUN, with letters, digits and ._/:@+- in the name"
         )
     return ModelSource(name, replace(request, path=path))
+
+
+def is_directory(path: str) -> bool:
+    """Return whether there is a model at a path, which may be no path at all."""
+    try:
+        return is_model(Path(path))
+    except OSError:
+        return False
 
 
 def default_name(path: str) -> str:
