@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from gptcli.interruptible import CallThread
 from gptcli.nn.device import resident_memory_bytes
 from gptcli.serve.chat_prompts import ChatPrompts
 from gptcli.serve.metrics import Histogram, Metric, MetricKind, line
@@ -159,10 +160,11 @@ class ModelTable:
             yield Metric(name, "histogram", text, found)
 
     def close(self) -> None:
-        """End all engines."""
+        """End all engines. A step that does not end soon is left to the end of the process, which is then at once."""
         for served in self.served():
             served.worker.close()
         for served in self.served():
-            served.worker.has_ended.wait(ENGINE_STOP_SECONDS)
+            if not served.worker.has_ended.wait(ENGINE_STOP_SECONDS):
+                CallThread(served.worker.has_ended.wait)  # for which no end of the process waits (`exit_process`)
             if served.chat is not None:
                 served.chat.close()

@@ -17,7 +17,6 @@ from gptcli.errors import GptcliError, first_line
 from gptcli.generate.engine import Engine, EngineStatistics
 from gptcli.generate.requests import Request
 from gptcli.generate.sample import Sample
-from gptcli.interruptible import CallThread
 from gptcli.serve.metrics import Histogram
 from gptcli.serve.openai.errors import ApiError
 from gptcli.serve.stream import Stream
@@ -90,7 +89,8 @@ class EngineWorker:
         self.under_way = 0
         self.is_retired = self.is_closed = False
         self.has_ended = threading.Event()
-        CallThread(self.run)  # not kept, so that nothing of the model outlives its last user
+        # Not kept, so that nothing of the model outlives its last user.
+        threading.Thread(target=self.run, name="engine", daemon=True).start()
 
     @property
     def is_alive(self) -> bool:
