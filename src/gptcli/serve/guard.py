@@ -82,6 +82,8 @@ class Exchange:
         elif message["type"] == "http.response.body":
             self.is_complete = not message.get("more_body", False)
         await self.forward(message)
+        if not self.is_complete:
+            await asyncio.sleep(0)  # after a disconnection uvicorn returns at once, and no other task would ever run
 
     @property
     def route(self) -> str:
