@@ -16,10 +16,6 @@ CONTINUES = "continues"
 TEXTS = ("The ferry left at nine.", "She never left anything", "café")
 
 
-def cosine(a: np.ndarray, b: np.ndarray) -> float:
-    return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
-
-
 @pytest.mark.slow  # transformers takes seconds to load
 def test_a_vector_is_the_mean_of_the_last_hidden_states(
     client: openai.OpenAI, continuing: Session, tmp_path: Path
@@ -50,6 +46,14 @@ def test_ids_have_the_vector_of_their_text(client: openai.OpenAI, continuing: Se
     of_ids = client.embeddings.create(model=CONTINUES, input=continuing.tokenizer.encode(TEXTS[0])).data[0].embedding
     assert of_ids == of_text
     assert len(client.embeddings.create(model=CONTINUES, input=TEXTS[0], dimensions=32).data[0].embedding) == 32
+
+
+def test_texts_have_the_same_vectors_alone_and_together(client: openai.OpenAI) -> None:
+    texts = [("The ferry left. " * 9)[: 1 + 7 * (number % 19)] for number in range(60)]
+    together = client.embeddings.create(model=CONTINUES, input=texts).data
+    for text, item in list(zip(texts, together, strict=True))[::7]:
+        alone = client.embeddings.create(model=CONTINUES, input=text).data[0].embedding
+        assert item.embedding == pytest.approx(alone, abs=1e-5)
 
 
 def test_what_is_not_possible_is_refused(client: openai.OpenAI) -> None:
