@@ -26,6 +26,35 @@ STREAM = (
 )
 
 
+HEALTH_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "status": {"enum": ["ok", "loading", "failed"]},
+        "models": {"type": "object", "additionalProperties": {"enum": ["loading", "ready", "failed"]}},
+    },
+    "required": ["status", "models"],
+}
+OPERATING: dict[str, dict[str, Any]] = {
+    "/health": {
+        "operationId": "health",
+        "summary": "Say whether every model is ready.",
+        "security": [],
+        "responses": {
+            "200": {"description": "Every model is ready.", "content": {JSON: {"schema": HEALTH_SCHEMA}}},
+            "503": {"description": "One is loading or has failed.", "content": {JSON: {"schema": HEALTH_SCHEMA}}},
+        },
+    },
+    "/metrics": {
+        "operationId": "metrics",
+        "summary": "Count requests, times and slots in Prometheus' text format.",
+        "responses": {
+            "200": {"description": "The metrics.", "content": {"text/plain": {"schema": {"type": "string"}}}}
+        },
+    },
+}
+"""The paths for whoever operates the server."""
+
+
 class Operation(NamedTuple):
     """A method of a path.
 
@@ -45,14 +74,14 @@ class Operation(NamedTuple):
 
 
 def document(operations: Sequence[Operation]) -> bytes:
-    """Return the document of some operations as JSON."""
+    """Return the document of the API's operations, and of those of the server, as JSON."""
     requests = [operation.request for operation in operations if operation.request]
     responses: list[type[Schema]] = [schema for one in operations for schema in (one.response, one.chunk) if schema]
     responses.append(ErrorResponse)
     read: list[DescribedSchema] = [(schema, VALIDATED) for schema in dict.fromkeys(requests)]
     written: list[DescribedSchema] = [(schema, WRITTEN) for schema in dict.fromkeys(responses)]
     _, schemas = models_json_schema([*read, *written], ref_template=REFERENCE + "{model}")
-    paths: dict[str, dict[str, Any]] = {}
+    paths: dict[str, dict[str, Any]] = {path: {"get": about} for path, about in OPERATING.items()}
     for operation in operations:
         paths.setdefault(operation.path, {})[operation.method.lower()] = described(operation)
     content = {
