@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import stat
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -292,8 +294,9 @@ def metrics(port: int) -> str:
 @contextlib.contextmanager
 def busy(server: ServedProcess, max_tokens: int, count: int = 1) -> Iterator[list[Any]]:
     """In the block the server works on a request, whose answer or error is in the list after it."""
-    thread, found = in_thread(lambda: chat(server.port, max_tokens=max_tokens, n=count, seed=1))
-    wait_until(lambda: f'gptcli_slots_used{{model="tiny"}} {count}' in metrics(server.port))
+    endless = dict.fromkeys(map(str, range(256, 259)), -100)  # the special tokens, which would end an answer
+    thread, found = in_thread(lambda: chat(server.port, max_tokens=max_tokens, n=count, logit_bias=endless))
+    wait_until(lambda: re.search(r'gptcli_slots_used{model="tiny"} [1-9]', metrics(server.port)) is not None)
     yield found
     thread.join(30)
 
@@ -320,3 +323,22 @@ def test_the_drain_has_a_limit_and_a_second_signal_ends_it_at_once(model: Path) 
         server.process.send_signal(signal.SIGTERM)
         server.wait_for("stopping")
         assert server.stop(signal.SIGTERM, seconds=10) == 128 + signal.SIGTERM
+
+
+@pytest.mark.slow
+def test_the_curl_lines_of_the_docs_are_answered(root: Path, model: Path) -> None:
+    text = (root / "docs" / "serving.md").read_text()
+    blocks = [block for block in re.findall(r"```sh\n(.*?)```", text, re.S) if "curl" in block]
+    parts = [part for block in blocks for part in re.split(r"^(?=curl )", block, flags=re.M)]  # one may take many lines
+    commands = [part.partition("\n#")[0] for part in parts if part.startswith("curl ")]
+    assert len(commands) >= 6
+    with served_process(model) as server:
+        for command in commands:
+            assert "http://127.0.0.1:8000" in command
+            line = command.replace("127.0.0.1:8000", f"127.0.0.1:{server.port}")
+            done = subprocess.run(
+                ["bash", "-c", line.replace("curl", "curl --silent --show-error --fail-with-body --max-time 60", 1)],
+                capture_output=True,
+                text=True,
+            )
+            assert done.returncode == 0 and done.stdout, (command, done.stdout, done.stderr)
