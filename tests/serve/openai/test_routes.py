@@ -13,7 +13,8 @@ import pytest
 
 from gptcli.errors import DataError
 from gptcli.generate.constraint import Constraint
-from gptcli.serve.openai import chat
+from gptcli.serve.models import ModelTable
+from gptcli.serve.openai import chat as chat_module
 from gptcli.session import Session
 
 ANSWERS, CONTINUES = "answers", "continues"
@@ -43,7 +44,7 @@ def test_the_models_are_listed(client: openai.OpenAI) -> None:
         client.post("/completions", body={"prompt": "a"}, cast_to=object)
 
 
-def test_tokens_are_those_that_completions_read(post: Any, continuing: Session, answering: Session) -> None:
+def test_tokens_are_those_that_completions_read(post: Any, continuing: Session, table: ModelTable) -> None:
     text = "The café, <|endoftext|>"
     found = post("/tokenize", {"model": CONTINUES, "prompt": text, "return_token_strs": True}).json()
     ids = continuing.tokenizer.encode(text)
@@ -52,8 +53,9 @@ def test_tokens_are_those_that_completions_read(post: Any, continuing: Session, 
     assert post("/detokenize", {"model": CONTINUES, "tokens": ids}).json() == {"prompt": text}
 
     messages = [{"role": "user", "content": "Who?"}]
-    with answering.chat_encoder() as encoder:
-        expected = encoder.prompt(messages, "it")
+    chat = table.get(ANSWERS).chat
+    assert chat is not None
+    expected = chat.ids(messages)
     assert post("/tokenize", {"model": ANSWERS, "messages": messages}).json()["tokens"] == expected
     assert post("/tokenize", {"model": ANSWERS}).status_code == 400
     assert post("/detokenize", {"model": ANSWERS, "tokens": [10**6]}).json()["error"]["param"] == "tokens"
@@ -98,7 +100,7 @@ def test_an_error_within_a_stream_is_an_event_and_the_stream_ends(
     async def failing(*arguments: object) -> Callable[[], Constraint]:
         return Failing
 
-    monkeypatch.setattr(chat, "constraint_maker", failing)
+    monkeypatch.setattr(chat_module, "constraint_maker", failing)
     options: dict[str, Any] = {"model": ANSWERS, "messages": [{"role": "user", "content": "a"}], "seed": 1}
     stream = client.chat.completions.create(**options, stream=True)
     assert next(iter(stream)).choices[0].delta.role == "assistant"
