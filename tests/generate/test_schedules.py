@@ -209,10 +209,31 @@ def test_a_long_prompt_is_read_in_chunks_between_the_steps_of_others(make_model:
         count = running.count
         engine.step()
         assert running.count == count + 1
-    assert sorted(shapes[:20]) == sorted([(1, 1), (1, 32)] * 9 + [(1, 1), (1, 12)])
+    assert shapes == [*[(19, 1)] * 16, (13, 1)]  # one pass for a chunk and the others' step
     while running.finish_reason is None:
         engine.step()
     assert late.finish_reason == "length"
+
+
+def test_twins_that_are_read_beside_others_get_their_own_logits(make_model: MakeModel) -> None:
+    """Several prompts end in the same chunk, and each has twins in the queue."""
+    model = make_model(context_length=100)
+    engine = Engine(model, EngineConfig(rows=9))
+    engine.add(Request([1, 2], SamplingParams(max_new_tokens=20)))
+    engine.step()
+    prompts = [[1, 2, 3], [4, 5], [1, 2, 3], [4, 5], [8], [1, 2, 3], [4, 5]]
+    requests = [Request(prompt, SamplingParams(max_new_tokens=6, seed=i)) for i, prompt in enumerate(prompts)]
+    for request in requests:
+        engine.add(request)
+    engine.step()
+    assert [request.count for request in requests] == [1] * 7
+    finish(engine)
+    for request in requests:
+        alone = copy_of(request)
+        fresh = Engine(model)
+        fresh.add(alone)
+        finish(fresh)
+        assert request.ids == alone.ids
 
 
 def test_requests_that_wait_come_in_order_and_memory_is_bounded(make_model: MakeModel) -> None:

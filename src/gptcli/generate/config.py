@@ -25,7 +25,8 @@ class EngineConfig(NamedTuple):
     speculate: int = 0
     """Most draft tokens of a request; 0 turns drafts off."""
     chunk: int = 32
-    """Tokens of prompts that are read between two steps of the requests that decode."""
+    """Most tokens of prompts that are read with a step of the requests that decode, which then takes up to twice as
+    long; beside few requests fewer are read."""
     cache_bytes: int | None = None
     """Memory for the keys and values of all requests; None takes half of the memory."""
     context: int | None = None

@@ -8,7 +8,7 @@ Shapes: B requests, T tokens read at a time (a request's last id and its draft),
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -69,6 +69,8 @@ class Engine:
     ) -> None:
         self.model, self.config = model, config
         self.decoding_step = step or model
+        self.decodes_plainly = self.decoding_step is model
+        """Whether decoding needs no static shapes, so that a chunk may be read in the same pass."""
         self.device = model.embedding.weight.device
         self.context_length = min(model.config.context_length, config.context or model.config.context_length)
         self.sampler = Sampler(model.config.vocab_size, self.device)
@@ -201,8 +203,16 @@ class Engine:
         self.admit()
         requests = self.slots.decoding_requests()
         drafts = self.drafts(requests)
-        parts = [self.decode(requests, drafts)] if requests else []
-        for request, logits in self.reader.read(self.slots):
+        parts: list[Tensor] = []
+        fresh: Iterable[tuple[Request, Tensor]]
+        if requests and self.slots.reading and self.decodes_plainly and not any(drafts):
+            logits, fresh = self.reader.decode_and_read(self.slots)
+            parts.append(logits)
+        else:
+            if requests:
+                parts.append(self.decode(requests, drafts))
+            fresh = self.reader.read(self.slots)
+        for request, logits in fresh:
             parts.append(logits)
             for twin in self.twins(request):
                 self.enter(twin, Prefix(self.slots.number(request), request.window_length, False))
@@ -211,11 +221,11 @@ class Engine:
         if not parts:
             return []
         places = parts[0].shape[1]
-        fresh = [logits.expand(-1, places, -1) for logits in parts[1:]]
+        parts = [logits.expand(-1, places, -1) for logits in parts]
         requests = self.slots.decoding_requests()
         drafts += [[]] * (len(requests) - len(drafts))
         self.sampler.assign(requests)
-        drawn = self.sampler.draw(torch.cat([parts[0], *fresh]) if fresh else parts[0], drafts)
+        drawn = self.sampler.draw(torch.cat(parts) if len(parts) > 1 else parts[0], drafts)
         self.ahead = self.look_ahead(requests, drawn)
         self.append(requests, drawn, drafts)
         return requests

@@ -5,13 +5,14 @@ Shapes: B requests, T tokens read at a time, C n_embd, V vocab.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from gptcli.generate import sampling
+from gptcli.generate.config import WHOLE_PROMPTS
 from gptcli.generate.requests import PromptScores, Request
 from gptcli.generate.slots import Slots
 from gptcli.models.gpt import GPT
@@ -20,6 +21,9 @@ from gptcli.nn.state import ForwardState
 
 LEAST_ALONE = 512
 """Least tokens read in one step while no request decodes, which then waits for nothing."""
+LEAST_BESIDE = 16
+"""Tokens that one CPU core reads in well under the time of a step of GPT-2 for one request; a step for eight requests
+leaves time for twice as many (measured)."""
 SCORED_AT_ONCE = 128
 """Most tokens of a prompt whose logits are in memory at once."""
 
@@ -54,6 +58,39 @@ class WindowReader:
             chunk = self.next_chunk(slots, budget)
             budget -= chunk.size
             yield from self.read_chunk(slots, chunk)
+
+    def decode_and_read(self, slots: Slots) -> tuple[Tensor, Iterator[tuple[Request, Tensor]]]:
+        """Decode one step and read a chunk in one pass, so that the weights are read once for both.
+
+        Returns the logits (B, 1, V) of the requests that decode, and what `read` yields.
+        """
+        decoding = slots.decoding_requests()
+        is_whole = self.chunk >= WHOLE_PROMPTS
+        budget = self.chunk if is_whole else min(self.chunk, LEAST_BESIDE + 2 * len(decoding))
+        ids, rows = [request.ids[-1] for request in decoding], len(decoding)
+        chunks: list[tuple[Request, int, int]] = []
+        for request in slots.reading_requests():
+            count = min(slots.unread(request), budget)
+            if count:
+                start = request.window_length - slots.unread(request)
+                chunks.append((request, start, count))
+                ids += request.window[start : start + count]
+                budget -= count
+        view = slots.cache.extend_with_chunks(rows, [(slots.number(request), count) for request, _, count in chunks])
+        state = ForwardState(send(torch.tensor(ids), slots.cache.ids.device)[:, None], view)
+        hidden = self.model.hidden_states(state)[:, 0]  # (B + T, C)
+        self.count += len(ids) - rows
+        ends, first = list(range(rows)), rows
+        finished = []
+        for request, start, count in chunks:
+            if request.prompt_logprobs is not None and not request.count:
+                self.score(request, start, hidden[first : first + count])
+            first += count
+            if not slots.unread(request):
+                finished.append(request)
+                ends.append(first - 1)
+        logits = self.model.logits(hidden[send(torch.tensor(ends), hidden.device)])[:, None]
+        return logits[:rows], joined(slots, finished, logits[rows:])
 
     def next_chunk(self, slots: Slots, budget: int) -> Chunk:
         """Return the next tokens of as many requests as fit into the budget and into their slots, padding included; of
@@ -90,10 +127,8 @@ class WindowReader:
         rows = [row for row, request in enumerate(chunk.requests) if not slots.unread(request)]
         if rows:
             last = send(torch.tensor([chunk.counts[row] - 1 for row in rows]), device)
-            logits = self.model.logits(hidden[send(torch.tensor(rows), device), last])  # (N, V)
-            for number, row in enumerate(rows):
-                slots.join(chunk.requests[row])
-                yield chunk.requests[row], logits[number, None, None]
+            logits = self.model.logits(hidden[send(torch.tensor(rows), device), last])[:, None]  # (N, 1, V)
+            yield from joined(slots, [chunk.requests[row] for row in rows], logits)
 
     def score(self, request: Request, start: int, hidden: Tensor) -> None:
         """Add the log-probabilities of the prompt's tokens that follow those at `start`, whose head's input is `hidden`
@@ -115,3 +150,12 @@ class WindowReader:
             request.prompt_scores.top_logprobs.extend(
                 list(zip(*pair, strict=True)) for pair in zip(likely, numbers, strict=True)
             )
+
+
+def joined(slots: Slots, requests: Sequence[Request], logits: Tensor) -> Iterator[tuple[Request, Tensor]]:
+    """Yield each request with its logits (1, 1, V) of (N, 1, V), when it has joined those that decode; others may join
+    between two of them.
+    """
+    for number, request in enumerate(requests):
+        slots.join(request)
+        yield request, logits[number, None]

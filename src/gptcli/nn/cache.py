@@ -40,9 +40,13 @@ class LayerPart(NamedTuple):
     values: Tensor
     places: Places
     mask: Tensor | None
+    is_chunk: bool
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, attention: AttentionOf) -> Tensor:
         """Write the new tokens' k, v (B, K, T, D); return the attention (B, H, T, D) of their q (B, H, T, D)."""
+        if self.is_chunk:
+            q, k, v = (x.transpose(0, 2) for x in (q, k, v))  # (1, H, B, D), (1, K, B, D) twice
+            return attention(q, *self.update(k, v), self.mask, 0.0).transpose(0, 2)
         return attention(q, *self.update(k, v), self.mask, 0.0)
 
     def update(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -81,6 +85,8 @@ class CachePart(NamedTuple):
     ids: Tensor
     """(B, S)"""
     places: Places
+    is_chunk: bool = False
+    """Whether the rows are consecutive tokens of one slot, at the places of a slice."""
 
     @property
     def seen(self) -> int:
@@ -89,10 +95,14 @@ class CachePart(NamedTuple):
 
     def layer(self, number: int, mask: Tensor | None) -> LayerPart:
         """Return the part of one layer."""
-        return LayerPart(self.rows, self.keys[number], self.values[number], self.places, mask)
+        return LayerPart(self.rows, self.keys[number], self.values[number], self.places, mask, self.is_chunk)
 
     def write_ids(self, input_ids: Tensor) -> Tensor:
         """Write the new tokens' ids (B, T); return those in the place before them, (B, 1)."""
+        if isinstance(self.places, slice) and self.is_chunk:
+            self.ids[:, self.places] = input_ids.T
+            before = torch.arange(self.places.start - 1, self.places.stop - 1, device=self.ids.device).clamp_min(0)
+            return self.ids[0, before, None]
         if isinstance(self.places, slice):
             self.ids[:, self.places] = input_ids
             first = max(self.places.start, 1)
@@ -220,6 +230,26 @@ class KVCache:
             here = slice(longest, longest + count) if shortest == longest else places[rows]
             found.append(self.part(rows, slots[rows], here, longest + count))
         return KVCacheView(tuple(found), places)
+
+    def extend_with_chunks(self, rows: int, chunks: Sequence[tuple[int, int]]) -> KVCacheView:
+        """Append one token to each of the first `rows` slots, and `count` tokens to others, (slot, count) in `chunks`.
+
+        Every token is a row of the batch, those of a chunk one after another, so that one pass reads all.
+
+        Raises:
+            ValueError: a slot has no place for so many.
+        """
+        places = [self.places_from(self.lengths[:rows], 1)]
+        decoding, first = self.extend(1, slots=range(rows)), rows
+        parts = [part._replace(rows=slice(*part.rows.indices(rows)[:2])) for part in decoding.parts]
+        for slot, count in chunks:
+            start = self.lengths[slot]
+            self.extend(count, slots=[slot])
+            part = self.part(slice(first, first + count), [slot], slice(start, start + count), start + count)
+            parts.append(part._replace(is_chunk=True))
+            places.append(torch.arange(start, start + count, device=self.ids.device)[:, None])
+            first += count
+        return KVCacheView(tuple(parts), torch.cat(places))
 
     def places_from(self, starts: Sequence[int], count: int) -> Tensor:
         """Return the places (B, T) of `count` tokens from `starts` on."""

@@ -56,7 +56,7 @@ class ForwardState:
             return [attention_mask(count, count, window=window, segment_ids=self.segment_ids, device=device)]
         return [
             attention_mask(
-                count,
+                part.rows.stop - part.rows.start if part.is_chunk else count,
                 part.seen,
                 window=window,
                 positions=None if isinstance(part.places, slice) else part.places,
