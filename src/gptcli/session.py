@@ -44,6 +44,8 @@ class ModelRequest:
         precision: what the weights are converted to.
         quantize: how the matrices are quantized; None leaves them in `precision`.
         compile: whether decoding steps are compiled.
+        merge: whether an adapter is added to the matrices of its base; otherwise it stands beside them,
+            in fp32 on the CPU.
     """
 
     path: str
@@ -52,6 +54,7 @@ class ModelRequest:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     quantize: Quantization | None = None
     compile: bool = False
+    merge: bool = True
 
 
 @dataclass(frozen=True)
@@ -187,7 +190,7 @@ def open_session(request: ModelRequest) -> Session:
         CheckpointError, TokenizerError, StorageError: the model cannot be read.
     """
     device, dtype = resolve_device(request.device), AUTOCAST_DTYPES.get(request.precision, torch.float32)
-    loaded = load_model(request.path, device=device, dtype=dtype, checkpoint=request.checkpoint)
+    loaded = load_model(request.path, device=device, dtype=dtype, checkpoint=request.checkpoint, merge=request.merge)
     numbers = request.quantize or request.precision
     say(f"{loaded.source}, on {device} in {numbers}{', compiled' if request.compile else ''}")
     model, source = loaded.model, loaded.source

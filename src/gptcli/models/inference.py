@@ -8,6 +8,7 @@ from typing import Literal, assert_never
 
 from torch import Tensor, nn
 
+from gptcli.models.adapters import has_adapter
 from gptcli.models.gpt import GPT
 from gptcli.nn.inference import Int8Linear, PackedLinear, least_packed_rows, packs
 from gptcli.nn.layers import Linear
@@ -23,6 +24,8 @@ def for_generation(model: GPT, rows: int) -> GPT:
 
     Packed matrices are read faster and differ in rounding only.
     """
+    if has_adapter(model):  # which stands beside matrices that other models share
+        return model
     if rows >= least_packed_rows() and packs(model.embedding.weight):
         return with_linears(model, PackedLinear)
     return model

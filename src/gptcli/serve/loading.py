@@ -15,11 +15,12 @@ from gptcli.generate.config import EngineConfig
 from gptcli.interop.base_reference import HUB_PREFIX
 from gptcli.interop.load import is_model
 from gptcli.interruptible import CallThread
-from gptcli.nn.device import machine_memory_bytes
+from gptcli.nn.device import machine_memory_bytes, resolve_device
 from gptcli.serve.chat_prompts import ChatPrompts
 from gptcli.serve.models import ModelTable, ServedModel
 from gptcli.serve.pool import TextPool
 from gptcli.serve.settings import ServeSettings
+from gptcli.serve.sharing import share_weights, shares_its_base
 from gptcli.serve.watching import WatchedRun
 from gptcli.serve.worker import EngineWorker, WorkerLimits
 from gptcli.session import ModelRequest, Session, open_session
@@ -118,10 +119,21 @@ class ModelLoader:
             else:
                 for source in self.sources:
                     if not self.is_stopped.is_set():
-                        self.put(source.name, open_session(source.request))
+                        self.put(source.name, self.session_of(source))
         except BaseException as error:
             self.error = error
             self.on_failure()
+
+    def session_of(self, source: ModelSource) -> Session:
+        """Open a model; of adapters over one base, the weights of the base are in memory once, in fp32 on a CPU."""
+        request, others = source.request, [other.request.path for other in self.sources if other is not source]
+        is_plain = request.precision == "fp32" and not request.quantize and not request.compile
+        is_plain = is_plain and resolve_device(request.device).type == "cpu"
+        if not is_plain or not shares_its_base(request.path, others):
+            return open_session(request)
+        session = open_session(replace(request, device="cpu", merge=False))
+        share_weights(session.model, [served.session.model for served in self.table.served()])
+        return session
 
     def watch(self) -> None:
         """Look for newer checkpoints until the server stops."""
