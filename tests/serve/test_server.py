@@ -139,6 +139,7 @@ def test_a_second_request_that_stalls_ends_the_connection_too(running: Running) 
         assert seconds_until_ended(connection) < 5
 
 
+@pytest.mark.slow
 def test_a_reader_that_reads_nothing_is_let_go(running: Running) -> None:
     with running.ask("/endless") as connection:
         time.sleep(2.5)

@@ -53,6 +53,7 @@ def memory_of(model: GPT) -> dict[int, int]:
     return {tensor.data_ptr(): tensor.nbytes for tensor in model.parameters()}
 
 
+@pytest.mark.slow
 def test_adapters_of_one_base_hold_its_weights_once_and_answer_as_if_they_were_merged(
     base: Path, adapter: Callable[[int], Path]
 ) -> None:
