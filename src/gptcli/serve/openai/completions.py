@@ -217,7 +217,7 @@ async def streamed(job: CompletionJob) -> AsyncGenerator[CompletionResponse, Non
                 require_no_error(samples, advance)
                 has_ended = advance.finish_reason is not None
                 piece = writers[advance.number].write(advance.texts, has_ended=has_ended)
-                if piece.text or has_ended or (piece.logprobs is not None and piece.logprobs.tokens):
+                if piece.text or has_ended or piece.prompt_token_ids or (piece.logprobs and piece.logprobs.tokens):
                     yield job.response([piece]).model_copy(update=no_usage)
     if has_usage:
         yield job.response([]).model_copy(update={"usage": job_usage(job, samples)})
