@@ -44,7 +44,7 @@ def opened(browser: Browser, address: str, **context: Any) -> Iterator[Page]:
     page.on("request", lambda request: None if request.url.startswith(address) else faults.append(request.url))
     try:
         page.goto(address)
-        page.locator(".fact, .notice:visible, dialog[open]").first.wait_for()
+        page.locator(".fact, #page-notice:visible, dialog[open], :text('No model is loaded')").first.wait_for()
         yield page
         assert faults == []
     finally:

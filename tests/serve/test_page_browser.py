@@ -295,10 +295,21 @@ def test_settings_are_sent_kept_and_reset(browser, api: FakeApi) -> None:
 def test_several_models_are_offered_and_one_that_does_not_chat_says_so(browser, api: FakeApi) -> None:
     api.models = [MODEL, BASE_MODEL]
     with opened(browser, api.address) as page:
+        complete(page, "A")
         page.get_by_label("Model", exact=True).select_option("stories")
         assert not page.is_visible("#chat") and page.title() == "stories – gptcli"
-        complete(page, "A")
-    assert api.bodies[0]["model"] == "stories"
+        assert page.input_value("#completion-input") == "AA fox came." and page.is_disabled("#completion-undo")
+        page.click("#completion-run")
+        page.locator("#completion-meta:not([hidden])").wait_for()
+    assert [(body["model"], body["prompt"]) for body in api.bodies] == [("facts", "A"), ("stories", "AA fox came.")]
+
+
+def test_a_model_that_still_loads_is_waited_for(browser, api: FakeApi) -> None:
+    api.models = []
+    with opened(browser, api.address) as page:
+        assert "No model is loaded yet" in page.inner_text("#description")
+        api.models = [BASE_MODEL]
+        page.get_by_role("heading", name="stories").wait_for()
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

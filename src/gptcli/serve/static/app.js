@@ -11,7 +11,8 @@ const THEMES = ["auto", "light", "dark"];
 const THEME_WORDS = { auto: "as the system", light: "light", dark: "dark" };
 const NARROW = matchMedia("(max-width: 759px)");
 const WIDE = matchMedia("(min-width: 1240px)");
-const MOST_WAIT = 30;
+const SECONDS_BETWEEN = 2;
+const MOST_SECONDS = 30;
 
 makeSettings();
 const chat = new Chat();
@@ -23,14 +24,19 @@ async function loadModels() {
   notify(byId("page-notice"), "");
   try {
     const { data } = await getJson("v1/models");
-    if (!data?.length) throw new Error("The server has no model yet.");
-    offer(data);
+    if (data?.length) offer(data);
+    else wait("No model is loaded yet: the page asks again by itself.", SECONDS_BETWEEN);
   } catch (error) {
     byId("description").textContent = "No model yet.";
-    notify(byId("page-notice"), error.message, "Try again", loadModels);
-    if (error.status === 503) setTimeout(loadModels, 1000 * Math.min(error.retryAfter ?? 2, MOST_WAIT));
+    if (error.status === 503) wait(error.message, error.retryAfter ?? SECONDS_BETWEEN);
+    else notify(byId("page-notice"), error.message, "Try again", loadModels);
   }
   byId("key-line").hidden = !hasKey();
+}
+
+function wait(words, seconds) {
+  byId("description").textContent = words;
+  setTimeout(loadModels, 1000 * Math.min(seconds, MOST_SECONDS));
 }
 
 function offer(models) {
@@ -48,6 +54,7 @@ function use(model) {
   completion.use(model);
   const chats = model.gptcli?.chat !== false;
   byId("panes").classList.toggle("no-chat", !chats);
+  byId("tabs").hidden = !chats;
   showPane(chats ? "chat" : "completion");
 }
 
@@ -98,7 +105,7 @@ function showPane(name) {
     tab.tabIndex = pane === name ? 0 : -1;
     const box = byId(pane);
     box.classList.toggle("is-shown", pane === name);
-    if (NARROW.matches) {
+    if (NARROW.matches && !byId("tabs").hidden) {
       box.setAttribute("role", "tabpanel");
       box.setAttribute("aria-labelledby", `tab-${pane}`);
     } else {

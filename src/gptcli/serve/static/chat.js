@@ -35,18 +35,12 @@ export class Chat {
   use(model) {
     if (this.model?.id !== model.id) this.clear();
     this.model = model;
-    const chats = model.gptcli?.chat !== false;
-    byId("chat-empty-title").textContent = chats ? "Say something" : "This model does not chat";
-    byId("chat-empty-words").textContent = chats
-      ? "The answer comes word by word. You can stop it, ask again, or change what you asked."
-      : "It continues text and was not trained on conversations: write the beginning of a text under Complete.";
-    this.input.disabled = !chats;
     this.refresh();
   }
 
   submit() {
     const text = this.input.value.trim();
-    if (!text || this.run || !this.model || this.input.disabled) return;
+    if (!text || this.run || !this.model) return;
     this.input.value = "";
     this.fit();
     this.ask(text);
@@ -138,14 +132,13 @@ export class Chat {
 
   /** Ask the server for the answer to the messages, and show it as it comes. */
   async answer() {
-    const run = new Run();
+    const run = new Run(requestFields(this.attempt));
     this.run = run;
     notify(this.notice, "");
-    const fields = requestFields(this.attempt);
     const system = systemPrompt();
     const messages = this.messages.map(({ role, content }) => ({ role, content }));
     if (system) messages.unshift({ role: "system", content: system });
-    const { max_tokens: most, ...others } = fields;
+    const { max_tokens: most, ...others } = run.fields;
     const body = {
       model: this.model.id, messages, ...others, max_completion_tokens: most, stream_options: { include_usage: true },
     };
@@ -161,7 +154,7 @@ export class Chat {
     } catch (error) {
       if (!wasStopped(error, run)) this.fail(error, message);
     }
-    this.finish(run, message, fields.seed);
+    this.finish(run, message);
   }
 
   extend(message, text) {
@@ -171,7 +164,7 @@ export class Chat {
   }
 
   fail(error, message) {
-    if (!message.content) this.cutTo(this.messages.indexOf(message));
+    if (!message.content && this.messages.at(-1) === message) this.cutTo(this.messages.length - 1);
     const retry = () => {
       notify(this.notice, "");
       this.cutTo(this.lastQuestion() + 1);
@@ -181,15 +174,16 @@ export class Chat {
     this.follower.grow(true);
   }
 
-  finish(run, message, seed) {
+  finish(run, message) {
     message.node.item.classList.remove("is-growing");
-    message.node.meta.textContent = run.summary(seed);
+    message.node.meta.textContent = run.summary(this.model.gptcli?.context);
     if (this.run !== run) return;
     this.run = null;
     byId("chat-scroll").removeAttribute("aria-busy");
     if (this.messages.includes(message)) {
-      if (!message.content) message.node.body.classList.add("is-empty");
-      announce(run.end === "stopped" ? "Stopped." : `The answer is complete: ${counted(run.usage?.completion_tokens ?? 0, "token")}.`);
+      message.node.body.classList.toggle("is-empty", !message.content);
+      if (run.end === "stopped") announce("Stopped.");
+      else if (run.end) announce(`The answer is complete: ${counted(run.tokens, "token")}.`);
     }
     this.refresh();
     this.follower.grow();
@@ -231,7 +225,6 @@ export class Chat {
     byId("chat-undo").disabled = last < 0;
     byId("chat-new").disabled = this.messages.length === 0;
     const send = byId("chat-send");
-    send.disabled = this.input.disabled;
     send.setAttribute("aria-label", this.run ? "Stop" : "Send");
     send.title = this.run ? "Stop (Esc)" : "Send (Enter)";
     setIcon(send, this.run ? "stop" : "send");

@@ -6,7 +6,7 @@ import { Follower, announce, byId, copyText, counted, notify, onEnter, setIcon }
 import { Run, wasStopped } from "./run.js";
 import { requestFields } from "./settings.js";
 import { TokenView } from "./token_view.js";
-import { MOST_ALTERNATIVES, PieceReader } from "./tokens.js";
+import { MOST_ALTERNATIVES, Piece, PieceReader } from "./tokens.js";
 
 const MOST_UNDO = 100;
 const BEFORE = 24;
@@ -54,7 +54,10 @@ export class Completion {
   }
 
   use(model) {
-    if (this.model && this.model.id !== model.id && !this.isWriting) this.edit();
+    if (this.model && this.model.id !== model.id) {
+      this.edit();
+      this.history = []; // its ids are those of another tokenizer
+    }
     this.model = model;
     const { example } = model.gptcli ?? {};
     this.input.placeholder = `Write the beginning of a text${example ? `, such as “${example}”` : ""}, and the model goes on.`;
@@ -127,18 +130,20 @@ export class Completion {
 
   /** Ask the server to continue `kept`, and `picked` after it if a token was chosen. */
   async generate(kept, picked = null) {
-    const run = new Run();
+    const run = new Run(requestFields(this.attempt));
     this.run = run;
     const reader = new PieceReader();
     this.state = { ...this.state, pieces: [...kept], start: kept.length, isExact: true };
     this.draw();
     if (picked) this.add(reader, picked);
+    const from = this.state.pieces.length;
+    const beginsWhole = reader.pending.length === 0;
     notify(this.notice, "");
     this.refresh();
-    const { fields, body } = this.request(kept, picked);
     let received = 0;
     try {
-      for await (const chunk of stream("v1/completions", body, run.signal)) {
+      for await (const chunk of stream("v1/completions", this.request(run.fields, kept, picked), run.signal)) {
+        if (this.run !== run) return;
         const choice = run.take(chunk);
         if (!choice) continue;
         if (choice.prompt_token_ids && this.state.ids === null) this.state.ids = choice.prompt_token_ids;
@@ -149,18 +154,18 @@ export class Completion {
     } catch (error) {
       if (!wasStopped(error, run)) this.fail(error);
     }
-    this.finish(run, fields.seed, received, kept.length + (picked ? 1 : 0));
+    if (this.run !== run) return;
+    if (run.end !== null && beginsWhole) this.trim(received, from);
+    this.finish(run);
   }
 
-  request(kept, picked) {
-    const fields = requestFields(this.attempt);
+  request(fields, kept, picked) {
     const after = [...kept.flatMap((piece) => piece.tokens), ...(picked ? [picked] : [])].map((token) => token.id);
     const prompt = this.state.ids === null ? this.state.prompt : [...this.state.ids, ...after];
-    const body = {
+    return {
       model: this.model.id, prompt, ...fields,
       logprobs: MOST_ALTERNATIVES, return_token_ids: true, stream_options: { include_usage: true },
     };
-    return { fields, body };
   }
 
   add(reader, token) {
@@ -174,18 +179,16 @@ export class Completion {
     notify(this.notice, error.message, "Try again", () => this.generate(this.state.pieces.slice(0, this.state.start)));
   }
 
-  /** `received` is the length of the text that came, which is shorter than its tokens where a stop text cut it. */
-  finish(run, seed, received, from) {
-    if (this.run !== run) return;
+  finish(run) {
     this.run = null;
-    if (run.end !== "stopped") this.trim(received, from);
-    const summary = byId("completion-meta");
-    summary.textContent = run.summary(seed);
-    announce(run.end === "stopped" ? "Stopped." : `The continuation is complete: ${counted(run.usage?.completion_tokens ?? 0, "token")}.`);
+    byId("completion-meta").textContent = run.summary();
+    if (run.end === "stopped") announce("Stopped.");
+    else if (run.end) announce(`The continuation is complete: ${counted(run.tokens, "token")}.`);
     this.refresh();
     this.follower.grow();
   }
 
+  /** `received` is the length of the text that came, which is shorter than that of its tokens if a stop text cut it. */
   trim(received, from) {
     const { pieces } = this.state;
     let over = pieces.slice(from).reduce((sum, piece) => sum + piece.text.length, 0) - received;
@@ -193,8 +196,7 @@ export class Completion {
     while (over > 0 && pieces.length > from) {
       const last = pieces.pop();
       if (over < last.text.length) {
-        last.text = last.text.slice(0, -over);
-        pieces.push(last);
+        pieces.push(new Piece(last.tokens, last.text.slice(0, -over)));
         this.state.isExact = false;
         break;
       }
@@ -207,7 +209,7 @@ export class Completion {
     const run = this.run;
     if (!run) return;
     run.stop();
-    this.finish(run, "kept", 0, 0);
+    this.finish(run);
   }
 
   remember() {

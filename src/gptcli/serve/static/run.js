@@ -2,11 +2,13 @@
 
 import { counted } from "./dom.js";
 
-const ENDS = { length: "cut at the most tokens", stop: "", stopped: "stopped by you" };
+const ENDS = { length: "stopped at the limit", stopped: "stopped by you" };
+const WORTH_SAYING = 0.5;
 
-/** A generation. `text` grows with its chunks; `end` says why it ended. */
+/** A generation with the fields of its request; `end` says why it ended: null if it failed. */
 export class Run {
-  constructor() {
+  constructor(fields) {
+    this.fields = fields;
     this.controller = new AbortController();
     this.began = performance.now();
     this.first = null;
@@ -32,17 +34,23 @@ export class Run {
     return choice;
   }
 
-  /** Return a line on what the generation took. `seed` is the one it was drawn with. */
-  summary(seed) {
+  get tokens() {
+    return this.usage?.completion_tokens ?? 0;
+  }
+
+  /** Return a line on what the generation took. `context` is the model's, in tokens. */
+  summary(context = Infinity) {
     const parts = [];
-    const made = this.usage?.completion_tokens ?? 0;
+    const made = this.tokens;
     if (made) {
       parts.push(counted(made, "token"));
       const seconds = (performance.now() - this.first) / 1000;
       if (made > 1 && seconds > 0.05) parts.push(`${Math.round((made - 1) / seconds).toLocaleString("en")} a second`);
     }
     if (ENDS[this.end]) parts.push(ENDS[this.end]);
-    parts.push(`seed ${seed}`);
+    const full = ((this.usage?.prompt_tokens ?? 0) + made) / context;
+    if (full > WORTH_SAYING) parts.push(`context ${Math.min(Math.round(full * 100), 100)} % full`);
+    parts.push(`seed ${this.fields.seed}`);
     return parts.join(" · ");
   }
 }

@@ -29,7 +29,7 @@ export class Piece {
 /** Joins the bytes of tokens to pieces of whole characters. */
 export class PieceReader {
   constructor() {
-    this.decoder = new TextDecoder();
+    this.decoder = new TextDecoder("utf-8", { ignoreBOM: true });
     this.pending = [];
   }
 
