@@ -312,8 +312,7 @@ def test_a_model_that_still_loads_is_waited_for(browser, api: FakeApi) -> None:
         page.get_by_role("heading", name="stories").wait_for()
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("size", ["desktop", "phone"])
+@pytest.mark.parametrize(("theme", "size"), [("light", "desktop"), ("dark", "phone")])
 def test_axe_finds_nothing(browser, api: FakeApi, theme: str, size: str) -> None:
     api.reset(Plan([MARKUP]), Plan(status=429), Plan([" was", " a", " fox", " at", " night"]))
     with opened(browser, api.address, color_scheme=theme, **(PHONE if size == "phone" else {})) as page:
@@ -366,7 +365,7 @@ def test_text_from_right_to_left_has_its_direction(browser, api: FakeApi) -> Non
 
 
 def test_a_long_answer_stays_in_view_until_the_reader_scrolls_up(browser, api: FakeApi) -> None:
-    api.reset(Plan([f"line {number}\n" for number in range(400)]), Plan([f"word {n}\n" for n in range(60)], pause=0.01))
+    api.reset(Plan([f"line {number}\n" for number in range(100)]), Plan([f"word {n}\n" for n in range(40)], pause=0.01))
     with opened(browser, api.address) as page:
         from_end = "b => b.scrollHeight - b.scrollTop - b.clientHeight"
         box = page.locator("#chat-scroll")
