@@ -73,9 +73,10 @@ def interruption_campaign(
             wait(command, chance.uniform(0, seconds))
             interrupt(command, chance.choice(SIGNALS), name, counts)
             counts.failures += [f"{name}: it left {path.name}" for path in half_written(folder, f"out-{number}")]
+        was_whole = is_whole(folder / f"out-{trials - 1}")
         again = run_once(nursery, folder, arguments, f"out-{trials - 1}")
         code = again.wait(600)
-        may_refuse = command.code == 0 or "--resume" in again.said  # the target is whole, or a run has begun there
+        may_refuse = command.code == 0 or was_whole or "--resume" in again.said  # a run has begun there
         if code != 0 and not may_refuse:
             counts.failures.append(f"{name} after an interruption: exit code {again.code}: {again.last_line}")
         for path in [*folder.glob("out-*"), *folder.glob("whole*")]:
@@ -149,6 +150,12 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def is_whole(target: Path) -> bool:
+    """Whether a file or a model is there: its command was at its end when the signal came."""
+    is_model = (target / "config.json").exists() and (target / "tokenizer.json").exists()
+    return is_model or (target.is_file() and os.path.getsize(target) > 0)
 
 
 def half_written(folder: Path, out: str) -> list[Path]:
