@@ -8,9 +8,11 @@ import typer
 from faults.options import Number, numbers_of
 from gptcli.cli.app import app
 from gptcli.generate.config import GenerationConfig
+from gptcli.serve.settings import ServeSettings
 
+CONFIGURED = {"generate": GenerationConfig, "chat": GenerationConfig, "serve": ServeSettings}
 VALIDATED_AS_KEYS = {
-    *(("generate", f"--{name.replace('_', '-')}") for name in GenerationConfig.model_fields),
+    *((verb, f"--{key.replace('_', '-')}") for verb, config in CONFIGURED.items() for key in config.model_fields),
     ("tokenizer train", "--vocab-size"),
     ("tokenizer train", "--min-frequency"),
 }

@@ -64,7 +64,7 @@ def test_the_command_that_is_printed_at_the_end_works(tmp_path: Path, capsys: py
     said = capsys.readouterr().err
     assert "the tokenizer loses" not in said
     commands = [shlex.split(line) for line in said.splitlines() if line.startswith("  gptcli ")]
-    assert [words[1] for words in commands] == ["generate", "eval"]
+    assert [words[1] for words in commands] == ["generate", "chat", "eval"]
     assert commands[0][3].startswith("It's line")
     out, _ = typed(*commands[0][1:], "--max-new-tokens", "5", "--device", "cpu")
     assert out
