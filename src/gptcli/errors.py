@@ -9,6 +9,7 @@
     ├── StorageError            5   the disk is full, or a path cannot be read or written
     ├── DivergedError           6   the loss is no longer a number
     ├── OutOfMemoryError        7   the model or batch does not fit
+    ├── WrongResultError        8   a self-check found that this machine computes wrong numbers
     ├── Stopped           130/143   SIGINT or SIGTERM, after saving
     └── StdoutClosed          141   the reader of stdout has closed it, as `head` does; nothing is printed about it
 
@@ -83,6 +84,12 @@ class OutOfMemoryError(GptcliError):
     """The model or batch does not fit."""
 
     exit_code = 7
+
+
+class WrongResultError(GptcliError):
+    """A self-check found that this machine computes wrong numbers."""
+
+    exit_code = 8
 
 
 class Stopped(GptcliError):

@@ -52,6 +52,7 @@ ENDS_AT_ONCE = {
     "bench": ["--no-such-option"],
     "verify-resume": ["--steps", "0"],
     "serve": ["--unix-socket", "/dev/null"],
+    "selfcheck": ["--device", "none"],
 }
 """What keeps commands that would work for minutes from beginning: they are tried up to there."""
 

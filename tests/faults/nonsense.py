@@ -271,6 +271,7 @@ def verbs(corpus: Path, run: Path) -> dict[str, list[str]]:
         "replay": ["replay", str(run), "1", "--json"],
         "serve": ["serve", str(run), "--unix-socket", "/dev/null"],
         "verify-resume": ["verify-resume", "--json"],
+        "selfcheck": ["selfcheck", "--device", "none"],
         "bench": ["bench", "--peer", "none"],
         "bench limits": ["bench", "limits", "--device", "none"],
         "bench prepare": ["bench", "prepare", "absent.txt"],

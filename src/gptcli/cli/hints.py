@@ -31,6 +31,8 @@ INSTEAD_OF_COMMANDS = {
     "download": "gptcli import hf:NAME --out MODEL",
     "verify": "gptcli checkpoint verify RUN",
     "benchmark": "gptcli bench",
+    "doctor": "gptcli selfcheck",
+    "self-check": "gptcli selfcheck",
     "estimate": "gptcli plan CONFIG",
 }
 """Replacements for commands that do not exist."""
