@@ -14,6 +14,7 @@ from bench import learning, preparing
 from bench import startup as starting
 from bench.peers import choose_peers, versions_of
 from bench.picture import check_picture
+from bench.serving.cli import serve_app
 from gptcli.cli.bench import (
     AsMarkdown,
     BatchSize,
@@ -53,6 +54,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+app.add_typer(serve_app)
 
 Peers = Annotated[
     list[str] | None,

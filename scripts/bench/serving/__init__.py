@@ -1,0 +1,1 @@
+"""The comparison of servers: `python scripts/bench serve load` and `serve speed`."""
