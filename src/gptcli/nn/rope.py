@@ -130,7 +130,7 @@ def apply_rotary(x: Tensor, rotary: Rotary) -> Tensor:
     rotary_dim = cos.shape[-1]
     if rotary_dim < x.shape[-1]:
         return torch.cat((apply_rotary(x[..., :rotary_dim], rotary), x[..., rotary_dim:]), dim=-1)  # (B, N, T, D)
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return rotate(x, cos, sin)
     return Rotation.apply(x, cos, sin)  # type: ignore[no-any-return, no-untyped-call]  # torch does not annotate apply
 
