@@ -32,7 +32,7 @@ class Server(uvicorn.Server):
             http=connection_class(settings),
             ws="none",
             lifespan="off",
-            loop="asyncio",
+            loop="auto",
             log_config=None,
             log_level="critical",
             access_log=False,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -86,11 +86,24 @@ class Stream:
             self.advances[number] = Advance(number, [*before.texts, *texts] if before else texts, reason)
 
     def fail(self, error: ApiError) -> None:
-        """End the stream with an error; called on the engine's thread."""
+        """End the stream with an error; called on the engine's thread, before `wake`."""
         self.error = error
-        self.wake()
 
-    def wake(self) -> None:
-        """Tell the reader that there is something new; called on the engine's thread."""
+
+def wake(streams: Collection[Stream]) -> None:
+    """Tell the readers of streams that there is something new; called on the engine's thread.
+
+    All of a loop are told by one call, since each writes to the loop's pipe and lets the loop's thread run in between.
+    """
+    events: dict[asyncio.AbstractEventLoop, list[asyncio.Event]] = {}
+    for stream in streams:
+        events.setdefault(stream.loop, []).append(stream.has_news)
+    for loop, of_loop in events.items():
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody reads any more
-            self.loop.call_soon_threadsafe(self.has_news.set)
+            loop.call_soon_threadsafe(set_all, of_loop)
+
+
+def set_all(events: Sequence[asyncio.Event]) -> None:
+    """Set events; called on the loop's thread."""
+    for event in events:
+        event.set()

@@ -19,7 +19,7 @@ from gptcli.generate.requests import Request
 from gptcli.generate.sample import Sample
 from gptcli.serve.metrics import Histogram
 from gptcli.serve.openai.errors import ApiError
-from gptcli.serve.stream import Stream
+from gptcli.serve.stream import Stream, wake
 
 Result = TypeVar("Result")
 
@@ -239,8 +239,7 @@ class EngineWorker:
                 self.remove(request)
             entry.stream.put(entry.number, entry.sample.take(), reason)
             streams[entry.stream] = None
-        for stream in streams:
-            stream.wake()
+        wake(streams)
 
     def measure(self, entry: SubmittedSample, count: int, now: float) -> None:
         """Count the times of an entry's new tokens."""
@@ -269,6 +268,7 @@ class EngineWorker:
                 future.set_exception(error)
         for stream in streams:
             stream.fail(error)
+        wake(streams)
         self.engine.close()
         self.has_ended.set()
 
