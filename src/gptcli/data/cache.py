@@ -6,6 +6,7 @@
     excerpts/    documents drawn from a corpus that is too large to be read whole
     tokens/      token shards of both splits, by their text and the tokenizer
     references/  the nats of preferences under the model that a training with DPO starts from
+    copies/      suffix arrays of training tokens, with the tokens in the order of the corpus
     trials/      a file for each tokenizer of others that has passed its trial (`gptcli.tokenizer.untrusted`)
 
 Every other entry is a directory with a manifest (`gptcli.manifest`), which is verified at the entry's first use in a
