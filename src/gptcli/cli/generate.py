@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from gptcli import strict_json
-from gptcli.cli.options import AsJson, Checkpoint, Device, Model, Quantize, compute_option, output_option
+from gptcli.cli.options import AsJson, CacheDir, Checkpoint, Device, Model, Quantize, compute_option, output_option
 from gptcli.console import quantity, say
+
+if TYPE_CHECKING:
+    from gptcli.report.copies import CopyFinder
+    from gptcli.session import Session
 
 prompt_option = partial(typer.Option, rich_help_panel="Prompt")
 sampling_option = partial(typer.Option, rich_help_panel="Sampling")
@@ -111,6 +116,13 @@ def generate(
         int | None,
         output_option(metavar="N", help="With --json, list the N most likely tokens in place of each token."),
     ] = None,
+    check_copies: Annotated[
+        bool,
+        output_option(
+            "--check-copies", help="Show which spans of the samples stand in the run's training text, and where."
+        ),
+    ] = False,
+    cache_dir: CacheDir = None,
     separator: Annotated[
         str,
         output_option(
@@ -177,6 +189,7 @@ def generate(
     from gptcli.session import ModelRequest, open_session
 
     session = open_session(ModelRequest(run, checkpoint, device, precision, quantize, compile))
+    checkers = [open_checker(session, cache_dir)] if check_copies else []
     with SILENT if as_json else Printer(prompts, config, separator) as listener:
         if chat:
             generation = session.chat(conversations, config, listener, source)
@@ -184,9 +197,23 @@ def generate(
             if session.tokenizer.chat_template is not None:
                 say("a text is continued; --chat answers it as a message")
             generation = session.generate(prompts, config, listener, source)
+    report = generation.report(several=prompt_file is not None and not whole_file)
+    for checker in checkers:
+        copies = checker.check(generation)
+        report = copies.added_to(report)
+        if not as_json:
+            say(copies.text())
     if as_json:
-        print(strict_json.dumps(generation.report(several=prompt_file is not None and not whole_file)))
+        print(strict_json.dumps(report))
     cut = sum(not completion.is_whole for prompt in generation.prompts for completion in prompt.completions)
     if cut:
         say(f"{quantity(cut, 'text')} cut before the end, so not valid by {source.name}; raise --max-new-tokens")
     say(f"{quantity(generation.token_count, 'token')}, {generation.tokens_per_second:,.1f} tokens/s")
+
+
+def open_checker(session: Session, cache_dir: Path | None) -> CopyFinder:
+    """Open the index of the text that the session's run was trained on."""
+    from gptcli.report.copies import CopyFinder
+    from gptcli.storage import default_cache_dir
+
+    return CopyFinder.of(session, cache_dir or default_cache_dir())

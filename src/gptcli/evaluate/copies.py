@@ -1,0 +1,130 @@
+"""Verbatim copies: the spans of a text that stand in the training text word for word, and how many are to be expected.
+
+A span is a longest match (`gptcli.data.suffix_array`) of at least `least` tokens; spans are taken from left to right
+and do not overlap. Text that the model has never seen shares phrases with the training text too: names, quotations,
+common turns. So the share of the validation text that stands in the training text is measured in the same way, and only
+what exceeds it counts as copying.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gptcli.data.shards import TokenShards
+from gptcli.data.suffix_array import SuffixArray
+from gptcli.data.token_mix import TokenMix
+
+SPAN_BYTES = 50
+"""The bytes of text that a span has at least, on average: about ten words. Shorter phrases are common to all texts of a
+kind; substrings of 50 characters were also what the authors of GPT-4 counted as contamination (OpenAI, "GPT-4 Technical
+Report", 2023, appendix C)."""
+FEWEST_TOKENS = 8
+BASELINE_TOKENS = 50_000
+"""Validation tokens that are searched, in whole documents from the first one on."""
+
+
+class CopiedSpan(NamedTuple):
+    """Tokens `start` to `stop` - 1 of a text, which stand in the training text, and where, as the index says."""
+
+    start: int
+    stop: int
+    place: int
+
+
+@dataclass(frozen=True)
+class CopiedShare:
+    """How many of the tokens of some texts are in copied spans."""
+
+    copied: int = 0
+    tokens: int = 0
+    longest: int = 0
+    """The tokens of the longest span."""
+
+    def __add__(self, other: CopiedShare) -> CopiedShare:
+        return CopiedShare(self.copied + other.copied, self.tokens + other.tokens, max(self.longest, other.longest))
+
+    @property
+    def share(self) -> float:
+        """The copied part of the tokens; 0 of none."""
+        return self.copied / self.tokens if self.tokens else 0.0
+
+    def report(self) -> dict[str, Any]:
+        """Return the figures for JSON."""
+        return {"share": self.share, "copied_tokens": self.copied, "tokens": self.tokens, "longest": self.longest}
+
+
+@dataclass(frozen=True)
+class CopyReport:
+    """What several texts share with the training text, and what the validation text shares with it."""
+
+    least: int
+    """The fewest tokens of a span."""
+    sampled: float
+    """The share of the training tokens that were searched."""
+    spans: list[list[CopiedSpan]]
+    """The spans of each text."""
+    texts: CopiedShare
+    baseline: CopiedShare
+
+    @property
+    def excess(self) -> float:
+        """The share of the texts that is copied beyond what the validation text shares: 0 or more."""
+        return max(0.0, self.texts.share - self.baseline.share)
+
+    def report(self) -> dict[str, Any]:
+        """Return the figures for JSON, without the spans."""
+        return {
+            "least_tokens": self.least,
+            "searched_share": self.sampled,
+            "texts": self.texts.report(),
+            "validation": self.baseline.report(),
+            "excess": self.excess,
+        }
+
+
+def fewest_tokens(tokens: TokenMix) -> int:
+    """Return the tokens that SPAN_BYTES of the training text have on average, at least FEWEST_TOKENS."""
+    size = sum(part.bytes for part in tokens.parts)
+    return max(FEWEST_TOKENS, math.ceil(SPAN_BYTES * len(tokens) / max(1, size)))
+
+
+def copied_spans(index: SuffixArray, ids: np.ndarray, least: int) -> list[CopiedSpan]:
+    """Return the longest spans of `ids`, (N,), that stand in the indexed text, from left to right."""
+    lengths, places = index.longest(ids)
+    spans, position = [], 0
+    for start in np.flatnonzero(lengths >= least):
+        if start >= position:
+            position = int(start + lengths[start])
+            spans.append(CopiedSpan(int(start), position, int(places[start])))
+    return spans
+
+
+def share_of(spans: Iterable[CopiedSpan], tokens: int) -> CopiedShare:
+    """Return the share of a text of so many tokens that is in the spans."""
+    sizes = [span.stop - span.start for span in spans]
+    return CopiedShare(sum(sizes), tokens, max(sizes, default=0))
+
+
+def baseline_of(index: SuffixArray, val: TokenShards, least: int) -> CopiedShare:
+    """Return what the first BASELINE_TOKENS of the validation documents share with the indexed text."""
+    found = CopiedShare()
+    for number in range(val.documents):
+        ids = val.document(number)[: BASELINE_TOKENS - found.tokens]
+        found += share_of(copied_spans(index, ids, least), len(ids))
+        if found.tokens >= BASELINE_TOKENS:
+            break
+    return found
+
+
+def find_copies(index: SuffixArray, texts: Iterable[np.ndarray], val: TokenShards, least: int) -> CopyReport:
+    """Compare texts, each the ids of its tokens, and the validation text with the indexed training text."""
+    spans, shares = [], CopiedShare()
+    for ids in texts:
+        spans.append(copied_spans(index, ids, least))
+        shares += share_of(spans[-1], len(ids))
+    return CopyReport(least, index.sampled, spans, shares, baseline_of(index, val, least))
