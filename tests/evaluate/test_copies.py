@@ -10,7 +10,7 @@ import pytest
 from gptcli.data.shards import ShardWriter, TokenShards
 from gptcli.data.suffix_array import SuffixArray
 from gptcli.data.token_mix import TokenMix
-from gptcli.evaluate.copies import copied_spans, fewest_tokens, find_copies
+from gptcli.evaluate.copies import baseline_of, copied_spans, fewest_tokens, find_copies
 from gptcli.tokenizer.framing import DocumentFraming
 
 RNG = np.random.default_rng(0)
@@ -67,3 +67,9 @@ def test_only_what_exceeds_the_share_of_the_validation_text_is_copying(index: Su
 def test_a_span_has_about_50_bytes_and_at_least_8_tokens(tmp_path: Path) -> None:
     one, four, ten = (TokenMix.of_one(write(tmp_path / str(size), TRAIN, size)) for size in (1, 4, 10))
     assert (fewest_tokens(one), fewest_tokens(four), fewest_tokens(ten)) == (51, 13, 8)
+
+
+def test_the_validation_text_is_cut_into_texts_as_long_as_the_samples(index: SuffixArray, tmp_path: Path) -> None:
+    val = write(tmp_path / "val", TRAIN[:2, :100])  # copied whole, but a window of 10 tokens holds no span of 12
+    assert [baseline_of(index, val, 12, window).copied for window in (100, 50, 12, 10)] == [200, 200, 192, 0]
+    assert baseline_of(index, val, 12, 30).tokens == 180 and baseline_of(index, val, 12, 500).tokens == 200

@@ -25,7 +25,7 @@ kind; substrings of 50 characters were also what the authors of GPT-4 counted as
 Report", 2023, appendix C)."""
 FEWEST_TOKENS = 8
 BASELINE_TOKENS = 50_000
-"""Validation tokens that are searched, in whole documents from the first one on."""
+"""Validation tokens that are searched, from the first document on."""
 
 
 class CopiedSpan(NamedTuple):
@@ -110,21 +110,28 @@ def share_of(spans: Iterable[CopiedSpan], tokens: int) -> CopiedShare:
     return CopiedShare(sum(sizes), tokens, max(sizes, default=0))
 
 
-def baseline_of(index: SuffixArray, val: TokenShards, least: int) -> CopiedShare:
-    """Return what the first BASELINE_TOKENS of the validation documents share with the indexed text."""
+def baseline_of(index: SuffixArray, val: TokenShards, least: int, window: int) -> CopiedShare:
+    """Return what the first BASELINE_TOKENS of the validation documents share with the indexed text.
+
+    The documents are cut into windows, since a cut shortens the spans at both ends of a text; a rest that is shorter
+    than a window is left out.
+    """
     found = CopiedShare()
     for number in range(val.documents):
-        ids = val.document(number)[: BASELINE_TOKENS - found.tokens]
-        found += share_of(copied_spans(index, ids, least), len(ids))
-        if found.tokens >= BASELINE_TOKENS:
-            break
+        ids = val.document(number)
+        for start in range(0, max(1, len(ids) - window + 1), window):
+            part = ids[start : start + window]
+            found += share_of(copied_spans(index, part, least), len(part))
+            if found.tokens >= BASELINE_TOKENS:
+                return found
     return found
 
 
 def find_copies(index: SuffixArray, texts: Iterable[np.ndarray], val: TokenShards, least: int) -> CopyReport:
-    """Compare texts, each the ids of its tokens, and the validation text with the indexed training text."""
+    """Compare texts, each the ids of its tokens, and validation text of their mean length with the indexed text."""
     spans, shares = [], CopiedShare()
     for ids in texts:
         spans.append(copied_spans(index, ids, least))
         shares += share_of(spans[-1], len(ids))
-    return CopyReport(least, index.sampled, spans, shares, baseline_of(index, val, least))
+    window = max(least, shares.tokens // max(1, len(spans)))
+    return CopyReport(least, index.sampled, spans, shares, baseline_of(index, val, least, window))
