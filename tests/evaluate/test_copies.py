@@ -61,6 +61,9 @@ def test_only_what_exceeds_the_share_of_the_validation_text_is_copying(index: Su
     assert report.texts.share == pytest.approx(0.2, abs=0.015) and 40 <= report.texts.longest <= 42
     assert report.baseline.share == pytest.approx(0.125, abs=0.01)
     assert report.excess == pytest.approx(report.texts.share - report.baseline.share)
+    figures = report.report()["texts"]
+    assert figures["texts"] == 2 and figures["interval"] == pytest.approx([0, 0.41], abs=0.02)
+    assert report.baseline.report()["interval"][1] > report.baseline.share
     assert find_copies(index, texts[1:], write(tmp_path / "other", val), 12).excess == 0
 
 

@@ -9,7 +9,7 @@ what exceeds it counts as copying.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ import numpy as np
 from gptcli.data.shards import TokenShards
 from gptcli.data.suffix_array import SuffixArray
 from gptcli.data.token_mix import TokenMix
+from gptcli.evaluate.statistics import Uncertainty, bootstrap_ratio
 
 SPAN_BYTES = 50
 """The bytes of text that a span has at least, on average: about ten words. Shorter phrases are common to all texts of a
@@ -40,13 +41,26 @@ class CopiedSpan(NamedTuple):
 class CopiedShare:
     """How many of the tokens of some texts are in copied spans."""
 
-    copied: int = 0
-    tokens: int = 0
+    counts: tuple[tuple[int, int], ...] = ()
+    """The copied tokens and all tokens of each text."""
     longest: int = 0
     """The tokens of the longest span."""
 
-    def __add__(self, other: CopiedShare) -> CopiedShare:
-        return CopiedShare(self.copied + other.copied, self.tokens + other.tokens, max(self.longest, other.longest))
+    @property
+    def copied(self) -> int:
+        """The copied tokens of all texts."""
+        return sum(copied for copied, _ in self.counts)
+
+    @property
+    def tokens(self) -> int:
+        """The tokens of all texts."""
+        return sum(tokens for _, tokens in self.counts)
+
+    @property
+    def uncertainty(self) -> Uncertainty | None:
+        """The uncertainty of the share if the texts are a random sample; None for fewer than two."""
+        counts = np.array(self.counts, dtype=np.float64).reshape(-1, 2)
+        return bootstrap_ratio(counts[:, 0], counts[:, 1], "texts")
 
     @property
     def share(self) -> float:
@@ -55,7 +69,19 @@ class CopiedShare:
 
     def report(self) -> dict[str, Any]:
         """Return the figures for JSON."""
-        return {"share": self.share, "copied_tokens": self.copied, "tokens": self.tokens, "longest": self.longest}
+        found = self.uncertainty
+        return {
+            "share": self.share,
+            "interval": None if found is None else [found.low, found.high],
+            "texts": len(self.counts),
+            "copied_tokens": self.copied,
+            "tokens": self.tokens,
+            "longest": self.longest,
+        }
+
+    def __str__(self) -> str:
+        found = self.uncertainty
+        return f"{self.share:.1%}" + ("" if found is None else f" ({found.low:.1%} to {found.high:.1%})")
 
 
 @dataclass(frozen=True)
@@ -107,7 +133,7 @@ def copied_spans(index: SuffixArray, ids: np.ndarray, least: int) -> list[Copied
 def share_of(spans: Iterable[CopiedSpan], tokens: int) -> CopiedShare:
     """Return the share of a text of so many tokens that is in the spans."""
     sizes = [span.stop - span.start for span in spans]
-    return CopiedShare(sum(sizes), tokens, max(sizes, default=0))
+    return CopiedShare(((sum(sizes), tokens),), max(sizes, default=0))
 
 
 def baseline_of(index: SuffixArray, val: TokenShards, least: int, window: int) -> CopiedShare:
@@ -116,22 +142,32 @@ def baseline_of(index: SuffixArray, val: TokenShards, least: int, window: int) -
     The documents are cut into windows, since a cut shortens the spans at both ends of a text; a rest that is shorter
     than a window is left out.
     """
-    found = CopiedShare()
+    shares: list[CopiedShare] = []
+    tokens = 0
     for number in range(val.documents):
         ids = val.document(number)
         for start in range(0, max(1, len(ids) - window + 1), window):
             part = ids[start : start + window]
-            found += share_of(copied_spans(index, part, least), len(part))
-            if found.tokens >= BASELINE_TOKENS:
-                return found
-    return found
+            shares.append(share_of(copied_spans(index, part, least), len(part)))
+            tokens += len(part)
+        if tokens >= BASELINE_TOKENS:
+            break
+    return joined(shares)
+
+
+def joined(shares: Sequence[CopiedShare]) -> CopiedShare:
+    """Return the share of all texts together."""
+    return CopiedShare(
+        tuple(count for share in shares for count in share.counts), max((share.longest for share in shares), default=0)
+    )
 
 
 def find_copies(index: SuffixArray, texts: Iterable[np.ndarray], val: TokenShards, least: int) -> CopyReport:
     """Compare texts, each the ids of its tokens, and validation text of their mean length with the indexed text."""
-    spans, shares = [], CopiedShare()
+    spans, each = [], []
     for ids in texts:
         spans.append(copied_spans(index, ids, least))
-        shares += share_of(spans[-1], len(ids))
+        each.append(share_of(spans[-1], len(ids)))
+    shares = joined(each)
     window = max(least, shares.tokens // max(1, len(spans)))
     return CopyReport(least, index.sampled, spans, shares, baseline_of(index, val, least, window))

@@ -171,9 +171,9 @@ def training_text(session: Session, cache_dir: Path) -> PreparedMix:
 def sentence(report: CopyReport) -> str:
     """Return the figures of copying in a sentence."""
     return (
-        f"copies: {report.texts.share:.1%} of {report.texts.tokens:,} tokens stand in the training text in spans of "
+        f"copies: {report.texts} of {report.texts.tokens:,} tokens stand in the training text in spans of "
         f"{report.least} tokens or more (longest {report.texts.longest:,}); of the validation text "
-        f"{report.baseline.share:.1%} do, so the excess is {report.excess:.1%}"
+        f"{report.baseline} does, so the excess is {report.excess:.1%}"
     )
 
 
