@@ -248,6 +248,8 @@ def test_no_grammar_allows_everything(tokenizer: Tokenizer) -> None:
         ("json_schema", '{"$ref": "https://example.org/s.json"}', "the it is not possible: "),
         ("json_schema", '{"items":' * 5000 + "{}" + "}" * 5000, "the it is not JSON: "),
         ("json_schema", json.dumps({"enum": ["x" * 300_000]}), "at most 262,144 are possible; make it shorter"),
+        ("json_schema", '{"$ref": "#"}', "the it allows no text"),
+        ("lark", "start: start", "the it allows no text"),
         ("regex", "(", "the it is not possible: unclosed group; use the syntax of Rust's regex"),
         ("regex", "(?=a)b", "look-around"),
         ("lark", 'start: "a" b', 'unknown name: "b"; use the syntax of Lark'),

@@ -30,6 +30,8 @@ LONGEST_TEXT = 256 * 1024
 """Most characters of a grammar."""
 REFUSED = "doesn't satisfy the grammar"
 """What the library says of a token that may not follow."""
+NO_TEXT = "NoExtensionBias"
+"""What it says of a grammar that no text matches, such as one that only refers to itself."""
 TRIAL = ProcessLimits(memory_bytes=2**30, cpu_seconds=5)
 TRIAL_SECONDS = 30.0
 """Most seconds of a trial by the clock."""
@@ -56,10 +58,7 @@ class Grammar(Language):
         first = self.matcher.deep_copy()
         first.compute_bitmask()
         if first.is_error():
-            raise DataError(
-                f"{source.name} allows no text that the model's tokens can write",
-                "allow some text, or use another model",
-            )
+            raise self.error(NO_TEXT)
 
     def constraint(self) -> Constraint:
         """Return what one text must match."""
@@ -276,6 +275,10 @@ def grammar_error(source: GrammarText, message: str) -> GptcliError:
     told = next(
         (line.removeprefix("error: ") for line in lines if line.startswith("error: ")), lines[0] if lines else ""
     )
+    if told == NO_TEXT:
+        return DataError(
+            f"{source.name} allows no text that the model's tokens can write", "allow some text, or use another model"
+        )
     if "limit" in told or "too" in told:
         return DataError(f"{source.name} is too complex: {told}", "make it simpler")
     return DataError(f"{source.name} is not possible: {told}", source.remedy)
