@@ -179,3 +179,23 @@ def test_an_unknown_model_is_refused_with_the_names_of_those_that_exist(loader: 
     with pytest.raises(ApiError, match="this server has story") as refused:
         loader.table.get("other")
     assert refused.value.status == 404
+
+
+def test_a_shorter_context_lets_more_samples_fit_in_memory(
+    run: RunDirectory, save: Save, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(1)
+    monkeypatch.setattr("gptcli.serve.loading.machine_memory_bytes", lambda device: 60_000)
+    found = {}
+    for context in (None, 8):
+        table = ModelTable(["story"])
+        settings = ServeSettings(slots=4, context=context)
+        loader = ModelLoader(table, read_sources([str(run.path)], REQUEST), settings, False, lambda: None)
+        loader.put("story", loader.session_of(loader.sources[0]))
+        served = table.get("story")
+        found[served.context] = served.worker.statistics.slots
+        assert served.facts.context == served.context
+        served.worker.close()
+        loader.stop()
+    assert found[32] < found[8] == 4
+    assert f"ready: story ({found[32]} sample" in (said := capsys.readouterr().err) and said.endswith("ready: story\n")

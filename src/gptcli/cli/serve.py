@@ -48,6 +48,9 @@ def serve(
     ] = None,
     slots: Annotated[int, limit_option(help="Generate at most this many samples of a model side by side.")] = 32,
     queue: Annotated[int, limit_option(help="Let at most this many samples of a model wait.")] = 256,
+    context: Annotated[
+        int | None, limit_option(help="Read at most this many tokens at once; with fewer, more samples fit in memory.")
+    ] = None,
     request_seconds: Annotated[float, limit_option(help="End a request that takes longer than this.")] = 600,
     drain_seconds: Annotated[
         float, limit_option(help="Give requests under way this long to end after SIGTERM or Ctrl-C.")
@@ -90,6 +93,7 @@ def serve(
                 "cors_origins": cors or [],
                 "slots": slots,
                 "queue": queue,
+                "context": context,
                 "request_seconds": request_seconds,
                 "drain_seconds": drain_seconds,
             }

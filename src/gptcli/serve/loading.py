@@ -9,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from gptcli.console import say, shell_word
+from gptcli.console import quantity, say, shell_word
 from gptcli.errors import GptcliError, UsageError
 from gptcli.generate.config import EngineConfig
+from gptcli.generate.engine import Engine
 from gptcli.interop.base_reference import HUB_PREFIX
 from gptcli.interop.load import is_model
 from gptcli.interruptible import CallThread
@@ -154,8 +155,17 @@ class ModelLoader:
         """Serve a model with an engine and its chat template from now on."""
         settings = self.settings
         memory = machine_memory_bytes(session.model.embedding.weight.device) // 2 // len(self.sources)
-        engine = session.engine(EngineConfig(rows=settings.slots, cache_bytes=memory))
+        engine = session.engine(EngineConfig(rows=settings.slots, cache_bytes=memory, context=settings.context))
         chat = None if session.tokenizer.chat_template is None else ChatPrompts(session)
         limits = WorkerLimits(engine.statistics.slots, settings.queue, settings.request_seconds)
         self.table.put(ServedModel(name, session, EngineWorker(engine, limits), chat, self.pool))
-        say(f"ready: {name}")
+        say(f"ready: {name}{few_slots(engine, settings)}")
+
+
+def few_slots(engine: Engine, settings: ServeSettings) -> str:
+    """Return how many samples fit in memory, if these are fewer than are allowed."""
+    slots = engine.statistics.slots
+    if slots >= settings.slots:
+        return ""
+    fit = quantity(slots, "sample")
+    return f" ({fit} of {engine.context_length:,} tokens at a time: more fit in memory with a smaller --context)"

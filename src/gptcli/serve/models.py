@@ -76,7 +76,7 @@ class ServedModel:
         self, name: str, session: Session, worker: EngineWorker, chat: ChatPrompts | None, pool: TextPool
     ) -> None:
         self.name, self.session, self.worker, self.chat, self.pool = name, session, worker, chat, pool
-        self.facts = facts_of(session, self.stop_ids)
+        self.facts = facts_of(session, self.stop_ids).model_copy(update={"context": self.context})
         self.created = int(time.time())
         weakref.finalize(self, release, worker, chat)
 
@@ -84,6 +84,11 @@ class ServedModel:
     def stop_ids(self) -> frozenset[int]:
         """The tokens that end a text or an answer."""
         return self.session.stop_ids if self.chat is None else self.chat.stop_ids
+
+    @property
+    def context(self) -> int:
+        """Most tokens of a sample that are read at once."""
+        return self.worker.engine.context_length
 
     async def chat_ids(self, messages: list[Any], tools: list[Any] | None = None) -> list[int]:
         """Return the ids of a conversation up to where the assistant is to write.

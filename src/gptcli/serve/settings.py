@@ -42,6 +42,10 @@ class ServeSettings(Config):
     queue: int = Field(default=256, ge=1, le=10**6)
     """Most samples of a model that wait for a slot; further requests are answered with 429."""
 
+    context: int | None = Field(default=None, ge=1, le=10**7)
+    """Most tokens of a sample that a model reads at once, None for its own context; with fewer, more samples fit in
+    memory."""
+
     max_samples: int = Field(default=128, ge=1, le=10**6)
     """Most samples of one request."""
 

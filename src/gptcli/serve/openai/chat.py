@@ -97,7 +97,7 @@ async def chat_job(served: ServedModel, body: ChatRequest, most: int) -> ChatJob
     require_readable(served, ids, "messages", may_slide=body.overflow == "slide")
     # Without a limit an answer ends at the latest where the context does, or after as many tokens.
     asked = body.max_completion_tokens or body.max_tokens
-    longest = asked or served.session.model.config.context_length
+    longest = asked or served.context
     params = sampling_params(body, body.stop, longest, (body.top_logprobs or 0) if body.logprobs else None)
     constraint = await constraint_maker(served, body.response_format)
     return ChatJob(

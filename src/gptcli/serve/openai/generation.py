@@ -99,11 +99,11 @@ def require_readable(served: ServedModel, ids: Sequence[int], param: str, *, may
     Raises:
         ApiError: it has an id that the model lacks, or is longer than the context unless that may slide.
     """
-    config = served.session.model.config
-    if (largest := max(ids)) >= config.vocab_size:
-        raise invalid(f"the prompt has the id {largest}, and the model has {config.vocab_size} tokens", param)
-    if len(ids) > config.context_length and not may_slide:
-        raise context_length_exceeded(param, len(ids), config.context_length)
+    size = served.session.model.config.vocab_size
+    if (largest := max(ids)) >= size:
+        raise invalid(f"the prompt has the id {largest}, and the model has {size} tokens", param)
+    if len(ids) > served.context and not may_slide:
+        raise context_length_exceeded(param, len(ids), served.context)
 
 
 def require_few(count: int, most: int, param: str) -> None:

@@ -24,7 +24,7 @@ async def tokenize(request: HttpRequest) -> Response:
         ids = await conversation_ids(served, body.messages)
     else:
         ids = await ids_of(served, body.prompt or "", adds=body.add_special_tokens is not False)
-    content = TokenizeResponse(count=len(ids), max_model_len=served.session.model.config.context_length, tokens=ids)
+    content = TokenizeResponse(count=len(ids), max_model_len=served.context, tokens=ids)
     if body.return_token_strs:
         names = [served.session.tokenizer.token_text(token) for token in ids]
         content = content.model_copy(update={"token_strs": names})
