@@ -11,7 +11,7 @@ import pytest
 from command_tree import LEAVES, TREE
 
 VERBS = {"Check", "Convert", "Estimate", "Generate", "List", "Measure", "Prepare", "Print", "Read", "Repeat", "Show"}
-VERBS |= {"Fine-tune", "Record", "Serve", "Talk", "Train", "Upload"}
+VERBS |= {"Fine-tune", "Record", "Serve", "Remove", "Talk", "Train", "Upload"}
 VERBS_AND_GROUPS = {words: command for words, command in TREE.items() if words}
 RUNNABLE = {words: command for words, command in TREE.items() if words in LEAVES or words == ("bench",)}
 
@@ -50,5 +50,5 @@ def test_the_help_prints_groups_and_then_examples_as_they_are_typed() -> None:
     command = TREE["generate",]
     text = command.get_help(command.make_context("generate", ["runs/book"], max_content_width=60))
     headings = re.findall(r"^(\w+):$", text, re.M)
-    assert headings == ["Arguments", "Prompt", "Model", "Sampling", "Compute", "Output", "Options", "Examples"]
+    assert headings == ["Arguments", "Prompt", "Model", "Sampling", "Compute", "Output", "Data", "Options", "Examples"]
     assert text.endswith("\n  gptcli generate runs/book --prompt-file prompts.txt --json")

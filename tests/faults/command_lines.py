@@ -43,6 +43,7 @@ TRAINS = {("train",), ("verify-resume",)}
 LEFT_OUT = {
     "--compile": "it takes half a minute",
     "--nproc": "it starts processes that import torch anew",
+    "--yes": "it removes what other lines read",
     "--tasks": "it reads the index of lm-evaluation-harness for ten seconds",
     "--install-completion": "it writes to the home directory",
     "--show-completion": "it asks which shell calls",

@@ -63,7 +63,7 @@ def test_a_run_leaves_all_that_later_commands_need(
         "run", "steps", "tokens", "parameters", "trained_parameters", "train_seconds", "tokens_per_second",
         "train_loss", "val_loss", "val_bits_per_byte", "val_part", "peak_memory_bytes", "xz_bits_per_byte",
         "val_loss_interval", "verdict", "verdict_text", "ended", "best_step",
-        "val_bits_per_byte_withheld", "val_lost_text",
+        "val_bits_per_byte_withheld", "val_lost_text", "device",
     }  # fmt: skip
     for name in ("run.toml", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
                  "generation_config.json", "metrics.jsonl", "data.json", "samples.jsonl", "val"):  # fmt: skip

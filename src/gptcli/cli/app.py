@@ -26,6 +26,7 @@ from gptcli.cli.import_model import import_model
 from gptcli.cli.plan import plan
 from gptcli.cli.push import push
 from gptcli.cli.replay import replay
+from gptcli.cli.runs import runs_app
 from gptcli.cli.selfcheck import selfcheck
 from gptcli.cli.serve import serve
 from gptcli.cli.tokenizer import tokenizer_app
@@ -75,6 +76,7 @@ app.command("push", cls=Verb)(push)
 app.command("replay", cls=Verb)(replay)
 app.command("verify-resume", cls=Verb)(verify_resume)
 app.command("selfcheck", cls=Verb)(selfcheck)
+app.add_typer(runs_app, name="runs")
 app.add_typer(bench_app, name="bench")
 app.add_typer(data_app, name="data")
 app.add_typer(tokenizer_app, name="tokenizer")

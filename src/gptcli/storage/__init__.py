@@ -17,6 +17,7 @@ from gptcli.storage.atomic import (
     errors_name,
     fsync_path,
     publish,
+    remove_directory,
     set_modes,
     sha256_file,
     write_atomic,

@@ -17,7 +17,7 @@ from gptcli.errors import GptcliError, StorageError
 from gptcli.storage.errors import storage_error, storage_errors
 from gptcli.storage.reading import open_regular
 from gptcli.storage.temporaries import held_directory, temporary_name
-from gptcli.storage.writing import create_file, open_nofollow, refuse_special_file
+from gptcli.storage.writing import create_file, open_nofollow, refuse_special_file, remove_tree
 
 
 def fsync_path(path: Path) -> None:
@@ -165,6 +165,19 @@ def no_room_error(temporary: Path, path: Path, error: OSError) -> StorageError:
     taken = sum(max(entry.st_size, entry.st_blocks * 512) for entry in found)
     shutil.rmtree(temporary, ignore_errors=True)
     return storage_error(path, error, needed=f"more than {taken:,}")
+
+
+def remove_directory(path: Path) -> None:
+    """Rename a directory, then delete it, so that a kill in between leaves something to clean and never half of it.
+
+    Raises:
+        StorageError: it is a link, or cannot be removed.
+    """
+    condemned = temporary_name(path)
+    with storage_errors(path, "remove"):
+        refuse_special_file(path)
+        path.rename(condemned)
+        remove_tree(condemned)
 
 
 def set_modes(directory: Path) -> None:

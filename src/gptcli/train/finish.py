@@ -83,6 +83,7 @@ def finish(trainer: Trainer, baseline: CompressionBaseline) -> dict[str, Any]:
         "tokens": state.tokens,
         "parameters": plan.parameters,
         "trained_parameters": plan.trained,
+        "device": str(plan.device),
         "train_seconds": round(state.elapsed_seconds, 3),
         "tokens_per_second": round(state.tokens / max(state.elapsed_seconds, 1e-9), 1),
         "train_loss": trainer.logger.last_train_loss(),

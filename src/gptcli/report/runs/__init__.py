@@ -1,0 +1,1 @@
+"""`gptcli runs`: what runs have recorded, read without opening a model."""
