@@ -11,7 +11,7 @@ import pytest
 from command_tree import LEAVES, TREE
 
 VERBS = {"Check", "Convert", "Estimate", "Generate", "List", "Measure", "Prepare", "Print", "Read", "Repeat", "Show"}
-VERBS |= {"Fine-tune", "Record", "Serve", "Remove", "Talk", "Train", "Upload"}
+VERBS |= {"Fine-tune", "Record", "Serve", "Export", "Remove", "Talk", "Train", "Upload"}
 VERBS_AND_GROUPS = {words: command for words, command in TREE.items() if words}
 RUNNABLE = {words: command for words, command in TREE.items() if words in LEAVES or words == ("bench",)}
 

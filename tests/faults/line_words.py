@@ -188,6 +188,7 @@ WORKING = {
     "runs list": ["run"],
     "runs show": ["run"],
     "runs diff": ["run", "run"],
+    "runs export": ["run"],
     "runs rm": ["run", "--yes"],
     "checkpoint list": ["run"],
     "checkpoint verify": ["run"],

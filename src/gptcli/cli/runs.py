@@ -1,4 +1,4 @@
-"""`gptcli runs [list | show | diff | rm]`."""
+"""`gptcli runs [list | show | diff | export | rm]`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class RunCommands(CommandGroup):
         return super().parse_args(ctx, args)
 
 
-runs_app = typer.Typer(name="runs", cls=RunCommands, help="List runs, look at one, compare two, remove some.")
+runs_app = typer.Typer(name="runs", cls=RunCommands, help="List runs, look at one, compare two, export or remove some.")
 order_option = partial(typer.Option, rich_help_panel="Order")
 removal_option = partial(typer.Option, rich_help_panel="Removal")
 Run = Annotated[Path, typer.Argument(help="The run directory.")]
@@ -91,6 +91,39 @@ def diff(
     from gptcli.report.runs.single import compare_settings
 
     show_report(compare_settings(one, other), as_json)
+
+
+@runs_app.command("export", cls=Command)
+def export(
+    run: Run,
+    to: Annotated[
+        Literal["csv", "tensorboard", "trackio", "wandb", "mlflow"],
+        output_option(help="Write a table, or send the metrics to this tracker."),
+    ] = "csv",
+    out: Annotated[Path | None, output_option(metavar="FILE", help="Write the table to a new file.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Export the metrics of a run: as a table, or to a tracker.
+
+    Without --out the table is printed. A tracker gets the run as if it had been set by train.trackers.
+
+    Examples:
+        gptcli runs export runs/book > book.csv
+        gptcli runs export runs/book --to tensorboard
+    """
+    from gptcli.errors import UsageError
+    from gptcli.report.runs.export import as_csv, metrics_of, send, write_csv
+
+    if out is not None and to != "csv":
+        raise UsageError(f"--out is for a table, and {to} has a place of its own", "leave out --out")
+    if to != "csv":
+        show_report(send(run, to), as_json)
+    elif out is not None:
+        show_report(write_csv(run, out), as_json)
+    elif as_json:
+        raise UsageError("--json describes a file", "add --out FILE")
+    else:
+        sys.stdout.write(as_csv(metrics_of(run)))
 
 
 @runs_app.command("rm", cls=Command)

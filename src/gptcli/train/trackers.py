@@ -204,9 +204,8 @@ class Trackers:
 
     def log(self, step: int, line: Metrics) -> None:
         """Send the numbers of a line of metrics.jsonl."""
-        metrics = {name: value for name, value in line.items() if isinstance(value, int | float) and name != "step"}
         if step > self.logged:
-            self.each("log", step, metrics)
+            self.each("log", step, numbers_of(line))
 
     def close(self) -> None:
         """Close all trackers."""
@@ -220,6 +219,11 @@ class Trackers:
             except Exception as error:  # no error of another program's client may end a training
                 del self.alive[name]
                 warn(name, error)
+
+
+def numbers_of(line: Metrics) -> dict[str, float]:
+    """Return the numbers of a line of metrics.jsonl but its step."""
+    return {name: value for name, value in line.items() if isinstance(value, int | float) and name != "step"}
 
 
 def open_trackers(names: Sequence[TrackerName], run: Path, config: Mapping[str, Any], logged: int = 0) -> Trackers:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from command import gptcli
 from gptcli.checkpoint.run_directory import RunDirectory
@@ -171,6 +174,33 @@ def test_runs_are_removed_only_when_that_is_confirmed_and_nobody_writes_them(tmp
     assert gptcli("runs", "rm", one, other, "--yes").returncode == 0
     assert list(tmp_path.iterdir()) == []
     assert gptcli("runs", "rm", tmp_path, "--yes").returncode == 4 and tmp_path.is_dir()
+
+
+def test_metrics_become_a_table_with_every_number(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "book")
+    rows = list(csv.DictReader(io.StringIO(gptcli("runs", "export", run).stdout)))
+    lines = read_record(run).lines()
+    assert [float(row["train_loss"]) for row in rows] == [line["train_loss"] for line in lines]
+    assert [row["val_loss"] for row in rows if row["val_loss"]] == ["2.4", "2.2", "2.1333333333333333", "2.1"]
+    out = tmp_path / "book.csv"
+    assert json.loads(gptcli("runs", "export", run, "--out", out, "--json").stdout)["lines"] == 100
+    assert len(out.read_text().splitlines()) == 101
+    assert gptcli("runs", "export", run, "--out", out).returncode == 2
+    assert gptcli("runs", "export", run, "--to", "tensorboard", "--out", out).returncode == 2
+    (run / "metrics.jsonl").write_text("")
+    assert gptcli("runs", "export", run).returncode == 3
+
+
+def test_tensorboard_gets_a_run_afterwards_and_only_once(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "book", steps=5)
+    assert "5 lines" in gptcli("runs", "export", run, "--to", "tensorboard").stdout
+    accumulator = EventAccumulator(str(run / "tensorboard"))
+    accumulator.Reload()
+    assert [(one.step, one.value) for one in accumulator.Scalars("tokens")] == [
+        (step, 40 * step) for step in range(1, 6)
+    ]
+    again = gptcli("runs", "export", run, "--to", "tensorboard")
+    assert again.returncode == 2 and "has this run already" in again.stderr
 
 
 def test_a_link_to_a_run_is_not_followed(tmp_path: Path) -> None:
