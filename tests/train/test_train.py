@@ -165,6 +165,23 @@ def test_looking_at_a_run_does_not_change_it(corpus: Path, tmp_path: Path, key: 
         assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR2"), reason="there is no such signal here")
+def test_a_signal_shows_how_the_run_stands_and_changes_nothing(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(request(corpus, tmp_path / "undisturbed"))
+    before = signal.getsignal(signal.SIGUSR2)
+    assert "so far" not in capsys.readouterr().err
+    stop_after(9, monkeypatch, signal.SIGUSR2)
+    train(request(corpus, tmp_path / "asked"))
+    (told,) = [line for line in capsys.readouterr().err.splitlines() if "so far" in line]
+    best = min(line["val_loss"] for line in lines(tmp_path / "asked") if line["val_loss"] and line["step"] <= 9)
+    assert told.startswith("step 9/12, ") and f"the lowest validation loss is {best:.4f}, at step" in told
+    one, two = (weights(tmp_path / name, 12) for name in ("undisturbed", "asked"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert signal.getsignal(signal.SIGUSR2) == before
+
+
 def test_a_signal_number_decides_the_exit_code(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stop_after(3, monkeypatch, signal.SIGTERM)
     with pytest.raises(Stopped) as stopped:

@@ -16,6 +16,7 @@ from gptcli.generate.text import generate
 from gptcli.nn.device import Precision, autocast, peak_memory_bytes
 from gptcli.train.divergence import require_finite_loss
 from gptcli.train.loop import Event, Trainer
+from gptcli.train.verdict import curve_of, so_far
 
 
 def training_events(trainer: Trainer) -> Sequence[Event]:
@@ -26,6 +27,7 @@ def training_events(trainer: Trainer) -> Sequence[Event]:
         RequireFiniteLoss(trainer),
         GenerateSample(trainer),
         SaveCheckpoint(trainer),
+        ShowStatus(trainer),
     )
 
 
@@ -148,3 +150,22 @@ class SaveCheckpoint(TrainerEvent):
     def run(self) -> None:
         """Run the event."""
         self.trainer.save()
+
+
+class ShowStatus(TrainerEvent):
+    """Prints how the run stands, if a signal has asked for it."""
+
+    def due(self, step: int, is_last: bool) -> bool:
+        """Return whether the event happens after `step`."""
+        return self.trainer.stop.is_status_wanted
+
+    def run(self) -> None:
+        """Run the event."""
+        trainer, state = self.trainer, self.state
+        trainer.stop.is_status_wanted = False
+        if not trainer.world.is_first:
+            return
+        curve = curve_of(trainer.logger.metrics.read())
+        tokens = min(self.config.eval_tokens, len(trainer.plan.data.val) - 1)
+        place = f"step {state.step:,}/{self.length.end:,}, {duration(state.elapsed_seconds)}"
+        say(f"{place}: loss {state.latest.loss:.4f}; {so_far(curve, tokens)}")

@@ -14,6 +14,8 @@ from gptcli.console import Progress
 from gptcli.errors import Stopped
 
 STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+STATUS_SIGNALS = tuple(getattr(signal, name) for name in ("SIGUSR2", "SIGINFO") if hasattr(signal, name))
+"""Signals that ask how the run stands. On macOS Ctrl-T sends SIGINFO."""
 
 REPEAT_SECONDS = 5.0
 """The seconds within which a second signal may be a repetition of the first one."""
@@ -30,6 +32,8 @@ class StopRequest:
         "raise"     Stopped is raised wherever the signal arrives: there is no step to lose
         "leave"     the process ends: there is no step to lose, but the compiler may run, whose C++ allows no exception
         "remember"  none: the trainer reads `signum` between two steps
+
+    A signal that asks how the run stands only sets `is_status_wanted`.
     """
 
     def __init__(self, is_repeated: bool = False) -> None:
@@ -40,9 +44,11 @@ class StopRequest:
         self.signum: int | None = None
         self.is_repeated, self.received = is_repeated, 0.0
         self.answer: Response = "raise"
+        self.is_status_wanted = False
 
     def __enter__(self) -> Self:
         self.previous: dict[int, Any] = {number: signal.signal(number, self.receive) for number in STOP_SIGNALS}
+        self.previous |= {number: signal.signal(number, self.note) for number in STATUS_SIGNALS}
         return self
 
     def __exit__(
@@ -68,6 +74,10 @@ class StopRequest:
             if self.answer == "leave":
                 leave(signum, str(stopped))
             raise stopped
+
+    def note(self, signum: int, frame: FrameType | None) -> None:
+        """Handle a signal that asks how the run stands."""
+        self.is_status_wanted = True
 
     def respond(self, answer: Response) -> None:
         """Choose what the first signal does from now on."""

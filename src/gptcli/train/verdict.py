@@ -91,6 +91,15 @@ def judge(curve: Sequence[CurvePoint], tokens: int) -> Finding:
     return Finding("too_small" if is_blind else "flat", best, last, before)
 
 
+def so_far(curve: Sequence[CurvePoint], tokens: int) -> str:
+    """Return how a run stands that has not come to its end, in words; see `judge`."""
+    finding = judge(curve, tokens)
+    what = finding.verdict.replace("_", " ")
+    if finding.best is None:
+        return f"so far {what}"
+    return f"so far {what}: the lowest validation loss is {finding.best.val_loss:.4f}, at step {finding.best.step:,}"
+
+
 def exceeds(higher: CurvePoint, lower: CurvePoint, by: float) -> bool:
     """Return whether one loss is surely above another, and by at least `by` nats."""
     found = difference(higher, lower)

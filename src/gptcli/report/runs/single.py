@@ -15,7 +15,7 @@ from gptcli.figures import figure_with_interval
 from gptcli.report.runs.chart import Series, draw
 from gptcli.report.runs.reading import read_record
 from gptcli.report.runs.record import RunRecord, number
-from gptcli.train.verdict import curve_of, judge
+from gptcli.train.verdict import curve_of, so_far
 
 ROWS, LEAST_COLUMNS, MOST_COLUMNS = 12, 20, 100
 ENOUGH_TOKENS = 10**9
@@ -98,12 +98,7 @@ class RunView:
         if isinstance(told, str):
             return [told]
         curve = curve_of(self.record.lines())
-        if not curve:
-            return []
-        finding = judge(curve, ENOUGH_TOKENS)
-        best = min(curve, key=lambda point: point.val_loss)
-        what = finding.verdict.replace("_", " ")
-        return [f"so far {what}: the lowest validation loss is {best.val_loss:.4f}, at step {best.step:,}"]
+        return [so_far(curve, ENOUGH_TOKENS)] if curve else []
 
     def samples(self) -> list[str]:
         """Return a few of the samples that were printed during training, evenly over time."""
