@@ -189,7 +189,6 @@ WORKING = {
     "runs show": ["run"],
     "runs diff": ["run", "run"],
     "runs export": ["run"],
-    "runs rm": ["run", "--yes"],
     "checkpoint list": ["run"],
     "checkpoint verify": ["run"],
     "config show": [],
