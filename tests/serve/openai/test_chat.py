@@ -79,7 +79,7 @@ def test_the_bytes_of_the_tokens_are_the_text(ask: Ask) -> None:
             partial += "\\x" in token.token
     assert partial  # some were parts of characters
     assert ask(max_tokens=3).choices[0].logprobs is None
-    assert ask(max_tokens=3, logprobs=True).choices[0].logprobs.content[0].top_logprobs == []
+    assert ask(max_tokens=3, temperature=0, logprobs=True).choices[0].logprobs.content[0].top_logprobs == []
 
 
 def test_an_answer_ends_before_a_stop_string_and_no_chunk_has_a_part_of_it(ask: Ask) -> None:
