@@ -9,13 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gptcli.nn.matmul import linear
 from gptcli.nn.processor import is_amd
 
 LARGEST_INT8 = 127
-LEAST_PACKED_NUMBERS = 2**18
-"""The size of a matrix from which on packing pays: a call of oneDNN takes 13 microseconds more than MKL's, which is
-about all that a smaller matrix takes (measured at 1 to 32 rows)."""
 
 
 def packs(weight: Tensor) -> bool:
@@ -34,29 +30,19 @@ def least_packed_rows() -> int:
 
 
 class PackedLinear(nn.Module):
-    """x W^T + b in fp32, with W also in the order in which oneDNN reads it, where that is faster.
+    """x W^T + b in fp32, with W in the order in which oneDNN reads it.
 
     For a few rows the library would otherwise reorder the whole matrix at every call, which takes as long as the matmul
-    itself. `least_packed_rows` says from how many rows on packing pays; fewer are multiplied with the matrix itself.
+    itself. `least_packed_rows` says from how many rows on packing pays.
     """
-
-    weight: Tensor
-    packed: Tensor | None
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
-        self.bias, self.least_rows = bias, least_packed_rows()
-        is_large = weight.numel() >= LEAST_PACKED_NUMBERS
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach()) if is_large else None
-        self.register_buffer("weight", weight.detach(), persistent=False)  # shared with the model that is packed
-        self.register_buffer("packed", packed, persistent=False)
+        self.register_buffer("packed", torch.ops.mkldnn._reorder_linear_weight(weight.detach()), persistent=False)
+        self.bias = bias
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (..., I) to (..., O)."""
-        # Compiled code serves every number of rows, and is not made again for fewer.
-        has_few_rows = not torch.compiler.is_compiling() and x.numel() < self.least_rows * x.shape[-1]
-        if self.packed is None or has_few_rows:
-            return linear(x, self.weight, self.bias)
         y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
         return y
 
