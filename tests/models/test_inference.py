@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from gptcli.models.config import ModelConfig
 from gptcli.models.gpt import GPT, build_model
 from gptcli.models.inference import for_generation, quantized, with_linears
+from gptcli.nn import inference
 from gptcli.nn.inference import Int8Linear, PackedLinear, least_packed_rows, packs
 from gptcli.nn.processor import is_amd
 
@@ -35,12 +36,14 @@ def model_of(settings: dict) -> GPT:
 
 @torch.no_grad()
 @pytest.mark.parametrize("settings", SHAPES, ids=str)
-def test_copies_give_the_models_logits_and_leave_it_alone(settings: dict) -> None:
+def test_copies_give_the_models_logits_and_leave_it_alone(settings: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     model, ids = model_of(settings), torch.arange(40).view(2, 20)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     expected = model(ids)
     if packs(model.embedding.weight):
+        monkeypatch.setattr(inference, "LEAST_PACKED_NUMBERS", 2000)  # some of the matrices
         packed = with_linears(model, PackedLinear)
+        assert packed.blocks[0].mlp.up.is_packed and not packed.blocks[0].attention.output.is_packed
         torch.testing.assert_close(packed(ids), expected, rtol=1e-5, atol=1e-5)
         assert packed.embedding.weight.data_ptr() == model.embedding.weight.data_ptr(), "nothing is held twice"
     eight = quantized(model, "int8")
@@ -68,6 +71,17 @@ def test_matrices_are_packed_where_enough_rows_read_them(
         assert for_generation(model, least - 1) is model
         assert isinstance(for_generation(model, least).blocks[0].mlp.up, PackedLinear)
     is_amd.cache_clear()
+
+
+@needs_packing
+@torch.no_grad()
+def test_large_matrices_are_packed_and_small_ones_shared() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight, bias, x = (torch.randn(shape, generator=generator) for shape in ((1024, 256), (1024,), (9, 1, 256)))
+    large, small = PackedLinear(weight, bias), PackedLinear(weight[:-1], None)
+    assert large.is_packed and not small.is_packed and small.matrix.data_ptr() == weight.data_ptr()
+    torch.testing.assert_close(large(x), F.linear(x, weight, bias), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(small(x), F.linear(x, weight[:-1]), rtol=1e-4, atol=1e-4)
 
 
 @needs_packing
