@@ -35,6 +35,11 @@ def figure_with_interval(value: float, interval: Interval | None) -> str:
     return f"{rounded(value, place)} ({low} to {high})"
 
 
+def scaled(interval: Interval | None, factor: float) -> Interval | None:
+    """Return the interval of an estimate that is multiplied by `factor`, such as from nats to bits per byte."""
+    return None if interval is None else (interval[0] * factor, interval[1] * factor)
+
+
 def last_place(value: float, interval: Interval | None) -> int:
     """Return the power of ten of the last digit that is worth printing."""
     if interval is None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from gptcli.checkpoint.run_directory import RunDirectory
-from gptcli.serve.model_facts import corpora, facts_of, losses, public_name, size
+from gptcli.data.source_names import corpora, public_name
+from gptcli.serve.model_facts import facts_of, losses, size
 from gptcli.session import ModelRequest, Session, open_session
 from tiny_base import write_tiny_base
 

@@ -77,3 +77,18 @@ def holder_of(descriptor: int) -> str:
     while not (holder := os.pread(descriptor, 200, 0).decode(errors="replace").strip()) and time.monotonic() < give_up:
         time.sleep(0.01)
     return holder
+
+
+def is_locked(path: Path) -> bool:
+    """Return whether a process holds the lock file. The lock itself is left alone."""
+    try:
+        descriptor = open_nofollow(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)

@@ -86,7 +86,7 @@ class CopiedShare:
 
 @dataclass(frozen=True)
 class CopyReport:
-    """What several texts share with the training text, and what the validation text shares with it."""
+    """The copied spans of several texts, their share of the tokens, and the same share of the validation text."""
 
     least: int
     """The fewest tokens of a span."""

@@ -31,7 +31,7 @@ LONGEST_TEXT = 256 * 1024
 REFUSED = "doesn't satisfy the grammar"
 """What the library says of a token that may not follow."""
 NO_TEXT = "NoExtensionBias"
-"""What it says of a grammar that no text matches, such as one that only refers to itself."""
+"""The library's message about a grammar that no text matches, such as one that only refers to itself."""
 TRIAL = ProcessLimits(memory_bytes=2**30, cpu_seconds=5)
 TRIAL_SECONDS = 30.0
 """Most seconds of a trial by the clock."""

@@ -17,7 +17,7 @@ from gptcli import __version__, strict_json
 from gptcli.console import shell_word
 from gptcli.data.chat_encoder import LEARNT
 from gptcli.data.prompts import example_prompt
-from gptcli.figures import figure, figure_with_interval
+from gptcli.figures import figure, figure_with_interval, scaled
 from gptcli.interop.auto_tokenizer import tokenizer_class_for
 from gptcli.interop.base_reference import HUB_PREFIX
 from gptcli.interop.families import family_of
@@ -198,8 +198,7 @@ def validation_lines(summary: Json) -> Iterator[str]:
         f"(perplexity {figure_with_interval(perplexity, perplexities)})"
     )
     if isinstance(bits, float):
-        scale = bits / loss if loss else 0.0
-        yield f"- Validation bits per byte: {figure(bits, (low * scale, high * scale) if found else None)}"
+        yield f"- Validation bits per byte: {figure(bits, scaled(interval, bits / loss if loss else 0.0))}"
 
 
 def size_lines(loaded: LoadedModel, dtype: str) -> Iterator[str]:

@@ -58,7 +58,7 @@ class FoundCopy(NamedTuple):
 
 
 class GenerationCopies(NamedTuple):
-    """What the samples of a generation share with the training text."""
+    """The spans of the samples of a generation that are copied from the training text."""
 
     report: CopyReport
     found: list[list[FoundCopy]]
@@ -108,12 +108,12 @@ class CopyFinder:
         return cls(data, session.tokenizer, SuffixArray.open_or_build(data.train, cache_dir), names)
 
     def examine(self, texts: Sequence[Sequence[int]]) -> CopyReport:
-        """Return what texts, each the ids of its tokens, share with the training text."""
+        """Return the copied spans of texts, each of which is given by the ids of its tokens."""
         arrays = [np.array(ids, dtype=np.int64) for ids in texts]
         return find_copies(self.index, arrays, self.data.val, fewest_tokens(self.data.train))
 
     def check(self, generation: Generation) -> GenerationCopies:
-        """Return what the samples of a generation share with the training text, and where."""
+        """Return the copied spans of the samples of a generation, and their places in the training text."""
         texts = [one.tokens for prompt in generation.prompts for one in prompt.completions]
         report = self.examine(texts)
         found = [[self.locate(span) for span in spans] for spans in report.spans]
@@ -192,7 +192,7 @@ def one_line(text: str) -> str:
 
 
 def copy_report(session: Session, finder: CopyFinder, *, samples: int = 8, new_tokens: int = 128) -> dict[str, Any]:
-    """Generate texts and return what they share with the training text, for JSON.
+    """Generate texts and return the shares of them that are copied from the training text, for JSON.
 
     Each of SWEEP_TEMPERATURES continues the first PROMPT_TOKENS of training documents, which are spread evenly over the
     training text ("training"), of validation documents ("validation"), and begins documents freely ("free", if the

@@ -5,20 +5,17 @@ Nothing here holds a path of the machine: of a corpus and of a base model only t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from pathlib import Path
+from collections.abc import Collection
 from typing import Any
 
 from gptcli.config import Config
 from gptcli.data.prompts import example_prompt
-from gptcli.figures import figure
+from gptcli.data.source_names import corpora, public_name
+from gptcli.figures import figure, scaled
 from gptcli.interop.card import read_record
 from gptcli.session import Session
 
 Json = dict[str, Any]
-STDIN = "-"
-ELSEWHERE = ("hf:", "python:")
-"""Prefixes of sources that are named in the same way on every machine."""
 UNITS = ((1e9, "billion"), (1e6, "million"))
 
 
@@ -116,24 +113,10 @@ def size(parameters: int) -> str:
     return f"{parameters:,}"
 
 
-def corpora(config: Json) -> Iterator[str]:
-    """Yield the names of the corpora of a run's configuration, each once."""
-    data = config.get("data", {})
-    sources = [*data.get("corpus", []), *(source for entry in data.get("mix", []) for source in entry["corpus"])]
-    yield from dict.fromkeys(map(public_name, sources))
-
-
 def base_of(config: Json) -> str | None:
     """Return the name of the model that a training began from; None if it began from random weights."""
     base = config.get("train", {}).get("init_from")
     return public_name(base) if base else None
-
-
-def public_name(source: str) -> str:
-    """Return a source of a configuration without what tells about this machine: the last part of a path."""
-    if source == STDIN:
-        return "standard input"
-    return source if source.startswith(ELSEWHERE) else Path(source).name or "a folder"
 
 
 def losses(summary: Json) -> tuple[float | None, float | None]:
@@ -145,8 +128,7 @@ def losses(summary: Json) -> tuple[float | None, float | None]:
     rounded_loss = float(figure(loss, interval).replace(",", ""))
     if not isinstance(bits, float):
         return rounded_loss, None
-    scale = bits / loss if loss else 0.0
-    bits_interval = (interval[0] * scale, interval[1] * scale) if interval else None
+    bits_interval = scaled(interval, bits / loss if loss else 0.0)
     return rounded_loss, float(figure(bits, bits_interval).replace(",", ""))
 
 

@@ -166,6 +166,5 @@ class ShowStatus(TrainerEvent):
         if not trainer.world.is_first:
             return
         curve = curve_of(trainer.logger.metrics.read())
-        tokens = min(self.config.eval_tokens, len(trainer.plan.data.val) - 1)
         place = f"step {state.step:,}/{self.length.end:,}, {duration(state.elapsed_seconds)}"
-        say(f"{place}: loss {state.latest.loss:.4f}; {so_far(curve, tokens)}")
+        say(f"{place}: loss {state.latest.loss:.4f}; {so_far(curve, trainer.evaluated_tokens)}")

@@ -132,8 +132,7 @@ def ending_of(trainer: Trainer, used_step: int) -> Ending:
         end = "patience"
     elif plan.clock is not None and state.step != train.max_steps:
         end = "time"
-    val_tokens = len(plan.data.val) - 1
-    tokens = min(train.eval_tokens, val_tokens)
+    tokens = trainer.evaluated_tokens
     return Ending(
         run=trainer.run_directory.path,
         train=train,
@@ -141,7 +140,7 @@ def ending_of(trainer: Trainer, used_step: int) -> Ending:
         steps=state.step,
         planned=trainer.length.end,
         tokens=tokens,
-        val_tokens=val_tokens,
+        val_tokens=len(plan.data.val) - 1,
         used_step=used_step,
         finding=judge(curve_of(trainer.logger.metrics.read()), tokens),
     )

@@ -169,6 +169,11 @@ class Trainer:
         self.length.lap(state.step)
         return is_last or self.is_out_of_patience()
 
+    @property
+    def evaluated_tokens(self) -> int:
+        """The validation tokens that each evaluation during the training scores."""
+        return min(self.train_config.eval_tokens, len(self.plan.data.val) - 1)
+
     def is_out_of_patience(self) -> bool:
         """Return whether `train.patience` ends the run."""
         return self.state.is_out_of_patience(self.train_config.patience)

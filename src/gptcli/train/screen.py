@@ -14,7 +14,7 @@ from gptcli.data.prompts import suggested_prompt, suggested_question
 from gptcli.data.scan import CorpusScan, EncodedScan
 from gptcli.evaluate.baseline import CompressionBaseline
 from gptcli.evaluate.statistics import exponential
-from gptcli.figures import figure, figure_with_interval
+from gptcli.figures import figure, figure_with_interval, scaled
 from gptcli.models.adapter_config import LoraConfig
 from gptcli.models.config import ModelConfig
 from gptcli.objective.config import CrossEntropyConfig, DPOConfig
@@ -242,7 +242,7 @@ def show_summary(summary: dict[str, Any], plan: Plan, ending: Ending, baseline: 
     if bits is None:
         say(f"bits per byte are not shown: {summary['val_bits_per_byte_withheld']}")
     else:
-        say(f"{figure(bits, interval and tuple(end * bits / loss for end in interval))} bits per byte{beside}")
+        say(f"{figure(bits, scaled(interval, bits / loss if loss else 0.0))} bits per byte{beside}")
         if lost := lost_text_of(plan.data.report, "val").words("the validation text"):
             say(f"warning: {lost}")
     for sentence in (ending.reason, ending.sentence):

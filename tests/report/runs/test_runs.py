@@ -13,12 +13,13 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from command import gptcli
+from gptcli.checkpoint.lock import is_locked
 from gptcli.checkpoint.run_directory import RunDirectory
 from gptcli.errors import CheckpointError, UsageError
 from gptcli.manifest import record
 from gptcli.report.runs.chart import BLANK, Series, draw
 from gptcli.report.runs.listing import list_runs
-from gptcli.report.runs.reading import find_runs, is_locked, read_record
+from gptcli.report.runs.reading import find_runs, read_record
 from gptcli.report.runs.removal import plan_removal
 from gptcli.report.runs.single import RunView
 
@@ -97,6 +98,7 @@ def test_a_run_without_an_end_is_described_by_its_log(tmp_path: Path) -> None:
         ("model.safetensors", b"weight", "model.safetensors is damaged: 6 bytes, should be 7"),
         ("model.safetensors", None, "model.safetensors is missing"),
         ("gptcli-manifest.json", b"{", "gptcli-manifest.json is damaged"),
+        ("gptcli-manifest.json", b'{"files": {"run.toml": 5}}', "gptcli-manifest.json is damaged"),
         ("run.toml", b"\xff", "run.toml is damaged"),
     ],
 )
@@ -111,6 +113,16 @@ def test_damage_is_named_and_the_rest_is_shown(tmp_path: Path, name: str, conten
     assert gptcli("runs", "show", run).returncode == 0
     listed = gptcli("runs", tmp_path)
     assert listed.returncode == 0 and f"{run}: {found.damages[0]}" in listed.stdout
+
+
+def test_a_mix_is_named_by_its_corpora(tmp_path: Path) -> None:
+    mix = (
+        '[[data.mix]]\ncorpus = ["a/x.txt", "hf:some/set"]\nweight = 1.0\n[[data.mix]]\ncorpus = ["y"]\nweight = 2.0\n'
+    )
+    run = make_run(tmp_path / "mixed", config=f"{mix}[model]\nn_layer = 2\n")
+    assert read_record(run).corpus == ("x.txt", "hf:some/set", "y")
+    (run / "run.toml").write_text("data = 3\n")
+    assert read_record(run).corpus == ()
 
 
 def test_runs_are_found_in_folders_and_sorted(tmp_path: Path) -> None:

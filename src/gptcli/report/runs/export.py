@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gptcli.checkpoint.lock import is_locked
 from gptcli.checkpoint.metrics import MetricsLog
 from gptcli.checkpoint.run_directory import RunDirectory
 from gptcli.console import quantity
 from gptcli.errors import DataError, GptcliError, UsageError, first_line
-from gptcli.report.runs.reading import is_locked, read_record
+from gptcli.report.runs.reading import read_record
 from gptcli.storage import write_atomic
 from gptcli.train.config import TrackerName
 from gptcli.train.trackers import Metrics, flattened, numbers_of, open_tracker, read_keys
@@ -26,7 +27,7 @@ FILES_OF: dict[TrackerName, tuple[str, ...]] = {
     "wandb": ("wandb",),
     "mlflow": ("mlflow.db",),
 }
-"""What a tracker writes into a run directory."""
+"""The files and folders by which a run directory shows that it has a tracker's run."""
 
 
 @dataclass(frozen=True)

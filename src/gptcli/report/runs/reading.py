@@ -5,18 +5,18 @@ Sizes of files are compared with the manifest; `gptcli checkpoint verify` reads 
 
 from __future__ import annotations
 
-import fcntl
 import os
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from gptcli import strict_json
+from gptcli.checkpoint.lock import is_locked
 from gptcli.checkpoint.run_directory import RunDirectory
 from gptcli.errors import CheckpointError, GptcliError, StorageError
-from gptcli.manifest import MANIFEST_NAME
+from gptcli.manifest import read_manifest
 from gptcli.report.runs.record import Json, RunRecord
-from gptcli.storage import LARGE, open_nofollow, open_regular, read_regular, storage_errors
+from gptcli.storage import LARGE, open_regular, read_regular, storage_errors
 
 TAIL_BYTES = 1 << 16
 """The end of metrics.jsonl that is read: some hundred lines."""
@@ -125,28 +125,16 @@ def read_ends(path: Path, damages: list[str]) -> tuple[Json, Json, Json]:
 
 def changed_sizes(folder: Path, damages: list[str]) -> None:
     """Add the listed files of a run that are missing or have another size than was recorded to `damages`."""
-    manifest = read_table(folder / MANIFEST_NAME, damages, parse_object)
-    for kind in ("files", "logs"):
-        for name, entry in dict(manifest.get(kind) or {}).items():
-            try:
-                size = (folder / name).stat().st_size
-            except OSError:
-                damages.append(f"{name} is missing")
-                continue
-            if size < entry["bytes"] or (size > entry["bytes"] and kind == "files"):
-                damages.append(f"{name} is damaged: {size:,} bytes, should be {entry['bytes']:,}")
-
-
-def is_locked(path: Path) -> bool:
-    """Return whether a process writes the run. The lock itself is left alone."""
     try:
-        descriptor = open_nofollow(path, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
+        manifest = read_manifest(folder)
+    except GptcliError as error:
+        damages.append(error.message.removeprefix(f"{folder}/"))
+        return
+    for name, entry in (*manifest.files.items(), *manifest.logs.items()):
+        try:
+            size = (folder / name).stat().st_size
+        except OSError:
+            damages.append(f"{name} is missing")
+            continue
+        if size < entry.bytes or (size > entry.bytes and name in manifest.files):
+            damages.append(f"{name} is damaged: {size:,} bytes, should be {entry.bytes:,}")

@@ -1,4 +1,4 @@
-"""What one run has recorded, without torch."""
+"""The records of one run. This module does not import torch."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gptcli.checkpoint.metrics import MetricsLog
+from gptcli.data.source_names import corpora
 from gptcli.errors import GptcliError
-from gptcli.figures import Interval
+from gptcli.figures import Interval, scaled
 from gptcli.models.config import ModelConfig
 from gptcli.models.estimate import parameter_count
 
@@ -62,11 +63,10 @@ class RunRecord:
     @property
     def corpus(self) -> tuple[str, ...]:
         """The last parts of the names of what it is trained on."""
-        found = self.setting("data", "corpus")
-        mixed = self.setting("data", "mix")
-        names = [str(part.get("corpus", part.get("path", ""))) for part in mixed or () if isinstance(part, dict)]
-        listed = [*(found if isinstance(found, list) else [found] if isinstance(found, str) else []), *names]
-        return tuple(short_name(str(name)) for name in listed if name)
+        try:
+            return tuple(corpora(self.config))
+        except (AttributeError, KeyError, TypeError):  # of another version
+            return ()
 
     @property
     def method(self) -> str:
@@ -128,8 +128,8 @@ class RunRecord:
     @property
     def bits_interval(self) -> Interval | None:
         """Their 95 % interval."""
-        found, loss, bits = self.val_loss_interval, self.val_loss, self.bits_per_byte
-        return None if found is None or not loss or bits is None else (found[0] * bits / loss, found[1] * bits / loss)
+        loss, bits = self.val_loss, self.bits_per_byte
+        return scaled(self.val_loss_interval, bits / loss) if loss and bits is not None else None
 
     @property
     def seconds(self) -> float | None:
@@ -244,8 +244,3 @@ def interval(value: Any) -> Interval | None:
         return None
     low, high = map(number, value)
     return None if low is None or high is None else (low, high)
-
-
-def short_name(source: str) -> str:
-    """Return the last part of a path, and other sources as they are."""
-    return source if ":" in source else source.rstrip("/").rpartition("/")[2] or source

@@ -23,7 +23,7 @@ ENOUGH_TOKENS = 10**9
 SAMPLES, SAMPLE_CHARACTERS = 4, 200
 LABEL = 16
 NOT_SETTINGS = ("model.vocab_size",)
-"""What a run's own text decides."""
+"""Keys whose values follow from the text of a run, so that they are no settings."""
 
 
 @dataclass(frozen=True)
